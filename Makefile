@@ -1,0 +1,46 @@
+# Everything runs in .venv, which `make setup` makes from requirements.lock; nothing else is installed anywhere.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := run
+.ONESHELL:
+.PHONY: run test test-slow lint setup
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export OMP_WAIT_POLICY := PASSIVE
+export TOKENIZERS_PARALLELISM := false
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+# The first of these that runs and is new enough.
+PYTHONS := python3.11 python3 python3.12
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+
+run: setup  ## the embedded pipeline, end to end, then its result table
+	dvc repro
+	python -m components.score table
+
+test: setup  ## what needs no server, no accelerator and little time
+	python -m pytest -m "not slow and not gpu"
+
+test-slow: setup  ## servers, trainings, kills
+	python -m pytest -m "slow and not gpu"
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+setup:  ## .venv, made anew only where requirements.lock differs from what it was made from
+	@cmp -s requirements.lock .venv/requirements.lock && exit 0
+	for python in $(PYTHONS); do
+	    if $$python -c '$(FITS)' 2>/dev/null; then break; else python=; fi
+	done
+	if [ -z "$$python" ]; then
+	    echo "Python 3.11 or 3.12 is needed; none of $(PYTHONS) is one: install it and run make again." >&2
+	    exit 1
+	fi
+	echo "making .venv with $$($$python --version) …"
+	$$python -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet -r requirements.lock
+	cp requirements.lock .venv/requirements.lock

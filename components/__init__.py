@@ -1,0 +1,1 @@
+"""Libretto's rooms: one package for each stage of ``dvc.yaml``, over the ground floor (config, audio, text, model)."""

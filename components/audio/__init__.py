@@ -1,0 +1,1 @@
+"""Ground floor: reading, checking and writing sound."""

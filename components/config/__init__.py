@@ -1,0 +1,1 @@
+"""Ground floor: parameters, catalogue, runtime settings, work cache, and how a stage runs."""

@@ -1,0 +1,160 @@
+"""The catalogue: what a name in ``params.yaml`` stands for.
+
+One file a kind in ``catalogue/``. An entry is split by who reads it (``source``, ``numerics``, ``prompt``, ``lora``,
+``train``), so that a DVC stage hangs on the parts that it reads and on nothing else. ``card`` (licence, notes) is for
+people: no stage reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from components.config.errors import InputError, nearest
+from components.config.typed import STRICT, typed
+
+FOLDER = Path("catalogue")
+ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise")
+SPEECH_ROLES = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where an encoder comes from: ``folder`` (a local checkpoint) or ``ctc`` (trained here on the train role)."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["folder", "ctc"]
+    folder: str = ""  # below LIBRETTO_MODELS
+    config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here
+    training: dict[str, Any] = field(default_factory=dict)  # typed by the encoder stage
+
+
+@dataclass(frozen=True)
+class EncoderNumerics:
+    __pydantic_config__ = STRICT
+    dtype: Literal["float32", "float16", "bfloat16"]  # of the computation
+    features: Literal["float32", "float16"]  # of what is stored
+    batching: Literal["padded", "equal-length"]  # group norm over time forbids padding
+    max_abs: float = 6.0e4  # a larger feature value stops the stage: half precision ends at 65,504
+
+
+@dataclass(frozen=True)
+class Encoder:
+    __pydantic_config__ = STRICT
+    source: EncoderSource
+    numerics: EncoderNumerics
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LlmSource:
+    """Where an LLM comes from: ``folder`` (a local checkpoint) or ``copying`` (trained here to copy and clean text)."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["folder", "copying"]
+    folder: str = ""
+    model_type: str = ""  # architecture name of transformers, for one trained here
+    config: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text around the speech; ``{speech}`` marks where the projected frames stand."""
+
+    __pydantic_config__ = STRICT
+    template: str
+    bos: bool = True  # begin with the tokenizer's BOS, where it has one
+
+
+@dataclass(frozen=True)
+class LoraTargets:
+    __pydantic_config__ = STRICT
+    targets: list[str]
+
+
+@dataclass(frozen=True)
+class LlmNumerics:
+    __pydantic_config__ = STRICT
+    dtype: Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Llm:
+    __pydantic_config__ = STRICT
+    source: LlmSource
+    prompt: Prompt
+    lora: LoraTargets
+    numerics: LlmNumerics
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Projector:
+    """``linear``: stack ``stack`` frames → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3)."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["linear"]
+    stack: int  # frames joined into one
+    hidden: int  # width between the two linear layers
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sources by role: ``{role: {source name: settings}}``; the settings are typed by the source's module."""
+
+    sources: dict[str, dict[str, dict[str, Any]]]
+
+
+def _load(kind: str) -> dict[str, Any]:
+    path = FOLDER / f"{kind}.yaml"
+    if not path.is_file():
+        raise InputError(f"{path.resolve()} is missing.", way_out="Run from the root of the repository.")
+    return yaml.safe_load(path.read_text())
+
+
+def names(kind: str) -> list[str]:
+    """Names of all entries of one kind (``corpus``, ``encoder``, ``projector``, ``llm``)."""
+    return sorted(_load(kind))
+
+
+def raw_entry(kind: str, name: str) -> dict[str, Any]:
+    """One entry as plain data; raises InputError with the nearest known name."""
+    entries = _load(kind)
+    if name not in entries:
+        raise InputError(f"No {kind} is called '{name}'.", unit=kind, way_out=nearest(name, entries))
+    return entries[name]
+
+
+def corpus(name: str) -> Corpus:
+    """The sources by role of a corpus; raises InputError for an unknown role or a source without a kind."""
+    entry = raw_entry("corpus", name)
+    for role, sources in entry.items():
+        if role not in (*ROLES, "card"):
+            raise InputError(f"corpus '{name}': unknown role '{role}'.", unit=role, way_out=nearest(role, ROLES))
+        for source, settings in (sources or {}).items() if role != "card" else ():
+            if not isinstance(settings, dict) or "kind" not in settings:
+                raise InputError(f"corpus '{name}', {role}, source '{source}': no 'kind' is given.", unit=source)
+    return Corpus({role: dict(entry.get(role) or {}) for role in ROLES})
+
+
+def encoder(name: str) -> Encoder:
+    return typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
+
+
+def projector(name: str) -> Projector:
+    return typed(Projector, raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
+
+
+def llm(name: str) -> Llm:
+    entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
+    if entry.prompt.template.count("{speech}") != 1:
+        raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
+    return entry
+
+
+READERS = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}

@@ -1,0 +1,178 @@
+"""The parameters of ``params.yaml`` as typed sections: what is computed.
+
+Fields carry no defaults: ``params.yaml`` is the one place that knows them. The four names (corpus, encoder, projector,
+llm) are plain scalars that point into ``catalogue/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from components.config.errors import InputError
+from components.config.typed import STRICT, typed
+
+PARAMS = Path("params.yaml")
+NAMES = ("corpus", "encoder", "projector", "llm")
+
+
+@dataclass(frozen=True)
+class Shards:
+    __pydantic_config__ = STRICT
+    utterances: int  # most utterances in a tar
+    seconds: float  # most seconds of audio in a tar
+
+
+@dataclass(frozen=True)
+class Features:
+    __pydantic_config__ = STRICT
+    mode: Literal["cached", "live"]
+    layer: int | Literal["last"]  # which hidden state of the encoder; "last" also serves its CTC head
+    batch_seconds: float  # seconds of audio in a batch, padding counted
+    threads: int  # threads of one worker process
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    __pydantic_config__ = STRICT
+    enabled: bool
+    time_masks: int
+    time_frames: int  # longest mask, frames of the encoder
+    width_masks: int
+    width_share: float  # longest mask, share of the width
+
+
+@dataclass(frozen=True)
+class Matching:
+    __pydantic_config__ = STRICT
+    weight: float  # 0 switches it off
+    mse: float  # weight of the squared distance within it
+    cosine: float  # weight of 1 - cosine within it
+
+
+@dataclass(frozen=True)
+class Lora:
+    __pydantic_config__ = STRICT
+    rank: int
+    alpha: int
+    dropout: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class CurriculumStage:
+    __pydantic_config__ = STRICT
+    name: str
+    steps: int
+    tune: list[Literal["projector", "lora"]]
+    learning_rate: float  # of the projector and the matching head
+    warmup: int  # steps
+    decay: Literal["constant", "linear", "cosine"]
+    nonspeech_share: float  # share of utterances that are non-speech with an empty transcript
+
+
+@dataclass(frozen=True)
+class Selection:
+    __pydantic_config__ = STRICT
+    every: int  # steps between checkpoints
+    utterances: int  # of each dev source, the first in index order
+
+
+@dataclass(frozen=True)
+class Train:
+    __pydantic_config__ = STRICT
+    seed: int
+    threads: int  # threads of one process
+    text_case: Literal["lower", "as-is"]  # of the targets
+    batch_seconds: float  # seconds of audio in a step's batch, padding counted
+    micro_batches: int  # parts that a step's batch is cut into, whatever the number of processes
+    window_shards: int  # shards among which utterances are shuffled
+    max_seconds: float  # longer training utterances are left out, and counted
+    weight_decay: float
+    clip: float  # gradient norm
+    matching: Matching
+    lora: Lora
+    spec_augment: SpecAugment
+    curriculum: list[CurriculumStage]
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class ConstraintSet:
+    """One set of search constraints; 0 switches a limit off."""
+
+    __pydantic_config__ = STRICT
+    beams: int
+    max_tokens: int  # for any utterance
+    length_penalty: float  # exponent of the length that divides a hypothesis' score
+    no_repeat_ngram: int  # order, in tokens of the LLM
+    max_tokens_per_second: float  # of the utterance's audio
+    extra_tokens: int  # added to the limit above
+    min_tokens_per_second: float  # of the utterance's audio
+
+
+@dataclass(frozen=True)
+class Decode:
+    __pydantic_config__ = STRICT
+    batch_seconds: float
+    threads: int
+    sets: dict[str, ConstraintSet]
+
+
+@dataclass(frozen=True)
+class Score:
+    __pydantic_config__ = STRICT
+    text_form: Literal["as-is", "casefold"]
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of ``params.yaml``."""
+
+    __pydantic_config__ = STRICT
+    corpus: str
+    encoder: str
+    projector: str
+    llm: str
+    shards: Shards
+    features: Features
+    train: Train
+    decode: Decode
+    score: Score
+    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def read_params(path: Path = PARAMS) -> Params:
+    """The typed parameters; raises InputError naming the file and the key that is wrong."""
+    if not path.is_file():
+        raise InputError(f"{path.resolve()} is missing.", way_out="Run from the root of the repository.")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict) or "raw" in raw:
+        raise InputError(f"{path}: a mapping of parameter sections is expected.")
+    params = typed(Params, raw, str(path))
+    params.raw.update(raw)
+    _check_values(params, str(path))
+    return params
+
+
+def _check_values(params: Params, where: str) -> None:
+    train = params.train
+    checks = {
+        "train.micro_batches": train.micro_batches >= 1,
+        "train.curriculum": bool(train.curriculum),
+        "train.selection.every": train.selection.every >= 1,
+        "shards.utterances": params.shards.utterances >= 1,
+        "decode.sets": "free" in params.decode.sets and "ctc" not in params.decode.sets,
+    }
+    for stage in train.curriculum:
+        checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share < 1
+        checks[f"train.curriculum.{stage.name}.tune"] = bool(stage.tune)
+    for key, holds in checks.items():
+        if not holds:
+            raise InputError(f"{where}: '{key}' is out of range.", unit=key, way_out="See the comment beside it in params.yaml.")

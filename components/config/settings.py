@@ -1,0 +1,95 @@
+"""Runtime settings: how and where a run happens, never what it computes.
+
+They come from the environment, or from one file of ``NAME=value`` lines that ``LIBRETTO_SETTINGS`` names by an absolute
+path (the environment wins). No DVC stage depends on them, so changing one leaves ``dvc status`` clean.
+
+=========================  ==============================================================================
+LIBRETTO_WORK              work cache, an absolute path (default: the user's cache directory)
+LIBRETTO_WORK_GB           size at which the oldest finished units of the work cache are dropped (default 50)
+LIBRETTO_ROOT_<NAME>       data root of a source whose catalogue entry says ``root: <name>``
+LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie
+LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU when there is one)
+LIBRETTO_WORKERS           worker processes on this machine (default: the processor's cores)
+LIBRETTO_PROGRESS          file to which progress goes as JSON lines
+=========================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from components.config.errors import InputError
+
+
+@cache
+def _file() -> dict[str, str]:
+    name = os.environ.get("LIBRETTO_SETTINGS")
+    if not name:
+        return {}
+    path = Path(name)
+    if not path.is_absolute() or not path.is_file():
+        raise InputError(f"LIBRETTO_SETTINGS={name} is not an absolute path of a file.", way_out="Give one, or unset it.")
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def setting(name: str, default: str = "") -> str:
+    """The value of one runtime setting, from the environment or the settings file."""
+    return os.environ.get(name) or _file().get(name, default)
+
+
+def _directory(name: str, default: Path) -> Path:
+    path = Path(setting(name, str(default))).expanduser()
+    if not path.is_absolute():
+        raise InputError(f"{name}={path} is not an absolute path.", way_out="Queued experiments run in copies: make it absolute.")
+    return path
+
+
+def work_root() -> Path:
+    """Root of the work cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return _directory("LIBRETTO_WORK", base / "libretto")
+
+
+def work_bytes() -> int:
+    """Size in bytes above which the work cache drops its oldest finished units."""
+    return int(float(setting("LIBRETTO_WORK_GB", "50")) * 1e9)
+
+
+def data_root(name: str) -> Path:
+    """Folder of the recordings of the root ``name``; raises InputError where it is not set or missing."""
+    variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
+    value = setting(variable)
+    if not value:
+        raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
+    root = Path(value).expanduser()
+    if not root.is_dir():
+        raise InputError(f"{variable}={value} is not a folder.", unit=name, way_out="Set it to the folder that holds the data.")
+    return root.resolve()
+
+
+def models_root() -> Path:
+    """Folder of local checkpoints; raises InputError where it is not set."""
+    if not setting("LIBRETTO_MODELS"):
+        raise InputError("LIBRETTO_MODELS is not set.", way_out="Set it to the folder that holds the checkpoint's folder.")
+    return _directory("LIBRETTO_MODELS", Path("/"))
+
+
+def workers() -> int:
+    """Worker processes on this machine."""
+    return max(1, int(setting("LIBRETTO_WORKERS", str(len(os.sched_getaffinity(0))))))
+
+
+def device() -> str:
+    """Name of the torch device: the setting, else the GPU when there is one, else the CPU."""
+    import torch
+
+    return setting("LIBRETTO_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def progress_file() -> Path | None:
+    """File for progress in JSON lines, if one was asked for."""
+    value = setting("LIBRETTO_PROGRESS")
+    return Path(value) if value else None

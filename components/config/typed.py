@@ -1,0 +1,42 @@
+"""Plain data → dataclasses, strictly: an unknown key, a missing one or a wrong type stops with the nearest known name."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, TypeVar
+
+from components.config.errors import InputError, nearest
+
+T = TypeVar("T")
+
+# Read by pydantic where it checks a standard dataclass: refuse keys that are not fields.
+STRICT: dict[str, str] = {"extra": "forbid"}
+
+
+def typed(cls: type[T], data: Any, where: str) -> T:
+    """``data`` (a mapping from YAML) as ``cls``.
+
+    Raises InputError that names ``where`` and the key, with the nearest known key for an unknown one.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if "unexpected" in first["type"] or "extra" in first["type"]:
+            hint = nearest(str(first["loc"][-1]), _fields_at(cls, first["loc"][:-1]))
+            raise InputError(f"{where}: unknown key '{key}'.", unit=key, way_out=hint) from None
+        raise InputError(f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", unit=key) from None
+
+
+def _fields_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
+    """Field names of the dataclass that stands at ``location`` inside ``cls``."""
+    for part in location:
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        inner = hints.get(part, cls)
+        candidates = [inner, *typing.get_args(inner)]
+        cls = next((kind for kind in candidates if dataclasses.is_dataclass(kind)), cls)
+    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

@@ -1,0 +1,119 @@
+"""Work cache: finished units of work, by key, outside the workspace.
+
+DVC removes a stage's outputs before it runs the stage, so what makes a killed stage go on where it stood is kept here: a
+unit (a shard, a training) is made once for its key and linked into the output. One writer a key (file lock); made in a
+folder beside it and renamed when whole, so nothing half-written is ever taken for finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from components.config.hashing import data_digest, file_digest
+from components.config.settings import work_bytes, work_root
+
+UNIT = "unit.json"  # the key of a unit and the sizes and digests of its files
+Key = dict[str, Any]
+
+
+def unit_path(stage: str, key: Key) -> Path:
+    """Where the finished unit of this key lies, or will lie."""
+    digest = data_digest(key)
+    return work_root() / stage / digest[:2] / digest
+
+
+def finished(stage: str, key: Key) -> Path | None:
+    """The finished unit of this key, if it is there and whole."""
+    path = unit_path(stage, key)
+    if not path.is_dir():
+        return None
+    files = json.loads((path / UNIT).read_text())["files"]
+    if any(not (path / name).is_file() or (path / name).stat().st_size != size for name, (size, _) in files.items()):
+        shutil.rmtree(path)  # broken from outside: made anew
+        return None
+    os.utime(path)
+    return path
+
+
+def digests(unit: Path) -> dict[str, str]:
+    """SHA-256 of each file of a finished unit, as recorded when it was made."""
+    return {name: digest for name, (_, digest) in json.loads((unit / UNIT).read_text())["files"].items()}
+
+
+def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
+    """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
+
+    ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below ``folder/resume``, which does
+    not enter the finished unit.
+    """
+    path = unit_path(stage, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path):
+        there = finished(stage, key)
+        if there:
+            return there
+        folder = path.with_suffix(".partial")
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            if old.name != "resume":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        make(folder)
+        shutil.rmtree(folder / "resume", ignore_errors=True)
+        _seal(folder, key)
+        folder.rename(path)
+    return path
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds the one-writer lock of a unit; the operating system frees it when its holder dies."""
+    from filelock import FileLock
+
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def _seal(folder: Path, key: Key) -> None:
+    """Writes the unit's record and makes all of it read-only."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    record = {path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path)) for path in files}
+    (folder / UNIT).write_text(json.dumps({"key": key, "files": record}, indent=1, sort_keys=True))
+    for path in [*files, folder / UNIT]:
+        path.chmod(0o444)
+
+
+def place(unit: Path, target: Path) -> None:
+    """Links the files of a finished unit into ``target`` (copies where links are not possible)."""
+    for name in digests(unit):
+        link = target / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        try:
+            os.link(unit / name, link)
+        except OSError:
+            shutil.copyfile(unit / name, link)
+            link.chmod(0o444)
+
+
+def trim(limit: int | None = None) -> tuple[int, int]:
+    """Drops the units that were unused for longest until the cache is below ``limit`` bytes.
+
+    Returns (units dropped, bytes left). Units used within the last hour stay: a stage may be reading them.
+    """
+    limit = work_bytes() if limit is None else limit
+    units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
+    sized = [(path.stat().st_mtime, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path) for path in units]
+    total, dropped = sum(size for _, size, _ in sized), 0
+    for used, size, path in sorted(sized, key=lambda entry: entry[0]):
+        if total <= limit or time.time() - used < 3600:
+            break
+        shutil.rmtree(path)
+        total, dropped = total - size, dropped + 1
+    return dropped, total

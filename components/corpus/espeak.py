@@ -1,0 +1,59 @@
+"""espeak-ng through ctypes: text and voice → samples. Library and voices come with the espeakng-loader package.
+
+State leaks from one synthesis to the next within a process, so callers give each fixed chunk of texts a fresh process:
+then the samples depend on the chunk alone. Cost: about 1,400 s of speech a second of work.
+Constants and calls: espeak-ng's ``speak_lib.h`` (1.52).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import espeakng_loader
+import numpy as np
+
+from components.config.errors import InputError
+
+RATE = 22_050  # Hz, of espeak-ng's own output
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS
+_UTF8, _END_PAUSE = 1, 0x1000  # espeakCHARS_UTF8, espeakENDPAUSE
+_SPEED, _PITCH, _RANGE = 1, 3, 4  # espeakRATE (words a minute), espeakPITCH, espeakRANGE (0-100)
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+def variants() -> list[str]:
+    """Names of the voice variants that the package carries."""
+    return sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir())
+
+
+class Espeak:
+    """One initialised library; make one a process and use it for one chunk."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        if self._library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0) != RATE:
+            raise RuntimeError("espeak-ng did not start at its usual rate")
+        self._pieces: list[np.ndarray] = []
+        self._callback = _CALLBACK(self._collect)  # kept: the library holds only its address
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _collect(self, samples, count: int, _events) -> int:
+        if count > 0:
+            self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def speak(self, text: str, language: str, variant: str, speed: int, pitch: int, pitch_range: int) -> np.ndarray:
+        """Float32 samples in [-1, 1] at 22,050 Hz; raises InputError for a voice that the library refuses."""
+        # An unknown variant is taken silently for none: the caller checks names against ``variants()``.
+        voice = f"{language}+{variant}"
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise InputError(f"espeak-ng refuses the voice '{voice}'.", unit=voice)
+        for parameter, value in ((_SPEED, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._pieces.clear()
+        data = text.encode()
+        self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _END_PAUSE, None, None)
+        if not self._pieces:
+            raise RuntimeError(f"espeak-ng gave no sound for '{text}' by '{voice}'")
+        return np.concatenate(self._pieces).astype(np.float32) / 32768.0

@@ -1,0 +1,196 @@
+"""Listing of file sources: entries (recordings and transcripts, as found) → kept utterances and rejects.
+
+Every file is decoded in full once; what was seen of it stays in the work cache, so that a killed or repeated listing goes
+on where it stood. Cost: about 1,000 s of FLAC a second and core the first time, next to nothing after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from components.audio.sound import BrokenSound, decode, is_silent
+from components.config.catalogue import SPEECH_ROLES
+from components.config.errors import InputError
+from components.config.hashing import data_digest, file_digest, seed_of
+from components.config.pool import fan_out
+from components.config.progress import progress
+from components.config.work import made
+from components.corpus import RESULT_VERSION
+from components.corpus.manifest import Reject, Utterance
+
+CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
+FACTS = "facts.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recording or transcript as a source lists it, before its sound is looked at."""
+
+    id: str
+    path: str  # relative to the source's root: where its file lies, or should lie
+    text: str | None  # None: no transcript was found
+    speaker: str
+    language: str
+    fault: str = ""  # reason to refuse it that the listing itself shows
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a source asks of its recordings. Silence is refused in the speech roles only."""
+
+    role: str
+    rate: int | None = None  # Hz; None: any
+    mono: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen of one file; with a ``fault`` the numbers mean nothing."""
+
+    fault: str = ""
+    rate: int = 0  # Hz
+    samples: int = 0  # per channel
+    channels: int = 0
+    silent: bool = False
+    sha256: str = ""  # of the file's bytes
+
+
+def scan_of(root: Path, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:
+    """The scan of a file source: relative paths and sizes, one digest of the files in ``texts`` (read in full), one of all."""
+    listed = [[path, size] for path, size in sorted(files.items())]
+    words = data_digest([[path, file_digest(root / path)] for path in sorted(texts)])
+    return {"files": listed, "texts": words, "digest": data_digest([listed, words])}
+
+
+def speech_only(name: str, role: str, kind: str) -> None:
+    """Raises InputError where a kind that gives speech with transcripts stands in a role without transcripts."""
+    if role not in SPEECH_ROLES:
+        raise InputError(f"source '{name}': the kind '{kind}' gives transcribed speech, which the role '{role}' does not take.",
+                         unit=name, way_out="List it as kind 'table' without a text column, or give it another role.")  # fmt: skip
+
+
+def examine(name: str, root: Path, entries: Sequence[Entry], there: Iterable[str], rules: Rules) -> tuple[list[Utterance], list[Reject]]:
+    """Every entry as kept or rejected, each sorted by id; ``there`` are the paths at which files lie below ``root``.
+
+    Two entries of one file are both refused: which of them is right is not known. Of two files with one id the first by
+    path stands.
+    """
+    faults = _listing_faults(entries, set(there), rules)
+    sound = sorted({entry.path for entry, fault in zip(entries, faults, strict=True) if not fault})
+    facts = _facts(name, root, sound)
+    kept, rejected = [], []
+    for entry, fault in zip(entries, faults, strict=True):
+        seen = facts.get(entry.path, Facts())
+        reason = fault or _sound_fault(seen, rules)
+        if reason:
+            rejected.append(Reject(entry.id, entry.path, reason))
+        else:
+            kept.append(Utterance(entry.id, rules.role, entry.speaker, entry.language, entry.path, seen.rate, seen.samples,
+                                  (entry.text or "").strip(), seen.sha256))  # fmt: skip
+    if len(kept) + len(rejected) != len(entries):
+        raise RuntimeError(f"source '{name}': {len(entries)} found, but {len(kept)} kept and {len(rejected)} rejected.")
+    return sorted(kept, key=lambda row: row.id), sorted(rejected, key=lambda row: (row.id, row.path, row.reason))
+
+
+def _listing_faults(entries: Sequence[Entry], there: set[str], rules: Rules) -> list[str]:
+    """The fault of each entry that shows without opening its file, or an empty string."""
+    named = Counter(entry.path for entry in entries)
+    owner: dict[str, str] = {}
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        owner.setdefault(entry.id, entry.path)
+    speech = rules.role in SPEECH_ROLES
+
+    def fault(entry: Entry) -> str:
+        if entry.fault:
+            return entry.fault
+        if entry.path not in there:
+            return "transcript without audio: no such file" if speech else "missing file: no such file"
+        if named[entry.path] > 1:
+            return f"duplicate transcript: {named[entry.path]} entries name this file; leave one"
+        if speech and not (entry.text or "").strip():
+            return "missing transcript: " + ("none was found" if entry.text is None else "it is empty")
+        if owner[entry.id] != entry.path:
+            return f"duplicate id: taken by {owner[entry.id]}"
+        return ""
+
+    return [fault(entry) for entry in entries]
+
+
+def _sound_fault(seen: Facts, rules: Rules) -> str:
+    """Why a file that was looked at is refused, or an empty string."""
+    if seen.fault:
+        return seen.fault
+    if rules.rate and seen.rate != rules.rate:
+        return f"wrong rate: {seen.rate} Hz where {rules.rate} is expected"
+    if rules.mono and seen.channels != 1:
+        return f"stereo: {seen.channels} channels where one is expected"
+    if seen.silent and rules.role in SPEECH_ROLES:
+        return "silent: nothing is louder than -80 dB of full scale"
+    return ""
+
+
+def _facts(name: str, root: Path, paths: Sequence[str]) -> dict[str, Facts]:
+    """What is seen of each file, looked at by the worker processes of this machine."""
+    facts: dict[str, Facts] = {}
+    with progress("corpus", f"looking at {name}", len(paths), "files") as bar:
+        for chunk, seen in fan_out(partial(_look, str(root)), _chunks(paths)):
+            facts.update(seen)
+            bar.advance(len(chunk))
+    return facts
+
+
+def _chunks(paths: Sequence[str]) -> list[list[str]]:
+    """Paths dealt by their digest into a power of two of chunks: one file more leaves the other chunks as they are."""
+    count = 1
+    while count * CHUNK < len(paths):
+        count *= 2
+    chunks: dict[int, list[str]] = defaultdict(list)
+    for path in paths:
+        chunks[seed_of(path) % count].append(path)
+    return [chunks[number] for number in sorted(chunks)]
+
+
+def _look(root: str, paths: list[str]) -> dict[str, Facts]:
+    """The facts of one chunk, from the work cache while path, size and time of change of all its files are the same."""
+    stamps = [[path, *_stamp(Path(root) / path)] for path in paths]
+    key = {"version": RESULT_VERSION, "libsndfile": soundfile.__libsndfile_version__, "root": root, "files": stamps}
+
+    def make(folder: Path) -> None:
+        rows = {path: asdict(look(Path(root) / path)) for path in paths}
+        (folder / FACTS).write_text(json.dumps(rows, indent=0))
+
+    rows = json.loads((made("corpus", key, make) / FACTS).read_text())
+    return {path: Facts(**row) for path, row in rows.items()}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def look(path: Path) -> Facts:
+    """Reads and decodes one file in full."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Facts(f"unreadable: {error.strerror}")
+    if not data:
+        return Facts("empty: the file has no bytes")
+    try:
+        sound = decode(data)
+    except BrokenSound as reason:
+        return Facts(str(reason))
+    digest = hashlib.sha256(data).hexdigest()
+    return Facts("", sound.rate, len(sound.samples), sound.channels, is_silent(sound.samples), digest)

@@ -1,0 +1,57 @@
+"""The manifest: one row an utterance (parquet), and the rejects beside it. Found = kept + rejected, always."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MANIFEST = "manifest.parquet"
+REJECTS = "rejects.parquet"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One kept recording. ``text`` is as published; empty for non-speech. ``path`` is relative to the source's root."""
+
+    id: str
+    split: str
+    speaker: str
+    language: str
+    path: str
+    sample_rate: int  # Hz, of the file
+    samples: int  # per channel, of the file
+    text: str
+    sha256: str  # of the file's bytes
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One refused recording or transcript, with the reason and, where there is one, the way out."""
+
+    id: str
+    path: str
+    reason: str
+
+
+def _schema(row: type) -> pa.Schema:
+    kinds = {"str": pa.string(), "int": pa.int64()}
+    return pa.schema([(field.name, kinds[str(field.type)]) for field in fields(row)])
+
+
+def write_rows(path: Path, row: type, rows: list) -> None:
+    """Writes dataclass rows as parquet; the same rows give the same bytes."""
+    table = pa.Table.from_pylist([asdict(entry) for entry in rows], schema=_schema(row))
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_manifest(folder: Path) -> list[Utterance]:
+    """The kept utterances of one source, in manifest order (by id)."""
+    return [Utterance(**row) for row in pq.read_table(folder / MANIFEST).to_pylist()]
+
+
+def read_rejects(folder: Path) -> list[Reject]:
+    """What one source refused."""
+    return [Reject(**row) for row in pq.read_table(folder / REJECTS).to_pylist()]

@@ -1,0 +1,43 @@
+"""What a source is: a module that lists its recordings, and says where their files lie.
+
+A source module of kind ``k`` is ``components/corpus/k.py`` with a class that satisfies ``Source``. Its settings are a
+dataclass typed from the catalogue entry (``kind`` included), so an unknown key stops before any work.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.config.errors import InputError, nearest
+from components.corpus.manifest import Reject, Utterance
+
+KINDS = {  # kind → class in the module of that name
+    "spoken": "Spoken",
+    "synthetic": "Synthetic",
+    "librispeech": "LibriSpeech",
+    "table": "Table",
+    "connected": "Connected",
+}
+
+
+class Source(Protocol):
+    """One source of a role. Made by ``Kind(name, role, settings)``; making it touches no audio and no data root."""
+
+    def scan(self) -> dict[str, Any]:
+        """What the source stands on, for ``data/sources``: relative paths and sizes with a digest, or a library's version."""
+
+    def find(self) -> tuple[list[Utterance], list[Reject]]:
+        """Every recording or transcript found, as kept or rejected, each sorted by id."""
+
+    def locate(self, path: str) -> Path:
+        """The file of a manifest's relative path; a generated source makes it again where it is gone."""
+
+
+def source(name: str, role: str, settings: dict[str, Any]) -> Source:
+    """The source that a catalogue entry describes; raises InputError for an unknown kind or setting."""
+    kind = settings["kind"]
+    if kind not in KINDS:
+        raise InputError(f"source '{name}': unknown kind '{kind}'.", unit=name, way_out=nearest(kind, KINDS))
+    return getattr(import_module(f"components.corpus.{kind}"), KINDS[kind])(name, role, settings)

@@ -1,0 +1,43 @@
+"""The hypotheses of a source (parquet): one row for each utterance and system; scoring never decodes again.
+
+A system is a constraint set of ``params.yaml``, or ``ctc``: the encoder's own text, the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CTC = "ctc"
+SCHEMA = pa.schema([
+    ("system", pa.string()), ("id", pa.string()), ("speaker", pa.string()), ("reference", pa.string()), ("text", pa.string()),
+    ("tokens", pa.list_(pa.int64())), ("score", pa.float64()), ("seconds", pa.float64()),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One hypothesis; ``text`` is raw, ``score`` its log-probability (nan for ``ctc``), ``seconds`` of audio."""
+
+    system: str
+    id: str
+    speaker: str
+    reference: str
+    text: str
+    tokens: list[int]
+    score: float
+    seconds: float
+
+
+def write_hypotheses(path: Path, rows: Sequence[Row]) -> None:
+    """Writes the rows; the same rows give the same bytes."""
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), path, compression="zstd")
+
+
+def read_hypotheses(path: Path) -> list[Row]:
+    """The rows in the order they were written: by system, then as in the shards."""
+    return [Row(**row) for row in pq.read_table(path).to_pylist()]

@@ -1,0 +1,218 @@
+"""Training a small encoder with CTC (Graves et al. 2006) on the train role, in an architecture that transformers loads.
+
+Shards → a folder in HF form: weights (safetensors), feature extractor, character tokenizer. Targets are lower-case
+characters; some non-speech with an empty target teaches it to stay silent. Cost at embedded size (2.1 M parameters, 8 h
+of speech, 3 epochs): about 5 minutes on two cores, one process each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetFeatureExtractor, ParakeetForCTC, Wav2Vec2CTCTokenizer
+
+from components.config.hashing import seed_of
+from components.config.progress import progress
+from components.config.typed import STRICT
+from components.model import checkpoint
+from components.model.ranks import Ranks, cut
+from components.model.schedule import rate_at
+from components.shards.order import batches, windows
+from components.shards.reader import Located, audio, entries
+
+BLANK, DELIMITER = "<pad>", "|"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a catalogue entry's ``training``."""
+
+    __pydantic_config__ = STRICT
+    seed: int
+    epochs: int
+    batch_seconds: float  # of audio in a step, padding counted
+    micro_batches: int
+    threads: int  # of a process
+    window_shards: int
+    learning_rate: float  # peak; warm-up, then cosine
+    warmup: int  # steps
+    weight_decay: float
+    clip: float  # gradient norm
+    nonspeech_share: float  # of utterances
+    statistics_batches: int  # over which batch-norm statistics are taken anew at the end
+    checkpoint_every: int  # steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training process needs to know; plain data."""
+
+    shards: str  # folder of the train role
+    nonspeech: str  # folder of the nonspeech-train role
+    out: str
+    scratch: str
+    config: dict[str, Any]
+    training: Training
+
+
+@dataclass(frozen=True)
+class Example:
+    """Normalised log-mel, shape (frames, mel), half precision, and its character ids."""
+
+    mel: torch.Tensor
+    target: torch.Tensor
+    seconds: float
+
+
+def tokenizer_for(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
+    """A character tokenizer over ``texts``: blank first, word delimiter second, then characters in order."""
+    characters = sorted(set("".join(texts)) - {" "})
+    units = {unit: place for place, unit in enumerate([BLANK, DELIMITER, "<unk>", *characters])}
+    path = folder / "vocab.json"
+    path.write_text(json.dumps(units, ensure_ascii=False, sort_keys=True))
+    return Wav2Vec2CTCTokenizer(
+        str(path), pad_token=BLANK, word_delimiter_token=DELIMITER, unk_token="<unk>", bos_token=None, eos_token=None
+    )
+
+
+def build(config: dict[str, Any], units: int, seed: int) -> ParakeetForCTC:
+    """The model with random weights drawn from ``seed``; blank is unit 0."""
+    torch.manual_seed(seed_of("encoder", seed))
+    return ParakeetForCTC(ParakeetCTCConfig(vocab_size=units, pad_token_id=0, encoder_config=ParakeetEncoderConfig(**config)))
+
+
+def train(ranks: Ranks, job: Job) -> None:
+    """Trains as ``ranks`` says and, on the first rank, writes the finished folder to ``job.out``."""
+    speech, silence = entries(Path(job.shards)), entries(Path(job.nonspeech))
+    items = [*speech, *silence]
+    scratch = Path(job.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokenizer_for([item.entry.text.lower() for item in speech], scratch if ranks.rank == 0 else _own(scratch, ranks))
+    extractor = ParakeetFeatureExtractor(feature_size=int(job.config.get("num_mel_bins", 80)))
+    examples = _examples(ranks, items, extractor, tokenizer, scratch)
+    model = build(job.config, len(tokenizer), job.training.seed).train()
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98)
+    )
+    plan = _plan(items, len(speech), job.training)
+    _loop(ranks, job, model, optimiser, examples, plan)
+    _statistics(ranks, model, examples, plan, job.training)
+    if ranks.rank == 0:
+        model.eval().save_pretrained(job.out)
+        extractor.save_pretrained(job.out)
+        tokenizer.save_pretrained(job.out)
+    ranks.wait()
+
+
+def _own(scratch: Path, ranks: Ranks) -> Path:
+    folder = scratch / f"rank-{ranks.rank}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtractor, tokenizer: Any, scratch: Path) -> list[Example]:
+    """Log-mel of every utterance: each rank computes its share, all ranks read it from one mapped file."""
+    mels: list[np.ndarray] = []
+    mine = ranks.mine(range(len(items)))
+    with progress("encoder", "log-mel", len(mine), "utterances") as shown:
+        for place in mine:
+            batch = extractor([audio(items[place])], sampling_rate=16_000, return_tensors="np")
+            mels.append(batch["input_features"][0][: int(batch["attention_mask"].sum())].astype(np.float16))
+            shown.advance()
+    np.save(scratch / f"mel-{ranks.rank}.npy", np.concatenate(mels))
+    np.save(scratch / f"lengths-{ranks.rank}.npy", np.array([len(mel) for mel in mels]))
+    ranks.wait()
+    found: dict[int, np.ndarray] = {}
+    for rank in range(ranks.count):
+        rows = np.load(scratch / f"mel-{rank}.npy", mmap_mode="c")
+        ends = np.cumsum(np.load(scratch / f"lengths-{rank}.npy"))
+        for place, start, end in zip(range(rank, len(items), ranks.count), [0, *ends[:-1]], ends, strict=True):
+            found[place] = rows[start:end]
+    return [
+        Example(
+            torch.from_numpy(found[place]), torch.tensor(tokenizer(item.entry.text.lower()).input_ids, dtype=torch.long), item.entry.seconds
+        )
+        for place, item in enumerate(items)
+    ]
+
+
+def _plan(items: list[Located], speech: int, training: Training) -> list[list[int]]:
+    """The batches of all epochs, as places in ``items`` (speech first, then non-speech)."""
+    seconds = [item.entry.seconds for item in items]
+    wanted = round(speech * training.nonspeech_share / (1 - training.nonspeech_share))
+    plan = []
+    for epoch in range(training.epochs):
+        seed = seed_of("encoder-batches", training.seed, epoch)
+        random = np.random.default_rng(seed)
+        extra = list(range(speech, len(items)))
+        extra = [extra[index] for index in random.permutation(len(extra))[:wanted]]
+        groups = windows(items[:speech], training.seed, epoch, training.window_shards)
+        for number, group in enumerate(groups):
+            plan += batches([*group, *extra[number :: len(groups)]], seconds, training.batch_seconds, seed_of(seed, number))
+    return plan
+
+
+def _inputs(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded log-mel, shape (batch, frames, mel), and its mask, shape (batch, frames)."""
+    lengths = torch.tensor([len(example.mel) for example in examples])
+    mel = torch.nn.utils.rnn.pad_sequence([example.mel.float() for example in examples], batch_first=True)
+    return mel, torch.arange(mel.shape[1])[None] < lengths[:, None]
+
+
+def ctc_loss(model: ParakeetForCTC, examples: Sequence[Example]) -> torch.Tensor:
+    """Sum over utterances of CTC loss / frames: divided by target length, the empty targets of non-speech would outweigh
+    all else and hold the model at blanks."""
+    mel, mask = _inputs(examples)
+    output = model.encoder(input_features=mel, attention_mask=mask)
+    scores = model.ctc_head(output.last_hidden_state).log_softmax(-1).transpose(0, 1)
+    lengths = torch.tensor([len(example.target) for example in examples])
+    targets = torch.nn.utils.rnn.pad_sequence([example.target for example in examples], batch_first=True)
+    frames = output.attention_mask.sum(-1)
+    losses = torch.nn.functional.ctc_loss(scores, targets, frames, lengths, blank=0, reduction="none", zero_infinity=True)
+    return (losses / frames).sum()
+
+
+def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.Optimizer, examples: list[Example],
+          plan: list[list[int]]) -> None:  # fmt: skip
+    training, saved = job.training, Path(job.scratch) / "checkpoint"
+    start = checkpoint.load(saved, model, optimiser)["step"] if checkpoint.there(saved) else 0
+    ranks.wait()
+    with progress("encoder", "CTC training", len(plan), "steps") as shown:
+        shown.advance(start)
+        for step in range(start, len(plan)):
+            for group in optimiser.param_groups:
+                group["lr"] = training.learning_rate * rate_at(step, len(plan), training.warmup, "cosine")
+            optimiser.zero_grad()
+            total = 0.0
+            for part in ranks.mine(cut(plan[step], training.micro_batches)):
+                loss = ctc_loss(model, [examples[place] for place in part]) / len(plan[step])
+                loss.backward()
+                total += loss.item()
+            ranks.sum_gradients(model.parameters())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+            optimiser.step()
+            if step + 1 < len(plan) and (step + 1) % training.checkpoint_every == 0:
+                if ranks.rank == 0:
+                    checkpoint.save(saved, model, optimiser, {"step": step + 1})
+                ranks.wait()
+            if ranks.rank == 0:
+                shown.advance(1, f"loss {total * ranks.count:.3f}")
+
+
+@torch.no_grad()
+def _statistics(ranks: Ranks, model: ParakeetForCTC, examples: list[Example], plan: list[list[int]], training: Training) -> None:
+    """Batch-norm statistics taken anew over some batches with the final weights: the running ones lag, and each rank's
+    come from its own batches. All ranks compute the same."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    for batch in plan[:: max(1, len(plan) // training.statistics_batches)][: training.statistics_batches]:
+        mel, mask = _inputs([examples[place] for place in batch])
+        model.encoder(input_features=mel, attention_mask=mask)

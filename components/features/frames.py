@@ -1,0 +1,37 @@
+"""Frames for training and decoding: read from a features folder, or computed from the shards where the mode is live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from components.config.artifact import read_record
+from components.features.extract import equal_lengths
+from components.features.key import check_key
+from components.model.encoder import SpeechEncoder
+from components.shards.reader import Located, array, audio, entries
+
+
+class FrameSource:
+    """The utterances of one role and their frames on ``device``."""
+
+    def __init__(self, role: str, encoder: Path, device: str, data: Path = Path("data")) -> None:
+        features, shards = data / "features" / role, data / "shards" / role
+        key = check_key(features, encoder, shards)["key"]
+        self.live = "empty" in read_record(features)
+        self.items: list[Located] = entries(shards if self.live else features)
+        self.device, self._padded = device, key["numerics"]["batching"] == "padded"
+        self._encoder = SpeechEncoder(encoder, device, key["numerics"]["dtype"], key["layer"]) if self.live else None
+
+    def frames(self, items: Sequence[Located]) -> list[torch.Tensor]:
+        """Frames of each utterance, shape (frames, width), float32, in the order of ``items``."""
+        if self._encoder is None:
+            return [torch.from_numpy(array(item)).float().to(self.device) for item in items]
+        groups = [list(items)] if self._padded else equal_lengths(list(items))
+        found = {}
+        for group in groups:
+            for item, each in zip(group, self._encoder([audio(item) for item in group]), strict=True):
+                found[item.entry.id] = each.float()
+        return [found[item.entry.id].clone() for item in items]

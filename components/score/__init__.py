@@ -1,0 +1,1 @@
+"""``score``: hypotheses → ``metrics/score.json`` and word error rates by speaker; ``table`` prints them."""

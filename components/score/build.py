@@ -1,0 +1,48 @@
+"""The stage: ``data/decode`` → ``metrics/score.json`` (kept in git) and ``data/score/speakers.csv``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from components.config.artifact import contents, fresh, write_record
+from components.config.errors import InputError
+from components.config.stage import Stage
+from components.decode.hypotheses import Row, read_hypotheses
+from components.score.metrics import by_speaker, by_system, nonspeech_metrics, speech_metrics
+
+HYPOTHESES, OUT, METRICS = Path("data/decode"), Path("data/score"), Path("metrics/score.json")
+COLUMNS = ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words")
+
+
+def work(stage: Stage) -> None:
+    out, form = fresh(OUT), stage.params.score.text_form
+    scores: dict[str, Any] = {}
+    lines = [",".join(COLUMNS)]
+    for path in sorted(HYPOTHESES.glob("*/*.parquet")):
+        name, systems = path.stem, by_system(read_hypotheses(path))
+        if name in scores:
+            raise InputError(f"Two sources are called '{name}'.", unit=name, way_out="Rename one in catalogue/corpus.yaml.")
+        _check_complete(name, systems)
+        if path.parent.name.startswith("nonspeech"):
+            scores[name] = {system: nonspeech_metrics(rows) for system, rows in systems.items()}
+            continue
+        scores[name] = {system: speech_metrics(rows, form) for system, rows in systems.items()}
+        for system, rows in systems.items():
+            lines += [",".join(map(str, (name, system, speaker, *each.values()))) for speaker, each in by_speaker(rows, form).items()]
+    METRICS.parent.mkdir(exist_ok=True)
+    METRICS.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    (out / "speakers.csv").write_text("\n".join(lines) + "\n")
+    write_record(out, "score", parameters=asdict(stage.params.score), inputs={"decode": contents(HYPOTHESES)}, libraries=("jiwer",))
+
+
+def _check_complete(name: str, systems: dict[str, list[Row]]) -> None:
+    """Every system must have said something about the same utterances, each once."""
+    wanted = {row.id for row in next(iter(systems.values()))}
+    for system, rows in systems.items():
+        ids = [row.id for row in rows]
+        if len(ids) != len(set(ids)) or set(ids) != wanted:
+            raise InputError(f"{name}: the hypotheses of '{system}' miss or double {sorted(set(ids) ^ wanted)[:3]}.", unit=name,
+                             way_out="Run 'dvc repro -f decode'.")  # fmt: skip

@@ -1,0 +1,111 @@
+"""The stage: the manifests of a role → tars and index in ``data/shards/<role>``.
+
+FLAC at 16 kHz mono goes in as it is; anything else is decoded, averaged to mono, resampled and written as 16-bit FLAC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import soundfile
+
+from components.audio.sound import RATE, as_flac, read
+from components.config import catalogue
+from components.config.artifact import fresh, read_record, write_record
+from components.config.errors import InputError
+from components.config.hashing import file_digest
+from components.config.pool import fan_out
+from components.config.progress import progress
+from components.config.stage import Stage
+from components.config.work import digests, made, place
+from components.corpus.manifest import Utterance, read_manifest
+from components.corpus.source import source
+from components.shards import RESULT_VERSION
+from components.shards.index import INDEX, read_index, write_index
+from components.shards.writer import Sample, write_tar
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One shard to write."""
+
+    name: str  # file name of the tar
+    source: str
+    role: str
+    settings: dict
+    rows: list[Utterance]
+
+    def key(self) -> dict:
+        rows = [[row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows]
+        return {"version": RESULT_VERSION, "name": self.name, "rows": rows}
+
+
+def cut(rows: list[Utterance], utterances: int, seconds: float) -> list[list[Utterance]]:
+    """Rows in manifest order, cut so that no shard holds more than so many utterances or seconds."""
+    shards: list[list[Utterance]] = []
+    held = 0.0
+    for row in rows:
+        length = row.samples / row.sample_rate
+        if not shards or len(shards[-1]) == utterances or held + length > seconds:
+            shards.append([])
+            held = 0.0
+        shards[-1].append(row)
+        held += length
+    return shards
+
+
+def write(job: Job) -> Path:
+    """The finished shard: one tar and its index."""
+
+    def make(folder: Path) -> None:
+        origin = source(job.source, job.role, job.settings)
+        samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
+        write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
+
+    return made("shards", job.key(), make)
+
+
+def _sample(row: Utterance, path: Path) -> Sample:
+    if not path.is_file() or file_digest(path) != row.sha256:
+        raise InputError(f"{path} is gone or changed since the manifest was made.", unit=row.id,
+                         way_out="Run 'python -m components.corpus scan', then 'dvc repro'.")  # fmt: skip
+    facts = soundfile.info(path)
+    if (facts.format, facts.samplerate, facts.channels) == ("FLAC", RATE, 1):
+        data, count = path.read_bytes(), facts.frames
+    else:
+        samples = read(path)
+        data, count = as_flac(samples), len(samples)
+    return Sample(row.id, data, count, 0, row.text, row.speaker, row.language)
+
+
+def work(stage: Stage) -> None:
+    out = fresh(Path("data/shards") / stage.role)
+    manifests = Path("data/corpus") / stage.role
+    limits = stage.params.shards
+    outputs = {}
+    for name, settings in catalogue.corpus(stage.params.corpus).sources[stage.role].items():
+        shards = cut(read_manifest(manifests / name), limits.utterances, limits.seconds)
+        jobs = [Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows) for number, rows in enumerate(shards)]
+        units = _all(stage, name, jobs)
+        (out / name).mkdir()
+        for job in jobs:
+            place(units[job.name], out / name)
+            outputs[f"{name}/{job.name}"] = digests(units[job.name])[job.name]
+        (out / name / INDEX).unlink(missing_ok=True)
+        write_index(out / name / INDEX, [entry for job in jobs for entry in read_index(units[job.name] / INDEX)])
+        outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
+    inputs = {"corpus": read_record(manifests)["outputs"]}
+    libraries = ("soundfile", "soxr", "webdataset", "pyarrow")
+    write_record(out, "shards", parameters=asdict(limits), inputs=inputs, outputs=outputs, libraries=libraries)
+
+
+def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:
+    units = {}
+    with progress(stage.label(), name, len(jobs), "shards") as shown:
+        for job, unit in fan_out(write, jobs):
+            units[job.name] = unit
+            shown.advance()
+    stored = sum((unit / job.name).stat().st_size for job, unit in ((job, units[job.name]) for job in jobs))
+    print(f"{stage.label()}: {name}: {sum(len(job.rows) for job in jobs)} utterances in {len(jobs)} shards, {stored / 1e6:.1f} MB")
+    return units

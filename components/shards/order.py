@@ -1,0 +1,51 @@
+"""The order in which utterances are visited: shards permuted, then utterances within a window of shards, then batches
+of like lengths under a budget of seconds.
+
+A pure function of the index, the seed and the epoch: where a killed training stood is computed, never replayed, and the
+same order holds for local and remote shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from components.config.hashing import seed_of
+from components.shards.reader import Located
+
+Item = TypeVar("Item")
+
+
+def windows(items: Sequence[Located], seed: int, epoch: int, shards: int) -> list[list[int]]:
+    """Places in ``items``, shuffled within windows of ``shards`` shards; all places together are a permutation."""
+    random = np.random.default_rng(seed_of("order", seed, epoch))
+    members: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(items):
+        members.setdefault((item.source, item.entry.shard), []).append(place)
+    names = sorted(members)
+    order = [names[index] for index in random.permutation(len(names))]
+    groups = [order[start : start + shards] for start in range(0, len(order), shards)]
+    return [[int(place) for place in random.permutation([place for name in group for place in members[name]])] for group in groups]
+
+
+def batches(places: Sequence[int], seconds: Sequence[float], budget: float, seed: int) -> list[list[int]]:
+    """``places`` cut into batches of like lengths whose padded size stays within ``budget`` seconds, in shuffled order.
+
+    ``seconds[place]`` is an utterance's length. One longer than the budget makes a batch of its own.
+    """
+    cut: list[list[int]] = []
+    for place in sorted(places, key=lambda place: (seconds[place], place)):
+        # Sorted upwards, so the newcomer is the longest: it sets the padded length of all.
+        if cut and seconds[place] * (len(cut[-1]) + 1) <= budget:
+            cut[-1].append(place)
+        else:
+            cut.append([place])
+    return [cut[index] for index in np.random.default_rng(seed).permutation(len(cut))]
+
+
+def by_length(items: Sequence[Item], seconds: Sequence[float], budget: float) -> list[list[Item]]:
+    """All items in batches under ``budget`` seconds, longest first: for work whose order does not matter."""
+    cut = batches(range(len(items)), seconds, budget, 0)
+    return [[items[place] for place in batch] for batch in sorted(cut, key=lambda batch: (-seconds[batch[-1]], batch[0]))]

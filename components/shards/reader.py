@@ -1,0 +1,82 @@
+"""Reading shards: the entries of a role, and one utterance's audio or features by its place in a tar.
+
+A role's folder holds a folder a source: ``<role>/<source>/index.parquet`` and tars. Nothing is unpickled: payloads are
+FLAC, or ``.npy`` read with ``allow_pickle=False``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from components.audio.sound import BrokenSound, read
+from components.config.artifact import read_record
+from components.config.errors import InputError
+from components.shards.index import INDEX, Entry, read_index
+
+
+@dataclass(frozen=True)
+class Located:
+    """An entry with the source it belongs to and the folder of its tar."""
+
+    entry: Entry
+    source: str
+    folder: Path
+
+
+def sources(role_folder: Path) -> list[str]:
+    """Names of the sources of a role's folder; raises InputError where the folder is not whole."""
+    read_record(role_folder)
+    return sorted(path.parent.name for path in role_folder.glob(f"*/{INDEX}"))
+
+
+def entries(role_folder: Path) -> list[Located]:
+    """Every utterance of a role, by source, shard and place."""
+    return [
+        Located(entry, source, role_folder / source)
+        for source in sources(role_folder)
+        for entry in read_index(role_folder / source / INDEX)
+    ]
+
+
+def payload(item: Located) -> bytes:
+    """The bytes of an utterance's payload; raises InputError where the tar is shorter than its index says."""
+    return _range(item, item.entry.offset, item.entry.size)
+
+
+def description(item: Located) -> dict[str, Any]:
+    """The ``.json`` member of an utterance."""
+    return json.loads(_range(item, item.entry.json_offset, item.entry.json_size))
+
+
+def _range(item: Located, offset: int, size: int) -> bytes:
+    path = item.folder / item.entry.shard
+    with fsspec.open(str(path), "rb") as stream:
+        stream.seek(offset)
+        data = stream.read(size)
+    if len(data) != size:
+        raise InputError(f"{path} ends inside utterance '{item.entry.id}'.", unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")
+    return data
+
+
+def audio(item: Located) -> np.ndarray:
+    """Mono float32 at 16 kHz, shape (samples,), of an utterance of an audio shard."""
+    try:
+        samples = read(payload(item))
+    except BrokenSound as error:
+        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.", unit=item.entry.id) from None
+    if len(samples) != item.entry.samples:
+        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {len(samples)} samples, not the"
+                         f" {item.entry.samples} of the index.", unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")  # fmt: skip
+    return samples
+
+
+def array(item: Located) -> np.ndarray:
+    """Features of an utterance, shape (frames, width), in the dtype that they were stored in."""
+    return np.load(io.BytesIO(payload(item)), allow_pickle=False)

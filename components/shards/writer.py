@@ -1,0 +1,61 @@
+"""Deterministic webdataset tars: members ``<id>.<payload>`` and ``<id>.json``, fixed time, owner, mode and order.
+
+Cost: bounded by the disk; an hour of 16 kHz FLAC is about 60 MB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shards.index import Entry, member_ranges
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One utterance to write: ``payload`` is the bytes of its ``.flac`` or ``.npy`` member."""
+
+    id: str
+    payload: bytes
+    samples: int
+    frames: int
+    text: str
+    speaker: str
+    language: str
+
+
+def describe(sample: Sample) -> dict[str, Any]:
+    """The ``.json`` member of an utterance."""
+    return {"id": sample.id, "text": sample.text, "speaker": sample.speaker, "language": sample.language, "samples": sample.samples}
+
+
+def write_tar(path: Path, samples: Iterable[Sample], payload: str) -> list[Entry]:
+    """Writes one tar and returns its index entries, in the order of ``samples``; ``payload`` is the member's ending."""
+    import webdataset
+
+    written = []
+    with path.open("wb") as stream:
+        # Its default stamps the time of day into each member.
+        writer = webdataset.TarWriter(stream, encoder=False, user="libretto", group="libretto", mode=0o444, mtime=0)
+        for sample in samples:
+            text = json.dumps(describe(sample), ensure_ascii=False, sort_keys=True).encode()
+            writer.write({"__key__": sample.id, payload: sample.payload, "json": text})
+            written.append(_facts(sample))
+        writer.close()
+    ranges = member_ranges(path)
+    return list(_entries(path.name, written, ranges, payload))
+
+
+def _facts(sample: Sample) -> dict[str, Any]:
+    return {"id": sample.id, "samples": sample.samples, "frames": sample.frames, "text": sample.text,
+            "text_length": len(sample.text), "speaker": sample.speaker}  # fmt: skip
+
+
+def _entries(shard: str, written: list[dict[str, Any]], ranges: dict[str, tuple[int, int]], payload: str) -> Iterator[Entry]:
+    for facts in written:
+        offset, size = ranges[f"{facts['id']}.{payload}"]
+        json_offset, json_size = ranges[f"{facts['id']}.json"]
+        yield Entry(shard=shard, offset=offset, size=size, json_offset=json_offset, json_size=json_size, **facts)

@@ -1,0 +1,1 @@
+"""``splits``: manifests of all roles → proof that nothing stands on both sides."""

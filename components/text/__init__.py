@@ -1,0 +1,1 @@
+"""Ground floor: the forms of a text and the word error rate."""

@@ -1,0 +1,7 @@
+"""``python -m components.train --encoder NAME --projector NAME --llm NAME``."""
+
+from components.config.stage import run_stage
+from components.train.build import work
+
+if __name__ == "__main__":
+    run_stage("train", work, names=("encoder", "projector", "llm"))

@@ -1,0 +1,66 @@
+"""What a step trains on: the batches of a curriculum stage, as places among speech and non-speech, and SpecAugment.
+
+A pure function of seed, stage and step: a resumed run computes where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from components.config.hashing import seed_of
+from components.config.params import CurriculumStage, SpecAugment, Train
+from components.shards.order import batches, windows
+from components.shards.reader import Located
+
+
+def fitting(items: Sequence[Located], longest: float) -> tuple[list[Located], int]:
+    """The utterances of at most ``longest`` seconds, and how many are left out."""
+    kept = [item for item in items if item.entry.seconds <= longest]
+    return kept, len(items) - len(kept)
+
+
+def plan(speech: Sequence[Located], silence: Sequence[Located], settings: Train, stage: CurriculumStage) -> list[list[int]]:
+    """The batch of each step: places in ``[*speech, *silence]``.
+
+    Epochs follow each other until the stage's steps are filled; in each, non-speech is spread evenly in its share.
+    """
+    seconds = [item.entry.seconds for item in (*speech, *silence)]
+    wanted = round(len(speech) * stage.nonspeech_share / (1 - stage.nonspeech_share))
+    steps: list[list[int]] = []
+    epoch = 0
+    while len(steps) < stage.steps:
+        seed = seed_of("train-batches", settings.seed, stage.name, epoch)
+        extra = _drawn(len(speech), len(silence), wanted, seed)
+        groups = windows(speech, seed_of(settings.seed, stage.name), epoch, settings.window_shards)
+        for number, group in enumerate(groups):
+            steps += batches([*group, *extra[number :: len(groups)]], seconds, settings.batch_seconds, seed_of(seed, number))
+        epoch += 1
+    return steps[: stage.steps]
+
+
+def _drawn(first: int, count: int, wanted: int, seed: int) -> list[int]:
+    """``wanted`` places from ``first`` on among ``count``, each as often as any other but one."""
+    random = np.random.default_rng(seed)
+    rounds = -(-wanted // count) if count else 0
+    return [first + int(place) for _ in range(rounds) for place in random.permutation(count)][:wanted]
+
+
+def masked(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
+    """Frames with stretches of time and of width set to zero (SpecAugment, Park et al. 2019, on the encoder's frames)."""
+    if not settings.enabled:
+        return frames
+    random = np.random.default_rng(seed)
+    frames = frames.clone()
+    length, width = frames.shape
+    for _ in range(settings.time_masks):
+        span = int(random.integers(0, min(settings.time_frames, length // 2) + 1))
+        start = int(random.integers(0, length - span + 1))
+        frames[start : start + span] = 0
+    for _ in range(settings.width_masks):
+        span = int(random.integers(0, int(settings.width_share * width) + 1))
+        start = int(random.integers(0, width - span + 1))
+        frames[:, start : start + span] = 0
+    return frames

@@ -1,0 +1,206 @@
+"""The training loop: a curriculum of stages, each from the checkpoint that the one before it chose.
+
+Loss: cross-entropy on the transcript and its end of sequence, and the matching loss, both divided by the target tokens of
+the whole step, so that neither ranks nor micro-batches weigh in. Every checkpoint is decoded on dev; the best is kept.
+Killed at any step and started again, it ends with the bits of a run that was never killed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.config.errors import InputError
+from components.config.hashing import seed_of
+from components.config.params import CurriculumStage, Train
+from components.config.progress import Progress, progress
+from components.features.frames import FrameSource
+from components.model import checkpoint
+from components.model.causal import load_llm
+from components.model.joined import Shape, SpeechLLM
+from components.model.ranks import Ranks, cut
+from components.model.schedule import rate_at
+from components.shards.reader import Located
+from components.train.data import fitting, masked, plan
+from components.train.selection import chosen, dev_errors
+
+CURVE = "curve.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training process needs to know; plain data."""
+
+    data: Path
+    encoder: Path
+    llm: Path
+    out: Path
+    scratch: Path
+    device: str
+    settings: Train
+    shape: Shape
+    lora_targets: list[str]
+
+
+def train(ranks: Ranks, job: Job) -> None:
+    """Trains all stages as ``ranks`` says and, on the first rank, writes the model to ``job.out``."""
+    llm, tokenizer = load_llm(job.llm, job.shape.llm_dtype, job.device)
+    torch.manual_seed(seed_of("bridge", job.settings.seed))
+    model = SpeechLLM(job.shape, llm, tokenizer).to(job.device)
+    speech = FrameSource("train", job.encoder, job.device, job.data)
+    silence = FrameSource("nonspeech-train", job.encoder, job.device, job.data)
+    dev = FrameSource("dev", job.encoder, job.device, job.data)
+    first = 0
+    for number, stage in enumerate(job.settings.curriculum):
+        if "lora" in stage.tune and model.adapted is None:
+            lora = job.settings.lora
+            model.add_lora(lora.rank, lora.alpha, lora.dropout, job.lora_targets, seed_of("lora", job.settings.seed))
+        _Stage(ranks, job, model, stage, number, first).run(speech, silence, dev)
+        first += stage.steps
+    if ranks.rank == 0:
+        model.save(job.out / "bridge")
+        _write_curve(job.scratch, job.out / "curve.csv")
+    ranks.wait()
+
+
+class _Stage:
+    """One stage of the curriculum: its optimiser, its checkpoints and its curve."""
+
+    def __init__(self, ranks: Ranks, job: Job, model: SpeechLLM, stage: CurriculumStage, number: int, first: int) -> None:
+        self.ranks, self.job, self.model, self.stage, self.first = ranks, job, model, stage, first
+        self.label = f"{number}-{stage.name}"
+        self.folder = job.scratch / self.label
+        groups = model.tune(stage.tune)
+        peaks = {"projector": stage.learning_rate, "lora": job.settings.lora.learning_rate}
+        self.optimiser = torch.optim.AdamW(
+            [{"params": parameters, "lr": peaks[part], "peak": peaks[part]} for part, parameters in groups.items()],
+            weight_decay=job.settings.weight_decay,
+        )
+        self.trained = [parameter for parameters in groups.values() for parameter in parameters]
+
+    def run(self, speech: FrameSource, silence: FrameSource, dev: FrameSource) -> None:
+        """Trains the stage, or takes its finished checkpoint, and leaves the best checkpoint's weights in the model."""
+        best = self.folder / "best"
+        if not (self.folder / "done").is_file():
+            kept, left_out = fitting(speech.items, self.job.settings.max_seconds)
+            quiet = fitting(silence.items, self.job.settings.max_seconds)[0]
+            if not kept or (self.stage.nonspeech_share and not quiet):
+                raise InputError(f"train, stage '{self.stage.name}': nothing is left to train on.", unit=self.stage.name,
+                                 way_out="Raise train.max_seconds or add a source.")  # fmt: skip
+            if left_out and self.ranks.rank == 0:
+                print(f"train: {left_out} of {len(speech.items)} utterances are over {self.job.settings.max_seconds} s and left out")
+            steps = plan(kept, quiet, self.job.settings, self.stage)
+            self._train([*kept, *quiet], len(kept), steps, speech, silence, dev)
+        checkpoint.load(best, self.model, None)
+
+    def _train(self, items: list[Located], speech_count: int, steps: list[list[int]], speech: FrameSource, silence: FrameSource,
+               dev: FrameSource) -> None:  # fmt: skip
+        state: dict[str, Any] = {"step": 0, "best": None, "curve": []}
+        last = self.folder / "last"
+        if checkpoint.there(last):
+            state = checkpoint.load(last, self.model, self.optimiser)
+        self.ranks.wait()
+        with progress("train", self.stage.name, len(steps), "steps") as shown:
+            shown.advance(state["step"])
+            for step in range(state["step"], len(steps)):
+                places = [(items[place], place < speech_count) for place in steps[step]]
+                facts = self._step(step, len(steps), places, speech, silence)
+                state["curve"].append(facts)
+                if (step + 1) % self.job.settings.selection.every == 0 or step + 1 == len(steps):
+                    self._check(state, step + 1, dev, shown)
+                shown.advance(1, f"accuracy {facts['accuracy']:.3f}")
+        if self.ranks.rank == 0:
+            (self.folder / CURVE).write_text("".join(json.dumps(line) + "\n" for line in state["curve"]))
+            (self.folder / "done").touch()
+        self.ranks.wait()
+
+    def _step(self, step: int, steps: int, places: list[tuple[Located, bool]], speech: FrameSource, silence: FrameSource) -> dict[str, Any]:
+        settings, model = self.job.settings, self.model
+        _training_mode(model)
+        factor = rate_at(step, steps, self.stage.warmup, self.stage.decay)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimiser.zero_grad()
+        texts = {item.entry.id: item.entry.text if spoken else "" for item, spoken in places}
+        tokens = sum(len(model.builder.target(text)) + 1 for text in texts.values())
+        sums = torch.zeros(3, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first
+        weight = settings.matching.weight
+        for part in self.ranks.mine(cut(places, settings.micro_batches)):
+            torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
+            entropy, matching = model.losses(self._frames(part, step, speech, silence), [texts[item.entry.id] for item, _ in part],
+                                             settings.matching.mse * bool(weight), settings.matching.cosine * bool(weight))  # fmt: skip
+            loss = (entropy.total + weight * matching) / tokens
+            if not torch.isfinite(loss):
+                names = ", ".join(item.entry.id for item, _ in part[:5])
+                raise InputError(f"train: the loss is {loss.item()} at step {step} of '{self.stage.name}' ({names} …).", unit=names,
+                                 way_out="Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.")  # fmt: skip
+            loss.backward()
+            sums += torch.tensor([entropy.total.item(), matching.item(), entropy.correct], dtype=torch.float64)
+        self._check_gradients(step)
+        self.ranks.sum_gradients(self.trained)
+        torch.nn.utils.clip_grad_norm_(self.trained, settings.clip)
+        self.optimiser.step()
+        total = self.ranks.sum(sums).tolist()
+        return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
+                "accuracy": total[2] / tokens}  # fmt: skip
+
+    def _frames(self, part: list[tuple[Located, bool]], step: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
+        spoken = iter(speech.frames([item for item, is_speech in part if is_speech]))
+        quiet = iter(silence.frames([item for item, is_speech in part if not is_speech]))
+        frames = [next(spoken) if is_speech else next(quiet) for _, is_speech in part]
+        settings = self.job.settings
+        return [masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, step, item.entry.id))
+                for each, (item, _) in zip(frames, part, strict=True)]  # fmt: skip
+
+    def _check_gradients(self, step: int) -> None:
+        """At the first step: a parameter that is to be trained and gets no gradient stops the run."""
+        if step or self.ranks.count > 1:
+            return
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and parameter.grad is None and not name.startswith("matching."):
+                raise InputError(f"train, stage '{self.stage.name}': '{name}' is to be tuned but gets no gradient.", unit=name,
+                                 way_out="Set lora.targets in the LLM's catalogue entry.")  # fmt: skip
+
+    def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:
+        """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from."""
+        state["step"] = done
+        if self.ranks.rank == 0:
+            self.model.eval()
+            settings = self.job.settings
+            errors = dev_errors(self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2)
+            state["curve"][-1]["dev_wer"] = errors.wer
+            shown.advance(0, f"dev WER {errors.wer:.3f}")
+            print(f"train: {self.stage.name}, step {done}: dev word error rate {errors.wer:.4f}, "
+                  f"next-token accuracy {state['curve'][-1]['accuracy']:.3f}", flush=True)  # fmt: skip
+            if state["best"] is None or errors.wer < state["best"]["wer"]:
+                state["best"] = {"step": done, "wer": errors.wer}
+                checkpoint.save(self.folder / "best", self.model, None, state["best"])
+            checkpoint.save(self.folder / "last", self.model, self.optimiser, state)
+        self.ranks.wait()
+
+
+def _training_mode(model: SpeechLLM) -> None:
+    """Only what is trained leaves evaluation mode: a frozen LLM keeps its own dropout off."""
+    model.eval()
+    model.projector.train()
+    model.matching.train()
+    for name, module in model.named_modules():
+        if "lora_dropout" in name:
+            module.train()
+
+
+def _write_curve(scratch: Path, path: Path) -> None:
+    """The curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer (empty where not decoded)."""
+    columns = ("step", "stage", "loss", "matching", "accuracy", "dev_wer")
+    stages = sorted(scratch.glob(f"*/{CURVE}"), key=lambda file: int(file.parent.name.split("-")[0]))
+    lines = [json.loads(line) for file in stages for line in file.read_text().splitlines()]
+    rows = [",".join(_cell(line.get(column, "")) for column in columns) for line in lines]
+    path.write_text("\n".join([",".join(columns), *rows]) + "\n")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,31 @@
+"""Choosing a checkpoint by the word error rate of decoded dev utterances: loss and accuracy are no safe guide to it."""
+
+from __future__ import annotations
+
+from components.config.params import ConstraintSet, Selection
+from components.features.frames import FrameSource
+from components.model.joined import SpeechLLM
+from components.model.search import search
+from components.shards.order import by_length
+from components.shards.reader import Located
+from components.text.wer import WordErrors, word_errors
+
+GREEDY = ConstraintSet(beams=1, max_tokens=100, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
+                       min_tokens_per_second=0)  # fmt: skip
+
+
+def chosen(source: FrameSource, settings: Selection) -> list[Located]:
+    """The first utterances of each dev source."""
+    held: dict[str, list[Located]] = {}
+    for item in source.items:
+        held.setdefault(item.source, []).append(item)
+    return [item for items in held.values() for item in items[: settings.utterances]]
+
+
+def dev_errors(model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float) -> WordErrors:
+    """Word errors of greedy search over ``items``, case-folded."""
+    total = WordErrors()
+    for batch in by_length(items, [item.entry.seconds for item in items], batch_seconds):
+        found = search(model, source.frames(batch), [item.entry.seconds for item in batch], GREEDY)
+        total += word_errors([item.entry.text for item in batch], [each.text for each in found], "casefold")
+    return total

@@ -1,0 +1,146 @@
+"""Experiments side by side: the cells of a recipe as queued DVC experiments, then one table of their word error rates.
+
+::
+
+    python -m flows.compare <recipe> [--only CELL] [--dry-run]
+    python -m flows.compare --llm llama-tiny phi-tiny
+
+Everything is checked before any work. Experiments run one after the other in copies of the last commit and the changes on top
+of it, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that fails is a failed row,
+the others go on, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.config.errors import InputError, LibrettoError, nearest
+from components.config.params import NAMES
+from flows import recipe as recipes
+from flows.recipe import Cell, Recipe
+from flows.results import SCORE, aligned, word_errors
+
+DVC = (sys.executable, "-m", "dvc")
+
+
+def cells_of(options: argparse.Namespace) -> dict[str, Cell]:
+    """Experiment name → cell, all checked, for the command line's recipe, names and ``--only``."""
+    recipe = recipes.read_recipe(options.recipe) if options.recipe else Recipe()
+    dials = {name: values for name in NAMES if (values := getattr(options, name))}
+    if dials and recipe.cells:
+        raise InputError(f"The recipe '{options.recipe}' names its cells.", way_out=f"Leave out --{next(iter(dials))}.")
+    found = recipes.expand(replace(recipe, grid={**recipe.grid, **dials}))
+    if options.only:
+        known = [cell.name for cell in found]
+        if options.only not in known:
+            raise InputError(f"There is no cell '{options.only}'.", unit=options.only, way_out=nearest(options.only, known))
+        found = [cell for cell in found if cell.name == options.only]
+    for cell in found:
+        recipes.check(cell)
+    return {"-".join(filter(None, (options.recipe or "compare", cell.name))): cell for cell in found}
+
+
+def queue_command(name: str, cell: Cell) -> list[str]:
+    return ["exp", "run", "--queue", "-n", name, *cell.arguments()]
+
+
+def run(cells: dict[str, Cell]) -> None:
+    """Queues the cells as experiments, in place of earlier ones of the same names, and waits until the queue is done."""
+    present = set(_dvc("exp", "list", "--name-only").split())
+    earlier = [name for name in cells if name in present]
+    if earlier:
+        _dvc("exp", "remove", *earlier)
+    for name, cell in cells.items():
+        _dvc(*queue_command(name, cell))
+    # A failed experiment shows in the table; the others run on.
+    subprocess.run([*DVC, "exp", "run", "--run-all", "--jobs", "1"], env=_environment(), check=False)
+
+
+def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows (experiment × set and system, WER in percent) from ``dvc exp show``, and the names of the experiments that failed."""
+    shown = _newest(json.loads(_dvc("exp", "show", "--json")))
+    rows, failed = [], []
+    for name in names:
+        row = {"experiment": name}
+        metrics = _metrics(shown.get(name))
+        if metrics is None:
+            failed.append(name)
+            row["state"] = f"failed: {_reason(name)}"
+        else:
+            row |= {"state": "done", **{f"{each['set']}/{each['system']}": each["WER %"] for each in word_errors(metrics)}}
+        rows.append(row)
+    return rows, failed
+
+
+def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The last result of each name; one that succeeded replaces an earlier failure."""
+    found: dict[str, dict[str, Any]] = {}
+    for experiment in (each for baseline in shown for each in baseline.get("experiments") or ()):
+        result = experiment["revs"][0]
+        if experiment["name"] not in found or not result.get("error"):
+            found[experiment["name"]] = result
+    return found
+
+
+def _metrics(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    if result is None or result.get("error"):
+        return None
+    return ((result.get("data") or {}).get("metrics", {}).get(str(SCORE)) or {}).get("data")
+
+
+def _reason(name: str) -> str:
+    """The last line that a failed experiment's stage wrote, from its log."""
+    log = subprocess.run([*DVC, "queue", "logs", name], capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in log.stdout.splitlines() if line.strip() and not line.startswith("ERROR: failed to reproduce")]
+    return lines[-1] if lines else log.stderr.strip()
+
+
+def _dvc(*arguments: str) -> str:
+    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False, env=_environment())
+    if done.returncode:
+        raise InputError(f"'dvc {shlex.join(arguments)}' failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """The environment in which a stage's ``python`` is the one that runs this."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m flows.compare", description="Runs experiments and lays their results side by side.")
+    parser.add_argument("recipe", nargs="?", help=f"one of: {', '.join(recipes.names())}")
+    parser.add_argument("--only", metavar="CELL", help="just this cell of the recipe")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be queued")
+    for name in NAMES:
+        parser.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"a cell for each of these names of catalogue/{name}.yaml")
+    options = parser.parse_args(arguments)
+    if not options.recipe and not any(getattr(options, name) for name in NAMES):
+        parser.error("give a recipe, or names to compare such as --llm A B")
+    try:
+        cells = cells_of(options)
+        if options.dry_run:
+            for name, cell in cells.items():
+                print(shlex.join(["dvc", *queue_command(name, cell)]))
+            return 0
+        run(cells)
+        rows, failed = table(list(cells))
+    except LibrettoError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return error.exit_code
+    print(aligned(rows))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

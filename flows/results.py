@@ -1,0 +1,43 @@
+"""``metrics/score.json`` (set → system → figures, rates as fractions) as rows of tables, and rows as aligned text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SCORE = Path("metrics/score.json")
+Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
+COUNTS = {"S": "substitutions", "D": "deletions", "I": "insertions", "words": "words"}
+
+
+def word_errors(scores: Scores) -> list[dict[str, Any]]:
+    """A row for each set of speech and system: word error rate in percent, and the counts behind it."""
+    return [
+        {"set": name, "system": system, "WER %": percent(own["wer"]), **{short: own.get(long, "") for short, long in COUNTS.items()}}
+        for name, systems in scores.items()
+        for system, own in systems.items()
+        if "wer" in own
+    ]
+
+
+def text_on_nonspeech(scores: Scores) -> list[dict[str, Any]]:
+    """A row for each set of non-speech and system: the share of clips that were given any text, in percent."""
+    return [
+        {"set": name, "system": system, "clips with text %": percent(own["text_rate"]), "clips": own.get("clips", "")}
+        for name, systems in scores.items()
+        for system, own in systems.items()
+        if "text_rate" in own
+    ]
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as text with aligned columns; the columns are those of all rows, in the order in which they come up."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, *([row.get(column, "") for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

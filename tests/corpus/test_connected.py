@@ -1,0 +1,160 @@
+"""Connected words: one speaker at a time, own takes only, the same bytes each time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.audio.sound import RATE, is_silent, read
+from components.config.errors import InputError
+from components.corpus.source import source
+from tests.corpus.clips import clip, put
+
+WORDS = ("one", "two", "three")
+SETTINGS = {"kind": "connected", "root": "words", "table": "words.tsv", "speakers": ["ann", "bob"], "takes": [0, 1],
+            "utterances": 4, "words": [2, 5], "pause_seconds": [0.05, 0.2], "seed": 1}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three words by three speakers, three takes each, told apart by their length; 8 kHz."""
+    folder, lines = tmp_path / "words", ["path\tspeaker\ttranscript\ttake\n"]
+    for at, speaker in enumerate(("ann", "bob", "cid")):
+        for number, word in enumerate(WORDS):
+            for take in range(3):
+                path = f"{word}_{speaker}_{take}.wav"
+                put(folder / path, clip(rate=8_000, form="WAV", level=0.9, seconds=0.1 * (1 + take) + 0.01 * number, seed=at))
+                lines.append(f"{path}\t{speaker}\t{word.title()}\t{take}\n")
+    (folder / "words.tsv").write_text("".join(lines))
+    monkeypatch.setenv("LIBRETTO_ROOT_WORDS", str(folder))
+    return folder
+
+
+def connected(role: str = "train", **changed):
+    return source("joined", role, {**SETTINGS, **changed})
+
+
+def audio(origin) -> dict[str, bytes]:
+    return {row.id: origin.locate(row.path).read_bytes() for row in origin.find()[0]}
+
+
+def test_the_rows_say_what_the_files_are(root: Path) -> None:
+    origin = connected()
+    kept, rejected = origin.find()
+    assert not rejected
+    assert [row.speaker for row in kept] == ["ann"] * 4 + ["bob"] * 4
+    assert len({row.text for row in kept}) > 4
+    for row in kept:
+        assert set(row.text.split()) <= set(WORDS)
+        assert 2 <= len(row.text.split()) <= 5
+        samples = read(origin.locate(row.path))
+        assert row.sample_rate == RATE
+        assert row.samples == len(samples)
+
+
+def test_the_audio_is_words_with_pauses_around_them(root: Path) -> None:
+    origin = connected(pause_seconds=[0.1, 0.1])
+    for row in origin.find()[0]:
+        samples = np.abs(read(origin.locate(row.path)))
+        pause = int(0.1 * RATE)
+        for part in (samples[: pause - 10], samples[10 - pause :]):
+            assert 0 < part.max() < 0.005  # faint, and no digital silence
+        loud = np.convolve(samples, np.ones(80) / 80, "same") > 0.05
+        starts = int((np.diff(loud.astype(int)) == 1).sum())
+        assert starts == len(row.text.split())
+
+
+def test_the_same_bytes_in_another_work_cache(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, first = connected().find(), audio(connected())
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
+    assert connected().find() == rows
+    assert audio(connected()) == first
+
+
+def test_a_file_that_the_work_cache_has_lost_is_made_again(root: Path, work: Path) -> None:
+    first = audio(connected())
+    shutil.rmtree(work)
+    row = next(iter(first))
+    assert connected().locate(f"{row}.flac").read_bytes() == first[row]
+
+
+def test_moving_the_root_changes_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, first = connected().scan(), connected().find()
+    shutil.copytree(root, tmp_path / "elsewhere")
+    shutil.rmtree(root)
+    monkeypatch.setenv("LIBRETTO_ROOT_WORDS", str(tmp_path / "elsewhere"))
+    assert connected().scan() == scan
+    assert connected().find() == first
+    assert str(tmp_path) not in str(scan) + str(first)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 2}, {"takes": [2, 2]}, {"words": [3, 3]}])
+def test_another_setting_gives_other_audio(root: Path, changed: dict) -> None:
+    assert audio(connected(**changed)) != audio(connected())
+
+
+def test_only_the_takes_named_are_used(root: Path) -> None:
+    files = [path for path, _ in connected(speakers=["bob"], takes=[1, 2]).scan()["files"]]
+    assert files == sorted([f"{word}_bob_{take}.wav" for word in WORDS for take in (1, 2)] + ["words.tsv"])
+    for row in connected(speakers=["bob"], takes=[2, 2], words=[1, 1], pause_seconds=[0, 0]).find()[0]:
+        assert row.samples == 2 * int(8_000 * (0.3 + 0.01 * WORDS.index(row.text)))
+
+
+def test_two_roles_share_neither_names_nor_strings(root: Path) -> None:
+    train, dev = connected("train", utterances=20).find()[0], connected("dev", utterances=20).find()[0]
+    assert not {row.id for row in train} & {row.id for row in dev}
+    assert [row.text for row in train] != [row.text for row in dev]
+
+
+def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
+    put(root / "one_ann_0.wav", b"broken")
+    put(root / "one_ann_1.wav", clip(rate=8_000, form="WAV", level=0.0))
+    origin = connected(utterances=30)
+    kept, rejected = origin.find()
+    assert [(row.path, row.reason.partition(":")[0]) for row in rejected] == [("one_ann_0.wav", "unreadable"), ("one_ann_1.wav", "silent")]
+    assert not [row for row in kept if row.speaker == "ann" and "one" in row.text.split()]
+    assert [row for row in kept if row.speaker == "bob" and "one" in row.text.split()]
+    assert not any(is_silent(read(origin.locate(row.path))) for row in kept)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"utterence": 3}, "unknown key 'utterence'.*Did you mean 'utterances'"),
+        ({"speakers": ["bobb"]}, "no speaker is called 'bobb'.*Did you mean 'bob'"),
+        ({"speakers": []}, "'speakers' is out of range"),
+        ({"takes": [1, 0]}, "'takes' is out of range"),
+        ({"takes": [7, 9]}, "no take of 'ann' can be used"),
+        ({"words": [0, 3]}, "'words' is out of range"),
+        ({"pause_seconds": [0.5, 0.1]}, "'pause_seconds' is out of range"),
+        ({"table": "word.tsv"}, "Did you mean 'words.tsv'"),
+    ],
+)
+def test_a_wrong_setting_stops_with_the_way_out(root: Path, changed: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        connected(**changed).find()
+
+
+def test_a_take_that_is_not_there_stops(root: Path) -> None:
+    (root / "two_ann_0.wav").unlink()
+    with pytest.raises(InputError, match=r"two_ann_0\.wav"):
+        connected().scan()
+
+
+def test_real_digits_give_the_same_bytes_twice(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ROOT_DIGITS", str(recordings / "digits"))
+    settings = {**SETTINGS, "root": "digits", "table": "digits.tsv", "speakers": ["george", "lucas"], "takes": [0, 4], "utterances": 10}
+    first = source("digits", "dev", settings)
+    kept, rejected = first.find()
+    sound = audio(first)
+    assert not rejected
+    assert {row.speaker for row in kept} == {"george", "lucas"}
+    digits = "zero one two three four five six seven eight nine"
+    assert {word for row in kept for word in row.text.split()} == set(digits.split())
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
+    second = source("digits", "dev", settings)
+    assert audio(second) == sound
+    assert second.find() == (kept, rejected)

@@ -1,0 +1,142 @@
+"""What is found is kept or rejected with its reason, and nothing is looked at twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.corpus import listing
+from components.corpus.listing import Entry, Rules, examine
+from tests.corpus.clips import BROKEN, clip, put
+
+STRICT = Rules("train", rate=16_000, mono=True)
+
+
+def entry(path: str, text: str | None = "WORDS") -> Entry:
+    return Entry(Path(path).stem, path, text, "1", "en")
+
+
+def outcome(root: Path, entries: list[Entry], rules: Rules = STRICT):
+    there = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    return examine("tried", root, entries, there, rules)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_file_is_rejected_with_its_reason(what: str, tmp_path: Path) -> None:
+    suffix, data, reason = BROKEN[what]
+    put(tmp_path / "d" / f"bad{suffix}", data)
+    put(tmp_path / "d" / "good.flac", clip())
+    kept, rejected = outcome(tmp_path / "d", [entry(f"bad{suffix}"), entry("good.flac")])
+    assert [row.id for row in kept] == ["good"]
+    assert [row.id for row in rejected] == ["bad"]
+    assert re.match(f"({reason}): .", rejected[0].reason), rejected[0].reason
+    assert str(tmp_path) not in rejected[0].reason
+
+
+def test_a_file_cut_at_any_place_is_never_kept(tmp_path: Path) -> None:
+    entries = []
+    for form in ("WAV", "FLAC"):
+        whole = clip(form=form)
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+            name = f"{form}-{int(share * 100)}.{form.lower()}"
+            put(tmp_path / "d" / name, whole[: int(len(whole) * share)])
+            entries.append(entry(name))
+    kept, rejected = outcome(tmp_path / "d", entries)
+    assert not kept
+    assert len(rejected) == len(entries)
+
+
+def test_a_kept_row_says_what_the_file_is(tmp_path: Path) -> None:
+    put(tmp_path / "d" / "a" / "one.flac", clip())
+    kept, _ = outcome(tmp_path / "d", [entry("a/one.flac", "  TWO WORDS ")])
+    row = kept[0]
+    assert (row.path, row.sample_rate, row.samples, row.text, row.split) == ("a/one.flac", 16_000, 4_800, "TWO WORDS", "train")
+    assert row.sha256 == hashlib.sha256(clip()).hexdigest()
+
+
+@pytest.mark.parametrize("role", ["nonspeech-train", "nonspeech-test", "noise"])
+def test_silence_and_a_missing_text_are_fine_where_there_is_no_speech(role: str, tmp_path: Path) -> None:
+    put(tmp_path / "d" / "quiet.flac", clip(level=0.0))
+    kept, rejected = outcome(tmp_path / "d", [entry("quiet.flac", None)], Rules(role))
+    assert [row.text for row in kept] == [""]
+    assert not rejected
+
+
+def test_what_the_listing_itself_shows_is_rejected(tmp_path: Path) -> None:
+    for name in ("a/one.flac", "b/one.flac", "c/two.flac", "d/three.flac", "e/four.flac"):
+        put(tmp_path / "r" / name, clip())
+    entries = [entry("a/one.flac"), entry("b/one.flac"), entry("c/two.flac"), entry("c/two.flac", "OTHER WORDS"),
+               entry("d/three.flac", None), entry("e/four.flac", "  "), entry("gone.flac")]  # fmt: skip
+    kept, rejected = outcome(tmp_path / "r", entries)
+    assert [row.path for row in kept] == ["a/one.flac"]
+    reasons = sorted((row.path, row.reason.partition(":")[0]) for row in rejected)
+    assert reasons == [("b/one.flac", "duplicate id"), ("c/two.flac", "duplicate transcript"), ("c/two.flac", "duplicate transcript"),
+                       ("d/three.flac", "missing transcript"), ("e/four.flac", "missing transcript"),
+                       ("gone.flac", "transcript without audio")]  # fmt: skip
+
+
+KINDS = st.sampled_from(["good", "missing transcript", "transcript without audio", "named twice", *BROKEN])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mixture=st.lists(KINDS, max_size=25))
+def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, entries = Path(folder), []
+        for number, kind in enumerate(mixture):
+            suffix, data, _ = BROKEN.get(kind, (".flac", clip(), ""))
+            name = f"{number:02d}{suffix}"
+            if kind != "transcript without audio":
+                put(root / name, data)
+            entries += [entry(name, None if kind == "missing transcript" else "WORDS")] * (2 if kind == "named twice" else 1)
+        kept, rejected = outcome(root, entries)
+    good = [f"{number:02d}" for number, kind in enumerate(mixture) if kind == "good"]
+    assert [row.id for row in kept] == good
+    assert len(kept) + len(rejected) == len(entries)
+    assert all(row.reason for row in rejected)
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = []
+    for number in range(9):
+        suffix, data, _ = list(BROKEN.values())[number] if number % 2 else (".flac", clip(seed=number), "")
+        put(tmp_path / "d" / f"{number}{suffix}", data)
+        entries.append(entry(f"{number}{suffix}"))
+    monkeypatch.setattr(listing, "CHUNK", 3)
+    alone = outcome(tmp_path / "d", entries)
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    assert outcome(tmp_path / "d", entries) == alone
+
+
+def test_a_file_is_looked_at_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "CHUNK", 4)
+    looked: list[str] = []
+    really = listing.look
+    monkeypatch.setattr(listing, "look", lambda path: looked.append(path.name) or really(path))
+    names = [f"{number}.flac" for number in range(40)]
+    for name in names:
+        put(tmp_path / "d" / name, clip())
+    first = outcome(tmp_path / "d", [entry(name) for name in names])
+    assert sorted(looked) == sorted(names)
+    looked.clear()
+    assert outcome(tmp_path / "d", [entry(name) for name in names]) == first
+    assert not looked
+    put(tmp_path / "d" / "7.flac", clip(seed=5))
+    os.utime(tmp_path / "d" / "7.flac", ns=(1, 1))
+    second = outcome(tmp_path / "d", [entry(name) for name in names])
+    assert "7.flac" in looked
+    assert len(looked) < 20  # its chunk, not all
+    assert {row.id for row in second[0]} == {row.id for row in first[0]}
+    assert second != first
+    looked.clear()
+    put(tmp_path / "d" / "new.flac", clip())
+    outcome(tmp_path / "d", [entry(name) for name in [*names, "new.flac"]])
+    assert len(looked) < 20

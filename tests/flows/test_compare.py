@@ -1,0 +1,68 @@
+"""Experiments of a small project, queued and run for real."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from flows import compare
+
+from .conftest import ROOT, Project
+
+pytestmark = pytest.mark.slow
+
+# Its word error rate in percent is the number of steps; one LLM breaks it.
+TRAIN = """
+import json, os, sys, yaml
+params = yaml.safe_load(open("params.yaml"))
+if params["llm"] == "phi-tiny":
+    print("train: this LLM does not fit")
+    sys.exit(2)
+os.makedirs("metrics", exist_ok=True)
+json.dump({"test": {"free": {"wer": params["train"]["curriculum"][1]["steps"] / 100}}}, open("metrics/score.json", "w"))
+"""
+STAGES = {"train": {"cmd": "python train.py", "params": ["llm", "train"], "metrics": [{"metrics/score.json": {"cache": False}}]}}
+RECIPE = """
+cells:
+  some: {train.curriculum.1.steps: 7}
+  broken: {llm: phi-tiny}
+  more: {train.curriculum.1.steps: 8}
+"""
+
+
+@pytest.fixture
+def recipe_project(project: Project) -> None:
+    folder = project(STAGES)
+    shutil.copytree(ROOT / "catalogue", folder / "catalogue")
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "flows/recipes").mkdir(parents=True)
+    (folder / "flows/recipes/trial.yaml").write_text(RECIPE)
+    for command in ("git add -A", "git commit -qm all"):
+        subprocess.run(command.split(), check=True)
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    lines = [line.split(maxsplit=2) for line in text.splitlines() if line.startswith("trial-")]
+    return {name: rest for name, *rest in lines}
+
+
+def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(["trial"]) == 1
+    found = rows(capfd.readouterr().out)
+    assert found["trial-some"] == ["done", "7.00"]
+    assert found["trial-more"] == ["done", "8.00"]
+    assert found["trial-broken"] == ["failed:", "train: this LLM does not fit"]
+
+    # Again, and just one: it takes the place of the one before.
+    assert compare.main(["trial", "--only", "some"]) == 0
+    assert rows(capfd.readouterr().out) == {"trial-some": ["done", "7.00"]}
+    listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], capture_output=True, text=True, check=True)
+    assert sorted(listed.stdout.split()) == ["trial-more", "trial-some"]
+    shown = json.loads(subprocess.run([sys.executable, "-m", "dvc", "exp", "show", "--json"], capture_output=True, check=True).stdout)
+    assert not subprocess.run(["git", "status", "--porcelain"], capture_output=True, check=True).stdout, "the workspace is as it was"
+    assert shown[0]["rev"] == "workspace"

@@ -1,0 +1,53 @@
+"""The DAG is DVC's, and nobody else's."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.config.errors import InputError
+from flows import dag
+
+from .conftest import ROOT, Project
+
+
+def test_order_is_that_of_dvc_repro(project: Project, notes: Callable[[], list[str]]) -> None:
+    project()
+    planned = [stage.replace("@", "-") for stage in dag.stages()]
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
+    assert planned == notes()
+
+
+def test_targets_bring_what_they_need(project: Project) -> None:
+    project()
+    assert dag.stages(["b@y"]) == ["a", "b@y"]
+    assert set(dag.stages(["b"])) == {"a", "b@x", "b@y"}
+    assert dag.stages(["side"]) == ["a", "side"]
+
+
+def test_unknown_target_names_the_nearest(project: Project) -> None:
+    project()
+    with pytest.raises(InputError, match="Did you mean 'score'"):
+        dag.stages(["scor"])
+
+
+def test_changes_say_what_and_then_nothing(project: Project) -> None:
+    folder = project()
+    assert "input" in " ".join(dag.changes("a"))
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
+    assert dag.changes("a") == dag.changes("b@x") == []
+    (folder / "input").write_text("2")
+    assert dag.changes("a") == ["changed deps: input"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "components").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_components_never_import_prefect(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not [name for name in names if name.split(".")[0] in ("prefect", "flows")], f"{path}:{getattr(node, 'lineno', '')}"

@@ -1,0 +1,149 @@
+"""Recipes: what they expand to, and that a wrong one stops before any work."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.config import catalogue
+from components.config.errors import InputError
+from flows import compare, recipe
+from flows.recipe import Cell, Recipe
+
+from .conftest import ROOT
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the parameters, the catalogue and the recipes, and nothing else."""
+    for name in ("params.yaml", "catalogue", "flows/recipes"):
+        source, target = ROOT / name, tmp_path / name
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RECIPES = sorted(path.stem for path in (ROOT / "flows/recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid_and_opens_with_its_launch_line(root: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = (root / "flows/recipes" / f"{name}.yaml").read_text().splitlines()[0]
+    assert first == f"# python -m flows.compare {name}"
+    assert compare.main([name, "--dry-run"]) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(recipe.expand(recipe.read_recipe(name)))
+    assert all(shlex.split(line)[:5] == ["dvc", "exp", "run", "--queue", "-n"] for line in lines)
+
+
+def test_grid_is_every_combination_on_top_of_the_overrides() -> None:
+    cells = recipe.expand(Recipe(overrides={"llm": "z", "shards.utterances": 9}, grid={"llm": ["a", "b"], "train.seed": [1, 2]}))
+    assert [cell.name for cell in cells] == ["a-1", "a-2", "b-1", "b-2"]
+    assert cells[2].overrides == {"llm": "b", "shards.utterances": 9, "train.seed": 1}
+
+
+def test_without_grid_or_cells_there_is_one_experiment() -> None:
+    assert recipe.expand(Recipe(overrides={"train.seed": 2})) == [Cell("", {"train.seed": 2})]
+
+
+def test_two_cells_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="the same name"):
+        recipe.expand(Recipe(grid={"corpus": ["a/b", "a-b"]}))
+
+
+def test_grid_beside_cells_is_refused(root: Path) -> None:
+    (root / "flows/recipes/both.yaml").write_text("grid: {llm: [a]}\ncells: {x: {llm: b}}\n")
+    with pytest.raises(InputError, match="both 'grid' and 'cells'"):
+        recipe.read_recipe("both")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"trian.seed": 1}, "Did you mean 'train'?"),
+    ({"train.sede": 1}, "Did you mean 'seed'?"),
+    ({"train.curriculum.9.steps": 1}, "Positions: 0 to"),
+    ({"train.curriculum.0.step": 1}, "Did you mean 'steps'?"),
+    ({"train.seed.more": 1}, "'more' is unknown"),
+    ({"train.seed": "many"}, "overrides: 'train.seed'"),
+    ({"train.micro_batches": 0}, "'train.micro_batches' is out of range"),
+    ({"projector": "linear-k4"}, "Did you mean 'linear-k3'?"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), WRONG, ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+def test_wrong_override_stops_with_the_nearest_name(root: Path, overrides: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.check(Cell("", overrides))
+    assert says in str(caught.value)
+    assert "/tmp" not in str(caught.value)
+
+
+def test_one_wrong_cell_stops_all_before_any_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "flows/recipes/bad.yaml").write_text("cells: {good: {train.seed: 2}, bad: {train.sed: 2}}\n")
+    assert compare.main(["bad"]) == 2  # there is no repository here: work would fail otherwise
+    assert "Did you mean 'seed'?" in capsys.readouterr().err
+
+
+def test_unknown_recipe_and_cell_name_the_nearest(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(["digit"]) == 2
+    assert "Did you mean 'digits'?" in capsys.readouterr().err
+    assert compare.main(["digits", "--only", "georg", "--dry-run"]) == 2
+    assert "Did you mean 'george'?" in capsys.readouterr().err
+
+
+def test_only_takes_one_cell(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "flows/recipes/trial.yaml").write_text("cells: {slow: {train.seed: 2}, fast: {train.curriculum.0.steps: 3, train.seed: 1}}\n")
+    assert compare.main(["trial", "--only", "fast", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "dvc exp run --queue -n trial-fast -S train.curriculum.0.steps=3 -S train.seed=1\n"
+
+
+def test_names_on_the_command_line_are_a_grid(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llms = catalogue.names("llm")[:2]
+    assert compare.main(["--llm", *llms, "--projector", "linear", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"dvc exp run --queue -n compare-linear-{name} -S projector=linear -S llm={name}" for name in llms
+    ]
+
+
+def test_neither_recipe_nor_names_is_refused(root: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        compare.main([])
+    assert caught.value.code == 2
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_characters="$\n\r"))
+)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.from_regex(r"\A[a-z][a-z_]{0,8}\Z"), inner))
+
+
+@given(VALUES)
+def test_values_survive_the_grammar_of_overrides(value: Any) -> None:
+    parsed = OverridesParser.create().parse_override(f"key={recipe.literal(value)}")
+    assert plain(parsed.value()) == value
+
+
+def plain(value: Any) -> Any:
+    """Quoted strings, and keys that the parser takes for null or numbers, as plain data."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return getattr(value, "text", value) if not isinstance(value, str) else value
+
+
+def test_recipe_files_hold_nothing_unknown(root: Path) -> None:
+    (root / "flows/recipes/odd.yaml").write_text(yaml.safe_dump({"overides": {}}))
+    with pytest.raises(InputError, match="Did you mean 'overrides'"):
+        recipe.read_recipe("odd")

@@ -1,0 +1,118 @@
+"""The flow as a program: with no server, against a running one, and in a clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Project
+
+pytestmark = pytest.mark.slow
+Notes = Callable[[], list[str]]
+FLOW = [sys.executable, "-m", "flows.pipeline"]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+@pytest.fixture
+def server(own_home: None, surroundings: None, tmp_path: Path) -> Iterator[str]:
+    """The address of a server that is ended with the test."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/api"
+    with (
+        (tmp_path / "server.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
+        try:
+            wait_for(url, process)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.5)
+    pytest.fail("the server did not start in two minutes")
+
+
+def ask(url: str, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
+    request = urllib.request.Request(f"{url}/{path}", json.dumps(question).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def run_flow(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*FLOW, *arguments], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_with_no_server(project: Project, notes: Notes) -> None:
+    project()
+    done = run_flow()
+    assert done.returncode == 0, done.stderr
+    assert len(notes()) == 5
+
+
+def test_against_a_server(project: Project, notes: Notes, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    project()
+    assert run_flow().returncode == 0
+    assert len(notes()) == 5
+    runs = ask(server, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    assert sorted(run["name"] for run in runs) == ["a", "b@x", "b@y", "score", "side"]
+    assert {each["key"] for each in ask(server, "artifacts/filter", {}) if each["type"] == "table"} == {"stages", "score", "nonspeech"}
+    logs = ask(server, "logs/filter", {})
+    assert any(line["message"].startswith("working on b-x") for line in logs)
+
+    (tmp_path / "order-a").write_text("input")
+    Path("input").write_text("2")
+    failed = run_flow()
+    assert failed.returncode == 2
+    assert "a: a broke: input. Mend it." in failed.stderr
+    states = ask(server, "flow_runs/filter", {"sort": "START_TIME_DESC"})
+    assert [run["state"]["type"] for run in states] == ["FAILED", "COMPLETED"]
+    assert "a broke: input. Mend it." in states[0]["state"]["message"]
+
+
+def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: Project, notes: Notes, tmp_path: Path) -> None:
+    folder = project()
+    (folder / "input").write_text("edited while the flow runs")
+    done = run_flow("--clone")
+    assert done.returncode == 0, done.stderr
+    assert len(notes()) == 5
+    assert not (folder / "a").exists()
+    assert not (folder / "dvc.lock").exists()
+    assert not list((tmp_path / "work/clones").iterdir())
+    name = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], capture_output=True, text=True, check=True).stdout
+    assert name.startswith("flow-")
+    (folder / "input").write_text("1")
+    subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", name.strip()], check=True)
+    assert (folder / "a").read_text() == "a", "from the cache that they have in common"
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
+    assert "up to date" in status.stdout
+    assert notes() == []

@@ -1,0 +1,104 @@
+"""Nothing stands on both sides, and the proof does not change when a test source comes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from components.config.artifact import write_record
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.config.stage import Stage
+from components.corpus.manifest import MANIFEST, Utterance, write_rows
+from components.splits.__main__ import CHECKED
+from components.splits.__main__ import work as run
+from tests.conftest import REPOSITORY
+
+STAGE = Stage("splits", SimpleNamespace(corpus="small"), "")  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Manifests of all roles that share nothing."""
+    monkeypatch.chdir(tmp_path)
+    for role in CHECKED:
+        speaker = "" if role.startswith("nonspeech") else f"{role}-speaker"
+        hold(role, "main", [(f"{role}-{number}", speaker, f"{role} sound {number}") for number in range(5)])
+    return tmp_path
+
+
+def hold(role: str, source: str, rows: list[tuple[str, str, str]]) -> None:
+    """A manifest of (id, speaker, digest of the audio), and the role's record."""
+    folder = Path("data/corpus") / role
+    (folder / source).mkdir(parents=True, exist_ok=True)
+    utterances = [Utterance(name, role, speaker, "en", f"{name}.flac", 16_000, 1_600, "", digest) for name, speaker, digest in rows]
+    write_rows(folder / source / MANIFEST, Utterance, utterances)
+    write_record(folder, "corpus", parameters={}, inputs={})
+
+
+def test_what_is_apart_passes() -> None:
+    run(STAGE)
+    assert list(folder_digests(Path("data/splits"))) == ["inputs.json"]
+
+
+def test_a_new_test_source_changes_nothing_in_the_result() -> None:
+    run(STAGE)
+    before = folder_digests(Path("data/splits"))
+    hold("test", "more", [("new-1", "stranger", "new sound")])
+    run(STAGE)
+    assert folder_digests(Path("data/splits")) == before
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("train", "dev"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")])
+def test_an_id_in_two_roles_stops(one: str, other: str) -> None:
+    hold(other, "more", [(f"{one}-3", "stranger", "another sound")])
+    with pytest.raises(InputError) as stopped:
+        run(STAGE)
+    assert f"ids in {one} and in {other}: 1: {one}-3 ({one}/main, {other}/more)" in str(stopped.value)
+    assert not list(Path("data/splits").iterdir())
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("nonspeech-train", "nonspeech-test")])
+def test_the_same_recording_under_two_names_stops(one: str, other: str) -> None:
+    hold(other, "more", [("renamed", "", f"{one} sound 2")])
+    with pytest.raises(InputError, match=rf"recordings in {one} and in {other}: 1: {one} sound 2 .*{other}/more.*take it out"):
+        run(STAGE)
+
+
+def test_a_speaker_in_training_and_test_stops() -> None:
+    hold("test", "more", [(f"other-{number}", f"speaker-{number}", f"sound {number}") for number in range(9)])
+    hold("train", "more", [(f"mine-{number}", f"speaker-{number}", f"my sound {number}") for number in range(9)])
+    with pytest.raises(InputError) as stopped:
+        run(STAGE)
+    message = str(stopped.value)
+    assert "speakers in train and in test: 9: speaker-0 (train/more, test/more); " in message
+    assert "…" in message
+    assert "speaker_prefix" in message
+    assert stopped.value.exit_code == 2
+
+
+def test_speakers_without_a_name_are_nobody() -> None:
+    hold("train", "more", [("a", "", "sound a")])
+    hold("test", "more", [("b", "", "sound b")])
+    run(STAGE)
+
+
+def test_a_speaker_in_train_and_dev_is_only_noted(capsys: pytest.CaptureFixture) -> None:
+    hold("dev", "more", [("a", "train-speaker", "sound a")])
+    run(STAGE)
+    assert "note: speakers in train and in dev: 1: train-speaker (train/main, dev/more)" in capsys.readouterr().out
+
+
+def test_a_role_that_is_not_whole_stops() -> None:
+    Path("data/corpus/dev/inputs.json").unlink()
+    with pytest.raises(InputError, match=r"data/corpus/dev is missing or not whole.*dvc repro"):
+        run(STAGE)
+
+
+def test_it_reads_the_roles_that_the_pipeline_says() -> None:
+    stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["splits"]
+    named = {path.removeprefix("data/corpus/") for path in stage["deps"] if path.startswith("data/corpus/")}
+    assert named == set(CHECKED)
