@@ -25,3 +25,32 @@ def recordings() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"recordings are not there: {folder}; LIBRETTO_TEST_DATA names another folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of tests/world.py with features, made once."""
+    from tests import world
+
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LIBRETTO_WORK", str(tmp_path_factory.mktemp("world-work")))
+        patch.setenv("LIBRETTO_WORKERS", "1")
+        patch.setenv("LIBRETTO_DEVICE", "cpu")
+        world.build()
+        world.run_features()
+    return folder
+
+
+@pytest.fixture
+def world(world_template: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of one's own, entered: shards, features, tiny checkpoints; an empty work cache, one worker, on the CPU."""
+    from tests import world
+
+    folder = world.copy(world_template, tmp_path / "world")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LIBRETTO_WORKERS", "1")
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
+    world.forget()
+    return folder

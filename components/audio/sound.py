@@ -58,15 +58,15 @@ _SHORTENED = re.compile(r"^\s*(data|SSND|Data Size|riff|Riff size)\s*:\s*\d+ \(s
 
 
 def _ends_inside_ogg(source: Path | bytes) -> bool:
-    """Whether an Ogg stream stops before its last page, which carries the flag 4 (RFC 3533, section 6)."""
+    """Whether an Ogg stream stops before the end of its last page, which carries the flag 4 (RFC 3533, section 6)."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         if stream.read(4) != b"OggS":
             return False
         size = stream.seek(0, io.SEEK_END)
         stream.seek(max(0, size - (1 << 17)))  # a page is at most 65,307 bytes
         tail = stream.read()
-    last = tail.rfind(b"OggS")
-    return len(tail) < last + 6 or not tail[last + 5] & 4
+    page = tail[tail.rfind(b"OggS") :]
+    return len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _plain(error: Exception) -> str:

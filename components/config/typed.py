@@ -24,9 +24,11 @@ def typed(cls: type[T], data: Any, where: str) -> T:
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A mistyped key is unknown and missing at once: what is unknown comes first.
+        unknown = [each for each in error.errors() if "unexpected" in each["type"] or "extra" in each["type"]]
+        first = (unknown or error.errors())[0]
         key = ".".join(str(part) for part in first["loc"])
-        if "unexpected" in first["type"] or "extra" in first["type"]:
+        if unknown:
             hint = nearest(str(first["loc"][-1]), _fields_at(cls, first["loc"][:-1]))
             raise InputError(f"{where}: unknown key '{key}'.", unit=key, way_out=hint) from None
         raise InputError(f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", unit=key) from None

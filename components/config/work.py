@@ -34,12 +34,13 @@ def finished(stage: str, key: Key) -> Path | None:
     path = unit_path(stage, key)
     if not path.is_dir():
         return None
-    files = json.loads((path / UNIT).read_text())["files"]
-    if any(not (path / name).is_file() or (path / name).stat().st_size != size for name, (size, _) in files.items()):
-        shutil.rmtree(path)  # broken from outside: made anew
-        return None
-    os.utime(path)
-    return path
+    with contextlib.suppress(FileNotFoundError, ValueError):  # of its record
+        files = json.loads((path / UNIT).read_text())["files"]
+        if all((path / name).is_file() and (path / name).stat().st_size == size for name, (size, _) in files.items()):
+            os.utime(path)
+            return path
+    shutil.rmtree(path)  # broken from outside, or dropped by half: made anew
+    return None
 
 
 def digests(unit: Path) -> dict[str, str]:
@@ -109,7 +110,9 @@ def trim(limit: int | None = None) -> tuple[int, int]:
     """
     limit = work_bytes() if limit is None else limit
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
-    sized = [(path.stat().st_mtime, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path) for path in units]
+    # Of what is being made only the checkpoints inside it show that it goes on.
+    newest = {path: max(each.stat().st_mtime for each in (path, *path.rglob("*"))) for path in units}
+    sized = [(newest[path], sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path) for path in units]
     total, dropped = sum(size for _, size, _ in sized), 0
     for used, size, path in sorted(sized, key=lambda entry: entry[0]):
         if total <= limit or time.time() - used < 3600:

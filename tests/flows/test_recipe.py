@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.config import catalogue
@@ -128,7 +128,11 @@ SCALARS = (
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.from_regex(r"\A[a-z][a-z_]{0,8}\Z"), inner))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(VALUES)
+@example("it\\'s")
+@example("at the end\\")
+@example(["null", "1", "a,b", "True", "NaN"])
 def test_values_survive_the_grammar_of_overrides(value: Any) -> None:
     parsed = OverridesParser.create().parse_override(f"key={recipe.literal(value)}")
     assert plain(parsed.value()) == value

@@ -1,0 +1,132 @@
+"""Tiny checkpoints with random weights, saved in HF form as the stages ``encoder`` and ``llm`` leave theirs.
+
+The architectures are those of the real families; only the sizes are small. A folder costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HubertConfig, HubertForCTC, HubertModel, PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
+from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
+
+from components.config.artifact import fresh, write_record
+from components.config.catalogue import Projector, Prompt
+from components.encoder import ctc
+from components.llm import copying
+from components.model.joined import Shape, SpeechLLM, folder_digest
+
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper"]
+TEXTS = [f"{one} {other}" for one in WORDS for other in WORDS]
+PROMPT = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
+
+# Wider random weights than the default: next-token scores that are not flat, as those of a trained model are not.
+_SPREAD = {"initializer_range": 0.15}
+LLMS: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
+    "phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
+    "qwen2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 64,
+        **_SPREAD,
+    },
+    "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.4},
+}
+LORA = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "phi": ["q_proj", "k_proj", "v_proj", "dense"],
+    "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "gpt_neox": ["query_key_value", "dense"],
+    "bloom": ["query_key_value", "dense"],
+}
+PARAKEET = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_kernel_size": 9,
+    "subsampling_factor": 4,
+    "subsampling_conv_channels": 8,
+    "num_mel_bins": 40,
+    "dropout": 0.0,
+    "layerdrop": 0.0,
+    "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+HUBERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+ENCODERS = ("parakeet", "hubert-layer-norm", "hubert-group-norm")
+
+
+def tokenizer(pad: str = copying.PAD) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE; ``pad`` may be the end of sequence, as in many LLMs."""
+    made = copying.tokenizer_for(TEXTS, 300)
+    made.pad_token = pad
+    return made
+
+
+def save_llm(folder: Path, family: str = "llama", seed: int = 1, pad: str = copying.PAD, **config: Any) -> Path:
+    """A folder that looks like the output of the stage ``llm``."""
+    units = tokenizer(pad)
+    model = copying.build(family, {**LLMS[family], **config}, units, seed)
+    model.save_pretrained(fresh(folder))
+    units.save_pretrained(folder)
+    write_record(folder, "llm", parameters=None, inputs={})
+    return folder
+
+
+def save_encoder(folder: Path, family: str = "parakeet", seed: int = 1, **config: Any) -> Path:
+    """A folder that looks like the output of the stage ``encoder``; the group-norm one has no CTC head."""
+    units = ctc.tokenizer_for(TEXTS, fresh(folder))
+    if family == "parakeet":
+        shape = {**PARAKEET, **config}
+        ctc.build(shape, len(units), seed).save_pretrained(folder)
+        ParakeetFeatureExtractor(feature_size=shape["num_mel_bins"]).save_pretrained(folder)
+        units.save_pretrained(folder)
+    else:
+        torch.manual_seed(seed)
+        layer = family == "hubert-layer-norm"
+        shape = {**HUBERT, "feat_extract_norm": "layer" if layer else "group", "do_stable_layer_norm": layer, **config}
+        (HubertForCTC if layer else HubertModel)(HubertConfig(vocab_size=len(units), pad_token_id=0, **shape)).save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=layer).save_pretrained(folder)
+        if layer:
+            units.save_pretrained(folder)
+        else:
+            (folder / "vocab.json").unlink()
+    write_record(folder, "encoder", parameters=None, inputs={})
+    return folder
+
+
+def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prompt = PROMPT, stack: int = 2, **config: Any) -> SpeechLLM:
+    """A joined model over a fresh LLM in ``folder / "llm"`` and a stand-in for an encoder of ``width`` in ``folder / "encoder"``."""
+    from components.model.causal import load_llm
+
+    llm = save_llm(folder / "llm", family, **config)
+    encoder = fresh(folder / "encoder")
+    (encoder / "weights").write_text(str(width))
+    write_record(encoder, "encoder", parameters=None, inputs={})
+    shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", Projector("linear", stack, 24), prompt, "lower")
+    torch.manual_seed(7)
+    model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
+    with torch.no_grad():
+        model.projector.linear2.weight *= 6  # so that what is heard decides what is written
+    return model
+
+
+def frames_of(lengths: list[int], width: int = 12, seed: int = 0) -> list[torch.Tensor]:
+    """Random frames of an encoder, each (frames, width)."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, width, generator=random) for length in lengths]

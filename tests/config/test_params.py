@@ -1,0 +1,248 @@
+"""Parameters and catalogue are strict and typed, and a wrong key or name says which known one is near."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.config import catalogue
+from components.config.errors import InputError
+from components.config.params import NAMES, Params, read_params
+from components.config.stage import check_names
+from components.config.typed import typed
+from components.corpus.source import source
+from tests.conftest import REPOSITORY
+
+RAW = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+GONE = object()
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+def changed(changes: dict[tuple, Any]) -> dict[str, Any]:
+    """The parameters of the repository with other values at some places (``GONE`` takes a key away)."""
+    data = copy.deepcopy(RAW)
+    for (*above, key), value in changes.items():
+        section = data
+        for part in above:
+            section = section[part]
+        if value is GONE:
+            del section[key]
+        else:
+            section[key] = value
+    return data
+
+
+def refusal(changes: dict[tuple, Any], tmp_path: Path) -> str:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed(changes)))
+    with pytest.raises(InputError) as stopped:
+        read_params(path)
+    assert stopped.value.exit_code == 2
+    assert str(path) in str(stopped.value)
+    return str(stopped.value)
+
+
+def leaves(data: Any, place: tuple = ()) -> Iterator[tuple]:
+    if isinstance(data, dict | list) and data:
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from leaves(value, (*place, key))
+    else:
+        yield place
+
+
+def test_the_parameters_of_the_repository_are_whole() -> None:
+    params = read_params()
+    check_names(params)
+    plain = asdict(params)
+    assert plain.pop("raw") == RAW
+    assert plain == RAW
+
+
+def test_every_value_is_typed() -> None:
+    places = list(leaves(RAW))
+    assert len(places) > 50
+    for place in places:
+        with pytest.raises(InputError) as stopped:
+            typed(Params, changed({place: {"no": "value"}}), "params.yaml")
+        assert stopped.value.unit.startswith(".".join(map(str, place))), place
+
+
+@pytest.mark.parametrize(
+    ("changes", "unknown", "near"),
+    [
+        ({("train", "matching", "wieght"): 1}, "train.matching.wieght", "weight"),
+        ({("sore",): {}}, "sore", "score"),
+        ({("shards", "utterances"): GONE, ("shards", "utterancs"): 250}, "shards.utterancs", "utterances"),
+        ({("features",): GONE, ("featrues",): RAW["features"]}, "featrues", "features"),
+        ({("train", "curriculum", 0, "steps"): GONE, ("train", "curriculum", 0, "setps"): 5}, "train.curriculum.0.setps", "steps"),
+        ({("decode", "sets", "free", "beams"): GONE, ("decode", "sets", "free", "beems"): 4}, "decode.sets.free.beems", "beams"),
+    ],
+)
+def test_an_unknown_key_stops_and_names_the_nearest(changes: dict, unknown: str, near: str, tmp_path: Path) -> None:
+    """Added beside the right one, or written in its place."""
+    says = refusal(changes, tmp_path)
+    assert f"unknown key '{unknown}'" in says
+    assert f"Did you mean '{near}'?" in says
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    assert "'train.selection.every'" in refusal({("train", "selection", "every"): GONE}, tmp_path)
+    assert "'decode'" in refusal({("decode",): GONE}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("shards", "utterances"), "many"),
+        (("shards", "utterances"), 2.5),
+        (("shards", "seconds"), None),
+        (("train", "clip"), [1]),
+        (("train", "spec_augment", "enabled"), "perhaps"),
+        (("train", "curriculum"), {"steps": 5}),
+        (("train", "curriculum", 1, "tune"), "lora"),
+        (("train", "text_case"), "upper"),
+        (("features", "mode"), "cachd"),
+        (("features", "layer"), "first"),
+        (("decode", "sets", "free", "beams"), "4 or so"),
+        (("decode", "sets"), []),
+        (("llm",), 2),
+        (("score",), "casefold"),
+    ],
+)
+def test_a_wrong_type_stops_with_key_and_value(place: tuple, value: Any, tmp_path: Path) -> None:
+    says = refusal({place: value}, tmp_path)
+    assert f"'{'.'.join(map(str, place))}" in says
+    assert repr(value) in says
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {("train", "selection", "every"): 0},
+        {("train", "micro_batches"): 0},
+        {("train", "curriculum"): []},
+        {("train", "curriculum", 1, "nonspeech_share"): 1.0},
+        {("train", "curriculum", 0, "tune"): []},
+        {("shards", "utterances"): 0},
+        {("decode", "sets", "free"): GONE},
+        {("decode", "sets", "ctc"): RAW["decode"]["sets"]["free"]},
+    ],
+)
+def test_a_value_out_of_range_stops(changes: dict, tmp_path: Path) -> None:
+    assert "out of range" in refusal(changes, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "- a list\n", "corpus: [spoken\n", "5"])
+def test_a_file_that_holds_no_sections_stops(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml"):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_outside_the_repository_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"params\.yaml is missing.*root of the repository"):
+        read_params()
+    with pytest.raises(InputError, match=r"corpus\.yaml is missing.*root of the repository"):
+        catalogue.names("corpus")
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_an_unknown_name_names_the_nearest(kind: str, tmp_path: Path) -> None:
+    known = RAW[kind]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed({(kind,): known[:-1]})))
+    with pytest.raises(InputError) as stopped:
+        check_names(read_params(tmp_path / "params.yaml"))
+    assert f"No {kind} is called '{known[:-1]}'." in str(stopped.value)
+    assert f"Did you mean '{known}'?" in str(stopped.value)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_name_unlike_any_other_lists_the_known_ones(kind: str) -> None:
+    with pytest.raises(InputError) as stopped:
+        catalogue.READERS[kind]("?")
+    assert all(name in stopped.value.way_out for name in catalogue.names(kind))
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_every_entry_of_the_catalogue_loads(kind: str) -> None:
+    assert set(catalogue.READERS) == set(NAMES) == {path.stem for path in catalogue.FOLDER.glob("*.yaml")}
+    for name in catalogue.names(kind):
+        catalogue.READERS[kind](name)
+        assert "." not in name, "dots do not work in names"
+
+
+def test_every_corpus_lists_all_roles() -> None:
+    """A role that a matrix stage asks for must stand in the entry, or DVC finds no such parameter."""
+    for name in catalogue.names("corpus"):
+        assert catalogue.raw_entry("corpus", name).keys() - {"card"} == set(catalogue.ROLES), name
+
+
+def test_every_source_is_typed_without_touching_data(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LIBRETTO_ROOT_LIBRISPEECH", "LIBRETTO_ROOT_DIGITS", "LIBRETTO_ROOT_NONSPEECH"):
+        monkeypatch.delenv(variable, raising=False)
+    for corpus in catalogue.names("corpus"):
+        for role, listed in catalogue.corpus(corpus).sources.items():
+            for name, settings in listed.items():
+                source(name, role, settings)
+                with pytest.raises(InputError, match=r"unknown key 'colour'"):
+                    source(name, role, {**settings, "colour": "red"})
+    assert not work.exists()
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A catalogue of one's own."""
+    (tmp_path / "catalogue").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "catalogue"
+
+
+@pytest.mark.parametrize(("template", "fits"), [("{speech}", True), ("say: ", False), ("{speech} or {speech}", False), ("{spech}", False)])
+def test_a_prompt_holds_the_speech_once(template: str, fits: bool, own: Path) -> None:
+    entry = {"source": {"kind": "folder"}, "prompt": {"template": template}, "lora": {"targets": []}, "numerics": {"dtype": "float32"}}
+    (own / "llm.yaml").write_text(yaml.safe_dump({"some": entry}))
+    if fits:
+        assert catalogue.llm("some").prompt.template == template
+    else:
+        with pytest.raises(InputError, match=r"'some'.*\{speech\} exactly once"):
+            catalogue.llm("some")
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"trian": {}}, "unknown role 'trian'.*Did you mean 'train'"),
+        ({"test": {"clean": {"root": "x"}}}, "source 'clean': no 'kind'"),
+        ({"test": {"clean": ["x"]}}, "source 'clean': no 'kind'"),
+    ],
+)
+def test_a_corpus_entry_that_is_wrong_stops(entry: dict, says: str, own: Path) -> None:
+    (own / "corpus.yaml").write_text(yaml.safe_dump({"mine": entry}))
+    with pytest.raises(InputError, match=f"corpus 'mine'.*{says}"):
+        catalogue.corpus("mine")
+
+
+def test_an_unknown_kind_of_source_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"'clean': unknown kind 'librispech'.*Did you mean 'librispeech'"):
+        source("clean", "test", {"kind": "librispech"})
+
+
+def test_a_wrong_key_of_a_model_entry_stops(own: Path) -> None:
+    (own / "projector.yaml").write_text(yaml.safe_dump({"wide": {"kind": "linear", "stack": 5, "hiden": 2048}}))
+    with pytest.raises(InputError, match=r"projector\.yaml: wide: unknown key 'hiden'.*Did you mean 'hidden'"):
+        catalogue.projector("wide")
+    numerics = {"dtype": "float8", "features": "float16", "batching": "padded"}
+    (own / "encoder.yaml").write_text(yaml.safe_dump({"small": {"source": {"kind": "folder"}, "numerics": numerics}}))
+    with pytest.raises(InputError, match=r"encoder\.yaml: small: 'numerics\.dtype'.*'float8'"):
+        catalogue.encoder("small")

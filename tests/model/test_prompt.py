@@ -1,0 +1,160 @@
+"""The prompt: where the speech stands, what counts as a target, and the loss on it by its formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from components.config.catalogue import Prompt
+from components.config.errors import InputError
+from components.model.causal import target_loss
+from components.model.prompt import PromptBuilder, Sequences, sequences
+from tests.checkpoints import LLMS, frames_of, joined, tokenizer
+
+PAPER = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
+SPEECH_FIRST = Prompt("{speech}USER: Transcribe speech to text. ASSISTANT: ")
+WIDTH = 8
+
+
+def embedding(size: int = 300) -> torch.nn.Embedding:
+    torch.manual_seed(0)
+    return torch.nn.Embedding(size, WIDTH)
+
+
+def rows_of(batch: Sequences) -> list[torch.Tensor]:
+    """What the LLM reads of each utterance, padding taken off."""
+    return [row[mask.bool()] for row, mask in zip(batch.embeddings, batch.mask, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "after"),
+    [(PAPER, "USER: ", " Transcribe speech to text. ASSISTANT: "), (SPEECH_FIRST, "", "USER: Transcribe speech to text. ASSISTANT: ")],
+)
+@pytest.mark.parametrize("text", [None, "amber birch"])
+def test_text_stands_around_the_speech_as_the_template_says(prompt: Prompt, before: str, after: str, text: str | None) -> None:
+    units, embed, speech = tokenizer(), embedding(), frames_of([3, 7], WIDTH)
+    builder = PromptBuilder(units, prompt)
+    answer = [] if text is None else [*units(text).input_ids, units.eos_token_id]
+    batch = sequences(embed, builder, speech, None if text is None else [builder.target(text)] * 2)
+    for row, frames in zip(rows_of(batch), speech, strict=True):
+        ids = [units.bos_token_id, *units(before).input_ids]
+        wanted = torch.cat([embed(torch.tensor(ids)), frames, embed(torch.tensor([*units(after).input_ids, *answer]))])
+        assert torch.equal(row, wanted)
+    assert units.decode(builder.before[1:]) + "|" + units.decode(builder.after) == f"{before}|{after}"
+
+
+def test_the_prompt_begins_with_bos_only_where_wanted_and_known() -> None:
+    units = tokenizer()
+    assert PromptBuilder(units, PAPER).before[0] == units.bos_token_id
+    assert units.bos_token_id not in PromptBuilder(units, Prompt(PAPER.template, bos=False)).before
+    units.bos_token = None
+    assert PromptBuilder(units, PAPER).before == PromptBuilder(units, Prompt(PAPER.template, bos=False)).before
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    units = tokenizer()
+    units.eos_token = None
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        PromptBuilder(units, PAPER)
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>"])
+def test_the_end_is_a_target_whatever_the_padding_token_is(pad: str) -> None:
+    units = tokenizer(pad)
+    assert (units.pad_token_id == units.eos_token_id) == (pad == "</s>")
+    builder = PromptBuilder(units, PAPER)
+    texts = ["amber birch cedar", "", "delta"]
+    targets = [builder.target(text) for text in texts]
+    batch = sequences(embedding(), builder, frames_of([2, 9, 4], WIDTH), targets)
+    assert batch.targets.tolist() == [token for target in targets for token in (*target, units.eos_token_id)]
+    assert batch.rows.tolist() == [row for row, target in enumerate(targets) for _ in range(len(target) + 1)]
+    # The last place of an utterance is read, and the one after it holds its end of sequence: the last that is not padding.
+    for row, target in enumerate(targets):
+        places = batch.columns[batch.rows == row]
+        length = int(batch.mask[row].sum())
+        assert places.tolist() == list(range(length - 2 - len(target), length - 1))
+
+
+def test_an_empty_transcript_has_the_end_alone_as_target() -> None:
+    builder = PromptBuilder(tokenizer(), PAPER)
+    assert builder.target("") == builder.target(" \n ") == []
+    batch = sequences(embedding(), builder, frames_of([3], WIDTH), [builder.target("")])
+    assert batch.targets.tolist() == [builder.eos]
+    assert batch.columns.tolist() == [len(builder.before) + 3 + len(builder.after) - 1]
+
+
+def test_padding_stands_left_for_generation_and_right_for_training() -> None:
+    builder, speech = PromptBuilder(tokenizer(), PAPER), frames_of([2, 6], WIDTH)
+    generation = sequences(embedding(), builder, speech, None)
+    training = sequences(embedding(), builder, speech, [[5, 6], [5, 6]])
+    assert generation.mask[0].tolist() == [0] * 4 + [1] * (generation.mask.shape[1] - 4)
+    assert training.mask[0].tolist() == [1] * (training.mask.shape[1] - 4) + [0] * 4
+    assert generation.mask[1].all()
+    assert training.mask[1].all()
+    assert not generation.embeddings[0, :4].any()
+    assert len(generation.targets) == 0
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=60))
+def test_any_text_comes_back_from_its_tokens(text: str) -> None:
+    for case in ("as-is", "lower"):
+        builder = PromptBuilder(UNITS, PAPER, case)
+        wanted = " ".join((text.lower() if case == "lower" else text).split())
+        assert builder.text(builder.target(text)) == wanted
+        assert builder.text([*builder.target(text), builder.eos, 40, 41]) == wanted
+
+
+UNITS = tokenizer()
+
+
+def test_a_tokenizer_read_from_its_folder_gives_the_text_back_too(tmp_path: Path) -> None:
+    UNITS.save_pretrained(tmp_path)
+    builder = PromptBuilder(AutoTokenizer.from_pretrained(tmp_path, local_files_only=True), PAPER)
+    for text in ("it 's , well . isn 't it ?", "4 :  30", "Grüße, 四 !", "A\tB"):
+        assert builder.text(builder.target(text)) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("family", LLMS)
+def test_the_loss_is_cross_entropy_on_transcript_and_end_alone(family: str, tmp_path: Path) -> None:
+    """Against the formula, one utterance at a time: logits of the whole sequence, softmax, the answer's tokens."""
+    model = joined(tmp_path, family)
+    texts, frames = ["Amber birch", "", "delta ember fjord grove"], frames_of([9, 4, 14])
+    units, llm = model.tokenizer, model.llm
+    before, after = units("USER: ").input_ids, units(" Transcribe speech to text. ASSISTANT: ").input_ids
+    total, count, right = 0.0, 0, 0
+    with torch.no_grad():
+        loss, _ = model.losses(frames, texts, 0, 0)
+        for text, each in zip(texts, frames, strict=True):
+            answer = [*units(text.lower()).input_ids, units.eos_token_id]
+            embed = llm.get_input_embeddings()
+            parts = [embed(torch.tensor([units.bos_token_id, *before])), model.projector([each])[0]]
+            parts.append(embed(torch.tensor([*after, *answer])))
+            logits = llm(inputs_embeds=torch.cat(parts)[None]).logits[0, -len(answer) - 1 : -1]
+            probabilities = torch.log_softmax(logits.double(), -1)
+            total -= sum(float(probabilities[place, token]) for place, token in enumerate(answer))
+            count += len(answer)
+            right += sum(int(probabilities[place].argmax() == token) for place, token in enumerate(answer))
+    assert (loss.tokens, loss.correct) == (count, right)
+    assert float(loss.total) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>"])
+def test_the_end_is_learnt_where_padding_is_the_same_token(pad: str, tmp_path: Path) -> None:
+    model = joined(tmp_path, pad=pad)
+    frames, texts = frames_of([6, 12]), ["amber", "delta ember fjord grove"]
+    optimiser = torch.optim.Adam(model.tune(["projector"])["projector"], lr=0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss, _ = model.losses(frames, texts, 0, 0)
+        (loss.total / loss.tokens).backward()
+        optimiser.step()
+    speech = model.projector(frames)
+    batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, [model.builder.target(text) for text in texts])
+    ends = batch.targets == model.tokenizer.eos_token_id
+    alone = Sequences(batch.embeddings, batch.mask, batch.rows[ends], batch.columns[ends], batch.targets[ends])
+    assert target_loss(model.llm, alone).correct == 2

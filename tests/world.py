@@ -1,0 +1,176 @@
+"""A whole workspace in seconds: tones for words, tiny checkpoints, parameters and catalogue, features computed.
+
+Stages run in it by their work function, as ``python -m components.<stage>`` runs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from components.audio.sound import RATE, as_flac
+from components.config.artifact import fresh, write_record
+from components.config.params import read_params
+from components.config.stage import Stage
+from components.features.frames import FrameSource
+from components.shards.index import INDEX, write_index
+from components.shards.writer import Sample, write_tar
+from tests.checkpoints import LORA, WORDS, save_encoder, save_llm
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Utterances of each shard, by role and source.
+LAYOUT: dict[str, dict[str, list[int]]] = {
+    "train": {"tones": [5, 4, 3]},
+    "dev": {"tones-dev": [3]},
+    "test": {"tones-test": [3, 2], "more-test": [2]},
+    "nonspeech-train": {"hiss": [4]},
+    "nonspeech-test": {"hiss-test": [2]},
+}
+ENCODER, LLM = Path("models/encoder"), Path("models/llm")
+
+
+def tone(text: str, seed: int) -> np.ndarray:
+    """A tone of 0.2 s for each word, its pitch by the word, in a little noise; mono float32 at 16 kHz."""
+    random = np.random.default_rng(seed)
+    time = np.arange(int(0.2 * RATE)) / RATE
+    parts = [0.3 * np.sin(2 * np.pi * (200 + 150 * WORDS.index(word)) * time) for word in text.split()]
+    edge = np.zeros(int(random.integers(400, 2400)))
+    samples = np.concatenate([*parts, edge])
+    return (samples + 0.01 * random.standard_normal(len(samples))).astype(np.float32)
+
+
+def hiss(seed: int) -> np.ndarray:
+    """Noise of 0.3 to 1 s; mono float32 at 16 kHz."""
+    random = np.random.default_rng(seed)
+    return (0.1 * random.standard_normal(int(random.integers(4_800, 16_000)))).astype(np.float32)
+
+
+def utterances(role: str, source: str, count: int, first: int) -> list[Sample]:
+    """Made-up utterances, the same each time; speech has one to five words."""
+    made = []
+    for number in range(first, first + count):
+        random = np.random.default_rng([number, *role.encode(), *source.encode()])
+        seed = int(random.integers(2**31))
+        text = "" if role.startswith("nonspeech") else " ".join(random.choice(WORDS, int(random.integers(1, 6))))
+        samples = tone(text, seed) if text else hiss(seed)
+        made.append(Sample(f"{source}-{number:03d}", as_flac(samples), len(samples), 0, text, f"speaker-{number % 2}", "en"))
+    return made
+
+
+def write_shards(role: str, layout: dict[str, list[int]]) -> None:
+    """``data/shards/<role>`` as the stage ``shards`` leaves it."""
+    out = fresh(Path("data/shards") / role)
+    for source, counts in layout.items():
+        (out / source).mkdir()
+        entries, first = [], 0
+        for number, count in enumerate(counts):
+            entries += write_tar(out / source / f"{source}-{number:06d}.tar", utterances(role, source, count, first), "flac")
+            first += count
+        write_index(out / source / INDEX, entries)
+    write_record(out, "shards", parameters=None, inputs={})
+
+
+def settings() -> tuple[dict[str, Any], dict[str, Any]]:
+    """``params.yaml`` of the repository made small, and the catalogue that goes with it."""
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params |= {"corpus": "tones", "encoder": "tiny", "projector": "small", "llm": "tiny"}
+    params["features"]["batch_seconds"] = 4
+    params["decode"] = {"batch_seconds": 3, "threads": 1, "sets": {"free": _set(2, 8, 1.0), "greedy": _set(1, 6, 1.0)}}
+    stage = {"steps": 6, "learning_rate": 0.01, "warmup": 2, "decay": "cosine"}
+    params["train"] |= {
+        "batch_seconds": 5,
+        "window_shards": 2,
+        "weight_decay": 0.01,
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.1, "learning_rate": 0.005},
+        "curriculum": [
+            {"name": "projector", "tune": ["projector"], "nonspeech_share": 0.0, **stage},
+            {"name": "lora", "tune": ["projector", "lora"], "nonspeech_share": 0.25, **stage},
+        ],
+        "selection": {"every": 2, "utterances": 2},
+    }
+    numerics = {"dtype": "float32", "features": "float16", "batching": "padded"}
+    prompt = {"template": "USER: {speech} Transcribe speech to text. ASSISTANT: ", "bos": True}
+    catalogue = {
+        "corpus": {"tones": {role: {source: {"kind": "made"} for source in LAYOUT.get(role, {})} for role in [*LAYOUT, "noise"]}},
+        "encoder": {"tiny": {"source": {"kind": "folder", "folder": "encoder"}, "numerics": numerics}},
+        "projector": {"small": {"kind": "linear", "stack": 3, "hidden": 32}},
+        "llm": {
+            "tiny": {
+                "source": {"kind": "folder", "folder": "llm"},
+                "prompt": prompt,
+                "lora": {"targets": LORA["llama"]},
+                "numerics": {"dtype": "float32"},
+            }
+        },
+    }
+    return params, catalogue
+
+
+def _set(beams: int, max_tokens: int, length_penalty: float, **changed: float) -> dict[str, float]:
+    free = {"no_repeat_ngram": 0, "max_tokens_per_second": 0, "extra_tokens": 0, "min_tokens_per_second": 0}
+    return {"beams": beams, "max_tokens": max_tokens, "length_penalty": length_penalty, **free, **changed}
+
+
+def build(encoder: str = "parakeet", llm: str = "llama") -> None:
+    """Fills the current folder: shards of all roles, checkpoints, parameters, catalogue; no features yet."""
+    for role, layout in LAYOUT.items():
+        write_shards(role, layout)
+    save_encoder(ENCODER, encoder)
+    save_llm(LLM, llm)
+    params, catalogue = settings()
+    catalogue["llm"]["tiny"]["lora"]["targets"] = LORA[llm]
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    Path("catalogue").mkdir()
+    for kind, entries in catalogue.items():
+        Path(f"catalogue/{kind}.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+
+
+def change(path: str, changes: dict[str, Any]) -> None:
+    """Sets values of a YAML file by dotted keys: ``change("params.yaml", {"train.seed": 2})``; a number picks of a list."""
+    data = yaml.safe_load(Path(path).read_text())
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place: Any = data
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        place[last] = value
+    Path(path).write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+def run(name: str, role: str = "") -> None:
+    """One stage, as in a process of its own: nothing that another run loaded is there."""
+    forget()
+    module = importlib.import_module({"features": "components.features.extract", "decode": "components.decode.run"}.get(
+        name, f"components.{name}.build"))  # fmt: skip
+    module.work(Stage(name, read_params(), role))
+
+
+def run_features() -> None:
+    """Features of all roles."""
+    for role in LAYOUT:
+        run("features", role)
+
+
+def forget() -> None:
+    """Drops the models and readers that the stages hold for the length of a process."""
+    from components.decode import run as decode
+    from components.features import extract
+
+    for held in (extract._encoder, decode._model, decode._encoder, decode._frames):
+        held.cache_clear()
+
+
+def frame_source(role: str) -> FrameSource:
+    """The frames of a role, as train and decode read them."""
+    return FrameSource(role, ENCODER, "cpu")
+
+
+def copy(template: Path, folder: Path) -> Path:
+    """A workspace of its own with the files of ``template``."""
+    shutil.copytree(template, folder)
+    return folder
