@@ -23,7 +23,7 @@ TEXTS = [f"{one} {other}" for one in WORDS for other in WORDS]
 PROMPT = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
 
 # Wider random weights than the default: next-token scores that are not flat, as those of a trained model are not.
-_SPREAD = {"initializer_range": 0.15}
+_SPREAD = {"initializer_range": 0.4}
 LLMS: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
     "phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
@@ -36,7 +36,7 @@ LLMS: dict[str, dict[str, Any]] = {
         **_SPREAD,
     },
     "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
-    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.4},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2, **_SPREAD},
 }
 LORA = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj"],

@@ -37,8 +37,8 @@ def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, most: 
         return
     # spawn: a fork of a process whose libraries run threads can hang.
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-        futures = {pool.submit(function, item): item for item in items}
         try:
+            futures = {pool.submit(function, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:

@@ -103,6 +103,8 @@ def test_a_terminal_gets_a_bar(lines: Path, monkeypatch: pytest.MonkeyPatch) -> 
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
     with progress("train", "steps", 20, "steps") as shown:
         for step in range(20):
             shown.advance(1, note=f"loss {step}")

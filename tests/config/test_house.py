@@ -1,0 +1,206 @@
+"""The house rules that hold for all rooms: names, imports, dependencies, sizes, and what is never used."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.config.params import NAMES
+from tests.conftest import REPOSITORY
+
+STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+GROUND = ("config", "audio", "text", "model")
+# A later room may import an earlier one, never the reverse.
+ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score")
+MODELS = {"model", "encoder", "llm", "features", "train", "decode"}  # rooms that may use torch and transformers
+CODE = sorted(path for top in ("components", "flows") for path in (REPOSITORY / top).rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+@cache
+def name_of(path: Path) -> str:
+    """Dotted name of a module; a package's is that of its folder."""
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in CODE}
+
+
+def imported(nodes: Iterator[ast.AST] | ast.Module) -> set[str]:
+    """Dotted names that imports among ``nodes`` name, inside functions too where a whole tree is given."""
+    found = set()
+    for node in ast.walk(nodes) if isinstance(nodes, ast.Module) else nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def room(module: str) -> str:
+    """The package of ``components`` that holds a module."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def reached(module: str) -> set[str]:
+    """Modules of ``components`` that one imports; all of its own room where it picks them by name when it runs."""
+    names = imported(tree(MODULES[module]))
+    picks = any(isinstance(node, ast.Call) and called(node) == "import_module" for node in ast.walk(tree(MODULES[module])))
+    own = {name for name in MODULES if picks and room(name) == room(module)}
+    return own | {name for name in names if name in MODULES and name.startswith("components.")}
+
+
+def rooms_needed(stage: str) -> set[str]:
+    """Rooms that hold a module which the stage's package imports, directly or through another module."""
+    todo, seen = [name for name in MODULES if room(name) == stage and name.startswith("components.")], set()
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo += reached(module)
+    return {room(module) for module in seen}
+
+
+def called(call: ast.Call) -> str:
+    """The name that is called: ``f`` for ``f()``, ``a.f`` for ``a.f()``, the last parts of a longer one."""
+    if isinstance(call.func, ast.Attribute):
+        above = call.func.value
+        return f"{above.id}.{call.func.attr}" if isinstance(above, ast.Name) else f"….{call.func.attr}"
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_package_and_a_folder_of_tests(stage: str) -> None:
+    command = STAGES[stage]["cmd"].split()
+    assert command[:3] == ["python", "-m", f"components.{stage}"]
+    assert (REPOSITORY / "components" / stage / "__main__.py").is_file()
+    assert (REPOSITORY / "components" / stage / "__init__.py").is_file()
+    assert list((REPOSITORY / "tests" / stage).glob("test_*.py")), f"tests/{stage} holds no test"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_its_section_of_parameters_where_there_is_one(stage: str) -> None:
+    listed = [entry for entry in STAGES[stage].get("params", []) if isinstance(entry, str)]
+    assert listed == ([stage] if stage in PARAMS and stage not in NAMES else [])
+
+
+def test_every_package_is_a_stage_or_the_ground_floor() -> None:
+    packages = {path.parent.name for path in (REPOSITORY / "components").glob("*/__init__.py")}
+    assert packages == {*STAGES, *GROUND} == set(ORDER)
+    assert PARAMS.keys() <= {*STAGES, *NAMES}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_it_runs(stage: str) -> None:
+    """An edit of what it imports would leave an old result for a new one; counted are the modules that it really reaches."""
+    depends = {Path(path).name for path in STAGES[stage]["deps"] if path.startswith("components/")}
+    assert rooms_needed(stage) <= depends, f"dvc.yaml, {stage}: deps miss {sorted(rooms_needed(stage) - depends)}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("components.")])
+def test_imports_run_one_way(module: str) -> None:
+    for name in reached(module):
+        if room(name) != room(module):
+            assert name not in ("components", "flows")
+            assert ORDER.index(room(name)) < (ORDER.index(room(module)) if room(module) in ORDER else len(ORDER)), f"{module} imports {name}"
+            assert room(module) != "config"
+
+
+def test_components_never_import_prefect_or_dvc() -> None:
+    for module, path in MODULES.items():
+        tops = {name.split(".")[0] for name in imported(tree(path))}
+        assert module.startswith("flows") or not tops & {"prefect", "dvc", "flows"}, module
+
+
+def test_only_the_rooms_of_models_use_torch() -> None:
+    for module, path in MODULES.items():
+        tops = {name.split(".")[0] for name in imported(tree(path))}
+        if tops & {"torch", "transformers", "peft", "safetensors"} and module != "components.config.settings":  # it asks for the GPU
+            assert room(module) in MODELS, module
+
+
+def test_what_the_gpu_machine_lacks_is_imported_inside_functions() -> None:
+    for module, path in MODULES.items():
+        top = {name.split(".")[0] for name in imported(iter(tree(path).body))}
+        assert module.startswith("flows") or not top & {"webdataset", "jiwer", "espeakng_loader"} - allowed(module), module
+
+
+def allowed(module: str) -> set[str]:
+    return {"espeakng_loader"} if module == "components.corpus.espeak" else set()
+
+
+BLOCK = """
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+from importlib import import_module
+for name in {modules}:
+    import_module(name)
+print(len({modules}))
+"""
+
+
+def import_without(blocked: list[str], rooms: set[str]) -> None:
+    """Imports every module of some rooms in a process that lacks some libraries."""
+    modules = sorted(name for name in MODULES if name.startswith("components.") and room(name) in rooms)
+    script = BLOCK.format(blocked=blocked, modules=modules)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(modules) > 2 * len(rooms)
+
+
+def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
+    import_without(["dvc", "prefect", "webdataset", "jiwer"], {"model", "features", "train", "encoder", "llm", "decode", "shards"})
+
+
+def test_what_handles_data_imports_without_torch() -> None:
+    import_without(["torch", "transformers", "peft"], {"config", "audio", "text", "corpus", "splits", "shards", "score"})
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_module_is_named_by_a_noun_and_of_a_readable_size(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert len(path.read_text().splitlines()) <= 350
+    assert ast.get_docstring(tree(path)) or not tree(path).body, "a module says what goes in and what comes out"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_nothing_runs_code_out_of_data(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imported(tree(path))}
+    assert not tops & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            where = f"line {node.lineno}"
+            assert called(node) not in {"eval", "exec", "compile", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}, where
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            assert "trust_remote_code" not in given, where
+            for name in ("allow_pickle", "shell"):
+                assert name not in given or ast.literal_eval(given[name]) is False, where
+
+
+def test_dvc_sends_nothing_home_and_links_its_cache() -> None:
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / ".dvc" / "config")
+    assert config.getboolean("core", "analytics") is False
+    assert config.getboolean("core", "check_update") is False
+    assert config["cache"]["type"].strip("\"'").split(",") == ["reflink", "hardlink", "symlink", "copy"]
+
+
+def test_no_stage_depends_on_runtime_settings() -> None:
+    text = (REPOSITORY / "dvc.yaml").read_text()
+    assert "LIBRETTO_" not in text
+    assert not [path for stage in STAGES.values() for path in [*stage["deps"], *stage["outs"]] if Path(str(path)).is_absolute()]

@@ -1,0 +1,135 @@
+"""The whole pipeline at smoke size, through ``dvc``: what it leaves, what it does again, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from .project import Project
+
+ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
+
+
+def test_all_stages_ran_and_left_their_outputs(smoke: Project) -> None:
+    """Scores of every set and system in the agreed shape; the LLM beats silence and chance by far."""
+    scores = smoke.scores()
+    assert set(scores) == {"smoke-dev", "smoke-test", "smoke-synthetic-test"}
+    for name in ("smoke-dev", "smoke-test"):
+        assert set(scores[name]) == {"free", "constrained", "ctc"}
+        for each in scores[name].values():
+            assert set(each) == {"wer", "substitutions", "deletions", "insertions", "words", "text_form"}
+            errors = each["substitutions"] + each["deletions"] + each["insertions"]
+            assert abs(each["wer"] - errors / each["words"]) < 1e-6
+    assert scores["smoke-test"]["free"]["wer"] < 0.7
+    for each in scores["smoke-synthetic-test"].values():
+        assert set(each) == {"text_rate", "clips"} and each["clips"] == 40
+
+
+def test_counts_add_up_from_manifest_to_hypotheses(smoke: Project) -> None:
+    """No utterance is lost on the way: manifest = shards = features = hypotheses of each system."""
+    import pyarrow.parquet as pq
+
+    for role in ROLES:
+        for manifest in sorted((smoke.folder / "data/corpus" / role).glob("*/manifest.parquet")):
+            source = manifest.parent.name
+            ids = set(pq.read_table(manifest)["id"].to_pylist())
+            for stage in ("shards", "features"):
+                assert set(pq.read_table(smoke.folder / "data" / stage / role / source / "index.parquet")["id"].to_pylist()) == ids
+            if role in ("dev", "test", "nonspeech-test"):
+                rows = pq.read_table(smoke.folder / f"data/decode/{role}/{source}.parquet").to_pylist()
+                for system in ("free", "constrained", "ctc"):
+                    assert sorted(row["id"] for row in rows if row["system"] == system) == sorted(ids)
+
+
+def test_a_second_repro_does_nothing_and_leaves_git_clean(smoke: Project) -> None:
+    assert "Data and pipelines are up to date" in smoke.dvc("repro")
+    changed = smoke.run("git", "status", "--porcelain").stdout.split()
+    assert set(changed[1::2]) <= {"dvc.lock", "metrics/"}, changed
+
+
+def test_runtime_settings_leave_the_status_clean(smoke: Project) -> None:
+    settings = {"LIBRETTO_WORKERS": "1", "LIBRETTO_DEVICE": "cpu", "LIBRETTO_WORK_GB": "7", "LIBRETTO_MODELS": "/nowhere"}
+    assert "up to date" in smoke.dvc("status", **settings)
+
+
+def test_provenance_holds_nothing_of_the_machine(smoke: Project) -> None:
+    """Hashed outputs name no host, no time and no absolute path; what differs between runs lies in runs/."""
+    for path in smoke.folder.glob("data/*/**/inputs.json"):
+        assert str(smoke.folder) not in path.read_text() and str(smoke.work) not in path.read_text()
+    records = [json.loads(path.read_text()) for path in smoke.folder.glob("runs/*/*.json")]
+    assert {"train", "decode", "features@train"} <= {record["stage"] for record in records}
+    assert all(record["seconds"] >= 0 and record["host"] for record in records)
+
+
+def test_the_table_names_every_set_and_system(smoke: Project) -> None:
+    import sys
+
+    shown = smoke.run(sys.executable, "-m", "components.score", "table").stdout
+    for word in ("smoke-test", "constrained", "ctc", "smoke-synthetic-test", "train", "models/bridge"):
+        assert word in shown
+
+
+def test_another_llm_reruns_only_what_hangs_on_it(smoke: Project, tmp_path: Path) -> None:
+    """``dvc exp run -S llm=…``, and ``dvc exp show`` lays both side by side."""
+    project = smoke.copy(tmp_path / "project")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "run")
+    output = project.dvc("exp", "run", "-S", "llm=phi-smoke", "-n", "phi")
+    assert project.ran(output) == {"llm", "train", "decode", "score"}
+    shown = json.loads(project.dvc("exp", "show", "--json"))
+    found = {experiment["name"] for baseline in shown for experiment in baseline.get("experiments") or ()}
+    assert "phi" in found
+    rows = [baseline["data"]["metrics"]["metrics/score.json"]["data"] for baseline in shown if baseline["rev"] != "workspace"]
+    assert rows[0]["smoke-test"]["free"]["words"] == project.scores()["smoke-test"]["free"]["words"]
+
+
+def test_a_new_test_source_reruns_nothing_of_training(smoke: Project, tmp_path: Path) -> None:
+    import sys
+
+    project = smoke.copy(tmp_path / "project")
+    path = project.folder / "catalogue/corpus.yaml"
+    corpora = yaml.safe_load(path.read_text())
+    first = corpora["spoken-smoke"]["test"]["smoke-test"]
+    corpora["spoken-smoke"]["test"]["second-test"] = {**first, "seed": 5, "utterances": 20}
+    path.write_text(yaml.safe_dump(corpora, sort_keys=False))
+    project.run(sys.executable, "-m", "components.corpus", "scan")
+    before = project.hashes()
+    ran = project.ran(project.dvc("repro"))
+    assert ran == {"corpus@test", "splits", "shards@test", "features@test", "decode", "score"}
+    after = project.hashes()
+    assert {name: after[name] for name in ("models/encoder", "models/bridge", "data/shards/train")} == {
+        name: before[name] for name in ("models/encoder", "models/bridge", "data/shards/train")
+    }
+    assert "second-test" in project.scores()
+
+
+def test_an_edit_of_another_entry_or_a_card_reruns_nothing(smoke: Project, tmp_path: Path) -> None:
+    project = smoke.copy(tmp_path / "project")
+    path = project.folder / "catalogue/llm.yaml"
+    entries = yaml.safe_load(path.read_text())
+    entries["phi-tiny"]["source"]["training"]["steps"] = 7
+    entries["llama-smoke"]["card"] = {"notes": "another"}
+    path.write_text(yaml.safe_dump(entries, sort_keys=False))
+    assert "up to date" in project.dvc("status")
+
+
+def test_a_wrong_name_or_parameter_stops_before_any_work(smoke: Project, tmp_path: Path) -> None:
+    project = smoke.copy(tmp_path / "project")
+    project.set(llm="lama-smoke")
+    output = project.dvc("repro", check=False)
+    assert "lama-smoke" in output and not project.ran(output) & {"train", "decode"}
+    project.set(llm="llama-smoke", train__curriculum__0__stepps=3)
+    output = project.dvc("repro", check=False)
+    assert "Did you mean 'steps'?" in output
+
+
+def test_a_cosmetic_edit_of_code_relinks_finished_work(smoke: Project, tmp_path: Path) -> None:
+    """The stage runs again, but every unit comes from the work cache: same outputs, and nothing after it runs."""
+    project = smoke.copy(tmp_path / "project")
+    path = project.folder / "components/train/loop.py"
+    path.write_text(path.read_text() + "\n# a remark\n")
+    before = project.hashes()
+    assert project.ran(project.dvc("repro")) == {"train"}
+    assert project.hashes() == before
