@@ -18,6 +18,8 @@ from components.encoder import ctc
 from components.llm import copying
 from components.model.joined import Shape, SpeechLLM, folder_digest
 
+torch.set_num_threads(1)  # models this small lose by threads, and results repeat to the bit at one count only
+
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper"]
 TEXTS = [f"{one} {other}" for one in WORDS for other in WORDS]
 PROMPT = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")

@@ -53,9 +53,17 @@ def work_root() -> Path:
     return _directory("LIBRETTO_WORK", base / "libretto")
 
 
+def _number(name: str, default: str) -> float:
+    value = setting(name, default)
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{name}={value} is not a number.", unit=name, way_out="Set it to one, or unset it.") from None
+
+
 def work_bytes() -> int:
     """Size in bytes above which the work cache drops its oldest finished units."""
-    return int(float(setting("LIBRETTO_WORK_GB", "50")) * 1e9)
+    return int(_number("LIBRETTO_WORK_GB", "50") * 1e9)
 
 
 def data_root(name: str) -> Path:
@@ -65,8 +73,10 @@ def data_root(name: str) -> Path:
     if not value:
         raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
     root = Path(value).expanduser()
-    if not root.is_dir():
-        raise InputError(f"{variable}={value} is not a folder.", unit=name, way_out="Set it to the folder that holds the data.")
+    if not root.is_absolute() or not root.is_dir():
+        raise InputError(
+            f"{variable}={value} is not an absolute path of a folder.", unit=name, way_out="Set it to the folder that holds the data."
+        )
     return root.resolve()
 
 
@@ -79,7 +89,7 @@ def models_root() -> Path:
 
 def workers() -> int:
     """Worker processes on this machine."""
-    return max(1, int(setting("LIBRETTO_WORKERS", str(len(os.sched_getaffinity(0))))))
+    return max(1, int(_number("LIBRETTO_WORKERS", str(len(os.sched_getaffinity(0))))))
 
 
 def device() -> str:

@@ -58,16 +58,23 @@ def run_stage(name: str, work: Callable[[Stage], None], *, names: tuple[str, ...
     if roles:
         parser.add_argument("--role", required=True, choices=catalogue.ROLES)
     options = vars(parser.parse_args())
-    error_file = error_path(name)
-    error_file.unlink(missing_ok=True)
     try:
+        error_path(name).unlink(missing_ok=True)
         _run(name, work, {key: options[key] for key in names}, options.get("role", ""))
     except LibrettoError as error:
-        error_file.parent.mkdir(parents=True, exist_ok=True)
         record = {"stage": name, "kind": error.kind, "unit": error.unit, "message": str(error), "way_out": error.way_out}
-        error_file.write_text(json.dumps(record, indent=1))
+        _keep_error(name, record)
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _keep_error(name: str, record: dict[str, str]) -> None:
+    try:
+        path = error_path(name)
+    except LibrettoError:  # the work cache itself is set wrong: standard error has the message
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1))
 
 
 def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None], role: str) -> None:

@@ -103,6 +103,9 @@ def summary(kept: list[Utterance], rejected: list[Reject]) -> dict[str, Any]:
 
 def work(stage: Stage) -> None:
     corpus, role = stage.params.corpus, stage.role
+    for each in catalogue.ROLES:  # a wrong setting of any source stops before any work
+        for name, settings in sources(corpus, each).items():
+            source(name, each, settings)
     listed = sources(corpus, role)
     out = fresh(OUT / role)
     seen: dict[str, str] = {}

@@ -29,7 +29,7 @@ class FrameSource:
         """Frames of each utterance, shape (frames, width), float32, in the order of ``items``."""
         if self._encoder is None:
             return [torch.from_numpy(array(item)).float().to(self.device) for item in items]
-        groups = [list(items)] if self._padded else equal_lengths(list(items))
+        groups = [list(items)] if self._padded and items else equal_lengths(list(items))
         found = {}
         for group in groups:
             for item, each in zip(group, self._encoder([audio(item) for item in group]), strict=True):

@@ -38,6 +38,7 @@ def save(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer
     (fresh / "state.json").write_text(json.dumps(state))
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of a run killed before it was gone
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -107,7 +107,7 @@ class SpeechLLM(nn.Module):
         entropy = target_loss(self.llm, sequences(embed, self.builder, speech, targets))
         if not (mse or cosine):
             return entropy, speech[0].new_zeros(())
-        text = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in targets]
+        text = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(speech[0].dtype) for ids in targets]
         return entropy, self.matching(text, speech, mse, cosine)
 
     def save(self, folder: Path) -> None:

@@ -37,13 +37,15 @@ class Ranks:
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces each gradient by its sum over ranks; one exchange for all of them."""
-        if self.count == 1:
-            return
         held = [parameter for parameter in parameters if parameter.requires_grad]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in held])
-        dist.all_reduce(flat)
-        for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        # None counts as zero in one process too, or the optimiser would leave out there what it decays elsewhere.
+        grads = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in held]
+        if self.count > 1:
+            flat = torch.cat([grad.flatten() for grad in grads])
+            dist.all_reduce(flat)
+            grads = [part.view_as(parameter) for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True)]
+        for parameter, grad in zip(held, grads, strict=True):
+            parameter.grad = grad
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """``values`` summed over ranks."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ COLUMNS = ("set", "system", "speaker", "wer", "substitutions", "deletions", "ins
 def work(stage: Stage) -> None:
     out, form = fresh(OUT), stage.params.score.text_form
     scores: dict[str, Any] = {}
-    lines = [",".join(COLUMNS)]
+    lines: list[tuple[Any, ...]] = [COLUMNS]
     for path in sorted(HYPOTHESES.glob("*/*.parquet")):
         name, systems = path.stem, by_system(read_hypotheses(path))
         if name in scores:
@@ -31,10 +33,11 @@ def work(stage: Stage) -> None:
             continue
         scores[name] = {system: speech_metrics(rows, form) for system, rows in systems.items()}
         for system, rows in systems.items():
-            lines += [",".join(map(str, (name, system, speaker, *each.values()))) for speaker, each in by_speaker(rows, form).items()]
+            lines += [(name, system, speaker, *each.values()) for speaker, each in by_speaker(rows, form).items()]
     METRICS.parent.mkdir(exist_ok=True)
     METRICS.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
-    (out / "speakers.csv").write_text("\n".join(lines) + "\n")
+    with (out / "speakers.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(lines)
     write_record(out, "score", parameters=asdict(stage.params.score), inputs={"decode": contents(HYPOTHESES)}, libraries=("jiwer",))
 
 
@@ -42,7 +45,8 @@ def _check_complete(name: str, systems: dict[str, list[Row]]) -> None:
     """Every system must have said something about the same utterances, each once."""
     wanted = {row.id for row in next(iter(systems.values()))}
     for system, rows in systems.items():
-        ids = [row.id for row in rows]
-        if len(ids) != len(set(ids)) or set(ids) != wanted:
-            raise InputError(f"{name}: the hypotheses of '{system}' miss or double {sorted(set(ids) ^ wanted)[:3]}.", unit=name,
+        counts = Counter(row.id for row in rows)
+        wrong = sorted((counts.keys() ^ wanted) | {each for each, count in counts.items() if count > 1})
+        if wrong:
+            raise InputError(f"{name}: the hypotheses of '{system}' miss or double {wrong[:3]}.", unit=name,
                              way_out="Run 'dvc repro -f decode'.")  # fmt: skip

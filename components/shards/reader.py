@@ -57,9 +57,12 @@ def description(item: Located) -> dict[str, Any]:
 
 def _range(item: Located, offset: int, size: int) -> bytes:
     path = item.folder / item.entry.shard
-    with fsspec.open(str(path), "rb") as stream:
-        stream.seek(offset)
-        data = stream.read(size)
+    try:
+        with fsspec.open(str(path), "rb") as stream:
+            stream.seek(offset)
+            data = stream.read(size)
+    except FileNotFoundError:
+        raise InputError(f"{path} is gone; it holds utterance '{item.entry.id}'.", unit=item.entry.id, way_out="Run 'dvc repro'.") from None
     if len(data) != size:
         raise InputError(f"{path} ends inside utterance '{item.entry.id}'.", unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")
     return data

@@ -37,14 +37,13 @@ def write_tar(path: Path, samples: Iterable[Sample], payload: str) -> list[Entry
     import webdataset
 
     written = []
-    with path.open("wb") as stream:
-        # Its default stamps the time of day into each member.
-        writer = webdataset.TarWriter(stream, encoder=False, user="libretto", group="libretto", mode=0o444, mtime=0)
+    # Its default stamps the time of day into each member.
+    fixed = {"user": "libretto", "group": "libretto", "mode": 0o444, "mtime": 0}
+    with path.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
         for sample in samples:
             text = json.dumps(describe(sample), ensure_ascii=False, sort_keys=True).encode()
             writer.write({"__key__": sample.id, payload: sample.payload, "json": text})
             written.append(_facts(sample))
-        writer.close()
     ranges = member_ranges(path)
     return list(_entries(path.name, written, ranges, payload))
 

@@ -126,7 +126,7 @@ class _Stage:
             group["lr"] = group["peak"] * factor
         self.optimiser.zero_grad()
         texts = {item.entry.id: item.entry.text if spoken else "" for item, spoken in places}
-        tokens = sum(len(model.builder.target(text)) + 1 for text in texts.values())
+        tokens = sum(len(model.builder.target(texts[item.entry.id])) + 1 for item, _ in places)  # a clip may stand in it twice
         sums = torch.zeros(3, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first
         weight = settings.matching.weight
         for part in self.ranks.mine(cut(places, settings.micro_batches)):

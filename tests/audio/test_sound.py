@@ -12,11 +12,11 @@ import soundfile
 from components.audio.sound import RATE, BrokenSound, as_flac, decode, is_silent, read, resample
 
 # libsndfile's format and subtype → how far a decoded sample may be from the one that was written.
-LOSSLESS = {("WAV", "PCM_16"): 2**-15, ("WAV", "PCM_24"): 2**-22, ("WAV", "FLOAT"): 1e-7, ("WAV", "PCM_U8"): 2**-6, ("FLAC", "PCM_16"): 2**-15,
-            ("FLAC", "PCM_24"): 2**-22, ("AIFF", "PCM_16"): 2**-15, ("AU", "PCM_16"): 2**-15, ("W64", "PCM_16"): 2**-15,
-            ("RF64", "PCM_16"): 2**-15}  # fmt: skip
-LOSSY = {("OGG", "VORBIS"): 0.05, ("OGG", "OPUS"): 0.1}
-FORMATS = LOSSLESS | LOSSY
+FORMATS = {
+    ("WAV", "PCM_16"): 2**-15, ("WAV", "PCM_24"): 2**-22, ("WAV", "FLOAT"): 1e-7, ("WAV", "PCM_U8"): 2**-6,
+    ("FLAC", "PCM_16"): 2**-15, ("FLAC", "PCM_24"): 2**-22, ("AIFF", "PCM_16"): 2**-15, ("AU", "PCM_16"): 2**-15,
+    ("W64", "PCM_16"): 2**-15, ("RF64", "PCM_16"): 2**-15, ("OGG", "VORBIS"): 0.05, ("OGG", "OPUS"): 0.1,
+}  # fmt: skip
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -51,6 +51,13 @@ def test_any_rate_comes_out_at_16_khz(rate: int) -> None:
     assert np.abs(samples[:length] - wanted[:length]).max() < 0.005
 
 
+def test_what_16_khz_cannot_hold_is_taken_out_and_the_rest_kept() -> None:
+    """A tone above 8 kHz would come back as another one that nobody played."""
+    assert np.abs(read(written(tone(44_100, hertz=10_000), 44_100, subtype="PCM_24"))).max() < 1e-3
+    kept = read(written(tone(44_100, hertz=6_500), 44_100, subtype="PCM_24"))[: RATE // 2]
+    assert np.abs(kept - tone(RATE, hertz=6_500)[: len(kept)]).max() < 0.005
+
+
 @pytest.mark.parametrize(("form", "subtype"), FORMATS, ids=lambda part: str(part))
 def test_any_format_gives_the_sound_that_was_written(form: str, subtype: str) -> None:
     wanted = tone(RATE)
@@ -78,7 +85,8 @@ def test_channels_are_averaged() -> None:
 
 
 @pytest.mark.parametrize(("form", "subtype"), FORMATS, ids=lambda part: str(part))
-@pytest.mark.parametrize("length", [777, 50_000])
+@pytest.mark.parametrize("length", [778, 50_000])  # even, so that no last byte is padding
+@pytest.mark.filterwarnings("ignore:Exception ignored from cffi callback")  # libsndfile seeks before the start of a cut AIFF
 def test_a_cut_file_is_refused_wherever_it_was_cut(form: str, subtype: str, length: int, tmp_path: Path) -> None:
     """A copy that was broken off must never pass for a shorter recording."""
     data = written(noise(length), RATE, form, subtype)
@@ -90,14 +98,13 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(form: str, subtype: str, leng
     assert reason(tmp_path / "cut").startswith(("truncated", "unreadable", "empty"))
 
 
-@pytest.mark.parametrize("form", ["WAV", "FLAC", "AIFF", "AU", "W64", "RF64", "OGG"])
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_S8", "PCM_U8", "VORBIS"])
-@pytest.mark.parametrize("length", [1, 2, 3, 255, 4_097])
-def test_a_whole_file_of_any_length_is_taken(form: str, subtype: str, length: int) -> None:
+@pytest.mark.parametrize(("form", "subtype"), [*FORMATS, ("FLAC", "PCM_S8"), ("AIFF", "PCM_S8")], ids=lambda part: str(part))
+def test_a_whole_file_of_any_length_is_taken(form: str, subtype: str) -> None:
     """An odd number of bytes is padded in some formats, which is no cut."""
-    if not soundfile.check_format(form, subtype):
-        pytest.skip(f"libsndfile writes no {form} of {subtype}")
-    assert len(decode(written(noise(length), RATE, form, subtype)).samples) == length
+    for length in (1, 2, 3, 255, 4_097):
+        found = len(decode(written(noise(length), RATE, form, subtype)).samples)
+        # libsndfile counts the padding of an AIFF of 8 bits when it writes one.
+        assert found in ((length, length + 1) if (form, subtype) == ("AIFF", "PCM_S8") else (length,))
 
 
 def test_notes_after_the_sound_are_no_cut() -> None:

@@ -106,8 +106,8 @@ def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.workers() == 1
 
 
-@pytest.mark.parametrize(("there", "asked", "device"), [(True, "", "cuda"), (False, "", "cpu"), (True, "cpu", "cpu"), (True, "cuda:1", "cuda:1")])
-def test_the_device_is_the_one_asked_for_or_the_best(there: bool, asked: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: there)))
+@pytest.mark.parametrize(("there", "asked", "found"), [(1, "", "cuda"), (0, "", "cpu"), (1, "cpu", "cpu"), (1, "cuda:1", "cuda:1")])
+def test_the_device_is_the_one_asked_for_or_the_best(there: int, asked: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: bool(there))))
     monkeypatch.setenv("LIBRETTO_DEVICE", asked)
-    assert settings.device() == device
+    assert settings.device() == found

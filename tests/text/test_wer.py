@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.text.forms import FORMS, in_form
@@ -15,6 +15,7 @@ from components.text.wer import WordErrors, word_errors
 WORDS = st.sampled_from(["a", "b", "A", "B", "Straße", "STRASSE", "don't", "ǅ", "四"])
 SPACES = st.sampled_from([" ", "  ", "\t", "\n", "\u00a0", "\u2003"])
 FORM = st.sampled_from(sorted(FORMS))
+any_time = settings(deadline=None)
 
 
 @st.composite
@@ -50,6 +51,7 @@ def total(errors: WordErrors) -> int:
     return errors.substitutions + errors.deletions + errors.insertions
 
 
+@any_time
 @given(PAIRS, FORM)
 def test_errors_are_the_edit_distance(pairs: list[tuple[str, str]], form: str) -> None:
     errors = counted(pairs, form)
@@ -61,12 +63,14 @@ def test_errors_are_the_edit_distance(pairs: list[tuple[str, str]], form: str) -
     assert errors.wer == (total(errors) / errors.words if errors.words else 0.0)
 
 
+@any_time
 @given(PAIRS, PAIRS, FORM)
 def test_errors_of_two_sets_add_up(one: list, other: list, form: str) -> None:
     assert counted(one + other, form) == counted(one, form) + counted(other, form)
     assert sum((counted([pair], form) for pair in one), WordErrors()) == counted(one, form)
 
 
+@any_time
 @given(st.lists(texts(), max_size=5), FORM)
 def test_the_same_text_has_no_errors(said: list[str], form: str) -> None:
     errors = word_errors(said, said, form)
@@ -74,6 +78,7 @@ def test_the_same_text_has_no_errors(said: list[str], form: str) -> None:
     assert errors.words == sum(len(text.split()) for text in said)
 
 
+@any_time
 @given(st.lists(texts(), min_size=1, max_size=5), FORM)
 def test_words_over_an_empty_reference_are_insertions(said: list[str], form: str) -> None:
     count = sum(len(text.split()) for text in said)
@@ -81,6 +86,7 @@ def test_words_over_an_empty_reference_are_insertions(said: list[str], form: str
     assert word_errors(said, [""] * len(said), form) == WordErrors(deletions=count, words=count)
 
 
+@any_time
 @given(PAIRS)
 def test_casefold_is_as_is_on_folded_text(pairs: list[tuple[str, str]]) -> None:
     folded = [(reference.casefold(), hypothesis.casefold()) for reference, hypothesis in pairs]
@@ -89,6 +95,7 @@ def test_casefold_is_as_is_on_folded_text(pairs: list[tuple[str, str]]) -> None:
     assert counted(pairs, "casefold").words == counted(pairs, "as-is").words
 
 
+@any_time
 @given(texts(), FORM)
 def test_a_form_neither_merges_nor_drops_words(text: str, form: str) -> None:
     assert tuple(in_form(text, form).split(" ")) == (words(text, form) or ("",))

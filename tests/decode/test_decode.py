@@ -1,0 +1,233 @@
+"""The decode stage: a hypothesis for each utterance and system, made once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.config import catalogue
+from components.config.artifact import fresh, read_record, write_record
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.config.params import read_params
+from components.decode import run
+from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
+from components.model.encoder import SpeechEncoder
+from components.model.joined import Shape, SpeechLLM, folder_digest
+from components.model.search import search
+from components.shards.reader import entries
+from tests import world as tones
+from tests.checkpoints import LORA, save_encoder, save_llm
+
+OUT = Path("data/decode")
+ROLES = ("dev", "test", "nonspeech-test")
+
+
+def save_bridge(seed: int = 1) -> None:
+    """A bridge with random weights over the world's checkpoints."""
+    from components.model.causal import load_llm
+
+    shape = Shape(folder_digest(tones.ENCODER), 32, folder_digest(tones.LLM), "float32", catalogue.projector("small"),
+                  catalogue.llm("tiny").prompt, "lower")  # fmt: skip
+    torch.manual_seed(seed)
+    model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
+    with torch.no_grad():
+        model.projector.linear2.weight *= 6
+    model.add_lora(2, 4, 0.0, LORA["llama"], seed)
+    model.save(fresh(run.MODEL))
+    write_record(run.MODEL, "train", parameters=None, inputs={})
+
+
+@pytest.fixture(autouse=True)
+def bridge(world: Path) -> None:
+    save_bridge()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(shard, system) of each unit that is decoded from now on, not taken from the work cache."""
+    units: list[tuple[str, str]] = []
+    known = run._rows
+
+    def rows(job: run.Job) -> list[Row]:
+        units.append((job.shard, job.system))
+        return known(job)
+
+    monkeypatch.setattr(run, "_rows", rows)
+    return units
+
+
+def hypotheses() -> dict[str, list[Row]]:
+    """All rows, by role and source."""
+    return {path.relative_to(OUT).with_suffix("").as_posix(): read_hypotheses(path) for path in sorted(OUT.rglob("*.parquet"))}
+
+
+def shards() -> int:
+    return sum(len(list((Path("data/shards") / role).rglob("*.tar"))) for role in ROLES)
+
+
+def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
+    tones.run("decode")
+    found = hypotheses()
+    assert set(found) == {f"{role}/{source}" for role in ROLES for source in tones.LAYOUT[role]}
+    for name, rows in found.items():
+        role, _, source = name.partition("/")
+        items = [item.entry for item in entries(Path("data/shards") / role) if item.source == source]
+        assert [(row.system, row.id) for row in rows] == [(system, item.id) for system in ("free", "greedy", "ctc") for item in items]
+        for row, item in zip(rows, items * 3, strict=True):
+            assert (row.reference, row.speaker, row.seconds) == (item.text, item.speaker, item.seconds)
+            assert math.isnan(row.score) == (row.system == "ctc")
+            assert row.system == "ctc" or row.score < 0
+    texts = {row.text for rows in found.values() for row in rows}
+    assert len(texts) > 10
+
+
+def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
+    tones.run("decode")
+    found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
+    model = SpeechLLM.load(run.MODEL, tones.ENCODER, tones.LLM, "cpu")
+    encoder, sets = SpeechEncoder(tones.ENCODER), read_params().decode.sets
+    for role in ROLES:
+        source = tones.frame_source(role)
+        for item in source.items:
+            frames = source.frames([item])
+            for system, constraints in sets.items():
+                alone = search(model, frames, [item.entry.seconds], constraints)[0]
+                row = found[system, item.entry.id]
+                assert (row.text, row.tokens) == (alone.text, alone.tokens)
+                assert row.score == pytest.approx(alone.score, rel=1e-4)
+            assert found["ctc", item.entry.id].text == encoder.ctc_text(frames)[0]
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tones.run("decode")
+    first = folder_digests(OUT)
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    tones.run("decode")
+    assert folder_digests(OUT) == first
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_bytes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tones.run("decode")
+    first = folder_digests(OUT)
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    tones.run("decode")
+    assert folder_digests(OUT) == first
+
+
+def test_a_second_run_decodes_nothing(decoded: list[tuple[str, str]]) -> None:
+    tones.run("decode")
+    assert len(decoded) == 3 * shards()
+    first = folder_digests(OUT)
+    decoded.clear()
+    tones.run("decode")
+    assert decoded == []
+    assert folder_digests(OUT) == first
+
+
+def test_a_killed_run_goes_on_with_the_units_that_are_missing(decoded: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    known = run._rows
+
+    def dying(job: run.Job) -> list[Row]:
+        if len(decoded) == 4:
+            raise KeyboardInterrupt
+        return known(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_rows", dying)
+        with pytest.raises(KeyboardInterrupt):
+            tones.run("decode")
+    assert len(decoded) == 4
+    tones.run("decode")
+    assert len(decoded) == len(set(decoded)) == 3 * shards()
+
+
+def test_a_new_constraint_set_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
+    tones.run("decode")
+    before = hypotheses()
+    decoded.clear()
+    sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
+    tones.change("params.yaml", {"decode.sets": {**sets, "short": {**sets["free"], "max_tokens": 2}}})
+    tones.run("decode")
+    assert {system for _, system in decoded} == {"short"}
+    assert len(decoded) == shards()
+    for name, rows in hypotheses().items():
+        assert [row for row in rows if row.system in ("free", "greedy")] == [row for row in before[name] if row.system in ("free", "greedy")]
+        assert all(len(row.tokens) <= 2 for row in rows if row.system == "short")
+
+
+def test_another_model_decodes_everything_anew(decoded: list[tuple[str, str]]) -> None:
+    tones.run("decode")
+    before = hypotheses()
+    decoded.clear()
+    save_bridge(seed=2)
+    tones.run("decode")
+    assert len(decoded) == 3 * shards()
+    assert [row.text for rows in hypotheses().values() for row in rows if row.system == "free"] != [
+        row.text for rows in before.values() for row in rows if row.system == "free"
+    ]
+
+
+def test_a_new_test_source_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
+    tones.run("decode")
+    decoded.clear()
+    tones.write_shards("test", {**tones.LAYOUT["test"], "new-test": [2]})
+    tones.run("features", "test")
+    tones.run("decode")
+    assert set(decoded) == {("new-test-000000.tar", system) for system in ("free", "greedy", "ctc")}
+    assert "test/new-test" in hypotheses()
+
+
+def test_without_a_head_for_the_stored_layer_there_is_no_ctc() -> None:
+    tones.change("params.yaml", {"features.layer": 1})
+    tones.run_features()
+    tones.run("decode")
+    assert {row.system for rows in hypotheses().values() for row in rows} == {"free", "greedy"}
+
+
+def test_an_encoder_without_a_head_has_no_ctc() -> None:
+    save_encoder(tones.ENCODER, "hubert-group-norm")
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.batching": "equal-length"})
+    tones.run_features()
+    save_bridge()
+    tones.run("decode")
+    assert {row.system for rows in hypotheses().values() for row in rows} == {"free", "greedy"}
+
+
+def test_live_features_are_decoded_too() -> None:
+    tones.run("decode")
+    cached = hypotheses()
+    tones.change("params.yaml", {"features.mode": "live"})
+    tones.run_features()
+    tones.run("decode")
+    for name, rows in hypotheses().items():
+        assert [(row.system, row.id, row.reference) for row in rows] == [(row.system, row.id, row.reference) for row in cached[name]]
+    pairs = [(row, other) for name, rows in hypotheses().items() for row, other in zip(rows, cached[name], strict=True)]
+    same = [row.score == pytest.approx(other.score, rel=1e-2) for row, other in pairs if row.tokens and row.tokens == other.tokens]
+    assert all(same)
+    assert len(same) > len([row for row, _ in pairs if row.tokens]) / 2
+
+
+def test_a_model_of_another_llm_is_refused() -> None:
+    save_llm(tones.LLM, seed=2)
+    with pytest.raises(InputError, match="trained on another llm"):
+        tones.run("decode")
+
+
+def test_the_record_names_what_was_decoded() -> None:
+    tones.run("decode")
+    record = read_record(OUT)
+    assert set(record["inputs"]["model"]) == {"bridge", "encoder", "llm"}
+    assert record["parameters"]["sets"].keys() == {"free", "greedy"}
+    assert set(record["outputs"]) == {f"{role}/{source}.parquet" for role in ROLES for source in tones.LAYOUT[role]}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [Row("free", "a", "s", "Grüße", "", [], -0.1, 1.5), Row("free", "b", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1)]
+    write_hypotheses(tmp_path / "rows.parquet", rows)
+    assert read_hypotheses(tmp_path / "rows.parquet") == rows

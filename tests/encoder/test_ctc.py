@@ -1,0 +1,200 @@
+"""The encoder stage: training with CTC that a kill does not change, and local checkpoints taken as they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+
+from components.config.artifact import contents, read_record
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.encoder import ctc
+from components.model.encoder import SpeechEncoder
+from components.model.ranks import Ranks, train_together
+from components.shards.reader import audio, entries
+from tests import world as tones
+from tests.checkpoints import PARAKEET, TEXTS, save_encoder
+
+SHARDS = Path("data/shards")
+TRAINING = ctc.Training(
+    seed=1, epochs=2, batch_seconds=4, micro_batches=2, threads=1, window_shards=2, learning_rate=0.005, warmup=2, weight_decay=0.01,
+    clip=5.0, nonspeech_share=0.2, statistics_batches=4, checkpoint_every=2,
+)  # fmt: skip
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.Job:
+    out.mkdir(exist_ok=True)
+    training = ctc.Training(**{**asdict(TRAINING), **changed})
+    shards = (str(SHARDS / "train"), str(SHARDS / "nonspeech-train"))
+    return ctc.Job(*shards, str(out), str(out.with_suffix(".scratch")), {**PARAKEET, **(config or {})}, training)
+
+
+# Dropout draws at random: a run that goes on has to draw the same.
+DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.2}
+
+
+@pytest.mark.parametrize("config", [{}, DROPOUT])
+@pytest.mark.parametrize("call", [2, 7, 13])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
+    config: dict[str, float], call: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctc.train(Ranks(), job(tmp_path / "undisturbed", config))
+    known, left = ctc.ctc_loss, [call]
+
+    def dying(*arguments: Any) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return known(*arguments)
+
+    monkeypatch.setattr(ctc, "ctc_loss", dying)
+    with pytest.raises(Killed):
+        ctc.train(Ranks(), job(tmp_path / "killed", config))
+    torch.manual_seed(99)
+    ctc.train(Ranks(), job(tmp_path / "killed", config))
+    assert folder_digests(tmp_path / "killed") == folder_digests(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bits_of_one(world: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        train_together(ctc.train, (job(tmp_path / str(processes)),), processes, 1)
+    assert folder_digests(tmp_path / "1") == folder_digests(tmp_path / "2")
+
+
+def test_the_folder_is_read_by_the_auto_classes(world: Path, tmp_path: Path) -> None:
+    ctc.train(Ranks(), job(tmp_path / "out"))
+    model = AutoModelForCTC.from_pretrained(tmp_path / "out", local_files_only=True)
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "out", local_files_only=True)
+    units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert model.config.vocab_size == len(units)
+    assert extractor.feature_size == PARAKEET["num_mel_bins"]
+    for item in entries(SHARDS / "train"):
+        assert units.decode(units(item.entry.text).input_ids, group_tokens=False) == item.entry.text
+    encoder = SpeechEncoder(tmp_path / "out")
+    frames = encoder([audio(item) for item in entries(SHARDS / "dev")])
+    assert all(torch.isfinite(each).all() for each in frames)
+    assert len(encoder.ctc_text(frames)) == len(frames)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+def test_the_trained_model_writes_down_what_it_was_trained_on(world: Path, tmp_path: Path) -> None:
+    ctc.train(Ranks(), job(tmp_path / "out", epochs=60, nonspeech_share=0.1, learning_rate=0.01, warmup=10, checkpoint_every=1000))
+    encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
+    texts = encoder.ctc_text(encoder([audio(item) for item in items]))
+    assert sum(text == item.entry.text for text, item in zip(texts, items, strict=True)) >= len(items) / 2
+    silence = entries(SHARDS / "nonspeech-train")
+    assert sum(map(len, encoder.ctc_text(encoder([audio(item) for item in silence])))) <= 8
+
+
+def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
+    from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
+
+    units = ctc.tokenizer_for(TEXTS, Path())
+    items = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
+    scratch = Path("scratch")
+    scratch.mkdir()
+    examples = ctc._examples(Ranks(), items, ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]), units, scratch)
+    model = ctc.build(PARAKEET, len(units), 1).eval()
+    wanted = 0.0
+    with torch.no_grad():
+        for example in examples:
+            mel = example.mel[None].float()
+            scores = model(input_features=mel, attention_mask=torch.ones(mel.shape[:2])).logits.log_softmax(-1)
+            frames = scores.shape[1]
+            loss = torch.nn.functional.ctc_loss(scores.transpose(0, 1), example.target[None], torch.tensor([frames]),
+                                                torch.tensor([len(example.target)]), reduction="sum")  # fmt: skip
+            wanted += float(loss) / frames
+        assert float(ctc.ctc_loss(model, examples)) == pytest.approx(wanted, rel=1e-4)
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.003)
+    losses = []
+    for _ in range(15):
+        optimiser.zero_grad()
+        loss = ctc.ctc_loss(model, examples)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(world: Path) -> None:
+    speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
+    plan = ctc._plan([*speech, *silence], len(speech), TRAINING)
+    places = [place for batch in plan for place in batch]
+    assert sorted(place for place in places if place < len(speech)) == sorted([*range(len(speech))] * TRAINING.epochs)
+    assert len(places) - 2 * len(speech) == 2 * 3
+    assert plan == ctc._plan([*speech, *silence], len(speech), TRAINING)
+
+
+def test_the_stage_trains_once_and_records_what_it_used(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = {"kind": "ctc", "config": PARAKEET, "training": asdict(TRAINING)}
+    tones.change("catalogue/encoder.yaml", {"tiny.source": source})
+    tones.run("encoder")
+    record, files = read_record(tones.ENCODER), folder_digests(tones.ENCODER)
+    assert record["inputs"]["train"] == contents(SHARDS / "train")
+    assert contents(tones.ENCODER).keys() == set(files) - {"inputs.json"}
+    SpeechEncoder(tones.ENCODER)
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("it is trained already")
+
+    monkeypatch.setattr(ctc, "train", never)
+    tones.run("encoder")
+    assert folder_digests(tones.ENCODER) == files
+    tones.change("catalogue/encoder.yaml", {"tiny.source.training.epoch": 2})
+    with pytest.raises(InputError, match=r"unknown key 'epoch'\. Did you mean 'epochs'"):
+        tones.run("encoder")
+
+
+@pytest.fixture
+def checkpoint(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local checkpoint with more in its folder than weights."""
+    folder = save_encoder(tmp_path / "local/encoder", seed=5)
+    (folder / "inputs.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "modeling.py").write_text("raise SystemExit")
+    (folder / "runs").mkdir()
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
+    return folder
+
+
+def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) -> None:
+    tones.run("encoder")
+    names = {path.name for path in tones.ENCODER.iterdir()}
+    taken = {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")}
+    assert names == taken | {"inputs.json"}
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert str(checkpoint.parent) not in (tones.ENCODER / "inputs.json").read_text()
+    SpeechEncoder(tones.ENCODER)
+
+
+def test_a_local_checkpoint_that_is_edited_is_taken_anew(checkpoint: Path) -> None:
+    tones.run("encoder")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "note": 1}))
+    tones.run("encoder")
+    assert json.loads((tones.ENCODER / "config.json").read_text())["note"] == 1
+    (tones.ENCODER / "config.json").read_text()
+
+
+def test_what_a_local_checkpoint_lacks_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"is no checkpoint: config\.json and weights as safetensors.*save_pretrained"):
+        tones.run("encoder")
+    tones.change("catalogue/encoder.yaml", {"tiny.source.folder": "elsewhere"})
+    with pytest.raises(InputError, match=r"encoder 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"):
+        tones.run("encoder")
+    monkeypatch.delenv("LIBRETTO_MODELS")
+    with pytest.raises(InputError, match="LIBRETTO_MODELS is not set"):
+        tones.run("encoder")

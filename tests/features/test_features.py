@@ -1,0 +1,260 @@
+"""The features stage: what it stores, when it stops, and who may read it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.config.artifact import contents, fresh, read_record, write_record
+from components.config.errors import InputError
+from components.config.hashing import file_digest, folder_digests
+from components.features import extract
+from components.features.frames import FrameSource
+from components.model.encoder import SpeechEncoder
+from components.shards.index import INDEX, read_index, write_index
+from components.shards.reader import Located, array, audio, entries
+from tests import world as tones
+from tests.checkpoints import PARAKEET, save_encoder
+
+OUT, SHARDS = Path("data/features"), Path("data/shards")
+WIDTH = PARAKEET["hidden_size"]
+
+
+def stored(role: str) -> dict[str, str]:
+    """Digests of all files of a role's features."""
+    return folder_digests(OUT / role)
+
+
+def made_again(role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, str]:
+    """The same of a run that finds no finished unit."""
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / f"work {len(list(tmp_path.iterdir()))}"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    tones.run("features", role)
+    return stored(role)
+
+
+def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
+    for role, layout in tones.LAYOUT.items():
+        audios, features = entries(SHARDS / role), entries(OUT / role)
+        assert [item.entry.id for item in features] == [item.entry.id for item in audios]
+        assert {path.relative_to(OUT) for path in OUT.rglob("*.tar")} == {path.relative_to(SHARDS) for path in SHARDS.rglob("*.tar")}
+        assert len(features) == sum(map(sum, layout.values()))
+        for sound, item in zip(audios, features, strict=True):
+            frames = array(item)
+            assert frames.dtype == np.float16
+            assert frames.shape == (item.entry.frames, WIDTH)
+            assert item.entry.frames == pytest.approx(sound.entry.seconds * 25, abs=1)
+            kept = (item.entry.samples, item.entry.text, item.entry.speaker, item.entry.shard)
+            assert kept == (sound.entry.samples, sound.entry.text, sound.entry.speaker, sound.entry.shard)
+    with tarfile.open(OUT / "train/tones/tones-000000.tar") as archive:
+        assert sorted(archive.getnames()[:2]) == ["tones-000.json", "tones-000.npy"]
+
+
+def test_what_is_stored_is_what_the_encoder_gives(world: Path) -> None:
+    encoder = SpeechEncoder(tones.ENCODER)
+    for sound, item in zip(entries(SHARDS / "train"), entries(OUT / "train"), strict=True):
+        alone = encoder([audio(sound)])[0].numpy()
+        np.testing.assert_allclose(array(item).astype(np.float32), alone, rtol=1e-3, atol=1e-4)
+
+
+def test_two_runs_give_the_same_bytes_whatever_the_batches_before(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stored("train")
+    assert made_again("train", tmp_path, monkeypatch) == before
+    assert made_again("test", tmp_path, monkeypatch) == stored("test")
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_bytes_of_one(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stored("train")
+    assert made_again("train", tmp_path, monkeypatch, LIBRETTO_WORKERS="2") == before
+
+
+def test_finished_shards_are_not_computed_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tones.run("features", "train")
+    before = stored("train")
+    calls: list[str] = []
+    known = extract._frames
+
+    def frames(job: extract.Job, items: list[Located]) -> dict[str, np.ndarray]:
+        calls.append(job.name)
+        return known(job, items)
+
+    monkeypatch.setattr(extract, "_frames", frames)
+    tones.run("features", "train")
+    assert stored("train") == before
+    assert calls == []
+    layout = {"tones": tones.LAYOUT["train"]["tones"], "added": [2]}
+    tones.write_shards("train", layout)
+    tones.run("features", "train")
+    assert calls == ["added-000000.tar"]
+
+
+@pytest.mark.parametrize(("value", "says"), [(float("nan"), "nan"), (float("inf"), "inf"), (7.0e4, "70000")])
+def test_a_value_that_can_not_be_held_stops_with_its_utterance(
+    value: float, says: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = SpeechEncoder.__call__
+    wanted = next(item for item in entries(SHARDS / "train") if item.entry.id == "tones-006").entry.samples
+
+    def call(self: SpeechEncoder, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
+        found = [each.clone() for each in known(self, waveforms)]
+        for waveform, frames in zip(waveforms, found, strict=True):
+            if len(waveform) == wanted:
+                frames[1, 2] = value
+        return found
+
+    monkeypatch.setattr(SpeechEncoder, "__call__", call)
+    with pytest.raises(InputError, match=rf"'tones-006', layer last: the largest value is {says}.*numerics\.dtype.*float32"):
+        made_again("train", tmp_path, monkeypatch)
+    assert not (OUT / "train/inputs.json").exists()
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.max_abs": 1e5, "tiny.numerics.features": "float32"})
+    if np.isfinite(value):
+        made_again("train", tmp_path, monkeypatch)
+        item = next(item for item in entries(OUT / "train") if item.entry.id == "tones-006")
+        assert array(item)[1, 2] == np.float32(value)
+
+
+def test_a_broken_recording_stops_with_its_utterance(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = next(item for item in entries(SHARDS / "train") if item.entry.id == "tones-006")
+    tar = item.folder / item.entry.shard
+    data = bytearray(tar.read_bytes())
+    start = item.entry.offset + item.entry.size // 2
+    data[start : start + 400] = bytes(400)
+    tar.write_bytes(data)
+    write_record(SHARDS / "train", "shards", parameters=None, inputs={})
+    with pytest.raises(InputError, match=r"tones-000001\.tar, utterance 'tones-006'"):
+        made_again("train", tmp_path, monkeypatch)
+    assert not (OUT / "train/inputs.json").exists()
+
+
+def test_a_tar_that_ends_too_early_stops_with_its_utterance(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = next(item for item in entries(SHARDS / "train") if item.entry.id == "tones-006")
+    tar = item.folder / item.entry.shard
+    tar.write_bytes(tar.read_bytes()[: item.entry.offset + 100])
+    write_record(SHARDS / "train", "shards", parameters=None, inputs={})
+    with pytest.raises(InputError, match=r"tones-000001\.tar ends inside utterance 'tones-00[678]'.*dvc repro -f shards"):
+        made_again("train", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("what", ["encoder", "shards"])
+def test_a_reader_refuses_frames_of_another_encoder_or_other_shards(what: str, world: Path) -> None:
+    tones.frame_source("train")
+    if what == "encoder":
+        save_encoder(tones.ENCODER, seed=2)
+    else:
+        tones.write_shards("train", {"tones": [5, 4]})
+    with pytest.raises(InputError, match=rf"was made from other {what}.*dvc repro features"):
+        tones.frame_source("train")
+
+
+def test_a_folder_that_is_not_whole_is_refused(world: Path) -> None:
+    (OUT / "train/inputs.json").unlink()
+    with pytest.raises(InputError, match="missing or not whole"):
+        tones.frame_source("train")
+
+
+def test_live_mode_stores_its_record_alone_and_loads_no_encoder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cached = read_record(OUT / "train")
+    tones.change("params.yaml", {"features.mode": "live"})
+
+    def never(self: SpeechEncoder, *arguments: object) -> None:
+        raise AssertionError("the encoder is not needed")
+
+    monkeypatch.setattr(SpeechEncoder, "__init__", never)
+    files = made_again("train", tmp_path, monkeypatch)
+    assert set(files) == {"inputs.json"}
+    record = read_record(OUT / "train")
+    assert "live" in record["empty"]
+    assert record["key"] == cached["key"]
+    assert "nothing stored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm", "hubert-group-norm"])
+def test_live_and_cached_frames_agree_to_half_precision(family: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if family != "parakeet":
+        save_encoder(tones.ENCODER, family)
+        batching = "equal-length" if family == "hubert-group-norm" else "padded"
+        tones.change("catalogue/encoder.yaml", {"tiny.numerics.batching": batching})
+        made_again("train", tmp_path, monkeypatch)
+    cached = tones.frame_source("train")
+    stored_frames = cached.frames(cached.items)
+    tones.change("params.yaml", {"features.mode": "live"})
+    tones.run("features", "train")
+    live = tones.frame_source("train")
+    assert [item.entry.id for item in live.items] == [item.entry.id for item in cached.items]
+    for items in (live.items, live.items[::-1], live.items[3:5]):
+        for item, frames in zip(items, live.frames(items), strict=True):
+            wanted = stored_frames[[other.entry.id for other in cached.items].index(item.entry.id)]
+            assert frames.dtype == wanted.dtype == torch.float32
+            torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
+    assert live.frames([]) == cached.frames([]) == []
+
+
+def keys() -> dict[str, object]:
+    return {role: read_record(OUT / role)["key"] for role in ("train", "dev")}
+
+
+def test_the_key_follows_what_shapes_the_frames_and_not_where_they_are_made(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys()
+    assert before["train"] == before["dev"]
+
+    def key() -> object:
+        tones.run("features", "dev")
+        return read_record(OUT / "dev")["key"]
+
+    monkeypatch.setenv("LIBRETTO_WORKERS", "3")
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cpu:0")
+    assert key() == before["dev"]
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
+    found = [json.dumps(before["dev"], sort_keys=True)]
+    for path, change in [("params.yaml", {"features.layer": 1}), ("params.yaml", {"features.batch_seconds": 2}),
+                         ("catalogue/encoder.yaml", {"tiny.numerics.features": "float32"})]:  # fmt: skip
+        tones.change(path, change)
+        found.append(json.dumps(key(), sort_keys=True))
+    save_encoder(tones.ENCODER, seed=2)
+    found.append(json.dumps(key(), sort_keys=True))
+    assert len(set(found)) == len(found)
+
+
+def test_another_layer_gives_other_frames(world: Path) -> None:
+    last = {item.entry.id: array(item) for item in entries(OUT / "dev")}
+    for layer in (0, 1, 2):
+        tones.change("params.yaml", {"features.layer": layer})
+        tones.run("features", "dev")
+        frames = {item.entry.id: array(item) for item in entries(OUT / "dev")}
+        assert {name: each.shape for name, each in frames.items()} == {name: each.shape for name, each in last.items()}
+        same = all(np.allclose(frames[name], last[name], atol=1e-3) for name in last)
+        assert same == (layer == 2)
+
+
+def test_a_clip_shorter_than_a_frame_stops_with_its_name() -> None:
+    from components.config.catalogue import EncoderNumerics
+
+    with pytest.raises(InputError, match=r"'short' is shorter than one frame"):
+        extract.checked(np.zeros((0, 4), np.float32), "short", EncoderNumerics("float32", "float16", "padded"), "last")
+
+
+def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
+    fresh(SHARDS / "noise")
+    (SHARDS / "noise/none").mkdir()
+    write_index(SHARDS / "noise/none" / INDEX, [])
+    write_record(SHARDS / "noise", "shards", parameters=None, inputs={})
+    tones.run("features", "noise")
+    assert read_index(OUT / "noise/none" / INDEX) == []
+    assert FrameSource("noise", tones.ENCODER, "cpu").items == []
+
+
+def test_the_record_knows_the_digest_of_every_file(world: Path) -> None:
+    for role in tones.LAYOUT:
+        assert {name: file_digest(OUT / role / name) for name in contents(OUT / role)} == contents(OUT / role)
+        assert set(contents(OUT / role)) == set(stored(role)) - {"inputs.json"}

@@ -1,0 +1,215 @@
+"""The LLM stage: learning to copy, which a kill does not change, and local checkpoints taken as they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from components.config.artifact import contents, read_record
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.llm import copying
+from components.model.causal import load_llm
+from components.model.ranks import Ranks, train_together
+from tests import world as tones
+from tests.checkpoints import LLMS, PROMPT, TEXTS, save_llm
+
+CONFIG = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TRAINING = copying.Training(
+    seed=1, units=300, steps=12, batch=6, micro_batches=2, threads=1, learning_rate=0.005, warmup=2, weight_decay=0.01, clip=1.0,
+    clean_share=0.3, noise_share=0.7, checkpoint_every=4,
+)  # fmt: skip
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def job(out: Path, family: str = "llama", config: dict[str, Any] | None = None, **changed: Any) -> copying.Job:
+    out.mkdir(exist_ok=True)
+    training = copying.Training(**{**asdict(TRAINING), **changed})
+    return copying.Job(TEXTS, str(out), str(out.with_suffix(".scratch")), family, config or CONFIG, training, PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [("llama", CONFIG), ("phi", CONFIG), ("phi", {**CONFIG, "resid_pdrop": 0.1, "embd_pdrop": 0.1}), ("llama", {**CONFIG, "attention_dropout": 0.1})],
+)
+@pytest.mark.parametrize("call", [3, 12, 21])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
+    family: str, config: dict[str, Any], call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying.train(Ranks(), job(tmp_path / "undisturbed", family, config))
+    known, left = copying.target_loss, [call]
+
+    def dying(*arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return known(*arguments)
+
+    monkeypatch.setattr(copying, "target_loss", dying)
+    with pytest.raises(Killed):
+        copying.train(Ranks(), job(tmp_path / "killed", family, config))
+    torch.manual_seed(99)
+    copying.train(Ranks(), job(tmp_path / "killed", family, config))
+    assert folder_digests(tmp_path / "killed") == folder_digests(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        train_together(copying.train, (job(tmp_path / str(processes)),), processes, 1)
+    assert folder_digests(tmp_path / "1") == folder_digests(tmp_path / "2")
+
+
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_the_folder_is_read_by_the_auto_classes(family: str, tmp_path: Path) -> None:
+    copying.train(Ranks(), job(tmp_path / "out", family))
+    units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert model.config.model_type == family
+    assert model.config.vocab_size == len(units) <= TRAINING.units
+    assert (units.bos_token, units.eos_token, units.pad_token) == (copying.BOS, copying.EOS, copying.PAD)
+    assert model.config.eos_token_id == units.eos_token_id
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".safetensors")]
+    for text in ("amber birch", "Wörter, 四!", "x  y"):
+        assert units.decode(units(text, add_special_tokens=False).input_ids) == text
+    llm, _ = load_llm(tmp_path / "out", "float32", "cpu")
+    assert not llm.training
+    assert not any(parameter.requires_grad for parameter in llm.parameters())
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=40))
+def test_the_tokenizer_gives_any_text_back(text: str) -> None:
+    assert UNITS.decode(UNITS(text, add_special_tokens=False).input_ids) == text
+
+
+UNITS = copying.tokenizer_for(TEXTS, 300)
+
+
+def test_words_of_the_texts_and_of_the_prompt_become_units(tmp_path: Path) -> None:
+    copying.train(Ranks(), job(tmp_path / "out", units=400))
+    units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert len(units("juniper", add_special_tokens=False).input_ids) == 1
+    assert len(units(PROMPT.template, add_special_tokens=False).input_ids) < len(PROMPT.template) / 3
+
+
+def test_short_clean_word_lists_come_first_and_damage_later() -> None:
+    made = job_of(steps=100, batch=50)
+    words = ["amber", "birch"]
+    first = copying.tasks(made, words, 0)
+    assert not any(task.damage for task in first)
+    assert all(1 <= len(task.text.split()) <= 8 and set(task.text.split()) <= set(words) for task in first)
+    shares = [sum(task.damage > 0 for task in copying.tasks(made, words, step)) / 50 for step in (29, 50, 99)]
+    assert shares[0] == 0 < shares[1] < shares[2]
+    assert shares[2] == pytest.approx(TRAINING.noise_share, abs=0.25)
+    assert first == copying.tasks(made, words, 0) != copying.tasks(made, words, 1)
+
+
+def job_of(**changed: Any) -> copying.Job:
+    return copying.Job(TEXTS, "", "", "llama", CONFIG, copying.Training(**{**asdict(TRAINING), **changed}), PROMPT)
+
+
+def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None:
+    torch.manual_seed(1)
+    embed, ids = torch.nn.Embedding(300, 16), list(range(40, 60))
+    clean = copying.shown(embed, ids, copying.Task("", 0.0, 5))
+    assert torch.equal(clean, embed(torch.tensor(ids)))
+    damaged = copying.shown(embed, ids, copying.Task("", 1.0, 5))
+    assert torch.equal(damaged, copying.shown(embed, ids, copying.Task("", 1.0, 5)))
+    assert not torch.equal(damaged, copying.shown(embed, ids, copying.Task("", 1.0, 6)))
+    lengths = [len(copying.shown(embed, ids, copying.Task("", 1.0, seed))) for seed in range(200)]
+    assert np.mean(lengths) == pytest.approx(1.15 * len(ids), rel=0.05)
+    assert len(copying.shown(embed, [], copying.Task("", 1.0, 5))) in (0, 1)
+
+
+def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    known = copying.target_loss
+
+    def noting(*arguments: Any) -> Any:
+        loss = known(*arguments)
+        shares.append(loss.correct / loss.tokens)
+        return loss
+
+    monkeypatch.setattr(copying, "target_loss", noting)
+    copying.train(Ranks(), job(tmp_path / "out", steps=60, clean_share=1.0, noise_share=0.0))
+    assert np.mean(shares[-10:]) > np.mean(shares[:10]) + 0.1
+
+
+@pytest.mark.parametrize("family", LLMS)
+def test_every_family_is_built_from_its_seed(family: str) -> None:
+    one, same, other = (copying.build(family, LLMS[family], UNITS, seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_stage_trains_once_and_records_what_it_used(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = {"kind": "copying", "model_type": "llama", "config": CONFIG, "training": asdict(TRAINING)}
+    tones.change("catalogue/llm.yaml", {"tiny.source": source})
+    tones.run("llm")
+    files = folder_digests(tones.LLM)
+    assert set(read_record(tones.LLM)["inputs"]) == {"texts", "prompt"}
+    assert contents(tones.LLM).keys() == set(files) - {"inputs.json"}
+    load_llm(tones.LLM, "float32", "cpu")
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("it is trained already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "train", never)
+        tones.run("llm")
+        assert folder_digests(tones.LLM) == files
+    tones.change("catalogue/llm.yaml", {"tiny.prompt.template": "{speech} = "})
+    tones.run("llm")
+    assert folder_digests(tones.LLM) != files
+
+
+@pytest.fixture
+def checkpoint(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local checkpoint with more in its folder than weights."""
+    folder = save_llm(tmp_path / "local/llm", "phi", seed=5)
+    (folder / "inputs.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "modeling_phi.py").write_text("raise SystemExit")
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
+    return folder
+
+
+def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) -> None:
+    tones.run("llm")
+    taken = {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")}
+    assert {path.name for path in tones.LLM.iterdir()} == taken | {"inputs.json"}
+    assert str(checkpoint.parent) not in (tones.LLM / "inputs.json").read_text()
+    llm, units = load_llm(tones.LLM, "float32", "cpu")
+    assert llm.config.model_type == "phi"
+    assert units.decode(units("amber").input_ids) == "amber"
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
+def test_what_a_local_checkpoint_lacks_is_said(missing: str, checkpoint: Path) -> None:
+    (checkpoint / missing).unlink()
+    with pytest.raises(InputError, match=r"is no checkpoint: config\.json and weights as safetensors.*save_pretrained"):
+        tones.run("llm")
+    tones.change("catalogue/llm.yaml", {"tiny.source.folder": "elsewhere"})
+    with pytest.raises(InputError, match=r"llm 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"):
+        tones.run("llm")
+
+
+def test_a_folder_with_pickled_weights_alone_does_not_load(tmp_path: Path) -> None:
+    folder = save_llm(tmp_path / "llm")
+    torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"does not load as an LLM.*safetensors and a tokenizer"):
+        load_llm(folder, "float32", "cpu")
+    with pytest.raises(InputError, match="does not load as an LLM"):
+        load_llm(tmp_path / "nothing here", "float32", "cpu")

@@ -1,0 +1,283 @@
+"""Manifest → tars and index: the same bytes on every run, read back by place, and no damage goes unseen."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from dataclasses import fields, replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.audio.sound import read
+from components.config.artifact import read_record, write_record
+from components.config.catalogue import ROLES
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.config.params import Shards
+from components.config.stage import Stage
+from components.corpus.manifest import MANIFEST, Utterance, write_rows
+from components.corpus.source import source
+from components.shards.build import cut
+from components.shards.build import work as run
+from components.shards.index import INDEX, Entry, read_index, write_index
+from components.shards.reader import Located, audio, description, entries, payload, sources
+from tests.corpus.clips import clip, put
+
+CLIPS = {  # file → (rate, channels, format, text)
+    "a.flac": (16_000, 1, "FLAC", "goes in as it is"),
+    "b.wav": (44_100, 2, "WAV", "Grüße, 四"),
+    "c.flac": (48_000, 1, "FLAC", "is resampled"),
+    "d.flac": (16_000, 2, "FLAC", "is averaged"),
+    "e.wav": (16_000, 1, "WAV", "changes its format"),
+    "f.flac": (16_000, 1, "FLAC", "goes in too"),
+    "g.ogg": (22_050, 1, "OGG", "is decoded"),
+}
+TABLE = {"kind": "table", "root": "clips", "table": "list.tsv", "columns": {"language": "lang"}}
+OUT = Path("data/shards/test")
+
+
+def foreign() -> bytes:
+    """A FLAC that no one here would write: 24 bits and a title."""
+    stream = io.BytesIO()
+    with soundfile.SoundFile(stream, "w", 16_000, 1, "PCM_24", format="FLAC") as file:
+        file.title = "as it came"
+        file.write(np.random.default_rng(5).uniform(-0.1, 0.1, 5_000))
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def house(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with the manifest of a corpus of real files, whose role ``noise`` has no sources."""
+    root = tmp_path / "recordings"
+    lines = ["path\ttext\tspeaker\tlang"]
+    for number, (name, (rate, channels, form, text)) in enumerate(CLIPS.items()):
+        put(root / name, clip(rate=rate, channels=channels, form=form, seed=number, seconds=0.2 + 0.03 * number))
+        lines.append(f"{name}\t{text}\tspeaker-{number % 2}\ten")
+    put(root / "f.flac", foreign())
+    (root / "list.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, value in {"LIBRETTO_ROOT_CLIPS": str(root), "LIBRETTO_WORKERS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "house"
+    (folder / "catalogue").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    entry = {role: {"clips": TABLE} if role == "test" else {} for role in ROLES}
+    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": entry}))
+    kept, rejected = source("clips", "test", TABLE).find()
+    assert not rejected
+    for role, rows in (("test", kept), ("noise", None)):
+        manifest = Path("data/corpus") / role
+        manifest.mkdir(parents=True)
+        if rows:
+            (manifest / "clips").mkdir()
+            write_rows(manifest / "clips" / MANIFEST, Utterance, rows)
+        write_record(manifest, "corpus", parameters={}, inputs={})
+    return folder
+
+
+def stage(role: str = "test", utterances: int = 3, seconds: float = 60.0) -> Stage:
+    params = SimpleNamespace(corpus="small", shards=Shards(utterances, seconds))
+    return Stage("shards", params, role)  # type: ignore[arg-type]
+
+
+def recording(name: str, tmp_path: Path) -> Path:
+    return next(path for path in (tmp_path / "recordings").iterdir() if path.stem == name)
+
+
+def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
+    """FLAC at 16 kHz mono byte for byte, anything else as 16-bit FLAC of what it sounds like."""
+    run(stage())
+    items = entries(OUT)
+    assert [item.entry.id for item in items] == list("abcdefg")
+    for item in items:
+        data, path = payload(item), recording(item.entry.id, tmp_path)
+        if item.entry.id in "af":
+            assert data == path.read_bytes()
+        facts = soundfile.info(io.BytesIO(data))
+        assert (facts.format, facts.samplerate, facts.channels) == ("FLAC", 16_000, 1)
+        assert item.entry.samples == facts.frames == len(audio(item))
+        assert np.abs(audio(item) - read(path)).max() <= 2**-15
+        text = CLIPS[path.name][3]
+        assert (item.entry.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
+        speaker = f"speaker-{list(CLIPS).index(path.name) % 2}"
+        told = {"id": item.entry.id, "text": text, "speaker": speaker, "language": "en", "samples": facts.frames}
+        assert description(item) == told
+        assert item.entry.speaker == speaker
+        assert item.entry.seconds == facts.frames / 16_000
+
+
+def test_a_tar_says_nothing_of_when_where_and_by_whom_it_was_made() -> None:
+    run(stage())
+    tars = sorted(OUT.glob("clips/*.tar"))
+    assert [path.name for path in tars] == [f"clips-{number:06d}.tar" for number in range(3)]
+    names = []
+    for path in tars:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                names.append(member.name)
+                owner = (member.uid, member.gid, member.uname, member.gname)
+                assert (member.mtime, member.mode, owner) == (0, 0o444, (0, 0, "libretto", "libretto"))
+    assert names == [f"{name}.{ending}" for name in "abcdefg" for ending in ("flac", "json")]
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another work cache, more workers, and the recordings elsewhere."""
+    run(stage())
+    first = folder_digests(OUT)
+    assert len(first) == 5
+    shutil.copytree(tmp_path / "recordings", tmp_path / "moved")
+    shutil.rmtree(tmp_path / "recordings")
+    for name, value in {"WORK": str(tmp_path / "other cache"), "WORKERS": "2", "ROOT_CLIPS": str(tmp_path / "moved")}.items():
+        monkeypatch.setenv(f"LIBRETTO_{name}", value)
+    run(stage())
+    assert folder_digests(OUT) == first
+    record = read_record(OUT)
+    assert {name: digest for name, digest in first.items() if name != "inputs.json"} == record["outputs"]
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_webdataset_reads_the_same_members() -> None:
+    import webdataset
+
+    run(stage())
+    tars = [str(path) for path in sorted(OUT.glob("clips/*.tar"))]
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+    items = entries(OUT)
+    assert [sample["__key__"] for sample in samples] == [item.entry.id for item in items]
+    for sample, item in zip(samples, items, strict=True):
+        assert sample["flac"] == payload(item)
+        assert json.loads(sample["json"]) == description(item)
+
+
+def test_the_index_gives_the_place_of_every_member() -> None:
+    run(stage())
+    for item in entries(OUT):
+        entry, data = item.entry, (OUT / "clips" / item.entry.shard).read_bytes()
+        with tarfile.open(OUT / "clips" / entry.shard) as archive:
+            for ending, offset, size in (("flac", entry.offset, entry.size), ("json", entry.json_offset, entry.json_size)):
+                member = archive.extractfile(f"{entry.id}.{ending}")
+                assert member is not None
+                assert data[offset : offset + size] == member.read()
+
+
+def test_the_index_has_a_row_an_utterance_and_plain_columns() -> None:
+    run(stage())
+    table = pq.read_table(OUT / "clips" / INDEX)
+    assert table.column_names == [field.name for field in fields(Entry)]
+    text = {"id", "shard", "text", "speaker"}
+    assert {name: kind for name, kind in zip(table.column_names, table.schema.types)} == {
+        name: pa.string() if name in text else pa.int64() for name in table.column_names
+    }
+    assert table["shard"].to_pylist() == ["clips-000000.tar"] * 3 + ["clips-000001.tar"] * 3 + ["clips-000002.tar"]
+    write_index(Path("again.parquet"), read_index(OUT / "clips" / INDEX))
+    assert Path("again.parquet").read_bytes() == (OUT / "clips" / INDEX).read_bytes()
+
+
+def test_a_role_without_sources_is_an_empty_folder_with_its_record() -> None:
+    run(stage("noise"))
+    assert [path.name for path in Path("data/shards/noise").iterdir()] == ["inputs.json"]
+    assert sources(Path("data/shards/noise")) == entries(Path("data/shards/noise")) == []
+
+
+def test_finished_shards_are_linked_and_never_made_again(tmp_path: Path) -> None:
+    """After a kill the next run goes on from the shards that were whole."""
+    run(stage())
+    before = {path.name: path.stat().st_ino for path in OUT.glob("clips/*.tar")}
+    shutil.rmtree(OUT)
+    recording("g", tmp_path).unlink()
+    put(tmp_path / "recordings" / "a.flac", clip(seed=77))
+    run(stage())
+    assert {path.name: path.stat().st_ino for path in OUT.glob("clips/*.tar")} == before
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_recording_that_is_not_what_the_manifest_says_stops(name: str, gone: bool, tmp_path: Path) -> None:
+    path = recording(name, tmp_path)
+    if gone:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-2] + b"xy")
+    with pytest.raises(InputError, match=rf"{path.name} is gone or changed.*corpus scan.*dvc repro") as stopped:
+        run(stage())
+    assert stopped.value.unit == name
+    with pytest.raises(InputError, match=r"data/shards/test is missing or not whole"):
+        entries(OUT)
+
+
+def damaged(item: Located, data: bytes) -> Located:
+    """The utterance in a tar with other content (the output itself is a link into the work cache)."""
+    folder = item.folder.parent / "damaged"
+    folder.mkdir(exist_ok=True)
+    (folder / item.entry.shard).write_bytes(data)
+    return replace(item, folder=folder)
+
+
+@pytest.mark.parametrize("place", ["payload", "description"])
+def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
+    run(stage())
+    item = entries(OUT)[2]
+    data = (item.folder / item.entry.shard).read_bytes()
+    end = item.entry.offset + item.entry.size if place == "payload" else item.entry.json_offset + item.entry.json_size
+    with pytest.raises(InputError, match=rf"{item.entry.shard} ends inside utterance 'c'.*dvc repro") as stopped:
+        (payload if place == "payload" else description)(damaged(item, data[: end - 1]))
+    assert stopped.value.unit == "c"
+    assert (payload if place == "payload" else description)(damaged(item, data[:end]))
+
+
+def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
+    run(stage())
+    item = entries(OUT)[1]
+    data = bytearray((item.folder / item.entry.shard).read_bytes())
+    data[item.entry.offset : item.entry.offset + 4] = b"none"
+    with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'b': unreadable") as stopped:
+        audio(damaged(item, bytes(data)))
+    assert stopped.value.unit == "b"
+
+
+def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
+    run(stage())
+    item = entries(OUT)[0]
+    longer = replace(item, entry=replace(item.entry, samples=item.entry.samples + 1))
+    with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'a': {item.entry.samples} samples, not the"):
+        audio(longer)
+    with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'a'"):
+        audio(replace(item, entry=replace(item.entry, offset=item.entry.offset + 1)))
+
+
+def test_shards_are_read_through_a_link(tmp_path: Path) -> None:
+    """As DVC places them where its cache is on another disk."""
+    run(stage())
+    heard = [audio(item) for item in entries(OUT)]
+    os.rename(OUT, tmp_path / "elsewhere")
+    OUT.symlink_to(tmp_path / "elsewhere")
+    assert all(np.array_equal(one, other) for one, other in zip(heard, [audio(item) for item in entries(OUT)], strict=True))
+
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 200_000), st.sampled_from([8_000, 16_000, 44_100])), max_size=30)  # samples, rate
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 6), st.floats(1, 60))
+def test_no_shard_is_over_its_limits(lengths: list[tuple[int, int]], utterances: int, seconds: float) -> None:
+    rows = [Utterance(f"{number}", "test", "", "", "", rate, samples, "", "") for number, (samples, rate) in enumerate(lengths)]
+    shards = cut(rows, utterances, seconds)
+    assert [row for shard in shards for row in shard] == rows
+    for shard in shards:
+        assert 1 <= len(shard) <= utterances
+        assert len(shard) == 1 or sum(row.samples / row.sample_rate for row in shard) <= seconds + 1e-9
+    for shard, following in pairwise(shards):
+        full = sum(row.samples / row.sample_rate for row in [*shard, following[0]]) > seconds - 1e-9
+        assert len(shard) == utterances or full, "no shard is smaller than it must be"

@@ -1,0 +1,355 @@
+"""The training stage: what it learns from, what it leaves, and that a kill or another number of processes changes no bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.config.artifact import read_record
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.config.params import CurriculumStage, SpecAugment, Train, read_params
+from components.features.frames import FrameSource
+from components.model.joined import SpeechLLM
+from components.shards.reader import Located, array, entries
+from components.text.wer import WordErrors
+from components.train import loop
+from components.train.data import fitting, masked, plan
+from tests import world as tones
+
+BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
+Places = list[tuple[Located, bool]]
+
+
+def trained() -> dict[str, Any]:
+    """Digests of the model's files and the curve, after a run."""
+    tones.run("train")
+    return {**folder_digests(BRIDGE), "curve": CURVE.read_text()}
+
+
+def curve() -> list[dict[str, str]]:
+    with CURVE.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Registers a function that is called with (stage, step, places) before each step of a training."""
+    known = loop._Stage._step
+
+    def register(function: Callable[[Any, int, Places], None]) -> None:
+        def step(self: Any, number: int, steps: int, places: Places, *sources: Any) -> dict[str, Any]:
+            function(self, number, places)
+            return known(self, number, steps, places, *sources)
+
+        monkeypatch.setattr(loop._Stage, "_step", step)
+
+    return register
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def everything_on() -> None:
+    """All that draws at random, so that a run that goes on has to draw the same."""
+    tones.change("params.yaml", {"train.spec_augment.enabled": True, "train.spec_augment.time_frames": 3, "train.lora.dropout": 0.2})
+
+
+@pytest.mark.parametrize(("stage", "step"), [("projector", 1), ("projector", 4), ("projector", 5), ("lora", 0), ("lora", 3)])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
+    stage: str, step: int, world: Path, before_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_on()
+    undisturbed = trained()
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    done: list[tuple[str, int]] = []
+    kills = [(stage, step)]
+
+    def note(running: Any, number: int, places: Places) -> None:
+        if (running.stage.name, number) in kills:
+            kills.clear()
+            raise Killed
+        done.append((running.stage.name, number))
+
+    before_step(note)
+    with pytest.raises(Killed):
+        trained()
+    first = len(done)
+    assert trained() == undisturbed
+    assert len(done) - first < 12 or (stage, step) == ("projector", 1)
+    assert max(Counter(done).values()) <= 2
+
+
+@pytest.mark.parametrize("rename", [1, 2, 3, 4, 5, 6, 9])
+def test_a_kill_inside_a_checkpoint_changes_nothing_either(
+    rename: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = trained()
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    known, left = Path.rename, [rename]
+
+    def once(self: Path, target: Any) -> Path:
+        if "resume" in self.parts:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+        return known(self, target)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(Killed):
+        trained()
+    assert trained() == undisturbed
+
+
+def test_a_finished_training_is_taken_from_the_work_cache(world: Path, before_step: Callable[..., None]) -> None:
+    first = trained()
+    steps: list[int] = []
+    before_step(lambda running, number, places: steps.append(number))
+    assert trained() == first
+    assert not steps
+    tones.change("params.yaml", {"train.seed": 2})
+    assert trained() != first
+    assert len(steps) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [0.3, 0.0])
+def test_two_processes_give_the_bits_of_one(weight: float, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything_on()
+    tones.change("params.yaml", {"train.matching.weight": weight})
+    alone = trained()
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    assert trained() == alone
+
+
+def test_the_loss_counts_transcripts_and_their_ends_alone(world: Path, before_step: Callable[..., None]) -> None:
+    """Each step's loss against the formula, one utterance at a time, divided by all target tokens of the step.
+
+    The non-speech of a step outnumbers what there is of it, so that clips stand in it twice.
+    """
+    tones.change("params.yaml", {"train.curriculum.0.nonspeech_share": 0.5, "train.lora.dropout": 0.0, "train.batch_seconds": 15})
+    wanted: list[float] = []
+
+    def formula(running: Any, number: int, places: Places) -> None:
+        wanted.append(loss_of(running.model.eval(), places))
+
+    before_step(formula)
+    tones.run("train")
+    assert [float(row["loss"]) for row in curve()] == pytest.approx(wanted, rel=1e-4)
+
+
+@torch.no_grad()
+def loss_of(model: SpeechLLM, places: Places) -> float:
+    units, embed = model.tokenizer, model.llm.get_input_embeddings()
+    before = [units.bos_token_id, *units("USER: ").input_ids]
+    total, count = 0.0, 0
+    for item, spoken in places:
+        answer = [*(units(item.entry.text).input_ids if spoken else []), units.eos_token_id]
+        after = [*units(" Transcribe speech to text. ASSISTANT: ").input_ids, *answer]
+        speech = model.projector([torch.from_numpy(array(item)).float()])[0]
+        row = torch.cat([embed(torch.tensor(before)), speech, embed(torch.tensor(after))])
+        logits = model.llm(inputs_embeds=row[None]).logits[0, -len(answer) - 1 : -1].double()
+        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        count += len(answer)
+    return total / count
+
+
+def test_the_curve_has_a_line_a_step_and_an_error_rate_a_checkpoint(world: Path) -> None:
+    tones.run("train")
+    lines = curve()
+    assert list(lines[0]) == ["step", "stage", "loss", "matching", "accuracy", "dev_wer"]
+    assert [(line["step"], line["stage"]) for line in lines] == [(str(step), "projector" if step < 6 else "lora") for step in range(12)]
+    assert [bool(line["dev_wer"]) for line in lines] == [step % 2 == 1 for step in range(12)]
+    assert all(float(line["loss"]) > 0 and float(line["matching"]) > 0 and 0 <= float(line["accuracy"]) <= 1 for line in lines)
+
+
+def test_the_loss_falls(world: Path) -> None:
+    tones.change("params.yaml", {"train.curriculum.0.steps": 60, "train.selection.every": 60})
+    tones.run("train")
+    losses = [float(line["loss"]) for line in curve() if line["stage"] == "projector"]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_model_folder_holds_the_model_and_its_record_alone(world: Path, work: Path) -> None:
+    tones.run("train")
+    files = {path.relative_to(BRIDGE).as_posix(): path for path in BRIDGE.rglob("*") if path.is_file()}
+    assert set(files) == {"config.json", "inputs.json", "projector.safetensors", "matching.safetensors",
+                          "lora/adapter_config.json", "lora/adapter_model.safetensors"}  # fmt: skip
+    names = {name for path in files.values() if path.suffix == ".safetensors" for name in load_file(path)}
+    assert not [name for name in names if "exp_avg" in name or name.endswith("step")]
+    assert read_record(BRIDGE)["outputs"].keys() == set(files) - {"inputs.json"}
+    assert not list(work.rglob("resume"))
+    assert not [path for path in files.values() if path.suffix == ".json" and str(world) in path.read_text()]
+    SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("rates", "kept"),
+    [([0.9, 0.3, 0.5, 0.8, 0.7, 0.2], (1, 5)), ([0.3, 0.3, 0.3, 1.5, 1.2, 1.3], (0, 4)), ([0.1, 0.2, 0.3, 0.0, 0.0, 0.1], (0, 3))],
+)
+def test_the_checkpoint_with_the_lowest_error_rate_on_dev_is_kept(
+    rates: list[float], kept: tuple[int, int], world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a stage; the next stage goes on from the one that was kept."""
+    seen: list[dict[str, torch.Tensor]] = []
+    starts: list[dict[str, torch.Tensor]] = []
+
+    def weights(model: SpeechLLM) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in model.projector.state_dict().items()}
+
+    def errors(model: SpeechLLM, *rest: Any) -> WordErrors:
+        seen.append(weights(model))
+        return WordErrors(substitutions=round(10 * rates[len(seen) - 1]), words=10)
+
+    monkeypatch.setattr(loop, "dev_errors", errors)
+    before_step(lambda running, number, places: starts.append(weights(running.model)))
+    tones.run("train")
+    final = load_file(BRIDGE / "projector.safetensors")
+    for name, tensor in final.items():
+        assert torch.equal(seen[kept[0]][name], starts[6][name])
+        assert torch.equal(seen[kept[1]][name], tensor)
+    assert not torch.equal(seen[3]["linear1.weight"], seen[4]["linear1.weight"])
+
+
+def test_features_that_are_no_numbers_stop_the_run_with_their_utterances(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = FrameSource.frames
+
+    def frames(self: FrameSource, items: list[Located]) -> list[torch.Tensor]:
+        return [each * float("nan") if item.entry.id == "tones-007" else each for item, each in zip(items, known(self, items), strict=True)]
+
+    monkeypatch.setattr(FrameSource, "frames", frames)
+    with pytest.raises(InputError, match=r"the loss is nan at step \d of 'projector' \(.*tones-007"):
+        tones.run("train")
+
+
+def test_longer_utterances_are_left_out_and_counted(
+    world: Path, before_step: Callable[..., None], capsys: pytest.CaptureFixture
+) -> None:
+    lengths = {item.entry.id: item.entry.seconds for item in entries(Path("data/shards/train"))}
+    limit = sorted(lengths.values())[8]
+    tones.change("params.yaml", {"train.max_seconds": limit})
+    seen: set[str] = set()
+    before_step(lambda running, number, places: seen.update(item.entry.id for item, spoken in places if spoken))
+    tones.run("train")
+    assert seen == {name for name, length in lengths.items() if length <= limit}
+    assert "3 of 12 utterances are over" in capsys.readouterr().out
+
+
+def test_nothing_to_train_on_stops_with_the_way_out(world: Path) -> None:
+    tones.change("params.yaml", {"train.max_seconds": 0.1})
+    with pytest.raises(InputError, match=r"nothing is left to train on\. Raise train\.max_seconds"):
+        tones.run("train")
+
+
+def test_another_encoder_than_that_of_the_features_stops(world: Path) -> None:
+    tones.save_encoder(tones.ENCODER, seed=2)
+    with pytest.raises(InputError, match=r"was made from other encoder.*dvc repro features"):
+        tones.run("train")
+
+
+@pytest.fixture
+def held(world: Path) -> Iterator[tuple[list[Located], list[Located], Train]]:
+    """Speech, non-speech and settings."""
+    yield entries(Path("data/features/train")), entries(Path("data/features/nonspeech-train")), read_params().train
+
+
+def stage_of(steps: int, share: float, name: str = "any") -> CurriculumStage:
+    return CurriculumStage(name, steps, ["projector"], 0.01, 0, "constant", share)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6])
+def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
+    share: float, held: tuple[list[Located], list[Located], Train]
+) -> None:
+    speech, silence, settings = held
+    places = [place for step in plan(speech, silence, settings, stage_of(200, share)) for place in step]
+    spoken = [place for place in places if place < len(speech)]
+    for start in range(0, len(spoken) - len(speech), len(speech)):
+        assert sorted(spoken[start : start + len(speech)]) == list(range(len(speech)))
+    assert 1 - len(spoken) / len(places) == pytest.approx(share, abs=0.02)
+    times = Counter(place for place in places if place >= len(speech))
+    assert set(times) == (set(range(len(speech), len(speech) + len(silence))) if share else set())
+    assert not times or max(times.values()) - min(times.values()) <= 0.35 * max(times.values())
+
+
+def test_epochs_stages_and_seeds_are_ordered_differently(held: tuple[list[Located], list[Located], Train]) -> None:
+    speech, silence, settings = held
+    steps = plan(speech, silence, settings, stage_of(40, 0.25))
+    assert steps == plan(list(speech), list(silence), settings, stage_of(40, 0.25))
+    assert steps[:10] == plan(speech, silence, settings, stage_of(10, 0.25))
+    assert steps != plan(speech, silence, settings, stage_of(40, 0.25, "other"))
+    assert steps != plan(speech, silence, type(settings)(**{**vars(settings), "seed": 2}), stage_of(40, 0.25))
+    epochs = [place for step in plan(speech, silence, settings, stage_of(40, 0.0)) for place in step]
+    assert epochs[: len(speech)] != epochs[len(speech) : 2 * len(speech)]
+
+
+def test_a_batch_keeps_to_its_budget_padding_counted(held: tuple[list[Located], list[Located], Train]) -> None:
+    speech, silence, settings = held
+    items = [*speech, *silence]
+    for step in plan(speech, silence, settings, stage_of(40, 0.25)):
+        assert max(items[place].entry.seconds for place in step) * len(step) <= settings.batch_seconds
+
+
+def test_utterances_as_long_as_the_limit_are_kept(held: tuple[list[Located], list[Located], Train]) -> None:
+    speech = held[0]
+    limit = speech[0].entry.seconds
+    kept, left_out = fitting(speech, limit)
+    assert speech[0] in kept
+    assert len(kept) + left_out == len(speech)
+    assert all(item.entry.seconds <= limit for item in kept)
+
+
+def augment(**changed: Any) -> SpecAugment:
+    return SpecAugment(**{"enabled": True, "time_masks": 2, "time_frames": 6, "width_masks": 1, "width_share": 0.25, **changed})
+
+
+def test_without_augmentation_frames_stay_as_they_are() -> None:
+    frames = torch.rand(20, 16)
+    assert torch.equal(masked(frames, augment(enabled=False), 1), frames)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 60])
+def test_augmentation_sets_stretches_within_bounds_to_zero(length: int) -> None:
+    frames = torch.rand(length, 16) + 1
+    times, widths = [], []
+    for seed in range(60):
+        made = masked(frames, augment(), seed)
+        assert torch.equal(made, masked(frames, augment(), seed))
+        kept = made != 0
+        assert torch.equal(made[kept], frames[kept])
+        full_rows, full_columns = ~kept.any(1), ~kept.any(0)
+        assert torch.equal(~kept, full_rows[:, None] | full_columns[None])
+        times.append(int(full_rows.sum()))
+        widths.append(int(full_columns.sum()) if not full_rows.all() else 0)
+    assert max(times) <= min(12, 2 * (length // 2))
+    assert max(widths) <= 4
+    assert max(widths) > 0
+    assert length == 1 or max(times) > 0
+    assert frames.min() >= 1
+
+
+def test_live_features_are_trained_on_as_cached_ones(world: Path) -> None:
+    """Cached frames are in half precision: with weights that hardly move, losses agree to 0.1 %."""
+    slow = {"train.curriculum.0.learning_rate": 1e-7, "train.curriculum.1.learning_rate": 1e-7, "train.lora.learning_rate": 1e-7}
+    tones.change("params.yaml", {**slow, "train.lora.dropout": 0.0})
+    tones.run("train")
+    cached = curve()
+    tones.change("params.yaml", {"features.mode": "live"})
+    tones.run_features()
+    tones.run("train")
+    for name in ("loss", "matching"):
+        assert [float(line[name]) for line in curve()] == pytest.approx([float(line[name]) for line in cached], rel=1e-3)
+    assert curve() != cached
+    assert json.loads((BRIDGE / "inputs.json").read_text())["inputs"]["train"]["files"] == read_record(Path("data/shards/train"))["outputs"]
