@@ -35,9 +35,9 @@ ENCODER, LLM = Path("models/encoder"), Path("models/llm")
 
 
 def tone(text: str, seed: int) -> np.ndarray:
-    """A tone of 0.2 s for each word, its pitch by the word, in a little noise; mono float32 at 16 kHz."""
+    """A tone of 0.3 s for each word, its pitch by the word, in a little noise; mono float32 at 16 kHz."""
     random = np.random.default_rng(seed)
-    time = np.arange(int(0.2 * RATE)) / RATE
+    time = np.arange(int(0.3 * RATE)) / RATE
     parts = [0.3 * np.sin(2 * np.pi * (200 + 150 * WORDS.index(word)) * time) for word in text.split()]
     edge = np.zeros(int(random.integers(400, 2400)))
     samples = np.concatenate([*parts, edge])

@@ -22,6 +22,26 @@ SPEECH_ROLES = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
+class CtcTraining:
+    """How an encoder is trained here (``components.encoder.ctc``)."""
+
+    __pydantic_config__ = STRICT
+    seed: int
+    epochs: int
+    batch_seconds: float  # of audio in a step, padding counted
+    micro_batches: int
+    threads: int  # of a process
+    window_shards: int
+    learning_rate: float  # peak; warm-up, then cosine
+    warmup: int  # steps
+    weight_decay: float
+    clip: float  # gradient norm
+    nonspeech_share: float  # of utterances
+    statistics_batches: int  # over which batch-norm statistics are taken anew at the end
+    checkpoint_every: int  # steps
+
+
+@dataclass(frozen=True)
 class EncoderSource:
     """Where an encoder comes from: ``folder`` (a local checkpoint) or ``ctc`` (trained here on the train role)."""
 
@@ -29,7 +49,7 @@ class EncoderSource:
     kind: Literal["folder", "ctc"]
     folder: str = ""  # below LIBRETTO_MODELS
     config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here
-    training: dict[str, Any] = field(default_factory=dict)  # typed by the encoder stage
+    training: CtcTraining | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,26 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class CopyingTraining:
+    """How an LLM is trained here (``components.llm.copying``)."""
+
+    __pydantic_config__ = STRICT
+    seed: int
+    units: int  # BPE vocabulary
+    steps: int
+    batch: int  # texts in a step
+    micro_batches: int
+    threads: int  # of a process
+    learning_rate: float  # peak; warm-up, then cosine
+    warmup: int  # steps
+    weight_decay: float
+    clip: float  # gradient norm
+    clean_share: float  # of steps that only copy short word lists
+    noise_share: float  # of texts that are damaged at the end
+    checkpoint_every: int  # steps
+
+
+@dataclass(frozen=True)
 class LlmSource:
     """Where an LLM comes from: ``folder`` (a local checkpoint) or ``copying`` (trained here to copy and clean text)."""
 
@@ -58,7 +98,7 @@ class LlmSource:
     folder: str = ""
     model_type: str = ""  # architecture name of transformers, for one trained here
     config: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    training: CopyingTraining | None = None
 
 
 @dataclass(frozen=True)
@@ -143,18 +183,31 @@ def corpus(name: str) -> Corpus:
 
 
 def encoder(name: str) -> Encoder:
-    return typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
+    """The typed entry of an encoder."""
+    entry = typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
+    _check_source("encoder", name, entry.source.kind == "folder", entry.source)
+    return entry
 
 
 def projector(name: str) -> Projector:
+    """The typed entry of a projector."""
     return typed(Projector, raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
 
 
 def llm(name: str) -> Llm:
+    """The typed entry of an LLM."""
     entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
+    _check_source("llm", name, entry.source.kind == "folder", entry.source)
     if entry.prompt.template.count("{speech}") != 1:
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
     return entry
+
+
+def _check_source(kind: str, name: str, local: bool, source: EncoderSource | LlmSource) -> None:
+    lacking = not source.folder if local else source.training is None or not source.config
+    if lacking:
+        wanted = "'folder'" if local else "'config' and 'training'"
+        raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
 
 
 READERS = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}

@@ -10,7 +10,6 @@ from components.config import catalogue
 from components.config.artifact import contents, fresh, write_record
 from components.config.settings import workers
 from components.config.stage import Stage
-from components.config.typed import typed
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION
 from components.model.folder import local_unit
@@ -22,18 +21,19 @@ SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train
 def work(stage: Stage) -> None:
     name = stage.params.encoder
     source = catalogue.encoder(name).source
-    unit, inputs = _trained(name, source) if source.kind == "ctc" else (local_unit("encoder", name, source.folder, RESULT_VERSION), {})
+    unit, inputs = _trained(source) if source.kind == "ctc" else (local_unit("encoder", name, source.folder, RESULT_VERSION), {})
     place(unit, fresh(OUT))
     write_record(OUT, "encoder", parameters=asdict(source), inputs=inputs, outputs=digests(unit), libraries=("torch", "transformers"))
     print(f"encoder: '{name}' in {OUT}")
 
 
-def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
+def _trained(source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The unit of an encoder trained here; only the tars count as inputs, since they alone shape it."""
     from components.encoder import ctc
     from components.model.ranks import train_together
 
-    training = typed(ctc.Training, source.training, f"encoder '{name}', training")
+    training = source.training
+    assert training is not None  # checked by the catalogue
     inputs = {"train": contents(SHARDS), "nonspeech-train": contents(NONSPEECH)}
 
     def make(folder: Path) -> None:

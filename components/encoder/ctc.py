@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetFeatureExtractor, ParakeetForCTC, Wav2Vec2CTCTokenizer
 
+from components.config.catalogue import CtcTraining
 from components.config.hashing import seed_of
 from components.config.progress import progress
-from components.config.typed import STRICT
 from components.model import checkpoint
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
@@ -27,26 +27,6 @@ from components.shards.order import batches, windows
 from components.shards.reader import Located, audio, entries
 
 BLANK, DELIMITER = "<pad>", "|"
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of a catalogue entry's ``training``."""
-
-    __pydantic_config__ = STRICT
-    seed: int
-    epochs: int
-    batch_seconds: float  # of audio in a step, padding counted
-    micro_batches: int
-    threads: int  # of a process
-    window_shards: int
-    learning_rate: float  # peak; warm-up, then cosine
-    warmup: int  # steps
-    weight_decay: float
-    clip: float  # gradient norm
-    nonspeech_share: float  # of utterances
-    statistics_batches: int  # over which batch-norm statistics are taken anew at the end
-    checkpoint_every: int  # steps
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,7 @@ class Job:
     out: str
     scratch: str
     config: dict[str, Any]
-    training: Training
+    training: CtcTraining
 
 
 @dataclass(frozen=True)
@@ -142,7 +122,7 @@ def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtr
     ]
 
 
-def _plan(items: list[Located], speech: int, training: Training) -> list[list[int]]:
+def _plan(items: list[Located], speech: int, training: CtcTraining) -> list[list[int]]:
     """The batches of all epochs, as places in ``items`` (speech first, then non-speech)."""
     seconds = [item.entry.seconds for item in items]
     wanted = round(speech * training.nonspeech_share / (1 - training.nonspeech_share))
@@ -191,6 +171,7 @@ def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.
             optimiser.zero_grad()
             total = 0.0
             for part in ranks.mine(cut(plan[step], training.micro_batches)):
+                torch.manual_seed(seed_of("dropout", training.seed, step, part[0]))
                 loss = ctc_loss(model, [examples[place] for place in part]) / len(plan[step])
                 loss.backward()
                 total += loss.item()
@@ -206,13 +187,14 @@ def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.
 
 
 @torch.no_grad()
-def _statistics(ranks: Ranks, model: ParakeetForCTC, examples: list[Example], plan: list[list[int]], training: Training) -> None:
+def _statistics(ranks: Ranks, model: ParakeetForCTC, examples: list[Example], plan: list[list[int]], training: CtcTraining) -> None:
     """Batch-norm statistics taken anew over some batches with the final weights: the running ones lag, and each rank's
     come from its own batches. All ranks compute the same."""
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
+    torch.manual_seed(seed_of("dropout", training.seed, "statistics"))
     for batch in plan[:: max(1, len(plan) // training.statistics_batches)][: training.statistics_batches]:
         mel, mask = _inputs([examples[place] for place in batch])
         model.encoder(input_features=mel, attention_mask=mask)

@@ -11,7 +11,6 @@ from components.config.artifact import fresh, write_record
 from components.config.hashing import data_digest
 from components.config.settings import workers
 from components.config.stage import Stage
-from components.config.typed import typed
 from components.config.work import digests, made, place
 from components.llm import RESULT_VERSION
 from components.model.folder import local_unit
@@ -24,21 +23,20 @@ SHARDS = Path("data/shards/train")
 def work(stage: Stage) -> None:
     name = stage.params.llm
     entry = catalogue.llm(name)
-    unit, inputs = (
-        _trained(name, entry) if entry.source.kind == "copying" else (local_unit("llm", name, entry.source.folder, RESULT_VERSION), {})
-    )
+    unit, inputs = _trained(entry) if entry.source.kind == "copying" else (local_unit("llm", name, entry.source.folder, RESULT_VERSION), {})
     place(unit, fresh(OUT))
     write_record(OUT, "llm", parameters=asdict(entry.source), inputs=inputs, outputs=digests(unit),
                  libraries=("torch", "transformers", "tokenizers"))  # fmt: skip
     print(f"llm: '{name}' in {OUT}")
 
 
-def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
+def _trained(entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     """The unit of an LLM trained here on the texts of the train role."""
     from components.llm import copying
     from components.model.ranks import train_together
 
-    training = typed(copying.Training, entry.source.training, f"llm '{name}', training")
+    training = entry.source.training
+    assert training is not None  # checked by the catalogue
     texts = [item.entry.text for item in entries(SHARDS)]
     inputs = {"texts": data_digest(texts), "prompt": asdict(entry.prompt)}
 

@@ -17,10 +17,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from components.config.catalogue import Prompt
+from components.config.catalogue import CopyingTraining, Prompt
 from components.config.hashing import seed_of
 from components.config.progress import progress
-from components.config.typed import STRICT
 from components.model import checkpoint
 from components.model.causal import target_loss
 from components.model.prompt import PromptBuilder, sequences
@@ -28,26 +27,6 @@ from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of a catalogue entry's ``training``."""
-
-    __pydantic_config__ = STRICT
-    seed: int
-    units: int
-    steps: int
-    batch: int
-    micro_batches: int
-    threads: int
-    learning_rate: float
-    warmup: int
-    weight_decay: float
-    clip: float
-    clean_share: float
-    noise_share: float
-    checkpoint_every: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +38,7 @@ class Job:
     scratch: str
     model_type: str
     config: dict[str, Any]
-    training: Training
+    training: CopyingTraining
     prompt: Prompt
 
 
@@ -112,7 +91,7 @@ def tasks(job: Job, words: Sequence[str], step: int) -> list[Task]:
     """The texts of a step: short clean word lists first, then sentences and word lists, more and more of them damaged."""
     training = job.training
     random = np.random.default_rng(seed_of("copying", training.seed, step))
-    share = (step / training.steps - training.clean_share) / (1 - training.clean_share)
+    share = (step / training.steps - training.clean_share) / max(1 - training.clean_share, 1e-9)
     found = []
     for _ in range(training.batch):
         listed = share < 0 or random.random() < 0.3
@@ -132,7 +111,7 @@ def shown(embed: torch.nn.Module, ids: Sequence[int], task: Task) -> torch.Tenso
 
     Damage is what a projector does to text: a token may be lost, last two frames, or come out blended with another.
     """
-    if not task.damage:
+    if not task.damage or not ids:
         return embed(torch.tensor(list(ids), dtype=torch.long))
     random = np.random.default_rng(task.seed)
     places = [place for place in range(len(ids)) for _ in range(int(random.choice([0, 1, 2], p=[0.05, 0.75, 0.2])))] or [0]
@@ -159,6 +138,7 @@ def _loop(ranks: Ranks, job: Job, model: Any, optimiser: torch.optim.Optimizer, 
             count = sum(len(ids) + 1 for _, ids in batch)
             seen = right = 0
             for part in ranks.mine(cut(batch, training.micro_batches)):
+                torch.manual_seed(seed_of("dropout", training.seed, step, part[0][0].seed))
                 speech = [shown(embed, ids, task) for task, ids in part]
                 loss = target_loss(model, sequences(embed, builder, speech, [ids for _, ids in part]))
                 (loss.total / count).backward()

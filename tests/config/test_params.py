@@ -210,7 +210,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("template", "fits"), [("{speech}", True), ("say: ", False), ("{speech} or {speech}", False), ("{spech}", False)])
 def test_a_prompt_holds_the_speech_once(template: str, fits: bool, own: Path) -> None:
-    entry = {"source": {"kind": "folder"}, "prompt": {"template": template}, "lora": {"targets": []}, "numerics": {"dtype": "float32"}}
+    entry = {
+        "source": {"kind": "folder", "folder": "x"},
+        "prompt": {"template": template},
+        "lora": {"targets": []},
+        "numerics": {"dtype": "float32"},
+    }
     (own / "llm.yaml").write_text(yaml.safe_dump({"some": entry}))
     if fits:
         assert catalogue.llm("some").prompt.template == template
@@ -243,6 +248,6 @@ def test_a_wrong_key_of_a_model_entry_stops(own: Path) -> None:
     with pytest.raises(InputError, match=r"projector\.yaml: wide: unknown key 'hiden'.*Did you mean 'hidden'"):
         catalogue.projector("wide")
     numerics = {"dtype": "float8", "features": "float16", "batching": "padded"}
-    (own / "encoder.yaml").write_text(yaml.safe_dump({"small": {"source": {"kind": "folder"}, "numerics": numerics}}))
+    (own / "encoder.yaml").write_text(yaml.safe_dump({"small": {"source": {"kind": "folder", "folder": "x"}, "numerics": numerics}}))
     with pytest.raises(InputError, match=r"encoder\.yaml: small: 'numerics\.dtype'.*'float8'"):
         catalogue.encoder("small")

@@ -157,7 +157,9 @@ def test_a_new_constraint_set_decodes_itself_alone(decoded: list[tuple[str, str]
     assert {system for _, system in decoded} == {"short"}
     assert len(decoded) == shards()
     for name, rows in hypotheses().items():
-        assert [row for row in rows if row.system in ("free", "greedy")] == [row for row in before[name] if row.system in ("free", "greedy")]
+        assert [row for row in rows if row.system in ("free", "greedy")] == [
+            row for row in before[name] if row.system in ("free", "greedy")
+        ]
         assert all(len(row.tokens) <= 2 for row in rows if row.system == "short")
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from components.config.artifact import contents, read_record
+from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.encoder import ctc
@@ -22,7 +23,7 @@ from tests import world as tones
 from tests.checkpoints import PARAKEET, TEXTS, save_encoder
 
 SHARDS = Path("data/shards")
-TRAINING = ctc.Training(
+TRAINING = CtcTraining(
     seed=1, epochs=2, batch_seconds=4, micro_batches=2, threads=1, window_shards=2, learning_rate=0.005, warmup=2, weight_decay=0.01,
     clip=5.0, nonspeech_share=0.2, statistics_batches=4, checkpoint_every=2,
 )  # fmt: skip
@@ -34,7 +35,7 @@ class Killed(Exception):
 
 def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.Job:
     out.mkdir(exist_ok=True)
-    training = ctc.Training(**{**asdict(TRAINING), **changed})
+    training = CtcTraining(**{**asdict(TRAINING), **changed})
     shards = (str(SHARDS / "train"), str(SHARDS / "nonspeech-train"))
     return ctc.Job(*shards, str(out), str(out.with_suffix(".scratch")), {**PARAKEET, **(config or {})}, training)
 
@@ -114,18 +115,19 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
             frames = scores.shape[1]
             loss = torch.nn.functional.ctc_loss(scores.transpose(0, 1), example.target[None], torch.tensor([frames]),
                                                 torch.tensor([len(example.target)]), reduction="sum")  # fmt: skip
+            assert torch.isfinite(loss)
             wanted += float(loss) / frames
         assert float(ctc.ctc_loss(model, examples)) == pytest.approx(wanted, rel=1e-4)
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.003)
     losses = []
-    for _ in range(15):
+    for _ in range(40):
         optimiser.zero_grad()
         loss = ctc.ctc_loss(model, examples)
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(world: Path) -> None:
@@ -153,7 +155,7 @@ def test_the_stage_trains_once_and_records_what_it_used(world: Path, monkeypatch
     tones.run("encoder")
     assert folder_digests(tones.ENCODER) == files
     tones.change("catalogue/encoder.yaml", {"tiny.source.training.epoch": 2})
-    with pytest.raises(InputError, match=r"unknown key 'epoch'\. Did you mean 'epochs'"):
+    with pytest.raises(InputError, match=r"unknown key '.*epoch'\. Did you mean 'epochs'"):
         tones.run("encoder")
 
 
@@ -185,7 +187,6 @@ def test_a_local_checkpoint_that_is_edited_is_taken_anew(checkpoint: Path) -> No
     (checkpoint / "config.json").write_text(json.dumps({**config, "note": 1}))
     tones.run("encoder")
     assert json.loads((tones.ENCODER / "config.json").read_text())["note"] == 1
-    (tones.ENCODER / "config.json").read_text()
 
 
 def test_what_a_local_checkpoint_lacks_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.config.artifact import contents, read_record
+from components.config.catalogue import CopyingTraining
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.llm import copying
@@ -23,7 +24,7 @@ from tests import world as tones
 from tests.checkpoints import LLMS, PROMPT, TEXTS, save_llm
 
 CONFIG = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-TRAINING = copying.Training(
+TRAINING = CopyingTraining(
     seed=1, units=300, steps=12, batch=6, micro_batches=2, threads=1, learning_rate=0.005, warmup=2, weight_decay=0.01, clip=1.0,
     clean_share=0.3, noise_share=0.7, checkpoint_every=4,
 )  # fmt: skip
@@ -35,13 +36,13 @@ class Killed(Exception):
 
 def job(out: Path, family: str = "llama", config: dict[str, Any] | None = None, **changed: Any) -> copying.Job:
     out.mkdir(exist_ok=True)
-    training = copying.Training(**{**asdict(TRAINING), **changed})
+    training = CopyingTraining(**{**asdict(TRAINING), **changed})
     return copying.Job(TEXTS, str(out), str(out.with_suffix(".scratch")), family, config or CONFIG, training, PROMPT)
 
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [("llama", CONFIG), ("phi", CONFIG), ("phi", {**CONFIG, "resid_pdrop": 0.1, "embd_pdrop": 0.1}), ("llama", {**CONFIG, "attention_dropout": 0.1})],
+    [("llama", CONFIG), ("phi", CONFIG), ("phi", {**CONFIG, "resid_pdrop": 0.1}), ("llama", {**CONFIG, "attention_dropout": 0.1})],
 )
 @pytest.mark.parametrize("call", [3, 12, 21])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
@@ -116,7 +117,7 @@ def test_short_clean_word_lists_come_first_and_damage_later() -> None:
 
 
 def job_of(**changed: Any) -> copying.Job:
-    return copying.Job(TEXTS, "", "", "llama", CONFIG, copying.Training(**{**asdict(TRAINING), **changed}), PROMPT)
+    return copying.Job(TEXTS, "", "", "llama", CONFIG, CopyingTraining(**{**asdict(TRAINING), **changed}), PROMPT)
 
 
 def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None:
@@ -129,7 +130,7 @@ def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None
     assert not torch.equal(damaged, copying.shown(embed, ids, copying.Task("", 1.0, 6)))
     lengths = [len(copying.shown(embed, ids, copying.Task("", 1.0, seed))) for seed in range(200)]
     assert np.mean(lengths) == pytest.approx(1.15 * len(ids), rel=0.05)
-    assert len(copying.shown(embed, [], copying.Task("", 1.0, 5))) in (0, 1)
+    assert len(copying.shown(embed, [], copying.Task("", 1.0, 5))) == 0
 
 
 def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_schedule_warms_up_to_its_peak_and_decays(decay: str) -> None:
     assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert max(rates) == rates[19] == rates[20] == 1.0
     after = rates[20:]
-    assert all(one >= other for one, other in zip(after, after[1:]))
+    assert all(one >= other for one, other in pairwise(after))
     assert {"constant": after[-1] == 1.0, "linear": 0 < after[-1] < 0.02, "cosine": 0 < after[-1] < 0.001}[decay]
     middle = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[decay]
     assert rates[60] == pytest.approx(middle)
