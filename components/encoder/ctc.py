@@ -78,7 +78,7 @@ def train(ranks: Ranks, job: Job) -> None:
     examples = _examples(ranks, items, extractor, tokenizer, scratch)
     model = build(job.config, len(tokenizer), job.training.seed).train()
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98)
+        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98), fused=True
     )
     plan = _plan(items, len(speech), job.training)
     _loop(ranks, job, model, optimiser, examples, plan)

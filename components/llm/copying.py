@@ -78,7 +78,7 @@ def train(ranks: Ranks, job: Job) -> None:
     model = build(job.model_type, job.config, tokenizer, job.training.seed).train()
     builder = PromptBuilder(tokenizer, job.prompt, "lower")
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98)
+        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98), fused=True
     )
     _loop(ranks, job, model, optimiser, builder)
     if ranks.rank == 0:

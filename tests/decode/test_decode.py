@@ -163,6 +163,15 @@ def test_a_new_constraint_set_decodes_itself_alone(decoded: list[tuple[str, str]
         assert all(len(row.tokens) <= 2 for row in rows if row.system == "short")
 
 
+def test_two_sets_that_ask_the_same_are_two_systems() -> None:
+    sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
+    tones.change("params.yaml", {"decode.sets": {**sets, "again": sets["free"]}})
+    tones.run("decode")
+    for rows in hypotheses().values():
+        texts = {system: [(row.id, row.tokens) for row in rows if row.system == system] for system in ("free", "again")}
+        assert texts["free"] == texts["again"] != []
+
+
 def test_another_model_decodes_everything_anew(decoded: list[tuple[str, str]]) -> None:
     tones.run("decode")
     before = hypotheses()
