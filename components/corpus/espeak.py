@@ -17,7 +17,7 @@ from components.config.errors import InputError
 
 RATE = 22_050  # Hz, of espeak-ng's own output
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS
-_UTF8, _END_PAUSE = 1, 0x1000  # espeakCHARS_UTF8, espeakENDPAUSE
+_UTF8 = 1  # espeakCHARS_UTF8; without espeakENDPAUSE (0x1000), a quarter of a second of nothing an utterance
 _SPEED, _PITCH, _RANGE = 1, 3, 4  # espeakRATE (words a minute), espeakPITCH, espeakRANGE (0-100)
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -53,7 +53,7 @@ class Espeak:
             self._library.espeak_SetParameter(parameter, value, 0)
         self._pieces.clear()
         data = text.encode()
-        self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _END_PAUSE, None, None)
+        self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         if not self._pieces:
             raise RuntimeError(f"espeak-ng gave no sound for '{text}' by '{voice}'")
         return np.concatenate(self._pieces).astype(np.float32) / 32768.0

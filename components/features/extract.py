@@ -107,9 +107,15 @@ def _encoder(folder: Path, name: str, dtype: str, layer: int | str) -> Any:
 
 
 def _frames(job: Job, items: list[Located]) -> dict[str, np.ndarray]:
+    from components.model.encoder import LEAST_SAMPLES
+
     encoder = _encoder(ENCODER, device(), job.numerics.dtype, job.settings.layer)
     seconds = [item.entry.seconds for item in items]
     found = {}
+    for item in items:
+        if item.entry.samples < LEAST_SAMPLES:
+            raise InputError(f"Utterance '{item.entry.id}' is shorter than one frame of the encoder.", unit=item.entry.id,
+                             way_out="Leave it out of its source.")  # fmt: skip
     for batch in by_length(items, seconds, job.settings.batch_seconds):
         for group in [batch] if job.numerics.batching == "padded" else equal_lengths(batch):
             frames = encoder([audio(item) for item in group])

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from components.audio.sound import RATE
 from components.config.errors import InputError
 
+LEAST_SAMPLES = 400  # 25 ms at 16 kHz: the window of every family's front end
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

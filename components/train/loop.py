@@ -129,7 +129,8 @@ class _Stage:
         tokens = sum(len(model.builder.target(texts[item.entry.id])) + 1 for item, _ in places)  # a clip may stand in it twice
         sums = torch.zeros(3, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first
         weight = settings.matching.weight
-        for part in self.ranks.mine(cut(places, settings.micro_batches)):
+        mine = self.ranks.mine(cut(places, settings.micro_batches))
+        for part in mine:
             torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
             entropy, matching = model.losses(self._frames(part, step, speech, silence), [texts[item.entry.id] for item, _ in part],
                                              settings.matching.mse * bool(weight), settings.matching.cosine * bool(weight))  # fmt: skip
@@ -140,7 +141,8 @@ class _Stage:
                                  way_out="Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.")  # fmt: skip
             loss.backward()
             sums += torch.tensor([entropy.total.item(), matching.item(), entropy.correct], dtype=torch.float64)
-        self._check_gradients(step)
+        if mine:
+            self._check_gradients(step)
         self.ranks.sum_gradients(self.trained)
         torch.nn.utils.clip_grad_norm_(self.trained, settings.clip)
         self.optimiser.step()
@@ -158,7 +160,7 @@ class _Stage:
 
     def _check_gradients(self, step: int) -> None:
         """At the first step: a parameter that is to be trained and gets no gradient stops the run."""
-        if step or self.ranks.count > 1:
+        if step:
             return
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and parameter.grad is None and not name.startswith("matching."):

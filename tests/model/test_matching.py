@@ -72,7 +72,7 @@ def test_without_text_the_loss_is_nothing() -> None:
     head, (text, speech) = matching(), pairs([(0, 4), (0, 9)])
     speech = [each.requires_grad_(True) for each in speech]
     loss = head(text, speech, 1.0, 1.0)
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     loss.backward()
     assert all(each.grad is None or not each.grad.any() for each in speech)
     text, speech = pairs([(3, 8)])
