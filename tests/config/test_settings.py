@@ -81,10 +81,10 @@ def test_a_data_root_that_is_not_set_names_its_variable(monkeypatch: pytest.Monk
 
 def test_a_data_root_that_is_no_folder_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "lost"))
-    with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost is not a folder"):
+    with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost is not an absolute path of a folder"):
         settings.data_root("calls")
     (tmp_path / "lost").write_text("a file")
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not an absolute path of a folder"):
         settings.data_root("calls")
 
 

@@ -143,7 +143,7 @@ def test_wrong_parameters_stop_before_any_work(old: str, new: str, says: str, pr
         {"params.yaml": ("corpus: spoken", "corpus: spoken-smoke")},
         {"params.yaml": ("utterances: 99", "utterances: 98")},
         {"params.yaml": ("corpus: spoken", "corpus: [spoken")},
-        {"catalogue/corpus.yaml": ("utterances: 12000", "utterances: 12001")},
+        {"catalogue/corpus.yaml": ("chunk: 25", "chunk: 26")},
         {"catalogue/corpus.yaml": ("\nspoken:", "\nspoken-other:")},
     ],
 )
