@@ -43,8 +43,10 @@ class Espeak:
             self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    def speak(self, text: str, language: str, variant: str, speed: int, pitch: int, pitch_range: int) -> np.ndarray:
+    def speak(self, text: str, language: str, variant: str, speed: int, pitch: int, pitch_range: int, seed: int) -> np.ndarray:
         """Float32 samples in [-1, 1] at 22,050 Hz; raises InputError for a voice that the library refuses."""
+        # Breathy voices draw on the C library's rand(), which espeak-ng seeds with the time of day when it starts.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         # An unknown variant is taken silently for none: the caller checks names against ``variants()``.
         voice = f"{language}+{variant}"
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:

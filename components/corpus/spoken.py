@@ -153,7 +153,7 @@ def speak_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
 
 
 def _speak(library: espeak.Espeak, plan: Plan) -> np.ndarray:
-    spoken = library.speak(plan.text, "en-us", plan.variant, plan.speed, plan.pitch, plan.pitch_range)
+    spoken = library.speak(plan.text, "en-us", plan.variant, plan.speed, plan.pitch, plan.pitch_range, plan.noise_seed % 2**31)
     samples = resample(spoken, round(espeak.RATE * plan.tempo))
     padded = np.pad(samples, (int(plan.before * RATE), int(plan.after * RATE)))
     noise = np.random.default_rng(plan.noise_seed).standard_normal(len(padded), dtype=np.float32)

@@ -1,0 +1,69 @@
+"""The embedded speech: the same bytes whenever it is made, and nothing shared between train, dev and test."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config.errors import InputError
+from components.corpus import espeak
+from components.corpus.grammar import split_of
+from components.corpus.source import source
+from components.corpus.spoken import family, voices
+
+SETTINGS: dict[str, Any] = {
+    "kind": "spoken", "split": "train", "utterances": 120, "seed": 1, "words_per_class": 0, "voices": 0, "speed": [160, 240],
+    "pitch": [30, 70], "pitch_range": [30, 70], "tempo": [0.9, 1.0], "margin_seconds": [0.02, 0.1], "floor_db": [-75, -55], "chunk": 25,
+}  # fmt: skip
+
+
+def digests(split: str, **changed: Any) -> dict[str, str]:
+    kept, rejected = source("some", split, {**SETTINGS, "split": split, **changed}).find()
+    assert not rejected
+    return {row.id: row.sha256 for row in kept}
+
+
+def test_the_same_bytes_in_another_second(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breathy and whispering voices use random numbers that the library seeds with the time of day."""
+    first = digests("train")
+    time.sleep(1.1)
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
+    assert digests("train") == first
+
+
+def test_more_utterances_leave_the_earlier_ones_as_they_are(work: Path) -> None:
+    fewer = digests("dev", utterances=25)
+    more = digests("dev", utterances=50)
+    assert {name: more[name] for name in fewer} == fewer
+
+
+def test_a_lost_work_cache_is_made_again(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = source("some", "test", {**SETTINGS, "split": "test", "utterances": 10})
+    row = origin.find()[0][0]
+    before = origin.locate(row.path).read_bytes()
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
+    assert origin.locate(row.path).read_bytes() == before
+
+
+def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
+    by_split = {split: voices(split) for split in ("train", "dev", "test")}
+    assert sum(map(len, by_split.values())) == len(espeak.variants())
+    families = {split: {family(name) for name in names} for split, names in by_split.items()}
+    assert not families["train"] & families["test"] and not families["train"] & families["dev"] and not families["dev"] & families["test"]
+    assert len(by_split["test"]) >= 10
+    texts = {split: {row.text for row in source("some", split, {**SETTINGS, "split": split}).find()[0]} for split in by_split}
+    assert all(split_of(text) == split for split, found in texts.items() for text in found)
+    assert len(texts["test"]) == 120, "a test sentence stands once"
+
+
+def test_a_split_in_another_role_stops() -> None:
+    with pytest.raises(InputError, match=r"of split 'train' stands in the role 'test'"):
+        source("some", "test", SETTINGS)
+
+
+def test_a_voice_that_the_library_refuses_stops() -> None:
+    with pytest.raises(InputError, match=r"refuses the voice 'xx-none\+f1'"):
+        espeak.Espeak().speak("hello", "xx-none", "f1", 175, 50, 50, 1)
