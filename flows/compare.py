@@ -27,7 +27,7 @@ from components.config.errors import InputError, LibrettoError, nearest
 from components.config.params import NAMES
 from flows import recipe as recipes
 from flows.recipe import Cell, Recipe
-from flows.results import SCORE, aligned, word_errors
+from flows.results import SCORE, aligned, text_on_nonspeech, word_errors
 
 DVC = (sys.executable, "-m", "dvc")
 
@@ -66,7 +66,7 @@ def run(cells: dict[str, Cell]) -> None:
 
 
 def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows (experiment × set and system, WER in percent) from ``dvc exp show``, and the names of the experiments that failed."""
+    """Rows (experiment × set and system, WER and clips with text in percent), and the names of the failed experiments."""
     shown = _newest(json.loads(_dvc("exp", "show", "--json")))
     rows, failed = [], []
     for name in names:
@@ -77,6 +77,7 @@ def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
             row["state"] = f"failed: {_reason(name)}"
         else:
             row |= {"state": "done", **{f"{each['set']}/{each['system']}": each["WER %"] for each in word_errors(metrics)}}
+            row |= {f"{each['set']}/{each['system']} text %": each["clips with text %"] for each in text_on_nonspeech(metrics)}
         rows.append(row)
     return rows, failed
 
