@@ -2,7 +2,7 @@
 
 Shards → a folder in HF form: weights (safetensors), feature extractor, character tokenizer. Targets are lower-case
 characters; some non-speech with an empty target teaches it to stay silent. Cost at embedded size (2.1 M parameters, 8 h
-of speech, 3 epochs): about 5 minutes on two cores, one process each.
+of speech, 3 epochs): about 6 minutes on two cores, one process each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``python -m components.splits``: checks that no id, speaker or recording stands on both sides of training and test.
 
 In: the manifests of all roles but ``noise``. Out: ``data/splits`` with a record whose content is the same whenever all
-rules hold, so that a new test source reruns nothing that hangs on it. Cost: seconds for 300,000 utterances.
+rules hold, so that a new test source reruns nothing that hangs on it. Cost: 0.3 s for 14,000 utterances.
 """
 
 from __future__ import annotations

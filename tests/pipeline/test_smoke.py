@@ -22,7 +22,8 @@ def test_all_stages_ran_and_left_their_outputs(smoke: Project) -> None:
             assert set(each) == {"wer", "substitutions", "deletions", "insertions", "words", "text_form"}
             errors = each["substitutions"] + each["deletions"] + each["insertions"]
             assert abs(each["wer"] - errors / each["words"]) < 1e-6
-    assert scores["smoke-test"]["ctc"]["wer"] < 0.95 and scores["smoke-test"]["constrained"]["wer"] < 0.95
+    assert scores["smoke-test"]["free"]["wer"] < 0.7
+    assert scores["smoke-test"]["free"]["wer"] < scores["smoke-test"]["ctc"]["wer"] < 0.85
     for each in scores["smoke-synthetic-test"].values():
         assert set(each) == {"text_rate", "clips"} and each["clips"] == 40
 
