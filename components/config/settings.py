@@ -22,6 +22,8 @@ from pathlib import Path
 
 from components.config.errors import InputError
 
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))  # without one, torch (seconds) need not be asked
+
 
 @cache
 def _file() -> dict[str, str]:
@@ -94,9 +96,12 @@ def workers() -> int:
 
 def device() -> str:
     """Name of the torch device: the setting, else the GPU when there is one, else the CPU."""
+    chosen = setting("LIBRETTO_DEVICE")
+    if chosen or not any(path.exists() for path in GPU_DRIVERS):
+        return chosen or "cpu"
     import torch
 
-    return setting("LIBRETTO_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def progress_file() -> Path | None:

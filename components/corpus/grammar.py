@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from components.config.errors import InputError
 from components.config.hashing import seed_of
 
 WORDS: dict[str, list[str]] = {
@@ -59,6 +60,7 @@ PATTERNS = (
     "the {job} and the {kin} never {did} a {animal}",
     "{name} was born on {day} the {hour} of {month}",
 )
+DRAWS = 1000  # of a sentence, until there is none: one in ten is of dev or test; milliseconds
 SPLITS = {0: "test", 1: "dev"}  # of ten; the others are train
 
 
@@ -68,12 +70,17 @@ def split_of(sentence: str) -> str:
 
 
 def sentence(random: np.random.Generator, split: str, words_per_class: int) -> str:
-    """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all)."""
-    while True:
+    """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all).
+
+    Raises InputError where so few words give none.
+    """
+    for _ in range(DRAWS):
         pattern = PATTERNS[random.integers(len(PATTERNS))]
         text = re.sub(r"{(\w+)}", lambda hole: _word(random, hole[1], words_per_class), pattern)
         if split_of(text) == split:
             return text
+    raise InputError(f"{words_per_class} words a class give no sentence of split '{split}'.", unit="words_per_class",
+                     way_out="Raise words_per_class.")  # fmt: skip
 
 
 def _word(random: np.random.Generator, name: str, most: int) -> str:

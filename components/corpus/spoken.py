@@ -22,7 +22,7 @@ from components.config.hashing import data_digest, seed_of
 from components.config.typed import STRICT, typed
 from components.corpus import RESULT_VERSION, espeak
 from components.corpus.generated import locate, make_blocks, rows
-from components.corpus.grammar import sentence
+from components.corpus.grammar import DRAWS, sentence
 from components.corpus.manifest import Reject, Utterance
 
 # Not the voice of a plain speaker; in training they add variety, in a test they would measure an effect.
@@ -116,15 +116,24 @@ class Spoken:
         key = {"kind": "spoken", "version": RESULT_VERSION, "scan": self.scan()["digest"]}
         return make_blocks("corpus", self.name, plans, self.settings.chunk, speak_chunk, key)
 
+    def _sentence(self, random: np.random.Generator, seen: set[str]) -> str:
+        settings = self.settings
+        for _ in range(DRAWS):
+            text = sentence(random, settings.split, settings.words_per_class)
+            if settings.split == "train" or text not in seen:  # a repeated test sentence would count twice
+                return text
+        raise InputError(f"source '{self.name}': {settings.utterances} different sentences can't be drawn from "
+                         f"{settings.words_per_class} words a class (reached {len(seen)}).", unit=self.name,
+                         way_out="Lower its utterances or raise its words_per_class.")  # fmt: skip
+
     def _plans(self) -> list[Plan]:
         settings = self.settings
         names = voices(settings.split)[: settings.voices or None]
-        plans, seen = [], set()
+        plans: list[Plan] = []
+        seen: set[str] = set()
         for number in range(settings.utterances):
             random = np.random.default_rng(seed_of("spoken", settings.split, settings.seed, number))
-            text = sentence(random, settings.split, settings.words_per_class)
-            while settings.split != "train" and text in seen:  # a repeated test sentence would count twice
-                text = sentence(random, settings.split, settings.words_per_class)
+            text = self._sentence(random, seen)
             seen.add(text)
             plans.append(_plan(f"{self.name}-{number:06d}", text, names[int(random.integers(len(names)))], settings, random))
         return plans

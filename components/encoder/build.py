@@ -13,6 +13,7 @@ from components.config.stage import Stage
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION
 from components.model.folder import local_unit
+from components.model.ranks import Ranks, train_together
 
 OUT = Path("models/encoder")
 SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train")
@@ -29,15 +30,17 @@ def work(stage: Stage) -> None:
 
 def _trained(source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The unit of an encoder trained here; only the tars count as inputs, since they alone shape it."""
-    from components.encoder import ctc
-    from components.model.ranks import train_together
-
     training = source.training
     assert training is not None  # checked by the catalogue
     inputs = {"train": contents(SHARDS), "nonspeech-train": contents(NONSPEECH)}
 
     def make(folder: Path) -> None:
-        job = ctc.Job(str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), source.config, training)
-        train_together(ctc.train, (job,), min(workers(), training.micro_batches), training.threads)
+        train_together(_train, (folder, source.config, training), min(workers(), training.micro_batches), training.threads)
 
     return made("encoder", {"version": RESULT_VERSION, "source": asdict(source), "inputs": inputs}, make), inputs
+
+
+def _train(ranks: Ranks, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining) -> None:
+    from components.encoder import ctc
+
+    ctc.train(ranks, ctc.Job(str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training))

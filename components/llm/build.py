@@ -14,6 +14,7 @@ from components.config.stage import Stage
 from components.config.work import digests, made, place
 from components.llm import RESULT_VERSION
 from components.model.folder import local_unit
+from components.model.ranks import Ranks, train_together
 from components.shards.reader import entries
 
 OUT = Path("models/llm")
@@ -32,16 +33,19 @@ def work(stage: Stage) -> None:
 
 def _trained(entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     """The unit of an LLM trained here on the texts of the train role."""
-    from components.llm import copying
-    from components.model.ranks import train_together
-
     training = entry.source.training
     assert training is not None  # checked by the catalogue
     texts = [item.entry.text for item in entries(SHARDS)]
     inputs = {"texts": data_digest(texts), "prompt": asdict(entry.prompt)}
 
     def make(folder: Path) -> None:
-        job = copying.Job(texts, str(folder), str(folder / "resume"), entry.source.model_type, entry.source.config, training, entry.prompt)
-        train_together(copying.train, (job,), min(workers(), training.micro_batches), training.threads)
+        train_together(_train, (folder, texts, entry, training), min(workers(), training.micro_batches), training.threads)
 
     return made("llm", {"version": RESULT_VERSION, "source": asdict(entry.source), "inputs": inputs}, make), inputs
+
+
+def _train(ranks: Ranks, folder: Path, texts: list[str], entry: catalogue.Llm, training: catalogue.CopyingTraining) -> None:
+    from components.llm import copying
+
+    source = entry.source
+    copying.train(ranks, copying.Job(texts, str(folder), str(folder / "resume"), source.model_type, source.config, training, entry.prompt))

@@ -11,17 +11,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from multiprocessing import active_children, get_context
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
-
-from components.config.errors import InputError, LibrettoError, TransientError
+from components.config.errors import LibrettoError, TransientError
 from components.config.pool import die_with_parent
 
+if TYPE_CHECKING:  # the process that starts the others computes nothing: it need not wait for torch
+    import torch
+
 Item = TypeVar("Item")
+NOTICE_SECONDS = 5  # until a killed process is noticed: milliseconds as a rule
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Ranks:
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces each gradient by its sum over ranks; one exchange for all of them."""
+        import torch
+
         held = [parameter for parameter in parameters if parameter.requires_grad]
         # None counts as zero in one process too, or the optimiser would leave out there what it decays elsewhere.
         grads = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in held]
         if self.count > 1:
             flat = torch.cat([grad.flatten() for grad in grads])
-            dist.all_reduce(flat)
+            torch.distributed.all_reduce(flat)
             grads = [part.view_as(parameter) for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True)]
         for parameter, grad in zip(held, grads, strict=True):
             parameter.grad = grad
@@ -50,13 +55,17 @@ class Ranks:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """``values`` summed over ranks."""
         if self.count > 1:
-            dist.all_reduce(values)
+            import torch.distributed
+
+            torch.distributed.all_reduce(values)
         return values
 
     def wait(self) -> None:
         """Returns when every rank has come here."""
         if self.count > 1:
-            dist.barrier()
+            import torch.distributed
+
+            torch.distributed.barrier()
 
 
 def cut(batch: Sequence[Item], parts: int) -> list[list[Item]]:
@@ -67,44 +76,47 @@ def cut(batch: Sequence[Item], parts: int) -> list[list[Item]]:
 def train_together(function: Callable[..., None], arguments: tuple[Any, ...], processes: int, threads: int) -> None:
     """Runs ``function(ranks, *arguments)`` in so many processes of ``threads`` threads each.
 
-    One process runs in place. Raises what a worker raised of our own errors, TransientError when one was killed.
+    One process runs in place. Raises what a worker raised, TransientError when one was killed.
     """
     if processes == 1:
+        import torch
+
         torch.set_num_threads(threads)
         function(Ranks(), *arguments)
         return
-    import torch.multiprocessing as multiprocessing
-
     # gloo listens on the address of an interface: keep it to this machine.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    with tempfile.TemporaryDirectory() as meeting:
-        try:
-            multiprocessing.start_processes(
-                _worker, (processes, threads, meeting, function, arguments), nprocs=processes, start_method="spawn"
-            )
-        except multiprocessing.ProcessRaisedException as error:
-            raise _raised(Path(meeting), error) from None
-        except multiprocessing.ProcessExitedException as error:
-            raise TransientError(f"A training process ended: {error}.", way_out="Run again: it goes on from its checkpoint.") from None
+    with tempfile.TemporaryDirectory() as meeting, ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=die_with_parent
+    ) as pool:  # fmt: skip
+        # A rank waits for the others, so that each of them has a process of its own.
+        running = [pool.submit(_worker, rank, processes, threads, meeting, function, arguments) for rank in range(processes)]
+        error = _first_error(running)
+        if error is not None:
+            for child in active_children():  # the other ranks wait for one that is gone
+                child.kill()
+            raise error
+
+
+def _first_error(running: Sequence[Future[None]]) -> BaseException | None:
+    """What made the ranks fail; None when all came to their end."""
+    failed = [each for each in wait(running, return_when=FIRST_EXCEPTION).done if each.exception()]
+    if failed and not any(isinstance(each.exception(), (LibrettoError, BrokenProcessPool)) for each in failed):
+        # A rank that lost its peer may say so before the pool notices that the peer was killed.
+        failed = [each for each in wait(running, timeout=NOTICE_SECONDS).done if each.exception()]
+    errors = sorted((each.exception() for each in failed), key=lambda error: not isinstance(error, (LibrettoError, BrokenProcessPool)))
+    if errors and isinstance(errors[0], BrokenProcessPool):
+        return TransientError("A training process was killed.", way_out="Run again: it goes on from its checkpoint.")
+    return errors[0] if errors else None
 
 
 def _worker(rank: int, processes: int, threads: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    die_with_parent()
+    import torch
+    import torch.distributed as dist
+
     torch.set_num_threads(threads)
     dist.init_process_group("gloo", init_method=f"file://{meeting}/store", rank=rank, world_size=processes)
-    try:
-        function(Ranks(rank, processes), *arguments)
-    except LibrettoError as error:
-        (Path(meeting) / "error").write_text(f"{error.exit_code}\n{error}")
-        raise
-    finally:
-        dist.destroy_process_group()
-
-
-def _raised(meeting: Path, error: Exception) -> Exception:
-    path = meeting / "error"
-    if not path.is_file():
-        return error
-    code, _, message = path.read_text().partition("\n")
-    return TransientError(message) if code == "75" else InputError(message)
+    function(Ranks(rank, processes), *arguments)
+    # Only at a good end: closing it on an error would have the other ranks fail first, with less to say.
+    dist.destroy_process_group()

@@ -96,7 +96,7 @@ def work(stage: Stage) -> None:
         write_index(out / name / INDEX, [entry for job in jobs for entry in read_index(units[job.name] / INDEX)])
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
     inputs = {"corpus": read_record(manifests)["outputs"]}
-    libraries = ("soundfile", "soxr", "webdataset", "pyarrow")
+    libraries = ("soundfile", "soxr", "pyarrow")
     write_record(out, "shards", parameters=asdict(limits), inputs=inputs, outputs=outputs, libraries=libraries)
 
 

@@ -5,7 +5,9 @@ Cost: bounded by the disk; an hour of 16 kHz FLAC is about 60 MB.
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +36,23 @@ def describe(sample: Sample) -> dict[str, Any]:
 
 def write_tar(path: Path, samples: Iterable[Sample], payload: str) -> list[Entry]:
     """Writes one tar and returns its index entries, in the order of ``samples``; ``payload`` is the member's ending."""
-    import webdataset
-
     written = []
-    # Its default stamps the time of day into each member.
-    fixed = {"user": "libretto", "group": "libretto", "mode": 0o444, "mtime": 0}
-    with path.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
+    # The standard library's writer: webdataset's own stamps the time of day and imports torch.
+    with tarfile.open(path, "w") as archive:
         for sample in samples:
             text = json.dumps(describe(sample), ensure_ascii=False, sort_keys=True).encode()
-            writer.write({"__key__": sample.id, payload: sample.payload, "json": text})
+            for ending, data in sorted({payload: sample.payload, "json": text}.items()):
+                archive.addfile(_member(f"{sample.id}.{ending}", len(data)), io.BytesIO(data))
             written.append(_facts(sample))
     ranges = member_ranges(path)
     return list(_entries(path.name, written, ranges, payload))
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = size, 0, 0o444
+    member.uname = member.gname = "libretto"
+    return member
 
 
 def _facts(sample: Sample) -> dict[str, Any]:

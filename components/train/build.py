@@ -10,9 +10,11 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
+from components.config.params import Train
 from components.config.settings import device, workers
 from components.config.stage import Stage
 from components.config.work import digests, made, place
+from components.model.ranks import Ranks, train_together
 from components.train import RESULT_VERSION
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
@@ -21,20 +23,20 @@ ROLES = ("train", "dev", "nonspeech-train")
 
 
 def work(stage: Stage) -> None:
-    from components.model.encoder import SpeechEncoder
-    from components.model.joined import Shape, folder_digest
-
-    params = stage.params
-    llm, projector = catalogue.llm(params.llm), catalogue.projector(params.projector)
-    width = SpeechEncoder(ENCODER).width
-    shape = Shape(folder_digest(ENCODER), width, folder_digest(LLM), llm.numerics.dtype, projector, llm.prompt, params.train.text_case)
+    settings, llm, projector = stage.params.train, catalogue.llm(stage.params.llm), catalogue.projector(stage.params.projector)
+    parameters = {"train": asdict(settings), "projector": asdict(projector), "prompt": asdict(llm.prompt),
+                  "lora": llm.lora.targets, "llm_dtype": llm.numerics.dtype}  # fmt: skip
     inputs = _inputs()
-    key = {"version": RESULT_VERSION, "train": asdict(params.train), "shape": asdict(shape), "lora": llm.lora.targets, "inputs": inputs}
-    unit = made("train", key, lambda folder: _make(folder, stage, shape, llm.lora.targets))
+
+    def make(folder: Path) -> None:
+        # Data parallelism over GPUs comes with its own engine; here the ranks are processes of one machine's processor.
+        processes = min(workers(), settings.micro_batches) if device() == "cpu" else 1
+        train_together(_train, (folder, settings, projector, llm), processes, settings.threads)
+
+    unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
     place(unit, fresh(OUT.with_name(".bridge-unit")))
     _lay_out(OUT.with_name(".bridge-unit"))
     outputs = {name.removeprefix("bridge/"): digest for name, digest in digests(unit).items() if name.startswith("bridge/")}
-    parameters = {"train": asdict(params.train), "lora": llm.lora.targets, "shape": asdict(shape)}
     write_record(OUT, "train", parameters=parameters, inputs=inputs, outputs=outputs, libraries=("torch", "transformers", "peft"))
 
 
@@ -47,15 +49,14 @@ def _inputs() -> dict[str, Any]:
     return found
 
 
-def _make(folder: Path, stage: Stage, shape: Any, targets: list[str]) -> None:
-    from components.model.ranks import train_together
-    from components.train.loop import Job, train
+def _train(ranks: Ranks, folder: Path, settings: Train, projector: catalogue.Projector, llm: catalogue.Llm) -> None:
+    from components.model.encoder import SpeechEncoder
+    from components.model.joined import Shape, folder_digest
+    from components.train import loop
 
-    settings = stage.params.train
-    # Data parallelism over GPUs comes with its own engine; here the ranks are processes of one machine's processor.
-    processes = min(workers(), settings.micro_batches) if device() == "cpu" else 1
-    job = Job(DATA, ENCODER, LLM, folder, folder / "resume", device(), settings, shape, targets)
-    train_together(train, (job,), processes, settings.threads)
+    width = SpeechEncoder(ENCODER).width
+    shape = Shape(folder_digest(ENCODER), width, folder_digest(LLM), llm.numerics.dtype, projector, llm.prompt, settings.text_case)
+    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, folder, folder / "resume", device(), settings, shape, llm.lora.targets))
 
 
 def _lay_out(unit: Path) -> None:

@@ -59,6 +59,13 @@ def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
     assert len(texts["test"]) == 120, "a test sentence stands once"
 
 
+def test_too_few_different_sentences_stop(work: Path) -> None:
+    """Two words a class give some thirty dev sentences: more are refused at once, not sought for ever."""
+    with pytest.raises(InputError, match=r"60 different sentences can't be drawn from 2 words a class") as raised:
+        source("some", "dev", {**SETTINGS, "split": "dev", "utterances": 60, "words_per_class": 2}).find()
+    assert "words_per_class" in str(raised.value)
+
+
 def test_a_split_in_another_role_stops() -> None:
     with pytest.raises(InputError, match=r"of split 'train' stands in the role 'test'"):
         source("some", "test", SETTINGS)

@@ -75,7 +75,7 @@ def test_an_error_of_a_worker_comes_through_with_its_way_out(processes: int, tmp
 
 @pytest.mark.slow
 def test_a_lost_worker_and_a_passing_error_may_be_tried_again() -> None:
-    with pytest.raises(TransientError, match=r"training process ended.*goes on from its checkpoint"):
+    with pytest.raises(TransientError, match=r"training process was killed.*goes on from its checkpoint"):
         train_together(lose, ("",), 2, 1)
     with pytest.raises(TransientError, match=r"The disk is away\. Run again\."):
         train_together(stumble, ("",), 2, 1)
