@@ -7,6 +7,7 @@ in PEFT's format, and ``config.json`` that pins encoder and LLM by digest. ``Spe
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from components.model.projector import build_projector
 from components.model.prompt import PromptBuilder, sequences
 
 CONFIG, LORA = "config.json", "lora"
+warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")  # between PEFT and transformers
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,7 @@ class SpeechLLM(nn.Module):
 
     def add_lora(self, rank: int, alpha: int, dropout: float, targets: Sequence[str], seed: int) -> None:
         """Adapts the layers whose names end in ``targets``; raises InputError for a target that matches nothing."""
-        import warnings
-
         from peft import LoraConfig, get_peft_model
-
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
 
         names = [name for name, module in self.llm.named_modules() if isinstance(module, nn.Linear)]
         for target in targets:

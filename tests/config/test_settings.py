@@ -107,7 +107,17 @@ def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("there", "asked", "found"), [(1, "", "cuda"), (0, "", "cpu"), (1, "cpu", "cpu"), (1, "cuda:1", "cuda:1")])
-def test_the_device_is_the_one_asked_for_or_the_best(there: int, asked: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_the_one_asked_for_or_the_best(
+    there: int, asked: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "GPU_DRIVERS", (tmp_path,))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: bool(there))))
     monkeypatch.setenv("LIBRETTO_DEVICE", asked)
     assert settings.device() == found
+
+
+def test_without_a_driver_there_is_no_gpu_and_torch_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "GPU_DRIVERS", (tmp_path / "none",))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv("LIBRETTO_DEVICE", "")
+    assert settings.device() == "cpu"
