@@ -42,3 +42,24 @@ def _fields_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
         candidates = [inner, *typing.get_args(inner)]
         cls = next((kind for kind in candidates if dataclasses.is_dataclass(kind)), cls)
     return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def stated(value: Any) -> Any:
+    """A dataclass (or what holds some) as plain data, without fields that stand at their defaults.
+
+    For keys and records: a setting added later, whose default keeps what was, leaves the older ones as they are. Who
+    changes what a default does raises the RESULT_VERSION of the packages that read it.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            each.name: stated(getattr(value, each.name))
+            for each in dataclasses.fields(value)
+            if getattr(value, each.name) != _default(each)
+        }
+    if isinstance(value, dict):
+        return {key: stated(each) for key, each in value.items()}
+    return [stated(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    return each.default if each.default_factory is dataclasses.MISSING else each.default_factory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from components.config import catalogue
 from components.config.artifact import contents, fresh, write_record
 from components.config.settings import workers
 from components.config.stage import Stage
+from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION
 from components.model.folder import local_unit
@@ -24,7 +24,7 @@ def work(stage: Stage) -> None:
     source = catalogue.encoder(name).source
     unit, inputs = _trained(source) if source.kind == "ctc" else (local_unit("encoder", name, source.folder, RESULT_VERSION), {})
     place(unit, fresh(OUT))
-    write_record(OUT, "encoder", parameters=asdict(source), inputs=inputs, outputs=digests(unit), libraries=("torch", "transformers"))
+    write_record(OUT, "encoder", parameters=stated(source), inputs=inputs, outputs=digests(unit), libraries=("torch", "transformers"))
     print(f"encoder: '{name}' in {OUT}")
 
 
@@ -37,7 +37,7 @@ def _trained(source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
     def make(folder: Path) -> None:
         train_together(_train, (folder, source.config, training), min(workers(), training.micro_batches), training.threads)
 
-    return made("encoder", {"version": RESULT_VERSION, "source": asdict(source), "inputs": inputs}, make), inputs
+    return made("encoder", {"version": RESULT_VERSION, "source": stated(source), "inputs": inputs}, make), inputs
 
 
 def _train(ranks: Ranks, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from components.config.artifact import contents, read_record
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
 from components.config.params import Features
+from components.config.typed import stated
 from components.features import RESULT_VERSION
 
 
@@ -19,7 +19,7 @@ def shape_key(encoder: Path, settings: Features, numerics: EncoderNumerics) -> d
         "version": RESULT_VERSION,
         "encoder": contents(encoder),
         "layer": settings.layer,
-        "numerics": asdict(numerics),
+        "numerics": stated(numerics),
         "batch_seconds": settings.batch_seconds,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from components.config.artifact import fresh, write_record
 from components.config.hashing import data_digest
 from components.config.settings import workers
 from components.config.stage import Stage
+from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.llm import RESULT_VERSION
 from components.model.folder import local_unit
@@ -26,7 +26,7 @@ def work(stage: Stage) -> None:
     entry = catalogue.llm(name)
     unit, inputs = _trained(entry) if entry.source.kind == "copying" else (local_unit("llm", name, entry.source.folder, RESULT_VERSION), {})
     place(unit, fresh(OUT))
-    write_record(OUT, "llm", parameters=asdict(entry.source), inputs=inputs, outputs=digests(unit),
+    write_record(OUT, "llm", parameters=stated(entry.source), inputs=inputs, outputs=digests(unit),
                  libraries=("torch", "transformers", "tokenizers"))  # fmt: skip
     print(f"llm: '{name}' in {OUT}")
 
@@ -36,12 +36,12 @@ def _trained(entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     training = entry.source.training
     assert training is not None  # checked by the catalogue
     texts = [item.entry.text for item in entries(SHARDS)]
-    inputs = {"texts": data_digest(texts), "prompt": asdict(entry.prompt)}
+    inputs = {"texts": data_digest(texts), "prompt": stated(entry.prompt)}
 
     def make(folder: Path) -> None:
         train_together(_train, (folder, texts, entry, training), min(workers(), training.micro_batches), training.threads)
 
-    return made("llm", {"version": RESULT_VERSION, "source": asdict(entry.source), "inputs": inputs}, make), inputs
+    return made("llm", {"version": RESULT_VERSION, "source": stated(entry.source), "inputs": inputs}, make), inputs
 
 
 def _train(ranks: Ranks, folder: Path, texts: list[str], entry: catalogue.Llm, training: catalogue.CopyingTraining) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from components.config.artifact import contents
 from components.config.catalogue import Projector, Prompt
 from components.config.errors import InputError
 from components.config.hashing import data_digest
+from components.config.typed import stated
 from components.model.causal import TargetLoss, load_llm, target_loss
 from components.model.matching import Matching
 from components.model.projector import build_projector
@@ -118,7 +119,7 @@ class SpeechLLM(nn.Module):
             self.adapted.save_pretrained(folder / LORA, safe_serialization=True)
             (folder / LORA / "README.md").unlink(missing_ok=True)  # a model card full of blanks
             _sort_targets(folder / LORA / "adapter_config.json")
-        (folder / CONFIG).write_text(json.dumps(asdict(self.shape), indent=1, sort_keys=True) + "\n")
+        (folder / CONFIG).write_text(json.dumps(stated(self.shape), indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, folder: Path, encoder: Path, llm: Path, device: str) -> SpeechLLM:

@@ -13,6 +13,7 @@ from components.config.artifact import contents, fresh, read_record, write_recor
 from components.config.params import Train
 from components.config.settings import device, workers
 from components.config.stage import Stage
+from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.model.ranks import Ranks, train_together
 from components.train import RESULT_VERSION
@@ -24,7 +25,7 @@ ROLES = ("train", "dev", "nonspeech-train")
 
 def work(stage: Stage) -> None:
     settings, llm, projector = stage.params.train, catalogue.llm(stage.params.llm), catalogue.projector(stage.params.projector)
-    parameters = {"train": asdict(settings), "projector": asdict(projector), "prompt": asdict(llm.prompt),
+    parameters = {"train": asdict(settings), "projector": stated(projector), "prompt": stated(llm.prompt),
                   "lora": llm.lora.targets, "llm_dtype": llm.numerics.dtype}  # fmt: skip
     inputs = _inputs()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import NAMES, Params, read_params
 from components.config.stage import check_names
-from components.config.typed import typed
+from components.config.typed import stated, typed
 from components.corpus.source import source
 from tests.conftest import REPOSITORY
 
@@ -251,3 +251,25 @@ def test_a_wrong_key_of_a_model_entry_stops(own: Path) -> None:
     (own / "encoder.yaml").write_text(yaml.safe_dump({"small": {"source": {"kind": "folder", "folder": "x"}, "numerics": numerics}}))
     with pytest.raises(InputError, match=r"encoder\.yaml: small: 'numerics\.dtype'.*'float8'"):
         catalogue.encoder("small")
+
+
+def test_what_stands_at_its_default_is_not_stated() -> None:
+    """A setting added later, with a default that keeps what was, must not send anyone's finished work back to the start."""
+
+    @dataclass(frozen=True)
+    class Inner:
+        width: int
+        names: list[str] = field(default_factory=list)
+
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Inner
+        rate: float = 0.5
+        parts: list[Inner] = field(default_factory=list)
+
+    assert stated(Outer(Inner(3))) == {"inner": {"width": 3}}
+    assert stated(Outer(Inner(3, ["a"]), 0.25, [Inner(1)])) == {
+        "inner": {"width": 3, "names": ["a"]},
+        "rate": 0.25,
+        "parts": [{"width": 1}],
+    }
