@@ -43,10 +43,14 @@ class CtcTraining:
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where an encoder comes from: ``folder`` (a local checkpoint) or ``ctc`` (trained here on the train role)."""
+    """Where an encoder comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint) or ``ctc``
+    (trained here on the train role)."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["folder", "ctc"]
+    kind: Literal["hub", "folder", "ctc"]
+    repo: str = ""  # hub: owner/name
+    revision: str = ""  # hub: the commit, 40 hex digits
+    files: list[str] = field(default_factory=list)  # hub: what is fetched of it
     folder: str = ""  # below LIBRETTO_MODELS
     config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here
     training: CtcTraining | None = None
@@ -91,11 +95,15 @@ class CopyingTraining:
 
 @dataclass(frozen=True)
 class LlmSource:
-    """Where an LLM comes from: ``folder`` (a local checkpoint) or ``copying`` (trained here to copy and clean text)."""
+    """Where an LLM comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint) or ``copying``
+    (trained here to copy and clean text)."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["folder", "copying"]
-    folder: str = ""
+    kind: Literal["hub", "folder", "copying"]
+    repo: str = ""  # hub: owner/name
+    revision: str = ""  # hub: the commit, 40 hex digits
+    files: list[str] = field(default_factory=list)  # hub: what is fetched of it
+    folder: str = ""  # below LIBRETTO_MODELS
     model_type: str = ""  # architecture name of transformers, for one trained here
     config: dict[str, Any] = field(default_factory=dict)
     training: CopyingTraining | None = None
