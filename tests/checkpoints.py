@@ -9,12 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import HubertConfig, HubertForCTC, HubertModel, PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    HubertConfig,
+    HubertForCTC,
+    HubertModel,
+    PreTrainedTokenizerFast,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    WavLMConfig,
+    WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
 from components.config.artifact import fresh, write_record
 from components.config.catalogue import Projector, Prompt
-from components.encoder import ctc
+from components.encoder import ctc, written
 from components.llm import copying
 from components.model.joined import Shape, SpeechLLM, folder_digest
 
@@ -70,7 +86,42 @@ HUBERT = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
-ENCODERS = ("parakeet", "hubert-layer-norm", "hubert-group-norm")
+WHISPER = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 64,
+    "num_mel_bins": 20,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "init_std": 0.2,
+}
+# A narrow spectrogram makes few patches; its time axis is that of the real one.
+AST = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "num_mel_bins": 32,
+    "initializer_range": 0.2,
+}
+# Architecture and whether its convolutions are normalised by layer norm; the others by group norm over time.
+WAVEFORM: dict[str, tuple[Any, Any, bool]] = {
+    "hubert-layer-norm": (HubertConfig, HubertForCTC, True),
+    "hubert-group-norm": (HubertConfig, HubertModel, False),
+    "wav2vec2-layer-norm": (Wav2Vec2Config, Wav2Vec2ForCTC, True),
+    "wav2vec2-group-norm": (Wav2Vec2Config, Wav2Vec2ForCTC, False),
+    "wavlm-layer-norm": (WavLMConfig, WavLMModel, True),
+    "wavlm-group-norm": (WavLMConfig, WavLMModel, False),
+}
+ENCODERS = ("parakeet", *WAVEFORM, "whisper", "ast", "fbank", "whisper-ast")
+WITH_CTC = ("parakeet", "hubert-layer-norm", "wav2vec2-layer-norm", "wav2vec2-group-norm")
 
 
 def tokenizer(pad: str = copying.PAD) -> PreTrainedTokenizerFast:
@@ -91,25 +142,43 @@ def save_llm(folder: Path, family: str = "llama", seed: int = 1, pad: str = copy
 
 
 def save_encoder(folder: Path, family: str = "parakeet", seed: int = 1, **config: Any) -> Path:
-    """A folder that looks like the output of the stage ``encoder``; the group-norm one has no CTC head."""
-    units = ctc.tokenizer_for(TEXTS, fresh(folder))
-    if family == "parakeet":
-        shape = {**PARAKEET, **config}
-        ctc.build(shape, len(units), seed).save_pretrained(folder)
-        ParakeetFeatureExtractor(feature_size=shape["num_mel_bins"]).save_pretrained(folder)
-        units.save_pretrained(folder)
+    """A folder that looks like the output of the stage ``encoder``; those of WITH_CTC have a CTC head."""
+    _fill(fresh(folder), family, seed, config)
+    write_record(folder, "encoder", parameters=None, inputs={})
+    return folder
+
+
+def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
+    torch.manual_seed(seed)
+    if family == "whisper-ast":
+        for part, each in (("speech", "whisper"), ("events", "ast")):
+            (folder / part).mkdir()
+            _fill(folder / part, each, seed, config)
+        written.write_joined(folder, ["speech", "events"])
+    elif family == "fbank":
+        written.write_filterbank(folder, {"feature_size": 32, **config})
+    elif family == "whisper":
+        # As published: encoder and decoder, in the class that they were trained in.
+        WhisperForConditionalGeneration(WhisperConfig(**{**WHISPER, **config})).save_pretrained(folder)
+        WhisperFeatureExtractor(feature_size=WHISPER["num_mel_bins"]).save_pretrained(folder)
+    elif family == "ast":
+        ASTForAudioClassification(ASTConfig(num_labels=3, **{**AST, **config})).save_pretrained(folder)
+        ASTFeatureExtractor(num_mel_bins=AST["num_mel_bins"]).save_pretrained(folder)
     else:
-        torch.manual_seed(seed)
-        layer = family == "hubert-layer-norm"
-        shape = {**HUBERT, "feat_extract_norm": "layer" if layer else "group", "do_stable_layer_norm": layer, **config}
-        (HubertForCTC if layer else HubertModel)(HubertConfig(vocab_size=len(units), pad_token_id=0, **shape)).save_pretrained(folder)
-        Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=layer).save_pretrained(folder)
-        if layer:
+        units = ctc.tokenizer_for(TEXTS, folder)
+        if family == "parakeet":
+            shape = {**PARAKEET, **config}
+            ctc.build(shape, len(units), seed).save_pretrained(folder)
+            ParakeetFeatureExtractor(feature_size=shape["num_mel_bins"]).save_pretrained(folder)
+        else:
+            settings, network, layer = WAVEFORM[family]
+            shape = {**HUBERT, "feat_extract_norm": "layer" if layer else "group", "do_stable_layer_norm": layer, **config}
+            network(settings(vocab_size=len(units), pad_token_id=0, **shape)).save_pretrained(folder)
+            Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=layer).save_pretrained(folder)
+        if family in WITH_CTC:
             units.save_pretrained(folder)
         else:
             (folder / "vocab.json").unlink()
-    write_record(folder, "encoder", parameters=None, inputs={})
-    return folder
 
 
 def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prompt = PROMPT, stack: int = 2, **config: Any) -> SpeechLLM:

@@ -43,13 +43,18 @@ class CtcTraining:
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where an encoder comes from: ``folder`` (a local checkpoint) or ``ctc`` (trained here on the train role)."""
+    """Where an encoder comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint), ``ctc``
+    (trained here on the train role), ``fbank`` (none: log-mel) or ``joined`` (several side by side)."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["folder", "ctc"]
+    kind: Literal["hub", "folder", "ctc", "fbank", "joined"]
+    repo: str = ""  # hub: owner/name
+    revision: str = ""  # hub: the commit, 40 hex digits
+    files: list[str] = field(default_factory=list)  # hub: what is fetched of it
     folder: str = ""  # below LIBRETTO_MODELS
-    config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here
+    config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here; settings of the log-mel
     training: CtcTraining | None = None
+    parts: dict[str, EncoderSource] = field(default_factory=dict)  # joined: the sources by name; the first sets the frame rate
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class EncoderNumerics:
     features: Literal["float32", "float16"]  # of what is stored
     batching: Literal["padded", "equal-length"]  # group norm over time forbids padding
     max_abs: float = 6.0e4  # a larger feature value stops the stage: half precision ends at 65,504
+    padding: Literal["window", "none"] = "window"  # Whisper: 30 s as in pre-training, or the true length alone
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,15 @@ class CopyingTraining:
 
 @dataclass(frozen=True)
 class LlmSource:
-    """Where an LLM comes from: ``folder`` (a local checkpoint) or ``copying`` (trained here to copy and clean text)."""
+    """Where an LLM comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint) or ``copying``
+    (trained here to copy and clean text)."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["folder", "copying"]
-    folder: str = ""
+    kind: Literal["hub", "folder", "copying"]
+    repo: str = ""  # hub: owner/name
+    revision: str = ""  # hub: the commit, 40 hex digits
+    files: list[str] = field(default_factory=list)  # hub: what is fetched of it
+    folder: str = ""  # below LIBRETTO_MODELS
     model_type: str = ""  # architecture name of transformers, for one trained here
     config: dict[str, Any] = field(default_factory=dict)
     training: CopyingTraining | None = None
@@ -185,7 +195,9 @@ def corpus(name: str) -> Corpus:
 def encoder(name: str) -> Encoder:
     """The typed entry of an encoder."""
     entry = typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
-    _check_source("encoder", name, entry.source.kind == "folder", entry.source)
+    _check_source("encoder", name, entry.source)
+    for part, source in entry.source.parts.items():
+        _check_source("encoder", f"{name}.{part}", source)
     return entry
 
 
@@ -197,16 +209,25 @@ def projector(name: str) -> Projector:
 def llm(name: str) -> Llm:
     """The typed entry of an LLM."""
     entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
-    _check_source("llm", name, entry.source.kind == "folder", entry.source)
+    _check_source("llm", name, entry.source)
     if entry.prompt.template.count("{speech}") != 1:
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
     return entry
 
 
-def _check_source(kind: str, name: str, local: bool, source: EncoderSource | LlmSource) -> None:
-    lacking = not source.folder if local else source.training is None or not source.config
-    if lacking:
-        wanted = "'folder'" if local else "'config' and 'training'"
+NEEDS = {
+    "hub": ("repo", "files"),
+    "folder": ("folder",),
+    "ctc": ("config", "training"),
+    "copying": ("config", "training"),
+    "fbank": ("config",),
+    "joined": ("parts",),
+}
+
+
+def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
+    if not all(getattr(source, field) for field in NEEDS[source.kind]):
+        wanted = " and ".join(f"'{field}'" for field in NEEDS[source.kind])
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
 
 

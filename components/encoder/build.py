@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from components.config.settings import workers
 from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
-from components.encoder import RESULT_VERSION
+from components.encoder import RESULT_VERSION, written
 from components.model.folder import local_unit
 from components.model.ranks import Ranks, train_together
 
@@ -22,10 +23,31 @@ SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train
 def work(stage: Stage) -> None:
     name = stage.params.encoder
     source = catalogue.encoder(name).source
-    unit, inputs = _trained(source) if source.kind == "ctc" else (local_unit("encoder", name, source.folder, RESULT_VERSION), {})
+    unit, inputs = _unit(name, source)
     place(unit, fresh(OUT))
-    write_record(OUT, "encoder", parameters=stated(source), inputs=inputs, outputs=digests(unit), libraries=("torch", "transformers"))
+    outputs = digests(unit)
+    for part, each in source.parts.items():
+        unit, inputs[part] = _unit(f"{name}.{part}", each)
+        (OUT / part).mkdir()
+        place(unit, OUT / part)
+        outputs |= {f"{part}/{file}": digest for file, digest in digests(unit).items()}
+    write_record(OUT, "encoder", parameters=stated(source), inputs=inputs, outputs=outputs, libraries=("torch", "transformers"))
     print(f"encoder: '{name}' in {OUT}")
+
+
+def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
+    """The finished unit of a source, and the inputs that shaped it."""
+    if source.kind == "ctc":
+        return _trained(source)
+    if source.kind == "fbank":
+        return _written({"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)), {}
+    if source.kind == "joined":
+        return _written({"joined": list(source.parts)}, lambda folder: written.write_joined(folder, list(source.parts))), {}
+    return local_unit("encoder", name, source.folder, RESULT_VERSION), {}
+
+
+def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    return made("encoder", {"version": RESULT_VERSION, **what}, write)
 
 
 def _trained(source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:

@@ -8,6 +8,7 @@ utterances in about 55 s on two cores.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,28 +101,31 @@ def encode(job: Job) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _encoder(folder: Path, name: str, dtype: str, layer: int | str) -> Any:
+def _encoder(folder: Path, name: str, dtype: str, layer: int | str, padding: str) -> Any:
     from components.model.encoder import SpeechEncoder
 
-    return SpeechEncoder(folder, name, dtype, layer)
+    return SpeechEncoder(folder, name, dtype, layer, padding)
 
 
 def _frames(job: Job, items: list[Located]) -> dict[str, np.ndarray]:
-    from components.model.encoder import LEAST_SAMPLES
+    encoder = _encoder(ENCODER, device(), job.numerics.dtype, job.settings.layer, job.numerics.padding)
+    return {
+        item.entry.id: checked(frames.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer)
+        for item, frames in encoded(encoder, items, job.settings.batch_seconds, job.numerics.batching)
+    }
 
-    encoder = _encoder(ENCODER, device(), job.numerics.dtype, job.settings.layer)
-    seconds = [item.entry.seconds for item in items]
-    found = {}
+
+def encoded(encoder: Any, items: list[Located], batch_seconds: float, batching: str) -> Iterator[tuple[Located, Any]]:
+    """Each utterance and its frames on the encoder's device, batches formed by length under ``batch_seconds`` of audio, what
+    the encoder pads counted; raises InputError before any work where one is shorter than a frame."""
     for item in items:
-        if item.entry.samples < LEAST_SAMPLES:
-            raise InputError(f"Utterance '{item.entry.id}' is shorter than one frame of the encoder.", unit=item.entry.id,
-                             way_out="Leave it out of its source.")  # fmt: skip
-    for batch in by_length(items, seconds, job.settings.batch_seconds):
-        for group in [batch] if job.numerics.batching == "padded" else equal_lengths(batch):
-            frames = encoder([audio(item) for item in group])
-            for item, each in zip(group, frames, strict=True):
-                found[item.entry.id] = checked(each.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer)
-    return found
+        if encoder.frames_of(item.entry.samples) < 1:
+            raise InputError(f"Utterance '{item.entry.id}' is shorter than one frame of the encoder: {item.entry.samples} samples, "
+                             f"{encoder.least_samples} are needed.", unit=item.entry.id, way_out="Leave it out of its source.")  # fmt: skip
+    seconds = [encoder.padded_seconds(item.entry.samples) for item in items]
+    for batch in by_length(items, seconds, batch_seconds):
+        for group in [batch] if batching == "padded" else equal_lengths(batch):
+            yield from zip(group, encoder([audio(item) for item in group]), strict=True)
 
 
 def equal_lengths(batch: list[Located]) -> list[list[Located]]:
@@ -139,7 +143,8 @@ def checked(frames: np.ndarray, name: str, numerics: EncoderNumerics, layer: int
     largest = float(np.abs(frames).max())
     if not np.isfinite(largest) or largest > numerics.max_abs:
         raise InputError(f"Utterance '{name}', layer {layer}: the largest value is {largest:g}, over {numerics.max_abs:g}.", unit=name,
-                         way_out="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32.")  # fmt: skip
+                         way_out="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32, and max_abs "
+                                 "to the largest value that is right.")  # fmt: skip
     return frames.astype(numerics.features)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from components.config.artifact import read_record
-from components.features.extract import equal_lengths
+from components.config.catalogue import EncoderNumerics
+from components.config.typed import typed
+from components.features.extract import encoded
 from components.features.key import check_key
 from components.model.encoder import SpeechEncoder
-from components.shards.reader import Located, array, audio, entries
+from components.shards.reader import Located, array, entries
 
 
 class FrameSource:
@@ -22,16 +24,13 @@ class FrameSource:
         key = check_key(features, encoder, shards)["key"]
         self.live = "empty" in read_record(features)
         self.items: list[Located] = entries(shards if self.live else features)
-        self.device, self._padded = device, key["numerics"]["batching"] == "padded"
-        self._encoder = SpeechEncoder(encoder, device, key["numerics"]["dtype"], key["layer"]) if self.live else None
+        numerics = typed(EncoderNumerics, key["numerics"], f"{features}: numerics")
+        self.device, self._batch_seconds, self._batching = device, key["batch_seconds"], numerics.batching
+        self._encoder = SpeechEncoder(encoder, device, numerics.dtype, key["layer"], numerics.padding) if self.live else None
 
     def frames(self, items: Sequence[Located]) -> list[torch.Tensor]:
         """Frames of each utterance, shape (frames, width), float32, in the order of ``items``."""
         if self._encoder is None:
             return [torch.from_numpy(array(item)).float().to(self.device) for item in items]
-        groups = [list(items)] if self._padded and items else equal_lengths(list(items))
-        found = {}
-        for group in groups:
-            for item, each in zip(group, self._encoder([audio(item) for item in group]), strict=True):
-                found[item.entry.id] = each.float()
+        found = {item.entry.id: frames.float() for item, frames in encoded(self._encoder, list(items), self._batch_seconds, self._batching)}
         return [found[item.entry.id].clone() for item in items]

@@ -1,7 +1,7 @@
 """The speech encoder: a folder in HF form → frames of each waveform, and the text of its CTC head where it has one.
 
-Real checkpoints and those trained here take the same path: the Auto classes read architecture, feature extractor and
-tokenizer from the folder; only safetensors are read and no code of a checkpoint is run.
+Real checkpoints and those trained here take the same path: the folder says which family it is (components/model/families.py)
+and with that its width, rate and rule for batches.
 """
 
 from __future__ import annotations
@@ -11,70 +11,81 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoTokenizer
+from transformers import AutoTokenizer
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
+from components.model.families import has_ctc, load_family
+from components.model.pretrained import refused
 
-LEAST_SAMPLES = 400  # 25 ms at 16 kHz: the window of every family's front end
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class SpeechEncoder:
-    """A frozen encoder on one device."""
+    """A frozen encoder on one device.
 
-    def __init__(self, folder: Path, device: str = "cpu", dtype: str = "float32", layer: int | str = "last") -> None:
+    ``layer`` is a hidden state, 0 (what enters the first layer) to the number of layers, or ``last`` (the encoder's output);
+    ``padding`` is Whisper's: ``window`` (30 s) or ``none``. Raises InputError for a folder that is no encoder and for a layer
+    that it does not have.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu", dtype: str = "float32", layer: int | str = "last",
+                 padding: str = "window") -> None:  # fmt: skip
         self.folder, self.device, self.dtype, self.layer = folder, torch.device(device), DTYPES[dtype], layer
+        self.family = load_family(folder, self.device, self.dtype, padding)
+        self.model = self.family.network
+        self.has_ctc = has_ctc(folder)
+        layers = self.family.layers
+        if layer != "last" and (layers is None or not 0 <= int(layer) <= layers):
+            known = "'last' alone" if layers is None else f"0 to {layers}, or 'last'"
+            raise InputError(f"{folder} has no layer {layer}.", unit="features.layer", way_out=f"Known: {known}.")
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            self.extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            self.has_ctc = any(name.endswith("ForCTC") for name in config.architectures or ())
-            loader = AutoModelForCTC if self.has_ctc else AutoModel
-            model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=self.dtype)
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True) if self.has_ctc else None
         except (OSError, ValueError) as error:
-            raise InputError(f"{folder} does not load as an encoder: {error}", unit=str(folder),
-                             way_out="A folder in HF form with safetensors is needed.") from None  # fmt: skip
-        self.model = model.eval().requires_grad_(False).to(self.device)
-        # Below a CTC head lies the encoder, by the name of its family, or plainly ``encoder`` (Parakeet).
-        self.body = getattr(model, model.base_model_prefix, None) or model.encoder if self.has_ctc else model
-        # Group-norm checkpoints say return_attention_mask = false: they were trained on zero padding without a mask.
-        self.takes_mask = bool(getattr(self.extractor, "return_attention_mask", True))
+            raise refused(folder, error) from None
 
     @property
     def width(self) -> int:
         """Values a frame."""
-        return int(self.body.config.hidden_size)
+        return self.family.width
 
-    def inputs(self, waveforms: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """What the model takes, padded to the longest of ``waveforms`` (each mono float32 at 16 kHz)."""
-        batch = self.extractor(list(waveforms), sampling_rate=RATE, return_tensors="pt", padding=True,
-                               return_attention_mask=True)  # fmt: skip
-        return {name: batch[name] for name in batch if name in ("input_features", "input_values", "attention_mask")}
+    @property
+    def rate(self) -> float:
+        """Frames a second."""
+        return RATE / self.family.hop
 
-    def frame_counts(self, mask: torch.Tensor) -> torch.Tensor:
-        """Frames of each utterance, shape (batch,), from the mask of its inputs, shape (batch, time)."""
-        lengths = mask.sum(-1)
-        for name in ("_get_subsampling_output_length", "_get_feat_extract_output_lengths"):
-            if hasattr(self.body, name):
-                return getattr(self.body, name)(lengths).to(torch.long)
-        raise InputError(f"{self.folder}: how many frames '{type(self.body).__name__}' gives is not known.", unit=str(self.folder))
+    @property
+    def least_samples(self) -> int:
+        """Samples at 16 kHz below which there is no frame."""
+        return self.family.least
+
+    @property
+    def equal_lengths(self) -> bool:
+        """Whether a batch must hold utterances of one length: group norm over time takes in padding."""
+        return self.family.equal_lengths
+
+    def frames_of(self, samples: int) -> int:
+        """Frames that so many samples at 16 kHz will give; 0 below ``least_samples``."""
+        return self.family.frames_of(samples)
+
+    def padded_seconds(self, samples: int) -> float:
+        """Seconds of audio that are computed for so many samples alone: more where a family fills up its windows."""
+        return self.family.padded(samples) / RATE
 
     @torch.inference_mode()
     def __call__(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Frames of each waveform, shape (frames, width), on the device; padding is cut off."""
-        inputs = self.inputs(waveforms)
-        counts = self.frame_counts(inputs["attention_mask"])
-        moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        for name in ("input_features", "input_values"):
-            if name in moved:
-                moved[name] = moved[name].to(self.dtype)
-        if not self.takes_mask:
-            del moved["attention_mask"]
-        wants_all = self.layer != "last"
-        output = self.body(**moved, output_hidden_states=wants_all)
-        hidden = output.hidden_states[int(self.layer)] if wants_all else output.last_hidden_state
-        return [frames[:count] for frames, count in zip(hidden, counts.tolist(), strict=True)]
+        """Frames of each waveform (mono float32 at 16 kHz), shape (frames, width), on the device; padding is cut off.
+
+        Raises InputError where one is too short, or where lengths differ and the encoder forbids padding.
+        """
+        shortest = min(map(len, waveforms), default=self.least_samples)
+        if shortest < self.least_samples:
+            raise InputError(f"{shortest} samples are fewer than the {self.least_samples} that the encoder needs for a frame.",
+                             unit=str(self.folder), way_out="Leave such clips out of their source.")  # fmt: skip
+        if self.equal_lengths and len({len(waveform) for waveform in waveforms}) > 1:
+            raise InputError(f"{self.folder} normalises over time: padding would change its frames.", unit=str(self.folder),
+                             way_out="Set numerics.batching of its catalogue entry to equal-length.")  # fmt: skip
+        return self.family.frames(waveforms, self.layer) if len(waveforms) else []
 
     @torch.inference_mode()
     def ctc_text(self, frames: Sequence[torch.Tensor]) -> list[str]:

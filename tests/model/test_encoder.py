@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCTC, AutoTokenizer
 
 from components.config.errors import InputError
 from components.model.encoder import SpeechEncoder
-from tests.checkpoints import ENCODERS, save_encoder
+from components.model.families import Padded
+from tests.checkpoints import ENCODERS, WAVEFORM, WITH_CTC, save_encoder
 
-# Shortest clip that gives a frame whose values are numbers: two of 10 ms for Parakeet, whose extractor takes a variance
-# over them, and the reach of the seven convolutions (400 samples) for the others.
-SHORTEST = {"parakeet": 320, "hubert-layer-norm": 400, "hubert-group-norm": 400}
 RATE = 16_000
+# Samples from one frame to the next, and the fewest that give a frame: two log-mel frames where a variance is taken over
+# them, one window of the spectrum, or the reach of the seven convolutions.
+HOP = {"parakeet": 640, "ast": 1600, "fbank": 160} | dict.fromkeys([*WAVEFORM, "whisper", "whisper-ast"], 320)
+LEAST = dict.fromkeys(ENCODERS, 400) | {"parakeet": 320, "fbank": 320}
+GROUP_NORM = [family for family in WAVEFORM if family.endswith("group-norm")]
+PADDED = [family for family in ENCODERS if family not in GROUP_NORM]
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +42,49 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and float((one - other).norm() / other.norm()) < 1e-5
 
 
+def lengths(family: str) -> list[int]:
+    """From the shortest to 40 s, with those around the edges of frames, of windows and of what is left behind a window."""
+    hop, least = HOP[family], LEAST[family]
+    edges = [least, 2 * hop, 7 * hop, RATE, 30 * RATE]
+    around = {edge + step for edge in edges for step in (-hop, -1, 0, 1, 159, 160, hop - 1, hop)}
+    return sorted({samples for samples in around if samples >= least} | {10 * RATE + 1, 20 * RATE + 399, 35 * RATE + 77, 40 * RATE})
+
+
 @pytest.mark.parametrize("family", ENCODERS)
-def test_as_many_frames_come_as_are_told(family: str, folders: dict[str, Path]) -> None:
-    """Told from the mask of the inputs, against what the network itself gives for the clip without padding."""
+def test_as_many_frames_come_as_are_told_before(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
-    start = SHORTEST[family]
-    for samples in [*range(start, start + 1400, 37), *range(RATE - 330, RATE + 330, 53), 2 * RATE + 1, 5 * RATE + 159, 7 * RATE + 160]:
-        inputs = encoder.inputs([wave(samples)])
-        told = int(encoder.frame_counts(inputs["attention_mask"])[0])
-        frames = encoder([wave(samples)])[0]
-        assert frames.shape == (told, encoder.width) == (told, 32)
+    for samples in lengths(family):
+        told, frames = encoder.frames_of(samples), encoder([wave(samples)])[0]
+        assert frames.shape == (told, encoder.width), samples
         assert told >= 1
-        assert torch.isfinite(frames).all()
+        assert told == pytest.approx(samples / RATE * encoder.rate, abs=1.25)
+        assert torch.isfinite(frames).all(), samples
+
+
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("whisper", "ast", "fbank", "whisper-ast")])
+def test_as_many_frames_are_told_as_the_network_gives_without_padding(family: str, folders: dict[str, Path]) -> None:
+    encoder = SpeechEncoder(folders[family])
+    assert isinstance(encoder.family, Padded)
+    for samples in lengths(family)[:30]:
         with torch.no_grad():
-            given = encoder.body(**inputs).last_hidden_state.shape[1]
-        assert 0 <= given - told <= (family == "parakeet")  # its extractor hands over one more frame at times, masked
+            given = encoder.family.body(**encoder.family.inputs([wave(samples)])).last_hidden_state.shape[1]
+        assert 0 <= given - encoder.frames_of(samples) <= (family == "parakeet")  # its extractor hands over one more at times, masked
 
 
-@pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm"])
+@pytest.mark.parametrize("family", ENCODERS)
+def test_what_is_shorter_than_a_frame_is_refused(family: str, folders: dict[str, Path]) -> None:
+    encoder = SpeechEncoder(folders[family])
+    assert encoder.least_samples == LEAST[family]
+    assert [encoder.frames_of(samples) for samples in (0, 1, LEAST[family] - 1)] == [0, 0, 0]
+    with pytest.raises(InputError, match=rf"{LEAST[family] - 1} samples are fewer than the {LEAST[family]}.*Leave such clips out"):
+        encoder([wave(LEAST[family] - 1)])
+    assert encoder([]) == []
+
+
+@pytest.mark.parametrize("family", PADDED)
 @pytest.mark.parametrize("layer", ["last", 0, 1])
 def test_an_utterance_has_the_same_frames_alone_and_in_a_batch(family: str, layer: int | str, folders: dict[str, Path]) -> None:
-    encoder = SpeechEncoder(folders[family], layer=layer)
+    encoder = SpeechEncoder(folders[family], layer="last" if family == "fbank" else layer)
     waves = [wave(samples, samples) for samples in (RATE // 2, 3 * RATE + 7, 800, RATE + 1, 3 * RATE)]
     for samples, together in zip(waves, encoder(waves), strict=True):
         assert close(together, encoder([samples])[0])
@@ -64,24 +92,57 @@ def test_an_utterance_has_the_same_frames_alone_and_in_a_batch(family: str, laye
         assert close(together, encoder([samples])[0])
 
 
-def test_group_norm_holds_that_for_equal_lengths_alone(folders: dict[str, Path]) -> None:
-    encoder = SpeechEncoder(folders["hubert-group-norm"])
+@pytest.mark.parametrize("family", GROUP_NORM)
+def test_group_norm_takes_equal_lengths_alone(family: str, folders: dict[str, Path]) -> None:
+    encoder = SpeechEncoder(folders[family])
     waves = [wave(RATE, seed) for seed in range(3)]
     for samples, together in zip(waves, encoder(waves), strict=True):
         assert close(together, encoder([samples])[0])
-    assert not close(encoder([waves[0], wave(3 * RATE)])[0], encoder([waves[0]])[0])
+    with pytest.raises(InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"):
+        encoder([waves[0], wave(3 * RATE)])
+    assert [SpeechEncoder(folders[each]).equal_lengths for each in PADDED] == [False] * len(PADDED)
 
 
 @pytest.mark.parametrize("family", ENCODERS)
+def test_every_layer_can_be_taken_and_no_other(family: str, folders: dict[str, Path]) -> None:
+    sound, last = [wave(RATE)], SpeechEncoder(folders[family])([wave(RATE)])[0]
+    if family == "fbank":
+        with pytest.raises(InputError, match=r"has no layer 0\. Known: 'last' alone"):
+            SpeechEncoder(folders[family], layer=0)
+        return
+    taken = [SpeechEncoder(folders[family], layer=layer)(sound)[0] for layer in (0, 1, 2)]
+    assert {each.shape for each in taken} == {last.shape}
+    assert not any(close(taken[one], taken[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+    # Families that normalise their output do so behind the last layer; transformers gives that as a state for some.
+    if family in ("parakeet", "whisper"):
+        assert close(taken[2], last)
+    for layer in (3, -1):
+        with pytest.raises(InputError, match=rf"has no layer {layer}\. Known: 0 to 2, or 'last'"):
+            SpeechEncoder(folders[family], layer=layer)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_wanted_dtype_is_that_of_the_frames(family: str, dtype: str, folders: dict[str, Path]) -> None:
+    frames = SpeechEncoder(folders[family], dtype=dtype)([wave(RATE)])[0]
+    assert frames.dtype == getattr(torch, dtype)
+    exact = SpeechEncoder(folders[family])([wave(RATE)])[0]
+    assert float((frames.float() - exact).norm() / exact.norm()) < (0.02 if dtype == "float16" else 0.15)
+
+
+@pytest.mark.parametrize("family", [*WITH_CTC, *GROUP_NORM])
 def test_weights_are_those_of_the_folder(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
-    auto = AutoModel if family == "hubert-group-norm" else AutoModelForCTC
+    assert isinstance(encoder.family, Padded)
+    assert encoder.has_ctc == (family in WITH_CTC)
+    auto = AutoModelForCTC if encoder.has_ctc else AutoModel
     plain = auto.from_pretrained(folders[family], local_files_only=True).eval()
-    assert encoder.has_ctc == (family != "hubert-group-norm")
-    inputs, frames = encoder.inputs([wave(RATE)]), encoder([wave(RATE)])[0]
+    inputs, frames = encoder.family.inputs([wave(RATE)]), encoder([wave(RATE)])[0]
+    if not encoder.family.takes_mask:
+        del inputs["attention_mask"]
     with torch.no_grad():
-        if family == "hubert-group-norm":
-            wanted, got = plain(inputs["input_values"]).last_hidden_state[0], frames
+        if not encoder.has_ctc:
+            wanted, got = plain(**inputs).last_hidden_state[0], frames
         else:
             head = encoder.model.ctc_head if family == "parakeet" else encoder.model.lm_head
             wanted, got = plain(**inputs).logits[0], head(frames[None])[0]
@@ -90,9 +151,22 @@ def test_weights_are_those_of_the_folder(family: str, folders: dict[str, Path]) 
     assert not encoder.model.training
 
 
-@pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm"])
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("fbank", "whisper-ast")])
+def test_a_folder_that_lacks_weights_is_refused(family: str, tmp_path: Path) -> None:
+    """transformers would draw them at random."""
+    folder = save_encoder(tmp_path / "encoder", family)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in sorted(weights) if re.search(r"layers?\.1\.", name) and "decoder" not in name)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 of its weights are missing, .*layers\.1\."):
+        SpeechEncoder(folder)
+
+
+@pytest.mark.parametrize("family", [family for family in WITH_CTC if family not in GROUP_NORM])
 def test_ctc_text_is_the_best_unit_of_each_frame_joined(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
+    assert isinstance(encoder.family, Padded)
     plain = AutoModelForCTC.from_pretrained(folders[family], local_files_only=True).eval()
     units = {place: unit for unit, place in json.loads((folders[family] / "vocab.json").read_text()).items()}
     waves = [wave(samples, samples) for samples in (800, RATE, 2 * RATE + 99)]
@@ -100,7 +174,7 @@ def test_ctc_text_is_the_best_unit_of_each_frame_joined(family: str, folders: di
     texts = encoder.ctc_text(frames)
     for samples, each, text in zip(waves, frames, texts, strict=True):
         with torch.no_grad():
-            best = plain(**encoder.inputs([samples])).logits[0, : len(each)].argmax(-1).tolist()
+            best = plain(**encoder.family.inputs([samples])).logits[0, : len(each)].argmax(-1).tolist()
         spelt = "".join(units[unit] for unit, _ in groupby(best) if units[unit] != "<pad>")
         assert text == " ".join(spelt.replace("|", " ").split())
     assert len(set(texts)) > 1
@@ -118,13 +192,14 @@ def test_known_units_give_their_words(folders: dict[str, Path], monkeypatch: pyt
     assert encoder.ctc_text([frames[:1]]) == [""]
 
 
-def test_an_encoder_without_a_head_has_no_text(folders: dict[str, Path]) -> None:
-    encoder = SpeechEncoder(folders["hubert-group-norm"])
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in WITH_CTC])
+def test_an_encoder_without_a_head_has_no_text(family: str, folders: dict[str, Path]) -> None:
+    encoder = SpeechEncoder(folders[family])
     with pytest.raises(InputError, match="no CTC head"):
         encoder.ctc_text(encoder([wave(RATE)]))
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("fbank", "whisper-ast")])
 def test_weights_that_are_pickled_alone_are_refused(family: str, tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / family, family)
     (folder / "model.safetensors").unlink()

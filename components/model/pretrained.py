@@ -1,0 +1,56 @@
+"""Checkpoints in HF form: a folder → configuration, feature extractor, network; the architecture is what the folder says.
+
+Only safetensors are read, no code of a checkpoint is run, and a weight that the folder lacks stops: transformers would
+draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so for all of them).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoFeatureExtractor
+
+from components.config.errors import InputError
+
+# Drawn anew without harm: used by masking in training only, and absent from checkpoints that were tuned without it.
+UNUSED = ("masked_spec_embed",)
+
+
+def refused(folder: Path, reason: object) -> InputError:
+    """The error for a folder that is no encoder."""
+    return InputError(f"{folder} does not load as an encoder: {reason}", unit=str(folder),
+                      way_out="A folder in HF form with safetensors is needed.")  # fmt: skip
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` as plain data; raises InputError where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise refused(folder, error) from None
+
+
+def read_extractor(folder: Path) -> Any:
+    """The feature extractor: waveforms (mono float32 at 16 kHz) → what the network takes."""
+    try:
+        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise refused(folder, error) from None
+
+
+def read_network(folder: Path, loader: Any, dtype: torch.dtype, device: torch.device, part: str = "") -> Any:
+    """The network that ``loader`` (a class of transformers) reads, frozen, on the device; raises InputError where weights of
+    ``part`` (a prefix of their names) are not in the folder."""
+    try:
+        network, found = loader.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise refused(folder, error) from None
+    lacking = sorted(name for name in found["missing_keys"] if name.startswith(part) and not name.endswith(UNUSED))
+    if lacking:
+        raise refused(folder, f"{len(lacking)} of its weights are missing, '{lacking[0]}' among them.")
+    return network.eval().requires_grad_(False).to(device)

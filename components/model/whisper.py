@@ -1,0 +1,90 @@
+"""Whisper's encoder (Radford et al. 2022): windows of 30 s, or the true length without padding.
+
+``window``: every utterance is filled up to 30 s with silence, as in pre-training and in the papers, and its frames are cut
+to the real length. ``none``: the same layers on the true number of frames, the position embeddings cut, padding of a batch
+masked: about 30 s / length of the work, and frames that differ a little, since no silence is attended to. Either way longer
+audio is cut into windows of 30 s and their frames are joined.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, WhisperModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from components.audio.sound import RATE
+from components.model.pretrained import read_config, read_extractor, read_network
+
+
+def windows(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
+    """``waveform`` cut into windows of ``samples``; the last one is what is left."""
+    return [waveform[start : start + samples] for start in range(0, len(waveform), samples)]
+
+
+class Whisper:
+    """The encoder of a Whisper checkpoint, or of a folder that holds a Whisper encoder alone."""
+
+    equal_lengths = False
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, padding: str) -> None:
+        self.extractor = read_extractor(folder)
+        alone = read_config(folder).get("architectures") == ["WhisperEncoder"]
+        loader = WhisperEncoder if alone else AutoModel
+        network = read_network(folder, loader, dtype, device, "" if alone else "encoder.")
+        self.network: WhisperEncoder = network.get_encoder() if isinstance(network, WhisperModel) else network
+        config = self.network.config
+        self.width, self.layers = int(config.d_model), int(config.encoder_layers)
+        self.hop = 2 * int(self.extractor.hop_length)  # the second convolution has stride 2: 20 ms
+        self.window = int(config.max_source_positions) * self.hop  # 30 s
+        self.least = int(self.extractor.n_fft)  # one window of the spectrum: 25 ms
+        self.device, self.dtype, self.padding = device, dtype, padding
+
+    def frames_of(self, samples: int) -> int:
+        """Frames of so many samples: one for each 20 ms begun. A window holds whole frames, so cutting changes nothing."""
+        return math.ceil(samples / self.hop) if samples >= self.least else 0
+
+    def padded(self, samples: int) -> int:
+        """Samples that are computed for so many."""
+        return math.ceil(samples / self.window) * self.window if self.padding == "window" else samples
+
+    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, shape (frames, width)."""
+        pieces = [windows(waveform, self.window) for waveform in waveforms]
+        flat = [piece for each in pieces for piece in each]
+        counts = [math.ceil(len(piece) / self.hop) for piece in flat]
+        hidden = self._encoded(self._mel(flat, counts), counts, layer)
+        cut = iter([states[:count] for states, count in zip(hidden, counts, strict=True)])
+        return [torch.cat([next(cut) for _ in each]) for each in pieces]
+
+    def _mel(self, pieces: Sequence[np.ndarray], counts: Sequence[int]) -> torch.Tensor:
+        """Log-mel, shape (pieces, mel, time): 30 s of each, or as much as the longest needs, zeros behind the others.
+
+        Silence of one spectral window follows each piece, so that its last values do not hang on how long the batch is.
+        """
+        most = self.window if self.padding == "window" else min(self.window, max(map(len, pieces)) + int(self.extractor.n_fft))
+        mel = self.extractor(list(pieces), sampling_rate=RATE, return_tensors="pt", padding="max_length", max_length=most)["input_features"]
+        if self.padding == "none":
+            mel = mel[:, :, : 2 * max(counts)]
+            mel = mel * (torch.arange(mel.shape[2]) < 2 * torch.tensor(counts)[:, None])[:, None]
+        return mel.to(self.device, self.dtype)
+
+    def _encoded(self, mel: torch.Tensor, counts: Sequence[int], layer: int | str) -> torch.Tensor:
+        """The forward pass of transformers' WhisperEncoder on any number of frames, up to the wanted layer."""
+        network = self.network
+        hidden = torch.nn.functional.gelu(network.conv1(mel))
+        hidden = torch.nn.functional.gelu(network.conv2(hidden)).transpose(1, 2)
+        hidden = hidden + network.embed_positions.weight[: hidden.shape[1]]
+        mask = None
+        if self.padding == "none":
+            real = torch.arange(hidden.shape[1], device=self.device) < torch.tensor(counts, device=self.device)[:, None]
+            mask = create_bidirectional_mask(config=network.config, inputs_embeds=hidden, attention_mask=real)
+        wanted = self.layers if layer == "last" else int(layer)
+        for block in network.layers[:wanted]:
+            hidden = block(hidden, mask)
+        return network.layer_norm(hidden) if wanted == self.layers else hidden  # as hidden_states[-1] of transformers
