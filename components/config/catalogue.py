@@ -111,11 +111,16 @@ class LlmSource:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The text around the speech; ``{speech}`` marks where the projected frames stand."""
+    """The text around the speech; ``{speech}`` marks where the projected frames stand.
+
+    Special tokens are written out in the template (``<|im_start|>``); the tokenizer's BOS alone has a field, since it
+    stands first in the SLAM-ASR paper and after the speech in its released code.
+    """
 
     __pydantic_config__ = STRICT
     template: str
-    bos: bool = True  # begin with the tokenizer's BOS, where it has one
+    bos: Literal["first", "after-speech", "none"] = "first"  # where the tokenizer has one; never doubled
+    eos: str = ""  # the token that ends a transcript, where a chat model ends its turn by another than the tokenizer's
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def corpus(name: str) -> Corpus:
 def encoder(name: str) -> Encoder:
     """The typed entry of an encoder."""
     entry = typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
-    _check_source("encoder", name, entry.source.kind == "folder", entry.source)
+    _check_source("encoder", name, entry.source)
     return entry
 
 
@@ -205,17 +210,19 @@ def projector(name: str) -> Projector:
 def llm(name: str) -> Llm:
     """The typed entry of an LLM."""
     entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
-    _check_source("llm", name, entry.source.kind == "folder", entry.source)
+    _check_source("llm", name, entry.source)
     if entry.prompt.template.count("{speech}") != 1:
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
     return entry
 
 
-def _check_source(kind: str, name: str, local: bool, source: EncoderSource | LlmSource) -> None:
-    lacking = not source.folder if local else source.training is None or not source.config
-    if lacking:
-        wanted = "'folder'" if local else "'config' and 'training'"
-        raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
+NEEDED = {"hub": ("repo", "files"), "folder": ("folder",), "ctc": ("config", "training"), "copying": ("config", "training")}
+
+
+def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
+    for key in NEEDED.get(source.kind, ()):
+        if not getattr(source, key):
+            raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs '{key}'.", unit=name)
 
 
 READERS = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}
