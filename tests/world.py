@@ -94,7 +94,7 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
         "selection": {"every": 2, "utterances": 2},
     }
     numerics = {"dtype": "float32", "features": "float16", "batching": "padded"}
-    prompt = {"template": "USER: {speech} Transcribe speech to text. ASSISTANT: ", "bos": True}
+    prompt = {"template": "USER: {speech} Transcribe speech to text. ASSISTANT: "}
     catalogue = {
         "corpus": {"tones": {role: {source: {"kind": "made"} for source in LAYOUT.get(role, {})} for role in [*LAYOUT, "noise"]}},
         "encoder": {"tiny": {"source": {"kind": "folder", "folder": "encoder"}, "numerics": numerics}},

@@ -113,11 +113,16 @@ class LlmSource:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The text around the speech; ``{speech}`` marks where the projected frames stand."""
+    """The text around the speech; ``{speech}`` marks where the projected frames stand.
+
+    Special tokens are written out in the template (``<|im_start|>``); the tokenizer's BOS alone has a field, since it
+    stands first in the SLAM-ASR paper and after the speech in its released code.
+    """
 
     __pydantic_config__ = STRICT
     template: str
-    bos: bool = True  # begin with the tokenizer's BOS, where it has one
+    bos: Literal["first", "after-speech", "none"] = "first"  # where the tokenizer has one; never doubled
+    eos: str = ""  # the token that ends a transcript, where a chat model ends its turn by another than the tokenizer's
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.artifact import fresh, write_record
+from components.config.errors import InputError
 from components.config.hashing import data_digest
 from components.config.settings import workers
 from components.config.stage import Stage
@@ -26,9 +27,22 @@ def work(stage: Stage) -> None:
     entry = catalogue.llm(name)
     unit, inputs = _trained(entry) if entry.source.kind == "copying" else (local_unit("llm", name, entry.source.folder, RESULT_VERSION), {})
     place(unit, fresh(OUT))
+    if entry.source.kind != "copying":
+        _check_prompt(name, entry.prompt)
     write_record(OUT, "llm", parameters=stated(entry.source), inputs=inputs, outputs=digests(unit),
                  libraries=("torch", "transformers", "tokenizers"))  # fmt: skip
     print(f"llm: '{name}' in {OUT}")
+
+
+def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
+    """Stops here, before hours of features, where prompt and tokenizer do not fit."""
+    from components.model.causal import load_tokenizer
+    from components.model.prompt import PromptBuilder
+
+    try:
+        PromptBuilder(load_tokenizer(OUT), prompt)
+    except InputError as error:
+        raise InputError(f"llm '{name}': {error.args[0]}", unit=name, way_out=error.way_out) from None
 
 
 def _trained(entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:

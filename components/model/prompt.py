@@ -1,19 +1,24 @@
 """The prompt: the one place that knows the order of speech and text, and how a transcript becomes a target.
 
 The catalogue's template holds ``{speech}`` where the projected frames stand: ``USER: {speech} Transcribe speech to text.
-ASSISTANT: `` is the order of the SLAM-ASR paper (section 3); its released code puts the speech first.
+ASSISTANT: `` is the order of the SLAM-ASR paper (section 3); its released code puts the speech first and the BOS after it.
+Special tokens stand in the template by their names; in a transcript the same letters are plain text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AddedToken
 
 from components.config.catalogue import Prompt
 from components.config.errors import InputError
+
+SPECIAL = re.compile(r"<\|[^<>|]+\|>")  # how ChatML and the Llama 3 family write their special tokens
 
 
 @dataclass(frozen=True)
@@ -29,29 +34,50 @@ class Sequences:
 
 
 class PromptBuilder:
-    """Token ids around the speech, and targets, for one tokenizer."""
+    """Token ids around the speech, and targets, for one tokenizer.
+
+    Raises InputError where the tokenizer does not know a special token that the prompt names, or has no end of sequence.
+    """
 
     def __init__(self, tokenizer: Any, prompt: Prompt, text_case: str = "as-is") -> None:
-        if tokenizer.eos_token_id is None:
-            raise InputError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.", way_out="Add one to its files.")
-        before, after = prompt.template.split("{speech}")
-        begin = [tokenizer.bos_token_id] if prompt.bos and tokenizer.bos_token_id is not None else []
-        self.before = begin + tokenizer(before, add_special_tokens=False).input_ids
-        self.after = tokenizer(after, add_special_tokens=False).input_ids
-        self.eos = int(tokenizer.eos_token_id)
         self._tokenizer, self._case = tokenizer, text_case
+        for token in dict.fromkeys(SPECIAL.findall(prompt.template)):
+            self._special(token, "template")
+        self.before, self.after = (list(tokenizer(part, add_special_tokens=False).input_ids) for part in prompt.template.split("{speech}"))
+        begun = {"first": self.before, "after-speech": self.after}.get(prompt.bos)
+        bos = tokenizer.bos_token_id
+        if begun is not None and bos is not None and begun[:1] != [bos]:  # a template may write it out
+            begun.insert(0, bos)
+        if not prompt.eos and tokenizer.eos_token_id is None:
+            raise InputError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.", unit=tokenizer.name_or_path,
+                             way_out="Name one of its tokens in prompt.eos of the LLM's catalogue entry.")  # fmt: skip
+        self.eos = self._special(prompt.eos, "eos") if prompt.eos else int(tokenizer.eos_token_id)
+
+    def _special(self, token: str, field: str) -> int:
+        """The id of ``token``, which must be one token of the vocabulary; from here on it is no part of plain text."""
+        found = self._tokenizer.convert_tokens_to_ids(token)
+        if found is None or (found == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token):
+            raise InputError(f"prompt.{field} names '{token}', which the tokenizer of {self._tokenizer.name_or_path} does not have.",
+                             unit=token, way_out="Set the prompt in the LLM's catalogue entry by the checkpoint's chat form.")  # fmt: skip
+        known = self._tokenizer.added_tokens_decoder.get(found)
+        if known is None or not known.special:  # some checkpoints add their chat tokens as words
+            self._tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+        return int(found)
 
     def target(self, text: str) -> list[int]:
         """Token ids of a transcript, without the end of sequence; empty for an empty one."""
         text = " ".join(text.split())
         text = text.lower() if self._case == "lower" else text
-        return list(self._tokenizer(text, add_special_tokens=False).input_ids) if text else []
+        # Special tokens split: '</s>' in a transcript is four characters that somebody wrote, not the end of the sequence.
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids) if text else []
 
     def text(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""
         tokens = list(tokens)
         end = tokens.index(self.eos) if self.eos in tokens else len(tokens)
-        return " ".join(self._tokenizer.decode(tokens[:end], skip_special_tokens=True).split())
+        # No clean-up: it would take the space before punctuation out of words that stand apart in the transcript.
+        text = self._tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return " ".join(text.split())
 
 
 def sequences(embed: torch.nn.Module, builder: PromptBuilder, speech: Sequence[torch.Tensor],

@@ -51,9 +51,9 @@ def test_text_stands_around_the_speech_as_the_template_says(prompt: Prompt, befo
 def test_the_prompt_begins_with_bos_only_where_wanted_and_known() -> None:
     units = tokenizer()
     assert PromptBuilder(units, PAPER).before[0] == units.bos_token_id
-    assert units.bos_token_id not in PromptBuilder(units, Prompt(PAPER.template, bos=False)).before
+    assert units.bos_token_id not in PromptBuilder(units, Prompt(PAPER.template, bos="none")).before
     units.bos_token = None
-    assert PromptBuilder(units, PAPER).before == PromptBuilder(units, Prompt(PAPER.template, bos=False)).before
+    assert PromptBuilder(units, PAPER).before == PromptBuilder(units, Prompt(PAPER.template, bos="none")).before
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
