@@ -7,6 +7,8 @@ people: no stage reads it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,9 @@ from components.config.typed import STRICT, typed
 FOLDER = Path("catalogue")
 ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise")
 SPEECH_ROLES = ("train", "dev", "test")
+# What is fetched of a hub's repository: weights and plain descriptions at its top, and torch's own weights, which are
+# converted without running what is in them. Never code (.py), other pickles, or formats that nothing here reads.
+FETCHED = re.compile(r"[\w.-]+\.(safetensors|json|txt|model|jinja|md)|pytorch_model(-\d{5}-of-\d{5})?\.bin|LICENSE|NOTICE", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def corpus(name: str) -> Corpus:
 def encoder(name: str) -> Encoder:
     """The typed entry of an encoder."""
     entry = typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
-    _check_source("encoder", name, entry.source.kind == "folder", entry.source)
+    _check_source("encoder", name, entry.source)
     return entry
 
 
@@ -205,17 +210,44 @@ def projector(name: str) -> Projector:
 def llm(name: str) -> Llm:
     """The typed entry of an LLM."""
     entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
-    _check_source("llm", name, entry.source.kind == "folder", entry.source)
+    _check_source("llm", name, entry.source)
     if entry.prompt.template.count("{speech}") != 1:
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
     return entry
 
 
-def _check_source(kind: str, name: str, local: bool, source: EncoderSource | LlmSource) -> None:
-    lacking = not source.folder if local else source.training is None or not source.config
-    if lacking:
-        wanted = "'folder'" if local else "'config' and 'training'"
+def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
+    needed = {"hub": ("repo",), "folder": ("folder",)}.get(source.kind, ("config", "training"))
+    if not all(getattr(source, key) for key in needed):
+        wanted = " and ".join(f"'{key}'" for key in needed)
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
+    if source.kind == "hub":
+        _check_hub(f"{kind} '{name}'", source)
 
 
-READERS = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}
+def _check_hub(where: str, source: EncoderSource | LlmSource) -> None:
+    """What can be said of a hub source without asking the hub."""
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source.repo, re.ASCII):
+        raise InputError(f"{where}: '{source.repo}' is no repository.", unit="repo", way_out="It reads owner/name.")
+    if source.revision and not re.fullmatch(r"[0-9a-f]{40}", source.revision):
+        raise InputError(f"{where}: revision '{source.revision}' is no commit of 40 hex digits.", unit="revision",
+                         way_out="A branch or a tag may move: give the commit.")  # fmt: skip
+    for file in source.files:
+        if not FETCHED.fullmatch(file):
+            taken = "Weights (safetensors, pytorch_model.bin) and plain descriptions are; code and other pickles are not."
+            raise InputError(f"{where}: '{file}' is not taken.", unit=file, way_out=taken)
+    if {file.rpartition(".")[2] for file in source.files} >= {"safetensors", "bin"}:
+        raise InputError(f"{where}: the weights are listed twice.", unit="files", way_out="List the safetensors and leave the .bin out.")
+
+
+def check_pinned(kind: str, name: str) -> None:
+    """Raises InputError where a source of a hub does not say which commit and which files: what is fetched could change."""
+    source = READERS[kind](name).source
+    lacking = [key for key in ("revision", "files") if not getattr(source, key)]
+    if source.kind == "hub" and lacking:
+        says = f"{kind} '{name}': {source.repo} is not pinned: no {' and no '.join(lacking)} in catalogue/{kind}.yaml."
+        raise InputError(says, unit=name,
+                         way_out=f"'python -m components.{kind} pin {name}' asks the hub and prints the lines to put there.")  # fmt: skip
+
+
+READERS: dict[str, Callable[[str], Any]] = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}

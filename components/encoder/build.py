@@ -12,7 +12,7 @@ from components.config.settings import workers
 from components.config.stage import Stage
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION
-from components.model.folder import local_unit
+from components.model.folder import checkpoint_unit
 from components.model.ranks import Ranks, train_together
 
 OUT = Path("models/encoder")
@@ -22,7 +22,7 @@ SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train
 def work(stage: Stage) -> None:
     name = stage.params.encoder
     source = catalogue.encoder(name).source
-    unit, inputs = _trained(source) if source.kind == "ctc" else (local_unit("encoder", name, source.folder, RESULT_VERSION), {})
+    unit, inputs = _trained(source) if source.kind == "ctc" else (checkpoint_unit("encoder", name, source, RESULT_VERSION), {})
     place(unit, fresh(OUT))
     write_record(OUT, "encoder", parameters=asdict(source), inputs=inputs, outputs=digests(unit), libraries=("torch", "transformers"))
     print(f"encoder: '{name}' in {OUT}")

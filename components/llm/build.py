@@ -13,7 +13,7 @@ from components.config.settings import workers
 from components.config.stage import Stage
 from components.config.work import digests, made, place
 from components.llm import RESULT_VERSION
-from components.model.folder import local_unit
+from components.model.folder import checkpoint_unit
 from components.model.ranks import Ranks, train_together
 from components.shards.reader import entries
 
@@ -24,7 +24,7 @@ SHARDS = Path("data/shards/train")
 def work(stage: Stage) -> None:
     name = stage.params.llm
     entry = catalogue.llm(name)
-    unit, inputs = _trained(entry) if entry.source.kind == "copying" else (local_unit("llm", name, entry.source.folder, RESULT_VERSION), {})
+    unit, inputs = _trained(entry) if entry.source.kind == "copying" else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
     place(unit, fresh(OUT))
     write_record(OUT, "llm", parameters=asdict(entry.source), inputs=inputs, outputs=digests(unit),
                  libraries=("torch", "transformers", "tokenizers"))  # fmt: skip
