@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read where huggingface_hub is first imported
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read where huggingface_hub is first imported

@@ -9,6 +9,7 @@ Cost: one question a file that is missing, the download, and one reading of each
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import io
 import os
@@ -63,7 +64,11 @@ def fetch(entry: Entry) -> dict[str, Path]:
     Raises TransientError where the network or a hash fails, InputError where the hub refuses or the disk is full.
     """
     source = entry.source
-    held = {file: path for file in source.files if (path := _cached(entry, file))}
+    held = {}
+    for file in source.files:
+        with _ways_out(entry, file):
+            if path := _cached(entry, file):
+                held[file] = path
     remote = {file: _asked(entry, file) for file in source.files if file not in held}
     if remote:
         left = sum((found.size or 0) - _size(_partial(entry, found)) for found in remote.values())
@@ -151,9 +156,8 @@ def _check(entry: Entry, file: str, path: Path, digest: str) -> None:
         while block := stream.read(1 << 20):
             measured.update(block)
     if measured.hexdigest() != digest:
-        with suppress(PermissionError):  # somebody else's cache
-            path.resolve().unlink()
-            path.unlink(missing_ok=True)
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
         raise TransientError(f"{entry.where}: {file} has another hash than the hub names: it was damaged on the way or on the disk.",
                              unit=file, way_out=f"It is removed from {entry.storage}: run again to fetch it anew.")  # fmt: skip
 
@@ -185,6 +189,9 @@ def _ways_out(entry: Entry, file: str) -> Iterator[None]:
     except (answers.OfflineModeIsEnabled, httpx2.TransportError) as error:
         raise _offline(entry, file, error) from None
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # somebody else's cache
+            raise InputError(f"{where}: {file}: {constants.HF_HUB_CACHE} can't be written.", unit=file,
+                             way_out="Let HF_HOME name a folder of your own.") from None  # fmt: skip
         if "Consistency check failed" not in str(error):  # it is the disk's
             raise
         raise TransientError(f"{where}: {file} did not arrive whole.", unit=file, way_out="Run again: what arrived is kept.") from None

@@ -1,7 +1,7 @@
 """A model hub on loopback: the addresses, headers and error codes that huggingface_hub meets, and faults on demand.
 
-Small files carry git's blob hash as their ETag; weights (``.safetensors``, ``.bin``) are redirected to another address, as
-large files are, with their SHA-256 in ``X-Linked-Etag``.
+Small files carry git's blob hash as their ETag and are redirected within the hub; weights (``.safetensors``, ``.bin``) are
+redirected to another host, as large files are, with their SHA-256 in ``X-Linked-Etag``.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.fails(self.hub.status, "")
             return
         parts = path.strip("/").split("/")
-        if parts[0] == "api":
+        if parts[:2] == ["api", "resolve-cache"]:
+            repo, revision, file = "/".join(parts[3:5]), parts[5], "/".join(parts[6:])
+        elif parts[0] == "api":
             repo, revision, file = "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main", ""
         else:
             parts = parts[1:] if parts[0] == "cdn" else parts
@@ -102,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.hub.repositories.get(repo)
         if folder is None:
             self.fails(404 if asked.authorization else 401, "RepoNotFound")
-        elif repo in self.hub.gated and not path.startswith("/api"):
+        elif repo in self.hub.gated and not path.startswith("/api/models"):
             self.fails(403 if asked.authorization else 401, "GatedRepo")
         elif revision not in (REVISION, "main"):
             self.fails(404, "RevisionNotFound")
@@ -120,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         if large(file.name) and not path.startswith("/cdn/"):
             linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body)), "ETag": '"of the redirect"'}
             self.answer(302, {**headers, **linked, "Location": f"{self.other_address()}/cdn{path}"})
+            return
+        if "/resolve/" in path and not path.startswith("/cdn/"):
+            self.answer(307, {**headers, "Location": f"/api/resolve-cache/models{path.replace('/resolve/', '/')}"})
             return
         if file.name in self.hub.damaged:
             body = body[:-1] + bytes([body[-1] ^ 1])

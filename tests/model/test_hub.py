@@ -283,6 +283,15 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(hub: Hub, monk
     SpeechEncoder(tones.ENCODER)
 
 
+def test_a_cache_of_somebody_else_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(client, "_Counted", refused)
+    with pytest.raises(InputError, match=r"hf/hub can't be written\. Let HF_HOME name"):
+        tones.run("encoder")
+
+
 @pytest.mark.parametrize(
     "file", ["modeling.py", "weights.pkl", "flax_model.msgpack", "tf_model.h5", "optimizer.bin", "../config.json", "a/config.json"]
 )
