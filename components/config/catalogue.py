@@ -7,6 +7,8 @@ people: no stage reads it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,9 @@ from components.config.typed import STRICT, typed
 FOLDER = Path("catalogue")
 ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise")
 SPEECH_ROLES = ("train", "dev", "test")
+# What is fetched of a hub's repository: weights and plain descriptions at its top, and torch's own weights, which are
+# converted without running what is in them. Never code (.py), other pickles, or formats that nothing here reads.
+FETCHED = re.compile(r"[\w.-]+\.(safetensors|json|txt|model|jinja|md)|pytorch_model(-\d{5}-of-\d{5})?\.bin|LICENSE|NOTICE", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ def llm(name: str) -> Llm:
 
 
 NEEDS = {
-    "hub": ("repo", "files"),
+    "hub": ("repo",),
     "folder": ("folder",),
     "ctc": ("config", "training"),
     "copying": ("config", "training"),
@@ -234,6 +239,34 @@ def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> No
     if not all(getattr(source, field) for field in NEEDS[source.kind]):
         wanted = " and ".join(f"'{field}'" for field in NEEDS[source.kind])
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
+    if source.kind == "hub":
+        _check_hub(f"{kind} '{name}'", source)
 
 
-READERS = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}
+def _check_hub(where: str, source: EncoderSource | LlmSource) -> None:
+    """What can be said of a hub source without asking the hub."""
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source.repo, re.ASCII):
+        raise InputError(f"{where}: '{source.repo}' is no repository.", unit="repo", way_out="It reads owner/name.")
+    if source.revision and not re.fullmatch(r"[0-9a-f]{40}", source.revision):
+        raise InputError(f"{where}: revision '{source.revision}' is no commit of 40 hex digits.", unit="revision",
+                         way_out="A branch or a tag may move: give the commit.")  # fmt: skip
+    for file in source.files:
+        if not FETCHED.fullmatch(file):
+            taken = "Weights (safetensors, pytorch_model.bin) and plain descriptions are; code and other pickles are not."
+            raise InputError(f"{where}: '{file}' is not taken.", unit=file, way_out=taken)
+    if {file.rpartition(".")[2] for file in source.files} >= {"safetensors", "bin"}:
+        raise InputError(f"{where}: the weights are listed twice.", unit="files", way_out="List the safetensors and leave the .bin out.")
+
+
+def check_pinned(kind: str, name: str) -> None:
+    """Raises InputError where a source of a hub does not say which commit and which files: what is fetched could change."""
+    entry = READERS[kind](name).source
+    for source in (entry, *getattr(entry, "parts", {}).values()):
+        lacking = [key for key in ("revision", "files") if not getattr(source, key)]
+        if source.kind == "hub" and lacking:
+            says = f"{kind} '{name}': {source.repo} is not pinned: no {' and no '.join(lacking)} in catalogue/{kind}.yaml."
+            hint = f"'python -m components.{kind} pin {name}' asks the hub and prints the lines to put there."
+            raise InputError(says, unit=name, way_out=hint)
+
+
+READERS: dict[str, Callable[[str], Any]] = {"corpus": corpus, "encoder": encoder, "projector": projector, "llm": llm}

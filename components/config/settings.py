@@ -12,6 +12,9 @@ LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU w
 LIBRETTO_WORKERS           worker processes on this machine (default: the processor's cores)
 LIBRETTO_PROGRESS          file to which progress goes as JSON lines
 =========================  ==============================================================================
+
+For checkpoints of a hub those of huggingface_hub hold, from the environment alone: ``HF_HOME`` (cache), ``HF_ENDPOINT``
+(mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. Telemetry is off.
 """
 
 from __future__ import annotations

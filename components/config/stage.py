@@ -87,6 +87,8 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
                 way_out="It was edited, or an experiment wrote it, after DVC read it: set it right and run again.")  # fmt: skip
     stage = Stage(name, read_params(), role)
     check_names(stage.params)
+    for kind in ("encoder", "llm"):  # said before hours of work, not after
+        catalogue.check_pinned(kind, getattr(stage.params, kind))
     work(stage)
     if _snapshot(name, tuple(given)) != before:
         raise InputError(

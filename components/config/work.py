@@ -8,6 +8,7 @@ folder beside it and renamed when whole, so nothing half-written is ever taken f
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components.config.errors import InputError
 from components.config.hashing import data_digest, file_digest
 from components.config.settings import work_bytes, work_root
 
@@ -79,6 +81,22 @@ def lock(path: Path) -> Iterator[None]:
 
     with FileLock(f"{path}.lock"):
         yield
+
+
+@contextlib.contextmanager
+def room_for(needed: int, folder: Path) -> Iterator[None]:
+    """Raises InputError before ``needed`` bytes are written to ``folder`` where they don't fit, or when the disk fills up."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    says = f"{there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
+    way_out = "Make room ('python -m components.clean' drops old units of the work cache), then run again: what is done is kept."
+    if needed > (free := shutil.disk_usage(there).free):
+        raise InputError(says.format(free=free), unit=str(folder), way_out=way_out)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(says.format(free=shutil.disk_usage(there).free), unit=str(folder), way_out=way_out) from None
 
 
 def _seal(folder: Path, key: Key) -> None:

@@ -1,7 +1,14 @@
-"""``python -m components.encoder --encoder NAME``."""
+"""``python -m components.encoder --encoder NAME``; ``pin NAME`` prints what pins a catalogue entry of a hub."""
+
+import sys
 
 from components.config.stage import run_stage
 from components.encoder.build import work
 
 if __name__ == "__main__":
-    run_stage("encoder", work, names=("encoder",))
+    if sys.argv[1:2] == ["pin"]:
+        from components.model.hub import pin
+
+        pin("encoder", sys.argv[2:])
+    else:
+        run_stage("encoder", work, names=("encoder",))

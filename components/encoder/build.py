@@ -13,7 +13,7 @@ from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION, written
-from components.model.folder import local_unit
+from components.model.folder import checkpoint_unit
 from components.model.ranks import Ranks, train_together
 
 OUT = Path("models/encoder")
@@ -43,7 +43,7 @@ def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, A
         return _written({"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)), {}
     if source.kind == "joined":
         return _written({"joined": list(source.parts)}, lambda folder: written.write_joined(folder, list(source.parts))), {}
-    return local_unit("encoder", name, source.folder, RESULT_VERSION), {}
+    return checkpoint_unit("encoder", name, source, RESULT_VERSION), {}
 
 
 def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:

@@ -1,7 +1,14 @@
-"""``python -m components.llm --llm NAME``."""
+"""``python -m components.llm --llm NAME``; ``pin NAME`` prints what pins a catalogue entry of a hub."""
+
+import sys
 
 from components.config.stage import run_stage
 from components.llm.build import work
 
 if __name__ == "__main__":
-    run_stage("llm", work, names=("llm",))
+    if sys.argv[1:2] == ["pin"]:
+        from components.model.hub import pin
+
+        pin("llm", sys.argv[2:])
+    else:
+        run_stage("llm", work, names=("llm",))

@@ -14,7 +14,7 @@ from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.llm import RESULT_VERSION
-from components.model.folder import local_unit
+from components.model.folder import checkpoint_unit
 from components.model.ranks import Ranks, train_together
 from components.shards.reader import entries
 
@@ -25,7 +25,7 @@ SHARDS = Path("data/shards/train")
 def work(stage: Stage) -> None:
     name = stage.params.llm
     entry = catalogue.llm(name)
-    unit, inputs = _trained(entry) if entry.source.kind == "copying" else (local_unit("llm", name, entry.source.folder, RESULT_VERSION), {})
+    unit, inputs = _trained(entry) if entry.source.kind == "copying" else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
     place(unit, fresh(OUT))
     if entry.source.kind != "copying":
         _check_prompt(name, entry.prompt)

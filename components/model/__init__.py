@@ -1,1 +1,5 @@
 """Ground floor: the joined model (encoder, projector, LLM), its prompt, its search, and what every training needs."""
+
+import os
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read where huggingface_hub is first imported

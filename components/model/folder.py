@@ -1,44 +1,145 @@
-"""Local checkpoints in HF form: which of their files are taken, and how they get into the work cache."""
+"""Checkpoints in HF form that were trained elsewhere: local ones and those of a model hub → units of the work cache.
+
+A unit holds weights as safetensors and plain descriptions, and names no code to run. Weights are linked into it where the
+file system allows and copied where not; torch's own ``pytorch_model*.bin`` are converted. Cost: the files are read once for
+their digests; a conversion writes the weights anew. A finished unit costs nothing and needs no network.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError
 from components.config.hashing import file_digest
 from components.config.settings import models_root
-from components.config.work import made
+from components.config.work import made, room_for
 
-TAKEN = (".safetensors", ".json", ".txt", ".model")  # weights and plain descriptions; never a pickle, never code
+TAKEN = (".safetensors", ".json", ".txt", ".model")  # of a local folder: weights and plain descriptions; never code
+PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")  # torch's own weights, whole or in parts
+INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"  # which part holds which tensor
+
+
+def checkpoint_unit(stage: str, name: str, source: EncoderSource | LlmSource, version: int) -> Path:
+    """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the stage's RESULT_VERSION."""
+    if source.kind == "folder":
+        return local_unit(stage, name, source.folder, version)
+
+    def make(unit: Path) -> None:
+        from components.model.hub import Entry, fetch  # the network's libraries are loaded where something is fetched
+
+        entry = Entry(stage, name, source)
+        fill(unit, fetch(entry), entry.where)
+
+    key = {"version": version, "repo": source.repo, "revision": source.revision, "files": sorted(source.files)}
+    return made(stage, key, make)
 
 
 def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
-    """The work-cache unit of the checkpoint ``folder`` below LIBRETTO_MODELS, its files linked as they are."""
+    """The unit of the checkpoint ``folder`` below LIBRETTO_MODELS."""
     path = models_root() / folder
     if not folder or not path.is_dir():
         raise InputError(f"{stage} '{name}': {path} is not a folder.", unit=name, way_out="Put the checkpoint there.")
     files = checkpoint_files(path)
-    return made(stage, {"version": version, "files": files}, lambda unit: link_files(path, files, unit))
+    return made(stage, {"version": version, "files": files}, lambda unit: fill(unit, {file: path / file for file in files}, str(path)))
 
 
 def checkpoint_files(folder: Path) -> dict[str, str]:
     """SHA-256 of each file taken from a checkpoint's folder; raises InputError where weights or configuration lack."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in TAKEN and path.is_file()]
-    names = {path.name for path in files}
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise InputError(f"{folder} is no checkpoint: config.json and weights as safetensors are needed.", unit=str(folder),
-                         way_out="Weights in another format can be saved anew with save_pretrained.")  # fmt: skip
+    if not any(path.suffix == ".safetensors" for path in files):
+        files += [path for path in sorted(folder.iterdir()) if PICKLED.fullmatch(path.name)]
+    check_whole({path.name for path in files}, str(folder))
     return {path.name: file_digest(path) for path in files}
 
 
-def link_files(folder: Path, files: dict[str, str], unit: Path) -> None:
-    """Links weights into ``unit`` (copies them across file systems) and copies the small files, which people edit."""
-    for name in files:
-        try:
-            if not name.endswith(".safetensors"):
-                raise OSError
-            os.link(folder / name, unit / name)
-        except OSError:
-            shutil.copyfile(folder / name, unit / name)
+def check_whole(names: set[str], where: str) -> None:
+    """Raises InputError where configuration or weights lack."""
+    if "config.json" not in names or not any(name.endswith(".safetensors") or PICKLED.fullmatch(name) for name in names):
+        raise InputError(f"{where} is no checkpoint: config.json and weights (safetensors or pytorch_model.bin) are needed.", unit=where,
+                         way_out="Weights in another format can be saved anew with save_pretrained.")  # fmt: skip
+
+
+def fill(unit: Path, files: dict[str, Path], where: str) -> None:
+    """Fills ``unit`` with a whole checkpoint out of ``files`` (path by name); ``where`` names it in errors.
+
+    Raises InputError for weights that are more than tensors, for a model that exists as remote code only, for a part that
+    is missing, and where the disk is full.
+    """
+    check_whole(set(files), where)
+    pickled = [name for name in files if PICKLED.fullmatch(name)]
+    with room_for(sum(files[name].stat().st_size for name in pickled), unit):
+        for name, path in files.items():
+            if name in pickled:
+                from components.model.conversion import convert  # torch is loaded where something is converted
+
+                convert(path, unit / safe_name(name), f"{where}: {name}")
+            elif name == PICKLED_INDEX and pickled:
+                (unit / INDEX).write_text(_index_of_safetensors(path))
+            elif name.endswith(".safetensors"):
+                _link(path, unit / name)
+            elif name.endswith("config.json"):
+                (unit / name).write_text(without_code(path, f"{where}: {name}"), encoding="utf-8")
+            else:
+                shutil.copyfile(path, unit / name)
+    if (unit / INDEX).exists():
+        parts = set(json.loads((unit / INDEX).read_text())["weight_map"].values())
+        lacking = sorted(part for part in parts if not (unit / part).exists())
+        if lacking:
+            raise InputError(f"{where}: the index of the weights names {', '.join(lacking)}, which is not among the files.", unit=where,
+                             way_out="List all parts of the weights.")  # fmt: skip
+
+
+def safe_name(name: str) -> str:
+    """The name as safetensors of torch's own weights: ``pytorch_model-00001-of-00002.bin`` → ``model-00001-of-00002.safetensors``."""
+    return f"{name.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
+
+
+def _index_of_safetensors(path: Path) -> str:
+    index = json.loads(path.read_text())
+    index["weight_map"] = {tensor: safe_name(part) for tensor, part in index["weight_map"].items()}
+    return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+
+def _link(path: Path, target: Path) -> None:
+    """A hard link, read-only as all of a unit; a copy across file systems and of what belongs to somebody else."""
+    try:
+        os.link(path.resolve(), target)
+        target.chmod(0o444)
+    except OSError:
+        target.unlink(missing_ok=True)
+        shutil.copyfile(path, target)
+
+
+def without_code(path: Path, where: str) -> str:
+    """The text of a configuration, without ``auto_map`` (classes in Python files of the repository, which are never run).
+
+    Raises InputError where transformers has no class of its own for it.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        config = json.loads(text)
+    except ValueError:
+        raise InputError(f"{where} is not JSON.", unit=where, way_out="Take another copy of the checkpoint.") from None
+    if "auto_map" not in config:
+        return text
+    del config["auto_map"]
+    if not _native(path.name, config):
+        kind = config.get("model_type") or config.get("tokenizer_class")
+        raise InputError(f"{where}: '{kind}' is remote code (auto_map): Python out of the repository, which is never run here.",
+                         unit=where, way_out="Only families that transformers itself holds can be taken.")  # fmt: skip
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def _native(name: str, config: dict) -> bool:
+    """Whether transformers has its own class for a configuration; those of extractors are chosen by the model's family."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    if name == "config.json":
+        return config.get("model_type") in CONFIG_MAPPING_NAMES
+    return name != "tokenizer_config.json" or tokenizer_class_from_name(config.get("tokenizer_class") or "") is not None

@@ -1,0 +1,380 @@
+"""Checkpoints of a hub: fetched once, whole, checked and pinned; and what stops says the way out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants, file_download
+
+from components.config import catalogue, work
+from components.config.artifact import contents
+from components.config.errors import InputError, TransientError
+from components.config.hashing import folder_digests
+from components.model import hub as client
+from components.model.causal import load_llm
+from components.model.encoder import SpeechEncoder
+from tests import world as tones
+from tests.checkpoints import save_encoder, save_llm
+from tests.conftest import REPOSITORY
+from tests.model.hub_server import REVISION, Hub, etag, serving
+
+SECRET = "hf_neverToBeSeenAnywhere"
+ENCODER, LLM = "acme/parakeet-tiny", "acme/llama-tiny"
+
+
+@pytest.fixture
+def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with parameters and a catalogue, and neither corpus nor shards: a hub model needs none."""
+    folder = tmp_path / "project"
+    (folder / "catalogue").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    params, entries = tones.settings()
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    for kind, content in entries.items():
+        Path(f"catalogue/{kind}.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("LIBRETTO_WORKERS", "1")
+    return folder
+
+
+@pytest.fixture
+def hub(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with an encoder and an LLM, to which the catalogue points; a HF cache of one's own."""
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    with serving() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf/token"))
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # what is lost of a cut connection is less than a chunk
+        monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+        served.repositories = {ENCODER: save_encoder(tmp_path / "remote/encoder"), LLM: save_llm(tmp_path / "remote/llm")}
+        for kind, repo in (("encoder", ENCODER), ("llm", LLM)):
+            folder = served.repositories[repo]
+            (folder / "inputs.json").unlink()
+            pinned(kind, repo=repo, revision=REVISION, files=sorted(os.listdir(folder)))
+            (folder / "modeling.py").write_text("raise SystemExit")
+            (folder / "README.md").write_text("not listed")
+        yield served
+
+
+def pinned(kind: str, **changed: Any) -> None:
+    """Changes the source of the catalogue entry in use."""
+    path = Path(f"catalogue/{kind}.yaml")
+    data = yaml.safe_load(path.read_text())
+    data["tiny"]["source"] = {key: value for key, value in {**data["tiny"]["source"], "kind": "hub", **changed}.items() if key != "folder"}
+    path.write_text(yaml.safe_dump(data))
+
+
+def storage(repo: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+
+
+def nothing_kept(digest: str) -> bool:
+    """Whether neither the HF cache nor the work cache holds a file of the encoder as whole."""
+    return not (storage(ENCODER) / "blobs" / digest).exists() and not list(work.work_root().glob("encoder/*/*/unit.json"))
+
+
+def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> None:
+    tones.run("encoder")
+    source, names = hub.repositories[ENCODER], set(catalogue.encoder("tiny").source.files)
+    assert {path.name for path in tones.ENCODER.iterdir()} == names | {"inputs.json"}
+    assert all((tones.ENCODER / name).read_bytes() == (source / name).read_bytes() for name in names)
+    assert contents(tones.ENCODER).keys() == names
+    there, here = SpeechEncoder(source), SpeechEncoder(tones.ENCODER)
+    sound = tones.tone("amber birch", 1)
+    assert torch.equal(there([sound])[0], here([sound])[0])
+    assert here.has_ctc and there.ctc_text(there([sound])) == here.ctc_text(here([sound]))
+    cached = storage(ENCODER) / "snapshots" / REVISION / "model.safetensors"
+    assert cached.resolve().name == etag(source / "model.safetensors")
+    assert cached.resolve().samefile(tones.ENCODER / "model.safetensors"), "one copy of the weights on the disk"
+    assert not {each.path.rpartition("/")[2] for each in hub.requests} & {"modeling.py", "README.md"}
+
+
+def test_an_llm_is_fetched_whole(hub: Hub) -> None:
+    tones.run("llm")
+    (there, units), (here, same) = (load_llm(folder, "float32", "cpu") for folder in (hub.repositories[LLM], tones.LLM))
+    assert all(torch.equal(one, other) for one, other in zip(there.parameters(), here.parameters(), strict=True))
+    assert units("amber birch").input_ids == same("amber birch").input_ids
+    assert not list(tones.LLM.glob("*.py"))
+
+
+def test_what_is_there_is_not_asked_for_again(hub: Hub) -> None:
+    """Neither where the unit is finished, nor where only the HF cache holds the files, with or without a network."""
+    tones.run("encoder")
+    files = folder_digests(tones.ENCODER)
+    asked = len(hub.requests)
+    assert asked
+    tones.run("encoder")
+    shutil.rmtree(work.work_root())
+    tones.run("encoder")
+    shutil.rmtree(storage(ENCODER))
+    tones.run("encoder")
+    assert len(hub.requests) == asked
+    assert folder_digests(tones.ENCODER) == files
+
+
+def test_another_revision_or_list_of_files_is_another_unit(hub: Hub) -> None:
+    tones.run("llm")
+    (hub.repositories[LLM] / "NOTICE").write_text("of the authors")
+    pinned("llm", files=[*catalogue.llm("tiny").source.files, "NOTICE"])
+    tones.run("llm")
+    assert (tones.LLM / "NOTICE").is_file()
+    assert len(hub.bodies("model.safetensors")) == 1, "the weights are in the cache already"
+    pinned("llm", revision="f" * 40)
+    with pytest.raises(InputError, match=rf"llm 'tiny': {LLM} has no commit f+\. 'python -m components\.llm pin tiny'"):
+        tones.run("llm")
+
+
+def test_a_cut_connection_is_continued(hub: Hub) -> None:
+    hub.cuts, hub.cut_after = 2, 50_000
+    tones.run("encoder")
+    ranges = [each.range for each in hub.bodies("model.safetensors")]
+    starts = [int(each.removeprefix("bytes=").removesuffix("-") or 0) for each in ranges]
+    assert len(starts) == 3 and 0 == starts[0] < starts[1] < starts[2]
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == (hub.repositories[ENCODER] / "model.safetensors").read_bytes()
+
+
+def test_a_later_run_goes_on_where_a_download_stopped(hub: Hub) -> None:
+    hub.cuts, hub.cut_after, hub.down_after = 1, 50_000, True
+    with pytest.raises(TransientError, match=r"encoder 'tiny': .* answers 503 for model\.safetensors"):
+        tones.run("encoder")
+    assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
+    hub.status = 0
+    tones.run("encoder")
+    assert [each.range for each in hub.bodies("model.safetensors")] == ["", "bytes=49152-"], "12 chunks had arrived"
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == (hub.repositories[ENCODER] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_bytes_of_another_hash_stop_and_are_removed(file: str, hub: Hub) -> None:
+    """Large files are named by SHA-256, small ones by git's hash."""
+    hub.damaged = {file}
+    with pytest.raises(TransientError, match=rf"encoder 'tiny': {file} has another hash.*run again"):
+        tones.run("encoder")
+    blob = storage(ENCODER) / "blobs" / etag(hub.repositories[ENCODER] / file)
+    assert not blob.exists() and not blob.with_name(blob.name + ".incomplete").exists()
+    assert not tones.ENCODER.exists()
+    hub.damaged = set()
+    tones.run("encoder")
+    assert (tones.ENCODER / file).read_bytes() == (hub.repositories[ENCODER] / file).read_bytes()
+
+
+def test_a_cache_that_was_damaged_is_fetched_anew(hub: Hub) -> None:
+    tones.run("encoder")
+    shutil.rmtree(work.work_root())
+    shutil.rmtree(tones.ENCODER)
+    blob = (storage(ENCODER) / "snapshots" / REVISION / "model.safetensors").resolve()
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1] + b"?")
+    with pytest.raises(TransientError, match=r"model\.safetensors has another hash"):
+        tones.run("encoder")
+    tones.run("encoder")
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == data
+
+
+@pytest.mark.parametrize("token", ["", SECRET])
+def test_a_gated_repository_says_where_its_terms_are(token: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    hub.gated = {LLM}
+    with pytest.raises(InputError) as stopped:
+        tones.run("llm")
+    assert f"llm 'tiny': {LLM} is gated. Accept its terms at {hub.address}/{LLM}" in str(stopped.value)
+    assert "HF_TOKEN" in str(stopped.value) and "hf auth login" in str(stopped.value)
+    assert SECRET not in str(stopped.value)
+
+
+def test_a_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    tones.run("encoder")
+    assert {each.authorization for each in hub.requests if not each.path.startswith("/cdn/")} == {f"Bearer {SECRET}"}
+    assert {each.authorization for each in hub.requests if each.path.startswith("/cdn/")} == {""}
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
+    pinned("encoder", files=["config.json", "model.safetensors", "tokeniser_config.json"])
+    with pytest.raises(InputError, match=r"no file 'tokeniser_config\.json' at 0123.*Did you mean 'tokenizer_config\.json'"):
+        tones.run("encoder")
+    pinned("encoder", repo="acme/parakeet-tny")
+    with pytest.raises(InputError, match=r"shows no repository acme/parakeet-tny.*Check the name\."):
+        tones.run("encoder")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [(401, InputError, "HF_TOKEN"), (403, InputError, "terms"), (503, TransientError, "503"), (429, TransientError, "429")],
+)
+def test_what_the_hub_answers_tells_whether_to_try_again(status: int, kind: type, says: str, hub: Hub) -> None:
+    hub.status = status
+    with pytest.raises(kind, match=says):
+        tones.run("encoder")
+
+
+def three_ways(message: str) -> bool:
+    return all(name in message for name in ("HF_HOME", "LIBRETTO_MODELS", "HF_ENDPOINT", "hf download", constants.HF_HUB_CACHE))
+
+
+def test_who_is_offline_is_told_three_ways_out(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed, socket.socket() as silent:
+        closed.bind(("127.0.0.1", 0))
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(client, "SECONDS", 0.3)
+        for port in (closed.getsockname()[1], silent.getsockname()[1]):
+            monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+            monkeypatch.setattr(
+                constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"http://127.0.0.1:{port}" + "/{repo_id}/resolve/{revision}/{filename}"
+            )
+            with pytest.raises(TransientError) as stopped:
+                tones.run("encoder")
+            assert f":{port}) does not answer" in str(stopped.value)
+            assert three_ways(str(stopped.value))
+
+
+def test_offline_by_setting_is_told_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE") as stopped:
+        tones.run("encoder")
+    assert three_ways(str(stopped.value))
+    assert not hub.requests
+
+
+def test_a_download_that_does_not_fit_says_so_before_it_begins(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(work.shutil, "disk_usage", lambda path: usage._replace(free=1234))
+    with pytest.raises(InputError, match=r"the disk is full: [\d,]{6,} bytes are needed, 1,234 are free"):
+        tones.run("encoder")
+    assert not [each for each in hub.requests if each.method == "GET"]
+
+
+def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = client._Counted.write
+
+    def full(self: Any, data: bytes) -> int:
+        if self.tell() > 30_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return known(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client._Counted, "write", full)
+        with pytest.raises(InputError, match=r"the disk is full: .* bytes are needed"):
+            tones.run("encoder")
+    assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
+    tones.run("encoder")
+    SpeechEncoder(tones.ENCODER)
+
+
+def test_a_cache_of_somebody_else_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(client, "_Counted", refused)
+    with pytest.raises(InputError, match=r"hf/hub can't be written\. Let HF_HOME name"):
+        tones.run("encoder")
+
+
+@pytest.mark.parametrize(
+    "file", ["modeling.py", "weights.pkl", "flax_model.msgpack", "tf_model.h5", "optimizer.bin", "../config.json", "a/config.json"]
+)
+def test_what_could_run_code_is_never_listed(file: str, hub: Hub) -> None:
+    pinned("encoder", files=["config.json", "model.safetensors", file])
+    with pytest.raises(InputError, match=r"encoder 'tiny': '.*' is not taken"):
+        catalogue.encoder("tiny")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"revision": "main"}, "revision 'main' is no commit of 40 hex digits"),
+        ({"revision": REVISION[:12]}, "no commit"),
+        ({"repo": "parakeet"}, "no repository.*owner/name"),
+        ({"repo": "../parakeet"}, "no repository"),
+        ({"repo": ""}, "needs 'repo'"),
+        ({"files": ["config.json", "model.safetensors", "pytorch_model.bin"]}, "listed twice"),
+    ],
+)
+def test_a_hub_source_that_is_wrong_stops_before_the_network(changed: dict, says: str, hub: Hub) -> None:
+    pinned("encoder", **changed)
+    with pytest.raises(InputError, match=f"encoder 'tiny': .*{says}"):
+        catalogue.encoder("tiny")
+    assert not hub.requests
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A process that reads its environment anew."""
+    given = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1,localhost", **environment}
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, env=given)
+
+
+def test_a_process_honours_the_environment(hub: Hub, tmp_path: Path) -> None:
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": SECRET}
+    done = python("components.encoder", "--encoder", "tiny", **settings)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "home/hub/models--acme--parakeet-tiny/snapshots" / REVISION / "model.safetensors").is_file()
+    assert {each.authorization for each in hub.requests} == {f"Bearer {SECRET}", ""}
+    assert not [each.agent for each in hub.requests if "torch" in each.agent], "telemetry is off"
+    hub.gated = {LLM}
+    stopped = python("components.llm", "--llm", "tiny", **settings)
+    assert stopped.returncode == 2
+    assert "is gated" in stopped.stderr
+    assert SECRET not in done.stdout + done.stderr + stopped.stdout + stopped.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_an_entry_without_a_revision_is_pinned_by_a_command(hub: Hub, tmp_path: Path) -> None:
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+    files = catalogue.encoder("tiny").source.files
+    pinned("encoder", revision="", files=[])
+    stopped = python("components.encoder", **settings)
+    assert stopped.returncode == 2
+    assert "is not pinned: no revision and no files in catalogue/encoder.yaml. 'python -m components.encoder pin tiny'" in stopped.stderr
+    assert not hub.requests
+    printed = python("components.encoder", "pin", "tiny", **settings)
+    assert printed.returncode == 0, printed.stderr
+    assert yaml.safe_load(printed.stdout) == {"revision": REVISION, "files": files}
+    pinned("encoder", **yaml.safe_load(printed.stdout))
+    assert python("components.encoder", **settings).returncode == 0
+    unknown = python("components.encoder", "pin", "tny", **settings)
+    assert unknown.returncode == 2 and "Did you mean 'tiny'?" in unknown.stderr
+
+
+def test_pinning_prefers_safetensors() -> None:
+    listed = ["README.md", "config.json", "pytorch_model.bin", "model.safetensors", "tf_model.h5", "vocab.json", "a/b.json"]
+    assert client.wanted(listed) == ["config.json", "model.safetensors", "vocab.json"]
+    assert client.wanted([file for file in listed if file != "model.safetensors"]) == ["config.json", "pytorch_model.bin", "vocab.json"]
+
+
+def test_torch_weights_of_a_hub_are_converted(hub: Hub) -> None:
+    folder = hub.repositories[LLM]
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "model.safetensors")
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    files = [file for file in catalogue.llm("tiny").source.files if file != "model.safetensors"]
+    pinned("llm", files=[*files, "pytorch_model.bin"])
+    tones.run("llm")
+    assert {path.name for path in tones.LLM.iterdir()} == {*files, "model.safetensors", "inputs.json"}
+    converted = load_file(tones.LLM / "model.safetensors")
+    assert converted.keys() == tensors.keys() and all(torch.equal(converted[name], tensors[name]) for name in tensors)
+    load_llm(tones.LLM, "float32", "cpu")
+    assert json.loads((tones.LLM / "inputs.json").read_text())["parameters"]["revision"] == REVISION
