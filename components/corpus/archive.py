@@ -110,7 +110,7 @@ def unpack(archive: Archive, packed: Path, folder: Path) -> Path:
     where the archive holds something else.
     """
     try:
-        if zipfile.is_zipfile(packed):
+        if archive.file.endswith(".zip"):
             _unzip(archive, packed, folder)
         else:
             _untar(archive, packed, folder)

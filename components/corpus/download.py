@@ -12,8 +12,8 @@ import re
 import shutil
 import urllib.error
 import urllib.request
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from components.config.errors import InputError, TransientError
 from components.config.progress import progress
@@ -56,15 +56,15 @@ def _attempt(archive: Archive, part: Path) -> str:
             start, total = _extent(answer)
             _check_size(archive, total)
             shown = progress("corpus", f"fetching {archive.file}", (total or 0) / 1e6, "MB")
-            with shown as bar, part.open("r+b" if held else "wb") as out:
+            with shown as bar, part.open("r+b" if held else "wb", buffering=0) as out:
                 bar.advance(start / 1e6)
                 if held:
                     out.seek(start)  # 0 where the server sends all of it again
                     out.truncate()
-                while block := answer.read(BLOCK):
+                while block := answer.read1(BLOCK):  # what is there: a whole block would be lost where the line falls silent
                     _write(archive, out, block)
                     bar.advance(len(block) / 1e6)
-        missing = (total or 0) - _held(part)
+        missing = (total or archive.packed.bytes or 0) - _held(part)
         return f"the connection ended {missing:,} bytes early" if missing > 0 else ""
     except urllib.error.HTTPError as error:
         return _refused(archive, part, error)
@@ -88,12 +88,13 @@ def _check_size(archive: Archive, total: int | None) -> None:
                          way_out=f"It is another file, or an error page. {archive.way_out}")  # fmt: skip
 
 
-def _write(archive: Archive, out: IO[bytes], block: bytes) -> None:
+def _write(archive: Archive, out: FileIO, block: bytes) -> None:
+    rest = memoryview(block)
     try:
-        out.write(block)
-        out.flush()
+        while rest:
+            rest = rest[out.write(rest) :]
     except OSError as error:
-        free = shutil.disk_usage(Path(out.name).parent).free
+        free = shutil.disk_usage(Path(str(out.name)).parent).free
         raise InputError(f"{archive.entry}: writing stopped: {error.strerror}: {len(block):,} bytes needed, {free:,} free.",
                          unit=archive.file, way_out="Make room and fetch again: it goes on from there.") from None  # fmt: skip
 

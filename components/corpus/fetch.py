@@ -69,19 +69,19 @@ def provide(archive: Archive) -> str:
 
 def check(archive: Archive, packed: Path, by_hand: bool) -> None:
     """Raises InputError unless size and MD5 of the file are those of the catalogue; a wrong one of our own is taken away."""
-    size, wanted = packed.stat().st_size, archive.packed
-    if wanted.bytes is not None and size != wanted.bytes:
-        raise InputError(f"{archive.entry}: {packed} has {size:,} bytes where {wanted.bytes:,} are expected: half of it, or another file.",
-                         unit=archive.file, way_out="Put the whole file there, or take it away and fetch again.")  # fmt: skip
-    digest = md5_of(packed)
-    if not wanted.md5:
+    wanted, size = archive.packed, packed.stat().st_size
+    digest = md5_of(packed) if wanted.bytes in (None, size) else ""
+    if digest and not wanted.md5:
         raise InputError(f"{archive.entry}: no checksum is given, so it is not used. MD5 of {packed}: {digest}.", unit=archive.file,
                          way_out=f"Compare it with the publisher's, enter 'md5: {digest}' and fetch again: the file is kept.")  # fmt: skip
-    if digest != wanted.md5:
-        if not by_hand:
-            packed.unlink()
-        raise InputError(f"{archive.entry}: wrong checksum: MD5 {digest} of {packed} where {wanted.md5} is expected.", unit=archive.file,
-                         way_out=f"{'Take it away' if by_hand else 'It was taken away'}: fetch again. {archive.way_out}")  # fmt: skip
+    if digest == wanted.md5:
+        return
+    if not by_hand:
+        packed.unlink()
+    what = (f"wrong checksum: MD5 {digest} of {packed} where {wanted.md5} is expected" if digest else
+            f"{packed} has {size:,} bytes where {wanted.bytes:,} are expected: half of it, or another file")  # fmt: skip
+    raise InputError(f"{archive.entry}: {what}.", unit=archive.file,
+                     way_out=f"{'Take it away' if by_hand else 'It was taken away'}: fetch again. {archive.way_out}")  # fmt: skip
 
 
 def _place(archive: Archive, packed: Path, bench: Path, folder: Path) -> None:

@@ -16,6 +16,7 @@ class Mirror:
 
     files: dict[str, bytes] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)  # after so many bytes the connection ends, an answer each
+    hold: threading.Event | None = None  # a cut connection stays open and silent until this is set
     status: int = 0  # answered to everything
     ranges: bool = True  # else each answer starts at the first byte
     lengths: bool = True  # else no answer says how long it is
@@ -49,7 +50,11 @@ def serving(mirror: Mirror) -> Iterator[Mirror]:
                 self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             rest = data[start:]
-            self.wfile.write(rest[: mirror.cuts.pop(0)] if mirror.cuts else rest)
+            cut = mirror.cuts.pop(0) if mirror.cuts else len(rest)
+            self.wfile.write(rest[:cut])
+            if cut < len(rest) and mirror.hold:
+                self.wfile.flush()
+                mirror.hold.wait(30)
 
         def log_message(self, *_: object) -> None:
             """Nothing: the tests look at ``asked``."""

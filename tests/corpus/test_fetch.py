@@ -11,8 +11,11 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +34,7 @@ from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, lay_out, put
 from tests.corpus.server import Mirror, serving
 
+FETCH = [sys.executable, "-m", "components.corpus", "fetch"]
 LIBRI = {"kind": "librispeech", "root": "mini", "subsets": ["train-clean-5"]}
 GOOD = {"1-10-0000": "FIRST", "1-10-0001": "SECOND", "2-20-0000": "THIRD"}
 
@@ -100,11 +104,11 @@ def root(house: Path) -> Path:
     return house / "data" / "mini"
 
 
-def entry(data: bytes | None = None, **changed: object) -> None:
+def entry(data: bytes | None = None, file: str = "train-clean-5.tar.gz", **changed: object) -> None:
     """``catalogue/archive.yaml`` with one archive, whose size and checksum are those of ``data``."""
     told = {"bytes": len(data), "md5": hashlib.md5(data).hexdigest()} if data is not None else {}
     packed = {"holds": "LibriSpeech/train-clean-5", **told, **changed}
-    known = {"mini": {"address": "https://unreachable.invalid/31", "openslr": 31, "files": {"train-clean-5.tar.gz": packed}}}
+    known = {"mini": {"address": "https://unreachable.invalid/31", "openslr": 31, "files": {file: packed}}}
     put(Path("catalogue/archive.yaml"), yaml.safe_dump(known).encode())
 
 
@@ -168,13 +172,34 @@ def test_a_cut_connection_goes_on_where_it_stood(root: Path, mini: bytes, mirror
     assert fetched(root) == GOOD
 
 
-def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mini: bytes, mirror: Mirror) -> None:
-    put(part(root), mini[:2_000])
-    put(root / ".fetch/train-clean-5.tar.gz.unpacked/LibriSpeech/half", b"of a run that was killed")
+def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mirror: Mirror) -> None:
+    mirror.cuts, mirror.hold = [2_000], threading.Event()
+    running = subprocess.Popen([*FETCH, "--corpus", "small"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    try:
+        while running.poll() is None and not (part(root).exists() and part(root).stat().st_size == 2_000):
+            time.sleep(0.05)
+        assert running.poll() is None
+    finally:
+        running.kill()
+        running.wait()
+        mirror.hold.set()
     fetch_corpus("small")
-    assert [asked for _, asked in mirror.asked] == ["bytes=2000-"]
+    assert [asked for _, asked in mirror.asked] == ["", "bytes=2000-"]
     assert fetched(root) == GOOD
-    assert not (root / ".fetch/train-clean-5.tar.gz.unpacked").exists()
+
+
+def test_half_an_unpacked_folder_is_made_anew(root: Path, mirror: Mirror) -> None:
+    put(root / ".fetch/train-clean-5.tar.gz.unpacked/LibriSpeech/train-clean-5/9/90/9-90-0000.flac", clip())
+    fetch_corpus("small")
+    assert not list(root.rglob("9-90-0000.flac"))
+    assert fetched(root) == GOOD
+
+
+def test_two_fetches_at_once_ask_once(root: Path, mirror: Mirror) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(provide, archives("mini") * 2))
+    assert sorted(done) == ["fetched and unpacked", "is there"]
+    assert len(mirror.asked) == 1
 
 
 def test_a_server_without_ranges_is_asked_for_all_of_it(root: Path, mini: bytes, mirror: Mirror) -> None:
@@ -188,6 +213,21 @@ def test_a_server_without_ranges_is_asked_for_all_of_it(root: Path, mini: bytes,
 def test_a_size_that_is_not_known_is_the_servers(lengths: bool, root: Path, mini: bytes, mirror: Mirror) -> None:
     entry(md5=hashlib.md5(mini).hexdigest())
     mirror.lengths = lengths
+    fetch_corpus("small")
+    assert fetched(root) == GOOD
+
+
+def test_a_server_that_gives_no_length_is_held_to_the_catalogues(root: Path, mini: bytes, mirror: Mirror) -> None:
+    mirror.lengths, mirror.cuts = False, [1_000]
+    fetch_corpus("small")
+    assert len(mirror.asked) == 2
+    assert fetched(root) == GOOD
+
+
+def test_a_download_of_another_size_is_taken_away(root: Path, mini: bytes, mirror: Mirror) -> None:
+    put(root / ".fetch/train-clean-5.tar.gz", mini[:1_000])  # whole by an older entry of the catalogue
+    with pytest.raises(InputError, match=rf"has 1,000 bytes where {len(mini):,} are expected.*It was taken away"):
+        fetch_corpus("small")
     fetch_corpus("small")
     assert fetched(root) == GOOD
 
@@ -290,7 +330,7 @@ def test_an_archive_put_there_by_hand_is_checked_and_unpacked(form: str, root: P
 
 def test_half_an_archive_put_there_by_hand_is_refused_and_kept(root: Path, mini: bytes, mirror: Mirror) -> None:
     file = put(root / "train-clean-5.tar.gz", mini[: len(mini) // 2])
-    with pytest.raises(InputError, match=rf"has {len(mini) // 2:,} bytes where {len(mini):,} are expected.*Put the whole file"):
+    with pytest.raises(InputError, match=rf"has {len(mini) // 2:,} bytes where {len(mini):,} are expected.*Take it away"):
         fetch_corpus("small")
     entry(md5=hashlib.md5(mini).hexdigest())
     with pytest.raises(InputError, match=r"wrong checksum.*Take it away"):
@@ -357,8 +397,8 @@ def zip_of(members: dict[str, bytes], **modes: int) -> bytes:
     ],
 )
 def test_a_zip_is_held_to_the_same(data: bytes, says: str, root: Path, mirror: Mirror) -> None:
-    mirror.files["/31/train-clean-5.tar.gz"] = data
-    entry(data)
+    mirror.files["/31/train-clean-5.zip"] = data
+    entry(data, "train-clean-5.zip")
     with pytest.raises(InputError, match=re.escape(says)):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
@@ -368,8 +408,8 @@ def test_a_zip_is_held_to_the_same(data: bytes, says: str, root: Path, mirror: M
 def test_a_zip_is_unpacked(root: Path, mirror: Mirror, tmp_path: Path) -> None:
     lay_out(tmp_path / "made/LibriSpeech", GOOD, "train-clean-5")
     data = zip_of(folder_of(tmp_path / "made"))
-    mirror.files["/31/train-clean-5.tar.gz"] = data
-    entry(data)
+    mirror.files["/31/train-clean-5.zip"] = data
+    entry(data, "train-clean-5.zip")
     fetch_corpus("small")
     assert fetched(root) == GOOD
 
@@ -441,7 +481,7 @@ def test_a_folder_says_what_it_was_unpacked_from(root: Path, mini: bytes) -> Non
 
 def test_the_command_ends_with_a_message_and_the_exit_code(house: Path, mirror: Mirror) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    line = [sys.executable, "-m", "components.corpus", "fetch", "--corpus", "small"]
+    line = [*FETCH, "--corpus", "small"]
     assert subprocess.run([*line, "--role", "train"], env=environment).returncode == 0
     mirror.status = 500
     (house / "data/mini/train-clean-5").rename(house / "aside")
