@@ -153,6 +153,15 @@ class Llm:
 
 
 @dataclass(frozen=True)
+class ReleasedWeights:
+    """A projector that others trained: taken as it is, in place of a training."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["slam-llm"]
+    file: str  # below LIBRETTO_MODELS
+
+
+@dataclass(frozen=True)
 class Projector:
     """``linear``: stack ``stack`` frames → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3)."""
 
@@ -160,6 +169,7 @@ class Projector:
     kind: Literal["linear"]
     stack: int  # frames joined into one
     hidden: int  # width between the two linear layers
+    weights: ReleasedWeights | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
 

@@ -3,15 +3,16 @@
 They come from the environment, or from one file of ``NAME=value`` lines that ``LIBRETTO_SETTINGS`` names by an absolute
 path (the environment wins). No DVC stage depends on them, so changing one leaves ``dvc status`` clean.
 
-=========================  ==============================================================================
+=========================  ===================================================================================================
 LIBRETTO_WORK              work cache, an absolute path (default: the user's cache directory)
 LIBRETTO_WORK_GB           size at which the oldest finished units of the work cache are dropped (default 50)
 LIBRETTO_ROOT_<NAME>       data root of a source whose catalogue entry says ``root: <name>``
+LIBRETTO_OPENSLR           base address of a mirror of https://www.openslr.org/resources (default: each archive's own address)
 LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie
 LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU when there is one)
 LIBRETTO_WORKERS           worker processes on this machine (default: the processor's cores)
 LIBRETTO_PROGRESS          file to which progress goes as JSON lines
-=========================  ==============================================================================
+=========================  ===================================================================================================
 
 For checkpoints of a hub those of huggingface_hub hold, from the environment alone: ``HF_HOME`` (cache), ``HF_ENDPOINT``
 (mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. Telemetry is off.
@@ -71,13 +72,20 @@ def work_bytes() -> int:
     return int(_number("LIBRETTO_WORK_GB", "50") * 1e9)
 
 
-def data_root(name: str) -> Path:
-    """Folder of the recordings of the root ``name``; raises InputError where it is not set or missing."""
+def openslr_mirror() -> str:
+    """Base address from which archives are fetched in place of their own; empty where none is set."""
+    return setting("LIBRETTO_OPENSLR").rstrip("/")
+
+
+def data_root(name: str, make: bool = False) -> Path:
+    """Folder of the recordings of the root ``name``, made where ``make`` says so; raises InputError where it is not set or missing."""
     variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
     value = setting(variable)
     if not value:
         raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
     root = Path(value).expanduser()
+    if make and root.is_absolute() and not root.exists():
+        root.mkdir(parents=True)
     if not root.is_absolute() or not root.is_dir():
         raise InputError(
             f"{variable}={value} is not an absolute path of a folder.", unit=name, way_out="Set it to the folder that holds the data."

@@ -3,6 +3,9 @@
 ``python -m components.corpus scan [--corpus NAME]`` writes what every source of a corpus stands on (relative paths, sizes,
 digests) to ``data/sources/<corpus>/<role>/<source>.json``, which is kept in git and is what the stage depends on: moving a
 data root changes nothing, new data changes just that file. A scan opens transcripts and tables, never audio.
+
+``python -m components.corpus fetch [--corpus NAME] [--role ROLE]`` downloads what is missing of a corpus into its data roots
+(``components.corpus.fetch``).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from components.config.artifact import fresh, write_record
 from components.config.errors import InputError, LibrettoError
 from components.config.params import read_params
 from components.config.stage import Stage, run_stage
+from components.corpus.fetch import needed, provide
 from components.corpus.manifest import MANIFEST, REJECTS, Reject, Utterance, write_rows
 from components.corpus.source import Source, source
 
@@ -64,6 +68,17 @@ def scan(corpus: str) -> None:
         for name, text in (files or {NONE: "{}\n"}).items():
             (folder / name).write_text(text, encoding="utf-8")
     print(f"{SCANS / corpus}: {sum(map(len, texts.values()))} sources")
+
+
+def fetch_corpus(corpus: str, role: str | None = None) -> None:
+    """Brings the archives that the sources of a corpus, or of one of its roles, read into their data roots."""
+    roles = [role] if role else list(catalogue.ROLES)
+    listed = [(name, source(name, each, settings)) for each in roles for name, settings in sources(corpus, each).items()]
+    wanted = needed(listed)
+    if not wanted:
+        print(f"corpus '{corpus}': nothing to fetch")
+    for archive in wanted:
+        print(f"{archive.root}: {archive.folder}: {provide(archive)}", flush=True)
 
 
 def check_scan(corpus: str, role: str, name: str, now: dict[str, Any]) -> None:
@@ -132,15 +147,23 @@ def work(stage: Stage) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if arguments[:1] != ["scan"]:
+    if arguments[:1] not in (["scan"], ["fetch"]):
         run_stage("corpus", work, names=("corpus",), roles=True)
         return
-    parser = argparse.ArgumentParser(prog="python -m components.corpus scan")
+    action = arguments[0]
+    parser = argparse.ArgumentParser(prog=f"python -m components.corpus {action}")
     parser.add_argument("--corpus", help="name in catalogue/corpus.yaml (default: the one of params.yaml)")
+    if action == "fetch":
+        parser.add_argument("--role", choices=catalogue.ROLES, help="fetch for the sources of this role alone")
+    options = parser.parse_args(arguments[1:])
     try:
-        scan(parser.parse_args(arguments[1:]).corpus or read_params().corpus)
+        corpus = options.corpus or read_params().corpus
+        if action == "scan":
+            scan(corpus)
+        else:
+            fetch_corpus(corpus, options.role)
     except LibrettoError as error:
-        print(f"corpus scan: {error}", file=sys.stderr)
+        print(f"corpus {action}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -1,7 +1,7 @@
 """A local folder in LibriSpeech's layout → its utterances, with the published transcripts.
 
 In: ``<root>/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`` and ``<speaker>-<chapter>.trans.txt``
-beside them (a line: id, space, text), as on https://www.openslr.org/12; Multilingual LibriSpeech is laid out differently.
+beside them (a line: id, space, text), as on https://www.openslr.org/12; Multilingual LibriSpeech is laid out differently (kind ``mls``).
 Out: every recording and every transcript, kept or rejected. Files of other names are not looked at.
 """
 
@@ -67,6 +67,9 @@ class LibriSpeech:
             known = [path.name for path in self._root.iterdir() if path.is_dir()]
             raise InputError(f"source '{self.name}': no folder '{subset}' is in the data root '{self.settings.root}'.", unit=subset,
                              way_out=nearest(subset, known))  # fmt: skip
+
+    def folders(self) -> tuple[str, list[str]]:
+        return self.settings.root, self.settings.subsets
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of recordings and transcript files, and the digest of the transcripts' content."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -45,11 +46,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a source asks of its recordings. Silence is refused in the speech roles only."""
+    """What a source asks of its recordings. Silence is refused in the speech roles only; speech has no limits of length here:
+    ``train.max_seconds`` leaves long utterances out of training, and evaluation is never cut."""
 
     role: str
     rate: int | None = None  # Hz; None: any
     mono: bool = False
+    min_seconds: float = 0.0
+    max_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def speech_only(name: str, role: str, kind: str) -> None:
     """Raises InputError where a kind that gives speech with transcripts stands in a role without transcripts."""
     if role not in SPEECH_ROLES:
         raise InputError(f"source '{name}': the kind '{kind}' gives transcribed speech, which the role '{role}' does not take.",
-                         unit=name, way_out="List it as kind 'table' without a text column, or give it another role.")  # fmt: skip
+                         unit=name, way_out="List it as 'clips' or as 'table' without a text column, or give it another role.")  # fmt: skip
 
 
 def examine(name: str, root: Path, entries: Sequence[Entry], there: Iterable[str], rules: Rules) -> tuple[list[Utterance], list[Reject]]:
@@ -133,6 +137,11 @@ def _sound_fault(seen: Facts, rules: Rules) -> str:
         return f"wrong rate: {seen.rate} Hz where {rules.rate} is expected"
     if rules.mono and seen.channels != 1:
         return f"stereo: {seen.channels} channels where one is expected"
+    seconds = seen.samples / seen.rate
+    if not rules.min_seconds <= seconds <= rules.max_seconds:
+        short = seconds < rules.min_seconds
+        limit = f"at least {rules.min_seconds:g}" if short else f"at most {rules.max_seconds:g}"
+        return f"too {'short' if short else 'long'}: {seconds:.2f} s where {limit} are asked for"
     if seen.silent and rules.role in SPEECH_ROLES:
         return "silent: nothing is louder than -80 dB of full scale"
     return ""

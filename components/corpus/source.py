@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from components.config.errors import InputError, nearest
 from components.corpus.manifest import Reject, Utterance
@@ -19,6 +19,8 @@ KINDS = {  # kind → class in the module of that name
     "librispeech": "LibriSpeech",
     "table": "Table",
     "connected": "Connected",
+    "mls": "Mls",
+    "clips": "Clips",
 }
 
 
@@ -33,6 +35,14 @@ class Source(Protocol):
 
     def locate(self, path: str) -> Path:
         """The file of a manifest's relative path; a generated source makes it again where it is gone."""
+
+
+@runtime_checkable
+class FolderSource(Protocol):
+    """A source that reads folders as an archive unpacks to: they can be fetched."""
+
+    def folders(self) -> tuple[str, list[str]]:
+        """Name of the data root, and the folders below it that are read."""
 
 
 def source(name: str, role: str, settings: dict[str, Any]) -> Source:

@@ -78,8 +78,9 @@ class Padded:
         ctc = has_ctc(folder)
         self.network = read_network(folder, AutoModelForCTC if ctc else AutoModel, dtype, device)
         # Below a CTC head lies the encoder, by the name of its family, or plainly ``encoder`` (Parakeet).
-        below = getattr(self.network, self.network.base_model_prefix, None) or getattr(self.network, "encoder", None)
-        self.body: Any = below if ctc else self.network
+        self.body = self.network
+        if ctc:
+            self.body = getattr(self.network, self.network.base_model_prefix, None) or self.network.encoder
         config = self.body.config
         self.width, self.layers = int(config.hidden_size), int(config.num_hidden_layers)
         self.front = front(config, self.extractor)

@@ -132,7 +132,8 @@ class SpeechLLM(nn.Module):
         base_model, tokenizer = load_llm(llm, shape.llm_dtype, device)
         model = cls(shape, base_model, tokenizer)
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
-        model.matching.load_state_dict(load_file(folder / "matching.safetensors"))
+        if (folder / "matching.safetensors").is_file():  # only training needs it: a released projector has none
+            model.matching.load_state_dict(load_file(folder / "matching.safetensors"))
         if (folder / LORA).is_dir():
             from peft import PeftModel
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
+from components.config.hashing import file_digest
 from components.config.params import Train
 from components.config.settings import device, workers
 from components.config.stage import Stage
@@ -34,11 +35,26 @@ def work(stage: Stage) -> None:
         processes = min(workers(), settings.micro_batches) if device() == "cpu" else 1
         train_together(_train, (folder, settings, projector, llm), processes, settings.threads)
 
-    unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
+    if projector.weights is None:
+        unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
+    else:
+        inputs, unit = _released(settings, projector, llm, projector.weights)
     place(unit, fresh(OUT.with_name(".bridge-unit")))
     _lay_out(OUT.with_name(".bridge-unit"))
     outputs = {name.removeprefix("bridge/"): digest for name, digest in digests(unit).items() if name.startswith("bridge/")}
     write_record(OUT, "train", parameters=parameters, inputs=inputs, outputs=outputs, libraries=("torch", "transformers", "peft"))
+
+
+def _released(settings: Train, projector: catalogue.Projector, llm: catalogue.Llm,
+              weights: catalogue.ReleasedWeights) -> tuple[dict[str, Any], Path]:  # fmt: skip
+    """What a released projector hangs on, and its unit; nothing is trained."""
+    from components.train import released
+
+    file = released.find(weights)
+    inputs = {"encoder": contents(ENCODER), "llm": contents(LLM), "released": file_digest(file)}
+    job = released.Job(file, ENCODER, LLM, projector, llm, settings.text_case)
+    key = {"version": RESULT_VERSION, "shape": stated(job.shape()), "inputs": inputs}
+    return inputs, made("train", key, lambda folder: released.take(job, folder))
 
 
 def _inputs() -> dict[str, Any]:

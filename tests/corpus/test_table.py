@@ -205,6 +205,21 @@ def test_real_speech_of_many_languages_is_kept_whole(recordings: Path, monkeypat
     assert [row.id for row in portuguese] == [row.id for row in kept if row.language == "pt"]
 
 
+def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
+    columns = {"text": "transcript", "language": "language"}
+    section = (recordings / "README.md").read_text().partition("## ood/")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\S+/\S+) \| (\d+) \| [\d.]+ \| ([a-z, ]+) \| ([\d, ]+) \|", section, re.M)
+    assert sum(int(count) for _, count, _, _ in rows) == told(recordings, "ood")
+    for repository, count, languages, rates in rows:
+        settings = {"kind": "table", "root": "ood", "table": "ood.tsv", "columns": columns, "where": {"source_repository": [repository]}}
+        kept, rejected = source("ood", "test", settings).find()
+        assert not rejected
+        assert len(kept) == int(count), repository
+        assert {row.language for row in kept} == set(languages.split(", ")), repository
+        assert {str(row.sample_rate) for row in kept} == set(rates.split(", ")), repository
+
+
 def test_real_non_speech_is_kept_without_text(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_NONSPEECH", str(recordings / "nonspeech"))
     settings = {"kind": "table", "root": "nonspeech", "table": "nonspeech.tsv", "columns": {"text": None, "speaker": None}}

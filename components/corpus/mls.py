@@ -1,0 +1,150 @@
+"""Multilingual LibriSpeech (https://www.openslr.org/94), one language and subset → its utterances.
+
+In: ``<root>/mls_<language>[_opus]/<subset>/transcripts.txt`` (a line: id, tab, text) and
+``…/audio/<speaker>/<book>/<speaker>_<book>_<number>.flac`` (or ``.opus``); for ten hours of training the ids in
+``train/limited_supervision/{9hr,1hr}``. Out: every recording and every transcript, kept or rejected, text as published
+(lower case). Speakers are told apart by language (``pl-4800``): subsets are speaker-disjoint within a language only.
+Cost: of a listing, as ``components.corpus.listing``; memory about 2 GB a million utterances.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from components.audio.sound import RATE
+from components.config.errors import InputError
+from components.config.settings import data_root
+from components.config.typed import STRICT, typed
+from components.corpus.listing import Entry, Rules, examine, scan_of, speech_only
+from components.corpus.manifest import Reject, Utterance
+
+CODES = {
+    "english": "en",
+    "german": "de",
+    "dutch": "nl",
+    "french": "fr",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "polish": "pl",
+}
+TEXT, HANDLES = "transcripts.txt", "handles.txt"
+NAME = re.compile(r"([^_]+)_([^_]+)_[^_]+")  # speaker, book, utterance
+
+
+@dataclass(frozen=True)
+class Settings:
+    __pydantic_config__ = STRICT
+    kind: Literal["mls"]
+    root: str  # name of the data root
+    language: Literal["english", "german", "dutch", "french", "spanish", "italian", "portuguese", "polish"]
+    subset: Literal["train", "dev", "test"]
+    audio: Literal["flac", "opus"] = "flac"  # as published, or the small variant
+    limited: list[Literal["9hr", "1hr"]] = field(default_factory=list)  # of train: only these parts; both make the ten hours
+    rate: int = RATE  # Hz; a file of another rate is refused
+
+
+class Mls:
+    """A source of kind ``mls``: recordings are mono and all of one rate."""
+
+    def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
+        self.name, self.role = name, role
+        self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+        speech_only(name, role, self.settings.kind)
+        if self.settings.limited and self.settings.subset != "train":
+            raise InputError(f"source '{name}': 'limited' picks a part of the subset train, not of {self.settings.subset}.", unit=name,
+                             way_out="Leave it out: evaluation takes all of a subset.")  # fmt: skip
+        self._folder = f"mls_{self.settings.language}{'_opus' if self.settings.audio == 'opus' else ''}"
+        self._base = f"{self._folder}/{self.settings.subset}"
+        self._suffix = f".{self.settings.audio}"
+
+    @cached_property
+    def _root(self) -> Path:
+        return data_root(self.settings.root)
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        """The transcripts and, where only a part is wanted, its lists of ids; relative to the root."""
+        parts = [self._root / self._base / "limited_supervision" / part for part in self.settings.limited]
+        lists = [sorted(part.rglob(HANDLES)) for part in parts]  # 1hr is split into six of ten minutes
+        for part, found in zip(parts, lists):
+            if not found:
+                raise self._empty(f"no {HANDLES} lies in {part.relative_to(self._root)}")
+        if not (self._root / self._base / TEXT).is_file():
+            raise self._empty(f"no {self._base}/{TEXT}")
+        return [f"{self._base}/{TEXT}", *(path.relative_to(self._root).as_posix() for found in lists for path in found)]
+
+    @cached_property
+    def _sounds(self) -> dict[str, int]:
+        """Size of each recording, by path relative to the root."""
+        sizes: dict[str, int] = {}
+        for folder, _, names in os.walk(self._root / self._base / "audio", followlinks=True):
+            for name in names:
+                if name.endswith(self._suffix):
+                    path = Path(folder, name)
+                    sizes[path.relative_to(self._root).as_posix()] = path.stat().st_size
+        if not sizes:
+            raise self._empty(f"no {self._suffix} file lies in {self._base}/audio")
+        return sizes
+
+    def _empty(self, what: str) -> InputError:
+        language, root = self.settings.language, self.settings.root
+        return InputError(f"source '{self.name}': the language '{language}' is empty: {what} of the data root '{root}'.", unit=language,
+                          way_out=f"Fetch it, or see that the data root is the folder that holds '{self._folder}'.")  # fmt: skip
+
+    def folders(self) -> tuple[str, list[str]]:
+        return self.settings.root, [self._folder]
+
+    def scan(self) -> dict[str, Any]:
+        """Texts with their sizes, and each book with the bytes of its recordings: English has millions of those.
+
+        The digest is over all of them and over the content of the texts.
+        """
+        texts = {path: (self._root / path).stat().st_size for path in self._texts}
+        books: dict[str, int] = defaultdict(int)
+        for path, size in self._sounds.items():
+            books[f"{PurePosixPath(path).parent}/"] += size
+        whole = scan_of(self._root, {**texts, **self._sounds}, self._texts)
+        return {**whole, "files": [[path, size] for path, size in sorted({**texts, **books}.items())]}
+
+    def find(self) -> tuple[list[Utterance], list[Reject]]:
+        """Every recording, with its transcript, and every transcript without a recording; of a limited part its ids alone."""
+        rules = Rules(self.role, rate=self.settings.rate, mono=True)
+        return examine(self.name, self._root, self._entries(), self._sounds, rules)
+
+    def locate(self, path: str) -> Path:
+        return self._root / path
+
+    def _entries(self) -> Sequence[Entry]:
+        transcripts, *lists = self._texts
+        pairs = [line.partition("\t") for line in self._lines(transcripts)]
+        entries = [self._entry(name.strip(), text) for name, _, text in pairs]
+        if not lists:
+            named = {entry.path for entry in entries}
+            return entries + [self._entry(PurePosixPath(path).stem, None, path) for path in sorted(self._sounds.keys() - named)]
+        wanted = {line.strip() for path in lists for line in self._lines(path)}
+        found = {entry.id for entry in entries}
+        return [entry for entry in entries if entry.id in wanted] + [self._entry(name, None) for name in sorted(wanted - found)]
+
+    def _lines(self, path: str) -> Sequence[str]:
+        try:
+            lines = (self._root / path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
+        return [line for line in lines if line.strip()]
+
+    def _entry(self, name: str, text: str | None, path: str = "") -> Entry:
+        """The entry of an id, whose file lies where its name says; of a stray recording the ``path`` is known."""
+        fits = NAME.fullmatch(name)
+        speaker, book = (fits[1], fits[2]) if fits else ("", "")
+        place = f"{self._base}/audio/{speaker}/{book}/{name}{self._suffix}" if fits else path or name
+        fault = "" if fits and path in ("", place) else f"wrong name: not <speaker>/<book>/<speaker>_<book>_<number>{self._suffix}"
+        code = CODES[self.settings.language]
+        return Entry(name, path or place, text, f"{code}-{speaker}" if speaker else "", code, fault)

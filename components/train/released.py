@@ -1,0 +1,89 @@
+"""A projector that SLAM-LLM released → a model folder of ours, without any training.
+
+In: the flat state dict that its ``torch.save`` wrote, ``encoder_projector.linear1.{weight,bias}`` and
+``encoder_projector.linear2.{weight,bias}`` (X-LANCE/SLAM-LLM, the linear projector of SLAM-ASR), read as plain tensors.
+Out: ``bridge/`` and a curve without steps. The prompt's order is that of the LLM's catalogue entry: take the entry of the
+released code's order. Cost: seconds; neither encoder nor LLM is loaded, their widths come from their configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from components.config.catalogue import Llm, Projector, ReleasedWeights
+from components.config.errors import InputError
+from components.config.settings import models_root
+from components.config.typed import stated
+from components.model.conversion import convert
+from components.model.encoder import SpeechEncoder
+from components.model.joined import CONFIG, Shape, folder_digest
+from components.model.projector import build_projector
+
+PREFIX = "encoder_projector."
+COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A released file and what it is to be joined with."""
+
+    file: Path
+    encoder: Path
+    llm: Path
+    projector: Projector
+    entry: Llm
+    text_case: str
+
+    def shape(self) -> Shape:
+        """What the model folder's configuration will say."""
+        width, dtype = SpeechEncoder(self.encoder).width, self.entry.numerics.dtype
+        return Shape(folder_digest(self.encoder), width, folder_digest(self.llm), dtype, self.projector, self.entry.prompt, self.text_case)
+
+
+def find(weights: ReleasedWeights) -> Path:
+    """The released file; raises InputError where it is not."""
+    path = models_root() / weights.file
+    if not path.is_file():
+        raise InputError(f"{path} is missing.", unit=weights.file, way_out="Put the released model.pt there.")
+    return path
+
+
+def take(job: Job, folder: Path) -> None:
+    """Writes ``bridge/`` and ``curve.csv``; raises InputError for other tensors or widths than the entries'."""
+    bridge, shape = folder / "bridge", job.shape()
+    bridge.mkdir(parents=True)
+    save_file(_checked(job, shape), bridge / "projector.safetensors")
+    (bridge / CONFIG).write_text(json.dumps(stated(shape), indent=1, sort_keys=True) + "\n")
+    (folder / "curve.csv").write_text(COLUMNS)
+
+
+def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
+    """The projector's tensors under our names, in fp32."""
+    with TemporaryDirectory() as scratch:
+        convert(job.file, Path(scratch) / "plain.safetensors", str(job.file))
+        released = load_file(Path(scratch) / "plain.safetensors")
+    foreign = sorted(name for name in released if not name.startswith(PREFIX))
+    if foreign:
+        raise InputError(f"{job.file} holds more than a projector: {foreign[0]} and {len(foreign) - 1} more.", unit=foreign[0],
+                         way_out="Only projectors trained with a frozen LLM can be taken over.")  # fmt: skip
+    found = {name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()}
+    llm_width = AutoConfig.from_pretrained(job.llm, local_files_only=True).hidden_size
+    with torch.device("meta"):
+        wanted = build_projector(job.projector, shape.encoder_width, llm_width).state_dict()
+    if found.keys() != wanted.keys():
+        raise InputError(f"{job.file} holds {', '.join(sorted(found))}; a projector of kind '{job.projector.kind}' has "
+                         f"{', '.join(sorted(wanted))}.", unit=str(job.file),
+                         way_out="Name the projector's kind that it was trained as.")  # fmt: skip
+    for name, tensor in sorted(wanted.items()):
+        if found[name].shape != tensor.shape:
+            raise InputError(f"{job.file}: {name} has the shape {tuple(found[name].shape)}; encoder ({shape.encoder_width} wide), "
+                             f"stack {job.projector.stack} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.", unit=name,
+                             way_out="Name the encoder and the LLM that it was trained with.")  # fmt: skip
+    return found

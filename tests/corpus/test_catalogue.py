@@ -1,0 +1,107 @@
+"""The catalogue's corpora: every source is typed in its role, and what can be fetched has an archive."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from components.config import catalogue
+from components.corpus.__main__ import sources
+from components.corpus.archive import Archive, archives
+from components.corpus.fetch import needed
+from components.corpus.source import FolderSource, Source, source
+from tests.conftest import REPOSITORY
+
+LOCAL = {"librispeech-excerpt"}  # of folders that nobody publishes in this form
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("LIBRETTO_OPENSLR", raising=False)
+    for name in ("LIBRISPEECH", "MINI_LIBRISPEECH", "MLS", "MUSAN", "RIRS", "DIGITS", "NONSPEECH"):
+        monkeypatch.delenv(f"LIBRETTO_ROOT_{name}", raising=False)
+
+
+def corpora() -> list[str]:
+    return re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "catalogue/corpus.yaml").read_text(), re.M)
+
+
+def made(corpus: str) -> list[tuple[str, Source]]:
+    """Every source of a corpus, in its role; no data is touched."""
+    return [(name, source(name, role, settings)) for role in catalogue.ROLES for name, settings in sources(corpus, role).items()]
+
+
+@pytest.mark.parametrize("corpus", corpora())
+def test_a_corpus_has_all_roles_and_its_sources_are_typed(corpus: str) -> None:
+    entry = catalogue.raw_entry("corpus", corpus)
+    assert list(entry.keys() - {"card"}) and entry.keys() - {"card"} == set(catalogue.ROLES)
+    for role in ("train", "dev", "test", "nonspeech-train", "nonspeech-test"):
+        assert entry[role], f"{corpus}: nothing in the role {role}"
+    assert made(corpus)
+
+
+@pytest.mark.parametrize("corpus", corpora())
+def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
+    read = [origin.folders() for _, origin in made(corpus) if isinstance(origin, FolderSource)]
+    found = needed(made(corpus))  # raises where no archive holds a folder
+    assert {archive.root for archive in found} == {root for root, _ in read}
+    assert corpus in LOCAL or bool(found) == (not corpus.startswith(("spoken", "digits")))
+
+
+def test_the_papers_corpus_is_all_of_librispeech() -> None:
+    names = {archive.folder for archive in needed(made("librispeech"))}
+    assert names == {"train-clean-100", "train-clean-360", "train-other-500", "dev-other", "test-clean", "test-other"}
+    assert {archive.folder for archive in needed(made("librispeech-100"))} == {"train-clean-100", "dev-other", "test-clean", "test-other"}
+
+
+def test_mls_has_eight_languages_alone_and_together() -> None:
+    alone = [corpus for corpus in corpora() if corpus.startswith("mls-")]
+    assert len(alone) == 8
+    for role in ("train", "dev", "test"):
+        each = {name: settings for corpus in alone for name, settings in sources(corpus, role).items()}
+        assert sources("mls", role) == each
+        assert len(each) == 8
+        assert {settings["subset"] for settings in each.values()} == {role}
+        assert {f"mls-{settings['language']}-{role}" for settings in each.values()} == set(each)
+
+
+def all_archives() -> list[Archive]:
+    return [archive for name in catalogue.names("archive") for archive in archives(name)]
+
+
+def test_every_archive_is_whole_in_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(all_archives()) > 20
+    for archive in all_archives():
+        assert archive.url.startswith("https://")
+        assert archive.url.endswith(f"/{archive.file}")
+        assert re.fullmatch(r"([0-9a-f]{32})?", archive.packed.md5), archive.entry
+        assert archive.packed.bytes is None or archive.packed.bytes > 10**8
+    told = [archive.packed.md5 for archive in all_archives() if archive.packed.md5]
+    assert len(set(told)) == len(told)
+    monkeypatch.setenv("LIBRETTO_OPENSLR", "http://mirror/resources")
+    assert archives("librispeech")[0].url == "http://mirror/resources/12/dev-clean.tar.gz"
+
+
+def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
+    read = {archive.file for corpus in corpora() for archive in needed(made(corpus))}
+    unread = {archive.file for archive in all_archives()} - read
+    assert {file for file in unread if not file.endswith("_opus.tar.gz")} == set()
+    opus = source("pl", "dev", {"kind": "mls", "root": "mls", "language": "polish", "subset": "dev", "audio": "opus"})
+    assert [archive.file for archive in needed([("pl", opus)])] == ["mls_polish_opus.tar.gz"]
+
+
+@pytest.mark.parametrize("role", ["train", "dev", "test"])
+def test_speech_is_never_cut_by_its_corpus(role: str) -> None:
+    """The one limit is train.max_seconds: a source of speech knows no such setting."""
+    for corpus in corpora():
+        for name, settings in sources(corpus, role).items():
+            with pytest.raises(Exception, match="unknown key 'max_seconds'"):
+                source(name, role, {**settings, "max_seconds": 20})
+
+
+def test_no_scan_of_a_missing_corpus_is_kept_in_git() -> None:
+    kept = {path.name for path in Path("data/sources").iterdir() if path.is_dir()}
+    assert kept <= set(corpora())

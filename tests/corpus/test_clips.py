@@ -1,0 +1,132 @@
+"""Folders of non-speech: what is taken, and that nothing sung, too short or too long passes for it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from components.config.errors import InputError
+from components.corpus.source import source
+from tests.corpus.clips import BROKEN, clip, put
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders in MUSAN's layout."""
+    folder = tmp_path / "sounds"
+    put(folder / "musan/noise/free-sound/noise-1.wav", clip(form="WAV"))
+    put(folder / "musan/noise/free-sound/deep/noise-2.FLAC", clip(channels=2, rate=8_000))
+    put(folder / "musan/noise/free-sound/ANNOTATIONS", b"noise-1 whatever\n")
+    put(folder / "musan/noise/sound-bible/noise-3.ogg", clip(form="OGG", seed=3))
+    put(folder / "musan/speech/librivox/speech-1.wav", clip(form="WAV", seed=4))
+    for number in range(4):
+        put(folder / f"musan/music/fma/music-{number}.wav", clip(form="WAV", seed=5 + number))
+    put(folder / "musan/music/fma/ANNOTATIONS", b"music-0 jazz,blues N Somebody\nmusic-1 opera Y A_Singer\nmusic-2 folk\n")
+    monkeypatch.setenv("LIBRETTO_ROOT_SOUNDS", str(folder))
+    return folder
+
+
+def clips(role: str = "noise", **changed):
+    return source("some", role, {"kind": "clips", "root": "sounds", "folders": ["musan/noise"], **changed})
+
+
+def kept(**changed) -> list[str]:
+    return [row.id for row in clips(**changed).find()[0]]
+
+
+@pytest.mark.parametrize("role", ["nonspeech-train", "nonspeech-test", "noise"])
+def test_every_sound_below_the_folders_is_kept_without_text(role: str, root: Path) -> None:
+    rows, rejected = clips(role).find()
+    assert not rejected
+    assert [row.id for row in rows] == ["noise-1", "noise-2", "noise-3"]
+    assert {(row.text, row.speaker, row.split) for row in rows} == {("", "", role)}
+    assert clips().locate(rows[0].path).is_file()
+
+
+def test_folders_and_names_are_picked(root: Path) -> None:
+    assert kept(folders=["musan/noise/sound-bible"]) == ["noise-3"]
+    assert kept(folders=["musan"], without=["musan/speech/*", "musan/music/*"]) == ["noise-1", "noise-2", "noise-3"]
+    assert kept(folders=["musan/noise"], only="*.ogg") == ["noise-3"]
+    assert kept(folders=["musan/noise"], only="*-1*") == ["noise-1"]
+
+
+def test_music_with_vocals_is_rejected(root: Path) -> None:
+    rows, rejected = clips(folders=["musan/music"], annotations="ANNOTATIONS").find()
+    assert [row.id for row in rows] == ["music-0"]
+    assert {row.id: row.reason.partition(":")[0] for row in rejected} == {
+        "music-1": "vocals", "music-2": "not annotated", "music-3": "not annotated"}  # fmt: skip
+    assert len(kept(folders=["musan/music"])) == 4
+
+
+def test_a_changed_annotation_changes_the_scan(root: Path) -> None:
+    music = {"folders": ["musan/music"], "annotations": "ANNOTATIONS"}
+    before = clips(**music).scan()["digest"]
+    lines = root / "musan/music/fma/ANNOTATIONS"
+    lines.write_bytes(lines.read_bytes().replace(b" N ", b" Y "))
+    assert clips(**music).scan()["digest"] != before
+
+
+def test_too_short_and_too_long_clips_are_rejected(root: Path) -> None:
+    put(root / "own/short.wav", clip(form="WAV", seconds=0.03))
+    put(root / "own/long.wav", clip(form="WAV", rate=8_000, seconds=3.0))
+    put(root / "own/edge.wav", clip(form="WAV", seconds=0.5))
+    rows, rejected = clips(folders=["own"], min_seconds=0.5, max_seconds=2).find()
+    assert [row.id for row in rows] == ["edge"]
+    assert {row.id: row.reason for row in rejected} == {
+        "long": "too long: 3.00 s where at most 2 are asked for",
+        "short": "too short: 0.03 s where at least 0.5 are asked for",
+    }
+
+
+def test_files_of_one_name_have_different_ids(root: Path) -> None:
+    for room in ("smallroom", "largeroom"):
+        put(root / f"rooms/{room}/Room001-00001.wav", clip(form="WAV"))
+    names = kept(folders=["rooms"])
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"Room001-00001-[0-9a-f]{8}", name) for name in names)
+
+
+def test_broken_files_are_rejected_and_silence_is_not(root: Path) -> None:
+    suffix, data, reason = BROKEN["half a WAV"]
+    put(root / f"own/cut{suffix}", data)
+    put(root / "own/quiet.flac", clip(level=0.0))
+    put(root / "own/notes.txt", b"not looked at")
+    rows, rejected = clips(folders=["own"]).find()
+    assert [row.id for row in rows] == ["quiet"]
+    assert [row.reason.partition(":")[0] for row in rejected] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"folder": ["x"]}, "unknown key 'folder'.*Did you mean 'folders'"),
+        ({"folders": ["musan/nosie"]}, "no folder 'musan/nosie'.*Did you mean 'musan/noise'"),
+        ({"folders": ["mussan/noise"]}, "no folder 'mussan/noise'"),
+        ({"folders": []}, "no sound file"),
+        ({"only": "*.mp4"}, "no sound file.*'only'"),
+        ({"folders": ["musan/noise/free-sound"], "only": "ANNOTATIONS", "annotations": "ANNOTATIONS"}, "no sound file"),
+    ],
+)
+def test_a_wrong_setting_stops_with_the_way_out(changed: dict, says: str, root: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        clips(**changed).scan()
+
+
+@pytest.mark.parametrize("role", ["train", "dev", "test"])
+def test_clips_do_not_fit_a_role_of_speech(role: str, root: Path) -> None:
+    with pytest.raises(InputError, match=r"no transcripts.*'table'"):
+        clips(role)
+
+
+def test_real_non_speech_is_kept(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every class of the README that stands beside the recordings, with its number of clips."""
+    monkeypatch.setenv("LIBRETTO_ROOT_SOUNDS", str(recordings))
+    told = re.search(r"Classes \(\d+\): (.*)\.", (recordings / "README.md").read_text())
+    assert told
+    classes = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", told[1])}
+    rows, rejected = clips("nonspeech-test", folders=["nonspeech"]).find()
+    assert not rejected
+    assert Counter(row.path.split("/")[1] for row in rows) == classes

@@ -1,0 +1,181 @@
+"""Multilingual LibriSpeech: what is kept of a language and subset, what is refused, and what an empty one says."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.config.errors import InputError
+from components.corpus.source import source
+from tests.corpus.clips import clip, put
+
+GOOD = {"1_10_000000": "dzień dobry", "1_10_000001": "jak się masz", "1_11_000000": "trzy", "2_20_000000": "cztery"}
+
+
+def lay_out(root: Path, utterances: dict[str, str | None], subset: str = "train", form: str = "FLAC", seed: int = 0) -> None:
+    """A language's folder as its archive unpacks to; an utterance without text has no line."""
+    folder = root / f"mls_polish{'_opus' if form == 'OPUS' else ''}" / subset
+    for number, name in enumerate(utterances):
+        speaker, book, _ = name.split("_")
+        put(folder / "audio" / speaker / book / f"{name}.{form.lower()}", opus() if form == "OPUS" else clip(seed=seed + number))
+    lines = [f"{name}\t{text}\n" for name, text in utterances.items() if text is not None]
+    put(folder / "transcripts.txt", "".join(lines).encode())
+
+
+def opus() -> bytes:
+    stream = io.BytesIO()
+    samples = 0.1 * np.random.default_rng(0).uniform(-1, 1, 8_000)
+    soundfile.write(stream, samples, 16_000, format="OGG", subtype="OPUS")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "mls"
+    lay_out(folder, GOOD)
+    monkeypatch.setenv("LIBRETTO_ROOT_MLS", str(folder))
+    return folder
+
+
+def mls(role: str = "train", **changed):
+    return source("pl", role, {"kind": "mls", "root": "mls", "language": "polish", "subset": "train", **changed})
+
+
+def reasons(rejected) -> dict[str, str]:
+    return {row.id: row.reason.partition(":")[0] for row in rejected}
+
+
+def test_every_recording_is_kept_with_its_text(root: Path) -> None:
+    kept, rejected = mls().find()
+    assert {row.id: row.text for row in kept} == GOOD
+    assert {row.speaker for row in kept} == {"pl-1", "pl-2"}
+    assert {row.language for row in kept} == {"pl"}
+    assert kept[0].path == "mls_polish/train/audio/1/10/1_10_000000.flac"
+    assert mls().locate(kept[0].path).is_file()
+    assert not rejected
+
+
+def test_the_small_variant_is_read_too(root: Path) -> None:
+    lay_out(root, GOOD, form="OPUS")
+    kept, rejected = mls(audio="opus").find()
+    assert not rejected
+    assert {row.id: row.text for row in kept} == GOOD
+    assert {(row.sample_rate, row.samples) for row in kept} == {(16_000, 8_000)}
+
+
+def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: Path) -> None:
+    lay_out(root, {"3_30_000000": "dobry", "3_30_000001": None, "3_30_000002": "", "3_30_000003": "raz"}, "dev")
+    base = root / "mls_polish/dev"
+    with (base / "transcripts.txt").open("a", encoding="utf-8") as lines:
+        lines.write("3_30_000003\tdwa\n\n3_30_000009\tno such file\nnonsense\n3_30_00000A no tab\n")
+    put(base / "audio/3/30/notes.flac", clip())
+    put(base / "audio/3/31/3_30_000007.flac", clip())
+    put(base / "audio/3/30/3_30_000000.TextGrid", b"not looked at")
+    kept, rejected = mls(subset="dev").find()
+    assert {row.id for row in kept} == {"3_30_000000"}
+    assert reasons(rejected) == {
+        "3_30_000001": "missing transcript",
+        "3_30_000002": "missing transcript",
+        "3_30_000003": "duplicate transcript",
+        "3_30_000007": "wrong name",
+        "3_30_000009": "transcript without audio",
+        "3_30_00000A no tab": "transcript without audio",
+        "nonsense": "wrong name",
+        "notes": "wrong name",
+    }
+    assert len(rejected) == 9  # both lines of 000003
+
+
+@pytest.mark.parametrize(("parts", "ids"), [(["9hr"], ["1_10_000000", "2_20_000000"]), (["1hr"], ["1_10_000001", "1_11_000000"])])
+def test_a_limited_part_is_only_what_it_lists(parts: list[str], ids: list[str], root: Path) -> None:
+    limited = root / "mls_polish/train/limited_supervision"
+    put(limited / "9hr/handles.txt", b"1_10_000000\n2_20_000000\n")
+    put(limited / "1hr/0/handles.txt", b"1_10_000001\n")
+    put(limited / "1hr/5/handles.txt", b"1_11_000000\n")
+    kept, rejected = mls(limited=parts).find()
+    assert [row.id for row in kept] == ids
+    assert not rejected
+    assert [row.id for row in mls(limited=["9hr", "1hr"]).find()[0]] == sorted(GOOD)
+    assert mls(limited=parts).scan()["texts"] != mls().scan()["texts"]
+    put(limited / "9hr/handles.txt", b"1_10_000000\n7_70_000000\n")
+    assert reasons(mls(limited=["9hr"]).find()[1]) == {"7_70_000000": "transcript without audio"}
+
+
+def test_the_scan_lists_books_and_sees_every_change(root: Path) -> None:
+    first = mls().scan()
+    listed = ["audio/1/10/", "audio/1/11/", "audio/2/20/", "transcripts.txt"]
+    assert [path for path, _ in first["files"]] == [f"mls_polish/train/{path}" for path in listed]
+    assert dict(first["files"])["mls_polish/train/audio/1/10/"] == len(clip(seed=0)) + len(clip(seed=1))
+    one, other = (root / f"mls_polish/train/audio/1/10/1_10_00000{number}.flac" for number in (0, 1))
+    one.write_bytes(one.read_bytes() + b"x")
+    other.write_bytes(other.read_bytes()[:-1])
+    second = mls().scan()
+    assert second["files"] == first["files"]
+    assert second["digest"] != first["digest"]
+    texts = root / "mls_polish/train/transcripts.txt"
+    texts.write_text(texts.read_text().replace("trzy", "tzry"))  # of the same size
+    assert mls().scan()["digest"] not in (first["digest"], second["digest"])
+
+
+def test_moving_the_root_changes_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, listed = mls().scan(), mls().find()
+    shutil.move(root, tmp_path / "elsewhere")
+    monkeypatch.setenv("LIBRETTO_ROOT_MLS", str(tmp_path / "elsewhere"))
+    assert mls().scan() == scan
+    assert mls().find() == listed
+
+
+def drop_audio(root: Path) -> None:
+    shutil.rmtree(root / "mls_polish/train/audio")
+
+
+def drop_texts(root: Path) -> None:
+    (root / "mls_polish/train/transcripts.txt").unlink()
+
+
+def drop_all(root: Path) -> None:
+    shutil.rmtree(root / "mls_polish")
+
+
+@pytest.mark.parametrize(("drop", "says"), [(drop_audio, "no .flac file lies in mls_polish/train/audio"),
+                                            (drop_texts, "no mls_polish/train/transcripts.txt"),
+                                            (drop_all, "no mls_polish/train/transcripts.txt")])  # fmt: skip
+def test_an_empty_language_stops_with_its_name(drop, says: str, root: Path) -> None:
+    drop(root)
+    for read in (mls().scan, mls().find):
+        with pytest.raises(InputError, match=rf"source 'pl': the language 'polish' is empty: {says}.*holds 'mls_polish'"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"langauge": "polish"}, "unknown key 'langauge'.*Did you mean 'language'"),
+        ({"language": "polnish"}, "'polish'"),
+        ({"subset": "tset"}, "'train', 'dev' or 'test'"),
+        ({"limited": ["10hr"]}, "9hr"),
+        ({"limited": ["9hr"], "subset": "dev"}, "part of the subset train"),
+        ({"limited": ["9hr"]}, "'polish' is empty: no handles.txt lies in mls_polish/train/limited_supervision/9hr"),
+        ({"max_seconds": 20}, "unknown key 'max_seconds'"),
+    ],
+)
+def test_a_wrong_setting_stops_with_the_way_out(changed: dict, says: str, root: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        mls(**changed).scan()
+
+
+def test_transcribed_speech_does_not_fit_a_role_without_text(root: Path) -> None:
+    with pytest.raises(InputError, match="'mls' gives transcribed speech"):
+        mls("noise")
+
+
+def test_an_utterance_over_thirty_seconds_is_kept(root: Path) -> None:
+    put(root / "mls_polish/train/audio/1/10/1_10_000000.flac", clip(seconds=35))
+    kept, rejected = mls("test").find()
+    assert not rejected
+    assert max(row.samples for row in kept) == 35 * 16_000
