@@ -7,6 +7,7 @@ padding follow from the checkpoint; what a user chooses (dtype, layer, Whisper's
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from components.model.events import JoinedEncoders, SpectrogramTransformer
 from components.model.pretrained import read_config, read_extractor, read_network, refused
 from components.model.whisper import Whisper
 
+warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
 FBANK, JOINED = "fbank", "joined-encoders"  # model types of folders that are written here
 
 
@@ -78,8 +80,8 @@ class Padded:
         ctc = has_ctc(folder)
         self.network = read_network(folder, AutoModelForCTC if ctc else AutoModel, dtype, device)
         # Below a CTC head lies the encoder, by the name of its family, or plainly ``encoder`` (Parakeet).
-        below = getattr(self.network, self.network.base_model_prefix, None) or getattr(self.network, "encoder", None)
-        self.body: Any = below if ctc else self.network
+        below: Any = getattr(self.network, self.network.base_model_prefix, None) or getattr(self.network, "encoder", None)
+        self.body = below if ctc else self.network
         config = self.body.config
         self.width, self.layers = int(config.hidden_size), int(config.num_hidden_layers)
         self.front = front(config, self.extractor)
