@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,16 @@ def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, A
         return _written({"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)), {}
     if source.kind == "joined":
         return _written({"joined": list(source.parts)}, lambda folder: written.write_joined(folder, list(source.parts))), {}
-    return checkpoint_unit("encoder", name, source, RESULT_VERSION), {}
+    return _encoder_of(checkpoint_unit("encoder", name, source, RESULT_VERSION)), {}
+
+
+def _encoder_of(checkpoint: Path) -> Path:
+    """The unit as it is, or the encoder inside it where it is a Qwen-Audio."""
+    if json.loads((checkpoint / "config.json").read_text()).get("model_type") != "qwen":
+        return checkpoint
+    from components.encoder.qwen_audio import write_encoder
+
+    return _written({"qwen-audio": digests(checkpoint)}, lambda folder: write_encoder(checkpoint, folder))
 
 
 def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:

@@ -1,8 +1,8 @@
 """Training a small encoder with CTC (Graves et al. 2006) on the train role, in an architecture that transformers loads.
 
-Shards → a folder in HF form: weights (safetensors), feature extractor, character tokenizer. Targets are lower-case
-characters; some non-speech with an empty target teaches it to stay silent. Cost at embedded size (2.1 M parameters, 8 h
-of speech, 3 epochs): about 6 minutes on two cores, one process each.
+Shards → a folder in HF form: weights (safetensors), feature extractor, tokenizer. Targets are lower-case characters, or
+subwords where frames are too long for characters; some non-speech with an empty target teaches it to stay silent. Cost at
+embedded size (2.1 M parameters, 8 h of speech, 3 epochs): about 6 minutes on two cores, one process each.
 """
 
 from __future__ import annotations
@@ -15,9 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetFeatureExtractor, ParakeetForCTC, Wav2Vec2CTCTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetEncoderConfig,
+    ParakeetFeatureExtractor,
+    ParakeetForCTC,
+    ParakeetTokenizer,
+    Wav2Vec2CTCTokenizer,
+)
 
 from components.config.catalogue import CtcTraining
+from components.config.errors import InputError
 from components.config.hashing import seed_of
 from components.config.progress import progress
 from components.model import checkpoint
@@ -26,7 +35,7 @@ from components.model.schedule import rate_at
 from components.shards.order import batches, windows
 from components.shards.reader import Located, audio, entries
 
-BLANK, DELIMITER = "<pad>", "|"
+BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,20 @@ class Example:
 def tokenizer_for(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
     """A character tokenizer over ``texts``: blank first, word delimiter second, then characters in order."""
     characters = sorted(set("".join(texts)) - {" "})
-    units = {unit: place for place, unit in enumerate([BLANK, DELIMITER, "<unk>", *characters])}
+    units = {unit: place for place, unit in enumerate([BLANK, DELIMITER, UNKNOWN, *characters])}
     path = folder / "vocab.json"
     path.write_text(json.dumps(units, ensure_ascii=False, sort_keys=True))
     return Wav2Vec2CTCTokenizer(
-        str(path), pad_token=BLANK, word_delimiter_token=DELIMITER, unk_token="<unk>", bos_token=None, eos_token=None
+        str(path), pad_token=BLANK, word_delimiter_token=DELIMITER, unk_token=UNKNOWN, bos_token=None, eos_token=None
     )
+
+
+def subwords_for(texts: Sequence[str], units: int) -> ParakeetTokenizer:
+    """Byte-pair encoding of ``units`` subwords over ``texts``, blank first; word beginnings are marked."""
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=units, special_tokens=[BLANK, UNKNOWN], show_progress=False))
+    return ParakeetTokenizer(tokenizer_object=bpe, pad_token=BLANK, unk_token=UNKNOWN)
 
 
 def build(config: dict[str, Any], units: int, seed: int) -> ParakeetForCTC:
@@ -73,10 +90,15 @@ def train(ranks: Ranks, job: Job) -> None:
     items = [*speech, *silence]
     scratch = Path(job.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
-    tokenizer = tokenizer_for([item.entry.text.lower() for item in speech], scratch if ranks.rank == 0 else _own(scratch, ranks))
+    texts = [item.entry.text.lower() for item in speech]
+    if job.training.units:
+        tokenizer = subwords_for(texts, job.training.units)
+    else:
+        tokenizer = tokenizer_for(texts, scratch if ranks.rank == 0 else _own(scratch, ranks))
     extractor = ParakeetFeatureExtractor(feature_size=int(job.config.get("num_mel_bins", 80)))
     examples = _examples(ranks, items, extractor, tokenizer, scratch)
     model = build(job.config, len(tokenizer), job.training.seed).train()
+    _check_lengths(model, examples[: len(speech)])
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98), fused=True
     )
@@ -120,6 +142,17 @@ def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtr
         )
         for place, item in enumerate(items)
     ]
+
+
+def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
+    """Raises InputError where most targets have more units than frames: CTC has no path for them and learns nothing."""
+    frames = model.encoder._get_subsampling_output_length(torch.tensor([len(example.mel) for example in examples])).tolist()
+    # Between two equal units stands a blank.
+    needed = [len(example.target) + int((example.target[1:] == example.target[:-1]).sum()) for example in examples]
+    too_long = sum(most < need for most, need in zip(frames, needed, strict=True))
+    if 2 * too_long > len(examples):
+        raise InputError(f"{too_long} of {len(examples)} transcripts have more units than the encoder has frames.", unit="encoder",
+                         way_out="Set source.training.units of its entry, or a lower source.config.subsampling_factor.")  # fmt: skip
 
 
 def _plan(items: list[Located], speech: int, training: CtcTraining) -> list[list[int]]:

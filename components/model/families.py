@@ -7,6 +7,7 @@ padding follow from the checkpoint; what a user chooses (dtype, layer, Whisper's
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from components.model.events import JoinedEncoders, SpectrogramTransformer
 from components.model.pretrained import read_config, read_extractor, read_network, refused
 from components.model.whisper import Whisper
 
+warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
 FBANK, JOINED = "fbank", "joined-encoders"  # model types of folders that are written here
 
 

@@ -21,6 +21,7 @@ from components.config.work import made, room_for
 
 TAKEN = (".safetensors", ".json", ".txt", ".model")  # of a local folder: weights and plain descriptions; never code
 PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")  # torch's own weights, whole or in parts
+TAKEN_APART = ("qwen",)  # model types of which only tensors are taken (components/encoder/qwen_audio.py)
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"  # which part holds which tensor
 
 
@@ -141,5 +142,5 @@ def _native(name: str, config: dict) -> bool:
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     if name == "config.json":
-        return config.get("model_type") in CONFIG_MAPPING_NAMES
+        return config.get("model_type") in (*CONFIG_MAPPING_NAMES, *TAKEN_APART)
     return name != "tokenizer_config.json" or tokenizer_class_from_name(config.get("tokenizer_class") or "") is not None

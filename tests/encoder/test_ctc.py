@@ -98,6 +98,27 @@ def test_the_trained_model_writes_down_what_it_was_trained_on(world: Path, tmp_p
     assert sum(map(len, encoder.ctc_text(encoder([audio(item) for item in silence])))) <= 8
 
 
+COARSE = {"subsampling_factor": 8}
+
+
+def test_subwords_serve_where_characters_do_not_fit(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"10 of 12 transcripts have more units than .* frames.*training\.units.*subsampling_factor"):
+        ctc.train(Ranks(), job(tmp_path / "characters", COARSE))
+    ctc.train(Ranks(), job(tmp_path / "out", COARSE, units=60))
+    encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
+    frames = encoder([audio(item) for item in items])
+    assert [len(each) for each in frames] == [pytest.approx(item.entry.seconds * 12.5, abs=1) for item in items]
+    assert len(encoder.ctc_text(frames)) == len(frames)
+    units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert encoder.model.config.vocab_size == len(units) == 60
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".safetensors")]
+    for item in items:
+        ids = units(item.entry.text).input_ids
+        assert len(ids) < len(item.entry.text)
+        # As frames say it: every unit held for two of them, a blank (unit 0) behind it.
+        assert units.decode([frame for unit in ids for frame in (unit, unit, 0)]) == item.entry.text
+
+
 def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
     from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from components.audio.sound import as_flac
 from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.errors import InputError
 from components.config.hashing import file_digest, folder_digests
@@ -18,6 +21,7 @@ from components.features.frames import FrameSource
 from components.model.encoder import SpeechEncoder
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.reader import Located, array, audio, entries
+from components.shards.writer import Sample, write_tar
 from tests import world as tones
 from tests.checkpoints import PARAKEET, save_encoder
 
@@ -177,12 +181,24 @@ def test_live_mode_stores_its_record_alone_and_loads_no_encoder(
     assert "nothing stored" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm", "hubert-group-norm"])
-def test_live_and_cached_frames_agree_to_half_precision(family: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def encode_with(family: str, **numerics: object) -> None:
+    """Puts an encoder of another family in place, run as its entry would say."""
+    save_encoder(tones.ENCODER, family)
+    numerics = {"batching": "equal-length" if family.endswith("group-norm") else "padded", **numerics}
+    tones.change("catalogue/encoder.yaml", {f"tiny.numerics.{name}": value for name, value in numerics.items()})
+
+
+FAMILIES = ["parakeet", "hubert-layer-norm", "hubert-group-norm", "wavlm-layer-norm", "whisper", "fbank", "whisper-ast"]
+
+
+@pytest.mark.parametrize(
+    ("family", "padding"), [*((family, "window") for family in FAMILIES), ("whisper", "none"), ("whisper-ast", "none")]
+)
+def test_live_and_cached_frames_agree_to_half_precision(
+    family: str, padding: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if family != "parakeet":
-        save_encoder(tones.ENCODER, family)
-        batching = "equal-length" if family == "hubert-group-norm" else "padded"
-        tones.change("catalogue/encoder.yaml", {"tiny.numerics.batching": batching})
+        encode_with(family, padding=padding)
         made_again("train", tmp_path, monkeypatch)
     cached = tones.frame_source("train")
     stored_frames = cached.frames(cached.items)
@@ -196,6 +212,68 @@ def test_live_and_cached_frames_agree_to_half_precision(family: str, world: Path
             assert frames.dtype == wanted.dtype == torch.float32
             torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
     assert live.frames([]) == cached.frames([]) == []
+
+
+def test_an_encoder_that_forbids_padding_says_so(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode_with("hubert-group-norm", batching="padded")
+    with pytest.raises(InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"):
+        made_again("train", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("family", ["wavlm-layer-norm", "whisper"])
+def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
+    family: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_with(family, dtype="float16")
+    made_again("dev", tmp_path, monkeypatch)
+    weights = load_file(tones.ENCODER / "model.safetensors")
+    # The norm behind the last layer: it alone sets how large the frames are.
+    name = next(name for name in weights if re.search(r"(^|\.)encoder\.layer_norm\.weight$", name))
+    save_file({**weights, name: weights[name] * 6e4}, tones.ENCODER / "model.safetensors", metadata={"format": "pt"})
+    write_record(tones.ENCODER, "encoder", parameters=None, inputs={})
+    with pytest.raises(
+        InputError, match=r"'tones-dev-00.', layer last: the largest value is inf.*numerics\.dtype.*to float32, and max_abs"
+    ):
+        made_again("dev", tmp_path, monkeypatch)
+    way_out = {"dtype": "float32", "features": "float32", "max_abs": 1e6}
+    tones.change("catalogue/encoder.yaml", {f"tiny.numerics.{name}": value for name, value in way_out.items()})
+    made_again("dev", tmp_path, monkeypatch)
+    assert max(float(np.abs(array(item)).max()) for item in entries(OUT / "dev")) > 65_504
+
+
+@pytest.mark.parametrize("mode", ["cached", "live"])
+def test_a_clip_without_a_frame_stops_before_any_work(mode: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = fresh(SHARDS / "dev")
+    (out / "clicks").mkdir()
+    samples = {"long": 16_000, "click": 319}
+    written = [Sample(name, as_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "") for name, count in samples.items()]
+    write_index(out / "clicks" / INDEX, write_tar(out / "clicks/clicks-000000.tar", written, "flac"))
+    write_record(out, "shards", parameters=None, inputs={})
+    tones.change("params.yaml", {"features.mode": mode})
+    monkeypatch.setattr(SpeechEncoder, "__call__", lambda *arguments: pytest.fail("computed"))
+    with pytest.raises(InputError, match=r"'click' is shorter than one frame of the encoder: 319 samples, 320 are needed"):
+        made_again("dev", tmp_path, monkeypatch)
+        source = tones.frame_source("dev")
+        source.frames(source.items)
+
+
+@pytest.mark.parametrize(("padding", "largest"), [("window", 1), ("none", 5)])
+def test_what_an_encoder_pads_counts_in_a_batch(
+    padding: str, largest: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_with("whisper", padding=padding)
+    tones.change("params.yaml", {"features.batch_seconds": 50})
+    sizes: list[int] = []
+    known = SpeechEncoder.__call__
+
+    def call(self: SpeechEncoder, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
+        sizes.append(len(waveforms))
+        return known(self, waveforms)
+
+    monkeypatch.setattr(SpeechEncoder, "__call__", call)
+    made_again("train", tmp_path, monkeypatch)
+    assert max(sizes) == largest
+    assert sum(sizes) == 12
 
 
 def keys() -> dict[str, object]:

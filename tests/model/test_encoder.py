@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from itertools import groupby
 from pathlib import Path
 
@@ -161,6 +162,22 @@ def test_a_folder_that_lacks_weights_is_refused(family: str, tmp_path: Path) -> 
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"1 of its weights are missing, .*layers\.1\."):
         SpeechEncoder(folder)
+
+
+@pytest.mark.parametrize("family", WAVEFORM)
+def test_checkpoints_of_older_releases_are_read(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """They name the norm of the positional convolution otherwise, and some lack what only training uses."""
+    shutil.copytree(folders[family], tmp_path / "old")
+    named = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    weights = {}
+    for name, tensor in load_file(folders[family] / "model.safetensors").items():
+        for new, old in named.items():
+            name = name.replace(new, old)
+        if not name.endswith("masked_spec_embed"):
+            weights[name] = tensor
+    assert any(name.endswith("weight_g") for name in weights)
+    save_file(weights, tmp_path / "old/model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(SpeechEncoder(tmp_path / "old")([wave(RATE)])[0], SpeechEncoder(folders[family])([wave(RATE)])[0])
 
 
 @pytest.mark.parametrize("family", [family for family in WITH_CTC if family not in GROUP_NORM])
