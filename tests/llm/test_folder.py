@@ -86,9 +86,8 @@ def test_where_the_bos_stands_is_one_of_three(bos: str, own: Path) -> None:
     ("kind", "lacks"), [("hub", "repo"), ("hub", "files"), ("folder", "folder"), ("copying", "config"), ("copying", "training")]
 )
 def test_what_a_source_lacks_is_said(kind: str, lacks: str, own: Path) -> None:
-    whole = {"hub": {"repo": "a/b", "files": ["config.json"]}, "folder": {"folder": "x"}, "copying": CATALOGUE["llama-tiny"]["source"]}[
-        kind
-    ]
+    trained = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())["llama-tiny"]["source"]
+    whole = {"hub": {"repo": "a/b", "files": ["config.json"]}, "folder": {"folder": "x"}, "copying": trained}[kind]
     tones.change("catalogue/llm.yaml", {"my-llm.source": {**whole, "kind": kind}})
     assert catalogue.llm("my-llm").source.kind == kind
     tones.change("catalogue/llm.yaml", {"my-llm.source": {key: value for key, value in whole.items() if key != lacks} | {"kind": kind}})
