@@ -5,10 +5,12 @@ The architectures are those of the real families; only the sizes are small. A fo
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -16,6 +18,7 @@ from transformers import (
     HubertConfig,
     HubertForCTC,
     HubertModel,
+    LlamaTokenizer,
     PreTrainedTokenizerFast,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -53,13 +56,30 @@ LLMS: dict[str, dict[str, Any]] = {
         "intermediate_size": 64,
         **_SPREAD,
     },
+    "qwen3": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 24,
+        "intermediate_size": 64,
+        **_SPREAD,
+    },
     "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2, **_SPREAD},
 }
+# Special tokens by the checkpoints that have them so; whatever is not named is not there.
+SPECIALS: dict[str, dict[str, Any]] = {
+    "qwen": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]},
+    "smollm2": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
+    "phi": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+}
+FORMS = ("plain", "chat-words", "sentencepiece", *SPECIALS)
 LORA = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense"],
     "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "qwen3": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "gpt_neox": ["query_key_value", "dense"],
     "bloom": ["query_key_value", "dense"],
 }
@@ -124,19 +144,59 @@ ENCODERS = ("parakeet", *WAVEFORM, "whisper", "ast", "fbank", "whisper-ast")
 WITH_CTC = ("parakeet", "hubert-layer-norm", "wav2vec2-layer-norm", "wav2vec2-group-norm")
 
 
-def tokenizer(pad: str = copying.PAD) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE; ``pad`` may be the end of sequence, as in many LLMs."""
+def tokenizer(pad: str = copying.PAD, form: str = "plain") -> PreTrainedTokenizerFast:
+    """A small byte-level BPE; ``pad`` may be the end of sequence, as in many LLMs. ``form`` says whose special tokens it has."""
     made = copying.tokenizer_for(TEXTS, 300)
     made.pad_token = pad
+    if form == "chat-words":  # as TinyLlama-Chat
+        made.add_tokens(["<|im_start|>", "<|im_end|>"])
+    elif form != "plain":
+        made = PreTrainedTokenizerFast(tokenizer_object=made.backend_tokenizer, **SPECIALS[form])
     return made
 
 
-def save_llm(folder: Path, family: str = "llama", seed: int = 1, pad: str = copying.PAD, **config: Any) -> Path:
+def save_tokenizer(folder: Path, form: str = "plain", pad: str = copying.PAD) -> PreTrainedTokenizerFast:
+    """Writes a tokenizer's files and gives it back; of a SentencePiece one only size and special ids are right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "sentencepiece":
+        pieces = sentencepiece_pieces()
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer", "legacy": false, "pad_token": "<unk>"}')
+        made = LlamaTokenizer(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[])
+        made.pad_token = "<unk>"
+        return made
+    made = tokenizer(pad, form)
+    made.save_pretrained(folder)
+    return made
+
+
+def sentencepiece_pieces() -> list[str]:
+    """Pieces in LLaMA's order: three control tokens, the bytes, what is merged, single characters."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=80, show_progress=False))
+    learnt = sorted(bpe.get_vocab(), key=bpe.get_vocab().__getitem__)
+    merged, single = [each for each in learnt if len(each) > 1], [each for each in learnt if len(each) == 1]
+    return ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)], *merged, *single]
+
+
+def sentencepiece_model(pieces: list[str], model_type: int = 2, normalizer: bytes = b"") -> bytes:
+    """A ``tokenizer.model`` by the message format of SentencePiece; pieces score the lower the later they stand."""
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
+    data = b""
+    for place, piece in enumerate(pieces):
+        text, kind = piece.encode(), kinds.get(piece, 6 if piece.startswith("<0x") else 1)
+        inner = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -place) + b"\x18" + bytes([kind])
+        data += b"\x0a" + bytes([len(inner)]) + inner
+    trainer = b"\x18" + bytes([model_type]) + b"\x20\x80\xfa\x01"  # model_type, vocab_size 32,000
+    return data + b"\x12" + bytes([len(trainer)]) + trainer + b"\x1a" + bytes([len(normalizer)]) + normalizer
+
+
+def save_llm(folder: Path, family: str = "llama", seed: int = 1, pad: str = copying.PAD, form: str = "plain", **config: Any) -> Path:
     """A folder that looks like the output of the stage ``llm``."""
-    units = tokenizer(pad)
+    units = save_tokenizer(fresh(folder), form, pad)
     model = copying.build(family, {**LLMS[family], **config}, units, seed)
-    model.save_pretrained(fresh(folder))
-    units.save_pretrained(folder)
+    model.save_pretrained(folder)
     write_record(folder, "llm", parameters=None, inputs={})
     return folder
 

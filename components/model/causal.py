@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from components.config.errors import InputError
 from components.model.encoder import DTYPES
 from components.model.prompt import Sequences
+from components.model.sentencepiece import readable
 
 # Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the output matrix. The loss
 # takes the matrix alone, so their training would follow another model than their search.
@@ -34,9 +35,12 @@ class TargetLoss:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of an LLM's folder; raises InputError where it does not load."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with readable(folder) as place:
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _unfit(folder, error) from None
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
 
 
 def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:

@@ -1,0 +1,95 @@
+"""An LLM of one's own: the five lines that the README gives, a local folder, and what is said where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.config import catalogue
+from components.config.errors import InputError
+from components.model.causal import load_llm
+from components.model.prompt import PromptBuilder
+from tests import world as tones
+from tests.checkpoints import save_llm
+from tests.conftest import REPOSITORY
+
+LINES = re.search(r"```yaml\n(my-llm:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint below LIBRETTO_MODELS, the README's lines in the catalogue, its name in ``params.yaml``."""
+    folder = save_llm(tmp_path / "local/my-llm", "qwen3", form="qwen")
+    (folder / "inputs.json").unlink()
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
+    assert LINES, "README.md has no entry to copy"
+    with Path("catalogue/llm.yaml").open("a") as file:
+        file.write(LINES[1])
+    tones.change("params.yaml", {"llm": "my-llm"})
+    return folder
+
+
+def test_five_lines_and_a_folder_are_all_it_takes(own: Path) -> None:
+    assert LINES
+    assert len(LINES[1].splitlines()) == 5
+    command = [sys.executable, "-m", "components.llm", "--llm", "my-llm"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    entry = catalogue.llm("my-llm")
+    llm, units = load_llm(tones.LLM, entry.numerics.dtype, "cpu")
+    assert llm.config.model_type == "qwen3"
+    builder = PromptBuilder(units, entry.prompt)
+    assert units.decode([*builder.before, *builder.after]) == entry.prompt.template.replace("{speech}", "")
+    assert units.decode(builder.eos) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ({"template": "<|user|> {speech}"}, r"llm 'my-llm': prompt\.template names '<\|user\|>'.*chat form"),
+        ({"template": "{speech}", "eos": "<|eot_id|>"}, r"llm 'my-llm': prompt\.eos names '<\|eot_id\|>'"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_the_tokenizer_stops_the_stage(prompt: dict, says: str, own: Path) -> None:
+    tones.change("catalogue/llm.yaml", {"my-llm.prompt": prompt})
+    with pytest.raises(InputError, match=says):
+        tones.run("llm")
+
+
+def test_a_tokenizer_without_an_end_stops_the_stage(own: Path) -> None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (own / name).is_file():
+            settings = json.loads((own / name).read_text())
+            (own / name).write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+    with pytest.raises(InputError, match=r"llm 'my-llm': .* no end-of-sequence token.*prompt\.eos"):
+        tones.run("llm")
+
+
+@pytest.mark.parametrize("bos", ["first", "after-speech", "none"])
+def test_where_the_bos_stands_is_one_of_three(bos: str, own: Path) -> None:
+    prompt = {"template": "{speech}", "bos": bos}
+    tones.change("catalogue/llm.yaml", {"my-llm.prompt": prompt})
+    assert catalogue.llm("my-llm").prompt.bos == bos
+    tones.change("catalogue/llm.yaml", {"my-llm.prompt": {**prompt, "bos": "last"}})
+    with pytest.raises(InputError, match=r"catalogue/llm\.yaml: my-llm: 'prompt\.bos'.*'last'"):
+        catalogue.llm("my-llm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacks"), [("hub", "repo"), ("hub", "files"), ("folder", "folder"), ("copying", "config"), ("copying", "training")]
+)
+def test_what_a_source_lacks_is_said(kind: str, lacks: str, own: Path) -> None:
+    trained = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())["llama-tiny"]["source"]
+    whole = {"hub": {"repo": "a/b", "files": ["config.json"]}, "folder": {"folder": "x"}, "copying": trained}[kind]
+    tones.change("catalogue/llm.yaml", {"my-llm.source": {**whole, "kind": kind}})
+    assert catalogue.llm("my-llm").source.kind == kind
+    tones.change("catalogue/llm.yaml", {"my-llm.source": {key: value for key, value in whole.items() if key != lacks} | {"kind": kind}})
+    with pytest.raises(InputError, match=f"llm 'my-llm': a source of kind '{kind}' needs '{lacks}'"):
+        catalogue.llm("my-llm")
