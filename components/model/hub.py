@@ -2,7 +2,8 @@
 
 What the cache holds already is taken without the network. The rest is fetched file by file into the cache's own layout
 (``blobs`` by hash, ``snapshots`` by commit), so that all other tools find it there; what a cut connection or a kill left is
-continued. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE hold as huggingface_hub reads them, when the process starts.
+continued, which is why plain HTTP is used and not Xet (whose hosts a mirror need not hold either). HF_ENDPOINT, HF_HOME,
+HF_TOKEN and HF_HUB_OFFLINE hold as huggingface_hub reads them, when the process starts.
 Cost: one question a file that is missing, the download, and one reading of each file for its hash.
 """
 
@@ -106,7 +107,15 @@ def _asked(entry: Entry, file: str) -> HfFileMetadata:
     if found.commit_hash != entry.source.revision or not HASH.fullmatch(found.etag or "") or found.size is None:
         raise InputError(f"{entry.where}: {constants.ENDPOINT} does not say commit, hash and size of {file}.", unit=file,
                          way_out="HF_ENDPOINT must name a hub or a full mirror of one.")  # fmt: skip
+    if found.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        raise InputError(f"{entry.where}: {file} has {found.size:,} bytes, more than the hub gives by plain HTTP.", unit=file,
+                         way_out=f"Fetch it into the cache: {_by_hand(entry)}.")  # fmt: skip
     return found
+
+
+def _by_hand(entry: Entry) -> str:
+    """The hub's own command that fills the cache with what the entry wants."""
+    return f"'hf download {entry.source.repo} --revision {entry.source.revision} {' '.join(entry.source.files)}'"
 
 
 class _Counted(io.BufferedWriter):
@@ -135,7 +144,7 @@ def _download(entry: Entry, file: str, found: HfFileMetadata, shown: Progress) -
         if not blob.exists():
             if _size(partial) > (found.size or 0):
                 partial.unlink()
-            # As it is: of what is compressed on the way, bytes could not be counted and continued.
+            # As it is: a part of what is compressed on the way can't be continued.
             headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
             with _Counted(partial, shown) as stream:
                 http_get(entry.address(file), stream, resume_size=_size(partial), headers=headers, expected_size=found.size)
@@ -202,9 +211,9 @@ def _offline(entry: Entry, file: str, error: Exception) -> LibrettoError:
     forbidden = isinstance(error, answers.OfflineModeIsEnabled)
     why = "HF_HUB_OFFLINE forbids to ask" if forbidden else f"the hub ({constants.ENDPOINT}) does not answer ({type(error).__name__})"
     ways = (
-        f"Three ways out: fill the cache where there is a network ('hf download {source.repo} --revision {source.revision} "
-        f"{' '.join(source.files)}') and let HF_HOME name it; or put the files into a folder below LIBRETTO_MODELS and give "
-        "the entry 'source: {kind: folder, folder: …}'; or let HF_ENDPOINT name a mirror."
+        f"Three ways out: fill the cache where there is a network ({_by_hand(entry)}) and let HF_HOME name it; "
+        "or put the files into a folder below LIBRETTO_MODELS and give the entry 'source: {kind: folder, folder: …}'; "
+        "or let HF_ENDPOINT name a mirror."
     )
     kind = InputError if forbidden else TransientError
     return kind(f"{entry.where}: {file} of {source.repo} is not in the cache {constants.HF_HUB_CACHE}, and {why}.", unit=file, way_out=ways)

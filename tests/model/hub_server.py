@@ -26,6 +26,8 @@ class Request:
     range: str
     authorization: str
     agent: str
+    packed: bool  # whether gzip would do, too
+    status: int = 0  # of the answer
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Hub:
     cut_after: int = 0  # bytes of a body, then the connection closes, `cuts` times
     cuts: int = 0
     down_after: bool = False  # it answers 503 once the cuts are made
+    commit: str = REVISION  # that it says it serves
     damaged: set[str] = field(default_factory=set)  # files whose bytes arrive changed
 
     def bodies(self, file: str) -> list[Request]:
@@ -64,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.hub.requests[-1].status = status
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -88,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, given = unquote(urlsplit(self.path).path), self.headers.get
-        asked = Request(self.command, path, given("Range") or "", given("Authorization") or "", given("User-Agent") or "")
+        packed = "gzip" in (given("Accept-Encoding") or "")
+        asked = Request(self.command, path, given("Range") or "", given("Authorization") or "", given("User-Agent") or "", packed)
         self.hub.requests.append(asked)
         if self.hub.status:
             self.fails(self.hub.status, "")
@@ -118,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.serve(path, folder / file, asked.range)
 
     def serve(self, path: str, file: Path, asked: str) -> None:
-        body, headers = file.read_bytes(), {"ETag": f'"{etag(file)}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
+        body, headers = file.read_bytes(), {"ETag": f'"{etag(file)}"', "X-Repo-Commit": self.hub.commit, "Accept-Ranges": "bytes"}
         if large(file.name) and not path.startswith("/cdn/"):
             linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body)), "ETag": '"of the redirect"'}
             self.answer(302, {**headers, **linked, "Location": f"{self.other_address()}/cdn{path}"})
@@ -128,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if file.name in self.hub.damaged:
             body = body[:-1] + bytes([body[-1] ^ 1])
-        if asked:
+        if asked and not self.hub.requests[-1].packed:  # a network that packs does not cut out parts
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             self.answer(206, {**headers, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}, body[start:])
         elif self.command == "HEAD":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from components.config.errors import InputError
@@ -57,6 +58,9 @@ def test_torch_weights_become_safetensors(parts: int, zipped: bool, checkpoint: 
     assert not list(unit.glob("*.bin*"))
     written = {name: tensor for path in unit.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
+    for path in unit.glob("*.safetensors"):
+        with safe_open(path, "pt") as opened:
+            assert opened.metadata() == {"format": "pt"}, "as other tools ask for"
     after = load_llm(unit, "float32", "cpu")[0].state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 

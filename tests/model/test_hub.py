@@ -155,7 +155,8 @@ def test_a_later_run_goes_on_where_a_download_stopped(hub: Hub) -> None:
     assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
     hub.status = 0
     tones.run("encoder")
-    assert [each.range for each in hub.bodies("model.safetensors")] == ["", "bytes=49152-"], "12 chunks had arrived"
+    bodies = [(each.range, each.status) for each in hub.bodies("model.safetensors")]
+    assert bodies == [("", 200), ("bytes=49152-", 206)], "12 chunks had arrived"
     assert (tones.ENCODER / "model.safetensors").read_bytes() == (hub.repositories[ENCODER] / "model.safetensors").read_bytes()
 
 
@@ -229,6 +230,21 @@ def test_what_the_hub_answers_tells_whether_to_try_again(status: int, kind: type
         tones.run("encoder")
 
 
+def test_a_mirror_of_another_commit_is_refused(hub: Hub) -> None:
+    hub.commit = "e" * 40
+    with pytest.raises(InputError, match=r"does not say commit, hash and size of .*full mirror"):
+        tones.run("encoder")
+    assert not [each for each in hub.requests if each.method == "GET"]
+
+
+def test_a_file_beyond_plain_http_is_left_to_the_hubs_own_command(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 100_000)
+    with pytest.raises(
+        InputError, match=rf"model\.safetensors has [\d,]+ bytes.*'hf download {ENCODER} --revision {REVISION} config\.json "
+    ):
+        tones.run("encoder")
+
+
 def three_ways(message: str) -> bool:
     return all(name in message for name in ("HF_HOME", "LIBRETTO_MODELS", "HF_ENDPOINT", "hf download", constants.HF_HUB_CACHE))
 
@@ -293,7 +309,17 @@ def test_a_cache_of_somebody_else_is_named(hub: Hub, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "file", ["modeling.py", "weights.pkl", "flax_model.msgpack", "tf_model.h5", "optimizer.bin", "../config.json", "a/config.json"]
+    "file",
+    [
+        "modeling.py",
+        "config.json.py",
+        "weights.pkl",
+        "flax_model.msgpack",
+        "tf_model.h5",
+        "optimizer.bin",
+        "../config.json",
+        "a/config.json",
+    ],
 )
 def test_what_could_run_code_is_never_listed(file: str, hub: Hub) -> None:
     pinned("encoder", files=["config.json", "model.safetensors", file])
