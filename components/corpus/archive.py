@@ -2,7 +2,7 @@
 
 In: ``catalogue/archive.yaml`` (by data root: the address, and of each file the folder that it holds, its bytes and MD5).
 Out: that folder below the data root, whole or not at all. An archive is data from elsewhere: a member that leads out of the
-folder, a link or a device refuses the whole of it. Cost: about 100 MB of archive a second.
+folder, a link or a device refuses the whole of it. Cost: about 200 MB of archive a second and core, where the disk keeps up.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Archive:
     @property
     def way_out(self) -> str:
         """What helps where an archive can't be had from its address."""
-        return (f"Set LIBRETTO_OPENSLR to the base address of a mirror, or put {self.file}, or the folder '{self.folder}' that it holds, "
-                f"into the data root '{self.root}' by hand.")  # fmt: skip
+        return (f"Set LIBRETTO_OPENSLR to the base address of a mirror that has it (or unset it), or put {self.file}, or the folder "
+                f"'{self.folder}' that it holds, into the data root '{self.root}' by hand.")  # fmt: skip
 
 
 def archives(root: str) -> list[Archive]:
