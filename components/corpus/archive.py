@@ -134,10 +134,11 @@ def _untar(archive: Archive, packed: Path, folder: Path) -> None:
     check_room(archive, folder, packed.stat().st_size)  # FLAC and noise hardly shrink: the least that it unpacks to
     shown = progress("corpus", f"unpacking {archive.file}", packed.stat().st_size / 1e6, "MB")
     with packed.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:*") as tar, shown as bar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and older know no filters
         while member := tar.next():
             _check_member(archive, member.name, member.isreg() or member.isdir())
             check_room(archive, folder, member.size)
-            tar.extract(member, folder, filter="data")
+            tar.extract(member, folder)
             tar.members.clear()  # type: ignore[attr-defined]  # it keeps each: gigabytes for the millions of files of a large corpus
             bar.advance(stream.tell() / 1e6 - bar.done)
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -185,6 +186,17 @@ def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mirror: Mirror) -> No
         mirror.hold.set()
     fetch_corpus("small")
     assert [asked for _, asked in mirror.asked] == ["", "bytes=2000-"]
+    assert fetched(root) == GOOD
+
+
+def test_a_whole_part_asks_nothing_and_too_long_a_one_is_fetched_anew(root: Path, mini: bytes, mirror: Mirror) -> None:
+    put(part(root), mini)
+    fetch_corpus("small")
+    assert not mirror.asked
+    shutil.rmtree(root)
+    put(part(root), mini + b"of another file")
+    fetch_corpus("small")
+    assert mirror.asked == [("/31/train-clean-5.tar.gz", "")]
     assert fetched(root) == GOOD
 
 
