@@ -20,6 +20,7 @@ For checkpoints of a hub those of huggingface_hub hold, from the environment alo
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import cache
 from pathlib import Path
@@ -84,8 +85,9 @@ def data_root(name: str, make: bool = False) -> Path:
     if not value:
         raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
     root = Path(value).expanduser()
-    if make and root.is_absolute() and not root.exists():
-        root.mkdir(parents=True)
+    if make and root.is_absolute():
+        with contextlib.suppress(OSError):  # what stands in the way shows in the next line
+            root.mkdir(parents=True, exist_ok=True)
     if not root.is_absolute() or not root.is_dir():
         raise InputError(
             f"{variable}={value} is not an absolute path of a folder.", unit=name, way_out="Set it to the folder that holds the data."

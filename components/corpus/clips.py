@@ -19,7 +19,7 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
-from components.corpus.listing import Entry, Rules, examine, scan_of
+from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.table import ids_of
 
@@ -75,7 +75,7 @@ class Clips:
             above = (self._root / folder).parent
             known = [path.relative_to(self._root).as_posix() for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
             raise InputError(f"source '{self.name}': no folder '{folder}' is in the data root '{self.settings.root}'.", unit=folder,
-                             way_out=nearest(folder, known))  # fmt: skip
+                             way_out=f"{nearest(folder, known)} {FETCH}")  # fmt: skip
 
     def _takes(self, path: str) -> bool:
         sound = path.lower().endswith(SUFFIXES) and fnmatchcase(PurePosixPath(path).name, self.settings.only)

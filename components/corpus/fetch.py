@@ -3,7 +3,7 @@
 In: a corpus and the archives of its data roots (``catalogue/archive.yaml``). Out: for each folder that a source reads, the
 folder itself. What is there already, from here or from elsewhere, is taken as it is; an archive that lies in the data root is
 checked and unpacked; else it is downloaded, checked and unpacked. Downloads and what is being unpacked lie in ``.fetch``
-below the data root and leave it whole or not at all. Cost: the network's, then a minute for 6 GB.
+below the data root and leave it whole or not at all. Cost: the network's, then about a minute for 6 GB.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def provide(archive: Archive) -> str:
     folder, bench = root / archive.folder, root / BENCH
     if folder.is_dir():
         return _recognised(archive, folder)
-    bench.mkdir(exist_ok=True)
+    try:
+        bench.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{archive.entry}: nothing can be written to the data root {root}: {error.strerror}.", unit=archive.file,
+                         way_out=f"Give the right to write there, or set another data root '{archive.root}'.") from None  # fmt: skip
     with lock(bench / archive.file):
         if folder.is_dir():  # another process was at it
             return _recognised(archive, folder)
@@ -74,7 +78,7 @@ def check(archive: Archive, packed: Path, by_hand: bool) -> None:
     if digest and not wanted.md5:
         raise InputError(f"{archive.entry}: no checksum is given, so it is not used. MD5 of {packed}: {digest}.", unit=archive.file,
                          way_out=f"Compare it with the publisher's, enter 'md5: {digest}' and fetch again: the file is kept.")  # fmt: skip
-    if digest == wanted.md5:
+    if digest and digest == wanted.md5:
         return
     if not by_hand:
         packed.unlink()

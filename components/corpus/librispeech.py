@@ -19,7 +19,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError, nearest
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
-from components.corpus.listing import Entry, Rules, examine, scan_of, speech_only
+from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, speech_only
 from components.corpus.manifest import Reject, Utterance
 
 AUDIO, TEXT = ".flac", ".trans.txt"
@@ -66,7 +66,7 @@ class LibriSpeech:
         if not (self._root / subset).is_dir():
             known = [path.name for path in self._root.iterdir() if path.is_dir()]
             raise InputError(f"source '{self.name}': no folder '{subset}' is in the data root '{self.settings.root}'.", unit=subset,
-                             way_out=nearest(subset, known))  # fmt: skip
+                             way_out=f"{nearest(subset, known)} {FETCH}")  # fmt: skip
 
     def folders(self) -> tuple[str, list[str]]:
         return self.settings.root, self.settings.subsets

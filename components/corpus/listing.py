@@ -30,6 +30,7 @@ from components.corpus.manifest import Reject, Utterance
 
 CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
 FACTS = "facts.json"
+FETCH = "What is published comes with 'python -m components.corpus fetch'."  # the way out where a folder is missing
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
-from components.corpus.listing import Entry, Rules, examine, scan_of, speech_only
+from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, speech_only
 from components.corpus.manifest import Reject, Utterance
 
 CODES = {
@@ -97,7 +97,7 @@ class Mls:
     def _empty(self, what: str) -> InputError:
         language, root = self.settings.language, self.settings.root
         return InputError(f"source '{self.name}': the language '{language}' is empty: {what} of the data root '{root}'.", unit=language,
-                          way_out=f"Fetch it, or see that the data root is the folder that holds '{self._folder}'.")  # fmt: skip
+                          way_out=f"See that the data root is the folder that holds '{self._folder}'. {FETCH}")  # fmt: skip
 
     def folders(self) -> tuple[str, list[str]]:
         return self.settings.root, [self._folder]

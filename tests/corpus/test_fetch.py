@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -188,6 +189,17 @@ def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mirror: Mirror) -> No
     assert fetched(root) == GOOD
 
 
+def test_a_whole_part_asks_nothing_and_too_long_a_one_is_fetched_anew(root: Path, mini: bytes, mirror: Mirror) -> None:
+    put(part(root), mini)
+    fetch_corpus("small")
+    assert not mirror.asked
+    shutil.rmtree(root)
+    put(part(root), mini + b"of another file")
+    fetch_corpus("small")
+    assert mirror.asked == [("/31/train-clean-5.tar.gz", "")]
+    assert fetched(root) == GOOD
+
+
 def test_half_an_unpacked_folder_is_made_anew(root: Path, mirror: Mirror) -> None:
     put(root / ".fetch/train-clean-5.tar.gz.unpacked/LibriSpeech/train-clean-5/9/90/9-90-0000.flac", clip())
     fetch_corpus("small")
@@ -332,6 +344,9 @@ def test_half_an_archive_put_there_by_hand_is_refused_and_kept(root: Path, mini:
     file = put(root / "train-clean-5.tar.gz", mini[: len(mini) // 2])
     with pytest.raises(InputError, match=rf"has {len(mini) // 2:,} bytes where {len(mini):,} are expected.*Take it away"):
         fetch_corpus("small")
+    entry(mini, md5="")
+    with pytest.raises(InputError, match="half of it, or another file"):
+        fetch_corpus("small")
     entry(md5=hashlib.md5(mini).hexdigest())
     with pytest.raises(InputError, match=r"wrong checksum.*Take it away"):
         fetch_corpus("small")
@@ -440,6 +455,16 @@ def test_an_archive_that_unpacks_to_more_than_there_is_room_for_stops(root: Path
     with pytest.raises(InputError, match="is full: 10,000,000,000,000,000 bytes are needed"):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
+
+
+def test_a_data_root_that_cannot_be_written_stops(root: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(root / ".fetch", b"a file stands in the way")
+    with pytest.raises(InputError, match="nothing can be written to the data root"):
+        fetch_corpus("small")
+    monkeypatch.setenv("LIBRETTO_ROOT_MINI", str(root / ".fetch" / "below a file"))
+    with pytest.raises(InputError, match=r"LIBRETTO_ROOT_MINI=.* is not an absolute path of a folder"):
+        fetch_corpus("small")
+    assert not mirror.asked
 
 
 def test_a_folder_from_elsewhere_is_taken_as_it_is(root: Path, mirror: Mirror, capsys: pytest.CaptureFixture) -> None:

@@ -119,7 +119,7 @@ def test_folders_that_are_links_are_followed(root: Path, tmp_path: Path) -> None
     ("changed", "says"),
     [
         ({"substs": []}, "unknown key 'substs'.*Did you mean 'subsets'"),
-        ({"subsets": ["trian"]}, "no folder 'trian'.*Did you mean 'train'"),
+        ({"subsets": ["trian"]}, "no folder 'trian'.*Did you mean 'train'.*components.corpus fetch"),
         ({"subsets": []}, "no .flac file"),
         ({"root": "other"}, "'other' is not set.*LIBRETTO_ROOT_OTHER"),
         ({"rate": "high"}, "rate"),
