@@ -82,14 +82,12 @@ def test_where_the_bos_stands_is_one_of_three(bos: str, own: Path) -> None:
         catalogue.llm("my-llm")
 
 
-@pytest.mark.parametrize(
-    ("kind", "lacks"), [("hub", "repo"), ("hub", "files"), ("folder", "folder"), ("copying", "config"), ("copying", "training")]
-)
+@pytest.mark.parametrize(("kind", "lacks"), [("hub", "repo"), ("folder", "folder"), ("copying", "config"), ("copying", "training")])
 def test_what_a_source_lacks_is_said(kind: str, lacks: str, own: Path) -> None:
     trained = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())["llama-tiny"]["source"]
     whole = {"hub": {"repo": "a/b", "files": ["config.json"]}, "folder": {"folder": "x"}, "copying": trained}[kind]
     tones.change("catalogue/llm.yaml", {"my-llm.source": {**whole, "kind": kind}})
     assert catalogue.llm("my-llm").source.kind == kind
     tones.change("catalogue/llm.yaml", {"my-llm.source": {key: value for key, value in whole.items() if key != lacks} | {"kind": kind}})
-    with pytest.raises(InputError, match=f"llm 'my-llm': a source of kind '{kind}' needs '{lacks}'"):
+    with pytest.raises(InputError, match=f"llm 'my-llm': a source of kind '{kind}' needs .*'{lacks}'"):
         catalogue.llm("my-llm")
