@@ -166,6 +166,14 @@ def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
     import_without(["dvc", "prefect", "webdataset", "jiwer"], {"model", "features", "train", "encoder", "llm", "decode", "shards"})
 
 
+def test_a_stage_starts_without_torch() -> None:
+    """What is finished is relinked in seconds, so the process that starts the workers must not wait for torch."""
+    starts = ["encoder.build", "llm.build", "train.build", "features.extract", "decode.run", "shards.build"]
+    script = BLOCK.format(blocked=["torch", "transformers", "peft"], modules=[f"components.{name}" for name in starts])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_handles_data_imports_without_torch() -> None:
     import_without(["torch", "transformers", "peft"], {"config", "audio", "text", "corpus", "splits", "shards", "score"})
 
