@@ -59,6 +59,8 @@ class EncoderSource:
     revision: str = ""  # hub: the commit, 40 hex digits
     files: list[str] = field(default_factory=list)  # hub: what is fetched of it
     folder: str = ""  # below LIBRETTO_MODELS
+    shape: dict[str, Any] = field(default_factory=dict)  # hub, folder: what its config.json must say; plans are made from it
+    gigabytes: float = 0.0  # hub: of the files, where they are not just the weights that shape describes
     config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here; settings of the log-mel
     training: CtcTraining | None = None
     parts: dict[str, EncoderSource] = field(default_factory=dict)  # joined: the sources by name; the first sets the frame rate
@@ -113,6 +115,8 @@ class LlmSource:
     revision: str = ""  # hub: the commit, 40 hex digits
     files: list[str] = field(default_factory=list)  # hub: what is fetched of it
     folder: str = ""  # below LIBRETTO_MODELS
+    shape: dict[str, Any] = field(default_factory=dict)  # hub, folder: what its config.json must say; plans are made from it
+    gigabytes: float = 0.0  # hub: of the files, where they are not just the weights that shape describes
     model_type: str = ""  # architecture name of transformers, for one trained here
     config: dict[str, Any] = field(default_factory=dict)
     training: CopyingTraining | None = None

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError
@@ -20,6 +21,7 @@ from components.config.settings import models_root
 from components.config.work import made, room_for
 
 TAKEN = (".safetensors", ".json", ".txt", ".model")  # of a local folder: weights and plain descriptions; never code
+DTYPE = ("dtype", "torch_dtype")  # of the weights as stored: what is loaded says the entry's numerics
 PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")  # torch's own weights, whole or in parts
 TAKEN_APART = ("qwen",)  # model types of which only tensors are taken (components/encoder/qwen_audio.py)
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"  # which part holds which tensor
@@ -27,9 +29,23 @@ INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.
 
 def checkpoint_unit(stage: str, name: str, source: EncoderSource | LlmSource, version: int) -> Path:
     """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the stage's RESULT_VERSION."""
-    if source.kind == "folder":
-        return local_unit(stage, name, source.folder, version)
+    unit = local_unit(stage, name, source.folder, version) if source.kind == "folder" else _hub_unit(stage, name, source, version)
+    check_shape(json.loads((unit / "config.json").read_text()), source.shape, f"{stage} '{name}'")
+    return unit
 
+
+def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> None:
+    """Raises InputError where a checkpoint's configuration is not what its catalogue entry says of width, layers, …"""
+    for key, wanted in shape.items():
+        given = config.get(key)
+        if isinstance(wanted, dict) and isinstance(given, dict):
+            check_shape(given, wanted, f"{where}, {key}")
+        elif given != wanted and key not in DTYPE:
+            raise InputError(f"{where}: source.shape says {key} = {wanted}, the checkpoint's config.json says {given}.", unit=key,
+                             way_out="Correct the entry, or take the checkpoint that it describes.")  # fmt: skip
+
+
+def _hub_unit(stage: str, name: str, source: EncoderSource | LlmSource, version: int) -> Path:
     def make(unit: Path) -> None:
         from components.model.hub import Entry, fetch  # the network's libraries are loaded where something is fetched
 
