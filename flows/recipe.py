@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import yaml
 
 from components.config.errors import InputError, nearest
-from components.config.params import PARAMS, read_params
+from components.config.params import overridden
 from components.config.stage import check_names
 from components.config.typed import STRICT, typed
 
@@ -76,36 +74,7 @@ def expand(recipe: Recipe) -> list[Cell]:
 
 def check(cell: Cell) -> None:
     """Raises InputError where an override names an unknown parameter or catalogue entry, or gives it a wrong value."""
-    data = yaml.safe_load(PARAMS.read_text())
-    for key, value in cell.overrides.items():
-        _override(data, key, value)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PARAMS.name
-        path.write_text(yaml.safe_dump(data))
-        try:
-            check_names(read_params(path))
-        except InputError as error:
-            message = str(error).replace(str(path), f"cell '{cell.name}'" if cell.name else "overrides")
-            raise InputError(message, unit=error.unit) from None
-
-
-def _override(data: Any, key: str, value: Any) -> None:
-    """Sets one dotted key in plain data, as DVC would."""
-    *parents, last = key.split(".")
-    for part in parents:
-        data = data[_step(data, part, key)]
-    data[_step(data, last, key)] = value
-
-
-def _step(data: Any, part: str, key: str) -> str | int:
-    if isinstance(data, list):
-        if part.isdecimal() and int(part) < len(data):
-            return int(part)
-        raise InputError(f"'{key}': the list has no element {part}.", unit=key, way_out=f"Positions: 0 to {len(data) - 1}.")
-    if not isinstance(data, Mapping) or part not in data:
-        known = data if isinstance(data, Mapping) else ()
-        raise InputError(f"{PARAMS} has no '{key}': '{part}' is unknown.", unit=key, way_out=nearest(part, known))
-    return part
+    check_names(overridden(cell.overrides, f"cell '{cell.name}'" if cell.name else "overrides"))
 
 
 def literal(value: Any) -> str:

@@ -6,13 +6,14 @@ llm) are plain scalars that point into ``catalogue/``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from components.config.errors import InputError
+from components.config.errors import InputError, nearest
 from components.config.typed import STRICT, typed
 
 PARAMS = Path("params.yaml")
@@ -153,12 +154,45 @@ def read_params(path: Path = PARAMS) -> Params:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
+    return params_of(raw, str(path))
+
+
+def overridden(overrides: Mapping[str, Any], where: str) -> Params:
+    """``params.yaml`` with some values set by their dotted keys, as ``dvc exp run -S`` would set them; ``where`` names the
+    overrides in errors. Raises InputError for a key that ``params.yaml`` does not have, and for a wrong value."""
+    raw = yaml.safe_load(PARAMS.read_text())
+    for key, value in overrides.items():
+        _set(raw, key, value)
+    return params_of(raw, where)
+
+
+def params_of(raw: Any, where: str) -> Params:
+    """Plain data as typed parameters; raises InputError naming ``where`` and the key that is wrong."""
     if not isinstance(raw, dict) or "raw" in raw:
-        raise InputError(f"{path}: a mapping of parameter sections is expected.")
-    params = typed(Params, raw, str(path))
+        raise InputError(f"{where}: a mapping of parameter sections is expected.")
+    params = typed(Params, raw, where)
     params.raw.update(raw)
-    _check_values(params, str(path))
+    _check_values(params, where)
     return params
+
+
+def _set(data: Any, key: str, value: Any) -> None:
+    """Sets one dotted key in plain data; an element of a list goes by its position."""
+    *parents, last = key.split(".")
+    for part in parents:
+        data = data[_step(data, part, key)]
+    data[_step(data, last, key)] = value
+
+
+def _step(data: Any, part: str, key: str) -> str | int:
+    if isinstance(data, list):
+        if part.isdecimal() and int(part) < len(data):
+            return int(part)
+        raise InputError(f"'{key}': the list has no element {part}.", unit=key, way_out=f"Positions: 0 to {len(data) - 1}.")
+    if not isinstance(data, Mapping) or part not in data:
+        known = data if isinstance(data, Mapping) else ()
+        raise InputError(f"{PARAMS} has no '{key}': '{part}' is unknown.", unit=key, way_out=nearest(part, known))
+    return part
 
 
 def _check_values(params: Params, where: str) -> None:
