@@ -53,6 +53,13 @@ def queue_command(name: str, cell: Cell) -> list[str]:
     return ["exp", "run", "--queue", "-n", name, *cell.arguments()]
 
 
+def check_plan(name: str, cell: Cell) -> None:
+    """Raises InputError before anything is queued where a disk or the memory will not do for a cell."""
+    done = subprocess.run([sys.executable, "-m", "components.plan", *cell.arguments()], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", unit=name)
+
+
 def run(cells: dict[str, Cell]) -> None:
     """Queues the cells as experiments, in place of earlier ones of the same names, and waits until the queue is done."""
     present = set(_dvc("exp", "list", "--name-only").split())
@@ -134,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, cell in cells.items():
                 print(shlex.join(["dvc", *queue_command(name, cell)]))
             return 0
+        for name, cell in cells.items():
+            check_plan(name, cell)
         run(cells)
         rows, failed = table(list(cells))
     except LibrettoError as error:

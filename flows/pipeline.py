@@ -48,7 +48,6 @@ def run_stage(stage: str) -> State:
         return Completed(name="Cached", message="up to date")
     logger.info("%s runs: %s", stage, "; ".join(changed))
     report = error_path(stage.split("@")[0])
-    report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     code, last = _follow([sys.executable, "-m", "dvc", "repro", "--single-item", stage], report.with_name("progress.jsonl"), logger)
     if code:
@@ -56,8 +55,17 @@ def run_stage(stage: str) -> State:
     return Completed(message="ran")
 
 
+@task
+def check_plan() -> None:
+    """Stops before any work where a disk or the memory will not do; the log shows what the run will cost."""
+    code, last = _follow([sys.executable, "-m", "components.plan"], error_path("plan").with_name("progress.jsonl"), get_run_logger())
+    if code:
+        raise ERRORS["transient" if code == TransientError.exit_code else "input"](last.removeprefix("plan: "))
+
+
 def _follow(command: list[str], progress: Path, logger: Any) -> tuple[int, str]:
     """Runs ``command`` with each line of its output in the log as it comes; returns exit code and last line."""
+    progress.parent.mkdir(parents=True, exist_ok=True)
     progress.write_text("")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a stage's `python` is the one that runs the flow
     environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "LIBRETTO_PROGRESS": str(progress)}
@@ -93,6 +101,7 @@ def pipeline(targets: Sequence[str] = (), here: bool = True) -> None:
     with contextlib.nullcontext() if here else clone(get_run_logger().info):
         times: list[dict[str, Any]] = []
         try:
+            check_plan()
             for stage in dag.stages(targets):
                 start = time.monotonic()
                 state = run_stage(stage, return_state=True)

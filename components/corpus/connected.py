@@ -35,6 +35,7 @@ from components.corpus.table import Row, below_root, check_column, ids_of, read_
 COLUMNS = ("path", "speaker", "transcript", "take")
 NOISE = 3e-4  # RMS of the pauses (-70 dB of full scale): below the recordings' own, and never digital silence
 LISTING = "listing.json"
+WORD_SECONDS = 0.45  # of an isolated digit, about
 
 Words = dict[str, list[np.ndarray]]  # word → 16 kHz samples of each of its takes
 
@@ -89,6 +90,11 @@ class Connected:
         """Paths and sizes of the table and of the takes used, and the digest of the table's content."""
         sizes = {path: (self._root / path).stat().st_size for path in [self.settings.table, *(path for path, _ in self._takes)]}
         return scan_of(self._root, sizes, [self.settings.table])
+
+    def expected(self) -> tuple[float, int]:
+        settings = self.settings
+        words, pause, count = np.mean(settings.words), np.mean(settings.pause_seconds), settings.utterances * len(settings.speakers)
+        return float(count * (words * WORD_SECONDS + (words + 1) * pause)), count
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         """The utterances made, and the takes that could not be used."""

@@ -100,7 +100,7 @@ class Mls:
                           way_out=f"See that the data root is the folder that holds '{self._folder}'. {FETCH}")  # fmt: skip
 
     def folders(self) -> tuple[str, list[str]]:
-        return self.settings.root, [self._folder]
+        return self.settings.root, [self._base]
 
     def scan(self) -> dict[str, Any]:
         """Texts with their sizes, and each book with the bytes of its recordings: English has millions of those.

@@ -45,6 +45,14 @@ class FolderSource(Protocol):
         """Name of the data root, and the folders below it that are read."""
 
 
+@runtime_checkable
+class MadeSource(Protocol):
+    """A source that makes its recordings: how much it will be is known from its settings."""
+
+    def expected(self) -> tuple[float, int]:
+        """Seconds of audio, about, and the number of recordings."""
+
+
 def source(name: str, role: str, settings: dict[str, Any]) -> Source:
     """The source that a catalogue entry describes; raises InputError for an unknown kind or setting."""
     kind = settings["kind"]

@@ -29,6 +29,8 @@ from components.corpus.manifest import Reject, Utterance
 EFFECTS = {"AnxiousAndy", "Demonic", "UniRobot", "croak", "whisper", "whisperf", "fast", "anikaRobot", "Tweaky"}
 SPLIT_FAMILIES = {"test": 13, "dev": 8}  # single voices each; all other families are train
 
+SENTENCE_SECONDS, SENTENCE_SPEED = 2.13, 192.5  # measured mean of a sentence of the grammar, at so many words a minute
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -98,6 +100,11 @@ class Spoken:
     def scan(self) -> dict[str, Any]:
         stands_on = {"espeakng-loader": version("espeakng-loader"), "voices": espeak.variants()}
         return {**stands_on, "digest": data_digest(stands_on)}
+
+    def expected(self) -> tuple[float, int]:
+        settings = self.settings
+        each = SENTENCE_SECONDS * SENTENCE_SPEED / float(np.mean(settings.speed)) + 2 * float(np.mean(settings.margin_seconds))
+        return settings.utterances * each, settings.utterances
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         plans = self._plans()

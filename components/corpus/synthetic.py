@@ -59,6 +59,9 @@ class Synthetic:
     def scan(self) -> dict[str, Any]:
         return {"made_from": "parameters alone", "digest": data_digest({"kinds": sorted(KINDS)})}
 
+    def expected(self) -> tuple[float, int]:
+        return self.settings.clips * float(np.mean(self.settings.seconds)), self.settings.clips
+
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         silent = {"split": self.role, "speaker": "", "language": "", "text": ""}
         return rows(self._blocks(), lambda name: silent), []

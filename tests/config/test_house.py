@@ -20,8 +20,9 @@ STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 GROUND = ("config", "audio", "text", "model")
 # A later room may import an earlier one, never the reverse.
-ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score")
-MODELS = {"model", "encoder", "llm", "features", "train", "decode"}  # rooms that may use torch and transformers
+ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "plan")
+COMMANDS = {"plan"}  # rooms of their own that no stage runs
+MODELS = {"model", "encoder", "llm", "features", "train", "decode", "plan"}  # rooms that may use torch and transformers
 CODE = sorted(path for top in ("components", "flows") for path in (REPOSITORY / top).rglob("*.py"))
 
 
@@ -98,9 +99,9 @@ def test_a_stage_has_its_section_of_parameters_where_there_is_one(stage: str) ->
     assert listed == ([stage] if stage in PARAMS and stage not in NAMES else [])
 
 
-def test_every_package_is_a_stage_or_the_ground_floor() -> None:
+def test_every_package_is_a_stage_a_command_or_the_ground_floor() -> None:
     packages = {path.parent.name for path in (REPOSITORY / "components").glob("*/__init__.py")}
-    assert packages == {*STAGES, *GROUND} == set(ORDER)
+    assert packages == {*STAGES, *GROUND, *COMMANDS} == set(ORDER)
     assert PARAMS.keys() <= {*STAGES, *NAMES}
 
 

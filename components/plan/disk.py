@@ -1,0 +1,96 @@
+"""Bytes that a run writes, disk by disk, with every copy that the links of these disks really make.
+
+A finished unit lies in the work cache, a stage links or copies it into the workspace, and DVC links or copies it into its
+cache, by the link types of its configuration. Which of the three is possible is tried with an empty file. Cost: milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.config.errors import InputError
+from components.config.settings import work_root
+
+
+@dataclass(frozen=True)
+class Written:
+    """Bytes of one kind, each of them in every one of ``places``."""
+
+    what: str
+    bytes: float
+    places: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is needed and free on one disk."""
+
+    disk: Path  # a folder that lies on it
+    needed: float  # bytes
+    free: float  # bytes
+
+
+def output_places() -> tuple[Path, ...]:
+    """The folders in which a stage's output takes up room of its own: one for each copy that is made of it."""
+    work, workspace, cache, types = existing(work_root()), Path.cwd(), existing(Path(_dvc("cache", "dir"))), _dvc("config", "cache.type")
+    places = [work]
+    linked = links(work, workspace)
+    if links(workspace, cache) and {"hardlink", "reflink"} & set(types.split(",")):
+        return (work,) if linked else (work, workspace)  # workspace and DVC's cache hold one file
+    places.append(cache)
+    if "symlink" not in types:  # DVC lays a copy out anew
+        places.append(workspace)
+    return tuple(places)
+
+
+def _dvc(*question: str) -> str:
+    """What DVC says of its configuration."""
+    asked = subprocess.run([sys.executable, "-m", "dvc", *question], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise InputError(f"'dvc {' '.join(question)}' failed: {asked.stderr.strip()}", way_out="Run from the root of the repository.")
+    return asked.stdout.strip()
+
+
+def links(one: Path, other: Path) -> bool:
+    """Whether a file of the folder ``one`` can be a hard link in ``other``."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=one) as file:
+            link = other / f".{Path(file.name).name}.link"
+            os.link(file.name, link)
+            link.unlink()
+        return True
+    except OSError:
+        return False
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the first above it that is there: what will be made lies on its disk."""
+    return next(each for each in (path, *path.parents) if each.is_dir())
+
+
+def rooms(written: Sequence[Written]) -> list[Room]:
+    """Needed and free bytes of every disk that something is written to."""
+    disks: dict[int, tuple[Path, float]] = {}
+    for each in written:
+        for place in map(existing, each.places):
+            number = place.stat().st_dev
+            first, needed = disks.get(number, (place, 0.0))
+            disks[number] = (first, needed + each.bytes)
+    return [Room(disk, needed, shutil.disk_usage(disk).free) for disk, needed in disks.values()]
+
+
+def check(found: Sequence[Room]) -> None:
+    """Raises InputError for the first disk that is too small."""
+    for room in found:
+        if room.needed > room.free:
+            raise InputError(f"The disk of {room.disk} is too small: {room.needed / 1e9:,.1f} GB will be written, "
+                             f"{room.free / 1e9:,.1f} GB are free.", unit=str(room.disk),
+                             way_out="Make room, or move what is large (LIBRETTO_WORK, HF_HOME, the data roots, DVC's cache.dir), or "
+                                     "set features.mode to live, which stores no features.")  # fmt: skip

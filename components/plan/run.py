@@ -1,0 +1,174 @@
+"""The plan of a run: downloads, disk, parameters, memory and hours, put together; and the check that it will do.
+
+In: parameters, and cards by name where it is not to run here. Out: plain figures; ``check`` raises where a disk or the memory
+is too small. Cost: as components.plan.networks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from components.config import catalogue
+from components.config.errors import InputError
+from components.config.params import Params
+from components.config.settings import data_root, device, workers
+from components.corpus.archive import Archive
+from components.corpus.fetch import needed
+from components.corpus.source import source
+from components.plan.disk import Room, Written, existing, output_places, rooms
+from components.plan.disk import check as check_rooms
+from components.plan.load import Gpu, Load, gpu_of, loads
+from components.plan.networks import BYTES, Checkpoint, Networks, networks
+from components.plan.speech import RATES, Audio, audio_of
+from components.plan.standing import standing
+
+TAR = 2_000  # bytes of an utterance beside its audio or frames: headers and padding of two members, JSON
+
+
+@dataclass(frozen=True)
+class Download:
+    """What will be fetched; 0 bytes where the size is not known."""
+
+    what: str
+    origin: str
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a stage may use: a card, or this machine."""
+
+    name: str
+    bytes: float
+    processes: int = 1  # that hold the weights side by side
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures of one run."""
+
+    params: Params
+    audio: list[Audio]
+    networks: Networks
+    downloads: list[Download]
+    written: list[Written]
+    rooms: list[Room]
+    stands: dict[str, int]  # bytes of outputs that are there, by stage
+    loads: list[Load]
+    memory: list[Memory]
+    gpus: dict[str, Gpu]
+
+
+def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
+    """The plan of these parameters, on the cards ``gpus`` or (none named) on this machine."""
+    cards = {name: gpu_of(name) for name in gpus or catalogue.names("gpu")}
+    nets, audio, stands = networks(params), audio_of(params.corpus), standing(params)
+    archives, checkpoints = _archives(params), [each for each in nets.checkpoints if each.repo and not _cached(each)]
+    downloads = [Download(each.folder, each.url, each.packed.bytes or 0) for each in archives]
+    downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
+    written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
+    memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
+    return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads(params, nets, audio), memory, cards)
+
+
+def check(plan: Plan) -> None:
+    """Raises InputError where a disk, or the memory of all that it may run on, is too small."""
+    check_rooms(plan.rooms)
+    peak = max(plan.loads, key=lambda load: load.memory)
+    if not any(fits(load, each) for each in plan.memory for load in [peak]):
+        largest = max(plan.memory, key=lambda each: each.bytes)
+        raise InputError(
+            f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
+            f"{largest.bytes / 1e9:,.1f} GB.", unit=peak.stage,
+            way_out=f"Lower {peak.stage}.batch_seconds, take a smaller encoder or LLM, or plan for another card with --gpu.")  # fmt: skip
+
+
+def fits(load: Load, memory: Memory) -> bool:
+    """Whether a stage fits into a memory."""
+    return load.memory * memory.processes <= memory.bytes
+
+
+def _archives(params: Params) -> list[Archive]:
+    """The archives of the corpus whose folders are not in their data roots."""
+    listed = [
+        (name, source(name, role, settings))
+        for role, sources in catalogue.corpus(params.corpus).sources.items()
+        for name, settings in sources.items()
+    ]
+    return [each for each in needed(listed) if not any((root / each.folder).is_dir() for root in _place(each))]
+
+
+def _place(archive: Archive) -> tuple[Path, ...]:
+    """The data root of an archive; none where it is not set."""
+    try:
+        return (data_root(archive.root, make=True),)
+    except InputError:
+        return ()
+
+
+def _cached(checkpoint: Checkpoint) -> bool:
+    """Whether all files of a checkpoint lie in the cache of the hub's library."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not checkpoint.revision:
+        return False
+    found = [try_to_load_from_cache(checkpoint.repo, file, revision=checkpoint.revision) for file in checkpoint.files]
+    return bool(found) and all(isinstance(path, str) for path in found)
+
+
+def _fetched(archives: Sequence[Archive], checkpoints: Sequence[Checkpoint]) -> list[Written]:
+    from huggingface_hub import constants
+
+    # FLAC and noise hardly shrink; an archive lies beside what comes out of it until that is whole.
+    data = [Written(each.folder, each.packed.bytes or 0, _place(each)) for each in archives]
+    if archives:
+        largest = max(archives, key=lambda each: each.packed.bytes or 0)
+        data.append(Written(f"{largest.file}, until it is unpacked", largest.packed.bytes or 0, _place(largest)))
+    hub = Path(constants.HF_HUB_CACHE)
+    return data + [Written(f"{each.what}, as fetched", each.bytes, (hub,)) for each in checkpoints]
+
+
+def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Written]:
+    """What the stages write that do not stand."""
+    places = output_places()
+    numerics = catalogue.encoder(params.encoder).numerics
+    found = []
+    for role in catalogue.ROLES:
+        seconds = sum(each.seconds for each in audio if each.role == role)
+        tars = TAR * sum(each.utterances for each in audio if each.role == role)
+        if f"shards@{role}" not in stands:
+            found.append(Written(f"shards, {role}", seconds * RATES[".flac"] + tars, places))
+        if params.features.mode == "cached" and role != "noise" and f"features@{role}" not in stands:
+            size = seconds * nets.encoder.rate * nets.encoder.width * BYTES[numerics.features]
+            found.append(Written(f"features, {role}", size + tars, places))
+    for stage, kind in (("encoder", "encoder"), ("llm", "LLM")):
+        chosen = [each for each in nets.checkpoints if each.what.startswith(kind)]
+        if stage not in stands:
+            found += [Written(f"{each.what}, as safetensors", *_kept(each, places)) for each in chosen]
+    if "train" not in stands:
+        found.append(Written("bridge and its checkpoints", nets.trained * 4 * (len(places) + 3.0), places[:1]))
+    return [each for each in found if each.bytes]
+
+
+def _kept(checkpoint: Checkpoint, places: tuple[Path, ...]) -> tuple[float, tuple[Path, ...]]:
+    """Bytes and places of a checkpoint in the work cache and behind it: nothing new where it is linked from the hub's cache."""
+    from huggingface_hub import constants
+
+    from components.plan.disk import links
+
+    if checkpoint.repo and not checkpoint.converted and links(existing(Path(constants.HF_HUB_CACHE)), places[0]):
+        places = places[1:]
+    return checkpoint.bytes, places
+
+
+def _machine(params: Params) -> Memory:
+    if device() != "cpu":
+        found = torch.cuda.get_device_properties(device())
+        return Memory(found.name, float(found.total_memory))
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Memory("this machine", total, max(1, min(workers(), params.train.micro_batches)))

@@ -1,0 +1,99 @@
+"""How much audio a corpus holds, by source: exactly where its manifests are there, else as published or as asked for.
+
+In: the catalogue's sources by role. Out: utterances and seconds of each, with what the figure rests on. No audio is opened and
+no data root is needed. Cost: reading manifests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from components.config import catalogue
+from components.config.artifact import RECORD
+from components.corpus.__main__ import OUT, SCANS
+from components.corpus.archive import Archive, archives
+from components.corpus.manifest import MANIFEST, read_manifest
+from components.corpus.source import FolderSource, MadeSource, Source, source
+
+SECONDS = 10.0  # of an utterance, where their number is not known
+# Bytes of a second of 16 kHz speech by file format: 16-bit PCM; FLAC as train-clean-100 (6.39 GB for 100.6 h); anything else
+# as Opus at 32 kbit/s.
+RATES, OTHER = {".wav": 32_000, ".flac": 17_600}, 4_000
+
+
+@dataclass(frozen=True)
+class Audio:
+    """What a source holds, or will hold."""
+
+    role: str
+    source: str
+    seconds: float
+    utterances: int
+    rests_on: str  # manifest, settings, publisher, file sizes, or nothing
+
+    @property
+    def speech(self) -> bool:
+        """Whether there are transcripts."""
+        return self.role in catalogue.SPEECH_ROLES
+
+
+def audio_of(corpus: str) -> list[Audio]:
+    """Every source of a corpus, by role."""
+    listed = [(role, name, settings) for role, found in catalogue.corpus(corpus).sources.items() for name, settings in found.items()]
+    return [_audio(corpus, role, name, settings) for role, name, settings in listed]
+
+
+def _audio(corpus: str, role: str, name: str, settings: dict[str, Any]) -> Audio:
+    if held := _in_manifest(role, name, settings):
+        return Audio(role, name, *held, "manifest")
+    origin = source(name, role, settings)
+    if isinstance(origin, MadeSource):
+        return Audio(role, name, *origin.expected(), "settings")
+    if held := _published(origin):
+        return Audio(role, name, *held, "publisher")
+    if seconds := _scanned(SCANS / corpus / role / f"{name}.json"):
+        return Audio(role, name, seconds, max(1, round(seconds / SECONDS)), "file sizes")
+    return Audio(role, name, 0.0, 0, "nothing")
+
+
+def _in_manifest(role: str, name: str, settings: dict[str, Any]) -> tuple[float, int] | None:
+    """Seconds and utterances of a manifest that was made with these very settings."""
+    record, manifest = OUT / role / RECORD, OUT / role / name / MANIFEST
+    if not (record.is_file() and manifest.is_file()) or json.loads(record.read_text())["parameters"].get(name) != settings:
+        return None
+    rows = read_manifest(manifest.parent)
+    return sum(row.samples / row.sample_rate for row in rows), len(rows)
+
+
+def _published(origin: Source) -> tuple[float, int] | None:
+    """Seconds and utterances of the archives that hold a source's folders; none where one of them does not say."""
+    if not isinstance(origin, FolderSource):
+        return None
+    root, folders = origin.folders()
+    seconds, utterances = 0.0, 0
+    for folder in folders:
+        said = [held for archive in archives(root) if (held := _held(archive, folder))]
+        if not said:
+            return None
+        seconds, utterances = seconds + said[0][0], utterances + said[0][1]
+    return seconds, utterances
+
+
+def _held(archive: Archive, folder: str) -> tuple[float, int] | None:
+    """Seconds and utterances of ``folder``, where it is the archive's or one below it."""
+    name, *below = PurePosixPath(folder).parts
+    hours = archive.packed.hours
+    part = hours.get(below[0]) if isinstance(hours, dict) and below else hours
+    if name != archive.folder or part is None:
+        return None
+    seconds = 3600 * (sum(part.values()) if isinstance(part, dict) else part)
+    return seconds, archive.packed.utterances or max(1, round(seconds / SECONDS))
+
+
+def _scanned(scan: Path) -> float:
+    """Seconds that the files of a committed scan may hold, by their sizes; 0 where there is none."""
+    files = json.loads(scan.read_text()).get("files", []) if scan.is_file() else []
+    return sum(size / RATES.get(PurePosixPath(path).suffix.lower(), OTHER) for path, size in files)
