@@ -127,11 +127,11 @@ def sized(network: Any, padding: str) -> Encoder:
         inner = config.encoder_config
         rate = 100.0 / inner.subsampling_factor
         return Encoder(parameters(network.encoder), int(inner.hidden_size), rate, rate)
+    body = getattr(network, network.base_model_prefix, network)  # below a head
     if config.model_type == "audio-spectrogram-transformer":
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
         rate = 100.0 / config.time_stride
-        return Encoder(parameters(network), int(config.hidden_size), rate, bands * rate, 10.0)
-    body = getattr(network, network.base_model_prefix, network)  # below a CTC head
+        return Encoder(parameters(body), int(config.hidden_size), rate, bands * rate, 10.0)
     rate = RATE / math.prod(config.conv_stride)
     return Encoder(parameters(body), int(config.hidden_size), rate, rate)
 

@@ -1,0 +1,98 @@
+"""What a plan counts without weights is what the networks have: the papers' projectors, tiny checkpoints of every family."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from components.config import catalogue
+from components.config.errors import InputError
+from components.config.params import Params, read_params
+from components.model.architecture import network_of, parameters
+from components.model.causal import load_llm
+from components.model.encoder import SpeechEncoder
+from components.plan.networks import lora_parameters, networks, sized
+from tests.checkpoints import ENCODERS, LLMS, LORA, save_encoder, save_llm
+from tests.conftest import REPOSITORY
+
+# SLAM-ASR (arXiv 2402.08846), tables 2 to 4: trained parameters in millions.
+PAPER = [
+    ("hubert-large", "linear", "vicuna-7b", 18.88),
+    ("hubert-xlarge-ls960-ft", "linear", "vicuna-7b", 21.50),
+    ("hubert-xlarge-ls960-ft", "linear", "tinyllama-chat", 17.31),
+    ("hubert-xlarge-ls960-ft", "linear", "phi-2", 18.35),
+    ("whisper-tiny", "linear", "vicuna-7b", 12.33),
+    ("whisper-base", "linear", "vicuna-7b", 13.64),
+    ("whisper-small", "linear", "vicuna-7b", 16.26),
+    ("fbank", "linear-k10", "vicuna-7b", 10.03),
+]
+
+
+@pytest.fixture
+def params(monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(REPOSITORY)
+    return read_params()
+
+
+@pytest.mark.parametrize(("encoder", "projector", "llm", "millions"), PAPER)
+def test_projectors_have_the_parameters_that_the_paper_prints(
+    encoder: str, projector: str, llm: str, millions: float, params: Params
+) -> None:
+    found = networks(replace(params, encoder=encoder, projector=projector, llm=llm))
+    trained, frozen = found.modules["projector"]
+    assert round(trained / 1e6, 2) == millions
+    assert frozen == 0
+
+
+def test_what_is_trained_and_what_is_frozen_follows_the_curriculum(params: Params) -> None:
+    both = networks(params).modules
+    alone = networks(replace(params, train=replace(params.train, curriculum=params.train.curriculum[:1]))).modules
+    assert both["LoRA"][0] > 0 == alone["LoRA"][0]
+    assert both["projector"] == alone["projector"]
+    assert both["LLM"][0] == both["encoder"][0] == 0 < both["LLM"][1]
+    released = networks(replace(params, encoder="wavlm-large", projector="slam-asr-wavlm-large-vicuna-7b", llm="vicuna-7b-released"))
+    assert released.trained == 0 < released.modules["projector"][1]
+
+
+@pytest.mark.parametrize("family", [name for name in ENCODERS if name not in ("fbank", "whisper-ast")])
+@pytest.mark.parametrize("padding", ["window", "none"])
+def test_an_encoder_is_told_from_its_configuration_alone(family: str, padding: str, tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "encoder", family)
+    real = SpeechEncoder(folder, padding=padding)
+    found = sized(network_of(json.loads((folder / "config.json").read_text())), padding)
+    network = real.model.get_encoder() if family == "whisper" else getattr(real.family, "body", real.model)
+    assert found.parameters == parameters(network)
+    assert (found.width, found.rate) == (real.width, real.rate)
+    assert (found.window > 0) == (real.padded_seconds(16_000) > 1.0)
+
+
+@pytest.mark.parametrize("family", LLMS)
+def test_an_llm_is_told_from_its_configuration_alone(family: str, tmp_path: Path) -> None:
+    folder = save_llm(tmp_path / "llm", family)
+    llm, _ = load_llm(folder, "float32", "cpu")
+    network = network_of(json.loads((folder / "config.json").read_text()), causal=True)
+    assert parameters(network) == parameters(llm)
+    counted = lora_parameters(network, LORA[family], 4)
+    adapted = get_peft_model(llm, LoraConfig(r=4, target_modules=LORA[family], task_type="CAUSAL_LM"))
+    assert counted == sum(each.numel() for name, each in adapted.named_parameters() if "lora_" in name) > 0
+
+
+def test_a_shape_that_makes_no_network_says_so() -> None:
+    for shape in ({"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}, {"model_type": "no-such"}, {}):
+        with pytest.raises(InputError, match="No network can be made of"):
+            network_of(shape, causal=True)
+
+
+def test_a_local_folder_tells_its_shape_itself(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_llm(tmp_path / "mine", "phi")
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
+    source = catalogue.LlmSource("folder", folder="mine")
+    monkeypatch.setattr(catalogue, "llm", lambda name: replace(llm_entry, source=source, lora=catalogue.LoraTargets(LORA["phi"])))
+    llm_entry = catalogue.READERS["llm"]("phi-2")
+    found = networks(replace(params, llm="mine"))
+    assert found.llm.width == 32
+    assert [each.repo for each in found.checkpoints] == [""]

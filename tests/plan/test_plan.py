@@ -1,0 +1,172 @@
+"""``python -m components.plan`` as a user runs it: its figures, what it refuses, and that it stops what will not do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.config.errors import InputError
+from components.config.params import overridden
+from components.plan.__main__ import parsed
+from components.plan.load import gpu_of
+from components.plan.run import Memory, Plan, check, plan_of
+from components.plan.standing import standing
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def at_home(work: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "components.plan", *arguments], capture_output=True, text=True, env={**os.environ})
+
+
+def planned(gpus: tuple[str, ...] = (), **overrides: object) -> Plan:
+    return plan_of(overridden({key.replace("__", "."): value for key, value in overrides.items()}, "overrides"), gpus)
+
+
+PAPER = {"corpus": "librispeech", "encoder": "hubert-large-ls960-ft", "projector": "linear", "llm": "vicuna-7b"}
+
+
+def test_the_embedded_run_will_do_and_says_what_it_costs() -> None:
+    done = run()
+    assert done.returncode == 0, done.stderr
+    for word in ("spoken-train", "projector", "LoRA", "estimates", "h200"):
+        assert word in done.stdout
+
+
+def test_the_features_of_960_hours_are_counted_to_the_gigabyte() -> None:
+    plan = planned(**PAPER)
+    train = next(each for each in plan.written if each.what == "features, train")
+    tars = 281_241 * 2_000
+    assert round((train.bytes - tars) / 1e9) == 354  # 960.9 h × 3,600 × 50 frames × 1,024 × 2 bytes
+    live = planned(**PAPER, features__mode="live")
+    assert not any(each.what.startswith("features") for each in live.written)
+
+
+def test_downloads_are_named_with_their_sizes() -> None:
+    plan = planned(**PAPER)
+    sizes = {each.what: each.bytes for each in plan.downloads}
+    assert sizes["train-other-500"] == 30_593_501_606
+    assert sizes["LLM vicuna-7b"] == pytest.approx(13.48e9, rel=0.01)  # 6,738,415,616 parameters, two bytes each
+    assert sum(sizes.values()) > 70e9
+
+
+def test_what_lies_in_the_data_root_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ROOT_LIBRISPEECH", str(tmp_path))
+    (tmp_path / "train-clean-360").mkdir()
+    found = {each.what for each in planned(**PAPER).downloads}
+    assert "train-clean-360" not in found
+    assert "train-clean-100" in found
+
+
+def test_a_disk_that_is_too_small_stops_before_the_run() -> None:
+    done = run("-S", "corpus=mls", "-S", "encoder=hubert-xlarge", "-S", "projector=linear", "-S", "llm=vicuna-7b", "--gpu", "h200")
+    assert done.returncode == 2  # 52,000 h at 1,280 × 50 Hz: 23 TB
+    assert "too small" in done.stderr
+    assert "features, train" in done.stdout
+
+
+def test_a_memory_that_is_too_small_stops_before_the_run() -> None:
+    small = planned(("t4",), encoder="whisper-tiny", projector="linear", llm="vicuna-13b")
+    with pytest.raises(InputError, match=r"stage 'train' needs about .* GB of memory, t4 has 16\.0 GB.*train\.batch_seconds"):
+        check(small)
+    check(planned(("t4", "h200"), encoder="whisper-tiny", projector="linear", llm="vicuna-13b"))
+
+
+def test_memory_counts_each_process_of_this_machine() -> None:
+    plan = planned()
+    peak = max(load.memory for load in plan.loads)
+    object.__setattr__(plan, "memory", [Memory("this machine", 1.5 * peak, 1)])
+    check(plan)
+    object.__setattr__(plan, "memory", [Memory("this machine", 1.5 * peak, 2)])
+    with pytest.raises(InputError, match="this machine"):
+        check(plan)
+
+
+def test_more_steps_a_larger_llm_and_a_slower_card_take_longer() -> None:
+    h200, t4 = gpu_of("h200"), gpu_of("t4")
+
+    def train(**overrides: object) -> float:
+        load = next(each for each in planned(**{**PAPER, **overrides}).loads if each.stage == "train")
+        hours = load.hours(h200)
+        assert hours is not None
+        return hours
+
+    assert train(train__curriculum__0__steps=50_000) > 2 * train()
+    assert train(llm="vicuna-13b") > 1.5 * train()
+    bf16 = next(each for each in planned(**PAPER).loads if each.stage == "train")
+    assert bf16.hours(t4) is None  # it has no bfloat16
+
+
+def test_whisper_computes_whole_windows_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from components.config import catalogue
+
+    def operations() -> float:
+        return next(load.operations for load in planned(**{**PAPER, "encoder": "whisper-small"}).loads if load.stage == "features")
+
+    padded, entry = operations(), catalogue.encoder("whisper-small")
+    monkeypatch.setattr(catalogue, "encoder", lambda name: replace(entry, numerics=replace(entry.numerics, padding="none")))
+    assert padded > 2 * operations()  # utterances of 12 s in windows of 30 s
+
+
+def test_what_stands_by_the_lock_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("catalogue", "dvc.yaml", "dvc.lock", "params.yaml"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    assert standing(overridden({}, "overrides")) == {}  # recorded, but not there
+    for path in ("data/corpus", "data/shards", "data/features"):
+        for role in ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise"):
+            (tmp_path / path / role).mkdir(parents=True)
+    for path in ("data/splits", "models/encoder", "models/llm"):
+        (tmp_path / path).mkdir(parents=True)
+    found = standing(overridden({}, "overrides"))
+    assert found["features@train"] > 1e8
+    assert "train" not in found  # its output is not there
+    other = standing(overridden({"llm": "phi-tiny"}, "overrides"))
+    assert "features@train" in other
+    assert "llm" not in other
+    changed = standing(overridden({"shards.utterances": 100}, "overrides"))
+    assert "corpus@train" in changed
+    assert not any(name.startswith(("shards", "features", "encoder")) for name in changed)  # what hangs on it falls too
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("llm=phi-3", r"phi-2"),
+        ("lmm=phi-2", r"'lmm'.*llm"),
+        ("train.lora.rnk=8", r"rnk.*rank"),
+        ("llm", r"no key=value"),
+        ("llm=phi-2,vicuna-7b", r"one by one"),
+        ("train.lora.rank=many", r"train\.lora\.rank"),
+    ],
+)
+def test_a_wrong_override_names_the_nearest_known(assignment: str, says: str) -> None:
+    done = run("-S", assignment)
+    assert done.returncode == 2
+    import re
+
+    assert re.search(says, done.stderr), done.stderr
+    assert not done.stdout
+
+
+def test_overrides_are_read_as_dvc_reads_them() -> None:
+    assert parsed(["llm=phi-2", "train.lora.rank=8", "train.clip=1e-1", "a=[1,{b:x}]"]) == {
+        "llm": "phi-2", "train.lora.rank": 8, "train.clip": 0.1, "a": [1, {"b": "x"}]}  # fmt: skip
+
+
+def test_an_unknown_card_names_the_known() -> None:
+    done = run("--gpu", "h2000")
+    assert done.returncode == 2
+    assert "h200" in done.stderr

@@ -1,0 +1,77 @@
+"""Hours of a corpus: from its manifests where they are there, else from settings, publishers, or the sizes of files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from components.config import catalogue
+from components.config.artifact import write_record
+from components.corpus.manifest import MANIFEST, Utterance, write_rows
+from components.corpus.source import source
+from components.plan.speech import audio_of
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the catalogue alone."""
+    (tmp_path / "catalogue").symlink_to(REPOSITORY / "catalogue")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def hours(corpus: str) -> dict[str, tuple[float, int, str]]:
+    return {each.source: (round(each.seconds / 3600, 1), each.utterances, each.rests_on) for each in audio_of(corpus)}
+
+
+def test_what_publishers_say_of_librispeech(home: Path) -> None:
+    found = hours("librispeech")
+    assert found["train-960"] == (960.9, 281_241, "publisher")
+    assert found["test-clean"][1:] == (2_620, "publisher")
+    assert found["test-other"][1:] == (2_939, "publisher")
+
+
+def test_a_language_of_mls_is_counted_by_subset(home: Path) -> None:
+    found = hours("mls")
+    assert found["mls-english-train"][0] == pytest.approx(44_659.7)
+    assert found["mls-polish-test"][0] == pytest.approx(2.1)
+    assert len(found) >= 24
+
+
+@pytest.mark.parametrize("name", ["spoken-dev", "synthetic-test"])
+def test_what_is_made_here_is_told_by_its_settings(name: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    role = {"spoken-dev": "dev", "synthetic-test": "nonspeech-test"}[name]
+    made = source(name, role, catalogue.corpus("spoken").sources[role][name])
+    seconds, count = made.expected()  # type: ignore[attr-defined]
+    real, _ = made.find()
+    assert count == len(real)
+    assert seconds == pytest.approx(sum(row.samples / row.sample_rate for row in real), rel=0.1)
+
+
+def test_a_manifest_of_the_same_settings_is_exact(home: Path) -> None:
+    settings = catalogue.corpus("librispeech").sources["test"]
+    rows = [Utterance(f"a-{n}", "test", "s", "en", f"{n}.flac", 16_000, 32_000, "text", "0") for n in range(5)]
+    (home / "data/corpus/test/test-clean").mkdir(parents=True)
+    write_rows(home / "data/corpus/test/test-clean" / MANIFEST, Utterance, rows)
+    write_record(home / "data/corpus/test", "corpus", parameters=settings, inputs={})
+    found = {each.source: each for each in audio_of("librispeech")}
+    assert (found["test-clean"].seconds, found["test-clean"].utterances, found["test-clean"].rests_on) == (10.0, 5, "manifest")
+    write_record(home / "data/corpus/test", "corpus", parameters={**settings, "test-clean": {"kind": "other"}}, inputs={})
+    found = {each.source: each for each in audio_of("librispeech")}
+    assert found["test-clean"].rests_on == "publisher"
+
+
+def test_a_folder_of_ones_own_is_told_by_its_scan(home: Path) -> None:
+    unknown = {each.source: each for each in audio_of("librispeech-excerpt")}
+    assert unknown and all(each.rests_on in ("nothing", "settings") for each in unknown.values())
+    name, each = next((name, each) for name, each in unknown.items() if each.rests_on == "nothing")
+    scan = home / "data/sources/librispeech-excerpt" / each.role / f"{name}.json"
+    scan.parent.mkdir(parents=True)
+    scan.write_text(json.dumps({"files": [["a.flac", 17_600 * 60], ["b.wav", 32_000 * 60]]}))
+    now = {each.source: each for each in audio_of("librispeech-excerpt")}
+    assert asdict(now[name]) == {**asdict(each), "seconds": 120.0, "utterances": 12, "rests_on": "file sizes"}
