@@ -39,10 +39,11 @@ class Room:
 
 def output_places() -> tuple[Path, ...]:
     """The folders in which a stage's output takes up room of its own: one for each copy that is made of it."""
-    work, workspace, cache, types = existing(work_root()), Path.cwd(), existing(Path(_dvc("cache", "dir"))), _dvc("config", "cache.type")
+    work, workspace, cache = existing(work_root()), Path.cwd(), existing(Path(_dvc("cache", "dir")))
+    types = _dvc("config", "cache.type", default="reflink,copy").split(",")  # where none are configured: DVC's own
     places = [work]
     linked = links(work, workspace)
-    if links(workspace, cache) and {"hardlink", "reflink"} & set(types.split(",")):
+    if links(workspace, cache) and {"hardlink", "reflink"} & set(types):
         return (work,) if linked else (work, workspace)  # workspace and DVC's cache hold one file
     places.append(cache)
     if "symlink" not in types:  # DVC lays a copy out anew
@@ -50,9 +51,11 @@ def output_places() -> tuple[Path, ...]:
     return tuple(places)
 
 
-def _dvc(*question: str) -> str:
+def _dvc(*question: str, default: str = "") -> str:
     """What DVC says of its configuration."""
     asked = subprocess.run([sys.executable, "-m", "dvc", *question], capture_output=True, text=True, check=False)
+    if asked.returncode and default:
+        return default
     if asked.returncode:
         raise InputError(f"'dvc {' '.join(question)}' failed: {asked.stderr.strip()}", way_out="Run from the root of the repository.")
     return asked.stdout.strip()

@@ -66,3 +66,16 @@ def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.Ca
     shown = json.loads(subprocess.run([sys.executable, "-m", "dvc", "exp", "show", "--json"], capture_output=True, check=True).stdout)
     assert not subprocess.run(["git", "status", "--porcelain"], capture_output=True, check=True).stdout, "the workspace is as it was"
     assert shown[0]["rev"] == "workspace"
+
+
+def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+    huge = "cells:\n  some: {}\n  huge: {corpus: mls, encoder: hubert-xlarge, projector: linear}\n"
+    Path("flows/recipes/trial.yaml").write_text(huge)
+    assert compare.main(["trial"]) == 2
+    printed = capfd.readouterr()
+    assert "'trial-huge'" in printed.err
+    assert "too small" in printed.err
+    assert not rows(printed.out)
+    assert (
+        "trial" not in subprocess.run([sys.executable, "-m", "dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
+    )

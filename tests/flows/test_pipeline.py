@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -21,11 +23,12 @@ from flows.pipeline import pipeline
 from .conftest import Project
 
 pytestmark = pytest.mark.usefixtures("prefect_home")
+ROOT = Path(__file__).resolve().parents[2]
 Notes = Callable[[], list[str]]
 
 
 def flow_run(**parameters: Any) -> State:
-    return pipeline(return_state=True, **parameters)
+    return pipeline(return_state=True, **{"plan": False, **parameters})  # the project is a toy without parameters
 
 
 def task_runs(state: State) -> list[TaskRun]:
@@ -139,3 +142,17 @@ def test_unknown_target_stops_before_any_work(project: Project, notes: Notes, ca
     assert module.main(["sid"]) == 2
     assert "Did you mean 'side'?" in capsys.readouterr().err
     assert notes() == []
+
+
+def test_a_plan_that_will_not_do_ends_the_flow_before_any_stage(project: Project, notes: Notes) -> None:
+    folder = project()
+    shutil.copytree(ROOT / "catalogue", folder / "catalogue")
+    params = (ROOT / "params.yaml").read_text()
+    for key, name in (("corpus", "mls"), ("encoder", "hubert-xlarge"), ("projector", "linear")):
+        params = re.sub(rf"^{key}: \S+", f"{key}: {name}", params, flags=re.MULTILINE)
+    (folder / "params.yaml").write_text(params)
+    state = flow_run(plan=True)
+    assert state.is_failed()
+    assert "too small" in str(state.message)
+    assert notes() == []
+    assert flow_run(plan=False).is_completed()

@@ -68,7 +68,7 @@ def ask(url: str, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def run_flow(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*FLOW, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run([*FLOW, "--no-plan", *arguments], capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_with_no_server(project: Project, notes: Notes) -> None:
