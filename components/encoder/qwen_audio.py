@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -49,15 +50,20 @@ def whisper_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return {wanted: tensor for name, tensor in tensors.items() if (wanted := whisper_name(name))}
 
 
+def whisper_shape(audio: Mapping[str, Any]) -> dict[str, int]:
+    """``audio`` of a Qwen-Audio ``config.json`` in the words of Whisper's, as far as the encoder goes."""
+    width, layers, heads, positions, mel = (int(audio[name]) for name in ("n_state", "n_layer", "n_head", "n_ctx", "n_mels"))
+    return {"d_model": width, "encoder_layers": layers, "encoder_attention_heads": heads, "encoder_ffn_dim": 4 * width,
+            "max_source_positions": positions, "num_mel_bins": mel}  # fmt: skip
+
+
 def write_encoder(checkpoint: Path, folder: Path) -> None:
     """Writes the encoder of ``checkpoint`` to ``folder``; raises InputError where its tensors are not those of a Whisper."""
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     audio = json.loads((checkpoint / "config.json").read_text())["audio"]
-    width, layers, heads, positions = (int(audio[name]) for name in ("n_state", "n_layer", "n_head", "n_ctx"))
-    config = WhisperConfig(d_model=width, encoder_layers=layers, encoder_attention_heads=heads, encoder_ffn_dim=4 * width,
-                           max_source_positions=positions, num_mel_bins=int(audio["n_mels"]))  # fmt: skip
+    config = WhisperConfig(**whisper_shape(audio))
     network, tensors = WhisperEncoder(config), whisper_tensors(_read(checkpoint))
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
@@ -65,7 +71,7 @@ def write_encoder(checkpoint: Path, folder: Path) -> None:
         reason = " ".join(str(error).split())
         raise InputError(f"{checkpoint}: the audio encoder is not of Whisper's form: {reason}", unit=str(checkpoint)) from None
     network.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=int(audio["n_mels"])).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
 
 
 def _read(checkpoint: Path) -> dict[str, torch.Tensor]:

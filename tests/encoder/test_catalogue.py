@@ -1,15 +1,23 @@
-"""Every entry of catalogue/encoder.yaml: typed, of a known kind, fetched whole, and run as its family asks."""
+"""Every entry of catalogue/encoder.yaml: typed, of a known kind, fetched whole, of the published size, and run as its family asks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import pytest
+import torch
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.config import catalogue
 from components.config.catalogue import EncoderSource
 from components.config.params import read_params
+from components.encoder.qwen_audio import whisper_shape
+from components.model.architecture import network_of, parameters
+from components.model.folder import DTYPE
 from tests.conftest import REPOSITORY
 
 # The encoders of the papers, and those trained or written here.
@@ -19,7 +27,37 @@ WANTED = {
     "qwen-audio", "hubert-base", "hubert-large", "hubert-large-ls960-ft", "hubert-xlarge", "hubert-xlarge-ls960-ft",
     "wav2vec2-base-960h", "wav2vec2-large-960h-lv60-self", "wavlm-base", "wavlm-base-plus", "wavlm-large",
 }  # fmt: skip
-GROUP_NORM = {"hubert-base", "wav2vec2-base-960h", "wavlm-base", "wavlm-base-plus"}
+# Of each hub checkpoint: width, layers, millions of parameters. Those of Whisper (without decoder and positions), HuBERT and
+# WavLM are in SLAM-ASR's table 4 (arXiv 2402.08846), wav2vec 2.0's in 2006.11477, section 4.2, Qwen-Audio's in 2311.07919,
+# section 3; AST has the form of DeiT-base, 2012.12877, table 1.
+PUBLISHED = {
+    "openai/whisper-tiny": (384, 4, 7.63),
+    "openai/whisper-base": (512, 6, 19.82),
+    "openai/whisper-small": (768, 12, 87),
+    "openai/whisper-medium": (1024, 24, 305.68),
+    "openai/whisper-large-v2": (1280, 32, 634.86),
+    "openai/whisper-large-v3": (1280, 32, 634.86),
+    "Qwen/Qwen-Audio": (1280, 32, 640),
+    "MIT/ast-finetuned-audioset-10-10-0.4593": (768, 12, 86),
+    "facebook/hubert-base-ls960": (768, 12, 94.7),
+    "facebook/hubert-large-ll60k": (1024, 24, 316.61),
+    "facebook/hubert-large-ls960-ft": (1024, 24, 316.61),
+    "facebook/hubert-xlarge-ll60k": (1280, 48, 964.32),
+    "facebook/hubert-xlarge-ls960-ft": (1280, 48, 964.32),
+    "facebook/wav2vec2-base-960h": (768, 12, 95),
+    "facebook/wav2vec2-large-960h-lv60-self": (1024, 24, 317),
+    "microsoft/wavlm-base": (768, 12, 94.38),
+    "microsoft/wavlm-base-plus": (768, 12, 94.38),
+    "microsoft/wavlm-large": (1024, 24, 315.45),
+}
+# Bytes of some files of weights as published, with their headers.
+WEIGHTS = {
+    "openai/whisper-medium": 3_055_544_304,
+    "openai/whisper-large-v2": 6_173_370_152,
+    "facebook/hubert-base-ls960": 377_569_754,
+    "facebook/wav2vec2-base-960h": 377_607_901,
+}
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 WITH_CTC = {"hubert-large-ls960-ft", "hubert-xlarge-ls960-ft", "wav2vec2-base-960h", "wav2vec2-large-960h-lv60-self"}
 
 
@@ -41,6 +79,24 @@ def sources(source: EncoderSource) -> Iterator[EncoderSource]:
         yield from sources(part)
 
 
+@cache
+def hub_sources() -> dict[str, EncoderSource]:
+    """Every hub source of the catalogue, parts of joined ones too, by its repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        found = [source for name in catalogue.names("encoder") for source in sources(catalogue.encoder(name).source)]
+    return {source.repo: source for source in found if source.kind == "hub"}
+
+
+def encoder_of(source: EncoderSource) -> Any:
+    """The encoder without weights; of Qwen-Audio the one that is taken out of it, of Whisper the half that is run."""
+    if "audio" in source.shape:
+        with torch.device("meta"):
+            return WhisperEncoder(WhisperConfig(**whisper_shape(source.shape["audio"])))
+    network = network_of(source.shape)
+    return network.get_encoder() if source.shape["model_type"] == "whisper" else network
+
+
 def test_the_encoders_of_the_papers_have_a_name() -> None:
     assert set(names()) >= WANTED
     assert read_params().encoder in names()
@@ -51,9 +107,10 @@ def test_an_entry_is_typed_and_says_what_it_is(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9-]+", name), "DVC takes no dots"
     entry = catalogue.encoder(name)
     assert entry.card.get("notes") or name == "ctc-smoke"
-    assert entry.numerics.batching == ("equal-length" if name in GROUP_NORM else "padded")
     for source in sources(entry.source):
         if source.kind == "hub":
+            # Group norm over time takes the padding for sound.
+            assert entry.numerics.batching == ("equal-length" if source.shape.get("feat_extract_norm") == "group" else "padded")
             assert re.fullmatch(r"[\w.-]+/[\w.-]+", source.repo)
             assert re.fullmatch(r"[0-9a-f]{40}|", source.revision)
             assert source.revision or "not pinned" in entry.card["notes"]
@@ -69,3 +126,29 @@ def test_what_is_fetched_is_a_whole_checkpoint(name: str) -> None:
             assert not any(file.endswith((".py", ".h5", ".msgpack")) for file in source.files)
             assert ("preprocessor_config.json" in source.files) == (name != "qwen-audio")  # the extractor of that one is made here
             assert name not in WITH_CTC or {"vocab.json", "tokenizer_config.json"} <= set(source.files)
+
+
+@pytest.mark.parametrize("repo", sorted(hub_sources()))
+def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
+    source, (width, layers, millions) = hub_sources()[repo], PUBLISHED[repo]
+    encoder = encoder_of(source)
+    assert (encoder.config.hidden_size, encoder.config.num_hidden_layers) == (width, layers)
+    fixed = 1500 * width if encoder.config.model_type == "whisper" else 0  # its positions are no weights that were learnt
+    assert parameters(encoder) - fixed == pytest.approx(millions * 1e6, rel=0.02)
+    assert source.shape.get("torch_dtype") in BYTES
+    with_head = {catalogue.encoder(name).source.repo for name in WITH_CTC}
+    assert (repo in with_head) == any(name.startswith("lm_head.") for name, _ in encoder.named_parameters())
+
+
+@pytest.mark.parametrize("repo", WEIGHTS)
+def test_the_shape_gives_the_bytes_of_the_published_weights(repo: str) -> None:
+    shape = hub_sources()[repo].shape
+    assert parameters(network_of(shape)) * BYTES[shape["torch_dtype"]] == pytest.approx(WEIGHTS[repo], rel=1e-3)
+
+
+@pytest.mark.parametrize("repo", sorted(hub_sources()))
+def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
+    """``gigabytes`` stands where more is fetched than the shape describes: the LLM behind Qwen-Audio's encoder."""
+    source = hub_sources()[repo]
+    assert bool(source.gigabytes) == (repo == "Qwen/Qwen-Audio")
+    assert [key for key in source.shape if key in DTYPE] == ["torch_dtype"]
