@@ -103,9 +103,10 @@ def pipeline(targets: Sequence[str] = (), here: bool = True, plan: bool = True) 
     with contextlib.nullcontext() if here else clone(get_run_logger().info):
         times: list[dict[str, Any]] = []
         try:
+            order = dag.stages(targets)
             if plan:
                 check_plan()
-            for stage in dag.stages(targets):
+            for stage in order:
                 start = time.monotonic()
                 state = run_stage(stage, return_state=True)
                 times.append({"stage": stage, "state": state.name, "seconds": round(time.monotonic() - start, 1)})

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan: Plan = plan_of(params, options.gpu)
         show(plan)
         check(plan)
+        for kind in ("encoder", "llm"):  # where every stage would stop
+            catalogue.check_pinned(kind, getattr(params, kind))
     except LibrettoError as error:
         print(f"plan: {error}", file=sys.stderr)
         return error.exit_code

@@ -187,6 +187,8 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
     else:
         from components.model.hub import Entry, fetch
 
+        catalogue.check_pinned(kind, name.partition(".")[0])
+
         path = fetch(Entry(kind, name, replace(source, files=["config.json"])))["config.json"]
     return json.loads(path.read_text())
 
