@@ -134,6 +134,9 @@ class Prompt:
     template: str
     bos: Literal["first", "after-speech", "none"] = "first"  # where the tokenizer has one; never doubled
     eos: str = ""  # the token that ends a transcript, where a chat model ends its turn by another than the tokenizer's
+    # How a transcript becomes tokens: by itself, or in one string with the template's end, as in SLAM-ASR's released code. A
+    # SentencePiece tokenizer puts a space before what stands by itself, so that the first word gets another token.
+    transcript: Literal["apart", "attached"] = "apart"
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,9 @@ def llm(name: str) -> Llm:
     _check_source("llm", name, entry.source)
     if entry.prompt.template.count("{speech}") != 1:
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
+    if entry.prompt.transcript == "attached" and entry.prompt.template.endswith(" "):
+        raise InputError(f"llm '{name}': the prompt template ends in a space, which tokenizers join with an attached transcript.",
+                         unit=name, way_out="Take the space away, or set prompt.transcript to apart.")  # fmt: skip
     return entry
 
 

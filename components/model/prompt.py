@@ -52,6 +52,8 @@ class PromptBuilder:
             raise InputError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.", unit=tokenizer.name_or_path,
                              way_out="Name one of its tokens in prompt.eos of the LLM's catalogue entry.")  # fmt: skip
         self.eos = self._special(prompt.eos, "eos") if prompt.eos else int(tokenizer.eos_token_id)
+        self._lead = prompt.template.partition("{speech}")[2] if prompt.transcript == "attached" else ""
+        self._led = self._plain(self._lead) if self._lead else []
 
     def _special(self, token: str, field: str) -> int:
         """The id of ``token``, which must be one token of the vocabulary; from here on it is no part of plain text."""
@@ -65,11 +67,22 @@ class PromptBuilder:
         return int(found)
 
     def target(self, text: str) -> list[int]:
-        """Token ids of a transcript, without the end of sequence; empty for an empty one."""
+        """Token ids of a transcript, without the end of sequence; empty for an empty one.
+
+        Raises InputError where the first of them would be joined with the end of the template, which search reads alone.
+        """
         text = " ".join(text.split())
         text = text.lower() if self._case == "lower" else text
-        # Special tokens split: '</s>' in a transcript is four characters that somebody wrote, not the end of the sequence.
-        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids) if text else []
+        ids = self._plain(self._lead + text) if text else self._led
+        if ids[: len(self._led)] != self._led:
+            raise InputError(f"The tokenizer of {self._tokenizer.name_or_path} joins the end of the prompt's template with '{text[:40]}'.",
+                             unit="prompt.transcript",
+                             way_out="Set prompt.transcript of the LLM's catalogue entry to apart.")  # fmt: skip
+        return ids[len(self._led) :]
+
+    def _plain(self, text: str) -> list[int]:
+        """Ids of ``text``, special tokens split: '</s>' in a transcript is four characters that somebody wrote, not the end."""
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""

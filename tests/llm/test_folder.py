@@ -82,6 +82,15 @@ def test_where_the_bos_stands_is_one_of_three(bos: str, own: Path) -> None:
         catalogue.llm("my-llm")
 
 
+def test_a_template_that_would_run_into_the_transcript_stops_before_any_work(own: Path) -> None:
+    attached = {"template": "{speech} Say: ", "transcript": "attached"}
+    tones.change("catalogue/llm.yaml", {"my-llm.prompt": attached})
+    with pytest.raises(InputError, match=r"llm 'my-llm': the prompt template ends in a space.*Take the space away"):
+        catalogue.llm("my-llm")
+    tones.change("catalogue/llm.yaml", {"my-llm.prompt": {**attached, "template": "{speech} Say:"}})
+    tones.run("llm")
+
+
 @pytest.mark.parametrize(("kind", "lacks"), [("hub", "repo"), ("folder", "folder"), ("copying", "config"), ("copying", "training")])
 def test_what_a_source_lacks_is_said(kind: str, lacks: str, own: Path) -> None:
     trained = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())["llama-tiny"]["source"]

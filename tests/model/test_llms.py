@@ -161,6 +161,25 @@ def test_the_prompts_begin_and_end_as_their_families_do(tokenizers: dict[str, Pa
     assert phi.eos not in phi.before + phi.after
 
 
+@pytest.mark.parametrize("text", ["amber birch", "grove  inlet", "Ember", "ünder 4"])
+def test_the_released_code_has_one_string_of_prompt_and_transcript(text: str, tokenizers: dict[str, Path]) -> None:
+    """X-LANCE/SLAM-LLM, speech_dataset.py: what stands behind the ids of the prompt is the target, then the end of sequence. By
+    itself the first word would get the token of a word behind a space."""
+    units = load_tokenizer(tokenizers["sentencepiece"])
+    written = " ".join(text.lower().split())
+    whole = units("USER: Transcribe speech to text. \n ASSISTANT:" + written, add_special_tokens=False).input_ids
+    builder = PromptBuilder(units, catalogue.llm("vicuna-7b-released").prompt, "lower")
+    embed, speech = torch.nn.Embedding(len(units), 8), frames_of([4], 8)
+    batch = sequences(embed, builder, speech, [builder.target(text)])
+    read = torch.cat([speech[0], embed(torch.tensor([units.bos_token_id, *whole, units.eos_token_id]))])
+    assert torch.equal(batch.embeddings[0], read)
+    assert batch.targets.tolist() == [*whole[len(builder.after) - 1 :], units.eos_token_id]
+    assert builder.text(batch.targets.tolist()) == written
+    assert units.convert_ids_to_tokens(batch.targets[0].item()) != "▁" + written[0]
+    papers = PromptBuilder(units, catalogue.llm("vicuna-7b").prompt, "lower").target(text)
+    assert papers == units(written, add_special_tokens=False).input_ids != builder.target(text)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("text", TRANSCRIPTS)
 def test_a_transcript_comes_back_from_its_tokens(form: str, text: str, tokenizers: dict[str, Path]) -> None:

@@ -99,6 +99,16 @@ def test_a_special_token_that_the_tokenizer_lacks_is_refused(prompt: Prompt, say
         PromptBuilder(tokenizer(), prompt)
 
 
+def test_a_template_that_runs_into_an_attached_transcript_is_refused() -> None:
+    """A byte-level tokenizer joins a space at the end with the word behind it; search would then read another prompt."""
+    attached = Prompt("{speech}USER: Transcribe speech to text. ASSISTANT: ", transcript="attached")
+    with pytest.raises(InputError, match=r"joins the end of the prompt's template with 'amber'\. Set prompt\.transcript"):
+        PromptBuilder(tokenizer(), attached).target("amber")
+    builder = PromptBuilder(tokenizer(), Prompt(attached.template.rstrip(), transcript="attached"))
+    assert builder.text(builder.target("amber")) == "amber"
+    assert builder.target(" ") == []
+
+
 @given(st.lists(st.sampled_from(["<s>", "</s>", "<pad>", "<|im_end|>", " ", "a", "<", "/s>"]), max_size=8).map("".join))
 def test_special_tokens_in_a_transcript_are_plain_text(text: str) -> None:
     builder = PromptBuilder(tokenizer(form="chat-words"), Prompt("{speech}", eos="<|im_end|>"))
