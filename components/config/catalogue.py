@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -238,7 +238,12 @@ def encoder(name: str) -> Encoder:
 
 def projector(name: str) -> Projector:
     """The typed entry of a projector."""
-    return typed(Projector, raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
+    entry = typed(Projector, raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
+    for key in ("stack", "hidden"):
+        if getattr(entry, key) < 1:
+            raise InputError(f"projector '{name}': '{key}' is {getattr(entry, key)}, and must be at least 1.", unit=key,
+                             way_out=f"Correct it in catalogue/projector.yaml: {name}.")  # fmt: skip
+    return entry
 
 
 def llm(name: str) -> Llm:
@@ -269,6 +274,19 @@ def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> No
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
     if source.kind == "hub":
         _check_hub(f"{kind} '{name}'", source)
+    if source.training is not None:
+        _check_training(f"{kind} '{name}'", source.training)
+
+
+def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None:
+    """Counts, seconds and rates are above zero, but for those that switch something off; shares are no more than one."""
+    off = ("seed", "warmup", "weight_decay", *(["units"] if isinstance(training, CtcTraining) else []))
+    for each in fields(training):
+        value, share = getattr(training, each.name), each.name.endswith("_share")
+        most = 1 if share else float("inf")
+        if not 0 <= value <= most or (value == 0 and not share and each.name not in off) or (each.name, value) == ("nonspeech_share", 1):
+            raise InputError(f"{where}: source.training.{each.name} is {value}, which is out of range.", unit=each.name,
+                             way_out="See the comments of other entries in the catalogue.")  # fmt: skip
 
 
 def _check_hub(where: str, source: EncoderSource | LlmSource) -> None:

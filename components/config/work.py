@@ -84,10 +84,11 @@ def lock(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def room_for(needed: int, folder: Path) -> Iterator[None]:
-    """Raises InputError before ``needed`` bytes are written to ``folder`` where they don't fit, or when the disk fills up."""
+def room_for(needed: int, folder: Path, where: str) -> Iterator[None]:
+    """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder`` where they don't fit, or when
+    the disk fills up."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    says = f"{there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
+    says = f"{where}: {there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
     way_out = "Make room ('python -m components.clean' drops old units of the work cache), then run again: what is done is kept."
     if needed > (free := shutil.disk_usage(there).free):
         raise InputError(says.format(free=free), unit=str(folder), way_out=way_out)

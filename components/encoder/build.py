@@ -9,6 +9,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.artifact import contents, fresh, write_record
+from components.config.errors import InputError
 from components.config.settings import workers
 from components.config.stage import Stage
 from components.config.typed import stated
@@ -16,6 +17,7 @@ from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION, written
 from components.model.folder import checkpoint_unit
 from components.model.ranks import Ranks, train_together
+from components.shards.reader import entries
 
 OUT = Path("models/encoder")
 SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train")
@@ -39,7 +41,7 @@ def work(stage: Stage) -> None:
 def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The finished unit of a source, and the inputs that shaped it."""
     if source.kind == "ctc":
-        return _trained(source)
+        return _trained(name, source)
     if source.kind == "fbank":
         return _written({"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)), {}
     if source.kind == "joined":
@@ -60,13 +62,19 @@ def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:
     return made("encoder", {"version": RESULT_VERSION, **what}, write)
 
 
-def _trained(source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
+def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The unit of an encoder trained here; only the tars count as inputs, since they alone shape it."""
     training = source.training
     assert training is not None  # checked by the catalogue
     inputs = {"train": contents(SHARDS), "nonspeech-train": contents(NONSPEECH)}
 
     def make(folder: Path) -> None:
+        from components.encoder import ctc  # torch is loaded where something is trained
+
+        ctc.check(f"encoder '{name}'", source.config)
+        if not entries(SHARDS):
+            raise InputError(f"encoder '{name}': the corpus has no utterance in its role train to train it on.", unit=name,
+                             way_out="Give the role a source, or name an encoder that is trained already.")  # fmt: skip
         train_together(_train, (folder, source.config, training), min(workers(), training.micro_batches), training.threads)
 
     return made("encoder", {"version": RESULT_VERSION, "source": stated(source), "inputs": inputs}, make), inputs

@@ -30,6 +30,7 @@ from components.config.errors import InputError
 from components.config.hashing import seed_of
 from components.config.progress import progress
 from components.model import checkpoint
+from components.model.architecture import check_trained
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.shards.order import batches, windows
@@ -82,6 +83,16 @@ def build(config: dict[str, Any], units: int, seed: int) -> ParakeetForCTC:
     """The model with random weights drawn from ``seed``; blank is unit 0."""
     torch.manual_seed(seed_of("encoder", seed))
     return ParakeetForCTC(ParakeetCTCConfig(vocab_size=units, pad_token_id=0, encoder_config=ParakeetEncoderConfig(**config)))
+
+
+def check(where: str, config: dict[str, Any]) -> None:
+    """Raises InputError, which names the catalogue entry ``where``, for an architecture that does not work."""
+    mels = 400
+    heard = check_trained(where, "parakeet_encoder", config, lambda full: {"input_features": torch.zeros(1, mels, full.num_mel_bins)})
+    factor, frames = int(config.get("subsampling_factor", 8)), heard.last_hidden_state.shape[1]
+    if frames != -(-mels // factor):
+        raise InputError(f"{where}: source.config: a subsampling_factor of {factor} is none that halvings give.", unit="subsampling_factor",
+                         way_out="Set it to 2, 4 or 8.")  # fmt: skip
 
 
 def train(ranks: Ranks, job: Job) -> None:

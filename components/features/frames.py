@@ -28,6 +28,10 @@ class FrameSource:
         self.device, self._batch_seconds, self._batching = device, key["batch_seconds"], numerics.batching
         self._encoder = SpeechEncoder(encoder, device, numerics.dtype, key["layer"], numerics.padding) if self.live else None
 
+    def count(self, item: Located) -> int:
+        """Frames of an utterance, told without computing any."""
+        return item.entry.frames if self._encoder is None else self._encoder.frames_of(item.entry.samples)
+
     def frames(self, items: Sequence[Located]) -> list[torch.Tensor]:
         """Frames of each utterance, shape (frames, width), float32, in the order of ``items``."""
         if self._encoder is None:

@@ -25,9 +25,10 @@ SHARDS = Path("data/shards/train")
 def work(stage: Stage) -> None:
     name = stage.params.llm
     entry = catalogue.llm(name)
-    unit, inputs = _trained(entry) if entry.source.kind == "copying" else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
+    trained = entry.source.kind == "copying"
+    unit, inputs = _trained(name, entry) if trained else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
     place(unit, fresh(OUT))
-    if entry.source.kind != "copying":
+    if not trained:
         _check_prompt(name, entry.prompt)
     write_record(OUT, "llm", parameters=stated(entry.source), inputs=inputs, outputs=digests(unit),
                  libraries=("torch", "transformers", "tokenizers"))  # fmt: skip
@@ -45,7 +46,7 @@ def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
         raise InputError(f"llm '{name}': {error.args[0]}", unit=name, way_out=error.way_out) from None
 
 
-def _trained(entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
+def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     """The unit of an LLM trained here on the texts of the train role."""
     training = entry.source.training
     assert training is not None  # checked by the catalogue
@@ -53,6 +54,12 @@ def _trained(entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     inputs = {"texts": data_digest(texts), "prompt": stated(entry.prompt)}
 
     def make(folder: Path) -> None:
+        from components.llm import copying  # torch is loaded where something is trained
+
+        if not texts:
+            raise InputError(f"llm '{name}': the corpus has no utterance in its role train to train it on.", unit=name,
+                             way_out="Give the role a source, or name an LLM that is trained already.")  # fmt: skip
+        copying.check(f"llm '{name}'", entry.source.model_type, entry.source.config)
         train_together(_train, (folder, texts, entry, training), min(workers(), training.micro_batches), training.threads)
 
     return made("llm", {"version": RESULT_VERSION, "source": stated(entry.source), "inputs": inputs}, make), inputs

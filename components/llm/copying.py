@@ -21,6 +21,7 @@ from components.config.catalogue import CopyingTraining, Prompt
 from components.config.hashing import seed_of
 from components.config.progress import progress
 from components.model import checkpoint
+from components.model.architecture import check_trained
 from components.model.causal import target_loss
 from components.model.prompt import PromptBuilder, sequences
 from components.model.ranks import Ranks, cut
@@ -68,6 +69,11 @@ def build(model_type: str, config: dict[str, Any], tokenizer: PreTrainedTokenize
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     shape = CONFIG_MAPPING[model_type](vocab_size=len(tokenizer), **ids, **config)
     return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+
+
+def check(where: str, model_type: str, config: dict[str, Any]) -> None:
+    """Raises InputError, which names the catalogue entry ``where``, for an architecture that does not work."""
+    check_trained(where, model_type, config, lambda full: {"input_ids": torch.zeros(1, 8, dtype=torch.long)}, causal=True)
 
 
 def train(ranks: Ranks, job: Job) -> None:

@@ -89,7 +89,7 @@ def fill(unit: Path, files: dict[str, Path], where: str) -> None:
     """
     check_whole(set(files), where)
     pickled = [name for name in files if PICKLED.fullmatch(name)]
-    with room_for(sum(files[name].stat().st_size for name in pickled), unit):
+    with room_for(sum(files[name].stat().st_size for name in pickled), unit, where):
         for name, path in files.items():
             if name in pickled:
                 from components.model.conversion import convert  # torch is loaded where something is converted

@@ -73,7 +73,8 @@ def fetch(entry: Entry) -> dict[str, Path]:
     remote = {file: _asked(entry, file) for file in source.files if file not in held}
     if remote:
         left = sum((found.size or 0) - _size(_partial(entry, found)) for found in remote.values())
-        with room_for(left, Path(constants.HF_HUB_CACHE)), progress(entry.stage, f"fetching {source.repo}", left / 1e6, "MB") as shown:
+        shown_as = progress(entry.stage, f"fetching {source.repo}", left / 1e6, "MB")
+        with room_for(left, Path(constants.HF_HUB_CACHE), entry.where), shown_as as shown:
             for file, found in remote.items():
                 with _ways_out(entry, file):
                     held[file] = _download(entry, file, found, shown)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from components.config.errors import InputError
 from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, SpecAugment, Train
 from components.shards.order import batches, windows
@@ -20,6 +21,18 @@ def fitting(items: Sequence[Located], longest: float) -> tuple[list[Located], in
     """The utterances of at most ``longest`` seconds, and how many are left out."""
     kept = [item for item in items if item.entry.seconds <= longest]
     return kept, len(items) - len(kept)
+
+
+def shorter(counts: Sequence[int], stack: int) -> int:
+    """How many utterances have fewer frames than the projector joins to one: those it fills up with zeros.
+
+    Raises InputError where most have: such an encoder and such a projector give the LLM next to nothing to read.
+    """
+    short = sum(count < stack for count in counts)
+    if 2 * short > len(counts):
+        says = f"train: {short} of {len(counts)} utterances have fewer frames than the {stack} that the projector joins to one."
+        raise InputError(says, unit="projector", way_out="Name a projector with a lower stack, or an encoder with more frames a second.")
+    return short
 
 
 def plan(speech: Sequence[Located], silence: Sequence[Located], settings: Train, stage: CurriculumStage) -> list[list[int]]:

@@ -25,7 +25,7 @@ from components.model.joined import Shape, SpeechLLM
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.shards.reader import Located
-from components.train.data import fitting, masked, plan
+from components.train.data import fitting, masked, plan, shorter
 from components.train.selection import chosen, dev_errors
 
 CURVE = "curve.jsonl"
@@ -54,6 +54,13 @@ def train(ranks: Ranks, job: Job) -> None:
     speech = FrameSource("train", job.encoder, job.device, job.data)
     silence = FrameSource("nonspeech-train", job.encoder, job.device, job.data)
     dev = FrameSource("dev", job.encoder, job.device, job.data)
+    if not dev.items:
+        raise InputError("train: the corpus has no utterance in its role dev to choose a checkpoint by.", unit="dev",
+                         way_out="Give the role a source.")  # fmt: skip
+    stack = job.shape.projector.stack
+    short = shorter([speech.count(item) for item in speech.items], stack)
+    if short and ranks.rank == 0:
+        print(f"train: {short} of {len(speech.items)} utterances have fewer than {stack} frames: the projector fills them up with zeros")
     first = 0
     for number, stage in enumerate(job.settings.curriculum):
         if "lora" in stage.tune and model.adapted is None:
