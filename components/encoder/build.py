@@ -69,18 +69,16 @@ def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str
     inputs = {"train": contents(SHARDS), "nonspeech-train": contents(NONSPEECH)}
 
     def make(folder: Path) -> None:
-        from components.encoder import ctc  # torch is loaded where something is trained
-
-        ctc.check(f"encoder '{name}'", source.config)
         if not entries(SHARDS):
             raise InputError(f"encoder '{name}': the corpus has no utterance in its role train to train it on.", unit=name,
                              way_out="Give the role a source, or name an encoder that is trained already.")  # fmt: skip
-        train_together(_train, (folder, source.config, training), min(workers(), training.micro_batches), training.threads)
+        train_together(_train, (name, folder, source.config, training), min(workers(), training.micro_batches), training.threads)
 
     return made("encoder", {"version": RESULT_VERSION, "source": stated(source), "inputs": inputs}, make), inputs
 
 
-def _train(ranks: Ranks, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining) -> None:
+def _train(ranks: Ranks, name: str, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining) -> None:
     from components.encoder import ctc
 
+    ctc.check(f"encoder '{name}'", config)
     ctc.train(ranks, ctc.Job(str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training))

@@ -54,19 +54,17 @@ def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     inputs = {"texts": data_digest(texts), "prompt": stated(entry.prompt)}
 
     def make(folder: Path) -> None:
-        from components.llm import copying  # torch is loaded where something is trained
-
         if not texts:
             raise InputError(f"llm '{name}': the corpus has no utterance in its role train to train it on.", unit=name,
                              way_out="Give the role a source, or name an LLM that is trained already.")  # fmt: skip
-        copying.check(f"llm '{name}'", entry.source.model_type, entry.source.config)
-        train_together(_train, (folder, texts, entry, training), min(workers(), training.micro_batches), training.threads)
+        train_together(_train, (name, folder, texts, entry, training), min(workers(), training.micro_batches), training.threads)
 
     return made("llm", {"version": RESULT_VERSION, "source": stated(entry.source), "inputs": inputs}, make), inputs
 
 
-def _train(ranks: Ranks, folder: Path, texts: list[str], entry: catalogue.Llm, training: catalogue.CopyingTraining) -> None:
+def _train(ranks: Ranks, name: str, folder: Path, texts: list[str], entry: catalogue.Llm, training: catalogue.CopyingTraining) -> None:
     from components.llm import copying
 
     source = entry.source
+    copying.check(f"llm '{name}'", source.model_type, source.config)
     copying.train(ranks, copying.Job(texts, str(folder), str(folder / "resume"), source.model_type, source.config, training, entry.prompt))
