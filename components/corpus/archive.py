@@ -36,8 +36,6 @@ class Packed:
     holds: str  # folder inside it that is taken; below the data root it has the last of these names
     bytes: int | None = None
     md5: str = ""
-    hours: float | dict[str, float] | None = None  # of audio; by the name of a folder in it, where only a part may be wanted
-    utterances: int | None = None
 
 
 @dataclass(frozen=True)

@@ -84,13 +84,9 @@ def _published(origin: Source) -> tuple[float, int] | None:
 
 def _held(archive: Archive, folder: str) -> tuple[float, int] | None:
     """Seconds and utterances of ``folder``, where it is the archive's or one below it."""
-    name, *below = PurePosixPath(folder).parts
-    hours = archive.packed.hours
-    part = hours.get(below[0]) if isinstance(hours, dict) and below else hours
-    if name != archive.folder or part is None:
+    if PurePosixPath(folder).parts[0] != archive.folder or (hours := archive.hours(folder)) is None:
         return None
-    seconds = 3600 * (sum(part.values()) if isinstance(part, dict) else part)
-    return seconds, archive.packed.utterances or max(1, round(seconds / SECONDS))
+    return 3600 * hours, archive.utterances(folder) or max(1, round(3600 * hours / SECONDS))
 
 
 def _scanned(scan: Path) -> float:
