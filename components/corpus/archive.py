@@ -1,6 +1,7 @@
 """Archives: what a data root can be filled from, and unpacking them without trusting them.
 
-In: ``catalogue/archive.yaml`` (by data root: the address, and of each file the folder that it holds, its bytes and MD5).
+In: ``catalogue/archive.yaml`` (by data root: the address, and of each file the folder that it holds, its bytes and MD5, the
+hours and utterances in it).
 Out: that folder below the data root, whole or not at all. An archive is data from elsewhere: a member that leads out of the
 folder, a link or a device refuses the whole of it. Cost: about 200 MB of archive a second and core, where the disk keeps up.
 """
@@ -15,7 +16,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from components.config import catalogue
 from components.config.errors import InputError
@@ -23,6 +24,7 @@ from components.config.progress import progress
 from components.config.settings import openslr_mirror
 from components.config.typed import STRICT, typed
 
+N = TypeVar("N", int, float)
 BLOCK = 1 << 20  # bytes read at a time
 # What the libraries raise for a file that is no whole archive, or one that asks for a password.
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
@@ -36,6 +38,8 @@ class Packed:
     holds: str  # folder inside it that is taken; below the data root it has the last of these names
     bytes: int | None = None
     md5: str = ""
+    hours: float | dict[str, float] | None = None  # of its recordings: all, or by the folder below it (train, dev, …)
+    utterances: int | dict[str, int] | None = None  # likewise
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,21 @@ class Archive:
         """Name of what it unpacks to, below the data root."""
         return PurePosixPath(self.packed.holds).name
 
+    def hours(self, folder: str) -> float | None:
+        """Hours of the recordings in a folder of the data root, as published; None where the entry does not tell.
+
+        A folder deeper than the entry tells counts as the one that holds it.
+        """
+        return _told(self.packed.hours, self._part(folder))
+
+    def utterances(self, folder: str) -> int | None:
+        """Number of those recordings, likewise."""
+        return _told(self.packed.utterances, self._part(folder))
+
+    def _part(self, folder: str) -> str:
+        """Name of the folder below the archive's own that is or holds ``folder``; empty for the whole."""
+        return "/".join(PurePosixPath(folder).relative_to(self.folder).parts[:1])
+
     @property
     def entry(self) -> str:
         """Where it stands in the catalogue, for messages."""
@@ -73,6 +92,13 @@ class Archive:
         """What helps where an archive can't be had from its address."""
         return (f"Set LIBRETTO_OPENSLR to the base address of a mirror that has it (or unset it), or put {self.file}, or the folder "
                 f"'{self.folder}' that it holds, into the data root '{self.root}' by hand.")  # fmt: skip
+
+
+def _told(amount: N | dict[str, N] | None, part: str) -> N | None:
+    """Of an amount by folder that of ``part``, or their sum for the whole; of one that stands for the whole that."""
+    if not isinstance(amount, dict):
+        return amount
+    return amount.get(part) if part else sum(amount.values())
 
 
 def archives(root: str) -> list[Archive]:

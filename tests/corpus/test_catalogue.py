@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.config import catalogue
+from components.config.errors import InputError
 from components.corpus.__main__ import sources
 from components.corpus.archive import Archive, archives
 from components.corpus.fetch import needed
@@ -77,10 +79,10 @@ def test_every_archive_is_whole_in_what_it_says(monkeypatch: pytest.MonkeyPatch)
     for archive in all_archives():
         assert archive.url.startswith("https://")
         assert archive.url.endswith(f"/{archive.file}")
-        assert re.fullmatch(r"([0-9a-f]{32})?", archive.packed.md5), archive.entry
+        assert re.fullmatch(r"[0-9a-f]{32}", archive.packed.md5), archive.entry
         assert archive.packed.bytes is None or archive.packed.bytes > 10**8
-    told = [archive.packed.md5 for archive in all_archives() if archive.packed.md5]
-    assert len(set(told)) == len(told)
+    told = [archive.packed.md5 for archive in all_archives()]
+    assert all(told) and len(set(told)) == len(told)
     monkeypatch.setenv("LIBRETTO_OPENSLR", "http://mirror/resources")
     assert archives("librispeech")[0].url == "http://mirror/resources/12/dev-clean.tar.gz"
 
@@ -91,6 +93,63 @@ def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
     assert {file for file in unread if not file.endswith("_opus.tar.gz")} == set()
     opus = source("pl", "dev", {"kind": "mls", "root": "mls", "language": "polish", "subset": "dev", "audio": "opus"})
     assert [archive.file for archive in needed([("pl", opus)])] == ["mls_polish_opus.tar.gz"]
+
+
+def amounts(corpus: str, role: str) -> tuple[float, int]:
+    """Hours and utterances of what the sources of a role read, as published."""
+    read = [origin.folders() for name, origin in made(corpus) if isinstance(origin, FolderSource) and name in sources(corpus, role)]
+    held = [(archive, folder) for root, folders in read for folder in folders for archive in archives(root)
+            if folder.split("/")[0] == archive.folder]  # fmt: skip
+    assert len(held) == sum(len(folders) for _, folders in read)
+    return sum(archive.hours(folder) or 0 for archive, folder in held), sum(archive.utterances(folder) or 0 for archive, folder in held)
+
+
+def test_the_hours_of_a_corpus_are_the_published_ones() -> None:
+    """LibriSpeech: its paper, table 1; MLS: arXiv 2012.03411, table 3, and the abstract's 44.5 k and 6 k hours."""
+    assert amounts("librispeech", "train") == (pytest.approx(960.9), 281_241)
+    assert amounts("librispeech-100", "train") == (100.6, 28_539)
+    assert amounts("mini-librispeech", "train") == (5, 1_519)
+    assert amounts("mls-german", "dev") == (14.28, 3_469)
+    assert amounts("mls-polish", "test") == (2.14, 520)
+    english, every = amounts("mls-english", "train")[0], amounts("mls", "train")[0]
+    assert english == pytest.approx(44_659.74)
+    assert every - english == pytest.approx(6_027, abs=0.5)
+
+
+def test_the_amounts_of_an_archive_are_whole_and_fit_its_utterances() -> None:
+    for archive in all_archives():
+        hours, count = archive.packed.hours, archive.packed.utterances
+        if archive.root == "rirs":  # rooms are no recordings of an hour's length
+            assert hours is None and archive.hours("RIRS_NOISES") is None
+            continue
+        parts = [archive.folder] if not isinstance(hours, dict) else [f"{archive.folder}/{part}" for part in hours]
+        assert isinstance(hours, dict) == isinstance(count, dict)
+        assert not isinstance(hours, dict) or not isinstance(count, dict) or hours.keys() == count.keys()
+        for part in parts:
+            seconds = 3600 * (archive.hours(part) or 0) / (archive.utterances(part) or 1)
+            assert 5 < seconds < 600, f"{archive.entry}, {part}: {seconds:.1f} s an utterance"
+
+
+def test_an_archive_tells_what_lies_in_a_folder() -> None:
+    musan, german = archives("musan")[0], next(each for each in archives("mls") if each.folder == "mls_german_opus")
+    assert (musan.hours("musan/music"), musan.utterances("musan/music")) == (42, 660)
+    assert musan.hours("musan/noise/free-sound") == 6, "of the part that holds it"
+    assert (musan.hours("musan"), musan.utterances("musan")) == (108, 2_016)
+    assert german.hours("mls_german_opus/train") == 1_966.51
+    assert german.hours("mls_german_opus/lm") is None
+    assert archives("librispeech")[0].hours("dev-clean/84") == 5.4
+
+
+@pytest.mark.parametrize("amount", [{"hour": 5}, {"hours": "many"}, {"hours": {"train": "many"}}, {"utterances": 5.5}])
+def test_an_amount_that_is_none_is_refused(amount: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = {"holds": "small", **amount}
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue/archive.yaml").write_text(
+        yaml.safe_dump({"small": {"address": "https://a", "openslr": 1, "files": {"a.zip": packed}}})
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"catalogue/archive\.yaml: small.*{next(iter(amount))}"):
+        archives("small")
 
 
 @pytest.mark.parametrize("role", ["train", "dev", "test"])
