@@ -142,10 +142,9 @@ def test_an_archive_tells_what_lies_in_a_folder() -> None:
 
 @pytest.mark.parametrize("amount", [{"hour": 5}, {"hours": "many"}, {"hours": {"train": "many"}}, {"utterances": 5.5}])
 def test_an_amount_that_is_none_is_refused(amount: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = {"holds": "small", **amount}
+    known = {"small": {"address": "https://a", "openslr": 1, "files": {"a.zip": {"holds": "small", **amount}}}}
     (tmp_path / "catalogue").mkdir()
-    (tmp_path / "catalogue/archive.yaml").write_text(
-        yaml.safe_dump({"small": {"address": "https://a", "openslr": 1, "files": {"a.zip": packed}}})
+    (tmp_path / "catalogue/archive.yaml").write_text(yaml.safe_dump(known))
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=rf"catalogue/archive\.yaml: small.*{next(iter(amount))}"):
