@@ -7,7 +7,6 @@ is rejected with that reason. Files left out by name are no part of the source. 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -19,7 +18,7 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
-from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of
+from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.table import ids_of
 
@@ -59,12 +58,7 @@ class Clips:
         sizes: dict[str, int] = {}
         for wanted in self.settings.folders:
             self._check_folder(wanted)
-            for folder, _, names in os.walk(self._root / wanted, followlinks=True):
-                for name in names:
-                    path = Path(folder, name)
-                    place = path.relative_to(self._root).as_posix()
-                    if name == self.settings.annotations or self._takes(place):
-                        sizes[place] = path.stat().st_size
+            sizes |= sizes_below(self._root, wanted, lambda path: not self._is_clip(path) or self._takes(path))
         if not any(self._is_clip(path) for path in sizes):
             raise InputError(f"source '{self.name}': no sound file that it takes lies in the folders {self.settings.folders}.",
                              unit=self.name, way_out=f"See 'only' and 'without', and the data root '{self.settings.root}'.")  # fmt: skip

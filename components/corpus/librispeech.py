@@ -7,7 +7,6 @@ Out: every recording and every transcript, kept or rejected. Files of other name
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError, nearest
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
-from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, speech_only
+from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below, speech_only
 from components.corpus.manifest import Reject, Utterance
 
 AUDIO, TEXT = ".flac", ".trans.txt"
@@ -54,9 +53,7 @@ class LibriSpeech:
         sizes: dict[str, int] = {}
         for subset in self.settings.subsets:
             self._check_subset(subset)
-            for folder, _, names in os.walk(self._root / subset, followlinks=True):
-                found = [Path(folder, name) for name in names if name.endswith((AUDIO, TEXT))]
-                sizes.update({path.relative_to(self._root).as_posix(): path.stat().st_size for path in found})
+            sizes |= sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
         if not any(path.endswith(AUDIO) for path in sizes):
             raise InputError(f"source '{self.name}': no {AUDIO} file lies in the subsets {self.settings.subsets}.", unit=self.name,
                              way_out=f"See that the data root '{self.settings.root}' is the folder that holds the subsets.")  # fmt: skip

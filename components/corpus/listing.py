@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,14 @@ class Facts:
     channels: int = 0
     silent: bool = False
     sha256: str = ""  # of the file's bytes
+
+
+def sizes_below(root: Path, folder: str, takes: Callable[[str], bool]) -> dict[str, int]:
+    """Size in bytes of each file at any depth of ``folder`` whose path ``takes`` wants, by that path, which is relative to
+    ``root``, in sorted order. Folders that are links are followed; a folder that is not there gives nothing."""
+    files = (Path(above, name) for above, _, names in os.walk(root / folder, followlinks=True) for name in names)
+    places = ((file.relative_to(root).as_posix(), file) for file in files)
+    return dict(sorted((place, file.stat().st_size) for place, file in places if takes(place)))
 
 
 def scan_of(root: Path, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:

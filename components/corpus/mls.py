@@ -9,7 +9,6 @@ Cost: of a listing, as ``components.corpus.listing``; memory about 2 GB a millio
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
-from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, speech_only
+from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below, speech_only
 from components.corpus.manifest import Reject, Utterance
 
 CODES = {
@@ -84,12 +83,7 @@ class Mls:
     @cached_property
     def _sounds(self) -> dict[str, int]:
         """Size of each recording, by path relative to the root."""
-        sizes: dict[str, int] = {}
-        for folder, _, names in os.walk(self._root / self._base / "audio", followlinks=True):
-            for name in names:
-                if name.endswith(self._suffix):
-                    path = Path(folder, name)
-                    sizes[path.relative_to(self._root).as_posix()] = path.stat().st_size
+        sizes = sizes_below(self._root, f"{self._base}/audio", lambda path: path.endswith(self._suffix))
         if not sizes:
             raise self._empty(f"no {self._suffix} file lies in {self._base}/audio")
         return sizes

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.corpus import listing
-from components.corpus.listing import Entry, Rules, examine
+from components.corpus.listing import Entry, Rules, examine, sizes_below
 from tests.corpus.clips import BROKEN, clip, put
 
 STRICT = Rules("train", rate=16_000, mono=True)
@@ -26,6 +26,15 @@ def entry(path: str, text: str | None = "WORDS") -> Entry:
 def outcome(root: Path, entries: list[Entry], rules: Rules = STRICT):
     there = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     return examine("tried", root, entries, there, rules)
+
+
+def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Path) -> None:
+    for place, size in {"r/s/z.wav": 3, "r/s/a/b/deep.wav": 1, "r/s/a/notes.txt": 4, "r/other/no.wav": 5, "far/linked.wav": 2}.items():
+        put(tmp_path / place, b"x" * size)
+    (tmp_path / "r/s/link").symlink_to(tmp_path / "far")
+    found = sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
+    assert list(found.items()) == [("s/a/b/deep.wav", 1), ("s/link/linked.wav", 2), ("s/z.wav", 3)]
+    assert sizes_below(tmp_path / "r", "nothing here", lambda path: True) == {}
 
 
 @pytest.mark.parametrize("what", BROKEN)
