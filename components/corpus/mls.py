@@ -18,13 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from components.audio.sound import RATE
-from components.config.errors import InputError
+from components.config.errors import InputError, nearest
 from components.config.settings import data_root
 from components.config.typed import STRICT, typed
 from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below, speech_only
 from components.corpus.manifest import Reject, Utterance
 
-CODES = {
+CODES = {  # of each language that there is
     "english": "en",
     "german": "de",
     "dutch": "nl",
@@ -43,7 +43,7 @@ class Settings:
     __pydantic_config__ = STRICT
     kind: Literal["mls"]
     root: str  # name of the data root
-    language: Literal["english", "german", "dutch", "french", "spanish", "italian", "portuguese", "polish"]
+    language: str  # one of CODES
     subset: Literal["train", "dev", "test"]
     audio: Literal["flac", "opus"] = "flac"  # as published, or the small variant
     limited: list[Literal["9hr", "1hr"]] = field(default_factory=list)  # of train: only these parts; both make the ten hours
@@ -57,6 +57,9 @@ class Mls:
         self.name, self.role = name, role
         self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
         speech_only(name, role, self.settings.kind)
+        if self.settings.language not in CODES:
+            raise InputError(f"source '{name}': there is no language '{self.settings.language}'.", unit=self.settings.language,
+                             way_out=nearest(self.settings.language, CODES))  # fmt: skip
         if self.settings.limited and self.settings.subset != "train":
             raise InputError(f"source '{name}': 'limited' picks a part of the subset train, not of {self.settings.subset}.", unit=name,
                              way_out="Leave it out: evaluation takes all of a subset.")  # fmt: skip

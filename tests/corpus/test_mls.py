@@ -158,7 +158,7 @@ def test_an_empty_language_stops_with_its_name(drop, says: str, root: Path) -> N
     ("changed", "says"),
     [
         ({"langauge": "polish"}, "unknown key 'langauge'.*Did you mean 'language'"),
-        ({"language": "polnish"}, "'polish'"),
+        ({"language": "polnish"}, "no language 'polnish'.*Did you mean 'polish'"),
         ({"subset": "tset"}, "'train', 'dev' or 'test'"),
         ({"limited": ["10hr"]}, "9hr"),
         ({"limited": ["9hr"], "subset": "dev"}, "part of the subset train"),
