@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from components.config.catalogue import SPEECH_ROLES
-from components.config.errors import InputError, nearest
-from components.config.settings import data_root
-from components.config.typed import STRICT, typed
-from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below
+from components.config.errors import InputError
+from components.config.typed import STRICT
+from components.corpus.listing import Entry, FileSource, Rules, examine, scan_of, sizes_below
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.table import ids_of
 
@@ -38,19 +37,14 @@ class Settings:
     max_seconds: float = float("inf")
 
 
-class Clips:
+class Clips(FileSource[Settings]):
     """A source of kind ``clips``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+        super().__init__(Settings, name, role, settings)
         if role in SPEECH_ROLES:
             raise InputError(f"source '{name}': the kind 'clips' has no transcripts, which the role '{role}' needs.", unit=name,
                              way_out="List speech as kind 'table', or give it another role.")  # fmt: skip
-
-    @cached_property
-    def _root(self) -> Path:
-        return data_root(self.settings.root)
 
     @cached_property
     def _files(self) -> dict[str, int]:
@@ -63,13 +57,6 @@ class Clips:
             raise InputError(f"source '{self.name}': no sound file that it takes lies in the folders {self.settings.folders}.",
                              unit=self.name, way_out=f"See 'only' and 'without', and the data root '{self.settings.root}'.")  # fmt: skip
         return sizes
-
-    def _check_folder(self, folder: str) -> None:
-        if not (self._root / folder).is_dir():
-            above = (self._root / folder).parent
-            known = [path.relative_to(self._root).as_posix() for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
-            raise InputError(f"source '{self.name}': no folder '{folder}' is in the data root '{self.settings.root}'.", unit=folder,
-                             way_out=f"{nearest(folder, known)} {FETCH}")  # fmt: skip
 
     def _takes(self, path: str) -> bool:
         sound = path.lower().endswith(SUFFIXES) and fnmatchcase(PurePosixPath(path).name, self.settings.only)
@@ -92,9 +79,6 @@ class Clips:
         entries = [Entry(ids[path], path, None, "", "", self._fault(path)) for path in paths]
         rules = Rules(self.role, min_seconds=self.settings.min_seconds, max_seconds=self.settings.max_seconds)
         return examine(self.name, self._root, entries, self._files, rules)
-
-    def locate(self, path: str) -> Path:
-        return self._root / path
 
     def _fault(self, path: str) -> str:
         """Why a clip is refused by its annotation: an empty transcript must not stand over a singing voice."""

@@ -24,11 +24,10 @@ from components.audio.sound import RATE, BrokenSound, as_flac, is_silent, read
 from components.config.errors import InputError, nearest
 from components.config.hashing import seed_of
 from components.config.progress import progress
-from components.config.settings import data_root
-from components.config.typed import STRICT, typed
+from components.config.typed import STRICT
 from components.config.work import digests, made
 from components.corpus import RESULT_VERSION
-from components.corpus.listing import scan_of, speech_only
+from components.corpus.listing import SILENT, FileSource, scan_of, speech_only
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.table import Row, below_root, check_column, ids_of, read_rows, safe
 
@@ -55,18 +54,13 @@ class Settings:
     language: str = "en"
 
 
-class Connected:
+class Connected(FileSource[Settings]):
     """A source of kind ``connected``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+        super().__init__(Settings, name, role, settings)
         speech_only(name, role, self.settings.kind)
         _check(name, self.settings)
-
-    @cached_property
-    def _root(self) -> Path:
-        return data_root(self.settings.root)
 
     @cached_property
     def _takes(self) -> list[tuple[str, Row]]:
@@ -136,7 +130,7 @@ class Connected:
         for path, row in self._takes:
             try:
                 samples = read(self._root / path)
-                reason = "silent: nothing is louder than -80 dB of full scale" if is_silent(samples) else ""
+                reason = SILENT if is_silent(samples) else ""
             except BrokenSound as error:
                 samples, reason = np.zeros(0, np.float32), str(error)
             if reason:

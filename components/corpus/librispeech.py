@@ -11,14 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from components.audio.sound import RATE
-from components.config.errors import InputError, nearest
-from components.config.settings import data_root
-from components.config.typed import STRICT, typed
-from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below, speech_only
+from components.config.errors import InputError
+from components.config.typed import STRICT
+from components.corpus.listing import Entry, FileSource, Rules, examine, lines_of, scan_of, sizes_below, speech_only
 from components.corpus.manifest import Reject, Utterance
 
 AUDIO, TEXT = ".flac", ".trans.txt"
@@ -35,35 +34,24 @@ class Settings:
     rate: int = RATE  # Hz; a file of another rate is refused
 
 
-class LibriSpeech:
+class LibriSpeech(FileSource[Settings]):
     """A source of kind ``librispeech``: recordings are mono and all of one rate."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+        super().__init__(Settings, name, role, settings)
         speech_only(name, role, self.settings.kind)
-
-    @cached_property
-    def _root(self) -> Path:
-        return data_root(self.settings.root)
 
     @cached_property
     def _files(self) -> dict[str, int]:
         """Size of each recording and transcript file, by path relative to the root."""
         sizes: dict[str, int] = {}
         for subset in self.settings.subsets:
-            self._check_subset(subset)
+            self._check_folder(subset)
             sizes |= sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
         if not any(path.endswith(AUDIO) for path in sizes):
             raise InputError(f"source '{self.name}': no {AUDIO} file lies in the subsets {self.settings.subsets}.", unit=self.name,
                              way_out=f"See that the data root '{self.settings.root}' is the folder that holds the subsets.")  # fmt: skip
         return sizes
-
-    def _check_subset(self, subset: str) -> None:
-        if not (self._root / subset).is_dir():
-            known = [path.name for path in self._root.iterdir() if path.is_dir()]
-            raise InputError(f"source '{self.name}': no folder '{subset}' is in the data root '{self.settings.root}'.", unit=subset,
-                             way_out=f"{nearest(subset, known)} {FETCH}")  # fmt: skip
 
     def folders(self) -> tuple[str, list[str]]:
         return self.settings.root, self.settings.subsets
@@ -77,9 +65,6 @@ class LibriSpeech:
         rules = Rules(self.role, rate=self.settings.rate, mono=True)
         return examine(self.name, self._root, self._entries(), self._files, rules)
 
-    def locate(self, path: str) -> Path:
-        return self._root / path
-
     def _entries(self) -> Sequence[Entry]:
         """An entry a transcript line, and one a recording that no line names."""
         recordings = {path for path in self._files if path.endswith(AUDIO)}
@@ -88,12 +73,8 @@ class LibriSpeech:
         return entries + [self._entry(path, None) for path in sorted(recordings - named)]
 
     def _lines(self, path: str) -> Sequence[Entry]:
-        try:
-            lines = (self._root / path).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
         folder = PurePosixPath(path).parent
-        pairs = [line.strip().partition(" ") for line in lines if line.strip()]
+        pairs = [line.strip().partition(" ") for line in lines_of(self._root, path)]
         return [self._entry(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
 
     def _entry(self, path: str, text: str | None) -> Entry:

@@ -13,24 +13,27 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import soundfile
 
 from components.audio.sound import BrokenSound, decode, is_silent
 from components.config.catalogue import SPEECH_ROLES
-from components.config.errors import InputError
+from components.config.errors import InputError, nearest
 from components.config.hashing import data_digest, file_digest, seed_of
 from components.config.pool import fan_out
 from components.config.progress import progress
+from components.config.settings import data_root
 from components.config.work import made
 from components.corpus import RESULT_VERSION
 from components.corpus.manifest import Reject, Utterance
+from components.corpus.source import settings_of
 
 CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
 FACTS = "facts.json"
+SILENT = "silent: nothing is louder than -80 dB of full scale"  # why a recording of speech is refused
 FETCH = "What is published comes with 'python -m components.corpus fetch'."  # the way out where a folder is missing
 
 
@@ -70,12 +73,54 @@ class Facts:
     sha256: str = ""  # of the file's bytes
 
 
+class HasRoot(Protocol):
+    """Settings that name a data root."""
+
+    @property
+    def root(self) -> str: ...
+
+
+S = TypeVar("S", bound=HasRoot)
+
+
+class FileSource(Generic[S]):
+    """What the kinds of sources that read files below a data root have in common; ``settings`` are those of the kind."""
+
+    def __init__(self, cls: type[S], name: str, role: str, settings: dict[str, Any]) -> None:
+        self.name, self.role = name, role
+        self.settings = settings_of(cls, name, role, settings)
+
+    @cached_property
+    def _root(self) -> Path:
+        return data_root(self.settings.root)
+
+    def locate(self, path: str) -> Path:
+        return self._root / path
+
+    def _check_folder(self, folder: str) -> None:
+        """Raises InputError with the nearest name where no such folder is below the data root."""
+        if not (self._root / folder).is_dir():
+            above = (self._root / folder).parent
+            known = [path.relative_to(self._root).as_posix() for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
+            raise InputError(f"source '{self.name}': no folder '{folder}' is in the data root '{self.settings.root}'.", unit=folder,
+                             way_out=f"{nearest(folder, known)} {FETCH}")  # fmt: skip
+
+
 def sizes_below(root: Path, folder: str, takes: Callable[[str], bool]) -> dict[str, int]:
     """Size in bytes of each file at any depth of ``folder`` whose path ``takes`` wants, by that path, which is relative to
     ``root``, in sorted order. Folders that are links are followed; a folder that is not there gives nothing."""
     files = (Path(above, name) for above, _, names in os.walk(root / folder, followlinks=True) for name in names)
     places = ((file.relative_to(root).as_posix(), file) for file in files)
     return dict(sorted((place, file.stat().st_size) for place, file in places if takes(place)))
+
+
+def lines_of(root: Path, path: str) -> list[str]:
+    """The lines of a text file below ``root`` that are not blank; raises InputError where it is not UTF-8."""
+    try:
+        lines = (root / path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
+    return [line for line in lines if line.strip()]
 
 
 def scan_of(root: Path, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:
@@ -153,7 +198,7 @@ def _sound_fault(seen: Facts, rules: Rules) -> str:
         limit = f"at least {rules.min_seconds:g}" if short else f"at most {rules.max_seconds:g}"
         return f"too {'short' if short else 'long'}: {seconds:.2f} s where {limit} are asked for"
     if seen.silent and rules.role in SPEECH_ROLES:
-        return "silent: nothing is louder than -80 dB of full scale"
+        return SILENT
     return ""
 
 

@@ -14,14 +14,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from components.audio.sound import RATE
 from components.config.errors import InputError, nearest
-from components.config.settings import data_root
-from components.config.typed import STRICT, typed
-from components.corpus.listing import FETCH, Entry, Rules, examine, scan_of, sizes_below, speech_only
+from components.config.typed import STRICT
+from components.corpus.listing import FETCH, Entry, FileSource, Rules, examine, lines_of, scan_of, sizes_below, speech_only
 from components.corpus.manifest import Reject, Utterance
 
 CODES = {  # of each language that there is
@@ -50,12 +49,11 @@ class Settings:
     rate: int = RATE  # Hz; a file of another rate is refused
 
 
-class Mls:
+class Mls(FileSource[Settings]):
     """A source of kind ``mls``: recordings are mono and all of one rate."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+        super().__init__(Settings, name, role, settings)
         speech_only(name, role, self.settings.kind)
         if self.settings.language not in CODES:
             raise InputError(f"source '{name}': there is no language '{self.settings.language}'.", unit=self.settings.language,
@@ -66,10 +64,6 @@ class Mls:
         self._folder = f"mls_{self.settings.language}{'_opus' if self.settings.audio == 'opus' else ''}"
         self._base = f"{self._folder}/{self.settings.subset}"
         self._suffix = f".{self.settings.audio}"
-
-    @cached_property
-    def _root(self) -> Path:
-        return data_root(self.settings.root)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -116,26 +110,16 @@ class Mls:
         rules = Rules(self.role, rate=self.settings.rate, mono=True)
         return examine(self.name, self._root, self._entries(), self._sounds, rules)
 
-    def locate(self, path: str) -> Path:
-        return self._root / path
-
     def _entries(self) -> Sequence[Entry]:
         transcripts, *lists = self._texts
-        pairs = [line.partition("\t") for line in self._lines(transcripts)]
+        pairs = [line.partition("\t") for line in lines_of(self._root, transcripts)]
         entries = [self._entry(name.strip(), text) for name, _, text in pairs]
         if not lists:
             named = {entry.path for entry in entries}
             return entries + [self._entry(PurePosixPath(path).stem, None, path) for path in sorted(self._sounds.keys() - named)]
-        wanted = {line.strip() for path in lists for line in self._lines(path)}
+        wanted = {line.strip() for path in lists for line in lines_of(self._root, path)}
         found = {entry.id for entry in entries}
         return [entry for entry in entries if entry.id in wanted] + [self._entry(name, None) for name in sorted(wanted - found)]
-
-    def _lines(self, path: str) -> Sequence[str]:
-        try:
-            lines = (self._root / path).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
-        return [line for line in lines if line.strip()]
 
     def _entry(self, name: str, text: str | None, path: str = "") -> Entry:
         """The entry of an id, whose file lies where its name says; of a stray recording the ``path`` is known."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from components.config.errors import InputError, nearest
+from components.config.typed import typed
 from components.corpus.manifest import Reject, Utterance
+
+S = TypeVar("S")
 
 KINDS = {  # kind → class in the module of that name
     "spoken": "Spoken",
@@ -51,6 +54,11 @@ class MadeSource(Protocol):
 
     def expected(self) -> tuple[float, int]:
         """Seconds of audio, about, and the number of recordings."""
+
+
+def settings_of(cls: type[S], name: str, role: str, settings: dict[str, Any]) -> S:
+    """The settings of a source as the dataclass of its kind; raises InputError that names the source and the key."""
+    return typed(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
 
 
 def source(name: str, role: str, settings: dict[str, Any]) -> Source:

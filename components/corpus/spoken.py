@@ -19,11 +19,12 @@ import numpy as np
 from components.audio.sound import RATE, resample
 from components.config.errors import InputError
 from components.config.hashing import data_digest, seed_of
-from components.config.typed import STRICT, typed
+from components.config.typed import STRICT
 from components.corpus import RESULT_VERSION, espeak
 from components.corpus.generated import locate, make_blocks, rows
 from components.corpus.grammar import DRAWS, sentence
 from components.corpus.manifest import Reject, Utterance
+from components.corpus.source import settings_of
 
 # Not the voice of a plain speaker; in training they add variety, in a test they would measure an effect.
 EFFECTS = {"AnxiousAndy", "Demonic", "UniRobot", "croak", "whisper", "whisperf", "fast", "anikaRobot", "Tweaky"}
@@ -92,7 +93,7 @@ class Spoken:
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"source '{name}'")
+        self.settings = settings_of(Settings, name, role, settings)
         if self.settings.split != role:
             raise InputError(f"source '{name}' of split '{self.settings.split}' stands in the role '{role}'.", unit=name,
                              way_out="Sentences and voices are kept apart by split: set both alike.")  # fmt: skip

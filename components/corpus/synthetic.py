@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from components.audio.sound import RATE
+from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.hashing import data_digest, seed_of
-from components.config.typed import STRICT, typed
+from components.config.typed import STRICT
 from components.corpus import RESULT_VERSION
 from components.corpus.generated import locate, make_blocks, rows
 from components.corpus.manifest import Reject, Utterance
+from components.corpus.source import settings_of
 
 Random = np.random.Generator
 CHUNK = 100  # clips a process makes; state does not leak here, so this shapes nothing
@@ -51,8 +53,8 @@ class Synthetic:
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"source '{name}'")
-        if role in ("train", "dev", "test"):
+        self.settings = settings_of(Settings, name, role, settings)
+        if role in SPEECH_ROLES:
             raise InputError(f"source '{name}' holds no speech but stands in the role '{role}'.", unit=name,
                              way_out="Put it into nonspeech-train, nonspeech-test or noise.")  # fmt: skip
 

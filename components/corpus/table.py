@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
-from components.config.settings import data_root
-from components.config.typed import STRICT, typed
-from components.corpus.listing import Entry, Rules, examine, scan_of
+from components.config.typed import STRICT
+from components.corpus.listing import Entry, FileSource, Rules, examine, scan_of
 from components.corpus.manifest import Reject, Utterance
 
 Row = dict[str, str]
@@ -50,22 +49,17 @@ class Settings:
     where: dict[str, list[str | int]] = field(default_factory=dict)  # take the rows whose column has one of these values
 
 
-class Table:
+class Table(FileSource[Settings]):
     """A source of kind ``table``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        self.name, self.role = name, role
-        self.settings = typed(Settings, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+        super().__init__(Settings, name, role, settings)
         if (self.settings.columns.text is not None) != (role in SPEECH_ROLES):
             needs = "needs a text column" if role in SPEECH_ROLES else "takes no text"
             raise InputError(f"source '{name}': the role '{role}' {needs}.", unit=name,
                              way_out="Set columns.text to the column's name for speech, to null for anything else.")  # fmt: skip
         if self.settings.language and self.settings.columns.language:
             raise InputError(f"source '{name}': both 'language' and 'columns.language' are given.", unit=name, way_out="Leave one of them.")
-
-    @cached_property
-    def _root(self) -> Path:
-        return data_root(self.settings.root)
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -110,9 +104,6 @@ class Table:
         ids = ids_of(self._paths)
         entries = [self._entry(index, row, ids) for index, row in self._picked]
         return examine(self.name, self._root, entries, self._files, Rules(self.role))
-
-    def locate(self, path: str) -> Path:
-        return self._root / path
 
     def _entry(self, index: int, row: Row, ids: dict[str, str]) -> Entry:
         columns, path = self.settings.columns, self._paths[index]

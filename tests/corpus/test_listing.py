@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.config.errors import InputError
 from components.corpus import listing
-from components.corpus.listing import Entry, Rules, examine, sizes_below
+from components.corpus.listing import Entry, Rules, examine, lines_of, sizes_below
 from tests.corpus.clips import BROKEN, clip, put
 
 STRICT = Rules("train", rate=16_000, mono=True)
@@ -35,6 +36,14 @@ def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Pa
     found = sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
     assert list(found.items()) == [("s/a/b/deep.wav", 1), ("s/link/linked.wav", 2), ("s/z.wav", 3)]
     assert sizes_below(tmp_path / "r", "nothing here", lambda path: True) == {}
+
+
+def test_a_transcript_that_is_not_utf_8_stops_with_its_path(tmp_path: Path) -> None:
+    put(tmp_path / "a/b.txt", "dzień\n \n\ndobry".encode())
+    assert lines_of(tmp_path, "a/b.txt") == ["dzień", "dobry"]
+    put(tmp_path / "a/b.txt", "dzień".encode("iso-8859-2"))
+    with pytest.raises(InputError, match=r"^a/b\.txt: not UTF-8 text"):
+        lines_of(tmp_path, "a/b.txt")
 
 
 @pytest.mark.parametrize("what", BROKEN)
