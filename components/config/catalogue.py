@@ -49,18 +49,25 @@ class CtcTraining:
 
 
 @dataclass(frozen=True)
-class EncoderSource:
-    """Where an encoder comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint), ``ctc``
-    (trained here on the train role), ``fbank`` (none: log-mel) or ``joined`` (several side by side)."""
+class CheckpointSource:
+    """Where a checkpoint comes from: ``hub`` (a pinned one of a model hub), ``folder`` (a local one), or made here."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["hub", "folder", "ctc", "fbank", "joined"]
+    kind: str
     repo: str = ""  # hub: owner/name
     revision: str = ""  # hub: the commit, 40 hex digits
     files: list[str] = field(default_factory=list)  # hub: what is fetched of it
     folder: str = ""  # below LIBRETTO_MODELS
     shape: dict[str, Any] = field(default_factory=dict)  # hub, folder: what its config.json must say; plans are made from it
     gigabytes: float = 0.0  # hub: of the files, where they are not just the weights that shape describes
+
+
+@dataclass(frozen=True)
+class EncoderSource(CheckpointSource):
+    """Where an encoder comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint), ``ctc``
+    (trained here on the train role), ``fbank`` (none: log-mel) or ``joined`` (several side by side)."""
+
+    kind: Literal["hub", "folder", "ctc", "fbank", "joined"]
     config: dict[str, Any] = field(default_factory=dict)  # architecture of the encoder trained here; settings of the log-mel
     training: CtcTraining | None = None
     parts: dict[str, EncoderSource] = field(default_factory=dict)  # joined: the sources by name; the first sets the frame rate
@@ -105,18 +112,11 @@ class CopyingTraining:
 
 
 @dataclass(frozen=True)
-class LlmSource:
+class LlmSource(CheckpointSource):
     """Where an LLM comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local checkpoint) or ``copying``
     (trained here to copy and clean text)."""
 
-    __pydantic_config__ = STRICT
     kind: Literal["hub", "folder", "copying"]
-    repo: str = ""  # hub: owner/name
-    revision: str = ""  # hub: the commit, 40 hex digits
-    files: list[str] = field(default_factory=list)  # hub: what is fetched of it
-    folder: str = ""  # below LIBRETTO_MODELS
-    shape: dict[str, Any] = field(default_factory=dict)  # hub, folder: what its config.json must say; plans are made from it
-    gigabytes: float = 0.0  # hub: of the files, where they are not just the weights that shape describes
     model_type: str = ""  # architecture name of transformers, for one trained here
     config: dict[str, Any] = field(default_factory=dict)
     training: CopyingTraining | None = None
@@ -268,7 +268,7 @@ NEEDS = {
 }
 
 
-def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
+def _check_source(kind: str, name: str, source: CheckpointSource) -> None:
     if not all(getattr(source, field) for field in NEEDS[source.kind]):
         wanted = " and ".join(f"'{field}'" for field in NEEDS[source.kind])
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)
@@ -289,7 +289,7 @@ def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None
                              way_out="See the comments of other entries in the catalogue.")  # fmt: skip
 
 
-def _check_hub(where: str, source: EncoderSource | LlmSource) -> None:
+def _check_hub(where: str, source: CheckpointSource) -> None:
     """What can be said of a hub source without asking the hub."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source.repo, re.ASCII):
         raise InputError(f"{where}: '{source.repo}' is no repository.", unit="repo", way_out="It reads owner/name.")

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.config.catalogue import EncoderSource, LlmSource
+from components.config.catalogue import CheckpointSource
 from components.config.errors import InputError
 from components.config.hashing import file_digest
 from components.config.settings import models_root
@@ -27,7 +27,7 @@ TAKEN_APART = ("qwen",)  # model types of which only tensors are taken (componen
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"  # which part holds which tensor
 
 
-def checkpoint_unit(stage: str, name: str, source: EncoderSource | LlmSource, version: int) -> Path:
+def checkpoint_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
     """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the stage's RESULT_VERSION."""
     unit = local_unit(stage, name, source.folder, version) if source.kind == "folder" else _hub_unit(stage, name, source, version)
     check_shape(json.loads((unit / "config.json").read_text()), source.shape, f"{stage} '{name}'")
@@ -45,7 +45,7 @@ def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> No
                              way_out="Correct the entry, or take the checkpoint that it describes.")  # fmt: skip
 
 
-def _hub_unit(stage: str, name: str, source: EncoderSource | LlmSource, version: int) -> Path:
+def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
     def make(unit: Path) -> None:
         from components.model.hub import Entry, fetch  # the network's libraries are loaded where something is fetched
 

@@ -42,7 +42,7 @@ class Entry:
 
     stage: str
     name: str
-    source: catalogue.EncoderSource | catalogue.LlmSource
+    source: catalogue.CheckpointSource
 
     @property
     def where(self) -> str:
