@@ -6,7 +6,6 @@ and clips under two beam-4 sets and CTC in about 20 s on two cores.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from components.config.stage import Stage
 from components.config.work import made
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import CTC, Row, read_hypotheses, write_hypotheses
+from components.model.description import has_ctc
 
 DATA, ENCODER, LLM, MODEL, OUT = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge"), Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
@@ -45,7 +45,7 @@ class Job:
 
 def work(stage: Stage) -> None:
     out, settings = fresh(OUT), stage.params.decode
-    systems: dict[str, ConstraintSet | None] = {**settings.sets, **({CTC: None} if _has_ctc() else {})}
+    systems: dict[str, ConstraintSet | None] = {**settings.sets, **({CTC: None} if _writes_ctc() else {})}
     jobs = [job for role in ROLES for job in _jobs(role, systems, settings.batch_seconds, settings.threads)]
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as shown:
@@ -61,11 +61,10 @@ def work(stage: Stage) -> None:
     write_record(out, "decode", parameters=asdict(settings), inputs=inputs, libraries=("torch", "transformers", "peft"))
 
 
-def _has_ctc() -> bool:
+def _writes_ctc() -> bool:
     """Whether the encoder has a CTC head that the stored layer serves."""
     record = read_record(DATA / "features" / "test")
-    names = json.loads((ENCODER / "config.json").read_text()).get("architectures") or ()
-    return record["key"]["layer"] == "last" and any(name.endswith("ForCTC") for name in names)
+    return record["key"]["layer"] == "last" and has_ctc(ENCODER)
 
 
 def _model_key() -> dict[str, Any]:

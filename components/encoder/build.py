@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION, written
+from components.model.description import read_config
 from components.model.folder import checkpoint_unit
 from components.model.ranks import Ranks, train_together
 from components.shards.reader import entries
@@ -51,7 +51,7 @@ def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, A
 
 def _encoder_of(checkpoint: Path) -> Path:
     """The unit as it is, or the encoder inside it where it is a Qwen-Audio."""
-    if json.loads((checkpoint / "config.json").read_text()).get("model_type") != "qwen":
+    if read_config(checkpoint).get("model_type") != "qwen":
         return checkpoint
     from components.encoder.qwen_audio import write_encoder
 

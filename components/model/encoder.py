@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
-from components.model.families import has_ctc, load_family
-from components.model.pretrained import refused
+from components.model.description import has_ctc, refused
+from components.model.families import load_family
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -19,8 +19,9 @@ from transformers import AutoModel, AutoModelForCTC
 
 from components.audio.sound import RATE
 from components.config.errors import nearest
+from components.model.description import has_ctc, read_config, refused
 from components.model.events import JoinedEncoders, SpectrogramTransformer
-from components.model.pretrained import read_config, read_extractor, read_network, refused
+from components.model.pretrained import read_extractor, read_network
 from components.model.whisper import Whisper
 
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
@@ -162,11 +163,6 @@ PADDED = {
     "wavlm": convolutional_front,
 }
 KNOWN = (*PADDED, "whisper", "audio-spectrogram-transformer", FBANK, JOINED)
-
-
-def has_ctc(folder: Path) -> bool:
-    """Whether the folder's network ends in a CTC head."""
-    return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
 
 
 def load_family(folder: Path, device: torch.device, dtype: torch.dtype, padding: str) -> Family:

@@ -1,4 +1,4 @@
-"""Checkpoints in HF form: a folder → configuration, feature extractor, network; the architecture is what the folder says.
+"""Checkpoints in HF form: a folder → feature extractor, network; the architecture is what the folder says.
 
 Only safetensors are read, no code of a checkpoint is run, and a weight that the folder lacks stops: transformers would
 draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so for all of them).
@@ -6,31 +6,16 @@ draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoFeatureExtractor
 
-from components.config.errors import InputError
+from components.model.description import refused
 
 # Drawn anew without harm: used by masking in training only, and absent from checkpoints that were tuned without it.
 UNUSED = ("masked_spec_embed",)
-
-
-def refused(folder: Path, reason: object) -> InputError:
-    """The error for a folder that is no encoder."""
-    return InputError(f"{folder} does not load as an encoder: {reason}", unit=str(folder),
-                      way_out="A folder in HF form with safetensors is needed.")  # fmt: skip
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` as plain data; raises InputError where there is none."""
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise refused(folder, error) from None
 
 
 def read_extractor(folder: Path) -> Any:

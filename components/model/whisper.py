@@ -19,7 +19,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.audio.sound import RATE
-from components.model.pretrained import read_config, read_extractor, read_network
+from components.model.description import read_config
+from components.model.pretrained import read_extractor, read_network
 
 
 def windows(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
