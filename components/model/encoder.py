@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.model.description import has_ctc, refused
-from components.model.families import load_family
+from components.model.families import load_family, width_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,6 +34,7 @@ class SpeechEncoder:
         self.folder, self.device, self.dtype, self.layer = folder, torch.device(device), DTYPES[dtype], layer
         self.family = load_family(folder, self.device, self.dtype, padding)
         self.model = self.family.network
+        self.width = width_of(folder)  # values a frame
         self.has_ctc = has_ctc(folder)
         layers = self.family.layers
         if layer != "last" and (layers is None or not 0 <= int(layer) <= layers):
@@ -43,11 +44,6 @@ class SpeechEncoder:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True) if self.has_ctc else None
         except (OSError, ValueError) as error:
             raise refused(folder, error) from None
-
-    @property
-    def width(self) -> int:
-        """Values a frame."""
-        return self.family.width
 
     @property
     def rate(self) -> float:

@@ -35,7 +35,7 @@ class SpectrogramTransformer:
         self.extractor = read_extractor(folder)
         self.network: Any = read_network(folder, AutoModel, dtype, device)
         config = self.network.config
-        self.width, self.layers = int(config.hidden_size), int(config.num_hidden_layers)
+        self.layers = int(config.num_hidden_layers)
         self.hop, self.least = int(config.time_stride) * MEL_STEP, MEL_WINDOW
         # Every step of a window reads real spectrogram to the end of its patch: 100 steps of the 101 that there is room for.
         self.window = (config.max_length - config.patch_size) // config.time_stride * self.hop
@@ -59,7 +59,7 @@ class SpectrogramTransformer:
         mel = self.extractor(long_enough, sampling_rate=RATE, return_tensors="pt")["input_values"]
         output = self.network(mel.to(self.device, self.dtype), output_hidden_states=layer != "last")
         hidden = output.last_hidden_state if layer == "last" else output.hidden_states[int(layer)]
-        by_step = hidden[:, 2:].reshape(len(flat), self.bands, self.steps, self.width).mean(1)  # two tokens stand before the patches
+        by_step = hidden[:, 2:].reshape(len(flat), self.bands, self.steps, hidden.shape[-1]).mean(1)  # two tokens stand before the patches
         cut = iter([steps[: math.ceil(len(piece) / self.hop)] for steps, piece in zip(by_step, flat, strict=True)])
         return [torch.cat([next(cut) for _ in each]) for each in pieces]
 
@@ -74,7 +74,6 @@ class JoinedEncoders:
     def __init__(self, parts: Sequence[Family]) -> None:
         self.network = torch.nn.ModuleList([part.network for part in parts])
         self.parts, first = parts, parts[0]
-        self.width = sum(part.width for part in parts)
         self.layers, self.hop = first.layers, first.hop
         self.least = max(part.least for part in parts)
         self.equal_lengths = any(part.equal_lengths for part in parts)

@@ -1,7 +1,8 @@
 """Families of speech encoders behind one interface: how each is fed, how many frames it gives, which batches it bears.
 
 ``load_family`` reads the family from the ``model_type`` of a folder's ``config.json``. Width, rate, layers and the rule for
-padding follow from the checkpoint; what a user chooses (dtype, layer, Whisper's padding) comes from outside.
+padding follow from the checkpoint, the width (``width_of``) without its weights; what a user chooses (dtype, layer, Whisper's
+padding) comes from outside.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from components.audio.sound import RATE
 from components.config.errors import nearest
 from components.model.description import has_ctc, read_config, refused
 from components.model.events import JoinedEncoders, SpectrogramTransformer
-from components.model.pretrained import read_extractor, read_network
+from components.model.pretrained import read_extractor, read_network, read_settings
 from components.model.whisper import Whisper
 
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
@@ -32,7 +33,6 @@ class Family(Protocol):
     """What every family tells about itself; sample counts are at 16 kHz."""
 
     network: Any  # torch module
-    width: int  # values a frame
     hop: int  # samples from one frame to the next
     least: int  # samples that give a frame
     equal_lengths: bool  # it normalises over time: padding would change the frames
@@ -85,7 +85,7 @@ class Padded:
         if ctc:
             self.body = getattr(self.network, self.network.base_model_prefix, None) or self.network.encoder
         config = self.body.config
-        self.width, self.layers = int(config.hidden_size), int(config.num_hidden_layers)
+        self.layers = int(config.num_hidden_layers)
         self.front = front(config, self.extractor)
         self.hop, self.least = self.front.step * self.front.stride, self.front.least
         self.equal_lengths = getattr(config, "feat_extract_norm", "layer") == "group"
@@ -136,7 +136,7 @@ class Filterbank:
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.extractor = read_extractor(folder)
         self.network = torch.nn.Identity()
-        self.width, self.hop = int(self.extractor.feature_size), int(self.extractor.hop_length)
+        self.hop = int(self.extractor.hop_length)
         self.least = 2 * self.hop  # the variance needs two frames
         self.device, self.dtype = device, dtype
 
@@ -165,18 +165,35 @@ PADDED = {
 KNOWN = (*PADDED, "whisper", "audio-spectrogram-transformer", FBANK, JOINED)
 
 
+def _kind_of(folder: Path, config: dict[str, Any]) -> str:
+    kind = config.get("model_type", "")
+    if kind not in KNOWN:
+        raise refused(folder, f"its model_type '{kind}' is of no known family. {nearest(kind, KNOWN)}")
+    return kind
+
+
+def width_of(folder: Path) -> int:
+    """Values a frame of the encoder in a folder, whose weights are not read; raises InputError as ``load_family`` does."""
+    config = read_config(folder)
+    kind = _kind_of(folder, config)
+    if kind == JOINED:
+        return sum(width_of(folder / part) for part in config["parts"])
+    if kind == FBANK:
+        return int(read_extractor(folder).feature_size)
+    settings = read_settings(folder)
+    return int(getattr(settings, "encoder_config", settings).hidden_size)  # Parakeet's stand below those of its CTC head
+
+
 def load_family(folder: Path, device: torch.device, dtype: torch.dtype, padding: str) -> Family:
     """The encoder of a folder, frozen, on the device; raises InputError where the folder is none or of no known family."""
     config = read_config(folder)
-    kind = config.get("model_type", "")
-    if kind in PADDED:
-        return Padded(folder, device, dtype, PADDED[kind])
+    kind = _kind_of(folder, config)
+    if kind == JOINED:
+        return JoinedEncoders([load_family(folder / part, device, dtype, padding) for part in config["parts"]])
+    if kind == FBANK:
+        return Filterbank(folder, device, dtype)
     if kind == "whisper":
         return Whisper(folder, device, dtype, padding)
     if kind == "audio-spectrogram-transformer":
         return SpectrogramTransformer(folder, device, dtype)
-    if kind == FBANK:
-        return Filterbank(folder, device, dtype)
-    if kind == JOINED:
-        return JoinedEncoders([load_family(folder / part, device, dtype, padding) for part in config["parts"]])
-    raise refused(folder, f"its model_type '{kind}' is of no known family. {nearest(kind, KNOWN)}")
+    return Padded(folder, device, dtype, PADDED[kind])

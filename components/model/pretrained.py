@@ -1,4 +1,4 @@
-"""Checkpoints in HF form: a folder → feature extractor, network; the architecture is what the folder says.
+"""Checkpoints in HF form: a folder → settings, feature extractor, network; the architecture is what the folder says.
 
 Only safetensors are read, no code of a checkpoint is run, and a weight that the folder lacks stops: transformers would
 draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so for all of them).
@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoFeatureExtractor
+from transformers import AutoConfig, AutoFeatureExtractor
 
 from components.model.description import refused
 
 # Drawn anew without harm: used by masking in training only, and absent from checkpoints that were tuned without it.
 UNUSED = ("masked_spec_embed",)
+
+
+def read_settings(folder: Path) -> Any:
+    """``config.json`` as transformers reads it: with the architecture's defaults, which it leaves out where it writes one."""
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise refused(folder, error) from None
 
 
 def read_extractor(folder: Path) -> Any:

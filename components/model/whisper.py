@@ -40,7 +40,7 @@ class Whisper:
         network = read_network(folder, loader, dtype, device, "" if alone else "encoder.")
         self.network: WhisperEncoder = network.get_encoder() if isinstance(network, WhisperModel) else network
         config = self.network.config
-        self.width, self.layers = int(config.d_model), int(config.encoder_layers)
+        self.layers = int(config.encoder_layers)
         self.hop = 2 * int(self.extractor.hop_length)  # the second convolution has stride 2: 20 ms
         self.window = int(config.max_source_positions) * self.hop  # 30 s
         self.least = int(self.extractor.n_fft)  # one window of the spectrum: 25 ms

@@ -67,12 +67,12 @@ def _inputs() -> dict[str, Any]:
 
 
 def _train(ranks: Ranks, folder: Path, settings: Train, projector: catalogue.Projector, llm: catalogue.Llm) -> None:
-    from components.model.encoder import SpeechEncoder
+    from components.model.families import width_of
     from components.model.joined import Shape, folder_digest
     from components.train import loop
 
-    width = SpeechEncoder(ENCODER).width
-    shape = Shape(folder_digest(ENCODER), width, folder_digest(LLM), llm.numerics.dtype, projector, llm.prompt, settings.text_case)
+    shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), llm.numerics.dtype, projector, llm.prompt,
+                  settings.text_case)  # fmt: skip
     loop.train(ranks, loop.Job(DATA, ENCODER, LLM, folder, folder / "resume", device(), settings, shape, llm.lora.targets))
 
 

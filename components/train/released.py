@@ -22,7 +22,7 @@ from components.config.errors import InputError
 from components.config.settings import models_root
 from components.config.typed import stated
 from components.model.conversion import convert
-from components.model.encoder import SpeechEncoder
+from components.model.families import width_of
 from components.model.joined import CONFIG, Shape, folder_digest
 from components.model.projector import build_projector
 
@@ -43,7 +43,7 @@ class Job:
 
     def shape(self) -> Shape:
         """What the model folder's configuration will say."""
-        width, dtype = SpeechEncoder(self.encoder).width, self.entry.numerics.dtype
+        width, dtype = width_of(self.encoder), self.entry.numerics.dtype
         return Shape(folder_digest(self.encoder), width, folder_digest(self.llm), dtype, self.projector, self.entry.prompt, self.text_case)
 
 

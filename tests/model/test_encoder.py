@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCTC, AutoTokenizer
+from transformers import AutoModel, AutoModelForCTC, AutoTokenizer, HubertConfig
 
 from components.config.errors import InputError
 from components.model.encoder import SpeechEncoder
-from components.model.families import Padded
+from components.model.families import Padded, width_of
 from tests.checkpoints import ENCODERS, WAVEFORM, WITH_CTC, save_encoder
 
 RATE = 16_000
@@ -60,6 +60,24 @@ def test_as_many_frames_come_as_are_told_before(family: str, folders: dict[str, 
         assert told >= 1
         assert told == pytest.approx(samples / RATE * encoder.rate, abs=1.25)
         assert torch.isfinite(frames).all(), samples
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_width_is_told_without_weights(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[family], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    encoder = SpeechEncoder(folders[family])
+    assert width_of(tmp_path / "bare") == encoder.width == encoder([wave(RATE)])[0].shape[1]
+
+
+def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_path: Path) -> None:
+    """transformers writes what differs from the architecture's defaults, and no more."""
+    HubertConfig().save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({key: said[key] for key in said if key != "hidden_size"}))
+    assert width_of(tmp_path) == HubertConfig().hidden_size
+    (tmp_path / "config.json").write_text(json.dumps({**said, "model_type": "hubret"}))
+    with pytest.raises(InputError, match=r"'hubret' is of no known family.*Did you mean 'hubert'"):
+        width_of(tmp_path)
 
 
 @pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("whisper", "ast", "fbank", "whisper-ast")])

@@ -110,6 +110,11 @@ def test_a_kill_inside_a_checkpoint_changes_nothing_either(
     assert trained() == undisturbed
 
 
+def test_training_on_stored_features_reads_no_weights_of_the_encoder(world: Path) -> None:
+    (tones.ENCODER / "model.safetensors").unlink()
+    assert trained()
+
+
 def test_a_finished_training_is_taken_from_the_work_cache(world: Path, before_step: Callable[..., None]) -> None:
     first = trained()
     steps: list[int] = []
