@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from components.model.projector import build_projector
 from components.model.prompt import PromptBuilder, sequences
 
 CONFIG, LORA = "config.json", "lora"
-warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")  # between PEFT and transformers
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class SpeechLLM(nn.Module):
         config = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM"
         )
-        self.adapted = get_peft_model(self.llm, config)
+        with _adapting():
+            self.adapted = get_peft_model(self.llm, config)
 
     def tune(self, parts: Sequence[str]) -> dict[str, list[nn.Parameter]]:
         """Makes only ``parts`` (``projector``, ``lora``) trainable and returns their parameters by part.
@@ -137,8 +138,17 @@ class SpeechLLM(nn.Module):
         if (folder / LORA).is_dir():
             from peft import PeftModel
 
-            model.adapted = PeftModel.from_pretrained(base_model, str(folder / LORA))
+            with _adapting():
+                model.adapted = PeftModel.from_pretrained(base_model, str(folder / LORA))
         return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _adapting() -> Iterator[None]:
+    """Keeps quiet that PEFT asks transformers for a name which is deprecated there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
+        yield
 
 
 def _sort_targets(path: Path) -> None:

@@ -64,6 +64,7 @@ def test_the_folder_holds_what_was_trained_and_nothing_else(tmp_path: Path) -> N
     assert str(tmp_path) not in (tmp_path / "bridge/config.json").read_text()
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")  # of the libraries to each other: nothing that a user can act on
 def test_a_model_read_and_saved_again_has_the_same_bytes(tmp_path: Path) -> None:
     adapted(tmp_path).save(tmp_path / "bridge")
     loaded(tmp_path).save(tmp_path / "again")
