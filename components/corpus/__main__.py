@@ -133,7 +133,8 @@ def work(stage: Stage) -> None:
         counts = summary(kept, rejected)
         if not kept:
             first = f"The first: {rejected[0].path}: {rejected[0].reason}." if rejected else "See its settings."
-            raise InputError(f"source '{name}': nothing is kept of {counts['found']} found.", unit=name, way_out=first)
+            raise InputError(f"source '{name}': nothing is kept of {counts['found']} found.", unit=name,
+                             way_out=f"{first} Mend it, or take the source out of the role '{role}' of corpus '{corpus}'.")  # fmt: skip
         check_ids(role, seen, name, kept)
         (out / name).mkdir()
         write_rows(out / name / MANIFEST, Utterance, kept)

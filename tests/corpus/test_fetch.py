@@ -15,7 +15,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -514,6 +514,61 @@ def test_the_command_ends_with_a_message_and_the_exit_code(house: Path, mirror: 
     assert failed.returncode == 75
     assert failed.stderr.startswith("corpus fetch: catalogue/archive.yaml: mini, train-clean-5.tar.gz")
     assert "Traceback" not in failed.stderr
+
+
+def bad_checksum(root: Path, mini: bytes, mirror: Mirror) -> None:
+    mirror.files["/31/train-clean-5.tar.gz"] = mini[:-1] + bytes([mini[-1] ^ 1])
+
+
+def half_by_hand(root: Path, mini: bytes, mirror: Mirror) -> None:
+    put(root / "train-clean-5.tar.gz", mini[: len(mini) // 2])
+
+
+def half_published(root: Path, mini: bytes, mirror: Mirror) -> None:
+    mirror.files["/31/train-clean-5.tar.gz"] = half = mini[: len(mini) // 2]
+    entry(half)
+
+
+def leading_out(root: Path, mini: bytes, mirror: Mirror) -> None:
+    mirror.files["/31/train-clean-5.tar.gz"] = UNSAFE["above"]
+    entry(UNSAFE["above"])
+
+
+def full_disk(root: Path, mini: bytes, mirror: Mirror) -> None:
+    put(root / "README", b"a data root that is there")
+    (root / ".fetch").mkdir()
+    part(root).symlink_to("/dev/full")
+
+
+def huge(root: Path, mini: bytes, mirror: Mirror) -> None:
+    entry(bytes=10**16, md5="0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says", "way_out"),
+    [
+        (bad_checksum, "wrong checksum: MD5 ", "It was taken away: fetch again. Set LIBRETTO_OPENSLR"),
+        (half_by_hand, "half of it, or another file", "Take it away: fetch again."),
+        (half_published, "not a whole tar or zip", "Set LIBRETTO_OPENSLR"),
+        (leading_out, "the archive is refused: its member '../evil' leads out of the folder", "Nothing of it was kept."),
+        (full_disk, "writing stopped: No space left on device", "Make room and fetch again: it goes on from there."),
+        (huge, "the disk of the data root is full", "Make room, or move the data root 'mini' to a larger disk."),
+    ],
+)
+def test_the_command_names_the_entry_and_the_way_out(
+    spoil: Callable[[Path, bytes, Mirror], None], says: str, way_out: str, house: Path, root: Path, mini: bytes, mirror: Mirror
+) -> None:
+    spoil(root, mini, mirror)
+    failed = subprocess.run(
+        [*FETCH, "--corpus", "small"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
+    assert failed.returncode == 2
+    said = failed.stderr.strip().splitlines()[-1]
+    assert said.startswith("corpus fetch: catalogue/archive.yaml: mini, train-clean-5.tar.gz: ")
+    assert says in said and way_out in said
+    assert "Traceback" not in failed.stderr
+    assert not (root / "train-clean-5").exists()
+    assert not list(house.rglob("evil"))
 
 
 def test_progress_is_written(root: Path, mini: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

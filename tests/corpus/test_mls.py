@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
+from components.config.catalogue import ROLES
 from components.config.errors import InputError
 from components.corpus.source import source
+from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, put
 
 GOOD = {"1_10_000000": "dzień dobry", "1_10_000001": "jak się masz", "1_11_000000": "trzy", "2_20_000000": "cztery"}
@@ -152,6 +158,25 @@ def test_an_empty_language_stops_with_its_name(drop, says: str, root: Path) -> N
             InputError, match=rf"source 'pl': the language 'polish' is empty: {says}.*holds 'mls_polish'.*components.corpus fetch"
         ):
             read()
+
+
+@pytest.mark.parametrize(("drop", "says"), [(drop_audio, "no .flac file lies in"), (drop_texts, "no mls_polish/train/transcripts.txt")])
+def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(drop, says: str, root: Path, tmp_path: Path) -> None:
+    """Of two languages one is empty: no scan of either is written."""
+    lay_out(root, GOOD)
+    shutil.copytree(root / "mls_polish", root / "mls_dutch")
+    drop(root)
+    languages = {
+        f"mls-{language}": {"kind": "mls", "root": "mls", "language": language, "subset": "train"} for language in ("dutch", "polish")
+    }
+    corpora = {"both": {role: languages if role == "train" else {} for role in ROLES}}
+    put(tmp_path / "house/catalogue/corpus.yaml", yaml.safe_dump(corpora).encode())
+    line = [sys.executable, "-m", "components.corpus", "scan", "--corpus", "both"]
+    failed = subprocess.run(line, cwd=tmp_path / "house", env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith(f"corpus scan: source 'mls-polish': the language 'polish' is empty: {says}")
+    assert "'python -m components.corpus fetch'" in failed.stderr and "Traceback" not in failed.stderr
+    assert not (tmp_path / "house/data").exists()
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def test_the_command_ends_with_a_message_and_the_exit_code(house: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
 
-def test_the_stage_runs_by_the_names_of_params_yaml(house: Path) -> None:
+def test_the_stage_runs_by_the_names_of_params_yaml(house: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data root"
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     (house / "params.yaml").write_text(yaml.safe_dump({**params, "corpus": "small"}))
     for kind in ("encoder", "projector", "llm"):
@@ -181,6 +182,14 @@ def test_the_stage_runs_by_the_names_of_params_yaml(house: Path) -> None:
     assert "corpus@test: clean: 3 found, 2 kept" in done.stdout
     run_record = json.loads(next((house / "runs/corpus").glob("test-*.json")).read_text())
     assert run_record["clean"] == {"found": 3, "kept": 2, "rejected": {"missing transcript": 1}, "hours": 0.0}
+    empty = put(root / "other/2/20/2-20-0000.flac", b"")
+    scan("small")
+    left = command("--corpus", "small", "--role", "test")
+    assert left.returncode == 2
+    assert left.stderr.strip() == (
+        f"corpus: source 'other': nothing is kept of 1 found. The first: {empty.relative_to(root)}: empty: the file has no bytes."
+        " Mend it, or take the source out of the role 'test' of corpus 'small'."
+    )
     wrong = command("--corpus", "large", "--role", "test")
     assert wrong.returncode == 2
     assert "params.yaml says corpus: small" in wrong.stderr

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+from components.audio.sound import RATE
 from components.config import catalogue
 from components.config.artifact import fresh, read_record, write_record
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.params import read_params
+from components.config.stage import Stage
+from components.corpus import __main__ as corpus
 from components.decode import run
 from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
 from components.model.encoder import SpeechEncoder
@@ -222,6 +227,42 @@ def test_live_features_are_decoded_too() -> None:
     same = [row.score == pytest.approx(other.score, rel=1e-2) for row, other in pairs if row.tokens and row.tokens == other.tokens]
     assert all(same)
     assert len(same) > len([row for row, _ in pairs if row.tokens]) / 2
+
+
+def recording(name: str, seconds: float, texts: dict[str, str]) -> None:
+    """Adds a recording of so many seconds, with its text, to a folder of recordings."""
+    samples = 0.1 * np.random.default_rng(len(texts)).standard_normal(int(seconds * RATE)).astype(np.float32)
+    Path("recordings").mkdir(exist_ok=True)
+    soundfile.write(f"recordings/{name}.flac", samples, RATE)
+    texts[name] = "amber birch"
+
+
+@pytest.mark.parametrize("padding", ["window", "none"])
+def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a table of recordings through shards, Whisper's windows of 30 s and every system; the projector joins three frames."""
+    texts: dict[str, str] = {}
+    lengths = {"long": 35.2, "usual": 1.0, "short": 0.04}
+    for name, seconds in lengths.items():
+        recording(name, seconds, texts)
+    lines = ["path\ttext\tspeaker", *(f"{name}.flac\t{text}\tone" for name, text in texts.items())]
+    Path("recordings/table.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("LIBRETTO_ROOT_RECORDINGS", str(Path("recordings").resolve()))
+    source = {"kind": "table", "root": "recordings", "table": "table.tsv"}
+    tones.change("catalogue/corpus.yaml", {"tones": {role: {} for role in ROLES} | {"test": {"recorded": source}}})
+    corpus.scan("tones")
+    corpus.work(Stage("corpus", read_params(), "test"))
+    tones.run("shards", "test")
+    save_encoder(tones.ENCODER, "whisper")
+    save_bridge()
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.padding": padding})
+    for role in ROLES:
+        tones.run("features", role)
+    counts = {item.entry.id: item.entry.frames for item in entries(Path("data/features/test"))}
+    assert counts == {"long": 1760, "usual": 50, "short": 2}
+    tones.run("decode")
+    rows = hypotheses()["test/recorded"]
+    assert sorted((row.system, row.id) for row in rows) == sorted((system, name) for system in ("free", "greedy") for name in lengths)
+    assert {row.id: row.seconds for row in rows} == pytest.approx(lengths)
 
 
 def test_a_model_of_another_llm_is_refused() -> None:

@@ -366,6 +366,49 @@ def test_a_process_honours_the_environment(hub: Hub, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize(("kind", "shape"), [("encoder", {"encoder_config": {"hidden_size": 64}}), ("llm", {"hidden_size": 64})])
+def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(kind: str, shape: dict, hub: Hub) -> None:
+    pinned(kind, shape=shape)
+    with pytest.raises(
+        InputError, match=rf"{kind} 'tiny'.*source\.shape says hidden_size = 64, .*config\.json says 32\. Correct the entry"
+    ):
+        tones.run(kind)
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_a_process_without_a_network_names_the_ways_out(forbidden: bool, hub: Hub, tmp_path: Path) -> None:
+    """Nothing listens at the endpoint; HF_HUB_OFFLINE forbids to try."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        home = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": str(int(forbidden))}
+        stopped = python("components.llm", "--llm", "tiny", **home)
+    assert stopped.returncode == (2 if forbidden else 75)
+    said = stopped.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"llm: llm 'tiny': config.json of {LLM} is not in the cache {tmp_path / 'home/hub'}, and ")
+    assert ("HF_HUB_OFFLINE forbids to ask" if forbidden else f"({endpoint}) does not answer") in said
+    for way in ("Three ways out", f"hf download {LLM} --revision {REVISION}", "HF_HOME", "LIBRETTO_MODELS", "kind: folder", "HF_ENDPOINT"):
+        assert way in said
+    assert "Traceback" not in stopped.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_ends_the_process_with_the_entry_and_the_way_out(hub: Hub, tmp_path: Path) -> None:
+    blob = etag(hub.repositories[ENCODER] / "model.safetensors")
+    part = tmp_path / "home/hub/models--acme--parakeet-tiny/blobs" / f"{blob}.incomplete"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+    stopped = python("components.encoder", "--encoder", "tiny", **settings)
+    assert stopped.returncode == 2
+    said = stopped.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"encoder: encoder 'tiny': {tmp_path / 'home/hub'}: the disk is full: ")
+    assert "Make room" in said and "Traceback" not in stopped.stderr
+    assert not tones.ENCODER.exists()
+    part.unlink()
+    assert python("components.encoder", "--encoder", "tiny", **settings).returncode == 0
+
+
 def test_an_entry_without_a_revision_is_pinned_by_a_command(hub: Hub, tmp_path: Path) -> None:
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
     files = catalogue.encoder("tiny").source.files

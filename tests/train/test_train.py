@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.config.artifact import read_record
+from components.config.artifact import fresh, read_record, write_record
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.params import CurriculumStage, SpecAugment, Train, read_params
@@ -251,6 +251,45 @@ def test_longer_utterances_are_left_out_and_counted(world: Path, before_step: Ca
 def test_nothing_to_train_on_stops_with_the_way_out(world: Path) -> None:
     tones.change("params.yaml", {"train.max_seconds": 0.1})
     with pytest.raises(InputError, match=r"nothing is left to train on\. Raise train\.max_seconds"):
+        tones.run("train")
+
+
+def test_without_dev_there_is_no_checkpoint_to_choose(world: Path, before_step: Callable[..., None]) -> None:
+    before_step(lambda *_: pytest.fail("a step was made"))
+    for stage in ("shards", "features"):
+        write_record(fresh(Path("data") / stage / "dev"), "shards", parameters=None, inputs={})
+    tones.run("features", "dev")
+    with pytest.raises(InputError, match=r"train: the corpus has no utterance in its role dev.*Give the role a source"):
+        tones.run("train")
+
+
+def frames_of_train() -> list[int]:
+    return [item.entry.frames for item in entries(Path("data/features/train"))]
+
+
+@pytest.mark.parametrize("mode", ["cached", "live"])
+def test_few_utterances_shorter_than_a_stack_are_filled_up_and_counted(mode: str, world: Path, capsys: pytest.CaptureFixture) -> None:
+    counts = sorted(frames_of_train())
+    stack = next(each for each in counts if each > counts[0])
+    short = sum(count < stack for count in counts)
+    assert 0 < 2 * short <= len(counts) == 12
+    tones.change("params.yaml", {"features.mode": mode, "train.curriculum": read_params().raw["train"]["curriculum"][:1]})
+    tones.change("catalogue/projector.yaml", {"small.stack": stack})
+    for role in ("train", "dev", "nonspeech-train"):
+        tones.run("features", role)
+    tones.run("train")
+    assert (
+        f"train: {short} of 12 utterances have fewer than {stack} frames: the projector fills them up with zeros" in capsys.readouterr().out
+    )
+
+
+def test_an_encoder_whose_frames_make_no_stack_stops_before_the_first_step(world: Path, before_step: Callable[..., None]) -> None:
+    before_step(lambda *_: pytest.fail("a step was made"))
+    most = max(frames_of_train())
+    tones.change("catalogue/projector.yaml", {"small.stack": most + 1})
+    with pytest.raises(
+        InputError, match=rf"12 of 12 utterances have fewer frames than the {most + 1} .*lower stack, or an encoder with more"
+    ):
         tones.run("train")
 
 

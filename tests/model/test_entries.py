@@ -1,0 +1,193 @@
+"""Catalogue entries that are wrong: what says so, in both stages that read them, before anything is trained or written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.config import catalogue
+from components.config.artifact import fresh, write_record
+from components.config.errors import InputError
+from components.model.architecture import network_of
+from tests import world as tones
+from tests.checkpoints import save_encoder, save_llm
+from tests.conftest import REPOSITORY
+
+OUT = {"encoder": tones.ENCODER, "llm": tones.LLM}
+TRAINED = {"encoder": ("encoder", "ctc-smoke"), "llm": ("llm", "llama-smoke")}
+
+
+@pytest.fixture
+def local(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Checkpoints below LIBRETTO_MODELS, to which the catalogue points; nothing in ``models``."""
+    save_encoder(tmp_path / "local/encoder")
+    save_llm(tmp_path / "local/llm")
+    for kind in OUT:
+        (tmp_path / "local" / kind / "inputs.json").unlink()
+        fresh(OUT[kind]).rmdir()
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
+    return tmp_path / "local"
+
+
+def command(stage: str) -> subprocess.CompletedProcess:
+    """The stage as a process."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run([sys.executable, "-m", f"components.{stage}"], capture_output=True, text=True, env=environment)
+
+
+def told(local: Path, kind: str) -> dict[str, Any]:
+    return json.loads((local / kind / "config.json").read_text())
+
+
+def shaped(kind: str, shape: dict[str, Any]) -> None:
+    tones.change(f"catalogue/{kind}.yaml", {"tiny.source": {"kind": "folder", "folder": kind, "shape": shape}})
+
+
+@pytest.mark.parametrize("kind", OUT)
+def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(kind: str, local: Path) -> None:
+    """Parakeet holds its encoder's width one level down, Llama at the top."""
+    config = told(local, kind)
+    right, wrong = ({"encoder_config": width} if kind == "encoder" else width for width in ({"hidden_size": 32}, {"hidden_size": 1024}))
+    assert config.get("encoder_config", config)["hidden_size"] == 32
+    shaped(kind, {"model_type": config["model_type"], **wrong})
+    stopped = command(kind)
+    assert stopped.returncode == 2
+    place = "'tiny', encoder_config: " if kind == "encoder" else "'tiny': "
+    assert stopped.stderr.strip().splitlines()[-1] == (
+        f"{kind}: {kind} {place}source.shape says hidden_size = 1024, the checkpoint's config.json says 32. "
+        "Correct the entry, or take the checkpoint that it describes."
+    )
+    assert "Traceback" not in stopped.stderr
+    assert not OUT[kind].exists()
+    shaped(kind, {"model_type": config["model_type"], **right})
+    tones.run(kind)
+    assert (OUT[kind] / "config.json").is_file()
+
+
+@pytest.mark.parametrize("kind", OUT)
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"num_hidden_layers": {"speech": 2}}, "source.shape says num_hidden_layers = {'speech': 2}, the checkpoint's config.json says "),
+        ({"model_type": "whisper"}, "source.shape says model_type = whisper, the checkpoint's config.json says "),
+        ({"hiden_size": 32}, "source.shape says hiden_size = 32, the checkpoint's config.json says None"),
+    ],
+)
+def test_whatever_a_shape_says_is_compared(kind: str, shape: dict, says: str, local: Path) -> None:
+    shaped(kind, shape)
+    with pytest.raises(InputError) as stopped:
+        tones.run(kind)
+    assert str(stopped.value).startswith(f"{kind} 'tiny': {says}")
+
+
+@pytest.mark.parametrize("kind", OUT)
+def test_the_dtype_of_the_stored_weights_is_not_held_against_an_entry(kind: str, local: Path) -> None:
+    """``numerics`` says in which dtype a checkpoint runs; ``shape`` has its own for the size of the download."""
+    assert told(local, kind)["dtype"] == "float32"
+    shaped(kind, {"dtype": "bfloat16", "torch_dtype": "bfloat16"})
+    tones.run(kind)
+
+
+def test_a_part_of_joined_encoders_is_named(local: Path) -> None:
+    save_encoder(local / "whisper", "whisper")
+    save_encoder(local / "ast", "ast")
+    parts = {"speech": {"kind": "folder", "folder": "whisper", "shape": {"d_model": 32}}, "events": {"kind": "folder", "folder": "ast"}}
+    for wrong, says in ((64, r"encoder 'tiny\.events': source\.shape says hidden_size = 64.*says 32"), (32, "")):
+        parts["events"]["shape"] = {"hidden_size": wrong}
+        tones.change("catalogue/encoder.yaml", {"tiny.source": {"kind": "joined", "parts": parts}})
+        if says:
+            with pytest.raises(InputError, match=says):
+                tones.run("encoder")
+    tones.run("encoder")
+
+
+@pytest.fixture
+def trained(world: Path) -> None:
+    """The encoder and the LLM of the smoke run are named: both are trained here."""
+    for kind, name in TRAINED.values():
+        entry = yaml.safe_load((REPOSITORY / f"catalogue/{kind}.yaml").read_text())[name]
+        tones.change(f"catalogue/{kind}.yaml", {"tiny.source": entry["source"]})
+
+
+ENCODER_CONFIGS: list[tuple[dict, str]] = [
+    ({"hidden_size": 100, "num_attention_heads": 3}, "a width of 100 can't be divided among 3 attention heads"),
+    ({"hiden_size": 96}, r"parakeet_encoder has no 'hiden_size'\. Did you mean 'hidden_size'"),
+    ({"num_hidden_layers": -1}, "'num_hidden_layers' is -1, and must be at least 1"),
+    ({"hidden_size": "wide"}, "gives no network that works: .*expected int, got str"),
+    ({"conv_kernel_size": 8}, "gives no network that works"),
+    ({"subsampling_factor": 3}, r"a subsampling_factor of 3 is none that halvings give\. Set it to 2, 4 or 8"),
+    ({"num_mel_bins": 0}, "'num_mel_bins' is 0"),
+    ({"layerdrop": 1.5}, "'layerdrop' is 1.5, and must be at least 0 and below 1"),
+]
+LLM_CONFIGS: list[tuple[dict, str]] = [
+    ({"num_attention_heads": 5}, r"hidden size \(96\) is not a multiple of the number of attention heads \(5\)"),
+    ({"num_key_value_heads": 3}, "gives no network that works"),
+    ({"hiden_size": 96}, r"llama has no 'hiden_size'\. Did you mean 'hidden_size'"),
+    ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "says"), [*(("encoder", *each) for each in ENCODER_CONFIGS), *(("llm", *each) for each in LLM_CONFIGS)]
+)
+def test_an_architecture_that_makes_no_sense_stops_before_it_is_trained(kind: str, config: dict, says: str, trained: None) -> None:
+    tones.change(f"catalogue/{kind}.yaml", {f"tiny.source.config.{key}": value for key, value in config.items()})
+    with pytest.raises(InputError, match=rf"{kind} 'tiny': source\.config.*{says}"):
+        tones.run(kind)
+
+
+def test_an_architecture_that_is_not_there_names_the_nearest(trained: None) -> None:
+    tones.change("catalogue/llm.yaml", {"tiny.source.model_type": "lama"})
+    with pytest.raises(InputError, match=r"llm 'tiny': transformers has no architecture 'lama'\. Did you mean 'llama'"):
+        tones.run("llm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("encoder", "micro_batches", 0),
+        ("encoder", "batch_seconds", -1.0),
+        ("encoder", "nonspeech_share", 1.0),
+        ("encoder", "checkpoint_every", 0),
+        ("llm", "steps", 0),
+        ("llm", "units", 0),
+        ("llm", "noise_share", 1.2),
+    ],
+)
+def test_a_setting_of_a_training_that_is_out_of_range_stops_before_any_work(kind: str, key: str, value: float, trained: None) -> None:
+    catalogue.READERS[kind]("tiny")
+    tones.change(f"catalogue/{kind}.yaml", {f"tiny.source.training.{key}": value})
+    with pytest.raises(InputError, match=rf"{kind} 'tiny': source\.training\.{key} is {value}, which is out of range"):
+        catalogue.READERS[kind]("tiny")
+
+
+@pytest.mark.parametrize(("key", "value"), [("stack", 0), ("hidden", -5)])
+def test_a_projector_without_a_size_stops_every_stage(key: str, value: int, world: Path) -> None:
+    tones.change("catalogue/projector.yaml", {f"small.{key}": value})
+    stopped = command("llm")
+    assert stopped.returncode == 2
+    assert stopped.stderr.strip() == (
+        f"llm: projector 'small': '{key}' is {value}, and must be at least 1. Correct it in catalogue/projector.yaml: small."
+    )
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_corpus_without_training_speech_trains_nothing(kind: str, trained: None) -> None:
+    write_record(fresh(Path("data/shards/train")), "shards", parameters=None, inputs={})
+    with pytest.raises(InputError, match=rf"{kind} 'tiny': the corpus has no utterance in its role train.*Give the role a source"):
+        tones.run(kind)
+
+
+@pytest.mark.parametrize(
+    "shape", [{"model_type": "lama"}, {"model_type": "llama", "hidden_size": "wide"}, {"model_type": "llama", "hidden_size": 0}]
+)
+def test_a_shape_that_gives_no_network_is_refused(shape: dict) -> None:
+    with pytest.raises(InputError, match=r"No network can be made of .*Give what its config\.json says"):
+        network_of(shape, causal=True)
