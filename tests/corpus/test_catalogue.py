@@ -56,6 +56,7 @@ def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
 def test_the_papers_corpus_is_all_of_librispeech() -> None:
     names = {archive.folder for archive in needed(made("librispeech"))}
     assert names == {"train-clean-100", "train-clean-360", "train-other-500", "dev-other", "test-clean", "test-other"}
+    assert {archive.folder for archive in archives("librispeech")} == names | {"dev-clean"}
     assert {archive.folder for archive in needed(made("librispeech-100"))} == {"train-clean-100", "dev-other", "test-clean", "test-other"}
 
 
@@ -85,6 +86,22 @@ def test_every_archive_is_whole_in_what_it_says(monkeypatch: pytest.MonkeyPatch)
     assert all(told) and len(set(told)) == len(told)
     monkeypatch.setenv("LIBRETTO_OPENSLR", "http://mirror/resources")
     assert archives("librispeech")[0].url == "http://mirror/resources/12/dev-clean.tar.gz"
+
+
+def test_where_sizes_and_checksums_are_published_the_archives_have_them() -> None:
+    both = [archive for name in ("librispeech", "mini-librispeech") for archive in archives(name)]
+    assert len(both) == 9
+    assert all(archive.packed.bytes and archive.packed.md5 for archive in both)
+    assert archives("musan")[0].packed.md5
+
+
+def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
+    listed = {role: sources("librispeech-musan", role) for role in ("nonspeech-train", "nonspeech-test", "noise")}
+    folders = {role: {folder for each in found.values() for folder in each["folders"]} for role, found in listed.items()}
+    assert not folders["nonspeech-train"] & folders["nonspeech-test"]
+    assert not folders["noise"] & folders["nonspeech-test"]
+    assert {each["root"] for each in listed["noise"].values()} == {"musan", "rirs"}
+    assert {archive.file for archive in needed(made("librispeech-musan"))} >= {"musan.tar.gz", "rirs_noises.zip"}
 
 
 def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:

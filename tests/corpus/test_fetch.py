@@ -605,3 +605,37 @@ def test_mls_from_the_address_to_the_manifest(house: Path, mirror: Mirror, monke
         kept = read_manifest(Path(f"data/corpus/{subset}/pl-{subset}"))
         assert {row.id: row.text for row in kept} == dict(line.split("\t") for line in text.splitlines())
         assert {row.language for row in kept} == {"pl"}
+
+
+def test_musan_and_rooms_from_the_address_to_the_manifest(house: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tar and a zip, by the sources of the catalogue's own corpus; music with vocals is kept out of the noise."""
+    listed = yaml.safe_load((REPOSITORY / "catalogue/corpus.yaml").read_text())["librispeech-musan"]
+    rooms = "RIRS_NOISES/real_rirs_isotropic_noises"
+    sounds = ("noise/free-sound/noise-free-1", "noise/sound-bible/noise-bible-1", "music/fma/music-1", "music/fma/music-2")
+    members = {f"musan/{name}.wav": clip(form="WAV", seed=20 + number, seconds=0.6) for number, name in enumerate(sounds)}
+    members["musan/music/fma/ANNOTATIONS"] = b"music-1 jazz N Somebody\nmusic-2 opera Y A_Singer\n"
+    inside = {f"{rooms}/{name}.wav": clip(form="WAV", seed=30, seconds=0.6) for name in ("RVB2014_type1_noise_1", "RVB2014_type1_rir_1")}
+    known = {}
+    for root, number, file, data in (("musan", 17, "musan.tar.gz", tar_of(members)), ("rirs", 28, "rirs_noises.zip", zip_of(inside))):
+        packed = {"holds": root if root == "musan" else "RIRS_NOISES", "md5": hashlib.md5(data).hexdigest()}
+        known[root] = {"address": "https://unreachable.invalid", "openslr": number, "files": {file: packed}}
+        mirror.files[f"/{number}/{file}"] = data
+        monkeypatch.setenv(f"LIBRETTO_ROOT_{root.upper()}", str(house / "data" / root))
+    put(Path("catalogue/archive.yaml"), yaml.safe_dump(known).encode())
+    roles = ("nonspeech-train", "nonspeech-test", "noise")
+    corpus({role: listed[role] for role in roles})
+    fetch_corpus("small")
+    assert sorted(path for path, _ in mirror.asked) == ["/17/musan.tar.gz", "/28/rirs_noises.zip"]
+    scan("small")
+    kept: dict[str, list[str]] = {}
+    for role in roles:
+        run(stage(role))
+        kept |= {name: [row.id for row in read_manifest(Path(f"data/corpus/{role}/{name}"))] for name in listed[role]}
+    assert kept == {
+        "musan-free": ["noise-free-1"],
+        "musan-bible": ["noise-bible-1"],
+        "musan-noise": ["noise-free-1"],
+        "musan-music": ["music-1"],
+        "rirs-noise": ["RVB2014_type1_noise_1"],
+    }
+    assert [row.reason.partition(":")[0] for row in read_rejects(Path("data/corpus/noise/musan-music"))] == ["vocals"]

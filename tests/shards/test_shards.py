@@ -28,7 +28,8 @@ from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.params import Shards
 from components.config.stage import Stage
-from components.corpus.manifest import MANIFEST, Utterance, write_rows
+from components.corpus import __main__ as corpus
+from components.corpus.manifest import MANIFEST, Utterance, read_manifest, read_rejects, write_rows
 from components.corpus.source import source
 from components.shards.build import cut
 from components.shards.build import work as run
@@ -116,6 +117,26 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
         assert description(item) == told
         assert item.entry.speaker == speaker
         assert item.entry.seconds == facts.frames / 16_000
+
+
+def test_real_speech_of_every_rate_and_format_goes_in(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a table to the manifest and into the tars: nothing is lost, and all of it is at 16 kHz and as long as it was."""
+    monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
+    table = {"kind": "table", "root": "ood", "table": "ood.tsv", "columns": {"text": "transcript", "language": "language"}}
+    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": {role: {"ood": table} if role == "test" else {} for role in ROLES}}))
+    corpus.scan("small")
+    corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
+    run(stage(utterances=20, seconds=3600))
+    rows = {row.id: row for row in read_manifest(Path("data/corpus/test/ood"))}
+    assert not read_rejects(Path("data/corpus/test/ood"))
+    assert {(row.sample_rate, Path(row.path).suffix) for row in rows.values()} >= {(16_000, ".ogg"), (22_050, ".wav"), (44_100, ".flac")}
+    items = entries(OUT)
+    assert sorted(item.entry.id for item in items) == sorted(rows)
+    for item in items:
+        row = rows[item.entry.id]
+        assert item.entry.text == row.text
+        assert item.entry.seconds == pytest.approx(row.samples / row.sample_rate, abs=1e-4)
+        assert len(audio(item)) == item.entry.samples
 
 
 def test_a_tar_says_nothing_of_when_where_and_by_whom_it_was_made() -> None:
