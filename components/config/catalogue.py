@@ -268,7 +268,7 @@ NEEDS = {
 }
 
 
-def _check_source(kind: str, name: str, source: CheckpointSource) -> None:
+def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
     if not all(getattr(source, field) for field in NEEDS[source.kind]):
         wanted = " and ".join(f"'{field}'" for field in NEEDS[source.kind])
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)

@@ -162,7 +162,6 @@ def test_an_amount_that_is_none_is_refused(amount: dict, tmp_path: Path, monkeyp
     known = {"small": {"address": "https://a", "openslr": 1, "files": {"a.zip": {"holds": "small", **amount}}}}
     (tmp_path / "catalogue").mkdir()
     (tmp_path / "catalogue/archive.yaml").write_text(yaml.safe_dump(known))
-    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=rf"catalogue/archive\.yaml: small.*{next(iter(amount))}"):
         archives("small")
