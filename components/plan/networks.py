@@ -20,6 +20,7 @@ from components.config import catalogue
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.params import Params
 from components.config.settings import models_root
+from components.encoder.qwen_audio import whisper_shape
 from components.model.architecture import network_of, parameters
 from components.model.matching import Matching
 from components.model.projector import build_projector
@@ -170,14 +171,7 @@ def _shape(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str,
         assert source.training is not None
         return {"model_type": source.model_type, "vocab_size": source.training.units, **source.config}
     shape = source.shape or _config(kind, name, source)
-    return _whisper_of(shape["audio"]) if shape.get("model_type") == "qwen" else shape
-
-
-def _whisper_of(audio: dict[str, Any]) -> dict[str, Any]:
-    """Shape of the Whisper encoder inside a Qwen-Audio, by the names of its own configuration."""
-    width = int(audio["n_state"])
-    return {"model_type": "whisper", "d_model": width, "encoder_layers": audio["n_layer"], "encoder_attention_heads": audio["n_head"],
-            "encoder_ffn_dim": 4 * width, "num_mel_bins": audio["n_mels"]}  # fmt: skip
+    return {"model_type": "whisper", **whisper_shape(shape["audio"])} if shape.get("model_type") == "qwen" else shape
 
 
 def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str, Any]:

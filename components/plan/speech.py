@@ -15,6 +15,7 @@ from components.config import catalogue
 from components.config.artifact import RECORD
 from components.corpus.__main__ import OUT, SCANS
 from components.corpus.archive import Archive, archives
+from components.corpus.clips import SUFFIXES
 from components.corpus.manifest import MANIFEST, read_manifest
 from components.corpus.source import FolderSource, MadeSource, Source, source
 
@@ -52,10 +53,10 @@ def _audio(corpus: str, role: str, name: str, settings: dict[str, Any]) -> Audio
     origin = source(name, role, settings)
     if isinstance(origin, MadeSource):
         return Audio(role, name, *origin.expected(), "settings")
+    if held := _scanned(SCANS / corpus / role / f"{name}.json"):  # before the publisher: a part of it may lie here
+        return Audio(role, name, *held, "file sizes")
     if held := _published(origin):
         return Audio(role, name, *held, "publisher")
-    if seconds := _scanned(SCANS / corpus / role / f"{name}.json"):
-        return Audio(role, name, seconds, max(1, round(seconds / SECONDS)), "file sizes")
     return Audio(role, name, 0.0, 0, "nothing")
 
 
@@ -89,7 +90,9 @@ def _held(archive: Archive, folder: str) -> tuple[float, int] | None:
     return 3600 * hours, archive.utterances(folder) or max(1, round(3600 * hours / SECONDS))
 
 
-def _scanned(scan: Path) -> float:
-    """Seconds that the files of a committed scan may hold, by their sizes; 0 where there is none."""
+def _scanned(scan: Path) -> tuple[float, int] | None:
+    """Seconds, by their sizes, and number of the sound files of a committed scan; none where there are none."""
     files = json.loads(scan.read_text()).get("files", []) if scan.is_file() else []
-    return sum(size / RATES.get(PurePosixPath(path).suffix.lower(), OTHER) for path, size in files)
+    sounds = [(PurePosixPath(path).suffix.lower(), size) for path, size in files]
+    sounds = [(suffix, size) for suffix, size in sounds if suffix in SUFFIXES]
+    return (sum(size / RATES.get(suffix, OTHER) for suffix, size in sounds), len(sounds)) if sounds else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -67,11 +66,15 @@ def test_a_manifest_of_the_same_settings_is_exact(home: Path) -> None:
 
 
 def test_a_folder_of_ones_own_is_told_by_its_scan(home: Path) -> None:
-    unknown = {each.source: each for each in audio_of("librispeech-excerpt")}
-    assert unknown and all(each.rests_on in ("nothing", "settings") for each in unknown.values())
-    name, each = next((name, each) for name, each in unknown.items() if each.rests_on == "nothing")
-    scan = home / "data/sources/librispeech-excerpt" / each.role / f"{name}.json"
+    assert hours("spoken-recorded")["recorded"] == (0.0, 0, "nothing")
+    scan = home / "data/sources/spoken-recorded/nonspeech-test/recorded.json"
     scan.parent.mkdir(parents=True)
-    scan.write_text(json.dumps({"files": [["a.flac", 17_600 * 60], ["b.wav", 32_000 * 60]]}))
-    now = {each.source: each for each in audio_of("librispeech-excerpt")}
-    assert asdict(now[name]) == {**asdict(each), "seconds": 120.0, "utterances": 12, "rests_on": "file sizes"}
+    scan.write_text(json.dumps({"files": [["a.flac", 17_600 * 3600], ["b.WAV", 32_000 * 3600], ["a.trans.txt", 10**9]]}))
+    assert hours("spoken-recorded")["recorded"] == (2.0, 2, "file sizes")
+
+
+def test_a_part_of_a_published_set_is_told_by_its_scan(home: Path) -> None:
+    scan = home / "data/sources/librispeech/test/test-clean.json"
+    scan.parent.mkdir(parents=True)
+    scan.write_text(json.dumps({"files": [["test-clean/1.flac", 17_600 * 360]]}))
+    assert hours("librispeech")["test-clean"] == (0.1, 1, "file sizes")
