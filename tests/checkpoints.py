@@ -83,6 +83,20 @@ LORA = {
     "gpt_neox": ["query_key_value", "dense"],
     "bloom": ["query_key_value", "dense"],
 }
+# The same of the encoders. WavLM's attention reads the weights of its projections without calling them.
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
+ENCODER_LORA = {
+    "parakeet": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "hubert-layer-norm": _ATTENTION,
+    "hubert-group-norm": _ATTENTION,
+    "wav2vec2-layer-norm": _ATTENTION,
+    "wav2vec2-group-norm": _ATTENTION,
+    "wavlm-layer-norm": ["intermediate_dense", "output_dense"],
+    "wavlm-group-norm": ["intermediate_dense", "output_dense"],
+    "whisper": _ATTENTION,
+    "ast": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "whisper-ast": [*_ATTENTION, "o_proj"],
+}
 PARAKEET = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

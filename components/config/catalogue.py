@@ -84,10 +84,19 @@ class EncoderNumerics:
 
 
 @dataclass(frozen=True)
+class LoraTargets:
+    """The linear layers that LoRA adapts, by the last part of their names."""
+
+    __pydantic_config__ = STRICT
+    targets: list[str]
+
+
+@dataclass(frozen=True)
 class Encoder:
     __pydantic_config__ = STRICT
     source: EncoderSource
     numerics: EncoderNumerics
+    lora: LoraTargets | None = None  # log-mel has no layers
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -137,12 +146,6 @@ class Prompt:
     # How a transcript becomes tokens: by itself, or in one string with the template's end, as in SLAM-ASR's released code. A
     # SentencePiece tokenizer puts a space before what stands by itself, so that the first word gets another token.
     transcript: Literal["apart", "attached"] = "apart"
-
-
-@dataclass(frozen=True)
-class LoraTargets:
-    __pydantic_config__ = STRICT
-    targets: list[str]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ in PEFT's format, and ``config.json`` that pins encoder and LLM by digest. ``Spe
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from components.config.errors import InputError
 from components.config.hashing import data_digest
 from components.config.typed import stated
 from components.model.causal import TargetLoss, load_llm, target_loss
+from components.model.lora import adapting, attach
 from components.model.matching import Matching
 from components.model.projector import build_projector
 from components.model.prompt import PromptBuilder, sequences
@@ -68,19 +67,7 @@ class SpeechLLM(nn.Module):
 
     def add_lora(self, rank: int, alpha: int, dropout: float, targets: Sequence[str], seed: int) -> None:
         """Adapts the layers whose names end in ``targets``; raises InputError for a target that matches nothing."""
-        from peft import LoraConfig, get_peft_model
-
-        names = [name for name, module in self.llm.named_modules() if isinstance(module, nn.Linear)]
-        for target in targets:
-            if not any(name.split(".")[-1] == target for name in names):
-                raise InputError(f"The LoRA target '{target}' matches no layer of {type(self.llm).__name__}.", unit=target,
-                                 way_out="Set lora.targets in the LLM's catalogue entry.")  # fmt: skip
-        torch.manual_seed(seed)
-        config = LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM"
-        )
-        with _adapting():
-            self.adapted = get_peft_model(self.llm, config)
+        self.adapted = attach(self.llm, targets, rank, alpha, dropout, seed, task="CAUSAL_LM")
 
     def tune(self, parts: Sequence[str]) -> dict[str, list[nn.Parameter]]:
         """Makes only ``parts`` (``projector``, ``lora``) trainable and returns their parameters by part.
@@ -138,17 +125,9 @@ class SpeechLLM(nn.Module):
         if (folder / LORA).is_dir():
             from peft import PeftModel
 
-            with _adapting():
+            with adapting():
                 model.adapted = PeftModel.from_pretrained(base_model, str(folder / LORA))
         return model.to(device).eval().requires_grad_(False)
-
-
-@contextmanager
-def _adapting() -> Iterator[None]:
-    """Keeps quiet that PEFT asks transformers for a name which is deprecated there."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
-        yield
 
 
 def _sort_targets(path: Path) -> None:

@@ -22,6 +22,7 @@ from components.features.frames import FrameSource
 from components.model import checkpoint
 from components.model.causal import load_llm
 from components.model.joined import Shape, SpeechLLM
+from components.model.lora import check_gradients
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.shards.reader import Located
@@ -148,8 +149,8 @@ class _Stage:
                                  way_out="Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.")  # fmt: skip
             loss.backward()
             sums += torch.tensor([entropy.total.item(), matching.item(), entropy.correct], dtype=torch.float64)
-        if mine:
-            self._check_gradients(step)
+        if mine and step == 0:  # the matching head has none where its loss is not weighed
+            check_gradients(model, f"train, stage '{self.stage.name}'", spared=("matching.",))
         self.ranks.sum_gradients(self.trained)
         torch.nn.utils.clip_grad_norm_(self.trained, settings.clip)
         self.optimiser.step()
@@ -164,15 +165,6 @@ class _Stage:
         settings = self.job.settings
         return [masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, step, item.entry.id))
                 for each, (item, _) in zip(frames, part, strict=True)]  # fmt: skip
-
-    def _check_gradients(self, step: int) -> None:
-        """At the first step: a parameter that is to be trained and gets no gradient stops the run."""
-        if step:
-            return
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and parameter.grad is None and not name.startswith("matching."):
-                raise InputError(f"train, stage '{self.stage.name}': '{name}' is to be tuned but gets no gradient.", unit=name,
-                                 way_out="Set lora.targets in the LLM's catalogue entry.")  # fmt: skip
 
     def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:
         """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from."""

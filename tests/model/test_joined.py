@@ -14,6 +14,7 @@ from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.params import ConstraintSet
 from components.model.joined import SpeechLLM
+from components.model.lora import check_gradients
 from components.model.search import search
 from tests.checkpoints import LLMS, LORA, frames_of, joined, save_llm
 
@@ -102,8 +103,11 @@ def test_a_lora_target_that_matches_nothing_is_refused(family: str, targets: lis
 def test_every_lora_weight_gets_a_gradient_and_nothing_frozen_does(family: str, tmp_path: Path) -> None:
     model = adapted(tmp_path, family)
     groups = model.tune(["projector", "lora"])
+    with pytest.raises(InputError, match=r"the test: to be tuned, but without a gradient: .*lora_A.* and \d+ more\. Set lora\.targets"):
+        check_gradients(model, "the test")
     loss, matching = model.losses(frames_of([9, 4, 14]), TEXTS, 1.0, 1.0)
     (loss.total + matching).backward()
+    check_gradients(model, "the test")
     trained = {id(parameter) for group in groups.values() for parameter in group}
     lora = {name for name, parameter in model.named_parameters() if "lora_" in name}
     layers = model.llm.config.num_hidden_layers

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 
 from components.config.artifact import fresh, read_record, write_record
@@ -235,6 +236,18 @@ def test_features_that_are_no_numbers_stop_the_run_with_their_utterances(world: 
     monkeypatch.setattr(FrameSource, "frames", frames)
     with pytest.raises(InputError, match=r"the loss is nan at step \d of 'projector' \(.*tones-007"):
         tones.run("train")
+
+
+def test_lora_that_gets_no_gradient_stops_the_run_at_the_first_step(
+    world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on layers whose weights a network reads without calling them."""
+    steps: list[tuple[str, int]] = []
+    before_step(lambda running, number, places: steps.append((running.stage.name, number)))
+    monkeypatch.setattr(LoraLinear, "forward", lambda self, *given: self.base_layer(*given))
+    with pytest.raises(InputError, match=r"train, stage 'lora': .*without a gradient: 'llm\..*lora_A.* more\. Set lora\.targets"):
+        tones.run("train")
+    assert steps[-1] == ("lora", 0)
 
 
 def test_longer_utterances_are_left_out_and_counted(world: Path, before_step: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
