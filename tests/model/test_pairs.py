@@ -1,0 +1,100 @@
+"""Every encoder family before every LLM family: from a waveform to a loss, a gradient, a saved bridge and new text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.config.catalogue import Projector
+from components.config.params import ConstraintSet
+from components.model.causal import load_llm
+from components.model.encoder import SpeechEncoder
+from components.model.joined import Shape, SpeechLLM, folder_digest
+from components.model.search import search
+from tests.checkpoints import ENCODERS, LLMS, LORA, PROMPT, save_encoder, save_llm
+from tests.model.test_encoder import wave
+
+RATE = 16_000
+SECONDS = [0.4, 1.0]
+TEXTS = ["amber birch", "delta"]
+GREEDY = ConstraintSet(beams=1, max_tokens=12, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
+                       min_tokens_per_second=0)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder folder and an LLM folder of each family, as the stages leave them."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for family in ENCODERS:
+        save_encoder(folder / "encoder" / family, family)
+    for family in LLMS:
+        save_llm(folder / "llm" / family, family)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def heard(folders: Path) -> dict[str, list[torch.Tensor]]:
+    """Frames of two utterances by each encoder."""
+    found = {}
+    for family in ENCODERS:
+        encoder = SpeechEncoder(folders / "encoder" / family)
+        found[family] = [encoder([wave(int(seconds * RATE), 1)])[0].clone() for seconds in SECONDS]
+    return found
+
+
+def bridge(folders: Path, encoder: str, llm: str, frames: list[torch.Tensor]) -> SpeechLLM:
+    """A new model between two folders."""
+    one, other = folders / "encoder" / encoder, folders / "llm" / llm
+    shape = Shape(folder_digest(one), frames[0].shape[1], folder_digest(other), "float32", Projector("linear", 2, 24), PROMPT, "lower")
+    torch.manual_seed(7)
+    return SpeechLLM(shape, *load_llm(other, "float32", "cpu"))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("llm", LLMS)
+def test_a_waveform_becomes_text_through_every_pair(
+    encoder: str, llm: str, folders: Path, heard: dict[str, list[torch.Tensor]], tmp_path: Path
+) -> None:
+    frames = heard[encoder]
+    model = bridge(folders, encoder, llm, frames)
+    trained = model.tune(["projector"])["projector"]
+    loss, matching = model.losses(frames, TEXTS, 1.0, 1.0)
+    assert loss.tokens == sum(len(model.builder.target(text)) + 1 for text in TEXTS)
+    (loss.total + matching).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.projector.parameters())
+    assert all(parameter.grad is None for parameter in model.llm.parameters())
+    length = torch.cat([parameter.grad.flatten() for parameter in trained]).norm()
+    with torch.no_grad():  # a short step down the slope
+        for parameter in trained:
+            parameter -= 1e-3 * parameter.grad / length
+        after, beside = model.losses(frames, TEXTS, 1.0, 1.0)
+    assert float(after.total + beside) < float((loss.total + matching).detach())
+    model.save(tmp_path / "bridge")
+    again = SpeechLLM.load(tmp_path / "bridge", folders / "encoder" / encoder, folders / "llm" / llm, "cpu")
+    found = search(again, frames, SECONDS, GREEDY)
+    assert found == search(model.eval(), frames, SECONDS, GREEDY)
+    for each in found:
+        assert len(each.tokens) <= GREEDY.max_tokens
+        assert model.builder.eos not in each.tokens
+        assert each.text == model.builder.text(each.tokens)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_utterance_of_every_encoder_is_learnt_to_the_letter(encoder: str, folders: Path, heard: dict[str, list[torch.Tensor]]) -> None:
+    frames = heard[encoder]
+    model = bridge(folders, encoder, "llama", frames)
+    model.add_lora(8, 16, 0.0, LORA["llama"], 1)
+    parameters = [parameter for group in model.tune(["projector", "lora"]).values() for parameter in group]
+    optimiser = torch.optim.AdamW(parameters, lr=0.01)
+    for _ in range(100):
+        optimiser.zero_grad()
+        loss, _ = model.losses(frames, TEXTS, 0, 0)
+        if loss.correct == loss.tokens and float(loss.total.detach()) < 0.1 * loss.tokens:
+            break
+        (loss.total / loss.tokens).backward()
+        optimiser.step()
+    found = search(model.eval(), frames, SECONDS, GREEDY)
+    assert [each.text for each in found] == TEXTS, "two sounds, two texts: what is heard decides"
+    assert [each.tokens for each in found] == [model.builder.target(text) for text in TEXTS], "it stops at the end of the turn"
