@@ -45,6 +45,7 @@ class CtcTraining:
     nonspeech_share: float  # of utterances
     statistics_batches: int  # over which batch-norm statistics are taken anew at the end
     checkpoint_every: int  # steps
+    max_seconds: float = 0.0  # longer utterances are left out, and counted; 0: none
     units: int = 0  # subwords of the targets; 0: characters, which need frames of 40 ms or less
 
 

@@ -8,6 +8,7 @@ embedded size (2.1 M parameters, 8 h of speech, 3 epochs): about 6 minutes on tw
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from components.model import checkpoint
 from components.model.architecture import check_trained
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
-from components.shards.order import batches, windows
+from components.shards.order import batches, fitting, windows
 from components.shards.reader import Located, audio, entries
 
 BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
@@ -97,7 +98,7 @@ def check(where: str, config: dict[str, Any]) -> None:
 
 def train(ranks: Ranks, job: Job) -> None:
     """Trains as ``ranks`` says and, on the first rank, writes the finished folder to ``job.out``."""
-    speech, silence = entries(Path(job.shards)), entries(Path(job.nonspeech))
+    speech, silence = _short_enough(ranks, job)
     items = [*speech, *silence]
     scratch = Path(job.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -121,6 +122,19 @@ def train(ranks: Ranks, job: Job) -> None:
         extractor.save_pretrained(job.out)
         tokenizer.save_pretrained(job.out)
     ranks.wait()
+
+
+def _short_enough(ranks: Ranks, job: Job) -> tuple[list[Located], list[Located]]:
+    """Speech and non-speech of at most ``max_seconds``; raises InputError where no speech is left."""
+    longest = job.training.max_seconds or math.inf
+    found = entries(Path(job.shards))
+    speech, left_out = fitting(found, longest)
+    if not speech:
+        raise InputError(f"encoder: none of {len(found)} utterances has at most {longest:g} s: none is left.", unit="encoder",
+                         way_out="Raise source.training.max_seconds of its entry, or add a source.")  # fmt: skip
+    if left_out and ranks.rank == 0:
+        print(f"encoder: {left_out} of {len(found)} utterances are over {longest:g} s and left out")
+    return speech, fitting(entries(Path(job.nonspeech)), longest)[0]
 
 
 def _own(scratch: Path, ranks: Ranks) -> Path:

@@ -1,4 +1,4 @@
-"""The order in which utterances are visited: shards permuted, then utterances within a window of shards, then batches
+"""Which utterances are visited, and in which order: shards permuted, then utterances within a window of shards, then batches
 of like lengths under a budget of seconds.
 
 A pure function of the index, the seed and the epoch: where a killed training stood is computed, never replayed, and the
@@ -16,6 +16,12 @@ from components.config.hashing import seed_of
 from components.shards.reader import Located
 
 Item = TypeVar("Item")
+
+
+def fitting(items: Sequence[Located], longest: float) -> tuple[list[Located], int]:
+    """The utterances of at most ``longest`` seconds, and how many are left out."""
+    kept = [item for item in items if item.entry.seconds <= longest]
+    return kept, len(items) - len(kept)
 
 
 def windows(items: Sequence[Located], seed: int, epoch: int, shards: int) -> list[list[int]]:

@@ -17,12 +17,6 @@ from components.shards.order import batches, windows
 from components.shards.reader import Located
 
 
-def fitting(items: Sequence[Located], longest: float) -> tuple[list[Located], int]:
-    """The utterances of at most ``longest`` seconds, and how many are left out."""
-    kept = [item for item in items if item.entry.seconds <= longest]
-    return kept, len(items) - len(kept)
-
-
 def shorter(counts: Sequence[int], stack: int) -> int:
     """How many utterances have fewer frames than the projector joins to one: those it fills up with zeros.
 

@@ -25,8 +25,9 @@ from components.model.joined import Shape, SpeechLLM
 from components.model.lora import check_gradients
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
+from components.shards.order import fitting
 from components.shards.reader import Located
-from components.train.data import fitting, masked, plan, shorter
+from components.train.data import masked, plan, shorter
 from components.train.selection import chosen, dev_errors
 
 CURVE = "curve.jsonl"

@@ -98,6 +98,30 @@ def test_the_trained_model_writes_down_what_it_was_trained_on(world: Path, tmp_p
     assert sum(map(len, encoder.ctc_text(encoder([audio(item) for item in silence])))) <= 8
 
 
+def test_longer_utterances_are_left_out_where_asked_and_counted(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[float] = []
+    known = ctc.ctc_loss
+
+    def noting(model: Any, examples: Any) -> torch.Tensor:
+        seen.extend(example.seconds for example in examples)
+        return known(model, examples)
+
+    monkeypatch.setattr(ctc, "ctc_loss", noting)
+    lengths = sorted(item.entry.seconds for item in entries(SHARDS / "train"))
+    limit = lengths[len(lengths) // 2]
+    over = sum(length > limit for length in lengths)
+    ctc.train(Ranks(), job(tmp_path / "cut", max_seconds=limit))
+    assert max(seen) == limit  # one as long as the limit is kept
+    assert f"encoder: {over} of {len(lengths)} utterances are over {limit:g} s and left out" in capsys.readouterr().out
+    ctc.train(Ranks(), job(tmp_path / "whole"))
+    assert max(seen) == lengths[-1]
+    assert "left out" not in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"none of 12 utterances has at most 0\.01 s.*training\.max_seconds"):
+        ctc.train(Ranks(), job(tmp_path / "none", max_seconds=0.01))
+
+
 COARSE = {"subsampling_factor": 8}
 
 
