@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 from components.audio.sound import RATE
 from components.model.pretrained import read_extractor, read_network
-from components.model.whisper import windows
+from components.model.whisper import passes, windows
 
 if TYPE_CHECKING:
     from components.model.families import Family
@@ -54,14 +54,19 @@ class SpectrogramTransformer:
         """Frames of each waveform, shape (frames, width)."""
         pieces = [windows(waveform, self.window) for waveform in waveforms]
         flat = [piece for each in pieces for piece in each]
+        cut = iter([steps for run in passes([self.window] * len(flat)) for steps in self._pass(flat[run], layer)])
+        return [torch.cat([next(cut) for _ in each]) for each in pieces]
+
+    def _pass(self, pieces: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each piece of at most 10 s, all through the layers at once."""
         # What is left behind the last whole window may be shorter than one window of the filterbank.
-        long_enough = [np.pad(piece, (0, max(0, MEL_WINDOW - len(piece)))) for piece in flat]
+        long_enough = [np.pad(piece, (0, max(0, MEL_WINDOW - len(piece)))) for piece in pieces]
         mel = self.extractor(long_enough, sampling_rate=RATE, return_tensors="pt")["input_values"]
         output = self.network(mel.to(self.device, self.dtype), output_hidden_states=layer != "last")
         hidden = output.last_hidden_state if layer == "last" else output.hidden_states[int(layer)]
-        by_step = hidden[:, 2:].reshape(len(flat), self.bands, self.steps, hidden.shape[-1]).mean(1)  # two tokens stand before the patches
-        cut = iter([steps[: math.ceil(len(piece) / self.hop)] for steps, piece in zip(by_step, flat, strict=True)])
-        return [torch.cat([next(cut) for _ in each]) for each in pieces]
+        patches = hidden[:, 2:]  # two tokens stand before them
+        by_step = patches.reshape(len(pieces), self.bands, self.steps, hidden.shape[-1]).mean(1)
+        return [steps[: math.ceil(len(piece) / self.hop)] for steps, piece in zip(by_step, pieces, strict=True)]
 
 
 class JoinedEncoders:

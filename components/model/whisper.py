@@ -3,13 +3,13 @@
 ``window``: every utterance is filled up to 30 s with silence, as in pre-training and in the papers, and its frames are cut
 to the real length. ``none``: the same layers on the true number of frames, the position embeddings cut, padding of a batch
 masked: about 30 s / length of the work, and frames that differ a little, since no silence is attended to. Either way longer
-audio is cut into windows of 30 s and their frames are joined.
+audio is cut into windows of 30 s and their frames are joined; of many windows, as many run at once as ``PASS_SECONDS`` holds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,27 @@ from components.audio.sound import RATE
 from components.model.description import read_config
 from components.model.pretrained import read_extractor, read_network
 
+# Of audio that runs through the layers at once, what is padded counted. A window of whisper-large takes about 100 MB in fp32
+# beside the weights, so this is 1.6 GB; a recording of 35 minutes in one pass would take 7 GB.
+PASS_SECONDS = 480
+
 
 def windows(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
     """``waveform`` cut into windows of ``samples``; the last one is what is left."""
     return [waveform[start : start + samples] for start in range(0, len(waveform), samples)]
+
+
+def passes(lengths: Sequence[int]) -> Iterator[slice]:
+    """Cuts pieces of ``lengths`` samples, in their order, into runs whose size, each padded to the longest of its run, stays
+    within ``PASS_SECONDS``; a longer piece is a run of its own."""
+    start = longest = 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        if place > start and longest * (place + 1 - start) > PASS_SECONDS * RATE:
+            yield slice(start, place)
+            start, longest = place, length
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 class Whisper:
@@ -58,10 +75,14 @@ class Whisper:
         """Frames of each waveform, shape (frames, width)."""
         pieces = [windows(waveform, self.window) for waveform in waveforms]
         flat = [piece for each in pieces for piece in each]
-        counts = [math.ceil(len(piece) / self.hop) for piece in flat]
-        hidden = self._encoded(self._mel(flat, counts), counts, layer)
-        cut = iter([states[:count] for states, count in zip(hidden, counts, strict=True)])
+        cut = iter([states for run in passes([self.padded(len(piece)) for piece in flat]) for states in self._pass(flat[run], layer)])
         return [torch.cat([next(cut) for _ in each]) for each in pieces]
+
+    def _pass(self, pieces: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each piece of at most 30 s, all through the layers at once."""
+        counts = [math.ceil(len(piece) / self.hop) for piece in pieces]
+        hidden = self._encoded(self._mel(pieces, counts), counts, layer)
+        return [states[:count] for states, count in zip(hidden, counts, strict=True)]
 
     def _mel(self, pieces: Sequence[np.ndarray], counts: Sequence[int]) -> torch.Tensor:
         """Log-mel, shape (pieces, mel, time): 30 s of each, or as much as the longest needs, zeros behind the others.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import ASTFeatureExtractor, AutoModel
 
+from components.model import whisper
 from components.model.encoder import SpeechEncoder
 from tests.checkpoints import save_encoder
 from tests.model.test_encoder import close, wave
@@ -39,6 +40,16 @@ def test_past_ten_seconds_windows_are_joined(both: Path) -> None:
     assert len(frames) == 251
     assert close(frames, torch.cat([encoder([part])[0] for part in parts]))
     assert len(encoder([wave(WINDOW + 1)])[0]) == 101  # one sample is left behind the window
+
+
+def test_a_long_recording_runs_in_passes(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = wave(65 * RATE + 1)
+    whole = SpeechEncoder(both / "events")([sound])[0]
+    monkeypatch.setattr(whisper, "PASS_SECONDS", 30)
+    encoder, sizes = SpeechEncoder(both / "events"), []
+    encoder.model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    assert close(encoder([sound])[0], whole)
+    assert sizes == [3, 3, 1]
 
 
 @pytest.mark.parametrize("samples", [400, RATE, 2 * RATE + 1601, 31 * RATE])

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from components.model import whisper
 from components.model.encoder import SpeechEncoder
 from tests.checkpoints import save_encoder
 from tests.model.test_encoder import close, wave
@@ -56,6 +57,30 @@ def test_past_thirty_seconds_windows_are_joined(padding: str, folder: Path) -> N
     assert len(frames) == encoder.frames_of(len(sound)) == 3751
     assert close(frames, torch.cat([encoder([part])[0] for part in parts]))
     assert close(frames[:1500], theirs(folder, parts[0]))
+
+
+@pytest.mark.parametrize("padding", ["window", "none"])
+def test_a_long_recording_runs_in_passes_and_has_the_frames_of_its_windows(
+    padding: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whisper, "PASS_SECONDS", 60)
+    encoder, sounds = SpeechEncoder(folder, padding=padding), [wave(215 * RATE + 77), wave(RATE), wave(31 * RATE)]
+    sizes: list[int] = []
+    encoder.model.conv1.register_forward_hook(lambda module, given, mel: sizes.append(mel.shape[0] * mel.shape[2]))
+    together = encoder(sounds)
+    assert max(sizes) == 2 * 3000  # of the spectrum's steps of 10 ms: two windows at once
+    assert [len(frames) for frames in together] == [encoder.frames_of(len(sound)) for sound in sounds]
+    for sound, frames in zip(sounds, together, strict=True):
+        parts = [sound[start : start + WINDOW] for start in range(0, len(sound), WINDOW)]
+        assert close(frames, torch.cat([encoder([part])[0] for part in parts]))
+
+
+def test_a_pass_holds_as_much_as_fits_padding_counted() -> None:
+    most = whisper.PASS_SECONDS * RATE
+    assert list(whisper.passes([])) == []
+    assert list(whisper.passes([1] * 1000)) == [slice(0, 1000)]
+    assert list(whisper.passes([most // 4] * 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
+    assert list(whisper.passes([1, 1, most // 2, 1, most + 1, 1])) == [slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6)]
 
 
 @pytest.mark.parametrize("samples", [1, 100, 399])
