@@ -43,19 +43,20 @@ def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, A
     if source.kind == "ctc":
         return _trained(name, source)
     if source.kind == "fbank":
+        written.check_filterbank(f"encoder '{name}'", source.config)
         return _written({"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)), {}
     if source.kind == "joined":
         return _written({"joined": list(source.parts)}, lambda folder: written.write_joined(folder, list(source.parts))), {}
-    return _encoder_of(checkpoint_unit("encoder", name, source, RESULT_VERSION)), {}
+    return _encoder_of(f"encoder '{name}'", checkpoint_unit("encoder", name, source, RESULT_VERSION)), {}
 
 
-def _encoder_of(checkpoint: Path) -> Path:
+def _encoder_of(where: str, checkpoint: Path) -> Path:
     """The unit as it is, or the encoder inside it where it is a Qwen-Audio."""
     if read_config(checkpoint).get("model_type") != "qwen":
         return checkpoint
     from components.encoder.qwen_audio import write_encoder
 
-    return _written({"qwen-audio": digests(checkpoint)}, lambda folder: write_encoder(checkpoint, folder))
+    return _written({"qwen-audio": digests(checkpoint)}, lambda folder: write_encoder(where, checkpoint, folder))
 
 
 def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:

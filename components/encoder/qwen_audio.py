@@ -57,19 +57,23 @@ def whisper_shape(audio: Mapping[str, Any]) -> dict[str, int]:
             "max_source_positions": positions, "num_mel_bins": mel}  # fmt: skip
 
 
-def write_encoder(checkpoint: Path, folder: Path) -> None:
-    """Writes the encoder of ``checkpoint`` to ``folder``; raises InputError where its tensors are not those of a Whisper."""
+def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
+    """Writes the encoder of ``checkpoint`` to ``folder``; raises InputError, which names the catalogue entry ``where``, for a Qwen
+    that does not hear and where the tensors are not those of a Whisper."""
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    audio = json.loads((checkpoint / "config.json").read_text())["audio"]
+    audio = json.loads((checkpoint / "config.json").read_text()).get("audio")
+    if not audio:
+        raise InputError(f"{where}: the checkpoint is a Qwen without an audio encoder.", unit=where, way_out="Name a Qwen-Audio.")
     config = WhisperConfig(**whisper_shape(audio))
     network, tensors = WhisperEncoder(config), whisper_tensors(_read(checkpoint))
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{checkpoint}: the audio encoder is not of Whisper's form: {reason}", unit=str(checkpoint)) from None
+        raise InputError(f"{where}: the audio encoder is not of Whisper's form: {reason}", unit=where,
+                         way_out="Take the checkpoint as published.") from None  # fmt: skip
     network.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
 

@@ -16,14 +16,22 @@ from components.config.errors import InputError
 SETTINGS = ("feature_size",)  # mel bands
 
 
+def check_filterbank(where: str, config: dict[str, Any]) -> None:
+    """Raises InputError, which names the catalogue entry ``where``, for settings that a log-mel front end does not have."""
+    if set(config) != set(SETTINGS):
+        raise InputError(f"{where}: a source of kind 'fbank' takes {', '.join(SETTINGS)}, not {', '.join(config)}.", unit=where,
+                         way_out="Correct source.config of the entry.")  # fmt: skip
+    if type(config["feature_size"]) is not int or config["feature_size"] < 1:
+        raise InputError(f"{where}: source.config: 'feature_size' is {config['feature_size']}.", unit="feature_size",
+                         way_out="Set it to the number of mel bands, such as 80.")  # fmt: skip
+
+
 def write_filterbank(folder: Path, config: dict[str, Any]) -> None:
     """Writes a folder of the family ``fbank``; ``config`` holds ``feature_size``, the number of mel bands."""
     from transformers import ParakeetFeatureExtractor
 
     from components.model.families import FBANK
 
-    if set(config) != set(SETTINGS):
-        raise InputError(f"A source of kind 'fbank' takes {', '.join(SETTINGS)}, not {', '.join(config)}.", unit="encoder")
     ParakeetFeatureExtractor(**config).save_pretrained(folder)  # that of the encoders trained here: 25 ms every 10 ms
     (folder / "config.json").write_text(json.dumps({"model_type": FBANK}) + "\n")
 

@@ -61,16 +61,18 @@ def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
     path = models_root() / folder
     if not folder or not path.is_dir():
         raise InputError(f"{stage} '{name}': {path} is not a folder.", unit=name, way_out="Put the checkpoint there.")
-    files = checkpoint_files(path)
-    return made(stage, {"version": version, "files": files}, lambda unit: fill(unit, {file: path / file for file in files}, str(path)))
+    where = f"{stage} '{name}': {path}"
+    files = checkpoint_files(path, where)
+    return made(stage, {"version": version, "files": files}, lambda unit: fill(unit, {file: path / file for file in files}, where))
 
 
-def checkpoint_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file taken from a checkpoint's folder; raises InputError where weights or configuration lack."""
+def checkpoint_files(folder: Path, where: str) -> dict[str, str]:
+    """SHA-256 of each file taken from a checkpoint's folder; raises InputError, which names it ``where``, for one that lacks
+    weights or configuration."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in TAKEN and path.is_file()]
     if not any(path.suffix == ".safetensors" for path in files):
         files += [path for path in sorted(folder.iterdir()) if PICKLED.fullmatch(path.name)]
-    check_whole({path.name for path in files}, str(folder))
+    check_whole({path.name for path in files}, where)
     return {path.name: file_digest(path) for path in files}
 
 

@@ -38,19 +38,19 @@ def work(stage: Stage) -> None:
     if projector.weights is None:
         unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
     else:
-        inputs, unit = _released(settings, projector, llm, projector.weights)
+        inputs, unit = _released(stage.params.projector, settings, projector, llm, projector.weights)
     place(unit, fresh(OUT.with_name(".bridge-unit")))
     _lay_out(OUT.with_name(".bridge-unit"))
     outputs = {name.removeprefix("bridge/"): digest for name, digest in digests(unit).items() if name.startswith("bridge/")}
     write_record(OUT, "train", parameters=parameters, inputs=inputs, outputs=outputs, libraries=("torch", "transformers", "peft"))
 
 
-def _released(settings: Train, projector: catalogue.Projector, llm: catalogue.Llm,
+def _released(name: str, settings: Train, projector: catalogue.Projector, llm: catalogue.Llm,
               weights: catalogue.ReleasedWeights) -> tuple[dict[str, Any], Path]:  # fmt: skip
     """What a released projector hangs on, and its unit; nothing is trained."""
     from components.train import released
 
-    file = released.find(weights)
+    file = released.find(name, weights)
     inputs = {"encoder": contents(ENCODER), "llm": contents(LLM), "released": file_digest(file)}
     job = released.Job(file, ENCODER, LLM, projector, llm, settings.text_case)
     key = {"version": RESULT_VERSION, "shape": stated(job.shape()), "inputs": inputs}

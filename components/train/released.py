@@ -47,11 +47,11 @@ class Job:
         return Shape(folder_digest(self.encoder), width, folder_digest(self.llm), dtype, self.projector, self.entry.prompt, self.text_case)
 
 
-def find(weights: ReleasedWeights) -> Path:
-    """The released file; raises InputError where it is not."""
+def find(name: str, weights: ReleasedWeights) -> Path:
+    """The released file of the projector ``name``; raises InputError where it is not."""
     path = models_root() / weights.file
     if not path.is_file():
-        raise InputError(f"{path} is missing.", unit=weights.file, way_out="Put the released model.pt there.")
+        raise InputError(f"projector '{name}': {path} is missing.", unit=weights.file, way_out="Put the released model.pt there.")
     return path
 
 

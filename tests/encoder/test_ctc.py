@@ -237,7 +237,9 @@ def test_a_local_checkpoint_that_is_edited_is_taken_anew(checkpoint: Path) -> No
 def test_what_a_local_checkpoint_lacks_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "pytorch_model.bin").unlink()
-    with pytest.raises(InputError, match=r"is no checkpoint: config\.json and weights \(safetensors or .*save_pretrained"):
+    with pytest.raises(
+        InputError, match=r"encoder 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or .*save_pretrained"
+    ):
         tones.run("encoder")
     tones.change("catalogue/encoder.yaml", {"tiny.source.folder": "elsewhere"})
     with pytest.raises(InputError, match=r"encoder 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"):

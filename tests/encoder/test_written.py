@@ -50,8 +50,10 @@ def test_without_an_encoder_features_are_log_mel(world: Path) -> None:
 
 
 def test_settings_that_log_mel_has_not_are_refused(world: Path) -> None:
-    with pytest.raises(InputError, match="'fbank' takes feature_size, not mels"):
+    with pytest.raises(InputError, match=r"encoder 'tiny': .*'fbank' takes feature_size, not mels\. Correct"):
         made({"kind": "fbank", "config": {"mels": 80}})
+    with pytest.raises(InputError, match=r"encoder 'tiny': source\.config: 'feature_size' is 0\. Set it to"):
+        made({"kind": "fbank", "config": {"feature_size": 0}})
     with pytest.raises(InputError, match="encoder 'tiny': a source of kind 'fbank' needs 'config'"):
         made({"kind": "fbank"})
 
@@ -116,5 +118,8 @@ def test_a_whole_qwen_audio_gives_its_encoder(world: Path, local: Path) -> None:
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(encoder.model.state_dict()[name], tensor.bfloat16().float())
     (local / "qwen/config.json").write_text(json.dumps({**config, "audio": {**shape, "n_layer": 11}}))
-    with pytest.raises(InputError, match=r"the audio encoder is not of Whisper's form.*layers\.11"):
+    with pytest.raises(InputError, match=r"encoder 'tiny': the audio encoder is not of Whisper's form.*layers\.11"):
+        made({"kind": "folder", "folder": "qwen"})
+    (local / "qwen/config.json").write_text(json.dumps({"model_type": "qwen"}))
+    with pytest.raises(InputError, match=r"encoder 'tiny': the checkpoint is a Qwen without an audio encoder\. Name a Qwen-Audio"):
         made({"kind": "folder", "folder": "qwen"})

@@ -200,7 +200,7 @@ def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) 
 def test_what_a_local_checkpoint_lacks_is_said(missing: str, checkpoint: Path) -> None:
     (checkpoint / missing).unlink()
     (checkpoint / "pytorch_model.bin").unlink(missing_ok=True)
-    with pytest.raises(InputError, match=r"is no checkpoint: config\.json and weights \(safetensors or .*save_pretrained"):
+    with pytest.raises(InputError, match=r"llm 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or .*save_pretrained"):
         tones.run("llm")
     tones.change("catalogue/llm.yaml", {"tiny.source.folder": "elsewhere"})
     with pytest.raises(InputError, match=r"llm 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"):

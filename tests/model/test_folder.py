@@ -120,7 +120,7 @@ def test_a_part_that_is_missing_is_named(checkpoint: Path) -> None:
 
 def test_of_safetensors_and_torch_weights_the_safetensors_are_taken(checkpoint: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"not read")
-    assert "pytorch_model.bin" not in checkpoint_files(checkpoint)
+    assert "pytorch_model.bin" not in checkpoint_files(checkpoint, "some")
     assert (taken() / "model.safetensors").samefile(checkpoint / "model.safetensors")
 
 

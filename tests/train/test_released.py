@@ -85,7 +85,7 @@ def test_another_kind_of_projector_stops(models: Path) -> None:
 
 
 def test_a_missing_file_stops(models: Path) -> None:
-    with pytest.raises(InputError, match=r"released/model\.pt is missing\. Put the released model\.pt there"):
+    with pytest.raises(InputError, match=r"projector 'small': .*released/model\.pt is missing\. Put the released model\.pt there"):
         tones.run("train")
 
 
