@@ -35,14 +35,24 @@ def checkpoint_unit(stage: str, name: str, source: CheckpointSource, version: in
 
 
 def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> None:
-    """Raises InputError where a checkpoint's configuration is not what its catalogue entry says of width, layers, …"""
+    """Raises InputError where a checkpoint's configuration is not what its catalogue entry says of width, layers, …
+
+    What a ``config.json`` leaves out, or says by another of the family's names for it, counts as transformers reads it.
+    """
     for key, wanted in shape.items():
-        given = config.get(key)
+        given = config[key] if key in config else _as_read(config, key)
         if isinstance(wanted, dict) and isinstance(given, dict):
             check_shape(given, wanted, f"{where}, {key}")
         elif given != wanted and key not in DTYPE:
             raise InputError(f"{where}: source.shape says {key} = {wanted}, the checkpoint's config.json says {given}.", unit=key,
                              way_out="Correct the entry, or take the checkpoint that it describes.")  # fmt: skip
+
+
+def _as_read(config: dict[str, Any], key: str) -> Any:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    return getattr(CONFIG_MAPPING[kind](**config), key, None) if kind in CONFIG_MAPPING_NAMES else None
 
 
 def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:

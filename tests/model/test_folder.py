@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from components.config.errors import InputError
 from components.model import folder as local
 from components.model.causal import load_llm
-from components.model.folder import checkpoint_files, fill, local_unit
+from components.model.folder import check_shape, checkpoint_files, fill, local_unit
 from tests.checkpoints import save_llm
 
 
@@ -172,3 +172,10 @@ def test_a_conversion_that_does_not_fit_says_so(checkpoint: Path, monkeypatch: p
     monkeypatch.setattr(work.shutil, "disk_usage", lambda path: usage._replace(free=99))
     with pytest.raises(InputError, match=r"the disk is full: [\d,]+ bytes are needed, 99 are free"):
         taken()
+
+
+def test_what_a_configuration_leaves_out_counts_as_the_family_reads_it() -> None:
+    bloom = {"model_type": "bloom", "n_embed": 64, "n_head": 4}
+    check_shape(bloom, {"hidden_size": 64, "n_layer": 2, "num_attention_heads": 4}, "llm 'x'")  # n_layer: the family's own
+    with pytest.raises(InputError, match=r"llm 'x': source\.shape says hidden_size = 32, the checkpoint's config\.json says 64"):
+        check_shape(bloom, {"hidden_size": 32}, "llm 'x'")
