@@ -31,6 +31,10 @@ def typed(cls: type[T], data: Any, where: str) -> T:
         if unknown:
             hint = nearest(str(first["loc"][-1]), _fields_at(cls, first["loc"][:-1]))
             raise InputError(f"{where}: unknown key '{key}'.", unit=key, way_out=hint) from None
+        if first["type"] == "missing":
+            lacking = [".".join(str(part) for part in each["loc"]) for each in error.errors() if each["type"] == "missing"]
+            says = ", ".join(f"'{each}'" for each in lacking)
+            raise InputError(f"{where}: {says} missing.", unit=key, way_out="It has no default: give it.") from None
         raise InputError(f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", unit=key) from None
 
 

@@ -98,6 +98,8 @@ def test_an_unknown_key_stops_and_names_the_nearest(changes: dict, unknown: str,
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     assert "'train.selection.every'" in refusal({("train", "selection", "every"): GONE}, tmp_path)
     assert "'decode'" in refusal({("decode",): GONE}, tmp_path)
+    both = refusal({("train", "clip"): GONE, ("train", "lora", "alpha"): GONE}, tmp_path)
+    assert "'train.clip', 'train.lora.alpha' missing" in both
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.config import catalogue
-from components.config.catalogue import EncoderSource
+from components.config.catalogue import Encoder, EncoderSource
 from components.config.params import read_params
+from components.config.typed import typed
 from components.encoder.qwen_audio import whisper_shape
 from components.model.architecture import network_of, parameters
 from components.model.folder import DTYPE
@@ -152,3 +154,10 @@ def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
     source = hub_sources()[repo]
     assert bool(source.gigabytes) == (repo == "Qwen/Qwen-Audio")
     assert [key for key in source.shape if key in DTYPE] == ["torch_dtype"]
+
+
+def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
+    lines = re.search(r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert lines, "README.md has no entry to copy"
+    assert len(lines[1].splitlines()) == 3
+    assert typed(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind == "folder"
