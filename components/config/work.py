@@ -54,7 +54,7 @@ def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
     """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
 
     ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below ``folder/resume``, which does
-    not enter the finished unit.
+    not enter the finished unit. Raises InputError where the disk fills up.
     """
     path = unit_path(stage, key)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +67,10 @@ def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
         for old in folder.iterdir():
             if old.name != "resume":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-        make(folder)
-        shutil.rmtree(folder / "resume", ignore_errors=True)
-        _seal(folder, key)
+        with room_for(0, folder, stage):
+            make(folder)
+            shutil.rmtree(folder / "resume", ignore_errors=True)
+            _seal(folder, key)
         folder.rename(path)
     return path
 

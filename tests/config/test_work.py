@@ -253,3 +253,14 @@ def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
     record = json.loads((made("stage", KEY, Maker()) / cache.UNIT).read_text())
     assert record["key"] == KEY
     assert {name: size for name, (size, _) in record["files"].items()} == {"a.txt": 5, "deep/b.txt": 10}
+
+
+def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "first").write_text("kept for the next try")
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+    with pytest.raises(InputError, match=r"^shards: .*the disk is full.*components\.clean"):
+        made("shards", {"a": 1}, make)
+    assert made("shards", {"a": 1}, lambda folder: None).is_dir()
