@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from components.config import work as cache
+from components.config.errors import InputError
 from components.config.work import digests, finished, made, place, trim
 from tests.conftest import REPOSITORY
 
