@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModel
 
 from components.audio.sound import RATE
+from components.model.family import Family
 from components.model.pretrained import read_extractor, read_network
 from components.model.whisper import passes, windows
-
-if TYPE_CHECKING:
-    from components.model.families import Family
 
 MEL_STEP, MEL_WINDOW = 160, 400  # samples: 10 ms and 25 ms, those of Kaldi's filterbank that the extractor computes
 

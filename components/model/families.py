@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,33 +22,12 @@ from components.audio.sound import RATE
 from components.config.errors import nearest
 from components.model.description import has_ctc, read_config, refused
 from components.model.events import JoinedEncoders, SpectrogramTransformer
+from components.model.family import Family
 from components.model.pretrained import read_extractor, read_network, read_settings
 from components.model.whisper import Whisper
 
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
 FBANK, JOINED = "fbank", "joined-encoders"  # model types of folders that are written here
-
-
-class Family(Protocol):
-    """What every family tells about itself; sample counts are at 16 kHz."""
-
-    network: Any  # torch module
-    hop: int  # samples from one frame to the next
-    least: int  # samples that give a frame
-    equal_lengths: bool  # it normalises over time: padding would change the frames
-
-    @property
-    def layers(self) -> int | None:
-        """Hidden states that can be taken: 0 (what enters the first layer) to this; None: the last alone."""
-
-    def frames_of(self, samples: int) -> int:
-        """Frames that so many samples give; 0 below ``least``."""
-
-    def padded(self, samples: int) -> int:
-        """Samples that are computed for so many."""
-
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
-        """Frames of each waveform, shape (frames, width), on the device; padding is cut off."""
 
 
 @dataclass(frozen=True)
