@@ -74,7 +74,7 @@ class LibriSpeech(FileSource[Settings]):
 
     def _lines(self, path: str) -> Sequence[Entry]:
         folder = PurePosixPath(path).parent
-        pairs = [line.strip().partition(" ") for line in lines_of(self._root, path)]
+        pairs = (line.strip().partition(" ") for line in lines_of(self._root, path))
         return [self._entry(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
 
     def _entry(self, path: str, text: str | None) -> Entry:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,7 +37,7 @@ SILENT = "silent: nothing is louder than -80 dB of full scale"  # why a recordin
 FETCH = "What is published comes with 'python -m components.corpus fetch'."  # the way out where a folder is missing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One recording or transcript as a source lists it, before its sound is looked at."""
 
@@ -61,7 +61,7 @@ class Rules:
     max_seconds: float = math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What was seen of one file; with a ``fault`` the numbers mean nothing."""
 
@@ -114,13 +114,15 @@ def sizes_below(root: Path, folder: str, takes: Callable[[str], bool]) -> dict[s
     return dict(sorted((place, file.stat().st_size) for place, file in places if takes(place)))
 
 
-def lines_of(root: Path, path: str) -> list[str]:
-    """The lines of a text file below ``root`` that are not blank; raises InputError where it is not UTF-8."""
+def lines_of(root: Path, path: str) -> Iterator[str]:
+    """The lines of a text file below ``root`` that are not blank, as they are read: those of English MLS are 2 GB. Raises
+    InputError where the file is not UTF-8."""
     try:
-        lines = (root / path).read_text(encoding="utf-8").splitlines()
+        with (root / path).open(encoding="utf-8") as stream:
+            for line in stream:
+                yield from (part for part in line.splitlines() if part.strip())
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
-    return [line for line in lines if line.strip()]
 
 
 def scan_of(root: Path, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 MANIFEST = "manifest.parquet"
 REJECTS = "rejects.parquet"
+GROUP = 1 << 20  # rows written at once: the row group that pyarrow cuts a table into by itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One kept recording. ``text`` is as published; empty for non-speech. ``path`` is relative to the source's root."""
 
@@ -27,7 +28,7 @@ class Utterance:
     sha256: str  # of the file's bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reject:
     """One refused recording or transcript, with the reason and, where there is one, the way out."""
 
@@ -42,9 +43,12 @@ def _schema(row: type) -> pa.Schema:
 
 
 def write_rows(path: Path, row: type, rows: list) -> None:
-    """Writes dataclass rows as parquet; the same rows give the same bytes."""
-    table = pa.Table.from_pylist([asdict(entry) for entry in rows], schema=_schema(row))
-    pq.write_table(table, path, compression="zstd")
+    """Writes dataclass rows as parquet, a group at a time; the same rows give the same bytes."""
+    schema = _schema(row)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, max(len(rows), 1), GROUP):
+            group = rows[start : start + GROUP]
+            writer.write_table(pa.table({name: [getattr(entry, name) for entry in group] for name in schema.names}, schema), GROUP)
 
 
 def read_manifest(folder: Path) -> list[Utterance]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.config.errors import InputError
-from components.corpus import listing
+from components.corpus import listing, manifest
 from components.corpus.listing import Entry, Rules, examine, lines_of, sizes_below
 from tests.corpus.clips import BROKEN, clip, put
 
@@ -40,10 +40,10 @@ def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Pa
 
 def test_a_transcript_that_is_not_utf_8_stops_with_its_path(tmp_path: Path) -> None:
     put(tmp_path / "a/b.txt", "dzień\n \n\ndobry".encode())
-    assert lines_of(tmp_path, "a/b.txt") == ["dzień", "dobry"]
+    assert list(lines_of(tmp_path, "a/b.txt")) == ["dzień", "dobry"]
     put(tmp_path / "a/b.txt", "dzień".encode("iso-8859-2"))
     with pytest.raises(InputError, match=r"^a/b\.txt: not UTF-8 text"):
-        lines_of(tmp_path, "a/b.txt")
+        list(lines_of(tmp_path, "a/b.txt"))
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -119,6 +119,14 @@ def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
     assert [row.id for row in kept] == good
     assert len(kept) + len(rejected) == len(entries)
     assert all(row.reason for row in rejected)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10])
+def test_a_manifest_written_in_groups_is_read_whole(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "GROUP", 3)
+    rows = [manifest.Reject(f"id-{number}", f"a/{number}.flac", "ąé" * number) for number in range(count)]
+    manifest.write_rows(tmp_path / manifest.REJECTS, manifest.Reject, rows)
+    assert manifest.read_rejects(tmp_path) == rows
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
