@@ -284,7 +284,7 @@ def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> No
 
 def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None:
     """Counts, seconds and rates are above zero, but for those that switch something off; shares are no more than one."""
-    off = ("seed", "warmup", "weight_decay", *(["units"] if isinstance(training, CtcTraining) else []))
+    off = ("seed", "warmup", "weight_decay", *(["units", "max_seconds"] if isinstance(training, CtcTraining) else []))
     for each in fields(training):
         value, share = getattr(training, each.name), each.name.endswith("_share")
         most = 1 if share else float("inf")

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> 
         from components.model.hub import Entry, fetch  # the network's libraries are loaded where something is fetched
 
         entry = Entry(stage, name, source)
+        if source.shape:  # before gigabytes are fetched that it would refuse
+            config = fetch(replace(entry, source=replace(source, files=["config.json"])))["config.json"]
+            check_shape(json.loads(config.read_text()), source.shape, entry.where)
         fill(unit, fetch(entry), entry.where)
 
     key = {"version": version, "repo": source.repo, "revision": source.revision, "files": sorted(source.files)}

@@ -373,6 +373,7 @@ def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(kind:
         InputError, match=rf"{kind} 'tiny'.*source\.shape says hidden_size = 64, .*config\.json says 32\. Correct the entry"
     ):
         tones.run(kind)
+    assert not hub.bodies("model.safetensors"), "said before the weights are fetched"
 
 
 @pytest.mark.parametrize("forbidden", [True, False])
