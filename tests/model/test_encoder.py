@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -26,6 +28,17 @@ HOP = {"parakeet": 640, "ast": 1600, "fbank": 160} | dict.fromkeys([*WAVEFORM, "
 LEAST = dict.fromkeys(ENCODERS, 400) | {"parakeet": 320, "fbank": 320}
 GROUP_NORM = [family for family in WAVEFORM if family.endswith("group-norm")]
 PADDED = [family for family in ENCODERS if family not in GROUP_NORM]
+NO_WINDOW = ("whisper", "whisper-ast")  # they can leave out the padding of their windows
+RUN = [*((family, "window") for family in ENCODERS), *((family, "none") for family in NO_WINDOW)]
+# The fewest samples that give so many frames, by what stands before the layers: seven convolutions without padding, log-mel
+# at 100 Hz and two convolutions that halve it, frames begun (Whisper, AST), whole steps of 10 ms.
+FIRST = {family: lambda frames: 400 + 320 * (frames - 1) for family in WAVEFORM} | {
+    "parakeet": lambda frames: 160 * (4 * (frames - 1) + 1),
+    "whisper": lambda frames: 320 * (frames - 1) + 1,
+    "whisper-ast": lambda frames: 320 * (frames - 1) + 1,
+    "ast": lambda frames: 1600 * (frames - 1) + 1,
+    "fbank": lambda frames: 160 * frames,
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +64,43 @@ def lengths(family: str) -> list[int]:
     return sorted({samples for samples in around if samples >= least} | {10 * RATE + 1, 20 * RATE + 399, 35 * RATE + 77, 40 * RATE})
 
 
+def steps(family: str) -> Iterator[tuple[int, int]]:
+    """(frames, samples) of every number of frames up to 40 s: the fewest samples that give it and the most."""
+    frames = 1
+    while FIRST[family](frames) <= 40 * RATE:
+        fewest, most = max(LEAST[family], FIRST[family](frames)), FIRST[family](frames + 1) - 1
+        if fewest <= most:
+            yield frames, fewest
+            yield frames, most
+        frames += 1
+
+
 @pytest.mark.parametrize("family", ENCODERS)
-def test_as_many_frames_come_as_are_told_before(family: str, folders: dict[str, Path]) -> None:
-    encoder = SpeechEncoder(folders[family])
+def test_every_length_has_the_frames_of_its_arithmetic(family: str, folders: dict[str, Path]) -> None:
+    """At both edges of each number of frames, which leaves no length out."""
+    encoder, known = SpeechEncoder(folders[family]), list(steps(family))
+    assert [(encoder.frames_of(samples), samples) for _, samples in known] == known
+    assert len({frames for frames, _ in known}) == pytest.approx(40 * encoder.rate, abs=2)
+    assert not any(encoder.frames_of(samples) for samples in range(LEAST[family]))
+
+
+@pytest.mark.parametrize("family", [*WAVEFORM, "parakeet"])
+def test_the_convolutions_themselves_give_so_many(family: str, folders: dict[str, Path]) -> None:
+    """The network's own front, run for its shapes alone: both edges of the first numbers of frames, and of some up to 40 s."""
+    family_of = SpeechEncoder(folders[family]).family
+    assert isinstance(family_of, Padded)
+    front = copy.deepcopy(family_of.body.subsampling if family == "parakeet" else family_of.body.feature_extractor).to("meta")
+    for frames, samples in steps(family):
+        if frames > 20 and frames % 97:
+            continue
+        shape = (1, samples // 160, 40) if family == "parakeet" else (1, samples)
+        given = front(torch.empty(shape, device="meta"))
+        assert given.shape[1 if family == "parakeet" else 2] == frames, samples
+
+
+@pytest.mark.parametrize(("family", "padding"), RUN)
+def test_as_many_frames_come_as_are_told_before(family: str, padding: str, folders: dict[str, Path]) -> None:
+    encoder = SpeechEncoder(folders[family], padding=padding)
     for samples in lengths(family):
         told, frames = encoder.frames_of(samples), encoder([wave(samples)])[0]
         assert frames.shape == (told, encoder.width), samples
@@ -80,11 +127,11 @@ def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_pa
         width_of(tmp_path)
 
 
-@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("whisper", "ast", "fbank", "whisper-ast")])
+@pytest.mark.parametrize("family", [*WAVEFORM, "parakeet"])
 def test_as_many_frames_are_told_as_the_network_gives_without_padding(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
     assert isinstance(encoder.family, Padded)
-    for samples in lengths(family)[:30]:
+    for samples in [*lengths(family)[:30], 30 * RATE, 40 * RATE]:
         with torch.no_grad():
             given = encoder.family.body(**encoder.family.inputs([wave(samples)])).last_hidden_state.shape[1]
         assert 0 <= given - encoder.frames_of(samples) <= (family == "parakeet")  # its extractor hands over one more at times, masked
@@ -100,26 +147,39 @@ def test_what_is_shorter_than_a_frame_is_refused(family: str, folders: dict[str,
     assert encoder([]) == []
 
 
-@pytest.mark.parametrize("family", PADDED)
+def in_any_batch(encoder: SpeechEncoder, waves: list[np.ndarray], batches: list[list[int]]) -> None:
+    """Holds each of ``waves`` in each of ``batches`` (places in ``waves``) to its frames alone."""
+    alone = [encoder([samples])[0] for samples in waves]
+    for batch in batches:
+        for place, together in zip(batch, encoder([waves[place] for place in batch]), strict=True):
+            assert close(together, alone[place]), (batch, len(waves[place]))
+
+
+@pytest.mark.parametrize(("family", "padding"), [each for each in RUN if each[0] in PADDED])
 @pytest.mark.parametrize("layer", ["last", 0, 1])
-def test_an_utterance_has_the_same_frames_alone_and_in_a_batch(family: str, layer: int | str, folders: dict[str, Path]) -> None:
-    encoder = SpeechEncoder(folders[family], layer="last" if family == "fbank" else layer)
-    waves = [wave(samples, samples) for samples in (RATE // 2, 3 * RATE + 7, 800, RATE + 1, 3 * RATE)]
-    for samples, together in zip(waves, encoder(waves), strict=True):
-        assert close(together, encoder([samples])[0])
-    for samples, together in zip(waves, reversed(encoder(waves[::-1])), strict=True):
-        assert close(together, encoder([samples])[0])
+def test_an_utterance_has_the_same_frames_alone_and_in_a_batch(
+    family: str, padding: str, layer: int | str, folders: dict[str, Path]
+) -> None:
+    """From the shortest to one past a window of AST, in any order, beside longer and shorter ones and itself."""
+    encoder = SpeechEncoder(folders[family], layer="last" if family == "fbank" else layer, padding=padding)
+    lengths = (RATE // 2, 3 * RATE + 7, 800, RATE + 1, LEAST[family], 10 * RATE + 801)
+    batches = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [4, 5], [2, 2, 1], [3, 0]]
+    in_any_batch(encoder, [wave(samples, samples) for samples in lengths], batches)
 
 
 @pytest.mark.parametrize("family", GROUP_NORM)
-def test_group_norm_takes_equal_lengths_alone(family: str, folders: dict[str, Path]) -> None:
-    encoder = SpeechEncoder(folders[family])
-    waves = [wave(RATE, seed) for seed in range(3)]
-    for samples, together in zip(waves, encoder(waves), strict=True):
-        assert close(together, encoder([samples])[0])
+@pytest.mark.parametrize("layer", ["last", 0, 1])
+def test_group_norm_takes_equal_lengths_alone(family: str, layer: int | str, folders: dict[str, Path]) -> None:
+    encoder = SpeechEncoder(folders[family], layer=layer)
+    for samples in (LEAST[family], RATE, 3 * RATE + 7):
+        in_any_batch(encoder, [wave(samples, seed) for seed in range(4)], [[0, 1, 2, 3], [3, 1], [2, 2, 0]])
     with pytest.raises(InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"):
-        encoder([waves[0], wave(3 * RATE)])
-    assert [SpeechEncoder(folders[each]).equal_lengths for each in PADDED] == [False] * len(PADDED)
+        encoder([wave(RATE), wave(3 * RATE)])
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_the_others_bear_padding(family: str, folders: dict[str, Path]) -> None:
+    assert not SpeechEncoder(folders[family]).equal_lengths
 
 
 @pytest.mark.parametrize("family", ENCODERS)
