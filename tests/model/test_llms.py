@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from components.config import catalogue
@@ -217,6 +218,28 @@ def test_every_family_follows_every_width_of_frames(family: str, width: int, tmp
     assert torch.isfinite(loss.total + matching)
     batch = sequences(model.llm.get_input_embeddings(), model.builder, model.projector(frames_of([7, 12], width)), None)
     assert batch.embeddings.shape[-1] == model.llm.get_input_embeddings().embedding_dim
+
+
+@pytest.mark.parametrize("family", LLMS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_wanted_dtype_is_that_of_the_llm_and_an_overflow_shows_in_the_loss(family: str, dtype: str, tmp_path: Path) -> None:
+    """A loss that is no number stops the training; in float32 the same weights have one."""
+    model, frames, texts = joined(tmp_path, family), frames_of([7, 12]), ["amber", "birch cedar"]
+    with torch.no_grad():
+        exact = model.losses(frames, texts, 0, 0)[0]
+        model.llm = load_llm(tmp_path / "llm", dtype, "cpu")[0]
+        assert {parameter.dtype for parameter in model.llm.parameters()} == {getattr(torch, dtype)}
+        assert {parameter.dtype for parameter in model.projector.parameters()} == {torch.float32}
+        assert float(model.losses(frames, texts, 0, 0)[0].total) == pytest.approx(
+            float(exact.total), rel=0.01 if dtype == "float16" else 0.1
+        )
+        weights = load_file(tmp_path / "llm/model.safetensors")
+        norms = [name for name in weights if re.search(r"(^|\.)(norm|final_layernorm|final_layer_norm|ln_f)\.weight$", name)]
+        assert len(norms) == 1, norms
+        save_file({**weights, norms[0]: weights[norms[0]] * 6e4}, tmp_path / "llm/model.safetensors", metadata={"format": "pt"})
+        for each, whole in (("float16", False), ("bfloat16", True), ("float32", True)):
+            model.llm = load_llm(tmp_path / "llm", each, "cpu")[0]
+            assert bool(torch.isfinite(model.losses(frames, texts, 0, 0)[0].total)) == whole, each
 
 
 def test_sampling_and_penalties_of_a_checkpoint_do_not_reach_the_search(tmp_path: Path) -> None:
