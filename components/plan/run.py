@@ -80,7 +80,7 @@ def check(plan: Plan) -> None:
     """Raises InputError where a disk, or the memory of all that it may run on, is too small."""
     check_rooms(plan.rooms)
     peak = max(plan.loads, key=lambda load: load.memory)
-    if not any(fits(load, each) for each in plan.memory for load in [peak]):
+    if not any(fits(peak, each) for each in plan.memory):
         largest = max(plan.memory, key=lambda each: each.bytes)
         raise InputError(
             f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
@@ -151,7 +151,8 @@ def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
         if stage not in stands:
             found += [Written(f"{each.what}, as safetensors", *_kept(each, places)) for each in chosen]
     if "train" not in stands:
-        found.append(Written("bridge and its checkpoints", nets.trained * 4 * (len(places) + 3.0), places[:1]))
+        found.append(Written("bridge", 4.0 * nets.trained, places))
+        found.append(Written("checkpoint of its training", 12.0 * nets.trained, places[:1]))  # weights, AdamW's two moments
     return [each for each in found if each.bytes]
 
 
