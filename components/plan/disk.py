@@ -1,11 +1,12 @@
 """Bytes that a run writes, disk by disk, with every copy that the links of these disks really make.
 
-A finished unit lies in the work cache, a stage links or copies it into the workspace, and DVC links or copies it into its
-cache, by the link types of its configuration. Which of the three is possible is tried with an empty file. Cost: milliseconds.
+A finished unit lies in the work cache, a stage links or copies it into the workspace, and DVC takes it into its cache and lays
+it out anew by the link types of its configuration. Which links are possible is tried with an empty file. Cost: milliseconds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from components.config.errors import InputError
 from components.config.settings import work_root
+
+FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ def output_places() -> tuple[Path, ...]:
     """The folders in which a stage's output takes up room of its own: one for each copy that is made of it."""
     work, workspace, cache = existing(work_root()), Path.cwd(), existing(Path(_dvc("cache", "dir")))
     types = _dvc("config", "cache.type", default="reflink,copy").split(",")  # where none are configured: DVC's own
+    hard, cloned = links(workspace, cache), clones(workspace, cache)
+    # DVC takes an output into its cache as a clone, as a hard link only where that type stands first, else as a copy; then it
+    # lays the output out anew from there.
+    shared = cloned or (hard and types[0] == "hardlink")
     places = [work]
-    linked = links(work, workspace)
-    if links(workspace, cache) and {"hardlink", "reflink"} & set(types):
-        return (work,) if linked else (work, workspace)  # workspace and DVC's cache hold one file
-    places.append(cache)
-    if "symlink" not in types:  # DVC lays a copy out anew
+    if not (shared and links(work, workspace)):
+        places.append(cache)
+    if not ((hard and "hardlink" in types) or (cloned and "reflink" in types) or "symlink" in types):
         places.append(workspace)
     return tuple(places)
 
@@ -68,6 +73,16 @@ def links(one: Path, other: Path) -> bool:
             link = other / f".{Path(file.name).name}.link"
             os.link(file.name, link)
             link.unlink()
+        return True
+    except OSError:
+        return False
+
+
+def clones(one: Path, other: Path) -> bool:
+    """Whether a file of the folder ``one`` can be cloned (reflink) into ``other``."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=one) as file, tempfile.NamedTemporaryFile(dir=other) as clone:
+            fcntl.ioctl(clone.fileno(), FICLONE, file.fileno())
         return True
     except OSError:
         return False
