@@ -116,7 +116,7 @@ def _asked(entry: Entry, file: str) -> HfFileMetadata:
 
 def _by_hand(entry: Entry) -> str:
     """The hub's own command that fills the cache with what the entry wants."""
-    return f"'hf download {entry.source.repo} --revision {entry.source.revision} {' '.join(entry.source.files)}'"
+    return f"'hf download {entry.source.repo} --revision {entry.source.revision or 'main'} {' '.join(entry.source.files)}'"
 
 
 class _Counted(io.BufferedWriter):
