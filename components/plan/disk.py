@@ -29,6 +29,7 @@ class Written:
     what: str
     bytes: float
     places: tuple[Path, ...]
+    instead: str = "linked"  # what is said where there are none
 
 
 @dataclass(frozen=True)

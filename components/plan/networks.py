@@ -18,10 +18,12 @@ from torch import nn
 from components.audio.sound import RATE
 from components.config import catalogue
 from components.config.catalogue import EncoderSource, LlmSource
+from components.config.errors import InputError, nearest
 from components.config.params import Params
 from components.config.settings import models_root
 from components.encoder.qwen_audio import whisper_shape
 from components.model.architecture import network_of, parameters
+from components.model.families import KNOWN
 from components.model.matching import Matching
 from components.model.projector import build_projector
 
@@ -61,7 +63,7 @@ class Checkpoint:
     files: tuple[str, ...]
     revision: str
     bytes: float  # of all files
-    converted: float  # of them those that are written anew as safetensors
+    converted: float  # what is written anew out of them: weights as safetensors, or the one part that is taken
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def networks(params: Params) -> Networks:
     modules = {
         "encoder": (0, encoder.parameters),
         "projector": (projector, 0) if "projector" in tuned else (0, projector),
-        "matching head": (matching if "projector" in tuned else 0, 0),
+        "matching head": (matching if "projector" in tuned and params.train.matching.weight else 0, 0),
         "LLM": (0, llm.parameters),
         "LoRA": (llm.lora if "lora" in tuned else 0, 0),
     }
@@ -112,10 +114,22 @@ def _encoder(name: str, source: EncoderSource, padding: str, found: list[Checkpo
                        sum(part.tokens * part.parameters for part in parts) / sum(part.parameters for part in parts),
                        max(part.window for part in parts))  # fmt: skip
     shape = _shape("encoder", name, source)
-    network = network_of(shape)
+    kind = shape.get("model_type", "")
+    qwen = kind == "qwen" and "audio" in shape
+    if not qwen and kind not in KNOWN:
+        raise InputError(f"encoder '{name}': its model_type '{kind}' is of no known family.", unit=name, way_out=nearest(kind, KNOWN))
+    network = network_of(_whisper(shape) if qwen else shape)
+    sizes = sized(network, padding)
     if source.kind != "ctc":
-        found.append(_checkpoint(f"encoder {name}", source, shape, parameters(network)))
-    return sized(network, padding)
+        checkpoint = _checkpoint(f"encoder {name}", source, shape, parameters(network))
+        found.append(replace(checkpoint, converted=sizes.parameters * BYTES["float32"]) if qwen else checkpoint)
+    return sizes
+
+
+def _whisper(shape: dict[str, Any]) -> dict[str, Any]:
+    """The shape of a Whisper for that of a Qwen-Audio; the decoder, which is not counted, has heads that fit its width."""
+    audio = whisper_shape(shape["audio"])
+    return {"model_type": "whisper", "decoder_attention_heads": audio["encoder_attention_heads"], **audio}
 
 
 def sized(network: Any, padding: str) -> Encoder:
@@ -124,10 +138,10 @@ def sized(network: Any, padding: str) -> Encoder:
     if config.model_type == "whisper":
         encoder = network.get_encoder()
         return Encoder(parameters(encoder), int(config.d_model), 50.0, 50.0, 30.0 if padding == "window" else 0.0)
-    if config.model_type == "parakeet_ctc":
-        inner = config.encoder_config
-        rate = 100.0 / inner.subsampling_factor
-        return Encoder(parameters(network.encoder), int(inner.hidden_size), rate, rate)
+    if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
+        encoder = network.encoder if config.model_type == "parakeet_ctc" else network
+        rate = 100.0 / encoder.config.subsampling_factor
+        return Encoder(parameters(encoder), int(encoder.config.hidden_size), rate, rate)
     body = getattr(network, network.base_model_prefix, network)  # below a head
     if config.model_type == "audio-spectrogram-transformer":
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
@@ -170,8 +184,7 @@ def _shape(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str,
     if isinstance(source, LlmSource) and source.kind == "copying":
         assert source.training is not None
         return {"model_type": source.model_type, "vocab_size": source.training.units, **source.config}
-    shape = source.shape or _config(kind, name, source)
-    return {"model_type": "whisper", **whisper_shape(shape["audio"])} if shape.get("model_type") == "qwen" else shape
+    return source.shape or _config(kind, name, source)
 
 
 def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str, Any]:
@@ -182,13 +195,17 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
         from components.model.hub import Entry, fetch
 
         catalogue.check_pinned(kind, name.partition(".")[0])
-
         path = fetch(Entry(kind, name, replace(source, files=["config.json"])))["config.json"]
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{kind} '{name}': {path} can't be read: {error}.", unit=name, way_out="Put the checkpoint there.") from None
 
 
 def _checkpoint(what: str, source: EncoderSource | LlmSource, shape: dict[str, Any], count: int) -> Checkpoint:
     stored = str(shape.get("dtype") or shape.get("torch_dtype") or "float32")
-    size = source.gigabytes * 1e9 or count * BYTES[stored]
-    pickled = any(file.endswith(".bin") for file in source.files)
+    size = source.gigabytes * 1e9 or count * BYTES.get(stored, 4)
+    files = source.files if source.kind == "hub" else [path.name for path in (models_root() / source.folder).glob("*")]
+    formats = {file.rpartition(".")[2] for file in files}
+    pickled = "bin" in formats and (source.kind == "hub" or "safetensors" not in formats)  # of a folder's the safe ones are taken
     return Checkpoint(what, source.repo, tuple(source.files), source.revision, size, size if pickled else 0.0)

@@ -55,7 +55,7 @@ def _downloads(plan: Plan) -> Table:
 def _disk(plan: Plan) -> Table:
     table = _table("Disk", "what", "GB", "copies", "in")
     for each in plan.written:
-        table.add_row(each.what, gb(each.bytes), str(len(each.places)), ", ".join(map(str, each.places)) or "a data root that is not set")
+        table.add_row(each.what, gb(each.bytes), str(len(each.places)), ", ".join(map(str, each.places)) or each.instead)
     for room in plan.rooms:
         table.add_row(f"disk of {room.disk}: all that is written", gb(room.needed), "", f"{gb(room.free)} GB free")
     return table

@@ -16,11 +16,11 @@ import torch
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params
-from components.config.settings import data_root, device, workers
+from components.config.settings import data_root, device, models_root, workers
 from components.corpus.archive import Archive
 from components.corpus.fetch import needed
 from components.corpus.source import source
-from components.plan.disk import Room, Written, existing, output_places, rooms
+from components.plan.disk import Room, Written, existing, links, output_places, rooms
 from components.plan.disk import check as check_rooms
 from components.plan.load import Gpu, Load, gpu_of, loads
 from components.plan.networks import BYTES, Checkpoint, Networks, networks
@@ -125,10 +125,11 @@ def _fetched(archives: Sequence[Archive], checkpoints: Sequence[Checkpoint]) -> 
     from huggingface_hub import constants
 
     # FLAC and noise hardly shrink; an archive lies beside what comes out of it until that is whole.
-    data = [Written(each.folder, each.packed.bytes or 0, _place(each)) for each in archives]
+    unset = "a data root that is not set"
+    data = [Written(each.folder, each.packed.bytes or 0, _place(each), unset) for each in archives]
     if archives:
         largest = max(archives, key=lambda each: each.packed.bytes or 0)
-        data.append(Written(f"{largest.file}, until it is unpacked", largest.packed.bytes or 0, _place(largest)))
+        data.append(Written(f"{largest.file}, until it is unpacked", largest.packed.bytes or 0, _place(largest), unset))
     hub = Path(constants.HF_HUB_CACHE)
     return data + [Written(f"{each.what}, as fetched", each.bytes, (hub,)) for each in checkpoints]
 
@@ -157,14 +158,13 @@ def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
 
 
 def _kept(checkpoint: Checkpoint, places: tuple[Path, ...]) -> tuple[float, tuple[Path, ...]]:
-    """Bytes and places of a checkpoint in the work cache and behind it: nothing new where it is linked from the hub's cache."""
+    """Bytes and places of a checkpoint in the work cache and behind it: nothing new where it is linked from where it came."""
     from huggingface_hub import constants
 
-    from components.plan.disk import links
-
-    if checkpoint.repo and not checkpoint.converted and links(existing(Path(constants.HF_HUB_CACHE)), places[0]):
+    origin = Path(constants.HF_HUB_CACHE) if checkpoint.repo else models_root()
+    if not checkpoint.converted and links(existing(origin), places[0]):
         places = places[1:]
-    return checkpoint.bytes, places
+    return checkpoint.converted or checkpoint.bytes, places
 
 
 def _machine(params: Params) -> Memory:

@@ -20,7 +20,7 @@ def standing(params: Params) -> dict[str, int]:
     """Bytes of the outputs that stand, by stage."""
     if not LOCK.is_file():
         return {}
-    locked = yaml.safe_load(LOCK.read_text())["stages"]
+    locked = yaml.safe_load(LOCK.read_text()).get("stages", {})
     stages = yaml.safe_load(DAG.read_text())["stages"]
     makers = {out["path"]: name for name, entry in locked.items() for out in entry.get("outs", [])}
     same = {name: _same(name, entry, stages, params) for name, entry in locked.items()}

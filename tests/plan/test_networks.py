@@ -81,6 +81,61 @@ def test_an_llm_is_told_from_its_configuration_alone(family: str, tmp_path: Path
     assert counted == sum(each.numel() for name, each in adapted.named_parameters() if "lora_" in name) > 0
 
 
+@pytest.mark.parametrize("name", catalogue.names("encoder"))
+def test_every_encoder_of_the_catalogue_can_be_planned(name: str, params: Params) -> None:
+    found = networks(replace(params, encoder=name, projector="linear"))
+    assert found.encoder.width > 0
+    assert all(each.bytes > 0 for each in found.checkpoints)
+
+
+def test_of_qwen_audio_the_encoder_alone_is_written(params: Params) -> None:
+    found = networks(replace(params, encoder="qwen-audio", projector="linear"))
+    whisper = networks(replace(params, encoder="whisper-large-v2", projector="linear"))
+    assert found.encoder == whisper.encoder
+    [fetched] = found.checkpoints
+    assert (fetched.bytes, fetched.converted) == (16.8e9, 4 * found.encoder.parameters)
+
+
+@pytest.mark.parametrize("name", catalogue.names("llm"))
+def test_every_llm_of_the_catalogue_can_be_planned(name: str, params: Params) -> None:
+    found = networks(replace(params, llm=name))
+    assert found.llm.lora > 0
+    assert all(each.bytes > 0 for each in found.checkpoints)
+
+
+def test_a_matching_loss_that_is_off_trains_no_head(params: Params) -> None:
+    off = replace(params.train, matching=replace(params.train.matching, weight=0.0))
+    assert networks(params).modules["matching head"][0] > 0 == networks(replace(params, train=off)).modules["matching head"][0]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (None, r"my-encoder/config\.json can't be read"),
+        ("{", r"config\.json can't be read"),
+        ('{"model_type": "wav2vec2-bert"}', r"encoder 'mine': its model_type 'wav2vec2-bert' is of no known family"),
+        ('{"model_type": "qwen"}', r"its model_type 'qwen' is of no known family"),
+    ],
+)
+def test_a_local_folder_that_is_no_encoder_says_so(
+    config: str | None, says: str, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
+    if config is not None:
+        (tmp_path / "my-encoder").mkdir()
+        (tmp_path / "my-encoder/config.json").write_text(config)
+    entry = catalogue.READERS["encoder"]("ctc-tiny")
+    monkeypatch.setattr(catalogue, "encoder", lambda name: replace(entry, source=catalogue.EncoderSource("folder", folder="my-encoder")))
+    with pytest.raises(InputError, match=says):
+        networks(replace(params, encoder="mine"))
+
+
+def test_parakeet_without_its_head_is_told_too() -> None:
+    whole = network_of({"model_type": "parakeet_ctc", "encoder_config": {"hidden_size": 64}})
+    body = network_of({"model_type": "parakeet_encoder", "hidden_size": 64})
+    assert sized(body, "none") == sized(whole, "none")
+
+
 def test_a_shape_that_makes_no_network_says_so() -> None:
     for shape in ({"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}, {"model_type": "no-such"}, {}):
         with pytest.raises(InputError, match="No network can be made of"):

@@ -68,6 +68,13 @@ def test_what_lies_in_the_data_root_is_not_downloaded(tmp_path: Path, monkeypatc
     assert "train-clean-100" in found
 
 
+def test_weights_that_are_linked_take_no_room_of_their_own() -> None:
+    places = {each.what: each.places for each in planned(**{**PAPER, "llm": "phi-2"}).written}
+    linked, converted = places["LLM phi-2, as safetensors"], places["encoder hubert-large-ls960-ft, as safetensors"]
+    assert len(linked) == len(converted) - 1  # cache of the hub and work cache lie on one disk here
+    assert "a data root that is not set" in run("-S", "corpus=librispeech-100").stdout
+
+
 def test_a_disk_that_is_too_small_stops_before_the_run() -> None:
     done = run("-S", "corpus=mls", "-S", "encoder=hubert-xlarge", "-S", "projector=linear", "-S", "llm=vicuna-7b", "--gpu", "h200")
     assert done.returncode == 2  # 52,000 h at 1,280 × 50 Hz: 23 TB
@@ -125,6 +132,10 @@ def test_what_stands_by_the_lock_is_not_counted(tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
     assert standing(overridden({}, "overrides")) == {}  # recorded, but not there
+    monkeypatch.setattr("components.plan.standing.LOCK", tmp_path / "empty.lock")
+    (tmp_path / "empty.lock").write_text("schema: '2.0'\n")
+    assert standing(overridden({}, "overrides")) == {}
+    monkeypatch.setattr("components.plan.standing.LOCK", tmp_path / "dvc.lock")
     for path in ("data/corpus", "data/shards", "data/features"):
         for role in ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise"):
             (tmp_path / path / role).mkdir(parents=True)
