@@ -54,7 +54,7 @@ def queue_command(name: str, cell: Cell) -> list[str]:
 
 
 def check_plan(name: str, cell: Cell) -> None:
-    """Raises InputError before anything is queued where a disk or the memory will not do for a cell."""
+    """Raises InputError before anything is queued where a disk or the memory will not do for a cell by itself."""
     done = subprocess.run([sys.executable, "-m", "components.plan", *cell.arguments()], capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", unit=name)

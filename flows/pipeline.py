@@ -95,7 +95,7 @@ def _error(stage: str, report: Path, last: str) -> LibrettoError:
 def pipeline(targets: Sequence[str] = (), here: bool = True, plan: bool = True) -> None:
     """Reproduces ``targets`` (all stages by default) and publishes scores and seconds as table artifacts.
 
-    ``plan`` stops it before any work where a disk or the memory will not do (components.plan).
+    ``plan`` stops a whole run before any work where a disk or the memory will not do (components.plan).
 
     ``here=False`` works in a clone of the last commit and brings the result back as a DVC experiment, so that nobody's
     edits meet a running stage.
@@ -104,7 +104,7 @@ def pipeline(targets: Sequence[str] = (), here: bool = True, plan: bool = True) 
         times: list[dict[str, Any]] = []
         try:
             order = dag.stages(targets)
-            if plan:
+            if plan and not targets:  # a plan is one of the whole
                 check_plan()
             for stage in order:
                 start = time.monotonic()

@@ -202,6 +202,9 @@ def _check_values(params: Params, where: str) -> None:
         "train.curriculum": bool(train.curriculum),
         "train.selection.every": train.selection.every >= 1,
         "shards.utterances": params.shards.utterances >= 1,
+        "features.batch_seconds": params.features.batch_seconds > 0,
+        "train.batch_seconds": train.batch_seconds > 0,
+        "decode.batch_seconds": params.decode.batch_seconds > 0,
         "decode.sets": "free" in params.decode.sets and "ctc" not in params.decode.sets,
     }
     for stage in train.curriculum:

@@ -78,10 +78,15 @@ def openslr_mirror() -> str:
     return setting("LIBRETTO_OPENSLR").rstrip("/")
 
 
+def root_setting(name: str) -> tuple[str, str]:
+    """(name of the setting, its value) of the data root ``name``; the value is empty where it is not set."""
+    variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
+    return variable, setting(variable)
+
+
 def data_root(name: str, make: bool = False) -> Path:
     """Folder of the recordings of the root ``name``, made where ``make`` says so; raises InputError where it is not set or missing."""
-    variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
-    value = setting(variable)
+    variable, value = root_setting(name)
     if not value:
         raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
     root = Path(value).expanduser()

@@ -120,7 +120,10 @@ def _train(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, e
     tokens = seconds / mean * _tokens(nets, mean)
     projector = nets.modules["projector"][0]
     operations = tokens * 4 * llm.parameters + 6 * projector * seconds * nets.encoder.rate / nets.stack
-    operations += _encoding(nets, seconds) if live else 0.0
+    # Windows that are filled up cost what they would full.
+    speech = [each for each in audio if each.role == "train"]
+    filled = sum(computed(nets, each) for each in speech) / (sum(each.seconds for each in speech) or 1.0)
+    operations += _encoding(nets, seconds * filled) if live else 0.0
     # Greedy search on dev at each checkpoint: every token reads the weights once for a batch of utterances.
     checkpoints = sum(math.ceil(stage.steps / settings.selection.every) for stage in settings.curriculum)
     dev = [each for each in audio if each.role == "dev"]
@@ -129,7 +132,7 @@ def _train(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, e
     kept = part / mean * _tokens(nets, mean) * llm.layers * llm.width * KEPT * BYTES[dtype]
     logits = part * TEXT_TOKENS * llm.vocabulary * LOGITS
     memory = llm.parameters * BYTES[dtype] + nets.trained * STATE + kept + logits + CONTEXT
-    memory += _encoder_memory(nets, part, encoder_dtype) if live else 0.0
+    memory += _encoder_memory(nets, part * filled, encoder_dtype) if live else 0.0
     return Load("train", dtype, operations, steps * llm.parameters * BYTES[dtype], memory)
 
 

@@ -58,6 +58,7 @@ class Llm:
 class Checkpoint:
     """Published files of one source."""
 
+    stage: str
     what: str  # entry, and part of a joined one
     repo: str  # empty for a local folder
     files: tuple[str, ...]
@@ -121,7 +122,7 @@ def _encoder(name: str, source: EncoderSource, padding: str, found: list[Checkpo
     network = network_of(_whisper(shape) if qwen else shape)
     sizes = sized(network, padding)
     if source.kind != "ctc":
-        checkpoint = _checkpoint(f"encoder {name}", source, shape, parameters(network))
+        checkpoint = _checkpoint("encoder", name, source, shape, parameters(network))
         found.append(replace(checkpoint, converted=sizes.parameters * BYTES["float32"]) if qwen else checkpoint)
     return sizes
 
@@ -155,7 +156,7 @@ def _llm(name: str, entry: catalogue.Llm, rank: int, found: list[Checkpoint]) ->
     shape = _shape("llm", name, entry.source)
     network = network_of(shape, causal=True)
     if entry.source.kind != "copying":
-        found.append(_checkpoint(f"LLM {name}", entry.source, shape, parameters(network)))
+        found.append(_checkpoint("llm", name, entry.source, shape, parameters(network)))
     config = network.config
     heads = int(config.num_attention_heads)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -202,10 +203,10 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
         raise InputError(f"{kind} '{name}': {path} can't be read: {error}.", unit=name, way_out="Put the checkpoint there.") from None
 
 
-def _checkpoint(what: str, source: EncoderSource | LlmSource, shape: dict[str, Any], count: int) -> Checkpoint:
+def _checkpoint(stage: str, name: str, source: EncoderSource | LlmSource, shape: dict[str, Any], count: int) -> Checkpoint:
     stored = str(shape.get("dtype") or shape.get("torch_dtype") or "float32")
     size = source.gigabytes * 1e9 or count * BYTES.get(stored, 4)
     files = source.files if source.kind == "hub" else [path.name for path in (models_root() / source.folder).glob("*")]
     formats = {file.rpartition(".")[2] for file in files}
     pickled = "bin" in formats and (source.kind == "hub" or "safetensors" not in formats)  # of a folder's the safe ones are taken
-    return Checkpoint(what, source.repo, tuple(source.files), source.revision, size, size if pickled else 0.0)
+    return Checkpoint(stage, f"{stage} {name}", source.repo, tuple(source.files), source.revision, size, size if pickled else 0.0)

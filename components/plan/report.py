@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from components.config import catalogue
 from components.plan.load import ASSUMPTIONS
 from components.plan.run import Plan, fits
 
@@ -18,6 +19,9 @@ def show(plan: Plan) -> None:
         console.print(table)
     if plan.stands:
         console.print(f"Stand already, by dvc.lock ({gb(sum(plan.stands.values()))} GB): {', '.join(plan.stands)}.")
+    for kind, name in (("encoder", params.encoder), ("llm", params.llm)):
+        if catalogue.READERS[kind](name).source.kind in ("ctc", "copying") and kind not in plan.stands:
+            console.print(f"The {kind} {name} is trained here, on the processor: its time is not counted.")
     if any(each.rests_on == "nothing" for each in plan.audio) or not all(each.bytes for each in plan.downloads):
         console.print("What is not known is not counted: disk, memory and hours are the least.")
     console.print(f"Memory and hours are estimates, not measured: {ASSUMPTIONS}.")

@@ -16,7 +16,7 @@ import torch
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params
-from components.config.settings import data_root, device, models_root, workers
+from components.config.settings import device, models_root, root_setting, workers
 from components.corpus.archive import Archive
 from components.corpus.fetch import needed
 from components.corpus.source import source
@@ -68,24 +68,32 @@ def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     """The plan of these parameters, on the cards ``gpus`` or (none named) on this machine."""
     cards = {name: gpu_of(name) for name in gpus or catalogue.names("gpu")}
     nets, audio, stands = networks(params), audio_of(params.corpus), standing(params)
-    archives, checkpoints = _archives(params), [each for each in nets.checkpoints if each.repo and not _cached(each)]
+    archives = [] if all(f"corpus@{role}" in stands for role in catalogue.ROLES) else _archives(params)
+    checkpoints = [each for each in nets.checkpoints if each.repo and each.stage not in stands and not _cached(each)]
     downloads = [Download(each.folder, each.url, each.packed.bytes or 0) for each in archives]
     downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
     written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
     memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
-    return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads(params, nets, audio), memory, cards)
+    return Plan(params, audio, nets, downloads, written, rooms(written), stands, _loads(params, nets, audio, stands), memory, cards)
 
 
 def check(plan: Plan) -> None:
     """Raises InputError where a disk, or the memory of all that it may run on, is too small."""
     check_rooms(plan.rooms)
-    peak = max(plan.loads, key=lambda load: load.memory)
-    if not any(fits(peak, each) for each in plan.memory):
+    peak = max(plan.loads, key=lambda load: load.memory, default=None)
+    if peak and not any(fits(peak, each) for each in plan.memory):
         largest = max(plan.memory, key=lambda each: each.bytes)
         raise InputError(
             f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
             f"{largest.bytes / 1e9:,.1f} GB.", unit=peak.stage,
             way_out=f"Lower {peak.stage}.batch_seconds, take a smaller encoder or LLM, or plan for another card with --gpu.")  # fmt: skip
+
+
+def _loads(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Load]:
+    """What the stages compute whose outputs do not stand."""
+    features = {f"features@{role}" for role in catalogue.ROLES if role != "noise"}
+    done = {*stands, *(["features"] if features <= stands.keys() else [])}
+    return [load for load in loads(params, nets, audio) if load.stage not in done]
 
 
 def fits(load: Load, memory: Memory) -> bool:
@@ -105,10 +113,8 @@ def _archives(params: Params) -> list[Archive]:
 
 def _place(archive: Archive) -> tuple[Path, ...]:
     """The data root of an archive; none where it is not set."""
-    try:
-        return (data_root(archive.root, make=True),)
-    except InputError:
-        return ()
+    _, value = root_setting(archive.root)
+    return (Path(value).expanduser(),) if value else ()
 
 
 def _cached(checkpoint: Checkpoint) -> bool:
@@ -147,8 +153,8 @@ def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
         if params.features.mode == "cached" and role != "noise" and f"features@{role}" not in stands:
             size = seconds * nets.encoder.rate * nets.encoder.width * BYTES[numerics.features]
             found.append(Written(f"features, {role}", size + tars, places))
-    for stage, kind in (("encoder", "encoder"), ("llm", "LLM")):
-        chosen = [each for each in nets.checkpoints if each.what.startswith(kind)]
+    for stage in ("encoder", "llm"):
+        chosen = [each for each in nets.checkpoints if each.stage == stage]
         if stage not in stands:
             found += [Written(f"{each.what}, as safetensors", *_kept(each, places)) for each in chosen]
     if "train" not in stands:

@@ -21,7 +21,7 @@ SHARED_MEMORY = Path("/dev/shm")  # a disk of its own on every Linux
 def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty DVC project, entered, with its link types as the committed ones."""
     monkeypatch.chdir(tmp_path)
-    for command in (["init", "--no-scm", "-q"], ["config", "cache.type", "reflink,hardlink,symlink,copy"]):
+    for command in (["init", "--no-scm", "-q"], ["config", "cache.type", "hardlink,reflink,symlink,copy"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
     return tmp_path
 

@@ -56,7 +56,7 @@ def test_downloads_are_named_with_their_sizes() -> None:
     plan = planned(**PAPER)
     sizes = {each.what: each.bytes for each in plan.downloads}
     assert sizes["train-other-500"] == 30_593_501_606
-    assert sizes["LLM vicuna-7b"] == pytest.approx(13.48e9, rel=0.01)  # 6,738,415,616 parameters, two bytes each
+    assert sizes["llm vicuna-7b"] == pytest.approx(13.48e9, rel=0.01)  # 6,738,415,616 parameters, two bytes each
     assert sum(sizes.values()) > 70e9
 
 
@@ -70,7 +70,7 @@ def test_what_lies_in_the_data_root_is_not_downloaded(tmp_path: Path, monkeypatc
 
 def test_weights_that_are_linked_take_no_room_of_their_own() -> None:
     places = {each.what: each.places for each in planned(**{**PAPER, "llm": "phi-2"}).written}
-    linked, converted = places["LLM phi-2, as safetensors"], places["encoder hubert-large-ls960-ft, as safetensors"]
+    linked, converted = places["llm phi-2, as safetensors"], places["encoder hubert-large-ls960-ft, as safetensors"]
     assert len(linked) == len(converted) - 1  # cache of the hub and work cache lie on one disk here
     assert "a data root that is not set" in run("-S", "corpus=librispeech-100").stdout
 
