@@ -44,6 +44,7 @@ def test_a_language_of_mls_is_counted_by_subset(home: Path) -> None:
 
 MADE = """
 from components.config import catalogue
+from components.corpus.source import source
 made = source("{name}", "{role}", catalogue.corpus("spoken").sources["{role}"]["{name}"])
 rows, _ = made.find()
 print(*made.expected(), sum(row.samples / row.sample_rate for row in rows), len(rows))
