@@ -155,4 +155,5 @@ def test_a_plan_that_will_not_do_ends_the_flow_before_any_stage(project: Project
     assert state.is_failed()
     assert "too small" in str(state.message)
     assert notes() == []
+    assert flow_run(plan=True, targets=["a"]).is_completed(), "a plan is one of the whole"
     assert flow_run(plan=False).is_completed()

@@ -19,7 +19,7 @@ from components.model.causal import load_llm, load_tokenizer
 from components.model.joined import SpeechLLM
 from components.model.prompt import PromptBuilder, sequences
 from components.model.search import search
-from tests.checkpoints import FORMS, LLMS, LORA, frames_of, joined, save_llm, save_tokenizer
+from tests.checkpoints import FORMS, LLMS, LORA, frames_of, joined, learn, save_llm, save_tokenizer
 
 NAMES = catalogue.names("llm")
 REAL = [name for name in NAMES if catalogue.llm(name).source.kind == "hub"]
@@ -82,17 +82,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def learnt(folder: Path, family: str, form: str, prompt: Prompt, texts: list[str], frames: list[torch.Tensor]) -> SpeechLLM:
     """A model that was trained on a few utterances until their transcripts are the likeliest."""
     model = joined(folder, family, form=form, prompt=prompt, **EASIER.get(family, {}))
-    model.add_lora(8, 16, 0.0, LORA[family], 1)
-    parameters = [parameter for group in model.tune(["projector", "lora"]).values() for parameter in group]
-    optimiser = torch.optim.AdamW(parameters, lr=0.01)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss, _ = model.losses(frames, texts, 0, 0)
-        if loss.correct == loss.tokens and float(loss.total.detach()) < 0.1 * loss.tokens:
-            break
-        (loss.total / loss.tokens).backward()
-        optimiser.step()
-    return model.eval()
+    return learn(model, family, frames, texts)
 
 
 @pytest.mark.parametrize("name", NAMES)

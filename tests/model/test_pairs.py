@@ -13,7 +13,7 @@ from components.model.causal import load_llm
 from components.model.encoder import SpeechEncoder
 from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.search import search
-from tests.checkpoints import ENCODERS, LLMS, LORA, PROMPT, save_encoder, save_llm
+from tests.checkpoints import ENCODERS, LLMS, PROMPT, learn, save_encoder, save_llm
 from tests.model.test_encoder import wave
 
 RATE = 16_000
@@ -85,16 +85,6 @@ def test_a_waveform_becomes_text_through_every_pair(
 def test_an_utterance_of_every_encoder_is_learnt_to_the_letter(encoder: str, folders: Path, heard: dict[str, list[torch.Tensor]]) -> None:
     frames = heard[encoder]
     model = bridge(folders, encoder, "llama", frames)
-    model.add_lora(8, 16, 0.0, LORA["llama"], 1)
-    parameters = [parameter for group in model.tune(["projector", "lora"]).values() for parameter in group]
-    optimiser = torch.optim.AdamW(parameters, lr=0.01)
-    for _ in range(100):
-        optimiser.zero_grad()
-        loss, _ = model.losses(frames, TEXTS, 0, 0)
-        if loss.correct == loss.tokens and float(loss.total.detach()) < 0.1 * loss.tokens:
-            break
-        (loss.total / loss.tokens).backward()
-        optimiser.step()
-    found = search(model.eval(), frames, SECONDS, GREEDY)
+    found = search(learn(model, "llama", frames, TEXTS), frames, SECONDS, GREEDY)
     assert [each.text for each in found] == TEXTS, "two sounds, two texts: what is heard decides"
     assert [each.tokens for each in found] == [model.builder.target(text) for text in TEXTS], "it stops at the end of the turn"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import overridden
 from components.plan.__main__ import parsed
-from components.plan.load import gpu_of
+from components.plan.load import Load, gpu_of
+from components.plan.networks import networks
 from components.plan.run import Memory, Plan, check, plan_of
 from components.plan.standing import standing
 from tests.conftest import REPOSITORY
@@ -39,7 +43,7 @@ PAPER = {"corpus": "librispeech", "encoder": "hubert-large-ls960-ft", "projector
 def test_the_embedded_run_will_do_and_says_what_it_costs() -> None:
     done = run()
     assert done.returncode == 0, done.stderr
-    for word in ("spoken-train", "projector", "LoRA", "estimates", "h200"):
+    for word in ("spoken-train", "projector", "LoRA", "estimates", "h200", "ctc-tiny is trained here"):
         assert word in done.stdout
 
 
@@ -115,16 +119,46 @@ def test_more_steps_a_larger_llm_and_a_slower_card_take_longer() -> None:
 
 
 def test_whisper_computes_whole_windows_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from components.config import catalogue
-
     def operations() -> float:
         return next(load.operations for load in planned(**{**PAPER, "encoder": "whisper-small"}).loads if load.stage == "features")
 
     padded, entry = operations(), catalogue.encoder("whisper-small")
     monkeypatch.setattr(catalogue, "encoder", lambda name: replace(entry, numerics=replace(entry.numerics, padding="none")))
     assert padded > 2 * operations()  # utterances of 12 s in windows of 30 s
+
+
+def test_training_on_live_features_computes_whole_windows_too() -> None:
+    def train(mode: str) -> Load:
+        found = planned(**{**PAPER, "encoder": "whisper-small", "features__mode": mode})
+        return next(load for load in found.loads if load.stage == "train")
+
+    live, cached = train("live"), train("cached")
+    heard = (500 + 650) * 50  # seconds of audio that the steps take in
+    alone = 2 * networks(overridden({"encoder": "whisper-small"}, "overrides")).encoder.parameters * 50 * heard
+    assert live.operations - cached.operations > 2 * alone  # utterances of 12 s in windows of 30 s
+    assert live.memory > cached.memory
+
+
+def test_what_stands_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
+    monkeypatch.setattr("components.plan.run.standing", lambda params: {"llm": 1, **{f"features@{role}": 1 for role in roles}})
+    found = planned(**PAPER)
+    assert [load.stage for load in found.loads] == ["train", "decode"]
+    assert not any(each.what.startswith(("features", "llm")) for each in found.written)
+    assert [each.what for each in found.downloads if "hubert" in each.what or "vicuna" in each.what] == ["encoder hubert-large-ls960-ft"]
+    everything = {name: 1 for name in ("encoder", "llm", "train", "decode", *(f"features@{role}" for role in roles))}
+    monkeypatch.setattr("components.plan.run.standing", lambda params: everything)
+    done = planned(**{**PAPER, "llm": "vicuna-13b"})
+    assert done.loads == []
+    object.__setattr__(done, "rooms", [])
+    check(done)
+
+
+def test_a_plan_makes_no_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ROOT_LIBRISPEECH", str(tmp_path / "mistyped"))
+    found = {each.what: each.places for each in planned(**PAPER).written}
+    assert found["train-clean-100"] == (tmp_path / "mistyped",)
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_what_stands_by_the_lock_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +200,6 @@ def test_what_stands_by_the_lock_is_not_counted(tmp_path: Path, monkeypatch: pyt
 def test_a_wrong_override_names_the_nearest_known(assignment: str, says: str) -> None:
     done = run("-S", assignment)
     assert done.returncode == 2
-    import re
-
     assert re.search(says, done.stderr), done.stderr
     assert not done.stdout
 
