@@ -32,7 +32,8 @@ from transformers import (
 from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
 from components.config.artifact import fresh, write_record
-from components.config.catalogue import Projector, Prompt
+from components.config.catalogue import Prompt
+from components.config.projector import Linear
 from components.encoder import ctc, written
 from components.llm import copying
 from components.model.joined import Shape, SpeechLLM, folder_digest
@@ -263,7 +264,7 @@ def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prom
     encoder = fresh(folder / "encoder")
     (encoder / "weights").write_text(str(width))
     write_record(encoder, "encoder", parameters=None, inputs={})
-    shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", Projector("linear", stack, 24), prompt, "lower")
+    shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", Linear("linear", stack, 24), prompt, "lower")
     torch.manual_seed(7)
     model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
     with torch.no_grad():

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from components.config.errors import InputError, nearest
+from components.config.projector import Projector, projector_of
 from components.config.typed import STRICT, typed
 
 FOLDER = Path("catalogue")
@@ -166,27 +167,6 @@ class Llm:
 
 
 @dataclass(frozen=True)
-class ReleasedWeights:
-    """A projector that others trained: taken as it is, in place of a training."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["slam-llm"]
-    file: str  # below LIBRETTO_MODELS
-
-
-@dataclass(frozen=True)
-class Projector:
-    """``linear``: stack ``stack`` frames → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3)."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["linear"]
-    stack: int  # frames joined into one
-    hidden: int  # width between the two linear layers
-    weights: ReleasedWeights | None = None
-    card: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Corpus:
     """Sources by role: ``{role: {source name: settings}}``; the settings are typed by the source's module."""
 
@@ -241,13 +221,8 @@ def encoder(name: str) -> Encoder:
 
 
 def projector(name: str) -> Projector:
-    """The typed entry of a projector."""
-    entry = typed(Projector, raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
-    for key in ("stack", "hidden"):
-        if getattr(entry, key) < 1:
-            raise InputError(f"projector '{name}': '{key}' is {getattr(entry, key)}, and must be at least 1.", unit=key,
-                             way_out=f"Correct it in catalogue/projector.yaml: {name}.")  # fmt: skip
-    return entry
+    """The typed entry of a projector, by its kind."""
+    return projector_of(raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
 
 
 def llm(name: str) -> Llm:

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from components.config.artifact import contents
-from components.config.catalogue import Projector, Prompt
+from components.config.catalogue import Prompt
 from components.config.errors import InputError
 from components.config.hashing import data_digest
+from components.config.projector import Projector, projector_of
 from components.config.typed import stated
 from components.model.causal import TargetLoss, load_llm, target_loss
 from components.model.lora import adapting, attach
@@ -63,7 +64,7 @@ class SpeechLLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.projector.linear1.weight.device
+        return next(self.projector.parameters()).device
 
     def add_lora(self, rank: int, alpha: int, dropout: float, targets: Sequence[str], seed: int) -> None:
         """Adapts the layers whose names end in ``targets``; raises InputError for a target that matches nothing."""
@@ -113,7 +114,8 @@ class SpeechLLM(nn.Module):
     def load(cls, folder: Path, encoder: Path, llm: Path, device: str) -> SpeechLLM:
         """The trained model over its base checkpoints; raises InputError where they are not those it was trained on."""
         data = json.loads((folder / CONFIG).read_text())
-        shape = Shape(**{**data, "projector": Projector(**data["projector"]), "prompt": Prompt(**data["prompt"])})
+        projector = projector_of(data["projector"], f"{folder / CONFIG}: projector")
+        shape = Shape(**{**data, "projector": projector, "prompt": Prompt(**data["prompt"])})
         for name, base in (("encoder", encoder), ("llm", llm)):
             if folder_digest(base) != getattr(shape, name):
                 raise InputError(f"{folder} was trained on another {name} than {base}.", unit=str(folder), way_out="Run 'dvc repro'.")

@@ -1,39 +1,68 @@
-"""Projectors: frames of the encoder → vectors of the LLM's width, fewer by the stacking factor."""
+"""Projectors by kind: frames of the encoder → vectors of the LLM's width, fewer by the stride.
+
+In: an entry of the catalogue and two widths. Out: the bridge of its kind; those of stacked frames stand here. Cost: the
+first layer holds stack · encoder width · hidden weights, nearly all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
-from components.config.catalogue import Projector
+from components.config.projector import FullyConnected, Linear, Projector, StackLinear
+from components.model.bridge import Bridge, Windowed, stacked
 
 
-class LinearProjector(nn.Module):
+class LinearProjector(Windowed):
     """``stack`` frames joined → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3); biases on."""
 
-    def __init__(self, encoder_width: int, llm_width: int, stack: int, hidden: int) -> None:
-        super().__init__()
-        self.stack = stack
-        self.linear1 = nn.Linear(encoder_width * stack, hidden)
-        self.linear2 = nn.Linear(hidden, llm_width)
+    def __init__(self, entry: Linear, encoder_width: int, llm_width: int) -> None:
+        super().__init__(entry.stack, entry.stack)
+        self.linear1 = nn.Linear(encoder_width * entry.stack, entry.hidden)
+        self.linear2 = nn.Linear(entry.hidden, llm_width)
 
-    def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (frames, encoder width) → (frames // stack, LLM width); the last frames short of a stack are dropped, and
-        an utterance shorter than one stack is filled up with zeros."""
-        stacked = [self._stacked(each) for each in frames]
-        joined = self.linear2(torch.relu(self.linear1(torch.cat(stacked))))
-        return list(joined.split([len(each) for each in stacked]))
-
-    def _stacked(self, frames: torch.Tensor) -> torch.Tensor:
-        count = max(1, len(frames) // self.stack)
-        kept = frames[: count * self.stack]
-        if len(kept) < self.stack:
-            kept = nn.functional.pad(kept, (0, 0, 0, self.stack - len(kept)))
-        return kept.reshape(count, -1)
+    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.linear2(torch.relu(self.linear1(stacked(windows))))
 
 
-def build_projector(entry: Projector, encoder_width: int, llm_width: int) -> LinearProjector:
-    """The projector of a catalogue entry for these widths."""
-    return LinearProjector(encoder_width, llm_width, entry.stack, entry.hidden)
+class StackedLinear(Windowed):
+    """``stack`` frames joined → one linear layer (Fathullah et al., arXiv 2307.11795); bias on."""
+
+    def __init__(self, entry: StackLinear, encoder_width: int, llm_width: int) -> None:
+        super().__init__(entry.stack, entry.stack)
+        self.linear = nn.Linear(encoder_width * entry.stack, llm_width)
+
+    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.linear(stacked(windows))
+
+
+class FullyConnectedLayers(Windowed):
+    """``stack`` frames joined → linear layers with ReLU between them (Yu et al., arXiv 2309.13963); biases on."""
+
+    def __init__(self, entry: FullyConnected, encoder_width: int, llm_width: int) -> None:
+        super().__init__(entry.stack, entry.stack)
+        widths = [encoder_width * entry.stack, *[entry.hidden] * (entry.layers - 1), llm_width]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+
+    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+        made = self.layers[0](stacked(windows))
+        for layer in self.layers[1:]:
+            made = layer(torch.relu(made))
+        return made
+
+
+# A class is called with the entry of its kind, the encoder's width and the LLM's.
+BRIDGES: dict[str, Callable[[Any, int, int], Bridge]] = {
+    "linear": LinearProjector,
+    "stack-linear": StackedLinear,
+    "fc": FullyConnectedLayers,
+}
+
+
+def build_projector(entry: Projector, encoder_width: int, llm_width: int) -> Bridge:
+    """The bridge of a catalogue entry for these widths, with new weights."""
+    return BRIDGES[entry.kind](entry, encoder_width, llm_width)

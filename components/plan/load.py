@@ -104,7 +104,7 @@ def _features(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str
 
 def _tokens(nets: Networks, speech_seconds: float) -> float:
     """Tokens of the LLM for an utterance of so many seconds: frames, prompt, transcript and its end."""
-    return speech_seconds * (nets.encoder.rate / nets.stack + TEXT_TOKENS) + PROMPT_TOKENS + 1
+    return speech_seconds * (nets.encoder.rate / nets.stride + TEXT_TOKENS) + PROMPT_TOKENS + 1
 
 
 def _mean(audio: Sequence[Audio], roles: tuple[str, ...]) -> float:
@@ -119,7 +119,7 @@ def _train(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, e
     mean = _mean(audio, ("train",))
     tokens = seconds / mean * _tokens(nets, mean)
     projector = nets.modules["projector"][0]
-    operations = tokens * 4 * llm.parameters + 6 * projector * seconds * nets.encoder.rate / nets.stack
+    operations = tokens * 4 * llm.parameters + 6 * projector * seconds * nets.encoder.rate / nets.stride
     # Windows that are filled up cost what they would full.
     speech = [each for each in audio if each.role == "train"]
     filled = sum(computed(nets, each) for each in speech) / (sum(each.seconds for each in speech) or 1.0)
@@ -155,7 +155,7 @@ def _decode(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, 
             operations += 2 * llm.parameters * each.utterances * (_tokens(nets, mean) + rules.beams * mean * TEXT_TOKENS)
             read += _steps(nets, params, each.utterances, each) * llm.parameters * size
         rows = rules.beams * max(1.0, settings.batch_seconds / longest)
-        cache = rows * (longest * nets.encoder.rate / nets.stack + PROMPT_TOKENS + rules.max_tokens) * llm.layers * llm.kv_width * size
+        cache = rows * (longest * nets.encoder.rate / nets.stride + PROMPT_TOKENS + rules.max_tokens) * llm.layers * llm.kv_width * size
         memory = max(memory, cache + rows * llm.vocabulary * LOGITS)
     operations += sum(_encoding(nets, computed(nets, each)) for each in tested) if live else 0.0
     memory += _encoder_memory(nets, settings.batch_seconds, encoder_dtype) if live else 0.0

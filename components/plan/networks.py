@@ -73,7 +73,7 @@ class Networks:
 
     encoder: Encoder
     llm: Llm
-    stack: int  # frames joined into one
+    stride: float  # frames of the encoder that one token stands for
     modules: dict[str, tuple[int, int]]
     checkpoints: tuple[Checkpoint, ...]
 
@@ -93,7 +93,8 @@ def networks(params: Params) -> Networks:
     encoder = _encoder(params.encoder, encoder_entry.source, padding, checkpoints)
     llm = _llm(params.llm, llm_entry, params.train.lora.rank, checkpoints)
     with torch.device("meta"):
-        projector = parameters(build_projector(projector_entry, encoder.width, llm.width))
+        bridge = build_projector(projector_entry, encoder.width, llm.width)
+        projector = parameters(bridge)
         matching = parameters(Matching(llm.width))
     tuned = {part for stage in params.train.curriculum for part in stage.tune} if projector_entry.weights is None else set()
     modules = {
@@ -103,7 +104,7 @@ def networks(params: Params) -> Networks:
         "LLM": (0, llm.parameters),
         "LoRA": (llm.lora if "lora" in tuned else 0, 0),
     }
-    return Networks(encoder, llm, projector_entry.stack, modules, tuple(checkpoints))
+    return Networks(encoder, llm, bridge.stride, modules, tuple(checkpoints))
 
 
 def _encoder(name: str, source: EncoderSource, padding: str, found: list[Checkpoint]) -> Encoder:

@@ -12,6 +12,7 @@ from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.hashing import file_digest
 from components.config.params import Train
+from components.config.projector import Projector, ReleasedWeights
 from components.config.settings import device, workers
 from components.config.stage import Stage
 from components.config.typed import stated
@@ -45,8 +46,8 @@ def work(stage: Stage) -> None:
     write_record(OUT, "train", parameters=parameters, inputs=inputs, outputs=outputs, libraries=("torch", "transformers", "peft"))
 
 
-def _released(name: str, settings: Train, projector: catalogue.Projector, llm: catalogue.Llm,
-              weights: catalogue.ReleasedWeights) -> tuple[dict[str, Any], Path]:  # fmt: skip
+def _released(name: str, settings: Train, projector: Projector, llm: catalogue.Llm,
+              weights: ReleasedWeights) -> tuple[dict[str, Any], Path]:  # fmt: skip
     """What a released projector hangs on, and its unit; nothing is trained."""
     from components.train import released
 
@@ -66,7 +67,7 @@ def _inputs() -> dict[str, Any]:
     return found
 
 
-def _train(ranks: Ranks, folder: Path, settings: Train, projector: catalogue.Projector, llm: catalogue.Llm) -> None:
+def _train(ranks: Ranks, folder: Path, settings: Train, projector: Projector, llm: catalogue.Llm) -> None:
     from components.model.families import width_of
     from components.model.joined import Shape, folder_digest
     from components.train import loop

@@ -17,15 +17,15 @@ from components.shards.order import batches, windows
 from components.shards.reader import Located
 
 
-def shorter(counts: Sequence[int], stack: int) -> int:
-    """How many utterances have fewer frames than the projector joins to one: those it fills up with zeros.
+def shorter(counts: Sequence[int], stride: float) -> int:
+    """How many utterances have fewer frames than one token of the projector stands for.
 
     Raises InputError where most have: such an encoder and such a projector give the LLM next to nothing to read.
     """
-    short = sum(count < stack for count in counts)
+    short = sum(count < stride for count in counts)
     if 2 * short > len(counts):
-        says = f"train: {short} of {len(counts)} utterances have fewer frames than the {stack} that the projector joins to one."
-        raise InputError(says, unit="projector", way_out="Name a projector with a lower stack, or an encoder with more frames a second.")
+        says = f"train: {short} of {len(counts)} utterances have fewer frames than the {stride:g} of one token."
+        raise InputError(says, unit="projector", way_out="Name a projector with a lower stride, or an encoder with more frames a second.")
     return short
 
 

@@ -59,10 +59,10 @@ def train(ranks: Ranks, job: Job) -> None:
     if not dev.items:
         raise InputError("train: the corpus has no utterance in its role dev to choose a checkpoint by.", unit="dev",
                          way_out="Give the role a source.")  # fmt: skip
-    stack = job.shape.projector.stack
-    short = shorter([speech.count(item) for item in speech.items], stack)
+    stride = model.projector.stride
+    short = shorter([speech.count(item) for item in speech.items], stride)
     if short and ranks.rank == 0:
-        print(f"train: {short} of {len(speech.items)} utterances have fewer than {stack} frames: the projector fills them up with zeros")
+        print(f"train: {short} of {len(speech.items)} utterances have fewer frames than the {stride:g} of one token")
     first = 0
     for number, stage in enumerate(job.settings.curriculum):
         if "lora" in stage.tune and model.adapted is None:

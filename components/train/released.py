@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from components.config.catalogue import Llm, Projector, ReleasedWeights
+from components.config.catalogue import Llm
 from components.config.errors import InputError
+from components.config.projector import Projector, ReleasedWeights
 from components.config.settings import models_root
 from components.config.typed import stated
 from components.model.conversion import convert
@@ -76,7 +77,8 @@ def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
     found = {name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()}
     llm_width = AutoConfig.from_pretrained(job.llm, local_files_only=True).hidden_size
     with torch.device("meta"):
-        wanted = build_projector(job.projector, shape.encoder_width, llm_width).state_dict()
+        bridge = build_projector(job.projector, shape.encoder_width, llm_width)
+    wanted = bridge.state_dict()
     if found.keys() != wanted.keys():
         raise InputError(f"{job.file} holds {', '.join(sorted(found))}; a projector of kind '{job.projector.kind}' has "
                          f"{', '.join(sorted(wanted))}.", unit=str(job.file),
@@ -84,6 +86,6 @@ def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
     for name, tensor in sorted(wanted.items()):
         if found[name].shape != tensor.shape:
             raise InputError(f"{job.file}: {name} has the shape {tuple(found[name].shape)}; encoder ({shape.encoder_width} wide), "
-                             f"stack {job.projector.stack} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.", unit=name,
+                             f"stride {bridge.stride:g} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.", unit=name,
                              way_out="Name the encoder and the LLM that it was trained with.")  # fmt: skip
     return found

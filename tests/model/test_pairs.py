@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.config.catalogue import Projector
 from components.config.params import ConstraintSet
+from components.config.projector import Linear
 from components.model.causal import load_llm
 from components.model.encoder import SpeechEncoder
 from components.model.joined import Shape, SpeechLLM, folder_digest
@@ -47,7 +47,7 @@ def heard(folders: Path) -> dict[str, list[torch.Tensor]]:
 def bridge(folders: Path, encoder: str, llm: str, frames: list[torch.Tensor]) -> SpeechLLM:
     """A new model between two folders."""
     one, other = folders / "encoder" / encoder, folders / "llm" / llm
-    shape = Shape(folder_digest(one), frames[0].shape[1], folder_digest(other), "float32", Projector("linear", 2, 24), PROMPT, "lower")
+    shape = Shape(folder_digest(one), frames[0].shape[1], folder_digest(other), "float32", Linear("linear", 2, 24), PROMPT, "lower")
     torch.manual_seed(7)
     return SpeechLLM(shape, *load_llm(other, "float32", "cpu"))
 
