@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from components.config.errors import InputError
 
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
 
@@ -53,13 +56,13 @@ def there(folder: Path) -> bool:
 
 
 def load(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Restores what ``save`` wrote and returns its ``state``; raises ValueError where the parameters are others."""
+    """Restores what ``save`` wrote and returns its ``state``.
+
+    Raises InputError, before anything is restored, where parameters or buffers are others, by name or by shape.
+    """
     tensors = load_file(folder / "tensors.safetensors")
-    trainable = named_trainable(module)
-    saved = {name.removeprefix("parameter.") for name in tensors if name.startswith("parameter.")}
-    if saved != set(trainable):
-        raise ValueError(f"{folder} holds other parameters: {sorted(saved ^ set(trainable))[:3]} …")
-    buffers = dict(module.named_buffers())
+    trainable, buffers = named_trainable(module), dict(module.named_buffers())
+    _check(folder, tensors, {"parameter": trainable, "buffer": {name: each for name, each in buffers.items() if each.numel()}})
     with torch.no_grad():
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
@@ -71,3 +74,15 @@ def load(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer
                 parameter = trainable[rest]
                 optimiser.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter)
     return json.loads((folder / "state.json").read_text())
+
+
+def _check(folder: Path, tensors: dict[str, torch.Tensor], wanted: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Raises InputError where ``tensors`` are not those that the module has."""
+    for kind, those in wanted.items():
+        saved = {name.removeprefix(f"{kind}."): tuple(each.shape) for name, each in tensors.items() if name.startswith(f"{kind}.")}
+        shapes = {name: tuple(each.shape) for name, each in those.items()}
+        for name in sorted(saved.keys() | shapes.keys()):
+            if saved.get(name) != shapes.get(name):
+                raise InputError(f"{folder} is a checkpoint of another model: its {kind} '{name}' is {saved.get(name, 'not there')}, "
+                                 f"the model's is {shapes.get(name, 'not there')}.", unit=name,
+                                 way_out="Give back the versions that it was made with, or delete that folder to train anew.")  # fmt: skip

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
 from components.model import checkpoint
 from components.model.schedule import rate_at
 
@@ -78,12 +80,37 @@ def test_weights_alone_are_saved_and_read_without_an_optimiser(tmp_path: Path) -
     assert torch.equal(again[3].weight, frozen)
 
 
-def test_other_parameters_are_refused(tmp_path: Path) -> None:
-    module = network()
-    checkpoint.save(tmp_path / "last", module, None, {})
-    module[3].requires_grad_(True)
-    with pytest.raises(ValueError, match="other parameters"):
+def wider() -> torch.nn.Sequential:
+    """As ``network``, with a last layer and running means of other sizes."""
+    torch.manual_seed(5)
+    made = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 5), torch.nn.Linear(5, 3))
+    made[3].requires_grad_(False)
+    return made
+
+
+def more() -> torch.nn.Sequential:
+    return network(seed=5).requires_grad_(True)
+
+
+def less() -> torch.nn.Sequential:
+    made = network(seed=5)
+    made[1] = torch.nn.Identity()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [(wider, r"its parameter '2\.bias' is \(3,\), the model's is \(5,\)"), (more, r"parameter '3\.bias' is not there"),
+     (less, r"parameter '1\.bias' is \(8,\), the model's is not there")],
+)  # fmt: skip
+def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_overwritten(other: Any, says: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last", network(), None, {"step": 3})
+    module = other()
+    before, held = state_of(module), folder_digests(tmp_path)
+    with pytest.raises(InputError, match=rf"last is a checkpoint of another model: .*{says}.*delete that folder to train anew"):
         checkpoint.load(tmp_path / "last", module, None)
+    assert same(state_of(module), before)
+    assert folder_digests(tmp_path) == held
 
 
 class Killed(Exception):
