@@ -57,6 +57,7 @@ class SpeechLLM(nn.Module):
         self.shape, self.llm = shape, llm
         self.builder = PromptBuilder(tokenizer, shape.prompt, shape.text_case)
         self.tokenizer = tokenizer
+        self._check_known([*self.builder.before, *self.builder.after, self.builder.eos], "the prompt and its end")
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
@@ -87,16 +88,31 @@ class SpeechLLM(nn.Module):
                 raise InputError(f"'{part}' is to be tuned, but the model has no such part.", unit=part)
         return groups
 
-    def losses(self, frames: Sequence[torch.Tensor], texts: Sequence[str], mse: float, cosine: float) -> tuple[TargetLoss, torch.Tensor]:
-        """Cross-entropy on each transcript and its end of sequence, and the matching loss, both summed over tokens."""
+    def losses(self, frames: Sequence[torch.Tensor], texts: Sequence[str], mse: float, cosine: float,
+               heard: Sequence[Sequence[int]] | None = None, packed: bool = False) -> tuple[TargetLoss, torch.Tensor]:  # fmt: skip
+        """Cross-entropy on each transcript and its end of sequence, and the matching loss, both summed over tokens.
+
+        ``heard`` are the tokens that the LLM reads in place of each transcript's own; ``packed`` puts all into one row.
+        Raises InputError for a transcript with a token that the LLM has no embedding of.
+        """
         speech = self.projector(frames)
         targets = [self.builder.target(text) for text in texts]
         embed = self.llm.get_input_embeddings()
-        entropy = target_loss(self.llm, sequences(embed, self.builder, speech, targets))
+        for each, ids in zip(texts, targets, strict=True):
+            self._check_known(ids, f"'{each[:40]}'")
+        entropy = target_loss(self.llm, sequences(embed, self.builder, speech, targets, heard, packed))
         if not (mse or cosine):
             return entropy, speech[0].new_zeros(())
         text = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(speech[0].dtype) for ids in targets]
         return entropy, self.matching(text, speech, mse, cosine)
+
+    def _check_known(self, ids: Sequence[int], what: str) -> None:
+        """Raises InputError where the tokenizer has a larger vocabulary than the LLM, and ``what`` takes of it."""
+        count = self.llm.get_input_embeddings().num_embeddings
+        if ids and max(ids) >= count:
+            raise InputError(f"The tokenizer of {self.tokenizer.name_or_path} makes token {max(ids)} of {what}; the LLM has {count}.",
+                             unit=self.tokenizer.name_or_path,
+                             way_out="Take the tokenizer that the checkpoint was trained with.")  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Writes what was trained and the configuration."""

@@ -23,14 +23,23 @@ SPECIAL = re.compile(r"<\|[^<>|]+\|>")  # how ChatML and the Llama 3 family writ
 
 @dataclass(frozen=True)
 class Sequences:
-    """A padded batch for the LLM: ``embeddings`` (batch, length, width), ``mask`` (batch, length), and for each target
-    token the place (row, column) whose next token it is; ``targets`` has shape (tokens,), ``rows`` and ``columns`` alike."""
+    """A batch for the LLM: ``embeddings`` (batch, length, width), ``mask`` (batch, length), and for each target token the
+    place (row, column) whose next token it is; ``targets`` has shape (tokens,), ``rows`` and ``columns`` alike.
+
+    Packed, all utterances stand in one row: ``positions`` (1, length) restart with each of them, and there is no mask.
+    """
 
     embeddings: torch.Tensor
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     rows: torch.Tensor
     columns: torch.Tensor
     targets: torch.Tensor
+    positions: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What the LLM reads, padding left out."""
+        return self.embeddings.shape[1] if self.mask is None else int(self.mask.sum())
 
 
 class PromptBuilder:
@@ -84,6 +93,12 @@ class PromptBuilder:
         """Ids of ``text``, special tokens split: '</s>' in a transcript is four characters that somebody wrote, not the end."""
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
+    def plain_tokens(self) -> list[int]:
+        """Ids of the vocabulary that are no special tokens: what a transcript may be made of."""
+        special = {*self._tokenizer.all_special_ids, self.eos}
+        special |= {token for token, known in self._tokenizer.added_tokens_decoder.items() if known.special}
+        return sorted(set(self._tokenizer.get_vocab().values()) - special)
+
     def text(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""
         tokens = list(tokens)
@@ -94,30 +109,44 @@ class PromptBuilder:
 
 
 def sequences(embed: torch.nn.Module, builder: PromptBuilder, speech: Sequence[torch.Tensor],
-              targets: Sequence[Sequence[int]] | None) -> Sequences:  # fmt: skip
-    """Prompt, speech (each (frames, width)) and, where given, targets with their end of sequence, as one padded batch.
+              targets: Sequence[Sequence[int]] | None, heard: Sequence[Sequence[int]] | None = None,
+              packed: bool = False) -> Sequences:  # fmt: skip
+    """Prompt, speech (each (frames, width)) and, where given, targets with their end of sequence, as one batch.
 
-    Without targets the padding stands on the left, as generation wants it; with them on the right. What counts as a
-    target is known by its place, never by the padding id, since for some LLMs that is the end of sequence itself.
+    Without targets the padding stands on the left, as generation wants it; with them on the right, or nowhere: ``packed``
+    puts all into one row. ``heard`` are the tokens that are read in place of the targets, as many of each. What counts as
+    a target is known by its place, never by the padding id, since for some LLMs that is the end of sequence itself.
     """
     device = speech[0].device
     answers = [[*target, builder.eos] for target in targets] if targets is not None else [[] for _ in speech]
+    read = [[*given, builder.eos] for given in heard] if heard is not None else answers
 
     def embedded(ids: Sequence[int]) -> torch.Tensor:
         return embed(torch.tensor(list(ids), dtype=torch.long, device=device))
 
     before, after = embedded(builder.before), embedded(builder.after)
-    rows = [torch.cat([before, frames.to(before.dtype), after, embedded(answer)]) for frames, answer in zip(speech, answers, strict=True)]
-    longest = max(len(row) for row in rows)
-    left = targets is None
+    rows = [torch.cat([before, frames.to(before.dtype), after, embedded(ids)]) for frames, ids in zip(speech, read, strict=True)]
+    lengths = [len(row) for row in rows]
+    # The token at column c is predicted from column c - 1.
+    places = [(row, lengths[row] - len(answer) - 1 + step) for row, answer in enumerate(answers) for step in range(len(answer))]
+    at = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2)
+    flat = torch.tensor([token for answer in answers for token in answer], dtype=torch.long, device=device)
+    if packed:
+        starts = torch.tensor([0, *lengths[:-1]], device=device).cumsum(0)
+        positions = torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+        columns = starts[at[:, 0]] + at[:, 1]
+        return Sequences(torch.cat(rows)[None], None, torch.zeros_like(columns), columns, flat, positions)
+    embeddings, mask = _padded(rows, left=targets is None)
+    return Sequences(embeddings, mask, at[:, 0], at[:, 1], flat)
+
+
+def _padded(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, length, width) of the rows, filled up with zeros, and the mask (batch, length) of what they are."""
+    longest, device = max(len(row) for row in rows), rows[0].device
     padded = torch.stack(
         [torch.nn.functional.pad(row, (0, 0, longest - len(row), 0) if left else (0, 0, 0, longest - len(row))) for row in rows]
     )
     lengths = torch.tensor([len(row) for row in rows], device=device)
     columns = torch.arange(longest, device=device)[None]
     mask = columns >= longest - lengths[:, None] if left else columns < lengths[:, None]
-    # The token at column c is predicted from column c - 1.
-    places = [(row, len(rows[row]) - len(answer) - 1 + step) for row, answer in enumerate(answers) for step in range(len(answer))]
-    at = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2)
-    flat = torch.tensor([token for answer in answers for token in answer], dtype=torch.long, device=device)
-    return Sequences(padded, mask.long(), at[:, 0], at[:, 1], flat)
+    return padded, mask.long()
