@@ -11,6 +11,10 @@ LIBRETTO_OPENSLR           base address of a mirror of https://www.openslr.org/r
 LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie
 LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU when there is one)
 LIBRETTO_WORKERS           worker processes on this machine (default: the processor's cores)
+LIBRETTO_ENGINE            ``ddp`` or ``fsdp``: training by torchrun, see components/train/engine.py (default: processes of this
+                           machine on the CPU; ``ddp`` where there are several GPUs)
+LIBRETTO_NODES             machines that train together (default 1)
+LIBRETTO_MEETING           host:port of the first of them, where the ranks meet
 LIBRETTO_PROGRESS          file to which progress goes as JSON lines
 =========================  ===================================================================================================
 
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -110,6 +115,28 @@ def models_root() -> Path:
 def workers() -> int:
     """Worker processes on this machine."""
     return max(1, int(_number("LIBRETTO_WORKERS", str(len(os.sched_getaffinity(0))))))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How training is spread over processes; ``name`` is empty where nothing is set."""
+
+    name: str
+    nodes: int
+    meeting: str  # host:port
+
+
+def engine() -> Engine:
+    """The engine of training; raises InputError for one that there is not, and for several machines without a place to meet."""
+    chosen = Engine(setting("LIBRETTO_ENGINE"), int(_number("LIBRETTO_NODES", "1")), setting("LIBRETTO_MEETING"))
+    if chosen.name not in ("", "ddp", "fsdp"):
+        raise InputError(
+            f"LIBRETTO_ENGINE={chosen.name} is no engine.", unit="LIBRETTO_ENGINE", way_out=nearest(chosen.name, ("ddp", "fsdp"))
+        )
+    if chosen.nodes > 1 and not (chosen.name and chosen.meeting.rpartition(":")[2].isdecimal()):
+        raise InputError(f"LIBRETTO_NODES={chosen.nodes}: several machines need an engine and a place to meet.", unit="LIBRETTO_NODES",
+                         way_out="Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_MEETING to host:port of the first of them.")  # fmt: skip
+    return chosen
 
 
 def device() -> str:

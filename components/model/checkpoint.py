@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
+from components.model.ranks import is_sharded, whole
 
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
 
@@ -25,8 +26,12 @@ def named_trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def save(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
-    """Writes trained parameters, buffers, the optimiser's moments and ``state`` (plain data) to ``folder``."""
+def save(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None, state: dict[str, Any], *,
+         write: bool = True) -> None:  # fmt: skip
+    """Writes trained parameters, buffers, the optimiser's moments and ``state`` (plain data) to ``folder``.
+
+    With a sharded LLM all ranks call it, since all hold a part of it, and one of them writes.
+    """
     trainable = named_trainable(module)
     tensors = {f"parameter.{name}": parameter.detach() for name, parameter in trainable.items()}
     tensors |= {f"buffer.{name}": buffer for name, buffer in module.named_buffers() if buffer.numel()}
@@ -34,10 +39,13 @@ def save(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer
         for name, parameter in trainable.items():
             held = optimiser.state.get(parameter, {})
             tensors |= {f"{kind}.{name}": torch.as_tensor(held[kind]) for kind in _ADAM if kind in held}
+    gathered = {name: whole(tensor.detach()).cpu() for name, tensor in tensors.items() if write or is_sharded(tensor)}
+    if not write:
+        return
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, fresh / "tensors.safetensors")
+    save_file({name: tensor.contiguous().clone() for name, tensor in gathered.items()}, fresh / "tensors.safetensors")
     (fresh / "state.json").write_text(json.dumps(state))
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
@@ -67,12 +75,12 @@ def load(folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "parameter":
-                trainable[rest].copy_(tensor)
+                trainable[rest].copy_(_laid_out_as(trainable[rest], tensor))
             elif kind == "buffer":
                 buffers[rest].copy_(tensor)
             elif optimiser is not None:
                 parameter = trainable[rest]
-                optimiser.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter)
+                optimiser.state[parameter][kind] = tensor if kind == "step" else _laid_out_as(parameter, tensor)
     return json.loads((folder / "state.json").read_text())
 
 
@@ -86,3 +94,13 @@ def _check(folder: Path, tensors: dict[str, torch.Tensor], wanted: Mapping[str, 
                 raise InputError(f"{folder} is a checkpoint of another model: its {kind} '{name}' is {saved.get(name, 'not there')}, "
                                  f"the model's is {shapes.get(name, 'not there')}.", unit=name,
                                  way_out="Give back the versions that it was made with, or delete that folder to train anew.")  # fmt: skip
+
+
+def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` on the device and in the dtype of ``parameter``; in parts where that is sharded."""
+    if not is_sharded(parameter):
+        return tensor.to(parameter)
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor.to(mesh.device_type, parameter.dtype), mesh, placements)

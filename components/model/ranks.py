@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the process that starts the others computes nothing: it nee
     import torch
 
 Item = TypeVar("Item")
+BUCKET = 2**25  # gradient values exchanged at once: 134 MB in fp32
 NOTICE_SECONDS = 5  # until a killed process is noticed: milliseconds as a rule
 
 
@@ -33,24 +34,49 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
+    sharded: bool = False  # the LLM lies in parts on all ranks (components.model.sharding), which run its layers together
 
     def mine(self, micro_batches: Sequence[Item]) -> list[Item]:
         """The micro-batches that this rank computes."""
         return list(micro_batches[self.rank :: self.count])
 
+    def turns(self, batches: Sequence[Item]) -> list[tuple[Item, bool]]:
+        """What this rank computes of ``batches``, and whether it counts.
+
+        Ranks that hold an LLM together must run it equally often: who has nothing left repeats a batch that does not count.
+        """
+        turns = [(batch, True) for batch in self.mine(batches)]
+        idle = -(-len(batches) // self.count) - len(turns) if self.sharded else 0
+        return turns + [(batches[0], False)] * idle
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replaces each gradient by its sum over ranks; one exchange for all of them."""
+        """Replaces each gradient by its sum over ranks, a bucket of them in each exchange; those of sharded parameters are sums
+        already (reduced in the backward pass)."""
         import torch
 
         held = [parameter for parameter in parameters if parameter.requires_grad]
-        # None counts as zero in one process too, or the optimiser would leave out there what it decays elsewhere.
-        grads = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in held]
-        if self.count > 1:
-            flat = torch.cat([grad.flatten() for grad in grads])
+        for parameter in held:
+            # None counts as zero in one process too, or the optimiser would leave out there what it decays elsewhere.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.count == 1:
+            return
+        for bucket in _buckets([parameter.grad for parameter in held if parameter.grad is not None and not is_sharded(parameter)]):
+            flat = torch.cat([grad.flatten() for grad in bucket])
             torch.distributed.all_reduce(flat)
-            grads = [part.view_as(parameter) for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True)]
-        for parameter, grad in zip(held, grads, strict=True):
-            parameter.grad = grad
+            for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def clip(self, parameters: Sequence[torch.nn.Parameter], most: float) -> float:
+        """Scales gradients down to the norm ``most`` over all of them, shards on other ranks included; returns the norm it was."""
+        from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+        sides = [[p for p in parameters if p.grad is not None and is_sharded(p) == side] for side in (False, True)]
+        norms = [get_total_norm([p.grad for p in side if p.grad is not None]) for side in sides if side]
+        norm = norms[0] if len(norms) == 1 else sum(whole(each) ** 2 for each in norms) ** 0.5
+        for side in filter(None, sides):
+            clip_grads_with_norm_(side, most, whole(norm))
+        return float(whole(norm))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """``values`` summed over ranks."""
@@ -66,6 +92,35 @@ class Ranks:
             import torch.distributed
 
             torch.distributed.barrier()
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in parts on several ranks."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is without sharding; all ranks must ask together where it is sharded."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+
+
+def _buckets(grads: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Gradients of one dtype and device in groups of at most ``BUCKET`` values, so that the copy stays small."""
+    buckets: list[list[torch.Tensor]] = []
+    for grad in grads:
+        last = buckets[-1] if buckets else []
+        fits = last and (last[0].dtype, last[0].device) == (grad.dtype, grad.device) and sum(map(_size, last)) + grad.numel() <= BUCKET
+        if fits:
+            last.append(grad)
+        else:
+            buckets.append([grad])
+    return buckets
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel()
 
 
 def cut(batch: Sequence[Item], parts: int) -> list[list[Item]]:

@@ -57,8 +57,12 @@ def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[i
 
 
 @torch.inference_mode()
-def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[float], constraints: ConstraintSet) -> list[Hypothesis]:
-    """The best hypothesis of each utterance from its frames, each (frames, encoder width)."""
+def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[float], constraints: ConstraintSet, *,
+           together: bool = False) -> list[Hypothesis]:  # fmt: skip
+    """The best hypothesis of each utterance from its frames, each (frames, encoder width).
+
+    ``together``: ranks that hold the LLM together search at the same time, each its own batch; none stops before all are done.
+    """
     speech = model.projector(frames)
     batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, None)
     fewest, most = limits(constraints, seconds)
@@ -74,7 +78,11 @@ def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[f
         # It warns that no-repeat looks at new tokens only: that is what is wanted.
         warnings.filterwarnings("ignore", message=".*no_repeat_ngram_size.*")
         made = model.llm.generate(
-            inputs_embeds=batch.embeddings, attention_mask=batch.mask, generation_config=config, logits_processor=limited
+            inputs_embeds=batch.embeddings,
+            attention_mask=batch.mask,
+            generation_config=config,
+            logits_processor=limited,
+            synced_gpus=together,
         )
     tokens = [_until(row, eos) for row in made.tolist()]
     scores = _log_probabilities(model, speech, tokens)

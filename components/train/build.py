@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,31 @@ from components.config.artifact import contents, fresh, read_record, write_recor
 from components.config.hashing import file_digest
 from components.config.params import Train
 from components.config.projector import Projector, ReleasedWeights
-from components.config.settings import device, workers
+from components.config.settings import device
 from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
-from components.model.ranks import Ranks, train_together
-from components.train import RESULT_VERSION
+from components.model.ranks import Ranks
+from components.train import RESULT_VERSION, engine
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
 ROLES = ("train", "dev", "nonspeech-train")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the ranks train; plain data. Entries of the catalogue are read by their names."""
+
+    folder: Path  # absolute: of the unit that is made
+    settings: Train
+    projector: str
+    llm: str
+
+    @property
+    def scratch(self) -> Path:
+        """Checkpoints, and what the ranks tell each other."""
+        return self.folder / "resume"
 
 
 def work(stage: Stage) -> None:
@@ -32,9 +47,7 @@ def work(stage: Stage) -> None:
     inputs = _inputs()
 
     def make(folder: Path) -> None:
-        # Data parallelism over GPUs comes with its own engine; here the ranks are processes of one machine's processor.
-        processes = min(workers(), settings.micro_batches) if device() == "cpu" else 1
-        train_together(_train, (folder, settings, projector, llm), processes, settings.threads)
+        engine.run(train, Task(folder, settings, stage.params.projector, stage.params.llm))
 
     if projector.weights is None:
         unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
@@ -67,14 +80,16 @@ def _inputs() -> dict[str, Any]:
     return found
 
 
-def _train(ranks: Ranks, folder: Path, settings: Train, projector: Projector, llm: catalogue.Llm) -> None:
+def train(ranks: Ranks, task: Task, place: str = "") -> None:
+    """Trains as one of the ranks, on the device ``place`` (default: that of the runtime settings)."""
     from components.model.families import width_of
     from components.model.joined import Shape, folder_digest
     from components.train import loop
 
-    shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), llm.numerics.dtype, projector, llm.prompt,
-                  settings.text_case)  # fmt: skip
-    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, folder, folder / "resume", device(), settings, shape, llm.lora.targets))
+    llm = catalogue.llm(task.llm)
+    shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), llm.numerics.dtype, catalogue.projector(task.projector),
+                  llm.prompt, task.settings.text_case)  # fmt: skip
+    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, task.folder, task.scratch, place or device(), task.settings, shape, llm.lora.targets))
 
 
 def _lay_out(unit: Path) -> None:

@@ -25,6 +25,7 @@ from components.model.joined import Shape, SpeechLLM
 from components.model.lora import check_gradients
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
+from components.model.sharding import shard
 from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train.data import masked, plan, shorter
@@ -64,6 +65,8 @@ def train(ranks: Ranks, job: Job) -> None:
     if short and ranks.rank == 0:
         print(f"train: {short} of {len(speech.items)} utterances have fewer frames than the {stride:g} of one token")
     first = 0
+    if ranks.sharded:
+        shard(llm, ranks.count)
     for number, stage in enumerate(job.settings.curriculum):
         if "lora" in stage.tune and model.adapted is None:
             lora = job.settings.lora
@@ -138,8 +141,8 @@ class _Stage:
         tokens = sum(len(model.builder.target(texts[item.entry.id])) + 1 for item, _ in places)  # a clip may stand in it twice
         sums = torch.zeros(3, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first
         weight = settings.matching.weight
-        mine = self.ranks.mine(cut(places, settings.micro_batches))
-        for part in mine:
+        mine = self.ranks.turns(cut(places, settings.micro_batches))
+        for part, counts in mine:
             torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
             entropy, matching = model.losses(self._frames(part, step, speech, silence), [texts[item.entry.id] for item, _ in part],
                                              settings.matching.mse * bool(weight), settings.matching.cosine * bool(weight))  # fmt: skip
@@ -148,12 +151,12 @@ class _Stage:
                 names = ", ".join(item.entry.id for item, _ in part[:5])
                 raise InputError(f"train: the loss is {loss.item()} at step {step} of '{self.stage.name}' ({names} …).", unit=names,
                                  way_out="Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.")  # fmt: skip
-            loss.backward()
-            sums += torch.tensor([entropy.total.item(), matching.item(), entropy.correct], dtype=torch.float64)
+            (loss if counts else loss * 0.0).backward()
+            sums += counts * torch.tensor([entropy.total.item(), matching.item(), entropy.correct], dtype=torch.float64)
         if mine and step == 0:  # the matching head has none where its loss is not weighed
             check_gradients(model, f"train, stage '{self.stage.name}'", spared=("matching.",))
         self.ranks.sum_gradients(self.trained)
-        torch.nn.utils.clip_grad_norm_(self.trained, settings.clip)
+        self.ranks.clip(self.trained, settings.clip)
         self.optimiser.step()
         total = self.ranks.sum(sums).tolist()
         return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
@@ -170,18 +173,18 @@ class _Stage:
     def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:
         """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from."""
         state["step"] = done
-        if self.ranks.rank == 0:
-            self.model.eval()
-            settings = self.job.settings
-            errors = dev_errors(self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2)
-            state["curve"][-1]["dev_wer"] = errors.wer
-            shown.advance(0, f"dev WER {errors.wer:.3f}")
+        self.model.eval()
+        settings, first = self.job.settings, self.ranks.rank == 0
+        errors = dev_errors(self.ranks, self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2)
+        state["curve"][-1]["dev_wer"] = errors.wer
+        shown.advance(0, f"dev WER {errors.wer:.3f}")
+        if first:
             print(f"train: {self.stage.name}, step {done}: dev word error rate {errors.wer:.4f}, "
                   f"next-token accuracy {state['curve'][-1]['accuracy']:.3f}", flush=True)  # fmt: skip
-            if state["best"] is None or errors.wer < state["best"]["wer"]:
-                state["best"] = {"step": done, "wer": errors.wer}
-                checkpoint.save(self.folder / "best", self.model, None, state["best"])
-            checkpoint.save(self.folder / "last", self.model, self.optimiser, state)
+        if state["best"] is None or errors.wer < state["best"]["wer"]:
+            state["best"] = {"step": done, "wer": errors.wer}
+            checkpoint.save(self.folder / "best", self.model, None, state["best"], write=first)
+        checkpoint.save(self.folder / "last", self.model, self.optimiser, state, write=first)
         self.ranks.wait()
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
+import torch
+
 from components.config.params import ConstraintSet, Selection
 from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
+from components.model.ranks import Ranks
 from components.model.search import search
 from components.shards.order import by_length
 from components.shards.reader import Located
@@ -22,10 +27,12 @@ def chosen(source: FrameSource, settings: Selection) -> list[Located]:
     return [item for items in held.values() for item in items[: settings.utterances]]
 
 
-def dev_errors(model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float) -> WordErrors:
-    """Word errors of greedy search over ``items``, case-folded."""
+def dev_errors(ranks: Ranks, model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float) -> WordErrors:
+    """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its share of the batches."""
     total = WordErrors()
-    for batch in by_length(items, [item.entry.seconds for item in items], batch_seconds):
-        found = search(model, source.frames(batch), [item.entry.seconds for item in batch], GREEDY)
-        total += word_errors([item.entry.text for item in batch], [each.text for each in found], "casefold")
-    return total
+    for batch, counts in ranks.turns(list(by_length(items, [item.entry.seconds for item in items], batch_seconds))):
+        found = search(model, source.frames(batch), [item.entry.seconds for item in batch], GREEDY, together=ranks.sharded)
+        if counts:
+            total += word_errors([item.entry.text for item in batch], [each.text for each in found], "casefold")
+    counted = ranks.sum(torch.tensor(astuple(total), dtype=torch.int64)).tolist()
+    return WordErrors(*counted)
