@@ -130,9 +130,7 @@ def engine() -> Engine:
     """The engine of training; raises InputError for one that there is not, and for several machines without a place to meet."""
     chosen = Engine(setting("LIBRETTO_ENGINE"), int(_number("LIBRETTO_NODES", "1")), setting("LIBRETTO_MEETING"))
     if chosen.name not in ("", "ddp", "fsdp"):
-        raise InputError(
-            f"LIBRETTO_ENGINE={chosen.name} is no engine.", unit="LIBRETTO_ENGINE", way_out=nearest(chosen.name, ("ddp", "fsdp"))
-        )
+        raise InputError(f"LIBRETTO_ENGINE={chosen.name} is no engine.", unit="LIBRETTO_ENGINE", way_out="Known: ddp, fsdp.")
     if chosen.nodes > 1 and not (chosen.name and chosen.meeting.rpartition(":")[2].isdecimal()):
         raise InputError(f"LIBRETTO_NODES={chosen.nodes}: several machines need an engine and a place to meet.", unit="LIBRETTO_NODES",
                          way_out="Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_MEETING to host:port of the first of them.")  # fmt: skip

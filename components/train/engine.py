@@ -85,16 +85,17 @@ def _torchrun(task: Task, chosen: Engine, processes: int) -> None:
     path = task.scratch / TASK
     path.write_bytes(TypeAdapter(type(task)).dump_json(task, indent=1))
     several = chosen.nodes > 1
-    # One machine's ranks meet in a file, so that nothing listens on the network.
+    # One machine's launcher and ranks meet in files, so that nothing listens beyond loopback.
     meeting = [f"--rdzv-endpoint={chosen.meeting}"] if several else ["--rdzv-conf=store_type=file", f"--rdzv-endpoint={failed / 'meeting'}"]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={chosen.nodes}", f"--nproc-per-node={processes}",
                "--rdzv-backend=c10d", f"--rdzv-id={task.scratch.parent.name}", *meeting,
-               "-m", RANK, chosen.name, str(path)]  # fmt: skip
+               "-m", RANK, chosen.name, str(path),
+               "env://" if several else f"file://{failed / 'ranks'}"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(task.settings.threads)}
     if several:
         print(f"train: waits for {chosen.nodes} nodes; start on each of the others, in this folder: {' '.join(['python', *command[1:]])}")
     else:
-        environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent)
     errors = sorted((_error(file) for file in failed.glob("*.json")), key=lambda error: not isinstance(error, InputError))
     if errors:

@@ -1,6 +1,7 @@
-"""``torchrun … -m components.train.rank ENGINE TASK``: one of the processes that train together.
+"""``torchrun … -m components.train.rank ENGINE TASK MEETING``: one of the processes that train together.
 
-``TASK`` is the file that ``components.train.engine`` writes; every process reads the same. Ends with the exit code of the error
+``TASK`` is the file that ``components.train.engine`` writes; every process reads the same. ``MEETING``
+is where the ranks find each other (a file, or ``env://``). Ends with the exit code of the error
 that it met (2, 75), which it leaves beside the task for the process that started torchrun.
 """
 
@@ -26,7 +27,7 @@ from components.train.engine import keep
 PATIENCE = timedelta(hours=2)  # for the slowest rank: loading an LLM from a disk that all share takes its time
 
 
-def main(engine: str, path: Path) -> int:
+def main(engine: str, path: Path, meeting: str) -> int:
     """Trains as one rank; returns the exit code."""
     die_with_parent()
     task = TypeAdapter(Task).validate_json(path.read_bytes())
@@ -34,7 +35,8 @@ def main(engine: str, path: Path) -> int:
     torch.set_num_threads(task.settings.threads)
     place = local_device(device(), int(os.environ["LOCAL_RANK"]))
     # Numbers of the loop lie on the CPU, gradients where the model is.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo", init_method=meeting, rank=rank, world_size=count,
+                            timeout=PATIENCE)  # fmt: skip
     try:
         train(Ranks(rank, count, sharded=engine == "fsdp"), task, place)
     except LibrettoError as error:
@@ -46,4 +48,4 @@ def main(engine: str, path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))

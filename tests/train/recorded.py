@@ -1,9 +1,11 @@
 """A rank of ``components.train.rank`` that also leaves the gradients of its first step, summed over ranks, in the folder that
-``GRADIENTS`` names."""
+``GRADIENTS`` names; ``KILLED`` (rank:step) has a rank die."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +16,16 @@ from components.model.ranks import Ranks, whole
 from components.train import rank
 
 known = Ranks.clip
-left = ["once"]
+
+
+calls = itertools.count()
 
 
 def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> float:
-    if left and left.pop():
+    call = next(calls)
+    if f"{self.rank}:{call}" == os.environ.get("KILLED"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if call == 0:
         gradients = [whole(parameter.grad).clone() for parameter in parameters if parameter.grad is not None]
         torch.save(gradients, Path(os.environ["GRADIENTS"]) / f"{self.rank}.pt")
     return known(self, parameters, most)
@@ -26,4 +33,4 @@ def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> 
 
 if __name__ == "__main__":
     Ranks.clip = clip  # type: ignore[method-assign]
-    sys.exit(rank.main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(rank.main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
