@@ -175,7 +175,7 @@ class _Stage:
         state["step"] = done
         self.model.eval()
         settings, first = self.job.settings, self.ranks.rank == 0
-        errors = dev_errors(self.ranks, self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2)
+        errors = dev_errors(self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2, self.ranks)
         state["curve"][-1]["dev_wer"] = errors.wer
         shown.advance(0, f"dev WER {errors.wer:.3f}")
         if first:

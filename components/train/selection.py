@@ -27,7 +27,7 @@ def chosen(source: FrameSource, settings: Selection) -> list[Located]:
     return [item for items in held.values() for item in items[: settings.utterances]]
 
 
-def dev_errors(ranks: Ranks, model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float) -> WordErrors:
+def dev_errors(model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float, ranks: Ranks) -> WordErrors:
     """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its share of the batches."""
     total = WordErrors()
     for batch, counts in ranks.turns(list(by_length(items, [item.entry.seconds for item in items], batch_seconds))):
