@@ -33,7 +33,7 @@ from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFea
 
 from components.config.artifact import fresh, write_record
 from components.config.catalogue import Prompt
-from components.config.projector import Linear
+from components.config.projector import Linear, Projector
 from components.encoder import ctc, written
 from components.llm import copying
 from components.model.joined import Shape, SpeechLLM, folder_digest
@@ -256,19 +256,25 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
             (folder / "vocab.json").unlink()
 
 
-def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prompt = PROMPT, stack: int = 2, **config: Any) -> SpeechLLM:
-    """A joined model over a fresh LLM in ``folder / "llm"`` and a stand-in for an encoder of ``width`` in ``folder / "encoder"``."""
+def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prompt = PROMPT, stack: int = 2,
+           projector: Projector | None = None, **config: Any) -> SpeechLLM:  # fmt: skip
+    """A joined model over a fresh LLM in ``folder / "llm"`` and a stand-in for an encoder of ``width`` in ``folder / "encoder"``.
+
+    Without ``projector`` it has a linear one whose vectors are long, so that what is heard decides what is written.
+    """
     from components.model.causal import load_llm
 
     llm = save_llm(folder / "llm", family, **config)
     encoder = fresh(folder / "encoder")
     (encoder / "weights").write_text(str(width))
     write_record(encoder, "encoder", parameters=None, inputs={})
-    shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", Linear("linear", stack, 24), prompt, "lower")
+    entry = projector or Linear("linear", stack, 24)
+    shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", entry, prompt, "lower")
     torch.manual_seed(7)
     model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
-    with torch.no_grad():
-        model.projector.linear2.weight *= 6  # so that what is heard decides what is written
+    if projector is None:
+        with torch.no_grad():
+            model.projector.linear2.weight *= 6
     return model
 
 

@@ -32,6 +32,16 @@ class Projector:
     weights: ReleasedWeights | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
+    def fault(self) -> tuple[str, str] | None:
+        """A key whose value is out of range, and what it must be; a kind adds what holds between its own."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if type(value) is int and value < 1:  # a yes or no is none
+                return each.name, "must be at least 1"
+            if each.name == "dropout" and not 0 <= value < 1:
+                return each.name, "must be from 0 to below 1"
+        return None
+
 
 @dataclass(frozen=True)
 class Linear(Projector):
@@ -60,10 +70,57 @@ class FullyConnected(Projector):
     layers: int
 
 
+@dataclass(frozen=True)
+class Convolution(Projector):
+    """What all kinds with a convolution have: a token for each ``kernel`` frames, which start every ``stride`` frames."""
+
+    kernel: int  # frames
+    stride: int  # frames
+
+    def fault(self) -> tuple[str, str] | None:
+        if self.kernel < self.stride:
+            return "kernel", "must be at least the stride, or frames between would never be heard"
+        return super().fault()
+
+
+@dataclass(frozen=True)
+class Conv1dMlp(Convolution):
+    """Conv1d → ReLU → linear → ReLU → linear (Pham et al., arXiv 2406.17272; sizes: MaLa-ASR, arXiv 2406.05839)."""
+
+    kind: Literal["conv1d-mlp"]
+    hidden: int  # width between the two linear layers
+
+
+@dataclass(frozen=True)
+class DwsMlp(Convolution):
+    """Depth-wise separable Conv1d → ReLU → linear → ReLU → linear (Pham et al., arXiv 2406.17272)."""
+
+    kind: Literal["dws-mlp"]
+    hidden: int  # width between the two linear layers
+
+
+@dataclass(frozen=True)
+class Conv1dTransformer(Convolution):
+    """Conv1d → ``layers`` transformer encoder layers → linear (Pham et al., arXiv 2406.17272)."""
+
+    kind: Literal["conv1d-transformer"]
+    width: int  # of the layers
+    heads: int  # of attention; the width is a multiple of them
+    hidden: int  # width inside a layer's feed-forward part
+    layers: int
+    dropout: float = 0.0
+
+    def fault(self) -> tuple[str, str] | None:
+        return super().fault() or (("heads", "must divide the width") if self.width % self.heads else None)
+
+
 KINDS: dict[str, type[Projector]] = {
     "linear": Linear,
     "stack-linear": StackLinear,
     "fc": FullyConnected,
+    "conv1d-mlp": Conv1dMlp,
+    "dws-mlp": DwsMlp,
+    "conv1d-transformer": Conv1dTransformer,
 }
 
 
@@ -75,8 +132,8 @@ def projector_of(data: Mapping[str, Any], where: str) -> Projector:
     if kind not in KINDS:
         raise InputError(f"{where}: unknown kind '{kind}'.", unit="kind", way_out=nearest(str(kind), KINDS))
     entry = typed(KINDS[kind], data, where)
-    for each in fields(entry):
-        value = getattr(entry, each.name)
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"{where}: '{each.name}' is {value}, and must be at least 1.", unit=each.name, way_out="Correct it there.")
+    fault = entry.fault()
+    if fault is not None:
+        key, rule = fault
+        raise InputError(f"{where}: '{key}' is {getattr(entry, key)}, and {rule}.", unit=key, way_out="Correct it there.")
     return entry

@@ -15,6 +15,7 @@ from torch import nn
 
 from components.config.projector import FullyConnected, Linear, Projector, StackLinear
 from components.model.bridge import Bridge, Windowed, stacked
+from components.model.convolution import Conv1dMlpProjector, Conv1dTransformerProjector, DwsMlpProjector
 
 
 class LinearProjector(Windowed):
@@ -60,6 +61,9 @@ BRIDGES: dict[str, Callable[[Any, int, int], Bridge]] = {
     "linear": LinearProjector,
     "stack-linear": StackedLinear,
     "fc": FullyConnectedLayers,
+    "conv1d-mlp": Conv1dMlpProjector,
+    "dws-mlp": DwsMlpProjector,
+    "conv1d-transformer": Conv1dTransformerProjector,
 }
 
 
