@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 PYTHONS := python3.11 python3 python3.12
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
-run: setup  ## the embedded pipeline, end to end, then its result table
+run: setup .dvc/plots.html  ## the embedded pipeline, end to end, then its result table
 	python -m components.plan
 	dvc repro
 	python -m components.score table
@@ -31,6 +31,9 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+.dvc/plots.html: requirements.lock | setup  ## what `dvc plots` needs to draw without a network
+	python -m flows.plots
 
 setup:  ## .venv, made anew only where requirements.lock differs from what it was made from
 	@cmp -s requirements.lock .venv/requirements.lock && exit 0

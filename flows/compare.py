@@ -27,7 +27,7 @@ from components.config.errors import InputError, LibrettoError, nearest
 from components.config.params import NAMES
 from flows import recipe as recipes
 from flows.recipe import Cell, Recipe
-from flows.results import SCORE, aligned, text_on_nonspeech, word_errors
+from flows.results import SCORE, TRAIN, aligned, text_on_nonspeech, word_errors
 
 DVC = (sys.executable, "-m", "dvc")
 
@@ -73,7 +73,8 @@ def run(cells: dict[str, Cell]) -> None:
 
 
 def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows (experiment × set and system, WER and clips with text in percent), and the names of the failed experiments."""
+    """Rows (experiment × set and system, WER and clips with text in percent; the optimiser step at which the training's accuracy
+    jumps), and the names of the failed experiments."""
     shown = _newest(json.loads(_dvc("exp", "show", "--json")))
     rows, failed = [], []
     for name in names:
@@ -85,6 +86,10 @@ def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
         else:
             row |= {"state": "done", **{f"{each['set']}/{each['system']}": each["WER %"] for each in word_errors(metrics)}}
             row |= {f"{each['set']}/{each['system']} text %": each["clips with text %"] for each in text_on_nonspeech(metrics)}
+            training = _metrics(shown.get(name), TRAIN) or {}
+            if training.get("steps"):  # else a released projector: nothing was trained
+                step = training.get("jump", {}).get("step")  # DVC leaves out what is null
+                row["jump at step"] = "none" if step is None else str(step)
         rows.append(row)
     return rows, failed
 
@@ -99,10 +104,10 @@ def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _metrics(result: dict[str, Any] | None) -> dict[str, Any] | None:
+def _metrics(result: dict[str, Any] | None, file: Path = SCORE) -> dict[str, Any] | None:
     if result is None or result.get("error"):
         return None
-    return ((result.get("data") or {}).get("metrics", {}).get(str(SCORE)) or {}).get("data")
+    return ((result.get("data") or {}).get("metrics", {}).get(str(file)) or {}).get("data")
 
 
 def _reason(name: str) -> str:

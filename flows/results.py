@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SCORE = Path("metrics/score.json")
+TRAIN = Path("metrics/train.json")
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 COUNTS = {"S": "substitutions", "D": "deletions", "I": "insertions", "words": "words"}
 

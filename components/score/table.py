@@ -15,7 +15,8 @@ from components.score.build import METRICS
 
 ARTIFACTS = {
     "models/bridge": "the trained bridge", "models/encoder": "encoder", "models/llm": "LLM", "data/decode": "hypotheses",
-    "data/score/speakers.csv": "word error rate by speaker", "metrics/curve.csv": "training curve", "metrics/score.json": "these figures",
+    "data/score/speakers.csv": "word error rate by speaker", "metrics/curve.csv": "training curve",
+    "metrics/train.json": "where its accuracy jumps", "metrics/score.json": "these figures",
 }  # fmt: skip
 
 

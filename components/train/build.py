@@ -1,4 +1,5 @@
-"""The stage: features (or shards) and LLM → ``models/bridge`` and the training curve ``metrics/curve.csv``."""
+"""The stage: features (or shards) and LLM → ``models/bridge``, the training curve ``metrics/curve.csv`` and what it says,
+``metrics/train.json`` (kept in git)."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.model.ranks import Ranks
-from components.train import RESULT_VERSION, engine
+from components.train import RESULT_VERSION, emergence, engine
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
+METRICS = Path("metrics/train.json")
 ROLES = ("train", "dev", "nonspeech-train")
 
 
@@ -55,6 +57,7 @@ def work(stage: Stage) -> None:
         inputs, unit = _released(stage.params.projector, settings, projector, llm, projector.weights)
     place(unit, fresh(OUT.with_name(".bridge-unit")))
     _lay_out(OUT.with_name(".bridge-unit"))
+    emergence.write(CURVE, METRICS)  # of the curve and not of the unit: those made earlier have it too
     outputs = {name.removeprefix("bridge/"): digest for name, digest in digests(unit).items() if name.startswith("bridge/")}
     write_record(OUT, "train", parameters=parameters, inputs=inputs, outputs=outputs, libraries=("torch", "transformers", "peft"))
 

@@ -86,7 +86,7 @@ def make_project(folder: Path, work: Path) -> Project:
     """A fresh workspace at smoke size: the files that git knows or would take, without results of other runs."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
-        if name not in ("dvc.lock", "metrics/score.json") and (ROOT / name).is_file():
+        if name not in ("dvc.lock", "metrics/score.json", "metrics/train.json") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     project = Project(folder, work)

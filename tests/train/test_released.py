@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_a_released_projector_gives_what_its_formula_gives(models: Path) -> None
         hidden = (stacks @ released["linear1.weight"].T + released["linear1.bias"]).clamp(min=0)
         torch.testing.assert_close(given, hidden @ released["linear2.weight"].T + released["linear2.bias"], rtol=1e-4, atol=1e-4)
     assert Path("metrics/curve.csv").read_text().splitlines() == ["step,stage,loss,matching,accuracy,dev_wer"]
+    assert json.loads(Path("metrics/train.json").read_text())["steps"] == 0
     assert "released" in read_record(Path("models/bridge"))["inputs"]
 
 

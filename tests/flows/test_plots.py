@@ -1,0 +1,115 @@
+"""The training curves of two experiments in one chart of ``dvc plots``, on a page that asks no server for anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.config.errors import InputError
+from flows import compare, plots
+
+from .conftest import ROOT, Project
+
+pytestmark = pytest.mark.slow
+
+# A curve that jumps at the step which stands in params.yaml; at 0 none was trained.
+TRAIN = """
+import yaml
+from pathlib import Path
+from components.train.emergence import write
+place = yaml.safe_load(open("params.yaml"))["place"]
+Path("metrics").mkdir(exist_ok=True)
+rows = [f"{step},one,1.0,0.0,{0.3 if step < place else 0.9},{0.5 if step == 99 else ''}" for step in range(100 if place else 0)]
+Path("metrics/curve.csv").write_text("\\n".join(["step,stage,loss,matching,accuracy,dev_wer", *rows]) + "\\n")
+write(Path("metrics/curve.csv"), Path("metrics/train.json"))
+Path("metrics/score.json").write_text('{"test": {"free": {"wer": 0.5}}}')
+"""
+STAGE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]
+SCORE = {"metrics/score.json": {"cache": False}}
+STAGES = {"train": {"cmd": "python train.py", "params": ["place"], "metrics": [*STAGE["metrics"], SCORE], "plots": STAGE["plots"]}}
+NOBODY = "http://127.0.0.1:9"  # a proxy that does not answer
+
+
+class Page(HTMLParser):
+    """Addresses that a page asks for, and its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "content")]
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and data.strip():
+            self.scripts.append(data)
+
+    def charts(self) -> list[dict[str, Any]]:
+        found = (re.search(r"var spec = (\{.*\});\s*vegaEmbed\(", script, re.DOTALL) for script in self.scripts)
+        return [json.loads(each[1]) for each in found if each]
+
+
+def dvc(*arguments: str) -> str:
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def experiments(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace with a run, and the experiments ``early``, ``late`` and ``released``; no network."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, NOBODY)
+    folder = project(STAGES)
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "params.yaml").write_text("place: 50\n")
+    (folder / ".gitignore").write_text("/metrics/curve.csv\n/dvc_plots\n/.dvc/plots.html\n")
+    dvc("repro")
+    for command in ("git add -A", "git commit -qm run"):
+        subprocess.run(command.split(), check=True)
+    for name, place in {"early": 30, "late": 70, "released": 0}.items():
+        dvc("exp", "run", "-S", f"place={place}", "-n", name)
+
+
+def test_both_experiments_stand_in_one_chart_without_a_network(experiments: None) -> None:
+    import vl_convert
+
+    plots.install()
+    for command, revisions in ((("show",), {"workspace"}), (("diff", "early", "late"), {"early", "late"})):
+        dvc("plots", *command)
+        page = Page(Path("dvc_plots/index.html").read_text())
+        assert page.addresses == []
+        assert "vegaEmbed" in page.scripts[0] and len(page.scripts[0]) > 500_000, "the library itself"
+        (chart,) = page.charts()
+        if command == ("show",):
+            continue  # of the workspace, where the released projector was taken last
+        drawn = vl_convert.vegalite_to_svg(chart, vl_version=plots.VEGA_LITE, allowed_base_urls=[])
+        words = set(re.findall(r">([^<>]+)</text>", drawn))
+        assert {*revisions, "Accuracy of the next token in training", "optimiser step"} <= words
+        lines = set(re.findall(r'aria-roledescription="line mark"[^>]* d="([^"]+)"[^>]*stroke="([^"]+)"', drawn))
+        assert len({color for _, color in lines}) == len({path for path, _ in lines}) == 2, "a line each, in a colour of its own"
+
+
+def test_metrics_and_comparison_tell_the_step_of_the_jump(experiments: None) -> None:
+    (baseline,) = [each for each in json.loads(dvc("exp", "show", "--json")) if each["rev"] != "workspace"]
+    assert baseline["data"]["metrics"]["metrics/train.json"]["data"]["jump"]["step"] == 50
+    rows, failed = compare.table(["early", "late", "released"])
+    assert not failed
+    assert [row.get("jump at step") for row in rows] == ["30", "70", None]
+    dvc("exp", "apply", "early")
+    assert "jump.step" in dvc("metrics", "show")
+
+
+def test_outside_a_repository_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="Run from the root"):
+        plots.install()
+    assert not list(tmp_path.iterdir())
