@@ -22,7 +22,7 @@ run: setup .dvc/plots.html  ## the embedded pipeline, end to end, then its resul
 	python -m components.score table
 
 test: setup  ## what needs no server, no accelerator and little time
-	python -m pytest -m "not slow and not gpu"
+	python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not gpu"
 
 test-slow: setup  ## servers, trainings, kills
 	python -m pytest -m "slow and not gpu"
