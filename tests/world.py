@@ -20,7 +20,7 @@ from components.config.stage import Stage
 from components.features.frames import FrameSource
 from components.shards.index import INDEX, write_index
 from components.shards.writer import Sample, write_tar
-from tests.checkpoints import LORA, WORDS, save_encoder, save_llm
+from tests.checkpoints import ENCODER_LORA, LORA, WORDS, save_encoder, save_llm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Utterances of each shard, by role and source.
@@ -88,8 +88,8 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
         "weight_decay": 0.01,
         "lora": {"rank": 2, "alpha": 4, "dropout": 0.1, "learning_rate": 0.005},
         "curriculum": [
-            {"name": "projector", "tune": ["projector"], "nonspeech_share": 0.0, **stage},
-            {"name": "lora", "tune": ["projector", "lora"], "nonspeech_share": 0.25, **stage},
+            {"name": "projector", "tune": ["projector"], "nonspeech_share": 0.0, "freeze": [], **stage},
+            {"name": "lora", "tune": ["projector", "lora"], "nonspeech_share": 0.25, "freeze": [], **stage},
         ],
         "selection": {"every": 2, "utterances": 2},
     }
@@ -97,7 +97,7 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
     prompt = {"template": "USER: {speech} Transcribe speech to text. ASSISTANT: "}
     catalogue = {
         "corpus": {"tones": {role: {source: {"kind": "made"} for source in LAYOUT.get(role, {})} for role in [*LAYOUT, "noise"]}},
-        "encoder": {"tiny": {"source": {"kind": "folder", "folder": "encoder"}, "numerics": numerics}},
+        "encoder": {"tiny": {"source": {"kind": "folder", "folder": "encoder"}, "numerics": numerics, "lora": None}},
         "projector": {"small": {"kind": "linear", "stack": 3, "hidden": 32}},
         "llm": {
             "tiny": {
@@ -124,6 +124,7 @@ def build(encoder: str = "parakeet", llm: str = "llama") -> None:
     save_llm(LLM, llm)
     params, catalogue = settings()
     catalogue["llm"]["tiny"]["lora"]["targets"] = LORA[llm]
+    catalogue["encoder"]["tiny"]["lora"] = {"targets": ENCODER_LORA[encoder]} if encoder in ENCODER_LORA else None
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     Path("catalogue").mkdir()
     for kind, entries in catalogue.items():

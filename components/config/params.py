@@ -64,15 +64,25 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Full:
+    """Learning rates of what is tuned whole."""
+
+    __pydantic_config__ = STRICT
+    encoder: float
+    llm: float
+
+
+@dataclass(frozen=True)
 class CurriculumStage:
     __pydantic_config__ = STRICT
     name: str
     steps: int
-    tune: list[Literal["projector", "lora"]]
+    tune: list[Literal["projector", "lora", "llm", "encoder-lora", "encoder"]]
     learning_rate: float  # of the projector and the matching head
     warmup: int  # steps
     decay: Literal["constant", "linear", "cosine"]
     nonspeech_share: float  # share of utterances that are non-speech with an empty transcript
+    freeze: list[str]  # patterns of parameter names that stay as they are although their part is tuned
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,10 @@ class Train:
     weight_decay: float
     clip: float  # gradient norm
     matching: Matching
-    lora: Lora
+    lora: Lora  # of the LLM
+    encoder_lora: Lora
+    full: Full
+    ctc_weight: float  # of the encoder's CTC loss beside cross-entropy, in stages that tune it; 0 switches it off
     spec_augment: SpecAugment
     curriculum: list[CurriculumStage]
     selection: Selection
@@ -210,6 +223,34 @@ def _check_values(params: Params, where: str) -> None:
     for stage in train.curriculum:
         checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share < 1
         checks[f"train.curriculum.{stage.name}.tune"] = bool(stage.tune)
+    checks["train.ctc_weight"] = train.ctc_weight >= 0
     for key, holds in checks.items():
         if not holds:
             raise InputError(f"{where}: '{key}' is out of range.", unit=key, way_out="See the comment beside it in params.yaml.")
+    _check_tuning(params, where)
+
+
+def _check_tuning(params: Params, where: str) -> None:
+    """What can't be tuned together, or in this mode of features."""
+    train, layer = params.train, params.features.layer
+    for number, stage in enumerate(train.curriculum):
+        for lora, whole in (("lora", "llm"), ("encoder-lora", "encoder")):
+            if {lora, whole} <= set(stage.tune):
+                key = f"train.curriculum.{number}.tune"
+                raise InputError(f"{where}: stage '{stage.name}' tunes '{lora}' and '{whole}', of one side.", unit=key,
+                                 way_out="Name one of them, or tune them in two stages.")  # fmt: skip
+    hears = tunes_encoder(train)
+    if hears and params.features.mode != "live":
+        raise InputError(f"{where}: '{hears}' is to be tuned, but cached frames are those of the encoder as it was.", unit="features.mode",
+                         way_out="Set features.mode to live.")  # fmt: skip
+    if train.ctc_weight and not hears:
+        raise InputError(f"{where}: train.ctc_weight is {train.ctc_weight:g}, but the encoder stays frozen in every stage.",
+                         unit="train.ctc_weight", way_out="Tune 'encoder' or 'encoder-lora', or set it to 0.")  # fmt: skip
+    if train.ctc_weight and layer != "last":
+        raise InputError(f"{where}: train.ctc_weight is {train.ctc_weight:g}, but a CTC head reads the last layer, not layer {layer}.",
+                         unit="features.layer", way_out="Set features.layer to last, or train.ctc_weight to 0.")  # fmt: skip
+
+
+def tunes_encoder(train: Train) -> str:
+    """The first part of the encoder that a stage tunes; empty where it stays frozen in all."""
+    return next((part for stage in train.curriculum for part in stage.tune if part.startswith("encoder")), "")

@@ -104,18 +104,25 @@ def _model() -> Any:
     return SpeechLLM.load(MODEL, ENCODER, LLM, device())
 
 
+def _tuned() -> Any:
+    """The encoder of the bridge; None where it was not tuned."""
+    from components.model.joined import read_shape
+
+    return _model().encoder if read_shape(MODEL).hearing else None
+
+
 @lru_cache(maxsize=1)
 def _encoder() -> Any:
     from components.model.encoder import SpeechEncoder
 
-    return SpeechEncoder(ENCODER, device())
+    return _tuned() or SpeechEncoder(ENCODER, device())
 
 
 @lru_cache(maxsize=4)
 def _frames(role: str) -> Any:
     from components.features.frames import FrameSource
 
-    return FrameSource(role, ENCODER, device(), DATA)
+    return FrameSource(role, ENCODER, device(), DATA, _tuned())
 
 
 def _rows(job: Job) -> list[Row]:

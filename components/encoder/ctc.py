@@ -32,6 +32,7 @@ from components.config.hashing import seed_of
 from components.config.progress import progress
 from components.model import checkpoint
 from components.model.architecture import check_trained
+from components.model.ctc import loss_by_frames, needed
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.shards.order import batches, fitting, windows
@@ -172,9 +173,7 @@ def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtr
 def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
     """Raises InputError where most targets have more units than frames: CTC has no path for them and learns nothing."""
     frames = model.encoder._get_subsampling_output_length(torch.tensor([len(example.mel) for example in examples])).tolist()
-    # Between two equal units stands a blank.
-    needed = [len(example.target) + int((example.target[1:] == example.target[:-1]).sum()) for example in examples]
-    too_long = sum(most < need for most, need in zip(frames, needed, strict=True))
+    too_long = sum(most < needed(example.target.tolist()) for most, example in zip(frames, examples, strict=True))
     if 2 * too_long > len(examples):
         raise InputError(f"{too_long} of {len(examples)} transcripts have more units than the encoder has frames.", unit="encoder",
                          way_out="Set source.training.units of its entry, or a lower source.config.subsampling_factor.")  # fmt: skip
@@ -204,16 +203,10 @@ def _inputs(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ctc_loss(model: ParakeetForCTC, examples: Sequence[Example]) -> torch.Tensor:
-    """Sum over utterances of CTC loss / frames: divided by target length, the empty targets of non-speech would outweigh
-    all else and hold the model at blanks."""
+    """Sum over utterances of CTC loss / frames."""
     mel, mask = _inputs(examples)
     output = model.encoder(input_features=mel, attention_mask=mask)
-    scores = model.ctc_head(output.last_hidden_state).log_softmax(-1).transpose(0, 1)
-    lengths = torch.tensor([len(example.target) for example in examples])
-    targets = torch.nn.utils.rnn.pad_sequence([example.target for example in examples], batch_first=True)
-    frames = output.attention_mask.sum(-1)
-    losses = torch.nn.functional.ctc_loss(scores, targets, frames, lengths, blank=0, reduction="none", zero_infinity=True)
-    return (losses / frames).sum()
+    return loss_by_frames(model.ctc_head(output.last_hidden_state), output.attention_mask.sum(-1), [example.target for example in examples])
 
 
 def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.Optimizer, examples: list[Example],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.model.description import has_ctc, refused
 from components.model.families import load_family, width_of
+from components.model.pretrained import FIXED
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class SpeechEncoder:
-    """A frozen encoder on one device.
+class SpeechEncoder(torch.nn.Module):
+    """An encoder on one device: frozen, until some of its parameters are made trainable.
 
     ``layer`` is a hidden state, 0 (what enters the first layer) to the number of layers, or ``last`` (the encoder's output);
     ``padding`` is Whisper's: ``window`` (30 s) or ``none``. Raises InputError for a folder that is no encoder and for a layer
@@ -31,7 +33,8 @@ class SpeechEncoder:
 
     def __init__(self, folder: Path, device: str = "cpu", dtype: str = "float32", layer: int | str = "last",
                  padding: str = "window") -> None:  # fmt: skip
-        self.folder, self.device, self.dtype, self.layer = folder, torch.device(device), DTYPES[dtype], layer
+        super().__init__()
+        self.folder, self.device, self.dtype, self.layer, self.padding = folder, torch.device(device), DTYPES[dtype], layer, padding
         self.family = load_family(folder, self.device, self.dtype, padding)
         self.model = self.family.network
         self.width = width_of(folder)  # values a frame
@@ -68,11 +71,35 @@ class SpeechEncoder:
         """Seconds of audio that are computed for so many samples alone: more where a family fills up its windows."""
         return self.family.padded(samples) / RATE
 
-    @torch.inference_mode()
-    def __call__(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    @property
+    def head(self) -> Any:
+        """The CTC head: last-layer frames, shape (…, width) → scores of units, shape (…, units); raises InputError without one."""
+        if not self.has_ctc:
+            raise InputError(f"{self.folder} has no CTC head.", unit=str(self.folder))
+        return getattr(self.model, "ctc_head", None) or self.model.lm_head
+
+    def hung_on(self) -> list[str]:
+        """Names of the parameters that frames hang on: not those of a head, of a masking that is off, of layers above the one
+        that is taken, nor what training leaves fixed (Whisper's sinusoids). Cost: a second of sound, forth and back.
+        """
+        names = {name: parameter for name, parameter in self.named_parameters() if "lora_" not in name and not name.endswith(FIXED)}
+        if not names:
+            return []
+        trained = {parameter: parameter.requires_grad for parameter in self.parameters()}
+        sound = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
+        with torch.enable_grad():
+            self.requires_grad_(True)
+            total = self.family.frames([sound], self.layer)[0].float().sum()
+            found = torch.autograd.grad(total, list(names.values()), allow_unused=True)
+        for parameter, held in trained.items():
+            parameter.requires_grad_(held)
+        return [name for name, gradient in zip(names, found, strict=True) if gradient is not None]
+
+    def forward(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Frames of each waveform (mono float32 at 16 kHz), shape (frames, width), on the device; padding is cut off.
 
-        Raises InputError where one is too short, or where lengths differ and the encoder forbids padding.
+        With a graph behind them where the encoder is being tuned. Raises InputError where one is too short, or where lengths
+        differ and the encoder forbids padding.
         """
         shortest = min(map(len, waveforms), default=self.least_samples)
         if shortest < self.least_samples:
@@ -81,16 +108,16 @@ class SpeechEncoder:
         if self.equal_lengths and len({len(waveform) for waveform in waveforms}) > 1:
             raise InputError(f"{self.folder} normalises over time: padding would change its frames.", unit=str(self.folder),
                              way_out="Set numerics.batching of its catalogue entry to equal-length.")  # fmt: skip
-        return self.family.frames(waveforms, self.layer) if len(waveforms) else []
+        tuned = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        with torch.inference_mode(not tuned):
+            return self.family.frames(waveforms, self.layer) if len(waveforms) else []
 
     @torch.inference_mode()
     def ctc_text(self, frames: Sequence[torch.Tensor]) -> list[str]:
         """Greedy CTC text of last-layer frames: best unit of each frame, repeats joined, blanks dropped."""
-        if not self.has_ctc or self.tokenizer is None:
-            raise InputError(f"{self.folder} has no CTC head.", unit=str(self.folder))
-        head = getattr(self.model, "ctc_head", None) or self.model.lm_head
-        texts = []
+        head, tokenizer, texts = self.head, self.tokenizer, []
+        assert tokenizer is not None  # it comes with the head
         for each in frames:
             units = head(each.to(self.device, self.dtype)[None]).argmax(-1)[0] if len(each) else torch.zeros(0, dtype=torch.long)
-            texts.append(self.tokenizer.decode(units.tolist()))
+            texts.append(tokenizer.decode(units.tolist()))
         return [" ".join(text.split()) for text in texts]

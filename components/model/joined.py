@@ -1,7 +1,8 @@
 """The joined model: frames of the encoder → projector → LLM, for training, decoding and ``transcribe`` alike.
 
 On disk a model folder holds what was trained and nothing else: ``projector.safetensors``, ``matching.safetensors``, LoRA
-in PEFT's format, and ``config.json`` that pins encoder and LLM by digest. ``SpeechLLM.load`` is the one call.
+in PEFT's format (``lora`` of the LLM, ``encoder-lora``), ``llm.safetensors`` and ``encoder.safetensors`` with those parameters
+of a base that were tuned themselves, and ``config.json`` that pins encoder and LLM by digest. ``SpeechLLM.load`` is the one call.
 """
 
 from __future__ import annotations
@@ -22,13 +23,26 @@ from components.config.errors import InputError
 from components.config.hashing import data_digest
 from components.config.projector import Projector, projector_of
 from components.config.typed import stated
+from components.model import lora
 from components.model.causal import TargetLoss, load_llm, target_loss
-from components.model.lora import adapting, attach
+from components.model.encoder import SpeechEncoder
 from components.model.matching import Matching
 from components.model.projector import build_projector
 from components.model.prompt import PromptBuilder, sequences
+from components.model.ranks import is_sharded, whole
+from components.model.tuning import plain, selected
 
-CONFIG, LORA = "config.json", "lora"
+CONFIG = "config.json"
+LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, and the parts that they are
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """How an encoder that is tuned was run, and is to be run ever after."""
+
+    layer: int | str
+    dtype: str
+    padding: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Shape:
     projector: Projector
     prompt: Prompt
     text_case: str
+    hearing: Hearing | None = None  # where the encoder is tuned; else its frames are anybody's
 
 
 def folder_digest(folder: Path) -> str:
@@ -49,10 +64,18 @@ def folder_digest(folder: Path) -> str:
     return data_digest(contents(folder))
 
 
-class SpeechLLM(nn.Module):
-    """Projector, matching head and LLM; the encoder's frames come from outside."""
+def read_shape(folder: Path) -> Shape:
+    """What the ``config.json`` of a model folder says."""
+    data = json.loads((folder / CONFIG).read_text())
+    hearing = Hearing(**data["hearing"]) if "hearing" in data else None
+    projector = projector_of(data["projector"], f"{folder / CONFIG}: projector")
+    return Shape(**{**data, "projector": projector, "prompt": Prompt(**data["prompt"]), "hearing": hearing})
 
-    def __init__(self, shape: Shape, llm: Any, tokenizer: Any) -> None:
+
+class SpeechLLM(nn.Module):
+    """Projector, matching head and LLM, and the encoder where it is tuned; frames come from outside."""
+
+    def __init__(self, shape: Shape, llm: Any, tokenizer: Any, encoder: SpeechEncoder | None = None) -> None:
         super().__init__()
         self.shape, self.llm = shape, llm
         self.builder = PromptBuilder(tokenizer, shape.prompt, shape.text_case)
@@ -61,32 +84,51 @@ class SpeechLLM(nn.Module):
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
-        self.adapted: Any = None  # the PEFT wrapper, once LoRA is added
+        self.encoder = encoder  # named last: the order of the others decides in which order gradients add up
+        self.adapted: dict[str, Any] = {}  # PEFT's wrappers by side, once LoRA is added
+        self.changed: set[str] = set()  # parameters of a base, by plain name, that were tuned themselves
 
     @property
     def device(self) -> torch.device:
         return next(self.projector.parameters()).device
 
-    def add_lora(self, rank: int, alpha: int, dropout: float, targets: Sequence[str], seed: int) -> None:
-        """Adapts the layers whose names end in ``targets``; raises InputError for a target that matches nothing."""
-        self.adapted = attach(self.llm, targets, rank, alpha, dropout, seed, task="CAUSAL_LM")
+    def _network(self, side: str) -> Any:
+        """The base of a side, ``llm`` or ``encoder``."""
+        return self.llm if side == "llm" else self.encoder and self.encoder.model
 
-    def tune(self, parts: Sequence[str]) -> dict[str, list[nn.Parameter]]:
-        """Makes only ``parts`` (``projector``, ``lora``) trainable and returns their parameters by part.
+    def add_lora(self, rank: int, alpha: int, dropout: float, targets: Sequence[str], seed: int, side: str = "llm") -> None:
+        """Adapts the layers of a side whose names end in ``targets``; raises InputError for a target that matches nothing."""
+        task = "CAUSAL_LM" if side == "llm" else None
+        self.adapted[side] = lora.attach(self._network(side), targets, rank, alpha, dropout, seed, task)
 
-        The matching head goes with the projector.
+    def tunable(self, head: bool = False) -> dict[str, nn.Parameter]:
+        """Every parameter that can be tuned, by its plain name: of the encoder those that frames hang on, and LoRA's; with
+        ``head`` those of its CTC head too."""
+        heard: set[str] = set()
+        if self.encoder is not None:
+            heard = {f"encoder.{plain(name)}" for name in self.encoder.hung_on()}
+        heads = {id(parameter) for parameter in self.encoder.head.parameters()} if head and self.encoder is not None else set()
+        found = {plain(name): parameter for name, parameter in self.named_parameters()}
+        return {
+            name: parameter
+            for name, parameter in found.items()
+            if not name.startswith("encoder.") or name in heard or "lora_" in name or id(parameter) in heads
+        }
+
+    def tune(self, parts: Sequence[str], freeze: Sequence[str] = (), head: bool = False,
+             where: str = "train") -> dict[str, list[nn.Parameter]]:  # fmt: skip
+        """Makes only ``parts`` trainable, but for what the patterns of ``freeze`` match, and returns their parameters by part.
+
+        Raises InputError as ``tuning.selected`` does. ``head``: the encoder's CTC head goes with it.
         """
         self.requires_grad_(False)
-        groups: dict[str, list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            part = "lora" if "lora_" in name else name.split(".")[0].replace("matching", "projector")
-            if part in parts:
-                parameter.requires_grad_(True)
-                groups.setdefault(part, []).append(parameter)
-        for part in parts:
-            if part not in groups:
-                raise InputError(f"'{part}' is to be tuned, but the model has no such part.", unit=part)
-        return groups
+        tunable = self.tunable(head) if "encoder" in parts else {plain(name): each for name, each in self.named_parameters()}
+        groups = selected(tunable, parts, freeze, where)
+        for name in (name for names in groups.values() for name in names):
+            tunable[name].requires_grad_(True)
+            if name.startswith(tuple(LORA)) and "lora_" not in name:
+                self.changed.add(name)
+        return {part: [tunable[name] for name in names] for part, names in groups.items()}
 
     def losses(self, frames: Sequence[torch.Tensor], texts: Sequence[str], mse: float, cosine: float,
                heard: Sequence[Sequence[int]] | None = None, packed: bool = False) -> tuple[TargetLoss, torch.Tensor]:  # fmt: skip
@@ -114,42 +156,57 @@ class SpeechLLM(nn.Module):
                              unit=self.tokenizer.name_or_path,
                              way_out="Take the tokenizer that the checkpoint was trained with.")  # fmt: skip
 
-    def save(self, folder: Path) -> None:
-        """Writes what was trained and the configuration."""
+    def save(self, folder: Path, *, write: bool = True) -> None:
+        """Writes what was trained and the configuration; with a sharded LLM all ranks call it, and one of them writes."""
+        held = {
+            plain(name): whole(parameter.detach()).cpu().contiguous()
+            for name, parameter in self.named_parameters()
+            if plain(name) in self.changed and (write or is_sharded(parameter))
+        }
+        if not write:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("projector", "matching"):
             state = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(self, name).state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
-        if self.adapted is not None:
-            self.adapted.save_pretrained(folder / LORA, safe_serialization=True)
-            (folder / LORA / "README.md").unlink(missing_ok=True)  # a model card full of blanks
-            _sort_targets(folder / LORA / "adapter_config.json")
+        for side, adapter in LORA.items():
+            own = {name.removeprefix(f"{side}."): held[name] for name in sorted(self.changed) if name.startswith(f"{side}.")}
+            if own:
+                save_file(own, folder / f"{side}.safetensors")
+            if side in self.adapted:
+                lora.write(self.adapted[side], folder / adapter)
         (folder / CONFIG).write_text(json.dumps(stated(self.shape), indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, folder: Path, encoder: Path, llm: Path, device: str) -> SpeechLLM:
-        """The trained model over its base checkpoints; raises InputError where they are not those it was trained on."""
-        data = json.loads((folder / CONFIG).read_text())
-        projector = projector_of(data["projector"], f"{folder / CONFIG}: projector")
-        shape = Shape(**{**data, "projector": projector, "prompt": Prompt(**data["prompt"])})
+        """The trained model over its base checkpoints, with the encoder where that was tuned; raises InputError where they are
+        not those it was trained on."""
+        shape = read_shape(folder)
         for name, base in (("encoder", encoder), ("llm", llm)):
             if folder_digest(base) != getattr(shape, name):
                 raise InputError(f"{folder} was trained on another {name} than {base}.", unit=str(folder), way_out="Run 'dvc repro'.")
         base_model, tokenizer = load_llm(llm, shape.llm_dtype, device)
-        model = cls(shape, base_model, tokenizer)
+        model = cls(shape, base_model, tokenizer, heard_with(shape, encoder, device))
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
         if (folder / "matching.safetensors").is_file():  # only training needs it: a released projector has none
             model.matching.load_state_dict(load_file(folder / "matching.safetensors"))
-        if (folder / LORA).is_dir():
-            from peft import PeftModel
-
-            with adapting():
-                model.adapted = PeftModel.from_pretrained(base_model, str(folder / LORA))
+        for side, adapter in LORA.items():
+            if (folder / f"{side}.safetensors").is_file():
+                model._put_on(side, folder / f"{side}.safetensors")
+            if (folder / adapter).is_dir():
+                model.adapted[side] = lora.read(model._network(side), folder / adapter)
         return model.to(device).eval().requires_grad_(False)
 
+    @torch.no_grad()
+    def _put_on(self, side: str, file: Path) -> None:
+        """Gives a base the parameters that were tuned."""
+        held = dict(self.named_parameters())
+        for name, tensor in load_file(file).items():
+            held[f"{side}.{name}"].copy_(tensor)
+            self.changed.add(f"{side}.{name}")
 
-def _sort_targets(path: Path) -> None:
-    """PEFT holds the targets as a set, whose order differs from run to run."""
-    config = json.loads(path.read_text())
-    config["target_modules"] = sorted(config["target_modules"])
-    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+def heard_with(shape: Shape, folder: Path, device: str) -> SpeechEncoder | None:
+    """The encoder of ``folder`` as a model of this shape runs it; None where it is not tuned."""
+    how = shape.hearing
+    return SpeechEncoder(folder, device, how.dtype, how.layer, how.padding) if how else None

@@ -6,9 +6,11 @@ PEFT's wrapper around it, which saves the adapter. Cost: milliseconds, and rank 
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,15 +30,41 @@ def attach(network: Any, targets: Sequence[str], rank: int, alpha: int, dropout:
     """
     from peft import LoraConfig, get_peft_model
 
-    names = {name.split(".")[-1] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    for target in targets:
-        if target not in names:
-            raise InputError(f"The LoRA target '{target}' matches no layer of {type(network).__name__}.", unit=target,
-                             way_out=f"Set lora.targets in the catalogue entry. {nearest(target, names)}")  # fmt: skip
+    adapted(network, targets)
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type=task)
     with adapting():
         return get_peft_model(network, config)
+
+
+def adapted(network: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Names of the layers that ``targets`` adapt; raises InputError for a target that matches nothing."""
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    known = {name.split(".")[-1] for name in layers}
+    for target in targets:
+        if target not in known:
+            raise InputError(f"The LoRA target '{target}' matches no layer of {type(network).__name__}.", unit=target,
+                             way_out=f"Set lora.targets in the catalogue entry. {nearest(target, known)}")  # fmt: skip
+    return [name for name in layers if name.split(".")[-1] in targets]
+
+
+def write(wrapper: Any, folder: Path) -> None:
+    """Saves an adapter in PEFT's format, the same bytes each time."""
+    # Never the embeddings beside it: PEFT would ask a hub whether the vocabulary grew.
+    wrapper.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a model card full of blanks
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds them as a set, whose order differs from run to run
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def read(network: Any, folder: Path) -> Any:
+    """PEFT's wrapper around ``network``, adapted as ``folder`` says."""
+    from peft import PeftModel
+
+    with adapting():
+        return PeftModel.from_pretrained(network, str(folder))
 
 
 @contextmanager
@@ -64,4 +92,5 @@ def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()
     way_out = "Set lora.targets in the catalogue entry to layers that the network calls: of some it reads the weights alone, "
     way_out += "as of WavLM's attention (there intermediate_dense and output_dense are called)."
     raise InputError(f"{where}: to be tuned, but without a gradient: {shown}.", unit=lacking[0],
-                     way_out=way_out if any("lora_" in name for name in lacking) else "")  # fmt: skip
+                     way_out=way_out if any("lora_" in name for name in lacking)
+                     else "Name them in the stage's freeze: what is computed does not hang on them.")  # fmt: skip

@@ -16,6 +16,7 @@ from components.model.description import refused
 
 # Drawn anew without harm: used by masking in training only, and absent from checkpoints that were tuned without it.
 UNUSED = ("masked_spec_embed",)
+FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: no training moves them
 
 
 def read_settings(folder: Path) -> Any:

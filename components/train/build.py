@@ -7,19 +7,24 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
+from components.config.errors import InputError
 from components.config.hashing import file_digest
-from components.config.params import Train
+from components.config.params import Train, tunes_encoder
 from components.config.projector import Projector, ReleasedWeights
 from components.config.settings import device
 from components.config.stage import Stage
-from components.config.typed import stated
+from components.config.typed import stated, typed
 from components.config.work import digests, made, place
+from components.model.description import has_ctc
 from components.model.ranks import Ranks
 from components.train import RESULT_VERSION, emergence, engine
+
+if TYPE_CHECKING:  # a stage starts without torch
+    from components.model.joined import Hearing
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -33,6 +38,7 @@ class Task:
 
     folder: Path  # absolute: of the unit that is made
     settings: Train
+    encoder: str
     projector: str
     llm: str
 
@@ -46,10 +52,15 @@ def work(stage: Stage) -> None:
     settings, llm, projector = stage.params.train, catalogue.llm(stage.params.llm), catalogue.projector(stage.params.projector)
     parameters = {"train": asdict(settings), "projector": stated(projector), "prompt": stated(llm.prompt),
                   "lora": llm.lora.targets, "llm_dtype": llm.numerics.dtype}  # fmt: skip
+    targets = _lora_targets(catalogue.encoder(stage.params.encoder), llm)
+    tuned = tunes_encoder(settings) if projector.weights is None else ""
+    if tuned:
+        _check_encoder(stage.params.encoder, settings, targets["encoder-lora"])
+        parameters["encoder_lora"] = targets["encoder-lora"]
     inputs = _inputs()
 
     def make(folder: Path) -> None:
-        engine.run(train, Task(folder, settings, stage.params.projector, stage.params.llm))
+        engine.run(train, Task(folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm))
 
     if projector.weights is None:
         unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
@@ -83,16 +94,48 @@ def _inputs() -> dict[str, Any]:
     return found
 
 
+def _lora_targets(encoder: catalogue.Encoder, llm: catalogue.Llm) -> dict[str, list[str]]:
+    """What LoRA adapts, by the part that a curriculum names."""
+    return {"lora": llm.lora.targets, "encoder-lora": encoder.lora.targets if encoder.lora else []}
+
+
+def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
+    """Raises InputError for an encoder that can't be tuned as the curriculum says."""
+    if "empty" not in read_record(DATA / "features" / "train"):
+        raise InputError("train: the encoder is to be tuned, but cached frames are those of the encoder as it was.", unit="features.mode",
+                         way_out="Set features.mode to live.")  # fmt: skip
+    if any("encoder-lora" in stage.tune for stage in settings.curriculum) and not targets:
+        raise InputError(f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.", unit="lora.targets",
+                         way_out="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.")  # fmt: skip
+    if settings.ctc_weight and not has_ctc(ENCODER):
+        raise InputError(f"encoder '{name}' has no CTC head, and train.ctc_weight is {settings.ctc_weight:g}.", unit="train.ctc_weight",
+                         way_out="Set it to 0, or name an encoder with a CTC head.")  # fmt: skip
+
+
+def _hearing(settings: Train) -> Hearing | None:
+    """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW would lose small steps in half
+    precision."""
+    from components.model.joined import Hearing
+
+    key = read_record(DATA / "features" / "train")["key"]
+    numerics = typed(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
+    whole = any("encoder" in stage.tune for stage in settings.curriculum)
+    return Hearing(key["layer"], "float32" if whole else numerics.dtype, numerics.padding) if tunes_encoder(settings) else None
+
+
 def train(ranks: Ranks, task: Task, place: str = "") -> None:
     """Trains as one of the ranks, on the device ``place`` (default: that of the runtime settings)."""
     from components.model.families import width_of
     from components.model.joined import Shape, folder_digest
     from components.train import loop
 
-    llm = catalogue.llm(task.llm)
-    shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), llm.numerics.dtype, catalogue.projector(task.projector),
-                  llm.prompt, task.settings.text_case)  # fmt: skip
-    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, task.folder, task.scratch, place or device(), task.settings, shape, llm.lora.targets))
+    llm, settings = catalogue.llm(task.llm), task.settings
+    # As the encoder: a whole LLM is tuned in fp32.
+    dtype = "float32" if any("llm" in stage.tune for stage in settings.curriculum) else llm.numerics.dtype
+    shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), dtype, catalogue.projector(task.projector), llm.prompt,
+                  settings.text_case, _hearing(settings))  # fmt: skip
+    targets = _lora_targets(catalogue.encoder(task.encoder), llm)
+    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, task.folder, task.scratch, place or device(), settings, shape, targets))
 
 
 def _lay_out(unit: Path) -> None:

@@ -21,14 +21,17 @@ from components.config.progress import Progress, progress
 from components.features.frames import FrameSource
 from components.model import checkpoint
 from components.model.causal import load_llm
-from components.model.joined import Shape, SpeechLLM
+from components.model.joined import Shape, SpeechLLM, heard_with
 from components.model.lora import check_gradients
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.model.sharding import shard
+from components.model.tuning import printed
 from components.shards.order import fitting
 from components.shards.reader import Located
+from components.train.auxiliary import Auxiliary
 from components.train.data import masked, plan, shorter
+from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors
 
 CURVE = "curve.jsonl"
@@ -46,17 +49,20 @@ class Job:
     device: str
     settings: Train
     shape: Shape
-    lora_targets: list[str]
+    lora_targets: dict[str, list[str]]  # by the part: lora, encoder-lora
 
 
 def train(ranks: Ranks, job: Job) -> None:
     """Trains all stages as ``ranks`` says and, on the first rank, writes the model to ``job.out``."""
     llm, tokenizer = load_llm(job.llm, job.shape.llm_dtype, job.device)
+    encoder = heard_with(job.shape, job.encoder, job.device)
     torch.manual_seed(seed_of("bridge", job.settings.seed))
-    model = SpeechLLM(job.shape, llm, tokenizer).to(job.device)
-    speech = FrameSource("train", job.encoder, job.device, job.data)
-    silence = FrameSource("nonspeech-train", job.encoder, job.device, job.data)
-    dev = FrameSource("dev", job.encoder, job.device, job.data)
+    model = SpeechLLM(job.shape, llm, tokenizer, encoder).to(job.device)
+    parts = Parts(model, job.settings, job.lora_targets)
+    parts.check()
+    speech = FrameSource("train", job.encoder, job.device, job.data, encoder)
+    silence = FrameSource("nonspeech-train", job.encoder, job.device, job.data, speech.encoder)  # one encoder hears all
+    dev = FrameSource("dev", job.encoder, job.device, job.data, speech.encoder)
     if not dev.items:
         raise InputError("train: the corpus has no utterance in its role dev to choose a checkpoint by.", unit="dev",
                          way_out="Give the role a source.")  # fmt: skip
@@ -64,17 +70,19 @@ def train(ranks: Ranks, job: Job) -> None:
     short = shorter([speech.count(item) for item in speech.items], stride)
     if short and ranks.rank == 0:
         print(f"train: {short} of {len(speech.items)} utterances have fewer frames than the {stride:g} of one token")
-    first = 0
     if ranks.sharded:
         shard(llm, ranks.count)
+    first, tables = 0, []
     for number, stage in enumerate(job.settings.curriculum):
-        if "lora" in stage.tune and model.adapted is None:
-            lora = job.settings.lora
-            model.add_lora(lora.rank, lora.alpha, lora.dropout, job.lora_targets, seed_of("lora", job.settings.seed))
-        _Stage(ranks, job, model, stage, number, first).run(speech, silence, dev)
+        running = _Stage(ranks, job, parts, stage, number, first)
+        tables.append((stage.name, parts.rows(speech.encoder)))
+        if ranks.rank == 0:
+            print(f"train: parameters in stage '{stage.name}':\n{printed(tables[-1][1])}")
+        running.run(speech, silence, dev)
         first += stage.steps
+    model.save(job.out / "bridge", write=ranks.rank == 0)
     if ranks.rank == 0:
-        model.save(job.out / "bridge")
+        write_table(tables, job.out / "bridge" / TABLE)
         _write_curve(job.scratch, job.out / "curve.csv")
     ranks.wait()
 
@@ -82,12 +90,13 @@ def train(ranks: Ranks, job: Job) -> None:
 class _Stage:
     """One stage of the curriculum: its optimiser, its checkpoints and its curve."""
 
-    def __init__(self, ranks: Ranks, job: Job, model: SpeechLLM, stage: CurriculumStage, number: int, first: int) -> None:
-        self.ranks, self.job, self.model, self.stage, self.first = ranks, job, model, stage, first
+    def __init__(self, ranks: Ranks, job: Job, parts: Parts, stage: CurriculumStage, number: int, first: int) -> None:
+        self.ranks, self.job, self.model, self.stage, self.first = ranks, job, parts.model, stage, first
         self.label = f"{number}-{stage.name}"
         self.folder = job.scratch / self.label
-        groups = model.tune(stage.tune)
-        peaks = {"projector": stage.learning_rate, "lora": job.settings.lora.learning_rate}
+        self.hears = parts.head(stage)
+        self.auxiliary: Auxiliary | None = None
+        groups, peaks = parts.tune(stage), parts.rates(stage)
         self.optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": peaks[part], "peak": peaks[part]} for part, parameters in groups.items()],
             weight_decay=job.settings.weight_decay,
@@ -105,6 +114,10 @@ class _Stage:
                                  way_out="Raise train.max_seconds or add a source.")  # fmt: skip
             if left_out and self.ranks.rank == 0:
                 print(f"train: {left_out} of {len(speech.items)} utterances are over {self.job.settings.max_seconds} s and left out")
+            if self.hears:
+                self.auxiliary = Auxiliary(speech, kept)
+                if self.auxiliary.said and self.ranks.rank == 0:
+                    print(self.auxiliary.said)
             steps = plan(kept, quiet, self.job.settings, self.stage)
             self._train([*kept, *quiet], len(kept), steps, speech, silence, dev)
         checkpoint.load(best, self.model, None)
@@ -139,20 +152,25 @@ class _Stage:
         self.optimiser.zero_grad()
         texts = {item.entry.id: item.entry.text if spoken else "" for item, spoken in places}
         tokens = sum(len(model.builder.target(texts[item.entry.id])) + 1 for item, _ in places)  # a clip may stand in it twice
-        sums = torch.zeros(3, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first
+        sums = torch.zeros(4, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first, CTC
         weight = settings.matching.weight
         mine = self.ranks.turns(cut(places, settings.micro_batches))
         for part, counts in mine:
             torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
-            entropy, matching = model.losses(self._frames(part, step, speech, silence), [texts[item.entry.id] for item, _ in part],
+            heard = self._frames(part, speech, silence)
+            entropy, matching = model.losses(self._masked(part, step, heard), [texts[item.entry.id] for item, _ in part],
                                              settings.matching.mse * bool(weight), settings.matching.cosine * bool(weight))  # fmt: skip
             loss = (entropy.total + weight * matching) / tokens
+            beside = self.auxiliary.loss(part, heard) if self.auxiliary else None
+            if beside is not None:  # a mean of utterances, since each is a mean of frames
+                loss = loss + settings.ctc_weight * beside / len(places)
             if not torch.isfinite(loss):
                 names = ", ".join(item.entry.id for item, _ in part[:5])
                 raise InputError(f"train: the loss is {loss.item()} at step {step} of '{self.stage.name}' ({names} …).", unit=names,
                                  way_out="Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.")  # fmt: skip
             (loss if counts else loss * 0.0).backward()
-            sums += counts * torch.tensor([entropy.total.item(), matching.item(), entropy.correct], dtype=torch.float64)
+            found = [entropy.total.item(), matching.item(), entropy.correct, 0.0 if beside is None else beside.item()]
+            sums += counts * torch.tensor(found, dtype=torch.float64)
         if mine and step == 0:  # the matching head has none where its loss is not weighed
             check_gradients(model, f"train, stage '{self.stage.name}'", spared=("matching.",))
         self.ranks.sum_gradients(self.trained)
@@ -160,12 +178,14 @@ class _Stage:
         self.optimiser.step()
         total = self.ranks.sum(sums).tolist()
         return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
-                "accuracy": total[2] / tokens}  # fmt: skip
+                "accuracy": total[2] / tokens, **({"ctc": total[3] / len(places)} if self.auxiliary else {})}  # fmt: skip
 
-    def _frames(self, part: list[tuple[Located, bool]], step: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
+    def _frames(self, part: list[tuple[Located, bool]], speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
         spoken = iter(speech.frames([item for item, is_speech in part if is_speech]))
         quiet = iter(silence.frames([item for item, is_speech in part if not is_speech]))
-        frames = [next(spoken) if is_speech else next(quiet) for _, is_speech in part]
+        return [next(spoken) if is_speech else next(quiet) for _, is_speech in part]
+
+    def _masked(self, part: list[tuple[Located, bool]], step: int, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         settings = self.job.settings
         return [masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, step, item.entry.id))
                 for each, (item, _) in zip(frames, part, strict=True)]  # fmt: skip
@@ -189,7 +209,12 @@ class _Stage:
 
 
 def _training_mode(model: SpeechLLM) -> None:
-    """Only what is trained leaves evaluation mode: a frozen LLM keeps its own dropout off."""
+    """Projector, matching head and LoRA's dropout alone leave evaluation mode.
+
+    Encoder and LLM stay in it although they are tuned: batch norm keeps the statistics of a pre-training that saw far more
+    speech than a step does, and layer drop and masking, made for training from nothing, would hide frames from an LLM that
+    reads them all.
+    """
     model.eval()
     model.projector.train()
     model.matching.train()
@@ -199,10 +224,11 @@ def _training_mode(model: SpeechLLM) -> None:
 
 
 def _write_curve(scratch: Path, path: Path) -> None:
-    """The curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer (empty where not decoded)."""
-    columns = ("step", "stage", "loss", "matching", "accuracy", "dev_wer")
+    """The curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer (empty where not decoded), and ctc
+    where the encoder's CTC loss weighs in."""
     stages = sorted(scratch.glob(f"*/{CURVE}"), key=lambda file: int(file.parent.name.split("-")[0]))
     lines = [json.loads(line) for file in stages for line in file.read_text().splitlines()]
+    columns = ("step", "stage", "loss", "matching", "accuracy", "dev_wer", *(["ctc"] if any("ctc" in line for line in lines) else []))
     rows = [",".join(_cell(line.get(column, "")) for column in columns) for line in lines]
     path.write_text("\n".join([",".join(columns), *rows]) + "\n")
 

@@ -27,6 +27,7 @@ def chosen(source: FrameSource, settings: Selection) -> list[Located]:
     return [item for items in held.values() for item in items[: settings.utterances]]
 
 
+@torch.no_grad()  # a tuned encoder would keep what a backward pass needs
 def dev_errors(model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float, ranks: Ranks) -> WordErrors:
     """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its share of the batches."""
     total = WordErrors()

@@ -20,7 +20,11 @@ def test_librispeech_goes_through_corpus_shards_and_features_as_it_is(smoke: Pro
     project = smoke.copy(tmp_path / "project")
     encoders = project.folder / "catalogue/encoder.yaml"
     entries = yaml.safe_load(encoders.read_text())
-    entries["from-folder"] = {"source": {"kind": "folder", "folder": "encoder"}, "numerics": entries["ctc-smoke"]["numerics"]}
+    entries["from-folder"] = {
+        "source": {"kind": "folder", "folder": "encoder"},
+        "numerics": entries["ctc-smoke"]["numerics"],
+        "lora": entries["ctc-smoke"]["lora"],
+    }
     encoders.write_text(yaml.safe_dump(entries, sort_keys=False))
     project.set(corpus="librispeech-excerpt", encoder="from-folder")
     settings = {"LIBRETTO_ROOT_LIBRISPEECH": str(recordings / "real-librispeech"), "LIBRETTO_MODELS": str(smoke.folder / "models")}

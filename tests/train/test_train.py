@@ -190,7 +190,7 @@ def test_the_loss_falls(world: Path) -> None:
 def test_the_model_folder_holds_the_model_and_its_record_alone(world: Path, work: Path) -> None:
     tones.run("train")
     files = {path.relative_to(BRIDGE).as_posix(): path for path in BRIDGE.rglob("*") if path.is_file()}
-    assert set(files) == {"config.json", "inputs.json", "projector.safetensors", "matching.safetensors",
+    assert set(files) == {"config.json", "inputs.json", "parameters.json", "projector.safetensors", "matching.safetensors",
                           "lora/adapter_config.json", "lora/adapter_model.safetensors"}  # fmt: skip
     names = {name for path in files.values() if path.suffix == ".safetensors" for name in load_file(path)}
     assert not [name for name in names if "exp_avg" in name or name.endswith("step")]
@@ -318,7 +318,7 @@ def held(world: Path) -> Iterator[tuple[list[Located], list[Located], Train]]:
 
 
 def stage_of(steps: int, share: float, name: str = "any") -> CurriculumStage:
-    return CurriculumStage(name, steps, ["projector"], 0.01, 0, "constant", share)
+    return CurriculumStage(name, steps, ["projector"], 0.01, 0, "constant", share, [])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.6])
