@@ -33,7 +33,7 @@ from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFea
 
 from components.config.artifact import fresh, write_record
 from components.config.catalogue import Prompt
-from components.config.projector import Linear, Projector
+from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, written
 from components.llm import copying
 from components.model.joined import Shape, SpeechLLM, folder_digest
@@ -265,13 +265,17 @@ def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prom
     from components.model.causal import load_llm
 
     llm = save_llm(folder / "llm", family, **config)
-    encoder = fresh(folder / "encoder")
-    (encoder / "weights").write_text(str(width))
-    write_record(encoder, "encoder", parameters=None, inputs={})
+    encoder = folder / "encoder"
+    if isinstance(projector, CtcCompressor):  # which reads the encoder's CTC head
+        save_encoder(encoder, hidden_size=width, num_attention_heads=2)
+    else:
+        (fresh(encoder) / "weights").write_text(str(width))
+        write_record(encoder, "encoder", parameters=None, inputs={})
     entry = projector or Linear("linear", stack, 24)
     shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", entry, prompt, "lower")
     torch.manual_seed(7)
     model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
+    model.read_units_by(encoder)
     if projector is None:
         with torch.no_grad():
             model.projector.linear2.weight *= 6

@@ -114,6 +114,60 @@ class Conv1dTransformer(Convolution):
         return super().fault() or (("heads", "must divide the width") if self.width % self.heads else None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attention(Projector):
+    """What all kinds with attention have."""
+
+    width: int  # of attention
+    heads: int  # the width is a multiple of them
+    dropout: float = 0.0
+
+    def fault(self) -> tuple[str, str] | None:
+        return super().fault() or (("heads", "must divide the width") if self.width % self.heads else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossAttention(Attention):
+    """Trained queries, one attention to the frames of a segment, linear (after Yu et al., arXiv 2309.13963)."""
+
+    kind: Literal["cross-attention"]
+    window: int  # frames of a segment
+    queries: int  # tokens of a segment, however short it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowQFormer(Attention):
+    """A Q-Former over short windows (SALMONN, arXiv 2310.13289); a last part counts from half a window on."""
+
+    kind: Literal["window-qformer"]
+    window: int  # frames
+    queries: int  # tokens of a window
+    layers: int
+    hidden: int  # width inside a layer's feed-forward part
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentQFormer(Attention):
+    """A Q-Former over segments as long as the encoder's input, whose number is added to their frames (Yu et al., arXiv
+    2309.13963)."""
+
+    kind: Literal["segment-qformer"]
+    window: int  # frames of a segment
+    queries: int  # tokens of a segment, however short it is
+    layers: int
+    hidden: int  # width inside a layer's feed-forward part
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcCompressor(Attention):
+    """Frames fewer by the encoder's own CTC head → transformer layers → linear (SpeechLLaMA, arXiv 2307.03917)."""
+
+    kind: Literal["ctc-compressor"]
+    way: Literal["drop-blank", "average"]  # blanks go, or each run of one best unit becomes its mean
+    layers: int
+    hidden: int  # width inside a layer's feed-forward part
+
+
 KINDS: dict[str, type[Projector]] = {
     "linear": Linear,
     "stack-linear": StackLinear,
@@ -121,6 +175,10 @@ KINDS: dict[str, type[Projector]] = {
     "conv1d-mlp": Conv1dMlp,
     "dws-mlp": DwsMlp,
     "conv1d-transformer": Conv1dTransformer,
+    "window-qformer": WindowQFormer,
+    "segment-qformer": SegmentQFormer,
+    "cross-attention": CrossAttention,
+    "ctc-compressor": CtcCompressor,
 }
 
 

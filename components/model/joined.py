@@ -25,6 +25,8 @@ from components.config.projector import Projector, projector_of
 from components.config.typed import stated
 from components.model import lora
 from components.model.causal import TargetLoss, load_llm, target_loss
+from components.model.compressor import Compressor
+from components.model.ctc_head import read_ctc_head
 from components.model.encoder import SpeechEncoder
 from components.model.matching import Matching
 from components.model.projector import build_projector
@@ -91,6 +93,11 @@ class SpeechLLM(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.projector.parameters()).device
+
+    def read_units_by(self, encoder: Path) -> None:
+        """Gives a bridge that reads CTC units the head in the encoder's folder; raises InputError where there is none."""
+        if isinstance(self.projector, Compressor):
+            self.projector.read_units(read_ctc_head(encoder))
 
     def _network(self, side: str) -> Any:
         """The base of a side, ``llm`` or ``encoder``."""
@@ -188,6 +195,7 @@ class SpeechLLM(nn.Module):
         base_model, tokenizer = load_llm(llm, shape.llm_dtype, device)
         model = cls(shape, base_model, tokenizer, heard_with(shape, encoder, device))
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
+        model.read_units_by(encoder)
         if (folder / "matching.safetensors").is_file():  # only training needs it: a released projector has none
             model.matching.load_state_dict(load_file(folder / "matching.safetensors"))
         for side, adapter in LORA.items():

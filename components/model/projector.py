@@ -15,7 +15,9 @@ from torch import nn
 
 from components.config.projector import FullyConnected, Linear, Projector, StackLinear
 from components.model.bridge import Bridge, Windowed, stacked
+from components.model.compressor import Compressor
 from components.model.convolution import Conv1dMlpProjector, Conv1dTransformerProjector, DwsMlpProjector
+from components.model.qformer import cross_attention, segment_qformer, window_qformer
 
 
 class LinearProjector(Windowed):
@@ -64,6 +66,10 @@ BRIDGES: dict[str, Callable[[Any, int, int], Bridge]] = {
     "conv1d-mlp": Conv1dMlpProjector,
     "dws-mlp": DwsMlpProjector,
     "conv1d-transformer": Conv1dTransformerProjector,
+    "window-qformer": window_qformer,
+    "segment-qformer": segment_qformer,
+    "cross-attention": cross_attention,
+    "ctc-compressor": Compressor,
 }
 
 

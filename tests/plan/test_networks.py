@@ -151,3 +151,22 @@ def test_a_local_folder_tells_its_shape_itself(params: Params, tmp_path: Path, m
     found = networks(replace(params, llm="mine"))
     assert found.llm.width == 32
     assert [each.repo for each in found.checkpoints] == [""]
+
+
+def test_the_q_former_of_salmonn_has_the_parameters_that_the_paper_prints(params: Params) -> None:
+    """About 33 M with LoRA of rank 8 on query and value (arXiv 2310.13289, section 4.1); its audio-event encoder is as wide as ours."""
+    rank = replace(params.train, lora=replace(params.train.lora, rank=8))
+    entry = catalogue.llm("vicuna-13b")
+    found = networks(replace(params, encoder="whisper-large-v2-ast", projector="salmonn-qformer", llm="vicuna-13b", train=rank))
+    projector = found.modules["projector"][0]
+    assert round(projector / 1e6, 2) == 26.78
+    adapted = lora_parameters(network_of(entry.source.shape, causal=True), ["q_proj", "v_proj"], 8)
+    assert round((projector + adapted) / 1e6) == 33
+    assert (found.encoder.width, found.stride) == (2048, 17)
+
+
+@pytest.mark.parametrize("name", catalogue.names("projector"))
+def test_every_bridge_of_the_catalogue_can_be_planned(name: str, params: Params) -> None:
+    found = networks(replace(params, encoder="hubert-large-ls960-ft", projector=name, llm="vicuna-7b"))
+    assert sum(found.modules["projector"]) > 0
+    assert found.stride >= 1
