@@ -8,7 +8,7 @@ people: no stage reads it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -209,6 +209,11 @@ def corpus(name: str) -> Corpus:
             if not isinstance(settings, dict) or "kind" not in settings:
                 raise InputError(f"corpus '{name}', {role}, source '{source}': no 'kind' is given.", unit=source)
     return Corpus({role: dict(entry.get(role) or {}) for role in ROLES})
+
+
+def rooms_of(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the sources of the role noise that are impulse responses of rooms; the others are added to speech."""
+    return sorted(name for name, settings in sources.items() if settings.get("rooms"))
 
 
 def encoder(name: str) -> Encoder:

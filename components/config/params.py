@@ -28,12 +28,44 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class AddedNoise:
+    __pydantic_config__ = STRICT
+    probability: float  # of an utterance
+    snr_db: list[float]  # least, most
+
+
+@dataclass(frozen=True)
+class Rooms:
+    __pydantic_config__ = STRICT
+    probability: float  # of an utterance
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How waveforms of training are changed (components/audio/augmentation.py)."""
+
+    __pydantic_config__ = STRICT
+    seed: int
+    views: int  # cached: differently changed ones that are stored of an utterance
+    speed: list[float]  # factors
+    level_db: list[float]  # least, most
+    noise: AddedNoise
+    rooms: Rooms
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.speed != [1] or self.level_db != [0, 0] or self.noise.probability > 0 or self.rooms.probability > 0
+
+
+@dataclass(frozen=True)
 class Features:
     __pydantic_config__ = STRICT
     mode: Literal["cached", "live"]
     layer: int | Literal["last"]  # which hidden state of the encoder; "last" also serves its CTC head
     batch_seconds: float  # seconds of audio in a batch, padding counted
     threads: int  # threads of one worker process
+    augment: Augment
 
 
 @dataclass(frozen=True)
@@ -211,6 +243,7 @@ def _step(data: Any, part: str, key: str) -> str | int:
 def _check_values(params: Params, where: str) -> None:
     train = params.train
     checks = {
+        **_augment_checks(params.features.augment),
         "train.micro_batches": train.micro_batches >= 1,
         "train.curriculum": bool(train.curriculum),
         "train.selection.every": train.selection.every >= 1,
@@ -254,3 +287,15 @@ def _check_tuning(params: Params, where: str) -> None:
 def tunes_encoder(train: Train) -> str:
     """The first part of the encoder that a stage tunes; empty where it stays frozen in all."""
     return next((part for stage in train.curriculum for part in stage.tune if part.startswith("encoder")), "")
+
+
+def _augment_checks(augment: Augment) -> dict[str, bool]:
+    ranges = {"level_db": augment.level_db, "noise.snr_db": augment.noise.snr_db}
+    shares = {"noise.probability": augment.noise.probability, "rooms.probability": augment.rooms.probability}
+    checks = {
+        "views": augment.views >= 1 and (augment.views == 1 or augment.on),
+        "speed": bool(augment.speed) and all(0.5 <= factor <= 2 for factor in augment.speed),
+        **{key: len(pair) == 2 and -100 <= pair[0] <= pair[1] <= 100 for key, pair in ranges.items()},
+        **{key: 0 <= share <= 1 for key, share in shares.items()},
+    }
+    return {f"features.augment.{key}": holds for key, holds in checks.items()}

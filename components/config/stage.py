@@ -27,6 +27,7 @@ from components.config.settings import work_root
 from components.config.work import trim
 
 RUNS = Path("runs")
+NO_NOISE = "Give the role a source (rooms say 'rooms: true'), name a corpus that has some, or set the probability to 0."
 
 
 @dataclass
@@ -102,6 +103,17 @@ def check_names(params: Params) -> None:
     """Raises InputError where a name in ``params.yaml`` is not in the catalogue, or its entry is wrong."""
     for key in NAMES:
         catalogue.READERS[key](getattr(params, key))
+    _check_noise(params)
+
+
+def _check_noise(params: Params) -> None:
+    """Raises InputError where noise or rooms are to be added and the corpus lists none: said before hours of work, not after."""
+    sources = catalogue.corpus(params.corpus).sources["noise"]
+    rooms = catalogue.rooms_of(sources)
+    for kind, there in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
+        if getattr(params.features.augment, kind).probability and not there:
+            raise InputError(f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no {kind} in its role noise.",
+                             unit=params.corpus, way_out=NO_NOISE)  # fmt: skip
 
 
 def _snapshot(name: str, names: tuple[str, ...]) -> dict[str, Any]:

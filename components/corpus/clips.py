@@ -32,6 +32,7 @@ class Settings:
     folders: list[str]  # below it; all that lies in them at any depth
     only: str = "*"  # shell pattern of the file names that are taken, without folder
     without: list[str] = field(default_factory=list)  # shell patterns of paths below the root that are left out
+    rooms: bool = False  # impulse responses of rooms: speech is heard in them, they are never added to it
     annotations: str = ""  # name of MUSAN's lists beside the clips: a line has name, genres, Y or N for vocals, artist
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
@@ -45,6 +46,9 @@ class Clips(FileSource[Settings]):
         if role in SPEECH_ROLES:
             raise InputError(f"source '{name}': the kind 'clips' has no transcripts, which the role '{role}' needs.", unit=name,
                              way_out="List speech as kind 'table', or give it another role.")  # fmt: skip
+        if self.settings.rooms and role != "noise":
+            raise InputError(f"source '{name}': rooms are no sound by themselves, so the role '{role}' has no use for them.", unit=name,
+                             way_out="List them in the role noise.")  # fmt: skip
 
     @cached_property
     def _files(self) -> dict[str, int]:

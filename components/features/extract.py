@@ -1,14 +1,15 @@
 """The stage: every shard of a role through the encoder → ``data/features/<role>``, one tar of ``.npy`` a shard.
 
 Batches are formed inside one shard, by length, under a budget of padded seconds, so that a shard's frames never hang on
-who computes it. Mode ``live`` stores nothing: the folder then holds only its record. Cost at embedded size: 12,000
-utterances in about 55 s on two cores.
+who computes it. Where training's audio is augmented, a shard is computed once a view: ``<source>/view-1`` and so on have the
+layout of the source's folder, which holds the first view. Mode ``live`` stores nothing: the folder then holds only its record.
+Cost at embedded size: 12,000 utterances in about 55 s on two cores.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,24 +22,25 @@ from components.config.artifact import contents, fresh, write_record
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
 from components.config.hashing import file_digest
-from components.config.params import Features
+from components.config.params import Augment, Features
 from components.config.pool import fan_out
 from components.config.progress import progress
 from components.config.settings import device
 from components.config.stage import Stage
 from components.config.work import digests, made, place
-from components.features.key import shape_key
+from components.features.key import noise_inputs, shape_key
+from components.features.waveforms import RECORDED, Take, augment_of, augmentation_of, uses_noise, view_folder
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.order import by_length
-from components.shards.reader import Located, audio, sources
+from components.shards.reader import Located, sources
 from components.shards.writer import Sample, write_tar
 
-ENCODER = Path("models/encoder")
+ENCODER, NOISE = Path("models/encoder"), Path("data/shards/noise")
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One shard to encode."""
+    """One shard to encode, at one view."""
 
     shards: Path  # folder of the source
     name: str  # of the tar
@@ -46,12 +48,18 @@ class Job:
     key: dict[str, Any]
     settings: Features
     numerics: EncoderNumerics
+    augment: Augment | None = None
+    view: int = 0
 
 
 def work(stage: Stage) -> None:
     settings, numerics = stage.params.features, catalogue.encoder(stage.params.encoder).numerics
     shards, out = Path("data/shards") / stage.role, fresh(Path("data/features") / stage.role)
-    key = shape_key(ENCODER, settings, numerics)
+    augment, noise = augment_of(settings.augment, stage.role), None
+    if augment is not None:
+        augmentation_of(augment, NOISE)  # stops here where it lacks something
+        noise = noise_inputs(NOISE) if uses_noise(augment) else None
+    key = shape_key(ENCODER, settings, numerics, augment, noise)
     outputs: dict[str, str] = {}
     for source in sources(shards) if settings.mode == "cached" else []:
         tars = {
@@ -59,11 +67,18 @@ def work(stage: Stage) -> None:
             for name, digest in contents(shards).items()
             if name.startswith(f"{source}/") and name.endswith(".tar")
         }
-        jobs = [Job(shards / source, name, digest, key, settings, numerics) for name, digest in sorted(tars.items())]
-        outputs |= _source(stage, source, jobs, out / source)
+        for view in range(augment.views if augment else 1):
+            job_key = {**key, "view": view} if augment else key
+            jobs = [Job(shards / source, name, digest, job_key, settings, numerics, augment, view) for name, digest in sorted(tars.items())]
+            place_of = Path(source, view_folder(view)).as_posix()
+            outputs |= _source(stage, place_of, jobs, out / place_of)
     reason = {} if settings.mode == "cached" else {"empty": "features.mode is live: train and decode run the encoder themselves"}
-    write_record(out, "features", parameters=asdict(settings), inputs={"encoder": key["encoder"], "shards": contents(shards)},
-                 outputs=outputs, key=key, libraries=("torch", "transformers"), **reason)  # fmt: skip
+    # Of augmentation the record says what holds for the role: where it is off, nothing.
+    parameters = {name: value for name, value in asdict(settings).items() if name != "augment"}
+    parameters |= {"augment": asdict(augment)} if augment else {}
+    inputs = {"encoder": key["encoder"], "shards": contents(shards), **({"noise": noise} if noise else {})}
+    write_record(out, "features", parameters=parameters, inputs=inputs, outputs=outputs, key=key, libraries=("torch", "transformers"),
+                 **reason)  # fmt: skip
     if reason:
         print(f"{stage.label()}: nothing stored, {reason['empty']}")
 
@@ -109,30 +124,37 @@ def _encoder(folder: Path, name: str, dtype: str, layer: int | str, padding: str
 
 def _frames(job: Job, items: list[Located]) -> dict[str, np.ndarray]:
     encoder = _encoder(ENCODER, device(), job.numerics.dtype, job.settings.layer, job.numerics.padding)
+    take = Take(augmentation_of(job.augment, NOISE), job.view) if job.augment else RECORDED
     return {
         item.entry.id: checked(frames.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer)
-        for item, frames in encoded(encoder, items, job.settings.batch_seconds, job.numerics.batching)
+        for item, frames in encoded(encoder, items, job.settings.batch_seconds, job.numerics.batching, take)
     }
 
 
-def encoded(encoder: Any, items: list[Located], batch_seconds: float, batching: str) -> Iterator[tuple[Located, Any]]:
+def encoded(encoder: Any, items: list[Located], batch_seconds: float, batching: str,
+            take: Take = RECORDED) -> Iterator[tuple[Located, Any]]:  # fmt: skip
     """Each utterance and its frames on the encoder's device, batches formed by length under ``batch_seconds`` of audio, what
     the encoder pads counted; raises InputError before any work where one is shorter than a frame."""
-    for item in items:
-        if encoder.frames_of(item.entry.samples) < 1:
-            raise InputError(f"Utterance '{item.entry.id}' is shorter than one frame of the encoder: {item.entry.samples} samples, "
-                             f"{encoder.least_samples} are needed.", unit=item.entry.id, way_out="Leave it out of its source.")  # fmt: skip
-    seconds = [encoder.padded_seconds(item.entry.samples) for item in items]
+    check_lengths(encoder, [(item.entry.id, take.samples(item)) for item in items])
+    seconds = [encoder.padded_seconds(take.samples(item)) for item in items]
     for batch in by_length(items, seconds, batch_seconds):
-        for group in [batch] if batching == "padded" else equal_lengths(batch):
-            yield from zip(group, encoder([audio(item) for item in group]), strict=True)
+        for group in [batch] if batching == "padded" else equal_lengths(batch, take):
+            yield from zip(group, encoder([take.waveform(item) for item in group]), strict=True)
 
 
-def equal_lengths(batch: list[Located]) -> list[list[Located]]:
+def check_lengths(encoder: Any, samples: Iterable[tuple[str, int]]) -> None:
+    """Raises InputError where an utterance, given by its id, has too few samples for a frame."""
+    for name, count in samples:
+        if encoder.frames_of(count) < 1:
+            raise InputError(f"Utterance '{name}' is shorter than one frame of the encoder: {count} samples, {encoder.least_samples} are "
+                             "needed.", unit=name, way_out="Leave it out of its source; features.augment.speed shortens too.")  # fmt: skip
+
+
+def equal_lengths(batch: list[Located], take: Take = RECORDED) -> list[list[Located]]:
     """The batch cut into groups of equal length: group norm over time takes in padding."""
     groups: dict[int, list[Located]] = {}
     for item in batch:
-        groups.setdefault(item.entry.samples, []).append(item)
+        groups.setdefault(take.samples(item), []).append(item)
     return list(groups.values())
 
 

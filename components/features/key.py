@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from components.config.artifact import contents, read_record
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
-from components.config.params import Features
+from components.config.hashing import data_digest
+from components.config.params import Augment, Features
 from components.config.typed import stated
 from components.features import RESULT_VERSION
 
 
-def shape_key(encoder: Path, settings: Features, numerics: EncoderNumerics) -> dict[str, Any]:
-    """What shapes the frames of any audio: encoder weights, layer, dtypes, batching."""
-    return {
+def shape_key(encoder: Path, settings: Features, numerics: EncoderNumerics, augment: Augment | None = None,
+              noise: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+    """What shapes the frames of any audio: encoder weights, layer, dtypes, batching; and how the audio is augmented, where it is.
+    The number of views is no part of it: it shapes none of them."""
+    key = {
         "version": RESULT_VERSION,
         "encoder": contents(encoder),
         "layer": settings.layer,
         "numerics": stated(numerics),
         "batch_seconds": settings.batch_seconds,
     }
+    if augment is not None:
+        key["augment"] = {name: value for name, value in asdict(augment).items() if name != "views"}
+    return key if noise is None else {**key, "noise": data_digest(noise)}
 
 
-def check_key(features: Path, encoder: Path, shards: Path) -> dict[str, Any]:
-    """The record of a features folder; raises InputError where encoder or shards are not those that it was made from."""
+def noise_inputs(noise: Path) -> dict[str, Any]:
+    """What augmentation takes from the shards of the role noise: their digests, and which sources are rooms."""
+    record = read_record(noise)
+    return {"files": record["outputs"], "rooms": record.get("rooms", [])}
+
+
+def check_key(features: Path, encoder: Path, shards: Path, noise: Path) -> dict[str, Any]:
+    """The record of a features folder; raises InputError where encoder, shards or (if it was used) noise are not those that it was
+    made from."""
     record = read_record(features)
-    for what, folder, known in (("encoder", encoder, record["inputs"]["encoder"]), ("shards", shards, record["inputs"]["shards"])):
-        if contents(folder) != known:
+    known = record["inputs"]
+    held = {"encoder": (encoder, contents), "shards": (shards, contents), "noise": (noise, noise_inputs)}
+    for what, (folder, read) in held.items():
+        if what in known and read(folder) != known[what]:
             raise InputError(f"{features} was made from other {what} than {folder} holds.", unit=str(features),
                              way_out="Run 'dvc repro features'.")  # fmt: skip
     return record

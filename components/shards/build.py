@@ -97,7 +97,9 @@ def work(stage: Stage) -> None:
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
     inputs = {"corpus": read_record(manifests)["outputs"]}
     libraries = ("soundfile", "soxr", "pyarrow")
-    write_record(out, "shards", parameters=asdict(limits), inputs=inputs, outputs=outputs, libraries=libraries)
+    rooms = catalogue.rooms_of(catalogue.corpus(stage.params.corpus).sources[stage.role])
+    facts = {"rooms": rooms} if rooms else {}  # who adds noise knows by it what is none
+    write_record(out, "shards", parameters=asdict(limits), inputs=inputs, outputs=outputs, libraries=libraries, **facts)
 
 
 def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:

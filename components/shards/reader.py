@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from components.audio.sound import BrokenSound, read
+from components.audio.sound import BrokenSound, read, read_part
 from components.config.artifact import read_record
 from components.config.errors import InputError
 from components.shards.index import INDEX, Entry, read_index
@@ -36,12 +36,12 @@ def sources(role_folder: Path) -> list[str]:
     return sorted(path.parent.name for path in role_folder.glob(f"*/{INDEX}"))
 
 
-def entries(role_folder: Path) -> list[Located]:
-    """Every utterance of a role, by source, shard and place."""
+def entries(role_folder: Path, below: str = "") -> list[Located]:
+    """Every utterance of a role, by source, shard and place; ``below`` names a folder inside each source's, of the same layout."""
     return [
-        Located(entry, source, role_folder / source)
+        Located(entry, source, role_folder / source / below)
         for source in sources(role_folder)
-        for entry in read_index(role_folder / source / INDEX)
+        for entry in read_index(role_folder / source / below / INDEX)
     ]
 
 
@@ -77,6 +77,18 @@ def audio(item: Located) -> np.ndarray:
     if len(samples) != item.entry.samples:
         raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {len(samples)} samples, not the"
                          f" {item.entry.samples} of the index.", unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")  # fmt: skip
+    return samples
+
+
+def part(item: Located, start: int, count: int) -> np.ndarray:
+    """``count`` samples from ``start`` on of an utterance of an audio shard, as ``audio`` gives the whole of it."""
+    try:
+        samples = read_part(payload(item), start, count)
+    except BrokenSound as error:
+        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.", unit=item.entry.id) from None
+    if len(samples) != count:
+        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}' ends before sample {start + count}.",
+                         unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")  # fmt: skip
     return samples
 
 

@@ -96,7 +96,45 @@ def _inputs() -> dict[str, Any]:
     return found
 
 
-@    from components.model.families import width_of
+def _lora_targets(encoder: catalogue.Encoder, llm: catalogue.Llm) -> dict[str, list[str]]:
+    """What LoRA adapts, by the part that a curriculum names."""
+    return {"lora": llm.lora.targets, "encoder-lora": encoder.lora.targets if encoder.lora else []}
+
+
+def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
+    """Raises InputError for an encoder that can't be tuned as the curriculum says."""
+    if "empty" not in read_record(DATA / "features" / "train"):
+        raise InputError("train: the encoder is to be tuned, but cached frames are those of the encoder as it was.", unit="features.mode",
+                         way_out="Set features.mode to live.")  # fmt: skip
+    if any("encoder-lora" in stage.tune for stage in settings.curriculum) and not targets:
+        raise InputError(f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.", unit="lora.targets",
+                         way_out="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.")  # fmt: skip
+    if settings.ctc_weight and not has_ctc(ENCODER):
+        raise InputError(f"encoder '{name}' has no CTC head, and train.ctc_weight is {settings.ctc_weight:g}.", unit="train.ctc_weight",
+                         way_out="Set it to 0, or name an encoder with a CTC head.")  # fmt: skip
+
+
+def _hearing(settings: Train) -> Hearing | None:
+    """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW would lose small steps in half
+    precision."""
+    from components.model.joined import Hearing
+
+    key = read_record(DATA / "features" / "train")["key"]
+    numerics = typed(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
+    whole = any("encoder" in stage.tune for stage in settings.curriculum)
+    return Hearing(key["layer"], "float32" if whole else numerics.dtype, numerics.padding) if tunes_encoder(settings) else None
+
+
+def _check_units() -> None:
+    """Raises InputError where the frames at hand can't be read as CTC units."""
+    from components.model.ctc_head import check_ctc
+
+    check_ctc(ENCODER, read_record(DATA / "features" / "train")["key"]["layer"])
+
+
+def train(ranks: Ranks, task: Task, place: str = "") -> None:
+    """Trains as one of the ranks, on the device ``place`` (default: that of the runtime settings)."""
+    from components.model.families import width_of
     from components.model.joined import Shape, folder_digest
     from components.train import loop
 

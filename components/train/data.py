@@ -5,7 +5,8 @@ A pure function of seed, stage and step: a resumed run computes where it stood.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,21 +30,33 @@ def shorter(counts: Sequence[int], stride: float) -> int:
     return short
 
 
-def plan(speech: Sequence[Located], silence: Sequence[Located], settings: Train, stage: CurriculumStage) -> list[list[int]]:
+@dataclass(frozen=True)
+class Step:
+    """The batch of a step."""
+
+    epoch: int  # of the stage
+    places: list[int]
+
+
+def plan(speech: Sequence[Located], silence: Sequence[Located], settings: Train, stage: CurriculumStage,
+         lengths: Callable[[int], Sequence[float]] | None = None) -> list[Step]:  # fmt: skip
     """The batch of each step: places in ``[*speech, *silence]``.
 
-    Epochs follow each other until the stage's steps are filled; in each, non-speech is spread evenly in its share.
+    Epochs follow each other until the stage's steps are filled; in each, non-speech is spread evenly in its share. ``lengths``
+    gives the seconds of all places in an epoch, where they are not those of the recordings.
     """
-    seconds = [item.entry.seconds for item in (*speech, *silence)]
+    recorded = [item.entry.seconds for item in (*speech, *silence)]
     wanted = round(len(speech) * stage.nonspeech_share / (1 - stage.nonspeech_share))
-    steps: list[list[int]] = []
+    steps: list[Step] = []
     epoch = 0
     while len(steps) < stage.steps:
         seed = seed_of("train-batches", settings.seed, stage.name, epoch)
         extra = _drawn(len(speech), len(silence), wanted, seed)
         groups = windows(speech, seed_of(settings.seed, stage.name), epoch, settings.window_shards)
+        seconds = lengths(epoch) if lengths else recorded
         for number, group in enumerate(groups):
-            steps += batches([*group, *extra[number :: len(groups)]], seconds, settings.batch_seconds, seed_of(seed, number))
+            cut = batches([*group, *extra[number :: len(groups)]], seconds, settings.batch_seconds, seed_of(seed, number))
+            steps += [Step(epoch, places) for places in cut]
         epoch += 1
     return steps[: stage.steps]
 

@@ -30,7 +30,7 @@ from components.model.tuning import printed
 from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train.auxiliary import Auxiliary
-from components.train.data import masked, plan, shorter
+from components.train.data import Step, masked, plan, shorter
 from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors
 
@@ -68,7 +68,7 @@ def train(ranks: Ranks, job: Job) -> None:
         raise InputError("train: the corpus has no utterance in its role dev to choose a checkpoint by.", unit="dev",
                          way_out="Give the role a source.")  # fmt: skip
     stride = model.projector.stride
-    short = shorter([speech.count(item) for item in speech.items], stride)
+    short = shorter([speech.count(item, 0) for item in speech.items], stride)
     if short and ranks.rank == 0:
         print(f"train: {short} of {len(speech.items)} utterances have fewer frames than the {stride:g} of one token")
     if ranks.sharded:
@@ -108,8 +108,8 @@ class _Stage:
         """Trains the stage, or takes its finished checkpoint, and leaves the best checkpoint's weights in the model."""
         best = self.folder / "best"
         if not (self.folder / "done").is_file():
-            kept, left_out = fitting(speech.items, self.job.settings.max_seconds)
-            quiet = fitting(silence.items, self.job.settings.max_seconds)[0]
+            kept, left_out = fitting(speech.items, self.job.settings.max_seconds / speech.stretch)
+            quiet = fitting(silence.items, self.job.settings.max_seconds / silence.stretch)[0]
             if not kept or (self.stage.nonspeech_share and not quiet):
                 raise InputError(f"train, stage '{self.stage.name}': nothing is left to train on.", unit=self.stage.name,
                                  way_out="Raise train.max_seconds or add a source.")  # fmt: skip
@@ -119,11 +119,15 @@ class _Stage:
                 self.auxiliary = Auxiliary(speech, kept)
                 if self.auxiliary.said and self.ranks.rank == 0:
                     print(self.auxiliary.said)
-            steps = plan(kept, quiet, self.job.settings, self.stage)
+
+            def lengths(epoch: int) -> list[float]:
+                return [source.seconds(item, epoch) for source, items in ((speech, kept), (silence, quiet)) for item in items]
+
+            steps = plan(kept, quiet, self.job.settings, self.stage, lengths)
             self._train([*kept, *quiet], len(kept), steps, speech, silence, dev)
         checkpoint.load(best, self.model, None)
 
-    def _train(self, items: list[Located], speech_count: int, steps: list[list[int]], speech: FrameSource, silence: FrameSource,
+    def _train(self, items: list[Located], speech_count: int, steps: list[Step], speech: FrameSource, silence: FrameSource,
                dev: FrameSource) -> None:  # fmt: skip
         state: dict[str, Any] = {"step": 0, "best": None, "curve": []}
         last = self.folder / "last"
@@ -133,8 +137,8 @@ class _Stage:
         with progress("train", self.stage.name, len(steps), "steps") as shown:
             shown.advance(state["step"])
             for step in range(state["step"], len(steps)):
-                places = [(items[place], place < speech_count) for place in steps[step]]
-                facts = self._step(step, len(steps), places, speech, silence)
+                places = [(items[place], place < speech_count) for place in steps[step].places]
+                facts = self._step(step, len(steps), places, steps[step].epoch, speech, silence)
                 state["curve"].append(facts)
                 if (step + 1) % self.job.settings.selection.every == 0 or step + 1 == len(steps):
                     self._check(state, step + 1, dev, shown)
@@ -144,7 +148,8 @@ class _Stage:
             (self.folder / "done").touch()
         self.ranks.wait()
 
-    def _step(self, step: int, steps: int, places: list[tuple[Located, bool]], speech: FrameSource, silence: FrameSource) -> dict[str, Any]:
+    def _step(self, step: int, steps: int, places: list[tuple[Located, bool]], epoch: int, speech: FrameSource,
+              silence: FrameSource) -> dict[str, Any]:  # fmt: skip
         settings, model = self.job.settings, self.model
         _training_mode(model)
         factor = rate_at(step, steps, self.stage.warmup, self.stage.decay)
@@ -158,8 +163,8 @@ class _Stage:
         mine = self.ranks.turns(cut(places, settings.micro_batches))
         for part, counts in mine:
             torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
-            heard = self._frames(part, speech, silence)
-            entropy, matching = model.losses(self._masked(part, step, heard), [texts[item.entry.id] for item, _ in part],
+            heard = self._frames(part, epoch, speech, silence)
+            entropy, matching = model.losses(self._masked(part, epoch, heard), [texts[item.entry.id] for item, _ in part],
                                              settings.matching.mse * bool(weight), settings.matching.cosine * bool(weight))  # fmt: skip
             loss = (entropy.total + weight * matching) / tokens
             beside = self.auxiliary.loss(part, heard) if self.auxiliary else None
@@ -181,14 +186,14 @@ class _Stage:
         return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
                 "accuracy": total[2] / tokens, **({"ctc": total[3] / len(places)} if self.auxiliary else {})}  # fmt: skip
 
-    def _frames(self, part: list[tuple[Located, bool]], speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
-        spoken = iter(speech.frames([item for item, is_speech in part if is_speech]))
-        quiet = iter(silence.frames([item for item, is_speech in part if not is_speech]))
+    def _frames(self, part: list[tuple[Located, bool]], epoch: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
+        spoken = iter(speech.frames([item for item, is_speech in part if is_speech], epoch))
+        quiet = iter(silence.frames([item for item, is_speech in part if not is_speech], epoch))
         return [next(spoken) if is_speech else next(quiet) for _, is_speech in part]
 
-    def _masked(self, part: list[tuple[Located, bool]], step: int, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _masked(self, part: list[tuple[Located, bool]], epoch: int, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         settings = self.job.settings
-        return [masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, step, item.entry.id))
+        return [masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, epoch, item.entry.id))
                 for each, (item, _) in zip(frames, part, strict=True)]  # fmt: skip
 
     def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:

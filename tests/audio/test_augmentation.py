@@ -1,0 +1,195 @@
+"""Augmentation: what is asked for is what is heard, from the seed, the utterance and the view alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.audio.augmentation import Augmentation, faster, in_room, sped, stretch, with_noise, within_full_scale
+from components.audio.sound import RATE
+from components.config.params import AddedNoise, Augment, Rooms
+
+OFF = Augment(seed=1, views=1, speed=[1.0], level_db=[0, 0], noise=AddedNoise(0, [5, 20]), rooms=Rooms(0))
+ALL = replace(OFF, speed=[0.9, 1.0, 1.1], level_db=[-12, 6], noise=AddedNoise(0.7, [5, 20]), rooms=Rooms(0.7))
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A recording in memory."""
+
+    data: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        assert 0 <= start <= start + count <= len(self.data)
+        return self.data[start : start + count]
+
+
+def hiss(seconds: float, seed: int, level: float = 0.1) -> np.ndarray:
+    return (level * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(np.float32)
+
+
+def tone(pitch: float, seconds: float = 1.0) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def room(direct: int, seed: int = 3) -> np.ndarray:
+    """A response with a direct path, a faint sound before it, and a tail that dies away."""
+    tail = hiss(0.3, seed) * np.exp(-np.arange(int(0.3 * RATE)) / 800).astype(np.float32)
+    before = np.full(direct, 1e-3, np.float32)
+    return np.concatenate([before, np.ones(1, np.float32), tail])
+
+
+NOISE = [Held(hiss(3, 1)), Held(hiss(0.02, 2)), Held(np.zeros(50, np.float32))]
+ROOMS = [Held(room(0)), Held(room(90)), Held(np.ones(1, np.float32))]
+
+
+def power_db(samples: np.ndarray) -> float:
+    return 10 * float(np.log10(np.square(samples, dtype=np.float64).mean()))
+
+
+@pytest.mark.parametrize("snr", [-5.0, 0.0, 12.5, 30.0])
+@pytest.mark.parametrize("level", [0.003, 0.2])
+def test_noise_stands_at_the_ratio_that_is_asked_for(snr: float, level: float) -> None:
+    speech = tone(300)
+    mixed = with_noise(speech, hiss(1, 4, level), snr)
+    assert power_db(speech) - power_db(mixed - speech) == pytest.approx(snr, abs=0.1)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 5])
+def test_drawn_ratios_fill_their_range_for_noise_shorter_and_longer_than_speech(seconds: float) -> None:
+    """Speech and noise have no frequency in common; what is not of the speech is the noise."""
+    speech = tone(1000)
+    made = Augmentation(replace(OFF, noise=AddedNoise(1, [5, 20])), noise=[Held(hiss(seconds, 5))])
+    ratios = [power_db(speech) - power_db(made(speech, "a", view) - speech) for view in range(60)]
+    assert min(ratios) == pytest.approx(5, abs=1.5)
+    assert max(ratios) == pytest.approx(20, abs=1.5)
+    assert 4.9 < min(ratios) <= max(ratios) < 20.1
+
+
+def test_silence_gets_no_noise_and_silent_noise_adds_none() -> None:
+    speech, nothing = tone(300), np.zeros(RATE, np.float32)
+    assert np.array_equal(with_noise(nothing, hiss(1, 6), 10), nothing)
+    assert np.array_equal(with_noise(speech, nothing, 10), speech)
+    assert np.array_equal(in_room(nothing, room(20)), nothing)
+
+
+@pytest.mark.parametrize("direct", [0, 1, 700])
+def test_a_room_keeps_length_energy_and_the_place_of_the_direct_path(direct: int) -> None:
+    click = np.zeros(9000, np.float32)
+    click[2000] = 0.5
+    heard = in_room(click, room(direct))
+    assert len(heard) == len(click)
+    assert int(np.abs(heard).argmax()) == 2000
+    assert np.abs(heard[2001:6000]).max() > 1e-3  # and a tail
+    speech = hiss(2, 7)
+    assert power_db(in_room(speech, room(direct))) == pytest.approx(power_db(speech), abs=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 100, 9000])
+def test_a_room_is_a_convolution(count: int) -> None:
+    """Against the sum of its definition, also where the response is longer than the sound."""
+    sound, response = hiss(count / RATE, 8), room(40)
+    wanted = np.convolve(sound.astype(np.float64), response)[40 : 40 + count]
+    wanted *= np.sqrt(np.square(sound, dtype=np.float64).sum() / np.square(wanted).sum())
+    np.testing.assert_allclose(in_room(sound, response), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1, 1.25])
+def test_speed_moves_tempo_and_pitch_together(speed: float) -> None:
+    quick = faster(tone(440), speed)
+    assert len(quick) == sped(RATE, speed) == pytest.approx(RATE / speed, abs=1)
+    spectrum = np.abs(np.fft.rfft(quick * np.hanning(len(quick)), 1 << 17))
+    assert spectrum.argmax() / (1 << 17) * RATE == pytest.approx(440 * speed, rel=0.002)
+    assert power_db(quick[200:-200]) == pytest.approx(power_db(tone(440)), abs=0.1)
+
+
+def test_a_level_is_a_gain_and_what_would_clip_is_turned_down_whole() -> None:
+    speech = tone(300)
+    louder = Augmentation(replace(OFF, level_db=[6, 6]))(speech, "a", 0)
+    np.testing.assert_allclose(louder, speech * 10 ** (6 / 20), rtol=1e-5)
+    loudest = Augmentation(replace(OFF, level_db=[40, 40]))(speech, "a", 0)
+    np.testing.assert_allclose(loudest, speech / np.abs(speech).max(), rtol=1e-5)
+    assert np.array_equal(within_full_scale(speech), speech)
+
+
+def test_with_all_off_nothing_is_changed() -> None:
+    assert not OFF.on
+    assert np.array_equal(Augmentation(OFF)(tone(300), "a", 3), tone(300))
+
+
+@pytest.mark.parametrize("on", [
+    {"speed": [0.9, 1.1]}, {"level_db": [-3, 3]}, {"noise": AddedNoise(0.5, [5, 5])}, {"rooms": Rooms(0.5)},
+])  # fmt: skip
+def test_each_effect_is_drawn_anew_by_seed_utterance_and_view(on: dict[str, Any]) -> None:
+    settings = replace(OFF, **on)
+    assert settings.on
+    speech = hiss(0.3, 9)
+
+    def made(seed: int, utterance: str) -> list[bytes]:
+        drawn = Augmentation(replace(settings, seed=seed), NOISE[:2], ROOMS[:2])
+        return [drawn(speech, utterance, view).tobytes() for view in range(12)]
+
+    assert made(1, "a") == made(1, "a")
+    assert len({tuple(made(*drawn)) for drawn in ((1, "a"), (2, "a"), (1, "b"))}) == 3
+    assert len(set(made(1, "a"))) > 1
+
+
+def test_what_came_before_does_not_matter() -> None:
+    drawn = Augmentation(ALL, NOISE, ROOMS)
+    names = [f"utterance-{number}" for number in range(12)]
+    forward = {name: drawn(hiss(0.2, 10), name, 1) for name in names}
+    for name in reversed(names):
+        assert np.array_equal(Augmentation(ALL, NOISE, ROOMS)(hiss(0.2, 10), name, 1), forward[name])
+
+
+def test_switching_an_effect_on_leaves_the_draws_of_the_others() -> None:
+    quick = Augmentation(replace(OFF, speed=[0.9, 1.0, 1.1]))
+    both = Augmentation(ALL, NOISE, ROOMS)
+    lengths = [quick.length(RATE, f"u{number}", 0) for number in range(50)]
+    assert lengths == [both.length(RATE, f"u{number}", 0) for number in range(50)]
+    assert set(lengths) == {sped(RATE, speed) for speed in (0.9, 1.0, 1.1)}
+
+
+def test_an_effect_falls_on_its_share_of_the_utterances() -> None:
+    drawn = Augmentation(replace(OFF, noise=AddedNoise(0.3, [5, 20])), [NOISE[0]])
+    speech = hiss(0.05, 11)
+    assert sum(not np.array_equal(drawn(speech, str(number), 0), speech) for number in range(1000)) == pytest.approx(300, abs=60)
+
+
+@given(
+    count=st.integers(1, 3000),
+    scale=st.sampled_from([0.0, 1e-30, 1e-4, 0.1, 1.0]),
+    view=st.integers(0, 10**6),
+    name=st.text(max_size=8),
+    speeds=st.lists(st.floats(0.5, 2), min_size=1, max_size=3),
+    level=st.floats(-100, 100),
+    snr=st.floats(-100, 100),
+)
+def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
+    count: int, scale: float, view: int, name: str, speeds: list[float], level: float, snr: float
+) -> None:
+    settings = Augment(1, 1, speeds, [level, level], AddedNoise(0.8, [snr, snr]), Rooms(0.8))
+    drawn = Augmentation(settings, NOISE, ROOMS)
+    sound = (scale * np.random.default_rng(count).uniform(-1, 1, count)).astype(np.float32)
+    made = drawn(sound, name, view)
+    assert made.dtype == np.float32
+    assert made.shape == (drawn.length(count, name, view),)
+    assert np.isfinite(made).all()
+    assert np.abs(made).max() <= 1
+
+
+@given(held=st.integers(1, 400), count=st.integers(1, 900), seed=st.integers(0, 99))
+def test_a_stretch_of_noise_is_a_run_of_the_clip_that_begins_again(held: int, count: int, seed: int) -> None:
+    got = stretch(Held(np.arange(held, dtype=np.float32)), count, np.random.default_rng(seed))
+    assert len(got) == count
+    assert np.array_equal(np.diff(got) % held, np.full(count - 1, 1 % held))
+    assert held < count or got[-1] - got[0] == count - 1

@@ -1,0 +1,208 @@
+"""Augmented training audio: what is stored and what is drawn agree, all other roles stay as recorded, and nothing is missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components.audio.sound import as_flac
+from components.config.artifact import contents, fresh, read_record, write_record
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.config.params import read_params
+from components.config.stage import check_names
+from components.features.waveforms import Clip, Take, augment_of, augmentation_of
+from components.shards.index import INDEX, write_index
+from components.shards.reader import audio, entries, part
+from components.shards.writer import Sample, write_tar
+from tests import world as tones
+
+OUT, SHARDS = Path("data/features"), Path("data/shards")
+NOISE = SHARDS / "noise"
+ALL = {"speed": [0.8, 1.0, 1.25], "level_db": [-9, 3], "noise.probability": 0.7, "rooms.probability": 0.5}
+
+
+def put_noise(seed: int = 1, rooms: bool = True) -> None:
+    """The shards of the role noise: clips shorter and longer than speech, and a source of rooms."""
+    out, random = fresh(NOISE), np.random.default_rng(seed)
+    tail = np.exp(-np.arange(3000) / 300) * random.standard_normal(3000) * 0.2
+    held = {"hum": [random.uniform(-0.3, 0.3, count) for count in (900, 60_000)], "hall": [np.r_[np.zeros(40), 0.9, tail]]}
+    for source, clips in held.items():
+        (out / source).mkdir()
+        samples = [Sample(f"{source}-{n}", as_flac(each), len(each), 0, "", "", "") for n, each in enumerate(clips)]
+        write_index(out / source / INDEX, write_tar(out / source / f"{source}-000000.tar", samples, "flac"))
+    write_record(out, "shards", parameters=None, inputs={}, **({"rooms": ["hall"]} if rooms else {}))
+
+
+def augment(**changed: Any) -> None:
+    tones.change("params.yaml", {f"features.augment.{key}": value for key, value in changed.items()})
+
+
+@pytest.fixture
+def drawn(world: Path) -> Path:
+    """A workspace with noise, everything on and three views; no features of the train roles yet."""
+    put_noise()
+    augment(**ALL, views=3)
+    return world
+
+
+def run(*roles: str, mode: str = "cached") -> None:
+    tones.change("params.yaml", {"features.mode": mode})
+    for role in roles:
+        tones.run("features", role)
+
+
+def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -> None:
+    run("train", "nonspeech-train")
+    cached = {role: tones.frame_source(role) for role in ("train", "nonspeech-train")}
+    stored = {role: [source.frames(source.items, epoch) for epoch in range(4)] for role, source in cached.items()}
+    counts = {role: [[source.count(item, epoch) for item in source.items] for epoch in range(4)] for role, source in cached.items()}
+    for role, source in cached.items():
+        wanted = [(item.source, item.entry.id, item.entry.samples) for item in entries(SHARDS / role)]
+        for below in ("", "view-1", "view-2"):
+            assert [(item.source, item.entry.id, item.entry.samples) for item in entries(OUT / role, below)] == wanted
+        assert len(list((OUT / role).rglob("*.tar"))) == 3 * len(list((SHARDS / role).rglob("*.tar")))
+        assert contents(OUT / role) == {name: digest for name, digest in folder_digests(OUT / role).items() if name != "inputs.json"}
+        assert [[len(each) for each in frames] for frames in stored[role]] == counts[role]
+        assert all(torch.equal(*pair) for pair in zip(stored[role][0], stored[role][3], strict=True))
+        assert not any(torch.equal(*pair) for pair in zip(stored[role][0], stored[role][1], strict=True))
+        assert source.stretch == pytest.approx(1.25)
+    run("train", "nonspeech-train", mode="live")
+    for role in cached:
+        live = tones.frame_source(role)
+        for epoch in (2, 0, 1):
+            backwards = live.frames(live.items[::-1], epoch)[::-1]
+            for item, frames, wanted in zip(live.items, backwards, stored[role][epoch], strict=True):
+                assert len(frames) == live.count(item, epoch)
+                torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
+                assert live.seconds(item, epoch) == cached[role].seconds(item, epoch)
+        assert [live.count(item, 3) for item in live.items] != counts[role][3]
+
+
+def test_other_roles_and_training_with_all_off_stay_as_recorded(world: Path) -> None:
+    before = {role: folder_digests(OUT / role) for role in tones.LAYOUT}
+    put_noise()
+    augment(**ALL, views=2)
+    run("dev", "test", "nonspeech-test")
+    for role in ("dev", "test", "nonspeech-test"):
+        assert folder_digests(OUT / role) == before[role]
+    off = {"speed": [1.0], "level_db": [0, 0], "noise.probability": 0, "rooms.probability": 0, "views": 1, "seed": 9}
+    augment(**off)
+    run("train", "nonspeech-train")
+    for role in ("train", "nonspeech-train"):
+        assert folder_digests(OUT / role) == before[role]
+
+
+def test_without_an_epoch_live_frames_are_clean_and_stored_ones_are_refused(drawn: Path) -> None:
+    clean = tones.frame_source("train")
+    wanted = clean.frames(clean.items)
+    run("train", mode="live")
+    live = tones.frame_source("train")
+    for frames, each in zip(live.frames(live.items), wanted, strict=True):
+        torch.testing.assert_close(frames, each, rtol=1e-3, atol=1e-4)
+    run("train")
+    cached = tones.frame_source("train")
+    with pytest.raises(InputError, match=r"augmented audio alone.*features\.mode to live"):
+        cached.frames(cached.items)
+
+
+def test_finished_views_are_taken_from_the_work_cache(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    augment(views=2)
+    run("train")
+    made: list[tuple[str, int]] = []
+    known = tones.importlib.import_module("components.features.extract")._frames
+    monkeypatch.setattr("components.features.extract._frames", lambda job, items: made.append((job.name, job.view)) or known(job, items))
+    augment(views=3)
+    run("train")
+    assert made == [(f"tones-00000{shard}.tar", 2) for shard in range(3)]
+    augment(seed=2, views=1)
+    run("train")
+    assert len(made) == 6
+
+
+def test_other_cuts_into_shards_draw_the_same(drawn: Path) -> None:
+    run("train", mode="live")
+    source = tones.frame_source("train")
+    before = source.frames(source.items, 5)
+    tones.write_shards("train", {"tones": [2, 10]})
+    run("train", mode="live")
+    again = tones.frame_source("train")
+    for one, other in zip(again.frames(again.items, 5), before, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_other_noise_gives_another_key_and_stored_frames_are_refused(drawn: Path) -> None:
+    run("train")
+    key = read_record(OUT / "train")["key"]
+    put_noise(seed=2)
+    with pytest.raises(InputError, match=r"was made from other noise than data/shards/noise.*dvc repro features"):
+        tones.frame_source("train")
+    run("train")
+    assert read_record(OUT / "train")["key"] != key
+    put_noise(seed=2, rooms=False)
+    with pytest.raises(InputError, match="other noise"):
+        tones.frame_source("train")
+
+
+def test_rooms_are_never_added_and_noise_is_no_room(drawn: Path) -> None:
+    found = augmentation_of(read_params().features.augment, NOISE)
+    assert [clip.item.source for clip in found.rooms if isinstance(clip, Clip)] == ["hall"]
+    assert [clip.item.source for clip in found.noise if isinstance(clip, Clip)] == ["hum", "hum"]
+
+
+def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
+    settings = read_params().features.augment
+    of = {role: augment_of(settings, role) for role in (*tones.LAYOUT, "noise")}
+    assert [role for role in of if of[role]] == ["train", "nonspeech-train"]
+    assert of["train"] == settings
+    quiet = of["nonspeech-train"]
+    assert quiet is not None
+    assert (quiet.noise.probability, quiet.rooms.probability) == (0, 0)
+    item = entries(SHARDS / "nonspeech-train")[0]
+    for view in range(8):
+        made, length = Take(augmentation_of(quiet, NOISE), view).waveform(item), Take(augmentation_of(quiet, NOISE), view).samples(item)
+        assert len(made) == length
+        if length == item.entry.samples:
+            ratio = made[audio(item) != 0] / audio(item)[audio(item) != 0]
+            np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["cached", "live"])
+@pytest.mark.parametrize("kind", ["noise", "rooms"])
+def test_noise_that_is_not_there_stops_before_any_work(kind: str, mode: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the catalogue, where every stage begins; and by the shards, where all clips of a source were rejected."""
+    write_record(fresh(NOISE), "shards", parameters=None, inputs={})
+    augment(**{f"{kind}.probability": 0.5})
+    says = rf"features\.augment\.{kind} is on.* no {kind}.*Give the role a source.*set the probability to 0"
+    tones.change("catalogue/corpus.yaml", {"tones.noise": {"other": {"kind": "clips", "rooms": kind == "noise"}}})
+    with pytest.raises(InputError, match=says):
+        check_names(read_params())
+    tones.change("catalogue/corpus.yaml", {"tones.noise": {"right": {"kind": "clips", "rooms": kind == "rooms"}}})
+    check_names(read_params())
+    monkeypatch.setattr("components.features.extract.encode", lambda job: pytest.fail("computed"))
+    with pytest.raises(InputError, match=says):
+        run("train", mode=mode)
+
+
+def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_epoch(world: Path) -> None:
+    out = fresh(SHARDS / "train")
+    (out / "clicks").mkdir()
+    click = np.full(330, 0.1, np.float32)
+    write_index(out / "clicks" / INDEX, write_tar(out / "clicks/c.tar", [Sample("click", as_flac(click), 330, 0, "", "", "")], "flac"))
+    write_record(out, "shards", parameters=None, inputs={})
+    augment(speed=[1.0, 1.25])
+    run("train", mode="live")
+    with pytest.raises(InputError, match=r"'click' is shorter than one frame of the encoder: 264 samples, 320.*features\.augment\.speed"):
+        tones.frame_source("train")
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 60_000), (31_234, 5_000), (59_999, 1)])
+def test_a_part_of_a_recording_is_that_part_of_the_whole(start: int, count: int, drawn: Path) -> None:
+    item = next(item for item in entries(NOISE) if item.entry.samples == 60_000)
+    assert np.array_equal(part(item, start, count), audio(item)[start : start + count])
+    with pytest.raises(InputError, match=r"hum-000000\.tar, utterance 'hum-1' ends before sample"):
+        part(item, start, 60_001 - start)
