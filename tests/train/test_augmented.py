@@ -93,7 +93,8 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
         return [(speech if place < len(speech.items) else silence).seconds(item, epoch) for place, item in enumerate(items)]
 
     settings = read_params().train
-    steps = plan(speech.items, silence.items, settings, CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25), lengths)
+    stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
+    steps = plan(speech.items, silence.items, settings, stage, lengths)
     sizes = [max(lengths(step.epoch)[place] for place in step.places) * len(step.places) for step in steps]
     recorded = [max(items[place].entry.seconds for place in step.places) * len(step.places) for step in steps]
     assert max(sizes) <= settings.batch_seconds < max(recorded)
