@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from components.config.errors import InputError, TransientError
 from components.config.hashing import folder_digests
@@ -69,6 +70,20 @@ def test_two_ranks_follow_one_process(name: str, tune: list[str], rate: float, t
     gradients, losses = steps(name, 2)
     assert all(apart(alone[0], each) < 1e-6 for each in gradients)
     assert losses == pytest.approx(wanted, abs=tolerance)
+
+
+@pytest.mark.slow
+def test_a_whole_llm_is_tuned_in_parts(steps: Steps) -> None:
+    """After a stage in which it was frozen: the shards' gradients, moments, checkpoints and saved weights are those of one process."""
+    tones.change("params.yaml", {"train.curriculum.1.tune": ["projector", "llm"], "train.full.llm": 1e-3})
+    _, wanted = steps("ddp", 1)
+    tuned = load_file("models/bridge/llm.safetensors")
+    _, losses = steps("fsdp", 2)
+    assert losses == pytest.approx(wanted, abs=1e-3)
+    found = load_file("models/bridge/llm.safetensors")
+    assert tuned.keys() == found.keys()
+    assert any("layers.1" in name for name in found)
+    assert max(float((found[name] - tuned[name]).abs().max()) for name in found) < 1e-3
 
 
 @pytest.mark.slow
