@@ -1,7 +1,8 @@
 """A projector that SLAM-LLM released → a model folder of ours, without any training.
 
 In: the flat state dict that its ``torch.save`` wrote, ``encoder_projector.linear1.{weight,bias}`` and
-``encoder_projector.linear2.{weight,bias}`` (X-LANCE/SLAM-LLM, the linear projector of SLAM-ASR), read as plain tensors.
+``encoder_projector.linear2.{weight,bias}`` (X-LANCE/SLAM-LLM, the linear projector of SLAM-ASR), and for the kind
+``conv1d-mlp`` ``encoder_projector.conv1d.{weight,bias}`` before them (that of MaLa-ASR), read as plain tensors.
 Out: ``bridge/`` and a curve without steps. The prompt's order is that of the LLM's catalogue entry: take the entry of the
 released code's order. Cost: seconds; neither encoder nor LLM is loaded, their widths come from their configurations.
 """

@@ -59,6 +59,31 @@ def test_a_released_projector_gives_what_its_formula_gives(models: Path) -> None
     assert "released" in read_record(Path("models/bridge"))["inputs"]
 
 
+def test_a_released_convolution_gives_what_its_formula_gives(models: Path) -> None:
+    """The same with a convolution before the two layers, as MaLa-ASR's is saved: a ReLU before each of them."""
+    entry = {"kind": "conv1d-mlp", "kernel": STACK, "stride": STACK, "hidden": HIDDEN}
+    tones.change("catalogue/projector.yaml", {"small": {**entry, "weights": {"kind": "slam-llm", "file": "released/model.pt"}}})
+    random = torch.Generator().manual_seed(3)
+    shapes = (
+        (ENCODER_WIDTH, ENCODER_WIDTH, STACK),
+        (ENCODER_WIDTH,),
+        (HIDDEN, ENCODER_WIDTH),
+        (HIDDEN,),
+        (LLM_WIDTH, HIDDEN),
+        (LLM_WIDTH,),
+    )
+    names = ("conv1d.weight", "conv1d.bias", *NAMES)
+    released = {name: torch.randn(shape, generator=random) for name, shape in zip(names, shapes, strict=True)}
+    (models / "released").mkdir(parents=True)
+    torch.save({f"encoder_projector.{name}": tensor for name, tensor in released.items()}, models / "released/model.pt")
+    tones.run("train")
+    [frames] = frames_of([2 * STACK], ENCODER_WIDTH)
+    heard = torch.einsum("nkw,owk->no", frames.reshape(2, STACK, ENCODER_WIDTH), released["conv1d.weight"]) + released["conv1d.bias"]
+    hidden = (heard.clamp(min=0) @ released["linear1.weight"].T + released["linear1.bias"]).clamp(min=0)
+    wanted = hidden @ released["linear2.weight"].T + released["linear2.bias"]
+    torch.testing.assert_close(load().projector([frames])[0], wanted, rtol=1e-4, atol=1e-3)
+
+
 def test_the_rest_of_the_pipeline_decodes_with_it(models: Path) -> None:
     release(models / "released/model.pt")
     tones.run("train")
