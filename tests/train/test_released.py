@@ -64,14 +64,8 @@ def test_a_released_convolution_gives_what_its_formula_gives(models: Path) -> No
     entry = {"kind": "conv1d-mlp", "kernel": STACK, "stride": STACK, "hidden": HIDDEN}
     tones.change("catalogue/projector.yaml", {"small": {**entry, "weights": {"kind": "slam-llm", "file": "released/model.pt"}}})
     random = torch.Generator().manual_seed(3)
-    shapes = (
-        (ENCODER_WIDTH, ENCODER_WIDTH, STACK),
-        (ENCODER_WIDTH,),
-        (HIDDEN, ENCODER_WIDTH),
-        (HIDDEN,),
-        (LLM_WIDTH, HIDDEN),
-        (LLM_WIDTH,),
-    )
+    width = ENCODER_WIDTH
+    shapes = ((width, width, STACK), (width,), (HIDDEN, width), (HIDDEN,), (LLM_WIDTH, HIDDEN), (LLM_WIDTH,))
     names = ("conv1d.weight", "conv1d.bias", *NAMES)
     released = {name: torch.randn(shape, generator=random) for name, shape in zip(names, shapes, strict=True)}
     (models / "released").mkdir(parents=True)
