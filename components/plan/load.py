@@ -16,7 +16,7 @@ from components.config import catalogue
 from components.config.params import Params
 from components.config.typed import STRICT, typed
 from components.plan.networks import BYTES, Networks
-from components.plan.speech import Audio
+from components.plan.speech import Audio, heard
 
 SHARE = 0.4  # of the published matrix rate
 READING = 0.7  # of the published memory bandwidth, when one token after another is generated
@@ -97,7 +97,7 @@ def _encoder_memory(nets: Networks, batch_seconds: float, dtype: str) -> float:
 
 
 def _features(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str) -> Load:
-    seconds = sum(computed(nets, each) for each in audio if each.role != "noise")
+    seconds = sum(computed(nets, each) * heard(params.features, each.role)[1] for each in audio if each.role != "noise")
     memory = _encoder_memory(nets, max(params.features.batch_seconds, nets.encoder.window), dtype)
     return Load("features", dtype, _encoding(nets, seconds), 0.0, memory + CONTEXT)
 

@@ -24,7 +24,7 @@ from components.plan.disk import Room, Written, existing, links, output_places, 
 from components.plan.disk import check as check_rooms
 from components.plan.load import Gpu, Load, gpu_of, loads
 from components.plan.networks import BYTES, Checkpoint, Networks, networks
-from components.plan.speech import RATES, Audio, audio_of
+from components.plan.speech import RATES, Audio, audio_of, heard
 from components.plan.standing import standing
 
 TAR = 2_000  # bytes of an utterance beside its audio or frames: headers and padding of two members, JSON
@@ -151,8 +151,9 @@ def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
         if f"shards@{role}" not in stands:
             found.append(Written(f"shards, {role}", seconds * RATES[".flac"] + tars, places))
         if params.features.mode == "cached" and role != "noise" and f"features@{role}" not in stands:
-            size = seconds * nets.encoder.rate * nets.encoder.width * BYTES[numerics.features]
-            found.append(Written(f"features, {role}", size + tars, places))
+            views, stretch = heard(params.features, role)
+            size = seconds * stretch * nets.encoder.rate * nets.encoder.width * BYTES[numerics.features]
+            found.append(Written(f"features, {role}", size + views * tars, places))
     for stage in ("encoder", "llm"):
         chosen = [each for each in nets.checkpoints if each.stage == stage]
         if stage not in stands:

@@ -13,11 +13,13 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.artifact import RECORD
+from components.config.params import Features
 from components.corpus.__main__ import OUT, SCANS
 from components.corpus.archive import Archive, archives
 from components.corpus.clips import SUFFIXES
 from components.corpus.manifest import MANIFEST, read_manifest
 from components.corpus.source import FolderSource, MadeSource, Source, source
+from components.features.waveforms import augment_of
 
 SECONDS = 10.0  # of an utterance, where their number is not known
 # Bytes of a second of 16 kHz speech by file format: 16-bit PCM; FLAC as train-clean-100 (6.39 GB for 100.6 h); anything else
@@ -39,6 +41,14 @@ class Audio:
     def speech(self) -> bool:
         """Whether there are transcripts."""
         return self.role in catalogue.SPEECH_ROLES
+
+
+def heard(settings: Features, role: str) -> tuple[int, float]:
+    """How often a role is encoded (its views), and how many seconds are encoded in all a second of its audio."""
+    augment = augment_of(settings.augment, role)
+    if augment is None:
+        return 1, 1.0
+    return augment.views, augment.views * sum(1 / speed for speed in augment.speed) / len(augment.speed)
 
 
 def audio_of(corpus: str) -> list[Audio]:

@@ -121,6 +121,12 @@ def test_clips_do_not_fit_a_role_of_speech(role: str, root: Path) -> None:
         clips(role)
 
 
+def test_rooms_stand_in_the_role_noise_alone(root: Path) -> None:
+    assert len(clips("noise", rooms=True).find()[0]) == 3
+    with pytest.raises(InputError, match=r"rooms are no sound by themselves.*in the role noise"):
+        clips("nonspeech-train", rooms=True)
+
+
 def test_real_non_speech_is_kept(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every class of the README that stands beside the recordings, with its number of clips."""
     monkeypatch.setenv("LIBRETTO_ROOT_SOUNDS", str(recordings))

@@ -615,6 +615,8 @@ def test_musan_and_rooms_from_the_address_to_the_manifest(house: Path, mirror: M
     members = {f"musan/{name}.wav": clip(form="WAV", seed=20 + number, seconds=0.6) for number, name in enumerate(sounds)}
     members["musan/music/fma/ANNOTATIONS"] = b"music-1 jazz N Somebody\nmusic-2 opera Y A_Singer\n"
     inside = {f"{rooms}/{name}.wav": clip(form="WAV", seed=30, seconds=0.6) for name in ("RVB2014_type1_noise_1", "RVB2014_type1_rir_1")}
+    responses = ("smallroom/Room001/Room001-00001", "mediumroom/Room001/Room001-00001")
+    inside |= {f"RIRS_NOISES/simulated_rirs/{name}.wav": clip(form="WAV", seed=31, seconds=0.2) for name in responses}
     known = {}
     for root, number, file, data in (("musan", 17, "musan.tar.gz", tar_of(members)), ("rirs", 28, "rirs_noises.zip", zip_of(inside))):
         packed = {"holds": root if root == "musan" else "RIRS_NOISES", "md5": hashlib.md5(data).hexdigest()}
@@ -631,6 +633,9 @@ def test_musan_and_rooms_from_the_address_to_the_manifest(house: Path, mirror: M
     for role in roles:
         run(stage(role))
         kept |= {name: [row.id for row in read_manifest(Path(f"data/corpus/{role}/{name}"))] for name in listed[role]}
+    simulated = kept.pop("rirs-rooms")
+    assert len(simulated) == 2
+    assert all(name.startswith("Room001-00001") for name in simulated)  # one name in two folders
     assert kept == {
         "musan-free": ["noise-free-1"],
         "musan-bible": ["noise-bible-1"],

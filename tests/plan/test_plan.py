@@ -213,3 +213,27 @@ def test_an_unknown_card_names_the_known() -> None:
     done = run("--gpu", "h2000")
     assert done.returncode == 2
     assert "h200" in done.stderr
+
+
+def test_views_of_augmented_audio_are_counted() -> None:
+    """Three views of which each is, on average over its speeds, (1/0.5 + 1/1) / 2 = 1.5 times as long; the other roles have one."""
+
+    def features(**changed: object) -> tuple[dict[str, float], float]:
+        found = planned(**PAPER, **changed)
+        written = {each.what: each.bytes for each in found.written if each.what.startswith("features")}
+        return written, next(load.operations for load in found.loads if load.stage == "features")
+
+    before, operations = features()
+    after, more = features(features__augment__views=3, features__augment__speed=[0.5, 1.0])
+    for role in ("train", "nonspeech-train"):
+        assert after[f"features, {role}"] == pytest.approx(4.5 * before[f"features, {role}"], rel=0.01)
+    assert {what: size for what, size in after.items() if "train" not in what} == {
+        what: size for what, size in before.items() if "train" not in what
+    }
+    assert more == pytest.approx(4.5 * operations, rel=0.05)  # dev and test are small
+
+
+def test_noise_that_the_corpus_does_not_have_stops_the_plan() -> None:
+    done = run("-S", "features.augment.noise.probability=0.5")
+    assert done.returncode == 2
+    assert "the corpus 'spoken' has no noise" in done.stderr

@@ -93,6 +93,23 @@ def stage(role: str = "test", utterances: int = 3, seconds: float = 60.0) -> Sta
     return Stage("shards", params, role)  # type: ignore[arg-type]
 
 
+def test_the_record_says_which_sources_are_rooms() -> None:
+    """And nothing where none is, so that records of other roles stay as they were."""
+    kind = {"kind": "clips", "root": "clips", "folders": ["."]}
+    listed = yaml.safe_load(Path("catalogue/corpus.yaml").read_text())
+    listed["small"]["noise"] = {"hum": {**kind, "only": "b.wav"}, "hall": {**kind, "only": "e.wav", "rooms": True}}
+    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump(listed))
+    for name, entry in listed["small"]["noise"].items():
+        (Path("data/corpus/noise") / name).mkdir()
+        write_rows(Path("data/corpus/noise") / name / MANIFEST, Utterance, source(name, "noise", entry).find()[0])
+    for role in ("noise", "test"):
+        run(stage(role))
+    record = read_record(Path("data/shards/noise"))
+    assert record["rooms"] == ["hall"]
+    assert {name.split("/")[0] for name in record["outputs"]} == {"hall", "hum"}
+    assert "rooms" not in read_record(OUT)
+
+
 def recording(name: str, tmp_path: Path) -> Path:
     return next(path for path in (tmp_path / "recordings").iterdir() if path.stem == name)
 
