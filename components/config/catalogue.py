@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -226,8 +226,8 @@ def encoder(name: str) -> Encoder:
 
 
 def projector(name: str) -> Projector:
-    """The typed entry of a projector, by its kind."""
-    return projector_of(raw_entry("projector", name), f"catalogue/projector.yaml: {name}")
+    """The typed entry of a projector, by its kind; without its card, which would enter the key of a training."""
+    return replace(projector_of(raw_entry("projector", name), f"catalogue/projector.yaml: {name}"), card={})
 
 
 def llm(name: str) -> Llm:
