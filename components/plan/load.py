@@ -71,11 +71,13 @@ def gpu_of(name: str) -> Gpu:
 
 def loads(params: Params, nets: Networks, audio: Sequence[Audio]) -> list[Load]:
     """What the stages compute that use an accelerator."""
-    encoder, llm = catalogue.encoder(params.encoder).numerics, catalogue.llm(params.llm).numerics
-    found = [_features(params, nets, audio, encoder.dtype)] if params.features.mode == "cached" else []
+    encoder, llm = catalogue.encoder(params.encoder).numerics.dtype, catalogue.llm(params.llm).numerics.dtype
+    found = [_features(params, nets, audio, encoder)] if params.features.mode == "cached" else []
+    # What is tuned whole is held in fp32.
+    encoder, llm = ("float32" if nets.modules[name][0] else dtype for name, dtype in (("encoder", encoder), ("LLM", llm)))
     if catalogue.projector(params.projector).weights is None:
-        found.append(_train(params, nets, audio, llm.dtype, encoder.dtype))
-    return [*found, _decode(params, nets, audio, llm.dtype, encoder.dtype)]
+        found.append(_train(params, nets, audio, llm, encoder))
+    return [*found, _decode(params, nets, audio, llm, encoder)]
 
 
 def computed(nets: Networks, audio: Audio) -> float:
@@ -119,11 +121,14 @@ def _train(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, e
     mean = _mean(audio, ("train",))
     tokens = seconds / mean * _tokens(nets, mean)
     projector = nets.modules["projector"][0]
-    operations = tokens * 4 * llm.parameters + 6 * projector * seconds * nets.encoder.rate / nets.stride
+    tuned = {part for stage in settings.curriculum for part in stage.tune}
+    # A backward pass through trained weights costs twice one through frozen weights.
+    operations = tokens * (6 if "llm" in tuned else 4) * llm.parameters + 6 * projector * seconds * nets.encoder.rate / nets.stride
     # Windows that are filled up cost what they would full.
     speech = [each for each in audio if each.role == "train"]
     filled = sum(computed(nets, each) for each in speech) / (sum(each.seconds for each in speech) or 1.0)
-    operations += _encoding(nets, seconds * filled) if live else 0.0
+    passes = 3 if "encoder" in tuned else 2 if "encoder-lora" in tuned else 1
+    operations += passes * _encoding(nets, seconds * filled) if live else 0.0
     # Greedy search on dev at each checkpoint: every token reads the weights once for a batch of utterances.
     checkpoints = sum(math.ceil(stage.steps / settings.selection.every) for stage in settings.curriculum)
     dev = [each for each in audio if each.role == "dev"]
@@ -131,8 +136,10 @@ def _train(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, e
     part = settings.batch_seconds / settings.micro_batches
     kept = part / mean * _tokens(nets, mean) * llm.layers * llm.width * KEPT * BYTES[dtype]
     logits = part * TEXT_TOKENS * llm.vocabulary * LOGITS
-    memory = llm.parameters * BYTES[dtype] + nets.trained * STATE + kept + logits + CONTEXT
-    memory += _encoder_memory(nets, part * filled, encoder_dtype) if live else 0.0
+    memory = nets.modules["LLM"][1] * BYTES[dtype] + nets.trained * STATE + kept + logits + CONTEXT
+    memory += _encoder_memory(nets, part * filled, encoder_dtype) - nets.modules["encoder"][0] * BYTES["float32"] if live else 0.0
+    if passes > 1:  # what its layers keep for the backward pass
+        memory += part * filled * nets.encoder.tokens * nets.encoder.width * nets.encoder.layers * KEPT * BYTES[encoder_dtype]
     return Load("train", dtype, operations, steps * llm.parameters * BYTES[dtype], memory)
 
 

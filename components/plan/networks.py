@@ -40,6 +40,8 @@ class Encoder:
     rate: float  # frames a second
     tokens: float  # that its layers compute a second of audio
     window: float = 0.0  # seconds of audio that are computed at least, and in multiples of
+    layers: int = 0
+    lora: int = 0  # parameters that LoRA adds at the rank asked for
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def networks(params: Params) -> Networks:
     projector_entry = catalogue.projector(params.projector)
     padding = encoder_entry.numerics.padding
     checkpoints: list[Checkpoint] = []
-    encoder = _encoder(params.encoder, encoder_entry.source, padding, checkpoints)
+    adapted = Adapted(encoder_entry.lora.targets if encoder_entry.lora else [], params.train.encoder_lora.rank)
+    encoder = _encoder(params.encoder, encoder_entry.source, padding, adapted, checkpoints)
     llm = _llm(params.llm, llm_entry, params.train.lora.rank, checkpoints)
     with torch.device("meta"):
         bridge = build_projector(projector_entry, encoder.width, llm.width)
@@ -98,23 +101,38 @@ def networks(params: Params) -> Networks:
         matching = parameters(Matching(llm.width))
     tuned = {part for stage in params.train.curriculum for part in stage.tune} if projector_entry.weights is None else set()
     modules = {
-        "encoder": (0, encoder.parameters),
+        "encoder": _tuned("encoder" in tuned, encoder.parameters),
+        "encoder LoRA": (encoder.lora if "encoder-lora" in tuned else 0, 0),
         "projector": (projector, 0) if "projector" in tuned else (0, projector),
         "matching head": (matching if "projector" in tuned and params.train.matching.weight else 0, 0),
-        "LLM": (0, llm.parameters),
+        "LLM": _tuned("llm" in tuned, llm.parameters),
         "LoRA": (llm.lora if "lora" in tuned else 0, 0),
     }
     return Networks(encoder, llm, bridge.stride, modules, tuple(checkpoints))
 
 
-def _encoder(name: str, source: EncoderSource, padding: str, found: list[Checkpoint]) -> Encoder:
+@dataclass(frozen=True)
+class Adapted:
+    """What LoRA adapts of an encoder."""
+
+    targets: list[str]
+    rank: int
+
+
+def _tuned(whole: bool, count: int) -> tuple[int, int]:
+    """(trained, frozen) of a base; patterns that freeze some of it are not read here."""
+    return (count, 0) if whole else (0, count)
+
+
+def _encoder(name: str, source: EncoderSource, padding: str, adapted: Adapted, found: list[Checkpoint]) -> Encoder:
     if source.kind == "fbank":
         return Encoder(0, int(source.config["feature_size"]), 100.0, 0.0)
     if source.kind == "joined":
-        parts = [_encoder(f"{name}.{part}", each, padding, found) for part, each in source.parts.items()]
+        parts = [_encoder(f"{name}.{part}", each, padding, adapted, found) for part, each in source.parts.items()]
         return Encoder(sum(part.parameters for part in parts), sum(part.width for part in parts), parts[0].rate,
                        sum(part.tokens * part.parameters for part in parts) / sum(part.parameters for part in parts),
-                       max(part.window for part in parts))  # fmt: skip
+                       max(part.window for part in parts), max(part.layers for part in parts),
+                       sum(part.lora for part in parts))  # fmt: skip
     shape = _shape("encoder", name, source)
     kind = shape.get("model_type", "")
     qwen = kind == "qwen" and "audio" in shape
@@ -122,6 +140,8 @@ def _encoder(name: str, source: EncoderSource, padding: str, found: list[Checkpo
         raise InputError(f"encoder '{name}': its model_type '{kind}' is of no known family.", unit=name, way_out=nearest(kind, KNOWN))
     network = network_of(_whisper(shape) if qwen else shape)
     sizes = sized(network, padding)
+    heard = network.get_encoder() if network.config.model_type == "whisper" else network  # its decoder has layers of the same names
+    sizes = replace(sizes, lora=lora_parameters(heard, adapted.targets, adapted.rank))
     if source.kind != "ctc":
         checkpoint = _checkpoint("encoder", name, source, shape, parameters(network))
         found.append(replace(checkpoint, converted=sizes.parameters * BYTES["float32"]) if qwen else checkpoint)
@@ -139,18 +159,20 @@ def sized(network: Any, padding: str) -> Encoder:
     config = network.config
     if config.model_type == "whisper":
         encoder = network.get_encoder()
-        return Encoder(parameters(encoder), int(config.d_model), 50.0, 50.0, 30.0 if padding == "window" else 0.0)
+        return Encoder(
+            parameters(encoder), int(config.d_model), 50.0, 50.0, 30.0 if padding == "window" else 0.0, int(config.encoder_layers)
+        )
     if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
         encoder = network.encoder if config.model_type == "parakeet_ctc" else network
         rate = 100.0 / encoder.config.subsampling_factor
-        return Encoder(parameters(encoder), int(encoder.config.hidden_size), rate, rate)
+        return Encoder(parameters(encoder), int(encoder.config.hidden_size), rate, rate, layers=int(encoder.config.num_hidden_layers))
     body = getattr(network, network.base_model_prefix, network)  # below a head
     if config.model_type == "audio-spectrogram-transformer":
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
         rate = 100.0 / config.time_stride
-        return Encoder(parameters(body), int(config.hidden_size), rate, bands * rate, 10.0)
+        return Encoder(parameters(body), int(config.hidden_size), rate, bands * rate, 10.0, int(config.num_hidden_layers))
     rate = RATE / math.prod(config.conv_stride)
-    return Encoder(parameters(body), int(config.hidden_size), rate, rate)
+    return Encoder(parameters(body), int(config.hidden_size), rate, rate, layers=int(config.num_hidden_layers))
 
 
 def _llm(name: str, entry: catalogue.Llm, rank: int, found: list[Checkpoint]) -> Llm:

@@ -170,3 +170,18 @@ def test_every_bridge_of_the_catalogue_can_be_planned(name: str, params: Params)
     found = networks(replace(params, encoder="hubert-large-ls960-ft", projector=name, llm="vicuna-7b"))
     assert sum(found.modules["projector"]) > 0
     assert found.stride >= 1
+
+
+def test_what_is_tuned_of_encoder_and_llm_is_counted(params: Params) -> None:
+    """LoRA at its rank on every attention of whisper-tiny: 4 layers, 4 matrices, 384 wide; a base moves as a whole."""
+    whisper, stage = replace(params, encoder="whisper-tiny", projector="linear"), params.train.curriculum[0]
+
+    def modules(*tune: str) -> dict[str, tuple[int, int]]:
+        return networks(replace(whisper, train=replace(params.train, curriculum=[replace(stage, tune=[*tune])]))).modules
+
+    frozen = modules("projector")
+    assert modules("encoder-lora")["encoder LoRA"] == (4 * 4 * 8 * (384 + 384), 0)
+    assert frozen["encoder LoRA"] == (0, 0)
+    for part, name in (("encoder", "encoder"), ("llm", "LLM")):
+        assert modules(part)[name] == frozen[name][::-1]
+        assert frozen[name][0] == 0 < frozen[name][1]

@@ -139,6 +139,18 @@ def test_training_on_live_features_computes_whole_windows_too() -> None:
     assert live.memory > cached.memory
 
 
+def test_what_is_tuned_costs_time_and_memory() -> None:
+    def train(*tune: str) -> Load:
+        tuned = {"features__mode": "live", "train__curriculum__0__tune": list(tune), "train__curriculum__1__tune": ["projector"]}
+        return next(each for each in planned(**{**PAPER, **tuned}).loads if each.stage == "train")
+
+    frozen = train("projector")
+    for one, other in ((frozen, train("encoder-lora")), (train("encoder-lora"), train("encoder")), (frozen, train("llm"))):
+        assert one.operations < other.operations
+        assert one.memory < other.memory
+    assert (frozen.dtype, train("llm").dtype) == ("bfloat16", "float32")
+
+
 def test_what_stands_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     roles = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
     monkeypatch.setattr("components.plan.run.standing", lambda params: {"llm": 1, **{f"features@{role}": 1 for role in roles}})
