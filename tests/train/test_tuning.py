@@ -1,0 +1,411 @@
+"""What a curriculum tunes: frozen, LoRA or whole, the encoder and the LLM each by itself, through training, file and decoding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.config.errors import InputError
+from components.config.hashing import folder_digests
+from components.config.params import read_params
+from components.decode.hypotheses import read_hypotheses
+from components.features.frames import FrameSource
+from components.model.causal import load_llm
+from components.model.ctc import Head
+from components.model.encoder import SpeechEncoder
+from components.model.joined import SpeechLLM
+from components.model.search import search
+from components.model.tuning import plain
+from components.train import loop
+from tests import world as tones
+from tests.checkpoints import ENCODER_LORA, save_encoder
+
+BRIDGE = Path("models/bridge")
+SIDES: dict[str, dict[str, list[str]]] = {
+    "encoder": {"frozen": [], "lora": ["encoder-lora"], "full": ["encoder"]},
+    "llm": {"frozen": [], "lora": ["lora"], "full": ["llm"]},
+}
+RATES = {"train.encoder_lora.learning_rate": 0.01, "train.encoder_lora.dropout": 0.1, "train.full.encoder": 0.001, "train.full.llm": 0.001}
+
+
+def tuned(*stages: list[str], steps: int = 3, **changed: Any) -> None:
+    """Sets a curriculum of some parts a stage, live features and quick learning."""
+    first = read_params().raw["train"]["curriculum"][-1]
+    curriculum = [{**first, "name": f"stage-{number}", "steps": steps, "tune": parts} for number, parts in enumerate(stages)]
+    settings = {"features.mode": "live", **RATES, "train.curriculum": curriculum, "decode.sets": {"free": tones._set(1, 6, 1.0)}}
+    tones.change("params.yaml", {**settings, **{key.replace("__", "."): value for key, value in changed.items()}})
+
+
+def run() -> dict[str, Any]:
+    """Digests of the bridge after features and training."""
+    for role in ("train", "dev", "nonspeech-train"):
+        tones.run("features", role)
+    tones.run("train")
+    return folder_digests(BRIDGE)
+
+
+def take(family: str) -> None:
+    """Another encoder in the world, with what its catalogue entry says of LoRA and batches."""
+    save_encoder(tones.ENCODER, family)
+    batching = "equal-length" if family.endswith("group-norm") else "padded"
+    lora = {"targets": ENCODER_LORA[family]} if family in ENCODER_LORA else None
+    tones.change("catalogue/encoder.yaml", {"tiny.lora": lora, "tiny.numerics.batching": batching})
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[SpeechLLM]:
+    """The models of trainings, as they were when they were saved."""
+    models: list[SpeechLLM] = []
+    known = SpeechLLM.save
+
+    def save(self: SpeechLLM, folder: Path) -> None:
+        models.append(self)
+        known(self, folder)
+
+    monkeypatch.setattr(SpeechLLM, "save", save)
+    return models
+
+
+def bases() -> dict[str, torch.Tensor]:
+    """Parameters of both checkpoints as they lie there, by plain name."""
+    encoder, (llm, _) = SpeechEncoder(tones.ENCODER), load_llm(tones.LLM, "float32", "cpu")
+    named = {f"encoder.{name}": each for name, each in encoder.named_parameters()}
+    return named | {f"llm.{name}": each for name, each in llm.named_parameters()}
+
+
+@torch.no_grad()  # with a graph attention takes another kernel
+def heard(source: FrameSource) -> list[torch.Tensor]:
+    return source.frames(source.items)
+
+
+def texts(model: SpeechLLM, source: FrameSource) -> list[str]:
+    items = source.items
+    found = search(model.eval(), heard(source), [item.entry.seconds for item in items], read_params().decode.sets["free"])
+    return [each.text for each in found]
+
+
+@pytest.mark.parametrize("encoder", SIDES["encoder"])
+@pytest.mark.parametrize("llm", SIDES["llm"])
+def test_every_pair_of_schemes_trains_saves_and_decodes(encoder: str, llm: str, world: Path, ended: list[SpeechLLM]) -> None:
+    tuned([*SIDES["encoder"][encoder], *SIDES["llm"][llm], "projector"])
+    run()
+    before, model = bases(), ended[0]
+    after = {plain(name): each.detach() for name, each in model.named_parameters()}
+    moved = {name for name, each in before.items() if name in after and not torch.equal(each, after[name])}
+    for side, scheme in (("encoder", encoder), ("llm", llm)):
+        of_side = {name for name in moved if name.startswith(f"{side}.")}
+        assert bool(of_side) == (scheme == "full"), side
+        lora = [each for name, each in after.items() if name.startswith(f"{side}.") and "lora_B" in name]
+        assert [bool(each.abs().sum()) for each in lora] == [True] * (len(lora) if scheme == "lora" else 0)
+        assert bool(lora) == (scheme == "lora")
+        file = BRIDGE / f"{side}.safetensors"
+        assert file.is_file() == (scheme == "full")
+        if file.is_file():
+            held = load_file(file)
+            assert of_side <= {f"{side}.{name}" for name in held}
+            assert all(torch.equal(each, after[f"{side}.{name}"]) for name, each in held.items())
+        assert (BRIDGE / {"encoder": "encoder-lora", "llm": "lora"}[side]).is_dir() == (scheme == "lora")
+    tones.run("features", "test")
+    again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
+    assert (again.encoder is not None) == (encoder != "frozen")
+    one, other = (FrameSource("test", tones.ENCODER, "cpu", encoder=each.encoder) for each in (model, again))
+    assert all(torch.equal(*pair) for pair in zip(heard(one), heard(other), strict=True))
+    assert texts(model, one) == texts(again, other)
+    again.save(Path("again"))
+    names = [path.relative_to("again") for path in Path("again").rglob("*") if path.is_file()]
+    assert all((Path("again") / name).read_bytes() == (BRIDGE / name).read_bytes() for name in names if name.name != "adapter_config.json")
+
+
+def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
+    """The hypotheses of the stage, CTC's among them, are those of the model that was loaded."""
+    tuned(["projector", "encoder"], train__full__encoder=0.02)
+    run()
+    for role in ("test", "nonspeech-test"):
+        tones.run("features", role)
+    tones.run("decode")
+    model = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
+    source = FrameSource("test", tones.ENCODER, "cpu", encoder=model.encoder)
+    items = [item for item in source.items if item.source == "tones-test"]
+    frames = [source.frames([item])[0] for item in items]
+    rows = read_hypotheses(Path("data/decode/test/tones-test.parquet"))
+    heard = {row.id: row.text for row in rows if row.system == "ctc"}
+    assert model.encoder is not None
+    assert [heard[item.entry.id] for item in items] == model.encoder.ctc_text(frames)
+    as_it_was = SpeechEncoder(tones.ENCODER)
+    plain_frames = FrameSource("test", tones.ENCODER, "cpu", encoder=as_it_was).frames(items)
+    assert not torch.allclose(frames[0], plain_frames[0], atol=1e-3)
+    free = {row.id: row.text for row in rows if row.system == "free"}
+    assert [free[item.entry.id] for item in items] == [
+        search(model, [each], [item.entry.seconds], read_params().decode.sets["free"])[0].text
+        for each, item in zip(frames, items, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("family", ["hubert-layer-norm", "hubert-group-norm", "whisper", "whisper-ast", "wavlm-layer-norm"])
+def test_encoders_of_other_families_are_tuned_through_the_loop(family: str, world: Path, ended: list[SpeechLLM]) -> None:
+    """LoRA first, then the whole encoder; nothing is left behind."""
+    take(family)
+    tuned(["encoder-lora", "projector"], ["encoder"], steps=1)
+    run()
+    before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
+    changed = {name for name in before if name in after and not torch.equal(before[name], after[name])}
+    still = {name for name in before if name.startswith("encoder.")} - changed
+    assert changed
+    assert all(any(part in name for part in ("lm_head", "masked_spec_embed", "embed_positions", "k_proj.bias")) for name in still), still
+    again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
+    assert all(torch.equal(each, after[plain(name)]) for name, each in again.named_parameters())
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("parts", [["projector", "encoder"], ["projector", "encoder-lora", "llm"]])
+def test_a_killed_training_of_an_encoder_ends_with_the_same_bits(
+    parts: list[str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(parts, steps=4, train__ctc_weight=0.5)
+    undisturbed = run()
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    known = loop._Stage._step
+
+    def step(self: Any, number: int, *rest: Any) -> dict[str, Any]:
+        if number == 3:
+            monkeypatch.setattr(loop._Stage, "_step", known)
+            raise Killed
+        return known(self, number, *rest)
+
+    monkeypatch.setattr(loop._Stage, "_step", step)
+    with pytest.raises(Killed):
+        tones.run("train")
+    assert run() == undisturbed
+
+
+def refused(says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training stops with these words, before any step."""
+    monkeypatch.setattr(loop._Stage, "_step", lambda *_: pytest.fail("a step was made"))
+    with pytest.raises(InputError, match=says):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("parts", "changes", "says"),
+    [
+        (["lora", "llm"], {}, r"tunes 'lora' and 'llm', of one side.*in two stages"),
+        (["encoder", "encoder-lora"], {}, r"tunes 'encoder-lora' and 'encoder', of one side"),
+        (["encoder"], {"features.mode": "cached"}, r"'encoder' is to be tuned, but cached frames.*Set features\.mode to live"),
+        (["encoder-lora"], {"features.mode": "cached"}, r"'encoder-lora' is to be tuned, but cached frames"),
+        (["projector"], {"train.ctc_weight": 0.3}, r"the encoder stays frozen in every stage\. Tune 'encoder'"),
+        (["encoder"], {"train.ctc_weight": 0.3, "features.layer": 1}, r"reads the last layer, not layer 1\. Set features\.layer to last"),
+        (["encoder"], {"train.ctc_weight": -1}, r"'train\.ctc_weight' is out of range"),
+    ],
+)
+def test_parameters_that_do_not_go_together_stop(
+    parts: list[str], changes: dict[str, Any], says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(parts)
+    tones.change("params.yaml", changes)
+    refused(says, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("family", "parts", "weight", "says"),
+    [
+        ("fbank", ["encoder-lora"], 0.0, r"encoder 'tiny' has no lora\.targets.*or tune 'encoder'"),
+        ("fbank", ["encoder"], 0.0, r"'encoder' is to be tuned, but the model has no such part"),
+        ("whisper", ["encoder"], 0.3, r"encoder 'tiny' has no CTC head, and train\.ctc_weight is 0\.3"),
+    ],
+)
+def test_an_encoder_that_can_not_be_tuned_so_stops(
+    family: str, parts: list[str], weight: float, says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(family)
+    tuned(["projector"], parts, train__ctc_weight=weight)
+    refused(says, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "says"),
+    [
+        (["encoder.model.encoder.layer.*"], r"stage 'stage-1': the pattern 'encoder\.model\.encoder\.layer\.\*' of freeze matches nothing"
+         r".*Near are encoder\.model\.encoder\.layers"),
+        (["llm.*"], r"the pattern 'llm\.\*' of freeze matches nothing that is tuned"),
+        (["encoder.*"], r"the patterns of freeze leave nothing of 'encoder' to tune.*Take 'encoder' out of tune"),
+    ],
+)  # fmt: skip
+def test_patterns_that_do_not_fit_stop_before_the_first_stage(
+    freeze: list[str], says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(["projector"], ["projector", "encoder"])
+    tones.change("params.yaml", {"train.curriculum.1.freeze": freeze})
+    refused(says, monkeypatch)
+
+
+def test_patterns_freeze_what_they_name_and_the_table_says_so(world: Path, ended: list[SpeechLLM], capsys: pytest.CaptureFixture) -> None:
+    tuned(["projector", "encoder", "lora"], steps=2)
+    tones.change(
+        "params.yaml", {"train.curriculum.0.freeze": ["encoder.model.encoder.layers.0.*", "projector.linear1.bias", "*.q_proj.lora_A*"]}
+    )
+    run()
+    before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
+    still = {name for name in before if name.startswith("encoder.") and torch.equal(before[name], after[name])}
+    lower = {name for name in before if ".encoder.layers.0." in name}
+    assert {name for name in still if "ctc_head" not in name} == lower
+    assert not [name for name in load_file(BRIDGE / "encoder.safetensors") if ".encoder.layers.0." in name]
+    [stage] = json.loads((BRIDGE / "parameters.json").read_text())
+    rows = {(row["part"], row["module"]): row for row in stage["modules"]}
+    assert stage["stage"] == "stage-0"
+    assert rows["encoder", "encoder.model.encoder.layers.0"]["trained"] == 0 < rows["encoder", "encoder.model.encoder.layers.1"]["trained"]
+    assert sum(row["parameters"] for row in rows.values()) == sum(each.numel() for each in after.values())
+    lora = [row for row in rows.values() if row["part"] == "LLM LoRA"]
+    assert sum(row["trained"] for row in lora) == sum(
+        each.numel() for name, each in after.items() if "lora_" in name and "q_proj.lora_A" not in name
+    )
+    assert rows["projector", "projector.linear1"]["trained"] == after["projector.linear1.weight"].numel()
+    assert [row["trained"] for row in rows.values() if row["part"] == "LLM"] == [0] * 4, "two equal layers are one row"
+    said = capsys.readouterr().out
+    assert said.count("parameters in stage 'stage-0'") == 1
+    assert "LLM: llm.model.layers.0-1" in said
+
+
+def test_frozen_and_tuned_encoders_start_from_the_same_loss(world: Path) -> None:
+    """Cached frames, live ones of a frozen encoder, and live ones of an encoder that hardly moves: one loss within 0.1 %."""
+    slow = {"train.full.encoder": 1e-9, "train.lora.dropout": 0.0, "train.lora.learning_rate": 1e-9}
+    losses = {}
+    for name, mode, parts in (("cached", "cached", []), ("live", "live", []), ("tuned", "live", ["encoder"])):
+        tuned(["projector", *parts], features__mode=mode)
+        tones.change("params.yaml", {**slow, "train.curriculum.0.learning_rate": 1e-9})
+        run()
+        lines = Path("metrics/curve.csv").read_text().splitlines()[1:]
+        losses[name] = [float(line.split(",")[2]) for line in lines]
+    assert losses["live"] == pytest.approx(losses["cached"], rel=1e-3)
+    assert losses["tuned"] == pytest.approx(losses["live"], rel=1e-4)  # another kernel of attention, before wide random weights
+
+
+def test_cached_frames_are_refused_by_a_bridge_with_a_tuned_encoder(world: Path) -> None:
+    tuned(["projector", "encoder-lora"], steps=1)
+    run()
+    tones.change("params.yaml", {"features.mode": "cached", "train.curriculum.0.tune": ["projector"]})
+    tones.run_features()
+    with pytest.raises(InputError, match=r"holds frames of the encoder as it was.*Set features\.mode to live"):
+        tones.run("decode")
+
+
+def test_another_layer_than_the_encoder_was_tuned_on_is_refused(world: Path) -> None:
+    tuned(["projector", "encoder-lora"], steps=1)
+    run()
+    tones.change("params.yaml", {"features.layer": 1})
+    tones.run_features()
+    with pytest.raises(InputError, match=r"is of layer 1.*was tuned on layer last.*dvc repro"):
+        tones.run("decode")
+
+
+def test_a_layer_below_the_last_tunes_what_is_below_it(world: Path, ended: list[SpeechLLM]) -> None:
+    tuned(["projector", "encoder"], steps=1, features__layer=1)
+    run()
+    names = set(load_file(BRIDGE / "encoder.safetensors"))
+    assert [name for name in names if ".layers.0.self_attn" in name]
+    assert not [name for name in names if ".encoder.layers.1." in name or "ctc_head" in name]
+
+
+def test_whole_networks_are_held_in_fp32(world: Path, ended: list[SpeechLLM]) -> None:
+    tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "bfloat16"})
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.dtype": "bfloat16"})
+    for parts, dtypes in ((["llm", "encoder"], {torch.float32}), (["lora", "encoder-lora"], {torch.bfloat16, torch.float32})):
+        tuned(["projector", *parts], steps=1)
+        run()
+        assert {each.dtype for each in ended[-1].parameters()} == dtypes
+        again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
+        assert {each.dtype for each in again.parameters()} == dtypes
+
+
+@pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm"])
+def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
+    family: str, world: Path, ended: list[SpeechLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step's value against torch's own loss, one utterance at a time; the LLM's loss does not reach the head."""
+    take(family)
+    wanted: list[float] = []
+    known = loop._Stage._step
+
+    @torch.no_grad()
+    def formula(encoder: SpeechEncoder, places: Any, speech: FrameSource, silence: FrameSource) -> float:
+        values = []
+        for item, spoken in places:
+            frames = (speech if spoken else silence).frames([item])[0]
+            ids = encoder.tokenizer(item.entry.text).input_ids if spoken else []
+            scores = encoder.head(frames[None])[0].log_softmax(-1)
+            loss = torch.nn.functional.ctc_loss(scores[:, None], torch.tensor([ids], dtype=torch.long), torch.tensor([len(frames)]),
+                                                torch.tensor([len(ids)]), blank=0, reduction="sum")  # fmt: skip
+            if torch.isfinite(loss):
+                values.append(float(loss) / len(frames))
+        return sum(values) / len(places)
+
+    def step(self: Any, number: int, steps: int, places: Any, *sources: FrameSource) -> dict[str, Any]:
+        wanted.append(formula(self.model.eval().encoder, places, *sources))
+        return known(self, number, steps, places, *sources)
+
+    monkeypatch.setattr(loop._Stage, "_step", step)
+    tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
+    run()
+    lines = [line.split(",") for line in Path("metrics/curve.csv").read_text().splitlines()]
+    assert [float(line[lines[0].index("ctc")]) for line in lines[1:]] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    head = "ctc_head" if family == "parakeet" else "lm_head"
+    before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
+    assert all(not torch.equal(before[name], after[name]) for name in before if f"encoder.model.{head}" in name)
+    assert [name for name in load_file(BRIDGE / "encoder.safetensors") if head in name]
+
+
+def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
+    encoder = SpeechEncoder(tones.ENCODER)
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(True)
+    tones.change("params.yaml", {"features.mode": "live"})
+    tones.run("features", "train")
+    source = FrameSource("train", tones.ENCODER, "cpu", encoder=encoder)
+    head, items = Head(encoder), source.items[:2]
+    head.loss(source.frames(items), [head.target(item.entry.text) or [] for item in items]).backward()
+    missing = [name for name, each in encoder.named_parameters() if each.grad is None or not torch.isfinite(each.grad).all()]
+    assert not missing
+    assert sum(float(each.grad.abs().sum()) > 0 for each in encoder.parameters() if each.grad is not None) > 20
+
+
+def relabel(change: Callable[[int, str], str]) -> None:
+    """Other transcripts for the train role: ``change`` of number and text."""
+    known = tones.utterances
+
+    def utterances(*given: Any) -> Any:
+        return [type(each)(**{**vars(each), "text": change(place, each.text)}) for place, each in enumerate(known(*given))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tones, "utterances", utterances)
+        tones.write_shards("train", tones.LAYOUT["train"])
+
+
+def test_transcripts_that_the_head_can_not_write_are_counted(world: Path, capsys: pytest.CaptureFixture) -> None:
+    """One with a letter that it lacks in each of three tars; case is that of the head. Most without a path stop the run."""
+    relabel(lambda place, text: {0: f"{text} £"}.get(place, f"{text} " * 40))
+    tuned(["projector", "encoder"], steps=2, train__ctc_weight=0.5)
+    with pytest.raises(
+        InputError, match=r"3 of 12 transcripts have units that its head lacks, [3-9] more units than frames.*ctc_weight to 0"
+    ):
+        run()
+    relabel(lambda place, text: {0: f"{text} £"}.get(place, text.upper()))
+    run()
+    said = capsys.readouterr().out
+    assert "3 of 12 transcripts have units that its head lacks, 0 more units than frames" in said
+    assert "left out of its loss" in said
+
+
+def test_a_base_that_is_tuned_without_a_gradient_stops(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SpeechEncoder.hung_on
+    monkeypatch.setattr(SpeechEncoder, "hung_on", lambda self: [*known(self), "model.ctc_head.weight"])
+    tuned(["projector", "encoder"])
+    with pytest.raises(InputError, match=r"without a gradient: 'encoder\.model\.ctc_head\.weight'.*freeze"):
+        run()
