@@ -79,6 +79,9 @@ def test_silence_gets_no_noise_and_silent_noise_adds_none() -> None:
     speech, nothing = tone(300), np.zeros(RATE, np.float32)
     assert np.array_equal(with_noise(nothing, hiss(1, 6), 10), nothing)
     assert np.array_equal(with_noise(speech, nothing, 10), speech)
+    faint = hiss(1, 6, 1e-5)  # under -80 dB: digital silence must not be blown up to noise
+    assert np.array_equal(with_noise(speech, faint, 10), speech)
+    assert np.array_equal(with_noise(faint, speech, 10), faint)
     assert np.array_equal(in_room(nothing, room(20)), nothing)
 
 
