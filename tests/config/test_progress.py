@@ -13,7 +13,7 @@ import pytest
 
 from components.config.progress import progress
 
-FIELDS = {"stage", "task", "done", "total", "unit", "per_second", "seconds_left"}
+FIELDS = {"stage", "task", "done", "total", "unit", "per_second", "seconds_left", "note"}
 
 
 class Clock:
@@ -80,6 +80,26 @@ def test_work_counted_in_parts_reaches_its_total(clock: Clock, lines: Path) -> N
             clock.now += 5
             shown.advance(amount, note="loss 1.5")
     assert [line["done"] for line in read(lines)] == [0.75, 2.25, 2.5]
+
+
+def test_what_was_done_before_does_not_raise_the_rate(clock: Clock, lines: Path) -> None:
+    with progress("train", "lora", 100, "steps", already=90) as shown:
+        for _ in range(5):
+            clock.now += 2
+            shown.advance(1, "12 tokens/s")
+    told = read(lines)
+    assert [line["done"] for line in told] == [91, 92, 93, 94, 95]
+    assert {line["per_second"] for line in told} == {0.5}
+    assert told[-1]["seconds_left"] == 10
+    assert told[-1]["note"] == "12 tokens/s"
+
+
+def test_work_that_ends_early_says_why_and_leaves_nothing_to_do(clock: Clock, lines: Path) -> None:
+    with progress("train", "lora", 100, "steps") as shown:
+        clock.now += 2
+        shown.advance(3)
+        shown.end("no better dev WER")
+    assert read(lines)[-1] == {**read(lines)[-1], "done": 3, "total": 3, "seconds_left": 0, "note": "no better dev WER"}
 
 
 def test_no_file_is_written_unasked(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
