@@ -91,7 +91,7 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
             {"name": "projector", "tune": ["projector"], "nonspeech_share": 0.0, "freeze": [], **stage},
             {"name": "lora", "tune": ["projector", "lora"], "nonspeech_share": 0.25, "freeze": [], **stage},
         ],
-        "selection": {"every": 2, "utterances": 2},
+        "selection": {"every": 2, "patience": 0, "utterances": 2},
     }
     numerics = {"dtype": "float32", "features": "float16", "batching": "padded"}
     prompt = {"template": "USER: {speech} Transcribe speech to text. ASSISTANT: "}

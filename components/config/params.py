@@ -118,9 +118,19 @@ class CurriculumStage:
 
 
 @dataclass(frozen=True)
+class Concatenate:
+    """Utterances joined to longer ones."""
+
+    __pydantic_config__ = STRICT
+    share: float  # of an epoch's utterances
+    seconds: float  # longest that comes out
+
+
+@dataclass(frozen=True)
 class Selection:
     __pydantic_config__ = STRICT
     every: int  # steps between checkpoints
+    patience: int  # checkpoints without a better one that end a stage; 0: never
     utterances: int  # of each dev source, the first in index order
 
 
@@ -131,7 +141,12 @@ class Train:
     threads: int  # threads of one process
     text_case: Literal["lower", "as-is"]  # of the targets
     batch_seconds: float  # seconds of audio in a step's batch, padding counted
+    batch_tokens: int  # of the LLM's sequences in a step's batch, padding counted; 0: no limit
     micro_batches: int  # parts that a step's batch is cut into, whatever the number of processes
+    packing: bool  # a part's sequences in one row
+    precision: Literal["fp32", "bf16", "fp16"]  # of the arithmetic; trained weights are fp32
+    gradient_checkpointing: bool  # of the LLM's layers
+    spike: float  # times the median loss that stop the run; 0: never
     window_shards: int  # shards among which utterances are shuffled
     max_seconds: float  # longer training utterances are left out, and counted
     weight_decay: float
@@ -142,6 +157,8 @@ class Train:
     full: Full
     ctc_weight: float  # of the encoder's CTC loss beside cross-entropy, in stages that tune it; 0 switches it off
     spec_augment: SpecAugment
+    concatenate: Concatenate
+    text_mask: float  # share of the transcript's input tokens that are replaced
     curriculum: list[CurriculumStage]
     selection: Selection
 
@@ -254,9 +271,17 @@ def _check_values(params: Params, where: str) -> None:
         "decode.sets": "free" in params.decode.sets and "ctc" not in params.decode.sets,
     }
     for stage in train.curriculum:
-        checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share < 1
+        checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share <= 1
         checks[f"train.curriculum.{stage.name}.tune"] = bool(stage.tune)
-    checks["train.ctc_weight"] = train.ctc_weight >= 0
+    checks |= {
+        "train.ctc_weight": train.ctc_weight >= 0,
+        "train.batch_tokens": train.batch_tokens >= 0,
+        "train.spike": train.spike == 0 or train.spike > 1,
+        "train.selection.patience": train.selection.patience >= 0,
+        "train.concatenate.share": 0 <= train.concatenate.share <= 1,
+        "train.concatenate.seconds": train.concatenate.seconds > 0 or not train.concatenate.share,
+        "train.text_mask": 0 <= train.text_mask < 1,
+    }
     for key, holds in checks.items():
         if not holds:
             raise InputError(f"{where}: '{key}' is out of range.", unit=key, way_out="See the comment beside it in params.yaml.")

@@ -36,18 +36,25 @@ def windows(items: Sequence[Located], seed: int, epoch: int, shards: int) -> lis
     return [[int(place) for place in random.permutation([place for name in group for place in members[name]])] for group in groups]
 
 
-def batches(places: Sequence[int], seconds: Sequence[float], budget: float, seed: int) -> list[list[int]]:
+def batches(places: Sequence[int], seconds: Sequence[float], budget: float, seed: int, tokens: Sequence[int] = (), most: int = 0,
+            padded: bool = True) -> list[list[int]]:  # fmt: skip
     """``places`` cut into batches of like lengths whose padded size stays within ``budget`` seconds, in shuffled order.
 
-    ``seconds[place]`` is an utterance's length. One longer than the budget makes a batch of its own.
+    ``seconds[place]`` is an utterance's length. Where ``most`` is given, a batch holds no more of ``tokens[place]`` either,
+    filled up to its longest (``padded``) or as they are. One longer than a budget makes a batch of its own.
     """
     cut: list[list[int]] = []
+    longest = total = 0
     for place in sorted(places, key=lambda place: (seconds[place], place)):
-        # Sorted upwards, so the newcomer is the longest: it sets the padded length of all.
+        count = tokens[place] if most else 0
+        # Sorted upwards, so the newcomer is the longest: it sets the padded length of all. In tokens it need not be.
         if cut and seconds[place] * (len(cut[-1]) + 1) <= budget:
-            cut[-1].append(place)
-        else:
-            cut.append([place])
+            longest, total = max(longest, count), total + count
+            if (longest * (len(cut[-1]) + 1) if padded else total) <= most:
+                cut[-1].append(place)
+                continue
+        cut.append([place])
+        longest = total = count
     return [cut[index] for index in np.random.default_rng(seed).permutation(len(cut))]
 
 

@@ -22,6 +22,7 @@ from components.config.work import digests, made, place
 from components.model.description import has_ctc
 from components.model.ranks import Ranks
 from components.train import RESULT_VERSION, emergence, engine
+from components.train.throughput import collected
 
 if TYPE_CHECKING:  # a stage starts without torch
     from components.model.joined import Hearing
@@ -62,7 +63,9 @@ def work(stage: Stage) -> None:
         _check_units()
 
     def make(folder: Path) -> None:
-        engine.run(train, Task(folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm))
+        task = Task(folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm)
+        engine.run(train, task)
+        stage.facts["throughput"] = collected(task.scratch)
 
     if projector.weights is None:
         unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)

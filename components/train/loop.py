@@ -8,6 +8,7 @@ Killed at any step and started again, it ends with the bits of a run that was ne
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,24 @@ from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, Train
 from components.config.progress import Progress, progress
 from components.features.frames import FrameSource
-from components.model import checkpoint
-from components.model.causal import load_llm
+from components.model import checkpoint, recomputation
+from components.model.causal import check_packing, load_llm
 from components.model.joined import Shape, SpeechLLM, heard_with
 from components.model.lora import check_gradients
+from components.model.precision import Precision
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.model.sharding import shard
 from components.model.tuning import printed
 from components.shards.order import fitting
 from components.shards.reader import Located
+from components.train.alarm import Alarm
 from components.train.auxiliary import Auxiliary
-from components.train.data import Step, masked, plan, shorter
+from components.train.data import Example, Step, joined, masked, misread, parts_of, pieces_of, plan, shorter
+from components.train.lengths import Lengths
 from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors
+from components.train.throughput import Throughput
 
 CURVE = "curve.jsonl"
 
@@ -71,6 +76,11 @@ def train(ranks: Ranks, job: Job) -> None:
     short = shorter([speech.count(item, 0) for item in speech.items], stride)
     if short and ranks.rank == 0:
         print(f"train: {short} of {len(speech.items)} utterances have fewer frames than the {stride:g} of one token")
+    if job.settings.packing:
+        check_packing(llm)
+    if job.settings.gradient_checkpointing:
+        for network in filter(None, (llm, encoder and encoder.model)):
+            recomputation.enable(network)
     if ranks.sharded:
         shard(llm, ranks.count)
     first, tables = 0, []
@@ -102,6 +112,11 @@ class _Stage:
             [{"params": parameters, "lr": peaks[part], "peak": peaks[part]} for part, parameters in groups.items()],
             weight_decay=job.settings.weight_decay,
         )
+        self.precision = Precision(job.settings.precision, job.device)
+        self.alarm = Alarm(job.scratch, stage.name, job.settings.spike)
+        self.throughput = Throughput(self.folder)
+        embeddings = parts.model.llm.get_input_embeddings().num_embeddings
+        self.plain = [token for token in parts.model.builder.plain_tokens() if token < embeddings] if job.settings.text_mask else []
         self.trained = [parameter for parameters in groups.values() for parameter in parameters]
 
     def run(self, speech: FrameSource, silence: FrameSource, dev: FrameSource) -> None:
@@ -110,7 +125,8 @@ class _Stage:
         if not (self.folder / "done").is_file():
             kept, left_out = fitting(speech.items, self.job.settings.max_seconds / speech.stretch)
             quiet = fitting(silence.items, self.job.settings.max_seconds / silence.stretch)[0]
-            if not kept or (self.stage.nonspeech_share and not quiet):
+            share = self.stage.nonspeech_share
+            if (share < 1 and not kept) or (share and not quiet):
                 raise InputError(f"train, stage '{self.stage.name}': nothing is left to train on.", unit=self.stage.name,
                                  way_out="Raise train.max_seconds or add a source.")  # fmt: skip
             if left_out and self.ranks.rank == 0:
@@ -123,34 +139,47 @@ class _Stage:
             def lengths(epoch: int) -> list[float]:
                 return [source.seconds(item, epoch) for source, items in ((speech, kept), (silence, quiet)) for item in items]
 
-            steps = plan(kept, quiet, self.job.settings, self.stage, lengths)
+            tokens = self._tokens(kept, quiet, speech, silence) if self.job.settings.batch_tokens else None
+            steps = plan(kept, quiet, self.job.settings, self.stage, lengths, tokens)
             self._train([*kept, *quiet], len(kept), steps, speech, silence, dev)
         checkpoint.load(best, self.model, None)
 
+    def _tokens(self, kept: list[Located], quiet: list[Located], speech: FrameSource, silence: FrameSource) -> Lengths:
+        """Counts tokens of utterances, and says how many are over the budget by themselves."""
+        tokens, most = Lengths(self.model, speech, silence), self.job.settings.batch_tokens
+        over = sum(tokens(item, spoken, 0) > most for items, spoken in ((kept, True), (quiet, False)) for item in items)
+        if over and self.ranks.rank == 0:
+            print(f"train: {over} of {len(kept) + len(quiet)} utterances have over {most} tokens and make batches of their own")
+        return tokens
+
     def _train(self, items: list[Located], speech_count: int, steps: list[Step], speech: FrameSource, silence: FrameSource,
                dev: FrameSource) -> None:  # fmt: skip
-        state: dict[str, Any] = {"step": 0, "best": None, "curve": []}
+        state: dict[str, Any] = {"step": 0, "best": None, "curve": [], "waited": 0, "scaler": None}
         last = self.folder / "last"
         if checkpoint.there(last):
             state = checkpoint.load(last, self.model, self.optimiser)
+            self.precision.restore(state["scaler"])
         self.ranks.wait()
-        with progress("train", self.stage.name, len(steps), "steps") as shown:
-            shown.advance(state["step"])
+        with progress("train", self.stage.name, len(steps), "steps", state["step"]) as shown:
             for step in range(state["step"], len(steps)):
-                places = [(items[place], place < speech_count) for place in steps[step].places]
+                if self._waited_enough(state):
+                    shown.end(f"no better dev WER in {state['waited']} checks")
+                    break
+                places = [(joined([items[each] for each in place]), place[0] < speech_count) for place in steps[step].places]
                 facts = self._step(step, len(steps), places, steps[step].epoch, speech, silence)
+                self.alarm.check(step, facts, state["curve"], _ids(places))
                 state["curve"].append(facts)
                 if (step + 1) % self.job.settings.selection.every == 0 or step + 1 == len(steps):
                     self._check(state, step + 1, dev, shown)
-                shown.advance(1, f"accuracy {facts['accuracy']:.3f}")
+                shown.advance(1, f"accuracy {facts['accuracy']:.3f}, {self.throughput.note()}")
         if self.ranks.rank == 0:
             (self.folder / CURVE).write_text("".join(json.dumps(line) + "\n" for line in state["curve"]))
             (self.folder / "done").touch()
         self.ranks.wait()
 
-    def _step(self, step: int, steps: int, places: list[tuple[Located, bool]], epoch: int, speech: FrameSource,
+    def _step(self, step: int, steps: int, places: list[Example], epoch: int, speech: FrameSource,
               silence: FrameSource) -> dict[str, Any]:  # fmt: skip
-        settings, model = self.job.settings, self.model
+        settings, model, started = self.job.settings, self.model, time.monotonic()
         _training_mode(model)
         factor = rate_at(step, steps, self.stage.warmup, self.stage.decay)
         for group in self.optimiser.param_groups:
@@ -158,60 +187,92 @@ class _Stage:
         self.optimiser.zero_grad()
         texts = {item.entry.id: item.entry.text if spoken else "" for item, spoken in places}
         tokens = sum(len(model.builder.target(texts[item.entry.id])) + 1 for item, _ in places)  # a clip may stand in it twice
-        sums = torch.zeros(4, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first, CTC
+        sums = torch.zeros(6, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first, CTC; the LLM's tokens and padding
         weight = settings.matching.weight
         mine = self.ranks.turns(cut(places, settings.micro_batches))
         for part, counts in mine:
             torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
-            heard = self._frames(part, epoch, speech, silence)
-            entropy, matching = model.losses(self._masked(part, epoch, heard), [texts[item.entry.id] for item, _ in part],
-                                             settings.matching.mse * bool(weight), settings.matching.cosine * bool(weight))  # fmt: skip
+            heard, spoken = self._frames(part, epoch, speech, silence), [texts[item.entry.id] for item, _ in part]
+            with self.precision.computing():
+                entropy, matching = model.losses(self._masked(part, epoch, heard), spoken, settings.matching.mse * bool(weight),
+                                                 settings.matching.cosine * bool(weight), self._read(part, spoken, epoch),
+                                                 settings.packing)  # fmt: skip
             loss = (entropy.total + weight * matching) / tokens
-            beside = self.auxiliary.loss(part, heard) if self.auxiliary else None
+            beside = self.auxiliary.loss(pieces_of(part), heard) if self.auxiliary else None
             if beside is not None:  # a mean of utterances, since each is a mean of frames
-                loss = loss + settings.ctc_weight * beside / len(places)
+                loss = loss + settings.ctc_weight * beside / len(pieces_of(places))
             if not torch.isfinite(loss):
-                names = ", ".join(item.entry.id for item, _ in part[:5])
-                raise InputError(f"train: the loss is {loss.item()} at step {step} of '{self.stage.name}' ({names} …).", unit=names,
-                                 way_out="Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.")  # fmt: skip
-            (loss if counts else loss * 0.0).backward()
-            found = [entropy.total.item(), matching.item(), entropy.correct, 0.0 if beside is None else beside.item()]
+                raise self.alarm.no_number(step, loss.item(), _ids(part), _ids(places))
+            self.precision.backward(loss if counts else loss * 0.0)
+            found = [entropy.total.item(), matching.item(), entropy.correct, 0.0 if beside is None else beside.item(), entropy.read,
+                     entropy.padding]  # fmt: skip
             sums += counts * torch.tensor(found, dtype=torch.float64)
         if mine and step == 0:  # the matching head has none where its loss is not weighed
             check_gradients(model, f"train, stage '{self.stage.name}'", spared=("matching.",))
         self.ranks.sum_gradients(self.trained)
-        self.ranks.clip(self.trained, settings.clip)
-        self.optimiser.step()
+        made = self.precision.step(self.optimiser, lambda: self.ranks.clip(self.trained, settings.clip))
         total = self.ranks.sum(sums).tolist()
+        self.throughput.add(time.monotonic() - started, sum(item.entry.seconds for item, _ in places), int(total[3]), int(total[4]))
         return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
-                "accuracy": total[2] / tokens, **({"ctc": total[3] / len(places)} if self.auxiliary else {})}  # fmt: skip
+                "accuracy": total[2] / tokens, **({"ctc": total[3] / len(pieces_of(places))} if self.auxiliary else {}),
+                **({} if made else {"skipped": 1})}  # fmt: skip
 
-    def _frames(self, part: list[tuple[Located, bool]], epoch: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
-        spoken = iter(speech.frames([item for item, is_speech in part if is_speech], epoch))
-        quiet = iter(silence.frames([item for item, is_speech in part if not is_speech], epoch))
-        return [next(spoken) if is_speech else next(quiet) for _, is_speech in part]
+    def _read(self, part: list[Example], texts: list[str], epoch: int) -> list[list[int]] | None:
+        """The tokens that the LLM reads of each transcript, where not all of them are its own."""
+        settings, target = self.job.settings, self.model.builder.target
+        if not settings.text_mask:
+            return None
+        return [misread(target(text), settings.text_mask, self.plain, seed_of("text-mask", settings.seed, self.label, epoch, item.entry.id))
+                for text, (item, _) in zip(texts, part, strict=True)]  # fmt: skip
 
-    def _masked(self, part: list[tuple[Located, bool]], epoch: int, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _frames(self, part: list[Example], epoch: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
+        """Frames of every recording in ``part``; a joined utterance has several."""
+        pieces = pieces_of(part)
+        spoken = iter(speech.frames([item for item, is_speech in pieces if is_speech], epoch))
+        quiet = iter(silence.frames([item for item, is_speech in pieces if not is_speech], epoch))
+        return [next(spoken) if is_speech else next(quiet) for _, is_speech in pieces]
+
+    def _masked(self, part: list[Example], epoch: int, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Frames of every utterance: those of its recordings, masked, one after the other."""
         settings = self.job.settings
-        return [masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, epoch, item.entry.id))
-                for each, (item, _) in zip(frames, part, strict=True)]  # fmt: skip
+        left = (masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, epoch, item.entry.id))
+                for each, (item, _) in zip(frames, pieces_of(part), strict=True))  # fmt: skip
+        return [torch.cat([next(left) for _ in parts_of(item)]) for item, _ in part]
+
+    def _waited_enough(self, state: dict[str, Any]) -> bool:
+        """Whether dev has not got better for as many checks as the stage is given."""
+        return 0 < self.job.settings.selection.patience <= state["waited"]
 
     def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:
-        """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from."""
-        state["step"] = done
+        """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from.
+
+        All ranks decode, each its share, and come to the same errors.
+        """
+        state["step"], state["scaler"] = done, self.precision.state()
         self.model.eval()
         settings, first = self.job.settings, self.ranks.rank == 0
         errors = dev_errors(self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2, self.ranks)
         state["curve"][-1]["dev_wer"] = errors.wer
         shown.advance(0, f"dev WER {errors.wer:.3f}")
-        if first:
-            print(f"train: {self.stage.name}, step {done}: dev word error rate {errors.wer:.4f}, "
-                  f"next-token accuracy {state['curve'][-1]['accuracy']:.3f}", flush=True)  # fmt: skip
-        if state["best"] is None or errors.wer < state["best"]["wer"]:
+        better = state["best"] is None or errors.wer < state["best"]["wer"]
+        state["waited"] = 0 if better else state["waited"] + 1
+        if better:
             state["best"] = {"step": done, "wer": errors.wer}
             checkpoint.save(self.folder / "best", self.model, None, state["best"], write=first)
+        if self._waited_enough(state):
+            state["curve"][-1]["stopped"] = "early"
+        if first:
+            self.throughput.keep()
+            print(f"train: {self.stage.name}, step {done}: dev word error rate {errors.wer:.4f}, "
+                  f"next-token accuracy {state['curve'][-1]['accuracy']:.3f}", flush=True)  # fmt: skip
+            if self._waited_enough(state):
+                print(f"train: {self.stage.name} ends at step {done}: no better dev WER in {state['waited']} checks", flush=True)
         checkpoint.save(self.folder / "last", self.model, self.optimiser, state, write=first)
         self.ranks.wait()
+
+
+def _ids(places: list[Example]) -> list[str]:
+    return [item.entry.id for item, _ in pieces_of(places)]
 
 
 def _training_mode(model: SpeechLLM) -> None:
@@ -224,17 +285,21 @@ def _training_mode(model: SpeechLLM) -> None:
     model.eval()
     model.projector.train()
     model.matching.train()
+    for network in filter(None, (model.llm, model.encoder)):
+        recomputation.recomputing(network)
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train()
 
 
 def _write_curve(scratch: Path, path: Path) -> None:
-    """The curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer (empty where not decoded), and ctc
-    where the encoder's CTC loss weighs in."""
+    """The curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer (empty where not decoded); and, in
+    a training that has such, ctc (the encoder's CTC loss), skipped (1 where fp16 overflowed) and stopped (``early`` where a stage
+    ended before its steps)."""
     stages = sorted(scratch.glob(f"*/{CURVE}"), key=lambda file: int(file.parent.name.split("-")[0]))
     lines = [json.loads(line) for file in stages for line in file.read_text().splitlines()]
-    columns = ("step", "stage", "loss", "matching", "accuracy", "dev_wer", *(["ctc"] if any("ctc" in line for line in lines) else []))
+    columns = ["step", "stage", "loss", "matching", "accuracy", "dev_wer"]
+    columns += [name for name in ("ctc", "skipped", "stopped") if any(name in line for line in lines)]
     rows = [",".join(_cell(line.get(column, "")) for column in columns) for line in lines]
     path.write_text("\n".join([",".join(columns), *rows]) + "\n")
 

@@ -95,11 +95,11 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
     settings = read_params().train
     stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
     steps = plan(speech.items, silence.items, settings, stage, lengths)
-    sizes = [max(lengths(step.epoch)[place] for place in step.places) * len(step.places) for step in steps]
-    recorded = [max(items[place].entry.seconds for place in step.places) * len(step.places) for step in steps]
+    sizes = [max(lengths(step.epoch)[place] for (place,) in step.places) * len(step.places) for step in steps]
+    recorded = [max(items[place].entry.seconds for (place,) in step.places) * len(step.places) for step in steps]
     assert max(sizes) <= settings.batch_seconds < max(recorded)
     assert [step.epoch for step in steps] == sorted(step.epoch for step in steps)
-    spoken = [place for step in steps if step.epoch == 1 for place in step.places if place < len(speech.items)]
+    spoken = [place for step in steps if step.epoch == 1 for (place,) in step.places if place < len(speech.items)]
     assert sorted(spoken) == list(range(len(speech.items)))
 
 

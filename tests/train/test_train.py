@@ -327,7 +327,7 @@ def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
     share: float, held: tuple[list[Located], list[Located], Train]
 ) -> None:
     speech, silence, settings = held
-    places = [place for step in plan(speech, silence, settings, stage_of(200, share)) for place in step.places]
+    places = [place for step in plan(speech, silence, settings, stage_of(200, share)) for (place,) in step.places]
     spoken = [place for place in places if place < len(speech)]
     for start in range(0, len(spoken) - len(speech), len(speech)):
         assert sorted(spoken[start : start + len(speech)]) == list(range(len(speech)))
@@ -344,7 +344,7 @@ def test_epochs_stages_and_seeds_are_ordered_differently(held: tuple[list[Locate
     assert steps[:10] == plan(speech, silence, settings, stage_of(10, 0.25))
     assert steps != plan(speech, silence, settings, stage_of(40, 0.25, "other"))
     assert steps != plan(speech, silence, type(settings)(**{**vars(settings), "seed": 2}), stage_of(40, 0.25))
-    epochs = [place for step in plan(speech, silence, settings, stage_of(40, 0.0)) for place in step.places]
+    epochs = [place for step in plan(speech, silence, settings, stage_of(40, 0.0)) for (place,) in step.places]
     assert epochs[: len(speech)] != epochs[len(speech) : 2 * len(speech)]
 
 
@@ -352,7 +352,7 @@ def test_a_batch_keeps_to_its_budget_padding_counted(held: tuple[list[Located], 
     speech, silence, settings = held
     items = [*speech, *silence]
     for step in plan(speech, silence, settings, stage_of(40, 0.25)):
-        assert max(items[place].entry.seconds for place in step.places) * len(step.places) <= settings.batch_seconds
+        assert max(items[place].entry.seconds for (place,) in step.places) * len(step.places) <= settings.batch_seconds
 
 
 def test_utterances_as_long_as_the_limit_are_kept(held: tuple[list[Located], list[Located], Train]) -> None:
