@@ -23,7 +23,7 @@ GROUND = ("config", "audio", "text", "model")
 ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "plan")
 COMMANDS = {"plan"}  # rooms of their own that no stage runs
 MODELS = {"model", "encoder", "llm", "features", "train", "decode", "plan"}  # rooms that may use torch and transformers
-CODE = sorted(path for top in ("components", "flows") for path in (REPOSITORY / top).rglob("*.py"))
+CODE = sorted(path for top in ("components", "flows", "bench") for path in (REPOSITORY / top).rglob("*.py"))
 
 
 @cache
@@ -123,14 +123,14 @@ def test_imports_run_one_way(module: str) -> None:
 def test_components_never_import_prefect_or_dvc() -> None:
     for module, path in MODULES.items():
         tops = {name.split(".")[0] for name in imported(tree(path))}
-        assert module.startswith("flows") or not tops & {"prefect", "dvc", "flows"}, module
+        assert module.startswith(("flows", "bench")) or not tops & {"prefect", "dvc", "flows"}, module
 
 
 def test_only_the_rooms_of_models_use_torch() -> None:
     for module, path in MODULES.items():
         tops = {name.split(".")[0] for name in imported(tree(path))}
         if tops & {"torch", "transformers", "peft", "safetensors"} and module != "components.config.settings":  # it asks for the GPU
-            assert room(module) in MODELS, module
+            assert room(module) in MODELS or module.startswith("bench"), module
 
 
 def test_what_the_gpu_machine_lacks_is_imported_inside_functions() -> None:
@@ -154,9 +154,9 @@ print(len({modules}))
 """
 
 
-def import_without(blocked: list[str], rooms: set[str]) -> None:
-    """Imports every module of some rooms in a process that lacks some libraries."""
-    modules = sorted(name for name in MODULES if name.startswith("components.") and room(name) in rooms)
+def import_without(blocked: list[str], rooms: set[str], more: str = "no other") -> None:
+    """Imports every module of some rooms, and those whose names begin with ``more``, in a process that lacks some libraries."""
+    modules = sorted(name for name in MODULES if (name.startswith("components.") and room(name) in rooms) or name.startswith(more))
     script = BLOCK.format(blocked=blocked, modules=modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def import_without(blocked: list[str], rooms: set[str]) -> None:
 
 
 def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
-    import_without(["dvc", "prefect", "webdataset", "jiwer"], {"model", "features", "train", "encoder", "llm", "decode", "shards"})
+    import_without(["dvc", "prefect", "webdataset", "jiwer"], {"model", "features", "train", "encoder", "llm", "decode", "shards"}, "bench")
 
 
 def test_a_stage_starts_without_torch() -> None:

@@ -1,0 +1,108 @@
+"""``python -m bench.gpu [--tiny] [--device DEVICE] [--out FOLDER]``: the card, then features, training step and decoding.
+
+Prints a table and writes ``gpu.json``. Under 10 minutes and 40 GB on one card; ``--tiny`` runs the same at a size for a processor.
+What does not fit the card's memory is a row that says so. Run it from the root of the repository: shapes are those of the catalogue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from bench.gpu import card, networks, work
+from components.config.params import read_params
+from components.config.settings import device as chosen_device
+from components.model.encoder import DTYPES
+from flows.results import aligned
+
+ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")
+LLMS = ("tinyllama", "phi-2", "vicuna-7b")
+PROJECTOR, WIDTH = "linear", 1280  # of SLAM-ASR; frames as wide as those of its best encoder
+TRUE = {"features": work.Size(10, 12, 0, 3), "training": work.Size(10, 8, 0, 3), "decoding": work.Size(10, 8, 4, 3)}
+TINY = {"features": work.Size(1, 2, 0, 1), "training": work.Size(1, 2, 0, 1), "decoding": work.Size(1, 2, 2, 1)}
+
+
+def measure(device: str, tiny: bool) -> dict[str, Any]:
+    """All measures of a device as plain data."""
+    sizes, start = (TINY if tiny else TRUE), time.perf_counter()
+    rates = {name: card.matrix_rate(device, DTYPES[name], 3) for name in ("float32", "bfloat16")}
+    found: dict[str, Any] = {"card": card.name(device), "torch": torch.__version__, "tiny": tiny, "matrix rate": rates,
+                             "copy bandwidth": card.copy_bandwidth(device, 3), "rows": []}  # fmt: skip
+
+    def add(name: str, kind: str, run: Callable[[], dict[str, Any]]) -> None:
+        try:
+            row = run()
+        except torch.OutOfMemoryError:
+            row = {"work": kind, "failed": "does not fit the card's memory"}
+        if "operations/s" in row:
+            row["share of the matrix rate"] = row["operations/s"] / rates[row["dtype"]]
+        if "weights read, B/s" in row:
+            row["share of the bandwidth"] = row["weights read, B/s"] / found["copy bandwidth"]
+        found["rows"].append({"network": name, **row})
+
+    for name in ENCODERS:
+        add(name, "features", partial(_features, name, device, tiny, sizes["features"]))
+    for name in LLMS:
+        add(name, "training step", partial(_training, name, device, tiny, sizes["training"]))
+        add(name, "decoding", partial(_decoding, name, device, tiny, sizes["decoding"]))
+    return {**found, "seconds": time.perf_counter() - start}
+
+
+def _features(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, Any]:
+    with networks.encoder(name, device, tiny) as encoder:
+        return work.features(encoder, size, device)
+
+
+def _training(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, Any]:
+    model = networks.joined(name, PROJECTOR, WIDTH, device, tiny)
+    with TemporaryDirectory() as scratch:
+        return work.training(model, read_params().train, size, device, Path(scratch))
+
+
+def _decoding(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, Any]:
+    return work.decoding(networks.joined(name, PROJECTOR, WIDTH, device, tiny), size, device)
+
+
+def table(found: dict[str, Any]) -> str:
+    """The measures as text."""
+    rates = ", ".join(f"{name} {rate / 1e12:.3g} Tflop/s" for name, rate in found["matrix rate"].items())
+    first = f"{found['card']}, torch {found['torch']}: {rates}, copy {found['copy bandwidth'] / 1e9:.3g} GB/s; {found['seconds']:.0f} s"
+    return first + "\n" + aligned([_shown(row) for row in found["rows"]])
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    if "failed" in row:
+        return {"network": row["network"], "work": row["work"], "dtype": row["failed"]}
+    peak = row["peak bytes"]
+    return {
+        "network": row["network"], "work": row["work"], "dtype": row["dtype"], "ms": f"{1000 * row['seconds']:.1f}",
+        "audio h/h": f"{row['audio h/h']:.0f}", "tokens/s": f"{row['tokens/s']:.0f}" if "tokens/s" in row else "",
+        "peak GB": "" if peak is None else f"{peak / 1e9:.1f}", "Tflop": f"{row['operations'] / 1e12:.3g}",
+        "of the rate %": f"{100 * row['share of the matrix rate']:.1f}",
+        "of the bandwidth %": f"{100 * row['share of the bandwidth']:.1f}" if "share of the bandwidth" in row else "",
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measures the work of a GPU with random weights.")
+    parser.add_argument("--tiny", action="store_true", help="networks of a size for a processor; figures then say nothing")
+    parser.add_argument("--device", default="", help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for gpu.json (default: runs/bench)")
+    options = parser.parse_args(arguments)
+    found = measure(options.device or chosen_device(), options.tiny)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What is measured: frames of an encoder, training steps and beam search of an LLM, each through the code of its stage.
+
+In: a network of ``networks``, a size. Out: a row of plain figures. Operations are counted by formula: 2 a parameter and token
+forward; as much again where gradients pass through frozen weights, twice as much where the weights have gradients of their own
+(Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Embedding tables look up and count nothing, the output matrix counts where it
+is used, attention scores are left out: a share of the measured rate is a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.gpu import card
+from bench.gpu.networks import TEXT
+from components.audio.sound import RATE
+from components.config.params import ConstraintSet, Train
+from components.model.architecture import parameters
+from components.model.encoder import SpeechEncoder
+from components.model.joined import SpeechLLM
+from components.model.ranks import Ranks
+from components.model.search import search
+from components.shards.index import Entry
+from components.shards.reader import Located
+from components.train import loop
+
+FRAMES_A_SECOND = 50  # of every encoder measured here
+TOKENS_A_SECOND = 3.7  # of text, as components/plan/load.py counts them
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is computed at once, and how often."""
+
+    seconds: float  # of an utterance
+    utterances: int  # of a batch
+    beams: int
+    runs: int  # of which the median counts
+
+
+class Noise:
+    """Random frames in place of a role's, of one length each; what a training step asks of components.features.frames."""
+
+    def __init__(self, count: int, width: int, device: str) -> None:
+        self._frames = torch.randn(count, width, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def frames(self, items: Sequence[Located]) -> list[torch.Tensor]:
+        """The same frames for each utterance, shape (frames, width)."""
+        return [self._frames.clone() for _ in items]
+
+
+def waveforms(size: Size) -> list[np.ndarray]:
+    """Noise in place of speech; mono float32 at 16 kHz."""
+    random = np.random.default_rng(1)
+    return [0.1 * random.standard_normal(int(size.seconds * RATE)).astype(np.float32) for _ in range(size.utterances)]
+
+
+def utterances(size: Size) -> list[Located]:
+    """Utterances of a batch; they differ in their names alone."""
+    entry = Entry("", "", 0, 0, 0, 0, int(size.seconds * RATE), int(size.seconds * FRAMES_A_SECOND), len(TEXT), TEXT, "")
+    return [Located(replace(entry, id=str(number)), "noise", Path()) for number in range(size.utterances)]
+
+
+def features(encoder: SpeechEncoder, size: Size, device: str) -> dict[str, Any]:
+    """Frames of a batch, the front end on the processor included, as the stage ``features`` computes them."""
+    batch = waveforms(size)
+    card.forget_peak(device)
+    seconds = card.seconds(lambda: encoder(batch), device, size.runs)
+    count = parameters(encoder.model)
+    computed = sum(encoder.padded_seconds(len(each)) for each in batch)
+    audio = size.seconds * size.utterances
+    return _row("features", str(encoder.dtype).removeprefix("torch."), seconds, 2 * count * computed * encoder.rate, device,
+                **{"audio h/h": audio / seconds, "parameters": count})  # fmt: skip
+
+
+def training(model: SpeechLLM, settings: Train, size: Size, device: str, scratch: Path) -> dict[str, Any]:
+    """Steps of the curriculum's first stage as components.train takes them, micro-batches and all."""
+    job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, [])
+    stage = loop._Stage(Ranks(), job, model, settings.curriculum[0], 0, 0)
+    items, noise = utterances(size), Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
+    places = [(item, True) for item in items]
+    card.forget_peak(device)
+    seconds = card.seconds(lambda: stage._step(0, 1, places, noise, noise), device, size.runs)  # type: ignore[arg-type]
+    body, head = _counted(model)
+    target = len(model.builder.target(TEXT)) + 1
+    speech = max(1, int(size.seconds * FRAMES_A_SECOND) // model.shape.projector.stack)
+    tokens = size.utterances * (len(model.builder.before) + speech + len(model.builder.after) + target)
+    operations = 4 * (body * tokens + head * size.utterances * target) + 6 * parameters(model.projector) * size.utterances * speech
+    return _row("training step", model.shape.llm_dtype, seconds, operations, device,
+                **{"audio h/h": size.seconds * size.utterances / seconds, "tokens/s": tokens / seconds})  # fmt: skip
+
+
+def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
+    """Beam search of a batch, of as many tokens as speech of that length has: random weights would never end."""
+    wanted = max(2, int(size.seconds * TOKENS_A_SECOND))
+    rules = ConstraintSet(beams=size.beams, max_tokens=wanted, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0,
+                          extra_tokens=0, min_tokens_per_second=TOKENS_A_SECOND)  # fmt: skip
+    noise = Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
+    frames, lengths = noise.frames(utterances(size)), [size.seconds] * size.utterances
+    card.forget_peak(device)
+    seconds = card.seconds(lambda: search(model, frames, lengths, rules), device, size.runs)
+    body, head = _counted(model)
+    speech = max(1, len(frames[0]) // model.shape.projector.stack)
+    prefix = len(model.builder.before) + speech + len(model.builder.after)
+    # The prefix runs through the network once for each beam, every token after it too, and the best text once more for its score.
+    rows = size.utterances * size.beams
+    operations = 2 * (body * (rows * (prefix + wanted) + size.utterances * (prefix + wanted)) + head * rows * wanted)
+    weights = (body + head) * next(iter(model.llm.parameters())).element_size() * (wanted + 1)
+    return _row("decoding", model.shape.llm_dtype, seconds, operations, device,
+                **{"audio h/h": size.seconds * size.utterances / seconds, "tokens/s": size.utterances * wanted / seconds,
+                   "weights read, B/s": weights / seconds})  # fmt: skip
+
+
+def _counted(model: SpeechLLM) -> tuple[int, int]:
+    """Parameters of the LLM's layers and of its output matrix."""
+    head = parameters(model.llm.get_output_embeddings())
+    return parameters(model.llm.base_model) - parameters(model.llm.get_input_embeddings()), head
+
+
+def _row(work: str, dtype: str, seconds: float, operations: float, device: str, **figures: float) -> dict[str, Any]:
+    return {"work": work, "dtype": dtype, "seconds": seconds, "operations": operations, "operations/s": operations / seconds,
+            "peak bytes": card.peak(device), **figures}  # fmt: skip
