@@ -28,6 +28,7 @@ from components.model.search import search
 from components.shards.index import Entry
 from components.shards.reader import Located
 from components.train import loop
+from components.train.parts import Parts
 
 FRAMES_A_SECOND = 50  # of every encoder measured here
 TOKENS_A_SECOND = 3.7  # of text, as components/plan/load.py counts them
@@ -49,7 +50,7 @@ class Noise:
     def __init__(self, count: int, width: int, device: str) -> None:
         self._frames = torch.randn(count, width, generator=torch.Generator().manual_seed(1)).to(device)
 
-    def frames(self, items: Sequence[Located]) -> list[torch.Tensor]:
+    def frames(self, items: Sequence[Located], epoch: int | None = None) -> list[torch.Tensor]:
         """The same frames for each utterance, shape (frames, width)."""
         return [self._frames.clone() for _ in items]
 
@@ -80,15 +81,15 @@ def features(encoder: SpeechEncoder, size: Size, device: str) -> dict[str, Any]:
 
 def training(model: SpeechLLM, settings: Train, size: Size, device: str, scratch: Path) -> dict[str, Any]:
     """Steps of the curriculum's first stage as components.train takes them, micro-batches and all."""
-    job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, [])
-    stage = loop._Stage(Ranks(), job, model, settings.curriculum[0], 0, 0)
+    job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, {})
+    stage = loop._Stage(Ranks(), job, Parts(model, settings, {}), settings.curriculum[0], 0, 0)
     items, noise = utterances(size), Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
     places = [(item, True) for item in items]
     card.forget_peak(device)
-    seconds = card.seconds(lambda: stage._step(0, 1, places, noise, noise), device, size.runs)  # type: ignore[arg-type]
+    seconds = card.seconds(lambda: stage._step(0, 1, places, 0, noise, noise), device, size.runs)  # type: ignore[arg-type]
     body, head = _counted(model)
     target = len(model.builder.target(TEXT)) + 1
-    speech = max(1, int(size.seconds * FRAMES_A_SECOND) // model.shape.projector.stack)
+    speech = model.projector.tokens_of(int(size.seconds * FRAMES_A_SECOND))
     tokens = size.utterances * (len(model.builder.before) + speech + len(model.builder.after) + target)
     operations = 4 * (body * tokens + head * size.utterances * target) + 6 * parameters(model.projector) * size.utterances * speech
     return _row("training step", model.shape.llm_dtype, seconds, operations, device,
@@ -105,7 +106,7 @@ def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
     card.forget_peak(device)
     seconds = card.seconds(lambda: search(model, frames, lengths, rules), device, size.runs)
     body, head = _counted(model)
-    speech = max(1, len(frames[0]) // model.shape.projector.stack)
+    speech = model.projector.tokens_of(len(frames[0]))
     prefix = len(model.builder.before) + speech + len(model.builder.after)
     # The prefix runs through the network once for each beam, every token after it too, and the best text once more for its score.
     rows = size.utterances * size.beams

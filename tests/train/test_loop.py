@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from components.features.frames import FrameSource
 from components.model import checkpoint
 from components.model.joined import SpeechLLM
 from components.model.precision import Precision
+from components.model.ranks import Ranks
 from components.shards.reader import Located, entries
 from components.text.wer import WordErrors
 from components.train import build, loop
@@ -99,13 +101,13 @@ def test_half_precision_keeps_what_is_trained_in_fp32_and_comes_near_it(
 @pytest.mark.parametrize("form", [{"train.packing": True}, {"train.micro_batches": 1}, {"train.micro_batches": 5}])
 def test_packing_and_accumulation_give_the_same_gradients(form: dict[str, Any], world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[torch.Tensor]] = []
-    known = torch.nn.utils.clip_grad_norm_
+    known = Ranks.clip
 
-    def noted(parameters: list[torch.nn.Parameter], most: float) -> torch.Tensor:
+    def noted(self: Ranks, parameters: list[torch.nn.Parameter], most: float) -> float:
         seen[-1] += [each.grad.clone() for each in parameters]
-        return known(parameters, most)
+        return known(self, parameters, most)
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
+    monkeypatch.setattr(Ranks, "clip", noted)
     last = read_params().raw["train"]["curriculum"][1] | {"steps": 1}  # AdamW's first step makes much of a rounding
     # The squared distance of the matching loss is measured by the mean of its part, so it alone hangs on the cut.
     tones.change("params.yaml", {"train.lora.dropout": 0.0, "train.curriculum": [last], "train.matching.mse": 0, "train.batch_seconds": 15})
@@ -118,15 +120,20 @@ def test_packing_and_accumulation_give_the_same_gradients(form: dict[str, Any], 
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
 
 
+def parameters_of(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
 def test_a_step_that_overflows_fp16_is_left_out_and_told(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = Precision.step
 
-    def overflowing(self: Precision, optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], clip: float) -> bool:
+    def overflowing(self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]) -> bool:
         count[0] += 1
+        parameters = parameters_of(optimiser)
         if count[0] == 3:
             parameters[0].grad[0] = float("inf")
         before = [each.detach().clone() for each in parameters]
-        made = known(self, optimiser, parameters, clip)
+        made = known(self, optimiser, clip)
         assert made == any(not torch.equal(one, other) for one, other in zip(before, parameters, strict=True))
         steps.append(made)
         return made
@@ -143,9 +150,9 @@ def test_a_step_that_overflows_fp16_is_left_out_and_told(world: Path, monkeypatc
 def test_overflows_in_a_row_stop_the_run(world: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = Precision.step
 
-    def overflowing(self: Precision, optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], clip: float) -> bool:
-        parameters[0].grad[0] = float("inf")
-        return known(self, optimiser, parameters, clip)
+    def overflowing(self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]) -> bool:
+        parameters_of(optimiser)[0].grad[0] = float("inf")
+        return known(self, optimiser, clip)
 
     monkeypatch.setattr(Precision, "step", overflowing)
     tones.change("params.yaml", {"train.precision": "fp16", "train.curriculum.0.steps": 40, "train.selection.every": 40})
@@ -173,8 +180,9 @@ def kept_reason(message: str) -> dict[str, Any]:
 def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, steps = FrameSource.frames, []
 
-    def frames(self: FrameSource, items: list[Located]) -> list[torch.Tensor]:
-        return [each * float("nan") if item.entry.id == "tones-007" else each for item, each in zip(items, known(self, items), strict=True)]
+    def frames(self: FrameSource, items: list[Located], epoch: int | None = None) -> list[torch.Tensor]:
+        found = zip(items, known(self, items, epoch), strict=True)
+        return [each * float("nan") if item.entry.id == "tones-007" else each for item, each in found]
 
     real = loop._Stage._step
 
@@ -374,17 +382,17 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
     assert (whole.frames, whole.samples) == (first.entry.frames + second.entry.frames, first.entry.samples + second.entry.samples)
     assert joined([first]) is first
     heard: dict[str, tuple[torch.Tensor, str]] = {}
-    known = loop._Stage._frames
+    known = loop._Stage._masked
 
-    def frames(self: Any, part: list[tuple[Located, bool]], step: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
-        found = known(self, part, step, speech, silence)
+    def frames(self: Any, part: list[tuple[Located, bool]], epoch: int, pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+        found, source = known(self, part, epoch, pieces), tones.frame_source("train")
         for (item, spoken), each in zip(part, found, strict=True):
             if spoken:
-                assert torch.equal(each, torch.cat(speech.frames(parts_of(item))))
+                assert torch.equal(each, torch.cat(source.frames(parts_of(item))))
                 heard[item.entry.id] = each, item.entry.text
         return found
 
-    monkeypatch.setattr(loop._Stage, "_frames", frames)
+    monkeypatch.setattr(loop._Stage, "_masked", frames)
     tones.change("params.yaml", {"train.concatenate": {"share": 1.0, "seconds": 4}})
     tones.run("train")
     assert any("+" in name for name in heard)
