@@ -215,7 +215,7 @@ class _Stage:
         self.ranks.sum_gradients(self.trained)
         made = self.precision.step(self.optimiser, lambda: self.ranks.clip(self.trained, settings.clip))
         total = self.ranks.sum(sums).tolist()
-        self.throughput.add(time.monotonic() - started, sum(item.entry.seconds for item, _ in places), int(total[3]), int(total[4]))
+        self.throughput.add(time.monotonic() - started, sum(item.entry.seconds for item, _ in places), int(total[4]), int(total[5]))
         return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
                 "accuracy": total[2] / tokens, **({"ctc": total[3] / len(pieces_of(places))} if self.auxiliary else {}),
                 **({} if made else {"skipped": 1})}  # fmt: skip

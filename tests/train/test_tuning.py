@@ -64,9 +64,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[SpeechLLM]:
     models: list[SpeechLLM] = []
     known = SpeechLLM.save
 
-    def save(self: SpeechLLM, folder: Path) -> None:
+    def save(self: SpeechLLM, folder: Path, *, write: bool = True) -> None:
         models.append(self)
-        known(self, folder)
+        known(self, folder, write=write)
 
     monkeypatch.setattr(SpeechLLM, "save", save)
     return models
