@@ -28,7 +28,7 @@ from components.model.causal import TargetLoss, load_llm, target_loss
 from components.model.compressor import Compressor
 from components.model.ctc_head import read_ctc_head
 from components.model.encoder import SpeechEncoder
-from components.model.matching import Matching
+from components.model.matching import Matching, mean_square
 from components.model.projector import build_projector
 from components.model.prompt import PromptBuilder, sequences
 from components.model.ranks import is_sharded, whole
@@ -86,6 +86,7 @@ class SpeechLLM(nn.Module):
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
+        self.scale = mean_square(llm.get_input_embeddings().weight)  # as the LLM came: tuning it moves no goal
         self.encoder = encoder  # named last: the order of the others decides in which order gradients add up
         self.adapted: dict[str, Any] = {}  # PEFT's wrappers by side, once LoRA is added
         self.changed: set[str] = set()  # parameters of a base, by plain name, that were tuned themselves
@@ -153,7 +154,7 @@ class SpeechLLM(nn.Module):
         if not (mse or cosine):
             return entropy, speech[0].new_zeros(())
         text = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(speech[0].dtype) for ids in targets]
-        return entropy, self.matching(text, speech, mse, cosine)
+        return entropy, self.matching(text, speech, mse, cosine, self.scale)
 
     def _check_known(self, ids: Sequence[int], what: str) -> None:
         """Raises InputError where the tokenizer has a larger vocabulary than the LLM, and ``what`` takes of it."""

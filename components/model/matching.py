@@ -15,13 +15,16 @@ import torch
 from torch import nn
 
 
+MOST = 256  # width of query and key: at the width of a 7B LLM the two would outweigh the projector, and are gone after training
+
+
 class Matching(nn.Module):
     """Cross-attention of width ``width`` between text embeddings and projected speech."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, min(width, MOST), bias=False)
+        self.key = nn.Linear(width, min(width, MOST), bias=False)
 
     def attend(self, text: torch.Tensor, speech: torch.Tensor) -> torch.Tensor:
         """(tokens, width) and (frames, width) → the speech at the text's length, (tokens, width)."""
@@ -30,11 +33,20 @@ class Matching(nn.Module):
         key = self.key(nn.functional.layer_norm(speech, speech.shape[-1:]))
         return torch.softmax(query @ key.T / math.sqrt(query.shape[-1]), -1) @ speech
 
-    def forward(self, text: Sequence[torch.Tensor], speech: Sequence[torch.Tensor], mse: float, cosine: float) -> torch.Tensor:
-        """Sum over text tokens of ``mse`` · mean squared error + ``cosine`` · (1 - cosine); 0 where no text is."""
+    def forward(self, text: Sequence[torch.Tensor], speech: Sequence[torch.Tensor], mse: float, cosine: float,
+                scale: float) -> torch.Tensor:  # fmt: skip
+        """Sum over text tokens of ``mse`` · mean squared error / ``scale`` + ``cosine`` · (1 - cosine); 0 where no text is.
+
+        ``scale`` is the mean square of the LLM's embeddings (``mean_square``): those of one LLM are a hundred times those of another.
+        """
         pairs = [(each.detach(), self.attend(each.detach(), heard)) for each, heard in zip(text, speech, strict=True) if len(each)]
         if not pairs:
             return speech[0].sum() * 0.0
         wanted, got = (torch.cat(side).float() for side in zip(*pairs, strict=True))
-        distance = (got - wanted).pow(2).mean(-1) / wanted.pow(2).mean().clamp(min=1e-8)
+        distance = (got - wanted).pow(2).mean(-1) / scale
         return (mse * distance + cosine * (1 - nn.functional.cosine_similarity(got, wanted, dim=-1))).sum()
+
+
+def mean_square(embeddings: torch.Tensor) -> float:
+    """Mean square of a table of embeddings (tokens, width); of the whole table, so that no batch weighs in."""
+    return float(torch.linalg.vector_norm(embeddings.detach(), dtype=torch.float32)) ** 2 / embeddings.numel()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.model.matching import Matching
+from components.model.matching import Matching, mean_square
 
 WIDTH = 6
 
@@ -44,24 +44,31 @@ def test_the_loss_is_that_of_the_formula(mse: float, cosine: float, lengths: lis
         attended(head, each.double().numpy(), heard.double().numpy()) for each, heard in zip(text, speech, strict=True) if len(each)
     ]
     wanted, got = np.concatenate(wanted_rows), np.concatenate(got_rows)
-    # The squared distance is taken relative to the mean square of the text, so that its scale does not hang on the LLM.
-    distance = ((got - wanted) ** 2).mean(1) / (wanted**2).mean()
+    distance = ((got - wanted) ** 2).mean(1) / 1.7
     similarity = (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
     total = (mse * distance + cosine * (1 - similarity)).sum()
-    assert head(text, speech, mse, cosine).item() == pytest.approx(total, rel=1e-5)
+    assert head(text, speech, mse, cosine, 1.7).item() == pytest.approx(total, rel=1e-5)
 
 
 def test_the_scale_of_an_llms_embeddings_does_not_change_the_loss() -> None:
     head, (text, speech) = matching(), pairs([(3, 8), (5, 4)])
-    small = head([0.01 * each for each in text], [0.01 * each for each in speech], 1.0, 0.0)
-    assert small.item() == pytest.approx(head(text, speech, 1.0, 0.0).item(), rel=0.2)
+    scale = mean_square(torch.cat(text))
+    assert scale == pytest.approx(float(torch.cat(text).pow(2).mean()))
+    small = head([0.01 * each for each in text], [0.01 * each for each in speech], 1.0, 0.0, 1e-4 * scale)
+    assert small.item() == pytest.approx(head(text, speech, 1.0, 0.0, scale).item(), rel=0.2)
+
+
+def test_utterances_weigh_the_same_however_a_batch_is_cut() -> None:
+    head, (text, speech) = matching(), pairs([(3, 8), (5, 4), (1, 6)])
+    parts = [head(text[:1], speech[:1], 1.0, 1.0, 0.5), head(text[1:], speech[1:], 1.0, 1.0, 0.5)]
+    assert float(sum(parts).detach()) == pytest.approx(head(text, speech, 1.0, 1.0, 0.5).item(), rel=1e-6)
 
 
 def test_the_text_is_not_pulled_towards_the_speech() -> None:
     head, (text, speech) = matching(), pairs([(3, 8), (0, 2)])
     for each in (*text, *speech):
         each.requires_grad_(True)
-    head(text, speech, 1.0, 1.0).backward()
+    head(text, speech, 1.0, 1.0, 1.0).backward()
     assert all(each.grad is None or not each.grad.any() for each in text)
     assert speech[0].grad is not None
     assert speech[0].grad.abs().sum() > 0
@@ -71,21 +78,21 @@ def test_the_text_is_not_pulled_towards_the_speech() -> None:
 def test_without_text_the_loss_is_nothing() -> None:
     head, (text, speech) = matching(), pairs([(0, 4), (0, 9)])
     speech = [each.requires_grad_(True) for each in speech]
-    loss = head(text, speech, 1.0, 1.0)
+    loss = head(text, speech, 1.0, 1.0, 1.0)
     assert loss.item() == 0.0
     loss.backward()
     assert all(each.grad is None or not each.grad.any() for each in speech)
     text, speech = pairs([(3, 8)])
     _, silent = pairs([(0, 5)])
-    assert torch.equal(head([*text, text[0][:0]], [*speech, *silent], 1.0, 1.0), head(text, speech, 1.0, 1.0))
+    assert torch.equal(head([*text, text[0][:0]], [*speech, *silent], 1.0, 1.0, 1.0), head(text, speech, 1.0, 1.0, 1.0))
 
 
 def test_the_loss_falls_as_speech_comes_nearer_to_the_text() -> None:
     head, (text, speech) = matching(), pairs([(4, 4)])
-    steps = [head(text, [text[0].mean(0) * share + speech[0] * (1 - share)], 1.0, 1.0).item() for share in (0.0, 0.5, 1.0)]
+    steps = [head(text, [text[0].mean(0) * share + speech[0] * (1 - share)], 1.0, 1.0, 1.0).item() for share in (0.0, 0.5, 1.0)]
     assert steps[0] > steps[1] > steps[2]
     wanted = [torch.ones(3, WIDTH)]
-    assert head(wanted, [torch.ones(5, WIDTH)], 1.0, 1.0).item() == pytest.approx(0.0, abs=1e-5)
+    assert head(wanted, [torch.ones(5, WIDTH)], 1.0, 1.0, 1.0).item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_speech_learns_to_say_the_text() -> None:
@@ -95,7 +102,7 @@ def test_speech_learns_to_say_the_text() -> None:
     losses = []
     for _ in range(120):
         optimiser.zero_grad()
-        loss = head(text, [heard], 1.0, 1.0)
+        loss = head(text, [heard], 1.0, 1.0, 1.0)
         loss.backward()
         optimiser.step()
         losses.append(loss.item())

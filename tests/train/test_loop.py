@@ -91,8 +91,9 @@ def test_half_precision_keeps_what_is_trained_in_fp32_and_comes_near_it(
     tones.run("train")
     half = [float(row["loss"]) for row in curve()]
     assert half != full
-    # With fp16 the first steps overflow until the scale fits, and are left out: learning comes later.
-    compared = 1 if precision == "fp16" else len(full)
+    # With fp16 the first steps overflow until the scale fits, and are left out: learning comes later. With bf16 another
+    # checkpoint may be the best of a stage, and the runs part.
+    compared = 1 if precision == "fp16" else 4
     assert half[:compared] == pytest.approx(full[:compared], rel=0.05)
     assert all(loss < 2 * full[0] for loss in half)
     assert {tensor.dtype for tensor in weights().values()} == {torch.float32}
@@ -109,8 +110,7 @@ def test_packing_and_accumulation_give_the_same_gradients(form: dict[str, Any], 
 
     monkeypatch.setattr(Ranks, "clip", noted)
     last = read_params().raw["train"]["curriculum"][1] | {"steps": 1}  # AdamW's first step makes much of a rounding
-    # The squared distance of the matching loss is measured by the mean of its part, so it alone hangs on the cut.
-    tones.change("params.yaml", {"train.lora.dropout": 0.0, "train.curriculum": [last], "train.matching.mse": 0, "train.batch_seconds": 15})
+    tones.change("params.yaml", {"train.lora.dropout": 0.0, "train.curriculum": [last], "train.batch_seconds": 15})
     for changes in ({}, form):
         seen.append([])
         tones.change("params.yaml", changes)
