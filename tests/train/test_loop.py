@@ -280,6 +280,7 @@ def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(world: Path, 
 
 def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tones.save_llm(tones.LLM, "bloom")
+    tones.change("catalogue/llm.yaml", {"tiny.lora.targets": tones.LORA["bloom"]})
     tones.change("params.yaml", {"train.packing": True})
     monkeypatch.setattr(loop._Stage, "_step", lambda *_: pytest.fail("a step was made"))
     with pytest.raises(InputError, match=r"Bloom.*Set train\.packing to false"):
@@ -363,8 +364,8 @@ def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
     lengths = [item.entry.seconds for item in speech]
     counts = Counter()
     for seed in range(40):
-        found = strung(range(len(speech)), speech, Concatenate(share, 4.0), seed)
-        assert found == strung(range(len(speech)), speech, Concatenate(share, 4.0), seed)
+        found = strung(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
+        assert found == strung(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
         assert [place for places in found for place in places] == list(range(len(speech)))
         assert all(len(places) == 1 or sum(lengths[place] for place in places) <= 4.0 for places in found)
         assert all(len(places) == 1 for places in found if places[-1] >= round(share * len(speech)))

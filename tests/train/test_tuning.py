@@ -347,9 +347,9 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
                 values.append(float(loss) / len(frames))
         return sum(values) / len(places)
 
-    def step(self: Any, number: int, steps: int, places: Any, *sources: FrameSource) -> dict[str, Any]:
+    def step(self: Any, number: int, steps: int, places: Any, epoch: int, *sources: FrameSource) -> dict[str, Any]:
         wanted.append(formula(self.model.eval().encoder, places, *sources))
-        return known(self, number, steps, places, *sources)
+        return known(self, number, steps, places, epoch, *sources)
 
     monkeypatch.setattr(loop._Stage, "_step", step)
     tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
