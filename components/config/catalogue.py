@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from components.config.errors import InputError, nearest
+from components.config.params import SpecAugment
 from components.config.projector import Projector, projector_of
 from components.config.typed import STRICT, typed
 
@@ -26,6 +27,16 @@ SPEECH_ROLES = ("train", "dev", "test")
 # What is fetched of a hub's repository: weights and plain descriptions at its top, and torch's own weights, which are
 # converted without running what is in them. Never code (.py), other pickles, or formats that nothing here reads.
 FETCHED = re.compile(r"[\w.-]+\.(safetensors|json|txt|model|jinja|md)|pytorch_model(-\d{5}-of-\d{5})?\.bin|LICENSE|NOTICE", re.ASCII)
+
+
+@dataclass(frozen=True)
+class CtcAugment:
+    """How an encoder that is trained here hears an utterance anew in each epoch."""
+
+    __pydantic_config__ = STRICT
+    speed: list[float]  # factors, one drawn an utterance and epoch; tempo and pitch together
+    level_db: list[float]  # least, most
+    masks: SpecAugment  # on log-mel, frames of 10 ms
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class CtcTraining:
     statistics_batches: int  # over which batch-norm statistics are taken anew at the end
     checkpoint_every: int  # steps
     max_seconds: float = 0.0  # longer utterances are left out, and counted; 0: none
+    augment: CtcAugment | None = None  # none: every epoch hears the recordings
     units: int = 0  # subwords of the targets; 0: characters, which need frames of 40 ms or less
 
 
@@ -265,7 +277,11 @@ def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> No
 def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None:
     """Counts, seconds and rates are above zero, but for those that switch something off; shares are no more than one."""
     off = ("seed", "warmup", "weight_decay", *(["units", "max_seconds"] if isinstance(training, CtcTraining) else []))
-    for each in fields(training):
+    augment = getattr(training, "augment", None)
+    if augment and not (augment.speed and all(0.5 <= factor <= 2 for factor in augment.speed) and len(augment.level_db) == 2):
+        raise InputError(f"{where}: source.training.augment wants speed factors from 0.5 to 2 and a range of level_db.", unit="augment",
+                         way_out="No change is speed: [1.0] and level_db: [0, 0].")  # fmt: skip
+    for each in (each for each in fields(training) if each.name != "augment"):
         value, share = getattr(training, each.name), each.name.endswith("_share")
         most = 1 if share else float("inf")
         if not 0 <= value <= most or (value == 0 and not share and each.name not in off) or (each.name, value) == ("nonspeech_share", 1):

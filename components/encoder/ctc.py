@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,22 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
 )
 
+from components.audio.augmentation import Augmentation
 from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import seed_of
+from components.config.params import AddedNoise, Augment, Rooms
 from components.config.progress import progress
 from components.model import checkpoint
 from components.model.architecture import check_trained
 from components.model.ctc import loss_by_frames, needed
+from components.model.masking import masked
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
 from components.shards.order import batches, fitting, windows
 from components.shards.reader import Located, audio, entries
 
+MELS_A_SECOND = 100
 BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
 
 
@@ -60,6 +64,11 @@ class Example:
     mel: torch.Tensor
     target: torch.Tensor
     seconds: float
+
+
+def views_of(training: CtcTraining) -> int:
+    """Differently augmented views of an utterance: one an epoch, or the recording alone."""
+    return training.epochs if training.augment else 1
 
 
 def tokenizer_for(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
@@ -109,13 +118,13 @@ def train(ranks: Ranks, job: Job) -> None:
     else:
         tokenizer = tokenizer_for(texts, scratch if ranks.rank == 0 else _own(scratch, ranks))
     extractor = ParakeetFeatureExtractor(feature_size=int(job.config.get("num_mel_bins", 80)))
-    examples = _examples(ranks, items, extractor, tokenizer, scratch)
+    examples = _examples(ranks, items, extractor, tokenizer, scratch, job.training)
     model = build(job.config, len(tokenizer), job.training.seed).train()
-    _check_lengths(model, examples[: len(speech)])
+    _check_lengths(model, examples[: len(speech) * views_of(job.training)])
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98), fused=True
     )
-    plan = _plan(items, len(speech), job.training)
+    plan = _plan(items, len(speech), [example.seconds for example in examples], job.training)
     _loop(ranks, job, model, optimiser, examples, plan)
     _statistics(ranks, model, examples, plan, job.training)
     if ranks.rank == 0:
@@ -144,13 +153,27 @@ def _own(scratch: Path, ranks: Ranks) -> Path:
     return folder
 
 
-def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtractor, tokenizer: Any, scratch: Path) -> list[Example]:
-    """Log-mel of every utterance: each rank computes its share, all ranks read it from one mapped file."""
+def _heard(training: CtcTraining) -> Callable[[Located, int], np.ndarray]:
+    """What the encoder hears of an utterance at a view: mono float32 at 16 kHz."""
+    augment = training.augment
+    if augment is None:
+        return lambda item, view: audio(item)
+    settings = Augment(training.seed, views_of(training), augment.speed, augment.level_db, AddedNoise(0.0, [0.0, 0.0]), Rooms(0.0))
+    change = Augmentation(settings)
+    return lambda item, view: change(audio(item), item.entry.id, view)
+
+
+def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtractor, tokenizer: Any, scratch: Path,
+              training: CtcTraining) -> list[Example]:  # fmt: skip
+    """Log-mel of every view of every utterance, those of an utterance side by side: each rank computes its share, all ranks
+    read it from one mapped file."""
     mels: list[np.ndarray] = []
-    mine = ranks.mine(range(len(items)))
+    views, heard = views_of(training), _heard(training)
+    count = len(items) * views
+    mine = ranks.mine(range(count))
     with progress("encoder", "log-mel", len(mine), "utterances") as shown:
         for place in mine:
-            batch = extractor([audio(items[place])], sampling_rate=16_000, return_tensors="np")
+            batch = extractor([heard(items[place // views], place % views)], sampling_rate=16_000, return_tensors="np")
             mels.append(batch["input_features"][0][: int(batch["attention_mask"].sum())].astype(np.float16))
             shown.advance()
     np.save(scratch / f"mel-{ranks.rank}.npy", np.concatenate(mels))
@@ -160,14 +183,12 @@ def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtr
     for rank in range(ranks.count):
         rows = np.load(scratch / f"mel-{rank}.npy", mmap_mode="c")
         ends = np.cumsum(np.load(scratch / f"lengths-{rank}.npy"))
-        for place, start, end in zip(range(rank, len(items), ranks.count), [0, *ends[:-1]], ends, strict=True):
+        for place, start, end in zip(range(rank, count, ranks.count), [0, *ends[:-1]], ends, strict=True):
             found[place] = rows[start:end]
-    return [
-        Example(
-            torch.from_numpy(found[place]), torch.tensor(tokenizer(item.entry.text.lower()).input_ids, dtype=torch.long), item.entry.seconds
-        )
-        for place, item in enumerate(items)
-    ]
+    targets = [torch.tensor(tokenizer(item.entry.text.lower()).input_ids, dtype=torch.long) for item in items]
+    changed = training.augment is not None
+    seconds = [len(found[place]) / MELS_A_SECOND if changed else items[place // views].entry.seconds for place in range(count)]
+    return [Example(torch.from_numpy(found[place]), targets[place // views], seconds[place]) for place in range(count)]
 
 
 def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
@@ -179,9 +200,10 @@ def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
                          way_out="Set source.training.units of its entry, or a lower source.config.subsampling_factor.")  # fmt: skip
 
 
-def _plan(items: list[Located], speech: int, training: CtcTraining) -> list[list[int]]:
-    """The batches of all epochs, as places in ``items`` (speech first, then non-speech)."""
-    seconds = [item.entry.seconds for item in items]
+def _plan(items: list[Located], speech: int, seconds: Sequence[float], training: CtcTraining) -> list[list[int]]:
+    """The batches of all epochs, as places among the examples, of so many ``seconds`` (speech first, then non-speech); an epoch
+    hears a view of its own."""
+    views = views_of(training)
     wanted = round(speech * training.nonspeech_share / (1 - training.nonspeech_share))
     plan = []
     for epoch in range(training.epochs):
@@ -191,7 +213,8 @@ def _plan(items: list[Located], speech: int, training: CtcTraining) -> list[list
         extra = [extra[index] for index in random.permutation(len(extra))[:wanted]]
         groups = windows(items[:speech], training.seed, epoch, training.window_shards)
         for number, group in enumerate(groups):
-            plan += batches([*group, *extra[number :: len(groups)]], seconds, training.batch_seconds, seed_of(seed, number))
+            places = [place * views + epoch % views for place in (*group, *extra[number :: len(groups)])]
+            plan += batches(places, seconds, training.batch_seconds, seed_of(seed, number))
     return plan
 
 
@@ -209,6 +232,13 @@ def ctc_loss(model: ParakeetForCTC, examples: Sequence[Example]) -> torch.Tensor
     return loss_by_frames(model.ctc_head(output.last_hidden_state), output.attention_mask.sum(-1), [example.target for example in examples])
 
 
+def _masked(example: Example, place: int, training: CtcTraining) -> Example:
+    """The example as it is learnt from, stretches of its log-mel hidden where the training says so."""
+    if training.augment is None:
+        return example
+    return replace(example, mel=masked(example.mel, training.augment.masks, seed_of("encoder-mask", training.seed, place)))
+
+
 def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.Optimizer, examples: list[Example],
           plan: list[list[int]]) -> None:  # fmt: skip
     training, saved = job.training, Path(job.scratch) / "checkpoint"
@@ -223,7 +253,7 @@ def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.
             total = 0.0
             for part in ranks.mine(cut(plan[step], training.micro_batches)):
                 torch.manual_seed(seed_of("dropout", training.seed, step, part[0]))
-                loss = ctc_loss(model, [examples[place] for place in part]) / len(plan[step])
+                loss = ctc_loss(model, [_masked(examples[place], place, training) for place in part]) / len(plan[step])
                 loss.backward()
                 total += loss.item()
             ranks.sum_gradients(model.parameters())

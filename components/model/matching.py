@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-
 MOST = 256  # width of query and key: at the width of a 7B LLM the two would outweigh the projector, and are gone after training
 
 

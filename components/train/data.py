@@ -1,5 +1,5 @@
 """What a step trains on: the batches of a curriculum stage, as places among speech and non-speech; what is joined to long
-utterances; SpecAugment and replaced input tokens.
+utterances; replaced input tokens.
 
 A pure function of seed, stage and step: a resumed run computes where it stood.
 """
@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from components.config.errors import InputError
 from components.config.hashing import seed_of
-from components.config.params import Concatenate, CurriculumStage, SpecAugment, Train
+from components.config.params import Concatenate, CurriculumStage, Train
 from components.shards.order import batches, windows
 from components.shards.reader import Located
 
@@ -155,21 +154,3 @@ def misread(ids: Sequence[int], share: float, vocabulary: Sequence[int], seed: i
     random = np.random.default_rng(seed)
     hit, drawn = random.random(len(ids)) < share, random.integers(0, len(vocabulary), len(ids))
     return [int(vocabulary[other]) if replaced else token for token, replaced, other in zip(ids, hit, drawn, strict=True)]
-
-
-def masked(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
-    """Frames with stretches of time and of width set to zero (SpecAugment, Park et al. 2019, on the encoder's frames)."""
-    if not settings.enabled:
-        return frames
-    random = np.random.default_rng(seed)
-    frames = frames.clone()
-    length, width = frames.shape
-    for _ in range(settings.time_masks):
-        span = int(random.integers(0, min(settings.time_frames, length // 2) + 1))
-        start = int(random.integers(0, length - span + 1))
-        frames[start : start + span] = 0
-    for _ in range(settings.width_masks):
-        span = int(random.integers(0, int(settings.width_share * width) + 1))
-        start = int(random.integers(0, width - span + 1))
-        frames[:, start : start + span] = 0
-    return frames

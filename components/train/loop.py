@@ -24,6 +24,7 @@ from components.model import checkpoint, recomputation
 from components.model.causal import check_packing, load_llm
 from components.model.joined import Shape, SpeechLLM, heard_with
 from components.model.lora import check_gradients
+from components.model.masking import masked
 from components.model.precision import Precision
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
@@ -33,7 +34,7 @@ from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train.alarm import Alarm
 from components.train.auxiliary import Auxiliary
-from components.train.data import Example, Step, joined, masked, misread, parts_of, pieces_of, plan, shorter
+from components.train.data import Example, Step, joined, misread, parts_of, pieces_of, plan, shorter
 from components.train.lengths import Lengths
 from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors

@@ -159,5 +159,5 @@ def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
 def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
     lines = re.search(r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert lines, "README.md has no entry to copy"
-    assert len(lines[1].splitlines()) == 3
+    assert len(lines[1].splitlines()) == 4
     assert typed(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind == "folder"

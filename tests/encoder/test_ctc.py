@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from components.config.artifact import contents, read_record
-from components.config.catalogue import CtcTraining
+from components.config.catalogue import CtcAugment, CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
+from components.config.params import SpecAugment
 from components.encoder import ctc
 from components.model.encoder import SpeechEncoder
 from components.model.ranks import Ranks, train_together
@@ -35,7 +36,7 @@ class Killed(Exception):
 
 def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.Job:
     out.mkdir(exist_ok=True)
-    training = CtcTraining(**{**asdict(TRAINING), **changed})
+    training = replace(TRAINING, **changed)
     shards = (str(SHARDS / "train"), str(SHARDS / "nonspeech-train"))
     return ctc.Job(*shards, str(out), str(out.with_suffix(".scratch")), {**PARAKEET, **(config or {})}, training)
 
@@ -44,12 +45,15 @@ def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.
 DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.2}
 
 
-@pytest.mark.parametrize("config", [{}, DROPOUT])
+AUGMENT = CtcAugment([0.8, 1.0, 1.25], [-6, 6], SpecAugment(True, 2, 10, 1, 0.2))
+
+
+@pytest.mark.parametrize(("config", "augment"), [({}, None), (DROPOUT, None), ({}, AUGMENT)])
 @pytest.mark.parametrize("call", [2, 7, 13])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
-    config: dict[str, float], call: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, float], augment: CtcAugment | None, call: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ctc.train(Ranks(), job(tmp_path / "undisturbed", config))
+    ctc.train(Ranks(), job(tmp_path / "undisturbed", config, augment=augment))
     known, left = ctc.ctc_loss, [call]
 
     def dying(*arguments: Any) -> torch.Tensor:
@@ -60,9 +64,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
 
     monkeypatch.setattr(ctc, "ctc_loss", dying)
     with pytest.raises(Killed):
-        ctc.train(Ranks(), job(tmp_path / "killed", config))
+        ctc.train(Ranks(), job(tmp_path / "killed", config, augment=augment))
     torch.manual_seed(99)
-    ctc.train(Ranks(), job(tmp_path / "killed", config))
+    ctc.train(Ranks(), job(tmp_path / "killed", config, augment=augment))
     assert folder_digests(tmp_path / "killed") == folder_digests(tmp_path / "undisturbed")
 
 
@@ -150,7 +154,7 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
     items = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
     scratch = Path("scratch")
     scratch.mkdir()
-    examples = ctc._examples(Ranks(), items, ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]), units, scratch)
+    examples = ctc._examples(Ranks(), items, ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]), units, scratch, TRAINING)
     model = ctc.build(PARAKEET, len(units), 1).eval()
     wanted = 0.0
     with torch.no_grad():
@@ -177,11 +181,33 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
 
 def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(world: Path) -> None:
     speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
-    plan = ctc._plan([*speech, *silence], len(speech), TRAINING)
+    seconds = [item.entry.seconds for item in (*speech, *silence)]
+    plan = ctc._plan([*speech, *silence], len(speech), seconds, TRAINING)
     places = [place for batch in plan for place in batch]
     assert sorted(place for place in places if place < len(speech)) == sorted([*range(len(speech))] * TRAINING.epochs)
     assert len(places) - 2 * len(speech) == 2 * 3
-    assert plan == ctc._plan([*speech, *silence], len(speech), TRAINING)
+    assert plan == ctc._plan([*speech, *silence], len(speech), seconds, TRAINING)
+
+
+def test_every_epoch_hears_another_view_of_every_utterance(world: Path) -> None:
+    from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
+
+    training = replace(TRAINING, augment=AUGMENT, epochs=3)
+    speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
+    items, scratch = [*speech, *silence], Path("scratch")
+    scratch.mkdir()
+    extractor, units = ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]), ctc.tokenizer_for(TEXTS, Path())
+    examples = ctc._examples(Ranks(), items, extractor, units, scratch, training)
+    plan = ctc._plan(items, len(speech), [example.seconds for example in examples], training)
+    places = [place for batch in plan for place in batch if place < 3 * len(speech)]
+    assert sorted(places) == list(range(3 * len(speech)))
+    first, steps = set(places[: len(speech)]), len(plan) // 3
+    assert {place % 3 for place in first} == {0}, steps
+    lengths = [[len(examples[3 * place + view].mel) for view in range(3)] for place in range(len(speech))]
+    assert sum(len(set(each)) > 1 for each in lengths) > len(speech) / 2
+    alike = [torch.equal(one.target, examples[place - place % 3].target) for place, one in enumerate(examples)]
+    assert all(alike)
+    assert all(max(examples[place].seconds for place in batch) * len(batch) <= training.batch_seconds for batch in plan if len(batch) > 1)
 
 
 def test_the_stage_trains_once_and_records_what_it_used(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

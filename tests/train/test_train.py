@@ -20,11 +20,12 @@ from components.config.hashing import folder_digests
 from components.config.params import CurriculumStage, SpecAugment, Train, read_params
 from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
+from components.model.masking import masked
 from components.shards.order import fitting
 from components.shards.reader import Located, array, entries
 from components.text.wer import WordErrors
 from components.train import loop
-from components.train.data import masked, plan
+from components.train.data import plan
 from tests import world as tones
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")

@@ -1,0 +1,29 @@
+"""SpecAugment (Park et al. 2019, arXiv 1904.08779) on whatever stands for time × width: log-mel or an encoder's frames.
+
+In: one utterance, settings, a seed. Out: a copy with stretches of time and of width set to zero. Cost: that of the copy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from components.config.params import SpecAugment
+
+
+def masked(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
+    """Frames with stretches of time and of width set to zero; shape (frames, width)."""
+    if not settings.enabled:
+        return frames
+    random = np.random.default_rng(seed)
+    frames = frames.clone()
+    length, width = frames.shape
+    for _ in range(settings.time_masks):
+        span = int(random.integers(0, min(settings.time_frames, length // 2) + 1))
+        start = int(random.integers(0, length - span + 1))
+        frames[start : start + span] = 0
+    for _ in range(settings.width_masks):
+        span = int(random.integers(0, int(settings.width_share * width) + 1))
+        start = int(random.integers(0, width - span + 1))
+        frames[:, start : start + span] = 0
+    return frames
