@@ -7,7 +7,7 @@
 
 Everything is checked before any work. Experiments run one after the other in copies of the last commit and the changes on top
 of it, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that fails is a failed row,
-the others go on, and the exit code is 1.
+the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,16 @@ def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
     return rows, failed
 
 
+def beside(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[dict[str, str]]:
+    """The rows with what is published of their cells: a column for each set of which any is, "-" where there is none."""
+    said = {name: {**{f"{each} published": figure for each, figure in cell.wer.items()},
+                   **{f"{each} perplexity published": figure for each, figure in cell.perplexity.items()}}
+            for name, cell in cells.items()}  # fmt: skip
+    columns = dict.fromkeys(column for figures in said.values() for column in figures)
+    return [row | {column: f"{said[name][column]:.2f}" if column in said[name] else "-" for column in columns}
+            for row, name in zip(rows, cells, strict=True)]  # fmt: skip
+
+
 def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The last result of each name; one that succeeded replaces an earlier failure."""
     found: dict[str, dict[str, Any]] = {}
@@ -155,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LibrettoError as error:
         print(f"compare: {error}", file=sys.stderr)
         return error.exit_code
-    print(aligned(rows))
+    print(aligned(beside(rows, cells)))
     return 1 if failed else 0
 
 

@@ -74,6 +74,7 @@ SPECIALS: dict[str, dict[str, Any]] = {
     "qwen": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]},
     "smollm2": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
     "phi": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+    "llama-3": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|end_of_text|>"},
 }
 FORMS = ("plain", "chat-words", "sentencepiece", *SPECIALS)
 LORA = {

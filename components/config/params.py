@@ -6,6 +6,7 @@ llm) are plain scalars that point into ``catalogue/``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,7 +225,7 @@ def overridden(overrides: Mapping[str, Any], where: str) -> Params:
     overrides in errors. Raises InputError for a key that ``params.yaml`` does not have, and for a wrong value."""
     raw = yaml.safe_load(PARAMS.read_text())
     for key, value in overrides.items():
-        _set(raw, key, value)
+        _set(raw, key, copy.deepcopy(value))  # a later key may reach into it
     return params_of(raw, where)
 
 

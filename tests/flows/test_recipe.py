@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from components.config import catalogue
 from components.config.errors import InputError
+from components.config.params import overridden
 from flows import compare, recipe
 from flows.recipe import Cell, Recipe
 
@@ -48,6 +49,42 @@ def test_grid_is_every_combination_on_top_of_the_overrides() -> None:
     cells = recipe.expand(Recipe(overrides={"llm": "z", "shards.utterances": 9}, grid={"llm": ["a", "b"], "train.seed": [1, 2]}))
     assert [cell.name for cell in cells] == ["a-1", "a-2", "b-1", "b-2"]
     assert cells[2].overrides == {"llm": "b", "shards.utterances": 9, "train.seed": 1}
+
+
+def test_an_axis_of_a_grid_may_hold_overrides_by_name() -> None:
+    grid = {"llm": ["a"], "tuned": {"frozen": {}, "lora": {"train.seed": 2, "train.lora.rank": 4}}}
+    cells = recipe.expand(Recipe(overrides={"train.seed": 1}, grid=grid))
+    assert {cell.name: cell.overrides for cell in cells} == {
+        "a-frozen": {"train.seed": 1, "llm": "a"},
+        "a-lora": {"train.seed": 2, "llm": "a", "train.lora.rank": 4},
+    }
+
+
+def test_what_one_cell_changes_in_a_list_the_others_keep(root: Path) -> None:
+    stage = yaml.safe_load((root / "params.yaml").read_text())["train"]["curriculum"][0]
+    grid = {"tuned": {"long": {"train.curriculum.0.steps": 7}, "short": {}}}
+    cells = recipe.expand(Recipe(overrides={"train.curriculum": [stage]}, grid=grid))
+    for cell in cells:
+        recipe.check(cell)
+    assert [overridden(cell.overrides, "").train.curriculum[0].steps for cell in cells] == [7, stage["steps"]]
+    assert all(cell.overrides["train.curriculum"] == [stage] for cell in cells)
+
+
+PUBLISHED = """
+overrides: {corpus: librispeech}
+cells: {a: {}, b: {train.seed: 2}}
+published:
+  source: a paper
+  grade: read
+  wer: {CELL: {SET: 1.5}}
+"""
+
+
+@pytest.mark.parametrize(("cell", "name", "says"), [("c", "test-clean", "'c', which is no cell"), ("a", "test-clear", "does not test")])
+def test_figures_of_no_cell_or_no_set_stop(root: Path, cell: str, name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "flows/recipes/paper.yaml").write_text(PUBLISHED.replace("CELL", cell).replace("SET", name))
+    assert compare.main(["paper", "--dry-run"]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_without_grid_or_cells_there_is_one_experiment() -> None:
