@@ -160,6 +160,8 @@ class Prompt:
     # How a transcript becomes tokens: by itself, or in one string with the template's end, as in SLAM-ASR's released code. A
     # SentencePiece tokenizer puts a space before what stands by itself, so that the first word gets another token.
     transcript: Literal["apart", "attached"] = "apart"
+    # Further templates: training draws one of all for each utterance and step; search reads the first alone.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,11 @@ def llm(name: str) -> Llm:
     """The typed entry of an LLM."""
     entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
     _check_source("llm", name, entry.source)
-    if entry.prompt.template.count("{speech}") != 1:
+    if any(template.count("{speech}") != 1 for template in (entry.prompt.template, *entry.prompt.others)):
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
+    if entry.prompt.others and entry.prompt.transcript == "attached":
+        raise InputError(f"llm '{name}': prompt.others goes with a transcript that is tokenised by itself.", unit=name,
+                         way_out="Set prompt.transcript to apart.")  # fmt: skip
     if entry.prompt.transcript == "attached" and entry.prompt.template.endswith(" "):
         raise InputError(f"llm '{name}': the prompt template ends in a space, which tokenizers join with an attached transcript.",
                          unit=name, way_out="Take the space away, or set prompt.transcript to apart.")  # fmt: skip

@@ -82,7 +82,8 @@ class SpeechLLM(nn.Module):
         self.shape, self.llm = shape, llm
         self.builder = PromptBuilder(tokenizer, shape.prompt, shape.text_case)
         self.tokenizer = tokenizer
-        self._check_known([*self.builder.before, *self.builder.after, self.builder.eos], "the prompt and its end")
+        around = [token for pair in self.builder.drawn for ids in pair for token in ids]
+        self._check_known([*around, self.builder.eos], "the prompt and its end")
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
@@ -139,10 +140,12 @@ class SpeechLLM(nn.Module):
         return {part: [tunable[name] for name in names] for part, names in groups.items()}
 
     def losses(self, frames: Sequence[torch.Tensor], texts: Sequence[str], mse: float, cosine: float,
-               heard: Sequence[Sequence[int]] | None = None, packed: bool = False) -> tuple[TargetLoss, torch.Tensor]:  # fmt: skip
+               heard: Sequence[Sequence[int]] | None = None, packed: bool = False,
+               templates: Sequence[int] | None = None) -> tuple[TargetLoss, torch.Tensor]:  # fmt: skip
         """Cross-entropy on each transcript and its end of sequence, and the matching loss, both summed over tokens.
 
-        ``heard`` are the tokens that the LLM reads in place of each transcript's own; ``packed`` puts all into one row.
+        ``heard`` are the tokens that the LLM reads in place of each transcript's own; ``packed`` puts all into one row;
+        ``templates`` are the places of the prompts around each, the first where not given.
         Raises InputError for a transcript with a token that the LLM has no embedding of.
         """
         speech = self.projector(frames)
@@ -150,7 +153,7 @@ class SpeechLLM(nn.Module):
         embed = self.llm.get_input_embeddings()
         for each, ids in zip(texts, targets, strict=True):
             self._check_known(ids, f"'{each[:40]}'")
-        entropy = target_loss(self.llm, sequences(embed, self.builder, speech, targets, heard, packed))
+        entropy = target_loss(self.llm, sequences(embed, self.builder, speech, targets, heard, packed, templates))
         if not (mse or cosine):
             return entropy, speech[0].new_zeros(())
         text = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(speech[0].dtype) for ids in targets]

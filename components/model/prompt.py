@@ -50,19 +50,24 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Any, prompt: Prompt, text_case: str = "as-is") -> None:
         self._tokenizer, self._case = tokenizer, text_case
-        for token in dict.fromkeys(SPECIAL.findall(prompt.template)):
+        for token in dict.fromkeys(SPECIAL.findall("".join((prompt.template, *prompt.others)))):
             self._special(token, "template")
-        self.before, self.after = (list(tokenizer(part, add_special_tokens=False).input_ids) for part in prompt.template.split("{speech}"))
-        begun = {"first": self.before, "after-speech": self.after}.get(prompt.bos)
-        bos = tokenizer.bos_token_id
-        if begun is not None and bos is not None and begun[:1] != [bos]:  # a template may write it out
-            begun.insert(0, bos)
+        self.drawn = [self._around(template, prompt.bos) for template in (prompt.template, *prompt.others)]  # what training draws from
+        self.before, self.after = self.drawn[0]
         if not prompt.eos and tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.", unit=tokenizer.name_or_path,
                              way_out="Name one of its tokens in prompt.eos of the LLM's catalogue entry.")  # fmt: skip
         self.eos = self._special(prompt.eos, "eos") if prompt.eos else int(tokenizer.eos_token_id)
         self._lead = prompt.template.partition("{speech}")[2] if prompt.transcript == "attached" else ""
         self._led = self._plain(self._lead) if self._lead else []
+
+    def _around(self, template: str, place: str) -> tuple[list[int], list[int]]:
+        """Ids before and after the speech."""
+        before, after = (list(self._tokenizer(part, add_special_tokens=False).input_ids) for part in template.split("{speech}"))
+        begun, bos = {"first": before, "after-speech": after}.get(place), self._tokenizer.bos_token_id
+        if begun is not None and bos is not None and begun[:1] != [bos]:  # a template may write it out
+            begun.insert(0, bos)
+        return before, after
 
     def _special(self, token: str, field: str) -> int:
         """The id of ``token``, which must be one token of the vocabulary; from here on it is no part of plain text."""
@@ -110,11 +115,12 @@ class PromptBuilder:
 
 def sequences(embed: torch.nn.Module, builder: PromptBuilder, speech: Sequence[torch.Tensor],
               targets: Sequence[Sequence[int]] | None, heard: Sequence[Sequence[int]] | None = None,
-              packed: bool = False) -> Sequences:  # fmt: skip
+              packed: bool = False, templates: Sequence[int] | None = None) -> Sequences:  # fmt: skip
     """Prompt, speech (each (frames, width)) and, where given, targets with their end of sequence, as one batch.
 
     Without targets the padding stands on the left, as generation wants it; with them on the right, or nowhere: ``packed``
-    puts all into one row. ``heard`` are the tokens that are read in place of the targets, as many of each. What counts as
+    puts all into one row. ``templates`` says which of the builder's stands around each; the first, where it is not given.
+    ``heard`` are the tokens that are read in place of the targets, as many of each. What counts as
     a target is known by its place, never by the padding id, since for some LLMs that is the end of sequence itself.
     """
     device = speech[0].device
@@ -124,8 +130,10 @@ def sequences(embed: torch.nn.Module, builder: PromptBuilder, speech: Sequence[t
     def embedded(ids: Sequence[int]) -> torch.Tensor:
         return embed(torch.tensor(list(ids), dtype=torch.long, device=device))
 
-    before, after = embedded(builder.before), embedded(builder.after)
-    rows = [torch.cat([before, frames.to(before.dtype), after, embedded(ids)]) for frames, ids in zip(speech, read, strict=True)]
+    around = [tuple(map(embedded, each)) for each in builder.drawn]
+    chosen = [around[place] for place in (templates or [0] * len(speech))]
+    rows = [torch.cat([before, frames.to(before.dtype), after, embedded(ids)])
+            for (before, after), frames, ids in zip(chosen, speech, read, strict=True)]  # fmt: skip
     lengths = [len(row) for row in rows]
     # The token at column c is predicted from column c - 1.
     places = [(row, lengths[row] - len(answer) - 1 + step) for row, answer in enumerate(answers) for step in range(len(answer))]

@@ -200,7 +200,7 @@ class _Stage:
             with self.precision.computing():
                 entropy, matching = model.losses(self._masked(part, epoch, heard), spoken, settings.matching.mse * bool(weight),
                                                  settings.matching.cosine * bool(weight), self._read(part, spoken, epoch),
-                                                 settings.packing)  # fmt: skip
+                                                 settings.packing, self._templates(part, step))  # fmt: skip
             loss = (entropy.total + weight * matching) / tokens
             beside = self.auxiliary.loss(pieces_of(part), heard) if self.auxiliary else None
             if beside is not None:  # a mean of utterances, since each is a mean of frames
@@ -246,6 +246,12 @@ class _Stage:
     def _waited_enough(self, state: dict[str, Any]) -> bool:
         """Whether dev has not got better for as many checks as the stage is given."""
         return 0 < self.job.settings.selection.patience <= state["waited"]
+
+    def _templates(self, part: list[Example], step: int) -> list[int]:
+        """Which of the prompt's templates stands around each utterance at this step."""
+        count = len(self.model.builder.drawn)
+        names = [item.entry.id for item, _ in part]
+        return [seed_of("prompt", self.job.settings.seed, self.label, step, name) % count if count > 1 else 0 for name in names]
 
     def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:
         """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from.

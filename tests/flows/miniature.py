@@ -32,7 +32,7 @@ WIDTH = 32  # of every network
 # What is the same in all miniatures, wherever it stands in the parameters.
 SMALL = {
     "batch_seconds": 5, "micro_batches": 2, "threads": 1, "window_shards": 2, "max_seconds": 20, "steps": STEPS, "warmup": 1,
-    "learning_rate": 0.001, "rank": 2, "alpha": 4, "every": STEPS, "utterances": 2, "max_tokens": TOKENS, "name": "stage",
+    "learning_rate": 0.001, "rank": 2, "alpha": 4, "every": STEPS, "utterances": 2, "max_tokens": TOKENS, "name": "stage", "seconds": 3,
 }  # fmt: skip
 NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "stack": 3}
 # Utterances of each shard, by role and source.

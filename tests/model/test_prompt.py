@@ -13,7 +13,7 @@ from components.config.catalogue import Prompt
 from components.config.errors import InputError
 from components.model.causal import load_tokenizer, target_loss
 from components.model.prompt import PromptBuilder, Sequences, sequences
-from tests.checkpoints import LLMS, LORA, frames_of, joined, tokenizer
+from tests.checkpoints import LLMS, LORA, frames_of, joined, save_tokenizer, tokenizer
 
 PAPER = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
 SPEECH_FIRST = Prompt("{speech}USER: Transcribe speech to text. ASSISTANT: ")
@@ -214,3 +214,19 @@ def test_the_end_is_learnt_where_padding_is_the_same_token(pad: str, tmp_path: P
     ends = batch.targets == model.tokenizer.eos_token_id
     alone = Sequences(batch.embeddings, batch.mask, batch.rows[ends], batch.columns[ends], batch.targets[ends])
     assert target_loss(model.llm, alone).correct == 2
+
+
+def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first(tmp_path: Path) -> None:
+    units = save_tokenizer(tmp_path)
+    first, other = "USER: {speech} amber: ", "{speech} birch cedar: "
+    builder = PromptBuilder(units, Prompt(first, others=[other]))
+    alone = [PromptBuilder(units, Prompt(template)) for template in (first, other)]
+    embed = torch.nn.Embedding(len(units), 4)
+    speech = [torch.randn(length, 4) for length in (2, 3)]
+    targets = [builder.target("delta"), builder.target("ember fjord")]
+    drawn = sequences(embed, builder, speech, targets, packed=True, templates=[1, 0])
+    for place, start in ((0, 0), (1, int((drawn.positions == 0).nonzero()[1, 1]))):
+        one = sequences(embed, alone[1 - place], speech[place : place + 1], targets[place : place + 1])
+        assert torch.equal(drawn.embeddings[0, start : start + one.embeddings.shape[1]], one.embeddings[0])
+    assert (builder.before, builder.after) == (alone[0].before, alone[0].after)
+    assert torch.equal(sequences(embed, builder, speech, None).embeddings, sequences(embed, alone[0], speech, None).embeddings)
