@@ -27,7 +27,7 @@ from components.config.errors import InputError, LibrettoError, nearest
 from components.config.params import NAMES
 from flows import recipe as recipes
 from flows.recipe import Cell, Recipe
-from flows.results import SCORE, TRAIN, aligned, text_on_nonspeech, word_errors
+from flows.results import SCORE, TRAIN, aligned, perplexities, text_on_nonspeech, word_errors
 
 DVC = (sys.executable, "-m", "dvc")
 
@@ -86,6 +86,7 @@ def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
         else:
             row |= {"state": "done", **{f"{each['set']}/{each['system']}": each["WER %"] for each in word_errors(metrics)}}
             row |= {f"{each['set']}/{each['system']} text %": each["clips with text %"] for each in text_on_nonspeech(metrics)}
+            row |= {f"{each} perplexity": f"{figure:.2f}" for each, figure in perplexities(metrics).items()}
             training = _metrics(shown.get(name), TRAIN) or {}
             if training.get("steps"):  # else a released projector: nothing was trained
                 step = training.get("jump", {}).get("step")  # DVC leaves out what is null

@@ -32,6 +32,11 @@ def text_on_nonspeech(scores: Scores) -> list[dict[str, Any]]:
     ]
 
 
+def perplexities(scores: Scores) -> dict[str, float]:
+    """Perplexity of a word under the LLM alone, by set."""
+    return {name: own["perplexity"] for name, systems in scores.items() for own in systems.values() if "perplexity" in own}
+
+
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 

@@ -80,7 +80,7 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params |= {"corpus": "tones", "encoder": "tiny", "projector": "small", "llm": "tiny"}
     params["features"]["batch_seconds"] = 4
-    params["decode"] = {"batch_seconds": 3, "threads": 1, "sets": {"free": _set(2, 8, 1.0), "greedy": _set(1, 6, 1.0)}}
+    params["decode"] = {"batch_seconds": 3, "threads": 1, "perplexity": False, "sets": {"free": _set(2, 8, 1.0), "greedy": _set(1, 6, 1.0)}}
     stage = {"steps": 6, "learning_rate": 0.01, "warmup": 2, "decay": "cosine"}
     params["train"] |= {
         "batch_seconds": 5,

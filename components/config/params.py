@@ -183,6 +183,7 @@ class Decode:
     __pydantic_config__ = STRICT
     batch_seconds: float
     threads: int
+    perplexity: bool  # of the references under the LLM alone
     sets: dict[str, ConstraintSet]
 
 
@@ -269,7 +270,7 @@ def _check_values(params: Params, where: str) -> None:
         "features.batch_seconds": params.features.batch_seconds > 0,
         "train.batch_seconds": train.batch_seconds > 0,
         "decode.batch_seconds": params.decode.batch_seconds > 0,
-        "decode.sets": "free" in params.decode.sets and "ctc" not in params.decode.sets,
+        "decode.sets": "free" in params.decode.sets and not {"ctc", "llm"} & set(params.decode.sets),
     }
     for stage in train.curriculum:
         checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share <= 1

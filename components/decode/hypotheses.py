@@ -1,6 +1,7 @@
 """The hypotheses of a source (parquet): one row for each utterance and system; scoring never decodes again.
 
-A system is a constraint set of ``params.yaml``, or ``ctc``: the encoder's own text, the baseline.
+A system is a constraint set of ``params.yaml``, or ``ctc``: the encoder's own text, the baseline; or ``llm``, which holds no text:
+tokens and score are those of the reference under the LLM alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 CTC = "ctc"
+ALONE = "llm"  # no hypothesis: the reference's log-probability under the LLM alone
 SCHEMA = pa.schema([
     ("system", pa.string()), ("id", pa.string()), ("speaker", pa.string()), ("reference", pa.string()), ("text", pa.string()),
     ("tokens", pa.list_(pa.int64())), ("score", pa.float64()), ("seconds", pa.float64()),

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.hashing import data_digest
 from components.config.params import ConstraintSet
@@ -21,7 +22,7 @@ from components.config.settings import device
 from components.config.stage import Stage
 from components.config.work import made
 from components.decode import RESULT_VERSION
-from components.decode.hypotheses import CTC, Row, read_hypotheses, write_hypotheses
+from components.decode.hypotheses import ALONE, CTC, Row, read_hypotheses, write_hypotheses
 from components.model.description import has_ctc
 
 DATA, ENCODER, LLM, MODEL, OUT = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge"), Path("data/decode")
@@ -31,7 +32,7 @@ UNIT = "hypotheses.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One shard under one system; ``constraints`` is None for the encoder's CTC."""
+    """One shard under one system; ``constraints`` is None for the encoder's CTC and the LLM alone."""
 
     role: str
     source: str
@@ -46,7 +47,9 @@ class Job:
 def work(stage: Stage) -> None:
     out, settings = fresh(OUT), stage.params.decode
     systems: dict[str, ConstraintSet | None] = {**settings.sets, **({CTC: None} if _writes_ctc() else {})}
-    jobs = [job for role in ROLES for job in _jobs(role, systems, settings.batch_seconds, settings.threads)]
+    alone: dict[str, ConstraintSet | None] = {ALONE: None} if settings.perplexity else {}
+    jobs = [job for role in ROLES for job in _jobs(role, systems | (alone if role in catalogue.SPEECH_ROLES else {}),
+                                                   settings.batch_seconds, settings.threads)]  # fmt: skip
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as shown:
         for job, unit in fan_out(decode, jobs, most=None if device() == "cpu" else 1):
@@ -58,7 +61,9 @@ def work(stage: Stage) -> None:
         write_hypotheses(out / role / f"{source}.parquet", rows)
         print(f"{stage.label()}: {role}/{source}: {len(rows)} hypotheses, {len({row.id for row in rows})} utterances")
     inputs = {"model": _model_key(), "shards": {role: contents(DATA / "shards" / role) for role in ROLES}}
-    write_record(out, "decode", parameters=asdict(settings), inputs=inputs, libraries=("torch", "transformers", "peft"))
+    # Off, it leaves the record as it was before there was such a setting.
+    parameters = {key: value for key, value in asdict(settings).items() if key != "perplexity" or value}
+    write_record(out, "decode", parameters=parameters, inputs=inputs, libraries=("torch", "transformers", "peft"))
 
 
 def _writes_ctc() -> bool:
@@ -125,11 +130,30 @@ def _frames(role: str) -> Any:
     return FrameSource(role, ENCODER, device(), DATA, _tuned())
 
 
+@lru_cache(maxsize=1)
+def _alone() -> Any:
+    """The LLM as it was before the training, its prompt builder and BOS."""
+    from components.model.causal import load_llm
+    from components.model.joined import read_shape
+    from components.model.prompt import PromptBuilder
+
+    shape = read_shape(MODEL)
+    llm, tokenizer = load_llm(LLM, shape.llm_dtype, device())
+    return llm, PromptBuilder(tokenizer, shape.prompt, shape.text_case), tokenizer.bos_token_id
+
+
 def _rows(job: Job) -> list[Row]:
     from components.shards.order import by_length
 
     source = _frames(job.role)
     items = [item for item in source.items if item.source == job.source and item.entry.shard == job.shard]
+    if job.system == ALONE:
+        from components.model.causal import log_probability
+
+        llm, builder, bos = _alone()
+        targets = [builder.target(item.entry.text) for item in items]
+        return [Row(ALONE, item.entry.id, item.entry.speaker, item.entry.text, "", ids, log_probability(llm, bos, ids), item.entry.seconds)
+                for item, ids in zip(items, targets)]  # fmt: skip
     found: dict[str, Row] = {}
     for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
         seconds = [item.entry.seconds for item in batch]

@@ -6,6 +6,7 @@ safetensors are read and no code of a checkpoint is run. Loading costs reading t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,22 @@ def target_loss(llm: Any, batch: Sequences) -> TargetLoss:
     total = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
     padding = batch.embeddings.shape[0] * batch.embeddings.shape[1] - batch.tokens
     return TargetLoss(total, len(batch.targets), int((logits.argmax(-1) == batch.targets).sum()), batch.tokens, padding)
+
+
+@torch.no_grad()
+def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
+    """Sum of the natural log-probabilities of ``ids`` behind the BOS; the end of sequence is not counted.
+
+    Raises InputError for an LLM without a BOS, which says nothing of a text's first token.
+    """
+    if bos is None:
+        raise InputError("The LLM has no BOS, behind which a text by itself would stand.", unit="decode.perplexity",
+                         way_out="Set decode.perplexity to false, or take another LLM.")  # fmt: skip
+    if not ids:
+        return 0.0
+    tokens = torch.tensor([[bos, *ids]], device=llm.device)
+    logits = llm(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+    return -float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
 
 def _hidden(llm: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 from components.config.artifact import contents, fresh, write_record
 from components.config.errors import InputError
 from components.config.stage import Stage
-from components.decode.hypotheses import Row, read_hypotheses
-from components.score.metrics import by_speaker, by_system, nonspeech_metrics, speech_metrics
+from components.decode.hypotheses import ALONE, Row, read_hypotheses
+from components.score.metrics import by_speaker, by_system, nonspeech_metrics, speech_metrics, text_metrics
 
 HYPOTHESES, OUT, METRICS = Path("data/decode"), Path("data/score"), Path("metrics/score.json")
 COLUMNS = ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words")
@@ -31,7 +31,10 @@ def work(stage: Stage) -> None:
         if path.parent.name.startswith("nonspeech"):
             scores[name] = {system: nonspeech_metrics(rows) for system, rows in systems.items()}
             continue
+        alone = systems.pop(ALONE, None)
         scores[name] = {system: speech_metrics(rows, form) for system, rows in systems.items()}
+        if alone:
+            scores[name][ALONE] = text_metrics(alone)
         for system, rows in systems.items():
             lines += [(name, system, speaker, *each.values()) for speaker, each in by_speaker(rows, form).items()]
     METRICS.parent.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,13 @@ def speech_metrics(rows: Sequence[Row], form: str) -> dict[str, Any]:
     """Corpus-level word error rate of one system: rate as a fraction, counts as integers, and the text form they hold for."""
     errors = word_errors([row.reference for row in rows], [row.text for row in rows], form)
     return {**_counts(errors), "text_form": form}
+
+
+def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
+    """Perplexity of a word of the references under the LLM alone: exp(-sum of log-probabilities / words)."""
+    words = sum(len(row.reference.split()) for row in rows)
+    total = sum(row.score for row in rows)
+    return {"perplexity": round(math.exp(-total / words), 4), "words": words}
 
 
 def _counts(errors: WordErrors) -> dict[str, Any]:

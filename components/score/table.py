@@ -40,6 +40,8 @@ def _words(scores: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for name, systems in scores.items():
         for system, each in systems.items():
+            if "wer" not in each:  # the LLM alone
+                continue
             counts = (str(each[key]) for key in ("substitutions", "deletions", "insertions", "words", "text_form"))
             table.add_row(name, system, f"{100 * each['wer']:.2f}", *counts)
     return table

@@ -20,6 +20,7 @@ from components.config.stage import Stage
 from components.corpus import __main__ as corpus
 from components.decode import run
 from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
+from components.model.causal import load_llm
 from components.model.encoder import SpeechEncoder
 from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.search import search
@@ -283,3 +284,24 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     rows = [Row("free", "a", "s", "Grüße", "", [], -0.1, 1.5), Row("free", "b", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1)]
     write_hypotheses(tmp_path / "rows.parquet", rows)
     assert read_hypotheses(tmp_path / "rows.parquet") == rows
+
+
+def test_the_llm_alone_gives_each_reference_its_log_probability() -> None:
+    """Token by token behind the BOS, as the chain rule has it; the rest of the stage is what it was."""
+    tones.run("decode")
+    before, record = hypotheses(), read_record(OUT)["parameters"]
+    assert "perplexity" not in record
+    tones.change("params.yaml", {"decode.perplexity": True})
+    tones.run("decode")
+    found = hypotheses()
+    llm, tokenizer = load_llm(tones.LLM, "float32", "cpu")
+    for name, rows in found.items():
+        alone = [row for row in rows if row.system == "llm"]
+        assert [row.id for row in rows if row.system != "llm"] == [row.id for row in before[name]]
+        assert bool(alone) == (not name.startswith("nonspeech"))
+        for row in alone:
+            ids, total = [tokenizer.bos_token_id], 0.0
+            for token in tokenizer(row.reference.lower(), add_special_tokens=False).input_ids:
+                total += float(llm(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token])
+                ids.append(token)
+            assert row.score == pytest.approx(total, rel=1e-4)

@@ -100,6 +100,9 @@ def test_a_shape_runs_from_features_to_metrics(
     scores = json.loads(Path("metrics/score.json").read_text())
     systems = set(small.params["decode"]["sets"])
     for source in [*LAYOUT["dev"], *LAYOUT["test"]]:
+        alone = scores[source].pop("llm", None)
+        assert (alone is not None) == small.params["decode"]["perplexity"]
+        assert alone is None or alone["perplexity"] > 1
         assert systems <= set(scores[source]) <= systems | {"ctc"}
         assert all(each["words"] > 0 and each["wer"] >= 0 for each in scores[source].values())
     assert all(systems <= set(scores[source]) for source in LAYOUT["nonspeech-test"])
