@@ -22,6 +22,7 @@ from typing import Any
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError
 from components.config.hashing import data_digest
+from components.config.heads import check_heads
 from components.config.params import NAMES, Params, read_params
 from components.config.settings import work_root
 from components.config.work import trim
@@ -100,10 +101,11 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
 
 
 def check_names(params: Params) -> None:
-    """Raises InputError where a name in ``params.yaml`` is not in the catalogue, or its entry is wrong."""
+    """Raises InputError where a name in ``params.yaml`` is not in the catalogue, its entry is wrong, or they do not go together."""
     for key in NAMES:
         catalogue.READERS[key](getattr(params, key))
     _check_noise(params)
+    check_heads(params)
 
 
 def _check_noise(params: Params) -> None:

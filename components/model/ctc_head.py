@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from components.config.errors import InputError
+from components.config.heads import check_units
 from components.model.description import has_ctc, refused
 from components.model.pretrained import read_settings
 
 HEADS = ("ctc_head", "lm_head")  # Parakeet; HuBERT, wav2vec2, WavLM
-WAY_OUT = "Name an encoder with a CTC head, or a projector that is no ctc-compressor."
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,7 @@ class CtcHead:
 
 def check_ctc(folder: Path, layer: int | str) -> None:
     """Raises InputError where frames of that layer of the folder's encoder can't be read as CTC units."""
-    if not has_ctc(folder):
-        raise InputError(f"The projector reads CTC units, and {folder} has no CTC head.", unit="projector", way_out=WAY_OUT)
-    if layer != "last":
-        raise InputError(f"The projector reads CTC units, and features.layer is {layer}: the CTC head reads the last layer alone.",
-                         unit="features.layer", way_out="Set features.layer to last.")  # fmt: skip
+    check_units(str(folder), has_ctc(folder), layer)
 
 
 def read_ctc_head(folder: Path) -> CtcHead:

@@ -13,6 +13,7 @@ from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.errors import InputError
 from components.config.hashing import file_digest
+from components.config.heads import check_weight
 from components.config.params import Train, tunes_encoder
 from components.config.projector import CtcCompressor, Projector, ReleasedWeights
 from components.config.settings import device
@@ -112,9 +113,7 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
     if any("encoder-lora" in stage.tune for stage in settings.curriculum) and not targets:
         raise InputError(f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.", unit="lora.targets",
                          way_out="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.")  # fmt: skip
-    if settings.ctc_weight and not has_ctc(ENCODER):
-        raise InputError(f"encoder '{name}' has no CTC head, and train.ctc_weight is {settings.ctc_weight:g}.", unit="train.ctc_weight",
-                         way_out="Set it to 0, or name an encoder with a CTC head.")  # fmt: skip
+    check_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
 
 
 def _hearing(settings: Train) -> Hearing | None:
