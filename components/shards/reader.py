@@ -93,5 +93,18 @@ def part(item: Located, start: int, count: int) -> np.ndarray:
 
 
 def array(item: Located) -> np.ndarray:
-    """Features of an utterance, shape (frames, width), in the dtype that they were stored in."""
-    return np.load(io.BytesIO(payload(item)), allow_pickle=False)
+    """Features of an utterance, shape (frames, width), in the dtype that they were stored in; raises InputError where other bytes
+    lie there than the index says."""
+    try:
+        frames = np.load(io.BytesIO(payload(item)), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise _unlike(item, str(error).rstrip(".")) from None
+    if len(frames) != item.entry.frames:
+        raise _unlike(item, f"{len(frames)} frames, not the {item.entry.frames} of the index")
+    return frames
+
+
+def _unlike(item: Located, what: str) -> InputError:
+    """The error for features that are not what the index says."""
+    return InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {what}.", unit=item.entry.id,
+                      way_out="Run 'dvc repro -f features'.")  # fmt: skip
