@@ -6,28 +6,33 @@ checkpoint is read from its ``config.json`` (a few kB: from the local folder, or
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from components.audio.sound import RATE
 from components.config import catalogue
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError, nearest
-from components.config.params import Params
+from components.config.params import Params, Train
 from components.config.settings import models_root
 from components.encoder.qwen_audio import whisper_shape
 from components.model.architecture import network_of, parameters
+from components.model.bridge import Bridge
 from components.model.families import KNOWN
 from components.model.matching import Matching
 from components.model.projector import build_projector
+from components.model.sharding import decoder_layers
+from components.plan.tuned import Counts, by_module, lora_sizes_of, sizes_of, tuned_by
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# As a plan names the modules of components.model.tuning.
+MODULES = {"encoder": "encoder", "encoder-lora": "encoder LoRA", "projector": "projector", "matching": "matching head", "llm": "LLM",
+           "lora": "LoRA"}  # fmt: skip
 CHARACTERS = 32  # units of a CTC head over characters: the alphabet, blank, delimiter
 
 
@@ -41,7 +46,7 @@ class Encoder:
     tokens: float  # that its layers compute a second of audio
     window: float = 0.0  # seconds of audio that are computed at least, and in multiples of
     layers: int = 0
-    lora: int = 0  # parameters that LoRA adds at the rank asked for
+    ctc: bool = False  # whether a CTC head stands on it
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Llm:
     layers: int
     vocabulary: int
     kv_width: int  # values that a token keeps of a layer, keys and values together
-    lora: int  # parameters that LoRA adds at the rank asked for
+    layered: int  # parameters of its layers: what ranks can share
+    packs: bool  # whether it takes positions, without which sequences in one row are not kept apart
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Networks:
-    """All networks of a run, and the parameters by module: name → (trained, frozen)."""
+    """All networks of a run, and the parameters by module: name → (trained in some stage, never trained)."""
 
     encoder: Encoder
     llm: Llm
-    stride: float  # frames of the encoder that one token stands for
+    bridge: Bridge  # without weights
     modules: dict[str, tuple[int, int]]
+    stages: tuple[Counts, ...]  # trained in each stage of the curriculum, by module of components.model.tuning
     checkpoints: tuple[Checkpoint, ...]
 
     @property
@@ -84,55 +91,56 @@ class Networks:
         """Parameters that are trained."""
         return sum(trained for trained, _ in self.modules.values())
 
+    @property
+    def stride(self) -> float:
+        """Frames of the encoder that one token stands for."""
+        return self.bridge.stride
+
+    def speech_tokens(self, seconds: float) -> int:
+        """Tokens that the bridge makes of so many seconds (the most, where that hangs on what is heard)."""
+        return self.bridge.tokens_of(max(1, round(seconds * self.encoder.rate)))
+
 
 def networks(params: Params) -> Networks:
-    """The networks that the names in ``params`` stand for; raises InputError for a shape that makes none, and where a
-    ``config.json`` that is needed can't be had."""
+    """The networks that the names in ``params`` stand for; raises InputError for a shape that makes none, for parts and patterns
+    of the curriculum that do not fit them, and where a ``config.json`` that is needed can't be had."""
     encoder_entry, llm_entry = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
     projector_entry = catalogue.projector(params.projector)
-    padding = encoder_entry.numerics.padding
-    checkpoints: list[Checkpoint] = []
-    adapted = Adapted(encoder_entry.lora.targets if encoder_entry.lora else [], params.train.encoder_lora.rank)
-    encoder = _encoder(params.encoder, encoder_entry.source, padding, adapted, checkpoints)
-    llm = _llm(params.llm, llm_entry, params.train.lora.rank, checkpoints)
+    found = _Found(encoder_entry.lora.targets if encoder_entry.lora else [], params.train)
+    encoder = _encoder(params.encoder, encoder_entry.source, encoder_entry.numerics.padding, found, "encoder.model")
+    llm = _llm(params.llm, llm_entry, found)
     with torch.device("meta"):
         bridge = build_projector(projector_entry, encoder.width, llm.width)
-        projector = parameters(bridge)
-        matching = parameters(Matching(llm.width))
-    tuned = {part for stage in params.train.curriculum for part in stage.tune} if projector_entry.weights is None else set()
-    modules = {
-        "encoder": _tuned("encoder" in tuned, encoder.parameters),
-        "encoder LoRA": (encoder.lora if "encoder-lora" in tuned else 0, 0),
-        "projector": (projector, 0) if "projector" in tuned else (0, projector),
-        "matching head": (matching if "projector" in tuned and params.train.matching.weight else 0, 0),
-        "LLM": _tuned("llm" in tuned, llm.parameters),
-        "LoRA": (llm.lora if "lora" in tuned else 0, 0),
-    }
-    return Networks(encoder, llm, bridge.stride, modules, tuple(checkpoints))
+        found.sizes |= {**sizes_of("projector", bridge), **sizes_of("matching", Matching(llm.width))}
+    stages = [tuned_by(found.sizes, stage) for stage in params.train.curriculum] if projector_entry.weights is None else []
+    if not params.train.matching.weight:
+        stages = [{name for name in stage if not name.startswith("matching.")} for stage in stages]
+    every, trained = by_module(found.sizes), by_module(found.sizes, set().union(*stages))
+    modules = {said: (trained[name], every[name] - trained[name] if name in ("encoder", "projector", "llm") else 0)
+               for name, said in MODULES.items()}  # fmt: skip
+    return Networks(encoder, llm, bridge, modules, tuple(by_module(found.sizes, stage) for stage in stages), tuple(found.checkpoints))
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """What LoRA adapts of an encoder."""
+@dataclass
+class _Found:
+    """What is come upon while networks are made: checkpoints, and parameters by the names that they have in training."""
 
-    targets: list[str]
-    rank: int
-
-
-def _tuned(whole: bool, count: int) -> tuple[int, int]:
-    """(trained, frozen) of a base; patterns that freeze some of it are not read here."""
-    return (count, 0) if whole else (0, count)
+    targets: list[str]  # of the encoder's LoRA
+    settings: Train
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
-def _encoder(name: str, source: EncoderSource, padding: str, adapted: Adapted, found: list[Checkpoint]) -> Encoder:
+def _encoder(name: str, source: EncoderSource, padding: str, found: _Found, side: str) -> Encoder:
+    """The encoder of a source, which ``side`` of the joined model holds."""
     if source.kind == "fbank":
         return Encoder(0, int(source.config["feature_size"]), 100.0, 0.0)
     if source.kind == "joined":
-        parts = [_encoder(f"{name}.{part}", each, padding, adapted, found) for part, each in source.parts.items()]
+        parts = [_encoder(f"{name}.{part}", each, padding, found, f"{side}.{number}")
+                 for number, (part, each) in enumerate(source.parts.items())]  # fmt: skip
         return Encoder(sum(part.parameters for part in parts), sum(part.width for part in parts), parts[0].rate,
                        sum(part.tokens * part.parameters for part in parts) / sum(part.parameters for part in parts),
-                       max(part.window for part in parts), max(part.layers for part in parts),
-                       sum(part.lora for part in parts))  # fmt: skip
+                       max(part.window for part in parts), max(part.layers for part in parts))  # fmt: skip
     shape = _shape("encoder", name, source)
     kind = shape.get("model_type", "")
     qwen = kind == "qwen" and "audio" in shape
@@ -140,11 +148,14 @@ def _encoder(name: str, source: EncoderSource, padding: str, adapted: Adapted, f
         raise InputError(f"encoder '{name}': its model_type '{kind}' is of no known family.", unit=name, way_out=nearest(kind, KNOWN))
     network = network_of(_whisper(shape) if qwen else shape)
     sizes = sized(network, padding)
-    heard = network.get_encoder() if network.config.model_type == "whisper" else network  # its decoder has layers of the same names
-    sizes = replace(sizes, lora=lora_parameters(heard, adapted.targets, adapted.rank))
+    kind = network.config.model_type
+    # As it is loaded: Whisper's encoder half, AST below its classes, others with the head that they have.
+    heard = network.get_encoder() if kind == "whisper" else _body(network) if kind == "audio-spectrogram-transformer" else network
+    found.sizes |= sizes_of(side, heard, _body(heard)) | lora_sizes_of(side, heard, found.targets, found.settings.encoder_lora.rank)
+    sizes = replace(sizes, ctc=type(network).__name__.endswith("ForCTC"))
     if source.kind != "ctc":
         checkpoint = _checkpoint("encoder", name, source, shape, parameters(network))
-        found.append(replace(checkpoint, converted=sizes.parameters * BYTES["float32"]) if qwen else checkpoint)
+        found.checkpoints.append(replace(checkpoint, converted=sizes.parameters * BYTES["float32"]) if qwen else checkpoint)
     return sizes
 
 
@@ -152,6 +163,13 @@ def _whisper(shape: dict[str, Any]) -> dict[str, Any]:
     """The shape of a Whisper for that of a Qwen-Audio; the decoder, which is not counted, has heads that fit its width."""
     audio = whisper_shape(shape["audio"])
     return {"model_type": "whisper", "decoder_attention_heads": audio["encoder_attention_heads"], **audio}
+
+
+def _body(network: Any) -> Any:
+    """What stands below a head, by the name of its family, or plainly ``encoder`` (Parakeet)."""
+    if network.config.model_type == "parakeet_ctc":
+        return network.encoder
+    return getattr(network, network.base_model_prefix, network)
 
 
 def sized(network: Any, padding: str) -> Encoder:
@@ -163,10 +181,10 @@ def sized(network: Any, padding: str) -> Encoder:
             parameters(encoder), int(config.d_model), 50.0, 50.0, 30.0 if padding == "window" else 0.0, int(config.encoder_layers)
         )
     if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
-        encoder = network.encoder if config.model_type == "parakeet_ctc" else network
+        encoder = _body(network)
         rate = 100.0 / encoder.config.subsampling_factor
         return Encoder(parameters(encoder), int(encoder.config.hidden_size), rate, rate, layers=int(encoder.config.num_hidden_layers))
-    body = getattr(network, network.base_model_prefix, network)  # below a head
+    body = _body(network)
     if config.model_type == "audio-spectrogram-transformer":
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
         rate = 100.0 / config.time_stride
@@ -175,11 +193,12 @@ def sized(network: Any, padding: str) -> Encoder:
     return Encoder(parameters(body), int(config.hidden_size), rate, rate, layers=int(config.num_hidden_layers))
 
 
-def _llm(name: str, entry: catalogue.Llm, rank: int, found: list[Checkpoint]) -> Llm:
+def _llm(name: str, entry: catalogue.Llm, found: _Found) -> Llm:
     shape = _shape("llm", name, entry.source)
     network = network_of(shape, causal=True)
     if entry.source.kind != "copying":
-        found.append(_checkpoint("llm", name, entry.source, shape, parameters(network)))
+        found.checkpoints.append(_checkpoint("llm", name, entry.source, shape, parameters(network)))
+    found.sizes |= sizes_of("llm", network) | lora_sizes_of("llm", network, entry.lora.targets, found.settings.lora.rank)
     config = network.config
     heads = int(config.num_attention_heads)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -189,14 +208,9 @@ def _llm(name: str, entry: catalogue.Llm, rank: int, found: list[Checkpoint]) ->
         int(config.num_hidden_layers),
         int(config.vocab_size),
         2 * int(getattr(config, "num_key_value_heads", None) or heads) * head,
-        lora_parameters(network, entry.lora.targets, rank),
+        parameters(decoder_layers(network.base_model)),
+        "position_ids" in inspect.signature(network.base_model.forward).parameters,
     )
-
-
-def lora_parameters(network: nn.Module, targets: Sequence[str], rank: int) -> int:
-    """Parameters of LoRA (Hu et al. 2021, arXiv 2106.09685): a down- and an up-projection beside each linear layer adapted."""
-    layers = [module for name, module in network.named_modules() if isinstance(module, nn.Linear) and name.split(".")[-1] in targets]
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def _shape(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from components.config import catalogue
 from components.config.errors import InputError
+from components.config.heads import check_heads
 from components.config.params import Params
 from components.config.settings import device, models_root, root_setting, workers
 from components.corpus.archive import Archive
@@ -22,11 +23,14 @@ from components.corpus.fetch import needed
 from components.corpus.source import source
 from components.plan.disk import Room, Written, existing, links, output_places, rooms
 from components.plan.disk import check as check_rooms
-from components.plan.load import Gpu, Load, gpu_of, loads
+from components.plan.load import Gpu, Load, decode_load, features_load, gpu_of
 from components.plan.networks import BYTES, Checkpoint, Networks, networks
 from components.plan.speech import RATES, Audio, audio_of, heard
 from components.plan.standing import standing
+from components.plan.training import train_load
+from components.train.engine import ranks
 
+SPARING = ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs (LIBRETTO_ENGINE=fsdp)"
 TAR = 2_000  # bytes of an utterance beside its audio or frames: headers and padding of two members, JSON
 
 
@@ -68,6 +72,7 @@ def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     """The plan of these parameters, on the cards ``gpus`` or (none named) on this machine."""
     cards = {name: gpu_of(name) for name in gpus or catalogue.names("gpu")}
     nets, audio, stands = networks(params), audio_of(params.corpus), standing(params)
+    check_networks(params, nets)
     archives = [] if all(f"corpus@{role}" in stands for role in catalogue.ROLES) else _archives(params)
     checkpoints = [each for each in nets.checkpoints if each.repo and each.stage not in stands and not _cached(each)]
     downloads = [Download(each.folder, each.url, each.packed.bytes or 0) for each in archives]
@@ -86,14 +91,32 @@ def check(plan: Plan) -> None:
         raise InputError(
             f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
             f"{largest.bytes / 1e9:,.1f} GB.", unit=peak.stage,
-            way_out=f"Lower {peak.stage}.batch_seconds, take a smaller encoder or LLM, or plan for another card with --gpu.")  # fmt: skip
+            way_out=f"Lower {peak.stage}.batch_seconds{SPARING if peak.stage == 'train' else ''}, take a smaller encoder or LLM, or plan "
+                    "for another card with --gpu.")  # fmt: skip
+
+
+def check_networks(params: Params, nets: Networks) -> None:
+    """Raises InputError where the networks can't do what the parameters ask; the stage ``train`` would say it hours later."""
+    check_heads(params, nets.encoder.ctc)
+    if nets.stages and params.train.packing and not nets.llm.packs:
+        raise InputError(f"llm '{params.llm}' takes no positions: it would mix up sequences that are packed into one row.",
+                         unit="train.packing", way_out="Set train.packing to false.")  # fmt: skip
 
 
 def _loads(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Load]:
-    """What the stages compute whose outputs do not stand."""
-    features = {f"features@{role}" for role in catalogue.ROLES if role != "noise"}
-    done = {*stands, *(["features"] if features <= stands.keys() else [])}
-    return [load for load in loads(params, nets, audio) if load.stage not in done]
+    """What the stages compute that use an accelerator and whose outputs do not stand."""
+    encoder, llm = catalogue.encoder(params.encoder).numerics.dtype, catalogue.llm(params.llm).numerics.dtype
+    found = []
+    if params.features.mode == "cached" and not {f"features@{role}" for role in catalogue.ROLES if role != "noise"} <= stands.keys():
+        found.append(features_load(params, nets, audio, encoder))
+    # What is tuned whole is held in fp32.
+    encoder, llm = ("float32" if nets.modules[name][0] else dtype for name, dtype in (("encoder", encoder), ("LLM", llm)))
+    if nets.stages and "train" not in stands:
+        chosen, processes = ranks(params.train)
+        found.append(train_load(params, nets, audio, llm, encoder, processes * chosen.nodes if chosen.name == "fsdp" else 1))
+    if "decode" not in stands:
+        found.append(decode_load(params, nets, audio, llm, encoder))
+    return found
 
 
 def fits(load: Load, memory: Memory) -> bool:

@@ -52,21 +52,29 @@ class Task(Protocol):
 def run(function: Callable[[Ranks, Any], None], task: Task) -> None:
     """``function(ranks, task)`` by the engine of the runtime settings.
 
-    Raises InputError where there would be more ranks than micro-batches, what a rank raised, and TransientError where one was
-    killed.
+    Raises InputError as ``ranks`` does, what a rank raised, and TransientError where one was killed.
     """
-    chosen, settings = engine(), task.settings
-    gpus = _gpus(device())
+    chosen, processes = ranks(task.settings)
+    if chosen.name:
+        _torchrun(task, chosen, processes)
+    else:
+        train_together(function, (task,), processes, task.settings.threads)
+
+
+def ranks(settings: Train) -> tuple[Engine, int]:
+    """The engine, without a name where no torchrun is started, and how many processes of this machine train.
+
+    Raises InputError where there would be more ranks than micro-batches.
+    """
+    chosen, gpus = engine(), _gpus(device())
     if not chosen.name and gpus < 2:
-        processes = 1 if gpus else min(workers(), settings.micro_batches)
-        train_together(function, (task,), processes, settings.threads)
-        return
+        return chosen, 1 if gpus else min(workers(), settings.micro_batches)
     processes = gpus or workers()
     if processes * chosen.nodes > settings.micro_batches:
         raise InputError(f"train: {processes * chosen.nodes} ranks would share the {settings.micro_batches} micro-batches of a step: some "
                          "would have nothing to do.", unit="train.micro_batches",
                          way_out="Set train.micro_batches to their number or a multiple of it, or start fewer processes.")  # fmt: skip
-    _torchrun(task, replace(chosen, name=chosen.name or "ddp"), processes)
+    return replace(chosen, name=chosen.name or "ddp"), processes
 
 
 def _gpus(name: str) -> int:

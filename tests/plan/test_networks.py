@@ -15,7 +15,8 @@ from components.config.params import Params, read_params
 from components.model.architecture import network_of, parameters
 from components.model.causal import load_llm
 from components.model.encoder import SpeechEncoder
-from components.plan.networks import lora_parameters, networks, sized
+from components.plan.networks import networks, sized
+from components.plan.tuned import lora_sizes_of
 from tests.checkpoints import ENCODERS, LLMS, LORA, save_encoder, save_llm
 from tests.conftest import REPOSITORY
 
@@ -76,7 +77,7 @@ def test_an_llm_is_told_from_its_configuration_alone(family: str, tmp_path: Path
     llm, _ = load_llm(folder, "float32", "cpu")
     network = network_of(json.loads((folder / "config.json").read_text()), causal=True)
     assert parameters(network) == parameters(llm)
-    counted = lora_parameters(network, LORA[family], 4)
+    counted = sum(lora_sizes_of("llm", network, LORA[family], 4).values())
     adapted = get_peft_model(llm, LoraConfig(r=4, target_modules=LORA[family], task_type="CAUSAL_LM"))
     assert counted == sum(each.numel() for name, each in adapted.named_parameters() if "lora_" in name) > 0
 
@@ -99,7 +100,8 @@ def test_of_qwen_audio_the_encoder_alone_is_written(params: Params) -> None:
 @pytest.mark.parametrize("name", catalogue.names("llm"))
 def test_every_llm_of_the_catalogue_can_be_planned(name: str, params: Params) -> None:
     found = networks(replace(params, llm=name))
-    assert found.llm.lora > 0
+    assert found.modules["LoRA"][0] > 0
+    assert found.llm.packs != name.startswith("bloom")
     assert all(each.bytes > 0 for each in found.checkpoints)
 
 
@@ -160,7 +162,7 @@ def test_the_q_former_of_salmonn_has_the_parameters_that_the_paper_prints(params
     found = networks(replace(params, encoder="whisper-large-v2-ast", projector="salmonn-qformer", llm="vicuna-13b", train=rank))
     projector = found.modules["projector"][0]
     assert round(projector / 1e6, 2) == 26.78
-    adapted = lora_parameters(network_of(entry.source.shape, causal=True), ["q_proj", "v_proj"], 8)
+    adapted = sum(lora_sizes_of("llm", network_of(entry.source.shape, causal=True), ["q_proj", "v_proj"], 8).values())
     assert round((projector + adapted) / 1e6) == 33
     assert (found.encoder.width, found.stride) == (2048, 17)
 

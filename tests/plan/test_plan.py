@@ -17,7 +17,7 @@ from components.config.params import overridden
 from components.plan.__main__ import parsed
 from components.plan.load import Load, gpu_of
 from components.plan.networks import networks
-from components.plan.run import Memory, Plan, check, plan_of
+from components.plan.run import Memory, Plan, check, check_networks, plan_of
 from components.plan.standing import standing
 from tests.conftest import REPOSITORY
 
@@ -249,3 +249,23 @@ def test_noise_that_the_corpus_does_not_have_stops_the_plan() -> None:
     done = run("-S", "features.augment.noise.probability=0.5")
     assert done.returncode == 2
     assert "the corpus 'spoken' has no noise" in done.stderr
+
+
+def test_more_ranks_than_micro_batches_stop_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORKERS", "3")
+    planned()  # processes of this machine are no more than there are micro-batches
+    monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
+    with pytest.raises(InputError, match=r"3 ranks would share the 2 micro-batches"):
+        planned()
+
+
+def test_what_the_networks_can_not_do_stops_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = overridden({"train.packing": True}, "overrides")
+    found = networks(packed)
+    check_networks(packed, found)
+    with pytest.raises(InputError, match=r"llm 'llama-tiny' takes no positions.* Set train\.packing to false"):
+        check_networks(packed, replace(found, llm=replace(found.llm, packs=False)))
+    compressed = overridden({"projector": "ctc-compressor"}, "overrides")
+    check_networks(compressed, found)
+    with pytest.raises(InputError, match=r"encoder 'ctc-tiny' has no CTC head"):
+        check_networks(compressed, replace(found, encoder=replace(found.encoder, ctc=False)))
