@@ -73,4 +73,5 @@ def test_lora_adapts_the_attention_of_every_layer_and_nothing_else(name: str) ->
         assert len(found) == layers, f"{target} stands in {len(found)} of {layers} layers"
         for path, module in found.items():
             assert isinstance(module, nn.Linear)
-            assert "attn" in path or "attention" in path
+            # SpeechBrain's recipe adapts every linear layer.
+            assert "attn" in path or "attention" in path or ("mlp" in path and name.endswith("-speechbrain"))

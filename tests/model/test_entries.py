@@ -174,7 +174,7 @@ def test_a_projector_without_a_size_stops_every_stage(key: str, value: int, worl
     stopped = command("llm")
     assert stopped.returncode == 2
     assert stopped.stderr.strip() == (
-        f"llm: projector 'small': '{key}' is {value}, and must be at least 1. Correct it in catalogue/projector.yaml: small."
+        f"llm: catalogue/projector.yaml: small: '{key}' is {value}, and must be at least 1. Correct it there."
     )
 
 

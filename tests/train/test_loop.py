@@ -423,12 +423,12 @@ def test_replaced_tokens_are_a_share_of_plain_ones_and_the_same_again() -> None:
 def test_replaced_tokens_are_read_in_training_and_never_special_ones(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, seen = SpeechLLM.losses, []
 
-    def losses(self: SpeechLLM, frames: Any, texts: list[str], mse: float, cosine: float, heard: Any, packed: bool) -> Any:
+    def losses(self: SpeechLLM, frames: Any, texts: list[str], mse: float, cosine: float, heard: Any, *rest: Any) -> Any:
         own = [self.builder.target(text) for text in texts]
         special = {self.builder.eos, *self.tokenizer.all_special_ids}
         seen.extend((len(ids), sum(a != b for a, b in zip(ids, other, strict=True))) for ids, other in zip(own, heard, strict=True))
         assert not special & {token for ids in heard for token in ids}
-        return known(self, frames, texts, mse, cosine, heard, packed)
+        return known(self, frames, texts, mse, cosine, heard, *rest)
 
     monkeypatch.setattr(SpeechLLM, "losses", losses)
     tones.change("params.yaml", {"train.text_mask": 0.4})
