@@ -121,6 +121,7 @@ def test_another_llm_of_the_hub_leaves_the_frames(tried: Callable[[Llm, Encoder]
         "data/score",
         "metrics/curve.csv",
         "metrics/score.json",
+        "metrics/train.json",
     }
     assert not [each.path for each in hub.requests[asked:] if "whisper" in each.path]
     shown = experiments(project)

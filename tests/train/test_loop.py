@@ -54,11 +54,11 @@ def die_at(save: int, before: bool) -> None:
     """Trains in a process of its own, which kills itself before or after so many checkpoints are written."""
     known, left = checkpoint.save, [save]
 
-    def dying(*arguments: Any) -> None:
+    def dying(*arguments: Any, **named: Any) -> None:
         left[0] -= 1
         if left[0] == 0 and before:
             os.kill(os.getpid(), signal.SIGKILL)
-        known(*arguments)
+        known(*arguments, **named)
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
