@@ -7,7 +7,8 @@
 
 Everything is checked before any work. Experiments run one after the other in copies of the last commit and the changes on top
 of it, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that fails is a failed row,
-the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures.
+the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures. Cells that differ in
+``train.seed`` alone come once more, as mean and range.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from components.config.errors import InputError, LibrettoError, nearest
 from components.config.params import NAMES
 from flows import recipe as recipes
 from flows.recipe import Cell, Recipe
-from flows.results import SCORE, TRAIN, aligned, perplexities, text_on_nonspeech, word_errors
+from flows.results import SCORE, TRAIN, aligned, perplexities, spread, text_on_nonspeech, word_errors
 
 DVC = (sys.executable, "-m", "dvc")
 
@@ -72,10 +73,14 @@ def run(cells: dict[str, Cell]) -> None:
     subprocess.run([*DVC, "exp", "run", "--run-all", "--jobs", "1"], env=_environment(), check=False)
 
 
-def table(names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+def results() -> dict[str, dict[str, Any]]:
+    """What DVC shows of each experiment, by name."""
+    return _newest(json.loads(_dvc("exp", "show", "--json")))
+
+
+def table(names: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, str]], list[str]]:
     """Rows (experiment × set and system, WER and clips with text in percent; the optimiser step at which the training's accuracy
     jumps), and the names of the failed experiments."""
-    shown = _newest(json.loads(_dvc("exp", "show", "--json")))
     rows, failed = [], []
     for name in names:
         row = {"experiment": name}
@@ -103,6 +108,20 @@ def beside(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[di
     columns = dict.fromkeys(column for figures in said.values() for column in figures)
     return [row | {column: f"{said[name][column]:.2f}" if column in said[name] else "-" for column in columns}
             for row, name in zip(rows, cells, strict=True)]  # fmt: skip
+
+
+def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of cells that differ in ``train.seed`` alone, together: what their names have in common, and mean and range of what
+    those that succeeded gave."""
+    alike: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        alike.setdefault(repr({key: value for key, value in cell.overrides.items() if key != "train.seed"}), []).append(name)
+    rows = []
+    for names in (each for each in alike.values() if len(each) > 1):
+        label = "-".join(words[0] for words in zip(*(name.split("-") for name in names), strict=True) if len(set(words)) == 1)
+        found = [metrics for name in names if (metrics := _metrics(shown.get(name)))]
+        rows += [{"experiments": label, **row} for row in (spread(found) if found else ())]
+    return rows
 
 
 def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -162,11 +181,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, cell in cells.items():
                 check_plan(name, cell)
         run(cells)
-        rows, failed = table(list(cells))
+        shown = results()
+        rows, failed = table(list(cells), shown)
     except LibrettoError as error:
         print(f"compare: {error}", file=sys.stderr)
         return error.exit_code
     print(aligned(beside(rows, cells)))
+    if repeated := over_seeds(cells, shown):
+        print(f"\nOver seeds, mean (least–most):\n{aligned(repeated)}")
     return 1 if failed else 0
 
 

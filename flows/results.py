@@ -37,6 +37,25 @@ def perplexities(scores: Scores) -> dict[str, float]:
     return {name: own["perplexity"] for name, systems in scores.items() for own in systems.values() if "perplexity" in own}
 
 
+def spread(repeats: Sequence[Scores]) -> list[dict[str, str]]:
+    """A row for each set and system of runs that differ in their seed alone: mean (least–most) of word error rate, insertions and
+    clips with text, in percent of words and of clips."""
+    rows = []
+    for name, system in [(name, system) for name, systems in repeats[0].items() for system in systems]:
+        found = [scores[name][system] for scores in repeats]
+        shares = {"WER %": [own["wer"] for own in found if "wer" in own],
+                  "insertions %": [own["insertions"] / own["words"] for own in found if own.get("words")],
+                  "clips with text %": [own["text_rate"] for own in found if "text_rate" in own]}  # fmt: skip
+        ranges = {column: _range(values) for column, values in shares.items() if values}
+        if ranges:
+            rows.append({"seeds": str(len(found)), "set": name, "system": system, **ranges})
+    return rows
+
+
+def _range(fractions: Sequence[float]) -> str:
+    return f"{percent(sum(fractions) / len(fractions))} ({percent(min(fractions))}–{percent(max(fractions))})"
+
+
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 

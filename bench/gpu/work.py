@@ -28,6 +28,7 @@ from components.model.search import search
 from components.shards.index import Entry
 from components.shards.reader import Located
 from components.train import loop
+from components.train.forward import Forward
 from components.train.parts import Parts
 
 FRAMES_A_SECOND = 50  # of every encoder measured here
@@ -86,7 +87,8 @@ def training(model: SpeechLLM, settings: Train, size: Size, device: str, scratch
     items, noise = utterances(size), Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
     places = [(item, True) for item in items]
     card.forget_peak(device)
-    seconds = card.seconds(lambda: stage._step(0, 1, places, 0, noise, noise), device, size.runs)  # type: ignore[arg-type]
+    forward = Forward(model, settings, stage.label, stage.precision, noise, noise, None)  # type: ignore[arg-type]
+    seconds = card.seconds(lambda: stage._step(0, 1, places, 0, forward), device, size.runs)
     body, head = _counted(model)
     target = len(model.builder.target(TEXT)) + 1
     speech = model.projector.tokens_of(int(size.seconds * FRAMES_A_SECOND))

@@ -24,7 +24,6 @@ from components.model import checkpoint, recomputation
 from components.model.causal import check_packing, load_llm
 from components.model.joined import Shape, SpeechLLM, heard_with
 from components.model.lora import check_gradients
-from components.model.masking import masked
 from components.model.precision import Precision
 from components.model.ranks import Ranks, cut
 from components.model.schedule import rate_at
@@ -34,7 +33,8 @@ from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train.alarm import Alarm
 from components.train.auxiliary import Auxiliary
-from components.train.data import Example, Step, joined, misread, parts_of, pieces_of, plan, shorter
+from components.train.data import Example, Step, joined, pieces_of, plan, shorter
+from components.train.forward import Forward
 from components.train.lengths import Lengths
 from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors
@@ -110,7 +110,6 @@ class _Stage:
         self.label = f"{number}-{stage.name}"
         self.folder = job.scratch / self.label
         self.hears = parts.head(stage)
-        self.auxiliary: Auxiliary | None = None
         groups, peaks = parts.tune(stage), parts.rates(stage)
         self.optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": peaks[part], "peak": peaks[part]} for part, parameters in groups.items()],
@@ -119,8 +118,6 @@ class _Stage:
         self.precision = Precision(job.settings.precision, job.device)
         self.alarm = Alarm(job.scratch, stage.name, job.settings.spike)
         self.throughput = Throughput(self.folder)
-        embeddings = parts.model.llm.get_input_embeddings().num_embeddings
-        self.plain = [token for token in parts.model.builder.plain_tokens() if token < embeddings] if job.settings.text_mask else []
         self.trained = [parameter for parameters in groups.values() for parameter in parameters]
 
     def run(self, speech: FrameSource, silence: FrameSource, dev: FrameSource) -> None:
@@ -135,17 +132,17 @@ class _Stage:
                                  way_out="Raise train.max_seconds or add a source.")  # fmt: skip
             if left_out and self.ranks.rank == 0:
                 print(f"train: {left_out} of {len(speech.items)} utterances are over {self.job.settings.max_seconds} s and left out")
-            if self.hears:
-                self.auxiliary = Auxiliary(speech, kept)
-                if self.auxiliary.said and self.ranks.rank == 0:
-                    print(self.auxiliary.said)
+            auxiliary = Auxiliary(speech, kept) if self.hears else None
+            if auxiliary and auxiliary.said and self.ranks.rank == 0:
+                print(auxiliary.said)
+            forward = Forward(self.model, self.job.settings, self.label, self.precision, speech, silence, auxiliary)
 
             def lengths(epoch: int) -> list[float]:
                 return [source.seconds(item, epoch) for source, items in ((speech, kept), (silence, quiet)) for item in items]
 
             tokens = self._tokens(kept, quiet, speech, silence) if self.job.settings.batch_tokens else None
             steps = plan(kept, quiet, self.job.settings, self.stage, lengths, tokens)
-            self._train([*kept, *quiet], len(kept), steps, speech, silence, dev)
+            self._train([*kept, *quiet], len(kept), steps, forward, dev)
         checkpoint.load(best, self.model, None)
 
     def _tokens(self, kept: list[Located], quiet: list[Located], speech: FrameSource, silence: FrameSource) -> Lengths:
@@ -156,8 +153,7 @@ class _Stage:
             print(f"train: {over} of {len(kept) + len(quiet)} utterances have over {most} tokens and make batches of their own")
         return tokens
 
-    def _train(self, items: list[Located], speech_count: int, steps: list[Step], speech: FrameSource, silence: FrameSource,
-               dev: FrameSource) -> None:  # fmt: skip
+    def _train(self, items: list[Located], speech_count: int, steps: list[Step], forward: Forward, dev: FrameSource) -> None:
         state: dict[str, Any] = {"step": 0, "best": None, "curve": [], "waited": 0, "scaler": None}
         last = self.folder / "last"
         if checkpoint.there(last):
@@ -170,7 +166,7 @@ class _Stage:
                     shown.end(f"no better dev WER in {state['waited']} checks")
                     break
                 places = [(joined([items[each] for each in place]), place[0] < speech_count) for place in steps[step].places]
-                facts = self._step(step, len(steps), places, steps[step].epoch, speech, silence)
+                facts = self._step(step, len(steps), places, steps[step].epoch, forward)
                 self.alarm.check(step, facts, state["curve"], _ids(places))
                 state["curve"].append(facts)
                 if (step + 1) % self.job.settings.selection.every == 0 or step + 1 == len(steps):
@@ -181,77 +177,35 @@ class _Stage:
             (self.folder / "done").touch()
         self.ranks.wait()
 
-    def _step(self, step: int, steps: int, places: list[Example], epoch: int, speech: FrameSource,
-              silence: FrameSource) -> dict[str, Any]:  # fmt: skip
-        settings, model, started = self.job.settings, self.model, time.monotonic()
-        _training_mode(model)
+    def _step(self, step: int, steps: int, places: list[Example], epoch: int, forward: Forward) -> dict[str, Any]:
+        settings, started = self.job.settings, time.monotonic()
+        _training_mode(self.model)
         factor = rate_at(step, steps, self.stage.warmup, self.stage.decay)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimiser.zero_grad()
-        texts = {item.entry.id: item.entry.text if spoken else "" for item, spoken in places}
-        tokens = sum(len(model.builder.target(texts[item.entry.id])) + 1 for item, _ in places)  # a clip may stand in it twice
-        sums = torch.zeros(6, dtype=torch.float64)  # cross-entropy, matching, tokens ranked first, CTC; the LLM's tokens and padding
-        weight = settings.matching.weight
+        tokens, utterances = forward.target_tokens(places), len(pieces_of(places))
+        sums = torch.zeros(6, dtype=torch.float64)
         mine = self.ranks.turns(cut(places, settings.micro_batches))
         for part, counts in mine:
-            torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
-            heard, spoken = self._frames(part, epoch, speech, silence), [texts[item.entry.id] for item, _ in part]
-            with self.precision.computing():
-                entropy, matching = model.losses(self._masked(part, epoch, heard), spoken, settings.matching.mse * bool(weight),
-                                                 settings.matching.cosine * bool(weight), self._read(part, spoken, epoch),
-                                                 settings.packing, self._templates(part, step))  # fmt: skip
-            loss = (entropy.total + weight * matching) / tokens
-            beside = self.auxiliary.loss(pieces_of(part), heard) if self.auxiliary else None
-            if beside is not None:  # a mean of utterances, since each is a mean of frames
-                loss = loss + settings.ctc_weight * beside / len(pieces_of(places))
-            if not torch.isfinite(loss):
-                raise self.alarm.no_number(step, loss.item(), _ids(part), _ids(places))
-            self.precision.backward(loss if counts else loss * 0.0)
-            found = [entropy.total.item(), matching.item(), entropy.correct, 0.0 if beside is None else beside.item(), entropy.read,
-                     entropy.padding]  # fmt: skip
-            sums += counts * torch.tensor(found, dtype=torch.float64)
+            loss = forward.loss(part, step, epoch, tokens, utterances)
+            if not torch.isfinite(loss.total):
+                raise self.alarm.no_number(step, loss.total.item(), _ids(part), _ids(places))
+            self.precision.backward(loss.total if counts else loss.total * 0.0)
+            sums += counts * loss.sums()
         if mine and step == 0:  # the matching head has none where its loss is not weighed
-            check_gradients(model, f"train, stage '{self.stage.name}'", spared=("matching.",))
+            check_gradients(self.model, f"train, stage '{self.stage.name}'", spared=("matching.",))
         self.ranks.sum_gradients(self.trained)
         made = self.precision.step(self.optimiser, lambda: self.ranks.clip(self.trained, settings.clip))
-        total = self.ranks.sum(sums).tolist()
-        self.throughput.add(time.monotonic() - started, sum(item.entry.seconds for item, _ in places), int(total[4]), int(total[5]))
-        return {"step": self.first + step, "stage": self.stage.name, "loss": total[0] / tokens, "matching": total[1] / tokens,
-                "accuracy": total[2] / tokens, **({"ctc": total[3] / len(pieces_of(places))} if self.auxiliary else {}),
+        entropy, matching, correct, ctc, read, padding = self.ranks.sum(sums).tolist()
+        self.throughput.add(time.monotonic() - started, sum(item.entry.seconds for item, _ in places), int(read), int(padding))
+        return {"step": self.first + step, "stage": self.stage.name, "loss": entropy / tokens, "matching": matching / tokens,
+                "accuracy": correct / tokens, **({"ctc": ctc / utterances} if self.hears else {}),
                 **({} if made else {"skipped": 1})}  # fmt: skip
-
-    def _read(self, part: list[Example], texts: list[str], epoch: int) -> list[list[int]] | None:
-        """The tokens that the LLM reads of each transcript, where not all of them are its own."""
-        settings, target = self.job.settings, self.model.builder.target
-        if not settings.text_mask:
-            return None
-        return [misread(target(text), settings.text_mask, self.plain, seed_of("text-mask", settings.seed, self.label, epoch, item.entry.id))
-                for text, (item, _) in zip(texts, part, strict=True)]  # fmt: skip
-
-    def _frames(self, part: list[Example], epoch: int, speech: FrameSource, silence: FrameSource) -> list[torch.Tensor]:
-        """Frames of every recording in ``part``; a joined utterance has several."""
-        pieces = pieces_of(part)
-        spoken = iter(speech.frames([item for item, is_speech in pieces if is_speech], epoch))
-        quiet = iter(silence.frames([item for item, is_speech in pieces if not is_speech], epoch))
-        return [next(spoken) if is_speech else next(quiet) for _, is_speech in pieces]
-
-    def _masked(self, part: list[Example], epoch: int, frames: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Frames of every utterance: those of its recordings, masked, one after the other."""
-        settings = self.job.settings
-        left = (masked(each, settings.spec_augment, seed_of("mask", settings.seed, self.label, epoch, item.entry.id))
-                for each, (item, _) in zip(frames, pieces_of(part), strict=True))  # fmt: skip
-        return [torch.cat([next(left) for _ in parts_of(item)]) for item, _ in part]
 
     def _waited_enough(self, state: dict[str, Any]) -> bool:
         """Whether dev has not got better for as many checks as the stage is given."""
         return 0 < self.job.settings.selection.patience <= state["waited"]
-
-    def _templates(self, part: list[Example], step: int) -> list[int]:
-        """Which of the prompt's templates stands around each utterance at this step."""
-        count = len(self.model.builder.drawn)
-        names = [item.entry.id for item, _ in part]
-        return [seed_of("prompt", self.job.settings.seed, self.label, step, name) % count if count > 1 else 0 for name in names]
 
     def _check(self, state: dict[str, Any], done: int, dev: FrameSource, shown: Progress) -> None:
         """Decodes dev, keeps the checkpoint if it is the best so far, and the newest one to resume from.

@@ -82,6 +82,17 @@ def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.Ca
     assert shown[0]["rev"] == "workspace"
 
 
+def test_cells_of_several_seeds_come_as_mean_and_range_too(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("train.py").write_text(TRAIN.replace("/ 100}}", '/ 100 + params["train"]["seed"] / 1000}}'))
+    Path("flows/recipes/trial.yaml").write_text(
+        "grid:\n  train.seed: [1, 3]\n  steps: {few: {train.curriculum.1.steps: 2}, more: {train.curriculum.1.steps: 5}}\n"
+    )
+    assert compare.main(["trial"]) == 0
+    printed = capfd.readouterr().out
+    assert "trial-few    2      test  free    2.20 (2.10–2.30)" in printed
+    assert "trial-more   2      test  free    5.20 (5.10–5.30)" in printed
+
+
 def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
     huge = "cells:\n  some: {}\n  huge: {corpus: mls, encoder: hubert-xlarge, projector: linear}\n"
     Path("flows/recipes/trial.yaml").write_text(huge)

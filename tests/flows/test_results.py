@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.results import aligned, text_on_nonspeech, word_errors
+from flows.results import aligned, spread, text_on_nonspeech, word_errors
 
 SCORES = {
     "heard": {
@@ -26,3 +26,13 @@ def test_nonspeech_gives_the_share_of_clips_with_text() -> None:
 
 def test_columns_are_aligned() -> None:
     assert aligned([{"a": "1", "b": "x"}, {"a": "1000", "c": "y"}]) == "a     b  c\n1     x\n1000     y"
+
+
+def test_repeats_give_mean_and_range() -> None:
+    worse = {"heard": {"free": {"wer": 0.035, "insertions": 4, "words": 200}, "ctc": {"wer": 1.0, "insertions": 20, "words": 200}},
+             "noise": {"free": {"text_rate": 0.0, "clips": 4}}}  # fmt: skip
+    assert spread([SCORES, worse]) == [
+        {"seeds": "2", "set": "heard", "system": "free", "WER %": "3.00 (2.50–3.50)", "insertions %": "1.25 (0.50–2.00)"},
+        {"seeds": "2", "set": "heard", "system": "ctc", "WER %": "105.00 (100.00–110.00)", "insertions %": "10.00 (10.00–10.00)"},
+        {"seeds": "2", "set": "noise", "system": "free", "clips with text %": "25.00 (0.00–50.00)"},
+    ]

@@ -4,6 +4,7 @@ the end is to the bit that of a run nobody disturbed, in another clone, on anoth
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,12 @@ from .project import Project, make_project
 
 
 def processes(project: Project, module: str) -> list[int]:
-    """Main processes of a stage that run in the project's workspace."""
+    """Main processes of a stage that run in the project's workspace, or in a queued experiment's copy below it."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"-m" in words and f"components.{module}".encode() in words and (entry / "cwd").resolve() == project.folder:
+            if b"-m" in words and f"components.{module}".encode() in words and (entry / "cwd").resolve().is_relative_to(project.folder):
                 found.append(int(entry.name))
         except (OSError, ValueError):
             continue
@@ -34,9 +35,9 @@ def finished(project: Project, stage: str) -> int:
     return len(list((project.work / stage).glob("??/*/unit.json")))
 
 
-def kill_in(project: Project, stage: str, ready: Callable[[], bool]) -> None:
-    """Runs ``dvc repro`` and kills the stage's process, with SIGKILL, as soon as ``ready`` says."""
-    run = project.start(sys.executable, "-m", "dvc", "repro")
+def kill_in(project: Project, stage: str, ready: Callable[[], bool], *command: str) -> None:
+    """Runs ``dvc repro``, or another ``command`` of DVC, and kills the stage's process, with SIGKILL, as soon as ``ready`` says."""
+    run = project.start(sys.executable, "-m", "dvc", *(command or ("repro",)))
     try:
         deadline = time.monotonic() + 900  # a guard against hanging, on machines of any speed
         while not (processes(project, stage) and ready()):
@@ -46,7 +47,7 @@ def kill_in(project: Project, stage: str, ready: Callable[[], bool]) -> None:
         for pid in processes(project, stage):
             os.kill(pid, signal.SIGKILL)
         output, _ = run.communicate(timeout=120)
-        assert run.returncode != 0, output
+        assert run.returncode != 0 or command, output  # a queue ends with 0 whatever becomes of its experiments
     finally:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
@@ -63,6 +64,24 @@ def test_killed_in_four_stages_it_ends_with_the_hashes_of_an_undisturbed_run(smo
     before = finished(project, "decode")
     assert 1 <= before < 9  # there was something to keep, and something left to do
     project.dvc("repro")
+    assert project.lock() == smoke.lock()
+    assert project.scores() == smoke.scores()
+
+
+@pytest.mark.slow
+def test_a_queued_experiment_killed_in_training_and_queued_again_ends_with_the_hashes_of_an_undisturbed_run(
+        smoke: Project, tmp_path: Path) -> None:  # fmt: skip
+    shutil.copytree(smoke.work, tmp_path / "work", copy_function=os.link)
+    shutil.rmtree(tmp_path / "work" / "train")  # all but the training is at hand
+    project = make_project(tmp_path / "project", tmp_path / "work")
+    checkpoints = "train/*/*.partial/resume/*/last/state.json"
+    project.dvc("exp", "run", "--queue", "-n", "killed")
+    kill_in(project, "train", lambda: any(project.work.glob(checkpoints)), "exp", "run", "--run-all", "--jobs", "1")
+    assert "Failed" in project.dvc("queue", "status")
+    assert any(project.work.glob(checkpoints)), "nothing is left to go on from"
+    project.dvc("exp", "run", "--queue", "-n", "again")
+    project.dvc("exp", "run", "--run-all", "--jobs", "1")
+    project.dvc("exp", "apply", "again")
     assert project.lock() == smoke.lock()
     assert project.scores() == smoke.scores()
 

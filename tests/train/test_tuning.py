@@ -122,6 +122,31 @@ def test_every_pair_of_schemes_trains_saves_and_decodes(encoder: str, llm: str, 
     assert all((Path("again") / name).read_bytes() == (BRIDGE / name).read_bytes() for name in names if name.name != "adapter_config.json")
 
 
+@pytest.mark.parametrize(("tune", "dtype"), [(["projector"], torch.float32), (["projector", "encoder-lora"], torch.bfloat16)])
+def test_a_tuned_encoder_computes_in_the_precision_of_the_training_and_a_frozen_one_in_its_own(
+        tune: list[str], dtype: torch.dtype, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    seen: set[torch.dtype] = set()
+    known = SpeechEncoder.forward
+
+    def note(module: torch.nn.Module, given: Any, output: Any) -> None:
+        if isinstance(module, torch.nn.Linear):
+            seen.add(output.dtype)
+
+    def noted(self: SpeechEncoder, waveforms: Any) -> list[torch.Tensor]:
+        if not torch.is_grad_enabled():  # dev is decoded as a test set is
+            return known(self, waveforms)
+        hook = torch.nn.modules.module.register_module_forward_hook(note)
+        try:
+            return known(self, waveforms)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(SpeechEncoder, "forward", noted)
+    tuned(tune, train__precision="bf16")
+    run()
+    assert seen == {dtype}
+
+
 def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     """The hypotheses of the stage, CTC's among them, are those of the model that was loaded."""
     tuned(["projector", "encoder"], train__full__encoder=0.02)
