@@ -40,19 +40,21 @@ def train_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: st
     """The stage train; ``dtype`` and ``encoder_dtype`` are those of the weights, ``shared`` the ranks that share the LLM's layers."""
     settings, live, again = params.train, params.features.mode == "live", params.train.gradient_checkpointing
     mean = mean_of(audio, ("train",))
-    arithmetic = HALVES.get(settings.precision, dtype)
+    arithmetic, encoder_arithmetic = HALVES.get(settings.precision, dtype), HALVES.get(settings.precision, encoder_dtype)
     speech = [each for each in audio if each.role == "train"]
     filled = sum(computed(nets, each) for each in speech) / (sum(each.seconds for each in speech) or 1.0)  # windows that are filled up
-    heard, read = 0.0, 0.0
+    read, frozen, heard = 0.0, 0.0, 0.0  # the LLM's operations, those of a frozen encoder and of a tuned one
     for stage, tuned in zip(settings.curriculum, nets.stages, strict=True):
         utterances = stage.steps * step_seconds(settings, nets, mean) / mean
         tokens = utterances * tokens_of(nets, mean)
         read += tokens * ((4 + 2 * again) * nets.llm.parameters + 2 * tuned.get("llm", 0))
         read += 6 * utterances * nets.speech_tokens(mean) * tuned.get("projector", 0)
         if live:
-            through = tuned.get("encoder", 0) + tuned.get("encoder-lora", 0) > 0
-            share = tuned.get("encoder", 0) / max(1, nets.encoder.parameters)
-            heard += (1 + (1 + again) * through + share) * encoding(nets, utterances * mean * filled)
+            once = encoding(nets, utterances * mean * filled)
+            if tuned.get("encoder", 0) + tuned.get("encoder-lora", 0):
+                heard += (2 + again + tuned.get("encoder", 0) / max(1, nets.encoder.parameters)) * once
+            else:
+                frozen += once
     # Greedy search on dev at each checkpoint: every token reads the weights once for a batch of utterances.
     checkpoints = sum(math.ceil(stage.steps / settings.selection.every) for stage in settings.curriculum)
     dev = [each for each in audio if each.role == "dev"]
@@ -60,8 +62,8 @@ def train_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: st
     steps = checkpoints * sum(generated(each, min(most, each.utterances), 2 * settings.batch_seconds) for each in dev)
     memory = _llm_memory(nets, settings, mean, dtype, arithmetic, shared) + _states(nets, shared) + CONTEXT
     if live:
-        memory += _encoder_memory(nets, settings, mean, filled, encoder_dtype)
-    operations = together((arithmetic, read), (encoder_dtype, heard))
+        memory += _encoder_memory(nets, settings, mean, filled, encoder_dtype, encoder_arithmetic)
+    operations = together((arithmetic, read), (encoder_dtype, frozen), (encoder_arithmetic, heard))
     return Load("train", arithmetic, operations, steps * nets.llm.parameters * BYTES[dtype], memory)
 
 
@@ -105,11 +107,13 @@ def _states(nets: Networks, shared: int) -> float:
     return beside * BYTES["float32"] + moving * MOVING
 
 
-def _encoder_memory(nets: Networks, settings: Train, mean: float, filled: float, dtype: str) -> float:
+def _encoder_memory(nets: Networks, settings: Train, mean: float, filled: float, dtype: str, arithmetic: str) -> float:
     """Bytes of an encoder that hears live, and of what its layers keep where it is tuned."""
     seconds = _part(settings, nets, mean) * filled
     memory = encoder_memory(nets, seconds, dtype)
     if any(tuned.get("encoder", 0) + tuned.get("encoder-lora", 0) for tuned in nets.stages):
         kept = _kept(nets.encoder.layers, settings.gradient_checkpointing)
-        memory += seconds * nets.encoder.tokens * nets.encoder.width * kept * BYTES[dtype]
+        memory += seconds * nets.encoder.tokens * nets.encoder.width * kept * BYTES[arithmetic]
+        if arithmetic != dtype:  # autocast's copies, as of the LLM's weights
+            memory += nets.encoder.parameters * BYTES[arithmetic]
     return memory

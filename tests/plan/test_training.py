@@ -75,7 +75,10 @@ def test_half_precision_is_faster_and_keeps_half_of_the_activations(planned: Pla
     assert (full.dtype, half.dtype) == ("float32", "bfloat16")
     assert (half.hours(h200) or 0) < (full.hours(h200) or 0)
     assert half.memory < full.memory
-    assert half.computed.keys() == {"bfloat16", "float32"}  # the encoder is run as its entry says
+    assert half.computed.keys() == {"bfloat16", "float32"}  # a frozen encoder is run as its entry says
+    tunes = {f"train__curriculum__{number}__tune": ["projector", "encoder-lora"] for number in (0, 1)}
+    tuned = planned(train__precision="bf16", **tunes)[0]
+    assert {dtype for dtype, count in tuned.computed.items() if count} == {"bfloat16"}
     assert half.hours(gpu_of("t4")) is None
     assert planned(train__precision="fp16")[0].hours(gpu_of("t4"))
     small, nets = planned(train__batch_seconds=4, train__micro_batches=1)
