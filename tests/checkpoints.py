@@ -263,7 +263,7 @@ def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prom
 
     Without ``projector`` it has a linear one whose vectors are long, so that what is heard decides what is written.
     """
-    from components.model.causal import load_llm
+    from components.model.llms.causal import load_llm
 
     llm = save_llm(folder / "llm", family, **config)
     encoder = folder / "encoder"

@@ -20,7 +20,7 @@ import torch
 from bench.gpu import card, networks, work
 from components.config.params import read_params
 from components.config.settings import device as chosen_device
-from components.model.encoder import DTYPES
+from components.model.folders.pretrained import DTYPES
 from flows.results import aligned
 
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")

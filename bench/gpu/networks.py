@@ -18,8 +18,9 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from components.config import catalogue
 from components.llm.copying import tokenizer_for
-from components.model.architecture import network_of
-from components.model.encoder import DTYPES, SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.architecture import network_of
+from components.model.folders.pretrained import DTYPES
 from components.model.joined import Shape, SpeechLLM
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs along the river until the night falls"

@@ -20,11 +20,11 @@ from bench.gpu import card
 from bench.gpu.networks import TEXT
 from components.audio.sound import RATE
 from components.config.params import ConstraintSet, Train
-from components.model.architecture import parameters
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.architecture import parameters
 from components.model.joined import SpeechLLM
-from components.model.ranks import Ranks
 from components.model.search import search
+from components.model.training.ranks import Ranks
 from components.shards.index import Entry
 from components.shards.reader import Located
 from components.train import loop

@@ -1,7 +1,7 @@
 """Entries of ``catalogue/projector.yaml``: one dataclass a kind of bridge, and the one reader of all.
 
 In: an entry as plain data, of the catalogue or of a model folder's ``config.json``. Out: the dataclass of its kind, checked.
-Each kind is built by the class that ``components.model.projector`` lists under the same name. Cost: microseconds.
+Each kind is built by the class that ``components.model.bridges.projector`` lists under the same name. Cost: microseconds.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from components.config.stage import Stage
 from components.config.work import made
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import ALONE, CTC, Row, read_hypotheses, write_hypotheses
-from components.model.description import has_ctc
+from components.model.folders.description import has_ctc
 
 DATA, ENCODER, LLM, MODEL, OUT = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge"), Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
@@ -118,7 +118,7 @@ def _tuned() -> Any:
 
 @lru_cache(maxsize=1)
 def _encoder() -> Any:
-    from components.model.encoder import SpeechEncoder
+    from components.model.encoders.encoder import SpeechEncoder
 
     return _tuned() or SpeechEncoder(ENCODER, device())
 
@@ -133,9 +133,9 @@ def _frames(role: str) -> Any:
 @lru_cache(maxsize=1)
 def _alone() -> Any:
     """The LLM as it was before the training, its prompt builder and BOS."""
-    from components.model.causal import load_llm
     from components.model.joined import read_shape
-    from components.model.prompt import PromptBuilder
+    from components.model.llms.causal import load_llm
+    from components.model.llms.prompt import PromptBuilder
 
     shape = read_shape(MODEL)
     llm, tokenizer = load_llm(LLM, shape.llm_dtype, device())
@@ -148,7 +148,7 @@ def _rows(job: Job) -> list[Row]:
     source = _frames(job.role)
     items = [item for item in source.items if item.source == job.source and item.entry.shard == job.shard]
     if job.system == ALONE:
-        from components.model.causal import log_probability
+        from components.model.llms.causal import log_probability
 
         llm, builder, bos = _alone()
         targets = [builder.target(item.entry.text) for item in items]

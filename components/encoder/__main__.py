@@ -7,7 +7,7 @@ from components.encoder.build import work
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["pin"]:
-        from components.model.hub import pin
+        from components.model.folders.hub import pin
 
         pin("encoder", sys.argv[2:])
     else:

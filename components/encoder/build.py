@@ -14,9 +14,9 @@ from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.encoder import RESULT_VERSION, written
-from components.model.description import read_config
-from components.model.folder import checkpoint_unit
-from components.model.ranks import Ranks, train_together
+from components.model.folders.description import read_config
+from components.model.folders.folder import checkpoint_unit
+from components.model.training.ranks import Ranks, train_together
 from components.shards.reader import entries
 
 OUT = Path("models/encoder")

@@ -32,12 +32,12 @@ from components.config.errors import InputError
 from components.config.hashing import seed_of
 from components.config.params import AddedNoise, Augment, Rooms
 from components.config.progress import progress
-from components.model import checkpoint
-from components.model.architecture import check_trained
-from components.model.ctc import loss_by_frames, needed
-from components.model.masking import masked
-from components.model.ranks import Ranks, cut
-from components.model.schedule import rate_at
+from components.model.encoders.ctc import loss_by_frames, needed
+from components.model.folders.architecture import check_trained
+from components.model.training import checkpoint
+from components.model.training.masking import masked
+from components.model.training.ranks import Ranks, cut
+from components.model.training.schedule import rate_at
 from components.shards.order import batches, fitting, windows
 from components.shards.reader import Located, audio, entries
 

@@ -30,7 +30,7 @@ def write_filterbank(folder: Path, config: dict[str, Any]) -> None:
     """Writes a folder of the family ``fbank``; ``config`` holds ``feature_size``, the number of mel bands."""
     from transformers import ParakeetFeatureExtractor
 
-    from components.model.families import FBANK
+    from components.model.encoders.families import FBANK
 
     ParakeetFeatureExtractor(**config).save_pretrained(folder)  # that of the encoders trained here: 25 ms every 10 ms
     (folder / "config.json").write_text(json.dumps({"model_type": FBANK}) + "\n")
@@ -38,6 +38,6 @@ def write_filterbank(folder: Path, config: dict[str, Any]) -> None:
 
 def write_joined(folder: Path, parts: Sequence[str]) -> None:
     """Writes the ``config.json`` of a folder whose subfolders ``parts`` are encoders side by side."""
-    from components.model.families import JOINED
+    from components.model.encoders.families import JOINED
 
     (folder / "config.json").write_text(json.dumps({"model_type": JOINED, "parts": list(parts)}) + "\n")

@@ -117,7 +117,7 @@ def encode(job: Job) -> Path:
 
 @lru_cache(maxsize=1)
 def _encoder(folder: Path, name: str, dtype: str, layer: int | str, padding: str) -> Any:
-    from components.model.encoder import SpeechEncoder
+    from components.model.encoders.encoder import SpeechEncoder
 
     return SpeechEncoder(folder, name, dtype, layer, padding)
 

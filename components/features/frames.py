@@ -16,7 +16,7 @@ from components.config.typed import typed
 from components.features.extract import check_lengths, encoded
 from components.features.key import check_key
 from components.features.waveforms import RECORDED, Take, augmentation_of, view_folder
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
 from components.shards.reader import Located, array, entries
 
 

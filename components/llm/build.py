@@ -14,8 +14,8 @@ from components.config.stage import Stage
 from components.config.typed import stated
 from components.config.work import digests, made, place
 from components.llm import RESULT_VERSION
-from components.model.folder import checkpoint_unit
-from components.model.ranks import Ranks, train_together
+from components.model.folders.folder import checkpoint_unit
+from components.model.training.ranks import Ranks, train_together
 from components.shards.reader import entries
 
 OUT = Path("models/llm")
@@ -37,8 +37,8 @@ def work(stage: Stage) -> None:
 
 def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
     """Stops here, before hours of features, where prompt and tokenizer do not fit."""
-    from components.model.causal import load_tokenizer
-    from components.model.prompt import PromptBuilder
+    from components.model.llms.causal import load_tokenizer
+    from components.model.llms.prompt import PromptBuilder
 
     try:
         PromptBuilder(load_tokenizer(OUT), prompt)

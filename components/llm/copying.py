@@ -20,12 +20,12 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 from components.config.catalogue import CopyingTraining, Prompt
 from components.config.hashing import seed_of
 from components.config.progress import progress
-from components.model import checkpoint
-from components.model.architecture import check_trained
-from components.model.causal import target_loss
-from components.model.prompt import PromptBuilder, sequences
-from components.model.ranks import Ranks, cut
-from components.model.schedule import rate_at
+from components.model.folders.architecture import check_trained
+from components.model.llms.causal import target_loss
+from components.model.llms.prompt import PromptBuilder, sequences
+from components.model.training import checkpoint
+from components.model.training.ranks import Ranks, cut
+from components.model.training.schedule import rate_at
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 

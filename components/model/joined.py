@@ -23,16 +23,16 @@ from components.config.errors import InputError
 from components.config.hashing import data_digest
 from components.config.projector import Projector, projector_of
 from components.config.typed import stated
-from components.model import lora
-from components.model.causal import TargetLoss, load_llm, target_loss
-from components.model.compressor import Compressor
-from components.model.ctc_head import read_ctc_head
-from components.model.encoder import SpeechEncoder
-from components.model.matching import Matching, mean_square
-from components.model.projector import build_projector
-from components.model.prompt import PromptBuilder, sequences
-from components.model.ranks import is_sharded, whole
-from components.model.tuning import plain, selected
+from components.model.bridges.compressor import Compressor
+from components.model.bridges.projector import build_projector
+from components.model.encoders.ctc_head import read_ctc_head
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.llms.causal import TargetLoss, load_llm, target_loss
+from components.model.llms.prompt import PromptBuilder, sequences
+from components.model.training import lora
+from components.model.training.matching import Matching, mean_square
+from components.model.training.ranks import is_sharded, whole
+from components.model.training.tuning import plain, selected
 
 CONFIG = "config.json"
 LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, and the parts that they are

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from components.config.params import ConstraintSet
 from components.model.joined import SpeechLLM
-from components.model.prompt import sequences
+from components.model.llms.prompt import sequences
 
 
 @dataclass(frozen=True)

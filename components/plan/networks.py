@@ -21,16 +21,16 @@ from components.config.errors import InputError, nearest
 from components.config.params import Params, Train
 from components.config.settings import models_root
 from components.encoder.qwen_audio import whisper_shape
-from components.model.architecture import network_of, parameters
-from components.model.bridge import Bridge
-from components.model.families import KNOWN
-from components.model.matching import Matching
-from components.model.projector import build_projector
-from components.model.sharding import decoder_layers
+from components.model.bridges.bridge import Bridge
+from components.model.bridges.projector import build_projector
+from components.model.encoders.families import KNOWN
+from components.model.folders.architecture import network_of, parameters
+from components.model.training.matching import Matching
+from components.model.training.sharding import decoder_layers
 from components.plan.tuned import Counts, by_module, lora_sizes_of, sizes_of, tuned_by
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# As a plan names the modules of components.model.tuning.
+# As a plan names the modules of components.model.training.tuning.
 MODULES = {"encoder": "encoder", "encoder-lora": "encoder LoRA", "projector": "projector", "matching": "matching head", "llm": "LLM",
            "lora": "LoRA"}  # fmt: skip
 CHARACTERS = 32  # units of a CTC head over characters: the alphabet, blank, delimiter
@@ -83,7 +83,7 @@ class Networks:
     llm: Llm
     bridge: Bridge  # without weights
     modules: dict[str, tuple[int, int]]
-    stages: tuple[Counts, ...]  # trained in each stage of the curriculum, by module of components.model.tuning
+    stages: tuple[Counts, ...]  # trained in each stage of the curriculum, by module of components.model.training.tuning
     checkpoints: tuple[Checkpoint, ...]
 
     @property
@@ -173,7 +173,7 @@ def _body(network: Any) -> Any:
 
 
 def sized(network: Any, padding: str) -> Encoder:
-    """What a network (of components.model.architecture) gives as an encoder; see components.model.families for the reasons."""
+    """What a network on the meta device gives as an encoder; see components.model.encoders.families for the reasons."""
     config = network.config
     if config.model_type == "whisper":
         encoder = network.get_encoder()
@@ -230,7 +230,7 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
     if source.kind == "folder":
         path = models_root() / source.folder / "config.json"
     else:
-        from components.model.hub import Entry, fetch
+        from components.model.folders.hub import Entry, fetch
 
         catalogue.check_pinned(kind, name.partition(".")[0])
         path = fetch(Entry(kind, name, replace(source, files=["config.json"])))["config.json"]

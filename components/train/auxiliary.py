@@ -12,7 +12,7 @@ import torch
 
 from components.config.errors import InputError
 from components.features.frames import FrameSource
-from components.model.ctc import Head, needed
+from components.model.encoders.ctc import Head, needed
 from components.shards.reader import Located
 
 

@@ -20,8 +20,8 @@ from components.config.settings import device
 from components.config.stage import Stage
 from components.config.typed import stated, typed
 from components.config.work import digests, made, place
-from components.model.description import has_ctc
-from components.model.ranks import Ranks
+from components.model.folders.description import has_ctc
+from components.model.training.ranks import Ranks
 from components.train import RESULT_VERSION, emergence, engine
 from components.train.throughput import collected
 
@@ -129,14 +129,14 @@ def _hearing(settings: Train) -> Hearing | None:
 
 def _check_units() -> None:
     """Raises InputError where the frames at hand can't be read as CTC units."""
-    from components.model.ctc_head import check_ctc
+    from components.model.encoders.ctc_head import check_ctc
 
     check_ctc(ENCODER, read_record(DATA / "features" / "train")["key"]["layer"])
 
 
 def train(ranks: Ranks, task: Task, place: str = "") -> None:
     """Trains as one of the ranks, on the device ``place`` (default: that of the runtime settings)."""
-    from components.model.families import width_of
+    from components.model.encoders.families import width_of
     from components.model.joined import Shape, folder_digest
     from components.train import loop
 

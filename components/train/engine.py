@@ -30,7 +30,7 @@ from components.config.errors import InputError, LibrettoError, TransientError
 from components.config.params import Train
 from components.config.pool import die_with_parent
 from components.config.settings import Engine, device, engine, workers
-from components.model.ranks import Ranks, train_together
+from components.model.training.ranks import Ranks, train_together
 
 RANK = "components.train.rank"  # the module that torchrun runs
 TASK, FAILED = "task.json", "failed"

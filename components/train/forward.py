@@ -17,8 +17,8 @@ from components.config.hashing import seed_of
 from components.config.params import Train
 from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
-from components.model.masking import masked
-from components.model.precision import Precision
+from components.model.training.masking import masked
+from components.model.training.precision import Precision
 from components.train.auxiliary import Auxiliary
 from components.train.data import Example, misread, parts_of, pieces_of
 

@@ -20,15 +20,15 @@ from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, Train
 from components.config.progress import Progress, progress
 from components.features.frames import FrameSource
-from components.model import checkpoint, recomputation
-from components.model.causal import check_packing, load_llm
 from components.model.joined import Shape, SpeechLLM, heard_with
-from components.model.lora import check_gradients
-from components.model.precision import Precision
-from components.model.ranks import Ranks, cut
-from components.model.schedule import rate_at
-from components.model.sharding import shard
-from components.model.tuning import printed
+from components.model.llms.causal import check_packing, load_llm
+from components.model.training import checkpoint, recomputation
+from components.model.training.lora import check_gradients
+from components.model.training.precision import Precision
+from components.model.training.ranks import Ranks, cut
+from components.model.training.schedule import rate_at
+from components.model.training.sharding import shard
+from components.model.training.tuning import printed
 from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train.alarm import Alarm

@@ -15,10 +15,10 @@ from torch import nn
 
 from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, Lora, Train
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
 from components.model.joined import SpeechLLM
-from components.model.lora import adapted
-from components.model.tuning import Row, plain, selected, table
+from components.model.training.lora import adapted
+from components.model.training.tuning import Row, plain, selected, table
 
 TABLE = "parameters.json"
 SIDES = {"lora": "llm", "encoder-lora": "encoder"}

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 from components.config.errors import LibrettoError
 from components.config.pool import die_with_parent
 from components.config.settings import device
-from components.model.ranks import Ranks
-from components.model.sharding import local_device
+from components.model.training.ranks import Ranks
+from components.model.training.sharding import local_device
 from components.train.build import Task, train
 from components.train.engine import keep
 

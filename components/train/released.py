@@ -23,10 +23,10 @@ from components.config.errors import InputError
 from components.config.projector import Projector, ReleasedWeights
 from components.config.settings import models_root
 from components.config.typed import stated
-from components.model.conversion import convert
-from components.model.families import width_of
+from components.model.bridges.projector import build_projector
+from components.model.encoders.families import width_of
+from components.model.folders.conversion import convert
 from components.model.joined import CONFIG, Shape, folder_digest
-from components.model.projector import build_projector
 
 PREFIX = "encoder_projector."
 COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"

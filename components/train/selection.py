@@ -9,8 +9,8 @@ import torch
 from components.config.params import ConstraintSet, Selection
 from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
-from components.model.ranks import Ranks
 from components.model.search import search
+from components.model.training.ranks import Ranks
 from components.shards.order import by_length
 from components.shards.reader import Located
 from components.text.wer import WordErrors, word_errors

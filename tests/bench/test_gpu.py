@@ -12,7 +12,7 @@ from bench.gpu import __main__ as command
 from bench.gpu import networks, work
 from bench.gpu.parity import difference, made
 from components.config.params import read_params
-from components.model.encoder import DTYPES
+from components.model.folders.pretrained import DTYPES
 from tests.conftest import REPOSITORY
 
 PAIRS = [("hubert-xlarge", "tinyllama"), ("wavlm-large", "phi-2"), ("whisper-large-v2", "vicuna-7b")]

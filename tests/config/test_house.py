@@ -22,6 +22,7 @@ GROUND = ("config", "audio", "text", "model")
 # A later room may import an earlier one, never the reverse.
 ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "plan")
 COMMANDS = {"plan"}  # rooms of their own that no stage runs
+FLOORS = ("folders", "encoders", "bridges", "llms", "training")  # of the room of models, one above the other
 MODELS = {"model", "encoder", "llm", "features", "train", "decode", "plan"}  # rooms that may use torch and transformers
 CODE = sorted(path for top in ("components", "flows", "bench") for path in (REPOSITORY / top).rglob("*.py"))
 
@@ -120,6 +121,13 @@ def test_imports_run_one_way(module: str) -> None:
         assert own not in ORDER or ORDER.index(other) < ORDER.index(own), f"{module} imports of {other}"
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("components.model.") and name.count(".") > 2])
+def test_imports_run_one_way_within_the_room_of_models(module: str) -> None:
+    floor = FLOORS.index(module.split(".")[2])
+    for other in (name for name in reached(module) if name.startswith("components.model.")):
+        assert other.split(".")[2] in FLOORS[: floor + 1], f"{module} imports {other}"
+
+
 def test_components_never_import_prefect_or_dvc() -> None:
     for module, path in MODULES.items():
         tops = {name.split(".")[0] for name in imported(tree(path))}
@@ -194,7 +202,7 @@ def test_nothing_runs_code_out_of_data(path: Path) -> None:
         if isinstance(node, ast.Call):
             where = f"line {node.lineno}"
             given = {keyword.arg: keyword.value for keyword in node.keywords}
-            if name_of(path) == "components.model.conversion" and called(node) == "torch.load":
+            if name_of(path) == "components.model.folders.conversion" and called(node) == "torch.load":
                 assert ast.literal_eval(given["weights_only"]) is True, where
                 continue
             assert called(node) not in {"eval", "exec", "compile", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}, where

@@ -20,9 +20,9 @@ from components.config.stage import Stage
 from components.corpus import __main__ as corpus
 from components.decode import run
 from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
-from components.model.causal import load_llm
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
 from components.model.joined import Shape, SpeechLLM, folder_digest
+from components.model.llms.causal import load_llm
 from components.model.search import search
 from components.shards.reader import entries
 from tests import world as tones
@@ -34,7 +34,7 @@ ROLES = ("dev", "test", "nonspeech-test")
 
 def save_bridge(seed: int = 1) -> None:
     """A bridge with random weights over the world's checkpoints."""
-    from components.model.causal import load_llm
+    from components.model.llms.causal import load_llm
 
     shape = Shape(folder_digest(tones.ENCODER), 32, folder_digest(tones.LLM), "float32", catalogue.projector("small"),
                   catalogue.llm("tiny").prompt, "lower")  # fmt: skip

@@ -18,8 +18,8 @@ from components.config.catalogue import Encoder, EncoderSource
 from components.config.params import read_params
 from components.config.typed import typed
 from components.encoder.qwen_audio import whisper_shape
-from components.model.architecture import network_of, parameters
-from components.model.folder import DTYPE
+from components.model.folders.architecture import network_of, parameters
+from components.model.folders.folder import DTYPE
 from tests.conftest import REPOSITORY
 
 # The encoders of the papers, and those trained or written here.

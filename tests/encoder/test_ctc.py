@@ -17,8 +17,8 @@ from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.params import SpecAugment
 from components.encoder import ctc
-from components.model.encoder import SpeechEncoder
-from components.model.ranks import Ranks, train_together
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.training.ranks import Ranks, train_together
 from components.shards.reader import audio, entries
 from tests import world as tones
 from tests.checkpoints import PARAKEET, TEXTS, save_encoder

@@ -16,7 +16,7 @@ from components.config.artifact import contents
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.encoder.qwen_audio import whisper_tensors
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
 from components.shards.reader import array, audio, entries
 from tests import world as tones
 from tests.checkpoints import WHISPER, save_encoder

@@ -18,7 +18,7 @@ from components.config.errors import InputError
 from components.config.hashing import file_digest, folder_digests
 from components.features import extract
 from components.features.frames import FrameSource
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.reader import Located, array, audio, entries
 from components.shards.writer import Sample, write_tar

@@ -21,7 +21,7 @@ from components.config.artifact import write_record
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.params import overridden
 from components.config.typed import stated
-from components.model.projector import build_projector
+from components.model.bridges.projector import build_projector
 from flows.recipe import Cell
 from tests import world
 from tests.checkpoints import save_encoder, save_llm

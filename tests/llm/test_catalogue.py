@@ -9,7 +9,7 @@ from torch import nn
 
 from components.config import catalogue
 from components.config.catalogue import Llm
-from components.model.architecture import network_of, parameters
+from components.model.folders.architecture import network_of, parameters
 from tests.conftest import REPOSITORY
 
 # Width, layers, millions of parameters. LLaMA: arXiv 2302.13971, table 2, and 2307.09288 for its successor, which Vicuna has

@@ -18,8 +18,8 @@ from components.config.catalogue import CopyingTraining
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.llm import copying
-from components.model.causal import load_llm
-from components.model.ranks import Ranks, train_together
+from components.model.llms.causal import load_llm
+from components.model.training.ranks import Ranks, train_together
 from tests import world as tones
 from tests.checkpoints import LLMS, PROMPT, TEXTS, save_llm
 

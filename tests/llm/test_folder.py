@@ -14,8 +14,8 @@ import yaml
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.model.causal import load_llm
-from components.model.prompt import PromptBuilder
+from components.model.llms.causal import load_llm
+from components.model.llms.prompt import PromptBuilder
 from tests import world as tones
 from tests.checkpoints import save_llm
 from tests.conftest import REPOSITORY

@@ -12,8 +12,8 @@ import torch
 
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
-from components.model import checkpoint
-from components.model.schedule import rate_at
+from components.model.training import checkpoint
+from components.model.training.schedule import rate_at
 
 
 def network(seed: int = 0) -> torch.nn.Sequential:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCTC, AutoTokenizer, HubertConfig
 
 from components.config.errors import InputError
-from components.model.encoder import SpeechEncoder
-from components.model.families import Padded, width_of
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.encoders.families import Padded, width_of
 from tests.checkpoints import ENCODERS, WAVEFORM, WITH_CTC, save_encoder
 
 RATE = 16_000

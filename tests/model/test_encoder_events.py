@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import ASTFeatureExtractor, AutoModel
 
-from components.model import whisper
-from components.model.encoder import SpeechEncoder
+from components.model.encoders import whisper
+from components.model.encoders.encoder import SpeechEncoder
 from tests.checkpoints import save_encoder
 from tests.model.test_encoder import close, wave
 

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from components.model import whisper
-from components.model.encoder import SpeechEncoder
+from components.model.encoders import whisper
+from components.model.encoders.encoder import SpeechEncoder
 from tests.checkpoints import save_encoder
 from tests.model.test_encoder import close, wave
 

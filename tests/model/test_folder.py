@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from components.config.errors import InputError
-from components.model import folder as local
-from components.model.causal import load_llm
-from components.model.folder import check_shape, checkpoint_files, fill, local_unit
+from components.model.folders import folder as local
+from components.model.folders.folder import check_shape, checkpoint_files, fill, local_unit
+from components.model.llms.causal import load_llm
 from tests.checkpoints import save_llm
 
 

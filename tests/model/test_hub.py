@@ -22,9 +22,9 @@ from components.config import catalogue, work
 from components.config.artifact import contents
 from components.config.errors import InputError, TransientError
 from components.config.hashing import folder_digests
-from components.model import hub as client
-from components.model.causal import load_llm
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders import hub as client
+from components.model.llms.causal import load_llm
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY

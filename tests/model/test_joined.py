@@ -14,8 +14,8 @@ from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.params import ConstraintSet
 from components.model.joined import SpeechLLM
-from components.model.lora import check_gradients
 from components.model.search import search
+from components.model.training.lora import check_gradients
 from tests.checkpoints import LLMS, LORA, frames_of, joined, save_llm
 
 SEARCH = ConstraintSet(beams=4, max_tokens=20, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,

@@ -15,9 +15,9 @@ from components.config import catalogue
 from components.config.catalogue import Prompt
 from components.config.errors import InputError
 from components.config.params import ConstraintSet
-from components.model.causal import load_llm, load_tokenizer
 from components.model.joined import SpeechLLM
-from components.model.prompt import PromptBuilder, sequences
+from components.model.llms.causal import load_llm, load_tokenizer
+from components.model.llms.prompt import PromptBuilder, sequences
 from components.model.search import search
 from tests.checkpoints import FORMS, LLMS, LORA, frames_of, joined, learn, save_llm, save_tokenizer
 

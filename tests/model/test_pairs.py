@@ -9,9 +9,9 @@ import torch
 
 from components.config.params import ConstraintSet
 from components.config.projector import Linear
-from components.model.causal import load_llm
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
 from components.model.joined import Shape, SpeechLLM, folder_digest
+from components.model.llms.causal import load_llm
 from components.model.search import search
 from tests.checkpoints import ENCODERS, LLMS, PROMPT, learn, save_encoder, save_llm
 from tests.model.test_encoder import wave

@@ -16,12 +16,12 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_params
 from components.config.projector import KINDS, Projector, projector_of
-from components.model.bridge import Bridge
-from components.model.compressor import Compressor
-from components.model.ctc_head import CtcHead
+from components.model.bridges.bridge import Bridge
+from components.model.bridges.compressor import Compressor
+from components.model.bridges.projector import BRIDGES, build_projector
+from components.model.encoders.ctc_head import CtcHead
 from components.model.joined import SpeechLLM
-from components.model.lora import check_gradients
-from components.model.projector import BRIDGES, build_projector
+from components.model.training.lora import check_gradients
 from components.plan.networks import networks
 from tests.checkpoints import frames_of, joined
 from tests.conftest import REPOSITORY

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from components.config.catalogue import Prompt
 from components.config.errors import InputError
-from components.model.causal import load_tokenizer, target_loss
-from components.model.prompt import PromptBuilder, Sequences, sequences
+from components.model.llms.causal import load_tokenizer, target_loss
+from components.model.llms.prompt import PromptBuilder, Sequences, sequences
 from tests.checkpoints import LLMS, LORA, frames_of, joined, save_tokenizer, tokenizer
 
 PAPER = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")

@@ -10,8 +10,8 @@ import torch
 
 from components.config import catalogue
 from components.config.projector import CrossAttention, SegmentQFormer, WindowQFormer
-from components.model.projector import build_projector
-from components.model.qformer import Queries, sinusoids
+from components.model.bridges.projector import build_projector
+from components.model.bridges.qformer import Queries, sinusoids
 from tests.checkpoints import frames_of
 
 WINDOWS = WindowQFormer(kind="window-qformer", window=5, queries=2, layers=2, width=16, heads=4, hidden=24)

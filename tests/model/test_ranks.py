@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.config.errors import InputError, TransientError
-from components.model.ranks import Ranks, cut, train_together
+from components.model.training.ranks import Ranks, cut, train_together
 
 # Functions of a worker process are found by name, so they stand here and take plain data.
 

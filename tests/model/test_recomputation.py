@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from components.config.errors import InputError
-from components.model import recomputation
 from components.model.joined import SpeechLLM
+from components.model.training import recomputation
 from tests.checkpoints import LLMS, LORA, frames_of, joined
 
 DROPOUT = {"llama": "attention_dropout", "phi": "resid_pdrop", "bloom": "hidden_dropout", "gpt_neox": "hidden_dropout"}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config.errors import InputError
-from components.model.causal import load_tokenizer
+from components.model.llms.causal import load_tokenizer
 from tests.checkpoints import TEXTS, save_tokenizer, sentencepiece_model, sentencepiece_pieces
 
 # With pieces over which the order of the merges decides, and the halves of a control token.

@@ -9,9 +9,9 @@ import torch
 
 from components.config.params import ConstraintSet
 from components.model.joined import SpeechLLM
-from components.model.ranks import Ranks, is_sharded, train_together, whole
 from components.model.search import search
-from components.model.sharding import decoder_layers, shard
+from components.model.training.ranks import Ranks, is_sharded, train_together, whole
+from components.model.training.sharding import decoder_layers, shard
 from tests.checkpoints import frames_of, joined
 
 GREEDY = ConstraintSet(beams=2, max_tokens=12, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,

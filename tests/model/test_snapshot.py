@@ -14,9 +14,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from components.config import catalogue
-from components.model.causal import load_llm
-from components.model.encoder import SpeechEncoder
-from components.model.prompt import PromptBuilder
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.llms.causal import load_llm
+from components.model.llms.prompt import PromptBuilder
 from tests import world as tones
 from tests.checkpoints import ENCODERS, LLMS, LORA, WAVEFORM, save_encoder, save_llm
 from tests.conftest import REPOSITORY

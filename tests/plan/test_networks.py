@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params, read_params
-from components.model.architecture import network_of, parameters
-from components.model.causal import load_llm
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.architecture import network_of, parameters
+from components.model.llms.causal import load_llm
 from components.plan.networks import networks, sized
 from components.plan.tuned import lora_sizes_of
 from tests.checkpoints import ENCODERS, LLMS, LORA, save_encoder, save_llm

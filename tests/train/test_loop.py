@@ -20,10 +20,10 @@ from components.config.errors import InputError
 from components.config.params import Concatenate, Train, read_params
 from components.config.stage import Stage
 from components.features.frames import FrameSource
-from components.model import checkpoint
 from components.model.joined import SpeechLLM
-from components.model.precision import Precision
-from components.model.ranks import Ranks
+from components.model.training import checkpoint
+from components.model.training.precision import Precision
+from components.model.training.ranks import Ranks
 from components.shards.reader import Located, entries
 from components.text.wer import WordErrors
 from components.train import build, loop

@@ -20,7 +20,7 @@ from components.config.hashing import folder_digests
 from components.config.params import CurriculumStage, SpecAugment, Train, read_params
 from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
-from components.model.masking import masked
+from components.model.training.masking import masked
 from components.shards.order import fitting
 from components.shards.reader import Located, array, entries
 from components.text.wer import WordErrors

@@ -16,12 +16,12 @@ from components.config.hashing import folder_digests
 from components.config.params import read_params
 from components.decode.hypotheses import read_hypotheses
 from components.features.frames import FrameSource
-from components.model.causal import load_llm
-from components.model.ctc import Head
-from components.model.encoder import SpeechEncoder
+from components.model.encoders.ctc import Head
+from components.model.encoders.encoder import SpeechEncoder
 from components.model.joined import SpeechLLM
+from components.model.llms.causal import load_llm
 from components.model.search import search
-from components.model.tuning import plain
+from components.model.training.tuning import plain
 from components.train import loop
 from tests import world as tones
 from tests.checkpoints import ENCODER_LORA, save_encoder

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from components.config.projector import CtcCompressor
-from components.model.bridge import Bridge
-from components.model.ctc_head import CtcHead
-from components.model.qformer import padded
+from components.model.bridges.bridge import Bridge
+from components.model.bridges.qformer import padded
+from components.model.encoders.ctc_head import CtcHead
 
 
 class Compressor(Bridge):

@@ -20,11 +20,11 @@ from transformers import AutoModel, AutoModelForCTC
 
 from components.audio.sound import RATE
 from components.config.errors import nearest
-from components.model.description import has_ctc, read_config, refused
-from components.model.events import JoinedEncoders, SpectrogramTransformer
-from components.model.family import Family
-from components.model.pretrained import read_extractor, read_network, read_settings
-from components.model.whisper import Whisper
+from components.model.encoders.events import JoinedEncoders, SpectrogramTransformer
+from components.model.encoders.family import Family
+from components.model.encoders.whisper import Whisper
+from components.model.folders.description import has_ctc, read_config, refused
+from components.model.folders.pretrained import read_extractor, read_network, read_settings
 
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
 FBANK, JOINED = "fbank", "joined-encoders"  # model types of folders that are written here

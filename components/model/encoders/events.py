@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModel
 
 from components.audio.sound import RATE
-from components.model.family import Family
-from components.model.pretrained import read_extractor, read_network
-from components.model.whisper import passes, windows
+from components.model.encoders.family import Family
+from components.model.encoders.whisper import passes, windows
+from components.model.folders.pretrained import read_extractor, read_network
 
 MEL_STEP, MEL_WINDOW = 160, 400  # samples: 10 ms and 25 ms, those of Kaldi's filterbank that the extractor computes
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from components.model.description import refused
+from components.model.folders.description import refused
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # as the catalogue names them
 # Drawn anew without harm: used by masking in training only, and absent from checkpoints that were tuned without it.
 UNUSED = ("masked_spec_embed",)
 FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: no training moves them

@@ -58,7 +58,7 @@ def _as_read(config: dict[str, Any], key: str) -> Any:
 
 def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
     def make(unit: Path) -> None:
-        from components.model.hub import Entry, fetch  # the network's libraries are loaded where something is fetched
+        from components.model.folders.hub import Entry, fetch  # the network's libraries are loaded where something is fetched
 
         entry = Entry(stage, name, source)
         if source.shape:  # before gigabytes are fetched that it would refuse
@@ -108,7 +108,7 @@ def fill(unit: Path, files: dict[str, Path], where: str) -> None:
     with room_for(sum(files[name].stat().st_size for name in pickled), unit, where):
         for name, path in files.items():
             if name in pickled:
-                from components.model.conversion import convert  # torch is loaded where something is converted
+                from components.model.folders.conversion import convert  # torch is loaded where something is converted
 
                 convert(path, unit / safe_name(name), f"{where}: {name}")
             elif name == PICKLED_INDEX and pickled:

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from components.config.errors import InputError
-from components.model.encoder import DTYPES
-from components.model.prompt import Sequences
-from components.model.sentencepiece import readable
+from components.model.folders.pretrained import DTYPES
+from components.model.llms.prompt import Sequences
+from components.model.llms.sentencepiece import readable
 
 # Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the output matrix. The loss
 # takes the matrix alone, so their training would follow another model than their search.

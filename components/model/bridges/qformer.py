@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from components.config.projector import CrossAttention, SegmentQFormer, WindowQFormer
-from components.model.bridge import Bridge
+from components.model.bridges.bridge import Bridge
 
 SPREAD = 0.02  # standard deviation of new queries, as of BERT's weights
 

@@ -1,6 +1,6 @@
 """The speech encoder: a folder in HF form → frames of each waveform, and the text of its CTC head where it has one.
 
-Real checkpoints and those trained here take the same path: the folder says which family it is (components/model/families.py)
+Real checkpoints and those trained here take the same path: the folder says which family it is (components/model/encoders/families.py)
 and with that its width, rate and rule for batches.
 """
 
@@ -16,11 +16,10 @@ from transformers import AutoTokenizer
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
-from components.model.description import has_ctc, refused
-from components.model.families import load_family, width_of
-from components.model.pretrained import FIXED
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from components.model.encoders.ctc_head import HEADS
+from components.model.encoders.families import load_family, width_of
+from components.model.folders.description import has_ctc, refused
+from components.model.folders.pretrained import DTYPES, FIXED
 
 
 class SpeechEncoder(torch.nn.Module):
@@ -76,7 +75,7 @@ class SpeechEncoder(torch.nn.Module):
         """The CTC head: last-layer frames, shape (…, width) → scores of units, shape (…, units); raises InputError without one."""
         if not self.has_ctc:
             raise InputError(f"{self.folder} has no CTC head.", unit=str(self.folder))
-        return getattr(self.model, "ctc_head", None) or self.model.lm_head
+        return next(getattr(self.model, name) for name in HEADS if hasattr(self.model, name))
 
     def hung_on(self) -> list[str]:
         """Names of the parameters that frames hang on: not those of a head, of a masking that is off, of layers above the one

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 
 from components.config.heads import check_units
-from components.model.description import has_ctc, refused
-from components.model.pretrained import read_settings
+from components.model.folders.description import has_ctc, refused
+from components.model.folders.pretrained import read_settings
 
 HEADS = ("ctc_head", "lm_head")  # Parakeet; HuBERT, wav2vec2, WavLM
 

@@ -6,24 +6,25 @@ alone, whatever stands beside it. How many tokens come out is told before anythi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 
-class Bridge(nn.Module):
+class Bridge(nn.Module, ABC):
     """The interface: all that training, search and plan know of a bridge."""
 
     stride: float  # frames of the encoder that one token stands for
 
+    @abstractmethod
     def tokens_of(self, frames: int) -> int:
         """Tokens that an utterance of so many frames gives, at least one; the most, where that hangs on what is heard."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Each (frames, encoder width) → (tokens, LLM width)."""
-        raise NotImplementedError
 
 
 class Windowed(Bridge):
@@ -41,7 +42,7 @@ class Windowed(Bridge):
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         cut = [self.windows(each) for each in frames]
-        return list(self.vectors(torch.cat(cut)).split([len(each) for each in cut]))
+        return self.across(list(self.vectors(torch.cat(cut)).split([len(each) for each in cut])))
 
     def windows(self, frames: torch.Tensor) -> torch.Tensor:
         """(frames, width) → (tokens, width, size)."""
@@ -49,9 +50,13 @@ class Windowed(Bridge):
             frames = nn.functional.pad(frames, (0, 0, 0, self.size - len(frames)))
         return frames.unfold(0, self.size, self.step)
 
+    @abstractmethod
     def vectors(self, windows: torch.Tensor) -> torch.Tensor:
-        """(windows, encoder width, size) → (windows, LLM width), each by itself."""
-        raise NotImplementedError
+        """(windows, encoder width, size) → (windows, LLM width, or what ``across`` takes), each by itself."""
+
+    def across(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Each (windows, width) → (windows, LLM width), where the windows of an utterance are to see each other."""
+        return utterances
 
 
 def stacked(windows: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.audio.sound import RATE
-from components.model.description import read_config
-from components.model.pretrained import read_extractor, read_network
+from components.model.folders.description import read_config
+from components.model.folders.pretrained import read_extractor, read_network
 
 # Of audio that runs through the layers at once, what is padded counted. A window of whisper-large takes about 100 MB in fp32
 # beside the weights, so this is 1.6 GB; a recording of 35 minutes in one pass would take 7 GB.

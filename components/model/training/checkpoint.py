@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
-from components.model.ranks import is_sharded, whole
+from components.model.training.ranks import is_sharded, whole
 
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
 

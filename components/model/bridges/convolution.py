@@ -8,14 +8,13 @@ are copied, so that frames take kernel / stride times their memory.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from components.config.projector import Conv1dMlp, Conv1dTransformer, DwsMlp
-from components.model.bridge import Windowed
+from components.model.bridges.bridge import Windowed
 
 
 class Conv1dMlpProjector(Windowed):
@@ -66,10 +65,11 @@ class Conv1dTransformerProjector(Windowed):
         self.norm = nn.LayerNorm(entry.width)
         self.linear = nn.Linear(entry.width, llm_width)
 
-    def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        cut = [self.windows(each) for each in frames]
-        lengths = [len(each) for each in cut]
-        heard = pad_sequence(list(self.conv1d(torch.cat(cut)).squeeze(2).split(lengths)), batch_first=True)
+    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.conv1d(windows).squeeze(2)
+
+    def across(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
+        lengths, heard = [len(each) for each in utterances], pad_sequence(utterances, batch_first=True)
         places = torch.arange(heard.shape[1], device=heard.device)
         padding = places >= torch.tensor(lengths, device=heard.device)[:, None]
         for layer in self.layers:

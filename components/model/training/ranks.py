@@ -34,7 +34,7 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
-    sharded: bool = False  # the LLM lies in parts on all ranks (components.model.sharding), which run its layers together
+    sharded: bool = False  # the LLM lies in parts on all ranks (components.model.training.sharding), which run its layers together
 
     def mine(self, micro_batches: Sequence[Item]) -> list[Item]:
         """The micro-batches that this rank computes."""

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from components.config.projector import FullyConnected, Linear, Projector, StackLinear
-from components.model.bridge import Bridge, Windowed, stacked
-from components.model.compressor import Compressor
-from components.model.convolution import Conv1dMlpProjector, Conv1dTransformerProjector, DwsMlpProjector
-from components.model.qformer import cross_attention, segment_qformer, window_qformer
+from components.model.bridges.bridge import Bridge, Windowed, stacked
+from components.model.bridges.compressor import Compressor
+from components.model.bridges.convolution import Conv1dMlpProjector, Conv1dTransformerProjector, DwsMlpProjector
+from components.model.bridges.qformer import cross_attention, segment_qformer, window_qformer
 
 
 class LinearProjector(Windowed):

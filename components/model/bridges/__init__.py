@@ -1,0 +1,1 @@
+"""Bridges by kind: frames of the encoder → vectors of the LLM's width."""

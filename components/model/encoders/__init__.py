@@ -1,0 +1,1 @@
+"""Speech encoders of any family behind one interface, and their CTC heads."""

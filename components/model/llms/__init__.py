@@ -1,0 +1,1 @@
+"""The LLM, its tokenizer and the prompt around the speech."""
