@@ -79,7 +79,7 @@ def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
     written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
     memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
-    return Plan(params, audio, nets, downloads, written, rooms(written), stands, _loads(params, nets, audio, stands), memory, cards)
+    return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads_of(params, nets, audio, stands), memory, cards)
 
 
 def check(plan: Plan) -> None:
@@ -103,7 +103,7 @@ def check_networks(params: Params, nets: Networks) -> None:
                          unit="train.packing", way_out="Set train.packing to false.")  # fmt: skip
 
 
-def _loads(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Load]:
+def loads_of(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Load]:
     """What the stages compute that use an accelerator and whose outputs do not stand."""
     encoder, llm = catalogue.encoder(params.encoder).numerics.dtype, catalogue.llm(params.llm).numerics.dtype
     found = []

@@ -1,0 +1,46 @@
+"""The opening of a recipe says what a plan says today: hours of the cheapest and the dearest cell, memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from components.config.params import overridden
+from components.plan.load import gpu_of
+from components.plan.networks import networks
+from components.plan.run import loads_of
+from components.plan.speech import audio_of
+from flows import recipe as recipes
+from tests.conftest import REPOSITORY
+
+PLANNED = sorted(path.stem for path in (REPOSITORY / recipes.FOLDER).glob("*.yaml") if "(plan)" in path.read_text())
+
+
+def said(name: str, heading: str) -> str:
+    """What stands behind a heading of the opening."""
+    return re.findall(rf"^# {heading}: (.*)$", Path(f"{recipes.FOLDER}/{name}.yaml").read_text(), re.MULTILINE)[0]
+
+
+def ends(text: str) -> list[float]:
+    """Least and most of the numbers in a text."""
+    numbers = [float(each) for each in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)]
+    return [min(numbers), max(numbers)]
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_hours_and_memory_are_those_of_the_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    hours: dict[str, list[float]] = {"h200": [], "a100-80gb": []}
+    memory = []
+    for cell in recipes.expand(recipes.read_recipe(name)):
+        params = overridden(cell.overrides, name)
+        loads = loads_of(params, networks(params), audio_of(params.corpus), {})
+        memory.append(max(load.memory for load in loads) / 1e9)
+        for card, found in hours.items():
+            found.append(sum(load.hours(gpu_of(card)) or 0 for load in loads))
+    h200, rest = said(name, "Hours").split("on an H200")
+    assert ends(h200) == pytest.approx([min(hours["h200"]), max(hours["h200"])], rel=0.05)
+    assert ends(rest.split("on an A100")[0]) == pytest.approx([min(hours["a100-80gb"]), max(hours["a100-80gb"])], rel=0.05)
+    assert ends(said(name, "Memory")) == pytest.approx([min(memory), max(memory)], rel=0.05)
