@@ -24,6 +24,9 @@ def show(plan: Plan) -> None:
             console.print(f"The {kind} {name} is trained here, on the processor: its time is not counted.")
     if any(each.rests_on == "nothing" for each in plan.audio) or not all(each.bytes for each in plan.downloads):
         console.print("What is not known is not counted: disk, memory and hours are the least.")
+    if plan.engine:
+        held = f" each holds 1/{plan.ranks} of the LLM's layers, and memory is that of one;" if plan.engine == "fsdp" else ""
+        console.print(f"{plan.ranks} ranks ({plan.engine}) train:{held} the hours are those of one card, which they share at best.")
     console.print(f"Memory and hours are estimates, not measured: {ASSUMPTIONS}.")
 
 

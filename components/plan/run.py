@@ -66,6 +66,8 @@ class Plan:
     loads: list[Load]
     memory: list[Memory]
     gpus: dict[str, Gpu]
+    engine: str  # torchrun's, that trains here; empty where it trains without
+    ranks: int
 
 
 def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
@@ -79,7 +81,9 @@ def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
     written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
     memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
-    return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads_of(params, nets, audio, stands), memory, cards)
+    chosen, processes = ranks(params.train)
+    return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads_of(params, nets, audio, stands), memory, cards,
+                chosen.name, processes * chosen.nodes)  # fmt: skip
 
 
 def check(plan: Plan) -> None:

@@ -64,9 +64,12 @@ def run(function: Callable[[Ranks, Any], None], task: Task) -> None:
 def ranks(settings: Train) -> tuple[Engine, int]:
     """The engine, without a name where no torchrun is started, and how many processes of this machine train.
 
-    Raises InputError where there would be more ranks than micro-batches.
+    Raises InputError where there would be more ranks than micro-batches, and for fp16 in parts.
     """
     chosen, gpus = engine(), _gpus(device())
+    if chosen.name == "fsdp" and settings.precision == "fp16":
+        raise InputError("train: ranks that hold an LLM in parts would not agree on which step overflowed fp16.", unit="train.precision",
+                         way_out="Set train.precision to bf16, or LIBRETTO_ENGINE to ddp.")  # fmt: skip
     if not chosen.name and gpus < 2:
         return chosen, 1 if gpus else min(workers(), settings.micro_batches)
     processes = gpus or workers()

@@ -77,9 +77,6 @@ def train(ranks: Ranks, job: Job) -> None:
     short = shorter([speech.count(item, 0) for item in speech.items], stride)
     if short and ranks.rank == 0:
         print(f"train: {short} of {len(speech.items)} utterances have fewer frames than the {stride:g} of one token")
-    if ranks.sharded and job.settings.precision == "fp16":
-        raise InputError("train: ranks that hold an LLM in parts would not agree on which step overflowed fp16.", unit="train.precision",
-                         way_out="Set train.precision to bf16, or LIBRETTO_ENGINE to ddp.")  # fmt: skip
     if job.settings.packing:
         check_packing(llm)
     if job.settings.gradient_checkpointing:

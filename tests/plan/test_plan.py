@@ -259,6 +259,12 @@ def test_more_ranks_than_micro_batches_stop_the_plan(monkeypatch: pytest.MonkeyP
         planned()
 
 
+def test_ranks_that_share_the_llm_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    assert "2 ranks (fsdp) train: each holds 1/2 of the LLM's layers" in " ".join(run().stdout.split())
+
+
 def test_what_the_networks_can_not_do_stops_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = overridden({"train.packing": True}, "overrides")
     found = networks(packed)

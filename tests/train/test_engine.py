@@ -135,6 +135,12 @@ def test_more_ranks_than_micro_batches_are_refused(steps: Steps) -> None:
         steps("ddp", 3)
 
 
+def test_fp16_in_parts_is_refused_before_a_rank_is_started(steps: Steps) -> None:
+    tones.change("params.yaml", {"train.precision": "fp16"})
+    with pytest.raises(InputError, match=r"would not agree.* Set train\.precision to bf16, or LIBRETTO_ENGINE to ddp"):
+        steps("fsdp", 2)
+
+
 @pytest.mark.parametrize(("settings", "says"), [
     ({"LIBRETTO_ENGINE": "dpp"}, r"LIBRETTO_ENGINE=dpp is no engine\. Known: ddp, fsdp"),
     ({"LIBRETTO_ENGINE": "ddp", "LIBRETTO_NODES": "2"}, r"need an engine and a place to meet"),
