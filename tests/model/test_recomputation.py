@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from components.config.errors import InputError
+from components.model.encoders.encoder import SpeechEncoder
 from components.model.joined import SpeechLLM
 from components.model.training import recomputation
-from tests.checkpoints import LLMS, LORA, frames_of, joined
+from tests.checkpoints import LLMS, LORA, frames_of, joined, save_encoder
 
 DROPOUT = {"llama": "attention_dropout", "phi": "resid_pdrop", "bloom": "hidden_dropout", "gpt_neox": "hidden_dropout"}
 
@@ -49,6 +51,21 @@ def test_layers_are_computed_again_and_gradients_are_the_same(family: str, tmp_p
     assert plain.keys() == again.keys() == still.keys()
     assert all(torch.equal(grad, again[name]) for name, grad in plain.items())
     assert not any(module.training for module in model.modules() if isinstance(module, torch.nn.Dropout))
+
+
+@pytest.mark.parametrize("family", ["whisper", "parakeet", "hubert-layer-norm"])
+def test_a_tuned_encoder_drops_nothing_either(family: str, tmp_path: Path) -> None:
+    dropout = dict.fromkeys(("dropout", "activation_dropout", "attention_dropout", "hidden_dropout"), 0.5)
+    encoder = SpeechEncoder(save_encoder(tmp_path / "encoder", family, **dropout))
+    sound = [np.sin(np.arange(16000) * 0.3).astype(np.float32)]
+    encoder.eval().requires_grad_(True)
+    plain = encoder(sound)[0]
+    recomputation.enable(encoder.model)
+    recomputation.recomputing(encoder.model)
+    again = encoder(sound)[0]
+    assert torch.equal(plain, again)
+    again.sum().backward()
+    assert any(parameter.grad is not None for parameter in encoder.parameters())
 
 
 def test_search_computes_nothing_again(tmp_path: Path) -> None:

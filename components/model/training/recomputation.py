@@ -2,7 +2,8 @@
 al. 2016, arXiv 1604.06174). Costs about one more forward pass; keeps one vector a token and layer.
 
 transformers does it in layers that are in training mode, but a frozen LLM stays in evaluation mode for the sake of its dropout. So
-only the layers' own flag is set, and not their children's, where the dropout is.
+only the layers' own flag is set, and not their children's, where the dropout is; what a layer itself drops by its flag (Whisper's)
+is set to 0.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def enable(network: Any) -> None:
         raise InputError(f"{type(network).__name__} has no layers that can compute their activations again.",
                          unit="train.gradient_checkpointing", way_out="Set train.gradient_checkpointing to false.")  # fmt: skip
     network.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in layers_of(network):
+        for name in [name for name, value in vars(layer).items() if "dropout" in name and isinstance(value, float)]:
+            setattr(layer, name, 0.0)
 
 
 def recomputing(network: nn.Module) -> None:
