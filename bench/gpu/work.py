@@ -82,7 +82,7 @@ def features(encoder: SpeechEncoder, size: Size, device: str) -> dict[str, Any]:
 
 def training(model: SpeechLLM, settings: Train, size: Size, device: str, scratch: Path) -> dict[str, Any]:
     """Steps of the curriculum's first stage as components.train takes them, micro-batches and all."""
-    job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, {})
+    job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, {}, [])
     stage = loop._Stage(Ranks(), job, Parts(model, settings, {}), settings.curriculum[0], 0, 0)
     items, noise = utterances(size), Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
     places = [(item, True) for item in items]

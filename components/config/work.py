@@ -113,14 +113,18 @@ def _seal(folder: Path, key: Key) -> None:
 def place(unit: Path, target: Path) -> None:
     """Links the files of a finished unit into ``target`` (copies where links are not possible)."""
     for name in digests(unit):
-        link = target / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        try:
-            os.link(unit / name, link)
-        except OSError:
-            shutil.copyfile(unit / name, link)
-            link.chmod(0o444)
+        link(unit / name, target / name)
+
+
+def link(file: Path, target: Path) -> None:
+    """Makes ``target`` the same file, or a copy of it that can't be written either."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+        target.chmod(0o444)
 
 
 def trim(limit: int | None = None) -> tuple[int, int]:

@@ -188,6 +188,7 @@ def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
     if "train" not in stands:
         found.append(Written("bridge", 4.0 * nets.trained, places))
         found.append(Written("checkpoint of its training", 12.0 * nets.trained, places[:1]))  # weights, AdamW's two moments
+        found.append(Written("ends of its stages", 4.0 * sum(sum(tuned.values()) for tuned in nets.stages), places[:1]))
     return [each for each in found if each.bytes]
 
 

@@ -23,6 +23,7 @@ from components.config.work import digests, made, place
 from components.model.folders.description import has_ctc
 from components.model.training.ranks import Ranks
 from components.train import RESULT_VERSION, emergence, engine
+from components.train.boundary import keys_of
 from components.train.throughput import collected
 
 if TYPE_CHECKING:  # a stage starts without torch
@@ -43,6 +44,7 @@ class Task:
     encoder: str
     projector: str
     llm: str
+    ends: list[dict[str, Any]]  # keys of the stages' ends in the work cache
 
     @property
     def scratch(self) -> Path:
@@ -64,7 +66,8 @@ def work(stage: Stage) -> None:
         _check_units()
 
     def make(folder: Path) -> None:
-        task = Task(folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm)
+        ends = keys_of(RESULT_VERSION, parameters, inputs)
+        task = Task(folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm, ends)
         engine.run(train, task)
         stage.facts["throughput"] = collected(task.scratch)
 
@@ -146,7 +149,7 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
     shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), dtype, catalogue.projector(task.projector), llm.prompt,
                   settings.text_case, _hearing(settings))  # fmt: skip
     targets = _lora_targets(catalogue.encoder(task.encoder), llm)
-    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, task.folder, task.scratch, place or device(), settings, shape, targets))
+    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, task.folder, task.scratch, place or device(), settings, shape, targets, task.ends))
 
 
 def _lay_out(unit: Path) -> None:

@@ -19,6 +19,7 @@ from components.config.errors import InputError
 from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, Train
 from components.config.progress import Progress, progress
+from components.config.work import Key
 from components.features.frames import FrameSource
 from components.model.joined import Shape, SpeechLLM, heard_with
 from components.model.llms.causal import check_packing, load_llm
@@ -31,16 +32,16 @@ from components.model.training.sharding import shard
 from components.model.training.tuning import printed
 from components.shards.order import fitting
 from components.shards.reader import Located
+from components.train import boundary
 from components.train.alarm import Alarm
 from components.train.auxiliary import Auxiliary
+from components.train.boundary import BEST, CURVE, DONE
 from components.train.data import Example, Step, joined, pieces_of, plan, shorter
 from components.train.forward import Forward
 from components.train.lengths import Lengths
 from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors
 from components.train.throughput import Throughput
-
-CURVE = "curve.jsonl"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Job:
     settings: Train
     shape: Shape
     lora_targets: dict[str, list[str]]  # by the part: lora, encoder-lora
+    ends: list[Key]  # of the stages, in the work cache
 
 
 def train(ranks: Ranks, job: Job) -> None:
@@ -90,7 +92,9 @@ def train(ranks: Ranks, job: Job) -> None:
         tables.append((stage.name, parts.rows(speech.encoder)))
         if ranks.rank == 0:
             print(f"train: parameters in stage '{stage.name}':\n{printed(tables[-1][1])}")
+        running.take(job.ends[number])
         running.run(speech, silence, dev)
+        running.keep(job.ends[number])
         first += stage.steps
     model.save(job.out / "bridge", write=ranks.rank == 0)
     if ranks.rank == 0:
@@ -117,10 +121,21 @@ class _Stage:
         self.throughput = Throughput(self.folder)
         self.trained = [parameter for parameters in groups.values() for parameter in parameters]
 
+    def take(self, end: Key) -> None:
+        """Takes the stage as another training left it, whose curriculum was the same up to its end."""
+        if self.ranks.rank == 0 and boundary.take(end, self.folder):
+            print(f"train: stage '{self.stage.name}' is taken from the work cache, where a training with the same beginning left it")
+        self.ranks.wait()
+
+    def keep(self, end: Key) -> None:
+        """Keeps the finished stage for others that begin like this one."""
+        if self.ranks.rank == 0:
+            boundary.keep(end, self.folder)
+        self.ranks.wait()
+
     def run(self, speech: FrameSource, silence: FrameSource, dev: FrameSource) -> None:
         """Trains the stage, or takes its finished checkpoint, and leaves the best checkpoint's weights in the model."""
-        best = self.folder / "best"
-        if not (self.folder / "done").is_file():
+        if not (self.folder / DONE).is_file():
             kept, left_out = fitting(speech.items, self.job.settings.max_seconds / speech.stretch)
             quiet = fitting(silence.items, self.job.settings.max_seconds / silence.stretch)[0]
             share = self.stage.nonspeech_share
@@ -140,7 +155,7 @@ class _Stage:
             tokens = self._tokens(kept, quiet, speech, silence) if self.job.settings.batch_tokens else None
             steps = plan(kept, quiet, self.job.settings, self.stage, lengths, tokens)
             self._train([*kept, *quiet], len(kept), steps, forward, dev)
-        checkpoint.load(best, self.model, None)
+        checkpoint.load(self.folder / BEST, self.model, None)
 
     def _tokens(self, kept: list[Located], quiet: list[Located], speech: FrameSource, silence: FrameSource) -> Lengths:
         """Counts tokens of utterances, and says how many are over the budget by themselves."""
@@ -171,7 +186,7 @@ class _Stage:
                 shown.advance(1, f"accuracy {facts['accuracy']:.3f}, {self.throughput.note()}")
         if self.ranks.rank == 0:
             (self.folder / CURVE).write_text("".join(json.dumps(line) + "\n" for line in state["curve"]))
-            (self.folder / "done").touch()
+            (self.folder / DONE).touch()
         self.ranks.wait()
 
     def _step(self, step: int, steps: int, places: list[Example], epoch: int, forward: Forward) -> dict[str, Any]:
@@ -219,7 +234,7 @@ class _Stage:
         state["waited"] = 0 if better else state["waited"] + 1
         if better:
             state["best"] = {"step": done, "wer": errors.wer}
-            checkpoint.save(self.folder / "best", self.model, None, state["best"], write=first)
+            checkpoint.save(self.folder / BEST, self.model, None, state["best"], write=first)
         if self._waited_enough(state):
             state["curve"][-1]["stopped"] = "early"
         if first:

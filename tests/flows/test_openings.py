@@ -15,6 +15,8 @@ from components.plan.speech import audio_of
 from flows import recipe as recipes
 from tests.conftest import REPOSITORY
 
+EMBEDDED = {"smoke", "recorded", "llms", "digits", "embedded-ablation"}  # on a processor, in minutes or a few hours
+HEADINGS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
 PLANNED = sorted(path.stem for path in (REPOSITORY / recipes.FOLDER).glob("*.yaml") if "(plan)" in path.read_text())
 
 
@@ -27,6 +29,15 @@ def ends(text: str) -> list[float]:
     """Least and most of the numbers in a text."""
     numbers = [float(each) for each in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)]
     return [min(numbers), max(numbers)]
+
+
+def test_every_recipe_of_a_paper_opens_with_all_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert {*PLANNED, *EMBEDDED} == set(recipes.names())
+    for name in PLANNED:
+        text = Path(f"{recipes.FOLDER}/{name}.yaml").read_text()
+        assert text.startswith(f"# python -m flows.compare {name}\n")
+        assert [heading for heading in HEADINGS if not re.search(rf"^# {heading}: ", text, re.MULTILINE)] == [], name
 
 
 @pytest.mark.parametrize("name", PLANNED)

@@ -28,6 +28,7 @@ from components.shards.reader import Located, entries
 from components.text.wer import WordErrors
 from components.train import build, loop
 from components.train.data import joined, misread, parts_of, plan, strung
+from components.train.forward import Forward
 from tests import world as tones
 from tests.train.test_train import BRIDGE, CURVE, curve, stage_of, trained
 
@@ -383,7 +384,7 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
     assert (whole.frames, whole.samples) == (first.entry.frames + second.entry.frames, first.entry.samples + second.entry.samples)
     assert joined([first]) is first
     heard: dict[str, tuple[torch.Tensor, str]] = {}
-    known = loop._Stage._masked
+    known = Forward._masked
 
     def frames(self: Any, part: list[tuple[Located, bool]], epoch: int, pieces: list[torch.Tensor]) -> list[torch.Tensor]:
         found, source = known(self, part, epoch, pieces), tones.frame_source("train")
@@ -393,7 +394,7 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
                 heard[item.entry.id] = each, item.entry.text
         return found
 
-    monkeypatch.setattr(loop._Stage, "_masked", frames)
+    monkeypatch.setattr(Forward, "_masked", frames)
     tones.change("params.yaml", {"train.concatenate": {"share": 1.0, "seconds": 4}})
     tones.run("train")
     assert any("+" in name for name in heard)

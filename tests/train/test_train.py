@@ -129,6 +129,38 @@ def test_a_finished_training_is_taken_from_the_work_cache(world: Path, before_st
     assert len(steps) == 12
 
 
+@pytest.mark.parametrize("end", ["longer", "other"])
+def test_a_curriculum_goes_on_from_where_another_with_the_same_beginning_was(
+    end: str, world: Path, before_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    everything_on()
+    trained()
+    stages: list[str] = []
+    before_step(lambda running, number, places: stages.append(running.stage.name))
+    first, second = read_params().raw["train"]["curriculum"]
+    last = {**second, "name": "last", "steps": 2, "learning_rate": 0.001}
+    tones.change("params.yaml", {"train.curriculum": [first, second, last] if end == "longer" else [first, last]})
+    went_on, rows = trained(), curve()
+    assert stages == ["last", "last"]
+    assert "stage 'projector' is taken from the work cache" in capsys.readouterr().out
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    assert trained() == went_on
+    assert curve() == rows
+    assert len(stages) == 2 + sum(each["steps"] for each in read_params().raw["train"]["curriculum"])
+
+
+def test_what_a_stage_hangs_on_is_not_taken_from_another(world: Path, before_step: Callable[..., None]) -> None:
+    trained()
+    stages: list[str] = []
+    before_step(lambda running, number, places: stages.append(running.stage.name))
+    first, second = read_params().raw["train"]["curriculum"]
+    for change in ({"train.batch_seconds": 15}, {"train.curriculum": [{**first, "warmup": 3}, second]}):
+        stages.clear()
+        tones.change("params.yaml", change)
+        trained()
+        assert set(stages) == {"projector", "lora"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.3, 0.0])
 def test_two_processes_give_the_bits_of_one(weight: float, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from components.model.llms.causal import load_llm
 from components.model.search import search
 from components.model.training.tuning import plain
 from components.train import loop
+from components.train.forward import Forward
 from tests import world as tones
 from tests.checkpoints import ENCODER_LORA, save_encoder
 
@@ -372,9 +373,9 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
                 values.append(float(loss) / len(frames))
         return sum(values) / len(places)
 
-    def step(self: Any, number: int, steps: int, places: Any, epoch: int, *sources: FrameSource) -> dict[str, Any]:
-        wanted.append(formula(self.model.eval().encoder, places, *sources))
-        return known(self, number, steps, places, epoch, *sources)
+    def step(self: Any, number: int, steps: int, places: Any, epoch: int, forward: Forward) -> dict[str, Any]:
+        wanted.append(formula(self.model.eval().encoder, places, forward.speech, forward.silence))
+        return known(self, number, steps, places, epoch, forward)
 
     monkeypatch.setattr(loop._Stage, "_step", step)
     tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
