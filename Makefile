@@ -25,7 +25,7 @@ test: setup  ## what needs no server, no accelerator and little time
 	python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not gpu"
 
 test-slow: setup  ## servers, trainings, kills
-	python -m pytest -m "slow and not gpu"
+	python -m pytest -n auto --maxprocesses 2 --dist loadfile -m "slow and not gpu"
 
 lint: setup
 	ruff check .
