@@ -72,7 +72,8 @@ def test_killed_in_four_stages_it_ends_with_the_hashes_of_an_undisturbed_run(smo
 def test_a_queued_experiment_killed_in_training_and_queued_again_ends_with_the_hashes_of_an_undisturbed_run(
         smoke: Project, tmp_path: Path) -> None:  # fmt: skip
     shutil.copytree(smoke.work, tmp_path / "work", copy_function=os.link)
-    shutil.rmtree(tmp_path / "work" / "train")  # all but the training is at hand
+    for unit in ("train", "curriculum"):  # all but the training is at hand
+        shutil.rmtree(tmp_path / "work" / unit)
     project = make_project(tmp_path / "project", tmp_path / "work")
     checkpoints = "train/*/*.partial/resume/*/last/state.json"
     project.dvc("exp", "run", "--queue", "-n", "killed")
