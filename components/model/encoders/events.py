@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from components.audio.sound import RATE
 from components.model.encoders.family import Family
 from components.model.encoders.whisper import passes, windows
-from components.model.folders.pretrained import read_extractor, read_network
+from components.model.folders.pretrained import extracted, read_extractor, read_network
 
 MEL_STEP, MEL_WINDOW = 160, 400  # samples: 10 ms and 25 ms, those of Kaldi's filterbank that the extractor computes
 
@@ -59,7 +58,7 @@ class SpectrogramTransformer:
         """Frames of each piece of at most 10 s, all through the layers at once."""
         # What is left behind the last whole window may be shorter than one window of the filterbank.
         long_enough = [np.pad(piece, (0, max(0, MEL_WINDOW - len(piece)))) for piece in pieces]
-        mel = self.extractor(long_enough, sampling_rate=RATE, return_tensors="pt")["input_values"]
+        mel = extracted(self.extractor, long_enough)["input_values"]
         output = self.network(mel.to(self.device, self.dtype), output_hidden_states=layer != "last")
         hidden = output.last_hidden_state if layer == "last" else output.hidden_states[int(layer)]
         patches = hidden[:, 2:]  # two tokens stand before them

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForCTC
 
-from components.audio.sound import RATE
 from components.config.errors import nearest
 from components.model.encoders.events import JoinedEncoders, SpectrogramTransformer
 from components.model.encoders.family import Family
 from components.model.encoders.whisper import Whisper
 from components.model.folders.description import has_ctc, read_config, refused
-from components.model.folders.pretrained import read_extractor, read_network, read_settings
+from components.model.folders.pretrained import extracted, read_extractor, read_network, read_settings
 
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
 FBANK, JOINED = "fbank", "joined-encoders"  # model types of folders that are written here
@@ -88,8 +87,7 @@ class Padded:
 
     def inputs(self, waveforms: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """What the network takes, padded to the longest of ``waveforms``."""
-        batch = self.extractor(list(waveforms), sampling_rate=RATE, return_tensors="pt", padding=True,
-                               return_attention_mask=True)  # fmt: skip
+        batch = extracted(self.extractor, waveforms, padding=True, return_attention_mask=True)
         return {name: batch[name] for name in batch if name in ("input_features", "input_values", "attention_mask")}
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
@@ -129,7 +127,7 @@ class Filterbank:
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of each waveform, shape (frames, mel)."""
-        mel = self.extractor(list(waveforms), sampling_rate=RATE, return_tensors="pt", padding=True)["input_features"]
+        mel = extracted(self.extractor, waveforms, padding=True)["input_features"]
         mel = mel.to(self.device, self.dtype)
         return [frames[: self.frames_of(len(waveform))] for frames, waveform in zip(mel, waveforms, strict=True)]
 

@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.audio.sound import RATE
 from components.model.folders.description import read_config
-from components.model.folders.pretrained import read_extractor, read_network
+from components.model.folders.pretrained import extracted, read_extractor, read_network
 
 # Of audio that runs through the layers at once, what is padded counted. A window of whisper-large takes about 100 MB in fp32
 # beside the weights, so this is 1.6 GB; a recording of 35 minutes in one pass would take 7 GB.
@@ -90,7 +90,7 @@ class Whisper:
         Silence of one spectral window follows each piece, so that its last values do not hang on how long the batch is.
         """
         most = self.window if self.padding == "window" else min(self.window, max(map(len, pieces)) + int(self.extractor.n_fft))
-        mel = self.extractor(list(pieces), sampling_rate=RATE, return_tensors="pt", padding="max_length", max_length=most)["input_features"]
+        mel = extracted(self.extractor, pieces, padding="max_length", max_length=most)["input_features"]
         if self.padding == "none":
             mel = mel[:, :, : 2 * max(counts)]
             mel = mel * (torch.arange(mel.shape[2]) < 2 * torch.tensor(counts)[:, None])[:, None]

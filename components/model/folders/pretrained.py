@@ -6,12 +6,15 @@ draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
+from components.audio.sound import RATE
 from components.model.folders.description import refused
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # as the catalogue names them
@@ -34,6 +37,12 @@ def read_extractor(folder: Path) -> Any:
         return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise refused(folder, error) from None
+
+
+def extracted(extractor: Any, waveforms: Sequence[np.ndarray], **options: Any) -> Any:
+    """What an extractor makes of waveforms (mono float32 at 16 kHz): on the processor, in fp32 whatever a training computes in."""
+    with torch.autocast("cpu", enabled=False):
+        return extractor(list(waveforms), sampling_rate=RATE, return_tensors="pt", **options)
 
 
 def read_network(folder: Path, loader: Any, dtype: torch.dtype, device: torch.device, part: str = "") -> Any:
