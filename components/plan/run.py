@@ -81,9 +81,8 @@ def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
     written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
     memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
-    chosen, processes = ranks(params.train)
     return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads_of(params, nets, audio, stands), memory, cards,
-                chosen.name, processes * chosen.nodes)  # fmt: skip
+                *training_ranks(params, nets, stands))  # fmt: skip
 
 
 def check(plan: Plan) -> None:
@@ -115,12 +114,23 @@ def loads_of(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
         found.append(features_load(params, nets, audio, encoder))
     # What is tuned whole is held in fp32.
     encoder, llm = ("float32" if nets.modules[name][0] else dtype for name, dtype in (("encoder", encoder), ("LLM", llm)))
-    if nets.stages and "train" not in stands:
-        chosen, processes = ranks(params.train)
-        found.append(train_load(params, nets, audio, llm, encoder, processes * chosen.nodes if chosen.name == "fsdp" else 1))
+    if _trains(nets, stands):
+        name, count = training_ranks(params, nets, stands)
+        found.append(train_load(params, nets, audio, llm, encoder, count if name == "fsdp" else 1))
     if "decode" not in stands:
         found.append(decode_load(params, nets, audio, llm, encoder))
     return found
+
+
+def _trains(nets: Networks, stands: dict[str, int]) -> bool:
+    """Whether a training is to come: a released projector has none, and one may stand."""
+    return bool(nets.stages) and "train" not in stands
+
+
+def training_ranks(params: Params, nets: Networks, stands: dict[str, int]) -> tuple[str, int]:
+    """torchrun's engine and its ranks; no name and one rank where it trains without, or not at all."""
+    chosen, processes = ranks(params.train) if _trains(nets, stands) else (None, 1)
+    return (chosen.name, processes * chosen.nodes) if chosen else ("", 1)
 
 
 def fits(load: Load, memory: Memory) -> bool:

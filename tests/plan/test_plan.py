@@ -265,6 +265,14 @@ def test_ranks_that_share_the_llm_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert "2 ranks (fsdp) train: each holds 1/2 of the LLM's layers" in " ".join(run().stdout.split())
 
 
+def test_ranks_matter_to_no_plan_without_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
+    monkeypatch.setenv("LIBRETTO_WORKERS", "3")  # more than micro-batches
+    released = overridden({"encoder": "wavlm-large", "projector": "slam-asr-wavlm-large-vicuna-7b", "llm": "vicuna-7b-released",
+                           "features.mode": "live"}, "overrides")  # fmt: skip
+    assert plan_of(released).engine == ""
+
+
 def test_what_the_networks_can_not_do_stops_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = overridden({"train.packing": True}, "overrides")
     found = networks(packed)
