@@ -101,7 +101,7 @@ def test_both_experiments_stand_in_one_chart_without_a_network(experiments: None
 def test_metrics_and_comparison_tell_the_step_of_the_jump(experiments: None) -> None:
     (baseline,) = [each for each in json.loads(dvc("exp", "show", "--json")) if each["rev"] != "workspace"]
     assert baseline["data"]["metrics"]["metrics/train.json"]["data"]["jump"]["step"] == 50
-    rows, failed = compare.table(["early", "late", "released"])
+    rows, failed = compare.table(["early", "late", "released"], compare.results())
     assert not failed
     assert [row.get("jump at step") for row in rows] == ["30", "70", None]
     dvc("exp", "apply", "early")
