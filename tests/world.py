@@ -18,6 +18,7 @@ from components.config.artifact import fresh, write_record
 from components.config.params import read_params
 from components.config.stage import Stage
 from components.features.frames import FrameSource
+from components.model.constraints import GREEDY
 from components.shards.index import INDEX, write_index
 from components.shards.writer import Sample, write_tar
 from tests.checkpoints import ENCODER_LORA, LORA, WORDS, save_encoder, save_llm
@@ -80,7 +81,13 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params |= {"corpus": "tones", "encoder": "tiny", "projector": "small", "llm": "tiny"}
     params["features"]["batch_seconds"] = 4
-    params["decode"] = {"batch_seconds": 3, "threads": 1, "perplexity": False, "sets": {"free": _set(2, 8, 1.0), "greedy": _set(1, 6, 1.0)}}
+    params["decode"] = {
+        "batch_seconds": 3,
+        "threads": 1,
+        "exact": False,
+        "perplexity": False,
+        "sets": {"free": _set(2, 8, 1.0), "greedy": _set(1, 6, 1.0)},
+    }
     stage = {"steps": 6, "learning_rate": 0.01, "warmup": 2, "decay": "cosine"}
     params["train"] |= {
         "batch_seconds": 5,
@@ -112,8 +119,7 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _set(beams: int, max_tokens: int, length_penalty: float, **changed: float) -> dict[str, float]:
-    free = {"no_repeat_ngram": 0, "max_tokens_per_second": 0, "extra_tokens": 0, "min_tokens_per_second": 0}
-    return {"beams": beams, "max_tokens": max_tokens, "length_penalty": length_penalty, **free, **changed}
+    return {**vars(GREEDY), "beams": beams, "max_tokens": max_tokens, "length_penalty": length_penalty, **changed}
 
 
 def build(encoder: str = "parakeet", llm: str = "llama") -> None:
@@ -159,11 +165,11 @@ def run_features() -> None:
 
 def forget() -> None:
     """Drops the models and readers that the stages hold for the length of a process."""
-    from components.decode import run as decode
+    from components.decode import shard
     from components.features import extract
 
-    for held in (extract._encoder, decode._model, decode._encoder, decode._frames):
-        held.cache_clear()
+    extract._encoder.cache_clear()
+    shard.forget()
 
 
 def frame_source(role: str) -> FrameSource:

@@ -5,18 +5,17 @@ In: two torch devices. Out: the differences. Networks are tiny and drawn on the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from bench.gpu.networks import TEXT, encoder, joined
 from bench.gpu.work import Size, waveforms
-from components.config.params import ConstraintSet
+from components.model.constraints import GREEDY
 from components.model.search import search
 
 SIZE = Size(seconds=1.5, utterances=3, beams=2, runs=1)
-RULES = ConstraintSet(beams=2, max_tokens=8, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                      min_tokens_per_second=0)  # fmt: skip
+RULES = replace(GREEDY, beams=2, max_tokens=8)
 WIDTH = 12
 
 

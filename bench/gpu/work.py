@@ -19,7 +19,8 @@ import torch
 from bench.gpu import card
 from bench.gpu.networks import TEXT
 from components.audio.sound import RATE
-from components.config.params import ConstraintSet, Train
+from components.config.params import Train
+from components.model.constraints import GREEDY
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import parameters
 from components.model.joined import SpeechLLM
@@ -101,8 +102,7 @@ def training(model: SpeechLLM, settings: Train, size: Size, device: str, scratch
 def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
     """Beam search of a batch, of as many tokens as speech of that length has: random weights would never end."""
     wanted = max(2, int(size.seconds * TOKENS_A_SECOND))
-    rules = ConstraintSet(beams=size.beams, max_tokens=wanted, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0,
-                          extra_tokens=0, min_tokens_per_second=TOKENS_A_SECOND)  # fmt: skip
+    rules = replace(GREEDY, beams=size.beams, max_tokens=wanted, min_tokens_per_second=TOKENS_A_SECOND)
     noise = Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
     frames, lengths = noise.frames(utterances(size)), [size.seconds] * size.utterances
     card.forget_peak(device)

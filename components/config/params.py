@@ -166,7 +166,7 @@ class Train:
 
 @dataclass(frozen=True)
 class ConstraintSet:
-    """One set of search constraints; 0 switches a limit off."""
+    """One set of search constraints; 0 switches a limit off, and 1 the repetition penalty."""
 
     __pydantic_config__ = STRICT
     beams: int
@@ -176,6 +176,20 @@ class ConstraintSet:
     max_tokens_per_second: float  # of the utterance's audio
     extra_tokens: int  # added to the limit above
     min_tokens_per_second: float  # of the utterance's audio
+    repetition_penalty: float  # by which the log-probability of a token that was said is multiplied
+    eos_threshold: float  # times the log-probability of the likeliest other token: an end below it is none
+    max_unheard: float  # units of a text (letters with CTC, else tokens) that the encoder did not hear
+    unheard_share: float  # of the units heard, added to the limit above
+    silence_gate: float  # evidence for speech, 0 to 1, below which the empty transcript competes
+
+    @property
+    def bounds_unheard(self) -> bool:
+        """Whether the units of a text that were not heard are bounded."""
+        return self.max_unheard > 0 or self.unheard_share > 0
+
+    @property
+    def asks_what_was_heard(self) -> bool:
+        return self.bounds_unheard or self.silence_gate > 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +197,7 @@ class Decode:
     __pydantic_config__ = STRICT
     batch_seconds: float
     threads: int
+    exact: bool  # the LLM in fp32, whatever its entry says: batched equals single to the letter
     perplexity: bool  # of the references under the LLM alone
     sets: dict[str, ConstraintSet]
 
@@ -270,7 +285,7 @@ def _check_values(params: Params, where: str) -> None:
         "features.batch_seconds": params.features.batch_seconds > 0,
         "train.batch_seconds": train.batch_seconds > 0,
         "decode.batch_seconds": params.decode.batch_seconds > 0,
-        "decode.sets": "free" in params.decode.sets and not {"ctc", "llm"} & set(params.decode.sets),
+        "decode.sets": "free" in params.decode.sets and not {"ctc", "llm", "whisper"} & set(params.decode.sets),
     }
     for stage in train.curriculum:
         checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share <= 1
@@ -284,10 +299,19 @@ def _check_values(params: Params, where: str) -> None:
         "train.concatenate.seconds": train.concatenate.seconds > 0 or not train.concatenate.share,
         "train.text_mask": 0 <= train.text_mask < 1,
     }
+    for name, each in params.decode.sets.items():
+        checks |= {f"decode.sets.{name}.{key}": holds for key, holds in _search_checks(each).items()}
     for key, holds in checks.items():
         if not holds:
             raise InputError(f"{where}: '{key}' is out of range.", unit=key, way_out="See the comment beside it in params.yaml.")
     _check_tuning(params, where)
+
+
+def _search_checks(rules: ConstraintSet) -> dict[str, bool]:
+    from_zero = ("length_penalty", "no_repeat_ngram", "max_tokens_per_second", "extra_tokens", "min_tokens_per_second", "eos_threshold",
+                 "max_unheard", "unheard_share")  # fmt: skip
+    return {**{key: getattr(rules, key) >= 0 for key in from_zero}, "beams": rules.beams >= 1, "max_tokens": rules.max_tokens >= 1,
+            "repetition_penalty": rules.repetition_penalty > 0, "silence_gate": 0 <= rules.silence_gate <= 1}  # fmt: skip
 
 
 def _check_tuning(params: Params, where: str) -> None:

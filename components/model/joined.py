@@ -189,14 +189,14 @@ class SpeechLLM(nn.Module):
         (folder / CONFIG).write_text(json.dumps(stated(self.shape), indent=1, sort_keys=True) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, encoder: Path, llm: Path, device: str) -> SpeechLLM:
+    def load(cls, folder: Path, encoder: Path, llm: Path, device: str, dtype: str | None = None) -> SpeechLLM:
         """The trained model over its base checkpoints, with the encoder where that was tuned; raises InputError where they are
-        not those it was trained on."""
+        not those it was trained on. ``dtype`` is the LLM's, the one it was trained with where not given."""
         shape = read_shape(folder)
         for name, base in (("encoder", encoder), ("llm", llm)):
             if folder_digest(base) != getattr(shape, name):
                 raise InputError(f"{folder} was trained on another {name} than {base}.", unit=str(folder), way_out="Run 'dvc repro'.")
-        base_model, tokenizer = load_llm(llm, shape.llm_dtype, device)
+        base_model, tokenizer = load_llm(llm, dtype or shape.llm_dtype, device)
         model = cls(shape, base_model, tokenizer, heard_with(shape, encoder, device))
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
         model.read_units_by(encoder)

@@ -1,79 +1,60 @@
-"""Beam search with constraints that act per utterance.
+"""Beam search under constraints that act per utterance.
 
-Every limit is a logits processor with one value an utterance, never the batch's largest: an utterance's text does not
-hang on its neighbours. The score of a hypothesis is the sum of its tokens' log-probabilities, end of sequence included,
-as the model gives them without constraints.
+In: frames of a batch, seconds of audio, a constraint set, and where it asks for it evidence of what was heard. Out: the best text
+of each utterance, others beside it, and their scores: the sum of the tokens' log-probabilities, end of sequence included, as the
+model gives them without constraints. An utterance's text does not hang on its neighbours. Cost: the LLM's, one pass a token over
+beams, and a pass over the found texts for their scores.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig
 
 from components.config.params import ConstraintSet
+from components.model.constraints import limits, processors
+from components.model.evidence import Evidence, MatchedEvidence
 from components.model.joined import SpeechLLM
 from components.model.llms.prompt import sequences
+
+REACHED = -1e8  # transformers marks a beam that never came about by -1e9
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best text of one utterance: token ids without the end of sequence, and its log-probability."""
+    """A text of one utterance: token ids without the end of sequence, and its log-probability; ``others`` came after it, best
+    first."""
 
     text: str
     tokens: list[int]
     score: float
-
-
-class TokenLimits(LogitsProcessor):
-    """Forbids the end of sequence before ``fewest`` new tokens and everything else after ``most``, for each utterance."""
-
-    def __init__(self, fewest: Sequence[int], most: Sequence[int], eos: int, device: torch.device) -> None:
-        self.fewest, self.most = (torch.tensor(values, device=device) for values in (fewest, most))
-        self.eos = eos
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        beams = len(scores) // len(self.most)
-        done = input_ids.shape[1]  # new tokens alone: generation starts from embeddings
-        scores = scores.clone()
-        early = (done < self.fewest).repeat_interleave(beams)
-        scores[early, self.eos] = float("-inf")
-        ended = scores[:, self.eos].clone()
-        late = (done >= self.most).repeat_interleave(beams)
-        scores[late] = float("-inf")
-        scores[late, self.eos] = ended[late]
-        return scores
-
-
-def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[int], list[int]]:
-    """Fewest and most tokens of each utterance, from its seconds of audio."""
-    rate, extra = constraints.max_tokens_per_second, constraints.extra_tokens
-    most = [min(constraints.max_tokens, int(rate * each) + extra) if rate else constraints.max_tokens for each in seconds]
-    fewest = [min(int(constraints.min_tokens_per_second * each), cap) for each, cap in zip(seconds, most, strict=True)]
-    return fewest, most
+    others: list[Hypothesis] = field(default_factory=list)
 
 
 @torch.inference_mode()
-def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[float], constraints: ConstraintSet, *,
-           together: bool = False) -> list[Hypothesis]:  # fmt: skip
-    """The best hypothesis of each utterance from its frames, each (frames, encoder width).
+def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[float], constraints: ConstraintSet,
+           evidence: Sequence[Evidence] | None = None, *, together: bool = False) -> list[Hypothesis]:  # fmt: skip
+    """The best hypothesis of each utterance from its frames, each (frames, encoder width), with the other beams beside it.
 
+    ``evidence`` is what was heard of each; where a set asks for it and none is given, the matching head of the bridge tells.
     ``together``: ranks that hold the LLM together search at the same time, each its own batch; none stops before all are done.
     """
     speech = model.projector(frames)
     batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, None)
-    fewest, most = limits(constraints, seconds)
-    eos = model.builder.eos
-    pad = model.tokenizer.pad_token_id
+    if evidence is None and constraints.asks_what_was_heard:
+        evidence = [MatchedEvidence(model.matching, each, model.llm.get_input_embeddings()) for each in speech]
+    eos, pad, beams = model.builder.eos, model.tokenizer.pad_token_id, constraints.beams
     config = GenerationConfig(
-        do_sample=False, num_beams=constraints.beams, max_new_tokens=max(most) + 1, length_penalty=constraints.length_penalty,
-        no_repeat_ngram_size=constraints.no_repeat_ngram or None, eos_token_id=eos, pad_token_id=eos if pad is None else pad,
-        bos_token_id=model.tokenizer.bos_token_id, use_cache=True,
+        do_sample=False, num_beams=beams, num_return_sequences=beams, max_new_tokens=max(limits(constraints, seconds)[1]) + 1,
+        length_penalty=constraints.length_penalty, no_repeat_ngram_size=constraints.no_repeat_ngram or None,
+        repetition_penalty=constraints.repetition_penalty if constraints.repetition_penalty != 1 else None, eos_token_id=eos,
+        pad_token_id=eos if pad is None else pad, bos_token_id=model.tokenizer.bos_token_id, use_cache=True,
+        return_dict_in_generate=True, output_scores=beams > 1,
     )  # fmt: skip
-    limited = LogitsProcessorList([TokenLimits(fewest, most, eos, batch.embeddings.device)])
     with warnings.catch_warnings():
         # It warns that no-repeat looks at new tokens only: that is what is wanted.
         warnings.filterwarnings("ignore", message=".*no_repeat_ngram_size.*")
@@ -81,16 +62,52 @@ def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[f
             inputs_embeds=batch.embeddings,
             attention_mask=batch.mask,
             generation_config=config,
-            logits_processor=limited,
+            logits_processor=processors(constraints, seconds, evidence or (), eos, model.builder.special, batch.embeddings.device),
             synced_gpus=together,
         )
-    tokens = [_until(row, eos) for row in made.tolist()]
-    scores = _log_probabilities(model, speech, tokens)
-    return [Hypothesis(model.builder.text(row), row, score) for row, score in zip(tokens, scores, strict=True)]
+    rows = [_until(row, eos) for row in made.sequences.tolist()]
+    reached = (made.sequences_scores > REACHED).tolist() if beams > 1 else [True] * len(rows)
+    found = [_distinct(rows[at : at + beams], reached[at : at + beams]) for at in range(0, len(rows), beams)]
+    if constraints.silence_gate:
+        assert evidence is not None  # made above where none was given
+        found = [_gated(texts, each.speech(texts[0]) < constraints.silence_gate) for texts, each in zip(found, evidence, strict=True)]
+    scored = _scored(model, speech, found)
+    if constraints.silence_gate and evidence is not None:
+        scored = [_ranked(texts, each, constraints.silence_gate) for texts, each in zip(scored, evidence, strict=True)]
+    return [Hypothesis(best.text, best.tokens, best.score, others) for best, *others in scored]
 
 
 def _until(tokens: list[int], eos: int) -> list[int]:
     return tokens[: tokens.index(eos)] if eos in tokens else tokens
+
+
+def _distinct(texts: Sequence[list[int]], reached: Sequence[bool]) -> list[list[int]]:
+    """The texts of an utterance's beams, each once; those that the constraints left no way to only where there is no other."""
+    return [list(each) for each in dict.fromkeys(tuple(text) for text, there in zip(texts, reached) if there)] or [texts[0]]
+
+
+def _gated(texts: list[list[int]], low: bool) -> list[list[int]]:
+    """The texts, and the empty one beside them where the evidence for speech is low."""
+    return texts if not low or [] in texts else [*texts, []]
+
+
+def _ranked(found: list[Hypothesis], evidence: Evidence, gate: float) -> list[Hypothesis]:
+    """Where the evidence for speech is low, hypotheses by the product of both probabilities, the LLM's and that of what was
+    heard: the empty transcript competes as one of them. Elsewhere as the search left them."""
+    if evidence.speech(found[0].tokens) >= gate:
+        return found
+    return sorted(found, key=lambda each: each.score + evidence.agreement(each.tokens, each.text), reverse=True)
+
+
+def _scored(model: SpeechLLM, speech: Sequence[torch.Tensor], found: Sequence[Sequence[list[int]]]) -> list[list[Hypothesis]]:
+    """The texts of each utterance with their log-probabilities; batches are as large as that of the search."""
+    scored: list[list[Hypothesis]] = [[] for _ in found]
+    for place in range(max(map(len, found))):
+        rows = [row for row, texts in enumerate(found) if len(texts) > place]
+        texts = [found[row][place] for row in rows]
+        for row, tokens, score in zip(rows, texts, _log_probabilities(model, [speech[row] for row in rows], texts), strict=True):
+            scored[row].append(Hypothesis(model.builder.text(tokens), tokens, score))
+    return scored
 
 
 def _log_probabilities(model: SpeechLLM, speech: Sequence[torch.Tensor], tokens: Sequence[Sequence[int]]) -> list[float]:

@@ -6,17 +6,15 @@ from dataclasses import astuple
 
 import torch
 
-from components.config.params import ConstraintSet, Selection
+from components.config.params import Selection
 from components.features.frames import FrameSource
+from components.model.constraints import GREEDY
 from components.model.joined import SpeechLLM
 from components.model.search import search
 from components.model.training.ranks import Ranks
 from components.shards.order import by_length
 from components.shards.reader import Located
 from components.text.wer import WordErrors, word_errors
-
-GREEDY = ConstraintSet(beams=1, max_tokens=100, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0)  # fmt: skip
 
 
 def chosen(source: FrameSource, settings: Selection) -> list[Located]:

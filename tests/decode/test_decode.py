@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
 
 from components.audio.sound import RATE
 from components.config import catalogue
@@ -18,13 +19,14 @@ from components.config.hashing import folder_digests
 from components.config.params import read_params
 from components.config.stage import Stage
 from components.corpus import __main__ as corpus
-from components.decode import run
-from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
+from components.decode import shard
+from components.decode.hypotheses import Other, Row, read_hypotheses, write_hypotheses
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.evidence import ctc_evidence
 from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.llms.causal import load_llm
 from components.model.search import search
-from components.shards.reader import entries
+from components.shards.reader import audio, entries
 from tests import world as tones
 from tests.checkpoints import LORA, save_encoder, save_llm
 
@@ -43,8 +45,8 @@ def save_bridge(seed: int = 1) -> None:
     with torch.no_grad():
         model.projector.linear2.weight *= 6
     model.add_lora(2, 4, 0.0, LORA["llama"], seed)
-    model.save(fresh(run.MODEL))
-    write_record(run.MODEL, "train", parameters=None, inputs={})
+    model.save(fresh(shard.MODEL))
+    write_record(shard.MODEL, "train", parameters=None, inputs={})
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +58,13 @@ def bridge(world: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(shard, system) of each unit that is decoded from now on, not taken from the work cache."""
     units: list[tuple[str, str]] = []
-    known = run._rows
+    known = shard._rows
 
-    def rows(job: run.Job) -> list[Row]:
+    def rows(job: shard.Job, clock: shard.Clock) -> list[Row]:
         units.append((job.shard, job.system))
-        return known(job)
+        return known(job, clock)
 
-    monkeypatch.setattr(run, "_rows", rows)
+    monkeypatch.setattr(shard, "_rows", rows)
     return units
 
 
@@ -87,6 +89,8 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
             assert (row.reference, row.speaker, row.seconds) == (item.text, item.speaker, item.seconds)
             assert math.isnan(row.score) == (row.system == "ctc")
             assert row.system == "ctc" or row.score < 0
+            assert row.language == "en"
+            assert bool(row.others) == (row.system == "free"), "the other beam; greedy search and CTC have none"
     texts = {row.text for rows in found.values() for row in rows}
     assert len(texts) > 10
 
@@ -94,7 +98,7 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
 def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
     tones.run("decode")
     found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
-    model = SpeechLLM.load(run.MODEL, tones.ENCODER, tones.LLM, "cpu")
+    model = SpeechLLM.load(shard.MODEL, tones.ENCODER, tones.LLM, "cpu")
     encoder, sets = SpeechEncoder(tones.ENCODER), read_params().decode.sets
     for role in ROLES:
         source = tones.frame_source(role)
@@ -137,15 +141,15 @@ def test_a_second_run_decodes_nothing(decoded: list[tuple[str, str]]) -> None:
 
 
 def test_a_killed_run_goes_on_with_the_units_that_are_missing(decoded: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    known = run._rows
+    known = shard._rows
 
-    def dying(job: run.Job) -> list[Row]:
+    def dying(job: shard.Job, clock: shard.Clock) -> list[Row]:
         if len(decoded) == 4:
             raise KeyboardInterrupt
-        return known(job)
+        return known(job, clock)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_rows", dying)
+        patch.setattr(shard, "_rows", dying)
         with pytest.raises(KeyboardInterrupt):
             tones.run("decode")
     assert len(decoded) == 4
@@ -188,6 +192,65 @@ def test_another_model_decodes_everything_anew(decoded: list[tuple[str, str]]) -
     assert [row.text for rows in hypotheses().values() for row in rows if row.system == "free"] != [
         row.text for rows in before.values() for row in rows if row.system == "free"
     ]
+
+
+def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str, str]]) -> None:
+    """As the search with the evidence of the utterance's own frames; the free set is not touched."""
+    sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
+    tones.change("params.yaml", {"decode.sets": {**sets, "bound": {**sets["free"], "max_unheard": 1, "silence_gate": 0.5}}})
+    tones.run("decode")
+    found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
+    model, encoder, source = (
+        SpeechLLM.load(shard.MODEL, tones.ENCODER, tones.LLM, "cpu"),
+        SpeechEncoder(tones.ENCODER),
+        tones.frame_source("test"),
+    )
+    for item in source.items:
+        frames = source.frames([item])
+        evidence = ctc_evidence(encoder, frames, model.builder.text)
+        (alone,) = search(model, frames, [item.entry.seconds], read_params().decode.sets["bound"], evidence)
+        assert found["bound", item.entry.id].text == alone.text
+    assert any(found["bound", each].text != found["free", each].text for system, each in found if system == "bound")
+
+
+def test_a_set_that_asks_what_was_heard_is_refused_where_nothing_tells(decoded: list[tuple[str, str]]) -> None:
+    tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unheard": 3})
+    tones.run_features()
+    with pytest.raises(InputError, match=r"decode\.sets\.free asks what was heard"):
+        tones.run("decode")
+    assert not decoded
+    write_record(shard.MODEL, "train", parameters={"matching": {"weight": 0.3}}, inputs={})
+    tones.run("decode")  # the matching head tells
+    assert {system for _, system in decoded} == {"free", "greedy"}
+
+
+def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
+    save_encoder(tones.ENCODER, "whisper")
+    words = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", *(f"w{number}" for number in range(34))]
+    vocabulary = {token: place for place, token in enumerate(["<|endoftext|>", "<s>", "</s>", *words])}
+    tokenizer = WhisperTokenizerFast(vocab=vocabulary, merges=[], unk_token="<|endoftext|>")
+    tokenizer.save_pretrained(tones.ENCODER)
+    tones.run_features()
+    save_bridge()
+    tones.run("decode")
+    rows = [row for each in hypotheses().values() for row in each if row.system == "whisper"]
+    assert len(rows) == sum(len(entries(Path("data/shards") / role)) for role in ROLES)
+    assert all(math.isnan(row.score) and not row.tokens for row in rows)
+    assert len({row.text for row in rows}) > 1
+    tones.forget()
+    network = WhisperForConditionalGeneration.from_pretrained(tones.ENCODER).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(tones.ENCODER)
+    item = entries(Path("data/shards/test"))[0]
+    heard = extractor(audio(item), sampling_rate=RATE, return_tensors="pt").input_features
+    tokens = [network.config.decoder_start_token_id]
+    with torch.no_grad():
+        while len(tokens) < 225:  # greedy by hand: the whole network anew for each token
+            best = int(network(input_features=heard, decoder_input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
+            if best == network.config.eos_token_id:
+                break
+            tokens.append(best)
+    wanted = tokenizer.decode(tokens[1:], skip_special_tokens=True)
+    assert next(row.text for row in rows if row.id == item.entry.id) == " ".join(wanted.split())
 
 
 def test_a_new_test_source_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
@@ -281,7 +344,9 @@ def test_the_record_names_what_was_decoded() -> None:
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    rows = [Row("free", "a", "s", "Grüße", "", [], -0.1, 1.5), Row("free", "b", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1)]
+    others = [Other("vier", -2.5), Other("", float("-inf"))]
+    rows = [Row("free", "a", "s", "de", "Grüße", "", [], -0.1, 1.5),
+            Row("free", "b", "", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1, others)]  # fmt: skip
     write_hypotheses(tmp_path / "rows.parquet", rows)
     assert read_hypotheses(tmp_path / "rows.parquet") == rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,13 @@ from safetensors.torch import load_file
 from components.config.artifact import write_record
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
-from components.config.params import ConstraintSet
+from components.model.constraints import GREEDY
 from components.model.joined import SpeechLLM
 from components.model.search import search
 from components.model.training.lora import check_gradients
 from tests.checkpoints import LLMS, LORA, frames_of, joined, save_llm
 
-SEARCH = ConstraintSet(beams=4, max_tokens=20, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0)  # fmt: skip
+SEARCH = replace(GREEDY, beams=4, max_tokens=20)
 TEXTS = ["amber birch", "", "delta ember fjord grove"]
 
 

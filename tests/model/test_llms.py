@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import GenerationConfig
 from components.config import catalogue
 from components.config.catalogue import Prompt
 from components.config.errors import InputError
-from components.config.params import ConstraintSet
+from components.model.constraints import GREEDY
 from components.model.joined import SpeechLLM
 from components.model.llms.causal import load_llm, load_tokenizer
 from components.model.llms.prompt import PromptBuilder, sequences
@@ -35,8 +36,7 @@ FORM = {
     "qwen": "qwen",
     "smollm2": "smollm2",
 }
-SEARCH = ConstraintSet(beams=4, max_tokens=40, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0)  # fmt: skip
+SEARCH = replace(GREEDY, beams=4, max_tokens=40)
 # One prompt of each form, over a family that has it.
 FORMED = {
     "llama": "vicuna-7b",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from components.config.params import ConstraintSet
 from components.config.projector import Linear
+from components.model.constraints import GREEDY
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.llms.causal import load_llm
@@ -19,8 +20,7 @@ from tests.model.test_encoder import wave
 RATE = 16_000
 SECONDS = [0.4, 1.0]
 TEXTS = ["amber birch", "delta"]
-GREEDY = ConstraintSet(beams=1, max_tokens=12, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0)  # fmt: skip
+SEARCH = replace(GREEDY, max_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ def test_a_waveform_becomes_text_through_every_pair(
     assert float(after.total + beside) < float((loss.total + matching).detach())
     model.save(tmp_path / "bridge")
     again = SpeechLLM.load(tmp_path / "bridge", folders / "encoder" / encoder, folders / "llm" / llm, "cpu")
-    found = search(again, frames, SECONDS, GREEDY)
-    assert found == search(model.eval(), frames, SECONDS, GREEDY)
+    found = search(again, frames, SECONDS, SEARCH)
+    assert found == search(model.eval(), frames, SECONDS, SEARCH)
     for each in found:
-        assert len(each.tokens) <= GREEDY.max_tokens
+        assert len(each.tokens) <= SEARCH.max_tokens
         assert model.builder.eos not in each.tokens
         assert each.text == model.builder.text(each.tokens)
 
@@ -85,6 +85,6 @@ def test_a_waveform_becomes_text_through_every_pair(
 def test_an_utterance_of_every_encoder_is_learnt_to_the_letter(encoder: str, folders: Path, heard: dict[str, list[torch.Tensor]]) -> None:
     frames = heard[encoder]
     model = bridge(folders, encoder, "llama", frames)
-    found = search(learn(model, "llama", frames, TEXTS), frames, SECONDS, GREEDY)
+    found = search(learn(model, "llama", frames, TEXTS), frames, SECONDS, SEARCH)
     assert [each.text for each in found] == TEXTS, "two sounds, two texts: what is heard decides"
     assert [each.tokens for each in found] == [model.builder.target(text) for text in TEXTS], "it stops at the end of the turn"

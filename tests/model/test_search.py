@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from components.config.params import ConstraintSet
+from components.model.constraints import GREEDY
 from components.model.joined import SpeechLLM
 from components.model.search import Hypothesis, limits, search
 from tests.checkpoints import LLMS, frames_of, joined
 
-FREE = ConstraintSet(beams=4, max_tokens=12, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                     min_tokens_per_second=0)  # fmt: skip
+FREE = replace(GREEDY, beams=4, max_tokens=12)
 SETS = {
     "free": FREE,
     "greedy": replace(FREE, beams=1),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from components.config.params import ConstraintSet
+from components.model.constraints import GREEDY
 from components.model.joined import SpeechLLM
 from components.model.search import search
 from components.model.training.ranks import Ranks, is_sharded, train_together, whole
 from components.model.training.sharding import decoder_layers, shard
 from tests.checkpoints import frames_of, joined
 
-GREEDY = ConstraintSet(beams=2, max_tokens=12, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0)  # fmt: skip
+SEARCH = replace(GREEDY, beams=2, max_tokens=12)
 
 
 FAMILIES = ("llama", "phi", "bloom", "qwen2", "gpt_neox")
@@ -42,7 +42,7 @@ def compute_one(ranks: Ranks, place: Path, family: str) -> None:
     found = []
     for batch, counts in ranks.turns(batches):
         losses = float(model.losses(batch, ["one two"] * len(batch), 1.0, 1.0)[0].total)
-        texts = [each.text for each in search(model, batch, [1.0] * len(batch), GREEDY, together=ranks.sharded)]
+        texts = [each.text for each in search(model, batch, [1.0] * len(batch), SEARCH, together=ranks.sharded)]
         found += [(losses, texts)] if counts else []
     torch.save(found, place / f"{ranks.count}-{ranks.rank}.pt")
 

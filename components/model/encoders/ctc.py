@@ -47,6 +47,17 @@ class Head:
         ids = list(self.tokenizer(self._cased(text)).input_ids) if text else []
         return None if self.tokenizer.unk_token_id in ids else ids
 
+    def known(self, text: str) -> list[int]:
+        """Unit ids of a text, those left out that the head lacks."""
+        ids = self.tokenizer(self._cased(text)).input_ids if text else []
+        return [unit for unit in ids if unit not in (self.tokenizer.unk_token_id, self.blank)]
+
+    @torch.inference_mode()
+    def log_probabilities(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Log-probabilities of the units at each last-layer frame, shape (frames, units), fp32, of each utterance by itself."""
+        encoder = self.encoder
+        return [encoder.head(each.to(encoder.device, encoder.dtype)[None])[0].float().log_softmax(-1) for each in frames]
+
     def loss(self, frames: Sequence[torch.Tensor], targets: Sequence[Sequence[int]]) -> torch.Tensor:
         """``loss_by_frames`` of the last-layer frames of some utterances, each (frames, width)."""
         padded = torch.nn.utils.rnn.pad_sequence(list(frames), batch_first=True).to(self.encoder.dtype)

@@ -29,3 +29,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def has_ctc(folder: Path) -> bool:
     """Whether the folder's network ends in a CTC head; raises InputError where it has no ``config.json``."""
     return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
+
+
+def decodes_by_itself(folder: Path) -> bool:
+    """Whether the folder is a whole Whisper with a tokenizer: it writes text without an LLM."""
+    whole = "WhisperForConditionalGeneration" in (read_config(folder).get("architectures") or ())
+    return whole and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -98,11 +99,15 @@ class PromptBuilder:
         """Ids of ``text``, special tokens split: '</s>' in a transcript is four characters that somebody wrote, not the end."""
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
+    @cached_property
+    def special(self) -> set[int]:
+        """Ids of tokens that are no text."""
+        added = {token for token, known in self._tokenizer.added_tokens_decoder.items() if known.special}
+        return {*self._tokenizer.all_special_ids, self.eos} | added
+
     def plain_tokens(self) -> list[int]:
         """Ids of the vocabulary that are no special tokens: what a transcript may be made of."""
-        special = {*self._tokenizer.all_special_ids, self.eos}
-        special |= {token for token, known in self._tokenizer.added_tokens_decoder.items() if known.special}
-        return sorted(set(self._tokenizer.get_vocab().values()) - special)
+        return sorted(set(self._tokenizer.get_vocab().values()) - self.special)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""

@@ -1,0 +1,218 @@
+"""One shard under one system → its hypotheses, in the work cache: what a worker of the stage does.
+
+In: a job, plain data. Out: ``hypotheses.parquet``, and beside it how long the search took. Models are loaded once a process.
+Cost: loading, then the search.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from components.config.artifact import read_record
+from components.config.params import ConstraintSet
+from components.config.settings import device
+from components.config.work import made
+from components.decode.hypotheses import ALONE, WHISPER, Other, Row, write_hypotheses
+from components.model.folders.description import has_ctc
+
+DATA, ENCODER, LLM, MODEL = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge")
+UNIT, CLOCK = "hypotheses.parquet", "throughput.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One shard under one system; ``constraints`` is None for the encoder's CTC, Whisper's own decoder and the LLM alone."""
+
+    role: str
+    source: str
+    shard: str  # name of the tar, whether of audio or of features
+    system: str
+    constraints: ConstraintSet | None
+    batch_seconds: float
+    threads: int
+    exact: bool
+    key: dict[str, Any]
+
+
+def decode(job: Job) -> Path:
+    """The finished hypotheses of one shard under one system."""
+
+    def make(folder: Path) -> None:
+        import torch
+
+        torch.set_num_threads(job.threads)
+        clock = Clock()
+        write_hypotheses(folder / UNIT, _rows(job, clock))
+        (folder / CLOCK).write_text(json.dumps(vars(clock)))
+
+    return made("decode", job.key, make)
+
+
+@dataclass
+class Clock:
+    """Seconds of audio and of work, over the batches after the first, which warms everything up."""
+
+    batches: int = 0
+    audio: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, audio: float, seconds: float) -> None:
+        if self.batches:
+            self.audio, self.seconds = self.audio + audio, self.seconds + seconds
+        self.batches += 1
+
+
+def throughput(units: Mapping[Job, Path]) -> dict[str, float]:
+    """Seconds of audio that each system gets through in a second (RTFx), as it was when its units were made: frames read or
+    computed, and the search, on one worker. A system whose shards hold one batch each has none."""
+    sums: dict[str, list[float]] = {}
+    for job, unit in units.items():
+        clock = json.loads((unit / CLOCK).read_text())
+        held = sums.setdefault(job.system, [0.0, 0.0])
+        held[0], held[1] = held[0] + clock["audio"], held[1] + clock["seconds"]
+    return {system: round(audio / seconds, 1) for system, (audio, seconds) in sums.items() if seconds}
+
+
+@lru_cache(maxsize=1)
+def _model(exact: bool) -> Any:
+    from components.model.joined import SpeechLLM
+
+    return SpeechLLM.load(MODEL, ENCODER, LLM, device(), "float32" if exact else None)
+
+
+def _tuned(exact: bool) -> Any:
+    """The encoder of the bridge; None where it was not tuned."""
+    from components.model.joined import read_shape
+
+    return _model(exact).encoder if read_shape(MODEL).hearing else None
+
+
+@lru_cache(maxsize=1)
+def _encoder(exact: bool) -> Any:
+    from components.model.encoders.encoder import SpeechEncoder
+
+    return _tuned(exact) or SpeechEncoder(ENCODER, device())
+
+
+@lru_cache(maxsize=4)
+def _frames(role: str, exact: bool) -> Any:
+    from components.features.frames import FrameSource
+
+    return FrameSource(role, ENCODER, device(), DATA, _tuned(exact))
+
+
+@lru_cache(maxsize=4)
+def _languages(role: str) -> dict[tuple[str, str], str]:
+    """Language of each utterance of a role, by source and id."""
+    from components.shards.reader import description, entries
+
+    return {(item.source, item.entry.id): description(item)["language"] for item in entries(DATA / "shards" / role)}
+
+
+@lru_cache(maxsize=4)
+def _recordings(role: str) -> dict[tuple[str, str], Any]:
+    """Where the audio of each utterance of a role lies."""
+    from components.shards.reader import entries
+
+    return {(item.source, item.entry.id): item for item in entries(DATA / "shards" / role)}
+
+
+@lru_cache(maxsize=1)
+def _whisper() -> Any:
+    from components.decode.whisper import WhisperDecoder
+
+    return WhisperDecoder(ENCODER, device())
+
+
+@lru_cache(maxsize=1)
+def _alone() -> Any:
+    """The LLM as it was before the training, its prompt builder and BOS."""
+    from components.model.joined import read_shape
+    from components.model.llms.causal import load_llm
+    from components.model.llms.prompt import PromptBuilder
+
+    shape = read_shape(MODEL)
+    llm, tokenizer = load_llm(LLM, shape.llm_dtype, device())
+    return llm, PromptBuilder(tokenizer, shape.prompt, shape.text_case), tokenizer.bos_token_id
+
+
+def forget() -> None:
+    """Drops what is held for the length of a process."""
+    for held in (_model, _encoder, _frames, _languages, _recordings, _whisper, _alone):
+        held.cache_clear()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a system says of an utterance."""
+
+    text: str
+    tokens: Sequence[int] = ()
+    score: float = float("nan")
+    others: Sequence[Other] = ()
+
+
+def _rows(job: Job, clock: Clock) -> list[Row]:
+    from components.shards.order import by_length
+
+    source = _frames(job.role, job.exact)
+    items = [item for item in source.items if item.source == job.source and item.entry.shard == job.shard]
+    found: dict[str, Found] = {}
+    for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
+        started = time.perf_counter()
+        for item, each in zip(batch, _said(job, source, batch), strict=True):
+            found[item.entry.id] = each
+        clock.add(sum(item.entry.seconds for item in batch), time.perf_counter() - started)
+    rows = []
+    for item in items:
+        entry, said = item.entry, found[item.entry.id]
+        language = _languages(job.role)[job.source, entry.id]
+        rows.append(Row(job.system, entry.id, entry.speaker, language, entry.text, said.text, list(said.tokens), said.score, entry.seconds,
+                        list(said.others)))  # fmt: skip
+    return rows
+
+
+def _said(job: Job, source: Any, batch: Sequence[Any]) -> list[Found]:
+    """What the system of a job says of each utterance of a batch."""
+    if job.system == ALONE:
+        return [_alone_of(item.entry.text) for item in batch]
+    if job.system == WHISPER:
+        from components.shards.reader import audio
+
+        recordings = _recordings(job.role)
+        return [Found(text) for text in _whisper()([audio(recordings[job.source, item.entry.id]) for item in batch])]
+    frames = source.frames(batch)
+    if job.constraints is None:
+        return [Found(text) for text in _encoder(job.exact).ctc_text(frames)]
+    return _searched(job, job.constraints, frames, [item.entry.seconds for item in batch])
+
+
+def _alone_of(text: str) -> Found:
+    from components.model.llms.causal import log_probability
+
+    llm, builder, bos = _alone()
+    ids = builder.target(text)
+    return Found("", ids, log_probability(llm, bos, ids))
+
+
+def _searched(job: Job, constraints: ConstraintSet, frames: Sequence[Any], seconds: Sequence[float]) -> list[Found]:
+    from components.model.search import search
+
+    model = _model(job.exact)
+    found = search(model, frames, seconds, constraints, _evidence(job, frames) if constraints.asks_what_was_heard else None)
+    return [Found(each.text, each.tokens, each.score, [Other(other.text, other.score) for other in each.others]) for each in found]
+
+
+def _evidence(job: Job, frames: Sequence[Any]) -> Any:
+    """What was heard by CTC; None where the frames are not those of a CTC head."""
+    from components.model.evidence import ctc_evidence
+
+    if not has_ctc(ENCODER) or read_record(DATA / "features" / job.role)["key"]["layer"] != "last":
+        return None
+    return ctc_evidence(_encoder(job.exact), frames, _model(job.exact).builder.text)
