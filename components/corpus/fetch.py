@@ -18,7 +18,7 @@ from components.config.settings import data_root
 from components.config.work import lock
 from components.corpus.archive import Archive, archives, md5_of, unpack
 from components.corpus.download import download
-from components.corpus.source import FolderSource, Source
+from components.corpus.source import Source, read_folders
 
 BENCH = ".fetch"  # below the data root: what is being downloaded and unpacked
 MARK = ".archive.json"  # in an unpacked folder: what it came from
@@ -27,10 +27,7 @@ MARK = ".archive.json"  # in an unpacked folder: what it came from
 def needed(sources: Iterable[tuple[str, Source]]) -> list[Archive]:
     """The archives that hold the folders of some sources (name, source), each once; raises InputError for a folder in none."""
     found: dict[tuple[str, str], Archive] = {}
-    for name, origin in sources:
-        if not isinstance(origin, FolderSource):
-            continue
-        root, folders = origin.folders()
+    for name, root, folders in ((name, *read) for name, origin in sources for read in read_folders(origin)):
         known = archives(root)
         for folder in folders:
             holding = [archive for archive in known if folder == archive.folder or folder.startswith(f"{archive.folder}/")]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +35,17 @@ class Reject:
     id: str
     path: str
     reason: str
+
+
+def copy_path(original: Utterance) -> str:
+    """Path below its unit of a changed copy of a recording: it says which recording that was, by digest and id."""
+    return f"{original.sha256}/{original.id}.flac"
+
+
+def unaltered(row: Utterance) -> Utterance:
+    """The row of a changed copy with the id and digest of the recording that it was made from (``copy_path``)."""
+    path = PurePosixPath(row.path)
+    return replace(row, id=path.stem, sha256=path.parent.name)
 
 
 def _schema(row: type) -> pa.Schema:

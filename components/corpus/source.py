@@ -24,6 +24,7 @@ KINDS = {  # kind → class in the module of that name
     "connected": "Connected",
     "mls": "Mls",
     "clips": "Clips",
+    "altered": "Altered",
 }
 
 
@@ -54,6 +55,23 @@ class MadeSource(Protocol):
 
     def expected(self) -> tuple[float, int]:
         """Seconds of audio, about, and the number of recordings."""
+
+
+@runtime_checkable
+class DerivedSource(Protocol):
+    """A source that makes its recordings out of those of other sources."""
+
+    def origins(self) -> list[Source]:
+        """The sources that it reads; the first is the one whose recordings it changes, one by one."""
+
+    def lengthened(self, seconds: float, recordings: int) -> float:
+        """Seconds of audio that come out where ``recordings`` of so many seconds in all go in."""
+
+
+def read_folders(origin: Source) -> list[tuple[str, list[str]]]:
+    """(data root, folders) of each source with folders that stands in ``origin``, or is it."""
+    found = [origin.folders()] if isinstance(origin, FolderSource) else []
+    return found + [each for part in (origin.origins() if isinstance(origin, DerivedSource) else []) for each in read_folders(part)]
 
 
 def settings_of(cls: type[S], name: str, role: str, settings: dict[str, Any]) -> S:

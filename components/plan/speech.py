@@ -18,7 +18,7 @@ from components.corpus.__main__ import OUT, SCANS
 from components.corpus.archive import Archive, archives
 from components.corpus.clips import SUFFIXES
 from components.corpus.manifest import MANIFEST, read_manifest
-from components.corpus.source import FolderSource, MadeSource, Source, source
+from components.corpus.source import DerivedSource, FolderSource, MadeSource, Source, source
 from components.features.waveforms import augment_of
 
 SECONDS = 10.0  # of an utterance, where their number is not known
@@ -60,14 +60,22 @@ def audio_of(corpus: str) -> list[Audio]:
 def _audio(corpus: str, role: str, name: str, settings: dict[str, Any]) -> Audio:
     if held := _in_manifest(role, name, settings):
         return Audio(role, name, *held, "manifest")
-    origin = source(name, role, settings)
+    return Audio(role, name, *_foreseen(source(name, role, settings), SCANS / corpus / role / f"{name}.json"))
+
+
+def _foreseen(origin: Source, scan: Path) -> tuple[float, int, str]:
+    """Seconds and utterances of a source without a manifest, and what they rest on; a derived source's scan lists the files of the
+    one that it changes."""
+    if isinstance(origin, DerivedSource):
+        seconds, utterances, rests_on = _foreseen(origin.origins()[0], scan)
+        return origin.lengthened(seconds, utterances), utterances, rests_on
     if isinstance(origin, MadeSource):
-        return Audio(role, name, *origin.expected(), "settings")
-    if held := _scanned(SCANS / corpus / role / f"{name}.json"):  # before the publisher: a part of it may lie here
-        return Audio(role, name, *held, "file sizes")
+        return *origin.expected(), "settings"
+    if held := _scanned(scan):  # before the publisher: a part of it may lie here
+        return *held, "file sizes"
     if held := _published(origin):
-        return Audio(role, name, *held, "publisher")
-    return Audio(role, name, 0.0, 0, "nothing")
+        return *held, "publisher"
+    return 0.0, 0, "nothing"
 
 
 def _in_manifest(role: str, name: str, settings: dict[str, Any]) -> tuple[float, int] | None:

@@ -8,22 +8,23 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.audio.condition import CHANGES, Condition
 from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.__main__ import sources
 from components.corpus.archive import Archive, archives
 from components.corpus.fetch import needed
-from components.corpus.source import FolderSource, Source, source
+from components.corpus.source import FolderSource, Source, read_folders, source
 from tests.conftest import REPOSITORY
 
-LOCAL = {"librispeech-excerpt"}  # of folders that nobody publishes in this form
+LOCAL = {"librispeech-excerpt", "spoken-conditions"}  # of folders that nobody publishes in this form
 
 
 @pytest.fixture(autouse=True)
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.delenv("LIBRETTO_OPENSLR", raising=False)
-    for name in ("LIBRISPEECH", "MINI_LIBRISPEECH", "MLS", "MUSAN", "RIRS", "DIGITS", "NONSPEECH"):
+    for name in ("LIBRISPEECH", "MINI_LIBRISPEECH", "MLS", "MUSAN", "RIRS", "DIGITS", "NONSPEECH", "OOD"):
         monkeypatch.delenv(f"LIBRETTO_ROOT_{name}", raising=False)
 
 
@@ -47,7 +48,7 @@ def test_a_corpus_has_all_roles_and_its_sources_are_typed(corpus: str) -> None:
 
 @pytest.mark.parametrize("corpus", corpora())
 def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
-    read = [origin.folders() for _, origin in made(corpus) if isinstance(origin, FolderSource)]
+    read = [each for _, origin in made(corpus) for each in read_folders(origin)]
     found = needed(made(corpus))  # raises where no archive holds a folder
     assert {archive.root for archive in found} == {root for root, _ in read}
     assert corpus in LOCAL or bool(found) == (not corpus.startswith(("spoken", "digits")))
@@ -103,6 +104,46 @@ def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
     assert {each["root"] for each in listed["noise"].values()} == {"musan", "rirs"}
     assert catalogue.rooms_of(listed["noise"]) == ["rirs-rooms"]
     assert {archive.file for archive in needed(made("librispeech-musan"))} >= {"musan.tar.gz", "rirs_noises.zip"}
+
+
+CONDITIONS = {("snr_db", value) for value in (20, 15, 10, 5, 0, -5)} | {("tempo", value) for value in (0.8, 0.9, 1.1, 1.25)} | {
+    ("cut", 0.5), ("around_seconds", 5)}  # fmt: skip
+
+
+@pytest.mark.parametrize("corpus", ["spoken-conditions", "librispeech-conditions"])
+def test_a_corpus_of_conditions_has_a_test_set_for_each_beside_the_unchanged_one(corpus: str) -> None:
+    """A set's name says its condition, and what it changes is the unchanged set or a part of it."""
+    listed = sources(corpus, "test")
+    altered = {name: settings for name, settings in listed.items() if settings["kind"] == "altered"}
+    found = {(key, settings[key]) for settings in altered.values() for key in settings if key in CHANGES}
+    assert found == CONDITIONS and len(altered) == len(CONDITIONS)
+    for name, settings in altered.items():
+        change = next(key for key in settings if key in CHANGES)
+        label = Condition(change, settings[change]).label()
+        whole = listed[name.removesuffix(f"-{label}")]  # fails where the name says something else
+        assert {**settings["source"], "utterances": 0} == {**whole, "utterances": 0}
+        assert settings["source"].get("utterances", 0) <= whole.get("utterances", 0)
+
+
+def test_training_of_the_conditions_is_that_of_the_corpora_that_they_test() -> None:
+    for corpus, plain in (("spoken-conditions", "spoken"), ("librispeech-conditions", "librispeech-musan")):
+        for role in ("train", "dev", "nonspeech-train", "noise"):
+            assert sources(corpus, role) == sources(plain, role)
+
+
+def test_noise_of_the_conditions_is_in_no_training() -> None:
+    learnt = {folder for role in ("nonspeech-train", "noise") for each in sources("librispeech-conditions", role).values()
+              for folder in each["folders"]}  # fmt: skip
+    noise = [settings["noise"] for settings in sources("librispeech-conditions", "test").values() if "noise" in settings]
+    assert len(noise) == 7
+    assert not learnt & {folder for each in noise for folder in each["folders"]}
+
+
+def test_what_stands_inside_an_altered_source_is_fetched_too() -> None:
+    musan = {"kind": "clips", "root": "musan", "folders": ["musan/noise/sound-bible"]}
+    inner = {"kind": "librispeech", "root": "librispeech", "subsets": ["test-clean"]}
+    loud = source("loud", "test", {"kind": "altered", "source": inner, "noise": musan, "snr_db": 5})
+    assert [archive.file for archive in needed([("loud", loud)])] == ["test-clean.tar.gz", "musan.tar.gz"]
 
 
 def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:

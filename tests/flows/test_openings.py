@@ -15,7 +15,7 @@ from components.plan.speech import audio_of
 from flows import recipe as recipes
 from tests.conftest import REPOSITORY
 
-EMBEDDED = {"smoke", "recorded", "llms", "digits", "embedded-ablation"}  # on a processor, in minutes or a few hours
+EMBEDDED = {"smoke", "recorded", "conditions", "llms", "digits", "embedded-ablation"}  # on a processor, in minutes or a few hours
 HEADINGS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
 PLANNED = sorted(path.stem for path in (REPOSITORY / recipes.FOLDER).glob("*.yaml") if "(plan)" in path.read_text())
 

@@ -87,3 +87,20 @@ def test_a_part_of_a_published_set_is_told_by_its_scan(home: Path) -> None:
     scan.parent.mkdir(parents=True)
     scan.write_text(json.dumps({"files": [["test-clean/1.flac", 17_600 * 360]]}))
     assert hours("librispeech")["test-clean"] == (0.1, 1, "file sizes")
+
+
+def test_a_source_under_a_condition_is_what_its_source_makes_of_it(home: Path) -> None:
+    found, whole = hours("librispeech-conditions"), 19_440 / 3600
+    for name, factor in {"snr-5": 1, "tempo-0_8": 1 / 0.8, "tempo-1_25": 0.8, "cut-0_5": 0.5}.items():
+        assert found[f"test-clean-{name}"] == (round(whole * factor, 1), 2_620, "publisher")
+    assert found["test-clean-around-5"] == (round(whole + 10 * 2_620 / 3600, 1), 2_620, "publisher")
+    seconds = {each.source: (each.seconds, each.utterances, each.rests_on) for each in audio_of("spoken-conditions")}
+    assert seconds["spoken-test-snr-0"][1:] == (150, "settings")
+    assert seconds["spoken-test-snr-0"][0] == pytest.approx(seconds["spoken-test"][0] * 150 / 400)
+
+
+def test_the_scan_of_a_source_under_a_condition_tells_what_it_changes(home: Path) -> None:
+    scan = home / "data/sources/librispeech-conditions/test/test-clean-cut-0_5.json"
+    scan.parent.mkdir(parents=True)
+    scan.write_text(json.dumps({"files": [["test-clean/1.flac", 17_600 * 720]]}))
+    assert hours("librispeech-conditions")["test-clean-cut-0_5"] == (0.1, 1, "file sizes")

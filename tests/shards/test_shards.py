@@ -136,6 +136,23 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
         assert item.entry.seconds == facts.frames / 16_000
 
 
+def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_tars(work: Path) -> None:
+    """Also where the work cache lost what the corpus stage made, as it may between two stages."""
+    slow = {"kind": "altered", "source": TABLE, "tempo": 0.8}
+    entry = {role: {"clips": TABLE, "slow": slow} if role == "test" else {} for role in ROLES}
+    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": entry}))
+    corpus.scan("small")
+    corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
+    shutil.rmtree(work)
+    run(stage())
+    there = {item.entry.id: item for item in entries(OUT)}
+    assert len(there) == 2 * len(CLIPS)
+    for name in "abcdefg":
+        before, after = there[name].entry, there[f"{name}-tempo-0_8"].entry
+        assert (after.text, after.speaker) == (before.text, before.speaker)
+        assert after.samples == len(audio(there[after.id])) == round(before.samples / 0.8)
+
+
 def test_real_speech_of_every_rate_and_format_goes_in(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a table to the manifest and into the tars: nothing is lost, and all of it is at 16 kHz and as long as it was."""
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from components.config.artifact import write_record
+from components.config.artifact import RECORD, write_record
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
 from components.config.stage import Stage
-from components.corpus.manifest import MANIFEST, Utterance, write_rows
+from components.corpus.manifest import MANIFEST, Utterance, copy_path, write_rows
 from components.splits.__main__ import CHECKED
 from components.splits.__main__ import work as run
 from tests.conftest import REPOSITORY
@@ -30,13 +32,20 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def hold(role: str, source: str, rows: list[tuple[str, str, str]]) -> None:
-    """A manifest of (id, speaker, digest of the audio), and the role's record."""
+def hold(role: str, source: str, rows: list[tuple[str, str, str]], copied: dict[str, str] | None = None) -> None:
+    """A manifest of (id, speaker, digest of the audio), and the role's record. Where ``copied`` gives the digests of what they were
+    made from, by id, the source is one of changed copies, each with ``-loud`` behind its id."""
     folder = Path("data/corpus") / role
     (folder / source).mkdir(parents=True, exist_ok=True)
     utterances = [Utterance(name, role, speaker, "en", f"{name}.flac", 16_000, 1_600, "", digest) for name, speaker, digest in rows]
+    if copied:
+        originals = {row.id: replace(row, id=row.id.removesuffix("-loud"), sha256=copied[row.id]) for row in utterances}
+        utterances = [replace(row, path=f"unit/{copy_path(originals[row.id])}") for row in utterances]
     write_rows(folder / source / MANIFEST, Utterance, utterances)
-    write_record(folder, "corpus", parameters={}, inputs={})
+    parameters = {path.parent.name: {"kind": "plain"} for path in folder.glob(f"*/{MANIFEST}")}
+    before = json.loads((folder / RECORD).read_text())["parameters"] if (folder / RECORD).is_file() else {}
+    kind = {source: {"kind": "altered" if copied else "plain"}}
+    write_record(folder, "corpus", parameters={**parameters, **before, **kind}, inputs={})
 
 
 def test_what_is_apart_passes() -> None:
@@ -78,6 +87,45 @@ def test_a_speaker_in_training_and_test_stops() -> None:
     assert "…" in message
     assert "speaker_prefix" in message
     assert stopped.value.exit_code == 2
+
+
+def test_changed_copies_beside_what_they_were_made_from_pass(capsys: pytest.CaptureFixture) -> None:
+    run(STAGE)
+    before = folder_digests(Path("data/splits"))
+    digests = {f"test-{number}-loud": f"test sound {number}" for number in range(5)}
+    hold("test", "loud", [(name, "test-speaker", f"loud {name}") for name in digests], digests)
+    capsys.readouterr()
+    run(STAGE)
+    assert folder_digests(Path("data/splits")) == before
+    assert "10 test" in capsys.readouterr().out, "a copy is one utterance, not two"
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")])
+def test_a_changed_copy_of_what_stands_on_the_other_side_stops(one: str, other: str) -> None:
+    """Neither its own id nor its own digest is there."""
+    hold(other, "loud", [(f"{one}-3-loud", "", "loud sound")], {f"{one}-3-loud": "whatever"})
+    with pytest.raises(InputError) as stopped:
+        run(STAGE)
+    assert f"ids in {one} and in {other}: 1: {one}-3 ({one}/main, {other}/loud, unaltered)" in str(stopped.value)
+
+
+def test_a_changed_copy_of_a_renamed_recording_stops() -> None:
+    hold("test", "loud", [("renamed-loud", "", "loud sound")], {"renamed-loud": "train sound 2"})
+    with pytest.raises(InputError, match=r"recordings in train and in test: 1: train sound 2 \(train/main, test/loud, unaltered\)"):
+        run(STAGE)
+
+
+def test_changed_copies_of_one_recording_on_both_sides_stop() -> None:
+    hold("train", "loud", [("new-loud", "", "loud sound")], {"new-loud": "new sound"})
+    hold("test", "slow", [("new-slow", "", "slow sound")], {"new-slow": "new sound"})
+    with pytest.raises(InputError, match=r"new sound \(train/loud, unaltered, test/slow, unaltered\)"):
+        run(STAGE)
+
+
+def test_the_speaker_of_a_changed_copy_is_the_speaker() -> None:
+    hold("test", "loud", [("a-loud", "train-speaker", "loud sound")], {"a-loud": "new sound"})
+    with pytest.raises(InputError, match="speakers in train and in test: 1: train-speaker"):
+        run(STAGE)
 
 
 def test_speakers_without_a_name_are_nobody() -> None:
