@@ -1,4 +1,4 @@
-"""Augmentation of waveforms: speed, room, noise and level, in this order, drawn from (seed, utterance, view) alone.
+"""Augmentation of waveforms: speed, room, noise, band and level, in this order, drawn from (seed, utterance, view) alone.
 
 In: mono float32 at 16 kHz, settings, recordings of noise and of rooms. Out: mono float32 at 16 kHz whose length is known from
 the settings and the draw. Each effect draws for itself, so that switching one on leaves the draws of the others. Nothing is
@@ -53,6 +53,8 @@ class Augmentation:
             clip = self.noise[int(chosen.integers(len(self.noise)))]
             snr_db = chosen.uniform(*settings.noise.snr_db)
             changed = with_noise(changed, stretch(clip, len(changed), chosen), snr_db)
+        if chosen := self._drawn("band", settings.band.probability, utterance, view):
+            changed = in_band(changed, chosen.uniform(*settings.band.hertz))
         level = self._random("level", utterance, view).uniform(*settings.level_db)
         return within_full_scale(changed * np.float32(10 ** (level / 20)))
 
@@ -103,6 +105,13 @@ def with_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndar
     if is_silent(samples) or is_silent(noise):
         return samples
     return samples + noise * np.float32(_gain(_power(samples), _power(noise)) * 10 ** (-snr_db / 20))
+
+
+def in_band(samples: np.ndarray, hertz: float) -> np.ndarray:
+    """The waveform without what lies above ``hertz``, of the same length: resampled to twice the limit and back."""
+    rate = 2 * round(hertz)
+    changed = resample(resample(samples, RATE, rate), rate, RATE)[: len(samples)]
+    return np.pad(changed, (0, len(samples) - len(changed)))
 
 
 def stretch(clip: Recording, count: int, random: np.random.Generator) -> np.ndarray:

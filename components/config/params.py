@@ -42,6 +42,15 @@ class Rooms:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Recordings of other bandwidths: what lies above a limit is taken away."""
+
+    __pydantic_config__ = STRICT
+    probability: float  # of an utterance
+    hertz: list[float]  # least, most; a recording at 8 kHz ends at 4,000
+
+
+@dataclass(frozen=True)
 class Augment:
     """How waveforms of training are changed (components/audio/augmentation.py)."""
 
@@ -52,11 +61,13 @@ class Augment:
     level_db: list[float]  # least, most
     noise: AddedNoise
     rooms: Rooms
+    band: Band
 
     @property
     def on(self) -> bool:
         """Whether anything is changed at all."""
-        return self.speed != [1] or self.level_db != [0, 0] or self.noise.probability > 0 or self.rooms.probability > 0
+        drawn = (self.noise.probability, self.rooms.probability, self.band.probability)
+        return self.speed != [1] or self.level_db != [0, 0] or max(drawn) > 0
 
 
 @dataclass(frozen=True)
@@ -340,13 +351,19 @@ def tunes_encoder(train: Train) -> str:
     return next((part for stage in train.curriculum for part in stage.tune if part.startswith("encoder")), "")
 
 
+def band_holds(band: Band) -> bool:
+    """Whether the limits are a range that leaves something and takes something away."""
+    return len(band.hertz) == 2 and 500 <= band.hertz[0] <= band.hertz[1] < 8000
+
+
 def _augment_checks(augment: Augment) -> dict[str, bool]:
     ranges = {"level_db": augment.level_db, "noise.snr_db": augment.noise.snr_db}
-    shares = {"noise.probability": augment.noise.probability, "rooms.probability": augment.rooms.probability}
+    shares = {f"{key}.probability": getattr(augment, key).probability for key in ("noise", "rooms", "band")}
     checks = {
         "views": augment.views >= 1 and (augment.views == 1 or augment.on),
         "speed": bool(augment.speed) and all(0.5 <= factor <= 2 for factor in augment.speed),
         **{key: len(pair) == 2 and -100 <= pair[0] <= pair[1] <= 100 for key, pair in ranges.items()},
+        "band.hertz": band_holds(augment.band),
         **{key: 0 <= share <= 1 for key, share in shares.items()},
     }
     return {f"features.augment.{key}": holds for key, holds in checks.items()}

@@ -60,6 +60,8 @@ PATTERNS = (
     "the {job} and the {kin} never {did} a {animal}",
     "{name} was born on {day} the {hour} of {month}",
 )
+# What a source of kind spoken says: sentences, or strings of one to seven digits.
+TEXTS: dict[str, tuple[str, ...]] = {"sentences": PATTERNS, "digits": tuple(" ".join(["{digit}"] * words) for words in range(1, 8))}
 DRAWS = 1000  # of a sentence, until there is none: one in ten is of dev or test; milliseconds
 SPLITS = {0: "test", 1: "dev"}  # of ten; the others are train
 
@@ -69,13 +71,13 @@ def split_of(sentence: str) -> str:
     return SPLITS.get(seed_of("sentence", sentence) % 10, "train")
 
 
-def sentence(random: np.random.Generator, split: str, words_per_class: int) -> str:
-    """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all).
+def sentence(random: np.random.Generator, split: str, words_per_class: int, texts: str = "sentences") -> str:
+    """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all), by the patterns ``texts``.
 
     Raises InputError where so few words give none.
     """
     for _ in range(DRAWS):
-        pattern = PATTERNS[random.integers(len(PATTERNS))]
+        pattern = TEXTS[texts][random.integers(len(TEXTS[texts]))]
         text = re.sub(r"{(\w+)}", lambda hole: _word(random, hole[1], words_per_class), pattern)
         if split_of(text) == split:
             return text

@@ -30,7 +30,8 @@ from components.corpus.source import settings_of
 EFFECTS = {"AnxiousAndy", "Demonic", "UniRobot", "croak", "whisper", "whisperf", "fast", "anikaRobot", "Tweaky"}
 SPLIT_FAMILIES = {"test": 13, "dev": 8}  # single voices each; all other families are train
 
-SENTENCE_SECONDS, SENTENCE_SPEED = 2.13, 192.5  # measured mean of a sentence of the grammar, at so many words a minute
+# Measured mean of what the grammar gives, at so many words a minute.
+TEXT_SECONDS, TEXT_SPEED = {"sentences": 2.13, "digits": 1.05}, 192.5
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Settings:
     margin_seconds: list[float]  # of noise floor before and after
     floor_db: list[float]  # level of the recording's noise floor, dB of full scale
     chunk: int  # utterances that one process speaks: shapes the audio
+    texts: Literal["sentences", "digits"] = "sentences"  # digits: strings of one to seven, as people say numbers
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Spoken:
 
     def expected(self) -> tuple[float, int]:
         settings = self.settings
-        each = SENTENCE_SECONDS * SENTENCE_SPEED / float(np.mean(settings.speed)) + 2 * float(np.mean(settings.margin_seconds))
+        each = TEXT_SECONDS[settings.texts] * TEXT_SPEED / float(np.mean(settings.speed)) + 2 * float(np.mean(settings.margin_seconds))
         return settings.utterances * each, settings.utterances
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
@@ -127,7 +129,7 @@ class Spoken:
     def _sentence(self, random: np.random.Generator, seen: set[str]) -> str:
         settings = self.settings
         for _ in range(DRAWS):
-            text = sentence(random, settings.split, settings.words_per_class)
+            text = sentence(random, settings.split, settings.words_per_class, settings.texts)
             if settings.split == "train" or text not in seen:  # a repeated test sentence would count twice
                 return text
         raise InputError(f"source '{self.name}': {settings.utterances} different sentences can't be drawn from "

@@ -158,7 +158,8 @@ def _heard(training: CtcTraining) -> Callable[[Located, int], np.ndarray]:
     augment = training.augment
     if augment is None:
         return lambda item, view: audio(item)
-    settings = Augment(training.seed, views_of(training), augment.speed, augment.level_db, AddedNoise(0.0, [0.0, 0.0]), Rooms(0.0))
+    none = AddedNoise(0.0, [0.0, 0.0])
+    settings = Augment(training.seed, views_of(training), augment.speed, augment.level_db, none, Rooms(0.0), augment.band)
     change = Augmentation(settings)
     return lambda item, view: change(audio(item), item.entry.id, view)
 

@@ -1,8 +1,8 @@
 """What an encoder hears of an utterance: its recording, or what augmentation makes of that at a view or an epoch.
 
 In: settings, the role, shards of the role noise. Out: waveforms (mono float32 at 16 kHz) and, without reading any, their
-lengths. The role train is augmented by all that is on; nonspeech-train by speed and level alone, which must not tell speech
-from the rest, while noise on top of noise would teach nothing; all other roles never. Cost: as components.audio.augmentation.
+lengths. The role train is augmented by all that is on; nonspeech-train by speed, band and level alone, which must not tell
+speech from the rest, while noise on top of noise would teach nothing; all other roles never. Cost: as components.audio.augmentation.
 """
 
 from __future__ import annotations

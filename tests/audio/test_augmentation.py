@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.audio.augmentation import Augmentation, faster, in_room, sped, stretch, with_noise, within_full_scale
+from components.audio.augmentation import Augmentation, faster, in_band, in_room, sped, stretch, with_noise, within_full_scale
 from components.audio.sound import RATE
-from components.config.params import AddedNoise, Augment, Rooms
+from components.config.params import AddedNoise, Augment, Band, Rooms
 
-OFF = Augment(seed=1, views=1, speed=[1.0], level_db=[0, 0], noise=AddedNoise(0, [5, 20]), rooms=Rooms(0))
-ALL = replace(OFF, speed=[0.9, 1.0, 1.1], level_db=[-12, 6], noise=AddedNoise(0.7, [5, 20]), rooms=Rooms(0.7))
+OFF = Augment(seed=1, views=1, speed=[1.0], level_db=[0, 0], noise=AddedNoise(0, [5, 20]), rooms=Rooms(0), band=Band(0, [3000, 7000]))
+ALL = replace(OFF, speed=[0.9, 1.0, 1.1], level_db=[-12, 6], noise=AddedNoise(0.7, [5, 20]), rooms=Rooms(0.7),
+              band=Band(0.7, [3000, 7000]))  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,18 @@ ROOMS = [Held(room(0)), Held(room(90)), Held(np.ones(1, np.float32))]
 
 def power_db(samples: np.ndarray) -> float:
     return 10 * float(np.log10(np.square(samples, dtype=np.float64).mean()))
+
+
+@pytest.mark.parametrize("limit", [1500.0, 3400.0, 6999.5])
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 1.37])
+def test_a_band_keeps_what_lies_below_its_limit_and_nothing_above(limit: float, seconds: float) -> None:
+    below, above = tone(0.5 * limit, seconds), tone(min(1.15 * limit, 7900), seconds)
+    heard = in_band(below + above, limit)
+    assert (len(heard), heard.dtype) == (len(below), np.float32)
+    if seconds > 0.1:
+        inside = slice(800, -800)  # ends ring
+        assert power_db(heard[inside] - below[inside]) < power_db(below) - 30
+        assert power_db(in_band(above, limit)[inside]) < power_db(above) - 30
 
 
 @pytest.mark.parametrize("snr", [-5.0, 0.0, 12.5, 30.0])
@@ -131,6 +144,7 @@ def test_with_all_off_nothing_is_changed() -> None:
 
 @pytest.mark.parametrize("on", [
     {"speed": [0.9, 1.1]}, {"level_db": [-3, 3]}, {"noise": AddedNoise(0.5, [5, 5])}, {"rooms": Rooms(0.5)},
+    {"band": Band(0.5, [2000, 2000])},
 ])  # fmt: skip
 def test_each_effect_is_drawn_anew_by_seed_utterance_and_view(on: dict[str, Any]) -> None:
     settings = replace(OFF, **on)
@@ -180,7 +194,7 @@ def test_an_effect_falls_on_its_share_of_the_utterances() -> None:
 def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
     count: int, scale: float, view: int, name: str, speeds: list[float], level: float, snr: float
 ) -> None:
-    settings = Augment(1, 1, speeds, [level, level], AddedNoise(0.8, [snr, snr]), Rooms(0.8))
+    settings = Augment(1, 1, speeds, [level, level], AddedNoise(0.8, [snr, snr]), Rooms(0.8), Band(0.5, [3000, 7000]))
     drawn = Augmentation(settings, NOISE, ROOMS)
     sound = (scale * np.random.default_rng(count).uniform(-1, 1, count)).astype(np.float32)
     made = drawn(sound, name, view)

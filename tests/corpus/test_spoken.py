@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.corpus import espeak
-from components.corpus.grammar import split_of
+from components.corpus.grammar import WORDS, split_of
 from components.corpus.source import source
 from components.corpus.spoken import family, voices
 
@@ -57,6 +58,16 @@ def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
     texts = {split: {row.text for row in source("some", split, {**SETTINGS, "split": split}).find()[0]} for split in by_split}
     assert all(split_of(text) == split for split, found in texts.items() for text in found)
     assert len(texts["test"]) == 120, "a test sentence stands once"
+
+
+def test_digits_are_strings_of_one_to_seven_by_the_voices_of_the_split(work: Path) -> None:
+    made = source("some", "dev", {**SETTINGS, "split": "dev", "texts": "digits"})
+    rows = made.find()[0]
+    assert {word for row in rows for word in row.text.split()} == set(WORDS["digit"])
+    assert {2, 7} <= {len(row.text.split()) for row in rows} <= set(range(1, 8))
+    assert {row.speaker for row in rows} <= {f"espeak-{name}" for name in voices("dev")}
+    seconds = sum(row.samples for row in rows) / RATE
+    assert made.expected()[0] == pytest.approx(seconds, rel=0.15)  # type: ignore[attr-defined]
 
 
 def test_too_few_different_sentences_stop(work: Path) -> None:
