@@ -28,7 +28,7 @@ from typing import Any
 from components.config.errors import InputError, LibrettoError, nearest
 from components.config.params import NAMES, read_params
 from flows import recipe as recipes
-from flows.differences import differences, read_errors
+from flows.differences import UTTERANCES, differences, read_errors
 from flows.recipe import Cell, Recipe
 from flows.results import SCORE, TRAIN, aligned, perplexities, spread, text_on_nonspeech, word_errors
 
@@ -126,11 +126,19 @@ def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -
     return rows
 
 
-def against_first(names: Sequence[str], failed: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of differences between the first experiment and each other one, of those that succeeded; raises InputError where DVC has
-    lost the errors of one."""
-    found = {name: errors for name in names if name not in failed and (errors := read_errors(shown[name]["rev"])) is not None}
-    return differences(names, found, read_params().score.resamples)
+def against_first(names: Sequence[str], failed: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> str:
+    """What is to be said of the first experiment and each other one: rows of differences, and which have none and why."""
+    first, done = names[0], [name for name in names if name not in failed]
+    if len(names) < 2:
+        return ""
+    if first in failed:
+        return f"Nothing stands against the first cell, {first}: it failed."
+    held = {name: read_errors(shown[name]["rev"]) for name in done}
+    rows = differences(names, {name: errors for name, errors in held.items() if errors}, read_params().score.resamples)
+    lines = [f"Against {first}, in percent points of words (95 % interval; p of matched pairs):", aligned(rows)] if rows else []
+    if lacking := [name for name, errors in held.items() if errors is None]:
+        lines.append(f"No {UTTERANCES} is in DVC's cache (dvc fetch may bring it), so nothing to compare, of: {', '.join(lacking)}")
+    return "\n".join(lines)
 
 
 def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -192,18 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(cells)
         shown = results()
         rows, failed = table(list(cells), shown)
-        apart = against_first(list(cells), failed, shown) if len(cells) > 1 else []
+        apart = against_first(list(cells), failed, shown)
     except LibrettoError as error:
         print(f"compare: {error}", file=sys.stderr)
         return error.exit_code
     print(aligned(beside(rows, cells)))
     if repeated := over_seeds(cells, shown):
         print(f"\nOver seeds, mean (least–most):\n{aligned(repeated)}")
-    first = next(iter(cells))
     if apart:
-        print(f"\nAgainst {first}, in percent points of words (95 % interval; p of matched pairs):\n{aligned(apart)}")
-    elif first in failed and len(cells) > 1:
-        print(f"\nNothing stands against the first cell, {first}: it failed.")
+        print(f"\n{apart}")
     return 1 if failed else 0
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config.errors import InputError
 from components.score.significance import ALPHA, compare
 
 UTTERANCES = Path("data/score/utterances.parquet")
@@ -49,21 +48,16 @@ def errors_of(table: pa.Table) -> dict[tuple[str, str], Errors]:
 
 
 def read_errors(revision: str) -> dict[tuple[str, str], Errors] | None:
-    """Errors of the experiment of that revision; None where it has no table of utterances.
-
-    Raises InputError where DVC knows the table and does not have it.
-    """
+    """Errors of the experiment of that revision; None where DVC has no table of utterances of it: it was never made, or is gone from
+    the cache, which DVC does not tell apart."""
     import dvc.api
     from dvc.exceptions import DvcException
 
     try:
         with dvc.api.open(str(UTTERANCES), rev=revision, mode="rb") as stream:
             return errors_of(pq.read_table(pa.BufferReader(stream.read())))
-    except FileNotFoundError:
+    except (DvcException, FileNotFoundError):
         return None
-    except DvcException as error:
-        raise InputError(f"{UTTERANCES} of {revision[:7]} can't be read: {error}", unit=revision,
-                         way_out="'dvc fetch' brings it, or queue the experiment again.") from None  # fmt: skip
 
 
 def differences(names: Sequence[str], found: Mapping[str, Mapping[tuple[str, str], Errors]], resamples: int) -> list[dict[str, str]]:

@@ -72,13 +72,11 @@ def kinds_of_words(reference: str, hypothesis: str, alignment: Alignment, form: 
     marks = _marks(reference, hypothesis, known)
     places = _places(hypothesis, form, len(marks))
     spoken = alignment.matched or len(places)  # where nothing of the reference was heard, nothing runs on
-    found = []
-    for at in alignment.inserted:
-        mark = marks[places[at]]
+    heard = places[alignment.matched - 1] if alignment.matched else -1  # the last raw word that the reference has too
+    for place, mark in enumerate(marks):
         if mark == REST:
-            mark = REFUSAL if at >= alignment.matched else ""
-        found.append(mark or (RUN_ON if at >= spoken else OTHER))
-    return found
+            marks[place] = REFUSAL if place > heard and marks[place - 1] == REFUSAL else ""
+    return [marks[places[at]] or (RUN_ON if at >= spoken else OTHER) for at in alignment.inserted]
 
 
 def kind_of_clip(reference: str, text: str, known: Evidence) -> str:
