@@ -8,7 +8,8 @@
 Everything is checked before any work. Experiments run one after the other in copies of the last commit and the changes on top
 of it, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that fails is a failed row,
 the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures. Cells that differ in
-``train.seed`` alone come once more, as mean and range.
+``train.seed`` alone come once more, as mean and range. The first cell is the baseline: of each other one the difference of word error
+rates follows with its interval and the p-value of the matched-pairs test, from the errors of each utterance as DVC has them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError, LibrettoError, nearest
-from components.config.params import NAMES
+from components.config.params import NAMES, read_params
 from flows import recipe as recipes
+from flows.differences import UTTERANCES, differences, read_errors
 from flows.recipe import Cell, Recipe
 from flows.results import SCORE, TRAIN, aligned, perplexities, spread, text_on_nonspeech, word_errors
 
@@ -124,6 +126,21 @@ def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -
     return rows
 
 
+def against_first(names: Sequence[str], failed: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> str:
+    """What is to be said of the first experiment and each other one: rows of differences, and which have none and why."""
+    first, done = names[0], [name for name in names if name not in failed]
+    if len(names) < 2:
+        return ""
+    if first in failed:
+        return f"Nothing stands against the first cell, {first}: it failed."
+    held = {name: read_errors(shown[name]["rev"]) for name in done}
+    rows = differences(names, {name: errors for name, errors in held.items() if errors}, read_params().score.resamples)
+    lines = [f"Against {first}, in percent points of words (95 % interval; p of matched pairs):", aligned(rows)] if rows else []
+    if lacking := [name for name, errors in held.items() if errors is None]:
+        lines.append(f"No {UTTERANCES} is in DVC's cache (dvc fetch may bring it), so nothing to compare, of: {', '.join(lacking)}")
+    return "\n".join(lines)
+
+
 def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The last result of each name; one that succeeded replaces an earlier failure."""
     found: dict[str, dict[str, Any]] = {}
@@ -183,12 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(cells)
         shown = results()
         rows, failed = table(list(cells), shown)
+        apart = against_first(list(cells), failed, shown)
     except LibrettoError as error:
         print(f"compare: {error}", file=sys.stderr)
         return error.exit_code
     print(aligned(beside(rows, cells)))
     if repeated := over_seeds(cells, shown):
         print(f"\nOver seeds, mean (least–most):\n{aligned(repeated)}")
+    if apart:
+        print(f"\n{apart}")
     return 1 if failed else 0
 
 

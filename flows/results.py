@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.score.table import rate
+
 SCORE = Path("metrics/score.json")
 TRAIN = Path("metrics/train.json")
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -13,23 +15,33 @@ COUNTS = {"S": "substitutions", "D": "deletions", "I": "insertions", "words": "w
 
 
 def word_errors(scores: Scores) -> list[dict[str, Any]]:
-    """A row for each set of speech and system: word error rate in percent, and the counts behind it."""
+    """A row for each set of speech and system: word error rate in percent, with its interval where there is one, the counts behind
+    it, and, where they are there, the kinds of inserted words and the character error rate in percent."""
     return [
-        {"set": name, "system": system, "WER %": percent(own["wer"]), **{short: own.get(long, "") for short, long in COUNTS.items()}}
+        {"set": name, "system": system, "WER %": rate(own), **{short: own.get(long, "") for short, long in COUNTS.items()},
+         **({"inserted": kinds(own)} if "insertion_kinds" in own else {}), **({"CER %": percent(own["cer"])} if "cer" in own else {})}
         for name, systems in scores.items()
         for system, own in systems.items()
         if "wer" in own
-    ]
+    ]  # fmt: skip
+
+
+def kinds(own: Mapping[str, Any]) -> str:
+    """The kinds of inserted words, or of clips with text, that came up: ``3 loop, 1 other``."""
+    return ", ".join(f"{count} {kind}" for kind, count in own["insertion_kinds"].items() if count) or "none"
 
 
 def text_on_nonspeech(scores: Scores) -> list[dict[str, Any]]:
-    """A row for each set of non-speech and system: the share of clips that were given any text, in percent."""
+    """A row for each set of non-speech and system: the share of clips that were given any text, in percent, and, where they are
+    there, characters a minute of audio and those clips by the kind of their text."""
     return [
-        {"set": name, "system": system, "clips with text %": percent(own["text_rate"]), "clips": own.get("clips", "")}
+        {"set": name, "system": system, "clips with text %": percent(own["text_rate"]), "clips": own.get("clips", ""),
+         **({"characters a minute": f"{own['characters_a_minute']:.1f}"} if "characters_a_minute" in own else {}),
+         **({"texts": kinds(own)} if "insertion_kinds" in own else {})}
         for name, systems in scores.items()
         for system, own in systems.items()
         if "text_rate" in own
-    ]
+    ]  # fmt: skip
 
 
 def perplexities(scores: Scores) -> dict[str, float]:

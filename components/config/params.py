@@ -216,7 +216,8 @@ class Decode:
 @dataclass(frozen=True)
 class Score:
     __pydantic_config__ = STRICT
-    text_form: Literal["as-is", "casefold"]
+    text_form: Literal["as-is", "casefold", "whisper"]  # what both sides are brought to (components/text/forms.py)
+    resamples: int  # of speakers, for the intervals of rates; 0: no intervals
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,7 @@ def _check_values(params: Params, where: str) -> None:
         "train.concatenate.share": 0 <= train.concatenate.share <= 1,
         "train.concatenate.seconds": train.concatenate.seconds > 0 or not train.concatenate.share,
         "train.text_mask": 0 <= train.text_mask < 1,
+        "score.resamples": params.score.resamples == 0 or params.score.resamples >= 100,
     }
     for name, each in params.decode.sets.items():
         checks |= {f"decode.sets.{name}.{key}": holds for key, holds in _search_checks(each).items()}

@@ -1,7 +1,7 @@
 """Archives: what a data root can be filled from, and unpacking them without trusting them.
 
 In: ``catalogue/archive.yaml`` (by data root: the address, and of each file the folder that it holds, its bytes and MD5, the
-hours and utterances in it).
+hours, utterances and words in it).
 Out: that folder below the data root, whole or not at all. An archive is data from elsewhere: a member that leads out of the
 folder, a link or a device refuses the whole of it. Cost: about 200 MB of archive a second and core, where the disk keeps up.
 """
@@ -40,6 +40,7 @@ class Packed:
     md5: str = ""
     hours: float | dict[str, float] | None = None  # of its recordings: all, or by the folder below it (train, dev, …)
     utterances: int | dict[str, int] | None = None  # likewise
+    words: int | None = None  # of all its transcripts, as published: what a scorer must count
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""``score``: hypotheses → ``metrics/score.json`` and word error rates by speaker; ``table`` prints them."""
+"""``score``: hypotheses → ``metrics/score.json`` and tables of parts and utterances; ``table`` prints the figures."""

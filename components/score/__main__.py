@@ -14,4 +14,4 @@ if __name__ == "__main__":
         except LibrettoError as error:
             sys.exit(f"score: {error}")
     else:
-        run_stage("score", work)
+        run_stage("score", work, names=("corpus", "llm"))

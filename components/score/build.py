@@ -1,55 +1,121 @@
-"""The stage: ``data/decode`` → ``metrics/score.json`` (kept in git) and ``data/score/speakers.csv``."""
+"""The stage: ``data/decode`` and ``data/systems`` → ``metrics/score.json`` (kept in git) and three tables in ``data/score``.
+
+``speakers.csv`` and ``groups.csv`` hold rates of parts of a set, ``utterances.parquet`` a row for each utterance and system with its
+texts and errors: what a report shows and what runs are compared by. Cost: ``python -m bench.scoring`` measures it.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.config.artifact import contents, fresh, write_record
-from components.config.errors import InputError
-from components.config.stage import Stage
-from components.decode.hypotheses import ALONE, Row, read_hypotheses
-from components.score.metrics import by_speaker, by_system, nonspeech_metrics, speech_metrics, text_metrics
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-HYPOTHESES, OUT, METRICS = Path("data/decode"), Path("data/score"), Path("metrics/score.json")
+from components.config import catalogue
+from components.config.artifact import contents, fresh, write_record
+from components.config.hashing import folder_digests
+from components.config.stage import Stage
+from components.decode.hypotheses import ALONE, Row
+from components.score.insertions import Evidence, evidence
+from components.score.metrics import (
+    Counts,
+    by_group,
+    clip_kinds,
+    count,
+    groups,
+    kinds_of_utterances,
+    nonspeech_metrics,
+    speech_metrics,
+    text_metrics,
+)
+from components.score.sources import check_words, condition_of, settings_of
+from components.score.systems import Set, read_sets
+from components.text.forms import FORMS, prepare
+
+HYPOTHESES, SYSTEMS, OUT, METRICS = Path("data/decode"), Path("data/systems"), Path("data/score"), Path("metrics/score.json")
 COLUMNS = ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words")
+PARTS = ("set", "system", "by", "group", "wer", "low", "high", "substitutions", "deletions", "insertions", "words")
+TEXTS, NUMBERS = ("id", "speaker", "language", "reference", "text"), ("substitutions", "deletions", "insertions", "words",
+                                                                      "character_errors", "characters")  # fmt: skip
+UTTERANCES = pa.schema([
+    ("set", pa.string()), ("role", pa.string()), ("system", pa.string()), ("id", pa.string()), ("speaker", pa.string()),
+    ("language", pa.string()), ("seconds", pa.float64()), ("reference", pa.string()), ("text", pa.string()),
+    *((name, pa.int64()) for name in NUMBERS), ("kind", pa.string()),
+])  # fmt: skip
 
 
 def work(stage: Stage) -> None:
-    out, form = fresh(OUT), stage.params.score.text_form
-    scores: dict[str, Any] = {}
-    lines: list[tuple[Any, ...]] = [COLUMNS]
-    for path in sorted(HYPOTHESES.glob("*/*.parquet")):
-        name, systems = path.stem, by_system(read_hypotheses(path))
-        if name in scores:
-            raise InputError(f"Two sources are called '{name}'.", unit=name, way_out="Rename one in catalogue/corpus.yaml.")
-        _check_complete(name, systems)
-        if path.parent.name.startswith("nonspeech"):
-            scores[name] = {system: nonspeech_metrics(rows) for system, rows in systems.items()}
-            continue
-        alone = systems.pop(ALONE, None)
-        scores[name] = {system: speech_metrics(rows, form) for system, rows in systems.items()}
-        if alone:
-            scores[name][ALONE] = text_metrics(alone)
-        for system, rows in systems.items():
-            lines += [(name, system, speaker, *each.values()) for speaker, each in by_speaker(rows, form).items()]
+    params = stage.params
+    form, resamples, prompt = params.score.text_form, params.score.resamples, catalogue.llm(params.llm).prompt
+    inputs = {"decode": contents(HYPOTHESES), "systems": folder_digests(SYSTEMS) if SYSTEMS.is_dir() else {}}
+    out, known = fresh(OUT), evidence(prompt.template, *prompt.others)
+    sets = read_sets(HYPOTHESES, SYSTEMS, params.decode.sets)
+    notes = {each.name: _notes(params.corpus, each) for each in sets}  # before the work: a wrong total stops
+    _prepare(sets, form)
+    scores: dict[str, dict[str, Any]] = {}
+    speakers: list[tuple[Any, ...]] = [COLUMNS]
+    parts: list[tuple[Any, ...]] = [PARTS]
+    with pq.ParquetWriter(out / "utterances.parquet", UTTERANCES, compression="zstd") as writer:
+        for each in sets:
+            scores[each.name] = {}
+            for system, rows in each.systems.items():
+                if system == ALONE:
+                    scores[each.name][ALONE] = text_metrics(rows)
+                    continue
+                figures, counts, kinds = _figures(each, rows, form, resamples, known)
+                scores[each.name][system] = {**figures, **notes[each.name]}
+                writer.write_table(_table(each, system, rows, counts, kinds))
+                if not _quiet(each):
+                    lines = by_group([row.speaker for row in rows])
+                    speakers += [(each.name, system, speaker, *counts.figures(at).values()) for speaker, at in lines]
+                    parts += [(each.name, system, *line) for line in groups(rows, counts, resamples)]
     METRICS.parent.mkdir(exist_ok=True)
-    METRICS.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
-    with (out / "speakers.csv").open("w", encoding="utf-8", newline="") as stream:
+    METRICS.write_text(json.dumps(scores, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    _write(out / "speakers.csv", speakers)
+    _write(out / "groups.csv", parts)
+    write_record(out, "score", parameters=asdict(params.score), inputs=inputs, libraries=("jiwer", "RapidFuzz", "whisper_normalizer"))
+
+
+def _quiet(each: Set) -> bool:
+    return each.role.startswith("nonspeech")
+
+
+def _notes(corpus: str, each: Set) -> dict[str, Any]:
+    """What stands beside the figures of every system of a set: its condition, and whether its words were checked."""
+    settings = settings_of(corpus, each.role, each.name)
+    return {**condition_of(settings), **check_words(each.name, settings, [row.reference for row in each.rows])}
+
+
+def _prepare(sets: Sequence[Set], form: str) -> None:
+    """Normalises all texts that are compared in Whisper's form: those of speech, and of non-speech where it is the reported one."""
+    rows = (row for each in sets if form == "whisper" or not _quiet(each) for rows in each.systems.values() for row in rows)
+    texts = [text for row in rows for text in (row.reference, row.text)]
+    for name in FORMS:
+        prepare(texts, name)
+
+
+def _figures(each: Set, rows: Sequence[Row], form: str, resamples: int, known: Evidence) -> tuple[dict[str, Any], Counts, list[str]]:
+    """Figures of one system over a set, its counts, and the kind of each utterance."""
+    counts = count(rows, form, known)
+    if _quiet(each):
+        kinds = clip_kinds(rows, known)
+        return nonspeech_metrics(rows, kinds), counts, kinds
+    return speech_metrics(rows, counts, form, resamples), counts, kinds_of_utterances(counts)
+
+
+def _table(each: Set, system: str, rows: Sequence[Row], counts: Counts, kinds: Sequence[str]) -> pa.Table:
+    number = len(rows)
+    columns: dict[str, Any] = {"set": [each.name] * number, "role": [each.role] * number, "system": [system] * number, "kind": kinds}
+    columns |= {name: [getattr(row, name) for row in rows] for name in (*TEXTS, "seconds")}
+    columns |= {name: getattr(counts, name) for name in NUMBERS}
+    return pa.table({name: columns[name] for name in UTTERANCES.names}, schema=UTTERANCES)
+
+
+def _write(path: Path, lines: Sequence[tuple[Any, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows(lines)
-    write_record(out, "score", parameters=asdict(stage.params.score), inputs={"decode": contents(HYPOTHESES)}, libraries=("jiwer",))
-
-
-def _check_complete(name: str, systems: dict[str, list[Row]]) -> None:
-    """Every system must have said something about the same utterances, each once."""
-    wanted = {row.id for row in next(iter(systems.values()))}
-    for system, rows in systems.items():
-        counts = Counter(row.id for row in rows)
-        wrong = sorted((counts.keys() ^ wanted) | {each for each, count in counts.items() if count > 1})
-        if wrong:
-            raise InputError(f"{name}: the hypotheses of '{system}' miss or double {wrong[:3]}.", unit=name,
-                             way_out="Run 'dvc repro -f decode'.")  # fmt: skip

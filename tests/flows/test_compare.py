@@ -28,8 +28,18 @@ os.makedirs("metrics", exist_ok=True)
 stages = params["train"]["curriculum"]
 assert [each["freeze"] for each in stages] in ([[], []], [[], ["*.layers.[0-1].*"], []]), stages
 json.dump({"test": {"free": {"wer": sum(each["steps"] for each in stages[1:]) / 100}}}, open("metrics/score.json", "w"))
+if params["train"]["seed"] > 1:  # the errors of its utterances: ten of each hundred words a step
+    import pyarrow as pa, pyarrow.parquet as pq
+    os.makedirs("data/score", exist_ok=True)
+    wrong = stages[1]["steps"] * 10
+    rows = [{"set": "test", "role": "test", "system": "free", "id": str(n), "speaker": str(n % 9), "substitutions": wrong + n % 3,
+             "deletions": 0, "insertions": 0, "words": 100} for n in range(90)]
+    pq.write_table(pa.Table.from_pylist(rows), "data/score/utterances.parquet")
+else:
+    os.makedirs("data/score", exist_ok=True)
 """
-STAGES = {"train": {"cmd": "python train.py", "params": ["llm", "train"], "metrics": [{"metrics/score.json": {"cache": False}}]}}
+STAGES = {"train": {"cmd": "python train.py", "params": ["llm", "train"], "outs": ["data/score"],
+                    "metrics": [{"metrics/score.json": {"cache": False}}]}}  # fmt: skip
 RECIPE = """
 cells:
   some: {train.curriculum.1.steps: 7}
@@ -51,6 +61,7 @@ published:
 @pytest.fixture
 def recipe_project(project: Project) -> None:
     folder = project(STAGES)
+    (folder / ".gitignore").write_text("/data/score\n")
     shutil.copytree(ROOT / "catalogue", folder / "catalogue")
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "train.py").write_text(TRAIN)
@@ -91,6 +102,19 @@ def test_cells_of_several_seeds_come_as_mean_and_range_too(recipe_project: None,
     printed = capfd.readouterr().out
     assert "trial-few    2      test  free    2.20 (2.10–2.30)" in printed
     assert "trial-more   2      test  free    5.20 (5.10–5.30)" in printed
+
+
+def test_the_first_cell_is_what_the_others_stand_against(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("flows/recipes/trial.yaml").write_text(
+        "cells:\n  base: {train.seed: 2, train.curriculum.1.steps: 3}\n  broken: {llm: phi-tiny}\n"
+        "  better: {train.seed: 2, train.curriculum.1.steps: 2}\n  silent: {train.curriculum.1.steps: 2}\n"
+    )
+    assert compare.main(["trial"]) == 1
+    printed = capfd.readouterr().out
+    assert "Against trial-base, in percent points" in printed
+    assert re.search(r"^trial-better +test +free +-10\.00 \(-10\.00 to -10\.00\) +0\.0000 +\*$", printed, re.MULTILINE)
+    assert "trial-broken  test" not in printed, "a failed cell has a failed row and nothing else"
+    assert re.search(r"nothing to compare, of: trial-silent$", printed, re.MULTILINE)
 
 
 def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:

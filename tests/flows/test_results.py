@@ -20,6 +20,18 @@ def test_speech_gives_rates_in_percent_with_their_counts() -> None:
     ]
 
 
+def test_an_interval_kinds_and_characters_stand_beside_a_rate_where_there_are_any() -> None:
+    kinds = {"loop": 3, "echo": 0, "refusal": 0, "run-on": 0, "other": 1}
+    own = {"wer": 0.0272, "wer_low": 0.021, "wer_high": 0.0341, "cer": 0.0105, "insertion_kinds": kinds}
+    (row,) = word_errors({"heard": {"free": own}})
+    assert (row["WER %"], row["CER %"], row["inserted"]) == ("2.72 (2.10–3.41)", "1.05", "3 loop, 1 other")
+    (row,) = word_errors({"heard": {"free": {**own, "insertion_kinds": dict.fromkeys(kinds, 0)}}})
+    assert row["inserted"] == "none"
+    quiet = {"text_rate": 0.5, "clips": 4, "characters_a_minute": 61.25, "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "text": 2}}
+    (row,) = text_on_nonspeech({"noise": {"free": quiet}})
+    assert (row["characters a minute"], row["texts"]) == ("61.2", "2 text")
+
+
 def test_nonspeech_gives_the_share_of_clips_with_text() -> None:
     assert text_on_nonspeech(SCORES) == [{"set": "noise", "system": "free", "clips with text %": "50.00", "clips": 4}]
 

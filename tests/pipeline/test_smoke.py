@@ -19,13 +19,16 @@ def test_all_stages_ran_and_left_their_outputs(smoke: Project) -> None:
     for name in ("smoke-dev", "smoke-test"):
         assert set(scores[name]) == {"free", "constrained", "ctc"}
         for each in scores[name].values():
-            assert set(each) == {"wer", "substitutions", "deletions", "insertions", "words", "text_form"}
+            assert set(each) == {"wer", "wer_low", "wer_high", "interval_by", "substitutions", "deletions", "insertions", "words", "cer",
+                                 "text_form", "forms", "insertion_kinds"}  # fmt: skip
+            assert each["wer_low"] <= each["wer"] <= each["wer_high"]
+            assert sum(each["insertion_kinds"].values()) == each["insertions"]
             errors = each["substitutions"] + each["deletions"] + each["insertions"]
             assert abs(each["wer"] - errors / each["words"]) < 1e-6
     assert scores["smoke-test"]["free"]["wer"] < 0.7
     assert scores["smoke-test"]["free"]["wer"] < scores["smoke-test"]["ctc"]["wer"] < 0.95
     for each in scores["smoke-synthetic-test"].values():
-        assert set(each) == {"text_rate", "clips"} and each["clips"] == 40
+        assert set(each) == {"text_rate", "clips", "characters_a_minute", "insertion_kinds"} and each["clips"] == 40
 
 
 def test_counts_add_up_from_manifest_to_hypotheses(smoke: Project) -> None:

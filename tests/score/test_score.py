@@ -13,56 +13,20 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from components.config.artifact import read_record, write_record
+from components.config.artifact import read_record
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
-from components.config.params import Score
-from components.config.stage import Stage
 from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
 from components.score.build import METRICS
-from components.score.build import work as run
 from components.score.table import show
 from components.text.wer import word_errors
 from tests.conftest import REPOSITORY
+from tests.score.workspace import CLEAN, COUNTS, KINDS, hold, rows, scores
 
-# id, speaker, reference → what two systems make of it.
-CLEAN = [
-    ("c-1", "ann", "the cat sat on the mat", "the bat sat the mat today", "the cat sat on the mat"),
-    ("c-2", "ann", "GOOD morning", "good morning", "good mourning"),
-    ("c-3", "bob", "yes", "", "yes yes"),
-    ("c-4", "", "who is this", "who is it", "who is this"),
-]
-QUIET = [("q-1", "", "", "", "thank you"), ("q-2", "", "", " ", ""), ("q-3", "", "", "hm", "you"), ("q-4", "", "", "", "")]
-COUNTS = ("substitutions", "deletions", "insertions", "words")
-
-
-@pytest.fixture(autouse=True)
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with the hypotheses of two systems on two test sets, a dev set and a set without speech."""
-    monkeypatch.chdir(tmp_path)
-    for name, told in (("test/clean", CLEAN), ("test/other", CLEAN[:2]), ("dev/dev", CLEAN[1:]), ("nonspeech-test/quiet", QUIET)):
-        hold(name, rows("free", told, 3) + rows("ctc", told, 4))
-    return tmp_path
-
-
-def rows(system: str, told: list[tuple], column: int) -> list[Row]:
-    return [Row(system, name, speaker, reference, text[column - 3], [1, 2], -1.5, 2.0) for name, speaker, reference, *text in told]
-
-
-def hold(name: str, found: list[Row]) -> None:
-    path = Path("data/decode") / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_hypotheses(path, found)
-    write_record(Path("data/decode"), "decode", parameters={}, inputs={})
-
-
-def scores(form: str = "casefold") -> dict:
-    run(Stage("score", SimpleNamespace(score=Score(form)), ""))  # type: ignore[arg-type,call-arg]
-    return json.loads(METRICS.read_text())
+pytestmark = pytest.mark.usefixtures("house")
 
 
 def test_every_set_and_system_has_its_figures() -> None:
@@ -71,18 +35,33 @@ def test_every_set_and_system_has_its_figures() -> None:
     assert all(systems.keys() == {"free", "ctc"} for systems in found.values())
     for name in ("clean", "other", "dev"):
         for each in found[name].values():
-            assert each.keys() == {"wer", *COUNTS, "text_form"}
+            figures = {"wer", "wer_low", "wer_high", "interval_by", *COUNTS, "cer", "text_form", "forms", "insertion_kinds"}
+            assert each.keys() - {"condition"} == figures
             assert each["text_form"] == "casefold"
             assert each["wer"] == pytest.approx(sum(each[key] for key in COUNTS[:3]) / each["words"], abs=1e-6)
-    assert all(each.keys() == {"text_rate", "clips"} for each in found["quiet"].values())
+            assert each["wer_low"] <= each["wer"] <= each["wer_high"]
+            assert each["insertion_kinds"].keys() == KINDS
+            assert sum(each["insertion_kinds"].values()) == each["insertions"]
+            assert each["forms"].keys() == {"as-is", "casefold", "whisper"}
+    for each in found["quiet"].values():
+        assert each.keys() == {"text_rate", "clips", "characters_a_minute", "insertion_kinds", "condition"}
+        assert sum(each["insertion_kinds"].values()) == each["text_rate"] * each["clips"]
 
 
 def test_the_figures_are_those_of_the_texts() -> None:
     found = scores()
-    free = {"substitutions": 2, "deletions": 2, "insertions": 1, "words": 12, "text_form": "casefold", "wer": round(5 / 12, 6)}
-    assert found["clean"]["free"] == free
+    free = {"substitutions": 2, "deletions": 2, "insertions": 1, "words": 12, "text_form": "casefold", "wer": round(5 / 12, 6),
+            "forms": {"as-is": round(6 / 12, 6), "casefold": round(5 / 12, 6), "whisper": round(5 / 12, 6)},
+            "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "run-on": 1, "other": 0}}  # fmt: skip
+    assert {key: found["clean"]["free"][key] for key in free} == free
     assert found["clean"]["ctc"]["substitutions"] == found["clean"]["ctc"]["insertions"] == 1
-    assert found["quiet"] == {"free": {"text_rate": 0.25, "clips": 4}, "ctc": {"text_rate": 0.5, "clips": 4}}
+    assert found["clean"]["ctc"]["insertion_kinds"]["loop"] == 1
+    # Of 22 + 12 + 3 + 11 characters: 1 replaced, "on " and "yes" missing, " today" more, "this" for "it" 3 wrong.
+    assert found["clean"]["free"]["cer"] == round((1 + 3 + 6 + 3 + 3) / 48, 6)
+    kinds = {"loop": 0, "echo": 0, "refusal": 0, "text": 1}
+    assert {key: found["quiet"]["free"][key] for key in ("text_rate", "clips", "characters_a_minute", "insertion_kinds")} == {
+        "text_rate": 0.25, "clips": 4, "characters_a_minute": 15.0, "insertion_kinds": kinds}  # fmt: skip
+    assert found["quiet"]["ctc"]["text_rate"] == 0.5
     for name, told in (("clean", CLEAN), ("other", CLEAN[:2]), ("dev", CLEAN[1:])):
         errors = word_errors([row[2] for row in told], [row[3] for row in told], "casefold")
         assert {key: found[name]["free"][key] for key in COUNTS} == {key: getattr(errors, key) for key in COUNTS}
@@ -160,11 +139,11 @@ def test_two_runs_give_the_same_bytes() -> None:
     scores()
     assert folder_digests(Path("data/score")) == first
     assert METRICS.read_bytes() == figures
-    assert read_record(Path("data/score"))["parameters"] == {"text_form": "casefold"}
+    assert read_record(Path("data/score"))["parameters"] == {"text_form": "casefold", "resamples": 200}
 
 
 def test_hypotheses_come_back_as_they_were_written() -> None:
-    found = [Row("ctc", "a", "", "四", "\n ", [], math.nan, 0.5), Row("free", "a", "ann", "", "x", [5, 2**40], -3.25, 0.5)]
+    found = [Row("ctc", "a", "", "", "四", "\n ", [], math.nan, 0.5), Row("free", "a", "ann", "en", "", "x", [5, 2**40], -3.25, 0.5)]
     write_hypotheses(Path("some.parquet"), found)
     again = read_hypotheses(Path("some.parquet"))
     assert math.isnan(again[0].score)
@@ -188,10 +167,13 @@ def test_the_table_shows_every_figure(capsys: pytest.CaptureFixture) -> None:
     cells = [re.split(r"\s*[│┃|]\s*", line.strip().strip("│┃|").strip()) for line in capsys.readouterr().out.splitlines()]
     for name in ("clean", "other", "dev"):
         for system, each in found[name].items():
-            counts = [str(each[key]) for key in ("substitutions", "deletions", "insertions", "words", "text_form")]
-            assert [name, system, f"{100 * each['wer']:.2f}", *counts] in cells
-    assert ["quiet", "free", "25.0", "4"] in cells
-    assert ["quiet", "ctc", "50.0", "4"] in cells
+            counts = [str(each[key]) for key in ("substitutions", "deletions", "insertions", "words")]
+            rate = f"{100 * each['wer']:.2f} ({100 * each['wer_low']:.2f}–{100 * each['wer_high']:.2f})"
+            assert [name, system, rate, *counts, f"{100 * each['cer']:.2f}", each["text_form"]] in cells
+    assert ["clean", "free", "0", "0", "0", "1", "0"] in cells  # inserted words by kind
+    assert ["clean", "ctc", "1", "0", "0", "0", "0"] in cells
+    assert ["quiet", "free", "25.0", "4", "15.0", "0", "0", "0", "1"] in cells
+    assert ["quiet", "ctc", "50.0", "4", "90.0", "0", "0", "0", "2"] in cells
     # The latest run of each role, roles added up.
     assert ["corpus", "7.5"] in cells
     assert ["score", "2.0"] in cells

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 
+import jiwer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisper_normalizer.english import EnglishTextNormalizer
 
-from components.text.forms import FORMS, in_form
-from components.text.wer import WordErrors, word_errors
+from components.text import forms
+from components.text.forms import FORMS, in_form, prepare
+from components.text.wer import WordErrors, alignments, character_errors, pair_errors, word_errors
 
 # Few words, so that texts have many in common; those that differ by case, or fold to more than one letter; odd white space.
 WORDS = st.sampled_from(["a", "b", "A", "B", "Straße", "STRASSE", "don't", "ǅ", "四"])
@@ -26,7 +29,7 @@ def texts(draw: st.DrawFn) -> str:
 PAIRS = st.lists(st.tuples(texts(), texts()), max_size=6)
 
 
-def distance(reference: tuple[str, ...], hypothesis: tuple[str, ...]) -> int:
+def distance(reference: tuple[str, ...] | str, hypothesis: tuple[str, ...] | str) -> int:
     """The least number of substitutions, deletions and insertions (Levenshtein), by its recursive definition."""
 
     @cache
@@ -40,6 +43,8 @@ def distance(reference: tuple[str, ...], hypothesis: tuple[str, ...]) -> int:
 
 
 def words(text: str, form: str) -> tuple[str, ...]:
+    if form == "whisper":
+        return tuple(EnglishTextNormalizer()(text).split())
     return tuple(word.casefold() if form == "casefold" else word for word in text.split())
 
 
@@ -75,13 +80,13 @@ def test_errors_of_two_sets_add_up(one: list, other: list, form: str) -> None:
 def test_the_same_text_has_no_errors(said: list[str], form: str) -> None:
     errors = word_errors(said, said, form)
     assert (total(errors), errors.wer) == (0, 0.0)
-    assert errors.words == sum(len(text.split()) for text in said)
+    assert errors.words == sum(len(words(text, form)) for text in said)
 
 
 @any_time
 @given(st.lists(texts(), min_size=1, max_size=5), FORM)
 def test_words_over_an_empty_reference_are_insertions(said: list[str], form: str) -> None:
-    count = sum(len(text.split()) for text in said)
+    count = sum(len(words(text, form)) for text in said)
     assert word_errors([" "] * len(said), said, form) == WordErrors(insertions=count)
     assert word_errors(said, [""] * len(said), form) == WordErrors(deletions=count, words=count)
 
@@ -96,10 +101,78 @@ def test_casefold_is_as_is_on_folded_text(pairs: list[tuple[str, str]]) -> None:
 
 
 @any_time
-@given(texts(), FORM)
-def test_a_form_neither_merges_nor_drops_words(text: str, form: str) -> None:
+@given(texts(), st.sampled_from(["as-is", "casefold"]))
+def test_the_classic_forms_neither_merge_nor_drop_words(text: str, form: str) -> None:
     assert tuple(in_form(text, form).split(" ")) == (words(text, form) or ("",))
     assert in_form(in_form(text, form), form) == in_form(text, form)
+
+
+@any_time
+@given(PAIRS, FORM)
+def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]], form: str) -> None:
+    spoken = [(" ".join(words(reference, form)), " ".join(words(hypothesis, form))) for reference, hypothesis in pairs]
+    for one, errors in zip(spoken, pair_errors([pair[0] for pair in pairs], [pair[1] for pair in pairs], form), strict=True):
+        if one[0]:  # jiwer refuses an empty reference
+            known = jiwer.process_words(*one)
+            assert (errors.substitutions, errors.deletions, errors.insertions) == (known.substitutions, known.deletions, known.insertions)
+            assert errors.wer == pytest.approx(known.wer)
+
+
+@any_time
+@given(PAIRS, FORM)
+def test_character_errors_are_the_edit_distance_with_spaces(pairs: list[tuple[str, str]], form: str) -> None:
+    found = character_errors([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form)
+    spoken = [(" ".join(words(reference, form)), " ".join(words(hypothesis, form))) for reference, hypothesis in pairs]
+    assert found == [(distance(*pair), len(pair[0])) for pair in spoken]
+    heard = [(pair, count) for pair, count in zip(spoken, found, strict=True) if pair[0]]
+    if heard:
+        rate = sum(errors for _, (errors, _) in heard) / sum(count for _, (_, count) in heard)
+        assert rate == pytest.approx(jiwer.cer([pair[0] for pair, _ in heard], [pair[1] for pair, _ in heard]))
+
+
+@any_time
+@given(PAIRS, FORM)
+def test_inserted_words_stand_where_the_hypothesis_has_them(pairs: list[tuple[str, str]], form: str) -> None:
+    """Without them, what is left of a hypothesis has no insertion; and the last equal word is one of the reference."""
+    for reference, hypothesis in pairs:
+        (found,) = alignments([reference], [hypothesis], form)
+        said, heard = words(reference, form), words(hypothesis, form)
+        assert len(found.inserted) == len(set(found.inserted)) == found.errors.insertions
+        kept = [word for at, word in enumerate(heard) if at not in found.inserted]
+        assert distance(said, tuple(kept)) == total(found.errors) - len(found.inserted)
+        assert found.matched == 0 or heard[found.matched - 1] in said
+        assert found.matched - 1 not in found.inserted
+
+
+def test_whispers_form_is_that_of_its_paper() -> None:
+    """Appendix C of arXiv 2212.04356: fillers and brackets go, contractions are spoken out, numbers and spelling are one."""
+    said = "Uh, Mr. Quilter's [noise] COLOUR won't fade for twenty-five years (laughs)!"
+    assert in_form(said, "whisper") == "mister quilter is color will not fade for 25 years"
+    errors = word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "whisper")
+    assert total(errors) == 0
+    assert total(word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "casefold")) == 4
+
+
+@any_time
+@given(st.text(max_size=30))
+def test_whispers_form_of_any_text_has_single_spaces(text: str) -> None:
+    form = in_form(text, "whisper")
+    assert form == " ".join(form.split())
+    assert form == in_form(f"  {text}\n", "whisper") == " ".join(EnglishTextNormalizer()(" ".join(text.lower().split())).split())
+
+
+def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    monkeypatch.setattr(forms, "FEW", 10)
+    monkeypatch.setattr(forms, "CHUNK", 7)
+    monkeypatch.setattr(forms, "_held", {})
+    said = [f"I'll take number {number}, the grey one" for number in range(40)]
+    prepare([*said, *said], "whisper")
+    held = dict(forms._held)
+    assert len(held) == 40
+    forms._held.clear()
+    assert [in_form(text, "whisper") for text in said] == [held[text.lower()] for text in said]
+    assert in_form(said[7], "whisper") == "i will take number 7 the gray one"
 
 
 def test_an_example_by_hand() -> None:
