@@ -34,7 +34,7 @@ from components.score.metrics import (
     text_metrics,
 )
 from components.score.sources import check_words, condition_of, settings_of
-from components.score.systems import Set, read_sets
+from components.score.systems import SUFFIX, Set, read_sets
 from components.text.forms import FORMS, prepare
 
 HYPOTHESES, SYSTEMS, OUT, METRICS = Path("data/decode"), Path("data/systems"), Path("data/score"), Path("metrics/score.json")
@@ -52,7 +52,7 @@ UTTERANCES = pa.schema([
 def work(stage: Stage) -> None:
     params = stage.params
     form, resamples, prompt = params.score.text_form, params.score.resamples, catalogue.llm(params.llm).prompt
-    inputs = {"decode": contents(HYPOTHESES), "systems": folder_digests(SYSTEMS) if SYSTEMS.is_dir() else {}}
+    inputs = {"decode": contents(HYPOTHESES), "systems": _digests()}
     out, known = fresh(OUT), evidence(prompt.template, *prompt.others)
     sets = read_sets(HYPOTHESES, SYSTEMS, params.decode.sets)
     notes = {each.name: _notes(params.corpus, each) for each in sets}  # before the work: a wrong total stops
@@ -79,6 +79,11 @@ def work(stage: Stage) -> None:
     _write(out / "speakers.csv", speakers)
     _write(out / "groups.csv", parts)
     write_record(out, "score", parameters=asdict(params.score), inputs=inputs, libraries=("jiwer", "RapidFuzz", "whisper_normalizer"))
+
+
+def _digests() -> dict[str, str]:
+    """Digest of each text of other systems; what else lies there changes no figure."""
+    return {path: digest for path, digest in folder_digests(SYSTEMS).items() if path.endswith(SUFFIX)} if SYSTEMS.is_dir() else {}
 
 
 def _quiet(each: Set) -> bool:

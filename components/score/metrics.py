@@ -20,7 +20,7 @@ from components.decode.hypotheses import Row
 from components.score.insertions import CLIP_KINDS, KINDS, Evidence, kind_of_clip, kinds_of_words, main_kind
 from components.score.intervals import interval
 from components.text.forms import FORMS
-from components.text.wer import alignments, character_errors, word_errors
+from components.text.wer import alignments, character_errors, error_rate
 
 ERRORS = ("substitutions", "deletions", "insertions")
 EDGES = (2, 5, 10, 20, 30)  # seconds; an utterance at an edge belongs to the longer ones
@@ -65,7 +65,7 @@ def speech_metrics(rows: Sequence[Row], counts: Counts, form: str, resamples: in
     reference words), errors, character error rate, the rate in every text form, and inserted words by kind."""
     references, texts = [row.reference for row in rows], [row.text for row in rows]
     own = counts.figures()
-    forms = {name: own["wer"] if name == form else round(word_errors(references, texts, name).wer, 6) for name in FORMS}
+    forms = {name: own["wer"] if name == form else round(error_rate(references, texts, name), 6) for name in FORMS}
     characters = int(counts.characters.sum())
     cer = round(float(counts.character_errors.sum()) / characters, 6) if characters else 0.0
     kinds = Counter(kind for each in counts.kinds for kind in each)

@@ -156,6 +156,8 @@ def test_a_wrong_type_stops_with_key_and_value(place: tuple, value: Any, tmp_pat
         {("features", "augment", "band", "hertz"): [3000, 8000]},
         {("train", "batch_seconds"): 0},
         {("decode", "batch_seconds"): 0},
+        {("score", "resamples"): -1},
+        {("score", "resamples"): 50},  # too few to say anything of the outer 2.5 %
         {("decode", "sets", "free"): GONE},
         {("decode", "sets", "ctc"): RAW["decode"]["sets"]["free"]},
     ],

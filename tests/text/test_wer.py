@@ -12,7 +12,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from components.text import forms
 from components.text.forms import FORMS, in_form, prepare
-from components.text.wer import WordErrors, alignments, character_errors, pair_errors, word_errors
+from components.text.wer import WordErrors, alignments, character_errors, error_rate, pair_errors, word_errors
 
 # Few words, so that texts have many in common; those that differ by case, or fold to more than one letter; odd white space.
 WORDS = st.sampled_from(["a", "b", "A", "B", "Straße", "STRASSE", "don't", "ǅ", "四"])
@@ -66,6 +66,7 @@ def test_errors_are_the_edit_distance(pairs: list[tuple[str, str]], form: str) -
     assert errors.insertions - errors.deletions == sum(len(hypothesis) - len(reference) for reference, hypothesis in spoken)
     assert min(errors.substitutions, errors.deletions, errors.insertions, errors.words - errors.substitutions - errors.deletions) >= 0
     assert errors.wer == (total(errors) / errors.words if errors.words else 0.0)
+    assert error_rate([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form) == errors.wer
 
 
 @any_time
