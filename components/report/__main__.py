@@ -3,6 +3,7 @@
 import sys
 
 from components.config.errors import LibrettoError
+from components.config.params import NAMES
 from components.config.stage import run_stage
 from components.report.build import work
 from components.report.comparison import compare
@@ -15,4 +16,4 @@ if __name__ == "__main__":
             print(f"report: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
     else:
-        run_stage("report", work, names=("corpus",))
+        run_stage("report", work, names=NAMES)

@@ -14,6 +14,7 @@ from typing import Any
 from components.config import catalogue
 from components.config.artifact import contents, fresh, write_record
 from components.config.hashing import file_digest
+from components.config.params import NAMES
 from components.config.stage import RUNS, Stage
 from components.report import ancestry, curves, tables
 from components.report.browser import Browsed, browsed
@@ -36,7 +37,7 @@ def work(stage: Stage) -> None:
     experiment, sources = read_experiment(Path(".")), _sources(stage.params.corpus)
     shown = browsed([experiment], settings.utterances)
     held = clips(shown.utterances, SHARDS, settings.clips, int(settings.megabytes * MEGABYTE))
-    names = {key: getattr(stage.params, key) for key in ("corpus", "encoder", "projector", "llm")}
+    names = {key: getattr(stage.params, key) for key in NAMES}
     context = {
         **contents_of(experiment, shown, held, sources),
         "title": f"Libretto report: {names['corpus']}",
@@ -82,13 +83,14 @@ def contents_of(
         "perplexities": tables.perplexities(scores),
         "heat": tables.heat(scores, conditions),
         "languages": tables.groups(experiment.groups, "language"),
-        "speakers": tables.groups(experiment.groups, "speaker"),
-        "figures": curves.conditions(scores, sources, systems) + curves.durations(experiment.groups, systems, list(conditions)),
-        "without": sorted(name for name, systems in scores.items() if not systems),
+        "speakers": tables.speakers(experiment.speakers),
+        "figures": curves.conditions(experiment, sources) + curves.durations(experiment.groups, systems, list(conditions)),
+        "without": [name for name in dict.fromkeys([*scores, *sources]) if not scores.get(name)],
         "total": shown.total,
         "held": len(shown.utterances),
         "form": shown.form,
         "clip_count": len(held),
         "runs": [],
         "comparison": [],
+        "chances": [],
     }

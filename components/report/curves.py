@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from components.report.charts import Axis, Figure, Point, Series, figure
-from components.report.experiment import Scores
+from components.report.experiment import Experiment, Scores
 
-# Settings of a source of kind `altered`, exactly one of which it has: title, axis, and the value that leaves the audio as it was.
+# Settings of a source of kind `altered`, exactly one of which it has: title, unit, and the value that leaves the audio as it was.
 CONDITIONS: dict[str, tuple[str, str, float | None]] = {
-    "snr_db": ("signal-to-noise ratio", "dB; right: without noise", None),
-    "tempo": ("tempo", "factor of tempo", 1.0),
-    "cut": ("share of the audio kept", "share", 1.0),
-    "around_seconds": ("noise before and after", "seconds on either side", 0.0),
+    "snr_db": ("signal-to-noise ratio", "dB", None),
+    "tempo": ("tempo", "", 1.0),
+    "cut": ("share of the audio kept", "", 1.0),
+    "around_seconds": ("noise before and after", "s", 0.0),
 }
 TRAINED = {
     "loss": ("Loss in training", Axis("cross-entropy, nats a token", least=0)),
@@ -39,8 +39,7 @@ def condition_of(settings: Mapping[str, Any]) -> tuple[str, float] | None:
 
 def condition_text(name: str, value: float) -> str:
     """A condition in words: ``signal-to-noise ratio 5 dB``."""
-    unit = {"snr_db": " dB", "around_seconds": " s"}.get(name, "")
-    return f"{CONDITIONS[name][0]} {value:g}{unit}"
+    return f"{CONDITIONS[name][0]} {value:g} {CONDITIONS[name][1]}".rstrip()
 
 
 def training(curve: Path, summary: Path) -> list[Figure]:
@@ -80,34 +79,59 @@ def _number(cell: str) -> float:
     return float(cell) if cell else math.nan
 
 
-def conditions(scores: Scores, sources: Mapping[str, Mapping[str, Any]], systems: Sequence[str]) -> list[Figure]:
-    """Word error rate over each condition that sets stand under; ``sources`` are the settings of each set, ``systems`` all there are. A
-    set that is the source of altered ones stands beside them, as the condition that changes nothing."""
+def conditions(experiment: Experiment, sources: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """Word error rate over each condition that sets stand under; ``sources`` are the settings of each set. What the sets were made of
+    stands beside them, as the condition that changes nothing: its rate over the same utterances."""
     groups: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    for name in scores:
+    for name in experiment.scores:
         found = condition_of(sources.get(name, {}))
         if found:
             groups.setdefault((found[0], _written(sources[name].get("source"))), []).append((found[1], name))
     figures = []
     for number, ((kind, source), sets) in enumerate(sorted(groups.items())):
-        title, label, plain = CONDITIONS[kind]
-        clean = next((name for name in scores if _written(sources.get(name)) == source), None)
-        placed, ticks = sorted(sets), {value: f"{value:g}" for value, _ in sets}
+        title, unit, plain = CONDITIONS[kind]
+        label = f"{title}, {unit}" if unit else title
+        sets.sort()
+        ticks, rates = {value: f"{value:g}" for value, _ in sets}, [(value, name, experiment.scores[name]) for value, name in sets]
+        clean = _origin(sources[sets[0][1]], source, experiment.scores, sources)
         if clean:
-            values = sorted(value for value, _ in sets)
+            values = [value for value, _ in sets]
             place = plain if plain is not None else values[-1] + max(5.0, (values[-1] - values[0]) / max(1, len(values) - 1))
             ticks[place] = "clean" if plain is None else f"{place:g}"
-            placed = sorted([*placed, (place, clean)])
-        of = f" ({clean})" if clean else ""
-        axis = Axis(label, ticks=dict(sorted(ticks.items()))) if clean or plain is not None else Axis("dB", ticks=ticks)
-        figures += _over(f"condition-{number}", f"Word error rate over {title}{of}", scores, placed, axis, systems)
+            rates = sorted([*rates, (place, clean, _same_utterances(experiment, clean, sets[0][1]))], key=lambda rate: rate[0])
+        figures += _over(f"condition-{number}", f"Word error rate over {title}{f' ({clean})' if clean else ''}", rates,
+                         Axis(label, ticks=dict(sorted(ticks.items()))), experiment.systems)  # fmt: skip
     return figures
 
 
-def _over(key: str, title: str, scores: Scores, placed: Sequence[tuple[float, str]], axis: Axis, systems: Sequence[str]) -> list[Figure]:
-    """A line for each system over sets at their places; no figure where no set has a word error rate."""
-    lines = {system: [(place, name, scores[name][system]) for place, name in placed if "wer" in scores[name].get(system, {})]
-             for system in systems}  # fmt: skip
+def _origin(settings: Mapping[str, Any], source: str, scores: Scores, sources: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The set that an altered one was made of: the one it names, or whose settings are those of its source."""
+    if settings.get("name") in scores:
+        return str(settings["name"])
+    return next((name for name in scores if _written(sources.get(name)) == source), None)
+
+
+def _same_utterances(experiment: Experiment, clean: str, altered: str) -> dict[str, dict[str, Any]]:
+    """Figures by system of a set over those of its utterances that an altered set has; an altered one's id is ``<id>-<condition>``."""
+    own = {each.id: each for each in experiment.utterances if each.set == clean}
+    kept = []
+    for each in experiment.utterances:
+        name = each.id
+        while each.set == altered and name and name not in own:
+            name = name.rpartition("-")[0]
+        if each.set == altered and name:
+            kept.append(own[name])
+    if len(kept) in (0, len(own)):
+        return experiment.scores[clean]
+    words = max(1, sum(each.words for each in kept))
+    return {system: {"wer": sum(each.said[system].errors for each in kept if system in each.said) / words}
+            for system, figures in experiment.scores[clean].items() if "wer" in figures}  # fmt: skip
+
+
+def _over(key: str, title: str, rates: Sequence[tuple[float, str, Mapping[str, Any]]], axis: Axis,
+          systems: Sequence[str]) -> list[Figure]:  # fmt: skip
+    """A line for each system over (place, set, figures by system); no figure where no set has a word error rate."""
+    lines = {system: [(place, name, own[system]) for place, name, own in rates if "wer" in own.get(system, {})] for system in systems}
     lines = {system: line for system, line in lines.items() if line}
     if not lines:
         return []
@@ -115,7 +139,7 @@ def _over(key: str, title: str, scores: Scores, placed: Sequence[tuple[float, st
                               for place, _, own in line], systems.index(system)) for system, line in lines.items()]  # fmt: skip
     rows = [[axis.ticks.get(place, f"{place:g}"), name, system, f"{100 * own['wer']:.2f}"]
             for system, line in lines.items() for place, name, own in line]  # fmt: skip
-    return [figure(key, title, series, axis, RATE, head=(axis.label.split(";")[0], "set", "system", "WER %"), rows=rows)]
+    return [figure(key, title, series, axis, RATE, head=(axis.label, "set", "system", "WER %"), rows=rows)]
 
 
 def durations(groups: Sequence[Mapping[str, str]], systems: Sequence[str], leave: Sequence[str] = ()) -> list[Figure]:
@@ -131,8 +155,9 @@ def durations(groups: Sequence[Mapping[str, str]], systems: Sequence[str], leave
                                   for row in rows if row["system"] == system], style)
                   for style, system in enumerate(systems) if any(row["system"] == system for row in rows)]  # fmt: skip
         table = [[row["group"], row["system"], f"{100 * float(row['wer']):.2f}", row["words"]] for row in rows]
-        figures.append(figure(f"duration-{number}", f"Word error rate by duration ({name})", series, Axis("duration of the audio", ticks={
-            value: group for group, value in place.items()}), RATE, head=("duration", "system", "WER %", "words"), rows=table))  # fmt: skip
+        axis = Axis("duration of the audio, s", ticks={value: group for group, value in place.items()})
+        figures.append(figure(f"duration-{number}", f"Word error rate by duration ({name})", series, axis, RATE,
+                              head=("seconds", "system", "WER %", "words"), rows=table))  # fmt: skip
     return figures
 
 

@@ -22,7 +22,7 @@ from components.config.errors import InputError
 from components.decode.hypotheses import ALONE
 
 COLUMNS = ("set", "role", "system", "id", "speaker", "language", "seconds", "reference", "text", "substitutions", "deletions",
-           "insertions", "kind")  # fmt: skip
+           "insertions", "words", "kind")  # fmt: skip
 Scores = dict[str, dict[str, dict[str, Any]]]
 Key = tuple[str, str]  # set, id of an utterance
 
@@ -45,7 +45,7 @@ class Said:
 
 @dataclass
 class Utterance:
-    """One utterance of a set; ``said`` by system, in the order of the systems; ``seconds`` of audio."""
+    """One utterance of a set; ``said`` by system, in the order of the systems; ``seconds`` of audio; ``words`` of the reference."""
 
     set: str
     role: str
@@ -54,6 +54,7 @@ class Utterance:
     language: str
     seconds: float
     reference: str
+    words: int
     said: dict[str, Said] = field(default_factory=dict)
 
     @property
@@ -78,6 +79,7 @@ class Experiment:
     scores: Scores
     utterances: list[Utterance]
     groups: list[dict[str, str]]  # rows of groups.csv
+    speakers: list[dict[str, str]]  # rows of speakers.csv
 
     @property
     def systems(self) -> list[str]:
@@ -99,7 +101,9 @@ def read_experiment(root: Path, label: str = "") -> Experiment:
     """The run in ``root``; raises InputError that names the file which is missing or of an older form."""
     score, table = _found(root, "metrics/score.json", "score.json"), _found(root, "data/score/utterances.parquet", "utterances.parquet")
     utterances = _utterances(table, root / "data" / "decode")
-    found = Experiment(label, json.loads(score.read_text()), utterances, _groups(table.with_name("groups.csv")))
+    found = Experiment(
+        label, json.loads(score.read_text()), utterances, *(_rows(table.with_name(name)) for name in ("groups.csv", "speakers.csv"))
+    )
     return replace(found, scores=_ordered(found))
 
 
@@ -118,7 +122,7 @@ def _found(root: Path, *names: str) -> Path:
     raise InputError(f"{root / names[0]} is missing.", unit=str(root), way_out="Run 'dvc repro score' there first.")
 
 
-def _groups(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
@@ -139,7 +143,7 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
         if place not in nbest:
             nbest[place] = _nbest(hypotheses / row["role"] / f"{row['set']}.parquet")
         each = found.setdefault((row["set"], row["id"]), Utterance(row["set"], row["role"], row["id"], row["speaker"] or "",
-                                row["language"] or "", row["seconds"], row["reference"] or ""))  # fmt: skip
+                                row["language"] or "", row["seconds"], row["reference"] or "", row["words"] or 0))  # fmt: skip
         if row["system"] in each.said:
             raise InputError(f"{path}: '{row['system']}' stands twice for utterance '{row['id']}' of {row['set']}.", unit=row["id"],
                              way_out="Run 'dvc repro -f score'.")  # fmt: skip

@@ -17,6 +17,7 @@ from components.report.charts import whisker
 from components.report.experiment import Experiment, Scores
 
 FORMS = ("as-is", "casefold", "whisper")
+SPEAKERS = 100  # a corpus may have thousands, each under every system
 KINDS = ("loop", "echo", "refusal", "run-on", "other")
 QUIET_KINDS = ("loop", "echo", "refusal", "text")
 # Least value of each level of the heat maps: insertions for 100 words, and percent of clips with text.
@@ -53,7 +54,7 @@ def words(scores: Scores) -> list[dict[str, Any]]:
     most = max((own.get("wer_high", own["wer"]) for _, _, own in found), default=0.0)
     return [
         {"set": name, "first": 0 if number and sets[number - 1] == name else sets.count(name), "system": system,
-         "wer": percent(own["wer"]), "interval": _interval(own), "picture": _picture(own, most),
+         "wer": percent(own["wer"]), "interval": _interval(own), "by": own.get("interval_by", ""), "picture": _picture(own, most),
          "counts": [_count(own, key) for key in ("substitutions", "deletions", "insertions", "words")],
          "cer": percent(own.get("cer")), "form": own.get("text_form", ""), "link": link(name, system)}
         for number, (name, system, own) in enumerate(found)
@@ -125,13 +126,19 @@ def _cell(key: str, name: str, system: str, own: Mapping[str, Any]) -> Cell:
 
 
 def groups(rows: Sequence[Mapping[str, str]], by: str) -> list[list[str]]:
-    """Set, system, group, word error rate, interval, words, of the rows of ``groups.csv`` by language, speaker or duration."""
+    """Set, system, group, word error rate, interval, words, of the rows of ``groups.csv`` by language or duration."""
     return [
         [row["set"], row["system"], row["group"], percent(_fraction(row["wer"])),
          f"{percent(_fraction(row['low']))} to {percent(_fraction(row['high']))}" if row.get("low") else "", row["words"]]
         for row in rows
         if row["by"] == by
     ]  # fmt: skip
+
+
+def speakers(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Set, system, speaker, word error rate, words, of the rows of ``speakers.csv``: the ``SPEAKERS`` with the highest rates."""
+    ranked = sorted(rows, key=lambda row: -float(row["wer"]))[:SPEAKERS]
+    return [[row["set"], row["system"], row["speaker"], percent(_fraction(row["wer"])), row["words"]] for row in ranked]
 
 
 def side_by_side(experiments: Sequence[Experiment]) -> list[list[str]]:

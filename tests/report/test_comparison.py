@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.config.errors import InputError
-from components.report.comparison import compare
+from components.report.comparison import TESTS, compare
 from tests.conftest import REPOSITORY
 from tests.report import finished
 from tests.report.finished import CLEAN, ROLES
@@ -70,6 +74,34 @@ def test_a_folder_may_hold_the_two_files_alone_and_lack_a_set() -> None:
     page = Page(Path("runs/report/compare.html").read_text())
     row = next(row for row in page.rows if row[:3] == ["noisy", "free", "WER"])
     assert row[3] and row[4:] == ["", ""]
+
+
+def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def tested(first: np.ndarray, second: np.ndarray, words: np.ndarray, speakers: list[str], resamples: int) -> SimpleNamespace:
+        asked.append((first.tolist(), second.tolist(), words.tolist(), speakers))
+        return SimpleNamespace(low=-0.5, high=0.25, matched_p=0.0312)
+
+    module = ModuleType(TESTS)
+    module.__spec__ = ModuleSpec(TESTS, None)
+    module.compare = tested  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, TESTS, module)
+    compare(["old", "new"])
+    held = {row[1]: row for row in data_of(Path("runs/report/compare.html").read_text())["utterances"] if row[0] == 0}
+    old = [sum(held[each.id][8][0][3:6]) for each in CLEAN]
+    assert (old, [0] * len(CLEAN), [len(each.reference.split()) for each in CLEAN], [each.speaker for each in CLEAN]) in asked
+    assert len(asked) == 9, "nothing is tested without speech"
+    page = Page(Path("runs/report/compare.html").read_text())
+    assert next(row for row in page.rows if row[:3] == ["clean", "free", "WER"])[6] == "-50.00 to +25.00, p = 0.031"
+    assert next(row for row in page.rows if row[0] == "quiet" and row[2] == "clips with text")[6] == ""
+
+
+def test_the_tests_of_score_are_understood() -> None:
+    pytest.importorskip(TESTS)
+    compare(["old", "new"])
+    page = Page(Path("runs/report/compare.html").read_text())
+    assert re.fullmatch(r"[+-]\S+ to [+-]\S+, p = [01]\.\d{3}", next(row for row in page.rows if row[:2] == ["clean", "free"])[6])
 
 
 def test_the_same_runs_give_the_same_page() -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,16 @@ def test_curves_show_the_jump_and_conditions_beside_what_they_were_made_of() -> 
     assert "by duration (noisy)" not in page.text
 
 
+def test_an_altered_set_of_some_utterances_stands_beside_the_same_ones_unaltered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set that it was made of is the one it names; an altered utterance's id ends with the condition."""
+    noisy = [replace(each, id=f"{each.id}-snr-5") for each in CLEAN[:1]]
+    altered = {"kind": "altered", "source": {"kind": "made", "split": "test", "utterances": 1}, "name": "clean", "snr_db": 5}
+    monkeypatch.setitem(finished.CORPUS["test"], "noisy", altered)
+    finished.write({**ROLES, "test": {"clean": CLEAN, "noisy": noisy}})
+    rows = [row for row in Page(run()).rows if row[1:3] == ["clean", "free"] and row[0] == "clean"]
+    assert rows == [["clean", "clean", "free", "50.00"]]  # 3 errors in the first utterance's 6 words
+
+
 @pytest.mark.parametrize("curve", [[], [(2.0, 0.4)] * 50])
 def test_a_training_without_steps_or_without_a_jump(curve: list[tuple[float, float]]) -> None:
     finished.write(curve=curve)
@@ -245,9 +256,11 @@ def test_audio_that_is_not_there_stops_with_file_and_utterance(break_it: Callabl
 
 
 def test_a_set_without_utterances_is_named() -> None:
+    """Whether the scores say nothing of it, or nothing but its name."""
+    finished.write({**ROLES, "test": {"clean": CLEAN}})
     scores = json.loads(Path("metrics/score.json").read_text()) | {"nobody": {}}
     Path("metrics/score.json").write_text(json.dumps(scores))
-    assert "Without any utterance, and so without a figure: nobody." in Page(run()).text
+    assert "Without any utterance, and so without a figure: nobody, noisy." in Page(run()).text
 
 
 def test_no_utterances_at_all() -> None:
