@@ -11,10 +11,11 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 HERE = Path(__file__).parent
@@ -30,10 +31,7 @@ def json_block(data: Any) -> Markup:
 def page(shown: dict[str, Any], browser: dict[str, Any], clips: Sequence[bytes]) -> str:
     """The whole page; ``shown`` holds what ``page.html`` names, ``browser`` the data of the error browser, ``clips`` FLAC by number."""
     style, script = (HERE / "page.css").read_text(), (HERE / "page.js").read_text()
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html").render(
+    return _template().render(
         **shown,
         style=Markup(style),
         script=Markup(script),
@@ -42,6 +40,13 @@ def page(shown: dict[str, Any], browser: dict[str, Any], clips: Sequence[bytes])
         empty=not browser["utterances"],
         clips=[json_block(base64.b64encode(clip).decode()) for clip in clips],
     ) + "\n"  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    loader = FileSystemLoader(HERE)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html")
 
 
 def _policy(style: str, script: str) -> str:
