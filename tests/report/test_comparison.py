@@ -46,13 +46,13 @@ def test_rates_stand_side_by_side_with_their_difference() -> None:
     compare(["old", "second=new"])
     page = Page(Path("runs/report/compare.html").read_text())
     head = next(row for row in page.rows if row[:3] == ["Set", "System", "Rate"])
-    assert head[3:] == ["old", "second", "second − old"]
+    assert head[3:6] == ["old", "second", "second − old"]
     row = next(row for row in page.rows if row[:3] == ["clean", "free", "WER"])
     rates = [100 * score(name)["clean"]["free"]["wer"] for name in ("old", "new")]
     assert row[3].startswith(f"{rates[0]:.2f} (") and row[4].startswith(f"{rates[1]:.2f} (")
     assert float(row[5]) == pytest.approx(rates[1] - rates[0], abs=0.02) and float(row[5]) < 0
     assert next(row for row in page.rows if row[:3] == ["noisy", "free", "WER"])[5] == "+0.00"
-    assert ["quiet", "free", "clips with text", "33.33", "33.33", "+0.00"] in page.rows
+    assert ["quiet", "free", "clips with text", "33.33", "33.33", "+0.00"] in [row[:6] for row in page.rows]
 
 
 def test_the_error_browser_has_the_systems_of_all_runs_and_the_audio_of_the_first() -> None:
@@ -73,7 +73,7 @@ def test_a_folder_may_hold_the_two_files_alone_and_lack_a_set() -> None:
     compare(["old", "flat"])
     page = Page(Path("runs/report/compare.html").read_text())
     row = next(row for row in page.rows if row[:3] == ["noisy", "free", "WER"])
-    assert row[3] and row[4:] == ["", ""]
+    assert row[3] and not any(row[4:])
 
 
 def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
