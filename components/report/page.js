@@ -124,7 +124,15 @@
     });
   }
 
+  /** The texts as they were written, made when they are first looked at. */
   function raw(each, list) {
+    const most = Math.max(0, ...list.map((system) => each[SAID][system][OTHERS].length));
+    const box = make("details", { class: "raw" }, make("summary", {}, most ? "Texts as written, n-best" : "Texts as written"));
+    box.addEventListener("toggle", () => box.append(written(each, list)), { once: true });
+    return box;
+  }
+
+  function written(each, list) {
     const text = (content) => (content.trim() ? make("span", { lang: each[LANGUAGE], dir: "auto" }, content) : make("span", { class: "none" }, "no text"));
     const rows = make("dl", {}, make("dt", {}, "reference"), make("dd", {}, text(each[REFERENCE])));
     for (const system of list) {
@@ -135,8 +143,7 @@
       }
       rows.append(make("dt", {}, systems[system]), cell);
     }
-    const most = Math.max(0, ...list.map((system) => each[SAID][system][OTHERS].length));
-    return make("details", { class: "raw" }, make("summary", {}, most ? "Texts as written, n-best" : "Texts as written"), rows);
+    return rows;
   }
 
   function counted(each, list) {

@@ -58,7 +58,7 @@ def opened(chromium: Any, folder: Path) -> Iterator[Callable[..., Any]]:
     def open_page(name: str = "few", **options: Any) -> Any:
         contexts.append(chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, **options}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
@@ -82,7 +82,7 @@ def item(page: Any, name: str) -> Any:
 
 def until(page: Any, holds: str) -> None:
     """Waits for an expression; playwright's own way evaluates a string inside the page, which the page's policy forbids."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not page.evaluate(holds):
         assert time.monotonic() < end, f"never: {holds}"
         page.wait_for_timeout(50)
@@ -255,6 +255,7 @@ def test_a_cell_of_the_table_leads_to_its_utterances(opened: Callable[..., Any])
 def test_other_hypotheses_are_shown(opened: Callable[..., Any]) -> None:
     raw = item(opened(), "c-1").locator("details.raw")
     raw.locator("summary").click()
+    raw.locator("ol").wait_for()
     others = raw.locator("ol li").all_inner_texts()
     assert others == [f"{CLEAN[0].texts[0]} maybe -2.50", "no text"]
 
@@ -264,6 +265,7 @@ def test_a_phone_never_scrolls_sideways(opened: Callable[..., Any], name: str) -
     page = opened(name, viewport={"width": 375, "height": 740})
     assert page.evaluate(OVERFLOW) <= 0
     page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
+    until(page, "[...document.querySelectorAll('details.raw')].every((node) => node.querySelector('dl'))")
     assert page.evaluate(OVERFLOW) <= 0
     lines = item(page, "c-1" if name == "few" else ids(page)[0]).locator("table")
     assert lines.count() > 1, "long utterances are broken into lines"
