@@ -221,6 +221,14 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Report:
+    __pydantic_config__ = STRICT
+    utterances: int  # in the error browser
+    clips: int  # utterances whose audio the page carries
+    megabytes: float  # of their FLAC together, 10^6 bytes
+
+
+@dataclass(frozen=True)
 class Params:
     """All of ``params.yaml``."""
 
@@ -234,6 +242,7 @@ class Params:
     train: Train
     decode: Decode
     score: Score
+    report: Report
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -297,6 +306,7 @@ def _check_values(params: Params, where: str) -> None:
         "features.batch_seconds": params.features.batch_seconds > 0,
         "train.batch_seconds": train.batch_seconds > 0,
         "decode.batch_seconds": params.decode.batch_seconds > 0,
+        **{f"report.{key}": getattr(params.report, key) >= 0 for key in ("utterances", "clips", "megabytes")},
         "decode.sets": "free" in params.decode.sets and not {"ctc", "llm", "whisper"} & set(params.decode.sets),
     }
     for stage in train.curriculum:

@@ -20,7 +20,7 @@ STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 GROUND = ("config", "audio", "text", "model")
 # A later room may import an earlier one, never the reverse.
-ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "plan")
+ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "report", "plan")
 COMMANDS = {"plan"}  # rooms of their own that no stage runs
 FLOORS = ("folders", "encoders", "bridges", "llms", "training")  # of the room of models, one above the other
 MODELS = {"model", "encoder", "llm", "features", "train", "decode", "plan"}  # rooms that may use torch and transformers
@@ -184,7 +184,7 @@ def test_a_stage_starts_without_torch() -> None:
 
 
 def test_what_handles_data_imports_without_torch() -> None:
-    import_without(["torch", "transformers", "peft"], {"config", "audio", "text", "corpus", "splits", "shards", "score"})
+    import_without(["torch", "transformers", "peft"], {"config", "audio", "text", "corpus", "splits", "shards", "score", "report"})
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)

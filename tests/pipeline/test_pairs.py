@@ -112,13 +112,14 @@ def test_another_llm_of_the_hub_leaves_the_frames(tried: Callable[[Llm, Encoder]
     project = tried(PHI, WHISPER).copy(tmp_path / "project")
     before, asked = project.hashes(), len(hub.requests)
     output = try_out(project, "other", f"llm={QWEN.name}", **reach)
-    assert project.ran(output) == {"llm", "train", "decode", "score"}
+    assert project.ran(output) == {"llm", "train", "decode", "score", "report"}
     after = project.hashes()
     assert {name for name in after if after[name] != before[name]} == {
         "models/llm",
         "models/bridge",
         "data/decode",
         "data/score",
+        "data/report",
         "metrics/curve.csv",
         "metrics/score.json",
         "metrics/train.json",

@@ -81,7 +81,7 @@ def test_another_llm_reruns_only_what_hangs_on_it(smoke: Project, tmp_path: Path
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "run")
     output = project.dvc("exp", "run", "-S", "llm=phi-smoke", "-n", "phi")
-    assert project.ran(output) == {"llm", "train", "decode", "score"}
+    assert project.ran(output) == {"llm", "train", "decode", "score", "report"}
     shown = json.loads(project.dvc("exp", "show", "--json"))
     found = {experiment["name"] for baseline in shown for experiment in baseline.get("experiments") or ()}
     assert "phi" in found
@@ -101,7 +101,7 @@ def test_a_new_test_source_reruns_nothing_of_training(smoke: Project, tmp_path: 
     project.run(sys.executable, "-m", "components.corpus", "scan")
     before = project.hashes()
     ran = project.ran(project.dvc("repro"))
-    assert ran == {"corpus@test", "splits", "shards@test", "features@test", "decode", "score"}
+    assert ran == {"corpus@test", "splits", "shards@test", "features@test", "decode", "score", "report"}
     after = project.hashes()
     assert {name: after[name] for name in ("models/encoder", "models/bridge", "data/shards/train")} == {
         name: before[name] for name in ("models/encoder", "models/bridge", "data/shards/train")

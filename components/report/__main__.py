@@ -1,0 +1,19 @@
+"""``python -m components.report`` runs the stage; ``python -m components.report compare [LABEL=]FOLDER …`` compares finished runs."""
+
+import sys
+
+from components.config.errors import LibrettoError
+from components.config.params import NAMES
+from components.config.stage import run_stage
+from components.report.build import work
+from components.report.comparison import compare
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["compare"]:
+        try:
+            compare(sys.argv[2:])
+        except LibrettoError as error:
+            print(f"report: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+    else:
+        run_stage("report", work, names=NAMES)

@@ -1,0 +1,227 @@
+"""A finished run in the current folder, in the form that ``score``, ``decode``, ``shards`` and ``train`` leave it; small."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from components.audio.sound import as_flac
+from components.config.artifact import fresh, write_record
+from components.config.params import read_params
+from components.config.stage import Stage
+from components.report.alignment import counts, operations
+from components.report.build import MADE, work
+from components.shards.index import INDEX, write_index
+from components.shards.writer import Sample, write_tar
+from tests.conftest import REPOSITORY
+
+EVIL = "</script><img src=x onerror=window.broken=1><b>bold</b> &amp; 'quoted' \"twice\" <!-- end"
+SYSTEMS = ("free", "constrained", "ctc")
+RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An utterance and what each of SYSTEMS made of it; the first has two others in its n-best list."""
+
+    id: str
+    reference: str
+    texts: tuple[str, ...]
+    seconds: float = 0.5
+    speaker: str = "ann"
+    kind: str = ""
+    language: str = "en"
+
+
+CLEAN = [
+    Heard("c-1", "the cat sat on the mat", ("the bat sat the mat today", "the cat sat on the mat", "the cat sad on a mat"), 1.25),
+    Heard("c-2", "GOOD morning", ("good morning", "good mourning", "good"), speaker="bob"),
+    Heard("c-3", "yes", ("yes yes yes yes yes yes yes", "yes", ""), kind="loop"),
+    Heard("c-4", EVIL, (EVIL, EVIL.replace("bold", "bald"), "quoted"), 2.0, speaker="<i>eve</i>"),
+    Heard("c-5", "grüße an alle", ("grüße an alle",) * 3, language="de"),
+]
+QUIET = [
+    Heard("q-1", "", ("thank you", "", ""), kind="text"),
+    Heard("q-2", "", ("", "", "")),
+    Heard("q-3", "", ("", "", "hm"), kind="text"),
+]
+ROLES = {"dev": {"dev": CLEAN[:3]}, "test": {"clean": CLEAN, "noisy": CLEAN[:2]}, "nonspeech-test": {"quiet": QUIET}}
+CORPUS = {
+    "dev": {"dev": {"kind": "made", "split": "dev"}},
+    "test": {
+        "clean": {"kind": "made", "split": "test"},
+        "noisy": {"kind": "altered", "source": {"kind": "made", "split": "test"}, "snr_db": 5, "seed": 1},
+    },
+    "nonspeech-test": {"quiet": {"kind": "synthetic"}},
+}
+Roles = Mapping[str, Mapping[str, Sequence[Heard]]]
+
+
+def write(roles: Roles = ROLES, *, audio: bool = True, intervals: bool = True, curve: Sequence[tuple[float, float]] | None = None) -> None:
+    """Fills the current folder."""
+    score(roles, intervals)
+    for role, sets in roles.items():
+        hypotheses(role, sets)
+        if audio:
+            shards(role, sets)
+    record("data/decode", "decode", {"sets": {"free": {"beams": 4}}}, {"model": {"bridge": {"bridge.safetensors": "0f" * 32}}})
+    for folder in MADE[2:]:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            record(str(folder), folder.parts[1], {"seed": 1, "curriculum": [{"name": "projector", "steps": 3}]}, {})
+    training(curve if curve is not None else [(3.0 - 0.02 * step, 0.2 if step < 60 else 0.9) for step in range(100)])
+    settings()
+
+
+def settings(**report: float) -> None:
+    """``params.yaml`` of the repository with a corpus of its own, and what ``report`` sets."""
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | {"corpus": "heard"}
+    params["report"] |= report
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    Path("catalogue").mkdir(exist_ok=True)
+    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"heard": CORPUS}))
+
+
+def run(**report: float) -> str:
+    """The stage, as ``python -m components.report`` runs it; the page's text."""
+    if report:
+        settings(**report)
+    work(Stage("report", read_params(), ""))
+    return Path("data/report/index.html").read_text(encoding="utf-8")
+
+
+def record(folder: str, stage: str, parameters: Any, inputs: dict[str, Any]) -> None:
+    write_record(Path(folder), stage, parameters=parameters, inputs=inputs, libraries=("numpy",))
+
+
+def rows_of(role: str, name: str, heard: Sequence[Heard]) -> list[dict[str, Any]]:
+    """Rows of utterances.parquet of a set."""
+    rows = []
+    for place, system in enumerate(SYSTEMS):
+        texts = [each.texts[place] for each in heard if place < len(each.texts)]
+        known = [each for each in heard if place < len(each.texts)]
+        folded = operations([each.reference.casefold() for each in known], [text.casefold() for text in texts])
+        for each, text, letters in zip(known, texts, folded):
+            substitutions, deletions, insertions = counts(letters)
+            kind = "" if not insertions else (each.kind if place in (0, 2) else "") or "other"
+            rows.append({
+                "set": name, "role": role, "system": system, "id": each.id, "speaker": each.speaker, "language": each.language,
+                "seconds": each.seconds, "reference": each.reference, "text": text, "substitutions": substitutions,
+                "deletions": deletions, "insertions": insertions, "words": len(each.reference.split()), "character_errors": 0,
+                "characters": len(each.reference), "kind": kind,
+            })  # fmt: skip
+    return rows
+
+
+def score(roles: Roles, intervals: bool = True) -> None:
+    out, metrics, groups = fresh(Path("data/score")), {}, []
+    table = [row for role, sets in roles.items() for name, heard in sets.items() for row in rows_of(role, name, heard)]
+    for role, sets in roles.items():
+        for name in sets:
+            metrics[name] = {system: figures(role, [row for row in table if (row["set"], row["system"]) == (name, system)], intervals)
+                             for system in SYSTEMS if any((row["set"], row["system"]) == (name, system) for row in table)}  # fmt: skip
+    for row in table:
+        if not row["role"].startswith("nonspeech"):
+            wer = round((row["substitutions"] + row["deletions"] + row["insertions"]) / row["words"], 6)
+            group = "0 to 1 s" if row["seconds"] < 1 else "1 to 5 s"
+            same = {key: row[key] for key in ("set", "system", "substitutions", "deletions", "insertions", "words")}
+            groups.append({**same, "by": "duration", "group": group, "wer": wer, "low": wer / 2, "high": wer * 1.5})
+    columns = ["set", "system", "by", "group", "wer", "low", "high", "substitutions", "deletions", "insertions", "words"]
+    unique = {(row["set"], row["system"], row["group"]): row for row in groups}
+    with (out / "groups.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(unique.values())
+    with (out / "speakers.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([
+            ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words"),
+            *((name, "free", "ann", 0.25, 1, 1, 1, 12) for sets in roles.values() for name in sets if name != "quiet")])  # fmt: skip
+    texts = ("set", "role", "system", "id", "speaker", "language", "reference", "text", "kind")
+    numbers = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
+    schema = pa.schema([*((name, pa.string()) for name in texts), ("seconds", pa.float64()), *((name, pa.int64()) for name in numbers)])
+    pq.write_table(pa.Table.from_pylist(table, schema=schema), out / "utterances.parquet")
+    Path("metrics").mkdir(exist_ok=True)
+    Path("metrics/score.json").write_text(json.dumps(metrics, indent=1, sort_keys=True))
+    record("data/score", "score", {"text_form": "casefold"}, {"decode": {"test/clean.parquet": "ab" * 32}})
+
+
+def figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> dict[str, Any]:
+    if role.startswith("nonspeech"):
+        rate = sum(bool(row["text"].strip()) for row in rows) / len(rows)
+        texts = sum(bool(row["text"].strip()) for row in rows)
+        return {"text_rate": round(rate, 6), "clips": len(rows), "characters_a_minute": 12.5,
+                "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "text": texts}}  # fmt: skip
+    sums = {key: sum(row[key] for row in rows) for key in ("substitutions", "deletions", "insertions", "words")}
+    wer = round((sums["substitutions"] + sums["deletions"] + sums["insertions"]) / sums["words"], 6)
+    kinds = {kind: sum(row["insertions"] for row in rows if row["kind"] == kind) for kind in ("loop", "echo", "refusal", "run-on", "other")}
+    bounds = {"wer_low": round(wer * 0.8, 6), "wer_high": round(wer * 1.3, 6), "interval_by": "speaker"} if intervals else {}
+    return {"wer": wer, **bounds, **sums, "cer": round(wer / 3, 6), "text_form": "casefold", "insertion_kinds": kinds,
+            "forms": {"as-is": wer, "casefold": wer, "whisper": wer}}  # fmt: skip
+
+
+def hypotheses(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
+    """``data/decode/<role>/<set>.parquet`` with the columns that the report reads; ``ctc`` has no n-best."""
+    schema = pa.schema([("system", pa.string()), ("id", pa.string()), ("text", pa.string()),
+                        ("others", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())])))])  # fmt: skip
+    for name, heard in sets.items():
+        rows = []
+        for place, system in enumerate(SYSTEMS):
+            for each in heard:
+                if place < len(each.texts):
+                    others = [{"text": f"{each.texts[place]} maybe", "score": -2.5}, {"text": "", "score": float("nan")}]
+                    rows.append({"system": system, "id": each.id, "text": each.texts[place], "others": others if system == "free" else []})
+        path = Path("data/decode") / role / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def shards(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
+    """``data/shards/<role>``: a tone for each utterance."""
+    out = fresh(Path("data/shards") / role)
+    for number, (name, heard) in enumerate(sets.items()):
+        (out / name).mkdir()
+        sounds = [(each, as_flac(tone(each.seconds, 200 + 100 * number)), round(each.seconds * RATE)) for each in heard]
+        samples = [Sample(each.id, flac, length, 0, each.reference, each.speaker, each.language) for each, flac, length in sounds]
+        write_index(out / name / INDEX, write_tar(out / name / f"{name}-000000.tar", samples, "flac"))
+    record(str(out), "shards", {"utterances": 250}, {})
+
+
+def tone(seconds: float, pitch: float) -> np.ndarray:
+    """Mono float32 at 16 kHz."""
+    return (0.2 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def training(curve: Sequence[tuple[float, float]]) -> None:
+    """``metrics/curve.csv`` of losses and accuracies, decoded every 25 steps, in two stages; and its summary."""
+    lines = ["step,stage,loss,matching,accuracy,dev_wer"]
+    for step, (loss, accuracy) in enumerate(curve):
+        dev = f"{1 - accuracy:.6f}" if step % 25 == 24 else ""
+        lines.append(f"{step},{'projector' if step < len(curve) / 2 else 'lora'},{loss:.6f},,{accuracy:.6f},{dev}")
+    Path("metrics/curve.csv").write_text("\n".join(lines) + "\n")
+    jump = next((step for step, (_, accuracy) in enumerate(curve) if accuracy > 0.5), None)
+    Path("metrics/train.json").write_text(json.dumps({"steps": len(curve), "jump": {"step": jump}, "best": {}}))
+
+
+def many(count: int) -> list[Heard]:
+    """``count`` different utterances, every third with errors."""
+    word = [f"word{number}" for number in range(97)]
+    made = []
+    for number in range(count):
+        reference = " ".join(word[(number * 7 + place) % 97] for place in range(12))
+        worse = reference.replace("word", "ward", number % 3)
+        made.append(Heard(f"u-{number:05d}", reference, (worse, reference, reference), 0.1 + number % 10))
+    return made
+
+
+def without_system(heard: Sequence[Heard]) -> list[Heard]:
+    """The same utterances, about which the last system says nothing."""
+    return [replace(each, texts=each.texts[:-1]) for each in heard]

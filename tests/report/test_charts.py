@@ -1,0 +1,58 @@
+"""Charts: ticks are round and inside, long lines are thinned and keep their course, words are escaped."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.report.charts import HEIGHT, MOST, WIDTH, Axis, Point, Series, figure, round_ticks, thinned
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@settings(deadline=None)
+@given(numbers, st.floats(1e-3, 1e6))
+def test_ticks_are_few_equally_apart_and_inside(low: float, span: float) -> None:
+    ticks = round_ticks(low, low + span)
+    assert 2 <= len(ticks) <= 7
+    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+    gaps = {round((second - first) / span, 4) for first, second in pairwise(ticks)}
+    assert max(gaps) - min(gaps) < 1e-3
+
+
+def test_a_long_line_is_thinned_and_keeps_its_mean() -> None:
+    points = [Point(step, step % 7) for step in range(10 * MOST)]
+    few = thinned(points)
+    assert len(few) == MOST and few[0].x < few[-1].x
+    assert sum(point.y for point in few) / len(few) == pytest.approx(sum(point.y for point in points) / len(points))
+    assert thinned(points[:MOST]) == points[:MOST]
+
+
+def test_everything_is_drawn_inside_and_words_are_escaped() -> None:
+    lines = [Series("<b>", [Point(0, 10, 5, 20), Point(3, 4, 1, 9), Point(4, math.nan)], 0), Series("a & b", [Point(0, 8), Point(3, 8)], 1)]
+    shown = figure("x", "1 < 2", lines, Axis("step"), Axis("%", least=0), marks=[(2, "</svg>")])
+    root = ElementTree.fromstring(str(shown.svg))  # well formed
+    assert {"1 < 2", "</svg>"} <= {node.text for node in root.iter()}
+    assert [label for _, label in shown.legend] == ["<b>", "a & b"]
+    classes = {node.get("class") for node in root.iter() if node.get("class")}
+    assert {"line s0", "line s1", "whisker s0"} <= classes and "whisker s1" not in classes
+    for node in root.iter():
+        if (node.get("class") or "").startswith("line"):
+            places = [tuple(map(float, pair.split())) for pair in re.split("[ML]", node.get("d") or "")[1:]]
+            assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
+    assert "nan" not in str(shown.svg)
+
+
+def test_a_chart_without_points_is_refused() -> None:
+    with pytest.raises(ValueError, match="no points for 'x'"):
+        figure("x", "x", [Series("a", [Point(1, math.nan)])], Axis("x"), Axis("y"))
+
+
+def test_one_value_alone_has_a_chart() -> None:
+    assert "NaN" not in str(figure("x", "x", [Series("a", [Point(5, 5)])], Axis("x"), Axis("y")).svg)
