@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def silence(seconds: float) -> np.ndarray:
 
 def talk(parts: list[tuple[float, float]], floor: float = 1e-3) -> np.ndarray:
     """Noise for speech of the first seconds, and a floor for the pause of the second, for each part."""
-    made = [each for place, (spoken, pause) in enumerate(parts) for each in (noise(spoken, 0.1, place), noise(pause, floor, -place - 1 & 255))]
-    return np.concatenate(made)
+    made = [(noise(spoken, 0.1, place), noise(pause, floor, place + 99)) for place, (spoken, pause) in enumerate(parts)]
+    return np.concatenate([each for pair in made for each in pair])
 
 
 def test_a_cut_lies_in_a_pause() -> None:
@@ -46,7 +47,7 @@ def test_without_a_pause_two_segments_share_one_to_two_seconds() -> None:
     segments = cut(noise(61))
     assert len(segments) == 4
     assert not segments[0].overlaps
-    for one, other in zip(segments, segments[1:]):
+    for one, other in pairwise(segments):
         assert other.overlaps
         assert 0.9 <= (one.end - other.start) / RATE <= 2.1
         assert one.seconds > 18.9
@@ -86,7 +87,9 @@ part = st.tuples(st.floats(0.02, 9), st.floats(0, 1.5), st.sampled_from([0.0, 1e
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(part, min_size=1, max_size=9), st.integers(1, 3 * RATE), st.sampled_from([(6.0, 0.5, 1.5), (8.0, 1.0, 1.0)]))
-def test_segments_hold_all_sound_whatever_the_blocks(parts: list[tuple[float, float, float]], size: int, lengths: tuple[float, ...]) -> None:
+def test_segments_hold_all_sound_whatever_the_blocks(
+    parts: list[tuple[float, float, float]], size: int, lengths: tuple[float, float, float]
+) -> None:
     waveform = np.concatenate([each for place, (spoken, pause, floor) in enumerate(parts)
                                for each in (noise(spoken, 0.1, place), noise(pause, floor, place + 99))])  # fmt: skip
     segments = cut(waveform, *lengths)
@@ -99,7 +102,7 @@ def test_segments_hold_all_sound_whatever_the_blocks(parts: list[tuple[float, fl
         assert 0 < segment.seconds <= lengths[0] + 1e-9
         heard[segment.start : segment.end] = True
     assert not (np.abs(waveform[~heard]) >= SILENCE).any()
-    for one, other in zip(segments, segments[1:]):
+    for one, other in pairwise(segments):
         assert other.start > one.start and other.end > one.end
         assert (other.start < one.end) == other.overlaps
     if len(waveform) > lengths[0] * RATE:
