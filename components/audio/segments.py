@@ -124,9 +124,10 @@ class _Window:
 
     def __init__(self, blocks: Iterable[np.ndarray]) -> None:
         self._chunks = _chunks(blocks, CHUNK * FRAME)
-        self.samples = np.zeros(0, np.float32)
+        self.samples: np.ndarray = np.zeros(0, np.float32)
         self.origin = 0  # sample at which it begins
-        self.energies, self.peaks = np.zeros(0, np.float32), np.zeros(0, np.float32)  # mean square and peak of each frame
+        self.energies: np.ndarray = np.zeros(0, np.float32)  # mean square of each frame
+        self.peaks: np.ndarray = np.zeros(0, np.float32)
         self.ended = False
 
     def __len__(self) -> int:

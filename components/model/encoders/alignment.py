@@ -55,7 +55,7 @@ def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[R
         steps[frame] = choices.argmax(axis=0)
         best = choices.max(axis=0) + emitted[frame]
     state = int(best[-2:].argmax()) + len(units) - 2
-    path = np.empty(count, np.int64)
+    path: np.ndarray = np.empty(count, np.int64)
     for frame in range(count - 1, -1, -1):
         path[frame] = state
         state -= int(steps[frame, state])
