@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ OURS = "Apache-2.0"  # of the bridge
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
 
 
-def card_of(params: Params, shape: dict[str, Any], files: dict[str, str]) -> str:
-    """The text of the card; ``shape`` is what the bridge's ``config.json`` says, ``files`` what the export holds."""
+def card_of(params: Params, shape: dict[str, Any], taken: Sequence[str]) -> str:
+    """The text of the card; ``shape`` is what the bridge's ``config.json`` says, ``taken`` names the bases that lie in the folder."""
     entries: dict[str, Any] = {"encoder": catalogue.encoder(params.encoder), "llm": catalogue.llm(params.llm)}
     scores = _read(SCORE)
     header = {
@@ -42,7 +43,7 @@ def card_of(params: Params, shape: dict[str, Any], files: dict[str, str]) -> str
         "model-index": _results(params, scores),
     }
     head = yaml.safe_dump({key: value for key, value in header.items() if value}, sort_keys=False, allow_unicode=True, width=1000)
-    parts = [_opening(params, shape), _use(), _bases(params, entries, files), _data(params.corpus), _training(params), _scores(scores)]
+    parts = [_opening(params, shape), _use(), _bases(params, entries, taken), _data(params.corpus), _training(params), _scores(scores)]
     return f"---\n{head}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -108,10 +109,10 @@ def _use() -> str:
     )  # fmt: skip
 
 
-def _bases(params: Params, entries: dict[str, Any], files: dict[str, str]) -> str:
+def _bases(params: Params, entries: dict[str, Any], taken: Sequence[str]) -> str:
     lines = ["## Base models", "", "| part | name | source | licence | in this folder |", "| --- | --- | --- | --- | --- |"]
     for stage, entry in entries.items():
-        held = "yes" if any(name.startswith(f"{stage}/") for name in files) else "no"
+        held = "yes" if stage in taken else "no"
         for source in _sources(entry):
             if source.kind == "joined":
                 continue
@@ -136,9 +137,7 @@ def _training(params: Params) -> str:
     lines = ["## Training", ""]
     for stage in params.train.curriculum:
         lines.append(f"- {stage.name}: {', '.join(stage.tune)}, {stage.steps} steps, learning rate {stage.learning_rate:g}")
-    table = _read(TABLE)
-    for rows in table[-1:]:
-        modules = rows["modules"]
+    for modules in [stage["modules"] for stage in _read(TABLE) or ()][-1:]:
         trained, total = (sum(each[key] for each in modules) for key in ("trained", "parameters"))
         lines.append(f"- parameters: {total:,}, of which {trained:,} were trained in the last stage")
     for name, best in (_read(TRAIN).get("best") or {}).items():

@@ -18,7 +18,7 @@ from components.config import catalogue
 from components.config.artifact import RECORD, contents, write_record
 from components.config.errors import InputError
 from components.config.hashing import data_digest, file_digest
-from components.config.params import Params, read_params
+from components.config.params import read_params
 from components.config.typed import stated
 from components.config.work import link, room_for
 from components.transcribe import card
@@ -48,6 +48,8 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
     taken = [stage for stage in bases if with_bases or is_trained_here(entries[stage].source)]
     for stage in taken:
         _check_licence(stage, bases[stage]["name"], entries[stage])
+    text = card.card_of(params, shape, taken)
+    card.check_secrets(text)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -56,7 +58,7 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
         for stage, place in (("encoder", ENCODER), ("llm", LLM)):
             files |= _base(stage, place, partial / stage) if stage in taken else {}
         description = {"format": FORMAT, **bases, "hearing": asdict(setup.hearing), "decode": asdict(setup.decode), "files": files}
-        (partial / "README.md").write_text(_card(params, shape, files), encoding="utf-8")
+        (partial / "README.md").write_text(text, encoding="utf-8")
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)
@@ -101,12 +103,6 @@ def _base(stage: str, place: Path, folder: Path) -> dict[str, str]:
         link((place / name).resolve(), folder / name)
     write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
     return {f"{stage}/{name}": digest for name, digest in outputs.items()}
-
-
-def _card(params: Params, shape: dict[str, Any], files: dict[str, str]) -> str:
-    text = card.card_of(params, shape, files)
-    card.check_secrets(text)
-    return text
 
 
 def _said(stage: str, base: dict[str, Any], taken: bool) -> str:

@@ -155,7 +155,8 @@ def test_a_clip_shorter_than_a_frame_has_no_text() -> None:
 @pytest.mark.parametrize(
     ("waveform", "reason"),
     [(np.zeros(0, np.float32), "no samples"), (np.array([0.1, np.nan], np.float32), "not finite"),
-     (np.zeros((2, 9), np.float32), "shape"), (np.zeros(9, np.int16), "int16"), (b"no sound", "unreadable"), ("not-there.wav", "unreadable")],
+     (np.zeros((2, 9), np.float32), "shape"), (np.zeros(9, np.int16), "int16"), (b"no sound", "unreadable"),
+     ("not-there.wav", "unreadable")],
 )  # fmt: skip
 def test_what_is_no_sound_is_refused(waveform: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
