@@ -1,10 +1,11 @@
 """Long recordings → segments that a model can hear: cut at pauses, with an overlap where there is none.
 
 In: a waveform (mono float32 at 16 kHz), whole or block by block. Out: segments of at most ``most`` seconds, as places in the
-waveform, with their samples where it came in blocks. A cut lies in the quietest 0.2 s of the last half of what one segment may
-hold. Where nothing there is 15 dB below the segment's own level, the segment ends at the quietest place of its last second and the
-next one begins 1 to 2 s before that: the words of the overlap are heard twice and joined by components/text/joining.py. Stretches of
-a second and more without any sound (peak under -80 dB) are left out. A recording that one segment can hold stays whole.
+waveform, with their samples where it came in blocks. A cut lies at the quietest place of the quietest 0.2 s in the last half of what
+one segment may hold. Where nothing there is 15 dB below the segment's own level, the segment ends at the quietest place of its last
+second and the next one begins 1 to 2 s before that: the words of the overlap are heard twice and joined by
+components/text/joining.py. Stretches of a second and more without any sound (peak under -80 dB) are left out. A recording that one
+segment can hold stays whole.
 Cost: linear, about 10,000 s of audio a second, silence twice as fast; memory: one block and one segment.
 """
 
@@ -105,7 +106,8 @@ def _place(energies: np.ndarray, longest: int, limit: int, shared: int) -> tuple
     """(frame at which a segment ends, frame at which the next one begins)."""
     first, least = _quietest(energies, longest // 2, limit, PAUSE)
     if least <= max(DEPTH * float(energies[:limit].mean()), SILENCE**2):
-        return first, first
+        place, _ = _quietest(energies, first - PAUSE // 2, first + PAUSE // 2, DIP)  # beside a click in it, not through it
+        return place, place
     stop, _ = _quietest(energies, limit - 2 * shared // 3, limit, DIP)
     return stop, _quietest(energies, stop - 4 * shared // 3, stop - 2 * shared // 3, DIP)[0]
 
