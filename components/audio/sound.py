@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import soxr
 
 RATE = 16_000  # Hz; what every encoder of the catalogue takes
 SILENCE = 1e-4  # peak of full scale (-80 dB) under which a file holds no sound at all
+BLOCK_SECONDS = 60  # of a long file, read at once: a few MB
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Sound:
     samples: np.ndarray
     rate: int
     channels: int
+
+
+TRUNCATED = "truncated: the file ends before the length that its header gives"
 
 
 class BrokenSound(ValueError):
@@ -44,13 +49,18 @@ def decode(source: Path | bytes) -> Sound:
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise BrokenSound(f"unreadable: {_plain(error)}") from None
     if len(samples) < frames or _SHORTENED.search(told) or _ends_inside_ogg(source):
-        raise BrokenSound("truncated: the file ends before the length that its header gives")
+        raise BrokenSound(TRUNCATED)
     if len(samples) == 0:
         raise BrokenSound("empty: no samples")
-    mono = samples[:, 0] if channels == 1 else samples.mean(axis=1)
+    return Sound(_mono(samples), rate, channels)
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """The mean of the channels of samples, shape (samples, channels); raises BrokenSound where one is not finite."""
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise BrokenSound("not finite: holds NaN or infinite samples")
-    return Sound(np.ascontiguousarray(mono), rate, channels)
+    return np.ascontiguousarray(mono)
 
 
 # libsndfile shortens a cut WAV, AIFF, AU, W64 or RF64 to what is there and says so only in its log.
@@ -85,6 +95,39 @@ def read(source: Path | bytes) -> np.ndarray:
     """Mono float32 at 16 kHz, shape (samples,); raises BrokenSound."""
     sound = decode(source)
     return resample(sound.samples, sound.rate)
+
+
+def streamed(source: Path | bytes, seconds: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
+    """The file as ``read`` gives it, in blocks of about so many seconds: hours of it take the memory of one block.
+
+    A file of one block comes with the bits of ``read``; a longer one is resampled as it comes, which differs from that by rounding.
+    Raises BrokenSound as ``decode`` does; where the file is found broken behind its first block, after that has come.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with soundfile.SoundFile(stream) as file:
+            frames, rate, told = file.frames, file.samplerate, file.extra_info
+            block = int(seconds * rate)
+            if frames > block:
+                if _SHORTENED.search(told) or _ends_inside_ogg(source):
+                    raise BrokenSound(TRUNCATED)
+                yield from _blocks(file, frames, block)
+                return
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise BrokenSound(f"unreadable: {_plain(error)}") from None
+    yield read(source)
+
+
+def _blocks(file: soundfile.SoundFile, frames: int, block: int) -> Iterator[np.ndarray]:
+    resampler = None if file.samplerate == RATE else soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32", quality="HQ")
+    done = 0
+    while done < frames:
+        samples = file.read(block, dtype="float32", always_2d=True)
+        if len(samples) == 0:
+            raise BrokenSound(TRUNCATED)
+        done += len(samples)
+        mono = _mono(samples)
+        yield mono if resampler is None else resampler.resample_chunk(mono, last=done >= frames)
 
 
 def read_part(data: bytes, start: int, count: int) -> np.ndarray:

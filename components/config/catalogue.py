@@ -234,9 +234,9 @@ def rooms_of(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def encoder(name: str) -> Encoder:
     """The typed entry of an encoder."""
     entry = typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
-    _check_source("encoder", name, entry.source)
+    check_source("encoder", name, entry.source)
     for part, source in entry.source.parts.items():
-        _check_source("encoder", f"{name}.{part}", source)
+        check_source("encoder", f"{name}.{part}", source)
     return entry
 
 
@@ -248,7 +248,7 @@ def projector(name: str) -> Projector:
 def llm(name: str) -> Llm:
     """The typed entry of an LLM."""
     entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
-    _check_source("llm", name, entry.source)
+    check_source("llm", name, entry.source)
     if any(template.count("{speech}") != 1 for template in (entry.prompt.template, *entry.prompt.others)):
         raise InputError(f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name)
     if entry.prompt.others and entry.prompt.transcript == "attached":
@@ -270,7 +270,8 @@ NEEDS = {
 }
 
 
-def _check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
+def check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> None:
+    """Raises InputError, which names the entry, for a source that lacks something or can't be taken."""
     if not all(getattr(source, field) for field in NEEDS[source.kind]):
         wanted = " and ".join(f"'{field}'" for field in NEEDS[source.kind])
         raise InputError(f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name)

@@ -20,10 +20,10 @@ STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 GROUND = ("config", "audio", "text", "model")
 # A later room may import an earlier one, never the reverse.
-ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "report", "plan")
-COMMANDS = {"plan"}  # rooms of their own that no stage runs
+ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "report", "plan", "transcribe")
+COMMANDS = {"plan", "transcribe"}  # rooms of their own that no stage runs
 FLOORS = ("folders", "encoders", "bridges", "llms", "training")  # of the room of models, one above the other
-MODELS = {"model", "encoder", "llm", "features", "train", "decode", "plan"}  # rooms that may use torch and transformers
+MODELS = {"model", "encoder", "llm", "features", "train", "decode", "plan", "transcribe"}  # rooms that may use torch and transformers
 CODE = sorted(path for top in ("components", "flows", "bench") for path in (REPOSITORY / top).rglob("*.py"))
 
 
@@ -172,12 +172,26 @@ def import_without(blocked: list[str], rooms: set[str], more: str = "no other") 
 
 
 def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
-    import_without(["dvc", "prefect", "webdataset", "jiwer"], {"model", "features", "train", "encoder", "llm", "decode", "shards"}, "bench")
+    import_without(
+        ["dvc", "prefect", "webdataset", "jiwer"],
+        {"model", "features", "train", "encoder", "llm", "decode", "shards", "transcribe"},
+        "bench",
+    )
 
 
 def test_a_stage_starts_without_torch() -> None:
-    """What is finished is relinked in seconds, so the process that starts the workers must not wait for torch."""
-    starts = ["encoder.build", "llm.build", "train.build", "features.extract", "decode.run", "shards.build"]
+    """What is finished is relinked in seconds, so the process that starts the workers must not wait for torch; nor must who
+    mistyped a parameter of a command."""
+    starts = [
+        "encoder.build",
+        "llm.build",
+        "train.build",
+        "features.extract",
+        "decode.run",
+        "shards.build",
+        "transcribe.__main__",
+        "transcribe.export",
+    ]
     script = BLOCK.format(blocked=["torch", "transformers", "peft"], modules=[f"components.{name}" for name in starts])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr

@@ -40,16 +40,16 @@ class Head:
         letters = "".join(unit for unit in self.tokenizer.get_vocab() if not unit.startswith("<"))
         # Many heads know one case alone; transcripts are given in it.
         upper, lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
-        self._cased = str.upper if upper and not lower else str.lower if lower and not upper else str
+        self.cased = str.upper if upper and not lower else str.lower if lower and not upper else str
 
     def target(self, text: str) -> list[int] | None:
         """Unit ids of a transcript, in the case that the units are in; None where it has a unit that the head lacks."""
-        ids = list(self.tokenizer(self._cased(text)).input_ids) if text else []
+        ids = list(self.tokenizer(self.cased(text)).input_ids) if text else []
         return None if self.tokenizer.unk_token_id in ids else ids
 
     def known(self, text: str) -> list[int]:
         """Unit ids of a text, those left out that the head lacks."""
-        ids = self.tokenizer(self._cased(text)).input_ids if text else []
+        ids = self.tokenizer(self.cased(text)).input_ids if text else []
         return [unit for unit in ids if unit not in (self.tokenizer.unk_token_id, self.blank)]
 
     @torch.inference_mode()

@@ -1,0 +1,136 @@
+"""``python -m components.transcribe FILE|FOLDER|- … [--model DIR] [--format txt|json|srt|vtt|tsv] [--out DIR]``: recordings to text.
+
+Text goes to standard output (or to a file each below ``--out``), progress and what failed to standard error, a line a file. The exit
+code is 0 where all went well, 1 where some files gave no text, 2 for a wrong parameter or model, 75 where a base checkpoint could
+not be fetched. ``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model into a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from components.audio.segments import MOST
+from components.config.errors import InputError, LibrettoError
+from components.config.progress import progress
+from components.transcribe.formats import FORMATS, HEADS, ONE_A_FILE
+from components.transcribe.sources import STDIN, Source, outputs, piped, sources
+from components.transcribe.transcript import Failure, Transcript
+
+if TYPE_CHECKING:
+    from components.transcribe.transcriber import Recording, Transcriber
+
+FAILED = 1  # exit code where some files gave no text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Transcribes, or exports, as the command line says; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments[:1] == ["export"]:
+            return _export(arguments[1:])
+        return _transcribe(_options(arguments), sys.stdout)
+    except LibrettoError as error:
+        print(f"transcribe: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the text has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m components.transcribe", description="Recordings to text.",
+                                     epilog="'python -m components.transcribe export DIR' writes the workspace's model.")  # fmt: skip
+    parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER|-", help="anything that libsndfile reads; - is standard input")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="an exported folder (default: the model of this workspace)")
+    parser.add_argument("--format", choices=FORMATS, default="txt")
+    parser.add_argument("--set", default="", metavar="NAME", help="a constraint set of the model, or ctc (default: constrained)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a file for each recording in this folder, not standard output")
+    parser.add_argument("--segment-seconds", type=float, default=MOST, metavar="S", help=f"longest segment (default {MOST:g})")
+    parser.add_argument("--batch-seconds", type=float, default=0, metavar="S", help="of audio in a batch (default: as the model says)")
+    return parser.parse_args(arguments)
+
+
+def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
+    found = sources(options.inputs)
+    if options.format in ONE_A_FILE and len(found) > 1 and options.out is None:
+        raise InputError(f"{len(found)} recordings as {options.format} can't stand one behind the other.", unit="format",
+                         way_out="Give --out DIR, or another format.")  # fmt: skip
+    places = outputs(found, options.out, options.format) if options.out else {}
+    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+        os.environ.setdefault(name, value)
+    from transformers.utils import logging
+
+    from components.transcribe.transcriber import Transcriber
+
+    logging.disable_progress_bar()  # ours shows rate and time left
+    model = Transcriber.load(options.model, "", options.set, options.segment_seconds, options.batch_seconds)
+    write = _writer(options, found, places, stream)
+    failed = 0
+    for result in _results(model, found):
+        if isinstance(result, Failure):
+            failed += 1
+            print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
+        else:
+            write(result)
+    return FAILED if failed else 0
+
+
+def _results(model: Transcriber, found: Sequence[Source]) -> Iterator[Transcript | Failure]:
+    lengths = {each.name: each.seconds() for each in found}
+    with progress("transcribe", f"{len(found)} recordings", sum(lengths.values()), "s of audio") as shown:
+        for result in model.stream(map(_recording, found), shown.advance):
+            shown.advance(lengths[result.name] if isinstance(result, Failure) else result.silent, result.name)
+            yield result
+
+
+def _recording(source: Source) -> Recording:
+    from components.transcribe.transcriber import Recording, recording_of
+
+    if source.path is not None:
+        return Recording(source.name, recording_of(source.path).blocks)
+    return Recording(STDIN, lambda: recording_of(piped()).blocks())
+
+
+def _writer(options: argparse.Namespace, found: Sequence[Source], places: dict[str, Path], stream: TextIO) -> Callable[[Transcript], None]:
+    """What takes a transcript to where it belongs."""
+    form, head = FORMATS[options.format], HEADS.get(options.format, "")
+
+    def to_file(transcript: Transcript) -> None:
+        place = places[transcript.name]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.name}.partial")  # a kill leaves no half text
+        partial.write_text(head + form(transcript), encoding="utf-8")
+        partial.replace(place)
+
+    def to_stream(transcript: Transcript) -> None:
+        name = f"{transcript.name}\t" if options.format == "txt" and len(found) > 1 else ""
+        stream.write(name + form(transcript))
+        stream.flush()
+
+    if places:
+        return to_file
+    stream.write(head)
+    return to_stream
+
+
+def _export(arguments: Sequence[str]) -> int:
+    from components.transcribe.export import export
+
+    parser = argparse.ArgumentParser(
+        prog="python -m components.transcribe export", description="Writes the model into a folder of its own."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder, or one that was exported before")
+    parser.add_argument("--with-bases", action="store_true", help="encoder and LLM too, where they were not trained here")
+    options = parser.parse_args(arguments)
+    for line in export(options.folder, options.with_bases):
+        print(line, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

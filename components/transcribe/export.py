@@ -1,0 +1,113 @@
+"""The workspace's model → a folder that loads elsewhere, with nothing but this package and the base checkpoints.
+
+In: ``models/`` and what ``params.yaml``, the catalogue and ``metrics/`` say of it. Out: ``bridge/`` (what was trained),
+``libretto.json`` (pins of encoder and LLM, how the encoder is heard, the search, a digest of each file), ``README.md`` (the card),
+and ``encoder/`` and ``llm/`` where they were trained here or are asked for. Written beside its place and renamed. Cost: reading all
+files for their digests; weights of bases are linked where the file system allows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from components.config import catalogue
+from components.config.artifact import RECORD, contents, write_record
+from components.config.errors import InputError
+from components.config.hashing import data_digest, file_digest
+from components.config.params import read_params
+from components.config.typed import stated
+from components.config.work import link, room_for
+from components.transcribe import card
+from components.transcribe.bases import is_trained_here
+from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FORMAT, LLM, of_workspace
+
+LEFT_OUT = ("matching.safetensors", RECORD)  # training alone needs the one; the other is the workspace's
+ADAPTERS = ("lora", "encoder-lora")
+
+
+def export(folder: Path, with_bases: bool = False) -> list[str]:
+    """Writes the model of the workspace to ``folder`` and returns what is to be said of it, a line each.
+
+    Raises InputError for a model that is not whole, a folder that holds something else, and a base that may not be passed on.
+    """
+    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty, and no export of before.", unit=str(folder), way_out="Name another folder.")
+    params, setup = read_params(), of_workspace()
+    shape = json.loads((BRIDGE / "config.json").read_text())
+    entries: dict[str, Any] = {"encoder": catalogue.encoder(params.encoder), "llm": catalogue.llm(params.llm)}
+    bases = {}
+    for stage, place in (("encoder", ENCODER), ("llm", LLM)):
+        name, digest = getattr(params, stage), data_digest(contents(place))
+        if shape[stage] != digest:
+            raise InputError(f"{BRIDGE} was trained on another {stage} than {place} holds.", unit=stage, way_out="Run 'dvc repro'.")
+        bases[stage] = {"name": name, "source": stated(entries[stage].source), "digest": digest}
+    taken = [stage for stage in bases if with_bases or is_trained_here(entries[stage].source)]
+    for stage in taken:
+        _check_licence(stage, bases[stage]["name"], entries[stage])
+    text = card.card_of(params, shape, taken)
+    card.check_secrets(text)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with room_for(0, partial, str(folder)):
+        files = _bridge(partial, _title(bases["llm"]))
+        for stage, place in (("encoder", ENCODER), ("llm", LLM)):
+            files |= _base(stage, place, partial / stage) if stage in taken else {}
+        description = {"format": FORMAT, **bases, "hearing": asdict(setup.hearing), "decode": asdict(setup.decode), "files": files}
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return [f"{folder}: {len(files)} files", *(_said(stage, bases[stage], stage in taken) for stage in bases)]
+
+
+def _check_licence(stage: str, name: str, entry: Any) -> None:
+    """Raises InputError where the catalogue says that a base may not be passed on."""
+    if str(entry.card.get("copies", "")).startswith("forbidden"):
+        raise InputError(f"{stage} '{name}': its licence ({entry.card.get('licence', 'unknown')}) forbids copies.", unit=name,
+                         way_out="Export without --with-bases: whoever loads the model fetches it.")  # fmt: skip
+
+
+def _title(base: dict[str, Any]) -> str:
+    """The repository of a base that comes from a hub, else its name."""
+    return str(base["source"].get("repo") or base["name"])
+
+
+def _bridge(folder: Path, llm: str) -> dict[str, str]:
+    """Copies what was trained; the digest of each file."""
+    found = {}
+    for name, digest in sorted(contents(BRIDGE).items()):
+        if name in LEFT_OUT:
+            continue
+        target = folder / "bridge" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(BRIDGE / name, target)
+        if file_digest(target) != digest:
+            raise InputError(f"{BRIDGE / name} is not what the stage train wrote.", unit=name, way_out="Run 'dvc repro'.")
+        if target.name == "adapter_config.json" and target.parent.name in ADAPTERS:  # PEFT notes there where the LLM lay
+            config = json.loads(target.read_text()) | {"base_model_name_or_path": llm if target.parent.name == "lora" else None}
+            target.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+        found[f"bridge/{name}"] = file_digest(target)
+    return found
+
+
+def _base(stage: str, place: Path, folder: Path) -> dict[str, str]:
+    """Links the files of a base; the digest of each, by its path in the export."""
+    outputs = contents(place)
+    for name in outputs:
+        link((place / name).resolve(), folder / name)
+    write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
+    return {f"{stage}/{name}": digest for name, digest in outputs.items()}
+
+
+def _said(stage: str, base: dict[str, Any], taken: bool) -> str:
+    source = base["source"]
+    if taken:
+        return f"{stage} '{base['name']}': in the folder; whoever passes it on passes this checkpoint on, under its own licence"
+    where = f"{source['repo']} at {source['revision']}" if source["kind"] == "hub" else f"LIBRETTO_MODELS/{source.get('folder', '')}"
+    return f"{stage} '{base['name']}': not in the folder; taken from {where} where it is loaded"

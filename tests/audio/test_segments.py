@@ -1,0 +1,167 @@
+"""Cutting long recordings: at pauses where there are some, with an overlap where not; nothing heard is left out."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.audio.segments import cut, pieces
+from components.audio.sound import RATE, SILENCE, BrokenSound, read, streamed
+
+
+def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
+    return (level * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(np.float32)
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def talk(parts: list[tuple[float, float]], floor: float = 1e-3) -> np.ndarray:
+    """Noise for speech of the first seconds, and a floor for the pause of the second, for each part."""
+    made = [(noise(spoken, 0.1, place), noise(pause, floor, place + 99)) for place, (spoken, pause) in enumerate(parts)]
+    return np.concatenate([each for pair in made for each in pair])
+
+
+def test_a_cut_lies_in_a_pause() -> None:
+    waveform = talk([(7.3, 0.4), (6.1, 0.5), (8.2, 0.3), (7.7, 0.6), (3.0, 0.0)])
+    segments = cut(waveform, 10)
+    edges = np.cumsum([7.3, 0.4, 6.1, 0.5, 8.2, 0.3, 7.7, 0.6])
+    assert len(segments) == 5
+    for segment, start, end in zip(segments, edges[::2], edges[1::2]):
+        assert start <= segment.end / RATE <= end
+        assert not segment.overlaps
+    assert [each.end for each in segments[:-1]] == [each.start for each in segments[1:]]
+    assert (segments[0].start, segments[-1].end) == (0, len(waveform))
+
+
+def test_without_a_pause_two_segments_share_one_to_two_seconds() -> None:
+    segments = cut(noise(61))
+    assert len(segments) == 4
+    assert not segments[0].overlaps
+    for one, other in pairwise(segments):
+        assert other.overlaps
+        assert 0.9 <= (one.end - other.start) / RATE <= 2.1
+        assert one.seconds > 18.9
+
+
+def test_a_level_decides_what_a_pause_is_and_not_a_number_of_volts() -> None:
+    loud = talk([(7, 0.4)] * 5)
+    assert cut(loud, 10) == cut(0.01 * loud, 10)
+    noisy = loud + noise(len(loud) / RATE, 0.08)
+    assert all(each.overlaps for each in cut(noisy, 10)[1:])
+
+
+def test_a_recording_that_fits_stays_whole() -> None:
+    waveform = np.concatenate([silence(3), noise(2), silence(4), noise(1), silence(2)])
+    assert [(each.start, each.end) for each in cut(waveform)] == [(0, len(waveform))]
+    assert len(cut(noise(0.001))) == 1
+    assert cut(silence(5)) == []
+    assert cut(silence(0)) == []
+
+
+def test_what_holds_no_sound_is_left_out() -> None:
+    waveform = np.concatenate([silence(30), noise(2), silence(50), noise(0.02), silence(40), noise(3), silence(9)])
+    segments = cut(waveform)
+    spans = [(each.start / RATE, each.end / RATE) for each in segments]
+    assert spans == pytest.approx(np.array([(29.8, 32.2), (81.8, 82.3), (121.82, 125.22)]), abs=0.03)
+    assert spans[1][1] - spans[1][0] >= 0.5  # the least that is asked for
+
+
+@pytest.mark.parametrize(("most", "least", "overlap"), [(5, 0.5, 1.5), (20, 0, 1), (20, 1, 0), (3, 1, 0.5)])
+def test_lengths_that_do_not_go_together_are_refused(most: float, least: float, overlap: float) -> None:
+    with pytest.raises(ValueError, match="four times"):
+        cut(noise(1), most, least, overlap)
+
+
+part = st.tuples(st.floats(0.02, 9), st.floats(0, 1.5), st.sampled_from([0.0, 1e-3, 0.05]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(part, min_size=1, max_size=9), st.integers(1, 3 * RATE), st.sampled_from([(6.0, 0.5, 1.5), (8.0, 1.0, 1.0)]))
+def test_segments_hold_all_sound_whatever_the_blocks(
+    parts: list[tuple[float, float, float]], size: int, lengths: tuple[float, float, float]
+) -> None:
+    waveform = np.concatenate([each for place, (spoken, pause, floor) in enumerate(parts)
+                               for each in (noise(spoken, 0.1, place), noise(pause, floor, place + 99))])  # fmt: skip
+    segments = cut(waveform, *lengths)
+    found = list(pieces((waveform[start : start + size] for start in range(0, len(waveform), size)), *lengths))
+    assert [piece.segment for piece in found] == segments
+    heard = np.zeros(len(waveform), bool)
+    for piece in found:
+        segment = piece.segment
+        assert np.array_equal(piece.samples, waveform[segment.start : segment.end])
+        assert 0 < segment.seconds <= lengths[0] + 1e-9
+        heard[segment.start : segment.end] = True
+    assert not (np.abs(waveform[~heard]) >= SILENCE).any()
+    for one, other in pairwise(segments):
+        assert other.start > one.start and other.end > one.end
+        assert (other.start < one.end) == other.overlaps
+    if len(waveform) > lengths[0] * RATE:
+        assert all(each.seconds >= lengths[1] - 0.011 for each in segments[:-1])
+
+
+def test_ten_hours_of_silence_take_the_memory_of_a_minute() -> None:
+    minute = silence(60)
+    tracemalloc.start()
+    found = list(pieces(minute for _ in range(600)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == []
+    assert peak < 5 * minute.nbytes
+
+
+def test_an_hour_of_sound_is_held_a_segment_at_a_time() -> None:
+    minute = noise(60)
+    tracemalloc.start()
+    count = sum(1 for _ in pieces(minute for _ in range(60)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 180 < count < 240
+    assert peak < 5 * minute.nbytes
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_a_file_comes_in_blocks_as_it_is_read_whole(rate: int, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{kind}"
+    time = np.arange(int(7.3 * rate)) / rate
+    soundfile.write(file, np.stack([0.3 * np.sin(700 * time), 0.1 * np.sin(1900 * time)], 1), rate)
+    whole = read(file)
+    blocks = list(streamed(file, 2))
+    assert len(blocks) > 2
+    found = np.concatenate(blocks)
+    assert len(found) == len(whole)
+    assert np.abs(found - whole).max() < 1e-4
+    assert np.array_equal(np.concatenate(list(streamed(file.read_bytes(), 20))), whole)
+
+
+def broken_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    long = noise(8)
+    soundfile.write(folder / "cut.wav", long, RATE)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:150_000])
+    yield "truncated", folder / "cut.wav"
+    soundfile.write(folder / "cut.ogg", long, RATE)
+    (folder / "cut.ogg").write_bytes((folder / "cut.ogg").read_bytes()[:-3000])
+    yield "truncated", folder / "cut.ogg"
+    long[-5] = np.nan
+    soundfile.write(folder / "nan.wav", long, RATE, subtype="FLOAT")
+    yield "not finite", folder / "nan.wav"
+    soundfile.write(folder / "empty.wav", long[:0], RATE)
+    yield "empty", folder / "empty.wav"
+    (folder / "text.wav").write_text("no sound")
+    yield "unreadable", folder / "text.wav"
+
+
+def test_a_broken_file_says_so_in_blocks_too(tmp_path: Path) -> None:
+    for reason, file in broken_files(tmp_path):
+        with pytest.raises(BrokenSound, match=reason):
+            list(streamed(file, 2))

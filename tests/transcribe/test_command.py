@@ -1,0 +1,211 @@
+"""``python -m components.transcribe`` as a user runs it: formats, folders, standard input, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.audio.sound import RATE
+from components.config.errors import InputError
+from components.text.joining import Word
+from components.transcribe import Transcriber
+from components.transcribe.__main__ import main
+from components.transcribe.formats import FORMATS, captions
+from components.transcribe.sources import outputs, sources, with_sizes
+from components.transcribe.transcript import Passage, Transcript
+from tests import world as tones
+from tests.conftest import REPOSITORY
+from tests.transcribe.test_transcriber import long_tone, save_bridge
+
+
+@pytest.fixture
+def model(world: Path) -> Path:
+    save_bridge()
+    return world
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Recordings of several kinds and rates, some of them broken, and what is none."""
+    where = tmp_path / "talks"
+    (where / "deep/er").mkdir(parents=True)
+    for place, (name, rate) in enumerate([("a.flac", RATE), ("b.wav", 8_000), ("deep/c.ogg", 44_100), ("deep/er/d.mp3", 22_050)]):
+        soundfile.write(where / name, np.repeat(tones.tone("amber birch cedar", place), 2), rate)
+    soundfile.write(where / "empty.wav", np.zeros(0, np.float32), RATE)
+    soundfile.write(where / "nan.wav", np.full(9000, np.nan, np.float32), RATE, subtype="FLOAT")
+    (where / "deep/broken.FLAC").write_bytes((where / "a.flac").read_bytes()[:900])
+    (where / "notes.txt").write_text("not a recording")
+    (where / ".hidden.wav").write_text("not shown")
+    return where
+
+
+GOOD, BAD = ("a.flac", "b.wav", "deep/c.ogg", "deep/er/d.mp3"), ("deep/broken.FLAC", "empty.wav", "nan.wav")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", "components.transcribe", *arguments], capture_output=True, env=environment)
+
+
+def test_a_folder_gives_a_line_a_recording_and_a_line_a_failure(model: Path, folder: Path) -> None:
+    done = command(str(folder), "--set", "greedy")
+    assert done.returncode == 1
+    lines = [line.split("\t") for line in done.stdout.decode().splitlines()]
+    assert [name for name, _ in lines] == [str(folder / name) for name in GOOD]
+    transcriber = Transcriber.load(constraints="greedy")
+    assert [text for _, text in lines] == [transcriber(folder / name).text for name in GOOD]
+    failures = [line for line in done.stderr.decode().splitlines() if line.startswith(str(folder))]
+    assert [line.partition(": ")[0] for line in failures] == [str(folder / name) for name in BAD]
+    assert all(line.partition(": ")[2] for line in failures)
+    assert "Traceback" not in done.stderr.decode()
+
+
+class Pipe:
+    """Standard input with some bytes in it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = io.BytesIO(data)
+
+
+def test_standard_input_is_a_recording(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder / "a.flac"), "--set", "ctc"]) == 0
+    text = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", Pipe((folder / "a.flac").read_bytes()))
+    assert main(["-", "--set", "ctc"]) == 0
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr(sys, "stdin", Pipe(b""))
+    assert main(["-", "--set", "ctc"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1].startswith("-: unreadable")
+
+
+@pytest.mark.parametrize("told", [0, 0xFFFFFFFF])
+def test_a_wav_written_to_a_pipe_is_whole(told: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tones.hiss(1), RATE)
+    data = (tmp_path / "a.wav").read_bytes()
+    place = data.index(b"data")
+    piped = bytearray(data)
+    struct.pack_into("<I", piped, place + 4, told)
+    struct.pack_into("<I", piped, 4, told)
+    assert with_sizes(bytes(piped)) == data
+    assert with_sizes(data) == data
+    assert with_sizes(data[:-100]) == data[:-100]  # cut off: what its header says is taken at its word
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["nowhere.wav"], "nowhere.wav"), (["{folder}/deep", "--format", "srt"], "--out"), (["{folder}", "--set", "constraint"], "constraint"),
+     (["{folder}", "--model", "{folder}"], "no exported model"), (["{folder}", "--segment-seconds", "1"], "at least"), ([".dvc"], ".dvc")],
+)  # fmt: skip
+def test_a_wrong_parameter_stops_before_any_work(
+    arguments: list[str], says: str, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([each.format(folder=folder) for each in arguments]) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert printed.out == ""
+
+
+def test_a_workspace_without_a_model_is_refused(world: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder)]) == 2
+    assert "models/bridge" in capsys.readouterr().err
+
+
+def test_each_recording_gets_a_file_where_it_lies(model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(folder / "a.wav", tones.hiss(2), RATE)
+    assert main([str(folder), "--set", "ctc", "--format", "srt", "--out", str(tmp_path / "out")]) == 1
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"a.flac.srt", "a.wav.srt", "b.srt", "deep/c.srt", "deep/er/d.srt"}
+    assert capsys.readouterr().out == ""
+
+
+def test_two_texts_never_share_a_file(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.wav").touch()
+    with pytest.raises(InputError, match="both be written"):
+        outputs(sources([str(tmp_path / "one"), str(tmp_path / "two")]), Path("out"), "txt")
+    above = outputs(sources([str(tmp_path)]), Path("out"), "txt")
+    assert sorted(above.values()) == [Path("out/one/a.txt"), Path("out/two/a.txt")]
+    assert len(sources([str(tmp_path), str(tmp_path / "one/a.wav")])) == 2
+
+
+def test_a_kill_leaves_no_half_text(model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(folder / "a.flac"), "--set", "ctc", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out/a.txt").exists()
+
+
+def transcript() -> Transcript:
+    spoken = [Word(f"word{place}", place * 0.5, place * 0.5 + 0.4, 0.5) for place in range(30)]
+    late = [Word("a<b", 3700.0, 3700.2), Word("&", 3701.5, 3702.0)]
+    return Transcript("talk\t1.wav", 3702, 3600, [
+        Passage(0, 15, " ".join(word.text for word in spoken), -3.0, spoken),
+        Passage(15, 16, "", float("-inf"), []),
+        Passage(20, 30, "no times", float("nan"), []),
+        Passage(3699, 3702, "a<b &", -1.0, late),
+    ])  # fmt: skip
+
+
+def test_captions_are_short_and_end_at_pauses() -> None:
+    found = captions(transcript())
+    assert " ".join(each.text for each in found) == transcript().text
+    assert all(len(each.text) <= 84 and each.end - each.start <= 7 for each in found if each.text != "no times")
+    assert [each.text for each in found[-3:]] == ["no times", "a<b", "&"]
+    assert all(one.end <= other.start for one, other in pairwise(found))
+
+
+def test_each_format_says_what_was_heard() -> None:
+    made = {name: form(transcript()) for name, form in FORMATS.items()}
+    assert made["txt"] == transcript().text + "\n"
+    data = json.loads(made["json"])
+    assert made["json"].count("\n") == 1
+    assert (data["text"], data["silent_seconds"]) == (transcript().text, 3600)
+    assert [len(each["words"]) for each in data["segments"]] == [30, 0, 0, 2]
+    assert [each["score"] for each in data["segments"]] == [-3, None, None, -1]
+    blocks = made["srt"].strip().split("\n\n")
+    assert [block.split("\n")[0] for block in blocks] == [str(number + 1) for number in range(len(blocks))]
+    assert blocks[-1].split("\n")[1:] == ["01:01:41,500 --> 01:01:42,000", "&"]
+    assert made["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> ")
+    assert "a&lt;b" in made["vtt"] and "&amp;" in made["vtt"]
+    rows = [line.split("\t") for line in made["tsv"].splitlines()]
+    assert {row[0] for row in rows} == {"talk 1.wav"}
+    assert [row[1:3] for row in rows] == [["0.000", "15.000"], ["15.000", "16.000"], ["20.000", "30.000"], ["3699.000", "3702.000"]]
+
+
+def test_a_long_recording_has_captions_in_order(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "long.flac", long_tone(80), RATE)
+    assert main([str(tmp_path / "long.flac"), "--format", "vtt", "--set", "ctc", "--segment-seconds", "6"]) == 0
+    printed = capsys.readouterr()
+    times = [sum(float(part) * 60**power for power, part in enumerate(reversed(each.split(":")))) for each in
+             re.findall(r"\d\d:\d\d:\d\d\.\d{3}", printed.out)]  # fmt: skip
+    assert len(times) > 6
+    assert all(one <= other for one, other in zip(times[::2], times[1::2]))
+    assert times[::2] == sorted(times[::2])
+
+
+def test_progress_goes_to_standard_error_and_its_file(model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress"))
+    soundfile.write(tmp_path / "silent.wav", np.zeros(50 * RATE), RATE)
+    assert main([str(folder / "a.flac"), str(tmp_path / "silent.wav"), "--set", "ctc"]) == 0
+    last = json.loads((tmp_path / "progress").read_text().splitlines()[-1])
+    assert last["stage"] == "transcribe"
+    assert last["done"] == pytest.approx(last["total"], abs=0.1) and last["total"] > 50

@@ -1,0 +1,270 @@
+"""An exported model: what lies in its folder, that it gives the same texts elsewhere, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.config.artifact import RECORD, fresh
+from components.config.errors import InputError
+from components.config.hashing import file_digest
+from components.decode.hypotheses import read_hypotheses
+from components.shards.reader import entries, payload
+from components.transcribe import Transcriber
+from components.transcribe.__main__ import main
+from components.transcribe.export import export
+from components.transcribe.setup import DESCRIPTION, read_description, setup_of
+from tests import world as tones
+from tests.conftest import REPOSITORY
+from tests.transcribe.test_transcriber import save_bridge
+
+
+@pytest.fixture
+def models(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of local checkpoints, with the world's two as the catalogue names them."""
+    save_bridge()
+    for name in ("encoder", "llm"):
+        shutil.copytree(Path("models") / name, world / "checkpoints" / name, ignore=shutil.ignore_patterns(RECORD))
+    monkeypatch.setenv("LIBRETTO_MODELS", str(world / "checkpoints"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    # As the stages lay them out, so that the bridge is of the very files that lie in the models' folder.
+    for stage in ("encoder", "llm"):
+        tones.run(stage)
+    save_bridge()
+    return world / "checkpoints"
+
+
+def card(folder: Path) -> tuple[dict[str, Any], str]:
+    """The header of a card, and what stands below it."""
+    _, header, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(header), text
+
+
+SCRIPT = """
+import sys
+from components.transcribe import Transcriber
+t = Transcriber.load(sys.argv[1], constraints="free")
+for name in sys.argv[2:]:
+    print(t(name).text)
+"""
+
+
+@pytest.mark.parametrize("with_bases", [True, False])
+def test_elsewhere_it_gives_the_texts_of_the_stage_decode(with_bases: bool, models: Path, tmp_path: Path) -> None:
+    tones.run_features()
+    tones.run("decode")
+    rows = {row.id: row.text for row in read_hypotheses(Path("data/decode/dev/tones-dev.parquet")) if row.system == "free"}
+    export(tmp_path / "exported", with_bases)
+    place = fresh(tmp_path / "elsewhere")
+    (tmp_path / "exported").rename(place / "model")
+    for item in entries(Path("data/shards/dev")):
+        (place / f"{item.entry.id}.flac").write_bytes(payload(item))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "LIBRETTO_WORK": str(tmp_path / "other-work")}
+    if with_bases:
+        del environment["LIBRETTO_MODELS"]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, "model", *(f"{name}.flac" for name in rows)], cwd=place, env=environment,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.splitlines() == list(rows.values()), done.stderr
+    assert len(set(rows.values())) > 1
+
+
+def test_the_folder_holds_what_was_trained_and_its_pins(models: Path, tmp_path: Path) -> None:
+    lines = export(tmp_path / "out")
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {"README.md", DESCRIPTION, "bridge/config.json", "bridge/projector.safetensors", "bridge/lora/adapter_config.json",
+                     "bridge/lora/adapter_model.safetensors"}  # fmt: skip
+    found = read_description(tmp_path / "out")
+    assert (found.encoder.name, found.encoder.source.folder, found.llm.source.folder) == ("tiny", "encoder", "llm")
+    assert (found.hearing.layer, found.hearing.mode, found.hearing.numerics.features) == ("last", "cached", "float16")
+    assert set(found.decode.sets) == {"free", "greedy"}
+    assert found.files == {name: file_digest(tmp_path / "out" / name) for name in names if name.startswith("bridge/")}
+    assert "models/llm" not in (tmp_path / "out/bridge/lora/adapter_config.json").read_text()
+    assert any("LIBRETTO_MODELS/llm" in line for line in lines)
+
+
+def test_bases_are_linked_and_not_copied(models: Path, tmp_path: Path) -> None:
+    export(Path("out"), True)
+    for name in ("encoder/model.safetensors", "llm/model.safetensors"):
+        assert Path("out", name).samefile(Path("models", name))
+    setup = setup_of(Path("out"))
+    assert (setup.encoder, setup.llm) == (Path("out/encoder").resolve(), Path("out/llm").resolve())
+
+
+def trained_here(source: dict[str, Any]) -> None:
+    """Has the catalogue say that the world's encoder was trained by the stage."""
+    tones.change("catalogue/encoder.yaml", {"tiny.source": source})
+
+
+def test_a_base_that_was_trained_here_always_comes_along(models: Path, tmp_path: Path) -> None:
+    source = yaml.safe_load((REPOSITORY / "catalogue/encoder.yaml").read_text())["ctc-tiny"]["source"]
+    trained_here(source)
+    export(tmp_path / "out")
+    assert (tmp_path / "out/encoder/model.safetensors").is_file()
+    assert not (tmp_path / "out/llm").exists()
+    found = setup_of(tmp_path / "out")
+    assert found.encoder == tmp_path / "out/encoder"
+    description = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
+    description["files"] = {name: digest for name, digest in description["files"].items() if not name.startswith("encoder")}
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(description))
+    shutil.rmtree(tmp_path / "out/encoder")
+    with pytest.raises(InputError, match="trained with the model"):
+        setup_of(tmp_path / "out")
+
+
+@pytest.mark.parametrize("file", ["bridge/projector.safetensors", "llm/model.safetensors", "encoder/config.json"])
+def test_a_file_that_was_changed_is_refused(file: str, models: Path, tmp_path: Path) -> None:
+    export(tmp_path / "out", True)
+    path = tmp_path / "out" / file
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=file):
+        Transcriber.load(tmp_path / "out")
+
+
+def test_a_file_too_many_or_too_few_is_refused(models: Path, tmp_path: Path) -> None:
+    export(tmp_path / "out", True)
+    more = tmp_path / "out/llm/modeling_tiny.py"
+    more.write_text("raise SystemExit")
+    with pytest.raises(InputError, match=r"modeling_tiny.py is not part"):
+        Transcriber.load(tmp_path / "out")
+    more.unlink()
+    (tmp_path / "out/bridge/lora/adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is missing"):
+        Transcriber.load(tmp_path / "out")
+
+
+def test_another_checkpoint_of_that_name_is_refused(models: Path, tmp_path: Path) -> None:
+    export(tmp_path / "out")
+    config = models / "llm/generation_config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(InputError, match="other files than the bridge was trained on"):
+        Transcriber.load(tmp_path / "out")
+
+
+def test_a_hub_base_is_taken_from_the_folder_of_checkpoints_where_it_is_the_same(models: Path, tmp_path: Path,
+                                                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    hub = {"kind": "hub", "repo": "somebody/llm", "revision": "0" * 40, "files": ["config.json", "model.safetensors"]}
+    tones.change("catalogue/llm.yaml", {"tiny.source": hub})
+    export(tmp_path / "out")
+    asked: list[str] = []
+
+    def fetch(stage: str, name: str, source: Any, version: int) -> Path:
+        if source.kind == "hub":
+            asked.append(source.repo)
+            raise InputError("the hub was asked")
+        return known(stage, name, source, version)
+
+    from components.transcribe import bases
+
+    known = bases.checkpoint_unit
+    monkeypatch.setattr(bases, "checkpoint_unit", fetch)
+    setup_of(tmp_path / "out")
+    assert asked == []
+    header, _ = card(tmp_path / "out")
+    assert header["base_model"] == ["somebody/llm"]
+    shutil.rmtree(Path(os.environ["LIBRETTO_WORK"]) / "base")
+    shutil.rmtree(models / "llm")
+    with pytest.raises(InputError, match="the hub was asked"):
+        setup_of(tmp_path / "out")
+
+
+def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
+    export(tmp_path / "out")
+    path = tmp_path / "out" / DESCRIPTION
+    known = json.loads(path.read_text())
+    for change, message in [
+        ({"format": 2}, "format 1"),
+        ({"setz": {}}, "setz"),
+        ({"decode": {"batch_seconds": 3, "sets": {}}}, "no constraint set"),
+        ({"encoder": {**known["encoder"], "source": {"kind": "hub", "repo": "../etc", "revision": "0" * 40, "files": ["a.json"]}}}, "etc"),
+        ({"llm": {**known["llm"], "source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40, "files": ["../a.py"]}}}, "not taken"),
+    ]:  # fmt: skip
+        path.write_text(json.dumps({**known, **change}))
+        with pytest.raises(InputError, match=message):
+            Transcriber.load(tmp_path / "out")
+    path.write_text("{")
+    with pytest.raises(InputError, match="no exported model"):
+        Transcriber.load(tmp_path / "out")
+
+
+def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
+    figures = {"tones-test": {"free": {"wer": 0.0534, "wer_low": 0.05, "wer_high": 0.06, "words": 100},
+                              "ctc": {"wer": 0.171, "words": 100}},
+               "hiss-test": {"free": {"text_rate": 0.015, "clips": 200}}}  # fmt: skip
+    Path("metrics").mkdir()
+    Path("metrics/score.json").write_text(json.dumps(figures))
+    Path("metrics/train.json").write_text(json.dumps({"best": {"lora": {"dev_wer": 0.0717, "step": 1100}}, "steps": 6}))
+    tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "CC BY-NC 4.0"}})
+    tones.change("catalogue/corpus.yaml", {"tones.train": {"books": {"kind": "librispeech"}}})
+    export(tmp_path / "out")
+    header, text = card(tmp_path / "out")
+    assert header["license"] == "other"
+    assert header["pipeline_tag"] == "automatic-speech-recognition"
+    assert header["datasets"] == ["openslr/librispeech_asr"]
+    results = header["model-index"][0]["results"]
+    assert [(each["dataset"]["name"], each["metrics"][0]["value"]) for each in results] == [("tones-test", 5.34), ("tones-test", 17.1)]
+    for part in ("5.34", "5.00 to 6.00", "1.50", "CC BY-NC 4.0", "step 1100", "7.17 %", "| train | books | librispeech |", "lora, 6 steps",
+                 "a local folder"):  # fmt: skip
+        assert part in text, part
+    assert str(tmp_path) not in text
+
+
+def test_a_model_without_metrics_has_a_card_too(models: Path, tmp_path: Path) -> None:
+    tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "Apache-2.0"}})
+    tones.change("catalogue/encoder.yaml", {"tiny.card": {"licence": "Apache-2.0"}})
+    export(tmp_path / "out")
+    header, _ = card(tmp_path / "out")
+    assert header["license"] == "apache-2.0"
+    assert "model-index" not in header
+
+
+def test_secrets_never_reach_the_card(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh12345")
+    export(tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"hf_abcdefgh12345" not in path.read_bytes()
+    tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "by hf_abcdefgh12345"}})
+    with pytest.raises(InputError, match="HF_TOKEN") as error:
+        export(tmp_path / "other")
+    assert "hf_abcdefgh12345" not in str(error.value)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_may_not_be_copied_is_not(models: Path, tmp_path: Path) -> None:
+    tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "research", "copies": "forbidden"}})
+    with pytest.raises(InputError, match="forbids copies"):
+        export(tmp_path / "out", True)
+    export(tmp_path / "out")
+    assert not (tmp_path / "out/llm").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    assert main(["export", str(tmp_path / "out")]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
+    (tmp_path / "out/thesis.tex").unlink()
+    for _ in range(2):  # an export may be written anew
+        assert main(["export", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_bridge_of_other_bases_is_not_exported(models: Path, tmp_path: Path) -> None:
+    record = Path("models/llm") / RECORD
+    data = json.loads(record.read_text())
+    data["outputs"]["more.json"] = "0"
+    record.unlink()
+    record.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="another llm"):
+        export(tmp_path / "out")

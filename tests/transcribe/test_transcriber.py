@@ -1,0 +1,245 @@
+"""Recordings to text in Python: the texts of the stage ``decode``, long recordings, and sound that is none."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from components.audio.sound import RATE, read
+from components.config import catalogue
+from components.config.artifact import fresh, write_record
+from components.config.errors import InputError
+from components.decode.hypotheses import read_hypotheses
+from components.model.joined import Shape, SpeechLLM, folder_digest
+from components.model.llms.causal import load_llm
+from components.shards.reader import entries, payload
+from components.transcribe import Transcriber
+from components.transcribe.setup import BRIDGE
+from components.transcribe.transcriber import Recording, recording_of
+from components.transcribe.transcript import Failure, Transcript
+from tests import world as tones
+from tests.checkpoints import LORA, WORDS, save_encoder
+
+
+def save_bridge(width: int = 32) -> None:
+    """A bridge with random weights over the world's checkpoints, with long vectors so that what is heard decides what is written."""
+    shape = Shape(folder_digest(tones.ENCODER), width, folder_digest(tones.LLM), "float32", catalogue.projector("small"),
+                  catalogue.llm("tiny").prompt, "lower")  # fmt: skip
+    torch.manual_seed(1)
+    model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
+    with torch.no_grad():
+        model.projector.linear2.weight *= 6
+    model.add_lora(2, 4, 0.0, LORA["llama"], 1)
+    model.save(fresh(BRIDGE))
+    write_record(BRIDGE, "train", parameters=None, inputs={})
+
+
+@pytest.fixture(autouse=True)
+def bridge(world: Path) -> None:
+    save_bridge()
+
+
+def recordings_of(role: str) -> dict[str, bytes]:
+    """The FLAC of each utterance of a role."""
+    return {item.entry.id: payload(item) for item in entries(Path("data/shards") / role)}
+
+
+def long_tone(words: int, seed: int = 0, pauses: bool = False) -> np.ndarray:
+    """So many words in a row; ``pauses``: 0.3 s of near silence after each fifth."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for _ in range(0, words, 5):
+        parts.append(tones.tone(" ".join(random.choice(WORDS, 5)), int(random.integers(99))))
+        if pauses:
+            parts.append((1e-3 * random.standard_normal(int(0.3 * RATE))).astype(np.float32))
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("mode", ["cached", "live"])
+@pytest.mark.parametrize("system", ["free", "greedy", "ctc"])
+def test_an_utterance_has_the_text_that_the_stage_decode_gives(mode: str, system: str) -> None:
+    if mode == "live":
+        tones.change("params.yaml", {"features.mode": "live"})
+        tones.run_features()
+    tones.run("decode")
+    transcriber = Transcriber.load(constraints=system)
+    for role in ("dev", "test"):
+        audio = recordings_of(role)
+        rows = {row.id: row for file in Path("data/decode", role).iterdir() for row in read_hypotheses(file) if row.system == system}
+        found = list(transcriber.stream([Recording(name, recording_of(data).blocks) for name, data in audio.items()]))
+        assert [each.name for each in found] == list(audio)
+        assert {each.name: each.text for each in found if isinstance(each, Transcript)} == {name: rows[name].text for name in audio}
+        for each in found:
+            assert isinstance(each, Transcript)
+            assert [word.text for word in each.words] == each.text.split()
+            if system != "ctc":
+                assert each.segments[0].score == pytest.approx(rows[each.name].score, rel=1e-4)
+    assert len({row.text for row in rows.values()}) > 1
+
+
+def test_equal_lengths_alone_are_batched_where_the_encoder_asks_for_it() -> None:
+    save_encoder(tones.ENCODER, "wav2vec2-group-norm")
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.batching": "equal-length"})
+    tones.run_features()
+    save_bridge()
+    transcriber = Transcriber.load()
+    audio = [tones.hiss(seed) for seed in range(4)]
+    alone = [transcriber(each).text for each in audio]
+    together = transcriber.stream([recording_of(each) for each in (*audio, audio[0])])
+    assert [each.text for each in together if isinstance(each, Transcript)] == [*alone, alone[0]]
+
+
+def test_three_lines_give_text_segments_and_words(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tones.tone("amber birch cedar", 1), RATE)
+    found = Transcriber.load()(tmp_path / "a.wav")
+    assert found.name == str(tmp_path / "a.wav")
+    assert found.text == " ".join(each.text for each in found.segments)
+    assert found.words and all(0 <= word.start <= word.end <= found.seconds + 0.1 for word in found.words)
+
+
+def test_files_bytes_and_waveforms_are_heard_alike(tmp_path: Path) -> None:
+    file = tmp_path / "a.flac"
+    soundfile.write(file, np.repeat(tones.tone("ember fjord", 3)[:, None], 2, 1), RATE)
+    transcriber = Transcriber.load()
+    ways = (file, str(file), file.read_bytes(), read(file), read(file).astype(np.float64))
+    assert len({transcriber(way).text for way in ways}) == 1
+    higher = transcriber(np.repeat(read(file), 2), 2 * RATE)
+    assert higher.seconds == pytest.approx(transcriber(file).seconds)
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_a_long_recording_is_one_text_whose_segments_follow_each_other(pauses: bool) -> None:
+    waveform = long_tone(100, pauses=pauses)
+    found = Transcriber.load(constraints="ctc", most=6)(waveform)
+    assert len(found.segments) >= len(waveform) / RATE / 6
+    assert found.segments[0].start == 0
+    assert found.segments[-1].end == pytest.approx(found.seconds, abs=0.01)
+    assert all(one.end == pytest.approx(other.start) for one, other in zip(found.segments, found.segments[1:]))
+    middles = [word.middle for word in found.words]
+    assert middles == sorted(middles)
+    assert found.silent == pytest.approx(0, abs=0.02)
+
+
+def test_recordings_in_one_batch_do_not_change_each_other() -> None:
+    waveforms = [long_tone(count, seed, True) for seed, count in enumerate((5, 60, 10, 30, 5))]
+    transcriber = Transcriber.load(most=6)
+    together = list(transcriber.stream([recording_of(each) for each in waveforms]))
+    assert [each.text for each in together if isinstance(each, Transcript)] == [transcriber(each).text for each in waveforms]
+
+
+def test_what_holds_no_sound_has_no_text() -> None:
+    transcriber = Transcriber.load()
+    silent = transcriber(np.zeros(5 * RATE, np.float32))
+    assert (silent.text, silent.segments, silent.seconds, silent.silent) == ("", [], 5, 5)
+    sound = tones.tone("amber birch", 1)
+    found = transcriber(np.concatenate([np.zeros(30 * RATE, np.float32), sound, np.zeros(40 * RATE, np.float32)]))
+    assert found.silent == pytest.approx(69.6, abs=0.05)
+    assert found.segments[0].start == pytest.approx(29.8)
+    assert all(30 - 0.3 <= word.start <= 31 for word in found.words)
+
+
+def test_a_clip_shorter_than_a_frame_has_no_text() -> None:
+    transcriber = Transcriber.load()
+    for samples in (1, 100, transcriber.encoder.least_samples - 1):
+        found = transcriber(np.full(samples, 0.1, np.float32))
+        assert (found.text, found.words) == ("", [])
+    assert len(transcriber(tones.hiss(1)[: transcriber.encoder.least_samples]).segments) == 1
+
+
+@pytest.mark.parametrize(
+    ("waveform", "reason"),
+    [(np.zeros(0, np.float32), "no samples"), (np.array([0.1, np.nan], np.float32), "not finite"),
+     (np.zeros((2, 9), np.float32), "shape"), (np.zeros(9, np.int16), "int16"), (b"no sound", "unreadable"),
+     ("not-there.wav", "unreadable")],
+)  # fmt: skip
+def test_what_is_no_sound_is_refused(waveform: object, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        Transcriber.load(constraints="ctc")(waveform)  # type: ignore[arg-type]
+
+
+def test_a_recording_that_breaks_off_costs_itself_alone(tmp_path: Path) -> None:
+    def breaking() -> Iterator[np.ndarray]:
+        yield long_tone(40)
+        yield from recording_of(np.array([np.inf], np.float32)).blocks()
+
+    good = tones.tone("amber birch", 1)
+    transcriber = Transcriber.load(constraints="ctc", most=6)
+    made = [recording_of(good), Recording("broken", breaking), recording_of(good)]
+    first, second, third = transcriber.stream(made)
+    assert isinstance(first, Transcript) and isinstance(third, Transcript)
+    assert first.text == third.text == transcriber(good).text
+    assert second == Failure("broken", "not finite: holds NaN or infinite samples")
+
+
+def test_frames_that_are_no_numbers_cost_their_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = Transcriber.load(constraints="ctc")
+    good, bad = tones.tone("amber birch", 1), tones.tone("cedar delta ember", 2)
+    known = transcriber._frames
+
+    def frames(waveforms: list[np.ndarray]) -> list[torch.Tensor]:
+        return [each * float("nan") if len(waveform) == len(bad) else each for each, waveform in zip(known(waveforms), waveforms)]
+
+    monkeypatch.setattr(transcriber, "_frames", frames)
+    one, other = transcriber.stream([recording_of(good), recording_of(bad)])
+    assert isinstance(one, Transcript) and isinstance(other, Failure)
+    assert "nan" in other.reason
+
+
+def test_an_hour_is_transcribed_in_the_memory_of_minutes() -> None:
+    transcriber = Transcriber.load(constraints="ctc", batch_seconds=20)
+    minute = np.concatenate([long_tone(15, pauses=True), np.zeros(55 * RATE, np.float32)])[: 60 * RATE]
+
+    def blocks() -> Iterator[np.ndarray]:
+        yield from (minute for _ in range(60))
+
+    tracemalloc.start()
+    found = next(transcriber.stream([Recording("hour", blocks)]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(found, Transcript)
+    assert found.seconds == 3600
+    assert found.silent > 3000
+    assert len(found.segments) == 60
+    assert peak < 60 * RATE * 4 * 10  # ten minutes of samples
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [({"constraints": "fre"}, "'free'"), ({"most": 2}, "at least 6 s"), ({"batch_seconds": -1}, "-1")]
+)
+def test_a_wrong_option_is_refused(option: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Transcriber.load(**option)  # type: ignore[arg-type]
+
+
+def test_without_a_ctc_head_there_are_segments_and_no_words() -> None:
+    save_encoder(tones.ENCODER, "whisper")
+    tones.run_features()
+    save_bridge()
+    with pytest.raises(InputError, match="no CTC head"):
+        Transcriber.load(constraints="ctc")
+    found = Transcriber.load(most=6)(long_tone(40))
+    assert found.words == []
+    assert len(found.segments) > 2
+    assert found.text.split()
+
+
+def test_another_base_than_the_bridge_was_trained_on_is_refused() -> None:
+    save_encoder(tones.ENCODER, seed=2)
+    with pytest.raises(InputError, match="another encoder"):
+        Transcriber.load()
+
+
+def test_frames_of_another_layer_than_the_bridge_was_trained_on_are_refused() -> None:
+    key = {"layer": 1, "numerics": {"dtype": "float32", "features": "float16", "batching": "padded"}}
+    write_record(BRIDGE, "train", parameters=None, inputs={"train": {"key": key}})
+    with pytest.raises(InputError, match="other frames"):
+        Transcriber.load()
+    key["layer"] = "last"
+    write_record(BRIDGE, "train", parameters=None, inputs={"train": {"key": key}})
+    Transcriber.load()
