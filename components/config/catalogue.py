@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from components.config.errors import InputError, nearest
-from components.config.params import Band, SpecAugment, band_holds
+from components.config.params import AddedNoise, Band, SpecAugment, band_holds
 from components.config.projector import Projector, projector_of
 from components.config.typed import STRICT, typed
 
@@ -36,7 +36,8 @@ class CtcAugment:
     __pydantic_config__ = STRICT
     speed: list[float]  # factors, one drawn an utterance and epoch; tempo and pitch together
     level_db: list[float]  # least, most
-    band: Band  # bandwidth, drawn an utterance and epoch
+    noise: AddedNoise  # clips of the role nonspeech-train, drawn an utterance and epoch
+    band: Band  # bandwidth, as noise
     masks: SpecAugment  # on log-mel, frames of 10 ms
 
 
@@ -285,17 +286,22 @@ def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None
     """Counts, seconds and rates are above zero, but for those that switch something off; shares are no more than one."""
     off = ("seed", "warmup", "weight_decay", *(["units", "max_seconds"] if isinstance(training, CtcTraining) else []))
     augment = getattr(training, "augment", None)
-    if augment and not (augment.speed and all(0.5 <= factor <= 2 for factor in augment.speed) and len(augment.level_db) == 2
-                        and band_holds(augment.band) and 0 <= augment.band.probability <= 1):  # fmt: skip
-        raise InputError(f"{where}: source.training.augment wants speed factors from 0.5 to 2, a range of level_db, and one of "
-                         "band.hertz below 8,000.", unit="augment",
-                         way_out="No change is speed: [1.0], level_db: [0, 0] and band.probability: 0.")  # fmt: skip
+    if augment and not _augment_holds(augment):
+        raise InputError(f"{where}: source.training.augment wants speed factors from 0.5 to 2, ranges of level_db and noise.snr_db, one of "
+                         "band.hertz below 8,000, and probabilities.", unit="augment",
+                         way_out="No change is speed: [1.0], level_db: [0, 0] and probabilities of 0.")  # fmt: skip
     for each in (each for each in fields(training) if each.name != "augment"):
         value, share = getattr(training, each.name), each.name.endswith("_share")
         most = 1 if share else float("inf")
         if not 0 <= value <= most or (value == 0 and not share and each.name not in off) or (each.name, value) == ("nonspeech_share", 1):
             raise InputError(f"{where}: source.training.{each.name} is {value}, which is out of range.", unit=each.name,
                              way_out="See the comments of other entries in the catalogue.")  # fmt: skip
+
+
+def _augment_holds(augment: CtcAugment) -> bool:
+    ranges = all(len(pair) == 2 and pair[0] <= pair[1] for pair in (augment.level_db, augment.noise.snr_db))
+    shares = all(0 <= each.probability <= 1 for each in (augment.noise, augment.band))
+    return bool(augment.speed) and all(0.5 <= factor <= 2 for factor in augment.speed) and ranges and shares and band_holds(augment.band)
 
 
 def _check_hub(where: str, source: CheckpointSource) -> None:

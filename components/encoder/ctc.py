@@ -30,7 +30,7 @@ from components.audio.augmentation import Augmentation
 from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import seed_of
-from components.config.params import AddedNoise, Augment, Rooms
+from components.config.params import Augment, Rooms
 from components.config.progress import progress
 from components.model.encoders.ctc import loss_by_frames, needed
 from components.model.folders.architecture import check_trained
@@ -39,7 +39,7 @@ from components.model.training.masking import masked
 from components.model.training.ranks import Ranks, cut
 from components.model.training.schedule import rate_at
 from components.shards.order import batches, fitting, windows
-from components.shards.reader import Located, audio, entries
+from components.shards.reader import Clip, Located, audio, entries
 
 MELS_A_SECOND = 100
 BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
@@ -153,14 +153,19 @@ def _own(scratch: Path, ranks: Ranks) -> Path:
     return folder
 
 
-def _heard(training: CtcTraining) -> Callable[[Located, int], np.ndarray]:
-    """What the encoder hears of an utterance at a view: mono float32 at 16 kHz."""
+def _heard(training: CtcTraining, clips: Sequence[Clip]) -> Callable[[Located, int], np.ndarray]:
+    """What the encoder hears of an utterance at a view: mono float32 at 16 kHz. ``clips`` are the noise that is added.
+
+    Raises InputError where noise is to be added and there is none.
+    """
     augment = training.augment
     if augment is None:
         return lambda item, view: audio(item)
-    none = AddedNoise(0.0, [0.0, 0.0])
-    settings = Augment(training.seed, views_of(training), augment.speed, augment.level_db, none, Rooms(0.0), augment.band)
-    change = Augmentation(settings)
+    settings = Augment(training.seed, views_of(training), augment.speed, augment.level_db, augment.noise, Rooms(0.0), augment.band)
+    if augment.noise.probability and not clips:
+        raise InputError("source.training.augment.noise is on, but the role nonspeech-train holds no clip.", unit="augment.noise",
+                         way_out="Give the role a source, or set the probability to 0.")  # fmt: skip
+    change = Augmentation(settings, clips)
     return lambda item, view: change(audio(item), item.entry.id, view)
 
 
@@ -169,7 +174,7 @@ def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtr
     """Log-mel of every view of every utterance, those of an utterance side by side: each rank computes its share, all ranks
     read it from one mapped file."""
     mels: list[np.ndarray] = []
-    views, heard = views_of(training), _heard(training)
+    views, heard = views_of(training), _heard(training, [Clip(item) for item in items if not item.entry.text])
     count = len(items) * views
     mine = ranks.mine(range(count))
     with progress("encoder", "log-mel", len(mine), "utterances") as shown:

@@ -17,7 +17,7 @@ from components.config.errors import InputError
 from components.config.params import Augment
 from components.config.stage import NO_NOISE
 from components.features.key import noise_inputs
-from components.shards.reader import Located, audio, entries, part
+from components.shards.reader import Clip, Located, audio, entries
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,6 @@ def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) 
         if getattr(settings, kind).probability > 0 and not found:
             raise InputError(f"features.augment.{kind} is on, but {noise} holds no {kind}.", unit=str(noise), way_out=NO_NOISE)
     return Augmentation(settings, clips["noise"], clips["rooms"])
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A recording of the role noise."""
-
-    item: Located
-
-    @property
-    def samples(self) -> int:
-        return self.item.entry.samples
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        return part(self.item, start, count)
 
 
 def view_folder(view: int) -> str:

@@ -92,6 +92,20 @@ def part(item: Located, start: int, count: int) -> np.ndarray:
     return samples
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A recording of noise or of a room, read where it is wanted (components.audio.augmentation.Recording)."""
+
+    item: Located
+
+    @property
+    def samples(self) -> int:
+        return self.item.entry.samples
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        return part(self.item, start, count)
+
+
 def array(item: Located) -> np.ndarray:
     """Features of an utterance, shape (frames, width), in the dtype that they were stored in; raises InputError where other bytes
     lie there than the index says."""

@@ -15,7 +15,7 @@ from components.config.artifact import contents, read_record
 from components.config.catalogue import CtcAugment, CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
-from components.config.params import Band, SpecAugment
+from components.config.params import AddedNoise, Band, SpecAugment
 from components.encoder import ctc
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.training.ranks import Ranks, train_together
@@ -45,7 +45,7 @@ def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.
 DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.2}
 
 
-AUGMENT = CtcAugment([0.8, 1.0, 1.25], [-6, 6], Band(0.5, [2000, 6000]), SpecAugment(True, 2, 10, 1, 0.2))
+AUGMENT = CtcAugment([0.8, 1.0, 1.25], [-6, 6], AddedNoise(0.5, [5, 20]), Band(0.5, [2000, 6000]), SpecAugment(True, 2, 10, 1, 0.2))
 
 
 @pytest.mark.parametrize(("config", "augment"), [({}, None), (DROPOUT, None), ({}, AUGMENT)])
