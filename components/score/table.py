@@ -20,7 +20,8 @@ from components.score.build import METRICS
 from components.score.insertions import CLIP_KINDS, KINDS
 
 ARTIFACTS = {
-    "data/report/index.html": "the report", "models/bridge": "the trained bridge", "models/encoder": "encoder", "models/llm": "LLM", "data/decode": "hypotheses",
+    "data/report/index.html": "the report",
+    "models/bridge": "the trained bridge", "models/encoder": "encoder", "models/llm": "LLM", "data/decode": "hypotheses",
     "data/score/speakers.csv": "word error rate by speaker", "data/score/groups.csv": "by length and language",
     "data/score/utterances.parquet": "errors of every utterance", "metrics/curve.csv": "training curve",
     "metrics/train.json": "where its accuracy jumps", "metrics/score.json": "these figures",
