@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from components.audio.sound import RATE, is_silent, resample
+from components.config.augment import Augment
 from components.config.hashing import seed_of
-from components.config.params import Augment
 
 
 class Recording(Protocol):

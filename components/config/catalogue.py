@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
+from components.config.augment import AddedNoise, Band, SpecAugment, band_holds
 from components.config.errors import InputError, nearest
-from components.config.params import AddedNoise, Band, SpecAugment, band_holds
 from components.config.projector import Projector, projector_of
 from components.config.typed import STRICT, typed
 

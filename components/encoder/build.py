@@ -26,18 +26,21 @@ SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train
 def work(stage: Stage) -> None:
     name = stage.params.encoder
     source = catalogue.encoder(name).source
-    outputs, inputs = lay_out(name, source, fresh(OUT))
+    outputs, inputs = lay_out(name, source, OUT)
     write_record(OUT, "encoder", parameters=stated(source), inputs=inputs, outputs=outputs, libraries=("torch", "transformers"))
     print(f"encoder: '{name}' in {OUT}")
 
 
 def lay_out(name: str, source: catalogue.EncoderSource, folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Links the encoder of a source into an empty folder: the digest of each file, and the inputs that shaped it."""
+    """Links the encoder of a source into ``folder``, emptied once all of it is there: the digest of each file, and the inputs that
+    shaped it."""
     unit, inputs = _unit(name, source)
-    place(unit, folder)
-    outputs = digests(unit)
+    parts = {}
     for part, each in source.parts.items():
-        unit, inputs[part] = _unit(f"{name}.{part}", each)
+        parts[part], inputs[part] = _unit(f"{name}.{part}", each)
+    place(unit, fresh(folder))
+    outputs = digests(unit)
+    for part, unit in parts.items():
         (folder / part).mkdir()
         place(unit, folder / part)
         outputs |= {f"{part}/{file}": digest for file, digest in digests(unit).items()}

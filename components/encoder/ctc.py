@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from components.audio.augmentation import Augmentation
+from components.config.augment import Augment, Rooms
 from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import seed_of
-from components.config.params import Augment, Rooms
 from components.config.progress import progress
 from components.model.encoders.ctc import loss_by_frames, needed
 from components.model.folders.architecture import check_trained

@@ -19,10 +19,11 @@ import numpy as np
 
 from components.config import catalogue
 from components.config.artifact import contents, fresh, write_record
+from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
 from components.config.hashing import file_digest
-from components.config.params import Augment, Features
+from components.config.params import Features
 from components.config.pool import fan_out
 from components.config.progress import progress
 from components.config.settings import device

@@ -9,9 +9,9 @@ import torch
 
 from components.audio.augmentation import sped
 from components.audio.sound import RATE
+from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
-from components.config.params import Augment
 from components.config.typed import typed
 from components.features.extract import check_lengths, encoded
 from components.features.key import check_key

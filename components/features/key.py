@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from components.config.artifact import contents, read_record
+from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
 from components.config.hashing import data_digest
-from components.config.params import Augment, Features
+from components.config.params import Features
 from components.config.typed import stated
 from components.features import RESULT_VERSION
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from components.audio.augmentation import Augmentation
+from components.config.augment import Augment
 from components.config.errors import InputError
-from components.config.params import Augment
 from components.config.stage import NO_NOISE
 from components.features.key import noise_inputs
 from components.shards.reader import Clip, Located, audio, entries

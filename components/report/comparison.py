@@ -91,7 +91,10 @@ def significance(experiments: Sequence[Experiment], name: str, system: str) -> l
 
 
 def _errors(experiment: Experiment, name: str, system: str) -> dict[str, tuple[int, int, str]]:
-    """Errors, words of the reference and speaker of each utterance of a set of speech that the system wrote, by id."""
+    """Errors, words of the reference and speaker of each utterance of a set of speech that the system wrote, by id; none where the
+    run has no rate of it."""
+    if system not in experiment.scores.get(name, {}):
+        return {}
     heard = (each for each in experiment.utterances if each.set == name and each.speech and system in each.said)
     return {each.id: (each.said[system].errors, each.words, each.speaker) for each in heard}
 

@@ -56,7 +56,9 @@ def rate(own: Mapping[str, Any]) -> str:
 
 
 def _words(scores: Mapping[str, Any]) -> Table:
-    table = Table("set", "system", title="Word error rate (95 % interval) and character error rate")
+    table = Table(title="Word error rate (95 % interval) and character error rate")
+    for column in ("set", "system"):
+        table.add_column(column, no_wrap=True)
     for column in ("WER %", "sub", "del", "ins", "words", "CER %", "text form"):
         table.add_column(column, justify="right")
     for name, system, each in _holding(scores, "wer"):

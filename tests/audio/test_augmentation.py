@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.audio.augmentation import Augmentation, faster, in_band, in_room, sped, stretch, with_noise, within_full_scale
 from components.audio.sound import RATE
-from components.config.params import AddedNoise, Augment, Band, Rooms
+from components.config.augment import AddedNoise, Augment, Band, Rooms
 
 OFF = Augment(seed=1, views=1, speed=[1.0], level_db=[0, 0], noise=AddedNoise(0, [5, 20]), rooms=Rooms(0), band=Band(0, [3000, 7000]))
 ALL = replace(OFF, speed=[0.9, 1.0, 1.1], level_db=[-12, 6], noise=AddedNoise(0.7, [5, 20]), rooms=Rooms(0.7),

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from components.config.artifact import contents, read_record
+from components.config.augment import AddedNoise, Band, SpecAugment
 from components.config.catalogue import CtcAugment, CtcTraining
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
-from components.config.params import AddedNoise, Band, SpecAugment
 from components.encoder import ctc
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.training.ranks import Ranks, train_together

@@ -132,7 +132,7 @@ def test_unknown_recipe_and_cell_name_the_nearest(root: Path, capsys: pytest.Cap
     assert compare.main(["digit"]) == 2
     assert "Did you mean 'digits'?" in capsys.readouterr().err
     assert compare.main(["digits", "--only", "georg", "--dry-run"]) == 2
-    assert "Did you mean 'george'?" in capsys.readouterr().err
+    assert "Did you mean 'george-plain'?" in capsys.readouterr().err
 
 
 def test_only_takes_one_cell(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,10 @@ from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 
 from components.config.artifact import fresh, read_record, write_record
+from components.config.augment import SpecAugment
 from components.config.errors import InputError
 from components.config.hashing import folder_digests
-from components.config.params import CurriculumStage, SpecAugment, Train, read_params
+from components.config.params import CurriculumStage, Train, read_params
 from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
 from components.model.training.masking import masked

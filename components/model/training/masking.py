@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from components.config.params import SpecAugment
+from components.config.augment import SpecAugment
 
 
 def masked(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
