@@ -55,10 +55,16 @@ def rate(own: Mapping[str, Any]) -> str:
     return f"{100 * own['wer']:.2f}{ends}"
 
 
-def _words(scores: Mapping[str, Any]) -> Table:
-    table = Table(title="Word error rate (95 % interval) and character error rate")
+def _titled(title: str) -> Table:
+    """An empty table whose names are never broken."""
+    table = Table(title=title)
     for column in ("set", "system"):
         table.add_column(column, no_wrap=True)
+    return table
+
+
+def _words(scores: Mapping[str, Any]) -> Table:
+    table = _titled("Word error rate (95 % interval) and character error rate")
     for column in ("WER %", "sub", "del", "ins", "words", "CER %", "text form"):
         table.add_column(column, justify="right")
     for name, system, each in _holding(scores, "wer"):
@@ -69,7 +75,7 @@ def _words(scores: Mapping[str, Any]) -> Table:
 
 def _insertions(scores: Mapping[str, Any]) -> Table:
     """Inserted words by kind, of the systems that inserted any."""
-    table = Table("set", "system", title="Inserted words by kind")
+    table = _titled("Inserted words by kind")
     for column in KINDS:
         table.add_column(column, justify="right")
     for name, system, each in _holding(scores, "wer"):
@@ -80,7 +86,7 @@ def _insertions(scores: Mapping[str, Any]) -> Table:
 
 
 def _silence(scores: Mapping[str, Any]) -> Table:
-    table = Table("set", "system", title="Text on non-speech, clips by its kind")
+    table = _titled("Text on non-speech, clips by its kind")
     for column in ("clips with text %", "clips", "characters a minute", *CLIP_KINDS):
         table.add_column(column, justify="right")
     for name, system, each in _holding(scores, "text_rate"):
