@@ -98,7 +98,6 @@ def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(monkeypat
 
 
 def test_the_tests_of_score_are_understood() -> None:
-    pytest.importorskip(TESTS)
     compare(["old", "new"])
     page = Page(Path("runs/report/compare.html").read_text())
     assert re.fullmatch(r"[+-]\S+ to [+-]\S+, p = [01]\.\d{3}", next(row for row in page.rows if row[:2] == ["clean", "free"])[6])
