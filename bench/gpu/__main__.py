@@ -10,7 +10,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,8 +25,10 @@ from flows.results import aligned
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")
 LLMS = ("tinyllama", "phi-2", "vicuna-7b")
 PROJECTOR, WIDTH = "linear", 1280  # of SLAM-ASR; frames as wide as those of its best encoder
-TRUE = {"features": work.Size(10, 12, 0, 3), "training": work.Size(10, 8, 0, 3), "decoding": work.Size(10, 8, 4, 3)}
-TINY = {"features": work.Size(1, 2, 0, 1), "training": work.Size(1, 2, 0, 1), "decoding": work.Size(1, 2, 2, 1)}
+# A small batch shows what a step costs by itself, a large one what the card can do; 64 utterances and Vicuna-7B take 29 GB.
+TRUE = {"features": (work.Size(10, 12, 0, 3),), "training": (work.Size(10, 8, 0, 3), work.Size(10, 64, 0, 3)),
+        "decoding": (work.Size(10, 8, 4, 3), work.Size(10, 64, 4, 3))}  # fmt: skip
+TINY = {"features": (work.Size(1, 2, 0, 1),), "training": (work.Size(1, 2, 0, 1),), "decoding": (work.Size(1, 2, 2, 1),)}
 
 
 def measure(device: str, tiny: bool) -> dict[str, Any]:
@@ -37,22 +38,23 @@ def measure(device: str, tiny: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"card": card.name(device), "torch": torch.__version__, "tiny": tiny, "matrix rate": rates,
                              "copy bandwidth": card.copy_bandwidth(device, 3), "rows": []}  # fmt: skip
 
-    def add(name: str, kind: str, run: Callable[[], dict[str, Any]]) -> None:
-        try:
-            row = run()
-        except torch.OutOfMemoryError:
-            row = {"work": kind, "failed": "does not fit the card's memory"}
-        if "operations/s" in row:
-            row["share of the matrix rate"] = row["operations/s"] / rates[row["dtype"]]
-        if "weights read, B/s" in row:
-            row["share of the bandwidth"] = row["weights read, B/s"] / found["copy bandwidth"]
-        found["rows"].append({"network": name, **row})
+    def add(name: str, kind: str, run: Callable[[str, str, bool, work.Size], dict[str, Any]]) -> None:
+        for size in sizes[kind]:
+            try:
+                row = run(name, device, tiny, size)
+            except torch.OutOfMemoryError:
+                row = {"work": kind, "failed": "does not fit the card's memory"}
+            if "operations/s" in row:
+                row["share of the matrix rate"] = row["operations/s"] / rates[row["dtype"]]
+            if "weights read, B/s" in row:
+                row["share of the bandwidth"] = row["weights read, B/s"] / found["copy bandwidth"]
+            found["rows"].append({"network": name, "utterances": size.utterances, **row})
 
     for name in ENCODERS:
-        add(name, "features", partial(_features, name, device, tiny, sizes["features"]))
+        add(name, "features", _features)
     for name in LLMS:
-        add(name, "training step", partial(_training, name, device, tiny, sizes["training"]))
-        add(name, "decoding", partial(_decoding, name, device, tiny, sizes["decoding"]))
+        add(name, "training", _training)
+        add(name, "decoding", _decoding)
     return {**found, "seconds": time.perf_counter() - start}
 
 
@@ -80,10 +82,11 @@ def table(found: dict[str, Any]) -> str:
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
     if "failed" in row:
-        return {"network": row["network"], "work": row["work"], "dtype": row["failed"]}
+        return {"network": row["network"], "work": row["work"], "utterances": str(row["utterances"]), "dtype": row["failed"]}
     peak = row["peak bytes"]
     return {
-        "network": row["network"], "work": row["work"], "dtype": row["dtype"], "ms": f"{1000 * row['seconds']:.1f}",
+        "network": row["network"], "work": row["work"], "utterances": str(row["utterances"]), "dtype": row["dtype"],
+        "ms": f"{1000 * row['seconds']:.1f}",
         "audio h/h": f"{row['audio h/h']:.0f}", "tokens/s": f"{row['tokens/s']:.0f}" if "tokens/s" in row else "",
         "peak GB": "" if peak is None else f"{peak / 1e9:.1f}", "Tflop": f"{row['operations'] / 1e12:.3g}",
         "of the rate %": f"{100 * row['share of the matrix rate']:.1f}",

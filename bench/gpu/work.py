@@ -95,7 +95,7 @@ def training(model: SpeechLLM, settings: Train, size: Size, device: str, scratch
     speech = model.projector.tokens_of(int(size.seconds * FRAMES_A_SECOND))
     tokens = size.utterances * (len(model.builder.before) + speech + len(model.builder.after) + target)
     operations = 4 * (body * tokens + head * size.utterances * target) + 6 * parameters(model.projector) * size.utterances * speech
-    return _row("training step", model.shape.llm_dtype, seconds, operations, device,
+    return _row("training", model.shape.llm_dtype, seconds, operations, device,
                 **{"audio h/h": size.seconds * size.utterances / seconds, "tokens/s": tokens / seconds})  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def test_everything_is_measured_and_said_twice(tmp_path: Path, capsys: pytest.Ca
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert [(row["network"], row["work"]) for row in found["rows"]] == [
         *((name, "features") for name in command.ENCODERS),
-        *((name, kind) for name in command.LLMS for kind in ("training step", "decoding")),
+        *((name, kind) for name in command.LLMS for kind in ("training", "decoding")),
     ]
     assert found["copy bandwidth"] > 0 and all(rate > 0 for rate in found["matrix rate"].values())
     for row in found["rows"]:
@@ -51,7 +51,7 @@ def test_what_does_not_fit_the_card_is_a_row_that_says_so(tmp_path: Path, monkey
     monkeypatch.setattr(work, "training", full)
     command.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)])
     training, decoding = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    assert training == {"network": "tinyllama", "work": "training step", "failed": "does not fit the card's memory"}
+    assert training == {"network": "tinyllama", "utterances": 2, "work": "training", "failed": "does not fit the card's memory"}
     assert decoding["tokens/s"] > 0
     assert "does not fit" in capsys.readouterr().out
 
