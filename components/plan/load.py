@@ -18,8 +18,8 @@ from components.config.typed import STRICT, typed
 from components.plan.networks import BYTES, Networks
 from components.plan.speech import Audio, heard
 
-SHARE = 0.4  # of the published matrix rate
-READING = 0.7  # of the published memory bandwidth, when one token after another is generated
+SHARE = 0.3  # of the published matrix rate; docs/performance.md: 0.19 to 0.56 in features and full training batches
+READING = 0.1  # of the published bandwidth, when one token after another is generated; there 0.02 to 0.13, most of it waiting
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
 PROMPT_TOKENS = 20
 LONGEST = 2.0  # the longest transcript of a batch, in means
@@ -27,7 +27,7 @@ LOGITS = 12  # bytes of a logit in training: its half, fp32 copy and gradient
 WAVEFORM = 20e6  # bytes of a second of audio in a convolutional front end of 512 channels, fp32
 CONTEXT = 1.0e9  # bytes of an accelerator's own libraries
 ASSUMPTIONS = (
-    f"{SHARE:.0%} of the matrix rate, {READING:.0%} of the bandwidth when decoding; {TEXT_TOKENS} text tokens a second of speech, "
+    f"{SHARE:.0%} of the matrix rate, and when decoding {READING:.0%} of the bandwidth besides; {TEXT_TOKENS} text tokens a second of speech, "
     f"{PROMPT_TOKENS} of the prompt; full batches of utterances of the mean length; hours of one card; cached frames are read as fast "
     "as they are used"
 )
@@ -64,7 +64,7 @@ class Load:
         if not wanted.keys() <= gpu.rates.keys():
             return None
         busy = sum(count / (gpu.rates[dtype] * 1e12 * SHARE) for dtype, count in wanted.items())
-        return max(busy, self.read / (gpu.bandwidth * 1e12 * READING)) / 3600
+        return (busy + self.read / (gpu.bandwidth * 1e12 * READING)) / 3600
 
 
 def gpu_of(name: str) -> Gpu:
