@@ -27,9 +27,9 @@ LOGITS = 12  # bytes of a logit in training: its half, fp32 copy and gradient
 WAVEFORM = 20e6  # bytes of a second of audio in a convolutional front end of 512 channels, fp32
 CONTEXT = 1.0e9  # bytes of an accelerator's own libraries
 ASSUMPTIONS = (
-    f"{SHARE:.0%} of the matrix rate, and when decoding {READING:.0%} of the bandwidth besides; {TEXT_TOKENS} text tokens a second of speech, "
-    f"{PROMPT_TOKENS} of the prompt; full batches of utterances of the mean length; hours of one card; cached frames are read as fast "
-    "as they are used"
+    f"{SHARE:.0%} of the matrix rate, and when decoding {READING:.0%} of the bandwidth besides; {TEXT_TOKENS} text tokens a second of "
+    f"speech, {PROMPT_TOKENS} of the prompt; full batches of utterances of the mean length; hours of one card; cached frames are read as "
+    "fast as they are used"
 )
 
 
