@@ -9,8 +9,6 @@ report for each run, and about a second a set and system for the tests.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,8 @@ from components.report.build import MEGABYTE, SHARDS, contents_of
 from components.report.clips import clips
 from components.report.experiment import Experiment, read_experiment
 from components.report.page import page
+from components.score.significance import compare as tested
 
-TESTS = "components.score.significance"
 RESAMPLES = 1000  # of speakers: the interval's ends then move by a few percent of its width from seed to seed
 
 
@@ -82,10 +80,8 @@ def _joined(experiments: Sequence[Experiment]) -> Experiment:
 
 
 def significance(experiments: Sequence[Experiment], name: str, system: str) -> list[str]:
-    """For each run after the first: the interval of its difference in points, and the p-value of matched pairs; empty for non-speech,
-    where the two did not hear the same utterances, and where ``components.score.significance`` is not there."""
-    if importlib.util.find_spec(TESTS) is None:
-        return ["" for _ in experiments[1:]]
+    """For each run after the first: the interval of its difference in points, and the p-value of matched pairs; empty for non-speech
+    and where the two did not hear the same utterances."""
     first = _errors(experiments[0], name, system)
     return [_difference(first, _errors(each, name, system)) for each in experiments[1:]]
 
@@ -105,6 +101,6 @@ def _difference(first: dict[str, tuple[int, int, str]], second: dict[str, tuple[
     if first.keys() != second.keys() or not words.sum():
         return ""
     errors = (np.array([side[each][0] for each in ids], dtype=np.int64) for side in (first, second))
-    found = importlib.import_module(TESTS).compare(*errors, words, [first[each][2] for each in ids], RESAMPLES)
+    found = tested(*errors, words, [first[each][2] for each in ids], RESAMPLES)
     chance = "p < 0.001" if found.matched_p < 0.001 else f"p = {found.matched_p:.3f}"
     return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}, {chance}"

@@ -8,16 +8,16 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from components.config.errors import InputError
-from components.report.comparison import TESTS, compare
+from components.report import comparison
+from components.report.comparison import compare
 from tests.conftest import REPOSITORY
 from tests.report import finished
 from tests.report.finished import CLEAN, ROLES
@@ -83,10 +83,7 @@ def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(monkeypat
         asked.append((first.tolist(), second.tolist(), words.tolist(), speakers))
         return SimpleNamespace(low=-0.5, high=0.25, matched_p=0.0312)
 
-    module = ModuleType(TESTS)
-    module.__spec__ = ModuleSpec(TESTS, None)
-    module.compare = tested  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, TESTS, module)
+    monkeypatch.setattr(comparison, "tested", tested)
     compare(["old", "new"])
     held = {row[1]: row for row in data_of(Path("runs/report/compare.html").read_text())["utterances"] if row[0] == 0}
     old = [sum(held[each.id][8][0][3:6]) for each in CLEAN]
