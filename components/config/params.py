@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,6 +150,10 @@ class ConstraintSet:
     @property
     def asks_what_was_heard(self) -> bool:
         return self.bounds_unheard or self.silence_gate > 0
+
+    def unasked(self) -> ConstraintSet:
+        """The same set with those limits off, for a model in which nothing tells what was heard."""
+        return replace(self, max_unheard=0, unheard_share=0, silence_gate=0)
 
 
 @dataclass(frozen=True)

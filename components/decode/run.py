@@ -7,13 +7,12 @@ sets and CTC in about 25 s on two cores.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
 from components.config.artifact import contents, fresh, read_record, write_record
-from components.config.errors import InputError
 from components.config.hashing import data_digest
 from components.config.params import ConstraintSet, Decode
 from components.config.pool import fan_out
@@ -23,7 +22,7 @@ from components.config.stage import Stage
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import ALONE, CTC, WHISPER, read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode, throughput
-from components.model.folders.description import decodes_by_itself, has_ctc
+from components.model.folders.description import decodes_by_itself, has_ctc, tells_what_was_heard
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
@@ -31,7 +30,7 @@ ROLES = ("dev", "test", "nonspeech-test")
 
 def work(stage: Stage) -> None:
     out, settings = fresh(OUT), stage.params.decode
-    check_evidence(settings, _writes_ctc())
+    settings = replace(settings, sets=in_force(settings.sets, tells_what_was_heard(ENCODER, _layer(), MODEL)))
     systems: dict[str, ConstraintSet | None] = {**settings.sets, **({CTC: None} if _writes_ctc() else {})}
     if decodes_by_itself(ENCODER):
         systems[WHISPER] = None
@@ -54,20 +53,23 @@ def work(stage: Stage) -> None:
     write_record(out, "decode", parameters=parameters, inputs=inputs, libraries=("torch", "transformers", "peft"))
 
 
-def check_evidence(settings: Decode, ctc: bool) -> None:
-    """Raises InputError where a set asks what was heard and nothing tells: neither CTC nor a matching head that was trained."""
-    asking = [name for name, each in settings.sets.items() if each.asks_what_was_heard]
-    trained = (read_record(MODEL)["parameters"] or {}).get("matching", {}).get("weight", 0)
-    if asking and not ctc and not trained:
-        raise InputError(f"decode.sets.{asking[0]} asks what was heard: the encoder gives no CTC for these frames, and the bridge has no "
-                         "trained matching head.", unit=f"decode.sets.{asking[0]}",
-                         way_out="Set max_unheard, unheard_share and silence_gate to 0, or train with train.matching.weight.")  # fmt: skip
+def in_force(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, ConstraintSet]:
+    """The constraint sets as they act here. Where nothing tells what was ``heard``, limits that ask for it are off, and it is said."""
+    if heard:
+        return sets
+    for name in (name for name, each in sets.items() if each.asks_what_was_heard):
+        print(f"decode: {name}: max_unheard, unheard_share and silence_gate are off: the encoder gives no CTC for these frames, and the "
+              "bridge has no matching head that was trained")  # fmt: skip
+    return {name: each.unasked() for name, each in sets.items()}
 
 
 def _writes_ctc() -> bool:
     """Whether the encoder has a CTC head that the stored layer serves."""
-    record = read_record(DATA / "features" / "test")
-    return record["key"]["layer"] == "last" and has_ctc(ENCODER)
+    return _layer() == "last" and has_ctc(ENCODER)
+
+
+def _layer() -> int | str:
+    return read_record(DATA / "features" / "test")["key"]["layer"]
 
 
 def _model_key() -> dict[str, Any]:

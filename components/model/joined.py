@@ -27,6 +27,7 @@ from components.model.bridges.compressor import Compressor
 from components.model.bridges.projector import build_projector
 from components.model.encoders.ctc_head import read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.description import MATCHING
 from components.model.llms.causal import TargetLoss, load_llm, target_loss
 from components.model.llms.prompt import PromptBuilder, sequences
 from components.model.training import lora
@@ -87,6 +88,7 @@ class SpeechLLM(nn.Module):
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
+        self.matched = True  # whether the matching head is one that was trained; training says so, or the folder
         self.scale = mean_square(llm.get_input_embeddings().weight)  # as the LLM came: tuning it moves no goal
         self.encoder = encoder  # named last: the order of the others decides in which order gradients add up
         self.adapted: dict[str, Any] = {}  # PEFT's wrappers by side, once LoRA is added
@@ -177,7 +179,7 @@ class SpeechLLM(nn.Module):
         if not write:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("projector", "matching"):
+        for name in ("projector", "matching")[: 1 + self.matched]:
             state = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(self, name).state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
         for side, adapter in LORA.items():
@@ -200,8 +202,9 @@ class SpeechLLM(nn.Module):
         model = cls(shape, base_model, tokenizer, heard_with(shape, encoder, device))
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
         model.read_units_by(encoder)
-        if (folder / "matching.safetensors").is_file():  # only training needs it: a released projector has none
-            model.matching.load_state_dict(load_file(folder / "matching.safetensors"))
+        model.matched = (folder / MATCHING).is_file()  # a released projector has none, nor has one trained without the loss
+        if model.matched:
+            model.matching.load_state_dict(load_file(folder / MATCHING))
         for side, adapter in LORA.items():
             if (folder / f"{side}.safetensors").is_file():
                 model._put_on(side, folder / f"{side}.safetensors")

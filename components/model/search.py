@@ -40,12 +40,15 @@ def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[f
            evidence: Sequence[Evidence] | None = None, *, together: bool = False) -> list[Hypothesis]:  # fmt: skip
     """The best hypothesis of each utterance from its frames, each (frames, encoder width), with the other beams beside it.
 
-    ``evidence`` is what was heard of each; where a set asks for it and none is given, the matching head of the bridge tells.
+    ``evidence`` is what was heard of each; where a set asks for it and none is given, the matching head of the bridge tells. Raises
+    ValueError where that was not trained.
     ``together``: ranks that hold the LLM together search at the same time, each its own batch; none stops before all are done.
     """
     speech = model.projector(frames)
     batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, None)
     if evidence is None and constraints.asks_what_was_heard:
+        if not model.matched:
+            raise ValueError("Neither evidence is given nor was the matching head trained; take the set's 'unasked()'.")
         evidence = [MatchedEvidence(model.matching, each, model.llm.get_input_embeddings()) for each in speech]
     eos, pad, beams = model.builder.eos, model.tokenizer.pad_token_id, constraints.beams
     config = GenerationConfig(

@@ -67,6 +67,7 @@ def train(ranks: Ranks, job: Job) -> None:
     torch.manual_seed(seed_of("bridge", job.settings.seed))
     model = SpeechLLM(job.shape, llm, tokenizer, encoder).to(job.device)
     model.read_units_by(job.encoder)
+    model.matched = bool(job.settings.matching.weight)
     parts = Parts(model, job.settings, job.lora_targets)
     parts.check()
     speech = FrameSource("train", job.encoder, job.device, job.data, encoder)

@@ -21,11 +21,11 @@ from components.config.hashing import data_digest, file_digest
 from components.config.params import read_params
 from components.config.typed import stated
 from components.config.work import link, room_for
+from components.model.folders.description import MATCHING
 from components.transcribe import card
 from components.transcribe.bases import is_trained_here
-from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FORMAT, LLM, of_workspace
+from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FORMAT, LLM, Setup, of_workspace
 
-LEFT_OUT = ("matching.safetensors", RECORD)  # training alone needs the one; the other is the workspace's
 ADAPTERS = ("lora", "encoder-lora")
 
 
@@ -54,7 +54,7 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with room_for(0, partial, str(folder)):
-        files = _bridge(partial, _title(bases["llm"]))
+        files = _bridge(partial, _title(bases["llm"]), setup)
         for stage, place in (("encoder", ENCODER), ("llm", LLM)):
             files |= _base(stage, place, partial / stage) if stage in taken else {}
         description = {"format": FORMAT, **bases, "hearing": asdict(setup.hearing), "decode": asdict(setup.decode), "files": files}
@@ -78,11 +78,12 @@ def _title(base: dict[str, Any]) -> str:
     return str(base["source"].get("repo") or base["name"])
 
 
-def _bridge(folder: Path, llm: str) -> dict[str, str]:
-    """Copies what was trained; the digest of each file."""
+def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
+    """Copies what was trained; the digest of each file. The matching head goes along where the search asks it, in place of CTC."""
+    asks = any(each.asks_what_was_heard for each in setup.decode.sets.values()) and not setup.ctc
     found = {}
     for name, digest in sorted(contents(BRIDGE).items()):
-        if name in LEFT_OUT:
+        if name == RECORD or (name == MATCHING and not asks):
             continue
         target = folder / "bridge" / name
         target.parent.mkdir(parents=True, exist_ok=True)

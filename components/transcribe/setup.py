@@ -19,6 +19,7 @@ from components.config.errors import InputError, nearest
 from components.config.hashing import file_digest
 from components.config.params import ConstraintSet, read_params
 from components.config.typed import STRICT, stated, typed
+from components.model.folders.description import has_ctc
 from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 
 BRIDGE, ENCODER, LLM = Path("models/bridge"), Path("models/encoder"), Path("models/llm")
@@ -69,6 +70,11 @@ class Setup:
     llm: Path
     hearing: Hearing
     decode: Search
+
+    @property
+    def ctc(self) -> bool:
+        """Whether the encoder has a CTC head that the frames serve."""
+        return self.hearing.layer == "last" and has_ctc(self.encoder)
 
     def constraints(self, name: str) -> ConstraintSet | None:
         """The constraint set of that name, None for the encoder's own text; raises InputError for an unknown name."""

@@ -24,7 +24,7 @@ from components.config.errors import InputError
 from components.model.encoders.alignment import Aligner
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.evidence import ctc_evidence
-from components.model.folders.description import has_ctc
+from components.model.folders.description import tells_what_was_heard
 from components.model.joined import CONFIG, SpeechLLM, read_shape
 from components.model.search import search
 from components.shards.order import by_length
@@ -65,6 +65,8 @@ class Transcriber:
     def __init__(self, setup: Setup, device: str, constraints: str = "", most: float = MOST, batch_seconds: float = 0) -> None:
         self.system = constraints or setup.usual()
         self.constraints = setup.constraints(self.system)
+        if self.constraints and not tells_what_was_heard(setup.encoder, setup.hearing.layer, setup.bridge):
+            self.constraints = self.constraints.unasked()
         self.hearing, self.most = setup.hearing, most
         self.batch_seconds = batch_seconds or setup.decode.batch_seconds
         if most < 4 * OVERLAP or self.batch_seconds <= 0:
@@ -73,7 +75,7 @@ class Transcriber:
         if not (setup.bridge / CONFIG).is_file():
             raise InputError(f"{setup.bridge} holds no model.", unit=str(setup.bridge), way_out="Run 'dvc repro'.")
         tuned = read_shape(setup.bridge).hearing is not None
-        self.units = self.hearing.layer == "last" and has_ctc(setup.encoder)
+        self.units = setup.ctc
         if self.constraints is None and not self.units:
             raise InputError(f"{setup.encoder} has no CTC head that the model's layer serves.", unit=CTC, way_out="Name a constraint set.")
         # The encoder's own text needs no LLM, unless the encoder was tuned and lies with the rest.

@@ -213,15 +213,22 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
     assert any(found["bound", each].text != found["free", each].text for system, each in found if system == "bound")
 
 
-def test_a_set_that_asks_what_was_heard_is_refused_where_nothing_tells(decoded: list[tuple[str, str]]) -> None:
-    tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unheard": 3})
+def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(decoded: list[tuple[str, str]],
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    tones.change("params.yaml", {"features.layer": 1})
     tones.run_features()
-    with pytest.raises(InputError, match=r"decode\.sets\.free asks what was heard"):
-        tones.run("decode")
-    assert not decoded
-    write_record(shard.MODEL, "train", parameters={"matching": {"weight": 0.3}}, inputs={})
-    tones.run("decode")  # the matching head tells
-    assert {system for _, system in decoded} == {"free", "greedy"}
+    tones.run("decode")
+    plain = hypotheses()
+    tones.change("params.yaml", {"decode.sets.free.max_unheard": 3, "decode.sets.free.silence_gate": 0.9})
+    tones.run("decode")
+    assert hypotheses() != plain, "the matching head tells"
+    (shard.MODEL / "matching.safetensors").unlink()
+    write_record(shard.MODEL, "train", parameters={}, inputs={})
+    capsys.readouterr()
+    tones.run("decode")
+    assert hypotheses() == plain
+    assert "decode: free: max_unheard, unheard_share and silence_gate are off" in capsys.readouterr().out
+    assert read_record(Path("data/decode"))["parameters"]["sets"]["free"]["silence_gate"] == 0
 
 
 def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
 
-from components.config.artifact import RECORD, fresh
+from components.config.artifact import RECORD, fresh, write_record
 from components.config.errors import InputError
 from components.config.hashing import file_digest
 from components.decode.hypotheses import read_hypotheses
@@ -21,7 +23,7 @@ from components.shards.reader import entries, payload
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
 from components.transcribe.export import export
-from components.transcribe.setup import DESCRIPTION, read_description, setup_of
+from components.transcribe.setup import BRIDGE, DESCRIPTION, read_description, setup_of
 from tests import world as tones
 from tests.conftest import REPOSITORY
 from tests.transcribe.test_transcriber import save_bridge
@@ -88,6 +90,21 @@ def test_the_folder_holds_what_was_trained_and_its_pins(models: Path, tmp_path: 
     assert found.files == {name: file_digest(tmp_path / "out" / name) for name in names if name.startswith("bridge/")}
     assert "models/llm" not in (tmp_path / "out/bridge/lora/adapter_config.json").read_text()
     assert any("LIBRETTO_MODELS/llm" in line for line in lines)
+
+
+def test_the_matching_head_goes_along_where_the_search_asks_it(models: Path, tmp_path: Path) -> None:
+    """In place of CTC, which frames of that layer do not have; a bridge that was trained without it searches without those limits."""
+    tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unheard": 2})
+    export(tmp_path / "out")
+    assert load_file(tmp_path / "out/bridge/matching.safetensors").keys() == {"query.weight", "key.weight"}
+    asked = Transcriber.load(tmp_path / "out", constraints="free").constraints
+    assert asked is not None and asked.max_unheard == 2
+    (BRIDGE / "matching.safetensors").unlink()
+    write_record(BRIDGE, "train", parameters=None, inputs={})
+    export(tmp_path / "without")
+    free = Transcriber.load(tmp_path / "without", constraints="free")
+    assert free.constraints is not None and free.constraints.max_unheard == 0
+    assert free(0.1 * np.random.default_rng(1).standard_normal(16000)).seconds == 1
 
 
 def test_bases_are_linked_and_not_copied(models: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the folder of an encoder says of itself: its ``config.json`` as plain data.
+"""What the folders of an encoder and of a bridge say of themselves: an encoder's ``config.json`` as plain data, and which files there are.
 
 What needs no more than this starts without torch, and costs milliseconds.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
+
+MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
 
 
 def refused(folder: Path, reason: object) -> InputError:
@@ -29,6 +31,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def has_ctc(folder: Path) -> bool:
     """Whether the folder's network ends in a CTC head; raises InputError where it has no ``config.json``."""
     return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
+
+
+def tells_what_was_heard(encoder: Path, layer: int | str, bridge: Path) -> bool:
+    """Whether there is evidence of what was said: CTC of the layer that frames come from, or a matching head that was trained."""
+    return (layer == "last" and has_ctc(encoder)) or (bridge / MATCHING).is_file()
 
 
 def decodes_by_itself(folder: Path) -> bool:
