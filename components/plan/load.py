@@ -22,6 +22,7 @@ SHARE = 0.3  # of the published matrix rate; docs/performance.md: 0.19 to 0.56 i
 READING = 0.1  # of the published bandwidth, when one token after another is generated; there 0.02 to 0.13, most of it waiting
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
 PROMPT_TOKENS = 20
+WINDOW = 30.0  # seconds that Whisper's own decoder listens to at once
 LONGEST = 2.0  # the longest transcript of a batch, in means
 LOGITS = 12  # bytes of a logit in training: its half, fp32 copy and gradient
 WAVEFORM = 20e6  # bytes of a second of audio in a convolutional front end of 512 channels, fp32
@@ -141,4 +142,20 @@ def decode_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: s
         memory = max(memory, cache + rows * llm.vocabulary * LOGITS)
     heard_live = sum(encoding(nets, computed(nets, each)) for each in tested) if live else 0.0
     memory += encoder_memory(nets, settings.batch_seconds, encoder_dtype) if live else 0.0
-    return Load("decode", dtype, together((dtype, operations), (encoder_dtype, heard_live)), read, memory + llm.parameters * size + CONTEXT)
+    written, weights = _whisper_alone(nets, tested)
+    return Load("decode", dtype, together((dtype, operations), (encoder_dtype, heard_live), ("float32", written)), read + weights,
+                memory + llm.parameters * size + _whisper_memory(nets) + CONTEXT)  # fmt: skip
+
+
+def _whisper_alone(nets: Networks, tested: Sequence[Audio]) -> tuple[float, float]:
+    """Operations, and bytes of weights read, of the decoder of a whole Whisper: window after window, greedy, in float32."""
+    decoder, tokens = nets.encoder.writer, TEXT_TOKENS * sum(each.seconds for each in tested if each.speech)
+    if not decoder:
+        return 0.0, 0.0
+    windows = sum(each.utterances * math.ceil(each.seconds / max(1, each.utterances) / WINDOW) for each in tested)
+    return encoding(nets, windows * WINDOW) + 2 * decoder * tokens, tokens * decoder * BYTES["float32"]
+
+
+def _whisper_memory(nets: Networks) -> float:
+    """Bytes of a whole Whisper in float32, where its own decoder is heard: it lies beside the rest."""
+    return (nets.encoder.parameters + nets.encoder.writer) * BYTES["float32"] if nets.encoder.writer else 0.0

@@ -47,6 +47,7 @@ class Encoder:
     window: float = 0.0  # seconds of audio that are computed at least, and in multiples of
     layers: int = 0
     ctc: bool = False  # whether a CTC head stands on it
+    writer: int = 0  # parameters of the decoder of a whole Whisper, which writes beside the LLM
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,17 @@ def _encoder(name: str, source: EncoderSource, padding: str, found: _Found, side
     # As it is loaded: Whisper's encoder half, AST below its classes, others with the head that they have.
     heard = network.get_encoder() if kind == "whisper" else _body(network) if kind == "audio-spectrogram-transformer" else network
     found.sizes |= sizes_of(side, heard, _body(heard)) | lora_sizes_of(side, heard, found.targets, found.settings.encoder_lora.rank)
-    sizes = replace(sizes, ctc=type(network).__name__.endswith("ForCTC"))
+    sizes = replace(sizes, ctc=type(network).__name__.endswith("ForCTC"), writer=_writer(network, source))
     if source.kind != "ctc":
         checkpoint = _checkpoint("encoder", name, source, shape, parameters(network))
         found.checkpoints.append(replace(checkpoint, converted=sizes.parameters * BYTES["float32"]) if qwen else checkpoint)
     return sizes
+
+
+def _writer(network: Any, source: EncoderSource) -> int:
+    """Parameters of the decoder of a Whisper whose files hold a tokenizer too: components.decode then hears it."""
+    heard = network.config.model_type == "whisper" and {"tokenizer.json", "vocab.json"} & set(source.files)
+    return parameters(network.get_decoder()) if heard else 0
 
 
 def _whisper(shape: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_every_encoder_of_the_catalogue_can_be_planned(name: str, params: Params
 def test_of_qwen_audio_the_encoder_alone_is_written(params: Params) -> None:
     found = networks(replace(params, encoder="qwen-audio", projector="linear"))
     whisper = networks(replace(params, encoder="whisper-large-v2", projector="linear"))
-    assert found.encoder == whisper.encoder
+    assert found.encoder == replace(whisper.encoder, writer=0), "it has no decoder that would write"
     [fetched] = found.checkpoints
     assert (fetched.bytes, fetched.converted) == (16.8e9, 4 * found.encoder.parameters)
 

@@ -127,6 +127,21 @@ def test_whisper_computes_whole_windows_unless_told_otherwise(monkeypatch: pytes
     assert padded > 2 * operations()  # utterances of 12 s in windows of 30 s
 
 
+def test_the_decoder_of_a_whole_whisper_writes_beside_the_llm() -> None:
+    """In float32, windows of 30 s one after another; of Qwen-Audio no decoder is kept."""
+
+    def decode(encoder: str) -> Load:
+        return next(load for load in planned(**{**PAPER, "encoder": encoder}).loads if load.stage == "decode")
+
+    whole, half = decode("whisper-large-v2"), decode("qwen-audio")
+    nets = networks(overridden({"encoder": "whisper-large-v2"}, "overrides")).encoder
+    assert 1.5e9 < nets.parameters + nets.writer < 1.6e9, "Radford et al. 2022, table 1: 1,550 M"
+    seconds, windows = 15.8 * 3600, 8_423 + 200  # dev-other, test-clean, test-other, and clips; hardly any is longer than a window
+    encoded = 2 * nets.parameters * 50 * 30 * windows
+    assert whole.computed["float32"] - half.computed["float32"] == pytest.approx(encoded + 2 * nets.writer * 3.7 * seconds, rel=0.03)
+    assert whole.memory - half.memory == 4 * (nets.parameters + nets.writer)
+
+
 def test_training_on_live_features_computes_whole_windows_too() -> None:
     def train(mode: str) -> Load:
         found = planned(**{**PAPER, "encoder": "whisper-small", "features__mode": mode})
