@@ -49,13 +49,14 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
 
 def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
     """A row for each source, precision and way; ``made`` holds what was said by precision and seconds of a batch."""
-    return [
+    found = [
         {"set": source, "LLM": dtype, "batch": f"{way:g} s" if way else "alone", "utterances": len(said),
          "other than alone": _others(said, made[dtype, ALONE][source]), "other than float32": _others(said, made["float32", ALONE][source]),
          "wer": error_rate(*zip(*said.values(), strict=True), "casefold")}
         for (dtype, way), sources in made.items()
         for source, said in sources.items()
     ]  # fmt: skip
+    return sorted(found, key=lambda row: row["set"])
 
 
 def _others(said: dict[str, tuple[str, str]], first: dict[str, tuple[str, str]]) -> float:

@@ -19,7 +19,7 @@ def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(tmp_
     found = json.loads((tmp_path / "found.json").read_text())
     sources = {item.source: 0 for role in precision.ROLES for item in entries(Path("data/shards") / role)}
     assert {(row["set"], row["LLM"], row["batch"]) for row in found["rows"]} == {
-        (source, dtype, batch) for source in sources for dtype in precision.DTYPES for batch in ("alone", "80 s")
+        (source, dtype, batch) for source in sources for dtype in precision.DTYPES for batch in ("alone", "3 s")
     }
     exact = [row for row in found["rows"] if row["LLM"] == "float32"]
     assert all(row["other than alone"] == row["other than float32"] == 0 for row in exact), "a batch changes nothing in float32"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.joints import energies, trimmed
 from components.audio.segments import FRAME, Segment, pieces
 from components.audio.sound import RATE, read
 from components.text.joining import Word
@@ -20,19 +21,6 @@ from components.transcribe.transcript import Heard, transcript_of
 
 MINUTES = 44  # 31 of them stay where the pauses are cut out
 LETTERS = "bdfghjklmnprstvw"
-
-
-def energies(waveform: np.ndarray) -> np.ndarray:
-    """Mean square of each 10 ms."""
-    return (waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME) ** 2).mean(axis=1)
-
-
-def level(energy: np.ndarray, seconds: float) -> np.ndarray:
-    """Mean energy of so many seconds around each frame."""
-    sums = np.concatenate([[0], np.cumsum(energy, dtype=np.float64)])
-    places, half = np.arange(len(energy)), round(50 * seconds)
-    start, end = np.maximum(places - half, 0), np.minimum(places + half, len(energy))
-    return (sums[end] - sums[start]) / (end - start)
 
 
 def hear(waveform: np.ndarray, floor: float) -> list[Word]:
@@ -50,15 +38,6 @@ def hear(waveform: np.ndarray, floor: float) -> list[Word]:
             letters = [spelt[place] for place in range(run[0], run[-1] + 1) if place % 4 == 0]
             words.append(Word("".join(letters), run[0] / 100, (run[-1] + 1) / 100))
     return words
-
-
-def trimmed(waveform: np.ndarray) -> np.ndarray:
-    """The waveform with at most 30 ms left of each stretch that is 15 dB below the ten seconds around it."""
-    energy = energies(waveform)
-    quiet = energy < 10**-1.5 * level(energy, 10)
-    places = np.arange(len(energy))
-    kept = places - np.maximum.accumulate(np.where(quiet, 0, places + 1)) < 3
-    return waveform[: len(energy) * FRAME].reshape(-1, FRAME)[~quiet | kept].reshape(-1)
 
 
 def counted(waveform: np.ndarray) -> tuple[list[Segment], int, int, int]:

@@ -1,0 +1,126 @@
+"""How many words joints lose or double, judged by a trained encoder's CTC: ``python -m bench.joints FOLDER [--model DIR] [--minutes 30]``.
+
+Puts the recordings below FOLDER one behind the other and transcribes the whole by the encoder's own CTC, once as it is and once with
+its pauses cut out, so that segments have to overlap. Around each joint of two segments the encoder then hears 20 seconds in one go: a
+word of these, within 3 seconds of the joint, is lost where no word of the transcript covers half of it, doubled where two do. What
+the encoder hears changes with what stands around, so the same is counted in the middle of the segments, where nothing is joined.
+Cost: twice the transcription, and 40 seconds of audio a segment.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from components.audio.segments import FRAME, pieces
+from components.audio.sound import RATE, read
+from components.text.joining import Word
+from components.transcribe import Transcriber
+from flows.results import aligned
+
+AROUND = 10.0  # seconds before and after a place that are heard in one go: as long as a segment may be
+NEAR = 3.0  # seconds from a place within which words are judged
+
+
+@dataclass(frozen=True)
+class Count:
+    """Places, words near them, and how many of those the transcript lacks or has twice."""
+
+    places: int
+    words: int
+    lost: int
+    doubled: int
+
+
+def energies(waveform: np.ndarray) -> np.ndarray:
+    """Mean square of each 10 ms."""
+    return (waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME) ** 2).mean(axis=1)
+
+
+def level(energy: np.ndarray, seconds: float) -> np.ndarray:
+    """Mean energy of so many seconds around each 10 ms."""
+    sums = np.concatenate([[0], np.cumsum(energy, dtype=np.float64)])
+    places, half = np.arange(len(energy)), round(50 * seconds)
+    start, end = np.maximum(places - half, 0), np.minimum(places + half, len(energy))
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def trimmed(waveform: np.ndarray) -> np.ndarray:
+    """The waveform with at most 30 ms left of each stretch that is 15 dB below the ten seconds around it."""
+    energy = energies(waveform)
+    quiet = energy < 10**-1.5 * level(energy, 10)
+    places = np.arange(len(energy))
+    kept = places - np.maximum.accumulate(np.where(quiet, 0, places + 1)) < 3
+    return waveform[: len(energy) * FRAME].reshape(-1, FRAME)[~quiet | kept].reshape(-1)
+
+
+def concatenated(folder: Path, minutes: float) -> np.ndarray:
+    """So many minutes of the recordings below a folder, or all of them."""
+    parts: list[np.ndarray] = []
+    for file in sorted(path for ending in ("flac", "wav") for path in folder.rglob(f"*.{ending}")):
+        parts.append(read(file))
+        if sum(map(len, parts)) >= minutes * 60 * RATE:
+            break
+    return np.concatenate(parts)
+
+
+def covered(words: Sequence[Word], seconds: float) -> np.ndarray:
+    """How many words lie over each 10 ms."""
+    found = np.zeros(int(seconds * 100) + 2, int)
+    for word in words:
+        found[round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)] += 1
+    return found
+
+
+def lost_and_doubled(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]:
+    """Of some words those that less than half of is covered, and those that more than half of is covered twice."""
+    spans = [over[round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)] for word in words]
+    return sum(bool((span == 0).mean() > 0.5) for span in spans), sum(bool((span > 1).mean() > 0.5) for span in spans)
+
+
+def near(model: Transcriber, waveform: np.ndarray, places: Sequence[float]) -> Iterator[list[Word]]:
+    """The words within ``NEAR`` seconds of each place, in seconds of the whole, as the encoder hears its surroundings in one go."""
+    for place in places:
+        start = max(0.0, place - AROUND)
+        heard = model(waveform[int(start * RATE) : int((place + AROUND) * RATE)]).words
+        moved = [Word(word.text, word.start + start, word.end + start) for word in heard]
+        yield [word for word in moved if abs((word.start + word.end) / 2 - place) <= NEAR]
+
+
+def counted(model: Transcriber, waveform: np.ndarray) -> dict[str, Count]:
+    """What is lost and doubled at the joints of a recording, and in the middle of its segments."""
+    segments = [piece.segment for piece in pieces([waveform])]
+    joints = [(one.end + other.start) / 2 / RATE for one, other in pairwise(segments)]
+    middles = [(each.start + each.end) / 2 / RATE for each in segments if each.seconds > 2 * NEAR]
+    over = covered(model(waveform).words, len(waveform) / RATE)
+    found = {}
+    for name, places in {"joints": joints, "middles of segments": middles}.items():
+        heard = list(near(model, waveform, places))
+        sums = np.sum([lost_and_doubled(words, over) for words in heard] or [(0, 0)], axis=0)
+        found[name] = Count(len(places), sum(map(len, heard)), int(sums[0]), int(sums[1]))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.joints", description="What joints of segments lose or double.")
+    parser.add_argument("folder", type=Path, help="recordings of speech, FLAC or WAV")
+    parser.add_argument("--model", type=Path, help="an exported model (default: that of the workspace)")
+    parser.add_argument("--minutes", type=float, default=30, help="of audio (default: 30)")
+    options = parser.parse_args(arguments)
+    model, long = Transcriber.load(options.model, constraints="ctc"), concatenated(options.folder, options.minutes)
+    rows = []
+    for name, waveform in {"as it is": long, "pauses cut out": trimmed(long)}.items():
+        for where, count in counted(model, waveform).items():
+            rows.append({"recording": name, "minutes": f"{len(waveform) / RATE / 60:.1f}", "at": where, "places": str(count.places),
+                         "words near": str(count.words), "lost": str(count.lost), "doubled": str(count.doubled)})  # fmt: skip
+    print(aligned(rows))
+
+
+if __name__ == "__main__":
+    main()
