@@ -71,7 +71,7 @@ def concatenated(folder: Path, minutes: float) -> np.ndarray:
 
 def covered(words: Sequence[Word], seconds: float) -> np.ndarray:
     """How many words lie over each 10 ms."""
-    found = np.zeros(int(seconds * 100) + 2, int)
+    found: np.ndarray = np.zeros(int(seconds * 100) + 2, int)
     for word in words:
         found[round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)] += 1
     return found

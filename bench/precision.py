@@ -52,7 +52,7 @@ def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
     found = [
         {"set": source, "LLM": dtype, "batch": f"{way:g} s" if way else "alone", "utterances": len(said),
          "other than alone": _others(said, made[dtype, ALONE][source]), "other than float32": _others(said, made["float32", ALONE][source]),
-         "wer": error_rate(*zip(*said.values(), strict=True), "casefold")}
+         "wer": error_rate([pair[0] for pair in said.values()], [pair[1] for pair in said.values()], "casefold")}
         for (dtype, way), sources in made.items()
         for source, said in sources.items()
     ]  # fmt: skip
