@@ -100,7 +100,7 @@ def _difference(first: dict[str, tuple[int, int, str]], second: dict[str, tuple[
     words = np.array([first[each][1] for each in ids], dtype=np.int64)
     if first.keys() != second.keys() or not words.sum():
         return ""
-    errors = (np.array([side[each][0] for each in ids], dtype=np.int64) for side in (first, second))
-    found = tested(*errors, words, [first[each][2] for each in ids], RESAMPLES)
+    one, other = (np.array([side[each][0] for each in ids], dtype=np.int64) for side in (first, second))
+    found = tested(one, other, words, [first[each][2] for each in ids], RESAMPLES)
     chance = "p < 0.001" if found.matched_p < 0.001 else f"p = {found.matched_p:.3f}"
     return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}, {chance}"
