@@ -1,8 +1,8 @@
 """Constraints of the search as logits processors, each with one value an utterance, never the batch's largest.
 
 In: new tokens (beams, steps) and their next scores (beams, vocabulary), beams of an utterance side by side, log-probabilities.
-Out: scores with what is forbidden at minus infinity. What an utterance may say does not hang on its neighbours. Cost: nothing
-beside the LLM; acoustic agreement looks at a few tokens of each beam.
+Out: scores with what is forbidden at minus infinity; each leaves at least one token to every beam. What an utterance may say does not
+hang on its neighbours. Cost: nothing beside the LLM; acoustic agreement looks at a few tokens of each beam.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from components.config.params import ConstraintSet
 from components.model.evidence import Evidence, Reach
@@ -24,7 +24,8 @@ GREEDY = ConstraintSet(beams=1, max_tokens=100, length_penalty=1.0, no_repeat_ng
 
 
 class TokenLimits(LogitsProcessor):
-    """Forbids the end of sequence before ``fewest`` new tokens and everything else after ``most``, for each utterance."""
+    """Forbids the end of sequence before ``fewest`` new tokens, where there is another way on, and everything else after ``most``, for
+    each utterance."""
 
     def __init__(self, fewest: Sequence[int], most: Sequence[int], eos: int, device: torch.device) -> None:
         self.fewest, self.most = (torch.tensor(values, device=device) for values in (fewest, most))
@@ -34,8 +35,9 @@ class TokenLimits(LogitsProcessor):
         beams = len(scores) // len(self.most)
         done = input_ids.shape[1]  # new tokens alone: generation starts from embeddings
         scores = scores.clone()
+        others = scores.isfinite().sum(-1) > scores[:, self.eos].isfinite()
         early = (done < self.fewest).repeat_interleave(beams)
-        scores[early, self.eos] = NEVER
+        scores[early & others, self.eos] = NEVER
         ended = scores[:, self.eos].clone()
         late = (done >= self.most).repeat_interleave(beams)
         scores[late] = NEVER
@@ -43,9 +45,16 @@ class TokenLimits(LogitsProcessor):
         return scores
 
 
+class LogProbabilities(LogitsProcessor):
+    """Scores as log-probabilities, which greedy search does not hand on as beam search does."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.log_softmax(-1)
+
+
 class LikelyEnd(LogitsProcessor):
     """Forbids an end whose log-probability is not above ``threshold`` times that of the likeliest other token (Hannun et al.,
-    arXiv 1904.02619): a text does not end while the LLM would rather go on."""
+    arXiv 1904.02619): a text does not end while the LLM would rather go on and may."""
 
     def __init__(self, threshold: float, eos: int) -> None:
         self.threshold, self.eos = threshold, eos
@@ -63,7 +72,7 @@ class Agreement(LogitsProcessor):
     """Forbids tokens by which a text would hold more units that were not heard than ``most`` of its utterance allows.
 
     Of each beam the likeliest tokens are looked at until ``2 · beams + 1`` are allowed, which is all that beam search can take
-    from one; the rest is forbidden. The end of sequence is always allowed: a text that has used up what it may make up ends.
+    from one; the rest is forbidden. The end of sequence is never forbidden here: a text that has used up what it may make up ends.
     """
 
     def __init__(self, evidence: Sequence[Evidence], most: Sequence[float], eos: int, ignored: set[int]) -> None:
@@ -114,13 +123,27 @@ def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[i
 
 def processors(constraints: ConstraintSet, seconds: Sequence[float], evidence: Sequence[Evidence], eos: int, ignored: set[int],
                device: torch.device) -> LogitsProcessorList:  # fmt: skip
-    """The constraints that a set asks for. ``ignored`` are tokens that are no text: their units do not count."""
+    """The constraints that a set asks for. ``ignored`` are tokens that are no text: their units do not count.
+
+    Their order: what a score is, what may be said, how long a text may be, and last whether an end is likely enough, which gives way
+    where nothing but the end is left.
+    """
     found: list[Callable[..., torch.Tensor]] = []
-    if constraints.eos_threshold:
-        found.append(LikelyEnd(constraints.eos_threshold, eos))
+    if constraints.beams == 1 and (constraints.repetition_penalty != 1 or constraints.eos_threshold):
+        found.append(LogProbabilities())
+    if constraints.repetition_penalty != 1:  # not by the generation's settings: those spare as many tokens as the batch padded
+        found.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     fewest, most = limits(constraints, seconds)
     if constraints.bounds_unheard:
-        allowed = [constraints.max_unheard + constraints.unheard_share * each.units for each in evidence]
-        found.append(Agreement(evidence, allowed, eos, ignored))
+        found.append(Agreement(evidence, [_unheard(constraints, each.units) for each in evidence], eos, ignored))
     found.append(TokenLimits(fewest, most, eos, device))
+    if constraints.eos_threshold:
+        found.append(LikelyEnd(constraints.eos_threshold, eos))
     return LogitsProcessorList(found)
+
+
+def _unheard(constraints: ConstraintSet, units: int | None) -> float:
+    """Units that a text may hold which were not heard; a share of an unknown number bounds nothing."""
+    if units is None:
+        return constraints.max_unheard or float("inf")
+    return constraints.max_unheard + constraints.unheard_share * units

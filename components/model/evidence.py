@@ -49,8 +49,8 @@ class Evidence(Protocol):
     """Evidence of one utterance."""
 
     @property
-    def units(self) -> int:
-        """Units that were heard in all; 0 where that is not known beforehand."""
+    def units(self) -> int | None:
+        """Units that were heard in all; None where that is not known beforehand."""
 
     def most(self, token: int) -> int:
         """Units of a token of the LLM: by so many the unheard ones grow at most."""
@@ -127,8 +127,8 @@ class MatchedEvidence:
         self._known: dict[int, float] = {}
 
     @property
-    def units(self) -> int:
-        return 0
+    def units(self) -> None:
+        return None
 
     def most(self, token: int) -> int:
         return 1

@@ -54,8 +54,7 @@ def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[f
     config = GenerationConfig(
         do_sample=False, num_beams=beams, num_return_sequences=beams, max_new_tokens=max(limits(constraints, seconds)[1]) + 1,
         length_penalty=constraints.length_penalty, no_repeat_ngram_size=constraints.no_repeat_ngram or None,
-        repetition_penalty=constraints.repetition_penalty if constraints.repetition_penalty != 1 else None, eos_token_id=eos,
-        pad_token_id=eos if pad is None else pad, bos_token_id=model.tokenizer.bos_token_id, use_cache=True,
+        eos_token_id=eos, pad_token_id=eos if pad is None else pad, bos_token_id=model.tokenizer.bos_token_id, use_cache=True,
         return_dict_in_generate=True, output_scores=beams > 1,
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -69,7 +68,9 @@ def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[f
             synced_gpus=together,
         )
     rows = [_until(row, eos) for row in made.sequences.tolist()]
-    reached = (made.sequences_scores > REACHED).tolist() if beams > 1 else [True] * len(rows)
+    scores = made.sequences_scores.tolist() if beams > 1 else [0.0] * len(rows)
+    # Undone: scores are divided by the length, end included, to the power of the penalty.
+    reached = [score * (len(row) + 1) ** constraints.length_penalty > REACHED for score, row in zip(scores, rows, strict=True)]
     found = [_distinct(rows[at : at + beams], reached[at : at + beams]) for at in range(0, len(rows), beams)]
     if constraints.silence_gate:
         assert evidence is not None  # made above where none was given

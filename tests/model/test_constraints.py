@@ -17,6 +17,7 @@ from tests.checkpoints import WORDS, frames_of, joined
 
 FREE = replace(GREEDY, beams=4, max_tokens=12)
 LENGTHS = [3, 22, 9, 14]
+ALIKE, SECONDS = [1.0] * 4, [0.4, 2.0, 1.0, 1.4]
 
 
 class Head:
@@ -60,8 +61,8 @@ def unheard(evidence: Heard, found: Hypothesis) -> int:
     return reach.unheard
 
 
-def run(model: SpeechLLM, rules: ConstraintSet, evidence: list[Heard] | None = None) -> list[Hypothesis]:
-    return search(model, frames_of(LENGTHS), [1.0] * len(LENGTHS), rules, evidence)
+def run(model: SpeechLLM, rules: ConstraintSet, evidence: list[Heard] | None = None, seconds: list[float] = ALIKE) -> list[Hypothesis]:
+    return search(model, frames_of(LENGTHS), seconds, rules, evidence)
 
 
 def test_no_text_runs_further_past_what_was_heard_than_it_may(tmp_path: Path) -> None:
@@ -161,6 +162,47 @@ def test_a_text_does_not_end_where_the_llm_would_rather_go_on(tmp_path: Path) ->
         model.llm.lm_head.bias[model.builder.eos] += 3.0
     early, late = run(model, FREE), run(model, replace(FREE, eos_threshold=1.0))
     assert sum(len(found.tokens) for found in late) > sum(len(found.tokens) for found in early)
+
+
+def test_an_unlikely_end_gives_way_to_the_most_tokens(tmp_path: Path) -> None:
+    """The end that is forced there must not have been forbidden before."""
+    model = joined(tmp_path, "phi")
+    with torch.no_grad():
+        model.llm.lm_head.bias[model.builder.eos] -= 60
+    for beams in (1, 4):
+        capped = replace(FREE, beams=beams, max_tokens_per_second=5)
+        plain, rules = run(model, capped, seconds=SECONDS), replace(capped, eos_threshold=1.5)
+        assert [found.tokens for found in run(model, rules, seconds=SECONDS)] == [found.tokens for found in plain]
+        assert [len(found.tokens) for found in plain] == [min(12, int(5 * seconds)) for seconds in SECONDS]
+
+
+def test_greedy_search_weighs_an_end_by_log_probabilities_too(tmp_path: Path) -> None:
+    """An end that is the likeliest token is likelier than any other, whatever the logits are."""
+    model = joined(tmp_path, "phi")
+    with torch.no_grad():
+        model.llm.lm_head.bias += 100.0
+        model.llm.lm_head.bias[model.builder.eos] += 3.0
+    greedy = replace(FREE, beams=1)
+    plain = [found.tokens for found in run(model, greedy)]
+    assert [found.tokens for found in run(model, replace(greedy, eos_threshold=1.5))] == plain
+    assert any(len(tokens) < 12 for tokens in plain)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_the_fewest_tokens_give_way_where_nothing_more_was_heard(beams: int, tmp_path: Path) -> None:
+    model = joined(tmp_path)
+    evidence = [Heard(model, "") for _ in LENGTHS]
+    rules = replace(FREE, beams=beams, min_tokens_per_second=7, max_unheard=3)
+    for at, found in enumerate(run(model, rules, evidence, SECONDS)):
+        assert unheard(evidence[at], found) <= 3
+        alone = search(model, [frames_of(LENGTHS)[at]], [SECONDS[at]], rules, [evidence[at]])[0]
+        assert alone.tokens == found.tokens and model.tokenizer.pad_token_id not in found.tokens
+
+
+def test_a_share_of_an_unknown_number_of_units_bounds_nothing(tmp_path: Path) -> None:
+    """The matching head does not know how many tokens were said."""
+    model = joined(tmp_path)
+    assert [found.tokens for found in run(model, replace(FREE, unheard_share=0.3))] == [found.tokens for found in run(model, FREE)]
 
 
 def test_the_words_of_the_world_are_letters() -> None:

@@ -21,6 +21,8 @@ SETS = {
     "long liked": replace(FREE, length_penalty=2.0),
     "constrained": replace(FREE, length_penalty=0.6, no_repeat_ngram=3, max_tokens_per_second=4, extra_tokens=2),
     "at least": replace(FREE, min_tokens_per_second=2, max_tokens_per_second=6),
+    "penalised": replace(FREE, repetition_penalty=3.0, eos_threshold=1.5, min_tokens_per_second=2, max_tokens_per_second=6),
+    "greedy penalised": replace(GREEDY, max_tokens=12, repetition_penalty=3.0, eos_threshold=1.5),
 }
 LENGTHS = [3, 22, 9, 14, 1, 30]
 
