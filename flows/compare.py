@@ -120,7 +120,7 @@ def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -
         alike.setdefault(repr({key: value for key, value in cell.overrides.items() if key != "train.seed"}), []).append(name)
     rows = []
     for names in (each for each in alike.values() if len(each) > 1):
-        label = "-".join(words[0] for words in zip(*(name.split("-") for name in names), strict=True) if len(set(words)) == 1)
+        label = "-".join(words[0] for words in zip(*(name.split("-") for name in names)) if len(set(words)) == 1) or names[0]
         found = [metrics for name in names if (metrics := _metrics(shown.get(name)))]
         rows += [{"experiments": label, **row} for row in (spread(found) if found else ())]
     return rows

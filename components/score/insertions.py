@@ -1,8 +1,8 @@
 """Kinds of inserted words: what an LLM writes that nobody said.
 
-In: the raw reference and hypothesis of an utterance and the alignment of the reported text form. Out: a kind for each inserted
-word, so that the kinds of a set add up to its insertions. What a word is evidence of is looked for in the raw hypothesis, before
-any normaliser could take it away; a word of the form has the kind of the raw word that it stands for.
+In: the raw reference and hypothesis of an utterance and their alignment in the text form ``FORM``. Out: a kind for each inserted
+word, so that the kinds of a set add up to its insertions in that form, whichever form is reported: a normaliser would take fillers,
+brackets and tags away, and with them what an LLM is to be blamed for.
 
 - ``loop``: a sequence of words repeated directly, more often than the reference repeats it;
 - ``echo``: three words in a row of the prompt (all of a shorter phrase), or a chat token;
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.text.forms import in_form
 from components.text.wer import Alignment
 
 LOOP, ECHO, REFUSAL, RUN_ON, OTHER, TEXT = "loop", "echo", "refusal", "run-on", "other", "text"
+FORM = "casefold"  # changes no word but for its case
 KINDS = (LOOP, ECHO, REFUSAL, RUN_ON, OTHER)
 CLIP_KINDS = (LOOP, ECHO, REFUSAL, TEXT)  # of non-speech, where a clip is counted once
 REST = "rest of a refusal"  # its words count as refusal where nothing of the reference is heard any more
@@ -35,7 +35,8 @@ RUN = 3  # words of the prompt in a row that are no chance
 TOKEN = re.compile(r"<\|[^<>|]+\|>|\[/?inst\]|</?s>|</?think>|<(?:start|end|begin)_of_\w+>")
 MARKS = re.compile(r"^\W+|\W+$")  # punctuation around a word; an apostrophe within it stays
 PROMPTS = ("transcribe speech to text", "transcribe the speech", "transcribe the audio", "user:", "assistant:", "system:", "human:",
-           "instruct:", "output:", "here is the transcription", "the transcription is")  # fmt: skip
+           "instruct:", "output:")  # fmt: skip
+ANSWERS = ("here is the transcription", "the transcription is")  # whole: their beginnings are said by people too
 REFUSALS = ("i'm sorry", "i am sorry", "i apologize", "as an ai", "as a language model", "as an assistant", "i cannot", "i can't",
             "i can not", "i'm unable", "i am unable", "i'm not able", "i am not able", "i don't have access")  # fmt: skip
 
@@ -53,7 +54,8 @@ def evidence(*templates: str) -> Evidence:
     pieces = [piece for template in templates for piece in re.split(TOKEN, template.casefold().replace("{speech}", "<s>")) if piece]
     phrases = [tuple(words) for text in (*PROMPTS, *pieces) if _telling(words := _words(text))]
     runs = [phrase[at : at + RUN] for phrase in phrases for at in range(max(1, len(phrase) - RUN + 1))]
-    return Evidence(tuple(dict.fromkeys(runs)), tuple(tuple(text.split()) for text in REFUSALS))
+    answers = [tuple(text.split()) for text in ANSWERS]
+    return Evidence(tuple(dict.fromkeys([*runs, *answers])), tuple(tuple(text.split()) for text in REFUSALS))
 
 
 def _telling(words: Sequence[str]) -> bool:
@@ -65,18 +67,16 @@ def _words(text: str) -> list[str]:
     return text.casefold().replace("’", "'").split()
 
 
-def kinds_of_words(reference: str, hypothesis: str, alignment: Alignment, form: str, known: Evidence) -> list[str]:
-    """The kind of each inserted word of ``alignment``, which is that of the raw texts in ``form``."""
+def kinds_of_words(reference: str, hypothesis: str, alignment: Alignment, known: Evidence) -> list[str]:
+    """The kind of each inserted word of ``alignment``, which is that of the texts in ``FORM``."""
     if not alignment.inserted:
         return []
     marks = _marks(reference, hypothesis, known)
-    places = _places(hypothesis, form, len(marks))
-    spoken = alignment.matched or len(places)  # where nothing of the reference was heard, nothing runs on
-    heard = places[alignment.matched - 1] if alignment.matched else -1  # the last raw word that the reference has too
+    spoken = alignment.matched or len(marks)  # where nothing of the reference was heard, nothing runs on
     for place, mark in enumerate(marks):
         if mark == REST:
-            marks[place] = REFUSAL if place > heard and marks[place - 1] == REFUSAL else ""
-    return [marks[places[at]] or (RUN_ON if at >= spoken else OTHER) for at in alignment.inserted]
+            marks[place] = REFUSAL if place >= alignment.matched and marks[place - 1] == REFUSAL else ""
+    return [marks[at] or (RUN_ON if at >= spoken else OTHER) for at in alignment.inserted]
 
 
 def kind_of_clip(reference: str, text: str, known: Evidence) -> str:
@@ -164,22 +164,3 @@ def _repeats(words: np.ndarray, gram: np.ndarray) -> int:
         return 1
     turns = {tuple(np.roll(gram, turn)) for turn in range(period)}
     return max(((end - start) // period for start, end in twice if tuple(words[start : start + period]) in turns), default=1)
-
-
-def _places(hypothesis: str, form: str, count: int) -> list[int]:
-    """For each word of the hypothesis in ``form`` the position of the raw word that it stands for.
-
-    Where the form keeps words apart as they were that is its own; else the two are aligned, and a word that a normaliser
-    added belongs to the word before it.
-    """
-    words = in_form(hypothesis, form).split()
-    if form != "whisper" and len(words) == count:
-        return list(range(count))
-    from rapidfuzz.distance import Levenshtein
-
-    places: list[int] = []
-    for chunk in Levenshtein.opcodes([_bare(word) for word in _words(hypothesis)], words):
-        width = chunk.dest_end - chunk.dest_start
-        pairs = range(chunk.src_start, chunk.src_end)
-        places += [pairs[step] if step < len(pairs) else max(0, chunk.src_start - 1) for step in range(width)]
-    return places

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from components.config.errors import InputError
 from components.decode.hypotheses import Row
-from components.score.insertions import CLIP_KINDS, KINDS, Evidence, kind_of_clip, kinds_of_words, main_kind
+from components.score.insertions import CLIP_KINDS, FORM, KINDS, Evidence, kind_of_clip, kinds_of_words, main_kind
 from components.score.intervals import interval
+from components.score.systems import AGAIN
 from components.text.forms import FORMS
 from components.text.wer import alignments, character_errors, error_rate
 
@@ -56,7 +58,8 @@ def count(rows: Sequence[Row], form: str, known: Evidence) -> Counts:
     found = alignments(references, texts, form)
     substitutions, deletions, insertions, words = np.array([astuple(each.errors) for each in found], dtype=np.int64).reshape(-1, 4).T
     wrong, characters = np.array(character_errors(references, texts, form), dtype=np.int64).reshape(-1, 2).T
-    kinds = [kinds_of_words(row.reference, row.text, each, form, known) for row, each in zip(rows, found, strict=True)]
+    plain = found if form == FORM else alignments(references, texts, FORM)
+    kinds = [kinds_of_words(row.reference, row.text, each, known) for row, each in zip(rows, plain, strict=True)]
     return Counts(substitutions, deletions, insertions, words, wrong, characters, kinds)
 
 
@@ -81,10 +84,21 @@ def bounds(counts: Counts, rows: Sequence[Row], resamples: int, at: Any = slice(
 
 
 def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
-    """Perplexity of a word of the references under the LLM alone: exp(-sum of log-probabilities / words)."""
+    """Perplexity of a word of the references under the LLM alone: exp(-sum of log-probabilities / words); none over no words.
+
+    Raises InputError for an utterance without a log-probability, and where the perplexity is more than a number can say.
+    """
     words = sum(len(row.reference.split()) for row in rows)
-    total = sum(row.score for row in rows)
-    return {"perplexity": round(math.exp(-total / words), 4), "words": words}
+    wrong = next((row for row in rows if not math.isfinite(row.score)), None)
+    if wrong is not None:
+        raise InputError(f"The LLM alone gives '{wrong.id}' the log-probability {wrong.score}.", unit=wrong.id, way_out=AGAIN)
+    if not words:
+        return {"words": 0}
+    try:
+        return {"perplexity": round(math.exp(-sum(row.score for row in rows) / words), 4), "words": words}
+    except OverflowError:
+        raise InputError("The perplexity of a word is above all numbers: are words apart by spaces in this language?",
+                         unit="decode.perplexity", way_out="Set decode.perplexity to false.") from None  # fmt: skip
 
 
 def clip_kinds(rows: Sequence[Row], known: Evidence) -> list[str]:

@@ -57,7 +57,9 @@ def read_sets(hypotheses: Path, others: Path, taken: Iterable[str] = ()) -> list
             _check_texts(name, systems)
             found[name] = Set(name, path.parent.name, _in_one_order(name, systems))
     ours = {*TAKEN, *taken, *(system for each in found.values() for system in each.systems)}
-    for folder in sorted(path for path in others.glob("*") if path.is_dir()):
+    for file in sorted(others.glob(f"*{SUFFIX}")):
+        raise InputError(f"{file} is of no system.", unit=str(file), way_out=f"Move it to {others}/<system>/<set>{SUFFIX}.")
+    for folder in sorted(path for path in others.glob("[!.]*") if path.is_dir()):
         if folder.name in ours:
             raise InputError(f"{folder}: a system of ours is called '{folder.name}' too.", unit=folder.name, way_out="Rename the folder.")
         for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):

@@ -37,6 +37,9 @@ def show() -> None:
     scores = json.loads(METRICS.read_text())
     console = Console(width=None if Console().is_terminal else WIDTH)
     console.print(_words(scores))
+    parts = [name for name, systems in scores.items() if any(each.get("words_checked") is False for each in systems.values())]
+    if parts:
+        console.print(f"Not all of the published set, so not to stand beside published rates: {', '.join(parts)}")
     for table in (_insertions(scores), _silence(scores)):
         if table.row_count:
             console.print(table)

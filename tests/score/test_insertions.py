@@ -1,4 +1,4 @@
-"""What kind an inserted word is of, and that the kinds of a set add up to its insertions whatever the texts and the form."""
+"""What kind an inserted word is of, and that the kinds of a set add up to its insertions whatever the texts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.score.insertions import KINDS, evidence, kind_of_clip, kinds_of_words, loops, main_kind
-from components.text.forms import FORMS
+from components.decode.hypotheses import Row
+from components.score.insertions import FORM, KINDS, evidence, kind_of_clip, kinds_of_words, loops, main_kind
+from components.score.metrics import count
 from components.text.wer import alignments
 
 CHATML = "<|im_start|>user\n{speech} Transcribe speech to text.<|im_end|>\n<|im_start|>assistant\n"
@@ -21,16 +22,16 @@ WORDS = st.sampled_from([
 TEXTS = st.lists(WORDS, max_size=14).map(" ".join)
 
 
-def kinds(reference: str, hypothesis: str, form: str = "casefold", known=KNOWN) -> dict[str, int]:
-    (alignment,) = alignments([reference], [hypothesis], form)
-    return dict(Counter(kinds_of_words(reference, hypothesis, alignment, form, known)))
+def kinds(reference: str, hypothesis: str, known=KNOWN) -> dict[str, int]:
+    (alignment,) = alignments([reference], [hypothesis], FORM)
+    return dict(Counter(kinds_of_words(reference, hypothesis, alignment, known)))
 
 
 @settings(deadline=None, max_examples=300)
-@given(TEXTS, TEXTS, st.sampled_from(sorted(FORMS)))
-def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str, form: str) -> None:
-    (alignment,) = alignments([reference], [hypothesis], form)
-    found = kinds_of_words(reference, hypothesis, alignment, form, KNOWN)
+@given(TEXTS, TEXTS)
+def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> None:
+    (alignment,) = alignments([reference], [hypothesis], FORM)
+    found = kinds_of_words(reference, hypothesis, alignment, KNOWN)
     assert len(found) == alignment.errors.insertions
     assert set(found) <= set(KINDS)
     assert (main_kind(found) in found) if found else main_kind(found) == ""
@@ -73,19 +74,24 @@ def test_a_kind_by_hand(reference: str, hypothesis: str, expected: dict[str, int
     assert kinds(reference, hypothesis) == expected
 
 
-def test_what_a_normaliser_rewrites_keeps_its_kind() -> None:
-    """Whisper's form has other words than the text: numbers run together, contractions spoken out, tags gone."""
-    assert kinds("the cat sat", "the cat sat twenty five twenty five", "whisper") == {"loop": 1}  # 2525
-    assert kinds("the cat sat", "I'm sorry, the cat sat", "whisper") == {"refusal": 3}  # i am sorry
-    assert kinds("the cat sat", "USER: the cat sat", "whisper") == {"echo": 1}
-    assert kinds("the cat sat", "the cat sat won't", "whisper") == {"run-on": 2}  # will not
-    assert kinds("the cat sat", "the cat sat [INST]", "whisper") == {}  # the form drops it: no insertion is left
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("hello there" + " uh" * 30, {"loop": 30}), ("hello there [transcribe speech to text]", {"echo": 4}),
+     ("hello there (i'm sorry, i hear nothing)", {"refusal": 5})],
+)  # fmt: skip
+def test_what_a_normaliser_takes_away_keeps_its_kind(text: str, expected: dict[str, int]) -> None:
+    row = Row("free", "1", "", "en", "hello there", text, [], 0.0, 1.0)
+    counts = count([row], "whisper", KNOWN)
+    assert counts.insertions.sum() == 0, "Whisper's form drops fillers and brackets"
+    assert Counter(counts.kinds[0]) == expected
 
 
 def test_the_prompt_in_use_is_known() -> None:
     asked = "please write down what this person says: {speech}"
     assert kinds("the cat sat", "write down what the cat sat", known=evidence(asked)) == {"echo": 3}
     assert kinds("the cat sat", "write down what the cat sat") == {"other": 3}
+    assert kinds("the cat sat", "here is the cat sat") == {"other": 2}, "people say that too"
+    assert kinds("the cat sat", "here is the transcription the cat sat") == {"echo": 4}
     assert kinds("the cat sat", "write what down the cat sat", known=evidence(asked)) == {"other": 3}, "in another order"
 
 
