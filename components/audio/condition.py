@@ -62,13 +62,11 @@ def changed(samples: np.ndarray, condition: Condition, noise: Sequence[Path] | N
     Raises BrokenSound with the reason where silence is to stand in a ratio to noise, or nothing is left.
     """
     value = condition.value
-    if condition.name == "tempo":
-        return at_tempo(samples, value)
-    if condition.name == "cut":
-        kept = round(len(samples) * value)
-        if kept == 0:
-            raise BrokenSound("empty: no sample lies within the share that is kept")
-        return samples[:kept]
+    if condition.name in ("tempo", "cut"):
+        left = at_tempo(samples, value) if condition.name == "tempo" else samples[: round(len(samples) * value)]
+        if not len(left):
+            raise BrokenSound("empty: no sample is left of it")
+        return left
     random = np.random.default_rng(seed_of("condition", condition.seed, name))
     if condition.name == "snr_db":
         if is_silent(samples):

@@ -52,8 +52,9 @@ class Piece:
 def cut(waveform: np.ndarray, most: float = MOST, least: float = LEAST, overlap: float = OVERLAP) -> list[Segment]:
     """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one behind the other.
 
-    ``most`` and ``least`` are the seconds of a segment (a shorter waveform is one by itself), ``overlap`` the mean seconds that two
-    share where there is no pause. Raises ValueError where ``most`` is less than four times either of the other two.
+    ``most`` and ``least`` are the seconds of a segment (a shorter waveform is one by itself, and the last one is as short as the sound
+    behind a long silence), ``overlap`` the mean seconds that two share where there is no pause. Raises ValueError where ``most`` is
+    less than four times either of the other two.
     """
     return [piece.segment for piece in pieces([waveform], most, least, overlap)]
 
