@@ -69,14 +69,14 @@ class LikelyEnd(LogitsProcessor):
 
 
 class Agreement(LogitsProcessor):
-    """Forbids tokens by which a text would hold more units that were not heard than ``most`` of its utterance allows.
+    """Forbids tokens by which a text would hold more units that were not heard than ``most`` and a ``share`` of those that were.
 
     Of each beam the likeliest tokens are looked at until ``2 · beams + 1`` are allowed, which is all that beam search can take
     from one; the rest is forbidden. The end of sequence is never forbidden here: a text that has used up what it may make up ends.
     """
 
-    def __init__(self, evidence: Sequence[Evidence], most: Sequence[float], eos: int, ignored: set[int]) -> None:
-        self.evidence, self.most, self.eos, self._ignored = evidence, most, eos, ignored
+    def __init__(self, evidence: Sequence[Evidence], most: float, share: float, eos: int, ignored: set[int]) -> None:
+        self.evidence, self.most, self.share, self.eos, self._ignored = evidence, most, share, eos, ignored
         self._reaches: list[dict[tuple[int, ...], Reach]] = [{(): Reach()} for _ in evidence]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -103,14 +103,20 @@ class Agreement(LogitsProcessor):
         return known[said]
 
     def _allowed(self, place: int, reach: Reach, tokens: Sequence[int], enough: int) -> list[int]:
-        evidence, most, found = self.evidence[place], self.most[place], []
+        evidence, found = self.evidence[place], []
+        room = self._room(evidence, reach)
         for token in tokens:
             # Most are allowed without a closer look, since a token can't add more than it has.
-            if token in self._ignored or reach.unheard + evidence.most(token) <= most or evidence.extended(reach, token).unheard <= most:
+            plainly = token in self._ignored or evidence.most(token) <= room
+            if plainly or self._room(evidence, evidence.extended(reach, token)) >= 0:
                 found.append(token)
                 if len(found) == enough:
                     break
         return found
+
+    def _room(self, evidence: Evidence, reach: Reach) -> float:
+        """Unheard units that a text may still hold."""
+        return self.most + self.share * evidence.basis(reach) - reach.unheard
 
 
 def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[int], list[int]]:
@@ -135,15 +141,8 @@ def processors(constraints: ConstraintSet, seconds: Sequence[float], evidence: S
         found.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     fewest, most = limits(constraints, seconds)
     if constraints.bounds_unheard:
-        found.append(Agreement(evidence, [_unheard(constraints, each.units) for each in evidence], eos, ignored))
+        found.append(Agreement(evidence, constraints.max_unheard, constraints.unheard_share, eos, ignored))
     found.append(TokenLimits(fewest, most, eos, device))
     if constraints.eos_threshold:
         found.append(LikelyEnd(constraints.eos_threshold, eos))
     return LogitsProcessorList(found)
-
-
-def _unheard(constraints: ConstraintSet, units: int | None) -> float:
-    """Units that a text may hold which were not heard; a share of an unknown number bounds nothing."""
-    if units is None:
-        return constraints.max_unheard or float("inf")
-    return constraints.max_unheard + constraints.unheard_share * units

@@ -10,7 +10,7 @@ import torch
 
 from components.config.params import ConstraintSet
 from components.model.constraints import GREEDY
-from components.model.evidence import CtcEvidence, Reach, letters
+from components.model.evidence import CtcEvidence, MatchedEvidence, Reach, letters
 from components.model.joined import SpeechLLM
 from components.model.search import Hypothesis, search
 from tests.checkpoints import WORDS, frames_of, joined
@@ -37,9 +37,8 @@ class Heard:
         self._ctc = CtcEvidence(scores, heard, Head(), model.builder.text)  # type: ignore[arg-type]
         self._sure, self._against = sure, against or {}
 
-    @property
-    def units(self) -> int:
-        return self._ctc.units
+    def basis(self, reach: Reach) -> int:
+        return self._ctc.basis(reach)
 
     def most(self, token: int) -> int:
         return self._ctc.most(token)
@@ -71,7 +70,7 @@ def test_no_text_runs_further_past_what_was_heard_than_it_may(tmp_path: Path) ->
     evidence = [Heard(model, each) for each in heard]
     free = run(model, FREE)
     bound = replace(FREE, max_unheard=4, unheard_share=0.5)
-    allowed = [4 + 0.5 * each.units for each in evidence]
+    allowed = [4 + 0.5 * each.basis(Reach()) for each in evidence]
     assert any(unheard(each, found) > most for each, found, most in zip(evidence, free, allowed, strict=True)), (
         "there is something to forbid"
     )
@@ -199,10 +198,15 @@ def test_the_fewest_tokens_give_way_where_nothing_more_was_heard(beams: int, tmp
         assert alone.tokens == found.tokens and model.tokenizer.pad_token_id not in found.tokens
 
 
-def test_a_share_of_an_unknown_number_of_units_bounds_nothing(tmp_path: Path) -> None:
-    """The matching head does not know how many tokens were said."""
+def test_with_the_matching_head_a_share_is_of_the_tokens_that_were_heard(tmp_path: Path) -> None:
+    """How many were said in all it does not know: a text may hold so many more unheard ones as it goes on."""
     model = joined(tmp_path)
-    assert [found.tokens for found in run(model, replace(FREE, unheard_share=0.3))] == [found.tokens for found in run(model, FREE)]
+    speech = model.projector(frames_of(LENGTHS))
+    for at, found in enumerate(run(model, replace(FREE, max_unheard=1, unheard_share=0.5))):
+        evidence, reach = MatchedEvidence(model.matching, speech[at], model.llm.get_input_embeddings()), Reach()
+        for token in (each for each in found.tokens if each not in model.builder.special):
+            reach = evidence.extended(reach, token)
+            assert reach.unheard <= 1 + 0.5 * reach.heard
 
 
 def test_the_words_of_the_world_are_letters() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.model.encoders.ctc import Head
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.evidence import HEARD, CtcEvidence, MatchedEvidence, Reach, ctc_evidence, letters
+from components.model.evidence import CtcEvidence, MatchedEvidence, Reach, ctc_evidence, letters
 from components.model.training.matching import Matching
 from tests.checkpoints import save_encoder
 
@@ -84,7 +84,7 @@ def test_a_letter_that_two_tokens_write_is_one() -> None:
 
 def test_a_text_that_runs_on_or_round_is_not_heard_and_one_in_another_writing_is() -> None:
     evidence = evidence_of("The cat sat.")
-    assert evidence.units == len("thecatsat")
+    assert evidence.basis(Reach()) == len("thecatsat")
     assert [reached(evidence, text)[-1].unheard for text in ("the cat sat", "THE, cat-sat!", "the cat", "")] == [0, 0, 0, 0]
     assert reached(evidence, "the cat sat on the mat")[-1].unheard == len("onthemat")
     assert reached(evidence, "the cat the cat the cat sat")[-1].unheard == 2 * len("thecat")
@@ -115,7 +115,7 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
     for each, found in zip(frames, together, strict=True):
         (alone,) = ctc_evidence(encoder, [each], written)
         text = encoder.ctc_text([each])[0]
-        assert alone.units == found.units == len(letters(text))
+        assert alone.basis(Reach()) == found.basis(Reach()) == len(letters(text))
         assert found.agreement([], text) == pytest.approx(alone.agreement([], text), rel=1e-5)
         assert 0 <= found.speech([]) <= 1
 
@@ -135,6 +135,7 @@ def test_a_token_is_heard_where_the_speech_it_attends_to_looks_like_it() -> None
     for token, unheard in ((0, 0), (2, 0), (1, 1), (2, 1), (3, 2)):
         reach = evidence.extended(reach, token)
         assert reach.unheard == unheard
-    assert evidence.speech([0, 2]) > HEARD > evidence.speech([1, 3])
+    assert evidence.basis(reach) == reach.heard == 3
+    assert evidence.speech([0, 2]) == 1 > 0 == evidence.speech([1, 3])
     assert evidence.speech([]) == 0 == evidence.agreement([], "")
     assert evidence.agreement([0, 2], "") > evidence.agreement([1, 3], "")
