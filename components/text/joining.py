@@ -46,13 +46,16 @@ def joint(before: Sequence[Word], after: Sequence[Word], start: float, end: floa
     """How many words of ``before`` are kept and how many of ``after`` are dropped, where both heard the seconds ``start`` to ``end``.
 
     Two words may be the same where their middles lie within ``tolerance`` seconds: about 0.4 where times were measured, more than
-    the overlap lasts where they were estimated. Where the two have no word in common, times alone decide.
+    the overlap lasts where they were estimated. Where the two have no word in common, times alone decide, and where one of them
+    heard nothing there, the other's words stay.
     """
     first = next((place for place, word in enumerate(before) if word.end > start - tolerance), len(before))
     last = sum(word.start < end + tolerance for word in after)
     pair = _common(before[first:], after[:last], (start + end) / 2, tolerance)
     if pair is not None:
         return first + pair[0] + 1, pair[1] + 1
+    if all(word.end <= start for word in before) or all(word.start >= end for word in after):
+        return len(before), 0
     middle = (start + end) / 2
     return sum(word.middle <= middle for word in before), sum(word.middle <= middle for word in after)
 

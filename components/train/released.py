@@ -76,7 +76,7 @@ def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
         raise InputError(f"{job.file} holds more than a projector: {foreign[0]} and {len(foreign) - 1} more.", unit=foreign[0],
                          way_out="Only projectors trained with a frozen LLM can be taken over.")  # fmt: skip
     found = {name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()}
-    llm_width = AutoConfig.from_pretrained(job.llm, local_files_only=True).hidden_size
+    llm_width = AutoConfig.from_pretrained(job.llm, local_files_only=True, trust_remote_code=False).hidden_size
     with torch.device("meta"):
         bridge = build_projector(job.projector, shape.encoder_width, llm_width)
     wanted = bridge.state_dict()

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from components.config import catalogue
+from components.config.artifact import RECORD, contents, read_record
 from components.config.errors import InputError
 from components.config.params import Params
 from components.transcribe.bases import is_trained_here
@@ -25,13 +26,15 @@ SCORE, TRAIN, TABLE = Path("metrics/score.json"), Path("metrics/train.json"), Pa
 SPOKEN = {"librispeech": "openslr/librispeech_asr", "mls": "facebook/multilingual_librispeech"}  # data sets of a hub, by kind of source
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}  # as hubs spell them
 OURS = "Apache-2.0"  # of the bridge
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
+DECODED, SCORED = Path("data/decode"), Path("data/score")
 
 
-def card_of(params: Params, shape: dict[str, Any], taken: Sequence[str]) -> str:
-    """The text of the card; ``shape`` is what the bridge's ``config.json`` says, ``taken`` names the bases that lie in the folder."""
+def card_of(params: Params, shape: dict[str, Any], taken: Sequence[str], bridge: dict[str, str]) -> str:
+    """The text of the card; ``shape`` is what the bridge's ``config.json`` says, ``taken`` names the bases that lie in the folder,
+    ``bridge`` holds the digests of its files: results of another one are left out."""
     entries: dict[str, Any] = {"encoder": catalogue.encoder(params.encoder), "llm": catalogue.llm(params.llm)}
-    scores = _read(SCORE)
+    scores = _read(SCORE) if is_scored(bridge) else {}
     header = {
         "license": _licence(entries),
         "library_name": "libretto",
@@ -47,11 +50,19 @@ def card_of(params: Params, shape: dict[str, Any], taken: Sequence[str]) -> str:
     return f"---\n{head}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
+def is_scored(bridge: dict[str, str]) -> bool:
+    """Whether ``metrics/score.json`` is of the bridge with these files, by the records of the stages between."""
+    if not all((folder / RECORD).is_file() for folder in (DECODED, SCORED)):
+        return False
+    return (read_record(DECODED)["inputs"]["model"]["bridge"] == bridge
+            and read_record(SCORED)["inputs"]["decode"] == contents(DECODED))  # fmt: skip
+
+
 def check_secrets(text: str) -> None:
     """Raises InputError where a text holds the value of a variable of the environment that is named like a secret."""
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 6 and value in text:
-            raise InputError(f"The card would hold the value of {name}.", unit=name,
+            raise InputError(f"The export would hold the value of {name}.", unit=name,
                              way_out="It stands in params.yaml, the catalogue or metrics: take it out of there.")  # fmt: skip
 
 
@@ -147,6 +158,8 @@ def _training(params: Params) -> str:
 
 
 def _scores(scores: dict[str, Any]) -> str:
+    if not scores:
+        return "## Results\n\nThis model was not scored where it was exported."
     speech = [(name, system, figures) for name, systems in scores.items() for system, figures in systems.items() if "wer" in figures]
     other = [(name, system, figures) for name, systems in scores.items() for system, figures in systems.items() if "text_rate" in figures]
     lines = []

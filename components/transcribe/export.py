@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import RECORD, contents, write_record
+from components.config.artifact import RECORD, contents, read_record, write_record
 from components.config.errors import InputError
 from components.config.hashing import data_digest, file_digest
-from components.config.params import read_params
+from components.config.params import Params, read_params
 from components.config.typed import stated
 from components.config.work import link, room_for
 from components.model.folders.description import MATCHING
 from components.transcribe import card
 from components.transcribe.bases import is_trained_here
-from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FORMAT, LLM, Setup, of_workspace
+from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FOLDERS, FORMAT, LLM, Setup, of_workspace
 
 ADAPTERS = ("lora", "encoder-lora")
 
@@ -48,8 +48,8 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
     taken = [stage for stage in bases if with_bases or is_trained_here(entries[stage].source)]
     for stage in taken:
         _check_licence(stage, bases[stage]["name"], entries[stage])
-    text = card.card_of(params, shape, taken)
-    card.check_secrets(text)
+    _check_training(params)
+    text = card.card_of(params, shape, taken, contents(BRIDGE))
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -60,10 +60,31 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
         description = {"format": FORMAT, **bases, "hearing": asdict(setup.hearing), "decode": asdict(setup.decode), "files": files}
         (partial / "README.md").write_text(text, encoding="utf-8")
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        _check_secrets(partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
     return [f"{folder}: {len(files)} files", *(_said(stage, bases[stage], stage in taken) for stage in bases)]
+
+
+def _check_training(params: Params) -> None:
+    """Raises InputError where the bridge was trained otherwise than ``params.yaml`` and the catalogue say now: the card names both."""
+    made = read_record(BRIDGE)["parameters"] or {}
+    for name, now in {"train": asdict(params.train), "projector": stated(catalogue.projector(params.projector))}.items():
+        if name in made and made[name] != json.loads(json.dumps(now)):
+            raise InputError(f"{BRIDGE} was trained with other parameters ({name}) than params.yaml and the catalogue name.", unit=name,
+                             way_out="Run 'dvc repro', or set them back.")  # fmt: skip
+
+
+def _check_secrets(folder: Path) -> None:
+    """As ``card.check_secrets`` for every text of an export but those of its bases; takes the folder away before it raises."""
+    texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".md") and path.relative_to(folder).parts[0] not in FOLDERS[1:]]
+    try:
+        for path in texts:
+            card.check_secrets(path.read_text(encoding="utf-8"))
+    except InputError:
+        shutil.rmtree(folder)
+        raise
 
 
 def _check_licence(stage: str, name: str, entry: Any) -> None:

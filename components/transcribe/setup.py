@@ -149,5 +149,7 @@ def check_files(folder: Path, files: dict[str, str]) -> None:
         raise InputError(f"{folder}: {name} is {'not part of the export' if name in there else 'missing'}.", unit=name,
                          way_out="Copy the exported folder anew.")  # fmt: skip
     for name, path in there.items():
+        if not catalogue.FETCHED.fullmatch(path.name):  # whatever its digest: code has no place here
+            raise InputError(f"{folder}: {name} is no file of a model.", unit=name, way_out="Take models from whom you trust.")
         if file_digest(path) != files[name]:
             raise InputError(f"{folder}: {name} is not the file that was exported.", unit=name, way_out="Copy the exported folder anew.")

@@ -104,6 +104,13 @@ def test_silence_on_a_side_costs_nothing_outside_the_overlap(one: str, other: st
     assert texts(joined(stretches, [None, (2, 4)], FOREVER)) == both.split()
 
 
+def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
+    """The other search stopped early, or began late."""
+    early, late = [Word("so", 0, 0.5)], [Word("we", 18.7, 18.9), Word("go", 19.0, 19.2), Word("home", 19.8, 20.2)]
+    assert texts(joined([early, late], [None, (18.5, 20)], 0.5)) == ["so", "we", "go", "home"]
+    assert texts(joined([[*early, *late[:2]], [Word("now", 20.5, 21)]], [None, (18.5, 20)], 0.5)) == ["so", "we", "go", "now"]
+
+
 def test_stretches_that_only_touch_are_left_as_they_are() -> None:
     stretches = [spread("so so", 0, 2), spread("so so", 2, 4)]
     assert joined(stretches, [None, None], FOREVER) == stretches

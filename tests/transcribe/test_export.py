@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from components.config.artifact import RECORD, fresh, write_record
+from components.config import catalogue
+from components.config.artifact import RECORD, contents, fresh, write_record
 from components.config.errors import InputError
 from components.config.hashing import file_digest
+from components.config.params import read_params
+from components.config.typed import stated
 from components.decode.hypotheses import read_hypotheses
 from components.shards.reader import entries, payload
 from components.transcribe import Transcriber
@@ -214,12 +218,19 @@ def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
         Transcriber.load(tmp_path / "out")
 
 
+def scored(figures: dict[str, Any]) -> None:
+    """Leaves figures as the stages after ``train`` do: of the bridge that stands there."""
+    Path("metrics").mkdir(exist_ok=True)
+    Path("metrics/score.json").write_text(json.dumps(figures))
+    write_record(fresh(Path("data/decode")), "decode", parameters=None, inputs={"model": {"bridge": contents(BRIDGE)}})
+    write_record(fresh(Path("data/score")), "score", parameters=None, inputs={"decode": contents(Path("data/decode"))})
+
+
 def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
     figures = {"tones-test": {"free": {"wer": 0.0534, "wer_low": 0.05, "wer_high": 0.06, "words": 100},
                               "ctc": {"wer": 0.171, "words": 100}},
                "hiss-test": {"free": {"text_rate": 0.015, "clips": 200}}}  # fmt: skip
-    Path("metrics").mkdir()
-    Path("metrics/score.json").write_text(json.dumps(figures))
+    scored(figures)
     Path("metrics/train.json").write_text(json.dumps({"best": {"lora": {"dev_wer": 0.0717, "step": 1100}}, "steps": 6}))
     tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "CC BY-NC 4.0"}})
     tones.change("catalogue/corpus.yaml", {"tones.train": {"books": {"kind": "librispeech"}}})
@@ -234,6 +245,37 @@ def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
                  "a local folder"):  # fmt: skip
         assert part in text, part
     assert str(tmp_path) not in text
+
+
+def test_figures_of_another_bridge_are_not_on_the_card(models: Path, tmp_path: Path) -> None:
+    scored({"tones-test": {"free": {"wer": 0.0534, "words": 100}}})
+    export(tmp_path / "out")
+    assert "5.34" in card(tmp_path / "out")[1]
+    with (BRIDGE / "config.json").open("a") as stream:
+        stream.write("\n")
+    write_record(BRIDGE, "train", parameters=None, inputs={})
+    export(tmp_path / "other")
+    header, text = card(tmp_path / "other")
+    assert "model-index" not in header and "5.34" not in text and "not scored" in text
+
+
+def test_a_bridge_of_other_parameters_is_not_exported_under_these(models: Path, tmp_path: Path) -> None:
+    made = json.loads(json.dumps({"train": asdict(read_params().train), "projector": stated(catalogue.projector("small"))}))
+    write_record(BRIDGE, "train", parameters=made, inputs={})
+    export(tmp_path / "out")
+    tones.change("params.yaml", {"train.curriculum.0.steps": 9})
+    with pytest.raises(InputError, match=r"other parameters \(train\)"):
+        export(tmp_path / "other")
+
+
+def test_code_in_a_folder_is_refused_whatever_its_digest(models: Path, tmp_path: Path) -> None:
+    export(tmp_path / "out")
+    (tmp_path / "out/bridge/modeling_evil.py").write_text("print('run')")
+    described = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
+    described["files"]["bridge/modeling_evil.py"] = file_digest(tmp_path / "out/bridge/modeling_evil.py")
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"modeling_evil\.py is no file of a model"):
+        Transcriber.load(tmp_path / "out")
 
 
 def test_a_model_without_metrics_has_a_card_too(models: Path, tmp_path: Path) -> None:
@@ -254,7 +296,12 @@ def test_secrets_never_reach_the_card(models: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match="HF_TOKEN") as error:
         export(tmp_path / "other")
     assert "hf_abcdefgh12345" not in str(error.value)
-    assert not (tmp_path / "other").exists()
+    tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "MIT"}})
+    (BRIDGE / "config.json").write_text((BRIDGE / "config.json").read_text().replace("Transcribe", "hf_abcdefgh12345 Transcribe"))
+    write_record(BRIDGE, "train", parameters=None, inputs={})
+    with pytest.raises(InputError, match="HF_TOKEN"):
+        export(tmp_path / "other")
+    assert not list(tmp_path.glob("other*")), "nothing of it stays"
 
 
 def test_what_may_not_be_copied_is_not(models: Path, tmp_path: Path) -> None:

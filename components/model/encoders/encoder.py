@@ -7,6 +7,7 @@ and with that its width, rate and rule for batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class SpeechEncoder(torch.nn.Module):
             known = "'last' alone" if layers is None else f"0 to {layers}, or 'last'"
             raise InputError(f"{folder} has no layer {layer}.", unit="features.layer", way_out=f"Known: {known}.")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True) if self.has_ctc else None
+            tokenizer = partial(AutoTokenizer.from_pretrained, folder, local_files_only=True, trust_remote_code=False)
+            self.tokenizer = tokenizer() if self.has_ctc else None
         except (OSError, ValueError) as error:
             raise refused(folder, error) from None
 

@@ -26,7 +26,7 @@ FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: no training moves th
 def read_settings(folder: Path) -> Any:
     """``config.json`` as transformers reads it: with the architecture's defaults, which it leaves out where it writes one."""
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise refused(folder, error) from None
 
@@ -34,7 +34,7 @@ def read_settings(folder: Path) -> Any:
 def read_extractor(folder: Path) -> Any:
     """The feature extractor: waveforms (mono float32 at 16 kHz) → what the network takes."""
     try:
-        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise refused(folder, error) from None
 

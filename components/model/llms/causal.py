@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of an LLM's folder; raises InputError where it does not load."""
     try:
         with readable(folder) as place:
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unfit(folder, error) from None
     tokenizer.name_or_path = str(folder)
@@ -54,7 +54,9 @@ def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:
     """(model, tokenizer), frozen; raises InputError where the folder does not load."""
     tokenizer = load_tokenizer(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=DTYPES[dtype])
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=DTYPES[dtype]
+        )
     except (OSError, ValueError) as error:
         raise _unfit(folder, error) from None
     for setting in HEAD_SETTINGS:
