@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 400, 250  # units of the view box: a letter of 12 stays readable
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 44
 MOST = 400  # points in a line: more than the pixels it gets
 MARKED = 40  # points: up to so many each gets a marker
-STYLES = 6  # lines that differ in colour, dash and marker
+STYLES = 6  # colours, each with its dash; and shapes of markers
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Series:
 
     label: str
     points: Sequence[Point]
-    style: int = 0  # colour, dash and marker: the same system looks the same in all charts
+    style: int = 0  # colour, dash and marker, 36 in all: the same system looks the same in all charts
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def figure(key: str, title: str, series: Sequence[Series], x: Axis, y: Axis, *, 
     parts += [_line(each, across, up) for each in shown]
     svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">{}</svg>').format(
         WIDTH, HEIGHT, key, key, Markup("").join(parts))  # fmt: skip
-    legend = [(_swatch(each.style % STYLES), each.label) for each in shown]
+    legend = [(_swatch(each.style), each.label) for each in shown]
     return Figure(title, svg, legend if len(legend) > 1 else [], list(head), [list(row) for row in rows])
 
 
@@ -160,22 +160,23 @@ def _mark(across: Scale, place: float, word: str, low: bool) -> Markup:
 
 
 def _line(series: Series, across: Scale, up: Scale) -> Markup:
-    style = series.style % STYLES
+    colour = series.style % STYLES
     points = thinned(series.points)
     way = "L".join(f"{across(point.x)} {up(point.y)}" for point in points)
-    parts = [Markup('<path class="line s{}" d="M{}"/>').format(style, way)]
+    parts = [Markup('<path class="line s{}" d="M{}"/>').format(colour, way)]
     if len(points) <= MARKED:
         for point in points:
             if point.low is not None and point.high is not None:
                 parts.append(
-                    Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(style, across(point.x), up(point.low), up(point.high))
+                    Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(colour, across(point.x), up(point.low), up(point.high))
                 )
-            parts.append(_marker(style, across(point.x), up(point.y)))
+            parts.append(_marker(series.style, across(point.x), up(point.y)))
     return Markup("").join(parts)
 
 
 def _marker(style: int, x: float, y: float) -> Markup:
-    """A circle, square, triangle, diamond, cross or ring: by style, so that lines differ without colour."""
+    """A circle, square, triangle, diamond, cross or triangle on its tip: by style, so that lines differ without colour. Where colours
+    come round again, each gets the shape after the one it had."""
     shapes = (
         f"M{x - 3.2:.1f} {y}a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0 -6.4 0z",
         f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6z",
@@ -184,12 +185,12 @@ def _marker(style: int, x: float, y: float) -> Markup:
         f"M{x - 3:.1f} {y - 3:.1f}l6 6m0 -6l-6 6",
         f"M{x} {y + 4:.1f}l4 -7h-8z",
     )
-    return Markup('<path class="marker s{}" d="{}"/>').format(style, shapes[style])
+    return Markup('<path class="marker s{}" d="{}"/>').format(style % STYLES, shapes[(style + style // STYLES) % STYLES])
 
 
 def _swatch(style: int) -> Markup:
     return Markup('<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true"><path class="line s{}" d="M1 6H29"/>{}</svg>').format(
-        style, _marker(style, 15, 6))  # fmt: skip
+        style % STYLES, _marker(style, 15, 6))  # fmt: skip
 
 
 def whisker(value: float, low: float, high: float, most: float) -> Markup:

@@ -3,7 +3,7 @@
 In: folders of runs (workspaces, or folders with ``score.json`` and ``utterances.parquet``); a label is by default the folder's name. Out:
 ``runs/report/compare.html``, ignored by Git and DVC: word error rates side by side with their differences to the first run and whether
 these are more than chance (``components.score.significance``), and the error browser over all systems of all runs. Cost: that of a
-report for each run, and about a second a set and system for the tests.
+report for each run, and about a second a set and system for the tests. Audio is that of the first run: what it did not hear has none.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def compare(arguments: Sequence[str]) -> None:
     settings = read_params().report
     shown = browsed(experiments, settings.utterances)
     shards = _labelled(options.runs[0])[1] / SHARDS
-    held = clips(shown.utterances, shards, settings.clips, int(settings.megabytes * MEGABYTE)) if shards.is_dir() else {}
+    own = {each.key for each in experiments[0].utterances}  # its shards hold nothing else
+    heard = [each for each in shown.utterances if each.key in own]
+    held = clips(heard, shards, settings.clips, int(settings.megabytes * MEGABYTE)) if shards.is_dir() else {}
     rates = tables.side_by_side(experiments)
     chances = [significance(experiments, *row[:2]) for row in rates]
     context = {
@@ -63,9 +65,11 @@ def compare(arguments: Sequence[str]) -> None:
 
 
 def _labelled(text: str) -> tuple[str, Path]:
-    label, equals, folder = text.rpartition("=")
-    path = Path(folder)
-    return (label if equals else path.resolve().name), path
+    """Label and folder. Either may hold "=", so the folder is the longest end of the text that is one."""
+    parts = text.split("=")
+    ends = [("=".join(parts[:place]), Path("=".join(parts[place:]))) for place in range(len(parts))]
+    label, path = next((end for end in ends if end[1].is_dir()), ends[-1])
+    return label or path.resolve().name, path
 
 
 def _joined(experiments: Sequence[Experiment]) -> Experiment:

@@ -22,7 +22,6 @@
   }
 
   const errors = (said) => (said ? said[SUBSTITUTIONS] + said[DELETIONS] + said[INSERTIONS] : 0);
-  const total = (each) => [...shown].reduce((sum, system) => sum + errors(each[SAID][system]), 0);
   const words = (text) => text.split(" ").filter(Boolean);
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
@@ -61,9 +60,10 @@
   function sort(by) {
     const second = Number(fields.second.value);
     const own = (each) => by.reduce((sum, system) => sum + errors(each[SAID][system]), 0);
-    const difference = (each) => own(each) / by.length - errors(each[SAID][second]);
+    const mean = (each) => own(each) / by.filter((system) => each[SAID][system]).length; // silence is not a text without errors
+    const difference = (each, sign) => (each[SAID][second] ? sign * (mean(each) - errors(each[SAID][second])) : Infinity); // last
     const value = {
-      errors: (each) => -own(each), worse: (each) => -difference(each), better: difference, seconds: (each) => -each[SECONDS], id: () => 0,
+      errors: (each) => -own(each), worse: (each) => difference(each, -1), better: (each) => difference(each, 1), seconds: (each) => -each[SECONDS], id: () => 0,
     }[fields.sort.value];
     const keyed = found.map((each, place) => [value(each), place, each]); // ties stay in the order of damage
     if (fields.sort.value === "id") keyed.sort((a, b) => (a[2][ID] < b[2][ID] ? -1 : a[2][ID] > b[2][ID] ? 1 : a[1] - b[1]));
@@ -207,6 +207,7 @@
     silence();
     const pages = Math.max(1, Math.ceil(found.length / PAGE)), first = page * PAGE, width = room();
     $("list").replaceChildren(...found.slice(first, first + PAGE).map((each, number) => card(each, number, width)));
+    reach();
     const reached = Math.min(found.length, first + PAGE);
     const all = found.length === data.utterances.length ? "" : ` (of ${data.utterances.length})`;
     announce(found.length ? `${first + 1} to ${reached} of ${plural(found.length, "utterance")}${all}.` : "No utterance fits these filters.");
@@ -214,6 +215,16 @@
     $("previous").disabled = page === 0;
     $("next").disabled = page >= pages - 1;
     $("pager").hidden = pages < 2;
+  }
+
+  /** Lets the keyboard into the tables that have to be scrolled: a word may be wider than the room. */
+  function reach() {
+    for (const box of $("list").querySelectorAll(".aligned")) {
+      if (box.scrollWidth <= box.clientWidth) continue;
+      box.tabIndex = 0;
+      box.setAttribute("role", "region");
+      box.setAttribute("aria-label", box.firstChild.getAttribute("aria-label"));
+    }
   }
 
   function roam(number) {
@@ -252,7 +263,6 @@
   function update() { select(); render(); remember(); }
 
   // ── filters in the address, so that a view can be linked to ──
-  let writing = false;
   function remember() {
     const query = new URLSearchParams();
     if (fields.set.value !== "") query.set("set", data.sets[fields.set.value]);
@@ -261,23 +271,28 @@
     if (Number(fields.second.value) !== standard()) query.set("second", systems[fields.second.value]);
     if (fields.sort.value !== "errors") query.set("sort", fields.sort.value);
     if (fields.text.value) query.set("text", fields.text.value);
-    writing = true;
     history.replaceState(null, "", query.size ? `#errors?${query}` : location.hash.startsWith("#errors") ? "#errors" : location.hash || location.pathname);
-    writing = false;
   }
 
   const standard = () => Math.min(1, systems.length - 1);
 
+  /** Sets a select; its first option where the address names none. */
+  function choose(field, value) {
+    field.value = value;
+    if (field.selectedIndex < 0) field.selectedIndex = 0;
+  }
+
   function recall() {
-    if (writing || !location.hash.startsWith("#errors?")) return;
+    if (!location.hash.startsWith("#errors?")) return;
     const query = new URLSearchParams(location.hash.slice("#errors?".length));
     const place = (list, name) => (list.includes(name) ? String(list.indexOf(name)) : "");
     fields.set.value = place(data.sets, query.get("set"));
-    fields.kind.value = query.get("kind") || "";
+    choose(fields.kind, query.get("kind"));
     fields.first.value = place(systems, query.get("first"));
     fields.second.value = place(systems, query.get("second")) || String(standard());
-    fields.sort.value = query.get("sort") || "errors";
+    choose(fields.sort, query.get("sort"));
     fields.text.value = query.get("text") || "";
+    fields.audio.checked = false; // is not in the address: what a cell counts shall all be here
     if (fields.first.value !== "") { shown.add(Number(fields.first.value)); ticks(); }
     select();
     render();
@@ -310,6 +325,10 @@
   $("previous").addEventListener("click", () => turn(-1));
   $("next").addEventListener("click", () => turn(1));
   window.addEventListener("hashchange", recall);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#errors?"]');
+    if (link && link.hash === location.hash) recall(); // the same cell once more: no change that the browser would tell of
+  });
   let widthBefore = window.innerWidth, resizing = 0;
   window.addEventListener("resize", () => {
     if (window.innerWidth === widthBefore) return; // a phone's address bar changes the height only

@@ -98,8 +98,9 @@ def quiet(scores: Scores) -> list[list[str]]:
 
 
 def perplexities(scores: Scores) -> list[list[str]]:
-    """Set, perplexity of a word under the LLM alone, words."""
-    return [[name, _decimal(own["perplexity"]), _count(own, "words")] for name, _, own in _with(scores, "perplexity")]
+    """Set, perplexity of a word under the LLM alone, words; before the perplexity the run's label where systems have one."""
+    return [[name, *filter(None, system.rpartition("/")[:1]), _decimal(own["perplexity"]), _count(own, "words")]
+            for name, system, own in _with(scores, "perplexity")]  # fmt: skip
 
 
 def heat(scores: Scores, conditions: Mapping[str, str]) -> list[Heat]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.report.charts import HEIGHT, MOST, WIDTH, Axis, Point, Series, figure, round_ticks, thinned
+from components.report.charts import BOTTOM, HEIGHT, LEFT, MOST, RIGHT, TOP, WIDTH, Axis, Point, Series, figure, round_ticks, thinned
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -55,4 +55,24 @@ def test_a_chart_without_points_is_refused() -> None:
 
 
 def test_one_value_alone_has_a_chart() -> None:
-    assert "NaN" not in str(figure("x", "x", [Series("a", [Point(5, 5)])], Axis("x"), Axis("y")).svg)
+    svg = str(figure("x", "x", [Series("a", [Point(5, 5)])], Axis("x"), Axis("y")).svg)
+    assert "nan" not in svg.lower()
+    start = next(node.get("d") or "" for node in ElementTree.fromstring(svg).iter() if node.get("class") == "line s0")
+    x, y = map(float, start.removeprefix("M").split())
+    assert LEFT < x < WIDTH - RIGHT and TOP < y < HEIGHT - BOTTOM
+
+
+def test_twenty_four_lines_are_told_apart_and_look_as_their_legend_says() -> None:
+    shown = figure("x", "x", [Series(f"system {style}", [Point(15, 6)], style) for style in range(24)], Axis("x"), Axis("y"))
+    drawn = [(node.get("class") or "", outline(node.get("d") or "")) for node in marks(str(shown.svg))]
+    legend = [(node.get("class") or "", outline(node.get("d") or "")) for swatch, _ in shown.legend for node in marks(str(swatch))]
+    assert len(set(drawn)) == 24 and drawn == legend
+
+
+def marks(svg: str) -> list[ElementTree.Element]:
+    return [node for node in ElementTree.fromstring(svg).iter() if (node.get("class") or "").startswith("marker")]
+
+
+def outline(way: str) -> str:
+    """A path without the place where it begins."""
+    return re.sub(r"^M\S+ [-.0-9]+", "", way)

@@ -76,6 +76,39 @@ def test_a_folder_may_hold_the_two_files_alone_and_lack_a_set() -> None:
     assert row[3] and not any(row[4:])
 
 
+def test_a_later_run_may_have_a_set_more_which_has_no_audio(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    monkeypatch.chdir(runs / "new")
+    finished.write({**ROLES, "test": {**ROLES["test"], "extra": CLEAN}}, audio=False)
+    monkeypatch.chdir(runs)
+    compare(["old", "new"])
+    page = Path("runs/report/compare.html").read_text()
+    row = next(row for row in Page(page).rows if row[:3] == ["extra", "free", "WER"])
+    assert not row[3] and row[4] and not row[5]
+    data = data_of(page)
+    clips = {(data["sets"][row[0]], row[1]): row[7] for row in data["utterances"]}
+    assert clips["extra", "c-4"] == -1 and clips["clean", "c-4"] >= 0
+
+
+def test_perplexities_name_their_run() -> None:
+    for name, value in (("old", 31.5), ("new", 12.25)):
+        scores = score(name)
+        scores["clean"]["llm"] = {"perplexity": value, "words": 20}
+        Path(name, "metrics/score.json").write_text(json.dumps(scores))
+    compare(["a/b=old", "new"])
+    page = Page(Path("runs/report/compare.html").read_text())
+    assert ["Set", "Run", "Perplexity", "Words"] in page.rows
+    assert [row for row in page.rows if row[-2:] in (["31.50", "20"], ["12.25", "20"])] == [
+        ["clean", "a/b", "31.50", "20"], ["clean", "new", "12.25", "20"]]  # fmt: skip
+
+
+def test_labels_and_folders_may_hold_an_equals_sign() -> None:
+    shutil.copytree("new", "exp/lr=0.1")
+    for text, label in (("exp/lr=0.1", "lr=0.1"), ("lr=3=exp/lr=0.1", "lr=3"), ("lr=1=new", "lr=1")):
+        compare(["old", text])
+        head = next(row for row in Page(Path("runs/report/compare.html").read_text()).rows if row[:3] == ["Set", "System", "Rate"])
+        assert head[3:5] == ["old", label]
+
+
 def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.report import finished
-from tests.report.finished import CLEAN, EVIL, QUIET, ROLES, many, run
+from tests.report.finished import CLEAN, EVIL, QUIET, ROLES, many, run, without_system
 
 pytestmark = pytest.mark.slow
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -36,14 +36,18 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with its page, and beside it the page of a run of 10,000 utterances."""
+    """A run with its page, and beside it the pages of a run of 10,000 utterances and of one in which a system is silent about a set."""
     root = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
-        for name, roles in (("few", ROLES), ("many", {"test": {"clean": many(10_000)}, "dev": {}, "nonspeech-test": {}})):
+        for name, roles in (
+            ("few", ROLES),
+            ("many", {"test": {"clean": many(10_000)}, "dev": {}, "nonspeech-test": {}}),
+            ("silent", {"test": {"clean": CLEAN, "noisy": without_system(CLEAN)}, "dev": {}, "nonspeech-test": {}}),
+        ):
             (root / name).mkdir()
             patch.chdir(root / name)
             finished.write(roles, audio=name == "few")
-            if name == "many":
+            if name != "few":
                 for role in ROLES:
                     finished.shards(role, {})
             run(clips=60 if name == "few" else 0)
@@ -178,6 +182,28 @@ def test_sorting(opened: Callable[..., Any]) -> None:
     assert ids(page)[0] == "c-3"
 
 
+def test_what_the_compared_system_is_silent_about_is_neither_worse_nor_better(opened: Callable[..., Any]) -> None:
+    page = opened("silent")
+    facts = "document.querySelectorAll('#list > li > .head:first-child .facts:nth-child(2)')"
+    sets = f"[...{facts}].map((node) => node.textContent.split(' ')[0])"
+    for system in ("any system shown", "free"):
+        page.locator("#f-first").select_option(label=system)
+        page.locator("#f-second").select_option(label="ctc")
+        for order in ("worse", "better"):
+            page.locator("#f-sort").select_option(order)
+            assert page.evaluate(sets) == ["clean"] * 5 + ["noisy"] * 5, (system, order)
+
+
+def test_a_mean_is_over_the_systems_that_said_something(opened: Callable[..., Any]) -> None:
+    """c-3: free has 6 errors, constrained none, ctc 1 on clean and no text on noisy; so 7 / 3 and 6 / 2 more than constrained's none."""
+    page = opened("silent")
+    page.locator("#f-text").fill("c-3")
+    until(page, "document.querySelectorAll('#list > li').length === 2")
+    page.locator("#f-second").select_option(label="constrained")
+    page.locator("#f-sort").select_option("worse")
+    assert ["noisy" in text for text in page.locator("#list > li").all_inner_texts()] == [True, False]
+
+
 def test_audio_plays_and_only_one_at_a_time(opened: Callable[..., Any]) -> None:
     page = opened()
     assert item(page, "c-5").get_by_role("button").count() == 0
@@ -252,6 +278,27 @@ def test_a_cell_of_the_table_leads_to_its_utterances(opened: Callable[..., Any])
     assert ids(page) == ["q-3"], "the address keeps the filters"
 
 
+def test_a_cell_leads_there_each_time_and_lifts_the_filter_by_audio(opened: Callable[..., Any]) -> None:
+    page = opened()
+    cell = page.locator(".heat a", has_text="33.33").first
+    for _ in range(2):
+        cell.click()
+        until(page, "document.activeElement.id === 'errors'")
+        assert ids(page) == ["q-1"]
+        page.evaluate("document.activeElement.blur()")
+    page.locator("#f-audio").check()
+    cell.click()
+    until(page, "!document.querySelector('#f-audio').checked")
+
+
+def test_an_address_with_unknown_words_shows_all(opened: Callable[..., Any]) -> None:
+    page = opened()
+    page.evaluate("location.hash = '#errors?sort=foo&kind=bar&set=none&first=none&second=none'")
+    until(page, "document.activeElement.id === 'errors'")
+    assert len(ids(page)) == 13
+    assert [page.locator(f"#f-{name}").input_value() for name in ("sort", "kind", "set", "first", "second")] == ["errors", "", "", "", "1"]
+
+
 def test_other_hypotheses_are_shown(opened: Callable[..., Any]) -> None:
     raw = item(opened(), "c-1").locator("details.raw")
     raw.locator("summary").click()
@@ -272,6 +319,18 @@ def test_a_phone_never_scrolls_sideways(opened: Callable[..., Any], name: str) -
     assert all(lines.nth(number).evaluate("node => node.scrollWidth <= window.innerWidth") for number in range(lines.count()))
 
 
+def test_the_keyboard_scrolls_the_words_that_are_wider_than_a_phone(opened: Callable[..., Any]) -> None:
+    page = opened(viewport={"width": 375, "height": 740})
+    boxes = page.locator(".aligned").evaluate_all("nodes => nodes.map((box) => [box.scrollWidth > box.clientWidth, box.tabIndex === 0])")
+    assert {wide for wide, _ in boxes} == {True, False}
+    assert all(wide == reached for wide, reached in boxes)
+    box = page.locator(".aligned[tabindex]").first
+    assert box.get_attribute("role") == "region" and box.get_attribute("aria-label")
+    box.focus()
+    page.keyboard.press("ArrowRight")
+    until(page, "document.activeElement.scrollLeft > 0")
+
+
 def test_dark_mode_has_its_own_colours(opened: Callable[..., Any]) -> None:
     shades = {}
     for scheme in ("light", "dark"):
@@ -280,6 +339,25 @@ def test_dark_mode_has_its_own_colours(opened: Callable[..., Any]) -> None:
                                        ".match(/[0-9]+/g).slice(0, 3).map(Number)))")  # fmt: skip
     assert shades["light"][0] > 200 > 80 > shades["light"][1]
     assert shades["dark"][0] < 80 < 200 < shades["dark"][1]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_level_of_the_heat_map_can_be_read(opened: Callable[..., Any], scheme: str) -> None:
+    """WCAG 2, level AA: 4.5 to 1."""
+    page = opened(color_scheme=scheme)
+    for level in range(1, 6):
+        cell = page.locator(".heat td").first
+        cell.evaluate("(node, level) => { node.className = `n h${level}`; }", level)
+        colours = cell.evaluate("node => [getComputedStyle(node).color, getComputedStyle(node).backgroundColor]")
+        dark, light = sorted(map(luminance, colours))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, level
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)``, from 0 to 1."""
+    shares = [int(each) / 255 for each in re.findall(r"\d+", colour)]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_nothing_but_the_page_s_own_script_runs(chromium: Any, folder: Path) -> None:

@@ -146,6 +146,14 @@ def test_every_rate_stands_in_the_table(intervals: bool) -> None:
     assert ["clean", "free", "6", "0", "0", "0", "1"] in page.rows  # kinds of insertions
 
 
+def test_the_perplexity_of_the_llm_alone_stands_by_set() -> None:
+    scores = json.loads(Path("metrics/score.json").read_text())
+    scores["clean"]["llm"] = {"perplexity": 31.5, "words": 20}
+    Path("metrics/score.json").write_text(json.dumps(scores))
+    page = Page(run())
+    assert ["Set", "Perplexity", "Words"] in page.rows and ["clean", "31.50", "20"] in page.rows
+
+
 def test_insertions_are_a_table_whose_cells_lead_to_the_utterances() -> None:
     page = Page(run())
     links = {attributes["aria-label"]: attributes for tag, attributes in page.elements if tag == "a" and "aria-label" in attributes}
