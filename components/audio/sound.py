@@ -6,10 +6,14 @@ Cost: about 3,700 s of FLAC a second on one core; resampling 7,000 s a second.
 from __future__ import annotations
 
 import io
+import os
 import re
+import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -30,6 +34,8 @@ class Sound:
 
 
 TRUNCATED = "truncated: the file ends before the length that its header gives"
+ENDLESS = "length not in the header, as of a FLAC written to a pipe, so that a cut would not show: re-encode it into a file"
+LONGER = "longer than its header tells, as an MP3 joined from several, or of changing bitrate without a header: re-encode it"
 
 
 class BrokenSound(ValueError):
@@ -39,20 +45,70 @@ class BrokenSound(ValueError):
 def decode(source: Path | bytes) -> Sound:
     """The whole file at its own rate, channels averaged.
 
-    Raises BrokenSound with the reason: unreadable, empty, truncated, not finite.
+    Raises BrokenSound with the reason: unreadable, empty, truncated, of untold length, not finite.
     """
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _opened(source) as file:
+        return _whole(file, _least(file, source))
+
+
+def duration(source: Path | bytes) -> float:
+    """Seconds of what ``streamed`` gives, as the header tells them; raises BrokenSound."""
+    with _opened(source, piped=True) as file:
+        return file.frames / file.samplerate
+
+
+@contextmanager
+def _opened(source: Path | bytes, piped: bool = False) -> Iterator[soundfile.SoundFile]:
+    """The file, with the sizes of a ``piped`` WAV put right; what goes wrong then or while it is read comes as BrokenSound."""
     try:
-        with soundfile.SoundFile(stream) as file:
-            frames, rate, channels, told = file.frames, file.samplerate, file.channels, file.extra_info
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        with _handed(source, piped) as handed, _sound_file(handed) as file:
+            yield file
+    except (OSError, RuntimeError) as error:
         raise BrokenSound(f"unreadable: {_plain(error)}") from None
-    if len(samples) < frames or _SHORTENED.search(told) or _ends_inside_ogg(source):
+
+
+@contextmanager
+def _handed(source: Path | bytes, piped: bool) -> Iterator[bytes | io.IOBase]:
+    """What soundfile is to open: a path as the bytes that it is on the disk (it need not be text), or a stream."""
+    head = _with_sizes(source) if piped else b""
+    if isinstance(source, bytes):
+        yield io.BytesIO(head + source[len(head) :])
+    elif head:
+        with _Headed(source, head) as stream:
+            yield stream
+    else:
+        yield os.fsencode(source)
+
+
+def _sound_file(handed: bytes | io.IOBase) -> soundfile.SoundFile:
+    try:
+        file = soundfile.SoundFile(handed)
+    except (TypeError, ValueError) as error:  # of soundfile itself: a .raw, whose rate nobody knows
+        raise BrokenSound(f"unreadable: {_plain(error)}") from None
+    if file.frames == 2**63 - 1:  # libsndfile's word for a length that nobody knows
+        file.close()
+        raise BrokenSound(ENDLESS)
+    return file
+
+
+def _stream(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _whole(file: soundfile.SoundFile, least: int) -> Sound:
+    samples = file.read(dtype="float32", always_2d=True)
+    if len(samples) < least:
         raise BrokenSound(TRUNCATED)
     if len(samples) == 0:
         raise BrokenSound("empty: no samples")
-    return Sound(_mono(samples), rate, channels)
+    return Sound(_mono(samples), file.samplerate, file.channels)
+
+
+def _least(file: soundfile.SoundFile, source: Path | bytes) -> int:
+    """Samples that come at least of a file that is whole; raises BrokenSound where it is seen that this one is not."""
+    if _SHORTENED.search(file.extra_info) or _ends_inside_ogg(source):
+        raise BrokenSound(TRUNCATED)
+    return _least_of_mp3(file, source) if file.subtype == "MPEG_LAYER_III" else file.frames
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:
@@ -69,7 +125,7 @@ _SHORTENED = re.compile(r"^\s*(data|SSND|Data Size|riff|Riff size)\s*:\s*\d+ \(s
 
 def _ends_inside_ogg(source: Path | bytes) -> bool:
     """Whether an Ogg stream stops before the end of its last page, which carries the flag 4 (RFC 3533, section 6)."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+    with _stream(source) as stream:
         if stream.read(4) != b"OggS":
             return False
         size = stream.seek(0, io.SEEK_END)
@@ -79,9 +135,112 @@ def _ends_inside_ogg(source: Path | bytes) -> bool:
     return len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
+# An MP3 has no length of its own. Its first frame may be a header (Xing, Info) that counts the others; without one libsndfile
+# estimates from the first frame's bitrate. It gives that many samples and no more, so the frames themselves are counted here.
+_BITRATES = {  # kbit/s of MPEG 1 and of MPEG 2, layer III, by the index 1 to 14 (ISO 11172-3 and 13818-3)
+    1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = {44_100: (1, 3, 0), 48_000: (1, 3, 1), 32_000: (1, 3, 2), 22_050: (2, 2, 0), 24_000: (2, 2, 1), 16_000: (2, 2, 2),
+          11_025: (2, 0, 0), 12_000: (2, 0, 1), 8_000: (2, 0, 2)}  # fmt: skip
+_SLACK = 2  # MPEG frames, about 0.05 s, by which an estimate may be off
+
+
+def _least_of_mp3(file: soundfile.SoundFile, source: Path | bytes) -> int:
+    with _stream(source) as stream:
+        found, told, cut = _mp3_frames(stream, file.samplerate)
+    each = 1152 if _RATES[file.samplerate][0] == 1 else 576  # samples in a frame
+    if cut:
+        raise BrokenSound(TRUNCATED)
+    if found > (told or file.frames / each) + _SLACK:
+        raise BrokenSound(LONGER)
+    return file.frames if told else min(file.frames, (found - _SLACK) * each)
+
+
+def _mp3_frames(stream: BinaryIO, rate: int) -> tuple[int, int, bool]:
+    """Frames of sound in an MP3 of so many Hz, what its header tells of their number (0: nothing), and whether the last is cut."""
+    version, bits, index = _RATES[rate]
+    size = stream.seek(0, io.SEEK_END)
+    place = found = told = 0
+    stream.seek(0)
+    while len(head := stream.read(_HEAD)) > 3:
+        length = _tag_bytes(head)
+        if head[0] == 0xFF and head[1] & 0xFE == 0xE2 | bits << 3 and head[2] & 0x0C == index << 2 and 0 < head[2] >> 4 < 15:
+            length = 144_000 // version * _BITRATES[version][(head[2] >> 4) - 1] // rate + (head[2] >> 1 & 1)
+            if not found and (header := _XING.search(head)):
+                told = int.from_bytes(header[2]) if header[1][3] & 1 else 0
+            else:
+                found += 1
+        place += length
+        stream.seek(place)
+    return found, told, place > size
+
+
+_HEAD = 50  # bytes of a frame in which the count of a Xing or Info header ends at the latest
+_XING = re.compile(rb"(?:Xing|Info)(.{4})(.{4})", re.DOTALL)  # flags, of which 1 says that the number of frames follows
+
+
+def _tag_bytes(head: bytes) -> int:
+    """Bytes to the end of the tag (ID3v2, APE) that begins here; 1 where none does."""
+    if head[:3] == b"ID3" and len(head) >= 10:
+        return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
+    if head[:8] == b"APETAGEX" and len(head) >= 32 and head[23] & 0x20:  # the one at its beginning, not at its end
+        return 32 + int.from_bytes(head[12:16], "little")
+    return 1
+
+
+PIPED = 0x7FFFF000  # bytes; what writes a WAV to a pipe tells this size or a larger one, or 0, since it can't know
+
+
+class _Headed(io.FileIO):
+    """A file that reads as if it began with ``head``."""
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        super().__init__(path)
+        self._head = head
+
+    def readinto(self, buffer: Any) -> int:
+        place = self.tell()
+        count = super().readinto(buffer) or 0
+        part = self._head[place : place + count]
+        buffer[: len(part)] = part
+        return count
+
+
+def _with_sizes(source: Path | bytes) -> bytes:
+    """All before the samples of a WAV that was written to a pipe, with the sizes of what there is; of anything else nothing."""
+    with _stream(source) as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        if not (start := _start_of_piped(stream, size)) or size - 8 > 0xFFFFFFFE:
+            return b""
+        stream.seek(0)
+        head = bytearray(stream.read(start))
+    struct.pack_into("<I", head, 4, size - 8)
+    struct.pack_into("<I", head, start - 4, size - start)
+    return bytes(head)
+
+
+def _start_of_piped(stream: BinaryIO, size: int) -> int:
+    """Where the samples of a WAV begin, if its header does not know how many there are; else 0."""
+    form, told, kind = struct.unpack("<4sI4s", stream.read(12).ljust(12))
+    if form != b"RIFF" or kind != b"WAVE" or told == size - 8:
+        return 0
+    place = 12
+    while len(chunk := stream.read(8)) == 8:
+        name, told = struct.unpack("<4sI", chunk)
+        place += 8
+        if name == b"data":
+            return place if told == 0 or PIPED <= told > size - place else 0
+        place += told + told % 2
+        stream.seek(place)
+    return 0
+
+
 def _plain(error: Exception) -> str:
     """The library's reason without addresses or paths, so that two runs give the same text."""
-    return getattr(error, "error_string", str(error)).strip().rstrip(".")
+    reason = error.strerror if isinstance(error, OSError) else getattr(error, "error_string", None)
+    return (reason or str(error)).strip().rstrip(".")
 
 
 def resample(samples: np.ndarray, rate: int, target: int = RATE) -> np.ndarray:
@@ -101,33 +260,27 @@ def streamed(source: Path | bytes, seconds: float = BLOCK_SECONDS) -> Iterator[n
     """The file as ``read`` gives it, in blocks of about so many seconds: hours of it take the memory of one block.
 
     A file of one block comes with the bits of ``read``; a longer one is resampled as it comes, which differs from that by rounding.
+    A WAV that was written to a pipe, which ``read`` refuses since a cut in it does not show, is taken as far as it goes.
     Raises BrokenSound as ``decode`` does; where the file is found broken behind its first block, after that has come.
     """
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        with soundfile.SoundFile(stream) as file:
-            frames, rate, told = file.frames, file.samplerate, file.extra_info
-            block = int(seconds * rate)
-            if frames > block:
-                if _SHORTENED.search(told) or _ends_inside_ogg(source):
-                    raise BrokenSound(TRUNCATED)
-                yield from _blocks(file, frames, block)
-                return
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise BrokenSound(f"unreadable: {_plain(error)}") from None
-    yield read(source)
+    with _opened(source, piped=True) as file:
+        least, block = _least(file, source), int(seconds * file.samplerate)
+        if file.frames > block:
+            yield from _blocks(file, least, block)
+        else:
+            yield resample(_whole(file, least).samples, file.samplerate)
 
 
-def _blocks(file: soundfile.SoundFile, frames: int, block: int) -> Iterator[np.ndarray]:
+def _blocks(file: soundfile.SoundFile, least: int, block: int) -> Iterator[np.ndarray]:
     resampler = None if file.samplerate == RATE else soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32", quality="HQ")
-    done = 0
-    while done < frames:
+    done, short = 0, False
+    while not short:
         samples = file.read(block, dtype="float32", always_2d=True)
-        if len(samples) == 0:
+        done, short = done + len(samples), len(samples) < block
+        if short and done < least:
             raise BrokenSound(TRUNCATED)
-        done += len(samples)
         mono = _mono(samples)
-        yield mono if resampler is None else resampler.resample_chunk(mono, last=done >= frames)
+        yield mono if resampler is None else resampler.resample_chunk(mono, last=short)
 
 
 def read_part(data: bytes, start: int, count: int) -> np.ndarray:

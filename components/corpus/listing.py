@@ -33,6 +33,7 @@ from components.corpus.source import settings_of
 
 CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
 FACTS = "facts.json"
+JUDGED = 2  # enters the keys of facts: raise it when components.audio.sound judges a file otherwise
 SILENT = "silent: nothing is louder than -80 dB of full scale"  # why a recording of speech is refused
 FETCH = "What is published comes with 'python -m components.corpus fetch'."  # the way out where a folder is missing
 
@@ -228,7 +229,7 @@ def _chunks(paths: Sequence[str]) -> list[list[str]]:
 def _look(root: str, paths: list[str]) -> dict[str, Facts]:
     """The facts of one chunk, from the work cache while path, size and time of change of all its files are the same."""
     stamps = [[path, *_stamp(Path(root) / path)] for path in paths]
-    key = {"version": RESULT_VERSION, "libsndfile": soundfile.__libsndfile_version__, "root": root, "files": stamps}
+    key = {"version": RESULT_VERSION, "judged": JUDGED, "libsndfile": soundfile.__libsndfile_version__, "root": root, "files": stamps}
 
     def make(folder: Path) -> None:
         rows = {path: asdict(look(Path(root) / path)) for path in paths}

@@ -18,7 +18,7 @@ from components.audio.segments import MOST
 from components.config.errors import InputError, LibrettoError
 from components.config.progress import progress
 from components.transcribe.formats import FORMATS, HEADS, ONE_A_FILE
-from components.transcribe.sources import STDIN, Source, outputs, piped, sources
+from components.transcribe.sources import Source, arrived, outputs, sources
 from components.transcribe.transcript import Failure, Transcript
 
 if TYPE_CHECKING:
@@ -71,12 +71,13 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
     model = Transcriber.load(options.model, "", options.set, options.segment_seconds, options.batch_seconds)
     write = _writer(options, found, places, stream)
     failed = 0
-    for result in _results(model, found):
-        if isinstance(result, Failure):
-            failed += 1
-            print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
-        else:
-            write(result)
+    with arrived(found) as here:
+        for result in _results(model, here):
+            if isinstance(result, Failure):
+                failed += 1
+                print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
+            else:
+                write(result)
     return FAILED if failed else 0
 
 
@@ -91,9 +92,8 @@ def _results(model: Transcriber, found: Sequence[Source]) -> Iterator[Transcript
 def _recording(source: Source) -> Recording:
     from components.transcribe.transcriber import Recording, recording_of
 
-    if source.path is not None:
-        return Recording(source.name, recording_of(source.path).blocks)
-    return Recording(STDIN, lambda: recording_of(piped()).blocks())
+    assert source.path is not None, "standard input has arrived"
+    return Recording(source.name, recording_of(source.path).blocks)
 
 
 def _writer(options: argparse.Namespace, found: Sequence[Source], places: dict[str, Path], stream: TextIO) -> Callable[[Transcript], None]:

@@ -6,15 +6,18 @@ ending libsndfile knows. Cost: reading the headers, for the length.
 
 from __future__ import annotations
 
-import struct
+import shutil
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
 
+from components.audio.sound import BrokenSound, duration
 from components.config.errors import InputError
 
 STDIN = "-"
@@ -30,12 +33,12 @@ ENDINGS = {
     ".wave",
 }
 ENDINGS -= {".raw"}  # without a header nobody knows the rate
-UNTOLD = (0, 0xFFFFFFFF)  # sizes in a WAV that was written to a pipe, whose length nobody knew
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or standard input where ``path`` is None; ``name`` as it is shown, ``below`` as it lies in the folder that was named."""
+    """A file, or standard input that has not arrived where ``path`` is None; ``name`` as it is shown, always text that can be
+    written, ``below`` as it lies in the folder that was named."""
 
     name: str
     path: Path | None
@@ -43,11 +46,9 @@ class Source:
 
     def seconds(self) -> float:
         """What its header says of its length; 0 where it says nothing."""
-        if self.path is None:
-            return 0.0
         try:
-            return float(soundfile.info(self.path).duration)
-        except (soundfile.LibsndfileError, RuntimeError, OSError):
+            return duration(self.path) if self.path is not None else 0.0
+        except BrokenSound:
             return 0.0
 
 
@@ -64,13 +65,18 @@ def sources(names: Sequence[str]) -> list[Source]:
             )
             if not files:
                 raise InputError(f"{name} holds no sound file.", unit=name, way_out=f"Known endings: {', '.join(sorted(ENDINGS))}.")
-            new = [Source(str(each), each, each.relative_to(path)) for each in files]
+            new = [Source(_shown(str(each)), each, each.relative_to(path)) for each in files]
         elif path.exists():
-            new = [Source(name, path, Path(path.name))]
+            new = [Source(_shown(name), path, Path(path.name))]
         else:
             raise InputError(f"{name} is neither a file nor a folder.", unit=name)
         found |= {each.name: each for each in new if each.name not in found}
     return list(found.values())
+
+
+def _shown(name: str) -> str:
+    """A path's name as text that can be written: a byte in it that is no UTF-8 is shown by its number."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _hidden(file: Path, folder: Path) -> bool:
@@ -94,24 +100,23 @@ def outputs(found: Sequence[Source], folder: Path, ending: str) -> dict[str, Pat
     return places
 
 
-def piped() -> bytes:
-    """All of standard input; a WAV that was written to a pipe gets the sizes that it could not know."""
-    return with_sizes(sys.stdin.buffer.read())
+@contextmanager
+def arrived(found: Sequence[Source]) -> Iterator[list[Source]]:
+    """The sources with standard input, which is read to its end, in a temporary file; that is removed at the end.
+
+    Raises InputError where it can't be written.
+    """
+    with ExitStack() as stack:
+        yield [replace(each, path=stack.enter_context(_kept())) if each.path is None else each for each in found]
 
 
-def with_sizes(data: bytes) -> bytes:
-    """A WAV with the sizes of its header set to what there is, where they say that nobody knew; anything else as it is."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return data
-    place = 12
-    while place + 8 <= len(data):
-        (size,) = struct.unpack_from("<I", data, place + 4)
-        if data[place : place + 4] == b"data":
-            if size not in UNTOLD or len(data) - 8 > 0xFFFFFFFE:
-                return data
-            fixed = bytearray(data)
-            struct.pack_into("<I", fixed, place + 4, len(data) - place - 8)
-            struct.pack_into("<I", fixed, 4, len(data) - 8)
-            return bytes(fixed)
-        place += 8 + size + size % 2
-    return data
+@contextmanager
+def _kept() -> Iterator[Path]:
+    with tempfile.NamedTemporaryFile(prefix="transcribe-") as file:
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+        except OSError as error:
+            raise InputError(f"Standard input can't be kept in {file.name}: {error.strerror}.", unit=STDIN,
+                             way_out="TMPDIR names another folder for it.") from None  # fmt: skip
+        yield Path(file.name)

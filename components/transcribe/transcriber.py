@@ -69,7 +69,7 @@ class Transcriber:
             self.constraints = self.constraints.unasked()
         self.hearing, self.most = setup.hearing, most
         self.batch_seconds = batch_seconds or setup.decode.batch_seconds
-        if most < 4 * OVERLAP or self.batch_seconds <= 0:
+        if not (4 * OVERLAP <= most < float("inf") and self.batch_seconds > 0):
             raise InputError(f"Segments of {most:g} s in batches of {self.batch_seconds:g} s can't be made.", unit="segment-seconds",
                              way_out=f"Segments have at least {4 * OVERLAP:g} s.")  # fmt: skip
         if not (setup.bridge / CONFIG).is_file():

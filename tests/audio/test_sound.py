@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from components.audio.sound import RATE, BrokenSound, as_flac, decode, is_silent, read, resample
+from components.audio.sound import RATE, BrokenSound, as_flac, decode, duration, is_silent, read, resample, streamed
 
 # libsndfile's format and subtype → how far a decoded sample may be from the one that was written.
 FORMATS = {
@@ -137,6 +139,110 @@ def test_what_is_no_sound_is_refused_without_a_path(data: bytes, tmp_path: Path)
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert reason(tmp_path / "gone.flac").startswith("unreadable")
+
+
+@pytest.mark.parametrize("name", ["talk.raw", os.fsdecode("caf\xe9.flac".encode("latin-1"))])
+def test_an_odd_name_is_no_accident(name: str, tmp_path: Path) -> None:
+    """Raw samples have no rate, so that they are refused; a name need not be UTF-8."""
+    data = as_flac(tone(RATE).astype(np.float32))
+    (tmp_path / name).write_bytes(data)
+    if name.endswith(".raw"):
+        assert reason(tmp_path / name).startswith("unreadable: samplerate")
+        with pytest.raises(BrokenSound, match="unreadable"):
+            list(streamed(tmp_path / name))
+    else:
+        assert np.array_equal(read(tmp_path / name), read(data))
+        assert np.array_equal(np.concatenate(list(streamed(tmp_path / name))), read(data))
+        assert duration(tmp_path / name) == 0.5
+
+
+def mp3(seconds: float, rate: int, mode: str = "CONSTANT", begin: int = 0) -> bytes:
+    """A second of noise (0) and one of silence (1) in turn, so that a variable bitrate does vary."""
+    samples = noise(int(seconds * rate))[:, 0] * ((np.arange(int(seconds * rate)) // rate + begin) % 2 == 0)
+    stream = io.BytesIO()
+    with soundfile.SoundFile(stream, "w", rate, 1, format="MP3", compression_level=0.5, bitrate_mode=mode) as file:
+        file.write(samples)
+    return stream.getvalue()
+
+
+def bare(data: bytes) -> bytes:
+    """An MP3 without its first frame, which is the header that counts the others."""
+    second = data.index(data[:2], 4)
+    while data[second + 2] & 0x0C != data[2] & 0x0C or data[second + 2] >> 4 in (0, 15):
+        second = data.index(data[:2], second + 1)
+    return data[second:]
+
+
+def block_by_block(source: bytes | Path) -> int:
+    """Samples at 16 kHz that come of a file in blocks of 2 s."""
+    return sum(len(block) for block in streamed(source, 2))
+
+
+TAG = b"ID3\4\0\0\0\0\x27\x08" + b"\xff\xfb\x90\xc4" * 1250  # 5,000 bytes that look like frames
+MP3_RATES = [16_000, 44_100, 48_000]
+
+
+@pytest.mark.parametrize("rate", MP3_RATES)
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_with_a_header_is_whole_or_refused(rate: int, mode: str, tmp_path: Path) -> None:
+    data = mp3(7, rate, mode)
+    assert len(decode(data).samples) == 7 * rate
+    assert len(decode(TAG + data + b"TAG".ljust(128)).samples) == 7 * rate
+    assert abs(block_by_block(data) - 7 * RATE) <= 1
+    for end in (len(data) // 2, len(data) - 700, len(data) - 1):
+        assert reason(data[:end]).startswith("truncated")
+        with pytest.raises(BrokenSound, match="truncated"):
+            block_by_block(data[:end])
+    (tmp_path / "both.mp3").write_bytes(data + TAG + mp3(0.3, rate, mode))
+    assert "re-encode" in reason(tmp_path / "both.mp3")
+    with pytest.raises(BrokenSound, match="re-encode"):
+        block_by_block(tmp_path / "both.mp3")
+
+
+@pytest.mark.parametrize("rate", MP3_RATES)
+def test_an_mp3_without_a_header_is_whole_or_refused(rate: int) -> None:
+    """libsndfile estimates its length from its beginning, and would end a recording of changing bitrate there."""
+    data = bare(mp3(7, rate))
+    for taken in (data, data + b"TAG".ljust(128), TAG + data):
+        assert 7 <= len(decode(taken).samples) / rate < 7.15
+        assert 7 <= block_by_block(taken) / RATE < 7.15
+    assert reason(data[:-50]).startswith("truncated")
+    varying = bare(mp3(7, rate, "VARIABLE"))
+    assert "re-encode" in reason(varying)
+    with pytest.raises(BrokenSound, match="re-encode"):
+        block_by_block(varying)
+    longer = bare(mp3(7, rate, "VARIABLE", begin=1))  # than it is, by the estimate
+    assert 7 <= len(decode(longer).samples) / rate < 7.15
+    assert 7 <= block_by_block(longer) / RATE < 7.15
+
+
+def test_a_flac_of_untold_length_is_refused() -> None:
+    """A cut in it would not show."""
+    data = bytearray(as_flac(tone(RATE).astype(np.float32)))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # the number of samples
+    for take in (decode, duration, block_by_block):
+        with pytest.raises(BrokenSound, match="re-encode"):
+            take(bytes(data))
+
+
+@pytest.mark.parametrize("told", [0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [1_001, 50_000])
+def test_a_wav_written_to_a_pipe_is_taken_in_blocks_alone(told: int, length: int, tmp_path: Path) -> None:
+    """A cut in it does not show, so that no corpus takes it."""
+    data = written(noise(length), RATE, subtype="PCM_24")
+    place = data.index(b"data")
+    piped = bytearray(data)
+    struct.pack_into("<I", piped, place + 4, told)
+    struct.pack_into("<I", piped, 4, min(told + 36, 0xFFFFFFFF))
+    (tmp_path / "piped.wav").write_bytes(piped)
+    for source in (bytes(piped), tmp_path / "piped.wav"):
+        assert np.array_equal(np.concatenate(list(streamed(source, 1))), read(data))
+        assert duration(source) == length / RATE
+        assert reason(source).startswith(("truncated", "empty", "unreadable"))
+    assert (tmp_path / "piped.wav").read_bytes() == piped
+    with pytest.raises(BrokenSound, match="truncated"):
+        block_by_block(data[:-100])
 
 
 def test_resampling_leaves_what_has_the_rate_already() -> None:

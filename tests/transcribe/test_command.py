@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from components.text.joining import Word
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
 from components.transcribe.formats import FORMATS, captions
-from components.transcribe.sources import outputs, sources, with_sizes
+from components.transcribe.sources import outputs, sources
 from components.transcribe.transcript import Passage, Transcript
 from tests import world as tones
 from tests.conftest import REPOSITORY
@@ -93,17 +94,41 @@ def test_standard_input_is_a_recording(
     assert printed.err.splitlines()[-1].startswith("-: unreadable")
 
 
-@pytest.mark.parametrize("told", [0, 0xFFFFFFFF])
-def test_a_wav_written_to_a_pipe_is_whole(told: int, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", tones.hiss(1), RATE)
-    data = (tmp_path / "a.wav").read_bytes()
-    place = data.index(b"data")
-    piped = bytearray(data)
-    struct.pack_into("<I", piped, place + 4, told)
-    struct.pack_into("<I", piped, 4, told)
-    assert with_sizes(bytes(piped)) == data
-    assert with_sizes(data) == data
-    assert with_sizes(data[:-100]) == data[:-100]  # cut off: what its header says is taken at its word
+def test_standard_input_is_kept_in_a_file_while_it_is_read(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So its length is known, a WAV that was written to a pipe is whole, and nothing stays behind."""
+    soundfile.write(tmp_path / "a.wav", long_tone(50), RATE)
+    assert main([str(tmp_path / "a.wav"), "--set", "ctc"]) == 0
+    text = capsys.readouterr().out
+    piped = bytearray((tmp_path / "a.wav").read_bytes())
+    for place in (4, piped.index(b"data") + 4):
+        struct.pack_into("<I", piped, place, 0xFFFFFFFF)
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "kept"))
+    monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setattr(sys, "stdin", Pipe(bytes(piped)))
+    assert main(["-", "--set", "ctc"]) == 0
+    assert capsys.readouterr().out == text
+    last = json.loads((tmp_path / "progress").read_text().splitlines()[-1])
+    assert last["done"] == pytest.approx(last["total"], abs=0.1)
+    assert last["total"] == pytest.approx(soundfile.info(tmp_path / "a.wav").duration, abs=0.01)
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["txt", "json", "tsv"])
+def test_an_odd_file_costs_a_line_and_not_the_run(
+    form: str, model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = os.fsdecode(b"caf\xe9.flac")
+    (folder / "a.flac").rename(folder / latin)
+    (folder / "b.raw").write_bytes(bytes(9000))
+    assert main([str(folder), str(folder / "b.raw"), "--set", "ctc", "--format", form]) == 1
+    printed = capsys.readouterr()
+    assert "caf\\xe9.flac" in printed.out.replace("\\\\", "\\")
+    assert f"{folder / 'b.raw'}: unreadable: samplerate" in printed.err
+    assert main([str(folder / latin), "--set", "ctc", "--format", form, "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / latin).with_suffix(f".{form}").read_text()
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class Aligner:
 
     def _units(self, word: str) -> list[int]:
         """Ids of a word's units; those that the head does not know are left out."""
-        return [unit for unit in self.tokenizer(self.head.cased(word)).input_ids if unit != self._unknown]
+        return self.head.known(word)
 
     def _delimiter(self) -> list[int]:
         """What stands between two words: a unit of its own for letters, nothing for subwords, which mark beginnings."""
