@@ -138,22 +138,16 @@ class ConstraintSet:
     min_tokens_per_second: float  # of the utterance's audio
     repetition_penalty: float  # by which the log-probability of a token that was said is multiplied
     eos_threshold: float  # times the log-probability of the likeliest other token: an end below it is none
-    max_unheard: float  # units of a text (letters with CTC, else tokens) that the encoder did not hear
-    unheard_share: float  # of the units heard, added to the limit above
+    max_unheard: int  # units of a text in a row (letters with CTC, else tokens) that the encoder did not hear
     silence_gate: float  # evidence for speech, 0 to 1, below which the empty transcript competes
 
     @property
-    def bounds_unheard(self) -> bool:
-        """Whether the units of a text that were not heard are bounded."""
-        return self.max_unheard > 0 or self.unheard_share > 0
-
-    @property
     def asks_what_was_heard(self) -> bool:
-        return self.bounds_unheard or self.silence_gate > 0
+        return self.max_unheard > 0 or self.silence_gate > 0
 
     def unasked(self) -> ConstraintSet:
         """The same set with those limits off, for a model in which nothing tells what was heard."""
-        return replace(self, max_unheard=0, unheard_share=0, silence_gate=0)
+        return replace(self, max_unheard=0, silence_gate=0)
 
 
 @dataclass(frozen=True)
@@ -285,7 +279,7 @@ def _check_values(params: Params, where: str) -> None:
 
 def _search_checks(rules: ConstraintSet) -> dict[str, bool]:
     from_zero = ("length_penalty", "no_repeat_ngram", "max_tokens_per_second", "extra_tokens", "min_tokens_per_second", "eos_threshold",
-                 "max_unheard", "unheard_share")  # fmt: skip
+                 "max_unheard")  # fmt: skip
     return {**{key: getattr(rules, key) >= 0 for key in from_zero}, "beams": rules.beams >= 1, "max_tokens": rules.max_tokens >= 1,
             "repetition_penalty": rules.repetition_penalty > 0, "silence_gate": 0 <= rules.silence_gate <= 1}  # fmt: skip
 

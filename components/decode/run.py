@@ -58,8 +58,8 @@ def in_force(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, Constrain
     if heard:
         return sets
     for name in (name for name, each in sets.items() if each.asks_what_was_heard):
-        print(f"decode: {name}: max_unheard, unheard_share and silence_gate are off: the encoder gives no CTC for these frames, and the "
-              "bridge has no matching head that was trained")  # fmt: skip
+        print(f"decode: {name}: max_unheard and silence_gate are off: the encoder gives no CTC for these frames, and the bridge has no "
+              "matching head that was trained")  # fmt: skip
     return {name: each.unasked() for name, each in sets.items()}
 
 

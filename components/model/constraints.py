@@ -19,8 +19,7 @@ NEVER = float("-inf")
 # Next tokens that acoustic agreement looks at, likeliest first, until it has found as many as beam search can use.
 CANDIDATES = 64
 GREEDY = ConstraintSet(beams=1, max_tokens=100, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0, repetition_penalty=1.0, eos_threshold=0, max_unheard=0, unheard_share=0,
-                       silence_gate=0)  # fmt: skip
+                       min_tokens_per_second=0, repetition_penalty=1.0, eos_threshold=0, max_unheard=0, silence_gate=0)  # fmt: skip
 
 
 class TokenLimits(LogitsProcessor):
@@ -69,14 +68,14 @@ class LikelyEnd(LogitsProcessor):
 
 
 class Agreement(LogitsProcessor):
-    """Forbids tokens by which a text would hold more units that were not heard than ``most`` and a ``share`` of those that were.
+    """Forbids tokens by which a text would run on for more than ``most`` units of which none was heard.
 
     Of each beam the likeliest tokens are looked at until ``2 · beams + 1`` are allowed, which is all that beam search can take
     from one; the rest is forbidden. The end of sequence is never forbidden here: a text that has used up what it may make up ends.
     """
 
-    def __init__(self, evidence: Sequence[Evidence], most: float, share: float, eos: int, ignored: set[int]) -> None:
-        self.evidence, self.most, self.share, self.eos, self._ignored = evidence, most, share, eos, ignored
+    def __init__(self, evidence: Sequence[Evidence], most: int, eos: int, ignored: set[int]) -> None:
+        self.evidence, self.most, self.eos, self._ignored = evidence, most, eos, ignored
         self._reaches: list[dict[tuple[int, ...], Reach]] = [{(): Reach()} for _ in evidence]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -104,19 +103,14 @@ class Agreement(LogitsProcessor):
 
     def _allowed(self, place: int, reach: Reach, tokens: Sequence[int], enough: int) -> list[int]:
         evidence, found = self.evidence[place], []
-        room = self._room(evidence, reach)
         for token in tokens:
             # Most are allowed without a closer look, since a token can't add more than it has.
-            plainly = token in self._ignored or evidence.most(token) <= room
-            if plainly or self._room(evidence, evidence.extended(reach, token)) >= 0:
+            plainly = token in self._ignored or reach.unheard + evidence.most(token) <= self.most
+            if plainly or evidence.extended(reach, token).unheard <= self.most:
                 found.append(token)
                 if len(found) == enough:
                     break
         return found
-
-    def _room(self, evidence: Evidence, reach: Reach) -> float:
-        """Unheard units that a text may still hold."""
-        return self.most + self.share * evidence.basis(reach) - reach.unheard
 
 
 def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[int], list[int]]:
@@ -140,8 +134,8 @@ def processors(constraints: ConstraintSet, seconds: Sequence[float], evidence: S
     if constraints.repetition_penalty != 1:  # not by the generation's settings: those spare as many tokens as the batch padded
         found.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     fewest, most = limits(constraints, seconds)
-    if constraints.bounds_unheard:
-        found.append(Agreement(evidence, constraints.max_unheard, constraints.unheard_share, eos, ignored))
+    if constraints.max_unheard:
+        found.append(Agreement(evidence, constraints.max_unheard, eos, ignored))
     found.append(TokenLimits(fewest, most, eos, device))
     if constraints.eos_threshold:
         found.append(LikelyEnd(constraints.eos_threshold, eos))

@@ -1,13 +1,13 @@
 """What was heard of an utterance, beside what the LLM makes of it: the encoder's CTC posterior, or the matching cross-attention.
 
-In: frames of the encoder's last layer and its CTC head, or projected speech and the matching head of the bridge. Out: how many
-units of a text were not heard, how likely it is that anything was said at all, and how well a whole text agrees. An utterance's
-evidence comes from its own frames alone. Cost: one product with the head, then a few microseconds a character.
+In: frames of the encoder's last layer and its CTC head, or projected speech and the matching head of the bridge. Out: for how many
+units a text runs on without one that was heard, how likely it is that anything was said at all, and how well a whole text agrees. An
+utterance's evidence comes from its own frames alone. Cost: one product with the head, then a few microseconds a character.
 
-With CTC the units are letters and digits, case folded: a text is held against the greedy CTC text by their longest common
-subsequence (Hirschberg 1977), so that spelling differs at the cost of single letters and what runs on past the recording finds
-nothing. With the matching head (Pham et al., arXiv 2406.17272) they are the LLM's tokens: one is heard where the speech that it
-attends to looks like its embedding.
+With CTC the units are letters and digits, case folded: one is heard where it lengthens the longest common subsequence (Hirschberg
+1977) of the text with the greedy CTC text, so that a word which CTC spells otherwise has letters that count, and what runs on past the
+recording, or round in a loop, finds none that are left. With the matching head (Pham et al., arXiv 2406.17272) they are the LLM's
+tokens: one is heard where the speech that it attends to looks like its embedding.
 """
 
 from __future__ import annotations
@@ -36,30 +36,22 @@ PART = "\N{REPLACEMENT CHARACTER}"  # how a token reads that holds some of the b
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a text has come: units of it, units that were heard, and what a further unit is held against."""
+    """How far a text has come: units since the last one that was heard, and what a further unit is held against."""
 
-    units: int = 0
-    heard: int = 0
+    unheard: int = 0
     tokens: tuple[int, ...] = ()
     letters: str = ""
     row: np.ndarray | None = None  # longest common subsequence of the letters with each beginning of the CTC text
-
-    @property
-    def unheard(self) -> int:
-        return self.units - self.heard
 
 
 class Evidence(Protocol):
     """Evidence of one utterance."""
 
-    def basis(self, reach: Reach) -> int:
-        """Units of which a share may be unheard: all that were heard, where that is known, else those of the text that were."""
-
     def most(self, token: int) -> int:
-        """Units of a token of the LLM: by so many the unheard ones grow at most."""
+        """Units of a token of the LLM: by so many ``unheard`` grows at most."""
 
     def extended(self, reach: Reach, token: int) -> Reach:
-        """The reach of a text with one more token; its unheard units never become fewer."""
+        """The reach of a text with one more token."""
 
     def speech(self, tokens: Sequence[int]) -> float:
         """How sure it is that anything was said, 0 to 1; ``tokens`` are the best text's."""
@@ -81,9 +73,6 @@ class CtcEvidence:
         self._scores, self._head, self._text = scores, head, text
         self._heard = np.array([ord(each) for each in letters(heard)], np.int64)
 
-    def basis(self, reach: Reach) -> int:
-        return len(self._heard)
-
     def most(self, token: int) -> int:
         piece = self._text((token,))
         return len(letters(piece)) + (PART in piece)
@@ -91,13 +80,14 @@ class CtcEvidence:
     def extended(self, reach: Reach, token: int) -> Reach:
         tokens = (*reach.tokens, token)
         said = letters(self._text(tokens))  # of all of them: one letter may be written by several tokens
-        row, before = reach.row, reach.letters
+        row, before, unheard = reach.row, reach.letters, reach.unheard
         if row is None or not said.startswith(before):
-            row, before = np.zeros(len(self._heard) + 1, np.int32), ""
+            row, before, unheard = np.zeros(len(self._heard) + 1, np.int32), "", 0
         for letter in said[len(before) :]:  # row[j]: longest common subsequence with the first j letters that were heard
-            met = row[:-1] + (self._heard == ord(letter))
+            met, common = row[:-1] + (self._heard == ord(letter)), row[-1]
             row = np.maximum.accumulate(np.concatenate([row[:1], np.maximum(row[1:], met)]))
-        return Reach(len(said), int(row[-1]), tokens, said, row)
+            unheard = 0 if row[-1] > common else unheard + 1
+        return Reach(unheard, tokens, said, row)
 
     def speech(self, tokens: Sequence[int]) -> float:
         return -float(np.expm1(self._blank))
@@ -128,14 +118,11 @@ class MatchedEvidence:
         self._matching, self._speech, self._embed = matching, speech, embed
         self._known: dict[int, float] = {}
 
-    def basis(self, reach: Reach) -> int:
-        return reach.heard
-
     def most(self, token: int) -> int:
         return 1
 
     def extended(self, reach: Reach, token: int) -> Reach:
-        return Reach(reach.units + 1, reach.heard + (self._cosine(token) >= HEARD), (*reach.tokens, token))
+        return Reach(0 if self._cosine(token) >= HEARD else reach.unheard + 1, (*reach.tokens, token))
 
     def speech(self, tokens: Sequence[int]) -> float:
         """Where the mean of the cosines lies between ``QUIET`` and ``SPOKEN``, those below 0 taken as 0; 0 for no tokens."""

@@ -227,7 +227,7 @@ def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(decoded: lis
     capsys.readouterr()
     tones.run("decode")
     assert hypotheses() == plain
-    assert "decode: free: max_unheard, unheard_share and silence_gate are off" in capsys.readouterr().out
+    assert "decode: free: max_unheard and silence_gate are off" in capsys.readouterr().out
     assert read_record(Path("data/decode"))["parameters"]["sets"]["free"]["silence_gate"] == 0
 
 
