@@ -134,13 +134,27 @@ def trim(limit: int | None = None) -> tuple[int, int]:
     """
     limit = work_bytes() if limit is None else limit
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
-    # Of what is being made only the checkpoints inside it show that it goes on.
-    newest = {path: max(each.stat().st_mtime for each in (path, *path.rglob("*"))) for path in units}
-    sized = [(newest[path], sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path) for path in units]
+    sized = [(*found, path) for path in units if (found := _last_used(path))]
     total, dropped = sum(size for _, size, _ in sized), 0
     for used, size, path in sorted(sized, key=lambda entry: entry[0]):
         if total <= limit or time.time() - used < 3600:
             break
-        shutil.rmtree(path)
+        with contextlib.suppress(FileNotFoundError):  # another process drops it too
+            shutil.rmtree(path)
         total, dropped = total - size, dropped + 1
     return dropped, total
+
+
+def _last_used(unit: Path) -> tuple[float, int] | None:
+    """When a unit was last written to or taken, and its bytes; None where it is gone: others make, finish and drop units meanwhile.
+
+    Of what is being made only the checkpoints inside it show that it goes on.
+    """
+    times, size = [], 0
+    for folder, _, files in os.walk(unit):
+        for path in (folder, *(os.path.join(folder, file) for file in files)):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                times.append(status.st_mtime)
+                size += status.st_size if path != folder else 0
+    return (max(times), size) if times else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,3 +267,25 @@ def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) 
     with pytest.raises(InputError, match=r"^shards: .*the disk is full.*components\.clean"):
         made("shards", {"a": 1}, make)
     assert made("shards", {"a": 1}, lambda folder: None).is_dir()
+
+
+def test_units_that_others_finish_or_drop_meanwhile_stop_no_trim(work: Path) -> None:
+    """A stage trims at its end, beside stages of other runs that share the cache."""
+    stop = threading.Event()
+
+    def others() -> None:
+        while not stop.is_set():
+            partial = work / "decode" / "dd" / "other.partial"
+            (partial / "deep").mkdir(parents=True, exist_ok=True)
+            (partial / "deep" / "file").write_text("x")
+            partial.rename(partial.with_suffix(""))
+            shutil.rmtree(partial.with_suffix(""))
+
+    beside = threading.Thread(target=others)
+    beside.start()
+    try:
+        for _ in range(300):
+            trim()
+    finally:
+        stop.set()
+        beside.join()
