@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,23 +267,25 @@ def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) 
     assert made("shards", {"a": 1}, lambda folder: None).is_dir()
 
 
+OTHERS = """
+import pathlib, shutil, sys
+partial = pathlib.Path(sys.argv[1]) / "decode" / "dd" / "other.partial"
+while True:
+    (partial / "deep").mkdir(parents=True, exist_ok=True)
+    for number in range(5):
+        (partial / "deep" / str(number)).write_text("x")
+    partial.rename(partial.with_suffix(""))
+    shutil.rmtree(partial.with_suffix(""))
+"""
+
+
 def test_units_that_others_finish_or_drop_meanwhile_stop_no_trim(work: Path) -> None:
     """A stage trims at its end, beside stages of other runs that share the cache."""
-    stop = threading.Event()
-
-    def others() -> None:
-        while not stop.is_set():
-            partial = work / "decode" / "dd" / "other.partial"
-            (partial / "deep").mkdir(parents=True, exist_ok=True)
-            (partial / "deep" / "file").write_text("x")
-            partial.rename(partial.with_suffix(""))
-            shutil.rmtree(partial.with_suffix(""))
-
-    beside = threading.Thread(target=others)
-    beside.start()
-    try:
-        for _ in range(300):
-            trim()
-    finally:
-        stop.set()
-        beside.join()
+    with subprocess.Popen([sys.executable, "-c", OTHERS, str(work)]) as others:
+        try:
+            while not work.exists():
+                time.sleep(0.01)
+            for _ in range(2000):
+                trim()
+        finally:
+            others.kill()
