@@ -131,7 +131,7 @@ def test_one_wrong_cell_stops_all_before_any_work(root: Path, capsys: pytest.Cap
 def test_unknown_recipe_and_cell_name_the_nearest(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main(["digit"]) == 2
     assert "Did you mean 'digits'?" in capsys.readouterr().err
-    assert compare.main(["digits", "--only", "georg", "--dry-run"]) == 2
+    assert compare.main(["digits", "--only", "george-plan", "--dry-run"]) == 2
     assert "Did you mean 'george-plain'?" in capsys.readouterr().err
 
 
