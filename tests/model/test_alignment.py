@@ -103,8 +103,8 @@ def test_subwords_that_mark_beginnings_need_nothing_between_words(tmp_path: Path
     units = ctc.subwords_for(TEXTS, 32)
     aligner = Aligner(SpeechEncoder(folder))
     letters = aligner._sequence([aligner._units(word) for word in ("amber", "birch")])[0]
-    assert letters == aligner.tokenizer("amber birch").input_ids
-    aligner.tokenizer = units
+    assert letters == aligner.head.tokenizer("amber birch").input_ids
+    aligner.head.tokenizer = units
     aligner._between = aligner._delimiter()
     subwords = aligner._sequence([aligner._units(word) for word in ("amber", "birch")])[0]
     assert subwords == units("amber birch").input_ids

@@ -71,9 +71,8 @@ class Aligner:
     """Word times by the CTC head of a ``SpeechEncoder``; raises InputError where it has none."""
 
     def __init__(self, encoder: Any) -> None:
-        self.head, self.tokenizer = Head(encoder), encoder.tokenizer
+        self.head = Head(encoder)
         self._scores, self._rate = encoder.head, encoder.rate
-        self._unknown = self.tokenizer.unk_token_id
         self._between = self._delimiter()
 
     @torch.inference_mode()
