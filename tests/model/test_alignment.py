@@ -51,9 +51,9 @@ def aligner(tmp_path: Path) -> Aligner:
 
 def certain(aligner: Aligner, said: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """Frames of which the head is sure that each holds the unit of a letter: ``_`` stands for a blank, a space for the delimiter."""
-    ids = {"_": aligner.head.blank, " ": aligner.tokenizer.convert_tokens_to_ids("|")}
-    units = [ids.get(letter, aligner.tokenizer.convert_tokens_to_ids(letter)) for letter in said]
-    scores = np.full((len(said), len(aligner.tokenizer)), np.log(1e-4), np.float32)
+    ids = {"_": aligner.head.blank, " ": aligner.head.tokenizer.convert_tokens_to_ids("|")}
+    units = [ids.get(letter, aligner.head.tokenizer.convert_tokens_to_ids(letter)) for letter in said]
+    scores = np.full((len(said), len(aligner.head.tokenizer)), np.log(1e-4), np.float32)
     scores[range(len(said)), units] = np.log(0.9)
     monkeypatch.setattr(aligner, "log_probabilities", lambda frames: scores)
     return torch.zeros(len(said), 1)
