@@ -22,7 +22,7 @@ from components.config.stage import Stage
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import ALONE, CTC, WHISPER, read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode, throughput
-from components.model.folders.description import decodes_by_itself, has_ctc, tells_what_was_heard
+from components.model.folders.description import decodes_by_itself, gives_ctc, tells_what_was_heard
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
@@ -65,7 +65,7 @@ def in_force(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, Constrain
 
 def _writes_ctc() -> bool:
     """Whether the encoder has a CTC head that the stored layer serves."""
-    return _layer() == "last" and has_ctc(ENCODER)
+    return gives_ctc(ENCODER, _layer())
 
 
 def _layer() -> int | str:

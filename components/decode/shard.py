@@ -19,7 +19,7 @@ from components.config.params import ConstraintSet
 from components.config.settings import device
 from components.config.work import made
 from components.decode.hypotheses import ALONE, WHISPER, Other, Row, write_hypotheses
-from components.model.folders.description import has_ctc
+from components.model.folders.description import gives_ctc
 
 DATA, ENCODER, LLM, MODEL = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge")
 UNIT, CLOCK = "hypotheses.parquet", "throughput.json"
@@ -213,6 +213,6 @@ def _evidence(job: Job, frames: Sequence[Any]) -> Any:
     """What was heard by CTC; None where the frames are not those of a CTC head."""
     from components.model.evidence import ctc_evidence
 
-    if not has_ctc(ENCODER) or read_record(DATA / "features" / job.role)["key"]["layer"] != "last":
+    if not gives_ctc(ENCODER, read_record(DATA / "features" / job.role)["key"]["layer"]):
         return None
     return ctc_evidence(_encoder(job.exact), frames, _model(job.exact).builder.text)

@@ -19,7 +19,7 @@ from components.config.errors import InputError, nearest
 from components.config.hashing import file_digest
 from components.config.params import ConstraintSet, read_params
 from components.config.typed import STRICT, stated, typed
-from components.model.folders.description import has_ctc
+from components.model.folders.description import gives_ctc
 from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 
 BRIDGE, ENCODER, LLM = Path("models/bridge"), Path("models/encoder"), Path("models/llm")
@@ -74,7 +74,7 @@ class Setup:
     @property
     def ctc(self) -> bool:
         """Whether the encoder has a CTC head that the frames serve."""
-        return self.hearing.layer == "last" and has_ctc(self.encoder)
+        return gives_ctc(self.encoder, self.hearing.layer)
 
     def constraints(self, name: str) -> ConstraintSet | None:
         """The constraint set of that name, None for the encoder's own text; raises InputError for an unknown name."""

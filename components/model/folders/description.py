@@ -33,9 +33,14 @@ def has_ctc(folder: Path) -> bool:
     return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
 
 
+def gives_ctc(encoder: Path, layer: int | str) -> bool:
+    """Whether frames of that layer are those that the encoder's CTC head reads."""
+    return layer == "last" and has_ctc(encoder)
+
+
 def tells_what_was_heard(encoder: Path, layer: int | str, bridge: Path) -> bool:
     """Whether there is evidence of what was said: CTC of the layer that frames come from, or a matching head that was trained."""
-    return (layer == "last" and has_ctc(encoder)) or (bridge / MATCHING).is_file()
+    return gives_ctc(encoder, layer) or (bridge / MATCHING).is_file()
 
 
 def decodes_by_itself(folder: Path) -> bool:
