@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PINNED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+PINNED = [*PROJECT["dependencies"], *(each for extra in PROJECT["optional-dependencies"].values() for each in extra)]
 
 
 def locked() -> dict[str, str]:
@@ -19,7 +19,7 @@ def locked() -> dict[str, str]:
 
 
 def normal(requirement: str) -> tuple[str, str]:
-    name, version = requirement.split("==")
+    name, version = re.sub(r"\[.*\]", "", requirement).split("==")  # moto[server] is moto
     return re.sub(r"[-_.]+", "-", name).lower(), version
 
 
