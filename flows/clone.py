@@ -1,52 +1,130 @@
-"""A clone of the last commit in which a flow works while somebody edits the workspace.
+"""Where a flow works: a clone of the last commit while somebody edits the workspace, or the workspace itself, which it then has alone.
 
-It shares the workspace's DVC cache by links, so nothing large is copied and nothing that was computed is computed again. What comes
-out returns as a DVC experiment of the workspace (``dvc exp show``, ``dvc exp apply``).
+A clone shares the workspace's DVC cache by links, so nothing large is copied and nothing that was computed is computed again. What
+comes out returns as a DVC experiment of the workspace (``dvc exp show``, ``dvc exp apply``) or as a branch with one commit. The clone
+of a flow that was killed is removed by the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from components.config.errors import InputError
+from filelock import FileLock, Timeout
+
+from components.config.errors import InputError, TransientError
+from components.config.hashing import data_digest
 from components.config.settings import work_root
 
 DVC = (sys.executable, "-m", "dvc")
+RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git holds of a result
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder in which a flow works, and the workspace that its result is for."""
+
+    folder: Path
+    above: Path
+
+    def as_experiment(self) -> str:
+        """Makes what came out an experiment of the workspace; returns its name."""
+        name = f"flow-{self.folder.name}".lower()
+        run("git", "add", "--all")  # else metrics that are new to Git stay behind
+        run(*DVC, "exp", "save", "--name", name)
+        reference = run("git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}")
+        run("git", "-C", str(self.above), "fetch", "--quiet", str(self.folder), f"{reference}:{reference}")
+        return name
+
+    def as_branch(self, message: str, name: str = "") -> tuple[str, str]:
+        """Commits what came out as a branch of the workspace, in place of an earlier one of that name; returns branch and commit."""
+        name = name or f"flow-{self.folder.name}".lower()
+        commit = commit_result(message)
+        run("git", "-C", str(self.above), "fetch", "--quiet", str(self.folder), f"+HEAD:refs/heads/{name}")
+        return name, commit
 
 
 @contextlib.contextmanager
-def clone(say: Callable[[str], None]) -> Iterator[Path]:
-    """Changes into a clone of the current workspace; on success brings the result back and removes the clone.
+def workspace() -> Iterator[Place]:
+    """The current workspace, held against a second flow; the system frees it when its holder dies. Raises TransientError where
+    another flow works in it."""
+    folder = Path.cwd()
+    place = work_root() / "workspaces" / f"{data_digest(str(folder))[:12]}.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place, timeout=0):
+            yield Place(folder, folder)
+    except Timeout:
+        raise TransientError(f"Another flow works in {folder}.", unit=str(folder),
+                             way_out="Wait for its end, or leave out --here: then each works in a clone.") from None  # fmt: skip
 
-    ``say`` is told what is cloned and what the experiment is called. Raises InputError outside a Git repository.
+
+@contextlib.contextmanager
+def clone(say: Callable[[str], None]) -> Iterator[Place]:
+    """Changes into a clone of the current workspace, which goes in any case: what is to stay is brought back before.
+
+    ``say`` is told what is cloned. Raises InputError outside a Git repository.
     """
-    workspace = Path.cwd()
-    commit = _output("git", "rev-parse", "--short", "HEAD")
-    cache = _output(*DVC, "cache", "dir")
-    if _output("git", "status", "--porcelain", "--untracked-files=no"):
-        say(f"the workspace has changes that are not committed: this runs {commit} without them")
+    above = Path.cwd()
+    revision = run("git", "rev-parse", "--short", "HEAD")
+    cache = run(*DVC, "cache", "dir")
+    if run("git", "status", "--porcelain", "--untracked-files=no"):
+        say(f"the workspace has changes that are not committed: this runs {revision} without them")
     parent = work_root() / "clones"
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{commit}-", dir=parent) as folder:
-        _output("git", "clone", "--quiet", str(workspace), folder)
-        with contextlib.chdir(folder):
-            _output(*DVC, "cache", "dir", "--local", cache)
-            say(f"runs {commit} in {folder}")
-            yield Path(folder)
-            name = f"flow-{Path(folder).name}".lower()
-            _output("git", "add", "--all")  # else metrics that are new to Git stay behind
-            _output(*DVC, "exp", "save", "--name", name)
-            reference = _output("git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}")
-        _output("git", "fetch", "--quiet", folder, f"{reference}:{reference}")
-    say(f"the result is the DVC experiment '{name}': dvc exp apply {name}")
+    _sweep(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f"{revision}-", dir=parent))
+    with FileLock(f"{folder}.lock"):
+        try:
+            run("git", "clone", "--quiet", str(above), str(folder))
+            with contextlib.chdir(folder):
+                _take_along(above, cache)
+                say(f"runs {revision} in {folder}")
+                yield Place(folder, above)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
-def _output(*command: str) -> str:
+def _sweep(parent: Path) -> None:
+    """Removes the clones that nobody holds: of flows that were killed."""
+    for folder in (path for path in parent.iterdir() if path.is_dir()):
+        place = Path(f"{folder}.lock")
+        if not place.exists():
+            continue  # one that is being made
+        with contextlib.suppress(Timeout), FileLock(place, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            place.unlink(missing_ok=True)
+
+
+def _take_along(above: Path, cache: str) -> None:
+    """What a clone needs of the workspace and Git does not hold: DVC's cache, and how its remotes are reached."""
+    local = above / ".dvc/config.local"
+    if local.is_file():
+        shutil.copy(local, ".dvc/config.local")  # with its mode: it may hold keys
+    run(*DVC, "cache", "dir", "--local", cache)
+    name, mail = (run("git", "-C", str(above), "config", "--default", "libretto", key) for key in ("user.name", "user.email"))
+    run("git", "config", "user.name", name)
+    run("git", "config", "user.email", mail)
+
+
+def commit_result(message: str) -> str:
+    """Commits ``dvc.lock``, metrics and scans as they are, and nothing else; returns the commit, the last one where they are as in it."""
+    held = [each for each in RESULT if Path(each).exists()]
+    run("git", "add", *held)
+    if run("git", "status", "--porcelain", "--untracked-files=no", "--", *held):
+        run("git", "commit", "--quiet", "-m", message, "--", *held)
+    return run("git", "rev-parse", "--short", "HEAD")
+
+
+def run(*command: str) -> str:
+    """Standard output of a command; raises InputError with what it says where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"'{' '.join(command)}' failed: {done.stderr.strip()}", way_out="A clone needs a commit to start from.")

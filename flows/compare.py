@@ -2,12 +2,13 @@
 
 ::
 
-    python -m flows.compare <recipe> [--only CELL] [--dry-run]
+    python -m flows.compare <recipe> [--only CELL] [--jobs N] [--again] [--dry-run]
     python -m flows.compare --llm llama-tiny phi-tiny
 
-Everything is checked before any work. Experiments run one after the other in copies of the last commit and the changes on top
-of it, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that fails is a failed row,
-the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures. Cells that differ in
+Everything is checked before any work. Experiments run in copies of the last commit and the changes on top of it, one at a time or
+one a GPU, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that is done already is
+taken as it is, and one that still runs is waited for, so the same command goes on where it stopped. A cell that fails is a failed
+row, the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures. Cells that differ in
 ``train.seed`` alone come once more, as mean and range. The first cell is the baseline: of each other one the difference of word error
 rates follows with its interval and the p-value of the matched-pairs test, from the errors of each utterance as DVC has them.
 """
@@ -15,172 +16,147 @@ rates follows with its interval and the p-value of the matched-pairs test, from 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
 from components.config.errors import InputError, LibrettoError, nearest
-from components.config.params import NAMES, read_params
+from components.config.params import NAMES
+from flows import experiments
 from flows import recipe as recipes
-from flows.differences import UTTERANCES, differences, read_errors
+from flows.comparison import against_first, beside, over_seeds, table
 from flows.recipe import Cell, Recipe
-from flows.results import SCORE, TRAIN, aligned, perplexities, spread, text_on_nonspeech, word_errors
+from flows.results import aligned
 
-DVC = (sys.executable, "-m", "dvc")
+WATCHERS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=8)  # cells that are waited for at once: more than run
+FAILED = 1  # exit code where a cell failed
+Names = Mapping[str, Sequence[str]]  # by dial: encoder, llm, …
 
 
-def cells_of(options: argparse.Namespace) -> dict[str, Cell]:
-    """Experiment name → cell, all checked, for the command line's recipe, names and ``--only``."""
-    recipe = recipes.read_recipe(options.recipe) if options.recipe else Recipe()
-    dials = {name: values for name in NAMES if (values := getattr(options, name))}
+@dataclass
+class Comparison:
+    """What came out: rows of each experiment, of those over seeds, of differences to the first, and which failed."""
+
+    rows: list[dict[str, str]]
+    failed: list[str]
+    seeds: list[dict[str, str]]
+    differences: list[dict[str, str]] = field(default_factory=list)
+    first: str = ""
+    remark: str = ""
+
+    def text(self) -> str:
+        """All of it as aligned text."""
+        parts = [aligned(self.rows)]
+        parts += [f"Over seeds, mean (least–most):\n{aligned(self.seeds)}"] if self.seeds else []
+        heading = f"Against {self.first}, in percent points of words (95 % interval; p of matched pairs):"
+        parts += [f"{heading}\n{aligned(self.differences)}"] if self.differences else []
+        return "\n\n".join([*parts, *filter(None, [self.remark])])
+
+
+def cells_of(recipe_name: str, names: Names, only: str = "") -> dict[str, Cell]:
+    """Experiment name → cell, all checked, of a recipe, or of names for each dial."""
+    recipe = recipes.read_recipe(recipe_name) if recipe_name else Recipe()
+    dials = {dial: list(values) for dial, values in names.items() if values}
     if dials and recipe.cells:
-        raise InputError(f"The recipe '{options.recipe}' names its cells.", way_out=f"Leave out --{next(iter(dials))}.")
+        raise InputError(f"The recipe '{recipe_name}' names its cells.", way_out=f"Leave out --{next(iter(dials))}.")
     found = recipes.expand(replace(recipe, grid={**recipe.grid, **dials}))
-    if options.only:
+    if only:
         known = [cell.name for cell in found]
-        if options.only not in known:
-            raise InputError(f"There is no cell '{options.only}'.", unit=options.only, way_out=nearest(options.only, known))
-        found = [cell for cell in found if cell.name == options.only]
+        if only not in known:
+            raise InputError(f"There is no cell '{only}'.", unit=only, way_out=nearest(only, known))
+        found = [cell for cell in found if cell.name == only]
     for cell in found:
         recipes.check(cell)
-    return {"-".join(filter(None, (options.recipe or "compare", cell.name))): cell for cell in found}
+    return {"-".join(filter(None, (recipe_name or "compare", cell.name))): cell for cell in found}
 
 
-def queue_command(name: str, cell: Cell) -> list[str]:
-    return ["exp", "run", "--queue", "-n", name, *cell.arguments()]
-
-
-def check_plan(name: str, cell: Cell) -> None:
+@task(cache_policy=NO_CACHE)
+def check_plans(cells: dict[str, Cell]) -> None:
     """Raises InputError before anything is queued where a disk or the memory will not do for a cell by itself."""
-    done = subprocess.run([sys.executable, "-m", "components.plan", *cell.arguments()], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", unit=name)
-
-
-def run(cells: dict[str, Cell]) -> None:
-    """Queues the cells as experiments, in place of earlier ones of the same names, and waits until the queue is done."""
-    present = set(_dvc("exp", "list", "--name-only").split())
-    earlier = [name for name in cells if name in present]
-    if earlier:
-        _dvc("exp", "remove", *earlier)
     for name, cell in cells.items():
-        _dvc(*queue_command(name, cell))
-    # A failed experiment shows in the table; the others run on.
-    subprocess.run([*DVC, "exp", "run", "--run-all", "--jobs", "1"], env=_environment(), check=False)
+        done = subprocess.run([sys.executable, "-m", "components.plan", *cell.arguments()], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", unit=name)
 
 
-def results() -> dict[str, dict[str, Any]]:
-    """What DVC shows of each experiment, by name."""
-    return _newest(json.loads(_dvc("exp", "show", "--json")))
+@task(cache_policy=NO_CACHE)
+def queue(cells: dict[str, Cell], again: bool) -> set[str]:
+    """Queues the cells that are neither done nor under way; returns those that were done before."""
+    experiments.settle(list(cells))
+    shown, under_way = experiments.results(), experiments.waiting()
+    done = set() if again else {name for name, cell in cells.items() if experiments.is_done(cell, shown.get(name))}
+    experiments.put({name: cell for name, cell in cells.items() if name not in done and name not in under_way})
+    return done
 
 
-def table(names: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows (experiment × set and system, WER and clips with text in percent; the optimiser step at which the training's accuracy
-    jumps), and the names of the failed experiments."""
-    rows, failed = [], []
-    for name in names:
-        row = {"experiment": name}
-        metrics = _metrics(shown.get(name))
-        if metrics is None:
-            failed.append(name)
-            row["state"] = f"failed: {_reason(name)}"
-        else:
-            row |= {"state": "done", **{f"{each['set']}/{each['system']}": each["WER %"] for each in word_errors(metrics)}}
-            row |= {f"{each['set']}/{each['system']} text %": each["clips with text %"] for each in text_on_nonspeech(metrics)}
-            row |= {f"{each} perplexity": f"{figure:.2f}" for each, figure in perplexities(metrics).items()}
-            training = _metrics(shown.get(name), TRAIN) or {}
-            if training.get("steps"):  # else a released projector: nothing was trained
-                step = training.get("jump", {}).get("step")  # DVC leaves out what is null
-                row["jump at step"] = "none" if step is None else str(step)
-        rows.append(row)
-    return rows, failed
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def run_cell(name: str, done: bool) -> State:
+    """Waits for one experiment of the queue; Failed with the last words of its stage."""
+    if done:
+        return Completed(name="Cached", message="done before")
+    experiments.wait(name)
+    result = experiments.results().get(name)
+    if result is None or result.get("error") or not result.get("data"):
+        return Failed(message=experiments.reason(name))
+    return Completed(message=f"dvc exp apply {name}")
 
 
-def beside(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[dict[str, str]]:
-    """The rows with what is published of their cells: a column for each set of which any is, "-" where there is none."""
-    said = {name: {**{f"{each} published": figure for each, figure in cell.wer.items()},
-                   **{f"{each} perplexity published": figure for each, figure in cell.perplexity.items()}}
-            for name, cell in cells.items()}  # fmt: skip
-    columns = dict.fromkeys(column for figures in said.values() for column in figures)
-    return [row | {column: f"{said[name][column]:.2f}" if column in said[name] else "-" for column in columns}
-            for row, name in zip(rows, cells, strict=True)]  # fmt: skip
+@flow(name="compare", task_runner=WATCHERS, persist_result=False)
+def compare(recipe: str = "", names: dict[str, list[str]] | None = None, only: str = "", jobs: int = 0, again: bool = False,
+            plan: bool = True) -> Comparison:  # fmt: skip
+    """Runs a recipe's cells, or one for each of the ``names`` of a dial (``{"llm": ["phi-2", "vicuna-7b"]}``), and compares them.
 
-
-def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of cells that differ in ``train.seed`` alone, together: what their names have in common, and mean and range of what
-    those that succeeded gave."""
-    alike: dict[str, list[str]] = {}
-    for name, cell in cells.items():
-        alike.setdefault(repr({key: value for key, value in cell.overrides.items() if key != "train.seed"}), []).append(name)
-    rows = []
-    for names in (each for each in alike.values() if len(each) > 1):
-        label = "-".join(words[0] for words in zip(*(name.split("-") for name in names)) if len(set(words)) == 1) or names[0]
-        found = [metrics for name in names if (metrics := _metrics(shown.get(name)))]
-        rows += [{"experiments": label, **row} for row in (spread(found) if found else ())]
-    return rows
-
-
-def against_first(names: Sequence[str], failed: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> str:
-    """What is to be said of the first experiment and each other one: rows of differences, and which have none and why."""
-    first, done = names[0], [name for name in names if name not in failed]
-    if len(names) < 2:
-        return ""
-    if first in failed:
-        return f"Nothing stands against the first cell, {first}: it failed."
-    held = {name: read_errors(shown[name]["rev"]) for name in done}
-    rows = differences(names, {name: errors for name, errors in held.items() if errors}, read_params().score.resamples)
-    lines = [f"Against {first}, in percent points of words (95 % interval; p of matched pairs):", aligned(rows)] if rows else []
-    if lacking := [name for name, errors in held.items() if errors is None]:
-        lines.append(f"No {UTTERANCES} is in DVC's cache (dvc fetch may bring it), so nothing to compare, of: {', '.join(lacking)}")
-    return "\n".join(lines)
-
-
-def _newest(shown: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The last result of each name; one that succeeded replaces an earlier failure."""
-    found: dict[str, dict[str, Any]] = {}
-    for experiment in (each for baseline in shown for each in baseline.get("experiments") or ()):
-        result = experiment["revs"][0]
-        if experiment["name"] not in found or not result.get("error"):
-            found[experiment["name"]] = result
+    ``jobs`` experiments run at once (0: one a GPU), ``again`` runs even those that are done.
+    """
+    cells = cells_of(recipe, names or {}, only)
+    if plan:
+        check_plans(cells)
+    done = queue(cells, again)
+    try:
+        if len(done) < len(cells):
+            experiments.start(devices(jobs))
+        states = [run_cell.submit(name, name in done, return_state=False) for name in cells]
+        for each in states:
+            each.wait()
+    except BaseException:
+        experiments.stop(list(cells))  # a cancelled flow leaves no experiment running
+        raise
+    found = compared(cells)
+    create_table_artifact(found.rows, key="comparison", description=f"{recipe or 'names'}, side by side")
+    create_table_artifact(found.differences, key="differences", description=f"Against {found.first}; p of matched pairs")
+    get_run_logger().info("%s", found.text())
     return found
 
 
-def _metrics(result: dict[str, Any] | None, file: Path = SCORE) -> dict[str, Any] | None:
-    if result is None or result.get("error"):
-        return None
-    return ((result.get("data") or {}).get("metrics", {}).get(str(file)) or {}).get("data")
+def devices(jobs: int) -> list[str]:
+    """What each worker is to see as its GPU; empty where there is none."""
+    return [""] * max(jobs, 1)
 
 
-def _reason(name: str) -> str:
-    """The last line that a failed experiment's stage wrote, from its log."""
-    log = subprocess.run([*DVC, "queue", "logs", name], capture_output=True, text=True, check=False)
-    lines = [line.strip() for line in log.stdout.splitlines() if line.strip() and not line.startswith("ERROR: failed to reproduce")]
-    return lines[-1] if lines else log.stderr.strip()
+def compared(cells: dict[str, Cell]) -> Comparison:
+    """The results of the cells as DVC has them now."""
+    shown = experiments.results()
+    rows, failed = table(list(cells), shown)
+    differences, remark = against_first(list(cells), failed, shown)
+    return Comparison(beside(rows, cells), failed, over_seeds(cells, shown), differences, next(iter(cells)), remark)
 
 
-def _dvc(*arguments: str) -> str:
-    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False, env=_environment())
-    if done.returncode:
-        raise InputError(f"'dvc {shlex.join(arguments)}' failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    """The environment in which a stage's ``python`` is the one that runs this."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares from the command line; returns the exit code."""
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flows.compare", description="Runs experiments and lays their results side by side.")
-    parser.add_argument("recipe", nargs="?", help=f"one of: {', '.join(recipes.names())}")
-    parser.add_argument("--only", metavar="CELL", help="just this cell of the recipe")
+    parser.add_argument("recipe", nargs="?", default="", help=f"one of: {', '.join(recipes.names())}")
+    parser.add_argument("--only", metavar="CELL", default="", help="just this cell of the recipe")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="experiments at once (default: one a GPU, else one)")
+    parser.add_argument("--again", action="store_true", help="run even what is done already")
     parser.add_argument("--dry-run", action="store_true", help="print what would be queued")
     parser.add_argument("--no-plan", action="store_true", help="queue even what a plan says will not do (python -m components.plan)")
     for name in NAMES:
@@ -188,28 +164,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.recipe and not any(getattr(options, name) for name in NAMES):
         parser.error("give a recipe, or names to compare such as --llm A B")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares from the command line; returns the exit code."""
+    options = _options(arguments)
+    names: dict[str, Any] = {name: values for name in NAMES if (values := getattr(options, name))}
     try:
-        cells = cells_of(options)
+        cells = cells_of(options.recipe, names, options.only)  # before Prefect starts: a wrong name is said at once
         if options.dry_run:
             for name, cell in cells.items():
-                print(shlex.join(["dvc", *queue_command(name, cell)]))
+                print(shlex.join(["dvc", *experiments.queue_command(name, cell)]))
             return 0
-        if not options.no_plan:
-            for name, cell in cells.items():
-                check_plan(name, cell)
-        run(cells)
-        shown = results()
-        rows, failed = table(list(cells), shown)
-        apart = against_first(list(cells), failed, shown)
+        found = compare(options.recipe, names, options.only, options.jobs, options.again, not options.no_plan)
     except LibrettoError as error:
         print(f"compare: {error}", file=sys.stderr)
         return error.exit_code
-    print(aligned(beside(rows, cells)))
-    if repeated := over_seeds(cells, shown):
-        print(f"\nOver seeds, mean (least–most):\n{aligned(repeated)}")
-    if apart:
-        print(f"\n{apart}")
-    return 1 if failed else 0
+    print(found.text())
+    return FAILED if found.failed else 0
 
 
 if __name__ == "__main__":

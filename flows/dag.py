@@ -1,14 +1,16 @@
-"""What DVC says of its DAG: which stages, in which order, and what has changed since one last ran.
+"""What DVC says of its DAG: which stages, in which order, and with which parameters they last ran.
 
-There is no second DAG: every answer here is asked of ``dvc.repo.Repo`` in the current folder, about 0.3 s a question.
+There is no second DAG: every answer here is asked of DVC in the current folder, about 0.3 s a question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dvc.dvcfile import PROJECT_FILE
+import yaml
+from dvc.dvcfile import LOCK_FILE, PROJECT_FILE
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
@@ -36,14 +38,25 @@ def _check_target(repo: Repo, target: str) -> None:
         raise InputError(f"DVC knows no stage or output '{target}': {error}.", unit=target, way_out=hint) from None
 
 
-def changes(stage: str) -> list[str]:
-    """What ``dvc status`` finds changed for one stage, a line each (``changed deps: params.yaml``); empty when up to date."""
-    with Repo() as repo:
-        found = repo.status(targets=[stage]).get(stage, [])
-    return [_line(entry) for entry in found]
+def parameters() -> dict[str, Any]:
+    """What ``dvc.lock`` says that the stages last ran with: ``params.yaml: train.seed`` → value; empty where there is no lock."""
+    lock = Path(LOCK_FILE)
+    if not lock.is_file():
+        return {}
+    stages = (yaml.load(lock.read_text(), Loader=yaml.CSafeLoader) or {}).get("stages", {})
+    files = [each for stage in stages.values() for each in stage.get("params", {}).items()]
+    return {f"{file}: {key}": value for file, held in files for name, own in held.items() for key, value in _flat(name, own)}
 
 
-def _line(entry: str | dict[str, dict[str, Any]]) -> str:
-    if isinstance(entry, str):
-        return entry
-    return "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in entry.items())
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, own in value.items():
+            yield from _flat(f"{name}.{key}", own)
+    else:
+        yield name, value
+
+
+def changed_parameters(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each parameter that is new, gone or another one; none where there was no run before."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)) if before else []
+    return [{"parameter": name, "before": str(before.get(name, "-")), "now": str(now.get(name, "-"))} for name in names]

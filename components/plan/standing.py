@@ -11,17 +11,22 @@ from typing import Any
 
 import yaml
 
+from components.config.catalogue import parsed
 from components.config.params import NAMES, PARAMS, Params
 
 DAG, LOCK = Path("dvc.yaml"), Path("dvc.lock")
+
+
+def _read(path: Path) -> Any:
+    return yaml.load(path.read_text(), Loader=yaml.CSafeLoader)  # safe_load takes seconds for a lock
 
 
 def standing(params: Params) -> dict[str, int]:
     """Bytes of the outputs that stand, by stage."""
     if not LOCK.is_file():
         return {}
-    locked = yaml.safe_load(LOCK.read_text()).get("stages", {})
-    stages = yaml.safe_load(DAG.read_text())["stages"]
+    locked = _read(LOCK).get("stages", {})
+    stages = _read(DAG)["stages"]
     makers = {out["path"]: name for name, entry in locked.items() for out in entry.get("outs", [])}
     same = {name: _same(name, entry, stages, params) for name, entry in locked.items()}
 
@@ -47,7 +52,7 @@ def _same(name: str, locked: dict[str, Any], stages: dict[str, Any], params: Par
 
 
 def _value(file: str, key: str, params: Params) -> Any:
-    data: Any = params.raw if file == str(PARAMS) else yaml.safe_load(Path(file).read_text())
+    data: Any = params.raw if file == str(PARAMS) else parsed(Path(file).read_text())
     for part in key.split("."):
         data = data.get(part) if isinstance(data, dict) else None
     return data

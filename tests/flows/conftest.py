@@ -28,9 +28,9 @@ STAGES: dict[str, Any] = {
     "a": {"cmd": NOTE.format(name="a"), "deps": ["input"], "outs": ["a"]},
     "side": {"cmd": NOTE.format(name="side"), "deps": ["a"], "outs": ["side"]},
 }
-# Notes the run, then does as the file `orders/<name>` says: fails with that kind of error, once or always.
+# Notes the run, then does as the file `order-<name>` says: fails with that kind of error, once or always, or sleeps once and goes on.
 NOTE_PY = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from components.config.stage import error_path
 
@@ -39,10 +39,15 @@ notes = Path(os.environ["NOTES"])
 notes.open("a").write(name + "\\n")
 print("working on", name, "with progress in", os.environ.get("LIBRETTO_PROGRESS"))
 orders = notes.parent / ("order-" + name)
-if orders.exists():
-    kind, *once = orders.read_text().split()
-    if once:
-        orders.unlink()
+kind, *once = orders.read_text().split() if orders.exists() else [""]
+if once:
+    orders.unlink()
+if kind == "sleep":
+    progress = {"stage": name.replace("-", "@"), "task": "sleeping", "done": 1, "total": 4, "unit": "winks", "per_second": 0.5,
+                "seconds_left": 6, "note": ""}
+    Path(os.environ["LIBRETTO_PROGRESS"]).open("a").write(json.dumps(progress) + "\\n")
+    time.sleep(float(once[0]))
+elif kind:
     if kind != "silent":
         message = f"{name} broke: {kind}. Mend it."
         error_path(name).parent.mkdir(parents=True, exist_ok=True)

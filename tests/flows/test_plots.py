@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components.config.errors import InputError
-from flows import compare, plots
+from flows import comparison, experiments, plots
 
 from .conftest import ROOT, Project
 
@@ -64,7 +64,7 @@ def dvc(*arguments: str) -> str:
 
 
 @pytest.fixture
-def experiments(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def recorded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workspace with a run, and the experiments ``early``, ``late`` and ``released``; no network."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.setenv(name, NOBODY)
@@ -79,7 +79,7 @@ def experiments(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         dvc("exp", "run", "-S", f"place={place}", "-n", name)
 
 
-def test_both_experiments_stand_in_one_chart_without_a_network(experiments: None) -> None:
+def test_both_experiments_stand_in_one_chart_without_a_network(recorded: None) -> None:
     import vl_convert
 
     plots.install()
@@ -98,10 +98,10 @@ def test_both_experiments_stand_in_one_chart_without_a_network(experiments: None
         assert len({color for _, color in lines}) == len({path for path, _ in lines}) == 2, "a line each, in a colour of its own"
 
 
-def test_metrics_and_comparison_tell_the_step_of_the_jump(experiments: None) -> None:
+def test_metrics_and_comparison_tell_the_step_of_the_jump(recorded: None) -> None:
     (baseline,) = [each for each in json.loads(dvc("exp", "show", "--json")) if each["rev"] != "workspace"]
     assert baseline["data"]["metrics"]["metrics/train.json"]["data"]["jump"]["step"] == 50
-    rows, failed = compare.table(["early", "late", "released"], compare.results())
+    rows, failed = comparison.table(["early", "late", "released"], experiments.results())
     assert not failed
     assert [row.get("jump at step") for row in rows] == ["30", "70", None]
     dvc("exp", "apply", "early")

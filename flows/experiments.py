@@ -1,0 +1,148 @@
+"""DVC's queue of experiments: what is in it and what came out, put in, worked off by one worker a GPU.
+
+DVC's workers are processes of their own: they go on when whoever queued goes, and stop ten seconds after the queue is empty. One
+that was killed leaves its experiment as running for ever; ``settle`` marks it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.repo import Repo
+
+from components.config.errors import InputError, TransientError
+from components.config.params import overridden
+from flows.recipe import Cell
+
+DVC = (sys.executable, "-m", "dvc")
+OF_A_RESULT = ("params.yaml", "dvc.lock", "metrics/")  # in what the commit of an experiment may differ from the one it hangs on
+POLL = 5.0  # seconds between two looks at the queue, each of which costs 0.3
+STARTED = 60.0  # seconds in which a worker must have come up
+Shown = Mapping[str, dict[str, Any]]
+
+
+def waiting() -> dict[str, str]:
+    """The experiments that are not done, by name: ``Queued`` or ``Running``."""
+    with Repo() as repo:
+        held = repo.experiments.celery_queue
+        return {**{each.name: "Queued" for each in held.iter_queued()}, **{each.name: "Running" for each in held.iter_active()}}
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What DVC shows of each experiment of the last commit, by name; one that succeeded replaces an earlier failure."""
+    found: dict[str, dict[str, Any]] = {}
+    for experiment in (each for baseline in json.loads(dvc("exp", "show", "--json")) for each in baseline.get("experiments") or ()):
+        result = experiment["revs"][0]
+        if experiment["name"] not in found or not result.get("error"):
+            found[experiment["name"]] = result
+    return found
+
+
+def is_done(cell: Cell, result: dict[str, Any] | None) -> bool:
+    """Whether this result is what the cell would give: it succeeded, with these parameters, and of nothing but what is committed."""
+    if result is None or result.get("error") or not result.get("data"):
+        return False
+    if _git("status", "--porcelain", "--untracked-files=no"):
+        return False
+    changed = _git("diff", "--name-only", "HEAD", result["rev"]).split()
+    params = yaml.safe_load(_git("show", f"{result['rev']}:params.yaml"))
+    return all(name.startswith(OF_A_RESULT) for name in changed) and params == overridden(cell.overrides, cell.name).raw
+
+
+def queue_command(name: str, cell: Cell) -> list[str]:
+    return ["exp", "run", "--queue", "-n", name, *cell.arguments()]
+
+
+def put(cells: Mapping[str, Cell]) -> None:
+    """Queues the cells, in place of earlier experiments of the same names."""
+    present = set(dvc("exp", "list", "--name-only").split())
+    earlier = [name for name in cells if name in present]
+    if earlier:
+        dvc("exp", "remove", *earlier)
+    for name, cell in cells.items():
+        dvc(*queue_command(name, cell))
+
+
+def settle(names: Sequence[str]) -> list[str]:
+    """Marks those of ``names`` failed that count as running while no worker works; returns them."""
+    if workers():
+        return []
+    left = [name for name, state in waiting().items() if state == "Running" and name in names]
+    if left:
+        dvc("queue", "kill", *left)
+    return left
+
+
+def workers() -> int:
+    """DVC's workers that answer; asking takes some seconds."""
+    with Repo() as repo:
+        return len(repo.experiments.celery_queue.worker_status())
+
+
+def start(devices: Sequence[str]) -> None:
+    """A worker for each device that has none yet; a device is what CUDA_VISIBLE_DEVICES is to say, or empty for none.
+
+    Raises TransientError where one does not come up.
+    """
+    for count, device in enumerate(devices, 1):
+        seen = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+        dvc("queue", "start", "--jobs", str(count), **seen)  # those that work already stay
+        end = time.monotonic() + STARTED
+        while workers() < count and waiting():
+            if time.monotonic() > end:
+                raise TransientError(f"Worker {count} of DVC's queue did not start in {STARTED:g} s.",
+                                     way_out="'dvc queue start' says why.")  # fmt: skip
+            time.sleep(1)
+
+
+def wait(name: str) -> None:
+    """Waits until the experiment is done, well or not; raises TransientError where its worker is gone."""
+    quiet = time.monotonic()
+    while name in waiting():
+        time.sleep(POLL)
+        if time.monotonic() - quiet > STARTED:
+            if not workers() and name in waiting():
+                settle([name])
+                raise TransientError(f"'{name}': its worker was killed.", unit=name, way_out="Run again: finished units are kept.")
+            quiet = time.monotonic()
+
+
+def stop(names: Sequence[str]) -> None:
+    """Takes the experiments that are not done out of the queue and kills those that run."""
+    found = waiting()
+    for word, state in (("remove", "Queued"), ("kill", "Running")):
+        own = [name for name in names if found.get(name) == state]
+        if own:
+            subprocess.run([*DVC, "queue", word, *own], capture_output=True, check=False)  # one may have ended meanwhile
+
+
+def reason(name: str) -> str:
+    """The last line that a failed experiment's stage wrote, from its log."""
+    log = subprocess.run([*DVC, "queue", "logs", name], capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in log.stdout.splitlines() if line.strip() and not line.startswith("ERROR: failed to reproduce")]
+    return lines[-1] if lines else log.stderr.strip()
+
+
+def dvc(*arguments: str, **variables: str) -> str:
+    """Standard output of a DVC command, a stage's ``python`` being the one that runs this; raises InputError with what it says."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path, **variables})
+    if done.returncode:
+        raise InputError(f"'dvc {shlex.join(arguments)}' failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"'git {shlex.join(arguments)}' failed: {done.stderr.strip()}")
+    return done.stdout.strip()

@@ -1,0 +1,162 @@
+"""Server, worker and deployments on this machine: ``python -m flows.serve [--stop]``, or ``make serve``.
+
+Brings up what is not up yet: Prefect's server (in the background, on loopback unless ``--host`` says otherwise), the work pool, the
+deployments of ``prefect.yaml``, the rule that ends runs whose process is gone, and a worker. All go on when the terminal closes.
+Logs and the worker's number lie in the work cache, ``serve/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from components.config.errors import InputError, LibrettoError, TransientError
+from components.config.settings import work_root
+
+POOL = "libretto"
+HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less
+SILENCE = 3 * HEARTBEAT  # after so many without one a run counts as crashed
+STARTED = 120  # seconds in which the server must answer; the first start makes its database
+RULE = "Runs without a sign of life have crashed"
+ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def address(host: str, port: int) -> str:
+    return f"http://{host}:{port}/api"
+
+
+def is_up(url: str) -> bool:
+    """Whether a Prefect server answers there."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def start_server(host: str, port: int, folder: Path) -> None:
+    """Starts the server in the background and waits until it answers; raises TransientError where it does not."""
+    prefect("server", "start", "--background", "--host", host, "--port", str(port), log=folder / "server.log")
+    end = time.monotonic() + STARTED
+    while not is_up(address(host, port)):
+        if time.monotonic() > end:
+            raise TransientError(f"The server does not answer at {address(host, port)}.", way_out=f"See {folder / 'server.log'}.")
+        time.sleep(0.5)
+
+
+def make_rule() -> None:
+    """Has the server end runs that give no sign of life: those whose machine or process was killed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    beat = "prefect.flow-run.heartbeat"
+    trigger = EventTrigger(after={beat}, expect={beat, *(f"prefect.flow-run.{state}" for state in ENDED)},
+                           match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+                           for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
+                           within=timedelta(seconds=SILENCE))  # fmt: skip
+    message = f"No sign of life for {SILENCE} s: its process is gone."
+    action = ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=True)
+    with get_client(sync_client=True) as client:
+        for held in client.read_automations_by_name(RULE):
+            client.delete_automation(held.id)
+        client.create_automation(AutomationCore(name=RULE, trigger=trigger, actions=[action]))
+
+
+def start_worker(folder: Path) -> None:
+    """Starts a worker of its own session, unless one that was started here still runs."""
+    if worker_number(folder):
+        return
+    with (folder / "worker.log").open("a") as log:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+    (folder / "worker.pid").write_text(str(process.pid))
+
+
+def worker_number(folder: Path) -> int:
+    """The process number of the worker that was started here, 0 where it is gone."""
+    try:
+        number = int((folder / "worker.pid").read_text())
+        command = Path(f"/proc/{number}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return 0
+    return number if b"worker" in command and POOL.encode() in command else 0
+
+
+def gpus() -> int:
+    """GPUs of this machine, one at least: so many runs work at once."""
+    return 1
+
+
+def up(host: str, port: int) -> str:
+    """Brings all of it up; returns the address of the API."""
+    folder = work_root() / "serve"
+    folder.mkdir(parents=True, exist_ok=True)
+    url = address(host, port)
+    os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT), PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    if not is_up(url):
+        start_server(host, port, folder)
+    log = folder / "deploy.log"
+    prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", log=log)
+    prefect("work-pool", "set-concurrency-limit", POOL, str(gpus()), log=log)
+    prefect("deploy", "--all", log=log)
+    make_rule()
+    start_worker(folder)
+    return url
+
+
+def down() -> None:
+    """Ends worker and server; a run that works is ended with its worker, and is marked so."""
+    folder = work_root() / "serve"
+    if number := worker_number(folder):
+        os.kill(number, signal.SIGTERM)
+        while worker_number(folder):
+            time.sleep(0.2)
+    (folder / "worker.pid").unlink(missing_ok=True)
+    prefect("server", "stop", log=folder / "server.log")
+
+
+def prefect(*arguments: str, log: Path) -> None:
+    """Runs a command of Prefect; raises InputError with the end of what it says where it fails."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        stream.write(done.stdout + done.stderr)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise InputError(f"'prefect {' '.join(arguments)}' failed: {words[-1] if words else 'it said nothing'}", way_out=f"See {log}.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Brings up or ends, from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Server, worker and deployments on this machine.")
+    parser.add_argument("--stop", action="store_true", help="end worker and server")
+    parser.add_argument("--host", default="127.0.0.1", help="where the server listens; anything but loopback is open to that network")
+    parser.add_argument("--port", type=int, default=4200)
+    options = parser.parse_args(arguments)
+    try:
+        if options.stop:
+            down()
+            return 0
+        url = up(options.host, options.port)
+    except LibrettoError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"export PREFECT_API_URL={url}\n{url.removesuffix('/api')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""All of it on loopback: server, worker, deployments; schedules fire, runs end as what they are, the page of the server shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import NOTE_PY, ROOT, STAGES
+
+pytestmark = pytest.mark.slow
+# Kept apart from prefect.yaml's: these run a toy.
+DEPLOYMENTS = {
+    "name": "toy",
+    "deployments": [
+        {
+            "name": name,
+            "entrypoint": "flows/pipeline.py:pipeline",
+            "parameters": {"plan": False, "here": False, **parameters},
+            "schedules": schedules,
+            "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+            "work_pool": {"name": "libretto"},
+        }
+        for name, parameters, schedules in (
+            ("on-demand", {}, []),
+            ("each-minute", {"targets": ["a"]}, [{"cron": "* * * * *", "timezone": "UTC", "slug": "each-minute"}]),
+        )
+    ],
+}
+
+
+class Machine:
+    """A workspace with a server and a worker; asks the server."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.url, self.port = folder, f"http://127.0.0.1:{port}/api", port
+
+    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
+        data = None if question is None else json.dumps(question).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def run(self, deployment: str = "on-demand", **parameters: Any) -> str:
+        """Starts a run; returns its id."""
+        number = self.ask(f"deployments/name/pipeline/{deployment}")["id"]
+        return self.ask(f"deployments/{number}/create_flow_run", {"parameters": parameters})["id"]
+
+    def state(self, run: str) -> str:
+        return self.ask(f"flow_runs/{run}")["state_type"]
+
+    def wait(self, what: Callable[[], Any], seconds: float) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < end, f"not within {seconds} s; {self.states()}"
+            time.sleep(1)
+        return found
+
+    def states(self) -> list[tuple[str, str]]:
+        return [(run["name"], run["state_name"]) for run in self.ask("flow_runs/filter", {"sort": "START_TIME_DESC"})]
+
+    def wait_for_state(self, run: str, *states: str, seconds: float = 90) -> str:
+        return self.wait(lambda: (state := self.state(run)) in states and state, seconds)
+
+    def order(self, stage: str, what: str) -> None:
+        (self.folder.parent / f"order-{stage}").write_text(what)
+
+    def serve(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "flows.serve", "--port", str(self.port), *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def worker(self) -> int:
+        return int((self.folder.parent / "work/serve/worker.pid").read_text())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """``python -m flows.serve`` over a toy project, ended with ``--stop``."""
+    base = tmp_path_factory.mktemp("machine")
+    folder = base / "project"
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    (folder / "note.py").write_text(NOTE_PY)
+    (folder / "input").write_text("1")
+    (folder / ".gitignore").write_text("/a\n/b-*\n/side\n__pycache__\n")
+    (folder / "prefect.yaml").write_text(yaml.safe_dump(DEPLOYMENTS))
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+            "LIBRETTO_WORK": str(base / "work"), "NOTES": str(base / "notes"), "DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1",
+            "DVC_GLOBAL_CONFIG_DIR": str(base / "dvc"), "DVC_SYSTEM_CONFIG_DIR": str(base / "dvc"), "DVC_SITE_CACHE_DIR": str(base / "dvc"),
+            "GIT_CONFIG_GLOBAL": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
+            "GIT_COMMITTER_EMAIL": "a@b", "PREFECT_HOME": str(base / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        patch.delenv("PREFECT_API_URL", raising=False)
+        for command in ("git init -q", f"{sys.executable} -m dvc init -q", "git add -A", "git commit -qm start"):
+            subprocess.run(command.split(), cwd=folder, check=True)
+        made = Machine(folder, free_port())
+        printed = made.serve()
+        assert f"http://127.0.0.1:{made.port}" in printed
+        try:
+            yield made
+        finally:
+            made.serve("--stop")
+            with pytest.raises(OSError):
+                made.ask("health")
+
+
+def test_a_schedule_fires_and_its_run_comes_back_as_an_experiment(machine: Machine) -> None:
+    def done() -> bool:
+        runs = machine.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        return any(run["auto_scheduled"] for run in runs)
+
+    machine.wait(done, 150)
+    deployment = machine.ask("deployments/name/pipeline/each-minute")
+    machine.ask("deployments/name/pipeline/on-demand")
+    request = urllib.request.Request(f"{machine.url}/deployments/{deployment['id']}/pause_deployment", b"", method="POST")
+    urllib.request.urlopen(request, timeout=30).close()
+    listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], cwd=machine.folder, capture_output=True, text=True)
+    assert listed.stdout.startswith("flow-")
+    assert not (machine.folder / "a").exists(), "it worked in a clone"
+
+
+def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keeps_its_record(machine: Machine) -> None:
+    machine.order("a", "sleep 15")
+    first = machine.run()
+    machine.wait_for_state(first, "RUNNING")
+    second = machine.run()
+    beside = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--name", "beside", "side"], cwd=machine.folder,
+                            capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    assert beside.returncode == 0, beside.stderr
+    assert machine.state(first) == "RUNNING"
+    assert machine.state(second) in ("SCHEDULED", "PENDING"), "it waits"
+    assert machine.wait_for_state(first, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    assert machine.wait_for_state(second, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    tasks = machine.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [first]}}})
+    assert sorted(task["name"] for task in tasks) == ["a", "b@x", "b@y", "score", "side"]
+    artifacts = machine.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first]}}})
+    assert {each["key"] for each in artifacts} >= {"stages", "score", "nonspeech", "parameters", "progress-a"}
+
+
+def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machine) -> None:
+    machine.order("a", "sleep 600")
+    (machine.folder / "input").write_text("2")
+    run = machine.run(here=True)
+    machine.wait_for_state(run, "RUNNING")
+    machine.wait(lambda: "a" in (machine.folder.parent / "notes").read_text().split()[-1:], 60)
+    stage = machine.wait(lambda: processes("note.py a"), 30)
+    for number in [machine.worker, *processes("prefect"), *processes("flow_engine")]:
+        if Path(f"/proc/{number}/cwd").exists() and number != os.getpid() and not served(number):
+            os.kill(number, signal.SIGKILL)
+    machine.wait(lambda: not any(Path(f"/proc/{number}").exists() for number in stage), 20)
+    assert machine.wait_for_state(run, "CRASHED", seconds=240) == "CRASHED"
+
+    machine.serve()  # a new worker, on the same server
+    again = machine.run(here=True)
+    assert machine.wait_for_state(again, "COMPLETED", "FAILED", "CRASHED", seconds=120) == "COMPLETED"
+    subprocess.run(["git", "checkout", "-q", "."], cwd=machine.folder, check=True)
+
+
+def processes(words: str) -> list[int]:
+    """Numbers of the processes whose command line holds these words and whose folder or home is of this test."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            mine = os.environ["PREFECT_HOME"].encode() in (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if words in command and mine:
+            found.append(int(path.name))
+    return found
+
+
+def served(number: int) -> bool:
+    """Whether the process is the server."""
+    return b"server" in Path(f"/proc/{number}/cmdline").read_bytes() or b"uvicorn" in Path(f"/proc/{number}/cmdline").read_bytes()
