@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvc.repo.experiments.refs import ExpRefInfo
 from filelock import FileLock, Timeout
 
 from components.config.errors import InputError, TransientError
@@ -34,12 +35,16 @@ class Place:
     above: Path
 
     def as_experiment(self) -> str:
-        """Makes what came out an experiment of the workspace; returns its name."""
-        name = f"flow-{self.folder.name}".lower()
-        run("git", "add", "--all")  # else metrics that are new to Git stay behind
-        run(*DVC, "exp", "save", "--name", name)
-        reference = run("git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}")
-        run("git", "-C", str(self.above), "fetch", "--quiet", str(self.folder), f"{reference}:{reference}")
+        """Makes what came out an experiment of the workspace; returns its name, empty where all is as in the commit cloned.
+
+        An experiment of DVC is a commit on the one that it started from, under a reference that names both. ``dvc exp save`` would
+        refuse one of which some stages never ran.
+        """
+        base, name = run("git", "rev-parse", "HEAD"), f"flow-{self.folder.name}".lower()
+        commit_result(f"dvc: commit experiment {name}")
+        if run("git", "rev-parse", "HEAD") == base:
+            return ""
+        run("git", "-C", str(self.above), "fetch", "--quiet", str(self.folder), f"HEAD:{ExpRefInfo(base, name)}")
         return name
 
     def as_branch(self, message: str, name: str = "") -> tuple[str, str]:

@@ -172,9 +172,10 @@ def bring_back(place: Place, commit: bool) -> None:
     elif commit:
         name, _ = place.as_branch(MESSAGE)
         say(f"the result is the branch '{name}': git merge {name} && dvc checkout")
-    else:
-        name = place.as_experiment()
+    elif name := place.as_experiment():
         say(f"the result is the DVC experiment '{name}': dvc exp apply {name}")
+    else:
+        say("the result is that of the last commit")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,7 +88,7 @@ def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.Ca
     Path("mended").touch()
     assert compare.main(["trial"]) == 0
     found = rows(capfd.readouterr().out)
-    assert (found["trial-some"], found["trial-broken"]) == (["done", "7.00", "6.50"], ["done", "7.00", "-"])
+    assert (found["trial-some"], found["trial-broken"]) == (["done", "7.00", "6.50"], ["done", "650.00", "-"])
     assert experiments.results()["trial-some"]["rev"] == before
 
     # Just one, and anew: it takes the place of the one before.

@@ -73,7 +73,7 @@ def run_flow(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_with_no_server(project: Project, notes: Notes) -> None:
     project()
-    done = run_flow()
+    done = run_flow("--here")
     assert done.returncode == 0, done.stderr
     assert len(notes()) == 5
 
@@ -81,17 +81,22 @@ def test_with_no_server(project: Project, notes: Notes) -> None:
 def test_against_a_server(project: Project, notes: Notes, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREFECT_API_URL", server)
     project()
-    assert run_flow().returncode == 0
+    assert run_flow("--here").returncode == 0
     assert len(notes()) == 5
     runs = ask(server, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert sorted(run["name"] for run in runs) == ["a", "b@x", "b@y", "score", "side"]
-    assert {each["key"] for each in ask(server, "artifacts/filter", {}) if each["type"] == "table"} == {"stages", "score", "nonspeech"}
+    assert {each["key"] for each in ask(server, "artifacts/filter", {}) if each["type"] == "table"} == {
+        "stages",
+        "score",
+        "nonspeech",
+        "parameters",
+    }
     logs = ask(server, "logs/filter", {})
     assert any(line["message"].startswith("working on b-x") for line in logs)
 
     (tmp_path / "order-a").write_text("input")
     Path("input").write_text("2")
-    failed = run_flow()
+    failed = run_flow("--here")
     assert failed.returncode == 2
     assert "a: a broke: input. Mend it." in failed.stderr
     states = ask(server, "flow_runs/filter", {"sort": "START_TIME_DESC"})
@@ -102,7 +107,7 @@ def test_against_a_server(project: Project, notes: Notes, server: str, monkeypat
 def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: Project, notes: Notes, tmp_path: Path) -> None:
     folder = project()
     (folder / "input").write_text("edited while the flow runs")
-    done = run_flow("--clone")
+    done = run_flow()
     assert done.returncode == 0, done.stderr
     assert len(notes()) == 5
     assert not (folder / "a").exists()
