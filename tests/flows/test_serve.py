@@ -22,6 +22,7 @@ import yaml
 from .conftest import NOTE_PY, ROOT, STAGES
 
 pytestmark = pytest.mark.slow
+SECRETS = ("AKIAPLANTEDKEY00", "planted-secret-of-the-bucket", "hf_plantedtokenofthehub")
 # Kept apart from prefect.yaml's: these run a toy.
 DEPLOYMENTS = {
     "name": "toy",
@@ -53,7 +54,7 @@ class Machine:
         request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
         for _ in range(20):
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=120) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
                 if error.code != 503:
@@ -131,6 +132,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             "DVC_GLOBAL_CONFIG_DIR": str(base / "dvc"), "DVC_SYSTEM_CONFIG_DIR": str(base / "dvc"), "DVC_SITE_CACHE_DIR": str(base / "dvc"),
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
             "GIT_COMMITTER_EMAIL": "a@b", "PREFECT_HOME": str(base / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "HF_TOKEN": SECRETS[2], "AWS_SECRET_ACCESS_KEY": SECRETS[1],
         }.items():  # fmt: skip
             patch.setenv(name, value)
         patch.delenv("PREFECT_API_URL", raising=False)
@@ -192,6 +194,80 @@ def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machi
     machine.serve()  # a new worker, on the same server
     again = machine.run(here=True)
     assert machine.wait_for_state(again, "COMPLETED", "FAILED", "CRASHED", seconds=120) == "COMPLETED"
+
+
+def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(machine: Machine, chromium: Any) -> None:
+    run = machine.run()
+    assert machine.wait_for_state(run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    page, broken = context.new_page(), []
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    tabs = page.locator("[role=tablist]")
+    page.goto(f"http://127.0.0.1:{machine.port}/runs/flow-run/{run}")
+    page.get_by_text(machine.ask(f"flow_runs/{run}")["name"]).first.wait_for()
+    page.get_by_text("Completed").first.wait_for()
+    tabs.get_by_text("Task Runs", exact=True).click()
+    for stage in ("a", "b@x", "b@y", "score", "side"):
+        page.get_by_text(stage, exact=True).first.wait_for()
+    tabs.get_by_text("Artifacts", exact=True).click()
+    for key in ("score", "nonspeech", "stages", "parameters"):
+        page.get_by_text(key, exact=True).first.wait_for()
+    tabs.get_by_text("Logs", exact=True).click()
+    page.get_by_text("the result is").first.wait_for()
+    context.close()
+    assert broken == []
+
+
+@pytest.fixture
+def bucket(machine: Machine) -> Iterator[str]:
+    """An S3 server with a bucket, as the workspace's remote; its keys are the secrets. The server's address."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            machine.wait(lambda: reaches(url), 60)
+            urllib.request.urlopen(urllib.request.Request(f"{url}/kept", method="PUT"), timeout=30).close()
+            for command in (
+                "remote add --default kept s3://kept",
+                f"remote modify kept endpointurl {url}",
+                f"remote modify --local kept access_key_id {SECRETS[0]}",
+                f"remote modify --local kept secret_access_key {SECRETS[1]}",
+            ):
+                subprocess.run([sys.executable, "-m", "dvc", *command.split()], cwd=machine.folder, check=True)
+            subprocess.run(["git", "commit", "-qam", "remote"], cwd=machine.folder, check=True)
+            yield url
+        finally:
+            server.kill()
+
+
+def reaches(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def test_a_result_is_pushed_and_its_secrets_are_nowhere(machine: Machine, bucket: str) -> None:
+    run = machine.run(push_results=True, commit=True)
+    assert machine.wait_for_state(run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    with urllib.request.urlopen(f"{bucket}/kept?list-type=2", timeout=30) as answer:
+        assert answer.read().count(b"<Key>files/md5/") >= 3
+
+    held = machine.folder / ".dvc/config.local"
+    assert SECRETS[1] in held.read_text()
+    base, spilt = machine.folder.parent, []
+    for path in (each for each in base.rglob("*") if each.is_file() and each != held):
+        data = path.read_bytes()
+        spilt += [(str(path), secret) for secret in SECRETS if secret.encode() in data]
+    history = subprocess.run(["git", "log", "--all", "--patch", "--format=%B"], cwd=machine.folder, capture_output=True, check=True).stdout
+    for what in ("logs", "artifacts", "flow_runs", "task_runs", "deployments", "block_documents", "variables", "events"):
+        history += json.dumps(machine.ask(f"{what}/filter", {})).encode()
+    assert not spilt and not [secret for secret in SECRETS if secret.encode() in history]
 
 
 def processes(words: str) -> list[int]:
