@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
 .ONESHELL:
-.PHONY: run test test-slow lint setup
+.PHONY: run test test-slow serve stop lint setup
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
@@ -26,6 +26,12 @@ test: setup  ## what needs no server, no accelerator and little time
 
 test-slow: setup  ## servers, trainings, kills
 	python -m pytest -n auto --maxprocesses 2 --dist loadfile -m "slow and not gpu"
+
+serve: setup  ## server, worker and deployments of prefect.yaml on this machine
+	python -m flows.serve
+
+stop: setup  ## ends them
+	python -m flows.serve --stop
 
 lint: setup
 	ruff check .

@@ -1,4 +1,4 @@
-"""Server, worker and deployments on this machine: ``python -m flows.serve [--stop]``, or ``make serve``.
+"""Server, worker and deployments on this machine: ``python -m flows.serve [--server URL] [--stop]``, or ``make serve``.
 
 Brings up what is not up yet: Prefect's server (in the background, on loopback unless ``--host`` says otherwise), the work pool, the
 deployments of ``prefect.yaml``, the rule that ends runs whose process is gone, and a worker. All go on when the terminal closes.
@@ -22,7 +22,7 @@ from pathlib import Path
 from components.config.errors import InputError, LibrettoError, TransientError
 from components.config.settings import work_root
 
-POOL = "libretto"
+POOL, PROCESSES = "libretto", "process"
 HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less
 SILENCE = 3 * HEARTBEAT  # after so many without one a run counts as crashed
 STARTED = 120  # seconds in which the server must answer; the first start makes its database
@@ -79,7 +79,7 @@ def start_worker(folder: Path) -> None:
     if worker_number(folder):
         return
     with (folder / "worker.log").open("a") as log:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", PROCESSES]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
     (folder / "worker.pid").write_text(str(process.pid))
 
@@ -99,21 +99,36 @@ def gpus() -> int:
     return 1
 
 
-def up(host: str, port: int) -> str:
-    """Brings all of it up; returns the address of the API."""
+def make_pool(log: Path) -> str:
+    """The type of the work pool, which is made where there is none: of processes, as many at once as this machine has GPUs."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_work_pool(POOL).type
+        except ObjectNotFound:
+            prefect("work-pool", "create", POOL, "--type", PROCESSES, log=log)
+    prefect("work-pool", "set-concurrency-limit", POOL, str(gpus()), log=log)
+    return PROCESSES
+
+
+def up(url: str, host: str = "", port: int = 0) -> None:
+    """Brings up what the server at ``url`` lacks, and with a ``host`` the server itself."""
     folder = work_root() / "serve"
     folder.mkdir(parents=True, exist_ok=True)
-    url = address(host, port)
     os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT), PREFECT_SERVER_ANALYTICS_ENABLED="false")
     if not is_up(url):
+        if not host:
+            raise TransientError(f"No server answers at {url}.", unit=url, way_out="Start it, or leave out --server.")
         start_server(host, port, folder)
-    log = folder / "deploy.log"
-    prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", log=log)
-    prefect("work-pool", "set-concurrency-limit", POOL, str(gpus()), log=log)
-    prefect("deploy", "--all", log=log)
+    kind = make_pool(folder / "deploy.log")
+    prefect("deploy", "--all", log=folder / "deploy.log")
     make_rule()
-    start_worker(folder)
-    return url
+    if kind == PROCESSES:
+        start_worker(folder)
+    else:
+        print(f"the pool '{POOL}' is of type {kind}: start its worker where that runs, docs/deployments.md", file=sys.stderr)
 
 
 def down() -> None:
@@ -143,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Brings up or ends, from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Server, worker and deployments on this machine.")
     parser.add_argument("--stop", action="store_true", help="end worker and server")
+    parser.add_argument("--server", default="", metavar="URL", help="of a server that runs already, http://…/api: none is started here")
     parser.add_argument("--host", default="127.0.0.1", help="where the server listens; anything but loopback is open to that network")
     parser.add_argument("--port", type=int, default=4200)
     options = parser.parse_args(arguments)
@@ -150,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stop:
             down()
             return 0
-        url = up(options.host, options.port)
+        url = options.server or address(options.host, options.port)
+        up(url, *(() if options.server else (options.host, options.port)))
     except LibrettoError as error:
         print(f"serve: {error}", file=sys.stderr)
         return error.exit_code
