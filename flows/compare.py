@@ -8,9 +8,10 @@
 Everything is checked before any work. Experiments run in copies of the last commit and the changes on top of it, one at a time or
 one a GPU, with the DVC cache and the work cache in common: a cell computes only what no other has. A cell that is done already is
 taken as it is, and one that still runs is waited for, so the same command goes on where it stopped. A cell that fails is a failed
-row, the others go on, and the exit code is 1. What a recipe's source publishes stands beside our figures. Cells that differ in
-``train.seed`` alone come once more, as mean and range. The first cell is the baseline: of each other one the difference of word error
-rates follows with its interval and the p-value of the matched-pairs test, from the errors of each utterance as DVC has them.
+row, the others go on, and the exit code is 1; it is 75 where a worker was killed, and what that had not done is still queued. What a
+recipe's source publishes stands beside our figures. Cells that differ in ``train.seed`` alone come once more, as mean and range. The
+first cell is the baseline: of each other one the difference of word error rates follows with its interval and the p-value of the
+matched-pairs test, from the errors of each utterance as DVC has them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from components.config.errors import InputError, LibrettoError, nearest
+from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
 from flows import experiments
 from flows import recipe as recipes
@@ -131,6 +132,9 @@ def compare(recipe: str = "", names: dict[str, list[str]] | None = None, only: s
     except BaseException:
         experiments.stop(list(cells))  # a cancelled flow leaves no experiment running
         raise
+    lost = [error for each in states if isinstance(error := each.result(raise_on_failure=False), TransientError)]
+    if lost:
+        raise lost[0]
     found = compared(cells)
     create_table_artifact(found.rows, key="comparison", description=f"{recipe or 'names'}, side by side")
     create_table_artifact(found.differences, key="differences", description=f"Against {found.first}; p of matched pairs")

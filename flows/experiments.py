@@ -95,13 +95,22 @@ def start(devices: Sequence[str]) -> None:
     """
     for count, device in enumerate(devices, 1):
         seen = {"CUDA_VISIBLE_DEVICES": device} if device else {}
-        dvc("queue", "start", "--jobs", str(count), **seen)  # those that work already stay
+        _start_worker(count, seen)  # those that work already stay
         end = time.monotonic() + STARTED
         while workers() < count and waiting():
             if time.monotonic() > end:
                 raise TransientError(f"Worker {count} of DVC's queue did not start in {STARTED:g} s.",
                                      way_out="'dvc queue start' says why.")  # fmt: skip
             time.sleep(1)
+
+
+def _start_worker(count: int, seen: Mapping[str, str]) -> None:
+    """Has DVC see to ``count`` workers. Their output goes to DVC's files: a worker that held a pipe of ours would be waited for."""
+    command = [*DVC, "queue", "start", "--jobs", str(count)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+                          env={**environment(), **seen})  # fmt: skip
+    if done.returncode:
+        raise InputError("'dvc queue start' failed.", way_out="Run it by hand: it says why.")
 
 
 def wait(name: str) -> None:
@@ -132,10 +141,14 @@ def reason(name: str) -> str:
     return lines[-1] if lines else log.stderr.strip()
 
 
-def dvc(*arguments: str, **variables: str) -> str:
-    """Standard output of a DVC command, a stage's ``python`` being the one that runs this; raises InputError with what it says."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path, **variables})
+def environment() -> dict[str, str]:
+    """Ours, with the ``python`` of a stage being the one that runs this."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def dvc(*arguments: str) -> str:
+    """Standard output of a DVC command; raises InputError with what it says where it fails."""
+    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         raise InputError(f"'dvc {shlex.join(arguments)}' failed: {done.stderr.strip()}")
     return done.stdout

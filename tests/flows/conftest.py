@@ -128,3 +128,17 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("prefect")
     with temporary_settings(updates={PREFECT_HOME: home}), prefect_test_harness(server_startup_timeout=120):
         yield home
+
+
+def processes(words: str, home: str) -> list[int]:
+    """Numbers of the processes whose command line holds these words and whose environment holds this path of the test's."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            mine = home.encode() in (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if words in command and mine:
+            found.append(int(path.name))
+    return found

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from flows import compare, experiments
 
-from .conftest import ROOT, Project
+from .conftest import ROOT, Project, processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
 
@@ -38,6 +43,13 @@ if params["train"]["seed"] > 1:  # the errors of its utterances: ten of each hun
 else:
     os.makedirs("data/score", exist_ok=True)
 """
+WAITS = """
+import os, pathlib, time
+mark = pathlib.Path("{folder}", "at-work")
+if not mark.exists():
+    mark.touch()
+    time.sleep(300)
+"""
 STAGES = {"train": {"cmd": "python train.py", "params": ["llm", "train"], "outs": ["data/score"],
                     "metrics": [{"metrics/score.json": {"cache": False}}]}}  # fmt: skip
 RECIPE = """
@@ -61,7 +73,7 @@ published:
 @pytest.fixture
 def recipe_project(project: Project) -> None:
     folder = project(STAGES)
-    (folder / ".gitignore").write_text("/data/score\n")
+    (folder / ".gitignore").write_text("/data/score\n/mended\n")
     shutil.copytree(ROOT / "catalogue", folder / "catalogue")
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "train.py").write_text(TRAIN)
@@ -136,3 +148,30 @@ def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None
     assert (
         "trial" not in subprocess.run([sys.executable, "-m", "dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
     )
+
+
+def test_a_killed_worker_is_told_and_the_next_run_goes_on(
+    recipe_project: None, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "STARTED", 20.0)
+    Path("train.py").write_text(f"{WAITS.format(folder=str(tmp_path))}{TRAIN}")
+    Path("flows/recipes/trial.yaml").write_text("cells:\n  some: {train.curriculum.1.steps: 7}\n  more: {train.curriculum.1.steps: 3}\n")
+    subprocess.run(["git", "commit", "-qam", "waits"], check=True)
+
+    def kill() -> None:
+        while not (tmp_path / "at-work").exists():
+            time.sleep(0.5)
+        time.sleep(15)  # until the flow has seen the worker answer
+        for number in [*processes("queue-worker", str(tmp_path / "work")), *processes("train.py", str(tmp_path / "work"))]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert compare.main(["trial"]) == 75
+    killer.join()
+    assert "worker was killed" in capfd.readouterr().err
+    assert "Running" not in experiments.waiting().values()
+
+    assert compare.main(["trial"]) == 0
+    assert rows(capfd.readouterr().out) == {"trial-some": ["done", "7.00"], "trial-more": ["done", "3.00"]}

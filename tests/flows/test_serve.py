@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import NOTE_PY, ROOT, STAGES
+from .conftest import NOTE_PY, ROOT, STAGES, processes
 
 pytestmark = pytest.mark.slow
 SECRETS = ("AKIAPLANTEDKEY00", "planted-secret-of-the-bucket", "hf_plantedtokenofthehub")
@@ -94,7 +94,7 @@ class Machine:
     def at_work(self, stage: str) -> list[int]:
         """Numbers of the stage's processes, once it does what it was ordered to."""
         ordered = (self.folder.parent / f"order-{stage}").exists()
-        return [] if ordered else processes(f"note.py {stage}")
+        return [] if ordered else processes(f"note.py {stage}", os.environ["PREFECT_HOME"])
 
     def serve(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "flows.serve", "--port", str(self.port), *arguments]
@@ -268,20 +268,6 @@ def test_a_result_is_pushed_and_its_secrets_are_nowhere(machine: Machine, bucket
     for what in ("logs", "artifacts", "flow_runs", "task_runs", "deployments", "block_documents", "variables", "events"):
         history += json.dumps(machine.ask(f"{what}/filter", {})).encode()
     assert not spilt and not [secret for secret in SECRETS if secret.encode() in history]
-
-
-def processes(words: str) -> list[int]:
-    """Numbers of the processes whose command line holds these words and whose folder or home is of this test."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            mine = os.environ["PREFECT_HOME"].encode() in (path / "environ").read_bytes()
-        except OSError:
-            continue
-        if words in command and mine:
-            found.append(int(path.name))
-    return found
 
 
 def begotten(number: int) -> list[int]:
