@@ -31,6 +31,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from components.config.devices import gpus
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
 from flows import experiments
@@ -143,8 +144,9 @@ def compare(recipe: str = "", names: dict[str, list[str]] | None = None, only: s
 
 
 def devices(jobs: int) -> list[str]:
-    """What each worker is to see as its GPU; empty where there is none."""
-    return [""] * max(jobs, 1)
+    """What each worker is to see as its GPU, empty where there is none: ``jobs`` of them dealt out in turn, 0 for one a GPU."""
+    found = gpus() or [""]
+    return [found[place % len(found)] for place in range(jobs or len(found))]
 
 
 def compared(cells: dict[str, Cell]) -> Comparison:

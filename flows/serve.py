@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from components.config.devices import gpus
 from components.config.errors import InputError, LibrettoError, TransientError
 from components.config.settings import work_root
 
@@ -94,11 +95,6 @@ def worker_number(folder: Path) -> int:
     return number if b"worker" in command and POOL.encode() in command else 0
 
 
-def gpus() -> int:
-    """GPUs of this machine, one at least: so many runs work at once."""
-    return 1
-
-
 def make_pool(log: Path) -> str:
     """The type of the work pool, which is made where there is none: of processes, as many at once as this machine has GPUs."""
     from prefect.client.orchestration import get_client
@@ -109,7 +105,7 @@ def make_pool(log: Path) -> str:
             return client.read_work_pool(POOL).type
         except ObjectNotFound:
             prefect("work-pool", "create", POOL, "--type", PROCESSES, log=log)
-    prefect("work-pool", "set-concurrency-limit", POOL, str(gpus()), log=log)
+    prefect("work-pool", "set-concurrency-limit", POOL, str(len(gpus()) or 1), log=log)
     return PROCESSES
 
 

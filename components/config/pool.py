@@ -1,24 +1,29 @@
-"""Fan-out of independent units over worker processes of this machine.
+"""Fan-out of independent units over workers: in this process, in processes of this machine, or as Ray tasks on a cluster.
 
-The number of workers never changes a result: a unit is computed whole by one worker with the thread count that the
-parameters name. A worker that dies costs its unit; what the others finished is in the work cache.
+Which it is the runtime settings say (``LIBRETTO_FANOUT``, ``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``); it never changes a result: a unit
+is computed whole by one worker with the thread count that the parameters name, and what it makes goes to the work cache. A worker
+that is killed loses its unit alone, which another one takes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
+from components.config.devices import gpus, shared_out
 from components.config.errors import TransientError
-from components.config.settings import workers
+from components.config.settings import device, fanout, gpu_share, workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+AGAIN = 2  # times that a unit is taken up again after its worker was killed: a unit that kills its worker each time is no accident
 
 
 def die_with_parent() -> None:
@@ -26,22 +31,76 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, most: int | None = None) -> Iterator[tuple[Item, Result]]:
-    """Yields (item, result) as units finish; runs in-process where one worker or one unit is all there is.
+def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, gpu: bool = False,
+            here: bool = False) -> Iterator[tuple[Item, Result]]:  # fmt: skip
+    """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator, ``here`` that it is not worth a cluster.
 
-    ``most`` bounds the workers (a GPU serves one). Raises TransientError when a worker was killed.
+    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``AGAIN`` times over.
     """
-    count = min(workers(), len(items), most or len(items))
-    if count <= 1:
-        yield from ((item, function(item)) for item in items)
+    if fanout() == "ray" and not here and items:
+        from components.config.cluster import ray_tasks
+
+        yield from ray_tasks(function, items, gpu_share() if gpu else 0)
         return
+    seats = _seats(gpu)[: len(items)]
+    if len(seats) <= 1:
+        yield from ((item, function(item)) for item in items)
+    else:
+        yield from _processes(function, items, seats)
+
+
+def _seats(gpu: bool) -> list[str]:
+    """For each worker of this machine which GPUs it sees; empty where it sees them all, or there are none."""
+    chosen = device() if gpu else "cpu"
+    if chosen == "cpu":
+        return [""] * workers()
+    return shared_out(gpus(), gpu_share()) if chosen == "cuda" else [""]
+
+
+def _processes(function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]) -> Iterator[tuple[Item, Result]]:
+    """A pool of one process for each seat, so that a killed one takes no other with it."""
+    left, killed = deque(range(len(items))), [0] * len(items)
+    pools = [_pool(seat) for seat in seats]
+    running: dict[Future[Result], tuple[int, int]] = {}  # → (place of the unit, place of the pool)
+    idle = list(range(len(pools)))
+    try:
+        while left or running:
+            while left and idle:
+                unit, seat = left.popleft(), idle.pop()
+                running[pools[seat].submit(function, items[unit])] = unit, seat
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                unit, seat = running.pop(future)
+                idle.append(seat)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    killed[unit] += 1
+                    if killed[unit] > AGAIN:
+                        raise worker_killed() from None
+                    pools[seat] = _pool(seats[seat])
+                    left.appendleft(unit)
+                    continue
+                yield items[unit], result
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
+
+
+def _pool(seat: str) -> ProcessPoolExecutor:
     # spawn: a fork of a process whose libraries run threads can hang.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-        try:
-            futures = {pool.submit(function, item): item for item in items}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise TransientError("A worker process was killed.", way_out="Run again: finished units are kept.") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_sit_down, initargs=(seat,))
+
+
+def _sit_down(seat: str) -> None:
+    die_with_parent()
+    if seat:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seat
+
+
+def worker_killed() -> TransientError:
+    return TransientError(f"The workers of one unit were killed {AGAIN + 1} times.",
+                          way_out="Run again: finished units are kept. Where it comes again, the memory may be too small: "
+                                  "set LIBRETTO_WORKERS lower.")  # fmt: skip

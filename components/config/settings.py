@@ -11,6 +11,9 @@ LIBRETTO_OPENSLR           base address of a mirror of https://www.openslr.org/r
 LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie
 LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU when there is one)
 LIBRETTO_WORKERS           worker processes on this machine (default: the processor's cores)
+LIBRETTO_FANOUT            who does work by shard: ``local`` (default: processes of this machine) or ``ray`` (components/config/cluster.py)
+LIBRETTO_RAY               address of the Ray cluster, host:port of its head (default ``auto``: the one that this machine is part of)
+LIBRETTO_GPUS              GPUs that a worker takes: 2, or 0.5 where two share one (default 1 where the device is a GPU)
 LIBRETTO_ENGINE            ``ddp`` or ``fsdp``: training by torchrun, see components/train/engine.py (default: processes of this
                            machine on the CPU; ``ddp`` where there are several GPUs)
 LIBRETTO_NODES             machines that train together (default 1)
@@ -115,6 +118,29 @@ def models_root() -> Path:
 def workers() -> int:
     """Worker processes on this machine."""
     return max(1, int(_number("LIBRETTO_WORKERS", str(len(os.sched_getaffinity(0))))))
+
+
+def fanout() -> str:
+    """Who does work by shard, ``local`` or ``ray``; raises InputError for anything else."""
+    chosen = setting("LIBRETTO_FANOUT", "local")
+    if chosen not in ("local", "ray"):
+        raise InputError(f"LIBRETTO_FANOUT={chosen} is not known.", unit="LIBRETTO_FANOUT", way_out="Known: local, ray.")
+    return chosen
+
+
+def ray_address() -> str:
+    """Where the Ray cluster is."""
+    return setting("LIBRETTO_RAY", "auto")
+
+
+def gpu_share() -> float:
+    """GPUs that a worker takes, a count or a share of one; 0 where the device is no GPU. Raises InputError for what can't be had."""
+    share = _number("LIBRETTO_GPUS", "1" if device().startswith("cuda") else "0")
+    if share < 0 or (share > 1 and share != int(share)):
+        raise InputError(
+            f"LIBRETTO_GPUS={share:g} is neither a count nor a share of one.", unit="LIBRETTO_GPUS", way_out="Such as 1 or 0.5."
+        )
+    return share
 
 
 @dataclass(frozen=True)

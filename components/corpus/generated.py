@@ -30,7 +30,7 @@ def make_blocks(stage_name: str, name: str, plans: Sequence[Any], chunk: int, ma
     jobs = [(plans[start : start + BLOCK], chunk, make, key) for start in range(0, len(plans), BLOCK)]
     with progress(stage_name, name, len(plans), "utterances") as shown:
         folders = {}
-        for job, folder in fan_out(_block, [_Job(*job) for job in jobs]):
+        for job, folder in fan_out(_block, [_Job(*job) for job in jobs], here=True):
             folders[job.plans[0].id] = folder
             shown.advance(len(job.plans))
     return [folders[job[0][0].id] for job in jobs]

@@ -17,7 +17,6 @@ from components.config.hashing import data_digest
 from components.config.params import ConstraintSet, Decode
 from components.config.pool import fan_out
 from components.config.progress import progress
-from components.config.settings import device
 from components.config.stage import Stage
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import ALONE, CTC, WHISPER, read_hypotheses, write_hypotheses
@@ -38,7 +37,7 @@ def work(stage: Stage) -> None:
     jobs = [job for role in ROLES for job in _jobs(role, systems | (alone if role in catalogue.SPEECH_ROLES else {}), settings)]
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as shown:
-        for job, unit in fan_out(decode, jobs, most=None if device() == "cpu" else 1):
+        for job, unit in fan_out(decode, jobs, gpu=True):
             units[job] = unit
             shown.advance(1, f"{job.source}: {job.system}")
     for role, source in sorted({(job.role, job.source) for job in jobs}):

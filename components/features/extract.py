@@ -88,8 +88,7 @@ def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, 
     out.mkdir()
     units = {}
     with progress(stage.label(), source, len(jobs), "shards") as shown:
-        # One process feeds a GPU; on CPUs each worker takes shards of its own.
-        for job, unit in fan_out(encode, jobs, most=None if device() == "cpu" else 1):
+        for job, unit in fan_out(encode, jobs, gpu=True):
             units[job.name] = unit
             shown.advance()
     for job in jobs:

@@ -63,6 +63,6 @@ def prepare(texts: Iterable[str], form: str) -> None:
         return
     new = list(dict.fromkeys(key for text in texts if (key := _key(text)) not in _held))
     chunks = [tuple(new[start : start + CHUNK]) for start in range(0, len(new), CHUNK)]
-    done = fan_out(_chunk, chunks) if len(new) > FEW else ((chunk, _chunk(chunk)) for chunk in chunks)
+    done = fan_out(_chunk, chunks, here=True) if len(new) > FEW else ((chunk, _chunk(chunk)) for chunk in chunks)
     for chunk, found in done:
         _held.update(zip(chunk, found, strict=True))

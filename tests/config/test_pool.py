@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from components.config import devices
+from components.config.devices import gpus, shared_out
 from components.config.errors import InputError, TransientError
 from components.config.pool import fan_out
 from tests.conftest import REPOSITORY
@@ -40,6 +43,22 @@ def killed_at_three(number: int) -> int:
     return number
 
 
+def killed_once(folder: Path, number: int) -> int:
+    """Notes that the unit has begun; the first worker at unit 3 is killed there, once another unit is under way."""
+    with (folder / f"begun-{number}").open("a") as file:
+        file.write("1")
+    if number == 3 and (folder / "begun-3").read_text() == "1":
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
+    return number
+
+
+def seeing(_: int) -> tuple[int, str]:
+    time.sleep(0.5)  # so that every worker gets one
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def refused_at_three(number: int) -> int:
     if number == 3:
         raise InputError("3.wav is broken.", unit="3", way_out="Mend it.")
@@ -58,7 +77,8 @@ def test_few_units_or_a_bound_need_no_processes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("LIBRETTO_WORKERS", "4")
     assert list(fan_out(square, [])) == []
     assert list(fan_out(square, [5])) == [(5, (25, os.getpid()))]
-    assert {process for _, (_, process) in fan_out(square, range(3), most=1)} == {os.getpid()}
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cuda:1")
+    assert {process for _, (_, process) in fan_out(square, range(3), gpu=True)} == {os.getpid()}, "one GPU, one worker"
 
 
 def test_results_come_as_they_are_asked_for_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,11 +90,60 @@ def test_results_come_as_they_are_asked_for_in_one_process(monkeypatch: pytest.M
     assert done == [0]
 
 
-def test_a_killed_worker_is_an_error_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_whose_worker_is_killed_each_time_is_an_error_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
-    with pytest.raises(TransientError, match=r"worker process was killed.*Run again") as stopped:
-        list(fan_out(killed_at_three, range(6)))
+    done: list[int] = []
+    with pytest.raises(TransientError, match=r"killed 3 times.*Run again") as stopped:
+        done += (number for number, _ in fan_out(killed_at_three, range(6)))
     assert stopped.value.exit_code == 75
+
+
+def test_a_killed_worker_loses_its_unit_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another one takes it; what the others were at goes on."""
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    found = dict(fan_out(partial(killed_once, tmp_path), range(6)))
+    assert found == {number: number for number in range(6)}
+    assert sorted(path.read_text() for path in tmp_path.glob("begun-*")) == ["1", "1", "1", "1", "1", "11"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "share", "seats"),
+    [
+        ("0,1,2,3", 1, ["0", "1", "2", "3"]),
+        ("0,1,2,3", 2, ["0,1", "2,3"]),
+        ("0,1,2", 2, ["0,1"]),
+        ("4,5", 0.5, ["4", "5", "4", "5"]),
+        ("GPU-a1", 0.25, ["GPU-a1"] * 4),
+    ],
+)
+def test_each_worker_sees_its_gpus(visible: str, share: float, seats: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CUDA_VISIBLE_DEVICES": visible, "LIBRETTO_DEVICE": "cuda", "LIBRETTO_GPUS": str(share)}.items():
+        monkeypatch.setenv(name, value)
+    assert shared_out(gpus(), share) == seats
+    if len(seats) > 1:
+        seen = {process: devices for _, (process, devices) in fan_out(seeing, range(2 * len(seats)), gpu=True)}
+        assert sorted(seen.values()) == sorted(seats)
+
+
+def test_gpus_are_those_of_the_driver_or_those_that_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(devices, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus() == []
+    with pytest.raises(InputError, match="this machine has 1"):
+        shared_out(["0"], 2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("LIBRETTO_FANOUT", "dask"), ("LIBRETTO_GPUS", "1.5"), ("LIBRETTO_GPUS", "some")])
+def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=name):
+        list(fan_out(square, range(3), gpu=True))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
