@@ -18,6 +18,7 @@ from components.audio.sound import RATE, BrokenSound, is_silent, read
 from components.audio.tempo import LEAST, MOST, at_tempo
 from components.config.errors import InputError
 from components.config.hashing import seed_of
+from components.config.remote import RemotePath, readable
 
 CHANGES = {"snr_db": "snr", "tempo": "tempo", "cut": "cut", "around_seconds": "around"}  # change → its name in labels
 RANGES: dict[str, tuple[float, float]] = {
@@ -55,7 +56,7 @@ class Condition:
         return seconds + 2 * self.value * recordings if self.name == "around_seconds" else seconds
 
 
-def changed(samples: np.ndarray, condition: Condition, noise: Sequence[Path] | None, name: str) -> np.ndarray:
+def changed(samples: np.ndarray, condition: Condition, noise: Sequence[Path | RemotePath] | None, name: str) -> np.ndarray:
     """A recording under a condition; ``name`` is what its noise is drawn by.
 
     Shape: (samples,) with ``snr_db``, (round(samples / tempo),), (round(samples * cut),), (samples + 2 * round(16,000 * seconds),).
@@ -76,15 +77,15 @@ def changed(samples: np.ndarray, condition: Condition, noise: Sequence[Path] | N
     return within_full_scale(np.concatenate([_at_level(before, condition.around_db), samples, _at_level(after, condition.around_db)]))
 
 
-def clip_at(path: Path) -> np.ndarray:
+def clip_at(path: Path | RemotePath) -> np.ndarray:
     """A file that was found whole before, mono float32 at 16 kHz; raises InputError where it no longer is."""
     try:
-        return read(path)
+        return read(readable(path))
     except BrokenSound as reason:
         raise InputError(f"{path}: {reason}.", unit=str(path), way_out="It was whole a moment ago: run again.") from None
 
 
-def _drawn(clips: Sequence[Path] | None, count: int, parts: int, random: np.random.Generator) -> list[np.ndarray]:
+def _drawn(clips: Sequence[Path | RemotePath] | None, count: int, parts: int, random: np.random.Generator) -> list[np.ndarray]:
     """``parts`` stretches of ``count`` samples of one noise, none of them silent: made, or of a clip that is drawn."""
     if clips is None:
         pink = random.random() < 0.5

@@ -6,7 +6,11 @@ path (the environment wins). No DVC stage depends on them, so changing one leave
 =========================  ===================================================================================================
 LIBRETTO_WORK              work cache, an absolute path (default: the user's cache directory)
 LIBRETTO_WORK_GB           size at which the oldest finished units of the work cache are dropped (default 50)
-LIBRETTO_ROOT_<NAME>       data root of a source whose catalogue entry says ``root: <name>``
+LIBRETTO_ROOT_<NAME>       data root of a source whose catalogue entry says ``root: <name>``: a folder, or ``s3://bucket/prefix``
+LIBRETTO_STORE             ``s3://bucket/prefix`` for tars, where ``shards.remote`` or ``features.remote`` is on
+LIBRETTO_READ_AHEAD_MB     of memory, in each process that trains, for tars read ahead from the store (default 2000)
+LIBRETTO_S3_TRIES          how often S3 is asked before a failure that may pass counts (default 7: about 15 s of waiting)
+LIBRETTO_S3_TIMEOUT        seconds without an answer of S3 after which it is asked again (default 20)
 LIBRETTO_OPENSLR           base address of a mirror of https://www.openslr.org/resources (default: each archive's own address)
 LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie
 LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU when there is one)
@@ -32,8 +36,12 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.config.errors import InputError
+
+if TYPE_CHECKING:
+    from components.config.remote import RemotePath
 
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))  # without one, torch (seconds) need not be asked
 
@@ -92,11 +100,24 @@ def root_setting(name: str) -> tuple[str, str]:
     return variable, setting(variable)
 
 
-def data_root(name: str, make: bool = False) -> Path:
-    """Folder of the recordings of the root ``name``, made where ``make`` says so; raises InputError where it is not set or missing."""
-    variable, value = root_setting(name)
-    if not value:
-        raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
+def data_root(name: str) -> Path | RemotePath:
+    """Folder of the recordings of the root ``name``; raises InputError where it is not set or missing."""
+    from components.config.remote import RemotePath, place
+
+    variable, value = _root_value(name)
+    root = place(value)
+    if not isinstance(root, RemotePath):
+        return local_root(name)
+    if not root.is_dir():
+        raise InputError(
+            f"{variable}={value}: there is no such folder in the bucket.", unit=name, way_out="Set it to one that holds the data."
+        )
+    return root
+
+
+def local_root(name: str, make: bool = False) -> Path:
+    """The same where it has to be a folder of this machine, made where ``make`` says so."""
+    variable, value = _root_value(name)
     root = Path(value).expanduser()
     if make and root.is_absolute():
         with contextlib.suppress(OSError):  # what stands in the way shows in the next line
@@ -106,6 +127,36 @@ def data_root(name: str, make: bool = False) -> Path:
             f"{variable}={value} is not an absolute path of a folder.", unit=name, way_out="Set it to the folder that holds the data."
         )
     return root.resolve()
+
+
+def _root_value(name: str) -> tuple[str, str]:
+    variable, value = root_setting(name)
+    if not value:
+        raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
+    return variable, value
+
+
+def store() -> str:
+    """Address of the store; raises InputError where it is not set or none of S3."""
+    value = setting("LIBRETTO_STORE").rstrip("/")
+    if not value.startswith("s3://"):
+        raise InputError(f"LIBRETTO_STORE={value} is no address of S3.", unit="LIBRETTO_STORE", way_out="Set it to s3://bucket/prefix.")
+    return value
+
+
+def read_ahead_bytes() -> int:
+    """Memory for tars that are read ahead."""
+    return int(_number("LIBRETTO_READ_AHEAD_MB", "2000") * 1e6)
+
+
+def s3_tries() -> int:
+    """How often S3 is asked the same."""
+    return max(1, int(_number("LIBRETTO_S3_TRIES", "7")))
+
+
+def s3_timeout() -> float:
+    """Seconds without an answer of S3 after which it is asked again."""
+    return _number("LIBRETTO_S3_TIMEOUT", "20")
 
 
 def models_root() -> Path:

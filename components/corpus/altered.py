@@ -29,6 +29,7 @@ from components.config.errors import InputError
 from components.config.hashing import data_digest
 from components.config.pool import fan_out
 from components.config.progress import progress
+from components.config.remote import RemotePath
 from components.config.typed import STRICT
 from components.config.work import digests, made
 from components.corpus import RESULT_VERSION
@@ -66,8 +67,8 @@ class Job:
 
     condition: Condition
     rows: list[Utterance]
-    files: list[Path]
-    noise: list[Path] | None
+    files: list[Path | RemotePath]
+    noise: list[Path | RemotePath] | None
     silence_refused: bool
     key: dict[str, Any]
 

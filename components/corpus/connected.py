@@ -24,10 +24,11 @@ from components.audio.sound import RATE, BrokenSound, as_flac, is_silent, read
 from components.config.errors import InputError, nearest
 from components.config.hashing import seed_of
 from components.config.progress import progress
+from components.config.remote import readable
 from components.config.typed import STRICT
 from components.config.work import digests, made
 from components.corpus import RESULT_VERSION
-from components.corpus.listing import SILENT, FileSource, scan_of, speech_only
+from components.corpus.listing import SILENT, FileSource, scan_of, sizes_of, speech_only
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.table import Row, below_root, check_column, ids_of, read_rows, safe
 
@@ -75,14 +76,15 @@ class Connected(FileSource[Settings]):
                 raise InputError(f"{table}: no speaker is called '{speaker}'.", unit=speaker, way_out=nearest(speaker, known))
         wanted = [row for row in rows if row["speaker"] in self.settings.speakers and first <= _number(table, row) <= last]
         takes = sorted(((below_root(table, row["path"]), row) for row in wanted), key=lambda take: take[0])
+        there = sizes_of(self._root, {path for path, _ in takes} - {""})
         for path, row in takes:
-            if not path or not (self._root / path).is_file():
+            if path not in there:
                 raise InputError(f"{table}: no file is at '{row['path']}'.", unit=row["path"], way_out="Put it there, or take out its row.")
         return takes
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of the table and of the takes used, and the digest of the table's content."""
-        sizes = {path: (self._root / path).stat().st_size for path in [self.settings.table, *(path for path, _ in self._takes)]}
+        sizes = sizes_of(self._root, [self.settings.table, *(path for path, _ in self._takes)])
         return scan_of(self._root, sizes, [self.settings.table])
 
     def expected(self) -> tuple[float, int]:
@@ -129,7 +131,7 @@ class Connected(FileSource[Settings]):
         rejected, ids = [], ids_of([path for path, _ in self._takes])
         for path, row in self._takes:
             try:
-                samples = read(self._root / path)
+                samples = read(readable(self._root / path))
                 reason = SILENT if is_silent(samples) else ""
             except BrokenSound as error:
                 samples, reason = np.zeros(0, np.float32), str(error)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from components.config.errors import InputError, nearest
-from components.config.settings import data_root
+from components.config.settings import data_root, local_root
 from components.config.work import lock
 from components.corpus.archive import Archive, archives, md5_of, unpack
 from components.corpus.download import download
@@ -44,7 +44,7 @@ def provide(archive: Archive) -> str:
 
     Raises InputError (wrong checksum, unsafe or broken archive, full disk, no such file) or TransientError (network).
     """
-    root = data_root(archive.root, make=True)
+    root = local_root(archive.root, make=True)
     folder, bench = root / archive.folder, root / BENCH
     if folder.is_dir():
         return _recognised(archive, folder)

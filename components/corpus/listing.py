@@ -25,6 +25,7 @@ from components.config.errors import InputError, nearest
 from components.config.hashing import data_digest, file_digest, seed_of
 from components.config.pool import fan_out
 from components.config.progress import progress
+from components.config.remote import RemotePath, place
 from components.config.settings import data_root
 from components.config.work import made
 from components.corpus import RESULT_VERSION
@@ -92,30 +93,42 @@ class FileSource(Generic[S]):
         self.settings = settings_of(cls, name, role, settings)
 
     @cached_property
-    def _root(self) -> Path:
+    def _root(self) -> Path | RemotePath:
         return data_root(self.settings.root)
 
-    def locate(self, path: str) -> Path:
+    def locate(self, path: str) -> Path | RemotePath:
         return self._root / path
 
     def _check_folder(self, folder: str) -> None:
         """Raises InputError with the nearest name where no such folder is below the data root."""
         if not (self._root / folder).is_dir():
             above = (self._root / folder).parent
-            known = [path.relative_to(self._root).as_posix() for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
+            known = [path.relative_to(str(self._root)).as_posix() for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
             raise InputError(f"source '{self.name}': no folder '{folder}' is in the data root '{self.settings.root}'.", unit=folder,
                              way_out=f"{nearest(folder, known)} {FETCH}")  # fmt: skip
 
 
-def sizes_below(root: Path, folder: str, takes: Callable[[str], bool]) -> dict[str, int]:
+def sizes_below(root: Path | RemotePath, folder: str, takes: Callable[[str], bool]) -> dict[str, int]:
     """Size in bytes of each file at any depth of ``folder`` whose path ``takes`` wants, by that path, which is relative to
     ``root``, in sorted order. Folders that are links are followed; a folder that is not there gives nothing."""
+    if isinstance(root, RemotePath):
+        held = {path.relative_to(root).as_posix(): size for path, size in (root / folder).sizes().items()}
+        return {path: held[path] for path in sorted(held) if takes(path)}
     files = (Path(above, name) for above, _, names in os.walk(root / folder, followlinks=True) for name in names)
     places = ((file.relative_to(root).as_posix(), file) for file in files)
     return dict(sorted((place, file.stat().st_size) for place, file in places if takes(place)))
 
 
-def lines_of(root: Path, path: str) -> Iterator[str]:
+def sizes_of(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
+    """Size in bytes of those of the ``paths`` below ``root`` at which a file lies, in sorted order.
+    A bucket is listed, not asked for each."""
+    if isinstance(root, RemotePath):
+        wanted = set(paths)
+        return sizes_below(root, ".", wanted.__contains__)
+    return {path: (root / path).stat().st_size for path in sorted(paths) if (root / path).is_file()}
+
+
+def lines_of(root: Path | RemotePath, path: str) -> Iterator[str]:
     """The lines of a text file below ``root`` that are not blank, as they are read: those of English MLS are 2 GB. Raises
     InputError where the file is not UTF-8."""
     try:
@@ -126,7 +139,7 @@ def lines_of(root: Path, path: str) -> Iterator[str]:
         raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
 
 
-def scan_of(root: Path, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:
+def scan_of(root: Path | RemotePath, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:
     """The scan of a file source: relative paths and sizes, one digest of the files in ``texts`` (read in full), one of all."""
     listed = [[path, size] for path, size in sorted(files.items())]
     words = data_digest([[path, file_digest(root / path)] for path in sorted(texts)])
@@ -140,7 +153,8 @@ def speech_only(name: str, role: str, kind: str) -> None:
                          unit=name, way_out="List it as 'clips' or as 'table' without a text column, or give it another role.")  # fmt: skip
 
 
-def examine(name: str, root: Path, entries: Sequence[Entry], there: Iterable[str], rules: Rules) -> tuple[list[Utterance], list[Reject]]:
+def examine(name: str, root: Path | RemotePath, entries: Sequence[Entry], there: Iterable[str],
+            rules: Rules) -> tuple[list[Utterance], list[Reject]]:  # fmt: skip
     """Every entry as kept or rejected, each sorted by id; ``there`` are the paths at which files lie below ``root``.
 
     Two entries of one file are both refused: which of them is right is not known. Of two files with one id the first by
@@ -205,7 +219,7 @@ def _sound_fault(seen: Facts, rules: Rules) -> str:
     return ""
 
 
-def _facts(name: str, root: Path, paths: Sequence[str]) -> dict[str, Facts]:
+def _facts(name: str, root: Path | RemotePath, paths: Sequence[str]) -> dict[str, Facts]:
     """What is seen of each file, looked at by the worker processes of this machine."""
     facts: dict[str, Facts] = {}
     with progress("corpus", f"looking at {name}", len(paths), "files") as bar:
@@ -228,18 +242,18 @@ def _chunks(paths: Sequence[str]) -> list[list[str]]:
 
 def _look(root: str, paths: list[str]) -> dict[str, Facts]:
     """The facts of one chunk, from the work cache while path, size and time of change of all its files are the same."""
-    stamps = [[path, *_stamp(Path(root) / path)] for path in paths]
+    stamps = [[path, *_stamp(place(root) / path)] for path in paths]
     key = {"version": RESULT_VERSION, "judged": JUDGED, "libsndfile": soundfile.__libsndfile_version__, "root": root, "files": stamps}
 
     def make(folder: Path) -> None:
-        rows = {path: asdict(look(Path(root) / path)) for path in paths}
+        rows = {path: asdict(look(place(root) / path)) for path in paths}
         (folder / FACTS).write_text(json.dumps(rows, indent=0))
 
     rows = json.loads((made("corpus", key, make) / FACTS).read_text())
     return {path: Facts(**row) for path, row in rows.items()}
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path | RemotePath) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
@@ -247,7 +261,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def look(path: Path) -> Facts:
+def look(path: Path | RemotePath) -> Facts:
     """Reads and decodes one file in full."""
     try:
         data = path.read_bytes()

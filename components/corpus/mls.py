@@ -69,13 +69,14 @@ class Mls(FileSource[Settings]):
     def _texts(self) -> list[str]:
         """The transcripts and, where only a part is wanted, its lists of ids; relative to the root."""
         parts = [self._root / self._base / "limited_supervision" / part for part in self.settings.limited]
-        lists = [sorted(part.rglob(HANDLES)) for part in parts]  # 1hr is split into six of ten minutes
+        above = str(self._root)
+        lists = [sorted(path.relative_to(above) for path in part.rglob(HANDLES)) for part in parts]  # 1hr is split into six of ten minutes
         for part, found in zip(parts, lists):
             if not found:
-                raise self._empty(f"no {HANDLES} lies in {part.relative_to(self._root)}")
+                raise self._empty(f"no {HANDLES} lies in {part.relative_to(above)}")
         if not (self._root / self._base / TEXT).is_file():
             raise self._empty(f"no {self._base}/{TEXT}")
-        return [f"{self._base}/{TEXT}", *(path.relative_to(self._root).as_posix() for found in lists for path in found)]
+        return [f"{self._base}/{TEXT}", *(path.as_posix() for found in lists for path in found)]
 
     @cached_property
     def _sounds(self) -> dict[str, int]:

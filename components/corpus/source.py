@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from components.config.errors import InputError, nearest
+from components.config.remote import RemotePath
 from components.config.typed import typed
 from components.corpus.manifest import Reject, Utterance
 
@@ -37,7 +38,7 @@ class Source(Protocol):
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording or transcript found, as kept or rejected, each sorted by id."""
 
-    def locate(self, path: str) -> Path:
+    def locate(self, path: str) -> Path | RemotePath:
         """The file of a manifest's relative path; a generated source makes it again where it is gone."""
 
 

@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
+from components.config.remote import RemotePath
 from components.config.typed import STRICT
-from components.corpus.listing import Entry, FileSource, Rules, examine, scan_of
+from components.corpus.listing import Entry, FileSource, Rules, examine, scan_of, sizes_of
 from components.corpus.manifest import Reject, Utterance
 
 Row = dict[str, str]
@@ -92,7 +93,7 @@ class Table(FileSource[Settings]):
     def _files(self) -> dict[str, int]:
         """Size of each file that a picked row names, where it is there."""
         paths = {self._paths[index] for index, _ in self._picked} - {""}
-        return {path: (self._root / path).stat().st_size for path in sorted(paths) if (self._root / path).is_file()}
+        return sizes_of(self._root, paths)
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of the table and of the files that it names, and the digest of the table's content."""
@@ -120,7 +121,7 @@ class Table(FileSource[Settings]):
         )
 
 
-def read_rows(root: Path, table: str) -> list[Row]:
+def read_rows(root: Path | RemotePath, table: str) -> list[Row]:
     """The rows of a TSV or CSV; raises InputError naming the file and line where it is missing or broken."""
     path = root / table
     if path.suffix not in (".tsv", ".csv"):
@@ -137,8 +138,8 @@ def read_rows(root: Path, table: str) -> list[Row]:
         raise InputError(f"{table}: not a table in UTF-8: {error}.", unit=table, way_out="Save it as UTF-8 text.") from None
 
 
-def _tables(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for pattern in ("*.[ct]sv", "*/*.[ct]sv") for path in root.glob(pattern)]
+def _tables(root: Path | RemotePath) -> list[str]:
+    return [path.relative_to(str(root)).as_posix() for pattern in ("*.[ct]sv", "*/*.[ct]sv") for path in root.glob(pattern)]
 
 
 def _row(table: str, line: int, header: list[str], cells: list[str]) -> Row:
