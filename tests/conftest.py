@@ -73,3 +73,28 @@ def chromium() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=path, args=SWITCHES)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def bucket_server() -> Iterator[Any]:
+    """An S3 server on loopback with its proxy, for the tests of a module."""
+    pytest.importorskip("s3fs", reason="the extra 's3' is not installed")
+    from tests.bucket import served
+
+    with served() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def bucket(bucket_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The bucket ``recordings``, reached as users reach theirs; nothing goes wrong with it yet."""
+    from components.config import remote
+    from tests.bucket import environment
+
+    for name, value in environment(bucket_server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.02)
+    bucket_server.fault = lambda method, path: ""
+    bucket_server.asked.clear()
+    yield bucket_server
+    remote._filesystem.cache_clear()

@@ -1,0 +1,109 @@
+"""Recordings in a bucket: the manifest of a folder, whatever goes wrong on the way; and what can't be mended says so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.config.errors import InputError, TransientError
+from components.config.remote import RemotePath, place
+from components.corpus.source import Source, source
+from tests.bucket import Bucket
+
+pytestmark = pytest.mark.slow
+TABLE = {"kind": "table", "root": "said", "table": "said.tsv", "language": "en"}
+LIBRI = {"kind": "librispeech", "root": "said", "subsets": ["dev-clean"]}
+CLIPS = {"kind": "clips", "root": "said", "folders": ["dev-clean"], "max_seconds": 10}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data root on the disk: a subset of two chapters, one recording broken and one without a transcript, and a table."""
+    root, random = tmp_path / "root", np.random.default_rng(1)
+    for chapter, count in (("12-34", 3), ("56-78", 2)):
+        speaker, number = chapter.split("-")
+        below = root / "dev-clean" / speaker / number
+        below.mkdir(parents=True)
+        for place_ in range(count):
+            soundfile.write(below / f"{chapter}-{place_:04d}.flac", 0.1 * random.standard_normal(8_000 + 100 * place_), 16_000)
+        (below / f"{chapter}.trans.txt").write_text("".join(f"{chapter}-{place_:04d} SOME WORDS\n" for place_ in range(count)))
+    broken = root / "dev-clean/56/78/56-78-0001.flac"
+    broken.write_bytes(broken.read_bytes()[:400])
+    soundfile.write(root / "dev-clean/12/34/12-34-0009.flac", 0.1 * random.standard_normal(8_000), 16_000)
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.flac"))
+    (root / "said.tsv").write_text("path\ttext\tspeaker\n" + "".join(f"{file}\tsome words\ts\n" for file in [*files, "gone.flac"]))
+    return root
+
+
+@pytest.fixture
+def listed(folder: Path, bucket: Bucket, work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, object], str], Source]:
+    """The source of these settings over the disk or over the bucket, on which the same lies."""
+    bucket.fill(folder, "root")
+    bucket.asked.clear()
+    monkeypatch.setenv("LIBRETTO_WORKERS", "1")
+
+    def make(settings: dict[str, object], root: str) -> Source:
+        monkeypatch.setenv("LIBRETTO_ROOT_SAID", root)
+        shutil.rmtree(work, ignore_errors=True)
+        return source("said", "noise" if settings["kind"] == "clips" else "train", settings)
+
+    return make
+
+
+@pytest.mark.parametrize("settings", [TABLE, LIBRI, CLIPS], ids=["table", "librispeech", "clips"])
+def test_a_bucket_gives_the_manifest_of_a_folder(settings: dict[str, object], folder: Path, listed: Callable[..., Source]) -> None:
+    here = listed(settings, str(folder))
+    scan, found = here.scan(), here.find()
+    there = listed(settings, "s3://recordings/root")
+    assert (there.scan(), there.find()) == (scan, found)
+    row = found[0][0]
+    assert there.locate(row.path).read_bytes() == here.locate(row.path).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "cut", "stall"])
+def test_what_passes_leaves_no_trace(kind: str, folder: Path, listed: Callable[..., Source], bucket: Bucket) -> None:
+    found = listed(LIBRI, str(folder)).find()
+    bucket.first(kind, 1 if kind == "stall" else 2, "0000.flac" if kind == "stall" else "")
+    assert listed(LIBRI, "s3://recordings/root").find() == found
+    assert max(bucket.asked.values()) >= 2, "it did go wrong"
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "cut"])
+def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(kind: str, listed: Callable[..., Source], bucket: Bucket) -> None:
+    bucket.always(kind, "12-34-0001.flac")
+    with pytest.raises(
+        TransientError, match=r"s3://recordings/root/dev-clean/12/34/12-34-0001.flac: no whole answer in 4 tries"
+    ) as stopped:
+        listed(LIBRI, "s3://recordings/root").find()
+    assert stopped.value.exit_code == 75
+    assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 4
+
+
+def test_an_expired_token_is_said_at_once(listed: Callable[..., Source], bucket: Bucket) -> None:
+    bucket.always("expired", "12-34-0001.flac")
+    with pytest.raises(InputError, match=r"12-34-0001.flac: refused: .*expired.*Renew the keys") as stopped:
+        listed(LIBRI, "s3://recordings/root").find()
+    assert stopped.value.exit_code == 2
+    assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 1
+
+
+def test_a_folder_or_bucket_that_is_not_there_is_named(listed: Callable[..., Source]) -> None:
+    with pytest.raises(InputError, match="no such folder in the bucket"):
+        listed(LIBRI, "s3://recordings/roof").find()
+    with pytest.raises(InputError, match=r"no folder 'dev-claen'.*Did you mean 'dev-clean'"):
+        listed({**LIBRI, "subsets": ["dev-claen"]}, "s3://recordings/root").find()
+    with pytest.raises(InputError, match=r"no such table.*Did you mean 'said.tsv'"):
+        listed({**TABLE, "table": "siad.tsv"}, "s3://recordings/root").find()
+
+
+def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
+    assert place("/data/x") == Path("/data/x")
+    path = place("s3://bucket/a/b.tsv/")
+    assert isinstance(path, RemotePath)
+    assert (path.name, path.suffix, str(path.parent), str(path.parent / "c/d")) == ("b.tsv", ".tsv", "s3://bucket/a", "s3://bucket/a/c/d")
+    assert path.relative_to("s3://bucket").as_posix() == "a/b.tsv"
