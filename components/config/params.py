@@ -27,6 +27,7 @@ class Shards:
     __pydantic_config__ = STRICT
     utterances: int  # most utterances in a tar
     seconds: float  # most seconds of audio in a tar
+    remote: bool  # tars go to the store, not to the stage's folder
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Features:
     layer: int | Literal["last"]  # which hidden state of the encoder; "last" also serves its CTC head
     batch_seconds: float  # seconds of audio in a batch, padding counted
     threads: int  # threads of one worker process
+    remote: bool  # tars go to the store, not to the stage's folder
     augment: Augment
 
 

@@ -160,9 +160,11 @@ class Found:
 
 def _rows(job: Job, clock: Clock) -> list[Row]:
     from components.shards.order import by_length
+    from components.shards.reader import announce
 
     source = _frames(job.role, job.exact)
     items = [item for item in source.items if item.source == job.source and item.entry.shard == job.shard]
+    announce([source.located(item) for item in items])
     found: dict[str, Found] = {}
     for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
         started = time.perf_counter()

@@ -28,12 +28,13 @@ from components.config.pool import fan_out
 from components.config.progress import progress
 from components.config.settings import device
 from components.config.stage import Stage
-from components.config.work import digests, made, place
+from components.config.work import made, place
 from components.features.key import noise_inputs, shape_key
 from components.features.waveforms import RECORDED, Take, augment_of, augmentation_of, uses_noise, view_folder
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.order import by_length
-from components.shards.reader import Located, sources
+from components.shards.reader import Located, announce, sources
+from components.shards.store import STORED, digest_of, lost, send
 from components.shards.writer import Sample, write_tar
 
 ENCODER, NOISE = Path("models/encoder"), Path("data/shards/noise")
@@ -74,12 +75,13 @@ def work(stage: Stage) -> None:
             place_of = Path(source, view_folder(view)).as_posix()
             outputs |= _source(stage, place_of, jobs, out / place_of)
     reason = {} if settings.mode == "cached" else {"empty": "features.mode is live: train and decode run the encoder themselves"}
+    remote = {"remote": True} if settings.remote and not reason else {}  # where the tars lie is no part of what they are
     # Of augmentation the record says what holds for the role: where it is off, nothing.
-    parameters = {name: value for name, value in asdict(settings).items() if name != "augment"}
+    parameters = {name: value for name, value in asdict(settings).items() if name not in ("augment", "remote")}
     parameters |= {"augment": asdict(augment)} if augment else {}
     inputs = {"encoder": key["encoder"], "shards": contents(shards), **({"noise": noise} if noise else {})}
     write_record(out, "features", parameters=parameters, inputs=inputs, outputs=outputs, key=key, libraries=("torch", "transformers"),
-                 **reason)  # fmt: skip
+                 **reason, **remote)  # fmt: skip
     if reason:
         print(f"{stage.label()}: nothing stored, {reason['empty']}")
 
@@ -93,11 +95,12 @@ def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, 
             shown.advance()
     for job in jobs:
         place(units[job.name], out)
-    (out / INDEX).unlink(missing_ok=True)
+    for of_a_unit in (INDEX, STORED):
+        (out / of_a_unit).unlink(missing_ok=True)
     rows = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
     write_index(out / INDEX, rows)
     print(f"{stage.label()}: {source}: {len(rows)} utterances, {sum(row.frames for row in rows)} frames")
-    tars = {f"{source}/{job.name}": digests(units[job.name])[job.name] for job in jobs}
+    tars = {f"{source}/{job.name}": digest_of(units[job.name], job.name) for job in jobs}
     return {**tars, f"{source}/{INDEX}": file_digest(out / INDEX)}
 
 
@@ -109,10 +112,15 @@ def encode(job: Job) -> Path:
 
         torch.set_num_threads(job.settings.threads)
         items = [Located(entry, job.shards.name, job.shards) for entry in read_index(job.shards / INDEX) if entry.shard == job.name]
+        announce(items)
         frames = _frames(job, items)
         write_index(folder / INDEX, write_tar(folder / job.name, (_sample(item, frames[item.entry.id]) for item in items), "npy"))
+        if job.settings.remote:
+            send(folder / job.name)
 
-    return made("features", {**job.key, "shard": job.digest, "name": job.name}, make)
+    key = {**job.key, "shard": job.digest, "name": job.name, **({"remote": True} if job.settings.remote else {})}
+    unit = made("features", key, make)
+    return made("features", key, make) if lost(unit) else unit
 
 
 @lru_cache(maxsize=1)

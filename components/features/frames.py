@@ -82,6 +82,10 @@ class FrameSource:
         found = {item.entry.id: frames.float() for item, frames in heard}
         return [found[item.entry.id].clone() for item in items]
 
+    def located(self, item: Located, epoch: int | None = None) -> Located:
+        """Where lies what is read to hear an utterance in an epoch: its frames, or its recording."""
+        return self._stored(item, epoch) if self.encoder is None else item
+
     def _take(self, epoch: int | None) -> Take:
         """How an epoch hears the role."""
         if self._augmentation is None or self._augment is None or epoch is None:

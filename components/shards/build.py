@@ -9,6 +9,7 @@ import hashlib
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -21,11 +22,12 @@ from components.config.pool import fan_out
 from components.config.progress import progress
 from components.config.remote import RemotePath
 from components.config.stage import Stage
-from components.config.work import digests, made, place
+from components.config.work import made, place
 from components.corpus.manifest import Utterance, read_manifest
 from components.corpus.source import source
 from components.shards import RESULT_VERSION
 from components.shards.index import INDEX, read_index, write_index
+from components.shards.store import STORED, bytes_of, digest_of, lost, send
 from components.shards.writer import Sample, write_tar
 
 
@@ -38,10 +40,11 @@ class Job:
     role: str
     settings: dict
     rows: list[Utterance]
+    remote: bool
 
     def key(self) -> dict:
         rows = [[row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows]
-        return {"version": RESULT_VERSION, "name": self.name, "rows": rows}
+        return {"version": RESULT_VERSION, "name": self.name, "rows": rows, **({"remote": True} if self.remote else {})}
 
 
 def cut(rows: list[Utterance], utterances: int, seconds: float) -> list[list[Utterance]]:
@@ -65,8 +68,11 @@ def write(job: Job) -> Path:
         origin = source(job.source, job.role, job.settings)
         samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
         write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
+        if job.remote:
+            send(folder / job.name)
 
-    return made("shards", job.key(), make)
+    unit = made("shards", job.key(), make)
+    return made("shards", job.key(), make) if lost(unit) else unit
 
 
 def _sample(row: Utterance, path: Path | RemotePath) -> Sample:
@@ -102,20 +108,23 @@ def work(stage: Stage) -> None:
     outputs = {}
     for name, settings in catalogue.corpus(stage.params.corpus).sources[stage.role].items():
         shards = cut(read_manifest(manifests / name), limits.utterances, limits.seconds)
-        jobs = [Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows) for number, rows in enumerate(shards)]
+        jobs = [Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows, limits.remote) for number, rows in enumerate(shards)]
         units = _all(stage, name, jobs)
         (out / name).mkdir()
         for job in jobs:
             place(units[job.name], out / name)
-            outputs[f"{name}/{job.name}"] = digests(units[job.name])[job.name]
-        (out / name / INDEX).unlink(missing_ok=True)
+            outputs[f"{name}/{job.name}"] = digest_of(units[job.name], job.name)
+        for of_a_unit in (INDEX, STORED):
+            (out / name / of_a_unit).unlink(missing_ok=True)
         write_index(out / name / INDEX, [entry for job in jobs for entry in read_index(units[job.name] / INDEX)])
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
     inputs = {"corpus": read_record(manifests)["outputs"]}
     libraries = ("soundfile", "soxr", "pyarrow")
     rooms = catalogue.rooms_of(catalogue.corpus(stage.params.corpus).sources[stage.role])
-    facts = {"rooms": rooms} if rooms else {}  # who adds noise knows by it what is none
-    write_record(out, "shards", parameters=asdict(limits), inputs=inputs, outputs=outputs, libraries=libraries, **facts)
+    facts: dict[str, Any] = {"rooms": rooms} if rooms else {}  # who adds noise knows by it what is none
+    facts |= {"remote": True} if limits.remote else {}  # where the tars lie is no part of what they are
+    parameters = {key: value for key, value in asdict(limits).items() if key != "remote"}
+    write_record(out, "shards", parameters=parameters, inputs=inputs, outputs=outputs, libraries=libraries, **facts)
 
 
 def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:
@@ -124,6 +133,6 @@ def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:
         for job, unit in fan_out(write, jobs):
             units[job.name] = unit
             shown.advance()
-    stored = sum((unit / job.name).stat().st_size for job, unit in ((job, units[job.name]) for job in jobs))
+    stored = sum(bytes_of(units[job.name], job.name) for job in jobs)
     print(f"{stage.label()}: {name}: {sum(len(job.rows) for job in jobs)} utterances in {len(jobs)} shards, {stored / 1e6:.1f} MB")
     return units

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from components.audio.sound import BrokenSound, read, read_part
-from components.config.artifact import read_record
+from components.config.artifact import RECORD, read_record
 from components.config.errors import InputError
+from components.config.remote import RemotePath
+from components.shards.ahead import ahead
 from components.shards.index import INDEX, Entry, read_index
+from components.shards.store import tar_at
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,41 @@ def description(item: Located) -> dict[str, Any]:
     return json.loads(_range(item, item.entry.json_offset, item.entry.json_size))
 
 
+def announce(items: Iterable[Located]) -> None:
+    """Tells which utterances will be read, in their order; where their tars lie in a bucket, these come in meanwhile."""
+    tars = dict.fromkeys((item.folder, item.entry.shard) for item in items)
+    wanted = [stored[shard] for folder, shard in tars if (stored := _stored(folder))]
+    if wanted:
+        ahead().announce(wanted)
+
+
+def _stored(folder: Path) -> dict[str, str]:
+    """Digest of each tar of a source's folder (or of a view in it) that lies in the store; empty where they lie in the folder."""
+    above = next((each for each in (folder.parent, folder.parent.parent) if (each / RECORD).is_file()), None)
+    if above is None:
+        return {}
+    record = above / RECORD
+    return _in_store(record.absolute(), record.stat().st_mtime_ns, folder.relative_to(above).as_posix())
+
+
+@lru_cache(maxsize=64)
+def _in_store(record: Path, _changed: int, below: str) -> dict[str, str]:
+    outputs = read_record(record.parent) if record.is_file() else {}
+    names = outputs["outputs"].items() if outputs.get("remote") else ()
+    return {name.removeprefix(f"{below}/"): digest for name, digest in names if name.rpartition("/")[0] == below and name.endswith(".tar")}
+
+
 def _range(item: Located, offset: int, size: int) -> bytes:
-    path = item.folder / item.entry.shard
+    path: Path | RemotePath = item.folder / item.entry.shard
+    digest = _stored(item.folder).get(item.entry.shard)
     try:
-        with fsspec.open(str(path), "rb") as stream:
-            stream.seek(offset)
-            data = stream.read(size)
+        if digest:
+            path = tar_at(digest)
+            data = ahead().part(digest, offset, size)
+        else:
+            with open(path, "rb") as stream:  # type: ignore[arg-type]
+                stream.seek(offset)
+                data = stream.read(size)
     except FileNotFoundError:
         raise InputError(f"{path} is gone; it holds utterance '{item.entry.id}'.", unit=item.entry.id, way_out="Run 'dvc repro'.") from None
     if len(data) != size:

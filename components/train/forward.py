@@ -19,6 +19,7 @@ from components.features.frames import FrameSource
 from components.model.joined import SpeechLLM
 from components.model.training.masking import masked
 from components.model.training.precision import Precision
+from components.shards.reader import announce
 from components.train.auxiliary import Auxiliary
 from components.train.data import Example, misread, parts_of, pieces_of
 
@@ -56,6 +57,11 @@ class Forward:
     def __post_init__(self) -> None:
         known = self.model.llm.get_input_embeddings().num_embeddings
         self._plain = [token for token in self.model.builder.plain_tokens() if token < known] if self.settings.text_mask else []
+
+    def announce(self, coming: Sequence[tuple[int, Sequence[Example]]]) -> None:
+        """Tells the reader what is heard next: of each step its epoch and its examples."""
+        pieces = ((epoch, item, spoken) for epoch, examples in coming for item, spoken in pieces_of(examples))
+        announce([(self.speech if spoken else self.silence).located(item, epoch) for epoch, item, spoken in pieces])
 
     def text(self, example: Example) -> str:
         """The transcript that an example is trained on."""

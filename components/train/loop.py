@@ -43,6 +43,8 @@ from components.train.parts import TABLE, Parts, write_table
 from components.train.selection import chosen, dev_errors
 from components.train.throughput import Throughput
 
+AHEAD = 20  # steps; so often the reader is told what the next two times as many will read, for tars that come over a network
+
 
 @dataclass(frozen=True)
 class Job:
@@ -169,6 +171,10 @@ class _Stage:
     def _train(self, items: list[Located], speech_count: int, steps: list[Step], forward: Forward, dev: FrameSource) -> None:
         state: dict[str, Any] = {"step": 0, "best": None, "curve": [], "waited": 0, "scaler": None}
         last = self.folder / "last"
+
+        def examples(step: Step) -> list[Example]:
+            return [(joined([items[each] for each in place]), place[0] < speech_count) for place in step.places]
+
         if checkpoint.there(last):
             state = checkpoint.load(last, self.model, self.optimiser)
             self.precision.restore(state["scaler"])
@@ -178,7 +184,9 @@ class _Stage:
                 if self._waited_enough(state):
                     shown.end(f"no better dev WER in {state['waited']} checks")
                     break
-                places = [(joined([items[each] for each in place]), place[0] < speech_count) for place in steps[step].places]
+                places = examples(steps[step])
+                if step % AHEAD == 0 or step == state["step"]:
+                    forward.announce([(each.epoch, examples(each)) for each in steps[step : step + 2 * AHEAD]])
                 facts = self._step(step, len(steps), places, steps[step].epoch, forward)
                 self.alarm.check(step, facts, state["curve"], _ids(places))
                 state["curve"].append(facts)

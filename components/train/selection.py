@@ -13,7 +13,7 @@ from components.model.joined import SpeechLLM
 from components.model.search import search
 from components.model.training.ranks import Ranks
 from components.shards.order import by_length
-from components.shards.reader import Located
+from components.shards.reader import Located, announce
 from components.text.wer import WordErrors, word_errors
 
 
@@ -28,6 +28,7 @@ def chosen(source: FrameSource, settings: Selection) -> list[Located]:
 @torch.no_grad()  # a tuned encoder would keep what a backward pass needs
 def dev_errors(model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float, ranks: Ranks) -> WordErrors:
     """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its share of the batches."""
+    announce([source.located(item) for item in items])
     total = WordErrors()
     for batch, counts in ranks.turns(list(by_length(items, [item.entry.seconds for item in items], batch_seconds))):
         found = search(model, source.frames(batch), [item.entry.seconds for item in batch], GREEDY, together=ranks.sharded)

@@ -31,10 +31,12 @@ from components.config.stage import Stage
 from components.corpus import __main__ as corpus
 from components.corpus.manifest import MANIFEST, Utterance, read_manifest, read_rejects, write_rows
 from components.corpus.source import source
+from components.shards.ahead import ahead
 from components.shards.build import cut
 from components.shards.build import work as run
 from components.shards.index import INDEX, Entry, read_index, write_index
-from components.shards.reader import Located, audio, description, entries, payload, sources
+from components.shards.reader import Located, announce, audio, description, entries, payload, sources
+from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
 
 CLIPS = {  # file → (rate, channels, format, text)
@@ -88,8 +90,8 @@ def house(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def stage(role: str = "test", utterances: int = 3, seconds: float = 60.0) -> Stage:
-    params = SimpleNamespace(corpus="small", shards=Shards(utterances, seconds))
+def stage(role: str = "test", utterances: int = 3, seconds: float = 60.0, remote: bool = False) -> Stage:
+    params = SimpleNamespace(corpus="small", shards=Shards(utterances, seconds, remote))
     return Stage("shards", params, role)  # type: ignore[arg-type]
 
 
@@ -336,3 +338,65 @@ def test_no_shard_is_over_its_limits(lengths: list[tuple[int, int]], utterances:
     for shard, following in pairwise(shards):
         full = sum(row.samples / row.sample_rate for row in [*shard, following[0]]) > seconds - 1e-9
         assert len(shard) == utterances or full, "no shard is smaller than it must be"
+
+
+@pytest.mark.slow
+def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
+    run(stage())
+    here = {item.entry.id: (payload(item), description(item)) for item in entries(OUT)}
+    local = read_record(OUT)
+    index = (OUT / "clips" / INDEX).read_bytes()
+
+    monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/tars")
+    run(stage(remote=True))
+    assert sorted(path.name for path in OUT.rglob("*") if path.is_file()) == [INDEX, "inputs.json"], "no tar is left here"
+    assert not [path for path in work.rglob("*.tar") if path.stat().st_nlink == 1 and path.parent.name in local], "nor in the work cache"
+    assert (OUT / "clips" / INDEX).read_bytes() == index
+    record = read_record(OUT)
+    assert record == {**local, "remote": True}
+    assert not [secret for secret in (KEY, SECRET, bucket.url, "recordings/tars") if secret in json.dumps(record)]
+    tars = {name: digest for name, digest in record["outputs"].items() if name.endswith(".tar")}
+    assert set(bucket.names()) == {f"tars/{digest[:2]}/{digest}.tar" for digest in tars.values()}
+    assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here
+    assert len(here) == len(CLIPS)
+
+    bucket.asked.clear()
+    run(stage(remote=True))
+    assert not [path for method, path in bucket.asked if method == "PUT"], "what lies there is not sent again"
+    bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
+    run(stage(remote=True))
+    assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here, "what was lost is made again"
+
+
+@pytest.mark.slow
+def test_tars_that_are_read_ahead_come_once_and_whole(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/ahead")
+    run(stage(remote=True))
+    items = entries(OUT)
+    apart = [payload(item) for item in items]
+    for kind, more in (("", 0), ("503", 1), ("cut", 1), ("wrong", 1)):
+        ahead.cache_clear()
+        bucket.first(kind, 1, ".tar")
+        bucket.asked.clear()
+        announce(items)
+        assert [payload(item) for item in items] == apart
+        tars = {path: count for (method, path), count in bucket.asked.items() if method == "GET"}
+        assert set(tars.values()) == {1 + more}, kind
+
+    ahead.cache_clear()
+    bucket.always("wrong", ".tar")
+    announce(items)
+    with pytest.raises(InputError, match=r"holds other bytes than its name says.*dvc repro -f shards"):
+        payload(items[0])
+    ahead.cache_clear()
+    bucket.fault = lambda method, path: ""
+    monkeypatch.setenv("LIBRETTO_READ_AHEAD_MB", "0.001")
+    announce(items)
+    assert [payload(item) for item in items] == apart, "with no room for any, each utterance is a request"
+    bucket.client.delete_object(Bucket="recordings", Key=next(name for name in bucket.names() if name.startswith("ahead")))
+    ahead.cache_clear()
+    with pytest.raises(InputError, match=r"s3://recordings/ahead/.*is gone; it holds utterance"):
+        list(map(payload, items))
+    monkeypatch.delenv("LIBRETTO_STORE")
+    with pytest.raises(InputError, match="LIBRETTO_STORE= is no address of S3"):
+        payload(items[0])

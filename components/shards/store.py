@@ -1,0 +1,68 @@
+"""Tars in a bucket (``LIBRETTO_STORE``), each under its SHA-256, where ``shards.remote`` or ``features.remote`` is on.
+
+In: a finished tar in the folder of its unit. Out: the object ``<digest>.tar``, and ``stored.json`` in the tar's place, so that no
+copy stays on this machine. The same tar is the same object, written once; nothing here is ever overwritten or removed. Cost: one request
+to ask, one to write (of parts, where it is large).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.config.hashing import file_digest
+from components.config.remote import RemotePath
+from components.config.settings import store
+from components.config.work import digests
+
+STORED = "stored.json"
+
+
+def tar_at(digest: str) -> RemotePath:
+    """Where the tar of this digest lies, or would."""
+    return RemotePath(store()) / digest[:2] / f"{digest}.tar"
+
+
+def send(tar: Path) -> None:
+    """Puts a tar into the store, and its digest and size in its place on the disk."""
+    digest, size = file_digest(tar), tar.stat().st_size
+    if not _lies(digest, size):
+        tar_at(digest).write_bytes(tar.read_bytes())
+    tar.with_name(STORED).write_text(json.dumps({"name": tar.name, "sha256": digest, "bytes": size}))
+    tar.unlink()
+
+
+def digest_of(unit: Path, name: str) -> str:
+    """SHA-256 of a unit's tar, wherever it lies."""
+    sent = _sent(unit)
+    return sent["sha256"] if sent else digests(unit)[name]
+
+
+def bytes_of(unit: Path, name: str) -> int:
+    """Size of a unit's tar, wherever it lies."""
+    sent = _sent(unit)
+    return sent["bytes"] if sent else (unit / name).stat().st_size
+
+
+def _sent(unit: Path) -> dict[str, Any]:
+    """What a unit says of a tar that it sent to the store; empty where it holds its tar itself."""
+    stored = unit / STORED
+    return json.loads(stored.read_text()) if stored.is_file() else {}
+
+
+def lost(unit: Path) -> bool:
+    """Whether this store does not have what the unit says that it sent to one; the unit is then dropped."""
+    sent = _sent(unit)
+    if not sent or _lies(sent["sha256"], sent["bytes"]):
+        return False
+    shutil.rmtree(unit)
+    return True
+
+
+def _lies(digest: str, size: int) -> bool:
+    try:
+        return tar_at(digest).stat().st_size == size
+    except FileNotFoundError:
+        return False

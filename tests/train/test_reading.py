@@ -1,0 +1,53 @@
+"""A training whose frames lie in a bucket: the weights of one whose frames lie here, also where the bucket stumbles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.config.artifact import read_record
+from components.config.errors import TransientError
+from components.shards.ahead import ahead
+from tests import world as tones
+from tests.bucket import Bucket
+from tests.train.test_train import trained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("fault", ["", "503", "cut", "wrong"])
+def test_weights_from_a_bucket_are_those_from_the_disk(
+    fault: str, world: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = trained()
+    frames = {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT}
+    tones.change("params.yaml", {"features.remote": True})
+    monkeypatch.setenv("LIBRETTO_STORE", f"s3://recordings/frames-{fault}")
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    tones.run_features()
+    assert {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT} == frames
+    assert not list(Path("data/features").rglob("*.tar"))
+    ahead.cache_clear()
+    bucket.first(fault, 1, ".tar")
+    bucket.asked.clear()
+    assert trained() == here
+    of_training = {record.split("/")[1] for record in frames["train"] if record.endswith(".tar")}
+    whole = [count for (method, path), count in bucket.asked.items() if method == "GET" and path.endswith(".tar")]
+    assert len(whole) >= len(of_training)
+
+
+def test_a_bucket_that_stays_away_ends_the_training_so_that_it_is_tried_again(
+    world: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tones.change("params.yaml", {"features.remote": True})
+    monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/away")
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
+    tones.run_features()
+    ahead.cache_clear()
+    bucket.always("500", ".tar")
+    with pytest.raises(TransientError, match=r"no whole answer in 4 tries"):
+        tones.run("train")
+    ahead.cache_clear()
+    bucket.fault = lambda method, path: ""
+    tones.run("train")
