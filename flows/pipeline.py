@@ -104,12 +104,16 @@ def push() -> None:
 
 
 def run_command(arguments: list[str], name: str) -> tuple[int, str]:
-    """Runs a command with its output in the log; returns exit code and last line."""
-    command, last = Command(arguments, error_path(name).with_name("progress.jsonl")), ""
+    """Runs a command with its output in the log, and its progress, if it tells any, as an artifact; returns exit code and last line."""
+    command, last, shown = Command(arguments, error_path(name).with_name("progress.jsonl")), "", StageProgress(name)
     try:
-        for line in filter(None, command.lines()):
-            last = line
-            get_run_logger().info("%s", line)
+        for line in command.lines():
+            if line:
+                last = line
+                get_run_logger().info("%s", line)
+            elif progress := command.progress():
+                shown(progress)
+        shown.end()
         return command.code(), last
     finally:
         command.end()

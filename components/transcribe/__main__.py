@@ -2,7 +2,8 @@
 
 Text goes to standard output (or to a file each below ``--out``), progress and what failed to standard error, a line a file. The exit
 code is 0 where all went well, 1 where some files gave no text, 2 for a wrong parameter or model, 75 where a base checkpoint could
-not be fetched. ``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model into a folder of its own.
+not be fetched. ``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model into a folder of its own;
+``python -m components.transcribe batch IN OUT`` fills a table from a folder or bucket (components/transcribe/batch.py).
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["export"]:
             return _export(arguments[1:])
+        if arguments[:1] == ["batch"]:
+            from components.transcribe import batch
+
+            return batch.main(arguments[1:])
         return _transcribe(_options(arguments), sys.stdout)
     except LibrettoError as error:
         print(f"transcribe: {error}", file=sys.stderr)

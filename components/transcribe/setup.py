@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.config import catalogue
-from components.config.artifact import RECORD, read_record
+from components.config.artifact import RECORD, contents, read_record
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError, nearest
-from components.config.hashing import file_digest
+from components.config.hashing import data_digest, file_digest
 from components.config.params import ConstraintSet, read_params
 from components.config.typed import STRICT, stated, typed
 from components.model.folders.description import gives_ctc
@@ -116,6 +116,15 @@ def of_export(folder: Path) -> Setup:
     encoder, llm = (base_folder(stage, base, folder / stage, _below(described.files, stage))
                     for stage, base in (("encoder", described.encoder), ("llm", described.llm)))  # fmt: skip
     return Setup(folder / "bridge", encoder, llm, described.hearing, described.decode)
+
+
+def key_of(folder: Path | None) -> str:
+    """What tells one model from another: a digest of all that shapes its transcripts, wherever it lies."""
+    if folder is None:
+        setup = of_workspace()
+        files = {str(each): contents(each) for each in (BRIDGE, ENCODER, LLM)}
+        return data_digest({"files": files, "hearing": stated(setup.hearing), "decode": stated(setup.decode)})
+    return data_digest(stated(read_description(folder)))
 
 
 def _below(files: dict[str, str], folder: str) -> dict[str, str]:
