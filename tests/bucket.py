@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import subprocess
 import sys
@@ -164,6 +163,6 @@ def environment(bucket: Bucket) -> dict[str, str]:
     """What leads s3fs, boto and DVC to the bucket, with little patience."""
     return {
         "AWS_ENDPOINT_URL": bucket.url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
         "LIBRETTO_S3_TIMEOUT": "1", "LIBRETTO_S3_TRIES": "4",
     }  # fmt: skip
