@@ -23,13 +23,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
-from components.config.errors import LibrettoError, TransientError
+from components.config.errors import InputError, LibrettoError, TransientError
 from components.config.hashing import file_digest
 from components.config.settings import work_root
 from components.config.stage import error_path
 from components.config.work import link
 from flows import dag
-from flows.clone import Place, clone, commit_result, workspace
+from flows.clone import DVC, Place, clone, commit_result, run, workspace
 from flows.command import Command
 from flows.reproduction import ERRORS, RAN, Reproduction
 from flows.results import SCORE, text_on_nonspeech, word_errors
@@ -95,12 +95,16 @@ def check_plan() -> None:
         raise ERRORS["transient" if code == TransientError.exit_code else "input"](last.removeprefix("plan: "))
 
 
-@task(retries=3, retry_delay_seconds=[10, 60, 300], cache_policy=NO_CACHE)
+@task(retries=3, retry_delay_seconds=[10, 60, 300], retry_condition_fn=may_pass, persist_result=False, cache_policy=NO_CACHE)
 def push() -> None:
     """Sends what the workspace's lock names to the DVC remote; a remote that does not answer is asked again."""
-    code, last = run_command([sys.executable, "-m", "dvc", "push"], "push")
-    if code:
-        raise LibrettoError(f"'dvc push' failed: {last}", way_out="'dvc remote list' shows where it goes.")
+    if not run(*DVC, "remote", "list"):
+        raise InputError(
+            "There is no DVC remote to push to.", unit="push_results", way_out="'dvc remote add --default NAME URL' makes one."
+        )
+    code, last = run_command([*DVC, "push"], "push")
+    if code:  # DVC's code says nothing of the reason
+        raise TransientError(f"'dvc push' failed: {last}.", way_out="'dvc remote list' shows where it goes.")
 
 
 def run_command(arguments: list[str], name: str) -> tuple[int, str]:

@@ -121,3 +121,32 @@ def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: 
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
     assert "up to date" in status.stdout
     assert notes() == []
+
+
+def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(project: Project, notes: Notes, tmp_path: Path) -> None:
+    folder = project()
+    (tmp_path / "order-a").write_text("sleep 40")
+    with subprocess.Popen([*FLOW, "--no-plan", "--here"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        end = time.monotonic() + 120
+        while (tmp_path / "order-a").exists():
+            assert first.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        refused = run_flow("--here")
+        assert refused.returncode == 75
+        assert f"Another flow works in {folder}. Wait for its end, or leave out --here" in refused.stderr
+        (folder.parent / "work/clones/left").mkdir(parents=True)  # by a flow that was killed
+        (folder.parent / "work/clones/left.lock").touch()
+        beside = run_flow("side")
+        assert beside.returncode == 0, beside.stderr
+        assert not list((folder.parent / "work/clones").iterdir())
+        assert first.wait(120) == 0
+    assert set(notes()) == {"a", "b-x", "b-y", "score", "side"}
+    names = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], capture_output=True, text=True, check=True).stdout
+    assert names.startswith("flow-")
+
+
+def test_a_push_without_a_remote_is_not_tried_again(project: Project) -> None:
+    project()
+    done = run_flow("--push", "a")
+    assert done.returncode == 2
+    assert "There is no DVC remote to push to. 'dvc remote add" in done.stderr
