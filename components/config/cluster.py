@@ -21,6 +21,7 @@ from components.config.settings import ray_address
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+AGAIN = 2  # times that a unit is taken up again after its worker was killed: a unit that kills its worker each time is no accident
 PASSED = ("LIBRETTO_", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "HF_HUB_DISABLE")  # settings; no keys
 
 
@@ -30,8 +31,6 @@ def ray_tasks(function: Callable[[Item], Result], items: Sequence[Item], gpus: f
     A task whose worker or node was lost runs again elsewhere. Raises what ``function`` raises, InputError where the cluster has nowhere
     the GPUs that one asks for, and TransientError where no cluster answers or a unit was lost too often.
     """
-    from components.config.pool import AGAIN, worker_killed
-
     ray = _connected()
     if gpus and max((float(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0) < gpus:
         raise InputError(f"No node of the Ray cluster has {gpus:g} GPUs.", unit="LIBRETTO_GPUS",
@@ -51,6 +50,12 @@ def ray_tasks(function: Callable[[Item], Result], items: Sequence[Item], gpus: f
     finally:
         for reference in left:
             ray.cancel(reference, force=True)
+
+
+def worker_killed() -> TransientError:
+    return TransientError(f"The workers of one unit were killed {AGAIN + 1} times.",
+                          way_out="Run again: finished units are kept. Where it comes again, the memory may be too small: "
+                                  "set LIBRETTO_WORKERS lower.")  # fmt: skip
 
 
 def _unit(shared: tuple[Callable[[Any], Any], str, Mapping[str, str]], item: Any) -> Any:

@@ -17,13 +17,12 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
+from components.config.cluster import AGAIN, ray_tasks, worker_killed
 from components.config.devices import gpus, shared_out
-from components.config.errors import TransientError
 from components.config.settings import device, fanout, gpu_share, workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AGAIN = 2  # times that a unit is taken up again after its worker was killed: a unit that kills its worker each time is no accident
 
 
 def die_with_parent() -> None:
@@ -38,8 +37,6 @@ def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, gpu: b
     Raises what ``function`` raises, and TransientError where a unit's workers were killed ``AGAIN`` times over.
     """
     if fanout() == "ray" and not here and items:
-        from components.config.cluster import ray_tasks
-
         yield from ray_tasks(function, items, gpu_share() if gpu else 0)
         return
     seats = _seats(gpu)[: len(items)]
@@ -98,9 +95,3 @@ def _sit_down(seat: str) -> None:
     die_with_parent()
     if seat:
         os.environ["CUDA_VISIBLE_DEVICES"] = seat
-
-
-def worker_killed() -> TransientError:
-    return TransientError(f"The workers of one unit were killed {AGAIN + 1} times.",
-                          way_out="Run again: finished units are kept. Where it comes again, the memory may be too small: "
-                                  "set LIBRETTO_WORKERS lower.")  # fmt: skip

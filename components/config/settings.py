@@ -31,17 +31,12 @@ For checkpoints of a hub those of huggingface_hub hold, from the environment alo
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from components.config.errors import InputError
-
-if TYPE_CHECKING:
-    from components.config.remote import RemotePath
 
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))  # without one, torch (seconds) need not be asked
 
@@ -98,42 +93,6 @@ def root_setting(name: str) -> tuple[str, str]:
     """(name of the setting, its value) of the data root ``name``; the value is empty where it is not set."""
     variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
     return variable, setting(variable)
-
-
-def data_root(name: str) -> Path | RemotePath:
-    """Folder of the recordings of the root ``name``; raises InputError where it is not set or missing."""
-    from components.config.remote import RemotePath, place
-
-    variable, value = _root_value(name)
-    root = place(value)
-    if not isinstance(root, RemotePath):
-        return local_root(name)
-    if not root.is_dir():
-        raise InputError(
-            f"{variable}={value}: there is no such folder in the bucket.", unit=name, way_out="Set it to one that holds the data."
-        )
-    return root
-
-
-def local_root(name: str, make: bool = False) -> Path:
-    """The same where it has to be a folder of this machine, made where ``make`` says so."""
-    variable, value = _root_value(name)
-    root = Path(value).expanduser()
-    if make and root.is_absolute():
-        with contextlib.suppress(OSError):  # what stands in the way shows in the next line
-            root.mkdir(parents=True, exist_ok=True)
-    if not root.is_absolute() or not root.is_dir():
-        raise InputError(
-            f"{variable}={value} is not an absolute path of a folder.", unit=name, way_out="Set it to the folder that holds the data."
-        )
-    return root.resolve()
-
-
-def _root_value(name: str) -> tuple[str, str]:
-    variable, value = root_setting(name)
-    if not value:
-        raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
-    return variable, value
 
 
 def store() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from components.config.errors import InputError, nearest
-from components.config.settings import data_root, local_root
+from components.config.roots import data_root, local_root
 from components.config.work import lock
 from components.corpus.archive import Archive, archives, md5_of, unpack
 from components.corpus.download import download

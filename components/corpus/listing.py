@@ -26,7 +26,7 @@ from components.config.hashing import data_digest, file_digest, seed_of
 from components.config.pool import fan_out
 from components.config.progress import progress
 from components.config.remote import RemotePath, place
-from components.config.settings import data_root
+from components.config.roots import data_root
 from components.config.work import made
 from components.corpus import RESULT_VERSION
 from components.corpus.manifest import Reject, Utterance

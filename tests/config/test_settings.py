@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.config import settings
+from components.config import roots, settings
 from components.config.errors import InputError
 
 
@@ -76,23 +76,23 @@ def test_the_size_of_the_work_cache_is_given_in_gigabytes(monkeypatch: pytest.Mo
 def test_a_data_root_that_is_not_set_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIBRETTO_ROOT_CALL_CENTRE", raising=False)
     with pytest.raises(InputError, match=r"data root 'call-centre' is not set.*Set LIBRETTO_ROOT_CALL_CENTRE to the folder"):
-        settings.data_root("call-centre")
+        roots.data_root("call-centre")
 
 
 def test_a_data_root_that_is_no_folder_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "lost"))
     with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost is not an absolute path of a folder"):
-        settings.data_root("calls")
+        roots.data_root("calls")
     (tmp_path / "lost").write_text("a file")
     with pytest.raises(InputError, match="is not an absolute path of a folder"):
-        settings.data_root("calls")
+        roots.data_root("calls")
 
 
 def test_a_data_root_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "link"))
-    assert settings.data_root("calls") == (tmp_path / "real").resolve()
+    assert roots.data_root("calls") == (tmp_path / "real").resolve()
 
 
 def test_a_missing_folder_of_models_says_how_to_set_it() -> None:
