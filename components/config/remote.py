@@ -9,7 +9,9 @@ expired token) InputError. Files are read and written whole, in memory.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -140,7 +142,7 @@ def patiently(ask: Callable[[], Answer], url: str) -> Answer:
         try:
             return ask()
         except FileNotFoundError:
-            raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None  # as a disk says it
         except (PermissionError, NoCredentialsError, TokenRetrievalError) as error:
             raise _refused(url, error) from None
         except (OSError, BotoCoreError, *_of_the_network()) as error:

@@ -1,6 +1,7 @@
 """The stage: dev, test and non-speech test sources through every constraint set → ``data/decode/<role>/<source>.parquet``.
 
-The unit is one shard under one system; batches are formed inside it, by length. Beside the constraint sets stand the encoder's own
+The unit is one shard under one system; batches are formed inside it, by length. An utterance is decoded as it stands in its source,
+however long it is: only components.transcribe cuts at pauses. Beside the constraint sets stand the encoder's own
 CTC and, where the encoder is a whole Whisper, its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4
 sets and CTC in about 25 s on two cores.
 """

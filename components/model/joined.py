@@ -179,7 +179,7 @@ class SpeechLLM(nn.Module):
         if not write:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("projector", "matching")[: 1 + self.matched]:
+        for name in ["projector", *(["matching"] if self.matched else [])]:
             state = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(self, name).state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
         for side, adapter in LORA.items():

@@ -84,6 +84,13 @@ def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(kind: str, liste
     assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 4
 
 
+def test_a_recording_that_goes_between_listing_and_reading_is_rejected_as_on_a_disk(listed: Callable[..., Source], bucket: Bucket) -> None:
+    bucket.always("gone", "12-34-0001.flac")
+    kept, rejected = listed(LIBRI, "s3://recordings/root").find()
+    assert {row.id: row.reason for row in rejected}["12-34-0001"] == "unreadable: No such file or directory"
+    assert len(kept) + len(rejected) == 6
+
+
 def test_an_expired_token_is_said_at_once(listed: Callable[..., Source], bucket: Bucket) -> None:
     bucket.always("expired", "12-34-0001.flac")
     with pytest.raises(InputError, match=r"12-34-0001.flac: refused: .*expired.*Renew the keys") as stopped:

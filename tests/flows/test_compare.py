@@ -88,6 +88,14 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in lines}
 
 
+def test_one_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert compare.devices(0) == ["4", "5"]
+    assert compare.devices(3) == ["4", "5", "4"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (compare.devices(0), compare.devices(2)) == ([""], ["", ""])
+
+
 def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
     assert compare.main(["trial"]) == 1
     found = rows(capfd.readouterr().out)
