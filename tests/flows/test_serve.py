@@ -219,6 +219,25 @@ def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(machine: M
     assert broken == []
 
 
+def test_the_deployments_of_the_project_are_taken_with_schedules_limits_and_parameters(machine: Machine, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    environment = {**os.environ, "PREFECT_API_URL": machine.url}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    held = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    flows = {"nightly": "pipeline", "weekly": "retrain", "on-demand": "compare", "recordings": "transcribe-batch"}
+    assert [each["name"] for each in held] == list(flows)
+    for each in held:
+        found = machine.ask(f"deployments/name/{flows[each['name']]}/{each['name']}")
+        assert found["parameters"] == each["parameters"]
+        assert set(each["parameters"]) == set(found["parameter_openapi_schema"]["properties"]), "all that the flow takes, and nothing else"
+        assert (found["tags"], found["work_pool_name"], found["global_concurrency_limit"]["limit"]) == (each["tags"], "libretto", 1)
+        assert [every["schedule"]["cron"] for every in found["schedules"]] == [every["cron"] for every in each.get("schedules", [])]
+        machine.ask(f"deployments/{found['id']}", method="DELETE")
+
+
 @pytest.fixture
 def bucket(machine: Machine) -> Iterator[str]:
     """An S3 server with a bucket, as the workspace's remote; its keys are the secrets. The server's address."""
