@@ -50,7 +50,7 @@ def project(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(REPOSITORY / "catalogue", folder / "catalogue")
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     names = {"corpus": "spoken", "encoder": "ctc-tiny", "projector": "linear", "llm": "llama-tiny"}
-    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **names, "shards": {"utterances": 99, "seconds": 60.0}}))
+    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **names, "shards": {"utterances": 99, "seconds": 60.0, "remote": False}}))
     (folder / "stage.py").write_text(SCRIPT)
     monkeypatch.chdir(folder)
     for name in ("WORKERS", "WORK_GB", "PROGRESS", "DEVICE", "SETTINGS"):
@@ -92,7 +92,7 @@ def test_runtime_settings_do_not_enter_the_record_of_the_output(project: Path, t
     assert Path("data/test/inputs.json").read_bytes() == first
     assert len(records()) == 1, "the key of a run is what it computed"
     record = json.loads(first)
-    assert record["parameters"] == {"utterances": 99, "seconds": 60.0}
+    assert record["parameters"] == {"utterances": 99, "seconds": 60.0, "remote": False}
     assert record["outputs"].keys() == {"shard.tar"}
     assert str(tmp_path) not in first.decode()
 
