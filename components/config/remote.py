@@ -181,6 +181,6 @@ def _filesystem() -> Any:
         raise InputError("A path begins with s3://, but s3fs is not installed.", unit="s3fs",
                          way_out="Install the extra 's3' (pip install '.[s3]').") from None  # fmt: skip
     limits = {"connect_timeout": s3_timeout(), "read_timeout": s3_timeout(), "retries": {"total_max_attempts": 1}}
-    system = S3FileSystem(config_kwargs=limits, use_listings_cache=False, default_cache_type="none")
+    system = S3FileSystem(config_kwargs=limits, use_listings_cache=False, default_cache_type="none", skip_instance_cache=True)
     system.retries = 1
     return system
