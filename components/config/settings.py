@@ -9,7 +9,7 @@ LIBRETTO_WORK_GB           size at which the oldest finished units of the work c
 LIBRETTO_ROOT_<NAME>       data root of a source whose catalogue entry says ``root: <name>``: a folder, or ``s3://bucket/prefix``
 LIBRETTO_STORE             ``s3://bucket/prefix`` for tars, where ``shards.remote`` or ``features.remote`` is on
 LIBRETTO_READ_AHEAD_MB     of memory, in each process that trains, for tars read ahead from the store (default 2000)
-LIBRETTO_S3_TRIES          how often S3 is asked before a failure that may pass counts (default 7: about 15 s of waiting)
+LIBRETTO_S3_TRIES          how often S3 is asked before a failure that may pass counts (default 7: 8 to 16 s of waiting)
 LIBRETTO_S3_TIMEOUT        seconds without an answer of S3 after which it is asked again (default 20)
 LIBRETTO_OPENSLR           base address of a mirror of https://www.openslr.org/resources (default: each archive's own address)
 LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie

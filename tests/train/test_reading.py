@@ -35,6 +35,7 @@ def test_weights_from_a_bucket_are_those_from_the_disk(
     of_training = {record.split("/")[1] for record in frames["train"] if record.endswith(".tar")}
     whole = [count for (method, path), count in bucket.asked.items() if method == "GET" and path.endswith(".tar")]
     assert len(whole) >= len(of_training)
+    assert fault or set(whole) == {1}, "each tar came once"
 
 
 def test_a_bucket_that_stays_away_ends_the_training_so_that_it_is_tried_again(
