@@ -2,9 +2,10 @@
 
 Puts the recordings below FOLDER one behind the other and transcribes the whole by the encoder's own CTC, once as it is and once with
 its pauses cut out, so that segments have to overlap. Around each joint of two segments the encoder then hears 20 seconds in one go: a
-word of these, within 3 seconds of the joint, is lost where no word of the transcript covers half of it, doubled where two do. What
-the encoder hears changes with what stands around, so the same is counted in the middle of the segments, where nothing is joined.
-Cost: twice the transcription, and 40 seconds of audio a segment.
+word of these, within 3 seconds of the joint (``--near``), is lost where no word of the transcript covers half of it, doubled where two
+do. What the encoder hears changes with what stands around, so the same is counted in the middle of the segments, where nothing is
+joined. An encoder that knows real voices is trained with ``-S corpus=voices -S encoder=ctc-voices``; any bridge will do. Cost: twice the
+transcription, and 40 seconds of audio a segment.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from components.transcribe import Transcriber
 from flows.results import aligned
 
 AROUND = 10.0  # seconds before and after a place that are heard in one go: as long as a segment may be
-NEAR = 3.0  # seconds from a place within which words are judged
+NEAR = 3.0  # seconds from a place within which words are judged: one that an overlap garbles is no further away
 
 
 @dataclass(frozen=True)
@@ -83,24 +84,24 @@ def lost_and_doubled(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]
     return sum(bool((span == 0).mean() > 0.5) for span in spans), sum(bool((span > 1).mean() > 0.5) for span in spans)
 
 
-def near(model: Transcriber, waveform: np.ndarray, places: Sequence[float]) -> Iterator[list[Word]]:
-    """The words within ``NEAR`` seconds of each place, in seconds of the whole, as the encoder hears its surroundings in one go."""
+def near(model: Transcriber, waveform: np.ndarray, places: Sequence[float], seconds: float) -> Iterator[list[Word]]:
+    """The words within so many ``seconds`` of each place, in seconds of the whole, as the encoder hears its surroundings in one go."""
     for place in places:
         start = max(0.0, place - AROUND)
         heard = model(waveform[int(start * RATE) : int((place + AROUND) * RATE)]).words
         moved = [Word(word.text, word.start + start, word.end + start) for word in heard]
-        yield [word for word in moved if abs((word.start + word.end) / 2 - place) <= NEAR]
+        yield [word for word in moved if abs((word.start + word.end) / 2 - place) <= seconds]
 
 
-def counted(model: Transcriber, waveform: np.ndarray) -> dict[str, Count]:
+def counted(model: Transcriber, waveform: np.ndarray, seconds: float) -> dict[str, Count]:
     """What is lost and doubled at the joints of a recording, and in the middle of its segments."""
     segments = [piece.segment for piece in pieces([waveform])]
     joints = [(one.end + other.start) / 2 / RATE for one, other in pairwise(segments)]
-    middles = [(each.start + each.end) / 2 / RATE for each in segments if each.seconds > 2 * NEAR]
+    middles = [(each.start + each.end) / 2 / RATE for each in segments if each.seconds > 2 * seconds]
     over = covered(model(waveform).words, len(waveform) / RATE)
     found = {}
     for name, places in {"joints": joints, "middles of segments": middles}.items():
-        heard = list(near(model, waveform, places))
+        heard = list(near(model, waveform, places, seconds))
         sums = np.sum([lost_and_doubled(words, over) for words in heard] or [(0, 0)], axis=0)
         found[name] = Count(len(places), sum(map(len, heard)), int(sums[0]), int(sums[1]))
     return found
@@ -112,11 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="recordings of speech, FLAC or WAV")
     parser.add_argument("--model", type=Path, help="an exported model (default: that of the workspace)")
     parser.add_argument("--minutes", type=float, default=30, help="of audio (default: 30)")
+    parser.add_argument("--near", type=float, default=NEAR, help=f"seconds from a place within which words are judged (default: {NEAR:g})")
     options = parser.parse_args(arguments)
     model, long = Transcriber.load(options.model, constraints="ctc"), concatenated(options.folder, options.minutes)
     rows = []
     for name, waveform in {"as it is": long, "pauses cut out": trimmed(long)}.items():
-        for where, count in counted(model, waveform).items():
+        for where, count in counted(model, waveform, options.near).items():
             rows.append({"recording": name, "minutes": f"{len(waveform) / RATE / 60:.1f}", "at": where, "places": str(count.places),
                          "words near": str(count.words), "lost": str(count.lost), "doubled": str(count.doubled)})  # fmt: skip
     print(aligned(rows))
