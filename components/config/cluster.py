@@ -13,6 +13,7 @@ import importlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from components.config.settings import ray_address
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AGAIN = 2  # times that a unit is taken up again after its worker was killed: a unit that kills its worker each time is no accident
+AHEAD = 1000  # units that Ray has at a time: to look through those that are waiting costs the square of their number
 PASSED = ("LIBRETTO_", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "HF_HUB_DISABLE")  # settings; no keys
 
 
@@ -38,9 +40,13 @@ def ray_tasks(function: Callable[[Item], Result], items: Sequence[Item], gpus: f
     settings = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=AGAIN, retry_exceptions=False)(_unit)
     shared = ray.put((function, str(Path.cwd()), settings))
-    left = {task.remote(shared, item): item for item in items}
+    waiting = iter(items)
+    left: dict[Any, Item] = {}
     try:
-        while left:
+        while True:
+            left.update((task.remote(shared, item), item) for item in islice(waiting, AHEAD - len(left)))
+            if not left:
+                return
             for reference in ray.wait(list(left), num_returns=1)[0]:
                 yield left.pop(reference), ray.get(reference)
     except ray.exceptions.RayTaskError as error:

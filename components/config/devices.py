@@ -13,11 +13,14 @@ DEVICES = Path("/dev")
 
 
 def gpus() -> list[str]:
-    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that may be used: those that it names, else all that the driver shows."""
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that may be used: those that it names, else all that the driver shows.
+
+    CUDA counts what it finds from 0, whatever the names of the device files: a container that was given nvidia2 and nvidia3 has 0 and 1.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [each.strip() for each in named.split(",") if each.strip() not in ("", "-1")]
-    return [each.name.removeprefix("nvidia") for each in sorted(DEVICES.glob("nvidia*")) if re.fullmatch(r"nvidia\d+", each.name)]
+    return [str(place) for place in range(sum(bool(re.fullmatch(r"nvidia\d+", each.name)) for each in DEVICES.glob("nvidia*")))]
 
 
 def shared_out(found: Sequence[str], share: float) -> list[str]:

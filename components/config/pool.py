@@ -51,7 +51,9 @@ def _seats(gpu: bool) -> list[str]:
     chosen = device() if gpu else "cpu"
     if chosen == "cpu":
         return [""] * workers()
-    return shared_out(gpus(), gpu_share()) if chosen == "cuda" else [""]
+    found, share = gpus(), gpu_share()
+    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker, which sees them all.
+    return shared_out(found, share) if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ) else [""]
 
 
 def _processes(function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]) -> Iterator[tuple[Item, Result]]:
@@ -64,7 +66,12 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], seats:
         while left or running:
             while left and idle:
                 unit, seat = left.popleft(), idle.pop()
-                running[pools[seat].submit(function, items[unit])] = unit, seat
+                try:
+                    future = pools[seat].submit(function, items[unit])
+                except BrokenProcessPool:  # killed while it waited for work: no unit is lost
+                    pools[seat] = _pool(seats[seat])
+                    future = pools[seat].submit(function, items[unit])
+                running[future] = unit, seat
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 unit, seat = running.pop(future)

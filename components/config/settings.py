@@ -145,8 +145,9 @@ def ray_address() -> str:
 
 def gpu_share() -> float:
     """GPUs that a worker takes, a count or a share of one; 0 where the device is no GPU. Raises InputError for what can't be had."""
-    share = _number("LIBRETTO_GPUS", "1" if device().startswith("cuda") else "0")
-    if share < 0 or (share > 1 and share != int(share)):
+    on_gpu = device().startswith("cuda")
+    share = _number("LIBRETTO_GPUS", "1" if on_gpu else "0")
+    if share < 0 or (share > 1 and share != int(share)) or (on_gpu and not share):
         raise InputError(
             f"LIBRETTO_GPUS={share:g} is neither a count nor a share of one.", unit="LIBRETTO_GPUS", way_out="Such as 1 or 0.5."
         )
