@@ -1,8 +1,8 @@
 """Server, worker and deployments on this machine: ``python -m flows.serve [--server URL] [--stop]``, or ``make serve``.
 
-Brings up what is not up yet: Prefect's server (in the background, on loopback unless ``--host`` says otherwise), the work pool, the
-deployments of ``prefect.yaml``, the rule that ends runs whose process is gone, and a worker. All go on when the terminal closes.
-Logs and the worker's number lie in the work cache, ``serve/``.
+Brings up what is not up yet: Prefect's server (on loopback unless ``--host`` says otherwise), the work pool, the deployments of
+``prefect.yaml``, the rule that ends runs whose process is gone, and a worker. Server and worker go on when the terminal closes; their
+logs and process numbers lie in the work cache, ``serve/``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from components.config.settings import work_root
 POOL, PROCESSES = "libretto", "process"
 HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less
 SILENCE = 3 * HEARTBEAT  # after so many without one a run counts as crashed
+GRACE = 30  # seconds that server and worker have to end by themselves; a worker marks its runs meanwhile
 STARTED = 120  # seconds in which the server must answer; the first start makes its database
 RULE = "Runs without a sign of life have crashed"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -45,11 +46,12 @@ def is_up(url: str) -> bool:
 
 
 def start_server(host: str, port: int, folder: Path) -> None:
-    """Starts the server in the background and waits until it answers; raises TransientError where it does not."""
-    prefect("server", "start", "--background", "--host", host, "--port", str(port), log=folder / "server.log")
+    """Starts the server and waits until it answers; raises TransientError where it does not or ends."""
+    process = start(folder, "server", "start", "--host", host, "--port", str(port))
     end = time.monotonic() + STARTED
     while not is_up(address(host, port)):
-        if time.monotonic() > end:
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
             raise TransientError(f"The server does not answer at {address(host, port)}.", way_out=f"See {folder / 'server.log'}.")
         time.sleep(0.5)
 
@@ -75,24 +77,35 @@ def make_rule() -> None:
         client.create_automation(AutomationCore(name=RULE, trigger=trigger, actions=[action]))
 
 
-def start_worker(folder: Path) -> None:
-    """Starts a worker of its own session, unless one that was started here still runs."""
-    if worker_number(folder):
-        return
-    with (folder / "worker.log").open("a") as log:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", PROCESSES]
+def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Starts Prefect's ``name`` in a session of its own, its log and its number in ``folder``."""
+    with (folder / f"{name}.log").open("a") as log:
+        command = [sys.executable, "-m", "prefect", name, *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
-    (folder / "worker.pid").write_text(str(process.pid))
+    (folder / f"{name}.pid").write_text(str(process.pid))
+    return process
 
 
-def worker_number(folder: Path) -> int:
-    """The process number of the worker that was started here, 0 where it is gone."""
+def number(folder: Path, name: str) -> int:
+    """The process number of the server or worker that was started here, 0 where it is gone."""
     try:
-        number = int((folder / "worker.pid").read_text())
-        command = Path(f"/proc/{number}/cmdline").read_bytes()
+        found = int((folder / f"{name}.pid").read_text())
+        command = Path(f"/proc/{found}/cmdline").read_bytes()
     except (OSError, ValueError):
         return 0
-    return number if b"worker" in command and POOL.encode() in command else 0
+    return found if f"prefect\0{name}\0".encode() in command else 0
+
+
+def stop(folder: Path, name: str) -> None:
+    """Ends the server or worker that was started here: asked to, then killed after ``GRACE`` seconds."""
+    end = time.monotonic() + GRACE
+    if found := number(folder, name):
+        os.kill(found, signal.SIGTERM)
+    while found := number(folder, name):
+        if time.monotonic() > end:
+            os.kill(found, signal.SIGKILL)
+        time.sleep(0.2)
+    (folder / f"{name}.pid").unlink(missing_ok=True)
 
 
 def make_pool(log: Path) -> str:
@@ -121,21 +134,16 @@ def up(url: str, host: str = "", port: int = 0) -> None:
     kind = make_pool(folder / "deploy.log")
     prefect("deploy", "--all", log=folder / "deploy.log")
     make_rule()
-    if kind == PROCESSES:
-        start_worker(folder)
-    else:
+    if kind == PROCESSES and not number(folder, "worker"):
+        start(folder, "worker", "start", "--pool", POOL, "--type", PROCESSES)
+    elif kind != PROCESSES:
         print(f"the pool '{POOL}' is of type {kind}: start its worker where that runs, docs/deployments.md", file=sys.stderr)
 
 
 def down() -> None:
     """Ends worker and server; a run that works is ended with its worker, and is marked so."""
-    folder = work_root() / "serve"
-    if number := worker_number(folder):
-        os.kill(number, signal.SIGTERM)
-        while worker_number(folder):
-            time.sleep(0.2)
-    (folder / "worker.pid").unlink(missing_ok=True)
-    prefect("server", "stop", log=folder / "server.log")
+    for name in ("worker", "server"):
+        stop(work_root() / "serve", name)
 
 
 def prefect(*arguments: str, log: Path) -> None:
