@@ -10,6 +10,7 @@ expired token) InputError. Files are read and written whole, in memory.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import random
@@ -101,7 +102,16 @@ class RemotePath:
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
         """The file, or its bytes from ``start`` up to ``end``; fewer where it ends earlier."""
-        return self._ask(lambda system: system.cat_file(self.url, start=start, end=end))
+
+        def read(system: Any) -> bytes:
+            try:
+                return system.cat_file(self.url, start=start, end=end)
+            except OSError as error:
+                if "not satisfiable" in str(error):  # ``start`` is beyond the end
+                    return b""
+                raise
+
+        return self._ask(read)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding, errors)
@@ -127,10 +137,19 @@ def readable(path: Path | RemotePath) -> Path | bytes:
     return path.read_bytes() if isinstance(path, RemotePath) else path
 
 
-def place(value: str | Path) -> Path | RemotePath:
+def as_path(value: str | Path) -> Path | RemotePath:
     """The path that a setting names: of a bucket where it begins with ``s3://``, else of this machine."""
     text = str(value)
     return RemotePath(text.rstrip("/")) if text.startswith(SCHEME) else Path(value)
+
+
+def whole(path: Path | RemotePath, digest: str) -> bytes | None:
+    """The file where its SHA-256 is this one, else None; what came over a network is asked for once more before it counts as changed."""
+    for _ in range(2 if isinstance(path, RemotePath) else 1):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == digest:
+            return data
+    return None
 
 
 def patiently(ask: Callable[[], Answer], url: str) -> Answer:

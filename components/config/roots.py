@@ -6,14 +6,14 @@ import contextlib
 from pathlib import Path
 
 from components.config.errors import InputError
-from components.config.remote import RemotePath, place
+from components.config.remote import RemotePath, as_path
 from components.config.settings import root_setting
 
 
 def data_root(name: str) -> Path | RemotePath:
     """Folder of the recordings of the root ``name``; raises InputError where it is not set or missing."""
     variable, value = _root_value(name)
-    root = place(value)
+    root = as_path(value)
     if not isinstance(root, RemotePath):
         return local_root(name)
     if not root.is_dir():

@@ -25,7 +25,7 @@ from components.config.errors import InputError, nearest
 from components.config.hashing import data_digest, file_digest, seed_of
 from components.config.pool import fan_out
 from components.config.progress import progress
-from components.config.remote import RemotePath, place
+from components.config.remote import RemotePath, as_path
 from components.config.roots import data_root
 from components.config.work import made
 from components.corpus import RESULT_VERSION
@@ -242,11 +242,11 @@ def _chunks(paths: Sequence[str]) -> list[list[str]]:
 
 def _look(root: str, paths: list[str]) -> dict[str, Facts]:
     """The facts of one chunk, from the work cache while path, size and time of change of all its files are the same."""
-    stamps = [[path, *_stamp(place(root) / path)] for path in paths]
+    stamps = [[path, *_stamp(as_path(root) / path)] for path in paths]
     key = {"version": RESULT_VERSION, "judged": JUDGED, "libsndfile": soundfile.__libsndfile_version__, "root": root, "files": stamps}
 
     def make(folder: Path) -> None:
-        rows = {path: asdict(look(place(root) / path)) for path in paths}
+        rows = {path: asdict(look(as_path(root) / path)) for path in paths}
         (folder / FACTS).write_text(json.dumps(rows, indent=0))
 
     rows = json.loads((made("corpus", key, make) / FACTS).read_text())

@@ -28,13 +28,12 @@ from components.config.pool import fan_out
 from components.config.progress import progress
 from components.config.settings import device
 from components.config.stage import Stage
-from components.config.work import made, place
 from components.features.key import noise_inputs, shape_key
 from components.features.waveforms import RECORDED, Take, augment_of, augmentation_of, uses_noise, view_folder
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.order import by_length
 from components.shards.reader import Located, announce, sources
-from components.shards.store import STORED, digest_of, lost, send
+from components.shards.store import digest_of, made_tar, place_tar
 from components.shards.writer import Sample, write_tar
 
 ENCODER, NOISE = Path("models/encoder"), Path("data/shards/noise")
@@ -94,9 +93,7 @@ def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, 
             units[job.name] = unit
             shown.advance()
     for job in jobs:
-        place(units[job.name], out)
-    for of_a_unit in (INDEX, STORED):
-        (out / of_a_unit).unlink(missing_ok=True)
+        place_tar(units[job.name], job.name, out)
     rows = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
     write_index(out / INDEX, rows)
     print(f"{stage.label()}: {source}: {len(rows)} utterances, {sum(row.frames for row in rows)} frames")
@@ -115,12 +112,8 @@ def encode(job: Job) -> Path:
         announce(items)
         frames = _frames(job, items)
         write_index(folder / INDEX, write_tar(folder / job.name, (_sample(item, frames[item.entry.id]) for item in items), "npy"))
-        if job.settings.remote:
-            send(folder / job.name)
 
-    key = {**job.key, "shard": job.digest, "name": job.name, **({"remote": True} if job.settings.remote else {})}
-    unit = made("features", key, make)
-    return made("features", key, make) if lost(unit) else unit
+    return made_tar("features", {**job.key, "shard": job.digest}, job.name, job.settings.remote, make)
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,6 @@ A tar that was read whole is checked by its SHA-256. A tar costs one request eac
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 from components.config.errors import InputError
+from components.config.remote import whole
 from components.config.settings import read_ahead_bytes
 from components.shards.store import tar_at
 
@@ -27,34 +27,40 @@ class Ahead:
     def __init__(self, most: int) -> None:
         self._most, self._largest = most, 0  # bytes
         self._tars: OrderedDict[str, Future[bytes]] = OrderedDict()
+        self._wanted: dict[str, None] = {}  # in the order of reading
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="read-ahead")
 
     def announce(self, wanted: Sequence[str]) -> None:
         """Has the tars come in that are not there, the first ones first, as many as there is room for; others make room."""
-        keep = set(wanted)
         with self._lock:
-            for digest in wanted:
-                if digest in self._tars:
-                    continue
-                if not self._room(keep):
-                    return
-                self._tars[digest] = self._pool.submit(self._fetch, digest)
+            self._wanted = dict.fromkeys(wanted)
+            self._fill()
 
-    def _room(self, keep: set[str]) -> bool:
+    def _fill(self) -> None:
+        for digest in self._wanted:
+            if digest in self._tars:
+                continue
+            if not self._room():
+                return
+            self._tars[digest] = self._pool.submit(self._fetch, digest)
+
+    def _room(self) -> bool:
         """Whether one more has room, once those have gone that nobody waits for."""
         if not self._largest:
             return len(self._tars) < STREAMS  # until the first is here, nobody knows how large they are
         while self._tars and (len(self._tars) + 1) * self._largest > self._most:
-            spare = next((digest for digest in self._tars if digest not in keep), None)
+            spare = next((digest for digest in self._tars if digest not in self._wanted), None)
             if spare is None:
                 return False
             del self._tars[spare]
         return True
 
     def _fetch(self, digest: str) -> bytes:
-        data = whole(digest)
-        self._largest = max(self._largest, len(data))
+        data = _whole(digest)
+        with self._lock:
+            self._largest = max(self._largest, len(data))
+            self._fill()
         return data
 
     def part(self, digest: str, offset: int, size: int) -> bytes:
@@ -73,12 +79,11 @@ class Ahead:
             raise
 
 
-def whole(digest: str) -> bytes:
+def _whole(digest: str) -> bytes:
     """A tar of the store; asked for once more where other bytes came. Raises InputError where they come again."""
-    for _ in range(2):
-        data = tar_at(digest).read_bytes()
-        if hashlib.sha256(data).hexdigest() == digest:
-            return data
+    data = whole(tar_at(digest), digest)
+    if data is not None:
+        return data
     raise InputError(f"{tar_at(digest)} holds other bytes than its name says.", unit=digest,
                      way_out="Remove it there, then run 'dvc repro -f shards' (or features): it is made again.")  # fmt: skip
 

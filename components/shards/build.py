@@ -5,7 +5,6 @@ FLAC at 16 kHz mono goes in as it is; anything else is decoded, averaged to mono
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +19,13 @@ from components.config.errors import InputError
 from components.config.hashing import file_digest
 from components.config.pool import fan_out
 from components.config.progress import progress
-from components.config.remote import RemotePath
+from components.config.remote import RemotePath, whole
 from components.config.stage import Stage
-from components.config.work import made, place
 from components.corpus.manifest import Utterance, read_manifest
 from components.corpus.source import source
 from components.shards import RESULT_VERSION
 from components.shards.index import INDEX, read_index, write_index
-from components.shards.store import STORED, bytes_of, digest_of, lost, send
+from components.shards.store import bytes_of, digest_of, made_tar, place_tar
 from components.shards.writer import Sample, write_tar
 
 
@@ -43,8 +41,7 @@ class Job:
     remote: bool
 
     def key(self) -> dict:
-        rows = [[row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows]
-        return {"version": RESULT_VERSION, "name": self.name, "rows": rows, **({"remote": True} if self.remote else {})}
+        return {"version": RESULT_VERSION, "rows": [[row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows]}
 
 
 def cut(rows: list[Utterance], utterances: int, seconds: float) -> list[list[Utterance]]:
@@ -68,16 +65,16 @@ def write(job: Job) -> Path:
         origin = source(job.source, job.role, job.settings)
         samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
         write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
-        if job.remote:
-            send(folder / job.name)
 
-    unit = made("shards", job.key(), make)
-    return made("shards", job.key(), make) if lost(unit) else unit
+    return made_tar("shards", job.key(), job.name, job.remote, make)
 
 
 def _sample(row: Utterance, path: Path | RemotePath) -> Sample:
-    data = _whole(path, row.sha256)
-    if not data:
+    try:
+        data = whole(path, row.sha256)
+    except (FileNotFoundError, IsADirectoryError):
+        data = None
+    if data is None:
         raise InputError(f"{path} is gone or changed since the manifest was made.", unit=row.id,
                          way_out="Run 'python -m components.corpus scan', then 'dvc repro'.")  # fmt: skip
     facts = soundfile.info(io.BytesIO(data))
@@ -87,18 +84,6 @@ def _sample(row: Utterance, path: Path | RemotePath) -> Sample:
         samples = read(data)
         data, count = as_flac(samples), len(samples)
     return Sample(row.id, data, count, 0, row.text, row.speaker, row.language)
-
-
-def _whole(path: Path | RemotePath, digest: str) -> bytes:
-    """The file where its digest is this one, else nothing; what came over a network is asked for once more before it counts as changed."""
-    for _ in range(2 if isinstance(path, RemotePath) else 1):
-        try:
-            data = path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
-            return b""
-        if hashlib.sha256(data).hexdigest() == digest:
-            return data
-    return b""
 
 
 def work(stage: Stage) -> None:
@@ -112,10 +97,8 @@ def work(stage: Stage) -> None:
         units = _all(stage, name, jobs)
         (out / name).mkdir()
         for job in jobs:
-            place(units[job.name], out / name)
+            place_tar(units[job.name], job.name, out / name)
             outputs[f"{name}/{job.name}"] = digest_of(units[job.name], job.name)
-        for of_a_unit in (INDEX, STORED):
-            (out / name / of_a_unit).unlink(missing_ok=True)
         write_index(out / name / INDEX, [entry for job in jobs for entry in read_index(units[job.name] / INDEX)])
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
     inputs = {"corpus": read_record(manifests)["outputs"]}

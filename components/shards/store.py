@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from components.config.hashing import file_digest
 from components.config.remote import RemotePath
 from components.config.settings import store
-from components.config.work import digests
+from components.config.work import Key, digests, link, made
 
 STORED = "stored.json"
 
@@ -25,7 +26,27 @@ def tar_at(digest: str) -> RemotePath:
     return RemotePath(store()) / digest[:2] / f"{digest}.tar"
 
 
-def send(tar: Path) -> None:
+def made_tar(stage: str, key: Key, name: str, remote: bool, make: Callable[[Path], None]) -> Path:
+    """The finished unit of the tar ``name``, which ``make(folder)`` writes with its index where it is not there; the tar lies in the
+    store where ``remote`` says so. Raises what ``components.config.work.made`` raises."""
+
+    def fill(folder: Path) -> None:
+        make(folder)
+        if remote:
+            _send(folder / name)
+
+    key = {**key, "name": name, **({"remote": True} if remote else {})}
+    unit = made(stage, key, fill)
+    return made(stage, key, fill) if _lost(unit) else unit
+
+
+def place_tar(unit: Path, name: str, target: Path) -> None:
+    """Links a unit's tar into ``target``, where it is not in the store."""
+    if not _sent(unit):
+        link(unit / name, target / name)
+
+
+def _send(tar: Path) -> None:
     """Puts a tar into the store, and its digest and size in its place on the disk."""
     digest, size = file_digest(tar), tar.stat().st_size
     if not _lies(digest, size):
@@ -52,7 +73,7 @@ def _sent(unit: Path) -> dict[str, Any]:
     return json.loads(stored.read_text()) if stored.is_file() else {}
 
 
-def lost(unit: Path) -> bool:
+def _lost(unit: Path) -> bool:
     """Whether this store does not have what the unit says that it sent to one; the unit is then dropped."""
     sent = _sent(unit)
     if not sent or _lies(sent["sha256"], sent["bytes"]):

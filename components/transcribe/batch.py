@@ -28,7 +28,7 @@ from components.config.errors import InputError, TransientError
 from components.config.hashing import data_digest
 from components.config.pool import fan_out
 from components.config.progress import progress
-from components.config.remote import RemotePath, place
+from components.config.remote import RemotePath, as_path
 from components.config.settings import device, work_root
 from components.transcribe.setup import key_of, setup_of
 from components.transcribe.sources import ENDINGS
@@ -111,7 +111,7 @@ def _is_sound(path: PurePosixPath) -> bool:
 
 
 def _absolute(name: str) -> AnyPath:
-    path = place(name)
+    path = as_path(name)
     return path if isinstance(path, RemotePath) else path.absolute()
 
 
@@ -176,7 +176,7 @@ def transcribe(job: Job) -> int:
     """Transcribes one shard and writes its part; returns how many of its recordings gave no text."""
     from components.transcribe.transcriber import Recording, recording_of
 
-    source = place(job.within)
+    source = as_path(job.within)
 
     def recording(file: str) -> Recording:
         def blocks() -> Iterator[Any]:
@@ -185,7 +185,7 @@ def transcribe(job: Job) -> int:
         return Recording(file, blocks)
 
     rows = [_row(each) for each in _transcriber(job.model, job.constraints).stream(map(recording, job.files))]
-    write(part_of(place(job.out), job.shard), as_parquet(rows, ROWS))
+    write(part_of(as_path(job.out), job.shard), as_parquet(rows, ROWS))
     return sum(row["failure"] is not None for row in rows)
 
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from components.config.errors import InputError, TransientError
-from components.config.remote import RemotePath, place
+from components.config.remote import RemotePath, as_path
 from components.corpus.source import Source, source
 from tests.bucket import Bucket
 
@@ -109,8 +109,8 @@ def test_a_folder_or_bucket_that_is_not_there_is_named(listed: Callable[..., Sou
 
 
 def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
-    assert place("/data/x") == Path("/data/x")
-    path = place("s3://bucket/a/b.tsv/")
+    assert as_path("/data/x") == Path("/data/x")
+    path = as_path("s3://bucket/a/b.tsv/")
     assert isinstance(path, RemotePath)
     assert (path.name, path.suffix, str(path.parent), str(path.parent / "c/d")) == ("b.tsv", ".tsv", "s3://bucket/a", "s3://bucket/a/c/d")
     assert path.relative_to("s3://bucket").as_posix() == "a/b.tsv"

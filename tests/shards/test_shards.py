@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
 import tarfile
+import time
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,11 +33,12 @@ from components.config.stage import Stage
 from components.corpus import __main__ as corpus
 from components.corpus.manifest import MANIFEST, Utterance, read_manifest, read_rejects, write_rows
 from components.corpus.source import source
-from components.shards.ahead import ahead
+from components.shards.ahead import STREAMS, Ahead, ahead
 from components.shards.build import cut
 from components.shards.build import work as run
 from components.shards.index import INDEX, Entry, read_index, write_index
 from components.shards.reader import Located, announce, audio, description, entries, payload, sources
+from components.shards.store import tar_at
 from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
 
@@ -350,7 +353,8 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(bucket: Bucket, m
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/tars")
     run(stage(remote=True))
     assert sorted(path.name for path in OUT.rglob("*") if path.is_file()) == [INDEX, "inputs.json"], "no tar is left here"
-    assert not [path for path in work.rglob("*.tar") if path.stat().st_nlink == 1 and path.parent.name in local], "nor in the work cache"
+    sent = [path.parent for path in work.rglob("stored.json")]
+    assert sent and not [unit for unit in sent if list(unit.glob("*.tar"))], "nor in the work cache"
     assert (OUT / "clips" / INDEX).read_bytes() == index
     record = read_record(OUT)
     assert record == {**local, "remote": True}
@@ -366,6 +370,23 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(bucket: Bucket, m
     bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
     run(stage(remote=True))
     assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here, "what was lost is made again"
+
+
+@pytest.mark.slow
+def test_all_that_is_announced_comes_in_while_nobody_reads(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/many")
+    tars = {hashlib.sha256(data).hexdigest(): data for data in (bytes([number]) * 1000 for number in range(3 * STREAMS))}
+    for digest, data in tars.items():
+        tar_at(digest).write_bytes(data)
+    bucket.asked.clear()
+    reader = Ahead(len(tars) * 1000)
+    reader.announce(list(tars))
+    end = time.monotonic() + 30
+    while sum(count for (method, _), count in bucket.asked.items() if method == "GET") < len(tars):
+        assert time.monotonic() < end, "not all of them came"
+        time.sleep(0.1)
+    assert {digest: reader.part(digest, 0, 1000) for digest in tars} == tars
+    assert set(bucket.asked.values()) == {1}
 
 
 @pytest.mark.slow
@@ -393,7 +414,14 @@ def test_tars_that_are_read_ahead_come_once_and_whole(bucket: Bucket, monkeypatc
     monkeypatch.setenv("LIBRETTO_READ_AHEAD_MB", "0.001")
     announce(items)
     assert [payload(item) for item in items] == apart, "with no room for any, each utterance is a request"
-    bucket.client.delete_object(Bucket="recordings", Key=next(name for name in bucket.names() if name.startswith("ahead")))
+    name = next(name for name in bucket.names() if name.startswith("ahead"))
+    kept = bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
+    for length in (0, 1024):
+        bucket.client.put_object(Bucket="recordings", Key=name, Body=kept[:length])
+        ahead.cache_clear()
+        with pytest.raises(InputError, match=r"s3://recordings/ahead/.* ends inside utterance"):
+            list(map(payload, items))
+    bucket.client.delete_object(Bucket="recordings", Key=name)
     ahead.cache_clear()
     with pytest.raises(InputError, match=r"s3://recordings/ahead/.*is gone; it holds utterance"):
         list(map(payload, items))
