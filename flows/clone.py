@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +17,11 @@ from pathlib import Path
 from dvc.repo.experiments.refs import ExpRefInfo
 from filelock import FileLock, Timeout
 
-from components.config.errors import InputError, TransientError
+from components.config.errors import TransientError
 from components.config.hashing import data_digest
 from components.config.settings import work_root
+from flows.command import DVC, run
 
-DVC = (sys.executable, "-m", "dvc")
 RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git holds of a result
 
 
@@ -126,11 +124,3 @@ def commit_result(message: str) -> str:
     if run("git", "status", "--porcelain", "--untracked-files=no", "--", *held):
         run("git", "commit", "--quiet", "-m", message, "--", *held)
     return run("git", "rev-parse", "--short", "HEAD")
-
-
-def run(*command: str) -> str:
-    """Standard output of a command; raises InputError with what it says where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"'{' '.join(command)}' failed: {done.stderr.strip()}", way_out="A clone needs a commit to start from.")
-    return done.stdout.strip()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,10 +15,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.config.errors import InputError
+
+DVC = (sys.executable, "-m", "dvc")
 GUARD = Path(__file__).with_name("guard.py")
 POLL = 2.0  # seconds without output after which progress is looked at
 GRACE = 10.0  # seconds that a command has to end by itself when it is asked to
 END = None  # behind the last line
+
+
+def environment() -> dict[str, str]:
+    """Ours, with the ``python`` of a stage being the one that runs this."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(*command: str) -> str:
+    """Standard output of a command; raises InputError with what it says where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    if done.returncode:
+        raise InputError(f"'{shlex.join(command).replace(shlex.join(DVC), 'dvc')}' failed: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 class Command:
@@ -28,9 +45,8 @@ class Command:
         progress.parent.mkdir(parents=True, exist_ok=True)
         progress.write_text("")
         self._progress = progress
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a stage's `python` is the one that runs the flow
-        environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "LIBRETTO_PROGRESS": str(progress)}
-        self._process = subprocess.Popen([sys.executable, str(GUARD), *arguments], env=environment, stdin=subprocess.PIPE,
+        extended = {**environment(), "PYTHONUNBUFFERED": "1", "LIBRETTO_PROGRESS": str(progress)}
+        self._process = subprocess.Popen([sys.executable, str(GUARD), *arguments], env=extended, stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                          start_new_session=True)  # fmt: skip
         self._lines: queue.Queue[str | None] = queue.Queue()

@@ -7,13 +7,9 @@ that was killed leaves its experiment as running for ever; ``settle`` marks it f
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,9 +17,9 @@ from dvc.repo import Repo
 
 from components.config.errors import InputError, TransientError
 from components.config.params import overridden
+from flows.command import DVC, environment, run
 from flows.recipe import Cell
 
-DVC = (sys.executable, "-m", "dvc")
 OF_A_RESULT = ("params.yaml", "dvc.lock", "metrics/")  # in what the commit of an experiment may differ from the one it hangs on
 POLL = 5.0  # seconds between two looks at the queue, each of which costs 0.3
 STARTED = 60.0  # seconds in which a worker must have come up
@@ -40,7 +36,7 @@ def waiting() -> dict[str, str]:
 def results() -> dict[str, dict[str, Any]]:
     """What DVC shows of each experiment of the last commit, by name; one that succeeded replaces an earlier failure."""
     found: dict[str, dict[str, Any]] = {}
-    for experiment in (each for baseline in json.loads(dvc("exp", "show", "--json")) for each in baseline.get("experiments") or ()):
+    for experiment in (each for baseline in json.loads(run(*DVC, "exp", "show", "--json")) for each in baseline.get("experiments") or ()):
         result = experiment["revs"][0]
         if experiment["name"] not in found or not result.get("error"):
             found[experiment["name"]] = result
@@ -51,10 +47,10 @@ def is_done(cell: Cell, result: dict[str, Any] | None) -> bool:
     """Whether this result is what the cell would give: it succeeded, with these parameters, and of nothing but what is committed."""
     if result is None or result.get("error") or not result.get("data"):
         return False
-    if _git("status", "--porcelain", "--untracked-files=no"):
+    if run("git", "status", "--porcelain", "--untracked-files=no"):
         return False
-    changed = _git("diff", "--name-only", "HEAD", result["rev"]).split()
-    params = yaml.safe_load(_git("show", f"{result['rev']}:params.yaml"))
+    changed = run("git", "diff", "--name-only", "HEAD", result["rev"]).split()
+    params = yaml.safe_load(run("git", "show", f"{result['rev']}:params.yaml"))
     return all(name.startswith(OF_A_RESULT) for name in changed) and params == overridden(cell.overrides, cell.name).raw
 
 
@@ -64,12 +60,12 @@ def queue_command(name: str, cell: Cell) -> list[str]:
 
 def put(cells: Mapping[str, Cell]) -> None:
     """Queues the cells, in place of earlier experiments of the same names."""
-    present = set(dvc("exp", "list", "--name-only").split())
+    present = set(run(*DVC, "exp", "list", "--name-only").split())
     earlier = [name for name in cells if name in present]
     if earlier:
-        dvc("exp", "remove", *earlier)
+        run(*DVC, "exp", "remove", *earlier)
     for name, cell in cells.items():
-        dvc(*queue_command(name, cell))
+        run(*DVC, *queue_command(name, cell))
 
 
 def settle(names: Sequence[str]) -> list[str]:
@@ -78,7 +74,7 @@ def settle(names: Sequence[str]) -> list[str]:
         return []
     left = [name for name, state in waiting().items() if state == "Running" and name in names]
     if left:
-        dvc("queue", "kill", *left)
+        run(*DVC, "queue", "kill", *left)
     return left
 
 
@@ -139,23 +135,3 @@ def reason(name: str) -> str:
     log = subprocess.run([*DVC, "queue", "logs", name], capture_output=True, text=True, check=False)
     lines = [line.strip() for line in log.stdout.splitlines() if line.strip() and not line.startswith("ERROR: failed to reproduce")]
     return lines[-1] if lines else log.stderr.strip()
-
-
-def environment() -> dict[str, str]:
-    """Ours, with the ``python`` of a stage being the one that runs this."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def dvc(*arguments: str) -> str:
-    """Standard output of a DVC command; raises InputError with what it says where it fails."""
-    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False, env=environment())
-    if done.returncode:
-        raise InputError(f"'dvc {shlex.join(arguments)}' failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"'git {shlex.join(arguments)}' failed: {done.stderr.strip()}")
-    return done.stdout.strip()

@@ -23,15 +23,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
-from components.config.errors import InputError, LibrettoError, TransientError
+from components.config.errors import BY_CODE, InputError, LibrettoError, TransientError
 from components.config.hashing import file_digest
 from components.config.settings import work_root
 from components.config.stage import error_path
 from components.config.work import link
 from flows import dag
-from flows.clone import DVC, Place, clone, commit_result, run, workspace
-from flows.command import Command
-from flows.reproduction import ERRORS, RAN, Reproduction
+from flows.clone import Place, clone, commit_result, workspace
+from flows.command import DVC, Command, run
+from flows.reproduction import RAN, Reproduction
 from flows.results import SCORE, text_on_nonspeech, word_errors
 
 REPORT = Path("data/report/index.html")
@@ -43,8 +43,11 @@ def may_pass(_task: Any, _run: TaskRun, state: State) -> bool:
     return isinstance(state.data, TransientError)
 
 
-@task(task_run_name="{stage}", retries=3, retry_delay_seconds=[10, 60, 300], retry_condition_fn=may_pass, persist_result=False,
-      cache_policy=NO_CACHE)  # fmt: skip
+AGAIN: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [10, 60, 300], "retry_condition_fn": may_pass, "persist_result": False,
+                         "cache_policy": NO_CACHE}  # fmt: skip
+
+
+@task(task_run_name="{stage}", **AGAIN)
 def run_stage(stage: str, reproduction: Reproduction) -> State:
     """Follows one stage; raises the error that the stage left in its ``error.json``."""
     shown = StageProgress(stage)
@@ -92,10 +95,10 @@ def check_plan() -> None:
     """Stops before any work where a disk or the memory will not do; the log shows what the run will cost."""
     code, last = run_command([sys.executable, "-m", "components.plan"], "plan")
     if code:
-        raise ERRORS["transient" if code == TransientError.exit_code else "input"](last.removeprefix("plan: "))
+        raise BY_CODE.get(code, LibrettoError)(last.removeprefix("plan: "))
 
 
-@task(retries=3, retry_delay_seconds=[10, 60, 300], retry_condition_fn=may_pass, persist_result=False, cache_policy=NO_CACHE)
+@task(**AGAIN)
 def push() -> None:
     """Sends what the workspace's lock names to the DVC remote; a remote that does not answer is asked again."""
     if not run(*DVC, "remote", "list"):

@@ -13,7 +13,7 @@ import numpy as np
 
 from components.config.errors import InputError, nearest
 from components.score.significance import compare
-from flows.clone import run
+from flows.command import run
 from flows.differences import NOT_ALIKE, Errors, signed
 from flows.results import Scores, percent
 

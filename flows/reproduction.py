@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config.errors import InputError, LibrettoError, TransientError
+from components.config.errors import BY_KIND, LibrettoError
 from components.config.stage import error_path
-from flows.command import Command
+from flows.command import DVC, Command
 
-ERRORS: dict[str, type[LibrettoError]] = {kind.kind: kind for kind in (InputError, TransientError)}
 RAN, UP_TO_DATE, CACHED = "ran", "up to date", "taken from the run cache"
 HEADINGS = {  # what DVC 3.67 says where a stage begins (dvc/stage/run.py, dvc/stage/__init__.py, dvc/stage/cache.py)
     RAN: re.compile(r"Running stage '(.+)':"),
@@ -33,7 +31,7 @@ class Reproduction:
     """``dvc repro`` of some targets: ``follow`` each stage of ``order`` once, in that order, and ``end`` in any case."""
 
     def __init__(self, targets: Sequence[str], order: Sequence[str]) -> None:
-        self._arguments = [sys.executable, "-m", "dvc", "repro", *targets]
+        self._arguments = [*DVC, "repro", *targets]
         self._order = list(order)
         self._left: list[str] = []  # stages whose heading has not come yet
         self._command: Command | None = None
@@ -116,4 +114,4 @@ def error_of(stage: str, last: str) -> LibrettoError:
     if not report.is_file():
         return LibrettoError(f"{stage}: {last or 'no output'}", unit=stage, way_out="See the log of this task run.")
     record = json.loads(report.read_text())
-    return ERRORS.get(record["kind"], LibrettoError)(f"{stage}: {record['message']}", unit=record["unit"])
+    return BY_KIND[record["kind"]](f"{stage}: {record['message']}", unit=record["unit"])

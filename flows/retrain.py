@@ -23,7 +23,8 @@ from prefect.cache_policies import NO_CACHE
 from components.config.errors import InputError, LibrettoError
 from components.config.params import read_params
 from flows import dag
-from flows.clone import clone, run
+from flows.clone import clone
+from flows.command import run
 from flows.differences import UTTERANCES, errors_of, read_errors
 from flows.pipeline import check_plan, publish, push, reproduce, run_command
 from flows.promotion import Outcome, Verdict, judge, promote, versions

@@ -14,21 +14,19 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
-from components.config.errors import LibrettoError, TransientError
-from components.transcribe.batch import FAILED, SHARD
-from flows.pipeline import may_pass, run_command
-from flows.reproduction import ERRORS
+from components.config.errors import BY_CODE, LibrettoError
+from components.transcribe.batch import SHARD
+from components.transcribe.transcript import FAILED
+from flows.pipeline import AGAIN, run_command
 
 
-@task(retries=3, retry_delay_seconds=[10, 60, 300], retry_condition_fn=may_pass, persist_result=False, cache_policy=NO_CACHE)
+@task(**AGAIN)
 def transcribe(arguments: Sequence[str]) -> tuple[int, str]:
     """Exit code (0, or 1 where some recordings gave no text) and last line of the command; raises what it ended with."""
     code, last = run_command([sys.executable, "-m", "components.transcribe", "batch", *arguments], "transcribe")
     if code not in (0, FAILED):
-        kind = {2: "input", TransientError.exit_code: "transient"}.get(code, "")
-        raise ERRORS.get(kind, LibrettoError)(last.removeprefix("transcribe: "))
+        raise BY_CODE.get(code, LibrettoError)(last.removeprefix("transcribe: "))
     return code, last
 
 

@@ -40,6 +40,11 @@ class TransientError(LibrettoError):
     kind = "transient"
 
 
+_KINDS: tuple[type[LibrettoError], ...] = (LibrettoError, InputError, TransientError)
+BY_KIND = {each.kind: each for each in _KINDS}  # as an ``error.json`` names them
+BY_CODE = {each.exit_code: each for each in _KINDS}
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known word, or all of them where none is near."""
     names = sorted(known)

@@ -152,6 +152,17 @@ def whole(path: Path | RemotePath, digest: str) -> bytes | None:
     return None
 
 
+def write_whole(path: Path | RemotePath, data: bytes) -> None:
+    """Writes a file, and its folder, that others see whole or not at all, whatever is killed meanwhile."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
 def patiently(ask: Callable[[], Answer], url: str) -> Answer:
     """What ``ask`` answers, asked again where that may help; raises as this module's first lines say."""
     from botocore.exceptions import BotoCoreError, NoCredentialsError, TokenRetrievalError

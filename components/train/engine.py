@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from components.config.errors import InputError, LibrettoError, TransientError
+from components.config.errors import BY_KIND, InputError, LibrettoError, TransientError
 from components.config.params import Train
 from components.config.pool import die_with_parent
 from components.config.settings import Engine, device, engine, workers
@@ -34,7 +34,6 @@ from components.model.training.ranks import Ranks, train_together
 
 RANK = "components.train.rank"  # the module that torchrun runs
 TASK, FAILED = "task.json", "failed"
-KINDS = {each.kind: each for each in (InputError, TransientError)}
 
 
 class Task(Protocol):
@@ -124,4 +123,4 @@ def keep(error: LibrettoError, folder: Path, rank: int) -> None:
 
 def _error(file: Path) -> LibrettoError:
     record = json.loads(file.read_text())
-    return KINDS.get(record["kind"], LibrettoError)(record["message"], unit=record["unit"], way_out=record["way_out"])
+    return BY_KIND[record["kind"]](record["message"], unit=record["unit"], way_out=record["way_out"])

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, TextIO
 from components.audio.segments import MOST
 from components.config.errors import InputError, LibrettoError
 from components.config.progress import progress
+from components.config.remote import write_whole
 from components.transcribe.formats import FORMATS, HEADS, ONE_A_FILE
 from components.transcribe.sources import Source, arrived, outputs, sources
-from components.transcribe.transcript import Failure, Transcript
+from components.transcribe.transcript import FAILED, Failure, Transcript
 
 if TYPE_CHECKING:
     from components.transcribe.transcriber import Recording, Transcriber
-
-FAILED = 1  # exit code where some files gave no text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,11 +105,7 @@ def _writer(options: argparse.Namespace, found: Sequence[Source], places: dict[s
     form, head = FORMATS[options.format], HEADS.get(options.format, "")
 
     def to_file(transcript: Transcript) -> None:
-        place = places[transcript.name]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.partial")  # a kill leaves no half text
-        partial.write_text(head + form(transcript), encoding="utf-8")
-        partial.replace(place)
+        write_whole(places[transcript.name], (head + form(transcript)).encode())
 
     def to_stream(transcript: Transcript) -> None:
         name = f"{transcript.name}\t" if options.format == "txt" and len(found) > 1 else ""

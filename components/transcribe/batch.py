@@ -28,15 +28,14 @@ from components.config.errors import InputError, TransientError
 from components.config.hashing import data_digest
 from components.config.pool import fan_out
 from components.config.progress import progress
-from components.config.remote import RemotePath, as_path
+from components.config.remote import RemotePath, as_path, write_whole
 from components.config.settings import device, work_root
 from components.transcribe.setup import key_of, setup_of
-from components.transcribe.sources import ENDINGS
-from components.transcribe.transcript import Failure, Transcript
+from components.transcribe.sources import ENDINGS, is_sound, shown
+from components.transcribe.transcript import FAILED, Failure, Transcript
 
 LISTING, BATCH, PART = "listing.parquet", "batch.json", re.compile(r"part-(\d+)\.parquet")
 SHARD = 100  # recordings in a part: some hours of talks, a minute of commands; what a kill costs
-FAILED = 1  # exit code where some recordings gave no text
 AnyPath = Path | RemotePath
 WORD = pa.struct([("text", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("score", pa.float64())])
 PASSAGE = pa.struct(
@@ -100,14 +99,13 @@ def list_files(source: AnyPath) -> dict[str, int]:
         sizes = {path.relative_to(source).as_posix(): size for path, size in source.sizes().items()}
     else:
         sizes = {path.relative_to(source).as_posix(): path.stat().st_size for path in source.rglob("*") if path.is_file()}
-    wanted = {name: sizes[name] for name in sorted(sizes) if _is_sound(PurePosixPath(name))}
+    wanted = {name: sizes[name] for name in sorted(sizes) if is_sound(PurePosixPath(name))}
     if not wanted:
         raise InputError(f"{source} holds no sound file.", unit=str(source), way_out=f"Known endings: {', '.join(sorted(ENDINGS))}.")
+    for name in wanted:
+        if (seen := shown(name)) != name:
+            raise InputError(f"{source}: the name of {seen} is no UTF-8, which parquet can't hold.", unit=seen, way_out="Rename the file.")
     return wanted
-
-
-def _is_sound(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
 
 
 def _absolute(name: str) -> AnyPath:
@@ -133,7 +131,7 @@ def _check_begun(target: AnyPath, settings: dict[str, str]) -> None:
     """Notes with what a batch is made, or raises InputError where it was begun otherwise."""
     path = target / BATCH
     if not path.is_file():
-        write(path, json.dumps(settings, indent=1).encode())
+        write_whole(path, json.dumps(settings, indent=1).encode())
     elif (begun := json.loads(path.read_text())) != settings:
         other = ", ".join(sorted(key for key in settings if begun.get(key) != settings[key]))
         raise InputError(f"{target} was begun with another {other}.", unit=str(target), way_out="Name another folder for this one.")
@@ -156,7 +154,7 @@ def _listing(source: AnyPath, target: AnyPath, found: dict[str, int], most: int,
     first = max((each.shard for each in before), default=-1) + 1
     new = [name for name in found if name not in known]
     listing = [*before, *(Listed(name, found[name], first + place_ // most) for place_, name in enumerate(new))]
-    write(target / LISTING, as_parquet([asdict(each) for each in listing], LISTED))
+    write_whole(target / LISTING, as_parquet([asdict(each) for each in listing], LISTED))
     return listing
 
 
@@ -185,7 +183,7 @@ def transcribe(job: Job) -> int:
         return Recording(file, blocks)
 
     rows = [_row(each) for each in _transcriber(job.model, job.constraints).stream(map(recording, job.files))]
-    write(part_of(as_path(job.out), job.shard), as_parquet(rows, ROWS))
+    write_whole(part_of(as_path(job.out), job.shard), as_parquet(rows, ROWS))
     return sum(row["failure"] is not None for row in rows)
 
 
@@ -247,17 +245,6 @@ def as_parquet(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream, compression="zstd")
     return stream.getvalue()
-
-
-def write(path: AnyPath, data: bytes) -> None:
-    """Writes a file that others see whole or not at all."""
-    if isinstance(path, RemotePath):
-        path.write_bytes(data)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import soundfile
 
@@ -60,27 +60,26 @@ def sources(names: Sequence[str]) -> list[Source]:
         if name == STDIN:
             new = [Source(STDIN, None, Path("stdin"))]
         elif path.is_dir():
-            files = sorted(
-                each for each in path.rglob("*") if each.suffix.lower() in ENDINGS and each.is_file() and not _hidden(each, path)
-            )
+            files = sorted(each for each in path.rglob("*") if is_sound(each.relative_to(path)) and each.is_file())
             if not files:
                 raise InputError(f"{name} holds no sound file.", unit=name, way_out=f"Known endings: {', '.join(sorted(ENDINGS))}.")
-            new = [Source(_shown(str(each)), each, each.relative_to(path)) for each in files]
+            new = [Source(shown(str(each)), each, each.relative_to(path)) for each in files]
         elif path.exists():
-            new = [Source(_shown(name), path, Path(path.name))]
+            new = [Source(shown(name), path, Path(path.name))]
         else:
             raise InputError(f"{name} is neither a file nor a folder.", unit=name)
         found |= {each.name: each for each in new if each.name not in found}
     return list(found.values())
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A path's name as text that can be written: a byte in it that is no UTF-8 is shown by its number."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def is_sound(path: PurePath) -> bool:
+    """Whether a path below a folder counts as a recording: a known ending, and nothing hidden."""
+    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
 
 
 def outputs(found: Sequence[Source], folder: Path, ending: str) -> dict[str, Path]:

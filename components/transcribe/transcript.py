@@ -14,6 +14,7 @@ from components.audio.segments import Segment
 from components.audio.sound import RATE
 from components.text.joining import Word, joined, spread
 
+FAILED = 1  # exit code where some recordings gave no text
 MEASURED = 0.5  # seconds by which the middles of one word may differ, heard in two segments, where its times are measured
 ESTIMATED = 4.0  # the same where words are spread over a segment
 

@@ -103,6 +103,13 @@ def test_what_comes_later_makes_new_parts_and_what_changed_is_told(
     assert {row["failure"] for row in rows(out)} == {None}
 
 
+def test_a_name_that_parquet_can_not_hold_is_told_before_any_work(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "a/0.flac", os.fsencode(folder) + b"/caf\xe9.flac")
+    with pytest.raises(InputError, match=r"the name of caf\\xe9.flac is no UTF-8.*Rename the file"):
+        batch.run(str(folder), str(tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
 def test_another_model_set_or_run_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     run(folder, out)
