@@ -107,8 +107,7 @@ def run_cell(name: str, done: bool) -> State:
     if done:
         return Completed(name="Cached", message="done before")
     experiments.wait(name)
-    result = experiments.results().get(name)
-    if result is None or result.get("error") or not result.get("data"):
+    if name not in experiments.results():
         return Failed(message=experiments.reason(name))
     return Completed(message=f"dvc exp apply {name}")
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from components.config.params import read_params
 from flows.differences import UTTERANCES, differences, read_errors
-from flows.experiments import reason
+from flows.experiments import committed, reason
 from flows.recipe import Cell
 from flows.results import SCORE, TRAIN, perplexities, spread, text_on_nonspeech, word_errors
 
 
-def table(names: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, str]], list[str]]:
+def table(names: Sequence[str], shown: Mapping[str, str]) -> tuple[list[dict[str, str]], list[str]]:
     """Rows (experiment × set and system, WER and clips with text in percent; the optimiser step at which the training's accuracy
     jumps), and the names of the failed experiments."""
     rows, failed = [], []
@@ -30,8 +30,7 @@ def table(names: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> tuple[li
             row |= {f"{each} perplexity": f"{figure:.2f}" for each, figure in perplexities(metrics).items()}
             training = _metrics(shown.get(name), TRAIN) or {}
             if training.get("steps"):  # else a released projector: nothing was trained
-                step = training.get("jump", {}).get("step")  # DVC leaves out what is null
-                row["jump at step"] = "none" if step is None else str(step)
+                row["jump at step"] = str((training.get("jump") or {}).get("step") or "none")
         rows.append(row)
     return rows, failed
 
@@ -46,7 +45,7 @@ def beside(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[di
             for row, name in zip(rows, cells, strict=True)]  # fmt: skip
 
 
-def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
+def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, str]) -> list[dict[str, str]]:
     """Rows of cells that differ in ``train.seed`` alone, together: what their names have in common, and mean and range of what
     those that succeeded gave."""
     alike: dict[str, list[str]] = {}
@@ -60,21 +59,19 @@ def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, dict[str, Any]]) -
     return rows
 
 
-def against_first(names: Sequence[str], failed: Sequence[str], shown: Mapping[str, dict[str, Any]]) -> tuple[list[dict[str, str]], str]:
+def against_first(names: Sequence[str], failed: Sequence[str], shown: Mapping[str, str]) -> tuple[list[dict[str, str]], str]:
     """Rows of differences of each other experiment to the first one, and what else is to be said: which have none and why."""
     first, done = names[0], [name for name in names if name not in failed]
     if len(names) < 2:
         return [], ""
     if first in failed:
         return [], f"Nothing stands against the first cell, {first}: it failed."
-    held = {name: read_errors(shown[name]["rev"]) for name in done}
+    held = {name: read_errors(shown[name]) for name in done}
     rows = differences(names, {name: errors for name, errors in held.items() if errors}, read_params().score.resamples)
     lacking = [name for name, errors in held.items() if errors is None]
     said = f"No {UTTERANCES} is in DVC's cache (dvc fetch may bring it), so nothing to compare, of: {', '.join(lacking)}"
     return rows, said if lacking else ""
 
 
-def _metrics(result: dict[str, Any] | None, file: Path = SCORE) -> dict[str, Any] | None:
-    if result is None or result.get("error"):
-        return None
-    return ((result.get("data") or {}).get("metrics", {}).get(str(file)) or {}).get("data")
+def _metrics(revision: str | None, file: Path = SCORE) -> dict[str, Any] | None:
+    return committed(revision, file) if revision else None

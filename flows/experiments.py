@@ -10,10 +10,12 @@ import json
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from dvc.repo import Repo
+from dvc.repo.experiments.refs import ExpRefInfo
 
 from components.config.errors import InputError, TransientError
 from components.config.params import overridden
@@ -23,7 +25,6 @@ from flows.recipe import Cell
 OF_A_RESULT = ("params.yaml", "dvc.lock", "metrics/")  # in what the commit of an experiment may differ from the one it hangs on
 POLL = 5.0  # seconds between two looks at the queue, each of which costs 0.3
 STARTED = 60.0  # seconds in which a worker must have come up
-Shown = Mapping[str, dict[str, Any]]
 
 
 def waiting() -> dict[str, str]:
@@ -33,24 +34,29 @@ def waiting() -> dict[str, str]:
         return {**{each.name: "Queued" for each in held.iter_queued()}, **{each.name: "Running" for each in held.iter_active()}}
 
 
-def results() -> dict[str, dict[str, Any]]:
-    """What DVC shows of each experiment of the last commit, by name; one that succeeded replaces an earlier failure."""
-    found: dict[str, dict[str, Any]] = {}
-    for experiment in (each for baseline in json.loads(run(*DVC, "exp", "show", "--json")) for each in baseline.get("experiments") or ()):
-        result = experiment["revs"][0]
-        if experiment["name"] not in found or not result.get("error"):
-            found[experiment["name"]] = result
-    return found
+def results() -> dict[str, str]:
+    """The commit of each experiment of the last commit that succeeded, by name.
+
+    Asked of Git: ``dvc exp show`` looks into the copies in which experiments run, and hangs for ever where one goes meanwhile.
+    """
+    place = f"{ExpRefInfo(run('git', 'rev-parse', 'HEAD'))}/"
+    lines = run("git", "for-each-ref", "--format=%(refname) %(objectname)", place).splitlines()
+    return dict(line.removeprefix(place).split() for line in lines)
 
 
-def is_done(cell: Cell, result: dict[str, Any] | None) -> bool:
-    """Whether this result is what the cell would give: it succeeded, with these parameters, and of nothing but what is committed."""
-    if result is None or result.get("error") or not result.get("data"):
+def committed(revision: str, file: Path) -> Any:
+    """What a commit holds as JSON at this path, None where it holds nothing there."""
+    if not run("git", "ls-tree", "--name-only", revision, "--", str(file)):
+        return None
+    return json.loads(run("git", "show", f"{revision}:{file}"))
+
+
+def is_done(cell: Cell, revision: str | None) -> bool:
+    """Whether this commit is what the cell would give: it has these parameters, and is of nothing but what is committed."""
+    if revision is None or run("git", "status", "--porcelain", "--untracked-files=no"):
         return False
-    if run("git", "status", "--porcelain", "--untracked-files=no"):
-        return False
-    changed = run("git", "diff", "--name-only", "HEAD", result["rev"]).split()
-    params = yaml.safe_load(run("git", "show", f"{result['rev']}:params.yaml"))
+    changed = run("git", "diff", "--name-only", "HEAD", revision).split()
+    params = yaml.safe_load(run("git", "show", f"{revision}:params.yaml"))
     return all(name.startswith(OF_A_RESULT) for name in changed) and params == overridden(cell.overrides, cell.name).raw
 
 

@@ -47,6 +47,7 @@ def is_up(url: str) -> bool:
 
 def start_server(host: str, port: int, folder: Path) -> None:
     """Starts the server and waits until it answers; raises TransientError where it does not or ends."""
+    # Not with --background: that leaves its log a pipe which nobody reads, and the first warning then ends the server.
     process = start(folder, "server", "start", "--host", host, "--port", str(port))
     end = time.monotonic() + STARTED
     while not is_up(address(host, port)):

@@ -104,12 +104,12 @@ def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.Ca
     assert found["trial-broken"] == ["failed: train: this LLM does not fit", "-"]
 
     # Again: what is done is taken as it is, what failed is tried again.
-    before = experiments.results()["trial-some"]["rev"]
+    before = experiments.results()["trial-some"]
     Path("mended").touch()
     assert compare.main(["trial"]) == 0
     found = rows(capfd.readouterr().out)
     assert (found["trial-some"], found["trial-broken"]) == (["done", "7.00", "6.50"], ["done", "650.00", "-"])
-    assert experiments.results()["trial-some"]["rev"] == before
+    assert experiments.results()["trial-some"] == before
 
     # Just one, and anew: it takes the place of the one before.
     assert compare.main(["trial", "--only", "some", "--again"]) == 0
