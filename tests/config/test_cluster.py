@@ -65,9 +65,10 @@ def test_a_node_that_is_killed_during_features_leaves_the_hashes_of_the_local_ru
     begun: set[str] = set()
 
     def kill() -> None:
-        while len(units(tmp_path / "far")) < 3:
-            time.sleep(0.02)
-        begun.update(path.name for path in (tmp_path / "far/features").glob("??/*.partial"))
+        while len(units(tmp_path / "far")) < SHARDS and (len(units(tmp_path / "far")) < 3 or len(begun) < 2):
+            time.sleep(0.01)
+            begun.clear()
+            begun.update(path.name for path in (tmp_path / "far/features").glob("??/*.partial"))
         cluster.remove_node(cluster.nodes[1], allow_graceful=False)
 
     killer = threading.Thread(target=kill)
