@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvc.repo import Repo
 from dvc.repo.experiments.refs import ExpRefInfo
 from filelock import FileLock, Timeout
 
 from components.config.errors import TransientError
 from components.config.hashing import data_digest
 from components.config.settings import work_root
-from flows.command import DVC, run
+from flows.command import run
 
 RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git holds of a result
 
@@ -76,7 +77,6 @@ def clone(say: Callable[[str], None]) -> Iterator[Place]:
     """
     above = Path.cwd()
     revision = run("git", "rev-parse", "--short", "HEAD")
-    cache = run(*DVC, "cache", "dir")
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         say(f"the workspace has changes that are not committed: this runs {revision} without them")
     parent = work_root() / "clones"
@@ -87,7 +87,7 @@ def clone(say: Callable[[str], None]) -> Iterator[Place]:
         try:
             run("git", "clone", "--quiet", str(above), str(folder))
             with contextlib.chdir(folder):
-                _take_along(above, cache)
+                _take_along(above)
                 say(f"runs {revision} in {folder}")
                 yield Place(folder, above)
         finally:
@@ -106,12 +106,18 @@ def _sweep(parent: Path) -> None:
             place.unlink(missing_ok=True)
 
 
-def _take_along(above: Path, cache: str) -> None:
-    """What a clone needs of the workspace and Git does not hold: DVC's cache, and how its remotes are reached."""
+def _take_along(above: Path) -> None:
+    """What a clone needs of the workspace and Git does not hold: DVC's cache with the results that stand, and how its remotes are
+    reached."""
     local = above / ".dvc/config.local"
     if local.is_file():
         shutil.copy(local, ".dvc/config.local")  # with its mode: it may hold keys
-    run(*DVC, "cache", "dir", "--local", cache)
+    with Repo(str(above)) as repo:
+        cache = repo.cache.local_cache_dir
+    with Repo() as repo, repo.config.edit("local") as held:
+        held["cache"]["dir"] = cache
+    with Repo() as repo:
+        repo.checkout(allow_missing=True)  # what the cache lacks is computed
     name, mail = (run("git", "-C", str(above), "config", "--default", "libretto", key) for key in ("user.name", "user.email"))
     run("git", "config", "user.name", name)
     run("git", "config", "user.email", mail)

@@ -5,6 +5,7 @@ There is no second DAG: every answer here is asked of DVC in the current folder,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ def stages(targets: Sequence[str] = ()) -> list[str]:
             _check_target(repo, target)
         chosen = collect_stages(repo, targets or [PROJECT_FILE])
         return [stage.addressing for stage in plan_repro(get_active_graph(repo.index.graph), chosen)]
+
+
+def is_clean() -> bool:
+    """Whether ``dvc repro`` would find nothing to do; not where DVC can't tell: it will say why."""
+    with contextlib.suppress(DvcException), Repo() as repo:
+        return not repo.status()
+    return False
 
 
 def _check_target(repo: Repo, target: str) -> None:

@@ -165,7 +165,7 @@ def pipeline(targets: Sequence[str] = (), here: bool = False, plan: bool = True,
     say = get_run_logger().info
     with workspace() if here else clone(say) as place:
         before = dag.parameters()
-        if plan and not targets:  # a plan is one of the whole
+        if plan and not targets and not dag.is_clean():  # a plan is one of the whole
             check_plan()
         reproduce(targets)
         publish(before)

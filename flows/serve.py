@@ -127,7 +127,7 @@ def up(url: str, host: str = "", port: int = 0) -> None:
     """Brings up what the server at ``url`` lacks, and with a ``host`` the server itself."""
     folder = work_root() / "serve"
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT), PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT))
     if not is_up(url):
         if not host:
             raise TransientError(f"No server answers at {url}.", unit=url, way_out="Start it, or leave out --server.")

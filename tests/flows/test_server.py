@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,6 @@ FLOW = [sys.executable, "-m", "flows.pipeline"]
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
@@ -121,6 +121,12 @@ def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: 
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
     assert "up to date" in status.stdout
     assert notes() == []
+
+    subprocess.run(["git", "commit", "-qam", "result"], check=True)
+    shutil.rmtree(folder / ".dvc/cache/runs")
+    again = run_flow()
+    assert again.returncode == 0, again.stderr
+    assert notes() == [], "what the cache holds stands, also where DVC remembers no run"
 
 
 def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(project: Project, notes: Notes, tmp_path: Path) -> None:
