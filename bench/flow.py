@@ -1,0 +1,58 @@
+"""What a flow adds to ``dvc repro``: ``python -m bench.flow [--times 3]``, in a workspace whose stages are up to date.
+
+Times both in the workspace itself, the flow with no server (Prefect starts one of its own for each run), with one that runs, and the very
+first time of all, when Prefect makes its database. Everything of Prefect's lies in a temporary folder. Cost: two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flows.command import DVC
+from flows.results import aligned
+from flows.serve import address, start_server, stop
+
+FLOW = (sys.executable, "-m", "flows.pipeline", "--here")
+PORT = 4299
+
+
+def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Of one run, which has to succeed."""
+    start = time.perf_counter()
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints a row for each way to run."""
+    parser = argparse.ArgumentParser(prog="python -m bench.flow", description="What a flow adds to dvc repro.")
+    parser.add_argument("--times", type=int, default=3, metavar="N", help="runs of each kind (default 3)")
+    times = parser.parse_args().times
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        os.environ["PREFECT_HOME"] = name
+        os.environ.pop("PREFECT_API_URL", None)
+        plain = dict(os.environ)
+        found = {"dvc repro": [seconds([*DVC, "repro"], plain) for _ in range(times)]}
+        found["flow, first start of Prefect"] = [seconds(FLOW, plain)]
+        found["flow, no server"] = [seconds(FLOW, plain) for _ in range(times)]
+        start_server("127.0.0.1", PORT, home)
+        try:
+            asked = {**plain, "PREFECT_API_URL": address("127.0.0.1", PORT)}
+            found["flow, with a server"] = [seconds(FLOW, asked) for _ in range(times)]
+        finally:
+            stop(home, "server")
+    least = min(found["dvc repro"])
+    print(aligned([{"run": name, "seconds": " ".join(f"{each:.1f}" for each in runs), "more than dvc repro": f"{max(runs) - least:.1f}"}
+                   for name, runs in found.items()]))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
