@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from dvc.dvcfile import LOCK_FILE, PROJECT_FILE
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
+from components.config.catalogue import parsed
 from components.config.errors import InputError, nearest
 
 
@@ -51,7 +51,7 @@ def parameters() -> dict[str, Any]:
     lock = Path(LOCK_FILE)
     if not lock.is_file():
         return {}
-    stages = (yaml.load(lock.read_text(), Loader=yaml.CSafeLoader) or {}).get("stages", {})
+    stages = (parsed(lock.read_text()) or {}).get("stages", {})
     files = [each for stage in stages.values() for each in stage.get("params", {}).items()]
     return {f"{file}: {key}": value for file, held in files for name, own in held.items() for key, value in _flat(name, own)}
 

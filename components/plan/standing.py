@@ -9,24 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.config.catalogue import parsed
 from components.config.params import NAMES, PARAMS, Params
 
 DAG, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 
 
-def _read(path: Path) -> Any:
-    return yaml.load(path.read_text(), Loader=yaml.CSafeLoader)  # safe_load takes seconds for a lock
-
-
 def standing(params: Params) -> dict[str, int]:
     """Bytes of the outputs that stand, by stage."""
     if not LOCK.is_file():
         return {}
-    locked = _read(LOCK).get("stages", {})
-    stages = _read(DAG)["stages"]
+    locked = parsed(LOCK.read_text()).get("stages", {})
+    stages = parsed(DAG.read_text())["stages"]
     makers = {out["path"]: name for name, entry in locked.items() for out in entry.get("outs", [])}
     same = {name: _same(name, entry, stages, params) for name, entry in locked.items()}
 

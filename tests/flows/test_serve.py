@@ -94,6 +94,18 @@ class Machine:
         (self.folder / "input").write_text(text)
         subprocess.run(["git", "commit", "-qam", text], cwd=self.folder, check=True)
 
+    def knobs(self) -> dict[str, int]:
+        """What the locks of the last commit's experiments say that ``side`` ran with."""
+        git = ["git", "-C", str(self.folder)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        refs = subprocess.run([*git, "for-each-ref", "--format=%(refname)", f"refs/exps/{head[:2]}/{head[2:]}/"], capture_output=True,
+                              text=True, check=True).stdout.split()  # fmt: skip
+        locks = {
+            ref.rpartition("/")[2]: subprocess.run([*git, "show", f"{ref}:dvc.lock"], capture_output=True, check=True).stdout
+            for ref in refs
+        }
+        return {name.split("-")[0]: yaml.safe_load(lock)["stages"]["side"]["params"]["knob.yaml"]["value"] for name, lock in locks.items()}
+
     def at_work(self, stage: str) -> list[int]:
         """Numbers of the stage's processes, once it does what it was ordered to."""
         ordered = (self.folder.parent / f"order-{stage}").exists()
@@ -122,7 +134,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     base = tmp_path_factory.mktemp("machine")
     folder = base / "project"
     folder.mkdir()
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    stages = {**STAGES, "side": {**STAGES["side"], "params": [{"knob.yaml": ["value"]}]}}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    (folder / "knob.yaml").write_text("value: 1\n")
     (folder / "note.py").write_text(NOTE_PY)
     (folder / "input").write_text("1")
     (folder / ".gitignore").write_text("/a\n/b-*\n/side\n__pycache__\n")
@@ -170,13 +184,14 @@ def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keep
     first = machine.run()
     machine.wait(lambda: machine.at_work("a"), 60)
     second = machine.run()
-    beside = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--name", "beside", "side"], cwd=machine.folder,
-                            capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--name", "beside", "-S", "knob.yaml:value=2", "side"]
+    beside = subprocess.run(command, cwd=machine.folder, capture_output=True, text=True, timeout=120, check=False)
     assert beside.returncode == 0, beside.stderr
     assert machine.state(first) == "RUNNING"
     assert machine.state(second) in ("SCHEDULED", "PENDING"), "it waits"
     assert machine.wait_for_state(first, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
     assert machine.wait_for_state(second, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    assert machine.knobs() == {"beside": 2, "flow": 1}, "each record says what its own run had"
     tasks = machine.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [first]}}})
     assert sorted(task["name"] for task in tasks) == ["a", "b@x", "b@y", "score", "side"]
     artifacts = machine.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first]}}})
