@@ -1,11 +1,12 @@
 """How many words joints lose or double, judged by a trained encoder's CTC: ``python -m bench.joints FOLDER [--model DIR] [--minutes 30]``.
 
 Puts the recordings below FOLDER one behind the other and transcribes the whole by the encoder's own CTC, once as it is and once with
-its pauses cut out, so that segments have to overlap. Around each joint of two segments the encoder then hears 20 seconds in one go: a
-word of these, within 3 seconds of the joint (``--near``), is lost where no word of the transcript covers half of it, doubled where two
-do. What the encoder hears changes with what stands around, so the same is counted in the middle of the segments, where nothing is
-joined. An encoder that knows real voices is trained with ``-S corpus=voices -S encoder=ctc-voices``; any bridge will do. Cost: twice the
-transcription, and 40 seconds of audio a segment.
+its pauses cut out, so that segments have to overlap. Around each joint of two segments the encoder then hears 20 seconds in one go, three
+times, with the joint in the middle and 5 seconds before and after it: what it hears changes with what stands around, so only the words
+count that it hears in all three. One of these near the joint (``--near``) is lost where no word of the transcript covers half of it,
+doubled where two do. The same is counted in the middle of the segments, where nothing is joined. An encoder that
+knows real voices is trained with ``-S corpus=voices -S encoder=ctc-voices``; any bridge will do. Cost: twice the transcription, and 120
+seconds of audio a segment.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,8 @@ from components.transcribe import Transcriber
 from flows.results import aligned
 
 AROUND = 10.0  # seconds before and after a place that are heard in one go: as long as a segment may be
-NEAR = 3.0  # seconds from a place within which words are judged: one that an overlap garbles is no further away
+SHIFTS = (0.0, -5.0, 5.0)  # seconds from a place to the middle of what is heard around it
+NEAR = (0.5, 1.0, 3.0)  # seconds from a place within which words are judged: one that an overlap garbles is no further away
 
 
 @dataclass(frozen=True)
@@ -84,27 +87,36 @@ def lost_and_doubled(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]
     return sum(bool((span == 0).mean() > 0.5) for span in spans), sum(bool((span > 1).mean() > 0.5) for span in spans)
 
 
-def near(model: Transcriber, waveform: np.ndarray, places: Sequence[float], seconds: float) -> Iterator[list[Word]]:
-    """The words within so many ``seconds`` of each place, in seconds of the whole, as the encoder hears its surroundings in one go."""
-    for place in places:
-        start = max(0.0, place - AROUND)
-        heard = model(waveform[int(start * RATE) : int((place + AROUND) * RATE)]).words
-        moved = [Word(word.text, word.start + start, word.end + start) for word in heard]
-        yield [word for word in moved if abs((word.start + word.end) / 2 - place) <= seconds]
+def sure(model: Transcriber, waveform: np.ndarray, place: float) -> list[Word]:
+    """The words around a place that the encoder hears whatever stands around them, in seconds of the whole."""
+    first, *others = (_heard(model, waveform, place + shift) for shift in SHIFTS)
+    return [word for word in first if all(any(_is_same(word, each) for each in other) for other in others)]
 
 
-def counted(model: Transcriber, waveform: np.ndarray, seconds: float) -> dict[str, Count]:
-    """What is lost and doubled at the joints of a recording, and in the middle of its segments."""
+def _heard(model: Transcriber, waveform: np.ndarray, middle: float) -> list[Word]:
+    start = max(0.0, middle - AROUND)
+    words = model(waveform[int(start * RATE) : int((middle + AROUND) * RATE)]).words
+    return [Word(word.text, word.start + start, word.end + start) for word in words]
+
+
+def _is_same(one: Word, other: Word) -> bool:
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    return one.text == other.text and shared > min(one.end - one.start, other.end - other.start) / 2
+
+
+def counted(model: Transcriber, waveform: np.ndarray, distances: Sequence[float]) -> Iterator[tuple[str, float, Count]]:
+    """What is lost and doubled within each of the ``distances`` of the joints of a recording, and of the middles of its segments."""
     segments = [piece.segment for piece in pieces([waveform])]
-    joints = [(one.end + other.start) / 2 / RATE for one, other in pairwise(segments)]
-    middles = [(each.start + each.end) / 2 / RATE for each in segments if each.seconds > 2 * seconds]
+    joints = [((one.end + other.start) / 2 / RATE, inf) for one, other in pairwise(segments)]
+    middles = [((each.start + each.end) / 2 / RATE, each.seconds / 2) for each in segments]
     over = covered(model(waveform).words, len(waveform) / RATE)
-    found = {}
     for name, places in {"joints": joints, "middles of segments": middles}.items():
-        heard = list(near(model, waveform, places, seconds))
-        sums = np.sum([lost_and_doubled(words, over) for words in heard] or [(0, 0)], axis=0)
-        found[name] = Count(len(places), sum(map(len, heard)), int(sums[0]), int(sums[1]))
-    return found
+        heard = [(place, room, sure(model, waveform, place)) for place, room in places]
+        for distance in distances:
+            near = [[word for word in words if abs((word.start + word.end) / 2 - place) <= distance]
+                    for place, room, words in heard if room > distance]  # fmt: skip
+            sums = np.sum([lost_and_doubled(words, over) for words in near] or [(0, 0)], axis=0)
+            yield name, distance, Count(len(near), sum(map(len, near)), int(sums[0]), int(sums[1]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,14 +125,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="recordings of speech, FLAC or WAV")
     parser.add_argument("--model", type=Path, help="an exported model (default: that of the workspace)")
     parser.add_argument("--minutes", type=float, default=30, help="of audio (default: 30)")
-    parser.add_argument("--near", type=float, default=NEAR, help=f"seconds from a place within which words are judged (default: {NEAR:g})")
+    parser.add_argument("--near", type=float, nargs="+", default=NEAR, metavar="S", help="seconds from a place")
     options = parser.parse_args(arguments)
     model, long = Transcriber.load(options.model, constraints="ctc"), concatenated(options.folder, options.minutes)
     rows = []
     for name, waveform in {"as it is": long, "pauses cut out": trimmed(long)}.items():
-        for where, count in counted(model, waveform, options.near).items():
+        for where, distance, count in counted(model, waveform, options.near):
             rows.append({"recording": name, "minutes": f"{len(waveform) / RATE / 60:.1f}", "at": where, "places": str(count.places),
-                         "words near": str(count.words), "lost": str(count.lost), "doubled": str(count.doubled)})  # fmt: skip
+                         "within s": f"{distance:g}", "words": str(count.words), "lost": str(count.lost),
+                         "doubled": str(count.doubled)})  # fmt: skip
     print(aligned(rows))
 
 
