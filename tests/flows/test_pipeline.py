@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -154,3 +155,9 @@ def test_a_plan_that_will_not_do_ends_the_flow_before_any_stage(project: Project
     assert notes() == []
     assert flow_run(plan=True, targets=["a"]).is_completed(), "a plan is one of the whole"
     assert flow_run(plan=False).is_completed()
+    assert flow_run(plan=True).is_completed(), "where nothing is to do nothing is planned"
+    subprocess.run(["git", "add", "-A"], check=True)
+    subprocess.run(["git", "commit", "-qm", "result"], check=True)
+    notes()
+    assert flow_run(plan=True, here=False).is_completed(), "nor in a clone"
+    assert notes() == []
