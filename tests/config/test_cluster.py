@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from components.config.artifact import read_record
 from components.config.hashing import folder_digests
 from tests import world as toy
+from tests.bucket import Bucket
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -78,6 +80,19 @@ def test_a_node_that_is_killed_during_features_leaves_the_hashes_of_the_local_ru
     assert code == 0, said
     assert len(begun) == 2, "both nodes were at work"
     assert folder_digests(Path("data/features/train")) == here
+
+
+def test_what_a_cluster_writes_into_a_bucket_is_what_a_folder_holds(world: Path, bucket: Bucket, cluster: Any, tmp_path: Path) -> None:
+    code, said = ended(stage("features", tmp_path / "local"))
+    assert code == 0, said
+    here = read_record(Path("data/features/train"))["outputs"]
+    toy.change("params.yaml", {"features.remote": True})
+    far = {"LIBRETTO_FANOUT": "ray", "LIBRETTO_RAY": cluster.address, "LIBRETTO_STORE": "s3://recordings/cluster"}
+    code, said = ended(stage("features", tmp_path / "far", **far))
+    assert code == 0, said
+    assert read_record(Path("data/features/train"))["outputs"] == here
+    assert not list(Path("data/features/train").rglob("*.tar"))
+    assert len(bucket.names()) == len([name for name in here if name.endswith(".tar")])
 
 
 def test_an_error_of_a_unit_ends_the_stage_as_it_does_here(world: Path, cluster: Any, tmp_path: Path) -> None:

@@ -114,3 +114,13 @@ def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
     assert isinstance(path, RemotePath)
     assert (path.name, path.suffix, str(path.parent), str(path.parent / "c/d")) == ("b.tsv", ".tsv", "s3://bucket/a", "s3://bucket/a/c/d")
     assert path.relative_to("s3://bucket").as_posix() == "a/b.tsv"
+
+
+def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(bucket: Bucket) -> None:
+    data = np.random.default_rng(0).bytes(101 << 20)  # s3fs sends parts from 100 MiB on
+    path = RemotePath("s3://recordings/large")
+    bucket.first("503", 1, method="PUT")
+    path.write_bytes(data)
+    assert max(count for (method, _), count in bucket.asked.items() if method == "PUT") > 2, "in parts"
+    assert path.stat().st_size == len(data)
+    assert path.read_bytes() == data

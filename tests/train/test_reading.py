@@ -38,6 +38,24 @@ def test_weights_from_a_bucket_are_those_from_the_disk(
     assert fault or set(whole) == {1}, "each tar came once"
 
 
+def test_two_workers_write_and_two_ranks_read_one_bucket(
+    world: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = trained()
+    frames = {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT}
+    tones.change("params.yaml", {"features.remote": True})
+    for name, value in (("STORE", "s3://recordings/two"), ("WORK", str(tmp_path / "other work")), ("WORKERS", "2")):
+        monkeypatch.setenv(f"LIBRETTO_{name}", value)
+    tones.run_features()
+    assert {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT} == frames
+    ahead.cache_clear()
+    bucket.asked.clear()
+    assert trained() == here
+    of_training = {record for record in frames["train"] if record.endswith(".tar")}
+    read = {path: count for (method, path), count in bucket.asked.items() if method == "GET" and path.endswith(".tar")}
+    assert sum(read.values()) >= 2 * len(of_training), "each rank reads for itself"
+
+
 def test_a_bucket_that_stays_away_ends_the_training_so_that_it_is_tried_again(
     world: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
