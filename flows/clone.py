@@ -76,7 +76,7 @@ def clone(say: Callable[[str], None]) -> Iterator[Place]:
     ``say`` is told what is cloned. Raises InputError outside a Git repository.
     """
     above = Path.cwd()
-    revision = run("git", "rev-parse", "--short", "HEAD")
+    revision = run("git", "rev-parse", "--short", "HEAD", way_out="A clone needs a commit to start from; --here needs none.")
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         say(f"the workspace has changes that are not committed: this runs {revision} without them")
     parent = work_root() / "clones"

@@ -29,11 +29,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def run(*command: str) -> str:
+def run(*command: str, way_out: str = "") -> str:
     """Standard output of a command; raises InputError with what it says where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
-        raise InputError(f"'{shlex.join(command).replace(shlex.join(DVC), 'dvc')}' failed: {done.stderr.strip()}")
+        raise InputError(f"'{shlex.join(command).replace(shlex.join(DVC), 'dvc')}' failed: {done.stderr.strip()}", way_out=way_out)
     return done.stdout.strip()
 
 

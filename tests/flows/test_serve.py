@@ -23,6 +23,8 @@ from .conftest import NOTE_PY, ROOT, STAGES, processes
 
 pytestmark = pytest.mark.slow
 SECRETS = ("AKIAPLANTEDKEY00", "planted-secret-of-the-bucket", "hf_plantedtokenofthehub")
+# A command in a terminal that is closed when the command has ended, which hangs up on all that the command left in it.
+TERMINAL = [sys.executable, "-c", "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"]
 # Kept apart from prefect.yaml's: these run a toy.
 DEPLOYMENTS = {
     "name": "toy",
@@ -112,9 +114,9 @@ class Machine:
         return [] if ordered else processes(f"note.py {stage}", os.environ["PREFECT_HOME"])
 
     def serve(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "flows.serve", "--port", str(self.port), *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
+        command = [*TERMINAL, sys.executable, "-m", "flows.serve", "--port", str(self.port), *arguments]
+        done = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     @property
