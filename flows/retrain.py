@@ -20,13 +20,14 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from components.config.errors import InputError, LibrettoError
+from components.config.errors import BY_CODE, LibrettoError
 from components.config.params import read_params
 from flows import dag
 from flows.clone import clone
 from flows.command import run
 from flows.differences import UTTERANCES, errors_of, read_errors
-from flows.pipeline import check_plan, publish, push, reproduce, run_command
+from flows.experiments import committed
+from flows.pipeline import AGAIN, check_plan, publish, push, reproduce, run_command
 from flows.promotion import Outcome, Verdict, judge, promote, versions
 from flows.results import SCORE
 
@@ -34,12 +35,12 @@ BRANCH = "retrain"  # the last attempt, promoted or not
 SOURCES = "data/sources"
 
 
-@task(cache_policy=NO_CACHE)
+@task(**AGAIN)
 def scan() -> bool:
     """Looks at the data roots; whether they hold something else than in the last attempt, or in the last commit where there was none."""
     code, last = run_command([sys.executable, "-m", "components.corpus", "scan", "--corpus", read_params().corpus], "corpus")
     if code:
-        raise InputError(last)
+        raise BY_CODE.get(code, LibrettoError)(last)
     run("git", "add", SOURCES)
     last_attempt = run("git", "branch", "--list", "--remotes", f"origin/{BRANCH}")
     return bool(run("git", "diff", "--cached", "--name-only", last_attempt or "HEAD", "--", SOURCES))
@@ -49,16 +50,12 @@ def scan() -> bool:
 def decide(system: str, guarded: Sequence[str]) -> Verdict:
     """The new model of this clone against the one in use: the last version, or the last commit where none was promoted yet."""
     used = (versions() or ["HEAD"])[0]
-    errors, scores = read_errors(used), run("git", "show", f"{used}:{SCORE}") if errors_known(used) else ""
-    if errors is None or not scores:
+    scores = committed(used, SCORE)
+    errors = read_errors(used) if scores else None
+    if errors is None:
         return Verdict(True, f"{used} has no scores to stand against", [])
     new = Outcome(errors_of(pq.read_table(UTTERANCES)), json.loads(SCORE.read_text()))
-    return judge(Outcome(errors, json.loads(scores)), new, system, guarded, read_params().score.resamples)
-
-
-def errors_known(revision: str) -> bool:
-    """Whether that revision holds scores."""
-    return bool(run("git", "ls-tree", "--name-only", revision, "--", str(SCORE)))
+    return judge(Outcome(errors, scores), new, system, guarded, read_params().score.resamples)
 
 
 @flow(name="retrain", persist_result=False)
