@@ -26,6 +26,7 @@ from components.config.settings import s3_timeout, s3_tries
 
 Answer = TypeVar("Answer")
 SCHEME = "s3://"
+REFUSALS = ("xpired", "Bad Request")  # of a token: in words, or for a question whose answer has no body by its status alone
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds before asking again; doubled each time, a random half taken off
 
 
@@ -176,7 +177,7 @@ def patiently(ask: Callable[[], Answer], url: str) -> Answer:
         except (PermissionError, NoCredentialsError, TokenRetrievalError) as error:
             raise _refused(url, error) from None
         except (OSError, BotoCoreError, *_of_the_network()) as error:
-            if "xpired" in str(error):
+            if any(word in str(error) for word in REFUSALS):
                 raise _refused(url, error) from None
             if number == tries:
                 raise TransientError(f"{url}: no whole answer in {tries} tries: {_words(error)}.", unit=url,

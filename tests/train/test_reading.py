@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from components.config.artifact import read_record
 from components.config.errors import TransientError
 from components.shards.ahead import ahead
 from tests import world as tones
-from tests.bucket import Bucket
+from tests.bucket import KEY, SECRET, Bucket
+from tests.conftest import REPOSITORY
 from tests.train.test_train import trained
 
 pytestmark = pytest.mark.slow
@@ -70,3 +74,18 @@ def test_a_bucket_that_stays_away_ends_the_training_so_that_it_is_tried_again(
     ahead.cache_clear()
     bucket.fault = lambda method, path: ""
     tones.run("train")
+
+
+def test_a_refusal_tells_the_way_out_and_no_secret(world: Path, bucket: Bucket, tmp_path: Path) -> None:
+    tones.change("params.yaml", {"features.remote": True})
+    bucket.fault = lambda method, path: "expired"
+    environment = {**os.environ, "LIBRETTO_STORE": "s3://recordings/refused", "LIBRETTO_WORK": str(tmp_path / "other work"),
+                   "PYTHONPATH": str(REPOSITORY)}  # fmt: skip
+    command = [sys.executable, "-m", "components.features", "--encoder", "tiny", "--role", "train"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 2
+    assert "Renew the keys or the token" in done.stderr
+    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert [name for name in written if name.endswith("error.json")]
+    said = {**written, "output": (done.stdout + done.stderr).encode()}
+    assert not [name for name, data in said.items() if KEY.encode() in data or SECRET.encode() in data]
