@@ -161,7 +161,7 @@ def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None
 def test_a_killed_worker_is_told_and_the_next_run_goes_on(
     recipe_project: None, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiments, "STARTED", 20.0)
+    monkeypatch.setattr(experiments, "STARTED", 30.0)
     Path("train.py").write_text(f"{WAITS.format(folder=str(tmp_path))}{TRAIN}")
     Path("flows/recipes/trial.yaml").write_text("cells:\n  some: {train.curriculum.1.steps: 7}\n  more: {train.curriculum.1.steps: 3}\n")
     subprocess.run(["git", "commit", "-qam", "waits"], check=True)

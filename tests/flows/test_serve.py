@@ -85,7 +85,7 @@ class Machine:
     def states(self) -> list[tuple[str, str]]:
         return [(run["name"], run["state_name"]) for run in self.ask("flow_runs/filter", {"sort": "START_TIME_DESC"})]
 
-    def wait_for_state(self, run: str, *states: str, seconds: float = 90) -> str:
+    def wait_for_state(self, run: str, *states: str, seconds: float = 240) -> str:
         return self.wait(lambda: (state := self.state(run)) in states and state, seconds)
 
     def order(self, stage: str, what: str) -> None:
@@ -172,7 +172,7 @@ def test_a_schedule_fires_and_its_run_comes_back_as_an_experiment(machine: Machi
         runs = machine.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
         return any(run["auto_scheduled"] for run in runs)
 
-    machine.wait(done, 150)
+    machine.wait(done, 240)
     deployment = machine.ask("deployments/name/pipeline/each-minute")
     machine.ask(f"deployments/{deployment['id']}/pause_deployment", method="POST")
     listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], cwd=machine.folder, capture_output=True, text=True)
@@ -182,9 +182,9 @@ def test_a_schedule_fires_and_its_run_comes_back_as_an_experiment(machine: Machi
 
 def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keeps_its_record(machine: Machine) -> None:
     machine.edit("2")
-    machine.order("a", "sleep 20")
+    machine.order("a", "sleep 40")
     first = machine.run()
-    machine.wait(lambda: machine.at_work("a"), 60)
+    machine.wait(lambda: machine.at_work("a"), 180)
     second = machine.run()
     command = [sys.executable, "-m", "dvc", "exp", "run", "--name", "beside", "-S", "knob.yaml:value=2", "side"]
     beside = subprocess.run(command, cwd=machine.folder, capture_output=True, text=True, timeout=120, check=False)
@@ -204,7 +204,7 @@ def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machi
     machine.edit("3")
     machine.order("a", "sleep 600")
     run = machine.run(here=True)
-    stage = machine.wait(lambda: machine.at_work("a"), 60)
+    stage = machine.wait(lambda: machine.at_work("a"), 180)
     for number in [machine.worker, *begotten(machine.worker)]:
         os.kill(number, signal.SIGKILL)
     machine.wait(lambda: not any(Path(f"/proc/{number}").exists() for number in stage), 20)
@@ -212,7 +212,7 @@ def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machi
 
     machine.serve()  # a new worker, on the same server
     again = machine.run(here=True)
-    assert machine.wait_for_state(again, "COMPLETED", "FAILED", "CRASHED", seconds=120) == "COMPLETED"
+    assert machine.wait_for_state(again, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
 
 
 def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(machine: Machine, chromium: Any) -> None:
