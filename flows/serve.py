@@ -26,7 +26,7 @@ from components.config.settings import work_root
 POOL, PROCESSES = "libretto", "process"
 HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less
 SILENCE = 3 * HEARTBEAT  # after so many without one a run counts as crashed
-GRACE = 30  # seconds that server and worker have to end by themselves; a worker marks its runs meanwhile
+GRACE = 45  # seconds that server and worker have to end by themselves; a worker gives its runs 30 of them
 STARTED = 120  # seconds in which the server must answer; the first start makes its database
 RULE = "Runs without a sign of life have crashed"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
