@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +28,21 @@ def test_joints_and_middles_are_counted_by_the_encoder_of_the_workspace(tmp_path
     save_bridge()
     for number in range(3):
         soundfile.write(tmp_path / f"{number}.wav", long_tone(60, number, pauses=True), RATE)
-    joints.main([str(tmp_path), "--minutes", "1"])
+    joints.main([str(tmp_path), "--minutes", "1", "--near", "1", "4"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if " joints " in line or " middles " in line]
-    assert len(rows) == 4 and all(int(row[-4]) > 0 for row in rows), "both recordings have joints and middles"
+    assert [row[-4] for row in rows] == ["1", "4"] * 4
+    assert all(int(row[-5]) > 0 for row in rows), "both recordings have joints and middles"
+
+
+def test_only_words_that_are_heard_whatever_stands_around_count() -> None:
+    def listener(waveform: np.ndarray) -> Any:
+        start = waveform[0] / RATE
+        words = [Word("always", 20.0, 20.5), Word("at times" if start > 8 else "else", 21.0, 21.5)]
+        words += [Word("once", 22.0, 22.5)] if start == 10 else []
+        return SimpleNamespace(words=[Word(each.text, each.start - start, each.end - start) for each in words])
+
+    whole = np.arange(40 * RATE, dtype=np.float64)  # a sample says where it stands
+    assert joints.sure(listener, whole, 20.0) == [Word("always", 20.0, 20.5)]  # type: ignore[arg-type]
 
 
 def test_pauses_are_cut_out_and_sound_stays() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,7 +41,13 @@ def planned(gpus: tuple[str, ...] = (), **overrides: object) -> Plan:
 PAPER = {"corpus": "librispeech", "encoder": "hubert-large-ls960-ft", "projector": "linear", "llm": "vicuna-7b"}
 
 
-def test_the_embedded_run_will_do_and_says_what_it_costs() -> None:
+def test_the_embedded_run_will_do_and_says_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree("catalogue", tmp_path / "nothing done yet/catalogue")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(name, tmp_path / "nothing done yet")
+    monkeypatch.chdir(tmp_path / "nothing done yet")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], check=True)
     done = run()
     assert done.returncode == 0, done.stderr
     for word in ("spoken-train", "projector", "LoRA", "estimates", "h200", "ctc-tiny is trained here"):
