@@ -25,7 +25,7 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request ra
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 INTERNAL = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
 ANSWERS = {"500": (500, INTERNAL), "503": (503, SLOW_DOWN), "expired": (400, EXPIRED)}
-STALL = 3.0  # seconds; tests ask with a timeout of one
+STALL = 4.0  # seconds; tests ask with a timeout of two
 
 
 class Bucket:
@@ -164,5 +164,5 @@ def environment(bucket: Bucket) -> dict[str, str]:
     return {
         "AWS_ENDPOINT_URL": bucket.url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "LIBRETTO_S3_TIMEOUT": "1", "LIBRETTO_S3_TRIES": "4",
+        "LIBRETTO_S3_TIMEOUT": "2", "LIBRETTO_S3_TRIES": "4",
     }  # fmt: skip

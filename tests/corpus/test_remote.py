@@ -116,7 +116,8 @@ def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
     assert path.relative_to("s3://bucket").as_posix() == "a/b.tsv"
 
 
-def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(bucket: Bucket) -> None:
+def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_S3_TIMEOUT", "60")  # a part is 50 MiB
     data = np.random.default_rng(0).bytes(101 << 20)  # s3fs sends parts from 100 MiB on
     path = RemotePath("s3://recordings/large")
     bucket.first("503", 1, method="PUT")
