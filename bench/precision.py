@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from components.config.params import ConstraintSet, read_params
-from components.config.progress import progress
-from components.config.settings import device as chosen_device
 from components.decode.shard import DATA, ENCODER, LLM, MODEL
 from components.features.frames import FrameSource
-from components.model.joined import SpeechLLM
-from components.model.search import search
+from components.model.speech_llm import SpeechLLM
+from components.runtime.progress import progress
+from components.runtime.settings import device as chosen_device
+from components.search.beam import search
 from components.shards.order import by_length
 from components.text.wer import error_rate
 from flows.results import aligned

@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.config.artifact import write_record
 from components.config.params import overridden
-from components.config.stage import Stage
 from components.decode.hypotheses import Row, write_hypotheses
+from components.runtime.artifact import write_record
+from components.runtime.stage import Stage
 from components.score.build import work
 
 COMMON = """the of and to a in that he was it his is with as i had for at by on not be from but you which or have her she this all him

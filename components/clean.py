@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from components.config.settings import work_root
-from components.config.work import trim
+from components.runtime.settings import work_root
+from components.runtime.unit_cache import trim
 
 
 def main() -> None:

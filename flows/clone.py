@@ -19,8 +19,8 @@ from dvc.repo.experiments.refs import ExpRefInfo
 from filelock import FileLock, Timeout
 
 from components.config.errors import TransientError
-from components.config.hashing import data_digest
-from components.config.settings import work_root
+from components.runtime.hashing import data_digest
+from components.runtime.settings import work_root
 from flows.command import run
 
 RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git holds of a result

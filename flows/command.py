@@ -72,7 +72,7 @@ class Command:
             yield line
 
     def progress(self) -> dict[str, Any] | None:
-        """The last line of progress (components.config.progress), if there is one."""
+        """The last line of progress (components.runtime.progress), if there is one."""
         lines = self._progress.read_text().splitlines(keepends=True)
         whole = [line for line in lines[-2:] if line.endswith("\n")]
         return json.loads(whole[-1]) if whole else None

@@ -31,9 +31,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from components.config.devices import gpus
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
+from components.runtime.devices import gpus
 from flows import experiments
 from flows import recipe as recipes
 from flows.comparison import against_first, beside, over_seeds, table

@@ -24,10 +24,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
 from components.config.errors import BY_CODE, InputError, LibrettoError, TransientError
-from components.config.hashing import file_digest
-from components.config.settings import work_root
-from components.config.stage import error_path
-from components.config.work import link
+from components.runtime.hashing import file_digest
+from components.runtime.settings import work_root
+from components.runtime.stage import error_path
+from components.runtime.unit_cache import link
 from flows import dag
 from flows.clone import Place, clone, commit_result, workspace
 from flows.command import DVC, Command, run
@@ -81,7 +81,7 @@ class StageProgress:
 
 
 def described(progress: dict[str, Any]) -> str:
-    """A line of progress (components.config.progress) in words: ``spoken-train: 10 of 38 shards, 0.5 a second, 56 s left``."""
+    """A line of progress (components.runtime.progress) in words: ``spoken-train: 10 of 38 shards, 0.5 a second, 56 s left``."""
     parts = [
         f"{progress['task']}: {progress['done']:g} of {progress['total']:g} {progress['unit']}",
         f"{progress['per_second']:g} a second",

@@ -19,8 +19,8 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError, nearest
 from components.config.params import Params, overridden
-from components.config.stage import check_names
-from components.config.typed import STRICT, typed
+from components.config.schema import STRICT, typed
+from components.runtime.stage import check_names
 
 FOLDER = Path("flows/recipes")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import BY_KIND, LibrettoError
-from components.config.stage import error_path
+from components.runtime.stage import error_path
 from flows.command import DVC, Command
 
 RAN, UP_TO_DATE, CACHED = "ran", "up to date", "taken from the run cache"

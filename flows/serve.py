@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from components.config.devices import gpus
 from components.config.errors import InputError, LibrettoError, TransientError
-from components.config.settings import work_root
+from components.runtime.devices import gpus
+from components.runtime.settings import work_root
 
 POOL, PROCESSES = "libretto", "process"
 HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less

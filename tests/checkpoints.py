@@ -31,12 +31,12 @@ from transformers import (
 )
 from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
-from components.config.artifact import fresh, write_record
 from components.config.catalogue import Prompt
 from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, written
 from components.llm import copying
-from components.model.joined import Shape, SpeechLLM, folder_digest
+from components.model.speech_llm import Shape, SpeechLLM, folder_digest
+from components.runtime.artifact import fresh, write_record
 
 torch.set_num_threads(1)  # models this small lose by threads, and results repeat to the bit at one count only
 

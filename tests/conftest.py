@@ -88,7 +88,7 @@ def bucket_server() -> Iterator[Any]:
 @pytest.fixture
 def bucket(bucket_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The bucket ``recordings``, reached as users reach theirs; nothing goes wrong with it yet."""
-    from components.config import remote
+    from components.runtime import s3 as remote
     from tests.bucket import environment
 
     for name, value in environment(bucket_server).items():

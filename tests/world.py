@@ -14,11 +14,11 @@ import numpy as np
 import yaml
 
 from components.audio.sound import RATE, as_flac
-from components.config.artifact import fresh, write_record
 from components.config.params import read_params
-from components.config.stage import Stage
 from components.features.frames import FrameSource
-from components.model.constraints import GREEDY
+from components.runtime.artifact import fresh, write_record
+from components.runtime.stage import Stage
+from components.search.constraints import GREEDY
 from components.shards.index import INDEX, write_index
 from components.shards.writer import Sample, write_tar
 from tests.checkpoints import ENCODER_LORA, LORA, WORDS, save_encoder, save_llm

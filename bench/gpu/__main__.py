@@ -18,8 +18,8 @@ import torch
 
 from bench.gpu import card, networks, work
 from components.config.params import read_params
-from components.config.settings import device as chosen_device
 from components.model.folders.pretrained import DTYPES
+from components.runtime.settings import device as chosen_device
 from flows.results import aligned
 
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")

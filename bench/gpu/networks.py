@@ -21,7 +21,7 @@ from components.llm.copying import tokenizer_for
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import network_of
 from components.model.folders.pretrained import DTYPES
-from components.model.joined import Shape, SpeechLLM
+from components.model.speech_llm import Shape, SpeechLLM
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs along the river until the night falls"
 UNITS = 300  # of the tokenizer; the LLM's own vocabulary keeps its size

@@ -11,8 +11,8 @@ import torch
 
 from bench.gpu.networks import TEXT, encoder, joined
 from bench.gpu.work import Size, waveforms
-from components.model.constraints import GREEDY
-from components.model.search import search
+from components.search.beam import search
+from components.search.constraints import GREEDY
 
 SIZE = Size(seconds=1.5, utterances=3, beams=2, runs=1)
 RULES = replace(GREEDY, beams=2, max_tokens=8)

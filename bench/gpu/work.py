@@ -20,12 +20,12 @@ from bench.gpu import card
 from bench.gpu.networks import TEXT
 from components.audio.sound import RATE
 from components.config.params import Train
-from components.model.constraints import GREEDY
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import parameters
-from components.model.joined import SpeechLLM
-from components.model.search import search
-from components.model.training.ranks import Ranks
+from components.model.speech_llm import SpeechLLM
+from components.optim.ranks import Ranks
+from components.search.beam import search
+from components.search.constraints import GREEDY
 from components.shards.index import Entry
 from components.shards.reader import Located
 from components.train import loop

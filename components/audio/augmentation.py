@@ -16,7 +16,7 @@ import numpy as np
 
 from components.audio.sound import RATE, is_silent, resample
 from components.config.augment import Augment
-from components.config.hashing import seed_of
+from components.runtime.hashing import seed_of
 
 
 class Recording(Protocol):

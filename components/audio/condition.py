@@ -17,8 +17,8 @@ from components.audio.augmentation import stretch, with_noise, within_full_scale
 from components.audio.sound import RATE, BrokenSound, is_silent, read
 from components.audio.tempo import LEAST, MOST, at_tempo
 from components.config.errors import InputError
-from components.config.hashing import seed_of
-from components.config.remote import RemotePath, readable
+from components.runtime.hashing import seed_of
+from components.runtime.s3 import RemotePath, readable
 
 CHANGES = {"snr_db": "snr", "tempo": "tempo", "cut": "cut", "around_seconds": "around"}  # change → its name in labels
 RANGES: dict[str, tuple[float, float]] = {

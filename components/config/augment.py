@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.config.typed import STRICT
+from components.config.schema import STRICT
 
 
 @dataclass(frozen=True)

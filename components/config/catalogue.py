@@ -19,7 +19,7 @@ import yaml
 from components.config.augment import AddedNoise, Band, SpecAugment, band_holds
 from components.config.errors import InputError, nearest
 from components.config.projector import Projector, projector_of
-from components.config.typed import STRICT, typed
+from components.config.schema import STRICT, typed
 
 FOLDER = Path("catalogue")
 ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise")

@@ -16,7 +16,7 @@ import yaml
 
 from components.config.augment import Augment, SpecAugment, augment_checks
 from components.config.errors import InputError, nearest
-from components.config.typed import STRICT, typed
+from components.config.schema import STRICT, typed
 
 PARAMS = Path("params.yaml")
 NAMES = ("corpus", "encoder", "projector", "llm")

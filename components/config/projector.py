@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from components.config.errors import InputError, nearest
-from components.config.typed import STRICT, typed
+from components.config.schema import STRICT, typed
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ digests) to ``data/sources/<corpus>/<role>/<source>.json``, which is kept in git
 data root changes nothing, new data changes just that file. A scan opens transcripts and tables, never audio.
 
 ``python -m components.corpus fetch [--corpus NAME] [--role ROLE]`` downloads what is missing of a corpus into its data roots
-(``components.corpus.fetch``).
+(``components.corpus.fetch.provision``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import fresh, write_record
 from components.config.errors import InputError, LibrettoError
 from components.config.params import read_params
-from components.config.stage import Stage, run_stage
-from components.corpus.fetch import needed, provide
+from components.corpus.fetch.provision import needed, provide
 from components.corpus.manifest import MANIFEST, REJECTS, Reject, Utterance, write_rows
 from components.corpus.source import Source, source
+from components.runtime.artifact import fresh, write_record
+from components.runtime.stage import Stage, run_stage
 
 OUT, SCANS = Path("data/corpus"), Path("data/sources")
 NONE = "none.json"  # stands in the folder of a role without sources, so that DVC finds a dependency

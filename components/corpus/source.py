@@ -1,6 +1,6 @@
 """What a source is: a module that lists its recordings, and says where their files lie.
 
-A source module of kind ``k`` is ``components/corpus/k.py`` with a class that satisfies ``Source``. Its settings are a
+A source module of kind ``k`` is ``components/corpus/sources/k.py`` with a class that satisfies ``Source``. Its settings are a
 dataclass typed from the catalogue entry (``kind`` included), so an unknown key stops before any work.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from components.config.errors import InputError, nearest
-from components.config.remote import RemotePath
-from components.config.typed import typed
+from components.config.schema import typed
 from components.corpus.manifest import Reject, Utterance
+from components.runtime.s3 import RemotePath
 
 S = TypeVar("S")
 
@@ -85,4 +85,4 @@ def source(name: str, role: str, settings: dict[str, Any]) -> Source:
     kind = settings["kind"]
     if kind not in KINDS:
         raise InputError(f"source '{name}': unknown kind '{kind}'.", unit=name, way_out=nearest(kind, KINDS))
-    return getattr(import_module(f"components.corpus.{kind}"), KINDS[kind])(name, role, settings)
+    return getattr(import_module(f"components.corpus.sources.{kind}"), KINDS[kind])(name, role, settings)

@@ -1,7 +1,7 @@
 """``python -m components.decode``."""
 
-from components.config.stage import run_stage
 from components.decode.run import work
+from components.runtime.stage import run_stage
 
 if __name__ == "__main__":
     run_stage("decode", work)

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import contents, fresh, read_record, write_record
-from components.config.hashing import data_digest
 from components.config.params import ConstraintSet, Decode
-from components.config.pool import fan_out
-from components.config.progress import progress
-from components.config.stage import Stage
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import ALONE, CTC, WHISPER, read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode, throughput
 from components.model.folders.description import decodes_by_itself, gives_ctc, tells_what_was_heard
+from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.runtime.hashing import data_digest
+from components.runtime.pool import fan_out
+from components.runtime.progress import progress
+from components.runtime.stage import Stage
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")

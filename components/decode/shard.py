@@ -14,12 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from components.config.artifact import read_record
 from components.config.params import ConstraintSet
-from components.config.settings import device
-from components.config.work import made
 from components.decode.hypotheses import ALONE, WHISPER, Other, Row, write_hypotheses
 from components.model.folders.description import gives_ctc
+from components.runtime.artifact import read_record
+from components.runtime.settings import device
+from components.runtime.unit_cache import made
 
 DATA, ENCODER, LLM, MODEL = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge")
 UNIT, CLOCK = "hypotheses.parquet", "throughput.json"
@@ -81,14 +81,14 @@ def throughput(units: Mapping[Job, Path]) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def _model(exact: bool) -> Any:
-    from components.model.joined import SpeechLLM
+    from components.model.speech_llm import SpeechLLM
 
     return SpeechLLM.load(MODEL, ENCODER, LLM, device(), "float32" if exact else None)
 
 
 def _tuned(exact: bool) -> Any:
     """The encoder of the bridge; None where it was not tuned."""
-    from components.model.joined import read_shape
+    from components.model.speech_llm import read_shape
 
     return _model(exact).encoder if read_shape(MODEL).hearing else None
 
@@ -133,9 +133,9 @@ def _whisper() -> Any:
 @lru_cache(maxsize=1)
 def _alone() -> Any:
     """The LLM as it was before the training, its prompt builder and BOS."""
-    from components.model.joined import read_shape
     from components.model.llms.causal import load_llm
     from components.model.llms.prompt import PromptBuilder
+    from components.model.speech_llm import read_shape
 
     shape = read_shape(MODEL)
     llm, tokenizer = load_llm(LLM, shape.llm_dtype, device())
@@ -204,7 +204,7 @@ def _alone_of(text: str) -> Found:
 
 
 def _searched(job: Job, constraints: ConstraintSet, frames: Sequence[Any], seconds: Sequence[float]) -> list[Found]:
-    from components.model.search import search
+    from components.search.beam import search
 
     model = _model(job.exact)
     found = search(model, frames, seconds, constraints, _evidence(job, frames) if constraints.asks_what_was_heard else None)
@@ -213,7 +213,7 @@ def _searched(job: Job, constraints: ConstraintSet, frames: Sequence[Any], secon
 
 def _evidence(job: Job, frames: Sequence[Any]) -> Any:
     """What was heard by CTC; None where the frames are not those of a CTC head."""
-    from components.model.evidence import ctc_evidence
+    from components.search.acoustic_evidence import ctc_evidence
 
     if not gives_ctc(ENCODER, read_record(DATA / "features" / job.role)["key"]["layer"]):
         return None

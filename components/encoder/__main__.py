@@ -2,8 +2,8 @@
 
 import sys
 
-from components.config.stage import run_stage
 from components.encoder.build import work
+from components.runtime.stage import run_stage
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["pin"]:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import contents, fresh, write_record
 from components.config.errors import InputError
-from components.config.settings import workers
-from components.config.stage import Stage
-from components.config.typed import stated
-from components.config.work import digests, made, place
+from components.config.schema import stated
 from components.encoder import RESULT_VERSION, written
 from components.model.folders.description import read_config
 from components.model.folders.folder import checkpoint_unit
-from components.model.training.ranks import Ranks, train_together
+from components.optim.ranks import Ranks, train_together
+from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.settings import workers
+from components.runtime.stage import Stage
+from components.runtime.unit_cache import digests, made, place
 from components.shards.reader import entries
 
 OUT = Path("models/encoder")

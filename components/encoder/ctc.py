@@ -30,14 +30,14 @@ from components.audio.augmentation import Augmentation
 from components.config.augment import Augment, Rooms
 from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
-from components.config.hashing import seed_of
-from components.config.progress import progress
 from components.model.encoders.ctc import loss_by_frames, needed
 from components.model.folders.architecture import check_trained
-from components.model.training import checkpoint
-from components.model.training.masking import masked
-from components.model.training.ranks import Ranks, cut
-from components.model.training.schedule import rate_at
+from components.model.spec_augment import masked
+from components.optim import checkpoint
+from components.optim.ranks import Ranks, cut
+from components.optim.schedule import rate_at
+from components.runtime.hashing import seed_of
+from components.runtime.progress import progress
 from components.shards.order import batches, fitting, windows
 from components.shards.reader import Clip, Located, audio, entries
 

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 
 from components.config import catalogue
-from components.config.artifact import contents, fresh, write_record
 from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
-from components.config.hashing import file_digest
 from components.config.params import Features
-from components.config.pool import fan_out
-from components.config.progress import progress
-from components.config.settings import device
-from components.config.stage import Stage
 from components.features.key import noise_inputs, shape_key
 from components.features.waveforms import RECORDED, Take, augment_of, augmentation_of, uses_noise, view_folder
+from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.hashing import file_digest
+from components.runtime.pool import fan_out
+from components.runtime.progress import progress
+from components.runtime.settings import device
+from components.runtime.stage import Stage
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.order import by_length
 from components.shards.reader import Located, announce, sources

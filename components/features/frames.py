@@ -12,7 +12,7 @@ from components.audio.sound import RATE
 from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
-from components.config.typed import typed
+from components.config.schema import typed
 from components.features.extract import check_lengths, encoded
 from components.features.key import check_key
 from components.features.waveforms import RECORDED, Take, augmentation_of, view_folder

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.config.artifact import contents, read_record
 from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
-from components.config.hashing import data_digest
 from components.config.params import Features
-from components.config.typed import stated
+from components.config.schema import stated
 from components.features import RESULT_VERSION
+from components.runtime.artifact import contents, read_record
+from components.runtime.hashing import data_digest
 
 
 def shape_key(encoder: Path, settings: Features, numerics: EncoderNumerics, augment: Augment | None = None,

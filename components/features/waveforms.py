@@ -15,8 +15,8 @@ import numpy as np
 from components.audio.augmentation import Augmentation
 from components.config.augment import Augment
 from components.config.errors import InputError
-from components.config.stage import NO_NOISE
 from components.features.key import noise_inputs
+from components.runtime.stage import NO_NOISE
 from components.shards.reader import Clip, Located, audio, entries
 
 

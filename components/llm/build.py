@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import fresh, write_record
 from components.config.errors import InputError
-from components.config.hashing import data_digest
-from components.config.settings import workers
-from components.config.stage import Stage
-from components.config.typed import stated
-from components.config.work import digests, made, place
+from components.config.schema import stated
 from components.llm import RESULT_VERSION
 from components.model.folders.folder import checkpoint_unit
-from components.model.training.ranks import Ranks, train_together
+from components.optim.ranks import Ranks, train_together
+from components.runtime.artifact import fresh, write_record
+from components.runtime.hashing import data_digest
+from components.runtime.settings import workers
+from components.runtime.stage import Stage
+from components.runtime.unit_cache import digests, made, place
 from components.shards.reader import entries
 
 OUT = Path("models/llm")

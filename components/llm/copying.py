@@ -18,14 +18,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from components.config.catalogue import CopyingTraining, Prompt
-from components.config.hashing import seed_of
-from components.config.progress import progress
 from components.model.folders.architecture import check_trained
 from components.model.llms.causal import target_loss
 from components.model.llms.prompt import PromptBuilder, sequences
-from components.model.training import checkpoint
-from components.model.training.ranks import Ranks, cut
-from components.model.training.schedule import rate_at
+from components.optim import checkpoint
+from components.optim.ranks import Ranks, cut
+from components.optim.schedule import rate_at
+from components.runtime.hashing import seed_of
+from components.runtime.progress import progress
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 

@@ -18,9 +18,9 @@ from hydra.errors import HydraException
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError
 from components.config.params import overridden
-from components.config.stage import check_names
 from components.plan.report import show
 from components.plan.run import Plan, check, plan_of
+from components.runtime.stage import check_names
 
 
 def parsed(assignments: Sequence[str]) -> dict[str, Any]:

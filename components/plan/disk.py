@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.config.errors import InputError
-from components.config.settings import work_root
+from components.runtime.settings import work_root
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 

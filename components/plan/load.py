@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from components.config import catalogue
 from components.config.params import Params
-from components.config.typed import STRICT, typed
+from components.config.schema import STRICT, typed
 from components.plan.networks import BYTES, Networks
 from components.plan.speech import Audio, heard
 

@@ -19,18 +19,18 @@ from components.config import catalogue
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError, nearest
 from components.config.params import Params, Train
-from components.config.settings import models_root
 from components.encoder.qwen_audio import whisper_shape
 from components.model.bridges.bridge import Bridge
 from components.model.bridges.projector import build_projector
 from components.model.encoders.families import KNOWN
 from components.model.folders.architecture import network_of, parameters
-from components.model.training.matching import Matching
-from components.model.training.sharding import decoder_layers
+from components.model.matching import Matching
+from components.optim.sharding import decoder_layers
 from components.plan.tuned import Counts, by_module, lora_sizes_of, sizes_of, tuned_by
+from components.runtime.settings import models_root
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# As a plan names the modules of components.model.training.tuning.
+# As a plan names the modules of components.model.trainable.
 MODULES = {"encoder": "encoder", "encoder-lora": "encoder LoRA", "projector": "projector", "matching": "matching head", "llm": "LLM",
            "lora": "LoRA"}  # fmt: skip
 CHARACTERS = 32  # units of a CTC head over characters: the alphabet, blank, delimiter
@@ -84,7 +84,7 @@ class Networks:
     llm: Llm
     bridge: Bridge  # without weights
     modules: dict[str, tuple[int, int]]
-    stages: tuple[Counts, ...]  # trained in each stage of the curriculum, by module of components.model.training.tuning
+    stages: tuple[Counts, ...]  # trained in each stage of the curriculum, by module of components.model.trainable
     checkpoints: tuple[Checkpoint, ...]
 
     @property

@@ -17,9 +17,8 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.heads import check_heads
 from components.config.params import Params
-from components.config.settings import device, models_root, root_setting, workers
-from components.corpus.archive import Archive
-from components.corpus.fetch import needed
+from components.corpus.fetch.archive import Archive
+from components.corpus.fetch.provision import needed
 from components.corpus.source import source
 from components.plan.disk import Room, Written, existing, links, output_places, rooms
 from components.plan.disk import check as check_rooms
@@ -28,6 +27,7 @@ from components.plan.networks import BYTES, Checkpoint, Networks, networks
 from components.plan.speech import RATES, Audio, audio_of, heard
 from components.plan.standing import standing
 from components.plan.training import train_load
+from components.runtime.settings import device, models_root, root_setting, workers
 from components.train.engine import ranks
 
 SPARING = ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs (LIBRETTO_ENGINE=fsdp)"

@@ -12,14 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import RECORD
 from components.config.params import Features
 from components.corpus.__main__ import OUT, SCANS
-from components.corpus.archive import Archive, archives
-from components.corpus.clips import SUFFIXES
+from components.corpus.fetch.archive import Archive, archives
 from components.corpus.manifest import MANIFEST, read_manifest
 from components.corpus.source import DerivedSource, FolderSource, MadeSource, Source, source
+from components.corpus.sources.clips import SUFFIXES
 from components.features.waveforms import augment_of
+from components.runtime.artifact import RECORD
 
 SECONDS = 10.0  # of an utterance, where their number is not known
 # Bytes of a second of 16 kHz speech by file format: 16-bit PCM; FLAC as train-clean-100 (6.39 GB for 100.6 h); anything else

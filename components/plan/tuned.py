@@ -1,7 +1,7 @@
 """What a curriculum tunes, counted before there are weights: the same names, parts and patterns as in training.
 
 In: networks without weights, each as a side of the joined model, and the curriculum. Out: parameters by module of
-``components.model.training.tuning``, of all and of each stage. Of a whole encoder all that stands below its head counts, although
+``components.model.trainable``, of all and of each stage. Of a whole encoder all that stands below its head counts, although
 training leaves out what frames do not hang on (layers above ``features.layer``). Cost: milliseconds.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from components.config.params import CurriculumStage
-from components.model.training.tuning import module_of, selected
+from components.model.trainable import module_of, selected
 
 Counts = Mapping[str, int]  # parameters by module
 

@@ -4,9 +4,9 @@ import sys
 
 from components.config.errors import LibrettoError
 from components.config.params import NAMES
-from components.config.stage import run_stage
 from components.report.build import work
 from components.report.comparison import compare
+from components.runtime.stage import run_stage
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config.artifact import read_record
+from components.runtime.artifact import read_record
 
 SHOWN = 100  # inputs of an artifact; a large corpus has thousands of tars
 DIGEST = 16  # hexadecimal digits of a hash: enough to tell any two apart

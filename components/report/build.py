@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import contents, fresh, write_record
-from components.config.hashing import file_digest
 from components.config.params import NAMES
-from components.config.stage import RUNS, Stage
 from components.report import ancestry, curves, tables
 from components.report.browser import Browsed, browsed
 from components.report.browser import payload as browser_data
 from components.report.clips import clips
 from components.report.experiment import Experiment, Key, read_experiment
 from components.report.page import page
+from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.hashing import file_digest
+from components.runtime.stage import RUNS, Stage
 
 OUT, SHARDS, PAGE = Path("data/report"), Path("data/shards"), "index.html"
 CURVE, TRAIN, SCORE = Path("metrics/curve.csv"), Path("metrics/train.json"), Path("metrics/score.json")

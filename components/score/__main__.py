@@ -3,7 +3,7 @@
 import sys
 
 from components.config.errors import LibrettoError
-from components.config.stage import run_stage
+from components.runtime.stage import run_stage
 from components.score.build import work
 from components.score.table import show
 

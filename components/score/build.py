@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.config import catalogue
-from components.config.artifact import contents, fresh, write_record
-from components.config.hashing import folder_digests
-from components.config.stage import Stage
 from components.decode.hypotheses import ALONE, Row
+from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.hashing import folder_digests
+from components.runtime.stage import Stage
 from components.score.insertions import Evidence, evidence
 from components.score.metrics import (
     Counts,

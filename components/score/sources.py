@@ -12,7 +12,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError, nearest
-from components.corpus.archive import archives
+from components.corpus.fetch.archive import archives
 
 ALTERED = ("snr_db", "tempo", "cut", "around_seconds")  # what a source of kind altered changes: one of them
 LIBRISPEECH = "librispeech"  # the kind, and the entry of its archives

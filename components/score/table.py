@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config.errors import InputError
-from components.config.stage import RUNS
+from components.runtime.stage import RUNS
 from components.score.build import METRICS
 from components.score.insertions import CLIP_KINDS, KINDS
 

@@ -1,6 +1,6 @@
 """``python -m components.shards --corpus NAME --role ROLE``."""
 
-from components.config.stage import run_stage
+from components.runtime.stage import run_stage
 from components.shards.build import work
 
 if __name__ == "__main__":

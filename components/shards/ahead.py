@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 from components.config.errors import InputError
-from components.config.remote import whole
-from components.config.settings import read_ahead_bytes
+from components.runtime.s3 import whole
+from components.runtime.settings import read_ahead_bytes
 from components.shards.store import tar_at
 
 STREAMS = 4  # tars that come in at once: enough for a network's bandwidth, no burst of requests

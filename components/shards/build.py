@@ -14,15 +14,15 @@ import soundfile
 
 from components.audio.sound import RATE, as_flac, read
 from components.config import catalogue
-from components.config.artifact import fresh, read_record, write_record
 from components.config.errors import InputError
-from components.config.hashing import file_digest
-from components.config.pool import fan_out
-from components.config.progress import progress
-from components.config.remote import RemotePath, whole
-from components.config.stage import Stage
 from components.corpus.manifest import Utterance, read_manifest
 from components.corpus.source import source
+from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.hashing import file_digest
+from components.runtime.pool import fan_out
+from components.runtime.progress import progress
+from components.runtime.s3 import RemotePath, whole
+from components.runtime.stage import Stage
 from components.shards import RESULT_VERSION
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.store import bytes_of, digest_of, made_tar, place_tar

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from components.config.hashing import seed_of
+from components.runtime.hashing import seed_of
 from components.shards.reader import Located
 
 Item = TypeVar("Item")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from components.audio.sound import BrokenSound, read, read_part
-from components.config.artifact import RECORD, read_record
 from components.config.errors import InputError
-from components.config.remote import RemotePath
+from components.runtime.artifact import RECORD, read_record
+from components.runtime.s3 import RemotePath
 from components.shards.ahead import ahead
 from components.shards.index import INDEX, Entry, read_index
 from components.shards.store import tar_at

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.config.hashing import file_digest
-from components.config.remote import RemotePath
-from components.config.settings import store
-from components.config.work import Key, digests, link, made
+from components.runtime.hashing import file_digest
+from components.runtime.s3 import RemotePath
+from components.runtime.settings import store
+from components.runtime.unit_cache import Key, digests, link, made
 
 STORED = "stored.json"
 
@@ -28,7 +28,7 @@ def tar_at(digest: str) -> RemotePath:
 
 def made_tar(stage: str, key: Key, name: str, remote: bool, make: Callable[[Path], None]) -> Path:
     """The finished unit of the tar ``name``, which ``make(folder)`` writes with its index where it is not there; the tar lies in the
-    store where ``remote`` says so. Raises what ``components.config.work.made`` raises."""
+    store where ``remote`` says so. Raises what ``components.runtime.unit_cache.made`` raises."""
 
     def fill(folder: Path) -> None:
         make(folder)

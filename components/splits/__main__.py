@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 from pathlib import Path
 
-from components.config.artifact import fresh, read_record, write_record
 from components.config.errors import InputError
-from components.config.stage import Stage, run_stage
 from components.corpus.manifest import MANIFEST, Utterance, read_manifest, unaltered
+from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.stage import Stage, run_stage
 
 CORPUS, OUT = Path("data/corpus"), Path("data/splits")
 CHECKED = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from components.config.pool import fan_out
+from components.runtime.pool import fan_out
 
 CHUNK = 500  # texts that a worker takes at a time: about a third of a second
 FEW = 4 * CHUNK  # fewer are done here: a worker process takes a second to start

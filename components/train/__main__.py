@@ -1,6 +1,6 @@
 """``python -m components.train --encoder NAME --projector NAME --llm NAME``."""
 
-from components.config.stage import run_stage
+from components.runtime.stage import run_stage
 from components.train.build import work
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.config.work import Key, finished, link, made, place
+from components.runtime.unit_cache import Key, finished, link, made, place
 
 CURVE, BEST, DONE = "curve.jsonl", "best", "done"  # of a stage's folder; DONE is there once the others are whole
 

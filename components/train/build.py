@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import catalogue
-from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.errors import InputError
-from components.config.hashing import file_digest
 from components.config.heads import check_weight
 from components.config.params import Train, tunes_encoder
 from components.config.projector import CtcCompressor, Projector, ReleasedWeights
-from components.config.settings import device
-from components.config.stage import Stage
-from components.config.typed import stated, typed
-from components.config.work import digests, made, place
+from components.config.schema import stated, typed
 from components.model.folders.description import has_ctc
-from components.model.training.ranks import Ranks
+from components.optim.ranks import Ranks
+from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.runtime.hashing import file_digest
+from components.runtime.settings import device
+from components.runtime.stage import Stage
+from components.runtime.unit_cache import digests, made, place
 from components.train import RESULT_VERSION, emergence, engine
 from components.train.boundary import keys_of
 from components.train.throughput import collected
 
 if TYPE_CHECKING:  # a stage starts without torch
-    from components.model.joined import Hearing
+    from components.model.speech_llm import Hearing
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -122,7 +122,7 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
 def _hearing(settings: Train) -> Hearing | None:
     """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW would lose small steps in half
     precision."""
-    from components.model.joined import Hearing
+    from components.model.speech_llm import Hearing
 
     key = read_record(DATA / "features" / "train")["key"]
     numerics = typed(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
@@ -140,7 +140,7 @@ def _check_units() -> None:
 def train(ranks: Ranks, task: Task, place: str = "") -> None:
     """Trains as one of the ranks, on the device ``place`` (default: that of the runtime settings)."""
     from components.model.encoders.families import width_of
-    from components.model.joined import Shape, folder_digest
+    from components.model.speech_llm import Shape, folder_digest
     from components.train import loop
 
     llm, settings = catalogue.llm(task.llm), task.settings

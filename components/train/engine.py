@@ -28,9 +28,9 @@ from pydantic import TypeAdapter
 
 from components.config.errors import BY_KIND, InputError, LibrettoError, TransientError
 from components.config.params import Train
-from components.config.pool import die_with_parent
-from components.config.settings import Engine, device, engine, workers
-from components.model.training.ranks import Ranks, train_together
+from components.optim.ranks import Ranks, train_together
+from components.runtime.pool import die_with_parent
+from components.runtime.settings import Engine, device, engine, workers
 
 RANK = "components.train.rank"  # the module that torchrun runs
 TASK, FAILED = "task.json", "failed"

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from components.config.hashing import seed_of
 from components.config.params import Train
 from components.features.frames import FrameSource
-from components.model.joined import SpeechLLM
-from components.model.training.masking import masked
-from components.model.training.precision import Precision
+from components.model.spec_augment import masked
+from components.model.speech_llm import SpeechLLM
+from components.optim.precision import Precision
+from components.runtime.hashing import seed_of
 from components.shards.reader import announce
 from components.train.auxiliary import Auxiliary
 from components.train.data import Example, misread, parts_of, pieces_of

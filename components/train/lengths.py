@@ -7,7 +7,7 @@ one run of the tokenizer over the transcripts.
 from __future__ import annotations
 
 from components.features.frames import FrameSource
-from components.model.joined import SpeechLLM
+from components.model.speech_llm import SpeechLLM
 from components.shards.reader import Located
 from components.train.data import parts_of
 

@@ -16,20 +16,20 @@ from typing import Any
 import torch
 
 from components.config.errors import InputError
-from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, Train
-from components.config.progress import Progress, progress
-from components.config.work import Key
 from components.features.frames import FrameSource
-from components.model.joined import Shape, SpeechLLM, heard_with
 from components.model.llms.causal import check_packing, load_llm
-from components.model.training import checkpoint, recomputation
-from components.model.training.lora import check_gradients
-from components.model.training.precision import Precision
-from components.model.training.ranks import Ranks, cut
-from components.model.training.schedule import rate_at
-from components.model.training.sharding import shard
-from components.model.training.tuning import printed
+from components.model.lora import check_gradients
+from components.model.speech_llm import Shape, SpeechLLM, heard_with
+from components.model.trainable import printed
+from components.optim import checkpoint, recomputation
+from components.optim.precision import Precision
+from components.optim.ranks import Ranks, cut
+from components.optim.schedule import rate_at
+from components.optim.sharding import shard
+from components.runtime.hashing import seed_of
+from components.runtime.progress import Progress, progress
+from components.runtime.unit_cache import Key
 from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train import boundary

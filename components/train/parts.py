@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import nn
 
-from components.config.hashing import seed_of
 from components.config.params import CurriculumStage, Lora, Train
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.joined import SpeechLLM
-from components.model.training.lora import adapted
-from components.model.training.tuning import Row, plain, selected, table
+from components.model.lora import adapted
+from components.model.speech_llm import SpeechLLM
+from components.model.trainable import Row, plain, selected, table
+from components.runtime.hashing import seed_of
 
 TABLE = "parameters.json"
 SIDES = {"lora": "llm", "encoder-lora": "encoder"}

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from components.config.errors import LibrettoError
-from components.config.pool import die_with_parent
-from components.config.settings import device
-from components.model.training.ranks import Ranks
-from components.model.training.sharding import local_device
+from components.optim.ranks import Ranks
+from components.optim.sharding import local_device
+from components.runtime.pool import die_with_parent
+from components.runtime.settings import device
 from components.train.build import Task, train
 from components.train.engine import keep
 

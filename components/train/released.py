@@ -21,12 +21,12 @@ from transformers import AutoConfig
 from components.config.catalogue import Llm
 from components.config.errors import InputError
 from components.config.projector import Projector, ReleasedWeights
-from components.config.settings import models_root
-from components.config.typed import stated
+from components.config.schema import stated
 from components.model.bridges.projector import build_projector
 from components.model.encoders.families import width_of
 from components.model.folders.conversion import convert
-from components.model.joined import CONFIG, Shape, folder_digest
+from components.model.speech_llm import CONFIG, Shape, folder_digest
+from components.runtime.settings import models_root
 
 PREFIX = "encoder_projector."
 COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"

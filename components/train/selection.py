@@ -8,10 +8,10 @@ import torch
 
 from components.config.params import Selection
 from components.features.frames import FrameSource
-from components.model.constraints import GREEDY
-from components.model.joined import SpeechLLM
-from components.model.search import search
-from components.model.training.ranks import Ranks
+from components.model.speech_llm import SpeechLLM
+from components.optim.ranks import Ranks
+from components.search.beam import search
+from components.search.constraints import GREEDY
 from components.shards.order import by_length
 from components.shards.reader import Located, announce
 from components.text.wer import WordErrors, word_errors

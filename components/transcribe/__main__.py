@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from components.audio.segments import MOST
 from components.config.errors import InputError, LibrettoError
-from components.config.progress import progress
-from components.config.remote import write_whole
+from components.runtime.progress import progress
+from components.runtime.s3 import write_whole
 from components.transcribe.formats import FORMATS, HEADS, ONE_A_FILE
 from components.transcribe.sources import Source, arrived, outputs, sources
 from components.transcribe.transcript import FAILED, Failure, Transcript

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from components import llm
-from components.config.artifact import write_record
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError
-from components.config.hashing import data_digest
-from components.config.settings import models_root, setting
-from components.config.typed import STRICT
-from components.config.work import digests, made, place
+from components.config.schema import STRICT
 from components.encoder.build import lay_out
 from components.model.folders.folder import checkpoint_unit
+from components.runtime.artifact import write_record
+from components.runtime.hashing import data_digest
+from components.runtime.settings import models_root, setting
+from components.runtime.unit_cache import digests, made, place
 
 TRAINED_HERE = ("ctc", "copying")  # kinds of sources that exist nowhere else
 

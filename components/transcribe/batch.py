@@ -4,7 +4,7 @@ In: recordings at any depth of ``IN``, a folder or ``s3://bucket/prefix``. Out, 
 recording, its bytes and its shard), ``batch.json`` (model and set), and a ``part-NNNNNN.parquet`` for each shard, a row a recording:
 text, passages with times, words where the encoder tells them, or the reason why there is no text. Each recording is one row of one part,
 whatever is killed: a part comes whole or not at all, and the same command goes on with those that are missing. Recordings that came
-since then make new shards. Work goes out by shard (components.config.pool). Cost: that of ``transcribe``.
+since then make new shards. Work goes out by shard (components.runtime.pool). Cost: that of ``transcribe``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.config.errors import InputError, TransientError
-from components.config.hashing import data_digest
-from components.config.pool import fan_out
-from components.config.progress import progress
-from components.config.remote import RemotePath, as_path, write_whole
-from components.config.settings import device, work_root
+from components.runtime.hashing import data_digest
+from components.runtime.pool import fan_out
+from components.runtime.progress import progress
+from components.runtime.s3 import RemotePath, as_path, write_whole
+from components.runtime.settings import device, work_root
 from components.transcribe.setup import key_of, setup_of
 from components.transcribe.sources import ENDINGS, is_sound, shown
 from components.transcribe.transcript import FAILED, Failure, Transcript

@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from components.config import catalogue
-from components.config.artifact import RECORD, contents, read_record
 from components.config.errors import InputError
 from components.config.params import Params
+from components.runtime.artifact import RECORD, contents, read_record
 from components.transcribe.bases import is_trained_here
 
 SCORE, TRAIN, TABLE = Path("metrics/score.json"), Path("metrics/train.json"), Path("models/bridge/parameters.json")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.artifact import RECORD, contents, read_record, write_record
 from components.config.errors import InputError
-from components.config.hashing import data_digest, file_digest
 from components.config.params import Params, read_params
-from components.config.typed import stated
-from components.config.work import link, room_for
+from components.config.schema import stated
 from components.model.folders.description import MATCHING
+from components.runtime.artifact import RECORD, contents, read_record, write_record
+from components.runtime.hashing import data_digest, file_digest
+from components.runtime.unit_cache import link, room_for
 from components.transcribe import card
 from components.transcribe.bases import is_trained_here
 from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FOLDERS, FORMAT, LLM, Setup, of_workspace

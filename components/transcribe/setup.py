@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.config import catalogue
-from components.config.artifact import RECORD, contents, read_record
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError, nearest
-from components.config.hashing import data_digest, file_digest
 from components.config.params import ConstraintSet, read_params
-from components.config.typed import STRICT, stated, typed
+from components.config.schema import STRICT, stated, typed
 from components.model.folders.description import gives_ctc
+from components.runtime.artifact import RECORD, contents, read_record
+from components.runtime.hashing import data_digest, file_digest
 from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 
 BRIDGE, ENCODER, LLM = Path("models/bridge"), Path("models/encoder"), Path("models/llm")

@@ -19,14 +19,14 @@ import torch
 
 from components.audio.segments import LEAST, MOST, OVERLAP, Piece, pieces
 from components.audio.sound import RATE, BrokenSound, resample, streamed
-from components.config import settings
 from components.config.errors import InputError
-from components.model.encoders.alignment import Aligner
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.evidence import ctc_evidence
 from components.model.folders.description import tells_what_was_heard
-from components.model.joined import CONFIG, SpeechLLM, read_shape
-from components.model.search import search
+from components.model.speech_llm import CONFIG, SpeechLLM, read_shape
+from components.runtime import settings
+from components.search.acoustic_evidence import ctc_evidence
+from components.search.alignment import Aligner
+from components.search.beam import search
 from components.shards.order import by_length
 from components.transcribe.setup import CTC, Setup, setup_of
 from components.transcribe.transcript import Failure, Heard, Transcript, transcript_of

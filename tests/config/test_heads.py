@@ -10,7 +10,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.heads import told
 from components.config.params import overridden
-from components.config.stage import check_names
+from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
 
 

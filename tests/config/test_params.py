@@ -14,9 +14,9 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import NAMES, Params, read_params
-from components.config.stage import check_names
-from components.config.typed import stated, typed
+from components.config.schema import stated, typed
 from components.corpus.source import source
+from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
 
 RAW = yaml.safe_load((REPOSITORY / "params.yaml").read_text())

@@ -12,11 +12,11 @@ import pytest
 from components.audio.sound import RATE, read
 from components.audio.tempo import at_tempo
 from components.config.errors import InputError
-from components.corpus import altered
-from components.corpus.altered import NO_WORD, beginning
 from components.corpus.listing import SILENT
 from components.corpus.manifest import unaltered
 from components.corpus.source import source
+from components.corpus.sources import altered
+from components.corpus.sources.altered import NO_WORD, beginning
 from tests.corpus.clips import BROKEN, clip, put
 
 TEXTS = {"a": "one two three four", "b": "Some more words, here", "c": "supercalifragilistic word"}

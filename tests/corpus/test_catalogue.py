@@ -12,8 +12,8 @@ from components.audio.condition import CHANGES, Condition
 from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.__main__ import sources
-from components.corpus.archive import Archive, archives
-from components.corpus.fetch import needed
+from components.corpus.fetch.archive import Archive, archives
+from components.corpus.fetch.provision import needed
 from components.corpus.source import FolderSource, Source, read_folders, source
 from tests.conftest import REPOSITORY
 

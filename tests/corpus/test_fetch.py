@@ -25,12 +25,12 @@ import yaml
 
 from components.config.catalogue import ROLES
 from components.config.errors import InputError, TransientError
-from components.config.stage import Stage
 from components.corpus.__main__ import fetch_corpus, scan
 from components.corpus.__main__ import work as run
-from components.corpus.archive import archives
-from components.corpus.fetch import MARK, provide
+from components.corpus.fetch.archive import archives
+from components.corpus.fetch.provision import MARK, provide
 from components.corpus.manifest import read_manifest, read_rejects
+from components.runtime.stage import Stage
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, lay_out, put
 from tests.corpus.server import Mirror, serving
@@ -292,7 +292,7 @@ def test_without_a_network_it_stops_with_the_way_out(address: str, house: Path, 
 
 
 def test_a_server_that_falls_silent_is_left(house: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.corpus.download.TIMEOUT", 0.3)
+    monkeypatch.setattr("components.corpus.fetch.download.TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("LIBRETTO_OPENSLR", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(TransientError, match="timed out"):

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from components.config.errors import InputError, TransientError
-from components.config.remote import RemotePath, as_path
 from components.corpus.source import Source, source
+from components.runtime.s3 import RemotePath, as_path
 from tests.bucket import Bucket
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,10 @@ import pytest
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
-from components.corpus import espeak
-from components.corpus.grammar import WORDS, split_of
+from components.corpus.generation import espeak
+from components.corpus.generation.grammar import WORDS, split_of
 from components.corpus.source import source
-from components.corpus.spoken import family, voices
+from components.corpus.sources.spoken import family, voices
 
 SETTINGS: dict[str, Any] = {
     "kind": "spoken", "split": "train", "utterances": 120, "seed": 1, "words_per_class": 0, "voices": 0, "speed": [160, 240],

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from components.config.artifact import RECORD, read_record
 from components.config.catalogue import ROLES
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
-from components.config.stage import Stage
 from components.corpus.__main__ import scan
 from components.corpus.__main__ import work as run
 from components.corpus.manifest import read_manifest, read_rejects
+from components.runtime.artifact import RECORD, read_record
+from components.runtime.hashing import folder_digests
+from components.runtime.stage import Stage
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, lay_out, put
 

@@ -13,19 +13,19 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from components.audio.sound import RATE
 from components.config import catalogue
-from components.config.artifact import fresh, read_record, write_record
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.config.params import read_params
-from components.config.stage import Stage
 from components.corpus import __main__ as corpus
 from components.decode import shard
 from components.decode.hypotheses import Other, Row, read_hypotheses, write_hypotheses
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.evidence import ctc_evidence
-from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.llms.causal import load_llm
-from components.model.search import search
+from components.model.speech_llm import Shape, SpeechLLM, folder_digest
+from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.hashing import folder_digests
+from components.runtime.stage import Stage
+from components.search.acoustic_evidence import ctc_evidence
+from components.search.beam import search
 from components.shards.reader import audio, entries
 from tests import world as tones
 from tests.checkpoints import LORA, save_encoder, save_llm

@@ -16,7 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from components.config import catalogue
 from components.config.catalogue import Encoder, EncoderSource
 from components.config.params import read_params
-from components.config.typed import typed
+from components.config.schema import typed
 from components.encoder.qwen_audio import whisper_shape
 from components.model.folders.architecture import network_of, parameters
 from components.model.folders.folder import DTYPE

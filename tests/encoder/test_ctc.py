@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
-from components.config.artifact import contents, read_record
 from components.config.augment import AddedNoise, Band, SpecAugment
 from components.config.catalogue import CtcAugment, CtcTraining
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.encoder import ctc
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.training.ranks import Ranks, train_together
+from components.optim.ranks import Ranks, train_together
+from components.runtime.artifact import contents, read_record
+from components.runtime.hashing import folder_digests
 from components.shards.reader import audio, entries
 from tests import world as tones
 from tests.checkpoints import PARAKEET, TEXTS, save_encoder

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from components.config.artifact import contents
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.encoder.qwen_audio import whisper_tensors
 from components.model.encoders.encoder import SpeechEncoder
+from components.runtime.artifact import contents
+from components.runtime.hashing import folder_digests
 from components.shards.reader import array, audio, entries
 from tests import world as tones
 from tests.checkpoints import WHISPER, save_encoder

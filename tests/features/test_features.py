@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.audio.sound import as_flac
-from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.errors import InputError
-from components.config.hashing import file_digest, folder_digests
 from components.features import extract
 from components.features.frames import FrameSource
 from components.model.encoders.encoder import SpeechEncoder
+from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.runtime.hashing import file_digest, folder_digests
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.reader import Located, array, audio, entries
 from components.shards.writer import Sample, write_tar

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from components.audio.sound import as_flac
-from components.config.artifact import contents, fresh, read_record, write_record
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.config.params import read_params
-from components.config.stage import check_names
 from components.features.waveforms import Clip, Take, augment_of, augmentation_of
+from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.runtime.hashing import folder_digests
+from components.runtime.stage import check_names
 from components.shards.index import INDEX, write_index
 from components.shards.reader import audio, entries, part
 from components.shards.writer import Sample, write_tar

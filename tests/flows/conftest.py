@@ -32,7 +32,7 @@ STAGES: dict[str, Any] = {
 NOTE_PY = """
 import json, os, sys, time
 from pathlib import Path
-from components.config.stage import error_path
+from components.runtime.stage import error_path
 
 name = sys.argv[1]
 notes = Path(os.environ["NOTES"])

@@ -17,11 +17,11 @@ import torch
 import yaml
 
 from components.config import catalogue
-from components.config.artifact import write_record
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.params import overridden
-from components.config.typed import stated
+from components.config.schema import stated
 from components.model.bridges.projector import build_projector
+from components.runtime.artifact import write_record
 from flows.recipe import Cell
 from tests import world
 from tests.checkpoints import save_encoder, save_llm

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
 
-from components.config.stage import error_path
+from components.runtime.stage import error_path
 from flows import pipeline as module
 from flows.command import Command
 from flows.pipeline import pipeline

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.model.joined import SpeechLLM
+from components.model.speech_llm import SpeechLLM
 from flows import compare, recipe
 from flows.recipe import Cell
 from tests import world

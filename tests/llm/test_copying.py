@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.config.artifact import contents, read_record
 from components.config.catalogue import CopyingTraining
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.llm import copying
 from components.model.llms.causal import load_llm
-from components.model.training.ranks import Ranks, train_together
+from components.optim.ranks import Ranks, train_together
+from components.runtime.artifact import contents, read_record
+from components.runtime.hashing import folder_digests
 from tests import world as tones
 from tests.checkpoints import LLMS, PROMPT, TEXTS, save_llm
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.config.artifact import read_record
 from components.config.errors import InputError
 from components.config.projector import CtcCompressor
 from components.model.bridges.compressor import Compressor
 from components.model.bridges.projector import build_projector
 from components.model.encoders.ctc_head import CtcHead, check_ctc, read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.joined import SpeechLLM
+from components.model.speech_llm import SpeechLLM
+from components.runtime.artifact import read_record
 from tests import world as tones
 from tests.checkpoints import WITH_CTC, frames_of, save_encoder
 from tests.model.test_qformer import attended, gelu, linear, norm

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from components.config import catalogue
-from components.config.artifact import fresh, write_record
 from components.config.errors import InputError
 from components.model.folders.architecture import network_of
+from components.runtime.artifact import fresh, write_record
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY

@@ -165,7 +165,7 @@ def test_what_cannot_be_linked_is_copied(checkpoint: Path, tmp_path: Path, monke
 
 
 def test_a_conversion_that_does_not_fit_says_so(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.config import work
+    from components.runtime import unit_cache as work
 
     pickled(checkpoint)
     usage = work.shutil.disk_usage("/")

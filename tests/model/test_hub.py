@@ -18,13 +18,14 @@ import torch
 import yaml
 from huggingface_hub import constants, file_download
 
-from components.config import catalogue, work
-from components.config.artifact import contents
+from components.config import catalogue
 from components.config.errors import InputError, TransientError
-from components.config.hashing import folder_digests
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders import hub as client
 from components.model.llms.causal import load_llm
+from components.runtime import unit_cache as work
+from components.runtime.artifact import contents
+from components.runtime.hashing import folder_digests
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY

@@ -15,11 +15,11 @@ from transformers import GenerationConfig
 from components.config import catalogue
 from components.config.catalogue import Prompt
 from components.config.errors import InputError
-from components.model.constraints import GREEDY
-from components.model.joined import SpeechLLM
 from components.model.llms.causal import load_llm, load_tokenizer
 from components.model.llms.prompt import PromptBuilder, sequences
-from components.model.search import search
+from components.model.speech_llm import SpeechLLM
+from components.search.beam import search
+from components.search.constraints import GREEDY
 from tests.checkpoints import FORMS, LLMS, LORA, frames_of, joined, learn, save_llm, save_tokenizer
 
 NAMES = catalogue.names("llm")

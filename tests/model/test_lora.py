@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from components.config import catalogue
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.training.lora import attach, check_gradients
+from components.model.lora import attach, check_gradients
 from tests.checkpoints import ENCODER_LORA, save_encoder
 from tests.conftest import REPOSITORY
 from tests.model.test_encoder import close, wave

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.model.training.matching import Matching, mean_square
+from components.model.matching import Matching, mean_square
 
 WIDTH = 6
 

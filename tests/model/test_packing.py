@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from components.config.errors import InputError
-from components.model.joined import SpeechLLM
 from components.model.llms import causal
 from components.model.llms.causal import check_packing
+from components.model.speech_llm import SpeechLLM
 from tests.checkpoints import LLMS, LORA, frames_of, joined
 
 TEXTS = ["amber birch", "", "cedar delta ember fjord grove", "heron"]

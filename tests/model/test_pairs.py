@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from components.config.projector import Linear
-from components.model.constraints import GREEDY
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.llms.causal import load_llm
-from components.model.search import search
+from components.model.speech_llm import Shape, SpeechLLM, folder_digest
+from components.search.beam import search
+from components.search.constraints import GREEDY
 from tests.checkpoints import ENCODERS, LLMS, PROMPT, learn, save_encoder, save_llm
 from tests.model.test_encoder import wave
 

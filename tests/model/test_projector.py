@@ -20,8 +20,8 @@ from components.model.bridges.bridge import Bridge
 from components.model.bridges.compressor import Compressor
 from components.model.bridges.projector import BRIDGES, build_projector
 from components.model.encoders.ctc_head import CtcHead
-from components.model.joined import SpeechLLM
-from components.model.training.lora import check_gradients
+from components.model.lora import check_gradients
+from components.model.speech_llm import SpeechLLM
 from components.plan.networks import networks
 from tests.checkpoints import frames_of, joined
 from tests.conftest import REPOSITORY

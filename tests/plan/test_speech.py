@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from components.config import catalogue
-from components.config.artifact import write_record
 from components.corpus.manifest import MANIFEST, Utterance, write_rows
 from components.plan.speech import audio_of
+from components.runtime.artifact import write_record
 from tests.conftest import REPOSITORY
 
 

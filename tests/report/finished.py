@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from components.audio.sound import as_flac
-from components.config.artifact import fresh, write_record
 from components.config.params import read_params
-from components.config.stage import Stage
 from components.report.alignment import counts, operations
 from components.report.build import MADE, work
+from components.runtime.artifact import fresh, write_record
+from components.runtime.stage import Stage
 from components.shards.index import INDEX, write_index
 from components.shards.writer import Sample, write_tar
 from tests.conftest import REPOSITORY

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config.errors import InputError
-from components.config.stage import RUNS
 from components.report.experiment import read_experiment
 from components.report.page import json_block
+from components.runtime.stage import RUNS
 from components.shards.index import INDEX
 from tests.report import finished
 from tests.report.finished import CLEAN, EVIL, QUIET, ROLES, SYSTEMS, many, run, without_system

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from components.config.artifact import read_record
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
+from components.runtime.artifact import read_record
+from components.runtime.hashing import folder_digests
 from components.score.build import METRICS
 from components.score.table import show
 from components.text.wer import word_errors

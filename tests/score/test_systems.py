@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from components.config.errors import InputError
-from components.corpus.archive import archives
+from components.corpus.fetch.archive import archives
 from components.decode.hypotheses import Other, read_hypotheses
 from components.score.build import METRICS
 from components.score.systems import read_sets, read_texts

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import yaml
 
-from components.config.artifact import write_record
 from components.config.params import Score
-from components.config.stage import Stage
 from components.decode.hypotheses import Row, write_hypotheses
+from components.runtime.artifact import write_record
+from components.runtime.stage import Stage
 from components.score.build import METRICS
 from components.score.build import work as run
 

@@ -24,15 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.audio.sound import read
-from components.config.artifact import read_record, write_record
 from components.config.catalogue import ROLES
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.config.params import Shards
-from components.config.stage import Stage
 from components.corpus import __main__ as corpus
 from components.corpus.manifest import MANIFEST, Utterance, read_manifest, read_rejects, write_rows
 from components.corpus.source import source
+from components.runtime.artifact import read_record, write_record
+from components.runtime.hashing import folder_digests
+from components.runtime.stage import Stage
 from components.shards.ahead import STREAMS, Ahead, ahead
 from components.shards.build import cut
 from components.shards.build import work as run

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from components.config.artifact import RECORD, write_record
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
-from components.config.stage import Stage
 from components.corpus.manifest import MANIFEST, Utterance, copy_path, write_rows
+from components.runtime.artifact import RECORD, write_record
+from components.runtime.hashing import folder_digests
+from components.runtime.stage import Stage
 from components.splits.__main__ import CHECKED
 from components.splits.__main__ import work as run
 from tests.conftest import REPOSITORY

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from components.model.training.ranks import Ranks, whole
+from components.optim.ranks import Ranks, whole
 from components.train import rank
 
 known = Ranks.clip

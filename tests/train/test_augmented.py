@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from components.config.hashing import folder_digests
 from components.config.params import CurriculumStage, read_params
 from components.features.frames import FrameSource
+from components.runtime.hashing import folder_digests
 from components.shards.order import fitting
 from components.shards.reader import Located
 from components.train import loop

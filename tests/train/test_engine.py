@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from components.config.errors import InputError, TransientError
-from components.config.hashing import folder_digests
+from components.runtime.hashing import folder_digests
 from components.train import engine
 from tests import world as tones
 

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from components.config.artifact import write_record
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.features.frames import FrameSource
+from components.runtime.artifact import write_record
+from components.runtime.hashing import folder_digests
 from components.shards.reader import Located, entries
 from tests import world as tones
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
 from components.config.params import Concatenate, Train, read_params
-from components.config.stage import Stage
 from components.features.frames import FrameSource
-from components.model.joined import SpeechLLM
-from components.model.training import checkpoint
-from components.model.training.precision import Precision
-from components.model.training.ranks import Ranks
+from components.model.speech_llm import SpeechLLM
+from components.optim import checkpoint
+from components.optim.precision import Precision
+from components.optim.ranks import Ranks
+from components.runtime.stage import Stage
 from components.shards.reader import Located, entries
 from components.text.wer import WordErrors
 from components.train import build, loop

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.config.artifact import read_record
 from components.config.errors import TransientError
+from components.runtime.artifact import read_record
 from components.shards.ahead import ahead
 from tests import world as tones
 from tests.bucket import KEY, SECRET, Bucket

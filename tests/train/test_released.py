@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.config.artifact import read_record
 from components.config.errors import InputError
-from components.model.joined import SpeechLLM
+from components.model.speech_llm import SpeechLLM
+from components.runtime.artifact import read_record
 from tests import world as tones
 from tests.checkpoints import frames_of
 

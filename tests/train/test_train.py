@@ -14,14 +14,14 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 
-from components.config.artifact import fresh, read_record, write_record
 from components.config.augment import SpecAugment
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.config.params import CurriculumStage, Train, read_params
 from components.features.frames import FrameSource
-from components.model.joined import SpeechLLM
-from components.model.training.masking import masked
+from components.model.spec_augment import masked
+from components.model.speech_llm import SpeechLLM
+from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.hashing import folder_digests
 from components.shards.order import fitting
 from components.shards.reader import Located, array, entries
 from components.text.wer import WordErrors

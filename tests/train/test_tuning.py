@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from components.config.errors import InputError
-from components.config.hashing import folder_digests
 from components.config.params import read_params
 from components.decode.hypotheses import read_hypotheses
 from components.features.frames import FrameSource
 from components.model.encoders.ctc import Head
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.joined import SpeechLLM
 from components.model.llms.causal import load_llm
-from components.model.search import search
-from components.model.training.tuning import plain
+from components.model.speech_llm import SpeechLLM
+from components.model.trainable import plain
+from components.runtime.hashing import folder_digests
+from components.search.beam import search
 from components.train import loop
 from components.train.forward import Forward
 from tests import world as tones

@@ -17,12 +17,12 @@ import yaml
 from safetensors.torch import load_file
 
 from components.config import catalogue
-from components.config.artifact import RECORD, contents, fresh, write_record
 from components.config.errors import InputError
-from components.config.hashing import file_digest
 from components.config.params import read_params
-from components.config.typed import stated
+from components.config.schema import stated
 from components.decode.hypotheses import read_hypotheses
+from components.runtime.artifact import RECORD, contents, fresh, write_record
+from components.runtime.hashing import file_digest
 from components.shards.reader import entries, payload
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main

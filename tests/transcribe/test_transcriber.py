@@ -13,11 +13,11 @@ import torch
 
 from components.audio.sound import RATE, read
 from components.config import catalogue
-from components.config.artifact import fresh, write_record
 from components.config.errors import InputError
 from components.decode.hypotheses import read_hypotheses
-from components.model.joined import Shape, SpeechLLM, folder_digest
 from components.model.llms.causal import load_llm
+from components.model.speech_llm import Shape, SpeechLLM, folder_digest
+from components.runtime.artifact import fresh, write_record
 from components.shards.reader import entries, payload
 from components.transcribe import Transcriber
 from components.transcribe.setup import BRIDGE

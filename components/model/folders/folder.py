@@ -17,9 +17,9 @@ from typing import Any
 
 from components.config.catalogue import CheckpointSource
 from components.config.errors import InputError
-from components.config.hashing import file_digest
-from components.config.settings import models_root
-from components.config.work import made, room_for
+from components.runtime.hashing import file_digest
+from components.runtime.settings import models_root
+from components.runtime.unit_cache import made, room_for
 
 TAKEN = (".safetensors", ".json", ".txt", ".model")  # of a local folder: weights and plain descriptions; never code
 DTYPE = ("dtype", "torch_dtype")  # of the weights as stored: what is loaded says the entry's numerics

@@ -29,8 +29,8 @@ from huggingface_hub.utils import build_hf_headers
 
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
-from components.config.progress import Progress, progress
-from components.config.work import lock, room_for
+from components.runtime.progress import Progress, progress
+from components.runtime.unit_cache import lock, room_for
 
 SECONDS = 5.0  # for the hub to answer a question: who is offline should not wait to be told so
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1 of a git blob, or SHA-256 of a large file

@@ -1,0 +1,1 @@
+"""Filling data roots: archives, downloads, unpacking."""

@@ -1,0 +1,90 @@
+"""A local folder in LibriSpeech's layout → its utterances, with the published transcripts.
+
+In: ``<root>/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`` and ``<speaker>-<chapter>.trans.txt``
+beside them (a line: id, space, text), as on https://www.openslr.org/12; Multilingual LibriSpeech is laid out differently (kind ``mls``).
+Out: every recording and every transcript, kept or rejected. Files of other names are not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from components.audio.sound import RATE
+from components.config.errors import InputError
+from components.config.schema import STRICT
+from components.corpus.listing import Entry, FileSource, Rules, examine, lines_of, scan_of, sizes_below, speech_only
+from components.corpus.manifest import Reject, Utterance
+
+AUDIO, TEXT = ".flac", ".trans.txt"
+NAME = re.compile(r"(\w+)-(\w+)-\w+", re.ASCII)  # speaker, chapter, utterance
+
+
+@dataclass(frozen=True)
+class Settings:
+    __pydantic_config__ = STRICT
+    kind: Literal["librispeech"]
+    root: str  # name of the data root
+    subsets: list[str]
+    language: str = "en"
+    rate: int = RATE  # Hz; a file of another rate is refused
+
+
+class LibriSpeech(FileSource[Settings]):
+    """A source of kind ``librispeech``: recordings are mono and all of one rate."""
+
+    def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
+        super().__init__(Settings, name, role, settings)
+        speech_only(name, role, self.settings.kind)
+
+    @cached_property
+    def _files(self) -> dict[str, int]:
+        """Size of each recording and transcript file, by path relative to the root."""
+        sizes: dict[str, int] = {}
+        for subset in self.settings.subsets:
+            self._check_folder(subset)
+            sizes |= sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
+        if not any(path.endswith(AUDIO) for path in sizes):
+            raise InputError(f"source '{self.name}': no {AUDIO} file lies in the subsets {self.settings.subsets}.", unit=self.name,
+                             way_out=f"See that the data root '{self.settings.root}' is the folder that holds the subsets.")  # fmt: skip
+        return sizes
+
+    def folders(self) -> tuple[str, list[str]]:
+        return self.settings.root, self.settings.subsets
+
+    def scan(self) -> dict[str, Any]:
+        """Paths and sizes of recordings and transcript files, and the digest of the transcripts' content."""
+        return scan_of(self._root, self._files, [path for path in self._files if path.endswith(TEXT)])
+
+    def find(self) -> tuple[list[Utterance], list[Reject]]:
+        """Every recording, with its transcript, and every transcript without a recording."""
+        rules = Rules(self.role, rate=self.settings.rate, mono=True)
+        return examine(self.name, self._root, self._entries(), self._files, rules)
+
+    def _entries(self) -> Sequence[Entry]:
+        """An entry a transcript line, and one a recording that no line names."""
+        recordings = {path for path in self._files if path.endswith(AUDIO)}
+        entries = [entry for path in sorted(self._files) if path.endswith(TEXT) for entry in self._lines(path)]
+        named = {entry.path for entry in entries}
+        return entries + [self._entry(path, None) for path in sorted(recordings - named)]
+
+    def _lines(self, path: str) -> Sequence[Entry]:
+        folder = PurePosixPath(path).parent
+        pairs = (line.strip().partition(" ") for line in lines_of(self._root, path))
+        return [self._entry(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
+
+    def _entry(self, path: str, text: str | None) -> Entry:
+        place = PurePosixPath(path)
+        name = NAME.fullmatch(place.stem)
+        speaker = name[1] if name else ""
+        fits = name is not None and place.parts[-3:-1] == (name[1], name[2]) and len(place.parts) == self._depth(place) + 3
+        fault = "" if fits else f"wrong name: not <speaker>/<chapter>/<speaker>-<chapter>-<utterance>{AUDIO}"
+        return Entry(place.stem, path, text, speaker, self.settings.language, fault)
+
+    def _depth(self, place: PurePosixPath) -> int:
+        """How many folders deep the subset stands that holds ``place``."""
+        return next(len(PurePosixPath(subset).parts) for subset in self.settings.subsets if place.is_relative_to(subset))

@@ -1,1 +1,0 @@
-"""What every training needs: what is tuned, losses and masks of its own, precision, ranks, schedules, checkpoints."""

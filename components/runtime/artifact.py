@@ -1,0 +1,53 @@
+"""``inputs.json``: what an output folder was made from, and the digests of what is in it.
+
+It holds nothing that differs between two equal runs, since DVC hashes it with the rest. It is written last: a folder
+without it is not whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from components.config.errors import InputError
+from components.runtime.hashing import folder_digests
+
+RECORD = "inputs.json"
+
+
+def fresh(folder: Path) -> Path:
+    """``folder``, emptied."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_record(folder: Path, stage: str, *, parameters: Any, inputs: dict[str, Any], libraries: tuple[str, ...] = (),
+                 outputs: dict[str, str] | None = None, **facts: Any) -> None:  # fmt: skip
+    """Writes ``inputs.json``; ``outputs`` (digest by relative path) spares hashing the files again where it is known."""
+    record = {
+        "stage": stage,
+        "parameters": parameters,
+        "inputs": inputs,
+        "libraries": {name: version(name) for name in libraries},
+        "outputs": folder_digests(folder) if outputs is None else outputs,
+        **facts,
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of an output folder; raises InputError where the folder is not there or not whole."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(f"{folder} is missing or not whole.", unit=str(folder), way_out="Run 'dvc repro'.")
+    return json.loads(path.read_text())
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of each file of an output folder, by relative path, as recorded when it was made."""
+    return read_record(folder)["outputs"]

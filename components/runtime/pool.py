@@ -1,0 +1,104 @@
+"""Fan-out of independent units over workers: in this process, in processes of this machine, or as Ray tasks on a cluster.
+
+Which it is the runtime settings say (``LIBRETTO_FANOUT``, ``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``); it never changes a result: a unit
+is computed whole by one worker with the thread count that the parameters name, and what it makes goes to the work cache. A worker
+that is killed loses its unit alone, which another one takes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from components.runtime.devices import gpus, shared_out
+from components.runtime.ray_pool import AGAIN, ray_tasks, worker_killed
+from components.runtime.settings import device, fanout, gpu_share, workers
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): no orphan goes on writing."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, gpu: bool = False,
+            here: bool = False) -> Iterator[tuple[Item, Result]]:  # fmt: skip
+    """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator, ``here`` that it is not worth a cluster.
+
+    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``AGAIN`` times over.
+    """
+    if fanout() == "ray" and not here and items:
+        yield from ray_tasks(function, items, gpu_share() if gpu else 0)
+        return
+    seats = _seats(gpu)[: len(items)]
+    if len(seats) <= 1:
+        yield from ((item, function(item)) for item in items)
+    else:
+        yield from _processes(function, items, seats)
+
+
+def _seats(gpu: bool) -> list[str]:
+    """For each worker of this machine which GPUs it sees; empty where it sees them all, or there are none."""
+    chosen = device() if gpu else "cpu"
+    if chosen == "cpu":
+        return [""] * workers()
+    found, share = gpus(), gpu_share()
+    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker, which sees them all.
+    return shared_out(found, share) if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ) else [""]
+
+
+def _processes(function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]) -> Iterator[tuple[Item, Result]]:
+    """A pool of one process for each seat, so that a killed one takes no other with it."""
+    left, killed = deque(range(len(items))), [0] * len(items)
+    pools = [_pool(seat) for seat in seats]
+    running: dict[Future[Result], tuple[int, int]] = {}  # → (place of the unit, place of the pool)
+    idle = list(range(len(pools)))
+    try:
+        while left or running:
+            while left and idle:
+                unit, seat = left.popleft(), idle.pop()
+                try:
+                    future = pools[seat].submit(function, items[unit])
+                except BrokenProcessPool:  # killed while it waited for work: no unit is lost
+                    pools[seat] = _pool(seats[seat])
+                    future = pools[seat].submit(function, items[unit])
+                running[future] = unit, seat
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                unit, seat = running.pop(future)
+                idle.append(seat)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    killed[unit] += 1
+                    if killed[unit] > AGAIN:
+                        raise worker_killed() from None
+                    pools[seat] = _pool(seats[seat])
+                    left.appendleft(unit)
+                    continue
+                yield items[unit], result
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
+
+
+def _pool(seat: str) -> ProcessPoolExecutor:
+    # spawn: a fork of a process whose libraries run threads can hang.
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_sit_down, initargs=(seat,))
+
+
+def _sit_down(seat: str) -> None:
+    die_with_parent()
+    if seat:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seat

@@ -1,0 +1,160 @@
+"""Work cache: finished units of work, by key, outside the workspace.
+
+DVC removes a stage's outputs before it runs the stage, so what makes a killed stage go on where it stood is kept here: a
+unit (a shard, a training) is made once for its key and linked into the output. One writer a key (file lock); made in a
+folder beside it and renamed when whole, so nothing half-written is ever taken for finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from components.config.errors import InputError
+from components.runtime.hashing import data_digest, file_digest
+from components.runtime.settings import work_bytes, work_root
+
+UNIT = "unit.json"  # the key of a unit and the sizes and digests of its files
+Key = dict[str, Any]
+
+
+def unit_path(stage: str, key: Key) -> Path:
+    """Where the finished unit of this key lies, or will lie."""
+    digest = data_digest(key)
+    return work_root() / stage / digest[:2] / digest
+
+
+def finished(stage: str, key: Key) -> Path | None:
+    """The finished unit of this key, if it is there and whole."""
+    path = unit_path(stage, key)
+    if not path.is_dir():
+        return None
+    with contextlib.suppress(FileNotFoundError, ValueError):  # of its record
+        files = json.loads((path / UNIT).read_text())["files"]
+        if all((path / name).is_file() and (path / name).stat().st_size == size for name, (size, _) in files.items()):
+            os.utime(path)
+            return path
+    shutil.rmtree(path)  # broken from outside, or dropped by half: made anew
+    return None
+
+
+def digests(unit: Path) -> dict[str, str]:
+    """SHA-256 of each file of a finished unit, as recorded when it was made."""
+    return {name: digest for name, (_, digest) in json.loads((unit / UNIT).read_text())["files"].items()}
+
+
+def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
+    """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
+
+    ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below ``folder/resume``, which does
+    not enter the finished unit. Raises InputError where the disk fills up.
+    """
+    path = unit_path(stage, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path):
+        there = finished(stage, key)
+        if there:
+            return there
+        folder = path.with_suffix(".partial")
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            if old.name != "resume":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        with room_for(0, folder, stage):
+            make(folder)
+            shutil.rmtree(folder / "resume", ignore_errors=True)
+            _seal(folder, key)
+        folder.rename(path)
+    return path
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds the one-writer lock of a unit; the operating system frees it when its holder dies."""
+    from filelock import FileLock
+
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def room_for(needed: int, folder: Path, where: str) -> Iterator[None]:
+    """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder`` where they don't fit, or when
+    the disk fills up."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    says = f"{where}: {there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
+    way_out = "Make room ('python -m components.clean' drops old units of the work cache), then run again: what is done is kept."
+    if needed > (free := shutil.disk_usage(there).free):
+        raise InputError(says.format(free=free), unit=str(folder), way_out=way_out)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(says.format(free=shutil.disk_usage(there).free), unit=str(folder), way_out=way_out) from None
+
+
+def _seal(folder: Path, key: Key) -> None:
+    """Writes the unit's record and makes all of it read-only."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    record = {path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path)) for path in files}
+    (folder / UNIT).write_text(json.dumps({"key": key, "files": record}, indent=1, sort_keys=True))
+    for path in [*files, folder / UNIT]:
+        path.chmod(0o444)
+
+
+def place(unit: Path, target: Path) -> None:
+    """Links the files of a finished unit into ``target`` (copies where links are not possible)."""
+    for name in digests(unit):
+        link(unit / name, target / name)
+
+
+def link(file: Path, target: Path) -> None:
+    """Makes ``target`` the same file, or a copy of it that can't be written either."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+        target.chmod(0o444)
+
+
+def trim(limit: int | None = None) -> tuple[int, int]:
+    """Drops the units that were unused for longest until the cache is below ``limit`` bytes.
+
+    Returns (units dropped, bytes left). Units used within the last hour stay: a stage may be reading them.
+    """
+    limit = work_bytes() if limit is None else limit
+    units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
+    sized = [(*found, path) for path in units if (found := _last_used(path))]
+    total, dropped = sum(size for _, size, _ in sized), 0
+    for used, size, path in sorted(sized, key=lambda entry: entry[0]):
+        if total <= limit or time.time() - used < 3600:
+            break
+        with contextlib.suppress(FileNotFoundError):  # another process drops it too
+            shutil.rmtree(path)
+        total, dropped = total - size, dropped + 1
+    return dropped, total
+
+
+def _last_used(unit: Path) -> tuple[float, int] | None:
+    """When a unit was last written to or taken, and its bytes; None where it is gone: others make, finish and drop units meanwhile.
+
+    Of what is being made only the checkpoints inside it show that it goes on.
+    """
+    times, size = [], 0
+    for folder, _, files in os.walk(unit):
+        for path in (folder, *(os.path.join(folder, file) for file in files)):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                times.append(status.st_mtime)
+                size += status.st_size if path != folder else 0
+    return (max(times), size) if times else None

@@ -1,0 +1,1 @@
+"""Decoding: beam search, constraints, acoustic evidence, alignment."""

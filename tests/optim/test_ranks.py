@@ -1,0 +1,94 @@
+"""Processes that train together: the bits of one process, and errors that come through."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.config.errors import InputError, TransientError
+from components.optim.ranks import Ranks, cut, train_together
+
+# Functions of a worker process are found by name, so they stand here and take plain data.
+
+
+def train(ranks: Ranks, out: str) -> None:
+    """Ten steps of two micro-batches; weights and last gradients of the first rank go to ``out``."""
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    unused = torch.nn.Linear(3, 3)  # gets no gradient, in one process as in two
+    frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    parameters = [*module.parameters(), *unused.parameters(), frozen]
+    optimiser = torch.optim.AdamW(parameters[:-1], lr=0.01, weight_decay=0.1)
+    for step in range(10):
+        data = torch.randn(7, 6, generator=torch.Generator().manual_seed(step))
+        optimiser.zero_grad()
+        count = torch.zeros(1)
+        for part in ranks.mine(cut(list(range(7)), 2)):
+            loss = module(data[part]).pow(2).sum() / 7
+            loss.backward()
+            count += len(part)
+        ranks.sum_gradients(iter(parameters))
+        assert ranks.sum(count).item() == 7
+        if step < 9:
+            optimiser.step()
+    if ranks.rank == 0:
+        torch.save([each.detach() for each in parameters] + [each.grad for each in parameters[:4]], out)
+    ranks.wait()
+
+
+def refuse(ranks: Ranks, out: str) -> None:
+    if ranks.rank == ranks.count - 1:
+        raise InputError("Utterance 'u7' is broken.", unit="u7", way_out="Leave it out.")
+    ranks.wait()
+
+
+def lose(ranks: Ranks, out: str) -> None:
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.wait()
+
+
+def stumble(ranks: Ranks, out: str) -> None:
+    if ranks.rank == 1:
+        raise TransientError("The disk is away.", way_out="Run again.")
+    ranks.wait()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_and_weights_of_one(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        train_together(train, (str(tmp_path / str(processes)),), processes, 1)
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in "12")
+    assert len(one) == 11
+    assert all(torch.equal(kept, other) for kept, other in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_error_of_a_worker_comes_through_with_its_way_out(processes: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Utterance 'u7' is broken\. Leave it out\."):
+        train_together(refuse, ("",), processes, 1)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_and_a_passing_error_may_be_tried_again() -> None:
+    with pytest.raises(TransientError, match=r"training process was killed.*goes on from its checkpoint"):
+        train_together(lose, ("",), 2, 1)
+    with pytest.raises(TransientError, match=r"The disk is away\. Run again\."):
+        train_together(stumble, ("",), 2, 1)
+
+
+def test_a_batch_is_dealt_into_parts_of_nearly_equal_size() -> None:
+    assert cut(list(range(7)), 2) == [[0, 2, 4, 6], [1, 3, 5]]
+    assert cut([1], 2) == [[1]]
+    assert cut(list(range(8)), 3) == [[0, 3, 6], [1, 4, 7], [2, 5]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_ranks_share_all_parts_whatever_their_number(count: int) -> None:
+    parts = cut(list(range(9)), 4)
+    shares = [Ranks(rank, count).mine(parts) for rank in range(count)]
+    assert sorted(part for share in shares for part in share) == sorted(parts)

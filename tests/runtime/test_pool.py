@@ -1,0 +1,190 @@
+"""Fan-out over worker processes: every unit once, whoever computes it, and a lost worker says that trying again helps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from components.config.errors import InputError, TransientError
+from components.runtime import devices
+from components.runtime.devices import gpus, shared_out
+from components.runtime.pool import fan_out
+from tests.conftest import REPOSITORY
+
+# Two workers that write their process ids and then work for longer than any test.
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from components.runtime.pool import fan_out
+
+def work(name):
+    Path(sys.argv[1], name).write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(fan_out(work, ["one", "two"]))
+"""
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def killed_at_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def killed_once(folder: Path, number: int) -> int:
+    """Notes that the unit has begun; the first worker at unit 3 is killed there, once another unit is under way."""
+    with (folder / f"begun-{number}").open("a") as file:
+        file.write("1")
+    if number == 3 and (folder / "begun-3").read_text() == "1":
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
+    return number
+
+
+def seeing(_: int) -> tuple[int, str]:
+    time.sleep(0.5)  # so that every worker gets one
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def refused_at_three(number: int) -> int:
+    if number == 3:
+        raise InputError("3.wav is broken.", unit="3", way_out="Mend it.")
+    return number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_unit_is_given_once_with_its_result(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORKERS", str(workers))
+    found = list(fan_out(square, range(9)))
+    assert sorted((number, result) for number, (result, _) in found) == [(number, number**2) for number in range(9)]
+    assert (os.getpid() in {process for _, (_, process) in found}) == (workers == 1)
+
+
+def test_few_units_or_a_bound_need_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORKERS", "4")
+    assert list(fan_out(square, [])) == []
+    assert list(fan_out(square, [5])) == [(5, (25, os.getpid()))]
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cuda:1")
+    assert {process for _, (_, process) in fan_out(square, range(3), gpu=True)} == {os.getpid()}, "one GPU, one worker"
+
+
+def test_results_come_as_they_are_asked_for_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that progress shows, and what is finished before a kill is kept."""
+    monkeypatch.setenv("LIBRETTO_WORKERS", "1")
+    done: list[int] = []
+    units = fan_out(lambda number: done.append(number), range(5))
+    next(units)
+    assert done == [0]
+
+
+def test_a_unit_whose_worker_is_killed_each_time_is_an_error_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    done: list[int] = []
+    with pytest.raises(TransientError, match=r"killed 3 times.*Run again") as stopped:
+        done += (number for number, _ in fan_out(killed_at_three, range(6)))
+    assert stopped.value.exit_code == 75
+
+
+def test_a_killed_worker_loses_its_unit_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another one takes it; what the others were at goes on."""
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    found = dict(fan_out(partial(killed_once, tmp_path), range(6)))
+    assert found == {number: number for number in range(6)}
+    assert sorted(path.read_text() for path in tmp_path.glob("begun-*")) == ["1", "1", "1", "1", "1", "11"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "share", "seats"),
+    [
+        ("0,1,2,3", 1, ["0", "1", "2", "3"]),
+        ("0,1,2,3", 2, ["0,1", "2,3"]),
+        ("0,1,2", 2, ["0,1"]),
+        ("4,5", 0.5, ["4", "5", "4", "5"]),
+        ("GPU-a1", 0.25, ["GPU-a1"] * 4),
+    ],
+)
+def test_each_worker_sees_its_gpus(visible: str, share: float, seats: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CUDA_VISIBLE_DEVICES": visible, "LIBRETTO_DEVICE": "cuda", "LIBRETTO_GPUS": str(share)}.items():
+        monkeypatch.setenv(name, value)
+    assert shared_out(gpus(), share) == seats
+    if len(seats) > 1:
+        seen = {process: devices for _, (process, devices) in fan_out(seeing, range(2 * len(seats)), gpu=True)}
+        assert sorted(seen.values()) == sorted(seats)
+
+
+def test_gpus_are_those_of_the_driver_or_those_that_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(devices, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus() == []
+    with pytest.raises(InputError, match="this machine has 1"):
+        shared_out(["0"], 2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("LIBRETTO_FANOUT", "dask"), ("LIBRETTO_GPUS", "1.5"), ("LIBRETTO_GPUS", "some")])
+def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=name):
+        list(fan_out(square, range(3), gpu=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_a_unit_arrives_as_it_was_raised(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORKERS", str(workers))
+    with pytest.raises(InputError) as stopped:
+        list(fan_out(refused_at_three, range(6)))
+    assert (str(stopped.value), stopped.value.unit, stopped.value.exit_code) == ("3.wav is broken. Mend it.", "3", 2)
+
+
+def test_workers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """An orphan would go on writing beside the run that is started next."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "LIBRETTO_WORKERS": "2", "PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        workers = [int(written(tmp_path / name)) for name in ("one", "two")]
+    finally:
+        parent.kill()
+        parent.wait()
+    for _ in range(500):
+        if not any(runs(worker) for worker in workers):
+            return
+        time.sleep(0.02)
+    for worker in filter(runs, workers):
+        os.kill(worker, signal.SIGKILL)
+    raise AssertionError("a worker outlived its parent")
+
+
+def written(path: Path) -> str:
+    for _ in range(1500):
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never came")
+
+
+def runs(process: int) -> bool:
+    """Whether a process of this id is alive, and not only waiting to be buried."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,291 @@
+"""The work cache: a unit is made once for its key, by one process at a time, and is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.config.errors import InputError
+from components.runtime import unit_cache as cache
+from components.runtime.unit_cache import digests, finished, made, place, trim
+from tests.conftest import REPOSITORY
+
+KEY = {"version": 1, "name": "some unit"}
+# Makes the unit of KEY in a process of its own: says where it stands in files of the folder it is given, and waits for "go".
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from components.runtime.unit_cache import made
+
+signs = Path(sys.argv[1])
+
+def make(folder):
+    (folder / "half.txt").write_text("half")
+    (folder / "resume").mkdir(exist_ok=True)
+    (folder / "resume" / "step-3").write_text("three steps")
+    with (signs / "made").open("a") as stream:
+        stream.write("once\\n")
+    while not (signs / "go").exists():
+        time.sleep(0.02)
+    (folder / "whole.txt").write_text("whole")
+
+(signs / f"asking-{sys.argv[2]}").touch()
+print(made("stage", {"version": 1, "name": "some unit"}, make))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _empty(work: Path) -> None:
+    """Each test has a work cache of its own."""
+
+
+class Maker:
+    """Fills a unit, and counts how often it was asked to."""
+
+    def __init__(self, text: str = "sound") -> None:
+        self.text, self.times = text, 0
+
+    def __call__(self, folder: Path) -> None:
+        self.times += 1
+        (folder / "a.txt").write_text(self.text)
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b.txt").write_text(self.text * 2)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator:
+    """Starts SCRIPT, which is killed at the end of the test if it still runs."""
+    processes: list[subprocess.Popen] = []
+
+    def started(name: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path), name]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY))
+        return processes[-1]
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(1500):
+        if path.exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never came")
+
+
+def test_a_unit_is_made_once_for_its_key() -> None:
+    maker = Maker()
+    unit = made("stage", KEY, maker)
+    assert made("stage", dict(reversed(KEY.items())), maker) == unit == finished("stage", KEY)
+    assert maker.times == 1
+    assert (unit / "deep" / "b.txt").read_text() == "soundsound"
+    others = [made("other", KEY, maker), made("stage", {**KEY, "version": 2}, maker)]
+    assert len({unit, *others}) == 3
+    assert maker.times == 3
+
+
+def test_a_maker_that_fails_leaves_nothing_finished() -> None:
+    def fail(folder: Path) -> None:
+        (folder / "a.txt").write_text("half")
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        made("stage", KEY, fail)
+    assert finished("stage", KEY) is None
+    assert (made("stage", KEY, Maker("whole")) / "a.txt").read_text() == "whole"
+
+
+def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
+    first = start("first")
+    wait_for(tmp_path / "made")
+    second = start("second")
+    wait_for(tmp_path / "asking-second")
+    time.sleep(0.3)
+    assert second.poll() is None
+    (tmp_path / "go").touch()
+    said = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert said[0] == said[1] == f"{finished('stage', KEY)}\n"
+    assert (tmp_path / "made").read_text() == "once\n"
+
+
+def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(start, tmp_path: Path) -> None:
+    process = start("first")
+    wait_for(tmp_path / "made")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert finished("stage", KEY) is None
+    found = []
+
+    def go_on(folder: Path) -> None:
+        found.extend(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        (folder / "whole.txt").write_text("whole")
+
+    unit = made("stage", KEY, go_on)
+    assert found == ["resume/step-3"]
+    assert sorted(digests(unit)) == ["whole.txt"]
+    assert not list(unit.rglob("resume*"))
+
+
+def shorten(unit: Path) -> None:
+    os.truncate(unit / "deep" / "b.txt", 3)
+
+
+def remove(unit: Path) -> None:
+    (unit / "a.txt").unlink()
+
+
+def remove_record(unit: Path) -> None:
+    (unit / cache.UNIT).unlink()
+
+
+def shorten_record(unit: Path) -> None:
+    os.truncate(unit / cache.UNIT, 20)
+
+
+@pytest.mark.parametrize("harm", [shorten, remove, remove_record, shorten_record])
+def test_a_unit_broken_from_outside_is_made_anew(harm) -> None:
+    """So does a removal that was killed in the middle break it."""
+    maker = Maker()
+    unit = made("stage", KEY, maker)
+    harm(unit)
+    assert made("stage", KEY, maker) == unit
+    assert maker.times == 2
+    assert (unit / "a.txt").read_text() + (unit / "deep/b.txt").read_text() == "soundsoundsound"
+
+
+def test_a_placed_unit_is_linked_and_read_only(tmp_path: Path) -> None:
+    unit = made("stage", KEY, Maker())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").write_text("older")
+    place(unit, tmp_path / "out")
+    files = {path.relative_to(tmp_path / "out").as_posix(): path.stat() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files.keys() == digests(unit).keys() == {"a.txt", "deep/b.txt"}
+    for name, facts in files.items():
+        assert facts.st_ino == (unit / name).stat().st_ino
+        assert not facts.st_mode & 0o222, "an edit in place would reach the cache"
+
+
+def test_a_placed_unit_is_copied_where_links_are_not_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError("Invalid cross-device link")
+
+    unit = made("stage", KEY, Maker())
+    monkeypatch.setattr(os, "link", refuse)
+    place(unit, tmp_path / "out")
+    assert (tmp_path / "out/deep/b.txt").read_text() == "soundsound"
+    assert (tmp_path / "out/a.txt").stat().st_ino != (unit / "a.txt").stat().st_ino
+    assert not (tmp_path / "out/a.txt").stat().st_mode & 0o222
+
+
+def aged(number: int, hours: float, size: int = 1000) -> Path:
+    """A unit of about ``size`` bytes, last used so many hours ago."""
+    unit = made("stage", {"number": number}, lambda folder: (folder / "data").write_bytes(bytes(size)))
+    then = time.time() - 3600 * hours
+    for path in (*unit.iterdir(), unit):
+        os.utime(path, (then, then))
+    return unit
+
+
+def test_a_full_cache_drops_what_was_unused_for_longest() -> None:
+    units = [aged(number, hours) for number, hours in enumerate((5, 9, 3))]
+    size = sum(path.stat().st_size for path in units[0].iterdir())
+    assert trim(3 * size) == (0, 3 * size)
+    assert trim(2 * size) == (1, 2 * size)
+    assert [unit.exists() for unit in units] == [True, False, True]
+    assert trim(size) == (1, size)
+    assert [unit.exists() for unit in units] == [False, False, True]
+
+
+def test_a_unit_that_was_used_lately_stays() -> None:
+    """A stage may be reading it, however small the cache is to be."""
+    old, used, new = aged(0, 9), aged(1, 9), aged(2, 0)
+    assert finished("stage", {"number": 1}) == used
+    assert trim(0)[0] == 1
+    assert [unit.exists() for unit in (old, used, new)] == [False, True, True]
+
+
+def test_what_is_being_made_stays_however_long_it_takes() -> None:
+    """A training of hours has its folder since the start, and a checkpoint of a minute ago in it."""
+
+    def make(folder: Path) -> None:
+        (folder / "resume").mkdir()
+        long_ago = time.time() - 3600 * 9
+        os.utime(folder, (long_ago, long_ago))
+        (folder / "resume" / "checkpoint").write_text("step 900")
+        assert trim(0)[0] == 0
+        assert (folder / "resume" / "checkpoint").exists()
+
+    made("stage", KEY, make)
+
+
+def test_the_limit_is_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = aged(0, 9)
+    monkeypatch.setenv("LIBRETTO_WORK_GB", "1")
+    assert trim()[0] == 0
+    monkeypatch.setenv("LIBRETTO_WORK_GB", "0.0000001")
+    assert trim() == (1, 0)
+    assert not unit.exists()
+
+
+def test_the_command_cleans(work: Path) -> None:
+    def clean(*arguments: str) -> str:
+        command = [sys.executable, "-m", "components.clean", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+
+    unit = aged(0, 9)
+    assert clean() == f"{work}: 0 units dropped, 0.00 GB left\n"
+    assert unit.exists()
+    assert clean("--limit-gb", "0") == f"{work}: 1 units dropped, 0.00 GB left\n"
+    assert not unit.exists()
+
+
+def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
+    record = json.loads((made("stage", KEY, Maker()) / cache.UNIT).read_text())
+    assert record["key"] == KEY
+    assert {name: size for name, (size, _) in record["files"].items()} == {"a.txt": 5, "deep/b.txt": 10}
+
+
+def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "first").write_text("kept for the next try")
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+    with pytest.raises(InputError, match=r"^shards: .*the disk is full.*components\.clean"):
+        made("shards", {"a": 1}, make)
+    assert made("shards", {"a": 1}, lambda folder: None).is_dir()
+
+
+OTHERS = """
+import pathlib, shutil, sys
+partial = pathlib.Path(sys.argv[1]) / "decode" / "dd" / "other.partial"
+while True:
+    (partial / "deep").mkdir(parents=True, exist_ok=True)
+    for number in range(5):
+        (partial / "deep" / str(number)).write_text("x")
+    partial.rename(partial.with_suffix(""))
+    shutil.rmtree(partial.with_suffix(""))
+"""
+
+
+def test_units_that_others_finish_or_drop_meanwhile_stop_no_trim(work: Path) -> None:
+    """A stage trims at its end, beside stages of other runs that share the cache."""
+    with subprocess.Popen([sys.executable, "-c", OTHERS, str(work)]) as others:
+        try:
+            while not work.exists():
+                time.sleep(0.01)
+            for _ in range(2000):
+                trim()
+        finally:
+            others.kill()
