@@ -1,7 +1,9 @@
-"""What a flow adds to ``dvc repro``: ``python -m bench.flow [--times 3]``, in a workspace whose stages are up to date.
+"""What a flow adds to ``dvc repro``: ``python -m bench.flow [--times 3]``, in a workspace whose
+stages are up to date.
 
-Times both in the workspace itself, the flow with no server (Prefect starts one of its own for each run), with one that runs, and the very
-first time of all, when Prefect makes its database. Everything of Prefect's lies in a temporary folder. Cost: two minutes.
+Times both in the workspace itself, the flow with no server (Prefect starts one of its own for each
+run), with one that runs, and the very first time of all, when Prefect makes its database.
+Everything of Prefect's lies in a temporary folder. Cost: two minutes.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
 
 def main() -> None:
     """Prints a row for each way to run."""
-    parser = argparse.ArgumentParser(prog="python -m bench.flow", description="What a flow adds to dvc repro.")
-    parser.add_argument("--times", type=int, default=3, metavar="N", help="runs of each kind (default 3)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.flow", description="What a flow adds to dvc repro."
+    )
+    parser.add_argument(
+        "--times", type=int, default=3, metavar="N", help="runs of each kind (default 3)"
+    )
     times = parser.parse_args().times
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
@@ -50,8 +56,18 @@ def main() -> None:
         finally:
             stop(home, "server")
     least = min(found["dvc repro"])
-    print(aligned([{"run": name, "seconds": " ".join(f"{each:.1f}" for each in runs), "more than dvc repro": f"{max(runs) - least:.1f}"}
-                   for name, runs in found.items()]))  # fmt: skip
+    print(
+        aligned(
+            [
+                {
+                    "run": name,
+                    "seconds": " ".join(f"{each:.1f}" for each in runs),
+                    "more than dvc repro": f"{max(runs) - least:.1f}",
+                }
+                for name, runs in found.items()
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""How many words joints lose or double, judged by a trained encoder's CTC: ``python -m bench.joints FOLDER [--model DIR] [--minutes 30]``.
+"""How many words joints lose or double, judged by a trained encoder's CTC: ``python -m bench.joints
+FOLDER [--model DIR] [--minutes 30]``.
 
-Puts the recordings below FOLDER one behind the other and transcribes the whole by the encoder's own CTC, once as it is and once with
-its pauses cut out, so that segments have to overlap. Around each joint of two segments the encoder then hears 20 seconds in one go, three
-times, with the joint in the middle and 5 seconds before and after it: what it hears changes with what stands around, so only the words
-count that it hears in all three. One of these near the joint (``--near``) is lost where no word of the transcript covers half of it,
-doubled where two do. The same is counted in the middle of the segments, where nothing is joined. An encoder that
-knows real voices is trained with ``-S corpus=voices -S encoder=ctc-voices``; any bridge will do. Cost: twice the transcription, and 120
+Puts the recordings below FOLDER one behind the other and transcribes the whole by the encoder's own
+CTC, once as it is and once with its pauses cut out, so that segments have to overlap. Around each
+joint of two segments the encoder then hears 20 seconds in one go, three times, with the joint in
+the middle and 5 seconds before and after it: what it hears changes with what stands around, so only
+the words count that it hears in all three. One of these near the joint (``--near``) is lost where
+no word of the transcript covers half of it, doubled where two do. The same is counted in the middle
+of the segments, where nothing is joined. An encoder that knows real voices is trained with ``-S
+corpus=voices -S encoder=ctc-voices``; any bridge will do. Cost: twice the transcription, and 120
 seconds of audio a segment.
 """
 
@@ -26,9 +29,15 @@ from components.text.joining import Word
 from components.transcribe import Transcriber
 from flows.results import aligned
 
-AROUND = 10.0  # seconds before and after a place that are heard in one go: as long as a segment may be
+AROUND = (
+    10.0  # seconds before and after a place that are heard in one go: as long as a segment may be
+)
 SHIFTS = (0.0, -5.0, 5.0)  # seconds from a place to the middle of what is heard around it
-NEAR = (0.5, 1.0, 3.0)  # seconds from a place within which words are judged: one that an overlap garbles is no further away
+NEAR = (
+    0.5,
+    1.0,
+    3.0,
+)  # seconds from a place within which words are judged: one that an overlap garbles is no further away
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,9 @@ def level(energy: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def trimmed(waveform: np.ndarray) -> np.ndarray:
-    """The waveform with at most 30 ms left of each stretch that is 15 dB below the ten seconds around it."""
+    """The waveform with at most 30 ms left of each stretch that is 15 dB below the ten seconds
+    around it.
+    """
     energy = energies(waveform)
     quiet = energy < 10**-1.5 * level(energy, 10)
     places = np.arange(len(energy))
@@ -77,20 +88,35 @@ def covered(words: Sequence[Word], seconds: float) -> np.ndarray:
     """How many words lie over each 10 ms."""
     found: np.ndarray = np.zeros(int(seconds * 100) + 2, int)
     for word in words:
-        found[round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)] += 1
+        found[
+            round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)
+        ] += 1
     return found
 
 
 def lost_and_doubled(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]:
-    """Of some words those that less than half of is covered, and those that more than half of is covered twice."""
-    spans = [over[round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)] for word in words]
-    return sum(bool((span == 0).mean() > 0.5) for span in spans), sum(bool((span > 1).mean() > 0.5) for span in spans)
+    """Of some words those that less than half of is covered, and those that more than half of is
+    covered twice.
+    """
+    spans = [
+        over[round(word.start * 100) : max(round(word.end * 100), round(word.start * 100) + 1)]
+        for word in words
+    ]
+    return sum(bool((span == 0).mean() > 0.5) for span in spans), sum(
+        bool((span > 1).mean() > 0.5) for span in spans
+    )
 
 
 def sure(model: Transcriber, waveform: np.ndarray, place: float) -> list[Word]:
-    """The words around a place that the encoder hears whatever stands around them, in seconds of the whole."""
+    """The words around a place that the encoder hears whatever stands around them, in seconds of
+    the whole.
+    """
     first, *others = (_heard(model, waveform, place + shift) for shift in SHIFTS)
-    return [word for word in first if all(any(_is_same(word, each) for each in other) for other in others)]
+    return [
+        word
+        for word in first
+        if all(any(_is_same(word, each) for each in other) for other in others)
+    ]
 
 
 def _heard(model: Transcriber, waveform: np.ndarray, middle: float) -> list[Word]:
@@ -104,8 +130,12 @@ def _is_same(one: Word, other: Word) -> bool:
     return one.text == other.text and shared > min(one.end - one.start, other.end - other.start) / 2
 
 
-def counted(model: Transcriber, waveform: np.ndarray, distances: Sequence[float]) -> Iterator[tuple[str, float, Count]]:
-    """What is lost and doubled within each of the ``distances`` of the joints of a recording, and of the middles of its segments."""
+def counted(
+    model: Transcriber, waveform: np.ndarray, distances: Sequence[float]
+) -> Iterator[tuple[str, float, Count]]:
+    """What is lost and doubled within each of the ``distances`` of the joints of a recording, and
+    of the middles of its segments.
+    """
     segments = [piece.segment for piece in pieces([waveform])]
     joints = [((one.end + other.start) / 2 / RATE, inf) for one, other in pairwise(segments)]
     middles = [((each.start + each.end) / 2 / RATE, each.seconds / 2) for each in segments]
@@ -113,27 +143,48 @@ def counted(model: Transcriber, waveform: np.ndarray, distances: Sequence[float]
     for name, places in {"joints": joints, "middles of segments": middles}.items():
         heard = [(place, room, sure(model, waveform, place)) for place, room in places]
         for distance in distances:
-            near = [[word for word in words if abs((word.start + word.end) / 2 - place) <= distance]
-                    for place, room, words in heard if room > distance]  # fmt: skip
+            near = [
+                [word for word in words if abs((word.start + word.end) / 2 - place) <= distance]
+                for place, room, words in heard
+                if room > distance
+            ]
             sums = np.sum([lost_and_doubled(words, over) for words in near] or [(0, 0)], axis=0)
             yield name, distance, Count(len(near), sum(map(len, near)), int(sums[0]), int(sums[1]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.joints", description="What joints of segments lose or double.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.joints", description="What joints of segments lose or double."
+    )
     parser.add_argument("folder", type=Path, help="recordings of speech, FLAC or WAV")
-    parser.add_argument("--model", type=Path, help="an exported model (default: that of the workspace)")
+    parser.add_argument(
+        "--model", type=Path, help="an exported model (default: that of the workspace)"
+    )
     parser.add_argument("--minutes", type=float, default=30, help="of audio (default: 30)")
-    parser.add_argument("--near", type=float, nargs="+", default=NEAR, metavar="S", help="seconds from a place")
+    parser.add_argument(
+        "--near", type=float, nargs="+", default=NEAR, metavar="S", help="seconds from a place"
+    )
     options = parser.parse_args(arguments)
-    model, long = Transcriber.load(options.model, constraints="ctc"), concatenated(options.folder, options.minutes)
+    model, long = (
+        Transcriber.load(options.model, constraints="ctc"),
+        concatenated(options.folder, options.minutes),
+    )
     rows = []
     for name, waveform in {"as it is": long, "pauses cut out": trimmed(long)}.items():
         for where, distance, count in counted(model, waveform, options.near):
-            rows.append({"recording": name, "minutes": f"{len(waveform) / RATE / 60:.1f}", "at": where, "places": str(count.places),
-                         "within s": f"{distance:g}", "words": str(count.words), "lost": str(count.lost),
-                         "doubled": str(count.doubled)})  # fmt: skip
+            rows.append(
+                {
+                    "recording": name,
+                    "minutes": f"{len(waveform) / RATE / 60:.1f}",
+                    "at": where,
+                    "places": str(count.places),
+                    "within s": f"{distance:g}",
+                    "words": str(count.words),
+                    "lost": str(count.lost),
+                    "doubled": str(count.doubled),
+                }
+            )
     print(aligned(rows))
 
 

@@ -1,10 +1,11 @@
 """What rounding changes: ``python -m bench.precision [--device DEVICE] [--set NAME] [--out FILE]``.
 
-Decodes dev and test of a finished run with its trained bridge, the LLM in float32 and in bfloat16, each utterance alone and in the
-batches of ``decode.batch_seconds``, and prints for each source how many texts differ from those of the same precision alone and from
-float32 alone, and the word error rates. ``--out`` keeps the rows and all texts as JSON. Limits of the set that ask what was heard are
-left off. Run it where the run lies; it imports neither DVC, Prefect nor jiwer. Cost: four passes of the stage ``decode`` under one
-set; those of single utterances are the longest.
+Decodes dev and test of a finished run with its trained bridge, the LLM in float32 and in bfloat16,
+each utterance alone and in the batches of ``decode.batch_seconds``, and prints for each source how
+many texts differ from those of the same precision alone and from float32 alone, and the word error
+rates. ``--out`` keeps the rows and all texts as JSON. Limits of the set that ask what was heard are
+left off. Run it where the run lies; it imports neither DVC, Prefect nor jiwer. Cost: four passes of
+the stage ``decode`` under one set; those of single utterances are the longest.
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ Said = dict[str, dict[str, tuple[str, str]]]  # by source and id: reference and 
 
 
 def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, device: str) -> Said:
-    """What the LLM in ``dtype`` says of each utterance of a role, in batches of so many seconds or alone."""
+    """What the LLM in ``dtype`` says of each utterance of a role, in batches of so many seconds or
+    alone.
+    """
     model = SpeechLLM.load(MODEL, ENCODER, LLM, device, dtype)
     source = FrameSource(role, ENCODER, device, DATA, model.encoder)
     batches = by_length(source.items, [item.entry.seconds for item in source.items], batch_seconds)
     found: Said = {}
     with progress("precision", f"{role}, {dtype}", len(source.items), "utterances") as shown:
         for batch in batches if batch_seconds else [[item] for item in source.items]:
-            texts = search(model, source.frames(batch), [item.entry.seconds for item in batch], rules)
+            texts = search(
+                model, source.frames(batch), [item.entry.seconds for item in batch], rules
+            )
             for item, said in zip(batch, texts, strict=True):
                 found.setdefault(item.source, {})[item.entry.id] = (item.entry.text, said.text)
             shown.advance(len(batch))
@@ -48,14 +53,24 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
 
 
 def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
-    """A row for each source, precision and way; ``made`` holds what was said by precision and seconds of a batch."""
+    """A row for each source, precision and way; ``made`` holds what was said by precision and
+    seconds of a batch.
+    """
     found = [
-        {"set": source, "LLM": dtype, "batch": f"{way:g} s" if way else "alone", "utterances": len(said),
-         "other than alone": _others(said, made[dtype, ALONE][source]), "other than float32": _others(said, made["float32", ALONE][source]),
-         "wer": error_rate([pair[0] for pair in said.values()], [pair[1] for pair in said.values()], "casefold")}
+        {
+            "set": source,
+            "LLM": dtype,
+            "batch": f"{way:g} s" if way else "alone",
+            "utterances": len(said),
+            "other than alone": _others(said, made[dtype, ALONE][source]),
+            "other than float32": _others(said, made["float32", ALONE][source]),
+            "wer": error_rate(
+                [pair[0] for pair in said.values()], [pair[1] for pair in said.values()], "casefold"
+            ),
+        }
         for (dtype, way), sources in made.items()
         for source, said in sources.items()
-    ]  # fmt: skip
+    ]
     return sorted(found, key=lambda row: row["set"])
 
 
@@ -65,28 +80,53 @@ def _others(said: dict[str, tuple[str, str]], first: dict[str, tuple[str, str]])
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
-    share = {name: f"{100 * row[name]:.2f}" for name in ("other than alone", "other than float32", "wer")}
-    return {"set": row["set"], "LLM": row["LLM"], "batch": row["batch"], "utterances": str(row["utterances"]),
-            "other than alone %": share["other than alone"], "other than float32 alone %": share["other than float32"],
-            "WER %": share["wer"]}  # fmt: skip
+    share = {
+        name: f"{100 * row[name]:.2f}" for name in ("other than alone", "other than float32", "wer")
+    }
+    return {
+        "set": row["set"],
+        "LLM": row["LLM"],
+        "batch": row["batch"],
+        "utterances": str(row["utterances"]),
+        "other than alone %": share["other than alone"],
+        "other than float32 alone %": share["other than float32"],
+        "WER %": share["wer"],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.precision", description="What precision and batch change in texts.")
-    parser.add_argument("--device", default="", help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)")
-    parser.add_argument("--set", default="free", help="the constraint set of params.yaml (default: free)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.precision", description="What precision and batch change in texts."
+    )
+    parser.add_argument(
+        "--device",
+        default="",
+        help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)",
+    )
+    parser.add_argument(
+        "--set", default="free", help="the constraint set of params.yaml (default: free)"
+    )
     parser.add_argument("--out", type=Path, help="file for rows and texts, as JSON")
     options = parser.parse_args(arguments)
     settings, device = read_params().decode, options.device or chosen_device()
     rules, found, texts = settings.sets[options.set].unasked(), [], {}
     for role in ROLES:
-        made = {(dtype, way): decoded(role, dtype, rules, way, device) for dtype in DTYPES for way in (ALONE, settings.batch_seconds)}
+        made = {
+            (dtype, way): decoded(role, dtype, rules, way, device)
+            for dtype in DTYPES
+            for way in (ALONE, settings.batch_seconds)
+        }
         found += rows(made)
         texts[role] = {f"{dtype}, {way:g} s": said for (dtype, way), said in made.items()}
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"device": device, "rows": found, "texts": texts}, indent=1, ensure_ascii=False) + "\n")
+        options.out.write_text(
+            json.dumps(
+                {"device": device, "rows": found, "texts": texts}, indent=1, ensure_ascii=False
+            )
+            + "\n"
+        )
     print(aligned([_shown(row) for row in found]))
 
 

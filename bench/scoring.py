@@ -1,8 +1,9 @@
 """How long scoring takes: ``python -m bench.scoring [--words N] [--systems N] [--speakers N]``.
 
-Makes hypotheses of two sets of speech and one without from a seed, runs the work of the stage ``score`` on them in a temporary
-folder, and prints seconds, of the clock and of cores: on a machine that others use the latter tell more. References are upper case,
-hypotheses lower case with errors in one word of twenty, the lengths and the number of speakers those of LibriSpeech's test sets.
+Makes hypotheses of two sets of speech and one without from a seed, runs the work of the stage
+``score`` on them in a temporary folder, and prints seconds, of the clock and of cores: on a machine
+that others use the latter tell more. References are upper case, hypotheses lower case with errors
+in one word of twenty, the lengths and the number of speakers those of LibriSpeech's test sets.
 Nothing is read but ``params.yaml`` and the catalogue. Takes about as long as it says.
 """
 
@@ -37,7 +38,11 @@ def rows(words: int, systems: int, speakers: int, seed: int) -> list[Row]:
     """Hypotheses of about so many reference words, for each system."""
     drawn = random.Random(seed)
     rare = RARE.split()
-    vocabulary = [*COMMON.split() * 3, *rare, *(f"{one}{other}" for one in rare for other in ("s", "ing"))]
+    vocabulary = [
+        *COMMON.split() * 3,
+        *rare,
+        *(f"{one}{other}" for one in rare for other in ("s", "ing")),
+    ]
     made, total = [], 0
     while total < words:
         made.append(drawn.choices(vocabulary, k=drawn.randint(*LENGTHS)))
@@ -47,7 +52,19 @@ def rows(words: int, systems: int, speakers: int, seed: int) -> list[Row]:
         for number, said in enumerate(made):
             text, speaker = _heard(said, rare, drawn), f"speaker-{number % speakers}"
             seconds = len(said) / RATE
-            found.append(Row(f"system-{system}", f"{seed}-{number:06d}", speaker, "en", " ".join(said).upper(), text, [], -1.0, seconds))
+            found.append(
+                Row(
+                    f"system-{system}",
+                    f"{seed}-{number:06d}",
+                    speaker,
+                    "en",
+                    " ".join(said).upper(),
+                    text,
+                    [],
+                    -1.0,
+                    seconds,
+                )
+            )
     return found
 
 
@@ -55,14 +72,27 @@ def _heard(said: Sequence[str], rare: Sequence[str], drawn: random.Random) -> st
     heard: list[str] = []
     for word in said:
         chance = drawn.random() / ERRORS
-        heard += [word] if chance > 1 else [] if chance < 0.3 else [word, word] if chance < 0.5 else [drawn.choice(rare)]
+        heard += (
+            [word]
+            if chance > 1
+            else []
+            if chance < 0.3
+            else [word, word]
+            if chance < 0.5
+            else [drawn.choice(rare)]
+        )
     return " ".join(heard)
 
 
 def main() -> None:
     """Measures from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scoring", description="Measures the stage score on made-up hypotheses.")
-    parser.add_argument("--words", type=int, default=1_000_000, help="reference words, over both sets of speech")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scoring",
+        description="Measures the stage score on made-up hypotheses.",
+    )
+    parser.add_argument(
+        "--words", type=int, default=1_000_000, help="reference words, over both sets of speech"
+    )
     parser.add_argument("--systems", type=int, default=1)
     parser.add_argument("--speakers", type=int, default=40, help="of each set")
     options = parser.parse_args()
@@ -71,8 +101,15 @@ def main() -> None:
         shutil.copytree("catalogue", Path(folder) / "catalogue")
         with contextlib.chdir(folder):
             started = time.perf_counter()
-            for seed, name in enumerate(("test/test-clean", "test/test-other", "nonspeech-test/synthetic-test")):
-                found = rows(options.words // 2 if seed < 2 else 5_000, options.systems, options.speakers, seed)
+            for seed, name in enumerate(
+                ("test/test-clean", "test/test-other", "nonspeech-test/synthetic-test")
+            ):
+                found = rows(
+                    options.words // 2 if seed < 2 else 5_000,
+                    options.systems,
+                    options.speakers,
+                    seed,
+                )
                 path = Path("data/decode") / f"{name}.parquet"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_hypotheses(path, found)
@@ -82,7 +119,8 @@ def main() -> None:
             seconds, used = time.perf_counter() - made, sum(os.times()[:4]) - before
     print(f"made the hypotheses in {made - started:.1f} s")
     print(
-        f"scored {options.words:,} reference words, {options.systems} systems, in {seconds:.1f} s; {used:.1f} s of a core, workers included"
+        f"scored {options.words:,} reference words, {options.systems} systems, in "
+        f"{seconds:.1f} s; {used:.1f} s of a core, workers included"
     )
 
 

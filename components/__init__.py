@@ -1,1 +1,3 @@
-"""Libretto's rooms: one package for each stage of ``dvc.yaml``, over the ground floor (config, audio, text, model)."""
+"""Libretto's rooms: one package for each stage of ``dvc.yaml``, over the ground floor (config,
+audio, text, model).
+"""

@@ -1,8 +1,10 @@
-"""Where a flow works: a clone of the last commit while somebody edits the workspace, or the workspace itself, which it then has alone.
+"""Where a flow works: a clone of the last commit while somebody edits the workspace, or the
+workspace itself, which it then has alone.
 
-A clone shares the workspace's DVC cache by links, so nothing large is copied and nothing that was computed is computed again. What
-comes out returns as a DVC experiment of the workspace (``dvc exp show``, ``dvc exp apply``) or as a branch with one commit. The clone
-of a flow that was killed is removed by the next one.
+A clone shares the workspace's DVC cache by links, so nothing large is copied and nothing that was
+computed is computed again. What comes out returns as a DVC experiment of the workspace (``dvc exp
+show``, ``dvc exp apply``) or as a branch with one commit. The clone of a flow that was killed is
+removed by the next one.
 """
 
 from __future__ import annotations
@@ -34,30 +36,50 @@ class Place:
     above: Path
 
     def as_experiment(self) -> str:
-        """Makes what came out an experiment of the workspace; returns its name, empty where all is as in the commit cloned.
+        """Makes what came out an experiment of the workspace; returns its name, empty where all is
+        as in the commit cloned.
 
-        An experiment of DVC is a commit on the one that it started from, under a reference that names both. ``dvc exp save`` would
-        refuse one of which some stages never ran.
+        An experiment of DVC is a commit on the one that it started from, under a reference that
+        names both. ``dvc exp save`` would refuse one of which some stages never ran.
         """
         base, name = run("git", "rev-parse", "HEAD"), f"flow-{self.folder.name}".lower()
         commit_result(f"dvc: commit experiment {name}")
         if run("git", "rev-parse", "HEAD") == base:
             return ""
-        run("git", "-C", str(self.above), "fetch", "--quiet", str(self.folder), f"HEAD:{ExpRefInfo(base, name)}")
+        run(
+            "git",
+            "-C",
+            str(self.above),
+            "fetch",
+            "--quiet",
+            str(self.folder),
+            f"HEAD:{ExpRefInfo(base, name)}",
+        )
         return name
 
     def as_branch(self, message: str, name: str = "") -> tuple[str, str]:
-        """Commits what came out as a branch of the workspace, in place of an earlier one of that name; returns branch and commit."""
+        """Commits what came out as a branch of the workspace, in place of an earlier one of that
+        name; returns branch and commit.
+        """
         name = name or f"flow-{self.folder.name}".lower()
         commit = commit_result(message)
-        run("git", "-C", str(self.above), "fetch", "--quiet", str(self.folder), f"+HEAD:refs/heads/{name}")
+        run(
+            "git",
+            "-C",
+            str(self.above),
+            "fetch",
+            "--quiet",
+            str(self.folder),
+            f"+HEAD:refs/heads/{name}",
+        )
         return name, commit
 
 
 @contextlib.contextmanager
 def workspace() -> Iterator[Place]:
-    """The current workspace, held against a second flow; the system frees it when its holder dies. Raises TransientError where
-    another flow works in it."""
+    """The current workspace, held against a second flow; the system frees it when its holder dies.
+    Raises TransientError where another flow works in it.
+    """
     folder = Path.cwd()
     place = work_root() / "workspaces" / f"{data_digest(str(folder))[:12]}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -65,18 +87,28 @@ def workspace() -> Iterator[Place]:
         with FileLock(place, timeout=0):
             yield Place(folder, folder)
     except Timeout:
-        raise TransientError(f"Another flow works in {folder}.", unit=str(folder),
-                             way_out="Wait for its end, or leave out --here: then each works in a clone.") from None  # fmt: skip
+        raise TransientError(
+            f"Another flow works in {folder}.",
+            unit=str(folder),
+            way_out="Wait for its end, or leave out --here: then each works in a clone.",
+        ) from None
 
 
 @contextlib.contextmanager
 def clone(say: Callable[[str], None]) -> Iterator[Place]:
-    """Changes into a clone of the current workspace, which goes in any case: what is to stay is brought back before.
+    """Changes into a clone of the current workspace, which goes in any case: what is to stay is
+    brought back before.
 
     ``say`` is told what is cloned. Raises InputError outside a Git repository.
     """
     above = Path.cwd()
-    revision = run("git", "rev-parse", "--short", "HEAD", way_out="A clone needs a commit to start from; --here needs none.")
+    revision = run(
+        "git",
+        "rev-parse",
+        "--short",
+        "HEAD",
+        way_out="A clone needs a commit to start from; --here needs none.",
+    )
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         say(f"the workspace has changes that are not committed: this runs {revision} without them")
     parent = work_root() / "clones"
@@ -107,8 +139,9 @@ def _sweep(parent: Path) -> None:
 
 
 def _take_along(above: Path) -> None:
-    """What a clone needs of the workspace and Git does not hold: DVC's cache with the results that stand, and how its remotes are
-    reached."""
+    """What a clone needs of the workspace and Git does not hold: DVC's cache with the results that
+    stand, and how its remotes are reached.
+    """
     local = above / ".dvc/config.local"
     if local.is_file():
         shutil.copy(local, ".dvc/config.local")  # with its mode: it may hold keys
@@ -118,13 +151,18 @@ def _take_along(above: Path) -> None:
         held["cache"]["dir"] = cache
     with Repo() as repo:
         repo.checkout(allow_missing=True)  # what the cache lacks is computed
-    name, mail = (run("git", "-C", str(above), "config", "--default", "libretto", key) for key in ("user.name", "user.email"))
+    name, mail = (
+        run("git", "-C", str(above), "config", "--default", "libretto", key)
+        for key in ("user.name", "user.email")
+    )
     run("git", "config", "user.name", name)
     run("git", "config", "user.email", mail)
 
 
 def commit_result(message: str) -> str:
-    """Commits ``dvc.lock``, metrics and scans as they are, and nothing else; returns the commit, the last one where they are as in it."""
+    """Commits ``dvc.lock``, metrics and scans as they are, and nothing else; returns the commit,
+    the last one where they are as in it.
+    """
     held = [each for each in RESULT if Path(each).exists()]
     run("git", "add", *held)
     if run("git", "status", "--porcelain", "--untracked-files=no", "--", *held):

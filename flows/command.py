@@ -1,4 +1,6 @@
-"""A command in a process of its own, heard line by line as it runs, with the progress that a stage reports beside its output."""
+"""A command in a process of its own, heard line by line as it runs, with the progress that a stage
+reports beside its output.
+"""
 
 from __future__ import annotations
 
@@ -33,22 +35,37 @@ def run(*command: str, way_out: str = "") -> str:
     """Standard output of a command; raises InputError with what it says where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
-        raise InputError(f"'{shlex.join(command).replace(shlex.join(DVC), 'dvc')}' failed: {done.stderr.strip()}", way_out=way_out)
+        raise InputError(
+            f"'{shlex.join(command).replace(shlex.join(DVC), 'dvc')}' failed: "
+            f"{done.stderr.strip()}",
+            way_out=way_out,
+        )
     return done.stdout.strip()
 
 
 class Command:
-    """A running command. What it started ends with it, and it ends with this process, however that ends."""
+    """A running command. What it started ends with it, and it ends with this process, however that
+    ends.
+    """
 
     def __init__(self, arguments: Sequence[str], progress: Path) -> None:
-        """Starts ``arguments``; a stage among them reports its progress to the file ``progress``, which is emptied."""
+        """Starts ``arguments``; a stage among them reports its progress to the file ``progress``,
+        which is emptied.
+        """
         progress.parent.mkdir(parents=True, exist_ok=True)
         progress.write_text("")
         self._progress = progress
         extended = {**environment(), "PYTHONUNBUFFERED": "1", "LIBRETTO_PROGRESS": str(progress)}
-        self._process = subprocess.Popen([sys.executable, str(GUARD), *arguments], env=extended, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                                         start_new_session=True)  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, str(GUARD), *arguments],
+            env=extended,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

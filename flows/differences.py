@@ -1,7 +1,9 @@
-"""Experiments against the first of them: differences of word error rates, and whether they are more than chance.
+"""Experiments against the first of them: differences of word error rates, and whether they are more
+than chance.
 
-In: ``data/score/utterances.parquet`` of each experiment, out of DVC's cache by its revision. Out: a row for each set of speech and
-system that both have. An experiment that failed, or one without that table, gives no row. Cost: about a second an experiment.
+In: ``data/score/utterances.parquet`` of each experiment, out of DVC's cache by its revision. Out: a
+row for each set of speech and system that both have. An experiment that failed, or one without that
+table, gives no row. Cost: about a second an experiment.
 """
 
 from __future__ import annotations
@@ -18,7 +20,17 @@ import pyarrow.parquet as pq
 from components.score.significance import ALPHA, compare
 
 UTTERANCES = Path("data/score/utterances.parquet")
-COLUMNS = ["set", "role", "system", "id", "speaker", "substitutions", "deletions", "insertions", "words"]
+COLUMNS = [
+    "set",
+    "role",
+    "system",
+    "id",
+    "speaker",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "words",
+]
 NOT_ALIKE = "other utterances"  # where the two did not hear the same
 
 
@@ -43,13 +55,19 @@ def errors_of(table: pa.Table) -> dict[tuple[str, str], Errors]:
         own.sort(key=lambda row: row["id"])
         errors = [row["substitutions"] + row["deletions"] + row["insertions"] for row in own]
         words = np.array([row["words"] for row in own], dtype=np.int64)
-        found[key] = Errors([row["id"] for row in own], [row["speaker"] for row in own], np.array(errors, dtype=np.int64), words)
+        found[key] = Errors(
+            [row["id"] for row in own],
+            [row["speaker"] for row in own],
+            np.array(errors, dtype=np.int64),
+            words,
+        )
     return found
 
 
 def read_errors(revision: str) -> dict[tuple[str, str], Errors] | None:
-    """Errors of the experiment of that revision; None where DVC has no table of utterances of it: it was never made, or is gone from
-    the cache, which DVC does not tell apart."""
+    """Errors of the experiment of that revision; None where DVC has no table of utterances of it:
+    it was never made, or is gone from the cache, which DVC does not tell apart.
+    """
     import dvc.api
     from dvc.exceptions import DvcException
 
@@ -60,17 +78,28 @@ def read_errors(revision: str) -> dict[tuple[str, str], Errors] | None:
         return None
 
 
-def differences(names: Sequence[str], found: Mapping[str, Mapping[tuple[str, str], Errors]], resamples: int) -> list[dict[str, str]]:
-    """A row for each experiment after the first, set and system that both have: the difference of word error rates in percent points
-    (less than 0: better than the first) with its 95 % interval (paired bootstrap), the p-value of the matched-pairs test, and ``*``
-    where it is below 0.05. The tests are not corrected for their number: of twenty, one is below by chance."""
+def differences(
+    names: Sequence[str], found: Mapping[str, Mapping[tuple[str, str], Errors]], resamples: int
+) -> list[dict[str, str]]:
+    """A row for each experiment after the first, set and system that both have: the difference of
+    word error rates in percent points (less than 0: better than the first) with its 95 % interval
+    (paired bootstrap), the p-value of the matched-pairs test, and ``*`` where it is below 0.05. The
+    tests are not corrected for their number: of twenty, one is below by chance.
+    """
     if not names or names[0] not in found:
         return []
     base, rows = found[names[0]], []
     for name in names[1:]:
         for key, own in found.get(name, {}).items():
             if key in base:
-                rows.append({"experiment": name, "set": key[0], "system": key[1], **_row(base[key], own, resamples)})
+                rows.append(
+                    {
+                        "experiment": name,
+                        "set": key[0],
+                        "system": key[1],
+                        **_row(base[key], own, resamples),
+                    }
+                )
     return rows
 
 
@@ -79,8 +108,11 @@ def _row(base: Errors, own: Errors, resamples: int) -> dict[str, str]:
         return {"difference": NOT_ALIKE}
     result = compare(base.errors, own.errors, base.words, base.speakers, resamples)
     ends = f" ({signed(result.low)} to {signed(result.high)})" if resamples else ""
-    return {"difference": signed(result.difference) + ends, "p": f"{result.matched_p:.4f}",
-            f"p < {ALPHA}": "*" if result.significant else ""}  # fmt: skip
+    return {
+        "difference": signed(result.difference) + ends,
+        "p": f"{result.matched_p:.4f}",
+        f"p < {ALPHA}": "*" if result.significant else "",
+    }
 
 
 def signed(fraction: float) -> str:

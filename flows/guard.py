@@ -1,8 +1,9 @@
-"""A command that ends with whoever started it: ``python flows/guard.py COMMAND …``, its standard input a pipe that the starter holds.
+"""A command that ends with whoever started it: ``python flows/guard.py COMMAND …``, its standard
+input a pipe that the starter holds.
 
-When the pipe closes, be it that the starter closed it, was killed or crashed, the whole process group is killed: a stage without
-its flow would hold DVC's locks, a GPU and the work cache for a result that nobody records. Imports nothing of the project, so that
-it starts in 30 ms.
+When the pipe closes, be it that the starter closed it, was killed or crashed, the whole process
+group is killed: a stage without its flow would hold DVC's locks, a GPU and the work cache for a
+result that nobody records. Imports nothing of the project, so that it starts in 30 ms.
 """
 
 from __future__ import annotations

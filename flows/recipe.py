@@ -1,8 +1,9 @@
 """Recipes: a paper's system or table as overrides of ``params.yaml``, one cell or many.
 
-``flows/recipes/<name>.yaml`` holds ``overrides`` (for every cell) and, where there are several cells, either ``grid`` or ``cells``
-(overrides by cell name). Every combination of a grid is a cell; an axis of it is a parameter with a list of values, or a word
-with overrides by name. A parameter is named as ``dvc exp run -S`` names it; an element of a list by its position
+``flows/recipes/<name>.yaml`` holds ``overrides`` (for every cell) and, where there are several
+cells, either ``grid`` or ``cells`` (overrides by cell name). Every combination of a grid is a cell;
+an axis of it is a parameter with a list of values, or a word with overrides by name. A parameter is
+named as ``dvc exp run -S`` names it; an element of a list by its position
 (``train.curriculum.0.steps``). ``published`` holds the figures of the source, to stand beside ours.
 """
 
@@ -34,7 +35,9 @@ class Published:
 
     __pydantic_config__ = STRICT
     source: str
-    grade: Literal["read", "secondary", "not checked"]  # in the source itself, in somebody's account of it, from memory
+    grade: Literal[
+        "read", "secondary", "not checked"
+    ]  # in the source itself, in somebody's account of it, from memory
     wer: Figures = field(default_factory=dict)  # percent
     perplexity: Figures = field(default_factory=dict)  # of a word, of the LLM alone
 
@@ -50,8 +53,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: its name within the recipe (empty for the only one), what it overrides, and what is published of it by test
-    set: word error rates in percent, perplexities."""
+    """One experiment: its name within the recipe (empty for the only one), what it overrides, and
+    what is published of it by test set: word error rates in percent, perplexities.
+    """
 
     name: str
     overrides: dict[str, Any]
@@ -60,7 +64,11 @@ class Cell:
 
     def arguments(self) -> list[str]:
         """``-S key=value`` for each override, in the grammar of ``dvc exp run``."""
-        return [part for key, value in self.overrides.items() for part in ("-S", f"{key}={literal(value)}")]
+        return [
+            part
+            for key, value in self.overrides.items()
+            for part in ("-S", f"{key}={literal(value)}")
+        ]
 
 
 def names() -> list[str]:
@@ -72,47 +80,81 @@ def read_recipe(name: str) -> Recipe:
     """The recipe of that name; raises InputError with the nearest known name."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise InputError(f"No recipe is called '{name}'.", unit=name, way_out=nearest(name, names()))
+        raise InputError(
+            f"No recipe is called '{name}'.", unit=name, way_out=nearest(name, names())
+        )
     recipe = typed(Recipe, yaml.safe_load(path.read_text()), str(path))
     if recipe.grid and recipe.cells:
-        raise InputError(f"{path}: both 'grid' and 'cells' are given.", unit=name, way_out="Name the cells, or give a grid of values.")
+        raise InputError(
+            f"{path}: both 'grid' and 'cells' are given.",
+            unit=name,
+            way_out="Name the cells, or give a grid of values.",
+        )
     return recipe
 
 
 def expand(recipe: Recipe) -> list[Cell]:
-    """The cells of a recipe, in its order; raises InputError where two would have one name, and for figures of no cell."""
+    """The cells of a recipe, in its order; raises InputError where two would have one name, and for
+    figures of no cell.
+    """
     if recipe.cells:
         found = {name: {**recipe.overrides, **own} for name, own in recipe.cells.items()}
     else:
         combinations = list(itertools.product(*itertools.starmap(_axis, recipe.grid.items())))
-        named = [("-".join(name for name, _ in each), [own for _, own in each]) for each in combinations]
-        found = {name: dict(itertools.chain(recipe.overrides.items(), *(own.items() for own in values))) for name, values in named}
+        named = [
+            ("-".join(name for name, _ in each), [own for _, own in each]) for each in combinations
+        ]
+        found = {
+            name: dict(itertools.chain(recipe.overrides.items(), *(own.items() for own in values)))
+            for name, values in named
+        }
         if len(found) < len(named):
-            raise InputError("Two cells of the grid would have the same name.", way_out="Give 'cells' with names of their own instead.")
+            raise InputError(
+                "Two cells of the grid would have the same name.",
+                way_out="Give 'cells' with names of their own instead.",
+            )
     said = recipe.published or Published("", "read")
     for name in (*said.wer, *said.perplexity):
         if name not in found:
-            raise InputError(f"Figures are published for '{name}', which is no cell.", unit=name, way_out=nearest(name, found))
-    return [Cell(name, own, said.wer.get(name, {}), said.perplexity.get(name, {})) for name, own in found.items()]
+            raise InputError(
+                f"Figures are published for '{name}', which is no cell.",
+                unit=name,
+                way_out=nearest(name, found),
+            )
+    return [
+        Cell(name, own, said.wer.get(name, {}), said.perplexity.get(name, {}))
+        for name, own in found.items()
+    ]
 
 
-def _axis(key: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """The steps of a grid along one axis: what each adds to a cell's name, and what it overrides."""
+def _axis(
+    key: str, values: list[Any] | dict[str, dict[str, Any]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The steps of a grid along one axis: what each adds to a cell's name, and what it
+    overrides.
+    """
     if isinstance(values, dict):
         return list(values.items())
-    return [(re.sub(r"[^A-Za-z0-9]+", "-", str(value)).strip("-"), {key: value}) for value in values]
+    return [
+        (re.sub(r"[^A-Za-z0-9]+", "-", str(value)).strip("-"), {key: value}) for value in values
+    ]
 
 
 def check(cell: Cell) -> None:
-    """Raises InputError where an override names an unknown parameter or catalogue entry, or gives it a wrong value, and where
-    figures are published for a set that is not tested."""
+    """Raises InputError where an override names an unknown parameter or catalogue entry, or gives
+    it a wrong value, and where figures are published for a set that is not tested.
+    """
     params = overridden(cell.overrides, f"cell '{cell.name}'" if cell.name else "overrides")
     check_names(params)
     tested = _tested(params)
     for name in (*cell.wer, *cell.perplexity):
         if name not in tested:
-            raise InputError(f"Figures are published for '{name}', which the corpus {params.corpus} does not test.", unit=name,
-                             way_out=nearest(name, tested))  # fmt: skip
+            raise InputError(
+                f"Figures are published for '{name}', which the corpus {params.corpus} does "
+                "not test.",
+                unit=name,
+                way_out=nearest(name, tested),
+            )
 
 
 def _tested(params: Params) -> list[str]:
@@ -130,7 +172,13 @@ def literal(value: Any) -> str:
         return f"[{','.join(map(literal, value))}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/-]*", value) and value.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    ):
         return value
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

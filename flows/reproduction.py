@@ -1,7 +1,8 @@
 """One ``dvc repro`` in a process of its own, followed stage by stage.
 
-DVC says which stage begins, is up to date or comes out of its cache; that is all that a flow needs to show each as a task. Asking
-DVC for one stage after the other would load the project anew for each (about a second a stage).
+DVC says which stage begins, is up to date or comes out of its cache; that is all that a flow needs
+to show each as a task. Asking DVC for one stage after the other would load the project anew for
+each (about a second a stage).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from components.runtime.stage import error_path
 from flows.command import DVC, Command
 
 RAN, UP_TO_DATE, CACHED = "ran", "up to date", "taken from the run cache"
-HEADINGS = {  # what DVC 3.67 says where a stage begins (dvc/stage/run.py, dvc/stage/__init__.py, dvc/stage/cache.py)
+# what DVC 3.67 says where a stage begins (dvc/stage/run.py, dvc/stage/__init__.py,
+# dvc/stage/cache.py)
+HEADINGS = {
     RAN: re.compile(r"Running stage '(.+)':"),
     UP_TO_DATE: re.compile(r"(?:Stage )?'(.+)' didn't change, skipping"),
     CACHED: re.compile(r"Stage '(.+)' is cached - skipping run, checking out outputs"),
@@ -28,7 +31,9 @@ Show = Callable[[dict[str, Any]], None]
 
 
 class Reproduction:
-    """``dvc repro`` of some targets: ``follow`` each stage of ``order`` once, in that order, and ``end`` in any case."""
+    """``dvc repro`` of some targets: ``follow`` each stage of ``order`` once, in that order, and
+    ``end`` in any case.
+    """
 
     def __init__(self, targets: Sequence[str], order: Sequence[str]) -> None:
         self._arguments = [*DVC, "repro", *targets]
@@ -36,13 +41,16 @@ class Reproduction:
         self._left: list[str] = []  # stages whose heading has not come yet
         self._command: Command | None = None
         self._lines: Iterator[str] = iter(())
-        self._heading: tuple[str, str] | None = None  # of the next stage, read while the one before was followed
+        self._heading: tuple[str, str] | None = (
+            None  # of the next stage, read while the one before was followed
+        )
 
     def follow(self, stage: str, say: Say, show: Show) -> str:
         """Waits until ``stage`` is done and tells how: RAN, UP_TO_DATE or CACHED.
 
-        ``say`` gets each line of output as it comes, ``show`` the stage's last progress about every two seconds. Raises the error
-        that the stage left in its ``error.json``; followed once more after that, it is run again.
+        ``say`` gets each line of output as it comes, ``show`` the stage's last progress about every
+        two seconds. Raises the error that the stage left in its ``error.json``; followed once more
+        after that, it is run again.
         """
         if self._command is None:
             self._start(stage)
@@ -69,11 +77,15 @@ class Reproduction:
         self._left = self._order[self._order.index(stage) :]
         for each in self._left:
             report_of(each).unlink(missing_ok=True)  # of an earlier run
-        self._command = Command(self._arguments, report_of(stage).parent.with_name("progress.jsonl"))
+        self._command = Command(
+            self._arguments, report_of(stage).parent.with_name("progress.jsonl")
+        )
         self._lines, self._heading = self._command.lines(), None
 
     def _heading_of(self, line: str) -> tuple[str, str] | None:
-        """(how, stage) where a stage that has not begun yet begins with this line; a stage may print what it likes."""
+        """(how, stage) where a stage that has not begun yet begins with this line; a stage may
+        print what it likes.
+        """
         for how, pattern in HEADINGS.items():
             match = pattern.fullmatch(line)
             if match and match[1] in self._left:
@@ -93,7 +105,9 @@ class Reproduction:
         code = self._command.code()
         self.end()
         failed = FAILED.search(last)
-        if code and (failed is None or failed[1] == stage):  # else a later one failed before it began: it will say so when it is followed
+        if code and (
+            failed is None or failed[1] == stage
+        ):  # else a later one failed before it began: it will say so when it is followed
             raise error_of(stage, last)
 
     def end(self) -> None:
@@ -104,7 +118,9 @@ class Reproduction:
 
 
 def report_of(stage: str) -> Path:
-    """Where a stage leaves its ``error.json``; roles of one stage share it, since they run one after the other."""
+    """Where a stage leaves its ``error.json``; roles of one stage share it, since they run one
+    after the other.
+    """
     return error_path(stage.split("@")[0])
 
 
@@ -112,6 +128,8 @@ def error_of(stage: str, last: str) -> LibrettoError:
     """The error that a stage left behind, or one with the last line of its output."""
     report = report_of(stage)
     if not report.is_file():
-        return LibrettoError(f"{stage}: {last or 'no output'}", unit=stage, way_out="See the log of this task run.")
+        return LibrettoError(
+            f"{stage}: {last or 'no output'}", unit=stage, way_out="See the log of this task run."
+        )
     record = json.loads(report.read_text())
     return BY_KIND[record["kind"]](f"{stage}: {record['message']}", unit=record["unit"])

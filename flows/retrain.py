@@ -1,8 +1,10 @@
-"""New data → a new model, and into use only where it is better: the flow that a schedule starts every week.
+"""New data → a new model, and into use only where it is better: the flow that a schedule starts
+every week.
 
-``python -m flows.retrain [--guarded SET …] [--system constrained] [--push]``. It scans the data roots in a clone of the last commit;
-where nothing is new it ends there. Else the pipeline runs, and the result comes back as the branch ``retrain``. The model is promoted
-by flows/promotion.py's rule, as a version of the DVC artifact ``bridge``; the one before stays a version of its own:
+``python -m flows.retrain [--guarded SET …] [--system constrained] [--push]``. It scans the data
+roots in a clone of the last commit; where nothing is new it ends there. Else the pipeline runs, and
+the result comes back as the branch ``retrain``. The model is promoted by flows/promotion.py's rule,
+as a version of the DVC artifact ``bridge``; the one before stays a version of its own:
 
     dvc artifacts get . bridge --rev v1.0.0      # its bridge
     git checkout bridge@v1.0.0 && dvc checkout   # all that it was made with
@@ -37,18 +39,27 @@ SOURCES = "data/sources"
 
 @task(**AGAIN)
 def scan() -> bool:
-    """Looks at the data roots; whether they hold something else than in the last attempt, or in the last commit where there was none."""
-    code, last = run_command([sys.executable, "-m", "components.corpus", "scan", "--corpus", read_params().corpus], "corpus")
+    """Looks at the data roots; whether they hold something else than in the last attempt, or in the
+    last commit where there was none.
+    """
+    code, last = run_command(
+        [sys.executable, "-m", "components.corpus", "scan", "--corpus", read_params().corpus],
+        "corpus",
+    )
     if code:
         raise BY_CODE.get(code, LibrettoError)(last)
     run("git", "add", SOURCES)
     last_attempt = run("git", "branch", "--list", "--remotes", f"origin/{BRANCH}")
-    return bool(run("git", "diff", "--cached", "--name-only", last_attempt or "HEAD", "--", SOURCES))
+    return bool(
+        run("git", "diff", "--cached", "--name-only", last_attempt or "HEAD", "--", SOURCES)
+    )
 
 
 @task(cache_policy=NO_CACHE)
 def decide(system: str, guarded: Sequence[str]) -> Verdict:
-    """The new model of this clone against the one in use: the last version, or the last commit where none was promoted yet."""
+    """The new model of this clone against the one in use: the last version, or the last commit
+    where none was promoted yet.
+    """
     used = (versions() or ["HEAD"])[0]
     scores = committed(used, SCORE)
     errors = read_errors(used) if scores else None
@@ -59,7 +70,12 @@ def decide(system: str, guarded: Sequence[str]) -> Verdict:
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(guarded: Sequence[str] = (), system: str = "constrained", push_results: bool = False, plan: bool = True) -> str:
+def retrain(
+    guarded: Sequence[str] = (),
+    system: str = "constrained",
+    push_results: bool = False,
+    plan: bool = True,
+) -> str:
     """Returns what became of it: nothing new, kept the model in use, or the tag of the new one."""
     say = get_run_logger().info
     with clone(say) as place:
@@ -86,11 +102,25 @@ def retrain(guarded: Sequence[str] = (), system: str = "constrained", push_resul
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the flow from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flows.retrain", description="Trains on new data; promotes what is better.")
-    parser.add_argument("--guarded", nargs="+", default=[], metavar="SET", help="sets of speech that decide (default: all)")
-    parser.add_argument("--system", default="constrained", help="whose hypotheses decide (default: constrained)")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.retrain", description="Trains on new data; promotes what is better."
+    )
+    parser.add_argument(
+        "--guarded",
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="sets of speech that decide (default: all)",
+    )
+    parser.add_argument(
+        "--system", default="constrained", help="whose hypotheses decide (default: constrained)"
+    )
     parser.add_argument("--push", action="store_true", help="'dvc push' the result")
-    parser.add_argument("--no-plan", action="store_true", help="run even where the plan says that a disk or the memory will not do")
+    parser.add_argument(
+        "--no-plan",
+        action="store_true",
+        help="run even where the plan says that a disk or the memory will not do",
+    )
     options = parser.parse_args(arguments)
     try:
         print(retrain(options.guarded, options.system, options.push, not options.no_plan))

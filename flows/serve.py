@@ -1,8 +1,10 @@
-"""Server, worker and deployments on this machine: ``python -m flows.serve [--server URL] [--stop]``, or ``make serve``.
+"""Server, worker and deployments on this machine: ``python -m flows.serve [--server URL]
+[--stop]``, or ``make serve``.
 
-Brings up what is not up yet: Prefect's server (on loopback unless ``--host`` says otherwise), the work pool, the deployments of
-``prefect.yaml``, the rule that ends runs whose process is gone, and a worker. Server and worker go on when the terminal closes; their
-logs and process numbers lie in the work cache, ``serve/``.
+Brings up what is not up yet: Prefect's server (on loopback unless ``--host`` says otherwise), the
+work pool, the deployments of ``prefect.yaml``, the rule that ends runs whose process is gone, and a
+worker. Server and worker go on when the terminal closes; their logs and process numbers lie in the
+work cache, ``serve/``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from components.runtime.settings import work_root
 POOL, PROCESSES = "libretto", "process"
 HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less
 SILENCE = 3 * HEARTBEAT  # after so many without one a run counts as crashed
-GRACE = 45  # seconds that server and worker have to end by themselves; a worker gives its runs 30 of them
+# seconds that server and worker have to end by themselves; a worker gives its runs 30 of them
+GRACE = 45
 STARTED = 120  # seconds in which the server must answer; the first start makes its database
 RULE = "Runs without a sign of life have crashed"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -46,19 +49,27 @@ def is_up(url: str) -> bool:
 
 
 def start_server(host: str, port: int, folder: Path) -> None:
-    """Starts the server and waits until it answers; raises TransientError where it does not or ends."""
-    # Not with --background: that leaves its log a pipe which nobody reads, and the first warning then ends the server.
+    """Starts the server and waits until it answers; raises TransientError where it does not or
+    ends.
+    """
+    # Not with --background: that leaves its log a pipe which nobody reads, and the first warning
+    # then ends the server.
     process = start(folder, "server", "start", "--host", host, "--port", str(port))
     end = time.monotonic() + STARTED
     while not is_up(address(host, port)):
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            raise TransientError(f"The server does not answer at {address(host, port)}.", way_out=f"See {folder / 'server.log'}.")
+            raise TransientError(
+                f"The server does not answer at {address(host, port)}.",
+                way_out=f"See {folder / 'server.log'}.",
+            )
         time.sleep(0.5)
 
 
 def make_rule() -> None:
-    """Has the server end runs that give no sign of life: those whose machine or process was killed."""
+    """Has the server end runs that give no sign of life: those whose machine or process
+    was killed.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -66,12 +77,19 @@ def make_rule() -> None:
     from prefect.events.schemas.events import ResourceSpecification
 
     beat = "prefect.flow-run.heartbeat"
-    trigger = EventTrigger(after={beat}, expect={beat, *(f"prefect.flow-run.{state}" for state in ENDED)},
-                           match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-                           for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
-                           within=timedelta(seconds=SILENCE))  # fmt: skip
+    trigger = EventTrigger(
+        after={beat},
+        expect={beat, *(f"prefect.flow-run.{state}" for state in ENDED)},
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=SILENCE),
+    )
     message = f"No sign of life for {SILENCE} s: its process is gone."
-    action = ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=True)
+    action = ChangeFlowRunState(
+        name="Crashed", state=StateType.CRASHED, message=message, force=True
+    )
     with get_client(sync_client=True) as client:
         for held in client.read_automations_by_name(RULE):
             client.delete_automation(held.id)
@@ -82,7 +100,13 @@ def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Starts Prefect's ``name`` in a session of its own, its log and its number in ``folder``."""
     with (folder / f"{name}.log").open("a") as log:
         command = [sys.executable, "-m", "prefect", name, *arguments]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     (folder / f"{name}.pid").write_text(str(process.pid))
     return process
 
@@ -98,7 +122,9 @@ def number(folder: Path, name: str) -> int:
 
 
 def stop(folder: Path, name: str) -> None:
-    """Ends the server or worker that was started here: asked to, then killed after ``GRACE`` seconds."""
+    """Ends the server or worker that was started here: asked to, then killed after ``GRACE``
+    seconds.
+    """
     end = time.monotonic() + GRACE
     if found := number(folder, name):
         os.kill(found, signal.SIGTERM)
@@ -110,7 +136,9 @@ def stop(folder: Path, name: str) -> None:
 
 
 def make_pool(log: Path) -> str:
-    """The type of the work pool, which is made where there is none: of processes, as many at once as this machine has GPUs."""
+    """The type of the work pool, which is made where there is none: of processes, as many at once
+    as this machine has GPUs.
+    """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -130,7 +158,9 @@ def up(url: str, host: str = "", port: int = 0) -> None:
     os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT))
     if not is_up(url):
         if not host:
-            raise TransientError(f"No server answers at {url}.", unit=url, way_out="Start it, or leave out --server.")
+            raise TransientError(
+                f"No server answers at {url}.", unit=url, way_out="Start it, or leave out --server."
+            )
         start_server(host, port, folder)
     kind = make_pool(folder / "deploy.log")
     prefect("deploy", "--all", log=folder / "deploy.log")
@@ -138,7 +168,11 @@ def up(url: str, host: str = "", port: int = 0) -> None:
     if kind == PROCESSES and not number(folder, "worker"):
         start(folder, "worker", "start", "--pool", POOL, "--type", PROCESSES)
     elif kind != PROCESSES:
-        print(f"the pool '{POOL}' is of type {kind}: start its worker where that runs, docs/deployments.md", file=sys.stderr)
+        print(
+            f"the pool '{POOL}' is of type {kind}: start its worker where that runs, "
+            "docs/deployments.md",
+            file=sys.stderr,
+        )
 
 
 def down() -> None:
@@ -150,21 +184,37 @@ def down() -> None:
 def prefect(*arguments: str, log: Path) -> None:
     """Runs a command of Prefect; raises InputError with the end of what it says where it fails."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:
         stream.write(done.stdout + done.stderr)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines()
-        raise InputError(f"'prefect {' '.join(arguments)}' failed: {words[-1] if words else 'it said nothing'}", way_out=f"See {log}.")
+        raise InputError(
+            f"'prefect {' '.join(arguments)}' failed: {words[-1] if words else 'it said nothing'}",
+            way_out=f"See {log}.",
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Brings up or ends, from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Server, worker and deployments on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.serve", description="Server, worker and deployments on this machine."
+    )
     parser.add_argument("--stop", action="store_true", help="end worker and server")
-    parser.add_argument("--server", default="", metavar="URL", help="of a server that runs already, http://…/api: none is started here")
-    parser.add_argument("--host", default="127.0.0.1", help="where the server listens; anything but loopback is open to that network")
+    parser.add_argument(
+        "--server",
+        default="",
+        metavar="URL",
+        help="of a server that runs already, http://…/api: none is started here",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where the server listens; anything but loopback is open to that network",
+    )
     parser.add_argument("--port", type=int, default=4200)
     options = parser.parse_args(arguments)
     try:

@@ -1,7 +1,9 @@
-"""A folder or bucket of recordings to text, as a flow: ``python -m flows.transcribe_batch IN OUT [--model DIR] [--set NAME] [--again]``.
+"""A folder or bucket of recordings to text, as a flow: ``python -m flows.transcribe_batch IN OUT
+[--model DIR] [--set NAME] [--again]``.
 
-What it does stands in components/transcribe/batch.py: parts of parquet, each recording in exactly one. The flow starts it, logs what it
-says, shows its progress with the time left, and tries again what may pass; it goes on where it stopped, whoever stopped it.
+What it does stands in components/transcribe/batch.py: parts of parquet, each recording in exactly
+one. The flow starts it, logs what it says, shows its progress with the time left, and tries again
+what may pass; it goes on where it stopped, whoever stopped it.
 """
 
 from __future__ import annotations
@@ -23,36 +25,81 @@ from flows.pipeline import AGAIN, run_command
 
 @task(**AGAIN)
 def transcribe(arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit code (0, or 1 where some recordings gave no text) and last line of the command; raises what it ended with."""
-    code, last = run_command([sys.executable, "-m", "components.transcribe", "batch", *arguments], "transcribe")
+    """Exit code (0, or 1 where some recordings gave no text) and last line of the command; raises
+    what it ended with.
+    """
+    code, last = run_command(
+        [sys.executable, "-m", "components.transcribe", "batch", *arguments], "transcribe"
+    )
     if code not in (0, FAILED):
         raise BY_CODE.get(code, LibrettoError)(last.removeprefix("transcribe: "))
     return code, last
 
 
 @flow(name="transcribe-batch", persist_result=False)
-def transcribe_batch(within: str, out: str, model: str = "", constraints: str = "", shard: int = SHARD, again: bool = False) -> int:
-    """Transcribes the recordings of ``within`` that ``out`` does not hold yet, both a folder or ``s3://bucket/prefix``; returns 0, or 1
-    where some gave no text. ``model`` is an exported folder (empty: the workspace's), ``constraints`` a set of it."""
+def transcribe_batch(
+    within: str,
+    out: str,
+    model: str = "",
+    constraints: str = "",
+    shard: int = SHARD,
+    again: bool = False,
+) -> int:
+    """Transcribes the recordings of ``within`` that ``out`` does not hold yet, both a folder or
+    ``s3://bucket/prefix``; returns 0, or 1 where some gave no text. ``model`` is an exported folder
+    (empty: the workspace's), ``constraints`` a set of it.
+    """
     settings: dict[str, Any] = {"--model": model, "--set": constraints, "--shard": str(shard)}
     given = [part for name, value in settings.items() if value for part in (name, value)]
     code, last = transcribe([within, out, *given, *(["--again"] if again else [])])
-    create_table_artifact([{"out": out, "result": last}], key="transcribed", description="Recordings, and those without a transcript")
+    create_table_artifact(
+        [{"out": out, "result": last}],
+        key="transcribed",
+        description="Recordings, and those without a transcript",
+    )
     return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the flow from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flows.transcribe_batch", description="Recordings of a folder or bucket to parquet.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.transcribe_batch",
+        description="Recordings of a folder or bucket to parquet.",
+    )
     parser.add_argument("within", metavar="IN", help="a folder, or s3://bucket/prefix")
     parser.add_argument("out", metavar="OUT", help="a folder, or s3://bucket/prefix")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="an exported folder (default: the model of this workspace)")
-    parser.add_argument("--set", default="", metavar="NAME", help="a constraint set of the model, or ctc (default: constrained)")
-    parser.add_argument("--shard", type=int, default=SHARD, metavar="N", help=f"recordings in a part (default {SHARD})")
-    parser.add_argument("--again", action="store_true", help="take up anew the shards of recordings that changed")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="an exported folder (default: the model of this workspace)",
+    )
+    parser.add_argument(
+        "--set",
+        default="",
+        metavar="NAME",
+        help="a constraint set of the model, or ctc (default: constrained)",
+    )
+    parser.add_argument(
+        "--shard",
+        type=int,
+        default=SHARD,
+        metavar="N",
+        help=f"recordings in a part (default {SHARD})",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="take up anew the shards of recordings that changed"
+    )
     options = parser.parse_args(arguments)
     try:
-        return transcribe_batch(options.within, options.out, str(options.model or ""), options.set, options.shard, options.again)
+        return transcribe_batch(
+            options.within,
+            options.out,
+            str(options.model or ""),
+            options.set,
+            options.shard,
+            options.again,
+        )
     except LibrettoError as error:
         print(f"transcribe_batch: {error}", file=sys.stderr)
         return error.exit_code

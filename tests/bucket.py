@@ -1,4 +1,6 @@
-"""A real S3 server on loopback (moto's, in a process of its own), and between it and the code a proxy that breaks answers on demand."""
+"""A real S3 server on loopback (moto's, in a process of its own), and between it and the code a
+proxy that breaks answers on demand.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,23 @@ from urllib.parse import unquote
 import pytest
 
 KEY, SECRET = "AKIAPLANTEDKEY00", "planted-secret-of-the-bucket"
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
-INTERNAL = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+EXPIRED = (
+    b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+)
+INTERNAL = (
+    b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+)
 ANSWERS = {"500": (500, INTERNAL), "503": (503, SLOW_DOWN), "expired": (400, EXPIRED)}
 STALL = 4.0  # seconds; tests ask with a timeout of two
 
 
 class Bucket:
-    """The bucket ``recordings``, and what is to go wrong: ``fault(method, path)`` names it for a request, or says nothing."""
+    """The bucket ``recordings``, and what is to go wrong: ``fault(method, path)`` names it for a
+    request, or says nothing.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url  # of the proxy
@@ -55,14 +65,23 @@ class Bucket:
     def client(self) -> Any:
         import boto3
 
-        return boto3.client("s3", endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1")
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )
 
     def put(self, name: str, data: bytes) -> None:
         self.client.put_object(Bucket="recordings", Key=name, Body=data)
 
     def names(self) -> list[str]:
         """The keys of all objects."""
-        return [each["Key"] for each in self.client.list_objects_v2(Bucket="recordings").get("Contents", ())]
+        return [
+            each["Key"]
+            for each in self.client.list_objects_v2(Bucket="recordings").get("Contents", ())
+        ]
 
     def fill(self, folder: Path, prefix: str) -> None:
         for path in sorted(folder.rglob("*")):
@@ -127,22 +146,43 @@ def _handler(bucket: Bucket, inner: int) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>", [])
                 return
             inside = http.client.HTTPConnection("127.0.0.1", inner, timeout=30)
-            inside.request(self.command, self.path, body, {**dict(self.headers.items()), "Host": f"127.0.0.1:{inner}"})
+            inside.request(
+                self.command,
+                self.path,
+                body,
+                {**dict(self.headers.items()), "Host": f"127.0.0.1:{inner}"},
+            )
             answer = inside.getresponse()
             data = answer.read()
             if kind == "wrong" and data:
                 data = bytes([data[0] ^ 1]) + data[1:]
             headers = answer.getheaders()
             if kind == "wrong":  # as of a store that sends no checksums along
-                headers = [(name, value) for name, value in headers if not name.lower().startswith("x-amz-checksum")]
+                headers = [
+                    (name, value)
+                    for name, value in headers
+                    if not name.lower().startswith("x-amz-checksum")
+                ]
             self._answer(answer.status, data, headers, cut=kind == "cut")
 
-        def _answer(self, status: int, data: bytes, headers: list[tuple[str, str]], cut: bool = False) -> None:
+        def _answer(
+            self, status: int, data: bytes, headers: list[tuple[str, str]], cut: bool = False
+        ) -> None:
             self.send_response(status)
             told = {name.lower(): value for name, value in headers}
-            length = told.get("content-length", str(len(data))) if self.command == "HEAD" else str(len(data))
+            length = (
+                told.get("content-length", str(len(data)))
+                if self.command == "HEAD"
+                else str(len(data))
+            )
             for name, value in headers:
-                if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
+                if name.lower() not in (
+                    "content-length",
+                    "transfer-encoding",
+                    "connection",
+                    "server",
+                    "date",
+                ):
                     self.send_header(name, value)
             self.send_header("Content-Length", length)
             self.end_headers()
@@ -162,7 +202,11 @@ def _handler(bucket: Bucket, inner: int) -> type[BaseHTTPRequestHandler]:
 def environment(bucket: Bucket) -> dict[str, str]:
     """What leads s3fs, boto and DVC to the bucket, with little patience."""
     return {
-        "AWS_ENDPOINT_URL": bucket.url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": bucket.url,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "LIBRETTO_S3_TIMEOUT": "2", "LIBRETTO_S3_TRIES": "4",
-    }  # fmt: skip
+        "LIBRETTO_S3_TIMEOUT": "2",
+        "LIBRETTO_S3_TRIES": "4",
+    }

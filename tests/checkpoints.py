@@ -1,6 +1,8 @@
-"""Tiny checkpoints with random weights, saved in HF form as the stages ``encoder`` and ``llm`` leave theirs.
+"""Tiny checkpoints with random weights, saved in HF form as the stages ``encoder`` and ``llm``
+leave theirs.
 
-The architectures are those of the real families; only the sizes are small. A folder costs milliseconds.
+The architectures are those of the real families; only the sizes are small. A folder costs
+milliseconds.
 """
 
 from __future__ import annotations
@@ -38,17 +40,32 @@ from components.llm import copying
 from components.model.speech_llm import Shape, SpeechLLM, folder_digest
 from components.runtime.artifact import fresh, write_record
 
-torch.set_num_threads(1)  # models this small lose by threads, and results repeat to the bit at one count only
+torch.set_num_threads(
+    1
+)  # models this small lose by threads, and results repeat to the bit at one count only
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper"]
 TEXTS = [f"{one} {other}" for one in WORDS for other in WORDS]
 PROMPT = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
 
-# Wider random weights than the default: next-token scores that are not flat, as those of a trained model are not.
+# Wider random weights than the default: next-token scores that are not flat, as those of a trained
+# model are not.
 _SPREAD = {"initializer_range": 0.4}
 LLMS: dict[str, dict[str, Any]] = {
-    "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
-    "phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        **_SPREAD,
+    },
+    "phi": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        **_SPREAD,
+    },
     "qwen2": {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -66,15 +83,29 @@ LLMS: dict[str, dict[str, Any]] = {
         "intermediate_size": 64,
         **_SPREAD,
     },
-    "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **_SPREAD},
+    "gpt_neox": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        **_SPREAD,
+    },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2, **_SPREAD},
 }
 # Special tokens by the checkpoints that have them so; whatever is not named is not there.
 SPECIALS: dict[str, dict[str, Any]] = {
-    "qwen": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]},
+    "qwen": {
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "additional_special_tokens": ["<|im_start|>"],
+    },
     "smollm2": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
     "phi": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
-    "llama-3": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|end_of_text|>"},
+    "llama-3": {
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|end_of_text|>",
+        "pad_token": "<|end_of_text|>",
+    },
 }
 FORMS = ("plain", "chat-words", "sentencepiece", *SPECIALS)
 LORA = {
@@ -85,7 +116,8 @@ LORA = {
     "gpt_neox": ["query_key_value", "dense"],
     "bloom": ["query_key_value", "dense"],
 }
-# The same of the encoders. WavLM's attention reads the weights of its projections without calling them.
+# The same of the encoders. WavLM's attention reads the weights of its projections without calling
+# them.
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
 ENCODER_LORA = {
     "parakeet": ["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -147,7 +179,8 @@ AST = {
     "num_mel_bins": 32,
     "initializer_range": 0.2,
 }
-# Architecture and whether its convolutions are normalised by layer norm; the others by group norm over time.
+# Architecture and whether its convolutions are normalised by layer norm; the others by group norm
+# over time.
 WAVEFORM: dict[str, tuple[Any, Any, bool]] = {
     "hubert-layer-norm": (HubertConfig, HubertForCTC, True),
     "hubert-group-norm": (HubertConfig, HubertModel, False),
@@ -161,7 +194,9 @@ WITH_CTC = ("parakeet", "hubert-layer-norm", "wav2vec2-layer-norm", "wav2vec2-gr
 
 
 def tokenizer(pad: str = copying.PAD, form: str = "plain") -> PreTrainedTokenizerFast:
-    """A small byte-level BPE; ``pad`` may be the end of sequence, as in many LLMs. ``form`` says whose special tokens it has."""
+    """A small byte-level BPE; ``pad`` may be the end of sequence, as in many LLMs. ``form`` says
+    whose special tokens it has.
+    """
     made = copying.tokenizer_for(TEXTS, 300)
     made.pad_token = pad
     if form == "chat-words":  # as TinyLlama-Chat
@@ -171,13 +206,19 @@ def tokenizer(pad: str = copying.PAD, form: str = "plain") -> PreTrainedTokenize
     return made
 
 
-def save_tokenizer(folder: Path, form: str = "plain", pad: str = copying.PAD) -> PreTrainedTokenizerFast:
-    """Writes a tokenizer's files and gives it back; of a SentencePiece one only size and special ids are right."""
+def save_tokenizer(
+    folder: Path, form: str = "plain", pad: str = copying.PAD
+) -> PreTrainedTokenizerFast:
+    """Writes a tokenizer's files and gives it back; of a SentencePiece one only size and special
+    ids are right.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if form == "sentencepiece":
         pieces = sentencepiece_pieces()
         (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
-        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer", "legacy": false, "pad_token": "<unk>"}')
+        (folder / "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "LlamaTokenizer", "legacy": false, "pad_token": "<unk>"}'
+        )
         made = LlamaTokenizer(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[])
         made.pad_token = "<unk>"
         return made
@@ -187,28 +228,58 @@ def save_tokenizer(folder: Path, form: str = "plain", pad: str = copying.PAD) ->
 
 
 def sentencepiece_pieces() -> list[str]:
-    """Pieces in LLaMA's order: three control tokens, the bytes, what is merged, single characters."""
+    """Pieces in LLaMA's order: three control tokens, the bytes, what is merged, single
+    characters.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Metaspace()
     bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=80, show_progress=False))
     learnt = sorted(bpe.get_vocab(), key=bpe.get_vocab().__getitem__)
-    merged, single = [each for each in learnt if len(each) > 1], [each for each in learnt if len(each) == 1]
+    merged, single = (
+        [each for each in learnt if len(each) > 1],
+        [each for each in learnt if len(each) == 1],
+    )
     return ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)], *merged, *single]
 
 
 def sentencepiece_model(pieces: list[str], model_type: int = 2, normalizer: bytes = b"") -> bytes:
-    """A ``tokenizer.model`` by the message format of SentencePiece; pieces score the lower the later they stand."""
+    """A ``tokenizer.model`` by the message format of SentencePiece; pieces score the lower the
+    later they stand.
+    """
     kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
     data = b""
     for place, piece in enumerate(pieces):
         text, kind = piece.encode(), kinds.get(piece, 6 if piece.startswith("<0x") else 1)
-        inner = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -place) + b"\x18" + bytes([kind])
+        inner = (
+            b"\x0a"
+            + bytes([len(text)])
+            + text
+            + b"\x15"
+            + struct.pack("<f", -place)
+            + b"\x18"
+            + bytes([kind])
+        )
         data += b"\x0a" + bytes([len(inner)]) + inner
     trainer = b"\x18" + bytes([model_type]) + b"\x20\x80\xfa\x01"  # model_type, vocab_size 32,000
-    return data + b"\x12" + bytes([len(trainer)]) + trainer + b"\x1a" + bytes([len(normalizer)]) + normalizer
+    return (
+        data
+        + b"\x12"
+        + bytes([len(trainer)])
+        + trainer
+        + b"\x1a"
+        + bytes([len(normalizer)])
+        + normalizer
+    )
 
 
-def save_llm(folder: Path, family: str = "llama", seed: int = 1, pad: str = copying.PAD, form: str = "plain", **config: Any) -> Path:
+def save_llm(
+    folder: Path,
+    family: str = "llama",
+    seed: int = 1,
+    pad: str = copying.PAD,
+    form: str = "plain",
+    **config: Any,
+) -> Path:
     """A folder that looks like the output of the stage ``llm``."""
     units = save_tokenizer(fresh(folder), form, pad)
     model = copying.build(family, {**LLMS[family], **config}, units, seed)
@@ -218,7 +289,9 @@ def save_llm(folder: Path, family: str = "llama", seed: int = 1, pad: str = copy
 
 
 def save_encoder(folder: Path, family: str = "parakeet", seed: int = 1, **config: Any) -> Path:
-    """A folder that looks like the output of the stage ``encoder``; those of WITH_CTC have a CTC head."""
+    """A folder that looks like the output of the stage ``encoder``; those of WITH_CTC have a CTC
+    head.
+    """
     _fill(fresh(folder), family, seed, config)
     write_record(folder, "encoder", parameters=None, inputs={})
     return folder
@@ -235,10 +308,14 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
         written.write_filterbank(folder, {"feature_size": 32, **config})
     elif family == "whisper":
         # As published: encoder and decoder, in the class that they were trained in.
-        WhisperForConditionalGeneration(WhisperConfig(**{**WHISPER, **config})).save_pretrained(folder)
+        WhisperForConditionalGeneration(WhisperConfig(**{**WHISPER, **config})).save_pretrained(
+            folder
+        )
         WhisperFeatureExtractor(feature_size=WHISPER["num_mel_bins"]).save_pretrained(folder)
     elif family == "ast":
-        ASTForAudioClassification(ASTConfig(num_labels=3, **{**AST, **config})).save_pretrained(folder)
+        ASTForAudioClassification(ASTConfig(num_labels=3, **{**AST, **config})).save_pretrained(
+            folder
+        )
         ASTFeatureExtractor(num_mel_bins=AST["num_mel_bins"]).save_pretrained(folder)
     else:
         units = ctc.tokenizer_for(TEXTS, folder)
@@ -248,20 +325,39 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
             ParakeetFeatureExtractor(feature_size=shape["num_mel_bins"]).save_pretrained(folder)
         else:
             settings, network, layer = WAVEFORM[family]
-            shape = {**HUBERT, "feat_extract_norm": "layer" if layer else "group", "do_stable_layer_norm": layer, **config}
-            network(settings(vocab_size=len(units), pad_token_id=0, **shape)).save_pretrained(folder)
-            Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=layer).save_pretrained(folder)
+            shape = {
+                **HUBERT,
+                "feat_extract_norm": "layer" if layer else "group",
+                "do_stable_layer_norm": layer,
+                **config,
+            }
+            network(settings(vocab_size=len(units), pad_token_id=0, **shape)).save_pretrained(
+                folder
+            )
+            Wav2Vec2FeatureExtractor(
+                do_normalize=True, return_attention_mask=layer
+            ).save_pretrained(folder)
         if family in WITH_CTC:
             units.save_pretrained(folder)
         else:
             (folder / "vocab.json").unlink()
 
 
-def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prompt = PROMPT, stack: int = 2,
-           projector: Projector | None = None, **config: Any) -> SpeechLLM:  # fmt: skip
-    """A joined model over a fresh LLM in ``folder / "llm"`` and a stand-in for an encoder of ``width`` in ``folder / "encoder"``.
+def joined(
+    folder: Path,
+    family: str = "llama",
+    *,
+    width: int = 12,
+    prompt: Prompt = PROMPT,
+    stack: int = 2,
+    projector: Projector | None = None,
+    **config: Any,
+) -> SpeechLLM:
+    """A joined model over a fresh LLM in ``folder / "llm"`` and a stand-in for an encoder of
+    ``width`` in ``folder / "encoder"``.
 
-    Without ``projector`` it has a linear one whose vectors are long, so that what is heard decides what is written.
+    Without ``projector`` it has a linear one whose vectors are long, so that what is heard decides
+    what is written.
     """
     from components.model.llms.causal import load_llm
 
@@ -273,7 +369,9 @@ def joined(folder: Path, family: str = "llama", *, width: int = 12, prompt: Prom
         (fresh(encoder) / "weights").write_text(str(width))
         write_record(encoder, "encoder", parameters=None, inputs={})
     entry = projector or Linear("linear", stack, 24)
-    shape = Shape(folder_digest(encoder), width, folder_digest(llm), "float32", entry, prompt, "lower")
+    shape = Shape(
+        folder_digest(encoder), width, folder_digest(llm), "float32", entry, prompt, "lower"
+    )
     torch.manual_seed(7)
     model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
     model.read_units_by(encoder)
@@ -290,9 +388,13 @@ def frames_of(lengths: list[int], width: int = 12, seed: int = 0) -> list[torch.
 
 
 def learn(model: SpeechLLM, family: str, frames: list[torch.Tensor], texts: list[str]) -> SpeechLLM:
-    """The model, trained with LoRA on a few utterances until their transcripts are the likeliest."""
+    """The model, trained with LoRA on a few utterances until their transcripts are the
+    likeliest.
+    """
     model.add_lora(8, 16, 0.0, LORA[family], 1)
-    parameters = [parameter for group in model.tune(["projector", "lora"]).values() for parameter in group]
+    parameters = [
+        parameter for group in model.tune(["projector", "lora"]).values() for parameter in group
+    ]
     optimiser = torch.optim.AdamW(parameters, lr=0.01)
     for _ in range(150):
         optimiser.zero_grad()

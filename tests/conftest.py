@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
 
 
 @pytest.fixture
@@ -25,7 +32,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """The folder of real recordings (its README says what is in it); the test is skipped where there is none."""
+    """The folder of real recordings (its README says what is in it); the test is skipped where
+    there is none.
+    """
     folder = Path(os.environ.get("LIBRETTO_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
     if not (folder / "README.md").is_file():
         pytest.skip(f"recordings are not there: {folder}; LIBRETTO_TEST_DATA names another folder")
@@ -49,8 +58,12 @@ def world_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(world_template: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace of one's own, entered: shards, features, tiny checkpoints; an empty work cache, one worker, on the CPU."""
+def world(
+    world_template: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A workspace of one's own, entered: shards, features, tiny checkpoints; an empty work cache,
+    one worker, on the CPU.
+    """
     from tests import world
 
     folder = world.copy(world_template, tmp_path / "world")

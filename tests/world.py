@@ -1,4 +1,5 @@
-"""A whole workspace in seconds: tones for words, tiny checkpoints, parameters and catalogue, features computed.
+"""A whole workspace in seconds: tones for words, tiny checkpoints, parameters and catalogue,
+features computed.
 
 Stages run in it by their work function, as ``python -m components.<stage>`` runs them.
 """
@@ -36,10 +37,14 @@ ENCODER, LLM = Path("models/encoder"), Path("models/llm")
 
 
 def tone(text: str, seed: int) -> np.ndarray:
-    """A tone of 0.3 s for each word, its pitch by the word, in a little noise; mono float32 at 16 kHz."""
+    """A tone of 0.3 s for each word, its pitch by the word, in a little noise; mono float32 at 16
+    kHz.
+    """
     random = np.random.default_rng(seed)
     time = np.arange(int(0.3 * RATE)) / RATE
-    parts = [0.3 * np.sin(2 * np.pi * (200 + 150 * WORDS.index(word)) * time) for word in text.split()]
+    parts = [
+        0.3 * np.sin(2 * np.pi * (200 + 150 * WORDS.index(word)) * time) for word in text.split()
+    ]
     edge = np.zeros(int(random.integers(400, 2400)))
     samples = np.concatenate([*parts, edge])
     return (samples + 0.01 * random.standard_normal(len(samples))).astype(np.float32)
@@ -57,9 +62,23 @@ def utterances(role: str, source: str, count: int, first: int) -> list[Sample]:
     for number in range(first, first + count):
         random = np.random.default_rng([number, *role.encode(), *source.encode()])
         seed = int(random.integers(2**31))
-        text = "" if role.startswith("nonspeech") else " ".join(random.choice(WORDS, int(random.integers(1, 6))))
+        text = (
+            ""
+            if role.startswith("nonspeech")
+            else " ".join(random.choice(WORDS, int(random.integers(1, 6))))
+        )
         samples = tone(text, seed) if text else hiss(seed)
-        made.append(Sample(f"{source}-{number:03d}", as_flac(samples), len(samples), 0, text, f"speaker-{number % 2}", "en"))
+        made.append(
+            Sample(
+                f"{source}-{number:03d}",
+                as_flac(samples),
+                len(samples),
+                0,
+                text,
+                f"speaker-{number % 2}",
+                "en",
+            )
+        )
     return made
 
 
@@ -70,7 +89,11 @@ def write_shards(role: str, layout: dict[str, list[int]]) -> None:
         (out / source).mkdir()
         entries, first = [], 0
         for number, count in enumerate(counts):
-            entries += write_tar(out / source / f"{source}-{number:06d}.tar", utterances(role, source, count, first), "flac")
+            entries += write_tar(
+                out / source / f"{source}-{number:06d}.tar",
+                utterances(role, source, count, first),
+                "flac",
+            )
             first += count
         write_index(out / source / INDEX, entries)
     write_record(out, "shards", parameters=None, inputs={})
@@ -95,16 +118,39 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
         "weight_decay": 0.01,
         "lora": {"rank": 2, "alpha": 4, "dropout": 0.1, "learning_rate": 0.005},
         "curriculum": [
-            {"name": "projector", "tune": ["projector"], "nonspeech_share": 0.0, "freeze": [], **stage},
-            {"name": "lora", "tune": ["projector", "lora"], "nonspeech_share": 0.25, "freeze": [], **stage},
+            {
+                "name": "projector",
+                "tune": ["projector"],
+                "nonspeech_share": 0.0,
+                "freeze": [],
+                **stage,
+            },
+            {
+                "name": "lora",
+                "tune": ["projector", "lora"],
+                "nonspeech_share": 0.25,
+                "freeze": [],
+                **stage,
+            },
         ],
         "selection": {"every": 2, "patience": 0, "utterances": 2},
     }
     numerics = {"dtype": "float32", "features": "float16", "batching": "padded"}
     prompt = {"template": "USER: {speech} Transcribe speech to text. ASSISTANT: "}
     catalogue = {
-        "corpus": {"tones": {role: {source: {"kind": "made"} for source in LAYOUT.get(role, {})} for role in [*LAYOUT, "noise"]}},
-        "encoder": {"tiny": {"source": {"kind": "folder", "folder": "encoder"}, "numerics": numerics, "lora": None}},
+        "corpus": {
+            "tones": {
+                role: {source: {"kind": "made"} for source in LAYOUT.get(role, {})}
+                for role in [*LAYOUT, "noise"]
+            }
+        },
+        "encoder": {
+            "tiny": {
+                "source": {"kind": "folder", "folder": "encoder"},
+                "numerics": numerics,
+                "lora": None,
+            }
+        },
         "projector": {"small": {"kind": "linear", "stack": 3, "hidden": 32}},
         "llm": {
             "tiny": {
@@ -119,18 +165,28 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _set(beams: int, max_tokens: int, length_penalty: float, **changed: float) -> dict[str, float]:
-    return {**vars(GREEDY), "beams": beams, "max_tokens": max_tokens, "length_penalty": length_penalty, **changed}
+    return {
+        **vars(GREEDY),
+        "beams": beams,
+        "max_tokens": max_tokens,
+        "length_penalty": length_penalty,
+        **changed,
+    }
 
 
 def build(encoder: str = "parakeet", llm: str = "llama") -> None:
-    """Fills the current folder: shards of all roles, checkpoints, parameters, catalogue; no features yet."""
+    """Fills the current folder: shards of all roles, checkpoints, parameters, catalogue; no
+    features yet.
+    """
     for role, layout in LAYOUT.items():
         write_shards(role, layout)
     save_encoder(ENCODER, encoder)
     save_llm(LLM, llm)
     params, catalogue = settings()
     catalogue["llm"]["tiny"]["lora"]["targets"] = LORA[llm]
-    catalogue["encoder"]["tiny"]["lora"] = {"targets": ENCODER_LORA[encoder]} if encoder in ENCODER_LORA else None
+    catalogue["encoder"]["tiny"]["lora"] = (
+        {"targets": ENCODER_LORA[encoder]} if encoder in ENCODER_LORA else None
+    )
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     Path("catalogue").mkdir()
     for kind, entries in catalogue.items():
@@ -138,7 +194,9 @@ def build(encoder: str = "parakeet", llm: str = "llama") -> None:
 
 
 def change(path: str, changes: dict[str, Any]) -> None:
-    """Sets values of a YAML file by dotted keys: ``change("params.yaml", {"train.seed": 2})``; a number picks of a list."""
+    """Sets values of a YAML file by dotted keys: ``change("params.yaml", {"train.seed": 2})``; a
+    number picks of a list.
+    """
     data = yaml.safe_load(Path(path).read_text())
     for key, value in changes.items():
         *parents, last = key.split(".")
@@ -152,8 +210,11 @@ def change(path: str, changes: dict[str, Any]) -> None:
 def run(name: str, role: str = "") -> None:
     """One stage, as in a process of its own: nothing that another run loaded is there."""
     forget()
-    module = importlib.import_module({"features": "components.features.extract", "decode": "components.decode.run"}.get(
-        name, f"components.{name}.build"))  # fmt: skip
+    module = importlib.import_module(
+        {"features": "components.features.extract", "decode": "components.decode.run"}.get(
+            name, f"components.{name}.build"
+        )
+    )
     module.work(Stage(name, read_params(), role))
 
 

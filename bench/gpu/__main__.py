@@ -1,7 +1,9 @@
-"""``python -m bench.gpu [--tiny] [--device DEVICE] [--out FOLDER]``: the card, then features, training step and decoding.
+"""``python -m bench.gpu [--tiny] [--device DEVICE] [--out FOLDER]``: the card, then features,
+training step and decoding.
 
-Prints a table and writes ``gpu.json``. Under 10 minutes and 40 GB on one card; ``--tiny`` runs the same at a size for a processor.
-What does not fit the card's memory is a row that says so. Run it from the root of the repository: shapes are those of the catalogue.
+Prints a table and writes ``gpu.json``. Under 10 minutes and 40 GB on one card; ``--tiny`` runs the
+same at a size for a processor. What does not fit the card's memory is a row that says so. Run it
+from the root of the repository: shapes are those of the catalogue.
 """
 
 from __future__ import annotations
@@ -25,20 +27,36 @@ from flows.results import aligned
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")
 LLMS = ("tinyllama", "phi-2", "vicuna-7b")
 PROJECTOR, WIDTH = "linear", 1280  # of SLAM-ASR; frames as wide as those of its best encoder
-# A small batch shows what a step costs by itself, a large one what the card can do; 64 utterances and Vicuna-7B take 29 GB.
-TRUE = {"features": (work.Size(10, 12, 0, 3),), "training": (work.Size(10, 8, 0, 3), work.Size(10, 64, 0, 3)),
-        "decoding": (work.Size(10, 8, 4, 3), work.Size(10, 64, 4, 3))}  # fmt: skip
-TINY = {"features": (work.Size(1, 2, 0, 1),), "training": (work.Size(1, 2, 0, 1),), "decoding": (work.Size(1, 2, 2, 1),)}
+# A small batch shows what a step costs by itself, a large one what the card can do; 64 utterances
+# and Vicuna-7B take 29 GB.
+TRUE = {
+    "features": (work.Size(10, 12, 0, 3),),
+    "training": (work.Size(10, 8, 0, 3), work.Size(10, 64, 0, 3)),
+    "decoding": (work.Size(10, 8, 4, 3), work.Size(10, 64, 4, 3)),
+}
+TINY = {
+    "features": (work.Size(1, 2, 0, 1),),
+    "training": (work.Size(1, 2, 0, 1),),
+    "decoding": (work.Size(1, 2, 2, 1),),
+}
 
 
 def measure(device: str, tiny: bool) -> dict[str, Any]:
     """All measures of a device as plain data."""
     sizes, start = (TINY if tiny else TRUE), time.perf_counter()
     rates = {name: card.matrix_rate(device, DTYPES[name], 3) for name in ("float32", "bfloat16")}
-    found: dict[str, Any] = {"card": card.name(device), "torch": torch.__version__, "tiny": tiny, "matrix rate": rates,
-                             "copy bandwidth": card.copy_bandwidth(device, 3), "rows": []}  # fmt: skip
+    found: dict[str, Any] = {
+        "card": card.name(device),
+        "torch": torch.__version__,
+        "tiny": tiny,
+        "matrix rate": rates,
+        "copy bandwidth": card.copy_bandwidth(device, 3),
+        "rows": [],
+    }
 
-    def add(name: str, kind: str, run: Callable[[str, str, bool, work.Size], dict[str, Any]]) -> None:
+    def add(
+        name: str, kind: str, run: Callable[[str, str, bool, work.Size], dict[str, Any]]
+    ) -> None:
         for size in sizes[kind]:
             try:
                 row = run(name, device, tiny, size)
@@ -75,31 +93,63 @@ def _decoding(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, 
 
 def table(found: dict[str, Any]) -> str:
     """The measures as text."""
-    rates = ", ".join(f"{name} {rate / 1e12:.3g} Tflop/s" for name, rate in found["matrix rate"].items())
-    first = f"{found['card']}, torch {found['torch']}: {rates}, copy {found['copy bandwidth'] / 1e9:.3g} GB/s; {found['seconds']:.0f} s"
+    rates = ", ".join(
+        f"{name} {rate / 1e12:.3g} Tflop/s" for name, rate in found["matrix rate"].items()
+    )
+    first = (
+        f"{found['card']}, torch {found['torch']}: {rates}, copy "
+        f"{found['copy bandwidth'] / 1e9:.3g} GB/s; {found['seconds']:.0f} s"
+    )
     return first + "\n" + aligned([_shown(row) for row in found["rows"]])
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
     if "failed" in row:
-        return {"network": row["network"], "work": row["work"], "utterances": str(row["utterances"]), "dtype": row["failed"]}
+        return {
+            "network": row["network"],
+            "work": row["work"],
+            "utterances": str(row["utterances"]),
+            "dtype": row["failed"],
+        }
     peak = row["peak bytes"]
     return {
-        "network": row["network"], "work": row["work"], "utterances": str(row["utterances"]), "dtype": row["dtype"],
+        "network": row["network"],
+        "work": row["work"],
+        "utterances": str(row["utterances"]),
+        "dtype": row["dtype"],
         "ms": f"{1000 * row['seconds']:.1f}",
-        "audio h/h": f"{row['audio h/h']:.0f}", "tokens/s": f"{row['tokens/s']:.0f}" if "tokens/s" in row else "",
-        "peak GB": "" if peak is None else f"{peak / 1e9:.1f}", "Tflop": f"{row['operations'] / 1e12:.3g}",
+        "audio h/h": f"{row['audio h/h']:.0f}",
+        "tokens/s": f"{row['tokens/s']:.0f}" if "tokens/s" in row else "",
+        "peak GB": "" if peak is None else f"{peak / 1e9:.1f}",
+        "Tflop": f"{row['operations'] / 1e12:.3g}",
         "of the rate %": f"{100 * row['share of the matrix rate']:.1f}",
-        "of the bandwidth %": f"{100 * row['share of the bandwidth']:.1f}" if "share of the bandwidth" in row else "",
-    }  # fmt: skip
+        "of the bandwidth %": f"{100 * row['share of the bandwidth']:.1f}"
+        if "share of the bandwidth" in row
+        else "",
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measures the work of a GPU with random weights.")
-    parser.add_argument("--tiny", action="store_true", help="networks of a size for a processor; figures then say nothing")
-    parser.add_argument("--device", default="", help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for gpu.json (default: runs/bench)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu", description="Measures the work of a GPU with random weights."
+    )
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="networks of a size for a processor; figures then say nothing",
+    )
+    parser.add_argument(
+        "--device",
+        default="",
+        help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder for gpu.json (default: runs/bench)",
+    )
     options = parser.parse_args(arguments)
     found = measure(options.device or chosen_device(), options.tiny)
     options.out.mkdir(parents=True, exist_ok=True)

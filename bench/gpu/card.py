@@ -1,6 +1,8 @@
-"""What a card does at best, measured in the same run: the rate of a matrix product and the bandwidth of a copy.
+"""What a card does at best, measured in the same run: the rate of a matrix product and the
+bandwidth of a copy.
 
-In: a torch device. Out: operations and bytes a second, and the clock that all measures share. Cost: seconds.
+In: a torch device. Out: operations and bytes a second, and the clock that all measures share. Cost:
+seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ COPIED = {"cuda": 2**30, "cpu": 2**24}  # bytes
 
 
 def seconds(run: Callable[[], Any], device: str, runs: int) -> float:
-    """The median of ``runs`` runs after one that warms up; a GPU is waited for, since its work is queued."""
+    """The median of ``runs`` runs after one that warms up; a GPU is waited for, since its work is
+    queued.
+    """
     taken = []
     for _ in range(runs + 1):
         wait(device)
@@ -42,7 +46,9 @@ def forget_peak(device: str) -> None:
 
 
 def peak(device: str) -> int | None:
-    """Most bytes of the GPU that tensors took since ``forget_peak``; None on a processor, where nobody counts them."""
+    """Most bytes of the GPU that tensors took since ``forget_peak``; None on a processor, where
+    nobody counts them.
+    """
     return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
 
 

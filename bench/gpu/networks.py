@@ -1,8 +1,10 @@
-"""Encoders, LLMs and joined models of the catalogue's shapes with random weights, drawn on the device.
+"""Encoders, LLMs and joined models of the catalogue's shapes with random weights, drawn on the
+device.
 
-In: names of the catalogue. Out: what the stages load from folders. Weights are drawn as their architecture does before any
-training (a spread of 0.02), small enough for half precision. Cost: an encoder is written to a temporary folder (HuBERT X-Large:
-4 GB), since the stages know none without one; an LLM is drawn where it stays.
+In: names of the catalogue. Out: what the stages load from folders. Weights are drawn as their
+architecture does before any training (a spread of 0.02), small enough for half precision. Cost: an
+encoder is written to a temporary folder (HuBERT X-Large: 4 GB), since the stages know none without
+one; an LLM is drawn where it stays.
 """
 
 from __future__ import annotations
@@ -25,23 +27,44 @@ from components.model.speech_llm import Shape, SpeechLLM
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs along the river until the night falls"
 UNITS = 300  # of the tokenizer; the LLM's own vocabulary keeps its size
-_LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-_WAVEFORM = {**_LAYERS, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+_LAYERS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+_WAVEFORM = {
+    **_LAYERS,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
 # A wider spread than the default: what is ranked first is then no accident of rounding.
 _CAUSAL = {**_LAYERS, "num_key_value_heads": 2, "vocab_size": 320, "initializer_range": 0.4}
 # By model_type: what makes a shape small enough for a test on a processor.
 TINY: dict[str, dict[str, Any]] = {
     "hubert": _WAVEFORM,
     "wavlm": _WAVEFORM,
-    "whisper": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
-                "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64},
+    "whisper": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 64,
+    },
     "llama": _CAUSAL,
     "phi": _CAUSAL,
-}  # fmt: skip
+}
 
 
-def drawn(shape: dict[str, Any], dtype: torch.dtype, device: str, causal: bool, tiny: bool, seed: int) -> Any:
-    """A network of the shape, frozen, its weights drawn from ``seed`` in ``dtype``; tiny ones the same for every device."""
+def drawn(
+    shape: dict[str, Any], dtype: torch.dtype, device: str, causal: bool, tiny: bool, seed: int
+) -> Any:
+    """A network of the shape, frozen, its weights drawn from ``seed`` in ``dtype``; tiny ones the
+    same for every device.
+    """
     torch.manual_seed(seed)
     described = network_of({**shape, **(TINY[shape["model_type"]] if tiny else {})}, causal)
     before = torch.get_default_dtype()
@@ -62,19 +85,31 @@ def encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator[Speec
     with TemporaryDirectory() as scratch:
         if network.config.model_type == "whisper":
             network = network.get_encoder()  # the decoder is not needed
-            WhisperFeatureExtractor(feature_size=network.config.num_mel_bins).save_pretrained(scratch)
+            WhisperFeatureExtractor(feature_size=network.config.num_mel_bins).save_pretrained(
+                scratch
+            )
         else:
-            Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(scratch)
+            Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(
+                scratch
+            )
         network.save_pretrained(scratch)
         del network
-        yield SpeechEncoder(Path(scratch), device, entry.numerics.dtype, "last", entry.numerics.padding)
+        yield SpeechEncoder(
+            Path(scratch), device, entry.numerics.dtype, "last", entry.numerics.padding
+        )
 
 
-def joined(name: str, projector: str, width: int, device: str, tiny: bool, dtype: str = "", seed: int = 1) -> SpeechLLM:
-    """The LLM of a catalogue entry, in the entry's dtype or ``dtype``, behind a projector for frames ``width`` wide."""
+def joined(
+    name: str, projector: str, width: int, device: str, tiny: bool, dtype: str = "", seed: int = 1
+) -> SpeechLLM:
+    """The LLM of a catalogue entry, in the entry's dtype or ``dtype``, behind a projector for
+    frames ``width`` wide.
+    """
     entry = catalogue.llm(name)
     dtype = dtype or entry.numerics.dtype
     llm = drawn(entry.source.shape, DTYPES[dtype], device, True, tiny, seed)
     torch.manual_seed(seed)  # of the bridge, which is drawn on the processor
     shape = Shape("", width, "", dtype, catalogue.projector(projector), entry.prompt, "lower")
-    return SpeechLLM(shape, llm, tokenizer_for([TEXT, entry.prompt.template], UNITS)).to(device).eval()
+    return (
+        SpeechLLM(shape, llm, tokenizer_for([TEXT, entry.prompt.template], UNITS)).to(device).eval()
+    )

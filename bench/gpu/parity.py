@@ -1,6 +1,8 @@
-"""What two devices make of the same weights and inputs: frames, loss, gradients of the bridge, decoded text; in float32.
+"""What two devices make of the same weights and inputs: frames, loss, gradients of the bridge,
+decoded text; in float32.
 
-In: two torch devices. Out: the differences. Networks are tiny and drawn on the processor, so that both have the same. Cost: seconds.
+In: two torch devices. Out: the differences. Networks are tiny and drawn on the processor, so that
+both have the same. Cost: seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Made:
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest differences, relative to the largest value of the first device; and how many of the texts differ."""
+    """Largest differences, relative to the largest value of the first device; and how many of the
+    texts differ.
+    """
 
     frames: float
     loss: float
@@ -40,7 +44,9 @@ class Difference:
 
 
 def made(encoder_name: str, llm_name: str, device: str, seed: int = 1) -> Made:
-    """Frames of the encoder, and what the joined model makes of random frames, with the weights that ``seed`` draws."""
+    """Frames of the encoder, and what the joined model makes of random frames, with the weights
+    that ``seed`` draws.
+    """
     with encoder(encoder_name, device, True, seed) as listens:
         frames = [each.float().cpu() for each in listens(waveforms(SIZE))]
     model = joined(llm_name, "linear", WIDTH, device, True, "float32", seed)
@@ -50,7 +56,9 @@ def made(encoder_name: str, llm_name: str, device: str, seed: int = 1) -> Made:
     entropy, matching = model.losses(heard, [TEXT, TEXT[:20], ""], 1.0, 1.0)
     loss = entropy.total + matching
     loss.backward()
-    gradients = {name: each.grad.cpu() for name, each in model.named_parameters() if each.grad is not None}
+    gradients = {
+        name: each.grad.cpu() for name, each in model.named_parameters() if each.grad is not None
+    }
     texts = [each.text for each in search(model, heard, [1.0] * 3, RULES)]
     return Made(frames, loss.item(), gradients, texts)
 

@@ -1,9 +1,11 @@
-"""Augmentation of waveforms: speed, room, noise, band and level, in this order, drawn from (seed, utterance, view) alone.
+"""Augmentation of waveforms: speed, room, noise, band and level, in this order, drawn from (seed,
+utterance, view) alone.
 
-In: mono float32 at 16 kHz, settings, recordings of noise and of rooms. Out: mono float32 at 16 kHz whose length is known from
-the settings and the draw. Each effect draws for itself, so that switching one on leaves the draws of the others. Nothing is
-clipped: what passes full scale is turned down as a whole, noise and speech alike. Cost: about 1 ms a second of audio where
-speed, room and noise are all on.
+In: mono float32 at 16 kHz, settings, recordings of noise and of rooms. Out: mono float32 at 16 kHz
+whose length is known from the settings and the draw. Each effect draws for itself, so that
+switching one on leaves the draws of the others. Nothing is clipped: what passes full scale is
+turned down as a whole, noise and speech alike. Cost: about 1 ms a second of audio where speed, room
+and noise are all on.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ class Recording(Protocol):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What ``settings`` make of an utterance. ``view`` is a stored view or an epoch: the same three (seed, utterance, view) give
-    the same samples, whatever comes before or beside it. ``noise`` and ``rooms`` may be left out where only lengths are asked."""
+    """What ``settings`` make of an utterance. ``view`` is a stored view or an epoch: the same three
+    (seed, utterance, view) give the same samples, whatever comes before or beside it. ``noise`` and
+    ``rooms`` may be left out where only lengths are asked.
+    """
 
     settings: Augment
     noise: Sequence[Recording] = ()
@@ -44,7 +48,9 @@ class Augmentation:
         return sped(samples, self._speed(utterance, view))
 
     def __call__(self, samples: np.ndarray, utterance: str, view: int) -> np.ndarray:
-        """The waveform at a view, shape (``length``,); finite, within full scale, silence stays silence."""
+        """The waveform at a view, shape (``length``,); finite, within full scale, silence stays
+        silence.
+        """
         settings = self.settings
         changed = faster(samples, self._speed(utterance, view))
         if chosen := self._drawn("room", settings.rooms.probability, utterance, view):
@@ -61,9 +67,15 @@ class Augmentation:
     def _speed(self, utterance: str, view: int) -> float:
         factors = self.settings.speed
         # No generator for this one: lengths of a whole corpus are drawn for each epoch.
-        return factors[0] if len(factors) == 1 else factors[self._seed("speed", utterance, view) % len(factors)]
+        return (
+            factors[0]
+            if len(factors) == 1
+            else factors[self._seed("speed", utterance, view) % len(factors)]
+        )
 
-    def _drawn(self, effect: str, probability: float, utterance: str, view: int) -> np.random.Generator | None:
+    def _drawn(
+        self, effect: str, probability: float, utterance: str, view: int
+    ) -> np.random.Generator | None:
         """The random numbers of an effect, where it falls on the utterance."""
         random = self._random(effect, utterance, view)
         return random if random.random() < probability else None
@@ -81,41 +93,59 @@ def sped(samples: int, speed: float) -> int:
 
 
 def faster(samples: np.ndarray, speed: float) -> np.ndarray:
-    """The waveform at ``speed`` times its tempo and pitch, shape (``sped``,): resampled (Ko et al., Interspeech 2015)."""
+    """The waveform at ``speed`` times its tempo and pitch, shape (``sped``,): resampled (Ko et al.,
+    Interspeech 2015).
+    """
     changed = resample(samples, round(RATE * speed))
     wanted = sped(len(samples), speed)
-    return np.pad(changed[:wanted], (0, max(0, wanted - len(changed))))  # the resampler's own length may differ by one
+    return np.pad(
+        changed[:wanted], (0, max(0, wanted - len(changed)))
+    )  # the resampler's own length may differ by one
 
 
 def in_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     """The waveform as heard in the room of an impulse response, of the same length and energy.
 
-    The direct path, taken to be the response's largest value, stays where it was: transcripts and lengths keep their times.
+    The direct path, taken to be the response's largest value, stays where it was: transcripts and
+    lengths keep their times.
     """
     size = 1 << (len(samples) + len(response) - 2).bit_length()
     direct = int(np.abs(response).argmax())
-    spectrum = np.fft.rfft(samples.astype(np.float64), size) * np.fft.rfft(response.astype(np.float64), size)
+    spectrum = np.fft.rfft(samples.astype(np.float64), size) * np.fft.rfft(
+        response.astype(np.float64), size
+    )
     heard = np.fft.irfft(spectrum, size)[direct : direct + len(samples)]
-    return (heard * _gain(_power(samples), _power(heard))).astype(np.float32) if not is_silent(samples) else samples
+    return (
+        (heard * _gain(_power(samples), _power(heard))).astype(np.float32)
+        if not is_silent(samples)
+        else samples
+    )
 
 
 def with_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Waveform and noise, of one length, added so that their powers stand at ``snr_db``. Where either is silent there is no such
-    ratio: the waveform stays as it is."""
+    """Waveform and noise, of one length, added so that their powers stand at ``snr_db``. Where
+    either is silent there is no such ratio: the waveform stays as it is.
+    """
     if is_silent(samples) or is_silent(noise):
         return samples
-    return samples + noise * np.float32(_gain(_power(samples), _power(noise)) * 10 ** (-snr_db / 20))
+    return samples + noise * np.float32(
+        _gain(_power(samples), _power(noise)) * 10 ** (-snr_db / 20)
+    )
 
 
 def in_band(samples: np.ndarray, hertz: float) -> np.ndarray:
-    """The waveform without what lies above ``hertz``, of the same length: resampled to twice the limit and back."""
+    """The waveform without what lies above ``hertz``, of the same length: resampled to twice the
+    limit and back.
+    """
     rate = 2 * round(hertz)
     changed = resample(resample(samples, RATE, rate), rate, RATE)[: len(samples)]
     return np.pad(changed, (0, len(samples) - len(changed)))
 
 
 def stretch(clip: Recording, count: int, random: np.random.Generator) -> np.ndarray:
-    """``count`` samples of a clip from a drawn place on; a shorter clip begins again where it ends."""
+    """``count`` samples of a clip from a drawn place on; a shorter clip begins again
+    where it ends.
+    """
     if clip.samples >= count:
         return clip.read(int(random.integers(clip.samples - count + 1)), count)
     return np.take(whole(clip), np.arange(count) + int(random.integers(clip.samples)), mode="wrap")

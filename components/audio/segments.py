@@ -1,12 +1,14 @@
-"""Long recordings → segments that a model can hear: cut at pauses, with an overlap where there is none.
+"""Long recordings → segments that a model can hear: cut at pauses, with an overlap where there is
+none.
 
-In: a waveform (mono float32 at 16 kHz), whole or block by block. Out: segments of at most ``most`` seconds, as places in the
-waveform, with their samples where it came in blocks. A cut lies at the quietest place of the quietest 0.2 s in the last half of what
-one segment may hold. Where nothing there is 15 dB below the segment's own level, the segment ends at the quietest place of its last
-second and the next one begins 1 to 2 s before that: the words of the overlap are heard twice and joined by
-components/text/joining.py. Stretches of a second and more without any sound (peak under -80 dB) are left out. A recording that one
-segment can hold stays whole.
-Cost: linear, about 10,000 s of audio a second, silence twice as fast; memory: one block and one segment.
+In: a waveform (mono float32 at 16 kHz), whole or block by block. Out: segments of at most ``most``
+seconds, as places in the waveform, with their samples where it came in blocks. A cut lies at the
+quietest place of the quietest 0.2 s in the last half of what one segment may hold. Where nothing
+there is 15 dB below the segment's own level, the segment ends at the quietest place of its last
+second and the next one begins 1 to 2 s before that: the words of the overlap are heard twice and
+joined by components/text/joining.py. Stretches of a second and more without any sound (peak under
+-80 dB) are left out. A recording that one segment can hold stays whole. Cost: linear, about 10,000
+s of audio a second, silence twice as fast; memory: one block and one segment.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ CHUNK = 3000  # frames taken in at once, whatever blocks the waveform comes in
 
 @dataclass(frozen=True)
 class Segment:
-    """Samples ``start`` to ``end`` of a waveform; ``overlaps``: its beginning is the end of the segment before it."""
+    """Samples ``start`` to ``end`` of a waveform; ``overlaps``: its beginning is the end of the
+    segment before it.
+    """
 
     start: int
     end: int
@@ -49,21 +53,34 @@ class Piece:
     samples: np.ndarray
 
 
-def cut(waveform: np.ndarray, most: float = MOST, least: float = LEAST, overlap: float = OVERLAP) -> list[Segment]:
-    """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one behind the other.
+def cut(
+    waveform: np.ndarray, most: float = MOST, least: float = LEAST, overlap: float = OVERLAP
+) -> list[Segment]:
+    """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one
+    behind the other.
 
-    ``most`` and ``least`` are the seconds of a segment (a shorter waveform is one by itself, and the last one is as short as the sound
-    behind a long silence), ``overlap`` the mean seconds that two share where there is no pause. Raises ValueError where ``most`` is
-    less than four times either of the other two.
+    ``most`` and ``least`` are the seconds of a segment (a shorter waveform is one by itself, and
+    the last one is as short as the sound behind a long silence), ``overlap`` the mean seconds that
+    two share where there is no pause. Raises ValueError where ``most`` is less than four times
+    either of the other two.
     """
     return [piece.segment for piece in pieces([waveform], most, least, overlap)]
 
 
-def pieces(blocks: Iterable[np.ndarray], most: float = MOST, least: float = LEAST, overlap: float = OVERLAP) -> Iterator[Piece]:
-    """``cut`` for a waveform that comes in blocks of any size: the same segments, each as soon as it is known."""
+def pieces(
+    blocks: Iterable[np.ndarray], most: float = MOST, least: float = LEAST, overlap: float = OVERLAP
+) -> Iterator[Piece]:
+    """``cut`` for a waveform that comes in blocks of any size: the same segments, each as soon as
+    it is known.
+    """
     if not (least > 0 and overlap > 0 and most >= 4 * max(least, overlap)):
-        raise ValueError(f"segments of {least:g} to {most:g} s with an overlap of {overlap:g} s: the most must be four times the others")
-    longest, shortest, shared = (max(1, round(seconds * RATE / FRAME)) for seconds in (most, least, overlap))
+        raise ValueError(
+            f"segments of {least:g} to {most:g} s with an overlap of {overlap:g} s: the most "
+            "must be four times the others"
+        )
+    longest, shortest, shared = (
+        max(1, round(seconds * RATE / FRAME)) for seconds in (most, least, overlap)
+    )
     known = longest + max(shortest, GAP)  # frames that tell where a segment ends
     window = _Window(blocks)
     window.fill(known)
@@ -91,14 +108,18 @@ def pieces(blocks: Iterable[np.ndarray], most: float = MOST, least: float = LEAS
             yield window.piece(len(window), overlaps)
             return
         else:
-            stop, again = _place(window.energies, longest, min(longest, len(window) - shortest), shared)
+            stop, again = _place(
+                window.energies, longest, min(longest, len(window) - shortest), shared
+            )
             yield window.piece(stop, overlaps)
             window.drop(again)
             overlaps = again < stop
 
 
 def _sound_end(loud: np.ndarray, known: int) -> int | None:
-    """The frame at which the first gap behind sound begins; None where there is none among the ``known`` frames."""
+    """The frame at which the first gap behind sound begins; None where there is none among the
+    ``known`` frames.
+    """
     gaps = np.flatnonzero(np.diff(loud, append=known) > GAP)
     return int(loud[gaps[0]]) + 1 if len(gaps) else None
 
@@ -107,7 +128,9 @@ def _place(energies: np.ndarray, longest: int, limit: int, shared: int) -> tuple
     """(frame at which a segment ends, frame at which the next one begins)."""
     first, least = _quietest(energies, longest // 2, limit, PAUSE)
     if least <= max(DEPTH * float(energies[:limit].mean()), SILENCE**2):
-        place, _ = _quietest(energies, first - PAUSE // 2, first + PAUSE // 2, DIP)  # beside a click in it, not through it
+        place, _ = _quietest(
+            energies, first - PAUSE // 2, first + PAUSE // 2, DIP
+        )  # beside a click in it, not through it
         return place, place
     stop, _ = _quietest(energies, limit - 2 * shared // 3, limit, DIP)
     return stop, _quietest(energies, stop - 4 * shared // 3, stop - 2 * shared // 3, DIP)[0]
@@ -145,8 +168,12 @@ class _Window:
                 return
             framed = np.pad(chunk, (0, -len(chunk) % FRAME)).reshape(-1, FRAME)
             self.samples = np.concatenate([self.samples, chunk])
-            self.energies = np.concatenate([self.energies, np.einsum("ij,ij->i", framed, framed) / FRAME])
-            self.peaks = np.concatenate([self.peaks, np.maximum(framed.max(axis=1), -framed.min(axis=1))])
+            self.energies = np.concatenate(
+                [self.energies, np.einsum("ij,ij->i", framed, framed) / FRAME]
+            )
+            self.peaks = np.concatenate(
+                [self.peaks, np.maximum(framed.max(axis=1), -framed.min(axis=1))]
+            )
 
     def piece(self, frames: int, overlaps: bool) -> Piece:
         """The first frames, as a segment of the waveform."""
@@ -155,7 +182,11 @@ class _Window:
 
     def drop(self, frames: int) -> None:
         """Lets go of the first frames."""
-        self.samples, self.energies, self.peaks = self.samples[frames * FRAME :], self.energies[frames:], self.peaks[frames:]
+        self.samples, self.energies, self.peaks = (
+            self.samples[frames * FRAME :],
+            self.energies[frames:],
+            self.peaks[frames:],
+        )
         self.origin += frames * FRAME
 
 

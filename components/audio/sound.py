@@ -1,4 +1,5 @@
-"""Reading, checking and writing sound files: anything that libsndfile reads → mono float32 at 16 kHz.
+"""Reading, checking and writing sound files: anything that libsndfile reads → mono float32 at 16
+kHz.
 
 Cost: about 3,700 s of FLAC a second on one core; resampling 7,000 s a second.
 """
@@ -26,7 +27,9 @@ BLOCK_SECONDS = 60  # of a long file, read at once: a few MB
 
 @dataclass(frozen=True)
 class Sound:
-    """A decoded file: ``samples`` is mono float32 in [-1, 1] at ``rate`` Hz; ``channels`` is what the file had."""
+    """A decoded file: ``samples`` is mono float32 in [-1, 1] at ``rate`` Hz; ``channels`` is what
+    the file had.
+    """
 
     samples: np.ndarray
     rate: int
@@ -34,8 +37,14 @@ class Sound:
 
 
 TRUNCATED = "truncated: the file ends before the length that its header gives"
-ENDLESS = "length not in the header, as of a FLAC written to a pipe, so that a cut would not show: re-encode it into a file"
-LONGER = "longer than its header tells, as an MP3 joined from several, or of changing bitrate without a header: re-encode it"
+ENDLESS = (
+    "length not in the header, as of a FLAC written to a pipe, so that a cut would not "
+    "show: re-encode it into a file"
+)
+LONGER = (
+    "longer than its header tells, as an MP3 joined from several, or of changing bitrate "
+    "without a header: re-encode it"
+)
 
 
 class BrokenSound(ValueError):
@@ -59,7 +68,9 @@ def duration(source: Path | bytes) -> float:
 
 @contextmanager
 def _opened(source: Path | bytes, piped: bool = False) -> Iterator[soundfile.SoundFile]:
-    """The file, with the sizes of a ``piped`` WAV put right; what goes wrong then or while it is read comes as BrokenSound."""
+    """The file, with the sizes of a ``piped`` WAV put right; what goes wrong then or while it is
+    read comes as BrokenSound.
+    """
     try:
         with _handed(source, piped) as handed, _sound_file(handed) as file:
             yield file
@@ -69,7 +80,9 @@ def _opened(source: Path | bytes, piped: bool = False) -> Iterator[soundfile.Sou
 
 @contextmanager
 def _handed(source: Path | bytes, piped: bool) -> Iterator[bytes | io.IOBase]:
-    """What soundfile is to open: a path as the bytes that it is on the disk (it need not be text), or a stream."""
+    """What soundfile is to open: a path as the bytes that it is on the disk (it need not be text),
+    or a stream.
+    """
     head = _with_sizes(source) if piped else b""
     if isinstance(source, bytes):
         yield io.BytesIO(head + source[len(head) :])
@@ -105,14 +118,18 @@ def _whole(file: soundfile.SoundFile, least: int) -> Sound:
 
 
 def _least(file: soundfile.SoundFile, source: Path | bytes) -> int:
-    """Samples that come at least of a file that is whole; raises BrokenSound where it is seen that this one is not."""
+    """Samples that come at least of a file that is whole; raises BrokenSound where it is seen that
+    this one is not.
+    """
     if _SHORTENED.search(file.extra_info) or _ends_inside_ogg(source):
         raise BrokenSound(TRUNCATED)
     return _least_of_mp3(file, source) if file.subtype == "MPEG_LAYER_III" else file.frames
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:
-    """The mean of the channels of samples, shape (samples, channels); raises BrokenSound where one is not finite."""
+    """The mean of the channels of samples, shape (samples, channels); raises BrokenSound where one
+    is not finite.
+    """
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise BrokenSound("not finite: holds NaN or infinite samples")
@@ -120,11 +137,15 @@ def _mono(samples: np.ndarray) -> np.ndarray:
 
 
 # libsndfile shortens a cut WAV, AIFF, AU, W64 or RF64 to what is there and says so only in its log.
-_SHORTENED = re.compile(r"^\s*(data|SSND|Data Size|riff|Riff size)\s*:\s*\d+ \(should be \d+\)", re.MULTILINE)
+_SHORTENED = re.compile(
+    r"^\s*(data|SSND|Data Size|riff|Riff size)\s*:\s*\d+ \(should be \d+\)", re.MULTILINE
+)
 
 
 def _ends_inside_ogg(source: Path | bytes) -> bool:
-    """Whether an Ogg stream stops before the end of its last page, which carries the flag 4 (RFC 3533, section 6)."""
+    """Whether an Ogg stream stops before the end of its last page, which carries the flag 4 (RFC
+    3533, section 6).
+    """
     with _stream(source) as stream:
         if stream.read(4) != b"OggS":
             return False
@@ -132,17 +153,32 @@ def _ends_inside_ogg(source: Path | bytes) -> bool:
         stream.seek(max(0, size - (1 << 17)))  # a page is at most 65,307 bytes
         tail = stream.read()
     page = tail[tail.rfind(b"OggS") :]
-    return len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return (
+        len(page) < 27
+        or not page[5] & 4
+        or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+    )
 
 
-# An MP3 has no length of its own. Its first frame may be a header (Xing, Info) that counts the others; without one libsndfile
-# estimates from the first frame's bitrate. It gives that many samples and no more, so the frames themselves are counted here.
-_BITRATES = {  # kbit/s of MPEG 1 and of MPEG 2, layer III, by the index 1 to 14 (ISO 11172-3 and 13818-3)
+# An MP3 has no length of its own. Its first frame may be a header (Xing, Info) that counts the
+# others; without one libsndfile estimates from the first frame's bitrate. It gives that many
+# samples and no more, so the frames themselves are counted here.
+# kbit/s of MPEG 1 and of MPEG 2, layer III, by the index 1 to 14 (ISO 11172-3 and 13818-3)
+_BITRATES = {
     1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_RATES = {44_100: (1, 3, 0), 48_000: (1, 3, 1), 32_000: (1, 3, 2), 22_050: (2, 2, 0), 24_000: (2, 2, 1), 16_000: (2, 2, 2),
-          11_025: (2, 0, 0), 12_000: (2, 0, 1), 8_000: (2, 0, 2)}  # fmt: skip
+_RATES = {
+    44_100: (1, 3, 0),
+    48_000: (1, 3, 1),
+    32_000: (1, 3, 2),
+    22_050: (2, 2, 0),
+    24_000: (2, 2, 1),
+    16_000: (2, 2, 2),
+    11_025: (2, 0, 0),
+    12_000: (2, 0, 1),
+    8_000: (2, 0, 2),
+}
 _SLACK = 2  # MPEG frames, about 0.05 s, by which an estimate may be off
 
 
@@ -158,15 +194,24 @@ def _least_of_mp3(file: soundfile.SoundFile, source: Path | bytes) -> int:
 
 
 def _mp3_frames(stream: BinaryIO, rate: int) -> tuple[int, int, bool]:
-    """Frames of sound in an MP3 of so many Hz, what its header tells of their number (0: nothing), and whether the last is cut."""
+    """Frames of sound in an MP3 of so many Hz, what its header tells of their number (0: nothing),
+    and whether the last is cut.
+    """
     version, bits, index = _RATES[rate]
     size = stream.seek(0, io.SEEK_END)
     place = found = told = 0
     stream.seek(0)
     while len(head := stream.read(_HEAD)) > 3:
         length = _tag_bytes(head)
-        if head[0] == 0xFF and head[1] & 0xFE == 0xE2 | bits << 3 and head[2] & 0x0C == index << 2 and 0 < head[2] >> 4 < 15:
-            length = 144_000 // version * _BITRATES[version][(head[2] >> 4) - 1] // rate + (head[2] >> 1 & 1)
+        if (
+            head[0] == 0xFF
+            and head[1] & 0xFE == 0xE2 | bits << 3
+            and head[2] & 0x0C == index << 2
+            and 0 < head[2] >> 4 < 15
+        ):
+            length = 144_000 // version * _BITRATES[version][(head[2] >> 4) - 1] // rate + (
+                head[2] >> 1 & 1
+            )
             if not found and (header := _XING.search(head)):
                 told = int.from_bytes(header[2]) if header[1][3] & 1 else 0
             else:
@@ -177,19 +222,24 @@ def _mp3_frames(stream: BinaryIO, rate: int) -> tuple[int, int, bool]:
 
 
 _HEAD = 50  # bytes of a frame in which the count of a Xing or Info header ends at the latest
-_XING = re.compile(rb"(?:Xing|Info)(.{4})(.{4})", re.DOTALL)  # flags, of which 1 says that the number of frames follows
+_XING = re.compile(
+    rb"(?:Xing|Info)(.{4})(.{4})", re.DOTALL
+)  # flags, of which 1 says that the number of frames follows
 
 
 def _tag_bytes(head: bytes) -> int:
     """Bytes to the end of the tag (ID3v2, APE) that begins here; 1 where none does."""
     if head[:3] == b"ID3" and len(head) >= 10:
         return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
-    if head[:8] == b"APETAGEX" and len(head) >= 32 and head[23] & 0x20:  # the one at its beginning, not at its end
+    if (
+        head[:8] == b"APETAGEX" and len(head) >= 32 and head[23] & 0x20
+    ):  # the one at its beginning, not at its end
         return 32 + int.from_bytes(head[12:16], "little")
     return 1
 
 
-PIPED = 0x7FFFF000  # bytes; what writes a WAV to a pipe tells this size or a larger one, or 0, since it can't know
+# bytes; what writes a WAV to a pipe tells this size or a larger one, or 0, since it can't know
+PIPED = 0x7FFFF000
 
 
 class _Headed(io.FileIO):
@@ -208,7 +258,9 @@ class _Headed(io.FileIO):
 
 
 def _with_sizes(source: Path | bytes) -> bytes:
-    """All before the samples of a WAV that was written to a pipe, with the sizes of what there is; of anything else nothing."""
+    """All before the samples of a WAV that was written to a pipe, with the sizes of what there is;
+    of anything else nothing.
+    """
     with _stream(source) as stream:
         size = stream.seek(0, io.SEEK_END)
         stream.seek(0)
@@ -257,11 +309,13 @@ def read(source: Path | bytes) -> np.ndarray:
 
 
 def streamed(source: Path | bytes, seconds: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
-    """The file as ``read`` gives it, in blocks of about so many seconds: hours of it take the memory of one block.
+    """The file as ``read`` gives it, in blocks of about so many seconds: hours of it take the
+    memory of one block.
 
-    A file of one block comes with the bits of ``read``; a longer one is resampled as it comes, which differs from that by rounding.
-    A WAV that was written to a pipe, which ``read`` refuses since a cut in it does not show, is taken as far as it goes.
-    Raises BrokenSound as ``decode`` does; where the file is found broken behind its first block, after that has come.
+    A file of one block comes with the bits of ``read``; a longer one is resampled as it comes,
+    which differs from that by rounding. A WAV that was written to a pipe, which ``read`` refuses
+    since a cut in it does not show, is taken as far as it goes. Raises BrokenSound as ``decode``
+    does; where the file is found broken behind its first block, after that has come.
     """
     with _opened(source, piped=True) as file:
         least, block = _least(file, source), int(seconds * file.samplerate)
@@ -272,7 +326,11 @@ def streamed(source: Path | bytes, seconds: float = BLOCK_SECONDS) -> Iterator[n
 
 
 def _blocks(file: soundfile.SoundFile, least: int, block: int) -> Iterator[np.ndarray]:
-    resampler = None if file.samplerate == RATE else soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32", quality="HQ")
+    resampler = (
+        None
+        if file.samplerate == RATE
+        else soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32", quality="HQ")
+    )
     done, short = 0, False
     while not short:
         samples = file.read(block, dtype="float32", always_2d=True)
@@ -284,8 +342,9 @@ def _blocks(file: soundfile.SoundFile, least: int, block: int) -> Iterator[np.nd
 
 
 def read_part(data: bytes, start: int, count: int) -> np.ndarray:
-    """``count`` samples from ``start`` on of a mono file at 16 kHz, as float32; what lies before them is skipped, not decoded.
-    Fewer come where the file ends earlier; raises BrokenSound."""
+    """``count`` samples from ``start`` on of a mono file at 16 kHz, as float32; what lies before
+    them is skipped, not decoded. Fewer come where the file ends earlier; raises BrokenSound.
+    """
     try:
         return soundfile.read(io.BytesIO(data), count, start, dtype="float32")[0]
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:

@@ -1,8 +1,10 @@
-"""Tempo with the pitch kept: waveform-similarity overlap-add (WSOLA; Verhelst and Roelands, ICASSP 1993).
+"""Tempo with the pitch kept: waveform-similarity overlap-add (WSOLA; Verhelst and Roelands, ICASSP
+1993).
 
-In: mono float32 and a factor. Out: mono float32, faster or slower by it. Windows of the input, half overlapping, are laid down
-at another distance than they were taken at; each is taken, within a few milliseconds of its place, where it goes on best from
-the one before it, so that the periods of a voice meet. Nothing is drawn at random. Cost: about 8 ms a second of audio.
+In: mono float32 and a factor. Out: mono float32, faster or slower by it. Windows of the input, half
+overlapping, are laid down at another distance than they were taken at; each is taken, within a few
+milliseconds of its place, where it goes on best from the one before it, so that the periods of a
+voice meet. Nothing is drawn at random. Cost: about 8 ms a second of audio.
 """
 
 from __future__ import annotations
@@ -15,14 +17,22 @@ from components.config.errors import InputError
 LEAST, MOST = 0.5, 2.0  # beyond an octave of tempo whole sounds are skipped or said twice
 WINDOW = 480  # samples, 30 ms: two periods of a low voice (70 Hz), and less than most sounds last
 HOP = WINDOW // 2  # at this distance a Hann window and its neighbour add up to one
-SEARCH = RATE // 100  # samples to either side of its place, 10 ms: one period of a voice of 50 Hz in all
+SEARCH = (
+    RATE // 100
+)  # samples to either side of its place, 10 ms: one period of a voice of 50 Hz in all
 
 
 def at_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
-    """The waveform at ``tempo`` times its speed, shape (round(samples / tempo),), pitch and level kept; never louder than its
-    loudest sample, silence stays silence, 1 gives what came in. Raises InputError where the tempo is not within 0.5 and 2."""
+    """The waveform at ``tempo`` times its speed, shape (round(samples / tempo),), pitch and level
+    kept; never louder than its loudest sample, silence stays silence, 1 gives what came in. Raises
+    InputError where the tempo is not within 0.5 and 2.
+    """
     if not LEAST <= tempo <= MOST:
-        raise InputError(f"a tempo of {tempo:g} is out of range.", unit="tempo", way_out=f"Take one from {LEAST:g} to {MOST:g}.")
+        raise InputError(
+            f"a tempo of {tempo:g} is out of range.",
+            unit="tempo",
+            way_out=f"Take one from {LEAST:g} to {MOST:g}.",
+        )
     if tempo == 1 or len(samples) == 0:
         return samples
     wanted = round(len(samples) / tempo)
@@ -41,8 +51,9 @@ def at_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
 
 
 def _best(padded: np.ndarray, energy: np.ndarray, following: int, place: int) -> int:
-    """The start, within the search around ``place``, of the window most like the one at ``following``, which is how the sound
-    went on in the input: the largest normalised correlation."""
+    """The start, within the search around ``place``, of the window most like the one at
+    ``following``, which is how the sound went on in the input: the largest normalised correlation.
+    """
     low, high = max(0, place - SEARCH), min(place + SEARCH, len(padded) - WINDOW)
     wanted = padded[following : following + WINDOW]
     if np.abs(wanted).max(initial=0.0) < SILENCE:  # nothing to go on from

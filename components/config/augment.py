@@ -1,6 +1,8 @@
-"""How what is heard in training is changed: the settings of augmentation, of waveforms and of frames.
+"""How what is heard in training is changed: the settings of augmentation, of waveforms and of
+frames.
 
-In: plain data of ``params.yaml`` or of an encoder's catalogue entry. Out: typed settings, and what must hold of them.
+In: plain data of ``params.yaml`` or of an encoder's catalogue entry. Out: typed settings, and what
+must hold of them.
 """
 
 from __future__ import annotations
@@ -70,11 +72,17 @@ def band_holds(band: Band) -> bool:
 def augment_checks(augment: Augment) -> dict[str, bool]:
     """What must hold of the settings, by their dotted keys in ``params.yaml``."""
     ranges = {"level_db": augment.level_db, "noise.snr_db": augment.noise.snr_db}
-    shares = {f"{key}.probability": getattr(augment, key).probability for key in ("noise", "rooms", "band")}
+    shares = {
+        f"{key}.probability": getattr(augment, key).probability
+        for key in ("noise", "rooms", "band")
+    }
     checks = {
         "views": augment.views >= 1 and (augment.views == 1 or augment.on),
         "speed": bool(augment.speed) and all(0.5 <= factor <= 2 for factor in augment.speed),
-        **{key: len(pair) == 2 and -100 <= pair[0] <= pair[1] <= 100 for key, pair in ranges.items()},
+        **{
+            key: len(pair) == 2 and -100 <= pair[0] <= pair[1] <= 100
+            for key, pair in ranges.items()
+        },
         "band.hertz": band_holds(augment.band),
         **{key: 0 <= share <= 1 for key, share in shares.items()},
     }

@@ -1,7 +1,7 @@
 """Errors that say what is wrong, in which file, utterance or parameter, and the way out.
 
-The exit code tells a scheduler whether trying again can help: 2 never (a wrong parameter or input), 75 perhaps
-(EX_TEMPFAIL of sysexits.h: network, lost worker, accelerator taken).
+The exit code tells a scheduler whether trying again can help: 2 never (a wrong parameter or input),
+75 perhaps (EX_TEMPFAIL of sysexits.h: network, lost worker, accelerator taken).
 """
 
 from __future__ import annotations

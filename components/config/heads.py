@@ -1,6 +1,8 @@
-"""CTC heads: who wants one, and what that asks of encoder and layer; said before any work, as far as a catalogue entry tells.
+"""CTC heads: who wants one, and what that asks of encoder and layer; said before any work, as far
+as a catalogue entry tells.
 
-In: parameters, and whether the encoder ends in a CTC head. Out: nothing, or the error with its way out. Cost: microseconds.
+In: parameters, and whether the encoder ends in a CTC head. Out: nothing, or the error with its way
+out. Cost: microseconds.
 """
 
 from __future__ import annotations
@@ -14,18 +16,25 @@ COMPRESSOR = "ctc-compressor"  # the kind of bridge that reads CTC units
 
 
 def told(source: EncoderSource) -> bool | None:
-    """Whether an encoder of this source ends in a CTC head; None where only its ``config.json`` tells."""
+    """Whether an encoder of this source ends in a CTC head; None where only its ``config.json``
+    tells.
+    """
     if source.kind == "ctc":
         return True
     if source.kind in ("fbank", "joined"):
         return False
-    return any(str(name).endswith("ForCTC") for name in source.shape.get("architectures") or ()) if source.shape else None
+    return (
+        any(str(name).endswith("ForCTC") for name in source.shape.get("architectures") or ())
+        if source.shape
+        else None
+    )
 
 
 def check_heads(params: Params, there: bool | None = None) -> None:
     """Raises InputError where the bridge or the loss wants CTC units that the encoder can't give.
 
-    ``there`` says whether the encoder has a head; None asks its catalogue entry, and what that does not tell passes.
+    ``there`` says whether the encoder has a head; None asks its catalogue entry, and what that does
+    not tell passes.
     """
     name, projector = params.encoder, catalogue.projector(params.projector)
     there = told(catalogue.encoder(name).source) if there is None else there
@@ -36,17 +45,31 @@ def check_heads(params: Params, there: bool | None = None) -> None:
 
 
 def check_units(whose: str, there: bool, layer: int | str) -> None:
-    """Raises InputError where frames of that layer of an encoder can't be read as CTC units; ``whose`` names it."""
+    """Raises InputError where frames of that layer of an encoder can't be read as CTC units;
+    ``whose`` names it.
+    """
     if not there:
-        raise InputError(f"The projector reads CTC units, and {whose} has no CTC head.", unit="projector",
-                         way_out=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR}.")  # fmt: skip
+        raise InputError(
+            f"The projector reads CTC units, and {whose} has no CTC head.",
+            unit="projector",
+            way_out=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR}.",
+        )
     if layer != "last":
-        raise InputError(f"The projector reads CTC units, and features.layer is {layer}: the CTC head reads the last layer alone.",
-                         unit="features.layer", way_out="Set features.layer to last.")  # fmt: skip
+        raise InputError(
+            f"The projector reads CTC units, and features.layer is {layer}: the CTC head reads "
+            "the last layer alone.",
+            unit="features.layer",
+            way_out="Set features.layer to last.",
+        )
 
 
 def check_weight(whose: str, there: bool, weight: float) -> None:
-    """Raises InputError where the loss of a CTC head is weighed that an encoder does not have; ``whose`` names it."""
+    """Raises InputError where the loss of a CTC head is weighed that an encoder does not have;
+    ``whose`` names it.
+    """
     if weight and not there:
-        raise InputError(f"{whose} has no CTC head, and train.ctc_weight is {weight:g}.", unit="train.ctc_weight",
-                         way_out="Set it to 0, or name an encoder with a CTC head.")  # fmt: skip
+        raise InputError(
+            f"{whose} has no CTC head, and train.ctc_weight is {weight:g}.",
+            unit="train.ctc_weight",
+            way_out="Set it to 0, or name an encoder with a CTC head.",
+        )

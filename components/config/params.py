@@ -1,7 +1,7 @@
 """The parameters of ``params.yaml`` as typed sections: what is computed.
 
-Fields carry no defaults: ``params.yaml`` is the one place that knows them. The four names (corpus, encoder, projector,
-llm) are plain scalars that point into ``catalogue/``.
+Fields carry no defaults: ``params.yaml`` is the one place that knows them. The four names (corpus,
+encoder, projector, llm) are plain scalars that point into ``catalogue/``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Shards:
 class Features:
     __pydantic_config__ = STRICT
     mode: Literal["cached", "live"]
-    layer: int | Literal["last"]  # which hidden state of the encoder; "last" also serves its CTC head
+    layer: (
+        int | Literal["last"]
+    )  # which hidden state of the encoder; "last" also serves its CTC head
     batch_seconds: float  # seconds of audio in a batch, padding counted
     threads: int  # threads of one worker process
     remote: bool  # tars go to the store, not to the stage's folder
@@ -77,7 +79,9 @@ class CurriculumStage:
     warmup: int  # steps
     decay: Literal["constant", "linear", "cosine"]
     nonspeech_share: float  # share of utterances that are non-speech with an empty transcript
-    freeze: list[str]  # patterns of parameter names that stay as they are although their part is tuned
+    freeze: list[
+        str
+    ]  # patterns of parameter names that stay as they are although their part is tuned
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class Train:
     lora: Lora  # of the LLM
     encoder_lora: Lora
     full: Full
-    ctc_weight: float  # of the encoder's CTC loss beside cross-entropy, in stages that tune it; 0 switches it off
+    # of the encoder's CTC loss beside cross-entropy, in stages that tune it; 0 switches it off
+    ctc_weight: float
     spec_augment: SpecAugment
     concatenate: Concatenate
     text_mask: float  # share of the transcript's input tokens that are replaced
@@ -139,8 +144,11 @@ class ConstraintSet:
     extra_tokens: int  # added to the limit above
     min_tokens_per_second: float  # of the utterance's audio
     repetition_penalty: float  # by which the log-probability of a token that was said is multiplied
-    eos_threshold: float  # times the log-probability of the likeliest other token: an end below it is none
-    max_unheard: int  # units of a text in a row (letters with CTC, else tokens) that the encoder did not hear
+    eos_threshold: (
+        float  # times the log-probability of the likeliest other token: an end below it is none
+    )
+    # units of a text in a row (letters with CTC, else tokens) that the encoder did not hear
+    max_unheard: int
     silence_gate: float  # evidence for speech, 0 to 1, below which the empty transcript competes
 
     @property
@@ -165,7 +173,9 @@ class Decode:
 @dataclass(frozen=True)
 class Score:
     __pydantic_config__ = STRICT
-    text_form: Literal["as-is", "casefold", "whisper"]  # what both sides are brought to (components/text/forms.py)
+    text_form: Literal[
+        "as-is", "casefold", "whisper"
+    ]  # what both sides are brought to (components/text/forms.py)
     resamples: int  # of speakers, for the intervals of rates; 0: no intervals
 
 
@@ -198,7 +208,9 @@ class Params:
 def read_params(path: Path = PARAMS) -> Params:
     """The typed parameters; raises InputError naming the file and the key that is wrong."""
     if not path.is_file():
-        raise InputError(f"{path.resolve()} is missing.", way_out="Run from the root of the repository.")
+        raise InputError(
+            f"{path.resolve()} is missing.", way_out="Run from the root of the repository."
+        )
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -207,8 +219,10 @@ def read_params(path: Path = PARAMS) -> Params:
 
 
 def overridden(overrides: Mapping[str, Any], where: str) -> Params:
-    """``params.yaml`` with some values set by their dotted keys, as ``dvc exp run -S`` would set them; ``where`` names the
-    overrides in errors. Raises InputError for a key that ``params.yaml`` does not have, and for a wrong value."""
+    """``params.yaml`` with some values set by their dotted keys, as ``dvc exp run -S`` would set
+    them; ``where`` names the overrides in errors. Raises InputError for a key that ``params.yaml``
+    does not have, and for a wrong value.
+    """
     raw = yaml.safe_load(PARAMS.read_text())
     for key, value in overrides.items():
         _set(raw, key, copy.deepcopy(value))  # a later key may reach into it
@@ -216,7 +230,9 @@ def overridden(overrides: Mapping[str, Any], where: str) -> Params:
 
 
 def params_of(raw: Any, where: str) -> Params:
-    """Plain data as typed parameters; raises InputError naming ``where`` and the key that is wrong."""
+    """Plain data as typed parameters; raises InputError naming ``where`` and the key
+    that is wrong.
+    """
     if not isinstance(raw, dict) or "raw" in raw:
         raise InputError(f"{where}: a mapping of parameter sections is expected.")
     params = typed(Params, raw, where)
@@ -237,10 +253,16 @@ def _step(data: Any, part: str, key: str) -> str | int:
     if isinstance(data, list):
         if part.isdecimal() and int(part) < len(data):
             return int(part)
-        raise InputError(f"'{key}': the list has no element {part}.", unit=key, way_out=f"Positions: 0 to {len(data) - 1}.")
+        raise InputError(
+            f"'{key}': the list has no element {part}.",
+            unit=key,
+            way_out=f"Positions: 0 to {len(data) - 1}.",
+        )
     if not isinstance(data, Mapping) or part not in data:
         known = data if isinstance(data, Mapping) else ()
-        raise InputError(f"{PARAMS} has no '{key}': '{part}' is unknown.", unit=key, way_out=nearest(part, known))
+        raise InputError(
+            f"{PARAMS} has no '{key}': '{part}' is unknown.", unit=key, way_out=nearest(part, known)
+        )
     return part
 
 
@@ -255,8 +277,12 @@ def _check_values(params: Params, where: str) -> None:
         "features.batch_seconds": params.features.batch_seconds > 0,
         "train.batch_seconds": train.batch_seconds > 0,
         "decode.batch_seconds": params.decode.batch_seconds > 0,
-        **{f"report.{key}": getattr(params.report, key) >= 0 for key in ("utterances", "clips", "megabytes")},
-        "decode.sets": "free" in params.decode.sets and not {"ctc", "llm", "whisper"} & set(params.decode.sets),
+        **{
+            f"report.{key}": getattr(params.report, key) >= 0
+            for key in ("utterances", "clips", "megabytes")
+        },
+        "decode.sets": "free" in params.decode.sets
+        and not {"ctc", "llm", "whisper"} & set(params.decode.sets),
     }
     for stage in train.curriculum:
         checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share <= 1
@@ -272,18 +298,36 @@ def _check_values(params: Params, where: str) -> None:
         "score.resamples": params.score.resamples == 0 or params.score.resamples >= 100,
     }
     for name, each in params.decode.sets.items():
-        checks |= {f"decode.sets.{name}.{key}": holds for key, holds in _search_checks(each).items()}
+        checks |= {
+            f"decode.sets.{name}.{key}": holds for key, holds in _search_checks(each).items()
+        }
     for key, holds in checks.items():
         if not holds:
-            raise InputError(f"{where}: '{key}' is out of range.", unit=key, way_out="See the comment beside it in params.yaml.")
+            raise InputError(
+                f"{where}: '{key}' is out of range.",
+                unit=key,
+                way_out="See the comment beside it in params.yaml.",
+            )
     _check_tuning(params, where)
 
 
 def _search_checks(rules: ConstraintSet) -> dict[str, bool]:
-    from_zero = ("length_penalty", "no_repeat_ngram", "max_tokens_per_second", "extra_tokens", "min_tokens_per_second", "eos_threshold",
-                 "max_unheard")  # fmt: skip
-    return {**{key: getattr(rules, key) >= 0 for key in from_zero}, "beams": rules.beams >= 1, "max_tokens": rules.max_tokens >= 1,
-            "repetition_penalty": rules.repetition_penalty > 0, "silence_gate": 0 <= rules.silence_gate <= 1}  # fmt: skip
+    from_zero = (
+        "length_penalty",
+        "no_repeat_ngram",
+        "max_tokens_per_second",
+        "extra_tokens",
+        "min_tokens_per_second",
+        "eos_threshold",
+        "max_unheard",
+    )
+    return {
+        **{key: getattr(rules, key) >= 0 for key in from_zero},
+        "beams": rules.beams >= 1,
+        "max_tokens": rules.max_tokens >= 1,
+        "repetition_penalty": rules.repetition_penalty > 0,
+        "silence_gate": 0 <= rules.silence_gate <= 1,
+    }
 
 
 def _check_tuning(params: Params, where: str) -> None:
@@ -293,20 +337,38 @@ def _check_tuning(params: Params, where: str) -> None:
         for lora, whole in (("lora", "llm"), ("encoder-lora", "encoder")):
             if {lora, whole} <= set(stage.tune):
                 key = f"train.curriculum.{number}.tune"
-                raise InputError(f"{where}: stage '{stage.name}' tunes '{lora}' and '{whole}', of one side.", unit=key,
-                                 way_out="Name one of them, or tune them in two stages.")  # fmt: skip
+                raise InputError(
+                    f"{where}: stage '{stage.name}' tunes '{lora}' and '{whole}', of one side.",
+                    unit=key,
+                    way_out="Name one of them, or tune them in two stages.",
+                )
     hears = tunes_encoder(train)
     if hears and params.features.mode != "live":
-        raise InputError(f"{where}: '{hears}' is to be tuned, but cached frames are those of the encoder as it was.", unit="features.mode",
-                         way_out="Set features.mode to live.")  # fmt: skip
+        raise InputError(
+            f"{where}: '{hears}' is to be tuned, but cached frames are those of the encoder as "
+            "it was.",
+            unit="features.mode",
+            way_out="Set features.mode to live.",
+        )
     if train.ctc_weight and not hears:
-        raise InputError(f"{where}: train.ctc_weight is {train.ctc_weight:g}, but the encoder stays frozen in every stage.",
-                         unit="train.ctc_weight", way_out="Tune 'encoder' or 'encoder-lora', or set it to 0.")  # fmt: skip
+        raise InputError(
+            f"{where}: train.ctc_weight is {train.ctc_weight:g}, but the encoder stays frozen "
+            "in every stage.",
+            unit="train.ctc_weight",
+            way_out="Tune 'encoder' or 'encoder-lora', or set it to 0.",
+        )
     if train.ctc_weight and layer != "last":
-        raise InputError(f"{where}: train.ctc_weight is {train.ctc_weight:g}, but a CTC head reads the last layer, not layer {layer}.",
-                         unit="features.layer", way_out="Set features.layer to last, or train.ctc_weight to 0.")  # fmt: skip
+        raise InputError(
+            f"{where}: train.ctc_weight is {train.ctc_weight:g}, but a CTC head reads the last "
+            f"layer, not layer {layer}.",
+            unit="features.layer",
+            way_out="Set features.layer to last, or train.ctc_weight to 0.",
+        )
 
 
 def tunes_encoder(train: Train) -> str:
     """The first part of the encoder that a stage tunes; empty where it stays frozen in all."""
-    return next((part for stage in train.curriculum for part in stage.tune if part.startswith("encoder")), "")
+    return next(
+        (part for stage in train.curriculum for part in stage.tune if part.startswith("encoder")),
+        "",
+    )

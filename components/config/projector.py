@@ -1,7 +1,9 @@
-"""Entries of ``catalogue/projector.yaml``: one dataclass a kind of bridge, and the one reader of all.
+"""Entries of ``catalogue/projector.yaml``: one dataclass a kind of bridge, and the one reader of
+all.
 
-In: an entry as plain data, of the catalogue or of a model folder's ``config.json``. Out: the dataclass of its kind, checked.
-Each kind is built by the class that ``components.model.bridges.projector`` lists under the same name. Cost: microseconds.
+In: an entry as plain data, of the catalogue or of a model folder's ``config.json``. Out: the
+dataclass of its kind, checked. Each kind is built by the class that
+``components.model.bridges.projector`` lists under the same name. Cost: microseconds.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Projector:
     card: dict[str, Any] = field(default_factory=dict)
 
     def fault(self) -> tuple[str, str] | None:
-        """A key whose value is out of range, and what it must be; a kind adds what holds between its own."""
+        """A key whose value is out of range, and what it must be; a kind adds what holds between
+        its own.
+        """
         for each in fields(self):
             value = getattr(self, each.name)
             if type(value) is int and value < 1:  # a yes or no is none
@@ -62,7 +66,9 @@ class StackLinear(Projector):
 
 @dataclass(frozen=True)
 class FullyConnected(Projector):
-    """Stack ``stack`` frames → ``layers`` linear layers with ReLU between them (Yu et al., arXiv 2309.13963)."""
+    """Stack ``stack`` frames → ``layers`` linear layers with ReLU between them (Yu et al., arXiv
+    2309.13963).
+    """
 
     kind: Literal["fc"]
     stack: int  # frames joined into one
@@ -72,7 +78,9 @@ class FullyConnected(Projector):
 
 @dataclass(frozen=True)
 class Convolution(Projector):
-    """What all kinds with a convolution have: a token for each ``kernel`` frames, which start every ``stride`` frames."""
+    """What all kinds with a convolution have: a token for each ``kernel`` frames, which start every
+    ``stride`` frames.
+    """
 
     kernel: int  # frames
     stride: int  # frames
@@ -85,7 +93,9 @@ class Convolution(Projector):
 
 @dataclass(frozen=True)
 class Conv1dMlp(Convolution):
-    """Conv1d → ReLU → linear → ReLU → linear (Pham et al., arXiv 2406.17272; sizes: MaLa-ASR, arXiv 2406.05839)."""
+    """Conv1d → ReLU → linear → ReLU → linear (Pham et al., arXiv 2406.17272; sizes: MaLa-ASR, arXiv
+    2406.05839).
+    """
 
     kind: Literal["conv1d-mlp"]
     hidden: int  # width between the two linear layers
@@ -93,7 +103,9 @@ class Conv1dMlp(Convolution):
 
 @dataclass(frozen=True)
 class DwsMlp(Convolution):
-    """Depth-wise separable Conv1d → ReLU → linear → ReLU → linear (Pham et al., arXiv 2406.17272)."""
+    """Depth-wise separable Conv1d → ReLU → linear → ReLU → linear (Pham et al., arXiv
+    2406.17272).
+    """
 
     kind: Literal["dws-mlp"]
     hidden: int  # width between the two linear layers
@@ -111,7 +123,9 @@ class Conv1dTransformer(Convolution):
     dropout: float = 0.0
 
     def fault(self) -> tuple[str, str] | None:
-        return super().fault() or (("heads", "must divide the width") if self.width % self.heads else None)
+        return super().fault() or (
+            ("heads", "must divide the width") if self.width % self.heads else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +137,16 @@ class Attention(Projector):
     dropout: float = 0.0
 
     def fault(self) -> tuple[str, str] | None:
-        return super().fault() or (("heads", "must divide the width") if self.width % self.heads else None)
+        return super().fault() or (
+            ("heads", "must divide the width") if self.width % self.heads else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossAttention(Attention):
-    """Trained queries, one attention to the frames of a segment, linear (after Yu et al., arXiv 2309.13963)."""
+    """Trained queries, one attention to the frames of a segment, linear (after Yu et al., arXiv
+    2309.13963).
+    """
 
     kind: Literal["cross-attention"]
     window: int  # frames of a segment
@@ -137,7 +155,9 @@ class CrossAttention(Attention):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowQFormer(Attention):
-    """A Q-Former over short windows (SALMONN, arXiv 2310.13289); a last part counts from half a window on."""
+    """A Q-Former over short windows (SALMONN, arXiv 2310.13289); a last part counts from half a
+    window on.
+    """
 
     kind: Literal["window-qformer"]
     window: int  # frames
@@ -148,8 +168,9 @@ class WindowQFormer(Attention):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentQFormer(Attention):
-    """A Q-Former over segments as long as the encoder's input, whose number is added to their frames (Yu et al., arXiv
-    2309.13963)."""
+    """A Q-Former over segments as long as the encoder's input, whose number is added to their
+    frames (Yu et al., arXiv 2309.13963).
+    """
 
     kind: Literal["segment-qformer"]
     window: int  # frames of a segment
@@ -160,10 +181,14 @@ class SegmentQFormer(Attention):
 
 @dataclass(frozen=True, kw_only=True)
 class CtcCompressor(Attention):
-    """Frames fewer by the encoder's own CTC head → transformer layers → linear (SpeechLLaMA, arXiv 2307.03917)."""
+    """Frames fewer by the encoder's own CTC head → transformer layers → linear (SpeechLLaMA, arXiv
+    2307.03917).
+    """
 
     kind: Literal["ctc-compressor"]
-    way: Literal["drop-blank", "average"]  # blanks go, or each run of one best unit becomes its mean
+    way: Literal[
+        "drop-blank", "average"
+    ]  # blanks go, or each run of one best unit becomes its mean
     layers: int
     hidden: int  # width inside a layer's feed-forward part
 
@@ -183,15 +208,23 @@ KINDS: dict[str, type[Projector]] = {
 
 
 def projector_of(data: Mapping[str, Any], where: str) -> Projector:
-    """The typed entry of its kind; raises InputError that names ``where`` and the nearest known kind or key, or the range."""
+    """The typed entry of its kind; raises InputError that names ``where`` and the nearest known
+    kind or key, or the range.
+    """
     kind = data.get("kind")
     if kind is None:
         raise InputError(f"{where}: 'kind' missing.", unit="kind", way_out=nearest("", KINDS))
     if kind not in KINDS:
-        raise InputError(f"{where}: unknown kind '{kind}'.", unit="kind", way_out=nearest(str(kind), KINDS))
+        raise InputError(
+            f"{where}: unknown kind '{kind}'.", unit="kind", way_out=nearest(str(kind), KINDS)
+        )
     entry = typed(KINDS[kind], data, where)
     fault = entry.fault()
     if fault is not None:
         key, rule = fault
-        raise InputError(f"{where}: '{key}' is {getattr(entry, key)}, and {rule}.", unit=key, way_out="Correct it there.")
+        raise InputError(
+            f"{where}: '{key}' is {getattr(entry, key)}, and {rule}.",
+            unit=key,
+            way_out="Correct it there.",
+        )
     return entry

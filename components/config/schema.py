@@ -1,4 +1,6 @@
-"""Plain data → dataclasses, strictly: an unknown key, a missing one or a wrong type stops with the nearest known name."""
+"""Plain data → dataclasses, strictly: an unknown key, a missing one or a wrong type stops with the
+nearest known name.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ STRICT: dict[str, str] = {"extra": "forbid"}
 def typed(cls: type[T], data: Any, where: str) -> T:
     """``data`` (a mapping from YAML) as ``cls``.
 
-    Raises InputError that names ``where`` and the key, with the nearest known key for an unknown one.
+    Raises InputError that names ``where`` and the key, with the nearest known key for an unknown
+    one.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -25,17 +28,29 @@ def typed(cls: type[T], data: Any, where: str) -> T:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         # A mistyped key is unknown and missing at once: what is unknown comes first.
-        unknown = [each for each in error.errors() if "unexpected" in each["type"] or "extra" in each["type"]]
+        unknown = [
+            each
+            for each in error.errors()
+            if "unexpected" in each["type"] or "extra" in each["type"]
+        ]
         first = (unknown or error.errors())[0]
         key = ".".join(str(part) for part in first["loc"])
         if unknown:
             hint = nearest(str(first["loc"][-1]), _fields_at(cls, first["loc"][:-1]))
             raise InputError(f"{where}: unknown key '{key}'.", unit=key, way_out=hint) from None
         if first["type"] == "missing":
-            lacking = [".".join(str(part) for part in each["loc"]) for each in error.errors() if each["type"] == "missing"]
+            lacking = [
+                ".".join(str(part) for part in each["loc"])
+                for each in error.errors()
+                if each["type"] == "missing"
+            ]
             says = ", ".join(f"'{each}'" for each in lacking)
-            raise InputError(f"{where}: {says} missing.", unit=key, way_out="It has no default: give it.") from None
-        raise InputError(f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", unit=key) from None
+            raise InputError(
+                f"{where}: {says} missing.", unit=key, way_out="It has no default: give it."
+            ) from None
+        raise InputError(
+            f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", unit=key
+        ) from None
 
 
 def _fields_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
@@ -45,14 +60,17 @@ def _fields_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
         inner = hints.get(part, cls)
         candidates = [inner, *typing.get_args(inner)]
         cls = next((kind for kind in candidates if dataclasses.is_dataclass(kind)), cls)
-    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    return (
+        [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    )
 
 
 def stated(value: Any) -> Any:
     """A dataclass (or what holds some) as plain data, without fields that stand at their defaults.
 
-    For keys and records: a setting added later, whose default keeps what was, leaves the older ones as they are. Who
-    changes what a default does raises the RESULT_VERSION of the packages that read it.
+    For keys and records: a setting added later, whose default keeps what was, leaves the older ones
+    as they are. Who changes what a default does raises the RESULT_VERSION of the packages that read
+    it.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {

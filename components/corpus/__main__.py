@@ -1,11 +1,13 @@
-"""``python -m components.corpus --role ROLE``: the sources of a role → manifests and rejects in ``data/corpus/<role>``.
+"""``python -m components.corpus --role ROLE``: the sources of a role → manifests and rejects in
+``data/corpus/<role>``.
 
-``python -m components.corpus scan [--corpus NAME]`` writes what every source of a corpus stands on (relative paths, sizes,
-digests) to ``data/sources/<corpus>/<role>/<source>.json``, which is kept in git and is what the stage depends on: moving a
-data root changes nothing, new data changes just that file. A scan opens transcripts and tables, never audio.
+``python -m components.corpus scan [--corpus NAME]`` writes what every source of a corpus stands on
+(relative paths, sizes, digests) to ``data/sources/<corpus>/<role>/<source>.json``, which is kept in
+git and is what the stage depends on: moving a data root changes nothing, new data changes just that
+file. A scan opens transcripts and tables, never audio.
 
-``python -m components.corpus fetch [--corpus NAME] [--role ROLE]`` downloads what is missing of a corpus into its data roots
-(``components.corpus.fetch.provision``).
+``python -m components.corpus fetch [--corpus NAME] [--role ROLE]`` downloads what is missing of a
+corpus into its data roots (``components.corpus.fetch.provision``).
 """
 
 from __future__ import annotations
@@ -33,12 +35,17 @@ RESCAN = "Run 'python -m components.corpus scan' and commit what it writes."
 
 
 def sources(corpus: str, role: str) -> dict[str, dict[str, Any]]:
-    """Settings of each source of a role, by name; raises InputError for a name that is not fit for files."""
+    """Settings of each source of a role, by name; raises InputError for a name that is not fit for
+    files.
+    """
     found = catalogue.corpus(corpus).sources[role]
     for name in found:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise InputError(f"corpus '{corpus}', {role}: '{name}' is no name for a source.", unit=name,
-                             way_out="Use letters, digits, hyphens and underscores.")  # fmt: skip
+            raise InputError(
+                f"corpus '{corpus}', {role}: '{name}' is no name for a source.",
+                unit=name,
+                way_out="Use letters, digits, hyphens and underscores.",
+            )
     return found
 
 
@@ -52,17 +59,25 @@ def as_json(scan: dict[str, Any]) -> str:
     parts = []
     for key, value in sorted(scan.items()):
         lines = [json.dumps(row, ensure_ascii=False) for row in value] if key == "files" else []
-        text = "[\n  " + ",\n  ".join(lines) + "\n ]" if lines else json.dumps(value, sort_keys=True, ensure_ascii=False)
+        text = (
+            "[\n  " + ",\n  ".join(lines) + "\n ]"
+            if lines
+            else json.dumps(value, sort_keys=True, ensure_ascii=False)
+        )
         parts.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def scan(corpus: str) -> None:
-    """Writes the scans of a corpus, all or none, and takes away those of sources that it no longer lists."""
+    """Writes the scans of a corpus, all or none, and takes away those of sources that it no longer
+    lists.
+    """
     texts: dict[str, dict[str, str]] = {role: {} for role in catalogue.ROLES}
     for role in catalogue.ROLES:
         for name, settings in sources(corpus, role).items():
-            texts[role][f"{name}.json"] = as_json(scanned(name, settings["kind"], source(name, role, settings)))
+            texts[role][f"{name}.json"] = as_json(
+                scanned(name, settings["kind"], source(name, role, settings))
+            )
     for role, files in texts.items():
         folder = fresh(SCANS / corpus / role)
         for name, text in (files or {NONE: "{}\n"}).items():
@@ -71,9 +86,15 @@ def scan(corpus: str) -> None:
 
 
 def fetch_corpus(corpus: str, role: str | None = None) -> None:
-    """Brings the archives that the sources of a corpus, or of one of its roles, read into their data roots."""
+    """Brings the archives that the sources of a corpus, or of one of its roles, read into their
+    data roots.
+    """
     roles = [role] if role else list(catalogue.ROLES)
-    listed = [(name, source(name, each, settings)) for each in roles for name, settings in sources(corpus, each).items()]
+    listed = [
+        (name, source(name, each, settings))
+        for each in roles
+        for name, settings in sources(corpus, each).items()
+    ]
     wanted = needed(listed)
     if not wanted:
         print(f"corpus '{corpus}': nothing to fetch")
@@ -82,7 +103,9 @@ def fetch_corpus(corpus: str, role: str | None = None) -> None:
 
 
 def check_scan(corpus: str, role: str, name: str, now: dict[str, Any]) -> None:
-    """Raises InputError where the committed scan is missing or says something else than what lies there now."""
+    """Raises InputError where the committed scan is missing or says something else than what lies
+    there now.
+    """
     path = SCANS / corpus / role / f"{name}.json"
     if not path.is_file():
         raise InputError(f"{path} is missing.", unit=name, way_out=RESCAN)
@@ -93,19 +116,33 @@ def check_scan(corpus: str, role: str, name: str, now: dict[str, Any]) -> None:
         parts = {
             "new": sorted(here.keys() - then.keys()),
             "gone": sorted(then.keys() - here.keys()),
-            "of another size": sorted(file for file in here.keys() & then.keys() if here[file] != then[file]),
+            "of another size": sorted(
+                file for file in here.keys() & then.keys() if here[file] != then[file]
+            ),
         }
-        changes = [f"{len(files)} {what} ({files[0]}{', …' if files[1:] else ''})" for what, files in parts.items() if files]
+        changes = [
+            f"{len(files)} {what} ({files[0]}{', …' if files[1:] else ''})"
+            for what, files in parts.items()
+            if files
+        ]
         what = ", ".join(changes) or "its content changed"
-        raise InputError(f"source '{name}' is not what {path} says: {what}.", unit=name, way_out=RESCAN)
+        raise InputError(
+            f"source '{name}' is not what {path} says: {what}.", unit=name, way_out=RESCAN
+        )
 
 
 def check_ids(role: str, seen: dict[str, str], name: str, kept: list[Utterance]) -> None:
-    """Adds the ids of a source to ``seen`` (source by id); raises InputError where another source has one of them."""
+    """Adds the ids of a source to ``seen`` (source by id); raises InputError where another source
+    has one of them.
+    """
     shared = [row.id for row in kept if row.id in seen]
     if shared:
-        raise InputError(f"{role}: {len(shared)} ids of '{name}' stand in '{seen[shared[0]]}': {', '.join(shared[:3])}.", unit=shared[0],
-                         way_out="Take one of the sources out of the role, or rename the files.")  # fmt: skip
+        raise InputError(
+            f"{role}: {len(shared)} ids of '{name}' stand in '{seen[shared[0]]}': "
+            f"{', '.join(shared[:3])}.",
+            unit=shared[0],
+            way_out="Take one of the sources out of the role, or rename the files.",
+        )
     seen.update({row.id: name for row in kept})
 
 
@@ -113,7 +150,12 @@ def summary(kept: list[Utterance], rejected: list[Reject]) -> dict[str, Any]:
     """Counts of one source: found, kept, rejected by reason, and the hours kept."""
     reasons = Counter(row.reason.partition(":")[0] for row in rejected)
     hours = sum(row.samples / row.sample_rate for row in kept) / 3600
-    return {"found": len(kept) + len(rejected), "kept": len(kept), "rejected": dict(sorted(reasons.items())), "hours": round(hours, 3)}
+    return {
+        "found": len(kept) + len(rejected),
+        "kept": len(kept),
+        "rejected": dict(sorted(reasons.items())),
+        "hours": round(hours, 3),
+    }
 
 
 def work(stage: Stage) -> None:
@@ -132,19 +174,37 @@ def work(stage: Stage) -> None:
         kept, rejected = origin.find()
         counts = summary(kept, rejected)
         if not kept:
-            first = f"The first: {rejected[0].path}: {rejected[0].reason}." if rejected else "See its settings."
-            raise InputError(f"source '{name}': nothing is kept of {counts['found']} found.", unit=name,
-                             way_out=f"{first} Mend it, or take the source out of the role '{role}' of corpus '{corpus}'.")  # fmt: skip
+            first = (
+                f"The first: {rejected[0].path}: {rejected[0].reason}."
+                if rejected
+                else "See its settings."
+            )
+            raise InputError(
+                f"source '{name}': nothing is kept of {counts['found']} found.",
+                unit=name,
+                way_out=(
+                    f"{first} Mend it, or take the source out of the role '{role}' of "
+                    f"corpus '{corpus}'."
+                ),
+            )
         check_ids(role, seen, name, kept)
         (out / name).mkdir()
         write_rows(out / name / MANIFEST, Utterance, kept)
         write_rows(out / name / REJECTS, Reject, rejected)
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts["rejected"].items())
-        print(f"{stage.label()}: {name}: {counts['found']} found, {len(kept)} kept, {len(rejected)} rejected"
-              f"{f' ({reasons})' if reasons else ''}, {counts['hours']:.3f} h")  # fmt: skip
+        print(
+            f"{stage.label()}: {name}: {counts['found']} found, {len(kept)} kept, {len(rejected)} rejected"
+            f"{f' ({reasons})' if reasons else ''}, {counts['hours']:.3f} h"
+        )
         stage.facts[name] = counts
         inputs[name] = now["digest"]
-    write_record(out, "corpus", parameters=listed, inputs=inputs, libraries=("numpy", "pyarrow", "soundfile", "soxr"))
+    write_record(
+        out,
+        "corpus",
+        parameters=listed,
+        inputs=inputs,
+        libraries=("numpy", "pyarrow", "soundfile", "soxr"),
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -153,9 +213,13 @@ def main(arguments: list[str]) -> None:
         return
     action = arguments[0]
     parser = argparse.ArgumentParser(prog=f"python -m components.corpus {action}")
-    parser.add_argument("--corpus", help="name in catalogue/corpus.yaml (default: the one of params.yaml)")
+    parser.add_argument(
+        "--corpus", help="name in catalogue/corpus.yaml (default: the one of params.yaml)"
+    )
     if action == "fetch":
-        parser.add_argument("--role", choices=catalogue.ROLES, help="fetch for the sources of this role alone")
+        parser.add_argument(
+            "--role", choices=catalogue.ROLES, help="fetch for the sources of this role alone"
+        )
     options = parser.parse_args(arguments[1:])
     try:
         corpus = options.corpus or read_params().corpus

@@ -1,7 +1,9 @@
-"""Listing of file sources: entries (recordings and transcripts, as found) → kept utterances and rejects.
+"""Listing of file sources: entries (recordings and transcripts, as found) → kept utterances and
+rejects.
 
-Every file is decoded in full once; what was seen of it stays in the work cache, so that a killed or repeated listing goes
-on where it stood. Cost: about 1,000 s of FLAC a second and core the first time, next to nothing after that.
+Every file is decoded in full once; what was seen of it stays in the work cache, so that a killed or
+repeated listing goes on where it stood. Cost: about 1,000 s of FLAC a second and core the first
+time, next to nothing after that.
 """
 
 from __future__ import annotations
@@ -35,8 +37,11 @@ from components.runtime.unit_cache import made
 CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
 FACTS = "facts.json"
 JUDGED = 2  # enters the keys of facts: raise it when components.audio.sound judges a file otherwise
-SILENT = "silent: nothing is louder than -80 dB of full scale"  # why a recording of speech is refused
-FETCH = "What is published comes with 'python -m components.corpus fetch'."  # the way out where a folder is missing
+SILENT = (
+    "silent: nothing is louder than -80 dB of full scale"  # why a recording of speech is refused
+)
+# the way out where a folder is missing
+FETCH = "What is published comes with 'python -m components.corpus fetch'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a source asks of its recordings. Silence is refused in the speech roles only; speech has no limits of length here:
-    ``train.max_seconds`` leaves long utterances out of training, and evaluation is never cut."""
+    """What a source asks of its recordings. Silence is refused in the speech roles only; speech has
+    no limits of length here: ``train.max_seconds`` leaves long utterances out of training, and
+    evaluation is never cut.
+    """
 
     role: str
     rate: int | None = None  # Hz; None: any
@@ -86,7 +93,9 @@ S = TypeVar("S", bound=HasRoot)
 
 
 class FileSource(Generic[S]):
-    """What the kinds of sources that read files below a data root have in common; ``settings`` are those of the kind."""
+    """What the kinds of sources that read files below a data root have in common; ``settings`` are
+    those of the kind.
+    """
 
     def __init__(self, cls: type[S], name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
@@ -103,18 +112,41 @@ class FileSource(Generic[S]):
         """Raises InputError with the nearest name where no such folder is below the data root."""
         if not (self._root / folder).is_dir():
             above = (self._root / folder).parent
-            known = [path.relative_to(str(self._root)).as_posix() for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
-            raise InputError(f"source '{self.name}': no folder '{folder}' is in the data root '{self.settings.root}'.", unit=folder,
-                             way_out=f"{nearest(folder, known)} {FETCH}")  # fmt: skip
+            known = (
+                [
+                    path.relative_to(str(self._root)).as_posix()
+                    for path in above.iterdir()
+                    if path.is_dir()
+                ]
+                if above.is_dir()
+                else []
+            )
+            raise InputError(
+                f"source '{self.name}': no folder '{folder}' is in the data root "
+                f"'{self.settings.root}'.",
+                unit=folder,
+                way_out=f"{nearest(folder, known)} {FETCH}",
+            )
 
 
-def sizes_below(root: Path | RemotePath, folder: str, takes: Callable[[str], bool]) -> dict[str, int]:
-    """Size in bytes of each file at any depth of ``folder`` whose path ``takes`` wants, by that path, which is relative to
-    ``root``, in sorted order. Folders that are links are followed; a folder that is not there gives nothing."""
+def sizes_below(
+    root: Path | RemotePath, folder: str, takes: Callable[[str], bool]
+) -> dict[str, int]:
+    """Size in bytes of each file at any depth of ``folder`` whose path ``takes`` wants, by that
+    path, which is relative to ``root``, in sorted order. Folders that are links are followed; a
+    folder that is not there gives nothing.
+    """
     if isinstance(root, RemotePath):
-        held = {path.relative_to(root).as_posix(): size for path, size in (root / folder).sizes().items()}
+        held = {
+            path.relative_to(root).as_posix(): size
+            for path, size in (root / folder).sizes().items()
+        }
         return {path: held[path] for path in sorted(held) if takes(path)}
-    files = (Path(above, name) for above, _, names in os.walk(root / folder, followlinks=True) for name in names)
+    files = (
+        Path(above, name)
+        for above, _, names in os.walk(root / folder, followlinks=True)
+        for name in names
+    )
     places = ((file.relative_to(root).as_posix(), file) for file in files)
     return dict(sorted((place, file.stat().st_size) for place, file in places if takes(place)))
 
@@ -129,36 +161,51 @@ def sizes_of(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
 
 
 def lines_of(root: Path | RemotePath, path: str) -> Iterator[str]:
-    """The lines of a text file below ``root`` that are not blank, as they are read: those of English MLS are 2 GB. Raises
-    InputError where the file is not UTF-8."""
+    """The lines of a text file below ``root`` that are not blank, as they are read: those of
+    English MLS are 2 GB. Raises InputError where the file is not UTF-8.
+    """
     try:
         with (root / path).open(encoding="utf-8") as stream:
             for line in stream:
                 yield from (part for part in line.splitlines() if part.strip())
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published.") from None
+        raise InputError(
+            f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published."
+        ) from None
 
 
 def scan_of(root: Path | RemotePath, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:
-    """The scan of a file source: relative paths and sizes, one digest of the files in ``texts`` (read in full), one of all."""
+    """The scan of a file source: relative paths and sizes, one digest of the files in ``texts``
+    (read in full), one of all.
+    """
     listed = [[path, size] for path, size in sorted(files.items())]
     words = data_digest([[path, file_digest(root / path)] for path in sorted(texts)])
     return {"files": listed, "texts": words, "digest": data_digest([listed, words])}
 
 
 def speech_only(name: str, role: str, kind: str) -> None:
-    """Raises InputError where a kind that gives speech with transcripts stands in a role without transcripts."""
+    """Raises InputError where a kind that gives speech with transcripts stands in a role without
+    transcripts.
+    """
     if role not in SPEECH_ROLES:
-        raise InputError(f"source '{name}': the kind '{kind}' gives transcribed speech, which the role '{role}' does not take.",
-                         unit=name, way_out="List it as 'clips' or as 'table' without a text column, or give it another role.")  # fmt: skip
+        raise InputError(
+            f"source '{name}': the kind '{kind}' gives transcribed speech, which the role "
+            f"'{role}' does not take.",
+            unit=name,
+            way_out=(
+                "List it as 'clips' or as 'table' without a text column, or give it another role."
+            ),
+        )
 
 
-def examine(name: str, root: Path | RemotePath, entries: Sequence[Entry], there: Iterable[str],
-            rules: Rules) -> tuple[list[Utterance], list[Reject]]:  # fmt: skip
-    """Every entry as kept or rejected, each sorted by id; ``there`` are the paths at which files lie below ``root``.
+def examine(
+    name: str, root: Path | RemotePath, entries: Sequence[Entry], there: Iterable[str], rules: Rules
+) -> tuple[list[Utterance], list[Reject]]:
+    """Every entry as kept or rejected, each sorted by id; ``there`` are the paths at which files
+    lie below ``root``.
 
-    Two entries of one file are both refused: which of them is right is not known. Of two files with one id the first by
-    path stands.
+    Two entries of one file are both refused: which of them is right is not known. Of two files with
+    one id the first by path stands.
     """
     faults = _listing_faults(entries, set(there), rules)
     sound = sorted({entry.path for entry, fault in zip(entries, faults, strict=True) if not fault})
@@ -170,11 +217,27 @@ def examine(name: str, root: Path | RemotePath, entries: Sequence[Entry], there:
         if reason:
             rejected.append(Reject(entry.id, entry.path, reason))
         else:
-            kept.append(Utterance(entry.id, rules.role, entry.speaker, entry.language, entry.path, seen.rate, seen.samples,
-                                  (entry.text or "").strip(), seen.sha256))  # fmt: skip
+            kept.append(
+                Utterance(
+                    entry.id,
+                    rules.role,
+                    entry.speaker,
+                    entry.language,
+                    entry.path,
+                    seen.rate,
+                    seen.samples,
+                    (entry.text or "").strip(),
+                    seen.sha256,
+                )
+            )
     if len(kept) + len(rejected) != len(entries):
-        raise RuntimeError(f"source '{name}': {len(entries)} found, but {len(kept)} kept and {len(rejected)} rejected.")
-    return sorted(kept, key=lambda row: row.id), sorted(rejected, key=lambda row: (row.id, row.path, row.reason))
+        raise RuntimeError(
+            f"source '{name}': {len(entries)} found, but {len(kept)} kept and {len(rejected)} "
+            "rejected."
+        )
+    return sorted(kept, key=lambda row: row.id), sorted(
+        rejected, key=lambda row: (row.id, row.path, row.reason)
+    )
 
 
 def _listing_faults(entries: Sequence[Entry], there: set[str], rules: Rules) -> list[str]:
@@ -189,11 +252,15 @@ def _listing_faults(entries: Sequence[Entry], there: set[str], rules: Rules) -> 
         if entry.fault:
             return entry.fault
         if entry.path not in there:
-            return "transcript without audio: no such file" if speech else "missing file: no such file"
+            return (
+                "transcript without audio: no such file" if speech else "missing file: no such file"
+            )
         if named[entry.path] > 1:
             return f"duplicate transcript: {named[entry.path]} entries name this file; leave one"
         if speech and not (entry.text or "").strip():
-            return "missing transcript: " + ("none was found" if entry.text is None else "it is empty")
+            return "missing transcript: " + (
+                "none was found" if entry.text is None else "it is empty"
+            )
         if owner[entry.id] != entry.path:
             return f"duplicate id: taken by {owner[entry.id]}"
         return ""
@@ -230,7 +297,9 @@ def _facts(name: str, root: Path | RemotePath, paths: Sequence[str]) -> dict[str
 
 
 def _chunks(paths: Sequence[str]) -> list[list[str]]:
-    """Paths dealt by their digest into a power of two of chunks: one file more leaves the other chunks as they are."""
+    """Paths dealt by their digest into a power of two of chunks: one file more leaves the other
+    chunks as they are.
+    """
     count = 1
     while count * CHUNK < len(paths):
         count *= 2
@@ -241,9 +310,17 @@ def _chunks(paths: Sequence[str]) -> list[list[str]]:
 
 
 def _look(root: str, paths: list[str]) -> dict[str, Facts]:
-    """The facts of one chunk, from the work cache while path, size and time of change of all its files are the same."""
+    """The facts of one chunk, from the work cache while path, size and time of change of all its
+    files are the same.
+    """
     stamps = [[path, *_stamp(as_path(root) / path)] for path in paths]
-    key = {"version": RESULT_VERSION, "judged": JUDGED, "libsndfile": soundfile.__libsndfile_version__, "root": root, "files": stamps}
+    key = {
+        "version": RESULT_VERSION,
+        "judged": JUDGED,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "root": root,
+        "files": stamps,
+    }
 
     def make(folder: Path) -> None:
         rows = {path: asdict(look(as_path(root) / path)) for path in paths}
@@ -274,4 +351,6 @@ def look(path: Path | RemotePath) -> Facts:
     except BrokenSound as reason:
         return Facts(str(reason))
     digest = hashlib.sha256(data).hexdigest()
-    return Facts("", sound.rate, len(sound.samples), sound.channels, is_silent(sound.samples), digest)
+    return Facts(
+        "", sound.rate, len(sound.samples), sound.channels, is_silent(sound.samples), digest
+    )

@@ -1,4 +1,6 @@
-"""The manifest: one row an utterance (parquet), and the rejects beside it. Found = kept + rejected, always."""
+"""The manifest: one row an utterance (parquet), and the rejects beside it. Found = kept + rejected,
+always.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ GROUP = 1 << 20  # rows written at once: the row group that pyarrow cuts a table
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One kept recording. ``text`` is as published; empty for non-speech. ``path`` is relative to the source's root."""
+    """One kept recording. ``text`` is as published; empty for non-speech. ``path`` is relative to
+    the source's root.
+    """
 
     id: str
     split: str
@@ -38,12 +42,16 @@ class Reject:
 
 
 def copy_path(original: Utterance) -> str:
-    """Path below its unit of a changed copy of a recording: it says which recording that was, by digest and id."""
+    """Path below its unit of a changed copy of a recording: it says which recording that was, by
+    digest and id.
+    """
     return f"{original.sha256}/{original.id}.flac"
 
 
 def unaltered(row: Utterance) -> Utterance:
-    """The row of a changed copy with the id and digest of the recording that it was made from (``copy_path``)."""
+    """The row of a changed copy with the id and digest of the recording that it was made from
+    (``copy_path``).
+    """
     path = PurePosixPath(row.path)
     return replace(row, id=path.stem, sha256=path.parent.name)
 
@@ -59,7 +67,13 @@ def write_rows(path: Path, row: type, rows: list) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, max(len(rows), 1), GROUP):
             group = rows[start : start + GROUP]
-            writer.write_table(pa.table({name: [getattr(entry, name) for entry in group] for name in schema.names}, schema), GROUP)
+            writer.write_table(
+                pa.table(
+                    {name: [getattr(entry, name) for entry in group] for name in schema.names},
+                    schema,
+                ),
+                GROUP,
+            )
 
 
 def read_manifest(folder: Path) -> list[Utterance]:

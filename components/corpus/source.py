@@ -1,7 +1,8 @@
 """What a source is: a module that lists its recordings, and says where their files lie.
 
-A source module of kind ``k`` is ``components/corpus/sources/k.py`` with a class that satisfies ``Source``. Its settings are a
-dataclass typed from the catalogue entry (``kind`` included), so an unknown key stops before any work.
+A source module of kind ``k`` is ``components/corpus/sources/k.py`` with a class that satisfies
+``Source``. Its settings are a dataclass typed from the catalogue entry (``kind`` included), so an
+unknown key stops before any work.
 """
 
 from __future__ import annotations
@@ -30,16 +31,22 @@ KINDS = {  # kind → class in the module of that name
 
 
 class Source(Protocol):
-    """One source of a role. Made by ``Kind(name, role, settings)``; making it touches no audio and no data root."""
+    """One source of a role. Made by ``Kind(name, role, settings)``; making it touches no audio and
+    no data root.
+    """
 
     def scan(self) -> dict[str, Any]:
-        """What the source stands on, for ``data/sources``: relative paths and sizes with a digest, or a library's version."""
+        """What the source stands on, for ``data/sources``: relative paths and sizes with a digest,
+        or a library's version.
+        """
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording or transcript found, as kept or rejected, each sorted by id."""
 
     def locate(self, path: str) -> Path | RemotePath:
-        """The file of a manifest's relative path; a generated source makes it again where it is gone."""
+        """The file of a manifest's relative path; a generated source makes it again where it is
+        gone.
+        """
 
 
 @runtime_checkable
@@ -63,7 +70,9 @@ class DerivedSource(Protocol):
     """A source that makes its recordings out of those of other sources."""
 
     def origins(self) -> list[Source]:
-        """The sources that it reads; the first is the one whose recordings it changes, one by one."""
+        """The sources that it reads; the first is the one whose recordings it changes,
+        one by one.
+        """
 
     def lengthened(self, seconds: float, recordings: int) -> float:
         """Seconds of audio that come out where ``recordings`` of so many seconds in all go in."""
@@ -72,17 +81,29 @@ class DerivedSource(Protocol):
 def read_folders(origin: Source) -> list[tuple[str, list[str]]]:
     """(data root, folders) of each source with folders that stands in ``origin``, or is it."""
     found = [origin.folders()] if isinstance(origin, FolderSource) else []
-    return found + [each for part in (origin.origins() if isinstance(origin, DerivedSource) else []) for each in read_folders(part)]
+    return found + [
+        each
+        for part in (origin.origins() if isinstance(origin, DerivedSource) else [])
+        for each in read_folders(part)
+    ]
 
 
 def settings_of(cls: type[S], name: str, role: str, settings: dict[str, Any]) -> S:
-    """The settings of a source as the dataclass of its kind; raises InputError that names the source and the key."""
+    """The settings of a source as the dataclass of its kind; raises InputError that names the
+    source and the key.
+    """
     return typed(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
 
 
 def source(name: str, role: str, settings: dict[str, Any]) -> Source:
-    """The source that a catalogue entry describes; raises InputError for an unknown kind or setting."""
+    """The source that a catalogue entry describes; raises InputError for an unknown kind or
+    setting.
+    """
     kind = settings["kind"]
     if kind not in KINDS:
-        raise InputError(f"source '{name}': unknown kind '{kind}'.", unit=name, way_out=nearest(kind, KINDS))
-    return getattr(import_module(f"components.corpus.sources.{kind}"), KINDS[kind])(name, role, settings)
+        raise InputError(
+            f"source '{name}': unknown kind '{kind}'.", unit=name, way_out=nearest(kind, KINDS)
+        )
+    return getattr(import_module(f"components.corpus.sources.{kind}"), KINDS[kind])(
+        name, role, settings
+    )

@@ -1,9 +1,11 @@
-"""The stage: dev, test and non-speech test sources through every constraint set → ``data/decode/<role>/<source>.parquet``.
+"""The stage: dev, test and non-speech test sources through every constraint set →
+``data/decode/<role>/<source>.parquet``.
 
-The unit is one shard under one system; batches are formed inside it, by length. An utterance is decoded as it stands in its source,
-however long it is: only components.transcribe cuts at pauses. Beside the constraint sets stand the encoder's own
-CTC and, where the encoder is a whole Whisper, its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4
-sets and CTC in about 25 s on two cores.
+The unit is one shard under one system; batches are formed inside it, by length. An utterance is
+decoded as it stands in its source, however long it is: only components.transcribe cuts at pauses.
+Beside the constraint sets stand the encoder's own CTC and, where the encoder is a whole Whisper,
+its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4 sets and CTC in
+about 25 s on two cores.
 """
 
 from __future__ import annotations
@@ -30,36 +32,70 @@ ROLES = ("dev", "test", "nonspeech-test")
 
 def work(stage: Stage) -> None:
     out, settings = fresh(OUT), stage.params.decode
-    settings = replace(settings, sets=in_force(settings.sets, tells_what_was_heard(ENCODER, _layer(), MODEL)))
-    systems: dict[str, ConstraintSet | None] = {**settings.sets, **({CTC: None} if _writes_ctc() else {})}
+    settings = replace(
+        settings, sets=in_force(settings.sets, tells_what_was_heard(ENCODER, _layer(), MODEL))
+    )
+    systems: dict[str, ConstraintSet | None] = {
+        **settings.sets,
+        **({CTC: None} if _writes_ctc() else {}),
+    }
     if decodes_by_itself(ENCODER):
         systems[WHISPER] = None
     alone: dict[str, ConstraintSet | None] = {ALONE: None} if settings.perplexity else {}
-    jobs = [job for role in ROLES for job in _jobs(role, systems | (alone if role in catalogue.SPEECH_ROLES else {}), settings)]
+    jobs = [
+        job
+        for role in ROLES
+        for job in _jobs(
+            role, systems | (alone if role in catalogue.SPEECH_ROLES else {}), settings
+        )
+    ]
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as shown:
         for job, unit in fan_out(decode, jobs, gpu=True):
             units[job] = unit
             shown.advance(1, f"{job.source}: {job.system}")
     for role, source in sorted({(job.role, job.source) for job in jobs}):
-        rows = [row for job in jobs if (job.role, job.source) == (role, source) for row in read_hypotheses(units[job] / UNIT)]
+        rows = [
+            row
+            for job in jobs
+            if (job.role, job.source) == (role, source)
+            for row in read_hypotheses(units[job] / UNIT)
+        ]
         (out / role).mkdir(exist_ok=True)
         write_hypotheses(out / role / f"{source}.parquet", rows)
-        print(f"{stage.label()}: {role}/{source}: {len(rows)} hypotheses, {len({row.id for row in rows})} utterances")
+        print(
+            f"{stage.label()}: {role}/{source}: {len(rows)} hypotheses, "
+            f"{len({row.id for row in rows})} utterances"
+        )
     stage.facts["seconds_of_audio_a_second"] = throughput(units)
-    inputs = {"model": _model_key(), "shards": {role: contents(DATA / "shards" / role) for role in ROLES}}
+    inputs = {
+        "model": _model_key(),
+        "shards": {role: contents(DATA / "shards" / role) for role in ROLES},
+    }
     # Off, it leaves the record as it was before there was such a setting.
-    parameters = {key: value for key, value in asdict(settings).items() if key != "perplexity" or value}
-    write_record(out, "decode", parameters=parameters, inputs=inputs, libraries=("torch", "transformers", "peft"))
+    parameters = {
+        key: value for key, value in asdict(settings).items() if key != "perplexity" or value
+    }
+    write_record(
+        out,
+        "decode",
+        parameters=parameters,
+        inputs=inputs,
+        libraries=("torch", "transformers", "peft"),
+    )
 
 
 def in_force(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, ConstraintSet]:
-    """The constraint sets as they act here. Where nothing tells what was ``heard``, limits that ask for it are off, and it is said."""
+    """The constraint sets as they act here. Where nothing tells what was ``heard``, limits that ask
+    for it are off, and it is said.
+    """
     if heard:
         return sets
     for name in (name for name, each in sets.items() if each.asks_what_was_heard):
-        print(f"decode: {name}: max_unheard and silence_gate are off: the encoder gives no CTC for these frames, and the bridge has no "
-              "matching head that was trained")  # fmt: skip
+        print(
+            f"decode: {name}: max_unheard and silence_gate are off: the encoder gives no CTC for these frames, and the bridge has no "
+            "matching head that was trained"
+        )
     return {name: each.unasked() for name, each in sets.items()}
 
 
@@ -78,13 +114,37 @@ def _model_key() -> dict[str, Any]:
 
 def _jobs(role: str, systems: dict[str, ConstraintSet | None], settings: Decode) -> list[Job]:
     record = read_record(DATA / "features" / role)
-    tars = {name: digest for name, digest in (record["outputs"] or record["inputs"]["shards"]).items() if name.endswith(".tar")}
+    tars = {
+        name: digest
+        for name, digest in (record["outputs"] or record["inputs"]["shards"]).items()
+        if name.endswith(".tar")
+    }
     model, frames = data_digest(_model_key()), data_digest(record["key"])
     jobs = []
     for system, constraints in systems.items():
         for name, digest in sorted(tars.items()):
             source, _, shard = name.partition("/")
-            key = {"version": RESULT_VERSION, "model": model, "frames": frames, "shard": digest, "batch_seconds": settings.batch_seconds,
-                   "exact": settings.exact, "system": system, "constraints": constraints and asdict(constraints)}  # fmt: skip
-            jobs.append(Job(role, source, shard, system, constraints, settings.batch_seconds, settings.threads, settings.exact, key))
+            key = {
+                "version": RESULT_VERSION,
+                "model": model,
+                "frames": frames,
+                "shard": digest,
+                "batch_seconds": settings.batch_seconds,
+                "exact": settings.exact,
+                "system": system,
+                "constraints": constraints and asdict(constraints),
+            }
+            jobs.append(
+                Job(
+                    role,
+                    source,
+                    shard,
+                    system,
+                    constraints,
+                    settings.batch_seconds,
+                    settings.threads,
+                    settings.exact,
+                    key,
+                )
+            )
     return jobs

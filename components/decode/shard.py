@@ -1,7 +1,7 @@
 """One shard under one system → its hypotheses, in the work cache: what a worker of the stage does.
 
-In: a job, plain data. Out: ``hypotheses.parquet``, and beside it how long the search took. Models are loaded once a process.
-Cost: loading, then the search.
+In: a job, plain data. Out: ``hypotheses.parquet``, and beside it how long the search took. Models
+are loaded once a process. Cost: loading, then the search.
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ from components.runtime.artifact import read_record
 from components.runtime.settings import device
 from components.runtime.unit_cache import made
 
-DATA, ENCODER, LLM, MODEL = Path("data"), Path("models/encoder"), Path("models/llm"), Path("models/bridge")
+DATA, ENCODER, LLM, MODEL = (
+    Path("data"),
+    Path("models/encoder"),
+    Path("models/llm"),
+    Path("models/bridge"),
+)
 UNIT, CLOCK = "hypotheses.parquet", "throughput.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One shard under one system; ``constraints`` is None for the encoder's CTC, Whisper's own decoder and the LLM alone."""
+    """One shard under one system; ``constraints`` is None for the encoder's CTC, Whisper's own
+    decoder and the LLM alone.
+    """
 
     role: str
     source: str
@@ -69,14 +76,18 @@ class Clock:
 
 
 def throughput(units: Mapping[Job, Path]) -> dict[str, float]:
-    """Seconds of audio that each system gets through in a second (RTFx), as it was when its units were made: frames read or
-    computed, and the search, on one worker. A system whose shards hold one batch each has none."""
+    """Seconds of audio that each system gets through in a second (RTFx), as it was when its units
+    were made: frames read or computed, and the search, on one worker. A system whose shards hold
+    one batch each has none.
+    """
     sums: dict[str, list[float]] = {}
     for job, unit in units.items():
         clock = json.loads((unit / CLOCK).read_text())
         held = sums.setdefault(job.system, [0.0, 0.0])
         held[0], held[1] = held[0] + clock["audio"], held[1] + clock["seconds"]
-    return {system: round(audio / seconds, 1) for system, (audio, seconds) in sums.items() if seconds}
+    return {
+        system: round(audio / seconds, 1) for system, (audio, seconds) in sums.items() if seconds
+    }
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +123,10 @@ def _languages(role: str) -> dict[tuple[str, str], str]:
     """Language of each utterance of a role, by source and id."""
     from components.shards.reader import description, entries
 
-    return {(item.source, item.entry.id): description(item)["language"] for item in entries(DATA / "shards" / role)}
+    return {
+        (item.source, item.entry.id): description(item)["language"]
+        for item in entries(DATA / "shards" / role)
+    }
 
 
 @lru_cache(maxsize=4)
@@ -163,7 +177,9 @@ def _rows(job: Job, clock: Clock) -> list[Row]:
     from components.shards.reader import announce
 
     source = _frames(job.role, job.exact)
-    items = [item for item in source.items if item.source == job.source and item.entry.shard == job.shard]
+    items = [
+        item for item in source.items if item.source == job.source and item.entry.shard == job.shard
+    ]
     announce([source.located(item) for item in items])
     found: dict[str, Found] = {}
     for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
@@ -175,8 +191,20 @@ def _rows(job: Job, clock: Clock) -> list[Row]:
     for item in items:
         entry, said = item.entry, found[item.entry.id]
         language = _languages(job.role)[job.source, entry.id]
-        rows.append(Row(job.system, entry.id, entry.speaker, language, entry.text, said.text, list(said.tokens), said.score, entry.seconds,
-                        list(said.others)))  # fmt: skip
+        rows.append(
+            Row(
+                job.system,
+                entry.id,
+                entry.speaker,
+                language,
+                entry.text,
+                said.text,
+                list(said.tokens),
+                said.score,
+                entry.seconds,
+                list(said.others),
+            )
+        )
     return rows
 
 
@@ -188,7 +216,10 @@ def _said(job: Job, source: Any, batch: Sequence[Any]) -> list[Found]:
         from components.shards.reader import audio
 
         recordings = _recordings(job.role)
-        return [Found(text) for text in _whisper()([audio(recordings[job.source, item.entry.id]) for item in batch])]
+        return [
+            Found(text)
+            for text in _whisper()([audio(recordings[job.source, item.entry.id]) for item in batch])
+        ]
     frames = source.frames(batch)
     if job.constraints is None:
         return [Found(text) for text in _encoder(job.exact).ctc_text(frames)]
@@ -203,12 +234,28 @@ def _alone_of(text: str) -> Found:
     return Found("", ids, log_probability(llm, bos, ids))
 
 
-def _searched(job: Job, constraints: ConstraintSet, frames: Sequence[Any], seconds: Sequence[float]) -> list[Found]:
+def _searched(
+    job: Job, constraints: ConstraintSet, frames: Sequence[Any], seconds: Sequence[float]
+) -> list[Found]:
     from components.search.beam import search
 
     model = _model(job.exact)
-    found = search(model, frames, seconds, constraints, _evidence(job, frames) if constraints.asks_what_was_heard else None)
-    return [Found(each.text, each.tokens, each.score, [Other(other.text, other.score) for other in each.others]) for each in found]
+    found = search(
+        model,
+        frames,
+        seconds,
+        constraints,
+        _evidence(job, frames) if constraints.asks_what_was_heard else None,
+    )
+    return [
+        Found(
+            each.text,
+            each.tokens,
+            each.score,
+            [Other(other.text, other.score) for other in each.others],
+        )
+        for each in found
+    ]
 
 
 def _evidence(job: Job, frames: Sequence[Any]) -> Any:

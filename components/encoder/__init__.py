@@ -1,3 +1,5 @@
-"""``encoder``: a catalogue name → a folder in HF form: a checkpoint of a hub or a local one, or one trained here with CTC."""
+"""``encoder``: a catalogue name → a folder in HF form: a checkpoint of a hub or a local one, or one
+trained here with CTC.
+"""
 
 RESULT_VERSION = 1  # enters the work-cache keys: raise it when the same inputs give other weights

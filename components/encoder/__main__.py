@@ -1,4 +1,6 @@
-"""``python -m components.encoder --encoder NAME``; ``pin NAME`` prints what pins a catalogue entry of a hub."""
+"""``python -m components.encoder --encoder NAME``; ``pin NAME`` prints what pins a catalogue entry
+of a hub.
+"""
 
 import sys
 

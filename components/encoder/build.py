@@ -27,13 +27,23 @@ def work(stage: Stage) -> None:
     name = stage.params.encoder
     source = catalogue.encoder(name).source
     outputs, inputs = lay_out(name, source, OUT)
-    write_record(OUT, "encoder", parameters=stated(source), inputs=inputs, outputs=outputs, libraries=("torch", "transformers"))
+    write_record(
+        OUT,
+        "encoder",
+        parameters=stated(source),
+        inputs=inputs,
+        outputs=outputs,
+        libraries=("torch", "transformers"),
+    )
     print(f"encoder: '{name}' in {OUT}")
 
 
-def lay_out(name: str, source: catalogue.EncoderSource, folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Links the encoder of a source into ``folder``, emptied once all of it is there: the digest of each file, and the inputs that
-    shaped it."""
+def lay_out(
+    name: str, source: catalogue.EncoderSource, folder: Path
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Links the encoder of a source into ``folder``, emptied once all of it is there: the digest of
+    each file, and the inputs that shaped it.
+    """
     unit, inputs = _unit(name, source)
     parts = {}
     for part, each in source.parts.items():
@@ -53,10 +63,17 @@ def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, A
         return _trained(name, source)
     if source.kind == "fbank":
         written.check_filterbank(f"encoder '{name}'", source.config)
-        return _written({"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)), {}
+        return _written(
+            {"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)
+        ), {}
     if source.kind == "joined":
-        return _written({"joined": list(source.parts)}, lambda folder: written.write_joined(folder, list(source.parts))), {}
-    return _encoder_of(f"encoder '{name}'", checkpoint_unit("encoder", name, source, RESULT_VERSION)), {}
+        return _written(
+            {"joined": list(source.parts)},
+            lambda folder: written.write_joined(folder, list(source.parts)),
+        ), {}
+    return _encoder_of(
+        f"encoder '{name}'", checkpoint_unit("encoder", name, source, RESULT_VERSION)
+    ), {}
 
 
 def _encoder_of(where: str, checkpoint: Path) -> Path:
@@ -65,7 +82,9 @@ def _encoder_of(where: str, checkpoint: Path) -> Path:
         return checkpoint
     from components.encoder.qwen_audio import write_encoder
 
-    return _written({"qwen-audio": digests(checkpoint)}, lambda folder: write_encoder(where, checkpoint, folder))
+    return _written(
+        {"qwen-audio": digests(checkpoint)}, lambda folder: write_encoder(where, checkpoint, folder)
+    )
 
 
 def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:
@@ -73,22 +92,39 @@ def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:
 
 
 def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
-    """The unit of an encoder trained here; only the tars count as inputs, since they alone shape it."""
+    """The unit of an encoder trained here; only the tars count as inputs, since they alone shape
+    it.
+    """
     training = source.training
     assert training is not None  # checked by the catalogue
     inputs = {"train": contents(SHARDS), "nonspeech-train": contents(NONSPEECH)}
 
     def make(folder: Path) -> None:
         if not entries(SHARDS):
-            raise InputError(f"encoder '{name}': the corpus has no utterance in its role train to train it on.", unit=name,
-                             way_out="Give the role a source, or name an encoder that is trained already.")  # fmt: skip
-        train_together(_train, (name, folder, source.config, training), min(workers(), training.micro_batches), training.threads)
+            raise InputError(
+                f"encoder '{name}': the corpus has no utterance in its role train to train it on.",
+                unit=name,
+                way_out="Give the role a source, or name an encoder that is trained already.",
+            )
+        train_together(
+            _train,
+            (name, folder, source.config, training),
+            min(workers(), training.micro_batches),
+            training.threads,
+        )
 
-    return made("encoder", {"version": RESULT_VERSION, "source": stated(source), "inputs": inputs}, make), inputs
+    return made(
+        "encoder", {"version": RESULT_VERSION, "source": stated(source), "inputs": inputs}, make
+    ), inputs
 
 
-def _train(ranks: Ranks, name: str, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining) -> None:
+def _train(
+    ranks: Ranks, name: str, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining
+) -> None:
     from components.encoder import ctc
 
     ctc.check(f"encoder '{name}'", config)
-    ctc.train(ranks, ctc.Job(str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training))
+    ctc.train(
+        ranks,
+        ctc.Job(str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training),
+    )

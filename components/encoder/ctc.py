@@ -1,8 +1,10 @@
-"""Training a small encoder with CTC (Graves et al. 2006) on the train role, in an architecture that transformers loads.
+"""Training a small encoder with CTC (Graves et al. 2006) on the train role, in an architecture that
+transformers loads.
 
-Shards → a folder in HF form: weights (safetensors), feature extractor, tokenizer. Targets are lower-case characters, or
-subwords where frames are too long for characters; some non-speech with an empty target teaches it to stay silent. Cost at
-embedded size (2.1 M parameters, 8 h of speech, 3 epochs): about 6 minutes on two cores, one process each.
+Shards → a folder in HF form: weights (safetensors), feature extractor, tokenizer. Targets are
+lower-case characters, or subwords where frames are too long for characters; some non-speech with an
+empty target teaches it to stay silent. Cost at embedded size (2.1 M parameters, 8 h of speech, 3
+epochs): about 6 minutes on two cores, one process each.
 """
 
 from __future__ import annotations
@@ -72,42 +74,70 @@ def views_of(training: CtcTraining) -> int:
 
 
 def tokenizer_for(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
-    """A character tokenizer over ``texts``: blank first, word delimiter second, then characters in order."""
+    """A character tokenizer over ``texts``: blank first, word delimiter second, then characters in
+    order.
+    """
     characters = sorted(set("".join(texts)) - {" "})
     units = {unit: place for place, unit in enumerate([BLANK, DELIMITER, UNKNOWN, *characters])}
     path = folder / "vocab.json"
     path.write_text(json.dumps(units, ensure_ascii=False, sort_keys=True))
     return Wav2Vec2CTCTokenizer(
-        str(path), pad_token=BLANK, word_delimiter_token=DELIMITER, unk_token=UNKNOWN, bos_token=None, eos_token=None
+        str(path),
+        pad_token=BLANK,
+        word_delimiter_token=DELIMITER,
+        unk_token=UNKNOWN,
+        bos_token=None,
+        eos_token=None,
     )
 
 
 def subwords_for(texts: Sequence[str], units: int) -> ParakeetTokenizer:
-    """Byte-pair encoding of ``units`` subwords over ``texts``, blank first; word beginnings are marked."""
+    """Byte-pair encoding of ``units`` subwords over ``texts``, blank first; word beginnings are
+    marked.
+    """
     bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=units, special_tokens=[BLANK, UNKNOWN], show_progress=False))
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=units, special_tokens=[BLANK, UNKNOWN], show_progress=False),
+    )
     return ParakeetTokenizer(tokenizer_object=bpe, pad_token=BLANK, unk_token=UNKNOWN)
 
 
 def build(config: dict[str, Any], units: int, seed: int) -> ParakeetForCTC:
     """The model with random weights drawn from ``seed``; blank is unit 0."""
     torch.manual_seed(seed_of("encoder", seed))
-    return ParakeetForCTC(ParakeetCTCConfig(vocab_size=units, pad_token_id=0, encoder_config=ParakeetEncoderConfig(**config)))
+    return ParakeetForCTC(
+        ParakeetCTCConfig(
+            vocab_size=units, pad_token_id=0, encoder_config=ParakeetEncoderConfig(**config)
+        )
+    )
 
 
 def check(where: str, config: dict[str, Any]) -> None:
-    """Raises InputError, which names the catalogue entry ``where``, for an architecture that does not work."""
+    """Raises InputError, which names the catalogue entry ``where``, for an architecture that does
+    not work.
+    """
     mels = 400
-    heard = check_trained(where, "parakeet_encoder", config, lambda full: {"input_features": torch.zeros(1, mels, full.num_mel_bins)})
+    heard = check_trained(
+        where,
+        "parakeet_encoder",
+        config,
+        lambda full: {"input_features": torch.zeros(1, mels, full.num_mel_bins)},
+    )
     factor, frames = int(config.get("subsampling_factor", 8)), heard.last_hidden_state.shape[1]
     if frames != -(-mels // factor):
-        raise InputError(f"{where}: source.config: a subsampling_factor of {factor} is none that halvings give.", unit="subsampling_factor",
-                         way_out="Set it to 2, 4 or 8.")  # fmt: skip
+        raise InputError(
+            f"{where}: source.config: a subsampling_factor of {factor} is none that halvings give.",
+            unit="subsampling_factor",
+            way_out="Set it to 2, 4 or 8.",
+        )
 
 
 def train(ranks: Ranks, job: Job) -> None:
-    """Trains as ``ranks`` says and, on the first rank, writes the finished folder to ``job.out``."""
+    """Trains as ``ranks`` says and, on the first rank, writes the finished folder to
+    ``job.out``.
+    """
     speech, silence = _short_enough(ranks, job)
     items = [*speech, *silence]
     scratch = Path(job.scratch)
@@ -122,7 +152,11 @@ def train(ranks: Ranks, job: Job) -> None:
     model = build(job.config, len(tokenizer), job.training.seed).train()
     _check_lengths(model, examples[: len(speech) * views_of(job.training)])
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98), fused=True
+        model.parameters(),
+        lr=job.training.learning_rate,
+        weight_decay=job.training.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     plan = _plan(items, len(speech), [example.seconds for example in examples], job.training)
     _loop(ranks, job, model, optimiser, examples, plan)
@@ -135,13 +169,18 @@ def train(ranks: Ranks, job: Job) -> None:
 
 
 def _short_enough(ranks: Ranks, job: Job) -> tuple[list[Located], list[Located]]:
-    """Speech and non-speech of at most ``max_seconds``; raises InputError where no speech is left."""
+    """Speech and non-speech of at most ``max_seconds``; raises InputError where no
+    speech is left.
+    """
     longest = job.training.max_seconds or math.inf
     found = entries(Path(job.shards))
     speech, left_out = fitting(found, longest)
     if not speech:
-        raise InputError(f"encoder: none of {len(found)} utterances has at most {longest:g} s: none is left.", unit="encoder",
-                         way_out="Raise source.training.max_seconds of its entry, or add a source.")  # fmt: skip
+        raise InputError(
+            f"encoder: none of {len(found)} utterances has at most {longest:g} s: none is left.",
+            unit="encoder",
+            way_out="Raise source.training.max_seconds of its entry, or add a source.",
+        )
     if left_out and ranks.rank == 0:
         print(f"encoder: {left_out} of {len(found)} utterances are over {longest:g} s and left out")
     return speech, fitting(entries(Path(job.nonspeech)), longest)[0]
@@ -154,33 +193,61 @@ def _own(scratch: Path, ranks: Ranks) -> Path:
 
 
 def _heard(training: CtcTraining, clips: Sequence[Clip]) -> Callable[[Located, int], np.ndarray]:
-    """What the encoder hears of an utterance at a view: mono float32 at 16 kHz. ``clips`` are the noise that is added.
+    """What the encoder hears of an utterance at a view: mono float32 at 16 kHz. ``clips`` are the
+    noise that is added.
 
     Raises InputError where noise is to be added and there is none.
     """
     augment = training.augment
     if augment is None:
         return lambda item, view: audio(item)
-    settings = Augment(training.seed, views_of(training), augment.speed, augment.level_db, augment.noise, Rooms(0.0), augment.band)
+    settings = Augment(
+        training.seed,
+        views_of(training),
+        augment.speed,
+        augment.level_db,
+        augment.noise,
+        Rooms(0.0),
+        augment.band,
+    )
     if augment.noise.probability and not clips:
-        raise InputError("source.training.augment.noise is on, but the role nonspeech-train holds no clip.", unit="augment.noise",
-                         way_out="Give the role a source, or set the probability to 0.")  # fmt: skip
+        raise InputError(
+            "source.training.augment.noise is on, but the role nonspeech-train holds no clip.",
+            unit="augment.noise",
+            way_out="Give the role a source, or set the probability to 0.",
+        )
     change = Augmentation(settings, clips)
     return lambda item, view: change(audio(item), item.entry.id, view)
 
 
-def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtractor, tokenizer: Any, scratch: Path,
-              training: CtcTraining) -> list[Example]:  # fmt: skip
-    """Log-mel of every view of every utterance, those of an utterance side by side: each rank computes its share, all ranks
-    read it from one mapped file."""
+def _examples(
+    ranks: Ranks,
+    items: list[Located],
+    extractor: ParakeetFeatureExtractor,
+    tokenizer: Any,
+    scratch: Path,
+    training: CtcTraining,
+) -> list[Example]:
+    """Log-mel of every view of every utterance, those of an utterance side by side: each rank
+    computes its share, all ranks read it from one mapped file.
+    """
     mels: list[np.ndarray] = []
-    views, heard = views_of(training), _heard(training, [Clip(item) for item in items if not item.entry.text])
+    views, heard = (
+        views_of(training),
+        _heard(training, [Clip(item) for item in items if not item.entry.text]),
+    )
     count = len(items) * views
     mine = ranks.mine(range(count))
     with progress("encoder", "log-mel", len(mine), "utterances") as shown:
         for place in mine:
-            batch = extractor([heard(items[place // views], place % views)], sampling_rate=16_000, return_tensors="np")
-            mels.append(batch["input_features"][0][: int(batch["attention_mask"].sum())].astype(np.float16))
+            batch = extractor(
+                [heard(items[place // views], place % views)],
+                sampling_rate=16_000,
+                return_tensors="np",
+            )
+            mels.append(
+                batch["input_features"][0][: int(batch["attention_mask"].sum())].astype(np.float16)
+            )
             shown.advance()
     np.save(scratch / f"mel-{ranks.rank}.npy", np.concatenate(mels))
     np.save(scratch / f"lengths-{ranks.rank}.npy", np.array([len(mel) for mel in mels]))
@@ -189,26 +256,54 @@ def _examples(ranks: Ranks, items: list[Located], extractor: ParakeetFeatureExtr
     for rank in range(ranks.count):
         rows = np.load(scratch / f"mel-{rank}.npy", mmap_mode="c")
         ends = np.cumsum(np.load(scratch / f"lengths-{rank}.npy"))
-        for place, start, end in zip(range(rank, count, ranks.count), [0, *ends[:-1]], ends, strict=True):
+        for place, start, end in zip(
+            range(rank, count, ranks.count), [0, *ends[:-1]], ends, strict=True
+        ):
             found[place] = rows[start:end]
-    targets = [torch.tensor(tokenizer(item.entry.text.lower()).input_ids, dtype=torch.long) for item in items]
+    targets = [
+        torch.tensor(tokenizer(item.entry.text.lower()).input_ids, dtype=torch.long)
+        for item in items
+    ]
     changed = training.augment is not None
-    seconds = [len(found[place]) / MELS_A_SECOND if changed else items[place // views].entry.seconds for place in range(count)]
-    return [Example(torch.from_numpy(found[place]), targets[place // views], seconds[place]) for place in range(count)]
+    seconds = [
+        len(found[place]) / MELS_A_SECOND if changed else items[place // views].entry.seconds
+        for place in range(count)
+    ]
+    return [
+        Example(torch.from_numpy(found[place]), targets[place // views], seconds[place])
+        for place in range(count)
+    ]
 
 
 def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
-    """Raises InputError where most targets have more units than frames: CTC has no path for them and learns nothing."""
-    frames = model.encoder._get_subsampling_output_length(torch.tensor([len(example.mel) for example in examples])).tolist()
-    too_long = sum(most < needed(example.target.tolist()) for most, example in zip(frames, examples, strict=True))
+    """Raises InputError where most targets have more units than frames: CTC has no path for them
+    and learns nothing.
+    """
+    frames = model.encoder._get_subsampling_output_length(
+        torch.tensor([len(example.mel) for example in examples])
+    ).tolist()
+    too_long = sum(
+        most < needed(example.target.tolist())
+        for most, example in zip(frames, examples, strict=True)
+    )
     if 2 * too_long > len(examples):
-        raise InputError(f"{too_long} of {len(examples)} transcripts have more units than the encoder has frames.", unit="encoder",
-                         way_out="Set source.training.units of its entry, or a lower source.config.subsampling_factor.")  # fmt: skip
+        raise InputError(
+            f"{too_long} of {len(examples)} transcripts have more units than the encoder has "
+            "frames.",
+            unit="encoder",
+            way_out=(
+                "Set source.training.units of its entry, or a lower "
+                "source.config.subsampling_factor."
+            ),
+        )
 
 
-def _plan(items: list[Located], speech: int, seconds: Sequence[float], training: CtcTraining) -> list[list[int]]:
-    """The batches of all epochs, as places among the examples, of so many ``seconds`` (speech first, then non-speech); an epoch
-    hears a view of its own."""
+def _plan(
+    items: list[Located], speech: int, seconds: Sequence[float], training: CtcTraining
+) -> list[list[int]]:
+    """The batches of all epochs, as places among the examples, of so many ``seconds`` (speech
+    first, then non-speech); an epoch hears a view of its own.
+    """
     views = views_of(training)
     wanted = round(speech * training.nonspeech_share / (1 - training.nonspeech_share))
     plan = []
@@ -219,7 +314,9 @@ def _plan(items: list[Located], speech: int, seconds: Sequence[float], training:
         extra = [extra[index] for index in random.permutation(len(extra))[:wanted]]
         groups = windows(items[:speech], training.seed, epoch, training.window_shards)
         for number, group in enumerate(groups):
-            places = [place * views + epoch % views for place in (*group, *extra[number :: len(groups)])]
+            places = [
+                place * views + epoch % views for place in (*group, *extra[number :: len(groups)])
+            ]
             plan += batches(places, seconds, training.batch_seconds, seed_of(seed, number))
     return plan
 
@@ -227,7 +324,9 @@ def _plan(items: list[Located], speech: int, seconds: Sequence[float], training:
 def _inputs(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """Padded log-mel, shape (batch, frames, mel), and its mask, shape (batch, frames)."""
     lengths = torch.tensor([len(example.mel) for example in examples])
-    mel = torch.nn.utils.rnn.pad_sequence([example.mel.float() for example in examples], batch_first=True)
+    mel = torch.nn.utils.rnn.pad_sequence(
+        [example.mel.float() for example in examples], batch_first=True
+    )
     return mel, torch.arange(mel.shape[1])[None] < lengths[:, None]
 
 
@@ -235,18 +334,35 @@ def ctc_loss(model: ParakeetForCTC, examples: Sequence[Example]) -> torch.Tensor
     """Sum over utterances of CTC loss / frames."""
     mel, mask = _inputs(examples)
     output = model.encoder(input_features=mel, attention_mask=mask)
-    return loss_by_frames(model.ctc_head(output.last_hidden_state), output.attention_mask.sum(-1), [example.target for example in examples])
+    return loss_by_frames(
+        model.ctc_head(output.last_hidden_state),
+        output.attention_mask.sum(-1),
+        [example.target for example in examples],
+    )
 
 
 def _masked(example: Example, place: int, training: CtcTraining) -> Example:
-    """The example as it is learnt from, stretches of its log-mel hidden where the training says so."""
+    """The example as it is learnt from, stretches of its log-mel hidden where the
+    training says so.
+    """
     if training.augment is None:
         return example
-    return replace(example, mel=masked(example.mel, training.augment.masks, seed_of("encoder-mask", training.seed, place)))
+    return replace(
+        example,
+        mel=masked(
+            example.mel, training.augment.masks, seed_of("encoder-mask", training.seed, place)
+        ),
+    )
 
 
-def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.Optimizer, examples: list[Example],
-          plan: list[list[int]]) -> None:  # fmt: skip
+def _loop(
+    ranks: Ranks,
+    job: Job,
+    model: ParakeetForCTC,
+    optimiser: torch.optim.Optimizer,
+    examples: list[Example],
+    plan: list[list[int]],
+) -> None:
     training, saved = job.training, Path(job.scratch) / "checkpoint"
     start = checkpoint.load(saved, model, optimiser)["step"] if checkpoint.there(saved) else 0
     ranks.wait()
@@ -254,12 +370,16 @@ def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.
         shown.advance(start)
         for step in range(start, len(plan)):
             for group in optimiser.param_groups:
-                group["lr"] = training.learning_rate * rate_at(step, len(plan), training.warmup, "cosine")
+                group["lr"] = training.learning_rate * rate_at(
+                    step, len(plan), training.warmup, "cosine"
+                )
             optimiser.zero_grad()
             total = 0.0
             for part in ranks.mine(cut(plan[step], training.micro_batches)):
                 torch.manual_seed(seed_of("dropout", training.seed, step, part[0]))
-                loss = ctc_loss(model, [_masked(examples[place], place, training) for place in part]) / len(plan[step])
+                loss = ctc_loss(
+                    model, [_masked(examples[place], place, training) for place in part]
+                ) / len(plan[step])
                 loss.backward()
                 total += loss.item()
             ranks.sum_gradients(model.parameters())
@@ -274,14 +394,23 @@ def _loop(ranks: Ranks, job: Job, model: ParakeetForCTC, optimiser: torch.optim.
 
 
 @torch.no_grad()
-def _statistics(ranks: Ranks, model: ParakeetForCTC, examples: list[Example], plan: list[list[int]], training: CtcTraining) -> None:
-    """Batch-norm statistics taken anew over some batches with the final weights: the running ones lag, and each rank's
-    come from its own batches. All ranks compute the same."""
+def _statistics(
+    ranks: Ranks,
+    model: ParakeetForCTC,
+    examples: list[Example],
+    plan: list[list[int]],
+    training: CtcTraining,
+) -> None:
+    """Batch-norm statistics taken anew over some batches with the final weights: the running ones
+    lag, and each rank's come from its own batches. All ranks compute the same.
+    """
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
     torch.manual_seed(seed_of("dropout", training.seed, "statistics"))
-    for batch in plan[:: max(1, len(plan) // training.statistics_batches)][: training.statistics_batches]:
+    for batch in plan[:: max(1, len(plan) // training.statistics_batches)][
+        : training.statistics_batches
+    ]:
         mel, mask = _inputs([examples[place] for place in batch])
         model.encoder(input_features=mel, attention_mask=mask)

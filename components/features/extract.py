@@ -1,9 +1,11 @@
-"""The stage: every shard of a role through the encoder → ``data/features/<role>``, one tar of ``.npy`` a shard.
+"""The stage: every shard of a role through the encoder → ``data/features/<role>``, one tar of
+``.npy`` a shard.
 
-Batches are formed inside one shard, by length, under a budget of padded seconds, so that a shard's frames never hang on
-who computes it. Where training's audio is augmented, a shard is computed once a view: ``<source>/view-1`` and so on have the
-layout of the source's folder, which holds the first view. Mode ``live`` stores nothing: the folder then holds only its record.
-Cost at embedded size: 12,000 utterances in about 55 s on two cores.
+Batches are formed inside one shard, by length, under a budget of padded seconds, so that a shard's
+frames never hang on who computes it. Where training's audio is augmented, a shard is computed once
+a view: ``<source>/view-1`` and so on have the layout of the source's folder, which holds the first
+view. Mode ``live`` stores nothing: the folder then holds only its record. Cost at embedded size:
+12,000 utterances in about 55 s on two cores.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
 from components.config.params import Features
 from components.features.key import noise_inputs, shape_key
-from components.features.waveforms import RECORDED, Take, augment_of, augmentation_of, uses_noise, view_folder
+from components.features.waveforms import (
+    RECORDED,
+    Take,
+    augment_of,
+    augmentation_of,
+    uses_noise,
+    view_folder,
+)
 from components.runtime.artifact import contents, fresh, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.pool import fan_out
@@ -70,17 +79,41 @@ def work(stage: Stage) -> None:
         }
         for view in range(augment.views if augment else 1):
             job_key = {**key, "view": view} if augment else key
-            jobs = [Job(shards / source, name, digest, job_key, settings, numerics, augment, view) for name, digest in sorted(tars.items())]
+            jobs = [
+                Job(shards / source, name, digest, job_key, settings, numerics, augment, view)
+                for name, digest in sorted(tars.items())
+            ]
             place_of = Path(source, view_folder(view)).as_posix()
             outputs |= _source(stage, place_of, jobs, out / place_of)
-    reason = {} if settings.mode == "cached" else {"empty": "features.mode is live: train and decode run the encoder themselves"}
-    remote = {"remote": True} if settings.remote and not reason else {}  # where the tars lie is no part of what they are
+    reason = (
+        {}
+        if settings.mode == "cached"
+        else {"empty": "features.mode is live: train and decode run the encoder themselves"}
+    )
+    remote = (
+        {"remote": True} if settings.remote and not reason else {}
+    )  # where the tars lie is no part of what they are
     # Of augmentation the record says what holds for the role: where it is off, nothing.
-    parameters = {name: value for name, value in asdict(settings).items() if name not in ("augment", "remote")}
+    parameters = {
+        name: value for name, value in asdict(settings).items() if name not in ("augment", "remote")
+    }
     parameters |= {"augment": asdict(augment)} if augment else {}
-    inputs = {"encoder": key["encoder"], "shards": contents(shards), **({"noise": noise} if noise else {})}
-    write_record(out, "features", parameters=parameters, inputs=inputs, outputs=outputs, key=key, libraries=("torch", "transformers"),
-                 **reason, **remote)  # fmt: skip
+    inputs = {
+        "encoder": key["encoder"],
+        "shards": contents(shards),
+        **({"noise": noise} if noise else {}),
+    }
+    write_record(
+        out,
+        "features",
+        parameters=parameters,
+        inputs=inputs,
+        outputs=outputs,
+        key=key,
+        libraries=("torch", "transformers"),
+        **reason,
+        **remote,
+    )
     if reason:
         print(f"{stage.label()}: nothing stored, {reason['empty']}")
 
@@ -96,7 +129,10 @@ def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, 
         place_tar(units[job.name], job.name, out)
     rows = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
     write_index(out / INDEX, rows)
-    print(f"{stage.label()}: {source}: {len(rows)} utterances, {sum(row.frames for row in rows)} frames")
+    print(
+        f"{stage.label()}: {source}: {len(rows)} utterances, {sum(row.frames for row in rows)} "
+        "frames"
+    )
     tars = {f"{source}/{job.name}": digest_of(units[job.name], job.name) for job in jobs}
     return {**tars, f"{source}/{INDEX}": file_digest(out / INDEX)}
 
@@ -108,12 +144,23 @@ def encode(job: Job) -> Path:
         import torch
 
         torch.set_num_threads(job.settings.threads)
-        items = [Located(entry, job.shards.name, job.shards) for entry in read_index(job.shards / INDEX) if entry.shard == job.name]
+        items = [
+            Located(entry, job.shards.name, job.shards)
+            for entry in read_index(job.shards / INDEX)
+            if entry.shard == job.name
+        ]
         announce(items)
         frames = _frames(job, items)
-        write_index(folder / INDEX, write_tar(folder / job.name, (_sample(item, frames[item.entry.id]) for item in items), "npy"))
+        write_index(
+            folder / INDEX,
+            write_tar(
+                folder / job.name, (_sample(item, frames[item.entry.id]) for item in items), "npy"
+            ),
+        )
 
-    return made_tar("features", {**job.key, "shard": job.digest}, job.name, job.settings.remote, make)
+    return made_tar(
+        "features", {**job.key, "shard": job.digest}, job.name, job.settings.remote, make
+    )
 
 
 @lru_cache(maxsize=1)
@@ -124,18 +171,27 @@ def _encoder(folder: Path, name: str, dtype: str, layer: int | str, padding: str
 
 
 def _frames(job: Job, items: list[Located]) -> dict[str, np.ndarray]:
-    encoder = _encoder(ENCODER, device(), job.numerics.dtype, job.settings.layer, job.numerics.padding)
+    encoder = _encoder(
+        ENCODER, device(), job.numerics.dtype, job.settings.layer, job.numerics.padding
+    )
     take = Take(augmentation_of(job.augment, NOISE), job.view) if job.augment else RECORDED
     return {
-        item.entry.id: checked(frames.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer)
-        for item, frames in encoded(encoder, items, job.settings.batch_seconds, job.numerics.batching, take)
+        item.entry.id: checked(
+            frames.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer
+        )
+        for item, frames in encoded(
+            encoder, items, job.settings.batch_seconds, job.numerics.batching, take
+        )
     }
 
 
-def encoded(encoder: Any, items: list[Located], batch_seconds: float, batching: str,
-            take: Take = RECORDED) -> Iterator[tuple[Located, Any]]:  # fmt: skip
-    """Each utterance and its frames on the encoder's device, batches formed by length under ``batch_seconds`` of audio, what
-    the encoder pads counted; raises InputError before any work where one is shorter than a frame."""
+def encoded(
+    encoder: Any, items: list[Located], batch_seconds: float, batching: str, take: Take = RECORDED
+) -> Iterator[tuple[Located, Any]]:
+    """Each utterance and its frames on the encoder's device, batches formed by length under
+    ``batch_seconds`` of audio, what the encoder pads counted; raises InputError before any work
+    where one is shorter than a frame.
+    """
     check_lengths(encoder, [(item.entry.id, take.samples(item)) for item in items])
     seconds = [encoder.padded_seconds(take.samples(item)) for item in items]
     for batch in by_length(items, seconds, batch_seconds):
@@ -147,8 +203,12 @@ def check_lengths(encoder: Any, samples: Iterable[tuple[str, int]]) -> None:
     """Raises InputError where an utterance, given by its id, has too few samples for a frame."""
     for name, count in samples:
         if encoder.frames_of(count) < 1:
-            raise InputError(f"Utterance '{name}' is shorter than one frame of the encoder: {count} samples, {encoder.least_samples} are "
-                             "needed.", unit=name, way_out="Leave it out of its source; features.augment.speed shortens too.")  # fmt: skip
+            raise InputError(
+                f"Utterance '{name}' is shorter than one frame of the encoder: {count} samples, {encoder.least_samples} are "
+                "needed.",
+                unit=name,
+                way_out="Leave it out of its source; features.augment.speed shortens too.",
+            )
 
 
 def equal_lengths(batch: list[Located], take: Take = RECORDED) -> list[list[Located]]:
@@ -159,15 +219,25 @@ def equal_lengths(batch: list[Located], take: Take = RECORDED) -> list[list[Loca
     return list(groups.values())
 
 
-def checked(frames: np.ndarray, name: str, numerics: EncoderNumerics, layer: int | str) -> np.ndarray:
+def checked(
+    frames: np.ndarray, name: str, numerics: EncoderNumerics, layer: int | str
+) -> np.ndarray:
     """Frames in the dtype that is stored; raises InputError for a value that it can't hold."""
     if len(frames) == 0:
-        raise InputError(f"Utterance '{name}' is shorter than one frame of the encoder.", unit=name, way_out="Leave it out of its source.")
+        raise InputError(
+            f"Utterance '{name}' is shorter than one frame of the encoder.",
+            unit=name,
+            way_out="Leave it out of its source.",
+        )
     largest = float(np.abs(frames).max())
     if not np.isfinite(largest) or largest > numerics.max_abs:
-        raise InputError(f"Utterance '{name}', layer {layer}: the largest value is {largest:g}, over {numerics.max_abs:g}.", unit=name,
-                         way_out="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32, and max_abs "
-                                 "to the largest value that is right.")  # fmt: skip
+        raise InputError(
+            f"Utterance '{name}', layer {layer}: the largest value is {largest:g}, over "
+            f"{numerics.max_abs:g}.",
+            unit=name,
+            way_out="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32, and max_abs "
+            "to the largest value that is right.",
+        )
     return frames.astype(numerics.features)
 
 
@@ -175,4 +245,6 @@ def _sample(item: Located, frames: np.ndarray) -> Sample:
     stream = io.BytesIO()
     np.save(stream, frames, allow_pickle=False)
     entry = item.entry
-    return Sample(entry.id, stream.getvalue(), entry.samples, len(frames), entry.text, entry.speaker, "")
+    return Sample(
+        entry.id, stream.getvalue(), entry.samples, len(frames), entry.text, entry.speaker, ""
+    )

@@ -1,4 +1,6 @@
-"""The key of a features folder: what its frames hang on. A reader refuses a folder of another key."""
+"""The key of a features folder: what its frames hang on. A reader refuses a folder of
+another key.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,16 @@ from components.runtime.artifact import contents, read_record
 from components.runtime.hashing import data_digest
 
 
-def shape_key(encoder: Path, settings: Features, numerics: EncoderNumerics, augment: Augment | None = None,
-              noise: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
-    """What shapes the frames of any audio: encoder weights, layer, dtypes, batching; and how the audio is augmented, where it is.
-    The number of views is no part of it: it shapes none of them."""
+def shape_key(
+    encoder: Path,
+    settings: Features,
+    numerics: EncoderNumerics,
+    augment: Augment | None = None,
+    noise: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What shapes the frames of any audio: encoder weights, layer, dtypes, batching; and how the
+    audio is augmented, where it is. The number of views is no part of it: it shapes none of them.
+    """
     key = {
         "version": RESULT_VERSION,
         "encoder": contents(encoder),
@@ -33,19 +41,29 @@ def shape_key(encoder: Path, settings: Features, numerics: EncoderNumerics, augm
 
 
 def noise_inputs(noise: Path) -> dict[str, Any]:
-    """What augmentation takes from the shards of the role noise: their digests, and which sources are rooms."""
+    """What augmentation takes from the shards of the role noise: their digests, and which sources
+    are rooms.
+    """
     record = read_record(noise)
     return {"files": record["outputs"], "rooms": record.get("rooms", [])}
 
 
 def check_key(features: Path, encoder: Path, shards: Path, noise: Path) -> dict[str, Any]:
-    """The record of a features folder; raises InputError where encoder, shards or (if it was used) noise are not those that it was
-    made from."""
+    """The record of a features folder; raises InputError where encoder, shards or (if it was used)
+    noise are not those that it was made from.
+    """
     record = read_record(features)
     known = record["inputs"]
-    held = {"encoder": (encoder, contents), "shards": (shards, contents), "noise": (noise, noise_inputs)}
+    held = {
+        "encoder": (encoder, contents),
+        "shards": (shards, contents),
+        "noise": (noise, noise_inputs),
+    }
     for what, (folder, read) in held.items():
         if what in known and read(folder) != known[what]:
-            raise InputError(f"{features} was made from other {what} than {folder} holds.", unit=str(features),
-                             way_out="Run 'dvc repro features'.")  # fmt: skip
+            raise InputError(
+                f"{features} was made from other {what} than {folder} holds.",
+                unit=str(features),
+                way_out="Run 'dvc repro features'.",
+            )
     return record

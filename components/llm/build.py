@@ -26,12 +26,22 @@ def work(stage: Stage) -> None:
     name = stage.params.llm
     entry = catalogue.llm(name)
     trained = entry.source.kind == "copying"
-    unit, inputs = _trained(name, entry) if trained else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
+    unit, inputs = (
+        _trained(name, entry)
+        if trained
+        else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
+    )
     place(unit, fresh(OUT))
     if not trained:
         _check_prompt(name, entry.prompt)
-    write_record(OUT, "llm", parameters=stated(entry.source), inputs=inputs, outputs=digests(unit),
-                 libraries=("torch", "transformers", "tokenizers"))  # fmt: skip
+    write_record(
+        OUT,
+        "llm",
+        parameters=stated(entry.source),
+        inputs=inputs,
+        outputs=digests(unit),
+        libraries=("torch", "transformers", "tokenizers"),
+    )
     print(f"llm: '{name}' in {OUT}")
 
 
@@ -43,7 +53,9 @@ def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
     try:
         PromptBuilder(load_tokenizer(OUT), prompt)
     except InputError as error:
-        raise InputError(f"llm '{name}': {error.args[0]}", unit=name, way_out=error.way_out) from None
+        raise InputError(
+            f"llm '{name}': {error.args[0]}", unit=name, way_out=error.way_out
+        ) from None
 
 
 def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
@@ -55,16 +67,44 @@ def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
 
     def make(folder: Path) -> None:
         if not texts:
-            raise InputError(f"llm '{name}': the corpus has no utterance in its role train to train it on.", unit=name,
-                             way_out="Give the role a source, or name an LLM that is trained already.")  # fmt: skip
-        train_together(_train, (name, folder, texts, entry, training), min(workers(), training.micro_batches), training.threads)
+            raise InputError(
+                f"llm '{name}': the corpus has no utterance in its role train to train it on.",
+                unit=name,
+                way_out="Give the role a source, or name an LLM that is trained already.",
+            )
+        train_together(
+            _train,
+            (name, folder, texts, entry, training),
+            min(workers(), training.micro_batches),
+            training.threads,
+        )
 
-    return made("llm", {"version": RESULT_VERSION, "source": stated(entry.source), "inputs": inputs}, make), inputs
+    return made(
+        "llm", {"version": RESULT_VERSION, "source": stated(entry.source), "inputs": inputs}, make
+    ), inputs
 
 
-def _train(ranks: Ranks, name: str, folder: Path, texts: list[str], entry: catalogue.Llm, training: catalogue.CopyingTraining) -> None:
+def _train(
+    ranks: Ranks,
+    name: str,
+    folder: Path,
+    texts: list[str],
+    entry: catalogue.Llm,
+    training: catalogue.CopyingTraining,
+) -> None:
     from components.llm import copying
 
     source = entry.source
     copying.check(f"llm '{name}'", source.model_type, source.config)
-    copying.train(ranks, copying.Job(texts, str(folder), str(folder / "resume"), source.model_type, source.config, training, entry.prompt))
+    copying.train(
+        ranks,
+        copying.Job(
+            texts,
+            str(folder),
+            str(folder / "resume"),
+            source.model_type,
+            source.config,
+            training,
+            entry.prompt,
+        ),
+    )

@@ -1,8 +1,10 @@
-"""Training a small LLM to do what the bridge will ask of it: repeat, in its prompt's form, the text it is shown.
+"""Training a small LLM to do what the bridge will ask of it: repeat, in its prompt's form, the text
+it is shown.
 
-Texts of the train role → a folder in HF form: weights (safetensors) and its own BPE. A frozen LLM can only transcribe
-once it can copy, and copying is learnt from clean short word lists first; damage (lost, doubled and blended tokens) comes
-after, in a growing share, and makes it clean up. Cost at embedded size (0.9 M parameters, 700 steps): a minute and a half.
+Texts of the train role → a folder in HF form: weights (safetensors) and its own BPE. A frozen LLM
+can only transcribe once it can copy, and copying is learnt from clean short word lists first;
+damage (lost, doubled and blended tokens) comes after, in a growing share, and makes it clean up.
+Cost at embedded size (0.9 M parameters, 700 steps): a minute and a half.
 """
 
 from __future__ import annotations
@@ -57,34 +59,62 @@ def tokenizer_for(texts: Sequence[str], units: int) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=units, special_tokens=[BOS, EOS, PAD], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=units,
+        special_tokens=[BOS, EOS, PAD],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD
+    )
 
 
-def build(model_type: str, config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
+def build(
+    model_type: str, config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int
+) -> Any:
     """The model with random weights drawn from ``seed``, in fp32."""
     torch.manual_seed(seed_of("llm", seed))
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     shape = CONFIG_MAPPING[model_type](vocab_size=len(tokenizer), **ids, **config)
     return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
 
 
 def check(where: str, model_type: str, config: dict[str, Any]) -> None:
-    """Raises InputError, which names the catalogue entry ``where``, for an architecture that does not work."""
-    check_trained(where, model_type, config, lambda full: {"input_ids": torch.zeros(1, 8, dtype=torch.long)}, causal=True)
+    """Raises InputError, which names the catalogue entry ``where``, for an architecture that does
+    not work.
+    """
+    check_trained(
+        where,
+        model_type,
+        config,
+        lambda full: {"input_ids": torch.zeros(1, 8, dtype=torch.long)},
+        causal=True,
+    )
 
 
 def train(ranks: Ranks, job: Job) -> None:
-    """Trains as ``ranks`` says and, on the first rank, writes the finished folder to ``job.out``."""
+    """Trains as ``ranks`` says and, on the first rank, writes the finished folder to
+    ``job.out``.
+    """
     prompt = job.prompt.template.replace("{speech}", " ")
     # The prompt is learnt as often as the texts are many, so that its words become units.
-    tokenizer = tokenizer_for([*job.texts, *[prompt] * (len(job.texts) // 20 + 1)], job.training.units)
+    tokenizer = tokenizer_for(
+        [*job.texts, *[prompt] * (len(job.texts) // 20 + 1)], job.training.units
+    )
     model = build(job.model_type, job.config, tokenizer, job.training.seed).train()
     builder = PromptBuilder(tokenizer, job.prompt, "lower")
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay, betas=(0.9, 0.98), fused=True
+        model.parameters(),
+        lr=job.training.learning_rate,
+        weight_decay=job.training.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     _loop(ranks, job, model, optimiser, builder)
     if ranks.rank == 0:
@@ -94,7 +124,9 @@ def train(ranks: Ranks, job: Job) -> None:
 
 
 def tasks(job: Job, words: Sequence[str], step: int) -> list[Task]:
-    """The texts of a step: short clean word lists first, then sentences and word lists, more and more of them damaged."""
+    """The texts of a step: short clean word lists first, then sentences and word lists, more and
+    more of them damaged.
+    """
     training = job.training
     random = np.random.default_rng(seed_of("copying", training.seed, step))
     share = (step / training.steps - training.clean_share) / max(1 - training.clean_share, 1e-9)
@@ -102,7 +134,11 @@ def tasks(job: Job, words: Sequence[str], step: int) -> list[Task]:
     for _ in range(training.batch):
         listed = share < 0 or random.random() < 0.3
         length = int(random.integers(1, 9 if share < 0 else 12))
-        text = " ".join(words[index] for index in random.integers(len(words), size=length)) if listed else _draw(random, job.texts)
+        text = (
+            " ".join(words[index] for index in random.integers(len(words), size=length))
+            if listed
+            else _draw(random, job.texts)
+        )
         damaged = random.random() < training.noise_share * min(1.0, max(0.0, share) * 1.5)
         found.append(Task(text, 1.0 if damaged else 0.0, int(random.integers(2**62))))
     return found
@@ -113,22 +149,34 @@ def _draw(random: np.random.Generator, texts: Sequence[str]) -> str:
 
 
 def shown(embed: torch.nn.Module, ids: Sequence[int], task: Task) -> torch.Tensor:
-    """What stands in the speech's place for ``ids``: their embeddings, shape (frames, width), damaged as ``task`` says.
+    """What stands in the speech's place for ``ids``: their embeddings, shape (frames, width),
+    damaged as ``task`` says.
 
-    Damage is what a projector does to text: a token may be lost, last two frames, or come out blended with another.
+    Damage is what a projector does to text: a token may be lost, last two frames, or come out
+    blended with another.
     """
     if not task.damage or not ids:
         return embed(torch.tensor(list(ids), dtype=torch.long))
     random = np.random.default_rng(task.seed)
-    places = [place for place in range(len(ids)) for _ in range(int(random.choice([0, 1, 2], p=[0.05, 0.75, 0.2])))] or [0]
+    places = [
+        place
+        for place in range(len(ids))
+        for _ in range(int(random.choice([0, 1, 2], p=[0.05, 0.75, 0.2])))
+    ] or [0]
     clean = embed(torch.tensor([ids[place] for place in places], dtype=torch.long))
     others = embed(torch.from_numpy(random.integers(3, embed.num_embeddings, len(places))))
-    weight = torch.from_numpy(np.where(random.random(len(places)) < 0.3, random.uniform(0, 0.5, len(places)), 0.0)).float()[:, None]
-    noise = torch.from_numpy(random.standard_normal(tuple(clean.shape))).float() * (0.2 * clean.detach().std())
+    weight = torch.from_numpy(
+        np.where(random.random(len(places)) < 0.3, random.uniform(0, 0.5, len(places)), 0.0)
+    ).float()[:, None]
+    noise = torch.from_numpy(random.standard_normal(tuple(clean.shape))).float() * (
+        0.2 * clean.detach().std()
+    )
     return (1 - weight) * clean + weight * others + noise
 
 
-def _loop(ranks: Ranks, job: Job, model: Any, optimiser: torch.optim.Optimizer, builder: PromptBuilder) -> None:
+def _loop(
+    ranks: Ranks, job: Job, model: Any, optimiser: torch.optim.Optimizer, builder: PromptBuilder
+) -> None:
     training, saved = job.training, Path(job.scratch) / "checkpoint"
     words = sorted({word for text in job.texts for word in text.lower().split()})
     start = checkpoint.load(saved, model, optimiser)["step"] if checkpoint.there(saved) else 0
@@ -138,7 +186,9 @@ def _loop(ranks: Ranks, job: Job, model: Any, optimiser: torch.optim.Optimizer, 
         display.advance(start)
         for step in range(start, training.steps):
             for group in optimiser.param_groups:
-                group["lr"] = training.learning_rate * rate_at(step, training.steps, training.warmup, "cosine")
+                group["lr"] = training.learning_rate * rate_at(
+                    step, training.steps, training.warmup, "cosine"
+                )
             optimiser.zero_grad()
             batch = [(task, builder.target(task.text)) for task in tasks(job, words, step)]
             count = sum(len(ids) + 1 for _, ids in batch)
@@ -146,7 +196,9 @@ def _loop(ranks: Ranks, job: Job, model: Any, optimiser: torch.optim.Optimizer, 
             for part in ranks.mine(cut(batch, training.micro_batches)):
                 torch.manual_seed(seed_of("dropout", training.seed, step, part[0][0].seed))
                 speech = [shown(embed, ids, task) for task, ids in part]
-                loss = target_loss(model, sequences(embed, builder, speech, [ids for _, ids in part]))
+                loss = target_loss(
+                    model, sequences(embed, builder, speech, [ids for _, ids in part])
+                )
                 (loss.total / count).backward()
                 seen, right = seen + loss.tokens, right + loss.correct
             ranks.sum_gradients(model.parameters())

@@ -1,4 +1,6 @@
-"""Ground floor: the joined model (encoder, projector, LLM), its prompt, its search, and what every training needs."""
+"""Ground floor: the joined model (encoder, projector, LLM), its prompt, its search, and what every
+training needs.
+"""
 
 import os
 

@@ -1,7 +1,9 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) on any network: LLM or encoder, by the names that its catalogue entry gives.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) on any network: LLM or encoder, by the names that its
+catalogue entry gives.
 
-In: a network and the names of the linear layers to adapt. Out: the network itself, those layers replaced in place, and
-PEFT's wrapper around it, which saves the adapter. Cost: milliseconds, and rank × (inputs + outputs) values a layer.
+In: a network and the names of the linear layers to adapt. Out: the network itself, those layers
+replaced in place, and PEFT's wrapper around it, which saves the adapter. Cost: milliseconds, and
+rank × (inputs + outputs) values a layer.
 """
 
 from __future__ import annotations
@@ -21,30 +23,52 @@ from components.config.errors import InputError, nearest
 SHOWN = 3  # names in an error; the others are counted
 
 
-def attach(network: Any, targets: Sequence[str], rank: int, alpha: int, dropout: float, seed: int, task: str | None = None) -> Any:
-    """PEFT's wrapper around ``network``, whose linear layers named in ``targets`` (last part of the name) are adapted.
+def attach(
+    network: Any,
+    targets: Sequence[str],
+    rank: int,
+    alpha: int,
+    dropout: float,
+    seed: int,
+    task: str | None = None,
+) -> Any:
+    """PEFT's wrapper around ``network``, whose linear layers named in ``targets`` (last part of the
+    name) are adapted.
 
-    All other weights are frozen. ``task`` is PEFT's name of what the network does, and stands in the saved adapter. Of an
-    encoder give ``SpeechEncoder.model``: Whisper's is the encoder half alone, and its decoder has layers of the same names.
-    Raises InputError for a target that matches nothing.
+    All other weights are frozen. ``task`` is PEFT's name of what the network does, and stands in
+    the saved adapter. Of an encoder give ``SpeechEncoder.model``: Whisper's is the encoder half
+    alone, and its decoder has layers of the same names. Raises InputError for a target that matches
+    nothing.
     """
     from peft import LoraConfig, get_peft_model
 
     adapted(network, targets)
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type=task)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        bias="none",
+        task_type=task,
+    )
     with adapting():
         return get_peft_model(network, config)
 
 
 def adapted(network: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Names of the layers that ``targets`` adapt; raises InputError for a target that matches nothing."""
+    """Names of the layers that ``targets`` adapt; raises InputError for a target that matches
+    nothing.
+    """
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     known = {name.split(".")[-1] for name in layers}
     for target in targets:
         if target not in known:
-            raise InputError(f"The LoRA target '{target}' matches no layer of {type(network).__name__}.", unit=target,
-                             way_out=f"Set lora.targets in the catalogue entry. {nearest(target, known)}")  # fmt: skip
+            raise InputError(
+                f"The LoRA target '{target}' matches no layer of {type(network).__name__}.",
+                unit=target,
+                way_out=f"Set lora.targets in the catalogue entry. {nearest(target, known)}",
+            )
     return [name for name in layers if name.split(".")[-1] in targets]
 
 
@@ -55,7 +79,9 @@ def write(wrapper: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # a model card full of blanks
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds them as a set, whose order differs from run to run
+    config["target_modules"] = sorted(
+        config["target_modules"]
+    )  # PEFT holds them as a set, whose order differs from run to run
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
@@ -71,15 +97,18 @@ def read(network: Any, folder: Path) -> Any:
 def adapting() -> Iterator[None]:
     """Keeps quiet that PEFT asks transformers for a name which is deprecated there."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")
+        warnings.filterwarnings(
+            "ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*"
+        )
         yield
 
 
 def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()) -> None:
     """Raises InputError with the names of trainable parameters that a backward pass did not reach.
 
-    ``where`` opens the message; names that begin with one of ``spared`` may go without. A gradient of zeros is one: the
-    first matrix of LoRA has it at the start, where the second is zero. Cost: a look at each parameter, no arithmetic.
+    ``where`` opens the message; names that begin with one of ``spared`` may go without. A gradient
+    of zeros is one: the first matrix of LoRA has it at the start, where the second is zero. Cost: a
+    look at each parameter, no arithmetic.
     """
     lacking = [
         name
@@ -88,9 +117,18 @@ def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()
     ]
     if not lacking:
         return
-    shown = ", ".join(f"'{name}'" for name in lacking[:SHOWN]) + (f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else "")
-    way_out = "Set lora.targets in the catalogue entry to layers that the network calls: of some it reads the weights alone, "
+    shown = ", ".join(f"'{name}'" for name in lacking[:SHOWN]) + (
+        f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+    )
+    way_out = (
+        "Set lora.targets in the catalogue entry to layers that the network calls: of "
+        "some it reads the weights alone, "
+    )
     way_out += "as of WavLM's attention (there intermediate_dense and output_dense are called)."
-    raise InputError(f"{where}: to be tuned, but without a gradient: {shown}.", unit=lacking[0],
-                     way_out=way_out if any("lora_" in name for name in lacking)
-                     else "Name them in the stage's freeze: what is computed does not hang on them.")  # fmt: skip
+    raise InputError(
+        f"{where}: to be tuned, but without a gradient: {shown}.",
+        unit=lacking[0],
+        way_out=way_out
+        if any("lora_" in name for name in lacking)
+        else "Name them in the stage's freeze: what is computed does not hang on them.",
+    )

@@ -1,6 +1,8 @@
-"""SpecAugment (Park et al. 2019, arXiv 1904.08779) on whatever stands for time × width: log-mel or an encoder's frames.
+"""SpecAugment (Park et al. 2019, arXiv 1904.08779) on whatever stands for time × width: log-mel or
+an encoder's frames.
 
-In: one utterance, settings, a seed. Out: a copy with stretches of time and of width set to zero. Cost: that of the copy.
+In: one utterance, settings, a seed. Out: a copy with stretches of time and of width set to zero.
+Cost: that of the copy.
 """
 
 from __future__ import annotations

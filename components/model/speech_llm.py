@@ -1,8 +1,11 @@
-"""The joined model: frames of the encoder → projector → LLM, for training, decoding and ``transcribe`` alike.
+"""The joined model: frames of the encoder → projector → LLM, for training, decoding and
+``transcribe`` alike.
 
-On disk a model folder holds what was trained and nothing else: ``projector.safetensors``, ``matching.safetensors``, LoRA
-in PEFT's format (``lora`` of the LLM, ``encoder-lora``), ``llm.safetensors`` and ``encoder.safetensors`` with those parameters
-of a base that were tuned themselves, and ``config.json`` that pins encoder and LLM by digest. ``SpeechLLM.load`` is the one call.
+On disk a model folder holds what was trained and nothing else: ``projector.safetensors``,
+``matching.safetensors``, LoRA in PEFT's format (``lora`` of the LLM, ``encoder-lora``),
+``llm.safetensors`` and ``encoder.safetensors`` with those parameters of a base that were tuned
+themselves, and ``config.json`` that pins encoder and LLM by digest. ``SpeechLLM.load`` is the one
+call.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ from components.runtime.artifact import contents
 from components.runtime.hashing import data_digest
 
 CONFIG = "config.json"
-LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, and the parts that they are
+LORA = {
+    "llm": "lora",
+    "encoder": "encoder-lora",
+}  # folders of adapters, and the parts that they are
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,19 @@ def read_shape(folder: Path) -> Shape:
     data = json.loads((folder / CONFIG).read_text())
     hearing = Hearing(**data["hearing"]) if "hearing" in data else None
     projector = projector_of(data["projector"], f"{folder / CONFIG}: projector")
-    return Shape(**{**data, "projector": projector, "prompt": Prompt(**data["prompt"]), "hearing": hearing})
+    return Shape(
+        **{**data, "projector": projector, "prompt": Prompt(**data["prompt"]), "hearing": hearing}
+    )
 
 
 class SpeechLLM(nn.Module):
-    """Projector, matching head and LLM, and the encoder where it is tuned; frames come from outside."""
+    """Projector, matching head and LLM, and the encoder where it is tuned; frames come from
+    outside.
+    """
 
-    def __init__(self, shape: Shape, llm: Any, tokenizer: Any, encoder: SpeechEncoder | None = None) -> None:
+    def __init__(
+        self, shape: Shape, llm: Any, tokenizer: Any, encoder: SpeechEncoder | None = None
+    ) -> None:
         super().__init__()
         self.shape, self.llm = shape, llm
         self.builder = PromptBuilder(tokenizer, shape.prompt, shape.text_case)
@@ -88,18 +100,27 @@ class SpeechLLM(nn.Module):
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
-        self.matched = True  # whether the matching head is one that was trained; training says so, or the folder
-        self.scale = mean_square(llm.get_input_embeddings().weight)  # as the LLM came: tuning it moves no goal
-        self.encoder = encoder  # named last: the order of the others decides in which order gradients add up
+        # whether the matching head is one that was trained; training says so, or the folder
+        self.matched = True
+        self.scale = mean_square(
+            llm.get_input_embeddings().weight
+        )  # as the LLM came: tuning it moves no goal
+        self.encoder = (
+            encoder  # named last: the order of the others decides in which order gradients add up
+        )
         self.adapted: dict[str, Any] = {}  # PEFT's wrappers by side, once LoRA is added
-        self.changed: set[str] = set()  # parameters of a base, by plain name, that were tuned themselves
+        self.changed: set[str] = (
+            set()
+        )  # parameters of a base, by plain name, that were tuned themselves
 
     @property
     def device(self) -> torch.device:
         return next(self.projector.parameters()).device
 
     def read_units_by(self, encoder: Path) -> None:
-        """Gives a bridge that reads CTC units the head in the encoder's folder; raises InputError where there is none."""
+        """Gives a bridge that reads CTC units the head in the encoder's folder; raises InputError
+        where there is none.
+        """
         if isinstance(self.projector, Compressor):
             self.projector.read_units(read_ctc_head(encoder))
 
@@ -107,33 +128,64 @@ class SpeechLLM(nn.Module):
         """The base of a side, ``llm`` or ``encoder``."""
         return self.llm if side == "llm" else self.encoder and self.encoder.model
 
-    def add_lora(self, rank: int, alpha: int, dropout: float, targets: Sequence[str], seed: int, side: str = "llm") -> None:
-        """Adapts the layers of a side whose names end in ``targets``; raises InputError for a target that matches nothing."""
+    def add_lora(
+        self,
+        rank: int,
+        alpha: int,
+        dropout: float,
+        targets: Sequence[str],
+        seed: int,
+        side: str = "llm",
+    ) -> None:
+        """Adapts the layers of a side whose names end in ``targets``; raises InputError for a
+        target that matches nothing.
+        """
         task = "CAUSAL_LM" if side == "llm" else None
-        self.adapted[side] = lora.attach(self._network(side), targets, rank, alpha, dropout, seed, task)
+        self.adapted[side] = lora.attach(
+            self._network(side), targets, rank, alpha, dropout, seed, task
+        )
 
     def tunable(self, head: bool = False) -> dict[str, nn.Parameter]:
-        """Every parameter that can be tuned, by its plain name: of the encoder those that frames hang on, and LoRA's; with
-        ``head`` those of its CTC head too."""
+        """Every parameter that can be tuned, by its plain name: of the encoder those that frames
+        hang on, and LoRA's; with ``head`` those of its CTC head too.
+        """
         heard: set[str] = set()
         if self.encoder is not None:
             heard = {f"encoder.{plain(name)}" for name in self.encoder.hung_on()}
-        heads = {id(parameter) for parameter in self.encoder.head.parameters()} if head and self.encoder is not None else set()
+        heads = (
+            {id(parameter) for parameter in self.encoder.head.parameters()}
+            if head and self.encoder is not None
+            else set()
+        )
         found = {plain(name): parameter for name, parameter in self.named_parameters()}
         return {
             name: parameter
             for name, parameter in found.items()
-            if not name.startswith("encoder.") or name in heard or "lora_" in name or id(parameter) in heads
+            if not name.startswith("encoder.")
+            or name in heard
+            or "lora_" in name
+            or id(parameter) in heads
         }
 
-    def tune(self, parts: Sequence[str], freeze: Sequence[str] = (), head: bool = False,
-             where: str = "train") -> dict[str, list[nn.Parameter]]:  # fmt: skip
-        """Makes only ``parts`` trainable, but for what the patterns of ``freeze`` match, and returns their parameters by part.
+    def tune(
+        self,
+        parts: Sequence[str],
+        freeze: Sequence[str] = (),
+        head: bool = False,
+        where: str = "train",
+    ) -> dict[str, list[nn.Parameter]]:
+        """Makes only ``parts`` trainable, but for what the patterns of ``freeze`` match, and
+        returns their parameters by part.
 
-        Raises InputError as ``tuning.selected`` does. ``head``: the encoder's CTC head goes with it.
+        Raises InputError as ``tuning.selected`` does. ``head``: the encoder's CTC head goes with
+        it.
         """
         self.requires_grad_(False)
-        tunable = self.tunable(head) if "encoder" in parts else {plain(name): each for name, each in self.named_parameters()}
+        tunable = (
+            self.tunable(head)
+            if "encoder" in parts
+            else {plain(name): each for name, each in self.named_parameters()}
+        )
         groups = selected(tunable, parts, freeze, where)
         for name in (name for names in groups.values() for name in names):
             tunable[name].requires_grad_(True)
@@ -141,36 +193,57 @@ class SpeechLLM(nn.Module):
                 self.changed.add(name)
         return {part: [tunable[name] for name in names] for part, names in groups.items()}
 
-    def losses(self, frames: Sequence[torch.Tensor], texts: Sequence[str], mse: float, cosine: float,
-               heard: Sequence[Sequence[int]] | None = None, packed: bool = False,
-               templates: Sequence[int] | None = None) -> tuple[TargetLoss, torch.Tensor]:  # fmt: skip
-        """Cross-entropy on each transcript and its end of sequence, and the matching loss, both summed over tokens.
+    def losses(
+        self,
+        frames: Sequence[torch.Tensor],
+        texts: Sequence[str],
+        mse: float,
+        cosine: float,
+        heard: Sequence[Sequence[int]] | None = None,
+        packed: bool = False,
+        templates: Sequence[int] | None = None,
+    ) -> tuple[TargetLoss, torch.Tensor]:
+        """Cross-entropy on each transcript and its end of sequence, and the matching loss, both
+        summed over tokens.
 
-        ``heard`` are the tokens that the LLM reads in place of each transcript's own; ``packed`` puts all into one row;
-        ``templates`` are the places of the prompts around each, the first where not given.
-        Raises InputError for a transcript with a token that the LLM has no embedding of.
+        ``heard`` are the tokens that the LLM reads in place of each transcript's own; ``packed``
+        puts all into one row; ``templates`` are the places of the prompts around each, the first
+        where not given. Raises InputError for a transcript with a token that the LLM has no
+        embedding of.
         """
         speech = self.projector(frames)
         targets = [self.builder.target(text) for text in texts]
         embed = self.llm.get_input_embeddings()
         for each, ids in zip(texts, targets, strict=True):
             self._check_known(ids, f"'{each[:40]}'")
-        entropy = target_loss(self.llm, sequences(embed, self.builder, speech, targets, heard, packed, templates))
+        entropy = target_loss(
+            self.llm, sequences(embed, self.builder, speech, targets, heard, packed, templates)
+        )
         if not (mse or cosine):
             return entropy, speech[0].new_zeros(())
-        text = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(speech[0].dtype) for ids in targets]
+        text = [
+            embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(speech[0].dtype)
+            for ids in targets
+        ]
         return entropy, self.matching(text, speech, mse, cosine, self.scale)
 
     def _check_known(self, ids: Sequence[int], what: str) -> None:
-        """Raises InputError where the tokenizer has a larger vocabulary than the LLM, and ``what`` takes of it."""
+        """Raises InputError where the tokenizer has a larger vocabulary than the LLM, and ``what``
+        takes of it.
+        """
         count = self.llm.get_input_embeddings().num_embeddings
         if ids and max(ids) >= count:
-            raise InputError(f"The tokenizer of {self.tokenizer.name_or_path} makes token {max(ids)} of {what}; the LLM has {count}.",
-                             unit=self.tokenizer.name_or_path,
-                             way_out="Take the tokenizer that the checkpoint was trained with.")  # fmt: skip
+            raise InputError(
+                f"The tokenizer of {self.tokenizer.name_or_path} makes token {max(ids)} of "
+                f"{what}; the LLM has {count}.",
+                unit=self.tokenizer.name_or_path,
+                way_out="Take the tokenizer that the checkpoint was trained with.",
+            )
 
     def save(self, folder: Path, *, write: bool = True) -> None:
-        """Writes what was trained and the configuration; with a sharded LLM all ranks call it, and one of them writes."""
+        """Writes what was trained and the configuration; with a sharded LLM all ranks call it, and
+        one of them writes.
+        """
         held = {
             plain(name): whole(parameter.detach()).cpu().contiguous()
             for name, parameter in self.named_parameters()
@@ -180,29 +253,48 @@ class SpeechLLM(nn.Module):
             return
         folder.mkdir(parents=True, exist_ok=True)
         for name in ["projector", *(["matching"] if self.matched else [])]:
-            state = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(self, name).state_dict().items()}
+            state = {
+                key: tensor.detach().cpu().contiguous()
+                for key, tensor in getattr(self, name).state_dict().items()
+            }
             save_file(state, folder / f"{name}.safetensors")
         for side, adapter in LORA.items():
-            own = {name.removeprefix(f"{side}."): held[name] for name in sorted(self.changed) if name.startswith(f"{side}.")}
+            own = {
+                name.removeprefix(f"{side}."): held[name]
+                for name in sorted(self.changed)
+                if name.startswith(f"{side}.")
+            }
             if own:
                 save_file(own, folder / f"{side}.safetensors")
             if side in self.adapted:
                 lora.write(self.adapted[side], folder / adapter)
-        (folder / CONFIG).write_text(json.dumps(stated(self.shape), indent=1, sort_keys=True) + "\n")
+        (folder / CONFIG).write_text(
+            json.dumps(stated(self.shape), indent=1, sort_keys=True) + "\n"
+        )
 
     @classmethod
-    def load(cls, folder: Path, encoder: Path, llm: Path, device: str, dtype: str | None = None) -> SpeechLLM:
-        """The trained model over its base checkpoints, with the encoder where that was tuned; raises InputError where they are
-        not those it was trained on. ``dtype`` is the LLM's, the one it was trained with where not given."""
+    def load(
+        cls, folder: Path, encoder: Path, llm: Path, device: str, dtype: str | None = None
+    ) -> SpeechLLM:
+        """The trained model over its base checkpoints, with the encoder where that was tuned;
+        raises InputError where they are not those it was trained on. ``dtype`` is the LLM's, the
+        one it was trained with where not given.
+        """
         shape = read_shape(folder)
         for name, base in (("encoder", encoder), ("llm", llm)):
             if folder_digest(base) != getattr(shape, name):
-                raise InputError(f"{folder} was trained on another {name} than {base}.", unit=str(folder), way_out="Run 'dvc repro'.")
+                raise InputError(
+                    f"{folder} was trained on another {name} than {base}.",
+                    unit=str(folder),
+                    way_out="Run 'dvc repro'.",
+                )
         base_model, tokenizer = load_llm(llm, dtype or shape.llm_dtype, device)
         model = cls(shape, base_model, tokenizer, heard_with(shape, encoder, device))
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
         model.read_units_by(encoder)
-        model.matched = (folder / MATCHING).is_file()  # a released projector has none, nor has one trained without the loss
+        model.matched = (
+            folder / MATCHING
+        ).is_file()  # a released projector has none, nor has one trained without the loss
         if model.matched:
             model.matching.load_state_dict(load_file(folder / MATCHING))
         for side, adapter in LORA.items():

@@ -1,8 +1,10 @@
-"""What of a joined model is tuned: parts, patterns that freeze some of their parameters, and the table of all parameters.
+"""What of a joined model is tuned: parts, patterns that freeze some of their parameters, and the
+table of all parameters.
 
-A parameter goes by a plain name, ``llm.model.layers.0.self_attn.q_proj.lora_A.weight``: the network's own, without what PEFT
-puts between. In: names, and the parts and patterns of a curriculum stage. Out: the names to be tuned by part, and the rows of
-``parameters.json``. Cost: milliseconds; nothing is computed.
+A parameter goes by a plain name, ``llm.model.layers.0.self_attn.q_proj.lora_A.weight``: the
+network's own, without what PEFT puts between. In: names, and the parts and patterns of a curriculum
+stage. Out: the names to be tuned by part, and the rows of ``parameters.json``. Cost: milliseconds;
+nothing is computed.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ NAMES = {
 
 
 def plain(name: str) -> str:
-    """The name of a parameter without what PEFT puts between: that of a layer which is adapted stays as it was."""
+    """The name of a parameter without what PEFT puts between: that of a layer which is adapted
+    stays as it was.
+    """
     return name.replace(".base_layer.", ".").replace(".default.", ".")
 
 
@@ -40,40 +44,56 @@ def module_of(name: str) -> str:
 
 
 def part_of(name: str) -> str:
-    """The part of a curriculum's ``tune`` that a parameter is tuned with: the matching head goes with the projector."""
+    """The part of a curriculum's ``tune`` that a parameter is tuned with: the matching head goes
+    with the projector.
+    """
     return module_of(name).replace("matching", "projector")
 
 
-def selected(names: Iterable[str], parts: Sequence[str], freeze: Sequence[str], where: str = "train") -> dict[str, list[str]]:
-    """The plain ``names`` that ``parts`` tune, by part, but for those that a pattern of ``freeze`` (of fnmatch) matches.
+def selected(
+    names: Iterable[str], parts: Sequence[str], freeze: Sequence[str], where: str = "train"
+) -> dict[str, list[str]]:
+    """The plain ``names`` that ``parts`` tune, by part, but for those that a pattern of ``freeze``
+    (of fnmatch) matches.
 
-    Raises InputError, which ``where`` opens, for a part that is not there, for a pattern that matches nothing of them, with
-    the nearest names, and where a part is left nothing.
+    Raises InputError, which ``where`` opens, for a part that is not there, for a pattern that
+    matches nothing of them, with the nearest names, and where a part is left nothing.
     """
     found = [name for name in names if part_of(name) in parts]
     for part in parts:
         if not any(part_of(name) == part for name in found):
-            raise InputError(f"{where}: '{part}' is to be tuned, but the model has no such part.", unit=part,
-                             way_out="Name a part of it in train.curriculum, or another model.")  # fmt: skip
+            raise InputError(
+                f"{where}: '{part}' is to be tuned, but the model has no such part.",
+                unit=part,
+                way_out="Name a part of it in train.curriculum, or another model.",
+            )
     for pattern in freeze:
         if not any(fnmatchcase(name, pattern) for name in found):
             near = difflib.get_close_matches(pattern, found, n=NEAR, cutoff=0.0)
-            raise InputError(f"{where}: the pattern '{pattern}' of freeze matches nothing that is tuned.", unit=pattern,
-                             way_out=f"Near are {', '.join(near)}.")  # fmt: skip
+            raise InputError(
+                f"{where}: the pattern '{pattern}' of freeze matches nothing that is tuned.",
+                unit=pattern,
+                way_out=f"Near are {', '.join(near)}.",
+            )
     kept: dict[str, list[str]] = {}
     for name in found:
         if not any(fnmatchcase(name, pattern) for pattern in freeze):
             kept.setdefault(part_of(name), []).append(name)
     for part in parts:
         if part not in kept:
-            raise InputError(f"{where}: the patterns of freeze leave nothing of '{part}' to tune.", unit=part,
-                             way_out=f"Take '{part}' out of tune, or a pattern out of freeze.")  # fmt: skip
+            raise InputError(
+                f"{where}: the patterns of freeze leave nothing of '{part}' to tune.",
+                unit=part,
+                way_out=f"Take '{part}' out of tune, or a pattern out of freeze.",
+            )
     return kept
 
 
 @dataclass(frozen=True)
 class Row:
-    """Parameters of a module, and how many of them are trained; ``layers`` stand for so many modules of equal rows."""
+    """Parameters of a module, and how many of them are trained; ``layers`` stand for so many
+    modules of equal rows.
+    """
 
     part: str
     module: str
@@ -84,27 +104,41 @@ class Row:
 
 
 def table(parameters: Mapping[str, Any]) -> list[Row]:
-    """The rows of parameters by plain name, in their order: modules down to the numbered layer, equal neighbours as one row."""
+    """The rows of parameters by plain name, in their order: modules down to the numbered layer,
+    equal neighbours as one row.
+    """
     rows: dict[tuple[str, str], Row] = {}
     for name, parameter in parameters.items():
-        part, module, dtype = NAMES[module_of(name)], _module(name), str(parameter.dtype).removeprefix("torch.")
+        part, module, dtype = (
+            NAMES[module_of(name)],
+            _module(name),
+            str(parameter.dtype).removeprefix("torch."),
+        )
         known = rows.get((part, module), Row(part, module, 0, 0, dtype))
         size = parameter.numel()
-        rows[part, module] = replace(known, parameters=known.parameters + size, trained=known.trained + size * parameter.requires_grad,
-                                     dtype=", ".join(sorted({*known.dtype.split(", "), dtype})))  # fmt: skip
+        rows[part, module] = replace(
+            known,
+            parameters=known.parameters + size,
+            trained=known.trained + size * parameter.requires_grad,
+            dtype=", ".join(sorted({*known.dtype.split(", "), dtype})),
+        )
     order = list(NAMES.values())
     return list(_merged(sorted(rows.values(), key=lambda row: order.index(row.part))))
 
 
 def _module(name: str) -> str:
-    """The module of a row: to the first number of the name, else without the parameter's own, four names at most."""
+    """The module of a row: to the first number of the name, else without the parameter's own, four
+    names at most.
+    """
     steps = name.split(".")
     number = next((place for place, step in enumerate(steps) if step.isdecimal()), None)
     return ".".join(steps[: number + 1] if number is not None else steps[:-1][:4])
 
 
 def _merged(rows: Iterable[Row]) -> Iterator[Row]:
-    """Neighbouring layers of one list whose figures are the same as one row, ``layers.0-11``, the figures added up."""
+    """Neighbouring layers of one list whose figures are the same as one row, ``layers.0-11``, the
+    figures added up.
+    """
     held: list[Row] = []
     for row in rows:
         if held and not _alike(held[-1], row):
@@ -117,7 +151,9 @@ def _merged(rows: Iterable[Row]) -> Iterator[Row]:
 
 def _alike(one: Row, other: Row) -> bool:
     stems = [row.module.rpartition(".") for row in (one, other)]
-    return all(end.isdecimal() for _, _, end in stems) and replace(one, module=stems[0][0]) == replace(other, module=stems[1][0])
+    return all(end.isdecimal() for _, _, end in stems) and replace(
+        one, module=stems[0][0]
+    ) == replace(other, module=stems[1][0])
 
 
 def _sum(rows: Sequence[Row]) -> Row:
@@ -125,13 +161,21 @@ def _sum(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return first
     module = f"{first.module}-{last.module.rpartition('.')[2]}"
-    return replace(first, module=module, parameters=sum(row.parameters for row in rows), trained=sum(row.trained for row in rows),
-                   layers=len(rows))  # fmt: skip
+    return replace(
+        first,
+        module=module,
+        parameters=sum(row.parameters for row in rows),
+        trained=sum(row.trained for row in rows),
+        layers=len(rows),
+    )
 
 
 def printed(rows: Sequence[Row]) -> str:
     """The rows as lines: part, module, parameters, those trained, dtype."""
     lines = [f"  {'module':<52} {'parameters':>13} {'trained':>13}  dtype"]
-    lines += [f"  {f'{row.part}: {row.module}':<52} {row.parameters:>13,} {row.trained:>13,}  {row.dtype}" for row in rows]
+    lines += [
+        f"  {f'{row.part}: {row.module}':<52} {row.parameters:>13,} {row.trained:>13,}  {row.dtype}"
+        for row in rows
+    ]
     total, trained = sum(row.parameters for row in rows), sum(row.trained for row in rows)
     return "\n".join([*lines, f"  {'all':<52} {total:>13,} {trained:>13,}"])

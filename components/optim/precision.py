@@ -1,8 +1,9 @@
 """In which precision a training computes: fp32, bf16, or fp16 with its loss scaled.
 
-Losses are computed under autocast: matrix products in half precision, sums and norms in fp32; the weights that are trained,
-their gradients and AdamW's moments stay fp32. fp16 has too short a range for gradients (Micikevicius et al. 2018, arXiv
-1710.03740), so the loss is scaled up, and a step whose gradients overflow by it is left out and the scale lowered.
+Losses are computed under autocast: matrix products in half precision, sums and norms in fp32; the
+weights that are trained, their gradients and AdamW's moments stay fp32. fp16 has too short a range
+for gradients (Micikevicius et al. 2018, arXiv 1710.03740), so the loss is scaled up, and a step
+whose gradients overflow by it is left out and the scale lowered.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Precision:
         (self._scaler.scale(loss) if self._scaler else loss).backward()
 
     def step(self, optimiser: torch.optim.Optimizer, clip: Callable[[], object]) -> bool:
-        """Has ``clip`` clip the gradients' norm and makes the optimiser's step; False where scaled gradients overflowed and none
-        was made."""
+        """Has ``clip`` clip the gradients' norm and makes the optimiser's step; False where scaled
+        gradients overflowed and none was made.
+        """
         if self._scaler is None:
             clip()
             optimiser.step()

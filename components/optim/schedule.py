@@ -1,4 +1,6 @@
-"""Learning-rate schedules: linear warm-up, then constant (SLAM-ASR paper), linear decay (its released code) or cosine."""
+"""Learning-rate schedules: linear warm-up, then constant (SLAM-ASR paper), linear decay (its
+released code) or cosine.
+"""
 
 from __future__ import annotations
 
@@ -10,4 +12,8 @@ def rate_at(step: int, steps: int, warmup: int, decay: str) -> float:
     if step < warmup:
         return (step + 1) / warmup
     share = (step - warmup) / max(1, steps - warmup)
-    return {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}[decay]
+    return {
+        "constant": 1.0,
+        "linear": 1.0 - share,
+        "cosine": 0.5 * (1 + math.cos(math.pi * share)),
+    }[decay]

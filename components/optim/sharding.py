@@ -1,9 +1,10 @@
 """An LLM in parts on all ranks (FSDP2): what one device can't hold, several hold together.
 
-In: the LLM, the same on every rank. Out: the LLM itself, of each decoder layer a rank's share; a layer is put together when
-it runs and let go after. Embeddings, the final norm, the output matrix and LoRA's matrices stay whole on every rank: they
-are small beside the layers, and are read outside them. Cost: a layer's weights over the wire in the forward pass of every
-micro-batch, and again in its backward pass.
+In: the LLM, the same on every rank. Out: the LLM itself, of each decoder layer a rank's share; a
+layer is put together when it runs and let go after. Embeddings, the final norm, the output matrix
+and LoRA's matrices stay whole on every rank: they are small beside the layers, and are read outside
+them. Cost: a layer's weights over the wire in the forward pass of every micro-batch, and again in
+its backward pass.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from torch import nn
 
 
 def shard(llm: Any, ranks: int) -> None:
-    """Shards the decoder layers of ``llm`` over ``ranks`` processes, in place; its ``base_model`` is what must be called.
+    """Shards the decoder layers of ``llm`` over ``ranks`` processes, in place; its ``base_model``
+    is what must be called.
 
-    Gradients of sharded parameters come out of the backward pass summed over ranks (not averaged: losses are divided by the
-    target tokens of the whole step already).
+    Gradients of sharded parameters come out of the backward pass summed over ranks (not averaged:
+    losses are divided by the target tokens of the whole step already).
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -26,7 +28,11 @@ def shard(llm: Any, ranks: int) -> None:
     base = llm.base_model
     layers = decoder_layers(base)
     inside = {parameter for layer in layers for parameter in layer.parameters()}
-    whole = {parameter for name, parameter in base.named_parameters() if parameter not in inside or "lora_" in name}
+    whole = {
+        parameter
+        for name, parameter in base.named_parameters()
+        if parameter not in inside or "lora_" in name
+    }
     mesh = init_device_mesh(next(base.parameters()).device.type, (ranks,))
     for module in (*layers, base):
         fully_shard(module, mesh=mesh, ignored_params=whole)

@@ -1,8 +1,10 @@
-"""``python -m components.plan [-S key=value …] [--gpu NAME …]``: what a run will cost, before it costs.
+"""``python -m components.plan [-S key=value …] [--gpu NAME …]``: what a run will cost, before it
+costs.
 
-Nothing is downloaded but a ``config.json`` that the catalogue does not describe, and no weights are loaded. The exit code is 2
-where a disk or the memory is too small: ``python -m components.plan -S llm=phi-2 && dvc exp run -S llm=phi-2``. With ``--gpu``
-memory is compared with those cards, else with what this machine has. Cost: about 6 s.
+Nothing is downloaded but a ``config.json`` that the catalogue does not describe, and no weights are
+loaded. The exit code is 2 where a disk or the memory is too small: ``python -m components.plan -S
+llm=phi-2 && dvc exp run -S llm=phi-2``. With ``--gpu`` memory is compared with those cards, else
+with what this machine has. Cost: about 6 s.
 """
 
 from __future__ import annotations
@@ -24,25 +26,52 @@ from components.runtime.stage import check_names
 
 
 def parsed(assignments: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` in the grammar of ``dvc exp run -S`` as values by key; raises InputError for what it does not take."""
+    """``key=value`` in the grammar of ``dvc exp run -S`` as values by key; raises InputError for
+    what it does not take.
+    """
     found: dict[str, Any] = {}
     for each in assignments:
         try:
             override = OverridesParser.create().parse_override(each)
         except HydraException as error:
-            raise InputError(f"'{each}' is no key=value: {str(error).splitlines()[0]}", unit=each) from None
-        if override.is_sweep_override() or override.is_add() or override.is_delete() or ":" in override.key_or_group:
-            raise InputError(f"'{each}': one value of one key of params.yaml is planned.", unit=each,
-                             way_out="Plan the cells of a grid one by one.")  # fmt: skip
+            raise InputError(
+                f"'{each}' is no key=value: {str(error).splitlines()[0]}", unit=each
+            ) from None
+        if (
+            override.is_sweep_override()
+            or override.is_add()
+            or override.is_delete()
+            or ":" in override.key_or_group
+        ):
+            raise InputError(
+                f"'{each}': one value of one key of params.yaml is planned.",
+                unit=each,
+                way_out="Plan the cells of a grid one by one.",
+            )
         found[override.key_or_group] = override.value()
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plans from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m components.plan", description="What a run will cost, before it costs.")
-    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as dvc exp run takes it")
-    parser.add_argument("--gpu", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(catalogue.names('gpu'))}")
+    parser = argparse.ArgumentParser(
+        prog="python -m components.plan", description="What a run will cost, before it costs."
+    )
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as dvc exp run takes it",
+    )
+    parser.add_argument(
+        "--gpu",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"of {', '.join(catalogue.names('gpu'))}",
+    )
     options = parser.parse_args(arguments)
     try:
         params = overridden(parsed(options.set_param), "overrides")

@@ -1,9 +1,11 @@
-"""Memory and hours of a run on one accelerator: estimates from the shapes of its networks, and the assumptions they rest on.
+"""Memory and hours of a run on one accelerator: estimates from the shapes of its networks, and the
+assumptions they rest on.
 
-In: networks, audio by source, parameters, a GPU of ``catalogue/gpu.yaml``. Out: peak bytes and hours, here of the stages that
-train nothing; ``components.plan.training`` has the one that does. A forward pass costs 2 operations a parameter and token (Kaplan
-et al. 2020, arXiv 2001.08361, section 2.1); attention, convolutions and data loading are left out, which the assumed share of the
-card's rate has to cover. Cost: microseconds.
+In: networks, audio by source, parameters, a GPU of ``catalogue/gpu.yaml``. Out: peak bytes and
+hours, here of the stages that train nothing; ``components.plan.training`` has the one that does. A
+forward pass costs 2 operations a parameter and token (Kaplan et al. 2020, arXiv 2001.08361, section
+2.1); attention, convolutions and data loading are left out, which the assumed share of the card's
+rate has to cover. Cost: microseconds.
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ from components.config.schema import STRICT, typed
 from components.plan.networks import BYTES, Networks
 from components.plan.speech import Audio, heard
 
-SHARE = 0.3  # of the published matrix rate; docs/performance.md: 0.19 to 0.56 in features and full training batches
-READING = 0.1  # of the published bandwidth, when one token after another is generated; there 0.02 to 0.13, most of it waiting
+# of the published matrix rate; docs/performance.md: 0.19 to 0.56 in features and full training
+# batches
+SHARE = 0.3
+# of the published bandwidth, when one token after another is generated; there 0.02 to 0.13, most of
+# it waiting
+READING = 0.1
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
 PROMPT_TOKENS = 20
 WINDOW = 30.0  # seconds that Whisper's own decoder listens to at once
@@ -97,25 +103,36 @@ def encoding(nets: Networks, seconds: float) -> float:
 def encoder_memory(nets: Networks, batch_seconds: float, dtype: str) -> float:
     """Bytes of the encoder's weights and of what it computes for so many seconds at once."""
     weights = nets.encoder.parameters * BYTES[dtype]
-    return weights + batch_seconds * (WAVEFORM + 16 * nets.encoder.tokens * nets.encoder.width * BYTES[dtype])
+    return weights + batch_seconds * (
+        WAVEFORM + 16 * nets.encoder.tokens * nets.encoder.width * BYTES[dtype]
+    )
 
 
 def features_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str) -> Load:
     """The stage features, cached: every role but noise, in each of its views."""
-    seconds = sum(computed(nets, each) * heard(params.features, each.role)[1] for each in audio if each.role != "noise")
+    seconds = sum(
+        computed(nets, each) * heard(params.features, each.role)[1]
+        for each in audio
+        if each.role != "noise"
+    )
     memory = encoder_memory(nets, max(params.features.batch_seconds, nets.encoder.window), dtype)
     return Load("features", dtype, {dtype: encoding(nets, seconds)}, 0.0, memory + CONTEXT)
 
 
 def tokens_of(nets: Networks, speech_seconds: float) -> float:
-    """Tokens of the LLM for an utterance of so many seconds: speech as the bridge joins it, prompt, transcript and its end."""
+    """Tokens of the LLM for an utterance of so many seconds: speech as the bridge joins it, prompt,
+    transcript and its end.
+    """
     return nets.speech_tokens(speech_seconds) + speech_seconds * TEXT_TOKENS + PROMPT_TOKENS + 1
 
 
 def mean_of(audio: Sequence[Audio], roles: tuple[str, ...]) -> float:
     """Seconds of an utterance of some roles, on average."""
     chosen = [each for each in audio if each.role in roles]
-    return sum(each.seconds for each in chosen) / max(1, sum(each.utterances for each in chosen)) or 1.0
+    return (
+        sum(each.seconds for each in chosen) / max(1, sum(each.utterances for each in chosen))
+        or 1.0
+    )
 
 
 def generated(audio: Audio, utterances: int, batch_seconds: float) -> float:
@@ -125,7 +142,9 @@ def generated(audio: Audio, utterances: int, batch_seconds: float) -> float:
     return batches * (LONGEST * mean * TEXT_TOKENS + 1 if audio.speech else 1)
 
 
-def decode_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, encoder_dtype: str) -> Load:
+def decode_load(
+    params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, encoder_dtype: str
+) -> Load:
     """The stage decode: every constraint set on all that is tested."""
     settings, llm, size = params.decode, nets.llm, BYTES[dtype]
     tested = [each for each in audio if each.role in ("dev", "test", "nonspeech-test")]
@@ -135,27 +154,59 @@ def decode_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: s
     for rules in settings.sets.values():
         for each in tested:
             mean = each.seconds / max(1, each.utterances)
-            operations += 2 * llm.parameters * each.utterances * (tokens_of(nets, mean) + rules.beams * mean * TEXT_TOKENS)
+            operations += (
+                2
+                * llm.parameters
+                * each.utterances
+                * (tokens_of(nets, mean) + rules.beams * mean * TEXT_TOKENS)
+            )
             read += generated(each, each.utterances, settings.batch_seconds) * llm.parameters * size
         rows = rules.beams * max(1.0, settings.batch_seconds / longest)
-        cache = rows * (nets.speech_tokens(longest) + PROMPT_TOKENS + rules.max_tokens) * llm.layers * llm.kv_width * size
+        cache = (
+            rows
+            * (nets.speech_tokens(longest) + PROMPT_TOKENS + rules.max_tokens)
+            * llm.layers
+            * llm.kv_width
+            * size
+        )
         memory = max(memory, cache + rows * llm.vocabulary * LOGITS)
     heard_live = sum(encoding(nets, computed(nets, each)) for each in tested) if live else 0.0
     memory += encoder_memory(nets, settings.batch_seconds, encoder_dtype) if live else 0.0
     written, weights = _whisper_alone(nets, tested)
-    return Load("decode", dtype, together((dtype, operations), (encoder_dtype, heard_live), ("float32", written)), read + weights,
-                memory + llm.parameters * size + _whisper_memory(nets) + CONTEXT)  # fmt: skip
+    return Load(
+        "decode",
+        dtype,
+        together((dtype, operations), (encoder_dtype, heard_live), ("float32", written)),
+        read + weights,
+        memory + llm.parameters * size + _whisper_memory(nets) + CONTEXT,
+    )
 
 
 def _whisper_alone(nets: Networks, tested: Sequence[Audio]) -> tuple[float, float]:
-    """Operations, and bytes of weights read, of the decoder of a whole Whisper: window after window, greedy, in float32."""
-    decoder, tokens = nets.encoder.writer, TEXT_TOKENS * sum(each.seconds for each in tested if each.speech)
+    """Operations, and bytes of weights read, of the decoder of a whole Whisper: window after
+    window, greedy, in float32.
+    """
+    decoder, tokens = (
+        nets.encoder.writer,
+        TEXT_TOKENS * sum(each.seconds for each in tested if each.speech),
+    )
     if not decoder:
         return 0.0, 0.0
-    windows = sum(each.utterances * math.ceil(each.seconds / max(1, each.utterances) / WINDOW) for each in tested)
-    return encoding(nets, windows * WINDOW) + 2 * decoder * tokens, tokens * decoder * BYTES["float32"]
+    windows = sum(
+        each.utterances * math.ceil(each.seconds / max(1, each.utterances) / WINDOW)
+        for each in tested
+    )
+    return encoding(nets, windows * WINDOW) + 2 * decoder * tokens, tokens * decoder * BYTES[
+        "float32"
+    ]
 
 
 def _whisper_memory(nets: Networks) -> float:
-    """Bytes of a whole Whisper in float32, where its own decoder is heard: it lies beside the rest."""
-    return (nets.encoder.parameters + nets.encoder.writer) * BYTES["float32"] if nets.encoder.writer else 0.0
+    """Bytes of a whole Whisper in float32, where its own decoder is heard: it lies
+    beside the rest.
+    """
+    return (
+        (nets.encoder.parameters + nets.encoder.writer) * BYTES["float32"]
+        if nets.encoder.writer
+        else 0.0
+    )

@@ -1,7 +1,8 @@
-"""The plan of a run: downloads, disk, parameters, memory and hours, put together; and the check that it will do.
+"""The plan of a run: downloads, disk, parameters, memory and hours, put together; and the check
+that it will do.
 
-In: parameters, and cards by name where it is not to run here. Out: plain figures; ``check`` raises where a disk or the memory
-is too small. Cost: as components.plan.networks.
+In: parameters, and cards by name where it is not to run here. Out: plain figures; ``check`` raises
+where a disk or the memory is too small. Cost: as components.plan.networks.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from components.plan.training import train_load
 from components.runtime.settings import device, models_root, root_setting, workers
 from components.train.engine import ranks
 
-SPARING = ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs (LIBRETTO_ENGINE=fsdp)"
-TAR = 2_000  # bytes of an utterance beside its audio or frames: headers and padding of two members, JSON
+SPARING = (
+    ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM "
+    "among GPUs (LIBRETTO_ENGINE=fsdp)"
+)
+# bytes of an utterance beside its audio or frames: headers and padding of two members, JSON
+TAR = 2_000
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,31 @@ def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     cards = {name: gpu_of(name) for name in gpus or catalogue.names("gpu")}
     nets, audio, stands = networks(params), audio_of(params.corpus), standing(params)
     check_networks(params, nets)
-    archives = [] if all(f"corpus@{role}" in stands for role in catalogue.ROLES) else _archives(params)
-    checkpoints = [each for each in nets.checkpoints if each.repo and each.stage not in stands and not _cached(each)]
+    archives = (
+        [] if all(f"corpus@{role}" in stands for role in catalogue.ROLES) else _archives(params)
+    )
+    checkpoints = [
+        each
+        for each in nets.checkpoints
+        if each.repo and each.stage not in stands and not _cached(each)
+    ]
     downloads = [Download(each.folder, each.url, each.packed.bytes or 0) for each in archives]
     downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
     written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
     memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
-    return Plan(params, audio, nets, downloads, written, rooms(written), stands, loads_of(params, nets, audio, stands), memory, cards,
-                *training_ranks(params, nets, stands))  # fmt: skip
+    return Plan(
+        params,
+        audio,
+        nets,
+        downloads,
+        written,
+        rooms(written),
+        stands,
+        loads_of(params, nets, audio, stands),
+        memory,
+        cards,
+        *training_ranks(params, nets, stands),
+    )
 
 
 def check(plan: Plan) -> None:
@@ -93,27 +115,46 @@ def check(plan: Plan) -> None:
         largest = max(plan.memory, key=lambda each: each.bytes)
         raise InputError(
             f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
-            f"{largest.bytes / 1e9:,.1f} GB.", unit=peak.stage,
+            f"{largest.bytes / 1e9:,.1f} GB.",
+            unit=peak.stage,
             way_out=f"Lower {peak.stage}.batch_seconds{SPARING if peak.stage == 'train' else ''}, take a smaller encoder or LLM, or plan "
-                    "for another card with --gpu.")  # fmt: skip
+            "for another card with --gpu.",
+        )
 
 
 def check_networks(params: Params, nets: Networks) -> None:
-    """Raises InputError where the networks can't do what the parameters ask; the stage ``train`` would say it hours later."""
+    """Raises InputError where the networks can't do what the parameters ask; the stage ``train``
+    would say it hours later.
+    """
     check_heads(params, nets.encoder.ctc)
     if nets.stages and params.train.packing and not nets.llm.packs:
-        raise InputError(f"llm '{params.llm}' takes no positions: it would mix up sequences that are packed into one row.",
-                         unit="train.packing", way_out="Set train.packing to false.")  # fmt: skip
+        raise InputError(
+            f"llm '{params.llm}' takes no positions: it would mix up sequences that are packed "
+            "into one row.",
+            unit="train.packing",
+            way_out="Set train.packing to false.",
+        )
 
 
-def loads_of(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Load]:
+def loads_of(
+    params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]
+) -> list[Load]:
     """What the stages compute that use an accelerator and whose outputs do not stand."""
-    encoder, llm = catalogue.encoder(params.encoder).numerics.dtype, catalogue.llm(params.llm).numerics.dtype
+    encoder, llm = (
+        catalogue.encoder(params.encoder).numerics.dtype,
+        catalogue.llm(params.llm).numerics.dtype,
+    )
     found = []
-    if params.features.mode == "cached" and not {f"features@{role}" for role in catalogue.ROLES if role != "noise"} <= stands.keys():
+    if (
+        params.features.mode == "cached"
+        and not {f"features@{role}" for role in catalogue.ROLES if role != "noise"} <= stands.keys()
+    ):
         found.append(features_load(params, nets, audio, encoder))
     # What is tuned whole is held in fp32.
-    encoder, llm = ("float32" if nets.modules[name][0] else dtype for name, dtype in (("encoder", encoder), ("LLM", llm)))
+    encoder, llm = (
+        "float32" if nets.modules[name][0] else dtype
+        for name, dtype in (("encoder", encoder), ("LLM", llm))
+    )
     if _trains(nets, stands):
         name, count = training_ranks(params, nets, stands)
         found.append(train_load(params, nets, audio, llm, encoder, count if name == "fsdp" else 1))
@@ -128,7 +169,9 @@ def _trains(nets: Networks, stands: dict[str, int]) -> bool:
 
 
 def training_ranks(params: Params, nets: Networks, stands: dict[str, int]) -> tuple[str, int]:
-    """torchrun's engine and its ranks; no name and one rank where it trains without, or not at all."""
+    """torchrun's engine and its ranks; no name and one rank where it trains without, or
+    not at all.
+    """
     chosen, processes = ranks(params.train) if _trains(nets, stands) else (None, 1)
     return (chosen.name, processes * chosen.nodes) if chosen else ("", 1)
 
@@ -145,7 +188,11 @@ def _archives(params: Params) -> list[Archive]:
         for role, sources in catalogue.corpus(params.corpus).sources.items()
         for name, settings in sources.items()
     ]
-    return [each for each in needed(listed) if not any((root / each.folder).is_dir() for root in _place(each))]
+    return [
+        each
+        for each in needed(listed)
+        if not any((root / each.folder).is_dir() for root in _place(each))
+    ]
 
 
 def _place(archive: Archive) -> tuple[Path, ...]:
@@ -160,7 +207,10 @@ def _cached(checkpoint: Checkpoint) -> bool:
 
     if not checkpoint.revision:
         return False
-    found = [try_to_load_from_cache(checkpoint.repo, file, revision=checkpoint.revision) for file in checkpoint.files]
+    found = [
+        try_to_load_from_cache(checkpoint.repo, file, revision=checkpoint.revision)
+        for file in checkpoint.files
+    ]
     return bool(found) and all(isinstance(path, str) for path in found)
 
 
@@ -172,12 +222,21 @@ def _fetched(archives: Sequence[Archive], checkpoints: Sequence[Checkpoint]) -> 
     data = [Written(each.folder, each.packed.bytes or 0, _place(each), unset) for each in archives]
     if archives:
         largest = max(archives, key=lambda each: each.packed.bytes or 0)
-        data.append(Written(f"{largest.file}, until it is unpacked", largest.packed.bytes or 0, _place(largest), unset))
+        data.append(
+            Written(
+                f"{largest.file}, until it is unpacked",
+                largest.packed.bytes or 0,
+                _place(largest),
+                unset,
+            )
+        )
     hub = Path(constants.HF_HUB_CACHE)
     return data + [Written(f"{each.what}, as fetched", each.bytes, (hub,)) for each in checkpoints]
 
 
-def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]) -> list[Written]:
+def _outputs(
+    params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]
+) -> list[Written]:
     """What the stages write that do not stand."""
     places = output_places()
     numerics = catalogue.encoder(params.encoder).numerics
@@ -187,23 +246,45 @@ def _outputs(params: Params, nets: Networks, audio: Sequence[Audio], stands: dic
         tars = TAR * sum(each.utterances for each in audio if each.role == role)
         if f"shards@{role}" not in stands:
             found.append(Written(f"shards, {role}", seconds * RATES[".flac"] + tars, places))
-        if params.features.mode == "cached" and role != "noise" and f"features@{role}" not in stands:
+        if (
+            params.features.mode == "cached"
+            and role != "noise"
+            and f"features@{role}" not in stands
+        ):
             views, stretch = heard(params.features, role)
-            size = seconds * stretch * nets.encoder.rate * nets.encoder.width * BYTES[numerics.features]
+            size = (
+                seconds
+                * stretch
+                * nets.encoder.rate
+                * nets.encoder.width
+                * BYTES[numerics.features]
+            )
             found.append(Written(f"features, {role}", size + views * tars, places))
     for stage in ("encoder", "llm"):
         chosen = [each for each in nets.checkpoints if each.stage == stage]
         if stage not in stands:
-            found += [Written(f"{each.what}, as safetensors", *_kept(each, places)) for each in chosen]
+            found += [
+                Written(f"{each.what}, as safetensors", *_kept(each, places)) for each in chosen
+            ]
     if "train" not in stands:
         found.append(Written("bridge", 4.0 * nets.trained, places))
-        found.append(Written("checkpoint of its training", 12.0 * nets.trained, places[:1]))  # weights, AdamW's two moments
-        found.append(Written("ends of its stages", 4.0 * sum(sum(tuned.values()) for tuned in nets.stages), places[:1]))
+        found.append(
+            Written("checkpoint of its training", 12.0 * nets.trained, places[:1])
+        )  # weights, AdamW's two moments
+        found.append(
+            Written(
+                "ends of its stages",
+                4.0 * sum(sum(tuned.values()) for tuned in nets.stages),
+                places[:1],
+            )
+        )
     return [each for each in found if each.bytes]
 
 
 def _kept(checkpoint: Checkpoint, places: tuple[Path, ...]) -> tuple[float, tuple[Path, ...]]:
-    """Bytes and places of a checkpoint in the work cache and behind it: nothing new where it is linked from where it came."""
+    """Bytes and places of a checkpoint in the work cache and behind it: nothing new where it is
+    linked from where it came.
+    """
     from huggingface_hub import constants
 
     origin = Path(constants.HF_HUB_CACHE) if checkpoint.repo else models_root()

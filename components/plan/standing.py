@@ -1,7 +1,9 @@
-"""Stages whose outputs stand already: what DVC would find up to date under the planned parameters, as far as those tell.
+"""Stages whose outputs stand already: what DVC would find up to date under the planned parameters,
+as far as those tell.
 
-In: ``dvc.yaml``, ``dvc.lock`` and parameters. Out: names of stages (``features@train``). Code and data that changed since are
-not looked at: what a plan counts as there may still be relinked, which writes nothing new. Cost: reading two files.
+In: ``dvc.yaml``, ``dvc.lock`` and parameters. Out: names of stages (``features@train``). Code and
+data that changed since are not looked at: what a plan counts as there may still be relinked, which
+writes nothing new. Cost: reading two files.
 """
 
 from __future__ import annotations
@@ -25,10 +27,16 @@ def standing(params: Params) -> dict[str, int]:
     same = {name: _same(name, entry, stages, params) for name, entry in locked.items()}
 
     def stands(name: str) -> bool:
-        below = {makers[dep["path"]] for dep in locked[name].get("deps", []) if dep["path"] in makers}
+        below = {
+            makers[dep["path"]] for dep in locked[name].get("deps", []) if dep["path"] in makers
+        }
         return same[name] and all(map(stands, below))
 
-    return {name: sum(out.get("size", 0) for out in entry.get("outs", [])) for name, entry in locked.items() if stands(name)}
+    return {
+        name: sum(out.get("size", 0) for out in entry.get("outs", []))
+        for name, entry in locked.items()
+        if stands(name)
+    }
 
 
 def _same(name: str, locked: dict[str, Any], stages: dict[str, Any], params: Params) -> bool:
@@ -42,7 +50,9 @@ def _same(name: str, locked: dict[str, Any], stages: dict[str, Any], params: Par
             for word, value in words.items():
                 key = key.replace(f"${{{word}}}", value)
             wanted.setdefault(file, {})[key] = _value(file, key, params)
-    return wanted == locked.get("params", {}) and all(Path(out["path"]).exists() for out in locked.get("outs", []))
+    return wanted == locked.get("params", {}) and all(
+        Path(out["path"]).exists() for out in locked.get("outs", [])
+    )
 
 
 def _value(file: str, key: str, params: Params) -> Any:

@@ -1,4 +1,6 @@
-"""``python -m components.report`` runs the stage; ``python -m components.report compare [LABEL=]FOLDER …`` compares finished runs."""
+"""``python -m components.report`` runs the stage; ``python -m components.report compare
+[LABEL=]FOLDER …`` compares finished runs.
+"""
 
 import sys
 

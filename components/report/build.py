@@ -1,7 +1,9 @@
-"""The stage: figures, hypotheses, curves and the audio of the worst utterances → ``data/report/index.html``.
+"""The stage: figures, hypotheses, curves and the audio of the worst utterances →
+``data/report/index.html``.
 
-The page holds nothing that differs between two equal runs; a copy with times and machines goes to ``runs/report/index.html``. Cost: a
-few seconds for 10,000 utterances under three systems; the page is then about 10 MB and its clips.
+The page holds nothing that differs between two equal runs; a copy with times and machines goes to
+``runs/report/index.html``. Cost: a few seconds for 10,000 utterances under three systems; the page
+is then about 10 MB and its clips.
 """
 
 from __future__ import annotations
@@ -24,11 +26,25 @@ from components.runtime.hashing import file_digest
 from components.runtime.stage import RUNS, Stage
 
 OUT, SHARDS, PAGE = Path("data/report"), Path("data/shards"), "index.html"
-CURVE, TRAIN, SCORE = Path("metrics/curve.csv"), Path("metrics/train.json"), Path("metrics/score.json")
+CURVE, TRAIN, SCORE = (
+    Path("metrics/curve.csv"),
+    Path("metrics/train.json"),
+    Path("metrics/score.json"),
+)
 ROLES = ("dev", "test", "nonspeech-test")
 # Whose records the page shows, from the figures back to the recordings.
-MADE = (Path("data/score"), Path("data/decode"), Path("models/bridge"), Path("models/llm"), Path("models/encoder"),
-        *(Path("data") / stage / role for stage in ("features", "shards", "corpus") for role in ("train", *ROLES)))  # fmt: skip
+MADE = (
+    Path("data/score"),
+    Path("data/decode"),
+    Path("models/bridge"),
+    Path("models/llm"),
+    Path("models/encoder"),
+    *(
+        Path("data") / stage / role
+        for stage in ("features", "shards", "corpus")
+        for role in ("train", *ROLES)
+    ),
+)
 MEGABYTE = 1_000_000
 
 
@@ -48,14 +64,24 @@ def work(stage: Stage) -> None:
     }
     data, audio = browser_data(shown, list(held)), list(held.values())
     (out / PAGE).write_text(page(context, data, audio), encoding="utf-8")
-    inputs = {"score": contents(MADE[0]), "decode": contents(MADE[1]), "metrics": {path.name: file_digest(path) for path in (
-        CURVE, TRAIN, SCORE)}, "shards": {role: contents(SHARDS / role) for role in ROLES}}  # fmt: skip
-    write_record(out, "report", parameters=asdict(settings), inputs=inputs, libraries=("jinja2", "jiwer"))
+    inputs = {
+        "score": contents(MADE[0]),
+        "decode": contents(MADE[1]),
+        "metrics": {path.name: file_digest(path) for path in (CURVE, TRAIN, SCORE)},
+        "shards": {role: contents(SHARDS / role) for role in ROLES},
+    }
+    write_record(
+        out, "report", parameters=asdict(settings), inputs=inputs, libraries=("jinja2", "jiwer")
+    )
     timed = RUNS / "report" / PAGE
     timed.parent.mkdir(parents=True, exist_ok=True)
-    timed.write_text(page(context | {"timings": ancestry.timings(RUNS)}, data, audio), encoding="utf-8")
-    print(f"{stage.label()}: {out / PAGE}: {len(shown.utterances)} of {shown.total} utterances, {len(held)} clips,"
-          f" {(out / PAGE).stat().st_size / MEGABYTE:.1f} MB")  # fmt: skip
+    timed.write_text(
+        page(context | {"timings": ancestry.timings(RUNS)}, data, audio), encoding="utf-8"
+    )
+    print(
+        f"{stage.label()}: {out / PAGE}: {len(shown.utterances)} of {shown.total} utterances, {len(held)} clips,"
+        f" {(out / PAGE).stat().st_size / MEGABYTE:.1f} MB"
+    )
 
 
 def _sources(corpus: str) -> dict[str, Mapping[str, Any]]:
@@ -65,7 +91,10 @@ def _sources(corpus: str) -> dict[str, Mapping[str, Any]]:
 
 
 def contents_of(
-    experiment: Experiment, shown: Browsed, held: Mapping[Key, bytes], sources: Mapping[str, Mapping[str, Any]]
+    experiment: Experiment,
+    shown: Browsed,
+    held: Mapping[Key, bytes],
+    sources: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What the page shows of one run's figures, by the names that ``page.html`` uses."""
     scores, systems = experiment.scores, experiment.systems
@@ -84,7 +113,8 @@ def contents_of(
         "heat": tables.heat(scores, conditions),
         "languages": tables.groups(experiment.groups, "language"),
         "speakers": tables.speakers(experiment.speakers),
-        "figures": curves.conditions(experiment, sources) + curves.durations(experiment.groups, systems, list(conditions)),
+        "figures": curves.conditions(experiment, sources)
+        + curves.durations(experiment.groups, systems, list(conditions)),
         "without": [name for name in dict.fromkeys([*scores, *sources]) if not scores.get(name)],
         "total": shown.total,
         "held": len(shown.utterances),

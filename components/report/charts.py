@@ -1,7 +1,9 @@
-"""Line charts as SVG for an HTML page: axes, lines told apart by colour, dash and marker, whiskers of intervals, marks with words.
+"""Line charts as SVG for an HTML page: axes, lines told apart by colour, dash and marker, whiskers
+of intervals, marks with words.
 
-In: series of points. Out: ``Figure`` with escaped SVG. Colours are classes of the page's style sheet (``s0`` to ``s5``), so that a dark
-page has its own; nothing is said by colour alone. Cost: milliseconds; a line of more than ``MOST`` points is thinned by means.
+In: series of points. Out: ``Figure`` with escaped SVG. Colours are classes of the page's style
+sheet (``s0`` to ``s5``), so that a dark page has its own; nothing is said by colour alone. Cost:
+milliseconds; a line of more than ``MOST`` points is thinned by means.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Series:
 
     label: str
     points: Sequence[Point]
-    style: int = 0  # colour, dash and marker, 36 in all: the same system looks the same in all charts
+    style: int = (
+        0  # colour, dash and marker, 36 in all: the same system looks the same in all charts
+    )
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,50 @@ class Figure:
     rows: list[list[str]]
 
 
-def figure(key: str, title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks: Sequence[tuple[float, str]] = (),
-           head: Sequence[str] = (), rows: Sequence[Sequence[str]] = ()) -> Figure:  # fmt: skip
-    """A chart of one or more series; ``key`` is the beginning of its element ids, ``marks`` are places on the x axis that get a word.
+def figure(
+    key: str,
+    title: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    marks: Sequence[tuple[float, str]] = (),
+    head: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+) -> Figure:
+    """A chart of one or more series; ``key`` is the beginning of its element ids, ``marks`` are
+    places on the x axis that get a word.
 
     Points whose value is no number are left out. Raises ValueError where no point is left.
     """
-    shown = [replace(each, points=[point for point in each.points if math.isfinite(point.y)]) for each in series]
+    shown = [
+        replace(each, points=[point for point in each.points if math.isfinite(point.y)])
+        for each in series
+    ]
     shown = [each for each in shown if each.points]
     if not shown:
         raise ValueError(f"no points for '{title}'")
-    across = Scale.over([point.x for each in shown for point in each.points] + list(x.ticks), x, LEFT, WIDTH - RIGHT)
-    values = [value for each in shown for point in each.points for value in (point.y, point.low, point.high) if value is not None]
+    across = Scale.over(
+        [point.x for each in shown for point in each.points] + list(x.ticks), x, LEFT, WIDTH - RIGHT
+    )
+    values = [
+        value
+        for each in shown
+        for point in each.points
+        for value in (point.y, point.low, point.high)
+        if value is not None
+    ]
     up = Scale.over(values, y, HEIGHT - BOTTOM, TOP)
     parts = [_title(key, title, shown), _grid(across, up, x, y)]
     parts += [_mark(across, *mark, _crowded(shown, mark[0], up)) for mark in marks]
     parts += [_line(each, across, up) for each in shown]
-    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">{}</svg>').format(
-        WIDTH, HEIGHT, key, key, Markup("").join(parts))  # fmt: skip
+    svg = Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">{}</svg>'
+    ).format(WIDTH, HEIGHT, key, key, Markup("").join(parts))
     legend = [(_swatch(each.style), each.label) for each in shown]
-    return Figure(title, svg, legend if len(legend) > 1 else [], list(head), [list(row) for row in rows])
+    return Figure(
+        title, svg, legend if len(legend) > 1 else [], list(head), [list(row) for row in rows]
+    )
 
 
 @dataclass(frozen=True)
@@ -101,8 +129,13 @@ class Scale:
             room = 0.06 * (high - low)
             return cls(low - room, high + room, start, end, axis.ticks)
         ticks = round_ticks(low, high)
-        return cls(low, max(high, max(ticks)) if axis.most is None and axis.least is not None else high, start, end,
-                   {value: f"{value:g}" for value in ticks})  # fmt: skip
+        return cls(
+            low,
+            max(high, max(ticks)) if axis.most is None and axis.least is not None else high,
+            start,
+            end,
+            {value: f"{value:g}" for value in ticks},
+        )
 
     def __call__(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
@@ -119,7 +152,9 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def thinned(points: Sequence[Point], most: int = MOST) -> list[Point]:
-    """At most ``most`` points: means of runs of neighbours of equal number (the last may be shorter), at the run's middle."""
+    """At most ``most`` points: means of runs of neighbours of equal number (the last may be
+    shorter), at the run's middle.
+    """
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
@@ -128,35 +163,65 @@ def thinned(points: Sequence[Point], most: int = MOST) -> list[Point]:
 
 
 def _title(key: str, title: str, series: Sequence[Series]) -> Markup:
-    ends = "; ".join(f"{each.label}: from {each.points[0].y:.4g} to {each.points[-1].y:.4g}" for each in series)
-    return Markup('<title id="{}-t">{}</title><desc id="{}-d">{}</desc>').format(key, title, key, ends)
+    ends = "; ".join(
+        f"{each.label}: from {each.points[0].y:.4g} to {each.points[-1].y:.4g}" for each in series
+    )
+    return Markup('<title id="{}-t">{}</title><desc id="{}-d">{}</desc>').format(
+        key, title, key, ends
+    )
 
 
 def _grid(across: Scale, up: Scale, x: Axis, y: Axis) -> Markup:
     parts = []
     for value, word in up.ticks.items():
-        parts.append(Markup('<path class="grid" d="M{} {}H{}"/><text class="tick end" x="{}" y="{}">{}</text>').format(
-            LEFT, up(value), WIDTH - RIGHT, LEFT - 6, up(value) + 4, word))  # fmt: skip
+        parts.append(
+            Markup(
+                '<path class="grid" d="M{} {}H{}"/><text class="tick end" x="{}" y="{}">{}</text>'
+            ).format(LEFT, up(value), WIDTH - RIGHT, LEFT - 6, up(value) + 4, word)
+        )
     for value, word in across.ticks.items():
-        parts.append(Markup('<path class="grid" d="M{0} {1}v4"/><text class="tick middle" x="{0}" y="{2}">{3}</text>').format(
-            across(value), HEIGHT - BOTTOM, HEIGHT - BOTTOM + 17, word))  # fmt: skip
-    parts.append(Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT))
+        parts.append(
+            Markup(
+                '<path class="grid" d="M{0} {1}v4"/><text class="tick middle" x="{0}" '
+                'y="{2}">{3}</text>'
+            ).format(across(value), HEIGHT - BOTTOM, HEIGHT - BOTTOM + 17, word)
+        )
+    parts.append(
+        Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
+    )
     parts.append(Markup('<text class="tick" x="2" y="12">{}</text>').format(y.label))
-    parts.append(Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(WIDTH - RIGHT, HEIGHT - 8, x.label))
+    parts.append(
+        Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(
+            WIDTH - RIGHT, HEIGHT - 8, x.label
+        )
+    )
     return Markup("").join(parts)
 
 
 def _crowded(series: Sequence[Series], place: float, up: Scale) -> bool:
-    """Whether lines run through the upper half where the word of a mark would stand: right of it."""
-    after = [up(point.y) for each in series for point in each.points if point.x >= place] or [float(HEIGHT)]
+    """Whether lines run through the upper half where the word of a mark would stand:
+    right of it.
+    """
+    after = [up(point.y) for each in series for point in each.points if point.x >= place] or [
+        float(HEIGHT)
+    ]
     return sum(after) / len(after) < (TOP + HEIGHT - BOTTOM) / 2
 
 
 def _mark(across: Scale, place: float, word: str, low: bool) -> Markup:
     side = "end" if across(place) > WIDTH * 0.6 else ""
     shift = -4 if side else 4
-    return Markup('<path class="mark" d="M{} {}V{}"/><text class="tick {}" x="{}" y="{}">{}</text>').format(
-        across(place), TOP, HEIGHT - BOTTOM, side, across(place) + shift, HEIGHT - BOTTOM - 8 if low else TOP + 11, word)  # fmt: skip
+    return Markup(
+        '<path class="mark" d="M{} {}V{}"/><text class="tick {}" x="{}" y="{}">{}</text>'
+    ).format(
+        across(place),
+        TOP,
+        HEIGHT - BOTTOM,
+        side,
+        across(place) + shift,
+        HEIGHT - BOTTOM - 8 if low else TOP + 11,
+        word,
+    )
 
 
 def _line(series: Series, across: Scale, up: Scale) -> Markup:
@@ -168,15 +233,18 @@ def _line(series: Series, across: Scale, up: Scale) -> Markup:
         for point in points:
             if point.low is not None and point.high is not None:
                 parts.append(
-                    Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(colour, across(point.x), up(point.low), up(point.high))
+                    Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(
+                        colour, across(point.x), up(point.low), up(point.high)
+                    )
                 )
             parts.append(_marker(series.style, across(point.x), up(point.y)))
     return Markup("").join(parts)
 
 
 def _marker(style: int, x: float, y: float) -> Markup:
-    """A circle, square, triangle, diamond, cross or triangle on its tip: by style, so that lines differ without colour. Where colours
-    come round again, each gets the shape after the one it had."""
+    """A circle, square, triangle, diamond, cross or triangle on its tip: by style, so that lines
+    differ without colour. Where colours come round again, each gets the shape after the one it had.
+    """
     shapes = (
         f"M{x - 3.2:.1f} {y}a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0 -6.4 0z",
         f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6z",
@@ -185,17 +253,24 @@ def _marker(style: int, x: float, y: float) -> Markup:
         f"M{x - 3:.1f} {y - 3:.1f}l6 6m0 -6l-6 6",
         f"M{x} {y + 4:.1f}l4 -7h-8z",
     )
-    return Markup('<path class="marker s{}" d="{}"/>').format(style % STYLES, shapes[(style + style // STYLES) % STYLES])
+    return Markup('<path class="marker s{}" d="{}"/>').format(
+        style % STYLES, shapes[(style + style // STYLES) % STYLES]
+    )
 
 
 def _swatch(style: int) -> Markup:
-    return Markup('<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true"><path class="line s{}" d="M1 6H29"/>{}</svg>').format(
-        style % STYLES, _marker(style, 15, 6))  # fmt: skip
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true"><path class="line s{}" '
+        'd="M1 6H29"/>{}</svg>'
+    ).format(style % STYLES, _marker(style, 15, 6))
 
 
 def whisker(value: float, low: float, high: float, most: float) -> Markup:
-    """A small picture of a value with its interval, on a scale from 0 to ``most``, for a cell of a table that says it in words too."""
+    """A small picture of a value with its interval, on a scale from 0 to ``most``, for a cell of a
+    table that says it in words too.
+    """
     place = [round(4 + 112 * min(each / most, 1), 1) if most else 4 for each in (low, value, high)]
-    return Markup('<svg class="interval" viewBox="0 0 120 12" aria-hidden="true"><path class="axis" d="M4 6H116"/>'
-                  '<path class="whisker s0" d="M{} 6H{}"/><circle class="marker s0" cx="{}" cy="6" r="3.4"/></svg>').format(
-                      escape(place[0]), place[2], place[1])  # fmt: skip
+    return Markup(
+        '<svg class="interval" viewBox="0 0 120 12" aria-hidden="true"><path class="axis" d="M4 6H116"/>'
+        '<path class="whisker s0" d="M{} 6H{}"/><circle class="marker s0" cx="{}" cy="6" r="3.4"/></svg>'
+    ).format(escape(place[0]), place[2], place[1])

@@ -1,6 +1,8 @@
-"""The audio that the page carries: FLAC of the worst utterances, as it lies in the shards, within a count and a budget of bytes.
+"""The audio that the page carries: FLAC of the worst utterances, as it lies in the shards, within a
+count and a budget of bytes.
 
-In: utterances in the order of their damage, ``data/shards``. Out: bytes by utterance. Cost: the index of each role, and one read a clip.
+In: utterances in the order of their damage, ``data/shards``. Out: bytes by utterance. Cost: the
+index of each role, and one read a clip.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ FLAC = b"fLaC"  # first bytes of a stream (RFC 9639, section 6)
 
 
 def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> dict[Key, bytes]:
-    """FLAC of the first ``most`` utterances that have errors; one that would pass ``budget`` (bytes in all) is left out.
+    """FLAC of the first ``most`` utterances that have errors; one that would pass ``budget`` (bytes
+    in all) is left out.
 
-    Raises InputError for an utterance that no shard holds, a tar that is gone or shorter than its index says, and what is no FLAC.
+    Raises InputError for an utterance that no shard holds, a tar that is gone or shorter than its
+    index says, and what is no FLAC.
     """
     found: dict[Key, bytes] = {}
     held: dict[str, dict[Key, Located]] = {}
@@ -27,11 +31,17 @@ def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> 
         if len(found) >= most or not each.damage:
             break
         if each.role not in held:
-            held[each.role] = {(item.source, item.entry.id): item for item in entries(shards / each.role)}
+            held[each.role] = {
+                (item.source, item.entry.id): item for item in entries(shards / each.role)
+            }
         item = held[each.role].get(each.key)
         if item is None:
-            raise InputError(f"{shards / each.role / each.set} holds no utterance '{each.id}', which was scored.", unit=each.id,
-                             way_out="Run 'dvc repro'.")  # fmt: skip
+            raise InputError(
+                f"{shards / each.role / each.set} holds no utterance '{each.id}', which was "
+                "scored.",
+                unit=each.id,
+                way_out="Run 'dvc repro'.",
+            )
         if item.entry.size > left:
             continue
         found[each.key] = _flac(item)
@@ -42,6 +52,10 @@ def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> 
 def _flac(item: Located) -> bytes:
     data = payload(item)
     if not data.startswith(FLAC):
-        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': no FLAC lies where the index says.",
-                         unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")  # fmt: skip
+        raise InputError(
+            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': no FLAC lies "
+            "where the index says.",
+            unit=item.entry.id,
+            way_out="Run 'dvc repro -f shards'.",
+        )
     return data

@@ -1,10 +1,12 @@
-"""What the report reads of a finished run: its figures, and of each utterance what every system made of it.
+"""What the report reads of a finished run: its figures, and of each utterance what every system
+made of it.
 
-In: a folder that is a workspace (``metrics/score.json``, ``data/score``, ``data/decode``) or holds just ``score.json`` and
-``utterances.parquet``. Out: an ``Experiment``. Cost: about a second for 30,000 rows of utterances.
+In: a folder that is a workspace (``metrics/score.json``, ``data/score``, ``data/decode``) or holds
+just ``score.json`` and ``utterances.parquet``. Out: an ``Experiment``. Cost: about a second for
+30,000 rows of utterances.
 
-What ``score`` counted is taken as it counted it; nothing is scored again. n-best lists come from ``data/decode``; where a system
-has none (or the folder is not there) its list is empty.
+What ``score`` counted is taken as it counted it; nothing is scored again. n-best lists come from
+``data/decode``; where a system has none (or the folder is not there) its list is empty.
 """
 
 from __future__ import annotations
@@ -21,22 +23,40 @@ import pyarrow.parquet as pq
 from components.config.errors import InputError
 from components.decode.hypotheses import ALONE
 
-COLUMNS = ("set", "role", "system", "id", "speaker", "language", "seconds", "reference", "text", "substitutions", "deletions",
-           "insertions", "words", "kind")  # fmt: skip
+COLUMNS = (
+    "set",
+    "role",
+    "system",
+    "id",
+    "speaker",
+    "language",
+    "seconds",
+    "reference",
+    "text",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "words",
+    "kind",
+)
 Scores = dict[str, dict[str, dict[str, Any]]]
 Key = tuple[str, str]  # set, id of an utterance
 
 
 @dataclass(frozen=True)
 class Said:
-    """What one system made of an utterance. ``kind`` is that of its insertions, empty where there is none."""
+    """What one system made of an utterance. ``kind`` is that of its insertions, empty where there
+    is none.
+    """
 
     text: str
     substitutions: int
     deletions: int
     insertions: int
     kind: str
-    others: list[tuple[str, float | None]]  # n-best after ``text``, best first: text, log-probability
+    others: list[
+        tuple[str, float | None]
+    ]  # n-best after ``text``, best first: text, log-probability
 
     @property
     def errors(self) -> int:
@@ -45,7 +65,9 @@ class Said:
 
 @dataclass
 class Utterance:
-    """One utterance of a set; ``said`` by system, in the order of the systems; ``seconds`` of audio; ``words`` of the reference."""
+    """One utterance of a set; ``said`` by system, in the order of the systems; ``seconds`` of
+    audio; ``words`` of the reference.
+    """
 
     set: str
     role: str
@@ -83,43 +105,78 @@ class Experiment:
 
     @property
     def systems(self) -> list[str]:
-        """Systems that wrote text, in the order in which they come up in the utterances, then in the scores."""
-        scored = [system for systems in self.scores.values() for system in systems if system != ALONE]
-        return list(dict.fromkeys([*(system for each in self.utterances for system in each.said), *scored]))
+        """Systems that wrote text, in the order in which they come up in the utterances, then in
+        the scores.
+        """
+        scored = [
+            system for systems in self.scores.values() for system in systems if system != ALONE
+        ]
+        return list(
+            dict.fromkeys([*(system for each in self.utterances for system in each.said), *scored])
+        )
 
     @property
     def form(self) -> str:
         """The text form that words were compared in; raises InputError where two sets had two."""
-        found = {figures["text_form"] for systems in self.scores.values() for figures in systems.values() if "text_form" in figures}
+        found = {
+            figures["text_form"]
+            for systems in self.scores.values()
+            for figures in systems.values()
+            if "text_form" in figures
+        }
         if len(found) > 1:
-            raise InputError(f"The scores hold for {len(found)} text forms: {', '.join(sorted(found))}.", unit="text_form",
-                             way_out="Run 'dvc repro -f score'.")  # fmt: skip
+            raise InputError(
+                f"The scores hold for {len(found)} text forms: {', '.join(sorted(found))}.",
+                unit="text_form",
+                way_out="Run 'dvc repro -f score'.",
+            )
         return next(iter(found), "casefold")
 
 
 def read_experiment(root: Path, label: str = "") -> Experiment:
-    """The run in ``root``; raises InputError that names the file which is missing or of an older form."""
-    score, table = _found(root, "metrics/score.json", "score.json"), _found(root, "data/score/utterances.parquet", "utterances.parquet")
+    """The run in ``root``; raises InputError that names the file which is missing or of an older
+    form.
+    """
+    score, table = (
+        _found(root, "metrics/score.json", "score.json"),
+        _found(root, "data/score/utterances.parquet", "utterances.parquet"),
+    )
     utterances = _utterances(table, root / "data" / "decode")
     found = Experiment(
-        label, json.loads(score.read_text()), utterances, *(_rows(table.with_name(name)) for name in ("groups.csv", "speakers.csv"))
+        label,
+        json.loads(score.read_text()),
+        utterances,
+        *(_rows(table.with_name(name)) for name in ("groups.csv", "speakers.csv")),
     )
     return replace(found, scores=_ordered(found))
 
 
 def _ordered(experiment: Experiment) -> Scores:
-    """The scores with sets and systems in the order of the utterances (JSON has them by name), the LLM alone last."""
+    """The scores with sets and systems in the order of the utterances (JSON has them by name), the
+    LLM alone last.
+    """
     sets = dict.fromkeys([*(each.set for each in experiment.utterances), *experiment.scores])
     systems = [*experiment.systems, ALONE]
-    return {name: {system: experiment.scores[name][system] for system in systems if system in experiment.scores[name]}
-            for name in sets if name in experiment.scores}  # fmt: skip
+    return {
+        name: {
+            system: experiment.scores[name][system]
+            for system in systems
+            if system in experiment.scores[name]
+        }
+        for name in sets
+        if name in experiment.scores
+    }
 
 
 def _found(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_file():
             return root / name
-    raise InputError(f"{root / names[0]} is missing.", unit=str(root), way_out="Run 'dvc repro score' there first.")
+    raise InputError(
+        f"{root / names[0]} is missing.",
+        unit=str(root),
+        way_out="Run 'dvc repro score' there first.",
+    )
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -133,7 +190,11 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
     held = pq.read_table(path)
     missing = [name for name in COLUMNS if name not in held.column_names]
     if missing:
-        raise InputError(f"{path} has no column '{missing[0]}'.", unit=str(path), way_out="Run 'dvc repro -f score'.")
+        raise InputError(
+            f"{path} has no column '{missing[0]}'.",
+            unit=str(path),
+            way_out="Run 'dvc repro -f score'.",
+        )
     found: dict[Key, Utterance] = {}
     nbest: dict[tuple[str, str], dict[tuple[str, str], list[tuple[str, float | None]]]] = {}
     for row in held.select(COLUMNS).to_pylist():
@@ -142,12 +203,29 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
         place = (row["role"], row["set"])
         if place not in nbest:
             nbest[place] = _nbest(hypotheses / row["role"] / f"{row['set']}.parquet")
-        each = found.setdefault((row["set"], row["id"]), Utterance(row["set"], row["role"], row["id"], row["speaker"] or "",
-                                row["language"] or "", row["seconds"], row["reference"] or "", row["words"] or 0))  # fmt: skip
+        each = found.setdefault(
+            (row["set"], row["id"]),
+            Utterance(
+                row["set"],
+                row["role"],
+                row["id"],
+                row["speaker"] or "",
+                row["language"] or "",
+                row["seconds"],
+                row["reference"] or "",
+                row["words"] or 0,
+            ),
+        )
         if row["system"] in each.said:
-            raise InputError(f"{path}: '{row['system']}' stands twice for utterance '{row['id']}' of {row['set']}.", unit=row["id"],
-                             way_out="Run 'dvc repro -f score'.")  # fmt: skip
-        each.said[row["system"]] = _said(row, each.speech, nbest[place].get((row["system"], row["id"]), []))
+            raise InputError(
+                f"{path}: '{row['system']}' stands twice for utterance '{row['id']}' of "
+                f"{row['set']}.",
+                unit=row["id"],
+                way_out="Run 'dvc repro -f score'.",
+            )
+        each.said[row["system"]] = _said(
+            row, each.speech, nbest[place].get((row["system"], row["id"]), [])
+        )
     return list(found.values())
 
 
@@ -163,7 +241,12 @@ def _nbest(path: Path) -> dict[tuple[str, str], list[tuple[str, float | None]]]:
     if not path.is_file() or "others" not in pq.read_schema(path).names:
         return {}
     rows = pq.read_table(path, columns=["system", "id", "others"]).to_pylist()
-    return {(row["system"], row["id"]): [(each["text"], _finite(each["score"])) for each in row["others"] or ()] for row in rows}
+    return {
+        (row["system"], row["id"]): [
+            (each["text"], _finite(each["score"])) for each in row["others"] or ()
+        ]
+        for row in rows
+    }
 
 
 def _finite(score: float | None) -> float | None:

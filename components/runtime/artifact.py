@@ -1,7 +1,7 @@
 """``inputs.json``: what an output folder was made from, and the digests of what is in it.
 
-It holds nothing that differs between two equal runs, since DVC hashes it with the rest. It is written last: a folder
-without it is not whole.
+It holds nothing that differs between two equal runs, since DVC hashes it with the rest. It is
+written last: a folder without it is not whole.
 """
 
 from __future__ import annotations
@@ -26,9 +26,19 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def write_record(folder: Path, stage: str, *, parameters: Any, inputs: dict[str, Any], libraries: tuple[str, ...] = (),
-                 outputs: dict[str, str] | None = None, **facts: Any) -> None:  # fmt: skip
-    """Writes ``inputs.json``; ``outputs`` (digest by relative path) spares hashing the files again where it is known."""
+def write_record(
+    folder: Path,
+    stage: str,
+    *,
+    parameters: Any,
+    inputs: dict[str, Any],
+    libraries: tuple[str, ...] = (),
+    outputs: dict[str, str] | None = None,
+    **facts: Any,
+) -> None:
+    """Writes ``inputs.json``; ``outputs`` (digest by relative path) spares hashing the files again
+    where it is known.
+    """
     record = {
         "stage": stage,
         "parameters": parameters,
@@ -37,14 +47,20 @@ def write_record(folder: Path, stage: str, *, parameters: Any, inputs: dict[str,
         "outputs": folder_digests(folder) if outputs is None else outputs,
         **facts,
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    (folder / RECORD).write_text(
+        json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of an output folder; raises InputError where the folder is not there or not whole."""
+    """The record of an output folder; raises InputError where the folder is not there
+    or not whole.
+    """
     path = folder / RECORD
     if not path.is_file():
-        raise InputError(f"{folder} is missing or not whole.", unit=str(folder), way_out="Run 'dvc repro'.")
+        raise InputError(
+            f"{folder} is missing or not whole.", unit=str(folder), way_out="Run 'dvc repro'."
+        )
     return json.loads(path.read_text())
 
 

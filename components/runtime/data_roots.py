@@ -1,4 +1,6 @@
-"""Data roots: where the recordings lie that catalogue entries name by ``root``; a runtime setting each, and outputs hold paths below it."""
+"""Data roots: where the recordings lie that catalogue entries name by ``root``; a runtime setting
+each, and outputs hold paths below it.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from components.runtime.settings import root_setting
 
 
 def data_root(name: str) -> Path | RemotePath:
-    """Folder of the recordings of the root ``name``; raises InputError where it is not set or missing."""
+    """Folder of the recordings of the root ``name``; raises InputError where it is not set or
+    missing.
+    """
     variable, value = _root_value(name)
     root = as_path(value)
     if not isinstance(root, RemotePath):
         return local_root(name)
     if not root.is_dir():
         raise InputError(
-            f"{variable}={value}: there is no such folder in the bucket.", unit=name, way_out="Set it to one that holds the data."
+            f"{variable}={value}: there is no such folder in the bucket.",
+            unit=name,
+            way_out="Set it to one that holds the data.",
         )
     return root
 
@@ -32,7 +38,9 @@ def local_root(name: str, make: bool = False) -> Path:
             root.mkdir(parents=True, exist_ok=True)
     if not root.is_absolute() or not root.is_dir():
         raise InputError(
-            f"{variable}={value} is not an absolute path of a folder.", unit=name, way_out="Set it to the folder that holds the data."
+            f"{variable}={value} is not an absolute path of a folder.",
+            unit=name,
+            way_out="Set it to the folder that holds the data.",
         )
     return root.resolve()
 
@@ -40,5 +48,9 @@ def local_root(name: str, make: bool = False) -> Path:
 def _root_value(name: str) -> tuple[str, str]:
     variable, value = root_setting(name)
     if not value:
-        raise InputError(f"The data root '{name}' is not set.", unit=name, way_out=f"Set {variable} to the folder that holds it.")
+        raise InputError(
+            f"The data root '{name}' is not set.",
+            unit=name,
+            way_out=f"Set {variable} to the folder that holds it.",
+        )
     return variable, value

@@ -1,4 +1,6 @@
-"""The GPUs of this machine, and which of them each worker sees; nothing is asked of torch, which takes seconds to load."""
+"""The GPUs of this machine, and which of them each worker sees; nothing is asked of torch, which
+takes seconds to load.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,26 @@ DEVICES = Path("/dev")
 
 
 def gpus() -> list[str]:
-    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that may be used: those that it names, else all that the driver shows.
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that may be used: those that it names, else all
+    that the driver shows.
 
-    CUDA counts what it finds from 0, whatever the names of the device files: a container that was given nvidia2 and nvidia3 has 0 and 1.
+    CUDA counts what it finds from 0, whatever the names of the device files: a container that was
+    given nvidia2 and nvidia3 has 0 and 1.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [each.strip() for each in named.split(",") if each.strip() not in ("", "-1")]
-    return [str(place) for place in range(sum(bool(re.fullmatch(r"nvidia\d+", each.name)) for each in DEVICES.glob("nvidia*")))]
+    return [
+        str(place)
+        for place in range(
+            sum(bool(re.fullmatch(r"nvidia\d+", each.name)) for each in DEVICES.glob("nvidia*"))
+        )
+    ]
 
 
 def shared_out(found: Sequence[str], share: float) -> list[str]:
-    """What each worker's ``CUDA_VISIBLE_DEVICES`` is to say, where a worker takes ``share`` GPUs: 2 of them, or half of one.
+    """What each worker's ``CUDA_VISIBLE_DEVICES`` is to say, where a worker takes ``share`` GPUs: 2
+    of them, or half of one.
 
     Raises InputError where there are fewer than one worker takes.
     """
@@ -32,5 +42,11 @@ def shared_out(found: Sequence[str], share: float) -> list[str]:
         return [each for _ in range(int(1 / share + 1e-9)) for each in found]
     size = int(share)
     if len(found) < size:
-        raise InputError(f"LIBRETTO_GPUS={share:g}: this machine has {len(found)}.", unit="LIBRETTO_GPUS", way_out="Set it lower.")
-    return [",".join(found[start : start + size]) for start in range(0, len(found) - size + 1, size)]
+        raise InputError(
+            f"LIBRETTO_GPUS={share:g}: this machine has {len(found)}.",
+            unit="LIBRETTO_GPUS",
+            way_out="Set it lower.",
+        )
+    return [
+        ",".join(found[start : start + size]) for start in range(0, len(found) - size + 1, size)
+    ]

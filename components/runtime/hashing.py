@@ -25,11 +25,15 @@ def folder_digests(folder: Path) -> dict[str, str]:
 
 def data_digest(data: Any) -> str:
     """Hexadecimal SHA-256 of plain data in canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed drawn from any number of printable parts; the same parts give the same seed everywhere."""
+    """A 63-bit seed drawn from any number of printable parts; the same parts give the same seed
+    everywhere.
+    """
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

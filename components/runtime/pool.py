@@ -1,8 +1,10 @@
-"""Fan-out of independent units over workers: in this process, in processes of this machine, or as Ray tasks on a cluster.
+"""Fan-out of independent units over workers: in this process, in processes of this machine, or as
+Ray tasks on a cluster.
 
-Which it is the runtime settings say (``LIBRETTO_FANOUT``, ``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``); it never changes a result: a unit
-is computed whole by one worker with the thread count that the parameters name, and what it makes goes to the work cache. A worker
-that is killed loses its unit alone, which another one takes.
+Which it is the runtime settings say (``LIBRETTO_FANOUT``, ``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``);
+it never changes a result: a unit is computed whole by one worker with the thread count that the
+parameters name, and what it makes goes to the work cache. A worker that is killed loses its unit
+alone, which another one takes.
 """
 
 from __future__ import annotations
@@ -26,15 +28,24 @@ Result = TypeVar("Result")
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): no orphan goes on writing."""
+    """Has the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): no orphan
+    goes on writing.
+    """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, gpu: bool = False,
-            here: bool = False) -> Iterator[tuple[Item, Result]]:  # fmt: skip
-    """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator, ``here`` that it is not worth a cluster.
+def fan_out(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    gpu: bool = False,
+    here: bool = False,
+) -> Iterator[tuple[Item, Result]]:
+    """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator,
+    ``here`` that it is not worth a cluster.
 
-    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``AGAIN`` times over.
+    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``AGAIN``
+    times over.
     """
     if fanout() == "ray" and not here and items:
         yield from ray_tasks(function, items, gpu_share() if gpu else 0)
@@ -47,16 +58,25 @@ def fan_out(function: Callable[[Item], Result], items: Sequence[Item], *, gpu: b
 
 
 def _seats(gpu: bool) -> list[str]:
-    """For each worker of this machine which GPUs it sees; empty where it sees them all, or there are none."""
+    """For each worker of this machine which GPUs it sees; empty where it sees them all, or there
+    are none.
+    """
     chosen = device() if gpu else "cpu"
     if chosen == "cpu":
         return [""] * workers()
     found, share = gpus(), gpu_share()
-    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker, which sees them all.
-    return shared_out(found, share) if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ) else [""]
+    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker,
+    # which sees them all.
+    return (
+        shared_out(found, share)
+        if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ)
+        else [""]
+    )
 
 
-def _processes(function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]) -> Iterator[tuple[Item, Result]]:
+def _processes(
+    function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]
+) -> Iterator[tuple[Item, Result]]:
     """A pool of one process for each seat, so that a killed one takes no other with it."""
     left, killed = deque(range(len(items))), [0] * len(items)
     pools = [_pool(seat) for seat in seats]
@@ -95,7 +115,9 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], seats:
 
 def _pool(seat: str) -> ProcessPoolExecutor:
     # spawn: a fork of a process whose libraries run threads can hang.
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_sit_down, initargs=(seat,))
+    return ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=_sit_down, initargs=(seat,)
+    )
 
 
 def _sit_down(seat: str) -> None:

@@ -1,10 +1,12 @@
-"""Units as plain Ray tasks on a cluster that is up (``ray start``); the extra ``cluster`` installs Ray.
+"""Units as plain Ray tasks on a cluster that is up (``ray start``); the extra ``cluster`` installs
+Ray.
 
-In: a function of a module of this project, and items that pickle. A task runs in the workspace's folder with this process's runtime
-settings, so all nodes need the workspace and the work cache at the same paths (a shared file system that keeps file locks, such as
-NFS 4), and the same packages. Keys are not passed on: a node has them from the environment that ``ray start`` ran in. Out: results as they
-come. Between our own processes Ray pickles, as worker processes do; nothing that is loaded from a file or a network is unpickled here.
-Cost: about 3 s to connect.
+In: a function of a module of this project, and items that pickle. A task runs in the workspace's
+folder with this process's runtime settings, so all nodes need the workspace and the work cache at
+the same paths (a shared file system that keeps file locks, such as NFS 4), and the same packages.
+Keys are not passed on: a node has them from the environment that ``ray start`` ran in. Out: results
+as they come. Between our own processes Ray pickles, as worker processes do; nothing that is loaded
+from a file or a network is unpickled here. Cost: about 3 s to connect.
 """
 
 from __future__ import annotations
@@ -22,21 +24,45 @@ from components.runtime.settings import ray_address
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AGAIN = 2  # times that a unit is taken up again after its worker was killed: a unit that kills its worker each time is no accident
-AHEAD = 1000  # units that Ray has at a time: to look through those that are waiting costs the square of their number
-PASSED = ("LIBRETTO_", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "HF_HUB_DISABLE")  # settings; no keys
+# times that a unit is taken up again after its worker was killed: a unit that kills its worker each
+# time is no accident
+AGAIN = 2
+# units that Ray has at a time: to look through those that are waiting costs the square of their
+# number
+AHEAD = 1000
+PASSED = (
+    "LIBRETTO_",
+    "OMP_WAIT_POLICY",
+    "TOKENIZERS_PARALLELISM",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE",
+)  # settings; no keys
 
 
-def ray_tasks(function: Callable[[Item], Result], items: Sequence[Item], gpus: float) -> Iterator[tuple[Item, Result]]:
-    """Yields (item, result) as tasks finish, each with one core and ``gpus`` GPUs (a count, or a share of one).
+def ray_tasks(
+    function: Callable[[Item], Result], items: Sequence[Item], gpus: float
+) -> Iterator[tuple[Item, Result]]:
+    """Yields (item, result) as tasks finish, each with one core and ``gpus`` GPUs (a count, or a
+    share of one).
 
-    A task whose worker or node was lost runs again elsewhere. Raises what ``function`` raises, InputError where the cluster has nowhere
-    the GPUs that one asks for, and TransientError where no cluster answers or a unit was lost too often.
+    A task whose worker or node was lost runs again elsewhere. Raises what ``function`` raises,
+    InputError where the cluster has nowhere the GPUs that one asks for, and TransientError where no
+    cluster answers or a unit was lost too often.
     """
     ray = _connected()
-    if gpus and max((float(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0) < gpus:
-        raise InputError(f"No node of the Ray cluster has {gpus:g} GPUs.", unit="LIBRETTO_GPUS",
-                         way_out="'ray status' shows what there is; LIBRETTO_GPUS says how many a worker takes.")  # fmt: skip
+    if (
+        gpus
+        and max(
+            (float(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]),
+            default=0,
+        )
+        < gpus
+    ):
+        raise InputError(
+            f"No node of the Ray cluster has {gpus:g} GPUs.",
+            unit="LIBRETTO_GPUS",
+            way_out="'ray status' shows what there is; LIBRETTO_GPUS says how many a worker takes.",
+        )
     settings = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=AGAIN, retry_exceptions=False)(_unit)
     shared = ray.put((function, str(Path.cwd()), settings))
@@ -44,7 +70,9 @@ def ray_tasks(function: Callable[[Item], Result], items: Sequence[Item], gpus: f
     left: dict[Any, Item] = {}
     try:
         while True:
-            left.update((task.remote(shared, item), item) for item in islice(waiting, AHEAD - len(left)))
+            left.update(
+                (task.remote(shared, item), item) for item in islice(waiting, AHEAD - len(left))
+            )
             if not left:
                 return
             for reference in ray.wait(list(left), num_returns=1)[0]:
@@ -59,9 +87,11 @@ def ray_tasks(function: Callable[[Item], Result], items: Sequence[Item], gpus: f
 
 
 def worker_killed() -> TransientError:
-    return TransientError(f"The workers of one unit were killed {AGAIN + 1} times.",
-                          way_out="Run again: finished units are kept. Where it comes again, the memory may be too small: "
-                                  "set LIBRETTO_WORKERS lower.")  # fmt: skip
+    return TransientError(
+        f"The workers of one unit were killed {AGAIN + 1} times.",
+        way_out="Run again: finished units are kept. Where it comes again, the memory may be too small: "
+        "set LIBRETTO_WORKERS lower.",
+    )
 
 
 def _unit(shared: tuple[Callable[[Any], Any], str, Mapping[str, str]], item: Any) -> Any:
@@ -78,16 +108,28 @@ def _connected() -> Any:
     try:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError:
-        raise InputError("LIBRETTO_FANOUT=ray, but Ray is not installed.", unit="LIBRETTO_FANOUT",
-                         way_out="Install the extra 'cluster' (pip install '.[cluster]'), on every node.") from None  # fmt: skip
+        raise InputError(
+            "LIBRETTO_FANOUT=ray, but Ray is not installed.",
+            unit="LIBRETTO_FANOUT",
+            way_out="Install the extra 'cluster' (pip install '.[cluster]'), on every node.",
+        ) from None
     if not ray.is_initialized():
         try:
             _reach(ray_address())
-            # Modules of this project are found in the workspace, whatever folder 'ray start' ran in.
-            ray.init(address=ray_address(), runtime_env={"env_vars": {"PYTHONPATH": _path()}}, log_to_driver=False, logging_level="ERROR")
+            # Modules of this project are found in the workspace, whatever folder 'ray start' ran
+            # in.
+            ray.init(
+                address=ray_address(),
+                runtime_env={"env_vars": {"PYTHONPATH": _path()}},
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
         except (OSError, RuntimeError) as error:
-            raise TransientError(f"No Ray cluster answers at '{ray_address()}': {error}", unit="LIBRETTO_RAY",
-                                 way_out="'ray start --head' starts one.") from None  # fmt: skip
+            raise TransientError(
+                f"No Ray cluster answers at '{ray_address()}': {error}",
+                unit="LIBRETTO_RAY",
+                way_out="'ray start --head' starts one.",
+            ) from None
     return ray
 
 
@@ -99,4 +141,8 @@ def _reach(address: str) -> None:
 
 
 def _path() -> str:
-    return os.pathsep.join(dict.fromkeys(filter(None, [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])))
+    return os.pathsep.join(
+        dict.fromkeys(
+            filter(None, [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        )
+    )

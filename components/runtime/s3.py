@@ -1,10 +1,11 @@
-"""A place in a bucket of S3 (``s3://bucket/key``), with as much of ``pathlib.Path`` as this project asks of a folder of recordings or
-tars. The extra ``s3`` installs what it stands on, s3fs.
+"""A place in a bucket of S3 (``s3://bucket/key``), with as much of ``pathlib.Path`` as this project
+asks of a folder of recordings or tars. The extra ``s3`` installs what it stands on, s3fs.
 
-Where the server is and who asks comes from the environment alone, as everywhere with S3 (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``,
-``AWS_PROFILE`` …). What may pass (a refused or cut answer, a stall, "slow down") is asked again ``LIBRETTO_S3_TRIES`` times with waits
-that double; then TransientError tells it. Missing files raise FileNotFoundError as on a disk; what only a hand can mend (no rights, an
-expired token) InputError. Files are read and written whole, in memory.
+Where the server is and who asks comes from the environment alone, as everywhere with S3
+(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE`` …). What may pass (a refused or cut
+answer, a stall, "slow down") is asked again ``LIBRETTO_S3_TRIES`` times with waits that double;
+then TransientError tells it. Missing files raise FileNotFoundError as on a disk; what only a hand
+can mend (no rights, an expired token) InputError. Files are read and written whole, in memory.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ from components.runtime.settings import s3_timeout, s3_tries
 
 Answer = TypeVar("Answer")
 SCHEME = "s3://"
-REFUSALS = ("xpired", "Bad Request")  # of a token: in words, or for a question whose answer has no body by its status alone
-FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds before asking again; doubled each time, a random half taken off
+REFUSALS = (
+    "xpired",
+    "Bad Request",
+)  # of a token: in words, or for a question whose answer has no body by its status alone
+FIRST_WAIT, LONGEST_WAIT = (
+    0.25,
+    20.0,
+)  # seconds before asking again; doubled each time, a random half taken off
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,15 @@ class RemotePath:
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies directly in the folder."""
-        return (RemotePath(f"{SCHEME}{name}") for name in self._ask(lambda system: system.ls(self.url, detail=False)))
+        return (
+            RemotePath(f"{SCHEME}{name}")
+            for name in self._ask(lambda system: system.ls(self.url, detail=False))
+        )
 
     def sizes(self) -> dict[RemotePath, int]:
-        """Bytes of each file at any depth; a folder that is not there gives nothing. A request for each thousand files."""
+        """Bytes of each file at any depth; a folder that is not there gives nothing. A request for
+        each thousand files.
+        """
         found = self._ask(lambda system: system.find(self.url, detail=True))
         return {RemotePath(f"{SCHEME}{name}"): facts["size"] for name, facts in found.items()}
 
@@ -120,7 +132,11 @@ class RemotePath:
     def open(self, mode: str = "r", encoding: str | None = None, newline: str | None = None) -> Any:
         """A stream over the file, read whole."""
         stream = io.BytesIO(self.read_bytes())
-        return stream if "b" in mode else io.TextIOWrapper(stream, encoding or "utf-8", newline=newline)
+        return (
+            stream
+            if "b" in mode
+            else io.TextIOWrapper(stream, encoding or "utf-8", newline=newline)
+        )
 
     def write_bytes(self, data: bytes) -> None:
         """Writes the file; another reader sees all of it or what was there before."""
@@ -134,18 +150,24 @@ class RemotePath:
 
 
 def readable(path: Path | RemotePath) -> Path | bytes:
-    """What components.audio reads: a file of this machine as it lies there, one of a bucket as its bytes."""
+    """What components.audio reads: a file of this machine as it lies there, one of a bucket as its
+    bytes.
+    """
     return path.read_bytes() if isinstance(path, RemotePath) else path
 
 
 def as_path(value: str | Path) -> Path | RemotePath:
-    """The path that a setting names: of a bucket where it begins with ``s3://``, else of this machine."""
+    """The path that a setting names: of a bucket where it begins with ``s3://``, else of this
+    machine.
+    """
     text = str(value)
     return RemotePath(text.rstrip("/")) if text.startswith(SCHEME) else Path(value)
 
 
 def whole(path: Path | RemotePath, digest: str) -> bytes | None:
-    """The file where its SHA-256 is this one, else None; what came over a network is asked for once more before it counts as changed."""
+    """The file where its SHA-256 is this one, else None; what came over a network is asked for once
+    more before it counts as changed.
+    """
     for _ in range(2 if isinstance(path, RemotePath) else 1):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() == digest:
@@ -154,7 +176,9 @@ def whole(path: Path | RemotePath, digest: str) -> bytes | None:
 
 
 def write_whole(path: Path | RemotePath, data: bytes) -> None:
-    """Writes a file, and its folder, that others see whole or not at all, whatever is killed meanwhile."""
+    """Writes a file, and its folder, that others see whole or not at all, whatever is killed
+    meanwhile.
+    """
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
@@ -165,7 +189,9 @@ def write_whole(path: Path | RemotePath, data: bytes) -> None:
 
 
 def patiently(ask: Callable[[], Answer], url: str) -> Answer:
-    """What ``ask`` answers, asked again where that may help; raises as this module's first lines say."""
+    """What ``ask`` answers, asked again where that may help; raises as this module's first lines
+    say.
+    """
     from botocore.exceptions import BotoCoreError, NoCredentialsError, TokenRetrievalError
 
     tries = s3_tries()
@@ -173,23 +199,34 @@ def patiently(ask: Callable[[], Answer], url: str) -> Answer:
         try:
             return ask()
         except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None  # as a disk says it
+            raise FileNotFoundError(
+                errno.ENOENT, os.strerror(errno.ENOENT), url
+            ) from None  # as a disk says it
         except (PermissionError, NoCredentialsError, TokenRetrievalError) as error:
             raise _refused(url, error) from None
         except (OSError, BotoCoreError, *_of_the_network()) as error:
             if any(word in str(error) for word in REFUSALS):
                 raise _refused(url, error) from None
             if number == tries:
-                raise TransientError(f"{url}: no whole answer in {tries} tries: {_words(error)}.", unit=url,
-                                     way_out="Run again: what is done is kept. LIBRETTO_S3_TRIES and LIBRETTO_S3_TIMEOUT give more "
-                                             "patience.") from None  # fmt: skip
+                raise TransientError(
+                    f"{url}: no whole answer in {tries} tries: {_words(error)}.",
+                    unit=url,
+                    way_out="Run again: what is done is kept. LIBRETTO_S3_TRIES and LIBRETTO_S3_TIMEOUT give more "
+                    "patience.",
+                ) from None
             time.sleep(min(FIRST_WAIT * 2 ** (number - 1), LONGEST_WAIT) * random.uniform(0.5, 1))
     raise AssertionError("unreachable")
 
 
 def _refused(url: str, error: BaseException) -> InputError:
-    return InputError(f"{url}: refused: {_words(error)}.", unit=url,
-                      way_out="Renew the keys or the token in the environment (AWS_…), or ask for the rights, then run again.")  # fmt: skip
+    return InputError(
+        f"{url}: refused: {_words(error)}.",
+        unit=url,
+        way_out=(
+            "Renew the keys or the token in the environment (AWS_…), or ask for the "
+            "rights, then run again."
+        ),
+    )
 
 
 def _words(error: BaseException) -> str:
@@ -205,13 +242,27 @@ def _of_the_network() -> tuple[type[Exception], ...]:
 
 @lru_cache(maxsize=1)
 def _filesystem() -> Any:
-    """s3fs, which asks once and leaves patience to ``patiently``; raises InputError where it is not installed."""
+    """s3fs, which asks once and leaves patience to ``patiently``; raises InputError where it is not
+    installed.
+    """
     try:
         from s3fs import S3FileSystem
     except ModuleNotFoundError:
-        raise InputError("A path begins with s3://, but s3fs is not installed.", unit="s3fs",
-                         way_out="Install the extra 's3' (pip install '.[s3]').") from None  # fmt: skip
-    limits = {"connect_timeout": s3_timeout(), "read_timeout": s3_timeout(), "retries": {"total_max_attempts": 1}}
-    system = S3FileSystem(config_kwargs=limits, use_listings_cache=False, default_cache_type="none", skip_instance_cache=True)
+        raise InputError(
+            "A path begins with s3://, but s3fs is not installed.",
+            unit="s3fs",
+            way_out="Install the extra 's3' (pip install '.[s3]').",
+        ) from None
+    limits = {
+        "connect_timeout": s3_timeout(),
+        "read_timeout": s3_timeout(),
+        "retries": {"total_max_attempts": 1},
+    }
+    system = S3FileSystem(
+        config_kwargs=limits,
+        use_listings_cache=False,
+        default_cache_type="none",
+        skip_instance_cache=True,
+    )
     system.retries = 1
     return system

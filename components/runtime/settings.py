@@ -1,7 +1,8 @@
 """Runtime settings: how and where a run happens, never what it computes.
 
-They come from the environment, or from one file of ``NAME=value`` lines that ``LIBRETTO_SETTINGS`` names by an absolute
-path (the environment wins). No DVC stage depends on them, so changing one leaves ``dvc status`` clean.
+They come from the environment, or from one file of ``NAME=value`` lines that ``LIBRETTO_SETTINGS``
+names by an absolute path (the environment wins). No DVC stage depends on them, so changing one
+leaves ``dvc status`` clean.
 
 =========================  ===================================================================================================
 LIBRETTO_WORK              work cache, an absolute path (default: the user's cache directory)
@@ -25,8 +26,8 @@ LIBRETTO_MEETING           host:port of the first of them, where the ranks meet
 LIBRETTO_PROGRESS          file to which progress goes as JSON lines
 =========================  ===================================================================================================
 
-For checkpoints of a hub those of huggingface_hub hold, from the environment alone: ``HF_HOME`` (cache), ``HF_ENDPOINT``
-(mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. Telemetry is off.
+For checkpoints of a hub those of huggingface_hub hold, from the environment alone: ``HF_HOME``
+(cache), ``HF_ENDPOINT`` (mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. Telemetry is off.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ from pathlib import Path
 
 from components.config.errors import InputError
 
-GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))  # without one, torch (seconds) need not be asked
+GPU_DRIVERS = (
+    Path("/dev/nvidiactl"),
+    Path("/dev/kfd"),
+    Path("/dev/dxg"),
+)  # without one, torch (seconds) need not be asked
 
 
 @cache
@@ -48,8 +53,15 @@ def _file() -> dict[str, str]:
         return {}
     path = Path(name)
     if not path.is_absolute() or not path.is_file():
-        raise InputError(f"LIBRETTO_SETTINGS={name} is not an absolute path of a file.", way_out="Give one, or unset it.")
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
+        raise InputError(
+            f"LIBRETTO_SETTINGS={name} is not an absolute path of a file.",
+            way_out="Give one, or unset it.",
+        )
+    pairs = (
+        line.split("=", 1)
+        for line in path.read_text().splitlines()
+        if "=" in line and not line.startswith("#")
+    )
     return {key.strip(): value.strip() for key, value in pairs}
 
 
@@ -61,7 +73,10 @@ def setting(name: str, default: str = "") -> str:
 def _directory(name: str, default: Path) -> Path:
     path = Path(setting(name, str(default))).expanduser()
     if not path.is_absolute():
-        raise InputError(f"{name}={path} is not an absolute path.", way_out="Queued experiments run in copies: make it absolute.")
+        raise InputError(
+            f"{name}={path} is not an absolute path.",
+            way_out="Queued experiments run in copies: make it absolute.",
+        )
     return path
 
 
@@ -76,7 +91,9 @@ def _number(name: str, default: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise InputError(f"{name}={value} is not a number.", unit=name, way_out="Set it to one, or unset it.") from None
+        raise InputError(
+            f"{name}={value} is not a number.", unit=name, way_out="Set it to one, or unset it."
+        ) from None
 
 
 def work_bytes() -> int:
@@ -85,12 +102,16 @@ def work_bytes() -> int:
 
 
 def openslr_mirror() -> str:
-    """Base address from which archives are fetched in place of their own; empty where none is set."""
+    """Base address from which archives are fetched in place of their own; empty where
+    none is set.
+    """
     return setting("LIBRETTO_OPENSLR").rstrip("/")
 
 
 def root_setting(name: str) -> tuple[str, str]:
-    """(name of the setting, its value) of the data root ``name``; the value is empty where it is not set."""
+    """(name of the setting, its value) of the data root ``name``; the value is empty where it is
+    not set.
+    """
     variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
     return variable, setting(variable)
 
@@ -99,7 +120,11 @@ def store() -> str:
     """Address of the store; raises InputError where it is not set or none of S3."""
     value = setting("LIBRETTO_STORE").rstrip("/")
     if not value.startswith("s3://"):
-        raise InputError(f"LIBRETTO_STORE={value} is no address of S3.", unit="LIBRETTO_STORE", way_out="Set it to s3://bucket/prefix.")
+        raise InputError(
+            f"LIBRETTO_STORE={value} is no address of S3.",
+            unit="LIBRETTO_STORE",
+            way_out="Set it to s3://bucket/prefix.",
+        )
     return value
 
 
@@ -121,7 +146,10 @@ def s3_timeout() -> float:
 def models_root() -> Path:
     """Folder of local checkpoints; raises InputError where it is not set."""
     if not setting("LIBRETTO_MODELS"):
-        raise InputError("LIBRETTO_MODELS is not set.", way_out="Set it to the folder that holds the checkpoint's folder.")
+        raise InputError(
+            "LIBRETTO_MODELS is not set.",
+            way_out="Set it to the folder that holds the checkpoint's folder.",
+        )
     return _directory("LIBRETTO_MODELS", Path("/"))
 
 
@@ -134,7 +162,11 @@ def fanout() -> str:
     """Who does work by shard, ``local`` or ``ray``; raises InputError for anything else."""
     chosen = setting("LIBRETTO_FANOUT", "local")
     if chosen not in ("local", "ray"):
-        raise InputError(f"LIBRETTO_FANOUT={chosen} is not known.", unit="LIBRETTO_FANOUT", way_out="Known: local, ray.")
+        raise InputError(
+            f"LIBRETTO_FANOUT={chosen} is not known.",
+            unit="LIBRETTO_FANOUT",
+            way_out="Known: local, ray.",
+        )
     return chosen
 
 
@@ -144,12 +176,16 @@ def ray_address() -> str:
 
 
 def gpu_share() -> float:
-    """GPUs that a worker takes, a count or a share of one; 0 where the device is no GPU. Raises InputError for what can't be had."""
+    """GPUs that a worker takes, a count or a share of one; 0 where the device is no GPU. Raises
+    InputError for what can't be had.
+    """
     on_gpu = device().startswith("cuda")
     share = _number("LIBRETTO_GPUS", "1" if on_gpu else "0")
     if share < 0 or (share > 1 and share != int(share)) or (on_gpu and not share):
         raise InputError(
-            f"LIBRETTO_GPUS={share:g} is neither a count nor a share of one.", unit="LIBRETTO_GPUS", way_out="Such as 1 or 0.5."
+            f"LIBRETTO_GPUS={share:g} is neither a count nor a share of one.",
+            unit="LIBRETTO_GPUS",
+            way_out="Such as 1 or 0.5.",
         )
     return share
 
@@ -164,13 +200,27 @@ class Engine:
 
 
 def engine() -> Engine:
-    """The engine of training; raises InputError for one that there is not, and for several machines without a place to meet."""
-    chosen = Engine(setting("LIBRETTO_ENGINE"), int(_number("LIBRETTO_NODES", "1")), setting("LIBRETTO_MEETING"))
+    """The engine of training; raises InputError for one that there is not, and for several machines
+    without a place to meet.
+    """
+    chosen = Engine(
+        setting("LIBRETTO_ENGINE"), int(_number("LIBRETTO_NODES", "1")), setting("LIBRETTO_MEETING")
+    )
     if chosen.name not in ("", "ddp", "fsdp"):
-        raise InputError(f"LIBRETTO_ENGINE={chosen.name} is no engine.", unit="LIBRETTO_ENGINE", way_out="Known: ddp, fsdp.")
+        raise InputError(
+            f"LIBRETTO_ENGINE={chosen.name} is no engine.",
+            unit="LIBRETTO_ENGINE",
+            way_out="Known: ddp, fsdp.",
+        )
     if chosen.nodes > 1 and not (chosen.name and chosen.meeting.rpartition(":")[2].isdecimal()):
-        raise InputError(f"LIBRETTO_NODES={chosen.nodes}: several machines need an engine and a place to meet.", unit="LIBRETTO_NODES",
-                         way_out="Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_MEETING to host:port of the first of them.")  # fmt: skip
+        raise InputError(
+            f"LIBRETTO_NODES={chosen.nodes}: several machines need an engine and a place to meet.",
+            unit="LIBRETTO_NODES",
+            way_out=(
+                "Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_MEETING to host:port of "
+                "the first of them."
+            ),
+        )
     return chosen
 
 

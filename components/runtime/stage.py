@@ -1,8 +1,9 @@
 """How a stage runs: ``python -m components.<stage>`` with the names that DVC resolved.
 
-At start and at end the stage checks that ``params.yaml`` and the catalogue still say what it was started with, since DVC
-writes whatever they say at the end into ``dvc.lock``. A mismatch fails the stage, so that no false record is kept; its
-finished units stay in the work cache. What differs between two equal runs (host, times) goes to ``runs/``.
+At start and at end the stage checks that ``params.yaml`` and the catalogue still say what it was
+started with, since DVC writes whatever they say at the end into ``dvc.lock``. A mismatch fails the
+stage, so that no false record is kept; its finished units stay in the work cache. What differs
+between two equal runs (host, times) goes to ``runs/``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
 
 RUNS = Path("runs")
-NO_NOISE = "Give the role a source (rooms say 'rooms: true'), name a corpus that has some, or set the probability to 0."
+NO_NOISE = (
+    "Give the role a source (rooms say 'rooms: true'), name a corpus that has some, or "
+    "set the probability to 0."
+)
 
 
 @dataclass
@@ -44,11 +48,13 @@ class Stage:
         return f"{self.name}@{self.role}" if self.role else self.name
 
 
-def run_stage(name: str, work: Callable[[Stage], None], *, names: tuple[str, ...] = (), roles: bool = False) -> None:
+def run_stage(
+    name: str, work: Callable[[Stage], None], *, names: tuple[str, ...] = (), roles: bool = False
+) -> None:
     """Runs ``work`` between the checks and ends the process with the exit code that fits.
 
-    ``names`` are the scalars of ``params.yaml`` that the stage takes on its command line; ``roles`` adds ``--role``.
-    Without a name on the command line ``params.yaml`` is taken at its word.
+    ``names`` are the scalars of ``params.yaml`` that the stage takes on its command line; ``roles``
+    adds ``--role``. Without a name on the command line ``params.yaml`` is taken at its word.
     """
     # Idle OpenMP threads that spin starve the other worker processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -64,7 +70,13 @@ def run_stage(name: str, work: Callable[[Stage], None], *, names: tuple[str, ...
         error_path(name).unlink(missing_ok=True)
         _run(name, work, {key: options[key] for key in names}, options.get("role", ""))
     except LibrettoError as error:
-        record = {"stage": name, "kind": error.kind, "unit": error.unit, "message": str(error), "way_out": error.way_out}
+        record = {
+            "stage": name,
+            "kind": error.kind,
+            "unit": error.unit,
+            "message": str(error),
+            "way_out": error.way_out,
+        }
         _keep_error(name, record)
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -85,8 +97,14 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
     for key, value in given.items():
         if value is not None and value != before["names"][key]:
             raise InputError(
-                f"params.yaml says {key}: {before['names'][key]}, but the stage was started with {value}.", unit=key,
-                way_out="It was edited, or an experiment wrote it, after DVC read it: set it right and run again.")  # fmt: skip
+                f"params.yaml says {key}: {before['names'][key]}, but the stage was started "
+                f"with {value}.",
+                unit=key,
+                way_out=(
+                    "It was edited, or an experiment wrote it, after DVC read it: set it "
+                    "right and run again."
+                ),
+            )
     stage = Stage(name, read_params(), role)
     check_names(stage.params)
     for kind in ("encoder", "llm"):  # said before hours of work, not after
@@ -94,14 +112,22 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
     work(stage)
     if _snapshot(name, tuple(given)) != before:
         raise InputError(
-            f"params.yaml or the catalogue changed while the stage '{stage.label()}' ran; its result is not recorded.", unit=name,
-            way_out="Set them back (git checkout params.yaml) and run again: finished work is taken from the work cache.")  # fmt: skip
+            f"params.yaml or the catalogue changed while the stage '{stage.label()}' ran; its "
+            "result is not recorded.",
+            unit=name,
+            way_out=(
+                "Set them back (git checkout params.yaml) and run again: finished work is "
+                "taken from the work cache."
+            ),
+        )
     _record(stage, before, started)
     trim()
 
 
 def check_names(params: Params) -> None:
-    """Raises InputError where a name in ``params.yaml`` is not in the catalogue, its entry is wrong, or they do not go together."""
+    """Raises InputError where a name in ``params.yaml`` is not in the catalogue, its entry is
+    wrong, or they do not go together.
+    """
     for key in NAMES:
         catalogue.READERS[key](getattr(params, key))
     _check_noise(params)
@@ -109,13 +135,19 @@ def check_names(params: Params) -> None:
 
 
 def _check_noise(params: Params) -> None:
-    """Raises InputError where noise or rooms are to be added and the corpus lists none: said before hours of work, not after."""
+    """Raises InputError where noise or rooms are to be added and the corpus lists none: said before
+    hours of work, not after.
+    """
     sources = catalogue.corpus(params.corpus).sources["noise"]
     rooms = catalogue.rooms_of(sources)
     for kind, there in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
         if getattr(params.features.augment, kind).probability and not there:
-            raise InputError(f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no {kind} in its role noise.",
-                             unit=params.corpus, way_out=NO_NOISE)  # fmt: skip
+            raise InputError(
+                f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no "
+                f"{kind} in its role noise.",
+                unit=params.corpus,
+                way_out=NO_NOISE,
+            )
 
 
 def _snapshot(name: str, names: tuple[str, ...]) -> dict[str, Any]:
@@ -125,11 +157,17 @@ def _snapshot(name: str, names: tuple[str, ...]) -> dict[str, Any]:
     for key, value in chosen.items():
         entry = catalogue.raw_entry(key, value)
         entries[key] = {part: content for part, content in entry.items() if part != "card"}
-    return {"names": chosen, "section": None if name in NAMES else params.raw.get(name), "entries": entries}
+    return {
+        "names": chosen,
+        "section": None if name in NAMES else params.raw.get(name),
+        "entries": entries,
+    }
 
 
 def error_path(stage: str) -> Path:
-    """Where a failed stage of this workspace leaves its ``error.json`` (DVC hides the exit code)."""
+    """Where a failed stage of this workspace leaves its ``error.json`` (DVC hides the
+    exit code).
+    """
     return work_root() / "errors" / data_digest(str(Path.cwd()))[:12] / stage / "error.json"
 
 
@@ -151,6 +189,11 @@ def _record(stage: Stage, snapshot: dict[str, Any], started: float) -> None:
 
 def _git_state() -> dict[str, Any]:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False
+        ).stdout.strip()
 
-    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    return {
+        "revision": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+    }

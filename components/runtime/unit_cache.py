@@ -1,8 +1,9 @@
 """Work cache: finished units of work, by key, outside the workspace.
 
-DVC removes a stage's outputs before it runs the stage, so what makes a killed stage go on where it stood is kept here: a
-unit (a shard, a training) is made once for its key and linked into the output. One writer a key (file lock); made in a
-folder beside it and renamed when whole, so nothing half-written is ever taken for finished.
+DVC removes a stage's outputs before it runs the stage, so what makes a killed stage go on where it
+stood is kept here: a unit (a shard, a training) is made once for its key and linked into the
+output. One writer a key (file lock); made in a folder beside it and renamed when whole, so nothing
+half-written is ever taken for finished.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def finished(stage: str, key: Key) -> Path | None:
         return None
     with contextlib.suppress(FileNotFoundError, ValueError):  # of its record
         files = json.loads((path / UNIT).read_text())["files"]
-        if all((path / name).is_file() and (path / name).stat().st_size == size for name, (size, _) in files.items()):
+        if all(
+            (path / name).is_file() and (path / name).stat().st_size == size
+            for name, (size, _) in files.items()
+        ):
             os.utime(path)
             return path
     shutil.rmtree(path)  # broken from outside, or dropped by half: made anew
@@ -47,14 +51,17 @@ def finished(stage: str, key: Key) -> Path | None:
 
 def digests(unit: Path) -> dict[str, str]:
     """SHA-256 of each file of a finished unit, as recorded when it was made."""
-    return {name: digest for name, (_, digest) in json.loads((unit / UNIT).read_text())["files"].items()}
+    return {
+        name: digest for name, (_, digest) in json.loads((unit / UNIT).read_text())["files"].items()
+    }
 
 
 def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
     """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
 
-    ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below ``folder/resume``, which does
-    not enter the finished unit. Raises InputError where the disk fills up.
+    ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below
+    ``folder/resume``, which does not enter the finished unit. Raises InputError where the disk
+    fills up.
     """
     path = unit_path(stage, key)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,11 +93,15 @@ def lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def room_for(needed: int, folder: Path, where: str) -> Iterator[None]:
-    """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder`` where they don't fit, or when
-    the disk fills up."""
+    """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder``
+    where they don't fit, or when the disk fills up.
+    """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     says = f"{where}: {there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
-    way_out = "Make room ('python -m components.clean' drops old units of the work cache), then run again: what is done is kept."
+    way_out = (
+        "Make room ('python -m components.clean' drops old units of the work cache), "
+        "then run again: what is done is kept."
+    )
     if needed > (free := shutil.disk_usage(there).free):
         raise InputError(says.format(free=free), unit=str(folder), way_out=way_out)
     try:
@@ -98,13 +109,18 @@ def room_for(needed: int, folder: Path, where: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(says.format(free=shutil.disk_usage(there).free), unit=str(folder), way_out=way_out) from None
+        raise InputError(
+            says.format(free=shutil.disk_usage(there).free), unit=str(folder), way_out=way_out
+        ) from None
 
 
 def _seal(folder: Path, key: Key) -> None:
     """Writes the unit's record and makes all of it read-only."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    record = {path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path)) for path in files}
+    record = {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path))
+        for path in files
+    }
     (folder / UNIT).write_text(json.dumps({"key": key, "files": record}, indent=1, sort_keys=True))
     for path in [*files, folder / UNIT]:
         path.chmod(0o444)
@@ -130,7 +146,8 @@ def link(file: Path, target: Path) -> None:
 def trim(limit: int | None = None) -> tuple[int, int]:
     """Drops the units that were unused for longest until the cache is below ``limit`` bytes.
 
-    Returns (units dropped, bytes left). Units used within the last hour stay: a stage may be reading them.
+    Returns (units dropped, bytes left). Units used within the last hour stay: a stage may be
+    reading them.
     """
     limit = work_bytes() if limit is None else limit
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
@@ -146,7 +163,8 @@ def trim(limit: int | None = None) -> tuple[int, int]:
 
 
 def _last_used(unit: Path) -> tuple[float, int] | None:
-    """When a unit was last written to or taken, and its bytes; None where it is gone: others make, finish and drop units meanwhile.
+    """When a unit was last written to or taken, and its bytes; None where it is gone: others make,
+    finish and drop units meanwhile.
 
     Of what is being made only the checkpoints inside it show that it goes on.
     """

@@ -1,1 +1,3 @@
-"""``score``: hypotheses → ``metrics/score.json`` and tables of parts and utterances; ``table`` prints the figures."""
+"""``score``: hypotheses → ``metrics/score.json`` and tables of parts and utterances; ``table``
+prints the figures.
+"""

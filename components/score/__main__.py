@@ -1,4 +1,6 @@
-"""``python -m components.score`` runs the stage; ``python -m components.score table`` prints its figures."""
+"""``python -m components.score`` runs the stage; ``python -m components.score table`` prints its
+figures.
+"""
 
 import sys
 

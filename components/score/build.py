@@ -1,7 +1,9 @@
-"""The stage: ``data/decode`` and ``data/systems`` → ``metrics/score.json`` (kept in git) and three tables in ``data/score``.
+"""The stage: ``data/decode`` and ``data/systems`` → ``metrics/score.json`` (kept in git) and three
+tables in ``data/score``.
 
-``speakers.csv`` and ``groups.csv`` hold rates of parts of a set, ``utterances.parquet`` a row for each utterance and system with its
-texts and errors: what a report shows and what runs are compared by. Cost: ``python -m bench.scoring`` measures it.
+``speakers.csv`` and ``groups.csv`` hold rates of parts of a set, ``utterances.parquet`` a row for
+each utterance and system with its texts and errors: what a report shows and what runs are compared
+by. Cost: ``python -m bench.scoring`` measures it.
 """
 
 from __future__ import annotations
@@ -37,25 +39,60 @@ from components.score.sources import check_words, condition_of, settings_of
 from components.score.systems import SUFFIX, Set, read_sets
 from components.text.forms import FORMS, prepare
 
-HYPOTHESES, SYSTEMS, OUT, METRICS = Path("data/decode"), Path("data/systems"), Path("data/score"), Path("metrics/score.json")
+HYPOTHESES, SYSTEMS, OUT, METRICS = (
+    Path("data/decode"),
+    Path("data/systems"),
+    Path("data/score"),
+    Path("metrics/score.json"),
+)
 COLUMNS = ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words")
-PARTS = ("set", "system", "by", "group", "wer", "low", "high", "substitutions", "deletions", "insertions", "words")
-TEXTS, NUMBERS = ("id", "speaker", "language", "reference", "text"), ("substitutions", "deletions", "insertions", "words",
-                                                                      "character_errors", "characters")  # fmt: skip
-UTTERANCES = pa.schema([
-    ("set", pa.string()), ("role", pa.string()), ("system", pa.string()), ("id", pa.string()), ("speaker", pa.string()),
-    ("language", pa.string()), ("seconds", pa.float64()), ("reference", pa.string()), ("text", pa.string()),
-    *((name, pa.int64()) for name in NUMBERS), ("kind", pa.string()),
-])  # fmt: skip
+PARTS = (
+    "set",
+    "system",
+    "by",
+    "group",
+    "wer",
+    "low",
+    "high",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "words",
+)
+TEXTS, NUMBERS = (
+    ("id", "speaker", "language", "reference", "text"),
+    ("substitutions", "deletions", "insertions", "words", "character_errors", "characters"),
+)
+UTTERANCES = pa.schema(
+    [
+        ("set", pa.string()),
+        ("role", pa.string()),
+        ("system", pa.string()),
+        ("id", pa.string()),
+        ("speaker", pa.string()),
+        ("language", pa.string()),
+        ("seconds", pa.float64()),
+        ("reference", pa.string()),
+        ("text", pa.string()),
+        *((name, pa.int64()) for name in NUMBERS),
+        ("kind", pa.string()),
+    ]
+)
 
 
 def work(stage: Stage) -> None:
     params = stage.params
-    form, resamples, prompt = params.score.text_form, params.score.resamples, catalogue.llm(params.llm).prompt
+    form, resamples, prompt = (
+        params.score.text_form,
+        params.score.resamples,
+        catalogue.llm(params.llm).prompt,
+    )
     inputs = {"decode": contents(HYPOTHESES), "systems": _digests()}
     out, known = fresh(OUT), evidence(prompt.template, *prompt.others)
     sets = read_sets(HYPOTHESES, SYSTEMS, params.decode.sets)
-    notes = {each.name: _notes(params.corpus, each) for each in sets}  # before the work: a wrong total stops
+    notes = {
+        each.name: _notes(params.corpus, each) for each in sets
+    }  # before the work: a wrong total stops
     _prepare(sets, form)
     scores: dict[str, dict[str, Any]] = {}
     speakers: list[tuple[Any, ...]] = [COLUMNS]
@@ -72,18 +109,33 @@ def work(stage: Stage) -> None:
                 writer.write_table(_table(each, system, rows, counts, kinds))
                 if not _quiet(each):
                     lines = by_group([row.speaker for row in rows])
-                    speakers += [(each.name, system, speaker, *counts.figures(at).values()) for speaker, at in lines]
-                    parts += [(each.name, system, *line) for line in groups(rows, counts, resamples)]
+                    speakers += [
+                        (each.name, system, speaker, *counts.figures(at).values())
+                        for speaker, at in lines
+                    ]
+                    parts += [
+                        (each.name, system, *line) for line in groups(rows, counts, resamples)
+                    ]
     METRICS.parent.mkdir(exist_ok=True)
     METRICS.write_text(json.dumps(scores, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     _write(out / "speakers.csv", speakers)
     _write(out / "groups.csv", parts)
-    write_record(out, "score", parameters=asdict(params.score), inputs=inputs, libraries=("jiwer", "RapidFuzz", "whisper_normalizer"))
+    write_record(
+        out,
+        "score",
+        parameters=asdict(params.score),
+        inputs=inputs,
+        libraries=("jiwer", "RapidFuzz", "whisper_normalizer"),
+    )
 
 
 def _digests() -> dict[str, str]:
     """Digest of each text of other systems; what else lies there changes no figure."""
-    return {path: digest for path, digest in folder_digests(SYSTEMS).items() if path.endswith(SUFFIX)} if SYSTEMS.is_dir() else {}
+    return (
+        {path: digest for path, digest in folder_digests(SYSTEMS).items() if path.endswith(SUFFIX)}
+        if SYSTEMS.is_dir()
+        else {}
+    )
 
 
 def _quiet(each: Set) -> bool:
@@ -91,20 +143,35 @@ def _quiet(each: Set) -> bool:
 
 
 def _notes(corpus: str, each: Set) -> dict[str, Any]:
-    """What stands beside the figures of every system of a set: its condition, and whether its words were checked."""
+    """What stands beside the figures of every system of a set: its condition, and whether its words
+    were checked.
+    """
     settings = settings_of(corpus, each.role, each.name)
-    return {**condition_of(settings), **check_words(each.name, settings, [row.reference for row in each.rows])}
+    return {
+        **condition_of(settings),
+        **check_words(each.name, settings, [row.reference for row in each.rows]),
+    }
 
 
 def _prepare(sets: Sequence[Set], form: str) -> None:
-    """Normalises all texts that are compared in Whisper's form: those of speech, and of non-speech where it is the reported one."""
-    rows = (row for each in sets if form == "whisper" or not _quiet(each) for rows in each.systems.values() for row in rows)
+    """Normalises all texts that are compared in Whisper's form: those of speech, and of non-speech
+    where it is the reported one.
+    """
+    rows = (
+        row
+        for each in sets
+        if form == "whisper" or not _quiet(each)
+        for rows in each.systems.values()
+        for row in rows
+    )
     texts = [text for row in rows for text in (row.reference, row.text)]
     for name in FORMS:
         prepare(texts, name)
 
 
-def _figures(each: Set, rows: Sequence[Row], form: str, resamples: int, known: Evidence) -> tuple[dict[str, Any], Counts, list[str]]:
+def _figures(
+    each: Set, rows: Sequence[Row], form: str, resamples: int, known: Evidence
+) -> tuple[dict[str, Any], Counts, list[str]]:
     """Figures of one system over a set, its counts, and the kind of each utterance."""
     counts = count(rows, form, known)
     if _quiet(each):
@@ -113,9 +180,16 @@ def _figures(each: Set, rows: Sequence[Row], form: str, resamples: int, known: E
     return speech_metrics(rows, counts, form, resamples), counts, kinds_of_utterances(counts)
 
 
-def _table(each: Set, system: str, rows: Sequence[Row], counts: Counts, kinds: Sequence[str]) -> pa.Table:
+def _table(
+    each: Set, system: str, rows: Sequence[Row], counts: Counts, kinds: Sequence[str]
+) -> pa.Table:
     number = len(rows)
-    columns: dict[str, Any] = {"set": [each.name] * number, "role": [each.role] * number, "system": [system] * number, "kind": kinds}
+    columns: dict[str, Any] = {
+        "set": [each.name] * number,
+        "role": [each.role] * number,
+        "system": [system] * number,
+        "kind": kinds,
+    }
     columns |= {name: [getattr(row, name) for row in rows] for name in (*TEXTS, "seconds")}
     columns |= {name: getattr(counts, name) for name in NUMBERS}
     return pa.table({name: columns[name] for name in UTTERANCES.names}, schema=UTTERANCES)

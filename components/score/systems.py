@@ -1,9 +1,11 @@
-"""Whose texts are scored: the systems of ``data/decode``, and others beside them that left a plain file.
+"""Whose texts are scored: the systems of ``data/decode``, and others beside them that left a plain
+file.
 
-In: ``data/decode/<role>/<set>.parquet``, and ``data/systems/<system>/<set>.tsv`` (UTF-8, a line: id, tab, text; no header; an empty
-text is a text). Out: the rows of each set by system. Every system must have said something about each utterance of a set, once,
-and against the same references: a missing, unknown or doubled id, a text that is no text, a broken line or a name that is taken
-stops before any figure is made. Cost: some 100,000 rows a second.
+In: ``data/decode/<role>/<set>.parquet``, and ``data/systems/<system>/<set>.tsv`` (UTF-8, a line:
+id, tab, text; no header; an empty text is a text). Out: the rows of each set by system. Every
+system must have said something about each utterance of a set, once, and against the same
+references: a missing, unknown or doubled id, a text that is no text, a broken line or a name that
+is taken stops before any figure is made. Cost: some 100,000 rows a second.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ AGAIN = "Run 'dvc repro -f decode'."
 
 @dataclass(frozen=True)
 class Set:
-    """One source that was decoded: its role, and the rows of each system in one order of utterances."""
+    """One source that was decoded: its role, and the rows of each system in one order of
+    utterances.
+    """
 
     name: str
     role: str
@@ -44,30 +48,49 @@ def by_system(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def read_sets(hypotheses: Path, others: Path, taken: Iterable[str] = ()) -> list[Set]:
-    """The sets below ``hypotheses``, sorted by path, with the systems of the folder ``others`` (which may be missing).
+    """The sets below ``hypotheses``, sorted by path, with the systems of the folder ``others``
+    (which may be missing).
 
-    ``taken`` are names of ours beside those that stand in the hypotheses. Raises InputError that names the file and the line or id.
+    ``taken`` are names of ours beside those that stand in the hypotheses. Raises InputError that
+    names the file and the line or id.
     """
     found: dict[str, Set] = {}
     for path in sorted(hypotheses.glob("*/*.parquet")):
         name, systems = path.stem, by_system(read_hypotheses(path))
         if name in found:
-            raise InputError(f"Two sources are called '{name}'.", unit=name, way_out="Rename one in catalogue/corpus.yaml.")
+            raise InputError(
+                f"Two sources are called '{name}'.",
+                unit=name,
+                way_out="Rename one in catalogue/corpus.yaml.",
+            )
         if systems:  # else the source has no utterance
             _check_texts(name, systems)
             found[name] = Set(name, path.parent.name, _in_one_order(name, systems))
     ours = {*TAKEN, *taken, *(system for each in found.values() for system in each.systems)}
     for file in sorted(others.glob(f"*{SUFFIX}")):
-        raise InputError(f"{file} is of no system.", unit=str(file), way_out=f"Move it to {others}/<system>/<set>{SUFFIX}.")
+        raise InputError(
+            f"{file} is of no system.",
+            unit=str(file),
+            way_out=f"Move it to {others}/<system>/<set>{SUFFIX}.",
+        )
     for folder in sorted(path for path in others.glob("[!.]*") if path.is_dir()):
         if folder.name in ours:
-            raise InputError(f"{folder}: a system of ours is called '{folder.name}' too.", unit=folder.name, way_out="Rename the folder.")
+            raise InputError(
+                f"{folder}: a system of ours is called '{folder.name}' too.",
+                unit=folder.name,
+                way_out="Rename the folder.",
+            )
         for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
             each = found.get(path.stem)
             if each is None or path.suffix != SUFFIX:
-                raise InputError(f"{path}: no set of speech or non-speech is called so.", unit=str(path),
-                                 way_out=f"{nearest(path.stem, found)} The file's name is <set>{SUFFIX}.")  # fmt: skip
-            found[each.name] = replace(each, systems={**each.systems, folder.name: _joined(path, folder.name, each.rows)})
+                raise InputError(
+                    f"{path}: no set of speech or non-speech is called so.",
+                    unit=str(path),
+                    way_out=f"{nearest(path.stem, found)} The file's name is <set>{SUFFIX}.",
+                )
+            found[each.name] = replace(
+                each, systems={**each.systems, folder.name: _joined(path, folder.name, each.rows)}
+            )
     return list(found.values())
 
 
@@ -76,22 +99,38 @@ def _check_texts(name: str, systems: Mapping[str, list[Row]]) -> None:
         for row in rows:
             for what, text in (("reference", row.reference), ("text", row.text)):
                 if not isinstance(text, str):
-                    raise InputError(f"{name}: the {what} of '{row.id}' in the hypotheses of '{system}' is no text: {text!r}.",
-                                     unit=row.id, way_out=AGAIN)  # fmt: skip
+                    raise InputError(
+                        f"{name}: the {what} of '{row.id}' in the hypotheses of '{system}' is "
+                        f"no text: {text!r}.",
+                        unit=row.id,
+                        way_out=AGAIN,
+                    )
 
 
 def _in_one_order(name: str, systems: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The systems, each with the utterances of the first in its order; raises InputError where one has others or other references."""
+    """The systems, each with the utterances of the first in its order; raises InputError where one
+    has others or other references.
+    """
     first = next(iter(systems.values()))
     wanted = {row.id: row.reference for row in first}
     for system, rows in systems.items():
         counts = Counter(row.id for row in rows)
-        wrong = sorted((counts.keys() ^ wanted.keys()) | {each for each, count in counts.items() if count > 1})
+        wrong = sorted(
+            (counts.keys() ^ wanted.keys()) | {each for each, count in counts.items() if count > 1}
+        )
         if wrong:
-            raise InputError(f"{name}: the hypotheses of '{system}' miss or double {wrong[:3]}.", unit=name, way_out=AGAIN)
+            raise InputError(
+                f"{name}: the hypotheses of '{system}' miss or double {wrong[:3]}.",
+                unit=name,
+                way_out=AGAIN,
+            )
         other = next((row.id for row in rows if row.reference != wanted[row.id]), None)
         if other is not None:
-            raise InputError(f"{name}: '{other}' has another reference in the hypotheses of '{system}'.", unit=other, way_out=AGAIN)
+            raise InputError(
+                f"{name}: '{other}' has another reference in the hypotheses of '{system}'.",
+                unit=other,
+                way_out=AGAIN,
+            )
     held = {system: {row.id: row for row in rows} for system, rows in systems.items()}
     return {system: [held[system][row.id] for row in first] for system in systems}
 
@@ -101,29 +140,51 @@ def read_texts(path: Path) -> dict[str, str]:
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text, at byte {error.start}.", unit=str(path), way_out="Save it as UTF-8.") from None
+        raise InputError(
+            f"{path}: not UTF-8 text, at byte {error.start}.",
+            unit=str(path),
+            way_out="Save it as UTF-8.",
+        ) from None
     texts: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip("\r") and number == len(lines):  # after the last line's end
             continue
         name, *text = line.removesuffix("\r").split("\t")
         if len(text) != 1 or not name:
-            raise InputError(f"{path}, line {number}: not an id, one tab and a text: {line[:60]!r}.", unit=str(path),
-                             way_out="A line is one utterance; an empty text keeps its tab.")  # fmt: skip
+            raise InputError(
+                f"{path}, line {number}: not an id, one tab and a text: {line[:60]!r}.",
+                unit=str(path),
+                way_out="A line is one utterance; an empty text keeps its tab.",
+            )
         if name in texts:
-            raise InputError(f"{path}, line {number}: '{name}' stands there twice.", unit=name, way_out="Keep one line of it.")
+            raise InputError(
+                f"{path}, line {number}: '{name}' stands there twice.",
+                unit=name,
+                way_out="Keep one line of it.",
+            )
         texts[name] = text[0]
     return texts
 
 
 def _joined(path: Path, system: str, rows: list[Row]) -> list[Row]:
-    """The texts of a file as rows beside ``rows`` of the same set; raises InputError for ids that are missing or unknown."""
+    """The texts of a file as rows beside ``rows`` of the same set; raises InputError for ids that
+    are missing or unknown.
+    """
     texts = read_texts(path)
     known = {row.id for row in rows}
     if unknown := sorted(texts.keys() - known):
-        raise InputError(f"{path}: {len(unknown)} ids are unknown, such as {unknown[:3]}.", unit=unknown[0],
-                         way_out="Ids are those of data/decode.")  # fmt: skip
+        raise InputError(
+            f"{path}: {len(unknown)} ids are unknown, such as {unknown[:3]}.",
+            unit=unknown[0],
+            way_out="Ids are those of data/decode.",
+        )
     if missing := sorted(known - texts.keys()):
-        raise InputError(f"{path}: {len(missing)} utterances are missing, such as {missing[:3]}.", unit=missing[0],
-                         way_out="Give each a line; where nothing was recognised its text is empty.")  # fmt: skip
-    return [replace(row, system=system, text=texts[row.id], tokens=[], score=float("nan"), others=[]) for row in rows]
+        raise InputError(
+            f"{path}: {len(missing)} utterances are missing, such as {missing[:3]}.",
+            unit=missing[0],
+            way_out="Give each a line; where nothing was recognised its text is empty.",
+        )
+    return [
+        replace(row, system=system, text=texts[row.id], tokens=[], score=float("nan"), others=[])
+        for row in rows
+    ]

@@ -1,5 +1,5 @@
-"""The result tables for the terminal: error rates with intervals, inserted words by kind, text on non-speech, seconds a stage, where
-the artifacts lie.
+"""The result tables for the terminal: error rates with intervals, inserted words by kind, text on
+non-speech, seconds a stage, where the artifacts lie.
 
 In: ``metrics/score.json`` and ``runs/``. Out: lines on standard output; costs nothing.
 """
@@ -21,11 +21,17 @@ from components.score.insertions import CLIP_KINDS, KINDS
 
 ARTIFACTS = {
     "data/report/index.html": "the report",
-    "models/bridge": "the trained bridge", "models/encoder": "encoder", "models/llm": "LLM", "data/decode": "hypotheses",
-    "data/score/speakers.csv": "word error rate by speaker", "data/score/groups.csv": "by length and language",
-    "data/score/utterances.parquet": "errors of every utterance", "metrics/curve.csv": "training curve",
-    "metrics/train.json": "where its accuracy jumps", "metrics/score.json": "these figures",
-}  # fmt: skip
+    "models/bridge": "the trained bridge",
+    "models/encoder": "encoder",
+    "models/llm": "LLM",
+    "data/decode": "hypotheses",
+    "data/score/speakers.csv": "word error rate by speaker",
+    "data/score/groups.csv": "by length and language",
+    "data/score/utterances.parquet": "errors of every utterance",
+    "metrics/curve.csv": "training curve",
+    "metrics/train.json": "where its accuracy jumps",
+    "metrics/score.json": "these figures",
+}
 WIDTH = 110  # columns, where the output is no terminal
 Figures = Iterator[tuple[str, str, Mapping[str, Any]]]
 
@@ -37,19 +43,34 @@ def show() -> None:
     scores = json.loads(METRICS.read_text())
     console = Console(width=None if Console().is_terminal else WIDTH)
     console.print(_words(scores))
-    parts = [name for name, systems in scores.items() if any(each.get("words_checked") is False for each in systems.values())]
+    parts = [
+        name
+        for name, systems in scores.items()
+        if any(each.get("words_checked") is False for each in systems.values())
+    ]
     if parts:
-        console.print(f"Not all of the published set, so not to stand beside published rates: {', '.join(parts)}")
+        console.print(
+            "Not all of the published set, so not to stand beside published rates: "
+            f"{', '.join(parts)}"
+        )
     for table in (_insertions(scores), _silence(scores)):
         if table.row_count:
             console.print(table)
     console.print(_seconds(stage_seconds()))
-    console.print("Artifacts: " + ", ".join(f"{path} ({what})" for path, what in ARTIFACTS.items() if Path(path).exists()))
+    console.print(
+        "Artifacts: "
+        + ", ".join(f"{path} ({what})" for path, what in ARTIFACTS.items() if Path(path).exists())
+    )
 
 
 def _holding(scores: Mapping[str, Any], key: str) -> Figures:
     """Set, system and figures of those that have one of that name."""
-    return ((name, system, each) for name, systems in scores.items() for system, each in systems.items() if key in each)
+    return (
+        (name, system, each)
+        for name, systems in scores.items()
+        for system, each in systems.items()
+        if key in each
+    )
 
 
 def rate(own: Mapping[str, Any]) -> str:
@@ -72,7 +93,14 @@ def _words(scores: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for name, system, each in _holding(scores, "wer"):
         counts = (str(each[key]) for key in ("substitutions", "deletions", "insertions", "words"))
-        table.add_row(name, system, rate(each), *counts, f"{100 * each['cer']:.2f}" if "cer" in each else "", each["text_form"])
+        table.add_row(
+            name,
+            system,
+            rate(each),
+            *counts,
+            f"{100 * each['cer']:.2f}" if "cer" in each else "",
+            each["text_form"],
+        )
     return table
 
 
@@ -96,7 +124,12 @@ def _silence(scores: Mapping[str, Any]) -> Table:
         kinds = each.get("insertion_kinds", {})
         shown = f"{each['characters_a_minute']:.1f}" if "characters_a_minute" in each else ""
         table.add_row(
-            name, system, f"{100 * each['text_rate']:.1f}", str(each["clips"]), shown, *(str(kinds.get(kind, "")) for kind in CLIP_KINDS)
+            name,
+            system,
+            f"{100 * each['text_rate']:.1f}",
+            str(each["clips"]),
+            shown,
+            *(str(kinds.get(kind, "")) for kind in CLIP_KINDS),
         )
     return table
 
@@ -108,7 +141,10 @@ def stage_seconds() -> dict[str, float]:
         record = json.loads(path.read_text())
         if record["started"] >= latest.get(record["stage"], ("", 0.0))[0]:
             latest[record["stage"]] = (record["started"], record["seconds"])
-    return {stage: seconds for stage, (started, seconds) in sorted(latest.items(), key=lambda entry: entry[1][0])}
+    return {
+        stage: seconds
+        for stage, (started, seconds) in sorted(latest.items(), key=lambda entry: entry[1][0])
+    }
 
 
 def _seconds(stages: dict[str, float]) -> Table:

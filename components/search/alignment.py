@@ -1,10 +1,12 @@
-"""When each word was said: forced alignment of a text to the log-probabilities of a CTC head (Graves et al. 2006, section 4.1).
+"""When each word was said: forced alignment of a text to the log-probabilities of a CTC head
+(Graves et al. 2006, section 4.1).
 
-In: last-layer frames of an utterance and its text, from whatever model. Out: the words with their seconds, and how sure the head is
-of each. The path of blanks and units with the highest probability is found by Viterbi; units that the head does not know (digits,
-where it has letters alone) are left out, and a word of such units alone fills the gap between its neighbours. Written here, since
-torchaudio's ``forced_align`` is compiled code that a processor's build of torch does not load. Cost: frames × units of one text,
-about 20 ms for 20 s of speech.
+In: last-layer frames of an utterance and its text, from whatever model. Out: the words with their
+seconds, and how sure the head is of each. The path of blanks and units with the highest probability
+is found by Viterbi; units that the head does not know (digits, where it has letters alone) are left
+out, and a word of such units alone fills the gap between its neighbours. Written here, since
+torchaudio's ``forced_align`` is compiled code that a processor's build of torch does not load.
+Cost: frames × units of one text, about 20 ms for 20 s of speech.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from components.text.joining import Word, spread
 
 @dataclass(frozen=True)
 class Run:
-    """The frames ``start`` to ``end`` (exclusive) in which one unit stands, and the sum of its log-probabilities there."""
+    """The frames ``start`` to ``end`` (exclusive) in which one unit stands, and the sum of its
+    log-probabilities there.
+    """
 
     start: int
     end: int
@@ -31,7 +35,8 @@ class Run:
 
 
 def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[Run] | None:
-    """The runs of ``target``'s units on the likeliest of all paths that collapse to it; None where there are too few frames.
+    """The runs of ``target``'s units on the likeliest of all paths that collapse to it; None where
+    there are too few frames.
 
     ``scores`` are log-probabilities, shape (frames, units).
     """
@@ -42,7 +47,9 @@ def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[R
         return None
     units = np.full(2 * len(target) + 1, blank)
     units[1::2] = target
-    emitted = np.asarray(scores, np.float64)[:, units]  # (frames, states): blank, unit, blank, unit, … blank
+    emitted = np.asarray(scores, np.float64)[
+        :, units
+    ]  # (frames, states): blank, unit, blank, unit, … blank
     # A unit may follow the unit before it without a blank where the two differ.
     skips = np.concatenate([[False, False], (units[2:] != blank) & (units[2:] != units[:-2])])
     best = np.full(len(units), -np.inf)
@@ -77,13 +84,22 @@ class Aligner:
 
     @torch.inference_mode()
     def log_probabilities(self, frames: torch.Tensor) -> np.ndarray:
-        """Of each unit at each frame: last-layer frames, shape (frames, width) → float32, shape (frames, units)."""
+        """Of each unit at each frame: last-layer frames, shape (frames, width) → float32, shape
+        (frames, units).
+        """
         encoder = self.head.encoder
-        return self._scores(frames.to(encoder.device, encoder.dtype)[None])[0].float().log_softmax(-1).cpu().numpy()
+        return (
+            self._scores(frames.to(encoder.device, encoder.dtype)[None])[0]
+            .float()
+            .log_softmax(-1)
+            .cpu()
+            .numpy()
+        )
 
     def __call__(self, frames: torch.Tensor, text: str) -> list[Word]:
-        """The words of a text, in seconds from the first frame. Where the text has more units than there are frames, words are
-        spread over the time, and have no score."""
+        """The words of a text, in seconds from the first frame. Where the text has more units than
+        there are frames, words are spread over the time, and have no score.
+        """
         words = text.split()
         units = [self._units(word) for word in words]
         target, places = self._sequence(units)
@@ -91,7 +107,10 @@ class Aligner:
         runs = viterbi(self.log_probabilities(frames), target, self.head.blank)
         if runs is None or not any(units):
             return spread(text, 0.0, seconds)
-        found = [self._word(word, [runs[place] for place in each]) for word, each in zip(words, places, strict=True)]
+        found = [
+            self._word(word, [runs[place] for place in each])
+            for word, each in zip(words, places, strict=True)
+        ]
         return _filled(words, found, seconds)
 
     def _units(self, word: str) -> list[int]:
@@ -99,12 +118,16 @@ class Aligner:
         return self.head.known(word)
 
     def _delimiter(self) -> list[int]:
-        """What stands between two words: a unit of its own for letters, nothing for subwords, which mark beginnings."""
+        """What stands between two words: a unit of its own for letters, nothing for subwords, which
+        mark beginnings.
+        """
         alone, both = self._units("a"), self._units("a a")
         return both[len(alone) : len(both) - len(alone)]
 
     def _sequence(self, units: Sequence[Sequence[int]]) -> tuple[list[int], list[range]]:
-        """The units of all words with what stands between them, and the places of each word's own."""
+        """The units of all words with what stands between them, and the places of each
+        word's own.
+        """
         target: list[int] = []
         places = []
         for each in units:
@@ -132,7 +155,9 @@ def _filled(texts: Sequence[str], found: Sequence[Word | None], seconds: float) 
             waiting.append(text)
             continue
         if waiting:
-            made += spread(" ".join(waiting), made[-1].end if made else 0.0, word.start if word else seconds)
+            made += spread(
+                " ".join(waiting), made[-1].end if made else 0.0, word.start if word else seconds
+            )
             waiting = []
         if word is not None:
             made.append(word)

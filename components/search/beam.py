@@ -1,9 +1,10 @@
 """Beam search under constraints that act per utterance.
 
-In: frames of a batch, seconds of audio, a constraint set, and where it asks for it evidence of what was heard. Out: the best text
-of each utterance, others beside it, and their scores: the sum of the tokens' log-probabilities, end of sequence included, as the
-model gives them without constraints. An utterance's text does not hang on its neighbours. Cost: the LLM's, one pass a token over
-beams, and a pass over the found texts for their scores.
+In: frames of a batch, seconds of audio, a constraint set, and where it asks for it evidence of what
+was heard. Out: the best text of each utterance, others beside it, and their scores: the sum of the
+tokens' log-probabilities, end of sequence included, as the model gives them without constraints. An
+utterance's text does not hang on its neighbours. Cost: the LLM's, one pass a token over beams, and
+a pass over the found texts for their scores.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ REACHED = -1e8  # transformers marks a beam that never came about by -1e9
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text of one utterance: token ids without the end of sequence, and its log-probability; ``others`` came after it, best
-    first."""
+    """A text of one utterance: token ids without the end of sequence, and its log-probability;
+    ``others`` came after it, best first.
+    """
 
     text: str
     tokens: list[int]
@@ -36,27 +38,50 @@ class Hypothesis:
 
 
 @torch.inference_mode()
-def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[float], constraints: ConstraintSet,
-           evidence: Sequence[Evidence] | None = None, *, together: bool = False) -> list[Hypothesis]:  # fmt: skip
-    """The best hypothesis of each utterance from its frames, each (frames, encoder width), with the other beams beside it.
+def search(
+    model: SpeechLLM,
+    frames: Sequence[torch.Tensor],
+    seconds: Sequence[float],
+    constraints: ConstraintSet,
+    evidence: Sequence[Evidence] | None = None,
+    *,
+    together: bool = False,
+) -> list[Hypothesis]:
+    """The best hypothesis of each utterance from its frames, each (frames, encoder width), with the
+    other beams beside it.
 
-    ``evidence`` is what was heard of each; where a set asks for it and none is given, the matching head of the bridge tells. Raises
-    ValueError where that was not trained.
-    ``together``: ranks that hold the LLM together search at the same time, each its own batch; none stops before all are done.
+    ``evidence`` is what was heard of each; where a set asks for it and none is given, the matching
+    head of the bridge tells. Raises ValueError where that was not trained. ``together``: ranks that
+    hold the LLM together search at the same time, each its own batch; none stops before all are
+    done.
     """
     speech = model.projector(frames)
     batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, None)
     if evidence is None and constraints.asks_what_was_heard:
         if not model.matched:
-            raise ValueError("Neither evidence is given nor was the matching head trained; take the set's 'unasked()'.")
-        evidence = [MatchedEvidence(model.matching, each, model.llm.get_input_embeddings()) for each in speech]
+            raise ValueError(
+                "Neither evidence is given nor was the matching head trained; take the set's "
+                "'unasked()'."
+            )
+        evidence = [
+            MatchedEvidence(model.matching, each, model.llm.get_input_embeddings())
+            for each in speech
+        ]
     eos, pad, beams = model.builder.eos, model.tokenizer.pad_token_id, constraints.beams
     config = GenerationConfig(
-        do_sample=False, num_beams=beams, num_return_sequences=beams, max_new_tokens=max(limits(constraints, seconds)[1]) + 1,
-        length_penalty=constraints.length_penalty, no_repeat_ngram_size=constraints.no_repeat_ngram or None,
-        eos_token_id=eos, pad_token_id=eos if pad is None else pad, bos_token_id=model.tokenizer.bos_token_id, use_cache=True,
-        return_dict_in_generate=True, output_scores=beams > 1,
-    )  # fmt: skip
+        do_sample=False,
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=max(limits(constraints, seconds)[1]) + 1,
+        length_penalty=constraints.length_penalty,
+        no_repeat_ngram_size=constraints.no_repeat_ngram or None,
+        eos_token_id=eos,
+        pad_token_id=eos if pad is None else pad,
+        bos_token_id=model.tokenizer.bos_token_id,
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_scores=beams > 1,
+    )
     with warnings.catch_warnings():
         # It warns that no-repeat looks at new tokens only: that is what is wanted.
         warnings.filterwarnings("ignore", message=".*no_repeat_ngram_size.*")
@@ -64,20 +89,39 @@ def search(model: SpeechLLM, frames: Sequence[torch.Tensor], seconds: Sequence[f
             inputs_embeds=batch.embeddings,
             attention_mask=batch.mask,
             generation_config=config,
-            logits_processor=processors(constraints, seconds, evidence or (), eos, model.builder.special, batch.embeddings.device),
+            logits_processor=processors(
+                constraints,
+                seconds,
+                evidence or (),
+                eos,
+                model.builder.special,
+                batch.embeddings.device,
+            ),
             synced_gpus=together,
         )
     rows = [_until(row, eos) for row in made.sequences.tolist()]
     scores = made.sequences_scores.tolist() if beams > 1 else [0.0] * len(rows)
     # Undone: scores are divided by the length, end included, to the power of the penalty.
-    reached = [score * (len(row) + 1) ** constraints.length_penalty > REACHED for score, row in zip(scores, rows, strict=True)]
-    found = [_distinct(rows[at : at + beams], reached[at : at + beams]) for at in range(0, len(rows), beams)]
+    reached = [
+        score * (len(row) + 1) ** constraints.length_penalty > REACHED
+        for score, row in zip(scores, rows, strict=True)
+    ]
+    found = [
+        _distinct(rows[at : at + beams], reached[at : at + beams])
+        for at in range(0, len(rows), beams)
+    ]
     if constraints.silence_gate:
         assert evidence is not None  # made above where none was given
-        found = [_gated(texts, each.speech(texts[0]) < constraints.silence_gate) for texts, each in zip(found, evidence, strict=True)]
+        found = [
+            _gated(texts, each.speech(texts[0]) < constraints.silence_gate)
+            for texts, each in zip(found, evidence, strict=True)
+        ]
     scored = _scored(model, speech, found)
     if constraints.silence_gate and evidence is not None:
-        scored = [_ranked(texts, each, constraints.silence_gate) for texts, each in zip(scored, evidence, strict=True)]
+        scored = [
+            _ranked(texts, each, constraints.silence_gate)
+            for texts, each in zip(scored, evidence, strict=True)
+        ]
     return [Hypothesis(best.text, best.tokens, best.score, others) for best, *others in scored]
 
 
@@ -86,8 +130,13 @@ def _until(tokens: list[int], eos: int) -> list[int]:
 
 
 def _distinct(texts: Sequence[list[int]], reached: Sequence[bool]) -> list[list[int]]:
-    """The texts of an utterance's beams, each once; those that the constraints left no way to only where there is no other."""
-    return [list(each) for each in dict.fromkeys(tuple(text) for text, there in zip(texts, reached) if there)] or [texts[0]]
+    """The texts of an utterance's beams, each once; those that the constraints left no way to only
+    where there is no other.
+    """
+    return [
+        list(each)
+        for each in dict.fromkeys(tuple(text) for text, there in zip(texts, reached) if there)
+    ] or [texts[0]]
 
 
 def _gated(texts: list[list[int]], low: bool) -> list[list[int]]:
@@ -96,27 +145,46 @@ def _gated(texts: list[list[int]], low: bool) -> list[list[int]]:
 
 
 def _ranked(found: list[Hypothesis], evidence: Evidence, gate: float) -> list[Hypothesis]:
-    """Where the evidence for speech is low, hypotheses by the product of both probabilities, the LLM's and that of what was
-    heard: the empty transcript competes as one of them. Elsewhere as the search left them."""
+    """Where the evidence for speech is low, hypotheses by the product of both probabilities, the
+    LLM's and that of what was heard: the empty transcript competes as one of them. Elsewhere as the
+    search left them.
+    """
     if evidence.speech(found[0].tokens) >= gate:
         return found
-    return sorted(found, key=lambda each: each.score + evidence.agreement(each.tokens, each.text), reverse=True)
+    return sorted(
+        found,
+        key=lambda each: each.score + evidence.agreement(each.tokens, each.text),
+        reverse=True,
+    )
 
 
-def _scored(model: SpeechLLM, speech: Sequence[torch.Tensor], found: Sequence[Sequence[list[int]]]) -> list[list[Hypothesis]]:
-    """The texts of each utterance with their log-probabilities; batches are as large as that of the search."""
+def _scored(
+    model: SpeechLLM, speech: Sequence[torch.Tensor], found: Sequence[Sequence[list[int]]]
+) -> list[list[Hypothesis]]:
+    """The texts of each utterance with their log-probabilities; batches are as large as that of the
+    search.
+    """
     scored: list[list[Hypothesis]] = [[] for _ in found]
     for place in range(max(map(len, found))):
         rows = [row for row, texts in enumerate(found) if len(texts) > place]
         texts = [found[row][place] for row in rows]
-        for row, tokens, score in zip(rows, texts, _log_probabilities(model, [speech[row] for row in rows], texts), strict=True):
+        for row, tokens, score in zip(
+            rows,
+            texts,
+            _log_probabilities(model, [speech[row] for row in rows], texts),
+            strict=True,
+        ):
             scored[row].append(Hypothesis(model.builder.text(tokens), tokens, score))
     return scored
 
 
-def _log_probabilities(model: SpeechLLM, speech: Sequence[torch.Tensor], tokens: Sequence[Sequence[int]]) -> list[float]:
+def _log_probabilities(
+    model: SpeechLLM, speech: Sequence[torch.Tensor], tokens: Sequence[Sequence[int]]
+) -> list[float]:
     batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, tokens)
-    hidden = model.llm.base_model(inputs_embeds=batch.embeddings, attention_mask=batch.mask, use_cache=False).last_hidden_state
+    hidden = model.llm.base_model(
+        inputs_embeds=batch.embeddings, attention_mask=batch.mask, use_cache=False
+    ).last_hidden_state
     logits = model.llm.get_output_embeddings()(hidden[batch.rows, batch.columns]).float()
     found = logits.log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
     return torch.zeros(len(speech), device=found.device).index_add_(0, batch.rows, found).tolist()

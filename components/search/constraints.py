@@ -1,8 +1,10 @@
-"""Constraints of the search as logits processors, each with one value an utterance, never the batch's largest.
+"""Constraints of the search as logits processors, each with one value an utterance, never the
+batch's largest.
 
-In: new tokens (beams, steps) and their next scores (beams, vocabulary), beams of an utterance side by side, log-probabilities.
-Out: scores with what is forbidden at minus infinity; each leaves at least one token to every beam. What an utterance may say does not
-hang on its neighbours. Cost: nothing beside the LLM; acoustic agreement looks at a few tokens of each beam.
+In: new tokens (beams, steps) and their next scores (beams, vocabulary), beams of an utterance side
+by side, log-probabilities. Out: scores with what is forbidden at minus infinity; each leaves at
+least one token to every beam. What an utterance may say does not hang on its neighbours. Cost:
+nothing beside the LLM; acoustic agreement looks at a few tokens of each beam.
 """
 
 from __future__ import annotations
@@ -16,17 +18,32 @@ from components.config.params import ConstraintSet
 from components.search.acoustic_evidence import Evidence, Reach
 
 NEVER = float("-inf")
-# Next tokens that acoustic agreement looks at, likeliest first, until it has found as many as beam search can use.
+# Next tokens that acoustic agreement looks at, likeliest first, until it has found as many as beam
+# search can use.
 CANDIDATES = 64
-GREEDY = ConstraintSet(beams=1, max_tokens=100, length_penalty=1.0, no_repeat_ngram=0, max_tokens_per_second=0, extra_tokens=0,
-                       min_tokens_per_second=0, repetition_penalty=1.0, eos_threshold=0, max_unheard=0, silence_gate=0)  # fmt: skip
+GREEDY = ConstraintSet(
+    beams=1,
+    max_tokens=100,
+    length_penalty=1.0,
+    no_repeat_ngram=0,
+    max_tokens_per_second=0,
+    extra_tokens=0,
+    min_tokens_per_second=0,
+    repetition_penalty=1.0,
+    eos_threshold=0,
+    max_unheard=0,
+    silence_gate=0,
+)
 
 
 class TokenLimits(LogitsProcessor):
-    """Forbids the end of sequence before ``fewest`` new tokens, where there is another way on, and everything else after ``most``, for
-    each utterance."""
+    """Forbids the end of sequence before ``fewest`` new tokens, where there is another way on, and
+    everything else after ``most``, for each utterance.
+    """
 
-    def __init__(self, fewest: Sequence[int], most: Sequence[int], eos: int, device: torch.device) -> None:
+    def __init__(
+        self, fewest: Sequence[int], most: Sequence[int], eos: int, device: torch.device
+    ) -> None:
         self.fewest, self.most = (torch.tensor(values, device=device) for values in (fewest, most))
         self.eos = eos
 
@@ -52,8 +69,10 @@ class LogProbabilities(LogitsProcessor):
 
 
 class LikelyEnd(LogitsProcessor):
-    """Forbids an end whose log-probability is not above ``threshold`` times that of the likeliest other token (Hannun et al.,
-    arXiv 1904.02619): a text does not end while the LLM would rather go on and may."""
+    """Forbids an end whose log-probability is not above ``threshold`` times that of the likeliest
+    other token (Hannun et al., arXiv 1904.02619): a text does not end while the LLM would rather go
+    on and may.
+    """
 
     def __init__(self, threshold: float, eos: int) -> None:
         self.threshold, self.eos = threshold, eos
@@ -68,13 +87,17 @@ class LikelyEnd(LogitsProcessor):
 
 
 class Agreement(LogitsProcessor):
-    """Forbids tokens by which a text would run on for more than ``most`` units of which none was heard.
+    """Forbids tokens by which a text would run on for more than ``most`` units of which none was
+    heard.
 
-    Of each beam the likeliest tokens are looked at until ``2 · beams + 1`` are allowed, which is all that beam search can take
-    from one; the rest is forbidden. The end of sequence is never forbidden here: a text that has used up what it may make up ends.
+    Of each beam the likeliest tokens are looked at until ``2 · beams + 1`` are allowed, which is
+    all that beam search can take from one; the rest is forbidden. The end of sequence is never
+    forbidden here: a text that has used up what it may make up ends.
     """
 
-    def __init__(self, evidence: Sequence[Evidence], most: int, eos: int, ignored: set[int]) -> None:
+    def __init__(
+        self, evidence: Sequence[Evidence], most: int, eos: int, ignored: set[int]
+    ) -> None:
         self.evidence, self.most, self.eos, self._ignored = evidence, most, eos, ignored
         self._reaches: list[dict[tuple[int, ...], Reach]] = [{(): Reach()} for _ in evidence]
 
@@ -83,12 +106,18 @@ class Agreement(LogitsProcessor):
         best = scores.topk(min(CANDIDATES, scores.shape[-1]), dim=-1)
         kept = torch.full_like(scores, NEVER)
         kept[:, self.eos] = scores[:, self.eos]
-        for row, (tokens, values) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
+        for row, (tokens, values) in enumerate(
+            zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ):
             said, place = input_ids[row].tolist(), row // beams
             if self.eos in said:  # this beam has ended, what it says no longer counts
                 continue
             reach = self._reach(place, tuple(said))
-            allowed = [token for token, value in zip(tokens, values, strict=True) if token != self.eos and value > NEVER]
+            allowed = [
+                token
+                for token, value in zip(tokens, values, strict=True)
+                if token != self.eos and value > NEVER
+            ]
             taken = self._allowed(place, reach, allowed, 2 * beams + 1)
             kept[row, taken] = scores[row, taken]
         return kept
@@ -98,7 +127,11 @@ class Agreement(LogitsProcessor):
         known = self._reaches[place]
         if said not in known:
             before = self._reach(place, said[:-1])
-            known[said] = before if said[-1] in self._ignored else self.evidence[place].extended(before, said[-1])
+            known[said] = (
+                before
+                if said[-1] in self._ignored
+                else self.evidence[place].extended(before, said[-1])
+            )
         return known[said]
 
     def _allowed(self, place: int, reach: Reach, tokens: Sequence[int], enough: int) -> list[int]:
@@ -116,22 +149,39 @@ class Agreement(LogitsProcessor):
 def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[int], list[int]]:
     """Fewest and most tokens of each utterance, from its seconds of audio."""
     rate, extra = constraints.max_tokens_per_second, constraints.extra_tokens
-    most = [min(constraints.max_tokens, int(rate * each) + extra) if rate else constraints.max_tokens for each in seconds]
-    fewest = [min(int(constraints.min_tokens_per_second * each), cap) for each, cap in zip(seconds, most, strict=True)]
+    most = [
+        min(constraints.max_tokens, int(rate * each) + extra) if rate else constraints.max_tokens
+        for each in seconds
+    ]
+    fewest = [
+        min(int(constraints.min_tokens_per_second * each), cap)
+        for each, cap in zip(seconds, most, strict=True)
+    ]
     return fewest, most
 
 
-def processors(constraints: ConstraintSet, seconds: Sequence[float], evidence: Sequence[Evidence], eos: int, ignored: set[int],
-               device: torch.device) -> LogitsProcessorList:  # fmt: skip
-    """The constraints that a set asks for. ``ignored`` are tokens that are no text: their units do not count.
+def processors(
+    constraints: ConstraintSet,
+    seconds: Sequence[float],
+    evidence: Sequence[Evidence],
+    eos: int,
+    ignored: set[int],
+    device: torch.device,
+) -> LogitsProcessorList:
+    """The constraints that a set asks for. ``ignored`` are tokens that are no text: their units do
+    not count.
 
-    Their order: what a score is, what may be said, how long a text may be, and last whether an end is likely enough, which gives way
-    where nothing but the end is left.
+    Their order: what a score is, what may be said, how long a text may be, and last whether an end
+    is likely enough, which gives way where nothing but the end is left.
     """
     found: list[Callable[..., torch.Tensor]] = []
-    if constraints.beams == 1 and (constraints.repetition_penalty != 1 or constraints.eos_threshold):
+    if constraints.beams == 1 and (
+        constraints.repetition_penalty != 1 or constraints.eos_threshold
+    ):
         found.append(LogProbabilities())
-    if constraints.repetition_penalty != 1:  # not by the generation's settings: those spare as many tokens as the batch padded
+    if (
+        constraints.repetition_penalty != 1
+    ):  # not by the generation's settings: those spare as many tokens as the batch padded
         found.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     fewest, most = limits(constraints, seconds)
     if constraints.max_unheard:

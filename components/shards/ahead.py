@@ -1,8 +1,10 @@
-"""Tars of the store, read ahead: whole, in the background, in the order in which a reader says that it will want them.
+"""Tars of the store, read ahead: whole, in the background, in the order in which a reader says that
+it will want them.
 
-In: digests, as they are announced. Out: bytes of a tar; from memory where it was announced, by a request for just these where it was not.
-A tar that was read whole is checked by its SHA-256. A tar costs one request each time that it comes in, and memory up to
-``LIBRETTO_READ_AHEAD_MB`` for all; with less than the window of shards that a training mixes, tars come in more than once.
+In: digests, as they are announced. Out: bytes of a tar; from memory where it was announced, by a
+request for just these where it was not. A tar that was read whole is checked by its SHA-256. A tar
+costs one request each time that it comes in, and memory up to ``LIBRETTO_READ_AHEAD_MB`` for all;
+with less than the window of shards that a training mixes, tars come in more than once.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Ahead:
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="read-ahead")
 
     def announce(self, wanted: Sequence[str]) -> None:
-        """Has the tars come in that are not there, the first ones first, as many as there is room for; others make room."""
+        """Has the tars come in that are not there, the first ones first, as many as there is room
+        for; others make room.
+        """
         with self._lock:
             self._wanted = dict.fromkeys(wanted)
             self._fill()
@@ -48,7 +52,9 @@ class Ahead:
     def _room(self) -> bool:
         """Whether one more has room, once those have gone that nobody waits for."""
         if not self._largest:
-            return len(self._tars) < STREAMS  # until the first is here, nobody knows how large they are
+            return (
+                len(self._tars) < STREAMS
+            )  # until the first is here, nobody knows how large they are
         while self._tars and (len(self._tars) + 1) * self._largest > self._most:
             spare = next((digest for digest in self._tars if digest not in self._wanted), None)
             if spare is None:
@@ -64,7 +70,9 @@ class Ahead:
         return data
 
     def part(self, digest: str, offset: int, size: int) -> bytes:
-        """``size`` bytes of a tar from ``offset`` on, fewer where it ends earlier; raises FileNotFoundError where it is not there."""
+        """``size`` bytes of a tar from ``offset`` on, fewer where it ends earlier; raises
+        FileNotFoundError where it is not there.
+        """
         with self._lock:
             coming = self._tars.get(digest)
             if coming is not None:
@@ -80,12 +88,17 @@ class Ahead:
 
 
 def _whole(digest: str) -> bytes:
-    """A tar of the store; asked for once more where other bytes came. Raises InputError where they come again."""
+    """A tar of the store; asked for once more where other bytes came. Raises InputError where they
+    come again.
+    """
     data = whole(tar_at(digest), digest)
     if data is not None:
         return data
-    raise InputError(f"{tar_at(digest)} holds other bytes than its name says.", unit=digest,
-                     way_out="Remove it there, then run 'dvc repro -f shards' (or features): it is made again.")  # fmt: skip
+    raise InputError(
+        f"{tar_at(digest)} holds other bytes than its name says.",
+        unit=digest,
+        way_out="Remove it there, then run 'dvc repro -f shards' (or features): it is made again.",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """The stage: the manifests of a role → tars and index in ``data/shards/<role>``.
 
-FLAC at 16 kHz mono goes in as it is; anything else is decoded, averaged to mono, resampled and written as 16-bit FLAC.
+FLAC at 16 kHz mono goes in as it is; anything else is decoded, averaged to mono, resampled and
+written as 16-bit FLAC.
 """
 
 from __future__ import annotations
@@ -41,11 +42,18 @@ class Job:
     remote: bool
 
     def key(self) -> dict:
-        return {"version": RESULT_VERSION, "rows": [[row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows]}
+        return {
+            "version": RESULT_VERSION,
+            "rows": [
+                [row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows
+            ],
+        }
 
 
 def cut(rows: list[Utterance], utterances: int, seconds: float) -> list[list[Utterance]]:
-    """Rows in manifest order, cut so that no shard holds more than so many utterances or seconds."""
+    """Rows in manifest order, cut so that no shard holds more than so many utterances
+    or seconds.
+    """
     shards: list[list[Utterance]] = []
     held = 0.0
     for row in rows:
@@ -75,8 +83,11 @@ def _sample(row: Utterance, path: Path | RemotePath) -> Sample:
     except (FileNotFoundError, IsADirectoryError):
         data = None
     if data is None:
-        raise InputError(f"{path} is gone or changed since the manifest was made.", unit=row.id,
-                         way_out="Run 'python -m components.corpus scan', then 'dvc repro'.")  # fmt: skip
+        raise InputError(
+            f"{path} is gone or changed since the manifest was made.",
+            unit=row.id,
+            way_out="Run 'python -m components.corpus scan', then 'dvc repro'.",
+        )
     facts = soundfile.info(io.BytesIO(data))
     if (facts.format, facts.samplerate, facts.channels) == ("FLAC", RATE, 1):
         count = facts.frames
@@ -93,21 +104,39 @@ def work(stage: Stage) -> None:
     outputs = {}
     for name, settings in catalogue.corpus(stage.params.corpus).sources[stage.role].items():
         shards = cut(read_manifest(manifests / name), limits.utterances, limits.seconds)
-        jobs = [Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows, limits.remote) for number, rows in enumerate(shards)]
+        jobs = [
+            Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows, limits.remote)
+            for number, rows in enumerate(shards)
+        ]
         units = _all(stage, name, jobs)
         (out / name).mkdir()
         for job in jobs:
             place_tar(units[job.name], job.name, out / name)
             outputs[f"{name}/{job.name}"] = digest_of(units[job.name], job.name)
-        write_index(out / name / INDEX, [entry for job in jobs for entry in read_index(units[job.name] / INDEX)])
+        write_index(
+            out / name / INDEX,
+            [entry for job in jobs for entry in read_index(units[job.name] / INDEX)],
+        )
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
     inputs = {"corpus": read_record(manifests)["outputs"]}
     libraries = ("soundfile", "soxr", "pyarrow")
     rooms = catalogue.rooms_of(catalogue.corpus(stage.params.corpus).sources[stage.role])
-    facts: dict[str, Any] = {"rooms": rooms} if rooms else {}  # who adds noise knows by it what is none
-    facts |= {"remote": True} if limits.remote else {}  # where the tars lie is no part of what they are
+    facts: dict[str, Any] = (
+        {"rooms": rooms} if rooms else {}
+    )  # who adds noise knows by it what is none
+    facts |= (
+        {"remote": True} if limits.remote else {}
+    )  # where the tars lie is no part of what they are
     parameters = {key: value for key, value in asdict(limits).items() if key != "remote"}
-    write_record(out, "shards", parameters=parameters, inputs=inputs, outputs=outputs, libraries=libraries, **facts)
+    write_record(
+        out,
+        "shards",
+        parameters=parameters,
+        inputs=inputs,
+        outputs=outputs,
+        libraries=libraries,
+        **facts,
+    )
 
 
 def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:
@@ -117,5 +146,8 @@ def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:
             units[job.name] = unit
             shown.advance()
     stored = sum(bytes_of(units[job.name], job.name) for job in jobs)
-    print(f"{stage.label()}: {name}: {sum(len(job.rows) for job in jobs)} utterances in {len(jobs)} shards, {stored / 1e6:.1f} MB")
+    print(
+        f"{stage.label()}: {name}: {sum(len(job.rows) for job in jobs)} utterances in "
+        f"{len(jobs)} shards, {stored / 1e6:.1f} MB"
+    )
     return units

@@ -1,7 +1,9 @@
-"""The index of a folder of tars (parquet): where each utterance's member lies, so that any one can be read by itself.
+"""The index of a folder of tars (parquet): where each utterance's member lies, so that any one can
+be read by itself.
 
-One row an utterance. ``offset`` and ``size`` are the bytes of its payload (``.flac`` in shards, ``.npy`` in features)
-inside the tar; ``json_offset`` and ``json_size`` those of its description. A tar is seekable, local or remote.
+One row an utterance. ``offset`` and ``size`` are the bytes of its payload (``.flac`` in shards,
+``.npy`` in features) inside the tar; ``json_offset`` and ``json_size`` those of its description. A
+tar is seekable, local or remote.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
     """Writes the index; the same entries give the same bytes."""
     kinds = {"str": pa.string(), "int": pa.int64()}
     schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(Entry)])
-    pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in entries], schema=schema), path, compression="zstd")
+    pq.write_table(
+        pa.Table.from_pylist([asdict(entry) for entry in entries], schema=schema),
+        path,
+        compression="zstd",
+    )
 
 
 def read_index(path: Path) -> list[Entry]:

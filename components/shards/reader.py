@@ -1,7 +1,8 @@
-"""Reading shards: the entries of a role, and one utterance's audio or features by its place in a tar.
+"""Reading shards: the entries of a role, and one utterance's audio or features by its place in a
+tar.
 
-A role's folder holds a folder a source: ``<role>/<source>/index.parquet`` and tars. Nothing is unpickled: payloads are
-FLAC, or ``.npy`` read with ``allow_pickle=False``.
+A role's folder holds a folder a source: ``<role>/<source>/index.parquet`` and tars. Nothing is
+unpickled: payloads are FLAC, or ``.npy`` read with ``allow_pickle=False``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def sources(role_folder: Path) -> list[str]:
 
 
 def entries(role_folder: Path, below: str = "") -> list[Located]:
-    """Every utterance of a role, by source, shard and place; ``below`` names a folder inside each source's, of the same layout."""
+    """Every utterance of a role, by source, shard and place; ``below`` names a folder inside each
+    source's, of the same layout.
+    """
     return [
         Located(entry, source, role_folder / source / below)
         for source in sources(role_folder)
@@ -50,7 +53,9 @@ def entries(role_folder: Path, below: str = "") -> list[Located]:
 
 
 def payload(item: Located) -> bytes:
-    """The bytes of an utterance's payload; raises InputError where the tar is shorter than its index says."""
+    """The bytes of an utterance's payload; raises InputError where the tar is shorter than its
+    index says.
+    """
     return _range(item, item.entry.offset, item.entry.size)
 
 
@@ -60,7 +65,9 @@ def description(item: Located) -> dict[str, Any]:
 
 
 def announce(items: Iterable[Located]) -> None:
-    """Tells which utterances will be read, in their order; where their tars lie in a bucket, these come in meanwhile."""
+    """Tells which utterances will be read, in their order; where their tars lie in a bucket, these
+    come in meanwhile.
+    """
     tars = dict.fromkeys((item.folder, item.entry.shard) for item in items)
     wanted = [stored[shard] for folder, shard in tars if (stored := _stored(folder))]
     if wanted:
@@ -68,19 +75,29 @@ def announce(items: Iterable[Located]) -> None:
 
 
 def _stored(folder: Path) -> dict[str, str]:
-    """Digest of each tar of a source's folder (or of a view in it) that lies in the store; empty where they lie in the folder."""
-    above = next((each for each in (folder.parent, folder.parent.parent) if (each / RECORD).is_file()), None)
+    """Digest of each tar of a source's folder (or of a view in it) that lies in the store; empty
+    where they lie in the folder.
+    """
+    above = next(
+        (each for each in (folder.parent, folder.parent.parent) if (each / RECORD).is_file()), None
+    )
     if above is None:
         return {}
     record = above / RECORD
-    return _in_store(record.absolute(), record.stat().st_mtime_ns, folder.relative_to(above).as_posix())
+    return _in_store(
+        record.absolute(), record.stat().st_mtime_ns, folder.relative_to(above).as_posix()
+    )
 
 
 @lru_cache(maxsize=64)
 def _in_store(record: Path, _changed: int, below: str) -> dict[str, str]:
     outputs = read_record(record.parent) if record.is_file() else {}
     names = outputs["outputs"].items() if outputs.get("remote") else ()
-    return {name.removeprefix(f"{below}/"): digest for name, digest in names if name.rpartition("/")[0] == below and name.endswith(".tar")}
+    return {
+        name.removeprefix(f"{below}/"): digest
+        for name, digest in names
+        if name.rpartition("/")[0] == below and name.endswith(".tar")
+    }
 
 
 def _range(item: Located, offset: int, size: int) -> bytes:
@@ -95,9 +112,17 @@ def _range(item: Located, offset: int, size: int) -> bytes:
                 stream.seek(offset)
                 data = stream.read(size)
     except FileNotFoundError:
-        raise InputError(f"{path} is gone; it holds utterance '{item.entry.id}'.", unit=item.entry.id, way_out="Run 'dvc repro'.") from None
+        raise InputError(
+            f"{path} is gone; it holds utterance '{item.entry.id}'.",
+            unit=item.entry.id,
+            way_out="Run 'dvc repro'.",
+        ) from None
     if len(data) != size:
-        raise InputError(f"{path} ends inside utterance '{item.entry.id}'.", unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")
+        raise InputError(
+            f"{path} ends inside utterance '{item.entry.id}'.",
+            unit=item.entry.id,
+            way_out="Run 'dvc repro -f shards'.",
+        )
     return data
 
 
@@ -106,28 +131,46 @@ def audio(item: Located) -> np.ndarray:
     try:
         samples = read(payload(item))
     except BrokenSound as error:
-        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.", unit=item.entry.id) from None
+        raise InputError(
+            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
+            unit=item.entry.id,
+        ) from None
     if len(samples) != item.entry.samples:
-        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {len(samples)} samples, not the"
-                         f" {item.entry.samples} of the index.", unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")  # fmt: skip
+        raise InputError(
+            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {len(samples)} samples, not the"
+            f" {item.entry.samples} of the index.",
+            unit=item.entry.id,
+            way_out="Run 'dvc repro -f shards'.",
+        )
     return samples
 
 
 def part(item: Located, start: int, count: int) -> np.ndarray:
-    """``count`` samples from ``start`` on of an utterance of an audio shard, as ``audio`` gives the whole of it."""
+    """``count`` samples from ``start`` on of an utterance of an audio shard, as ``audio`` gives the
+    whole of it.
+    """
     try:
         samples = read_part(payload(item), start, count)
     except BrokenSound as error:
-        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.", unit=item.entry.id) from None
+        raise InputError(
+            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
+            unit=item.entry.id,
+        ) from None
     if len(samples) != count:
-        raise InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}' ends before sample {start + count}.",
-                         unit=item.entry.id, way_out="Run 'dvc repro -f shards'.")  # fmt: skip
+        raise InputError(
+            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}' ends before sample "
+            f"{start + count}.",
+            unit=item.entry.id,
+            way_out="Run 'dvc repro -f shards'.",
+        )
     return samples
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording of noise or of a room, read where it is wanted (components.audio.augmentation.Recording)."""
+    """A recording of noise or of a room, read where it is wanted
+    (components.audio.augmentation.Recording).
+    """
 
     item: Located
 
@@ -140,8 +183,9 @@ class Clip:
 
 
 def array(item: Located) -> np.ndarray:
-    """Features of an utterance, shape (frames, width), in the dtype that they were stored in; raises InputError where other bytes
-    lie there than the index says."""
+    """Features of an utterance, shape (frames, width), in the dtype that they were stored in;
+    raises InputError where other bytes lie there than the index says.
+    """
     try:
         frames = np.load(io.BytesIO(payload(item)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -153,5 +197,8 @@ def array(item: Located) -> np.ndarray:
 
 def _unlike(item: Located, what: str) -> InputError:
     """The error for features that are not what the index says."""
-    return InputError(f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {what}.", unit=item.entry.id,
-                      way_out="Run 'dvc repro -f features'.")  # fmt: skip
+    return InputError(
+        f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {what}.",
+        unit=item.entry.id,
+        way_out="Run 'dvc repro -f features'.",
+    )

@@ -1,8 +1,10 @@
-"""Tars in a bucket (``LIBRETTO_STORE``), each under its SHA-256, where ``shards.remote`` or ``features.remote`` is on.
+"""Tars in a bucket (``LIBRETTO_STORE``), each under its SHA-256, where ``shards.remote`` or
+``features.remote`` is on.
 
-In: a finished tar in the folder of its unit. Out: the object ``<digest>.tar``, and ``stored.json`` in the tar's place, so that no
-copy stays on this machine. The same tar is the same object, written once; nothing here is ever overwritten or removed. Cost: one request
-to ask, one to write (of parts, where it is large).
+In: a finished tar in the folder of its unit. Out: the object ``<digest>.tar``, and ``stored.json``
+in the tar's place, so that no copy stays on this machine. The same tar is the same object, written
+once; nothing here is ever overwritten or removed. Cost: one request to ask, one to write (of parts,
+where it is large).
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ def tar_at(digest: str) -> RemotePath:
 
 
 def made_tar(stage: str, key: Key, name: str, remote: bool, make: Callable[[Path], None]) -> Path:
-    """The finished unit of the tar ``name``, which ``make(folder)`` writes with its index where it is not there; the tar lies in the
-    store where ``remote`` says so. Raises what ``components.runtime.unit_cache.made`` raises."""
+    """The finished unit of the tar ``name``, which ``make(folder)`` writes with its index where it
+    is not there; the tar lies in the store where ``remote`` says so. Raises what
+    ``components.runtime.unit_cache.made`` raises.
+    """
 
     def fill(folder: Path) -> None:
         make(folder)
@@ -51,7 +55,9 @@ def _send(tar: Path) -> None:
     digest, size = file_digest(tar), tar.stat().st_size
     if not _lies(digest, size):
         tar_at(digest).write_bytes(tar.read_bytes())
-    tar.with_name(STORED).write_text(json.dumps({"name": tar.name, "sha256": digest, "bytes": size}))
+    tar.with_name(STORED).write_text(
+        json.dumps({"name": tar.name, "sha256": digest, "bytes": size})
+    )
     tar.unlink()
 
 
@@ -74,7 +80,9 @@ def _sent(unit: Path) -> dict[str, Any]:
 
 
 def _lost(unit: Path) -> bool:
-    """Whether this store does not have what the unit says that it sent to one; the unit is then dropped."""
+    """Whether this store does not have what the unit says that it sent to one; the unit is then
+    dropped.
+    """
     sent = _sent(unit)
     if not sent or _lies(sent["sha256"], sent["bytes"]):
         return False

@@ -1,4 +1,5 @@
-"""Deterministic webdataset tars: members ``<id>.<payload>`` and ``<id>.json``, fixed time, owner, mode and order.
+"""Deterministic webdataset tars: members ``<id>.<payload>`` and ``<id>.json``, fixed time, owner,
+mode and order.
 
 Cost: bounded by the disk; an hour of 16 kHz FLAC is about 60 MB.
 """
@@ -31,11 +32,19 @@ class Sample:
 
 def describe(sample: Sample) -> dict[str, Any]:
     """The ``.json`` member of an utterance."""
-    return {"id": sample.id, "text": sample.text, "speaker": sample.speaker, "language": sample.language, "samples": sample.samples}
+    return {
+        "id": sample.id,
+        "text": sample.text,
+        "speaker": sample.speaker,
+        "language": sample.language,
+        "samples": sample.samples,
+    }
 
 
 def write_tar(path: Path, samples: Iterable[Sample], payload: str) -> list[Entry]:
-    """Writes one tar and returns its index entries, in the order of ``samples``; ``payload`` is the member's ending."""
+    """Writes one tar and returns its index entries, in the order of ``samples``; ``payload`` is the
+    member's ending.
+    """
     written = []
     # The standard library's writer: webdataset's own stamps the time of day and imports torch.
     with tarfile.open(path, "w") as archive:
@@ -56,12 +65,27 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _facts(sample: Sample) -> dict[str, Any]:
-    return {"id": sample.id, "samples": sample.samples, "frames": sample.frames, "text": sample.text,
-            "text_length": len(sample.text), "speaker": sample.speaker}  # fmt: skip
+    return {
+        "id": sample.id,
+        "samples": sample.samples,
+        "frames": sample.frames,
+        "text": sample.text,
+        "text_length": len(sample.text),
+        "speaker": sample.speaker,
+    }
 
 
-def _entries(shard: str, written: list[dict[str, Any]], ranges: dict[str, tuple[int, int]], payload: str) -> Iterator[Entry]:
+def _entries(
+    shard: str, written: list[dict[str, Any]], ranges: dict[str, tuple[int, int]], payload: str
+) -> Iterator[Entry]:
     for facts in written:
         offset, size = ranges[f"{facts['id']}.{payload}"]
         json_offset, json_size = ranges[f"{facts['id']}.json"]
-        yield Entry(shard=shard, offset=offset, size=size, json_offset=json_offset, json_size=json_size, **facts)
+        yield Entry(
+            shard=shard,
+            offset=offset,
+            size=size,
+            json_offset=json_offset,
+            json_size=json_size,
+            **facts,
+        )

@@ -1,12 +1,14 @@
 """Text forms: what is done to both sides, reference and hypothesis, before words are compared.
 
-``as-is`` compares the words as they stand; ``casefold`` is the classic LibriSpeech comparison (Kaldi, icefall): case folded,
-nothing else changed. Both split at white space only and never merge or drop a word. ``whisper`` is the English normaliser of
-Radford et al. 2022 (arXiv 2212.04356, appendix C): it rewrites numbers, contractions and British spelling and drops fillers,
-punctuation and what stands in brackets, so the number of reference words is another one.
+``as-is`` compares the words as they stand; ``casefold`` is the classic LibriSpeech comparison
+(Kaldi, icefall): case folded, nothing else changed. Both split at white space only and never merge
+or drop a word. ``whisper`` is the English normaliser of Radford et al. 2022 (arXiv 2212.04356,
+appendix C): it rewrites numbers, contractions and British spelling and drops fillers, punctuation
+and what stands in brackets, so the number of reference words is another one.
 
-In: text. Out: words with single spaces between them. Cost: nothing for the first two; ``whisper`` takes about 37,000 words a
-second and core, so a text is normalised once in a process, and ``prepare`` spreads many texts over the cores.
+In: text. Out: words with single spaces between them. Cost: nothing for the first two; ``whisper``
+takes about 37,000 words a second and core, so a text is normalised once in a process, and
+``prepare`` spreads many texts over the cores.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def _normaliser() -> Any:
 
 
 def _key(text: str) -> str:
-    """What the normaliser sees of a text: it begins by lower-casing it, and white space of any kind is one to it."""
+    """What the normaliser sees of a text: it begins by lower-casing it, and white space of any kind
+    is one to it.
+    """
     return " ".join(text.lower().split())
 
 
@@ -58,11 +62,17 @@ def in_form(text: str, form: str) -> str:
 
 
 def prepare(texts: Iterable[str], form: str) -> None:
-    """Has many texts at hand for ``in_form``, in less time than one after the other; changes no result."""
+    """Has many texts at hand for ``in_form``, in less time than one after the other; changes no
+    result.
+    """
     if form != "whisper":
         return
     new = list(dict.fromkeys(key for text in texts if (key := _key(text)) not in _held))
     chunks = [tuple(new[start : start + CHUNK]) for start in range(0, len(new), CHUNK)]
-    done = fan_out(_chunk, chunks, here=True) if len(new) > FEW else ((chunk, _chunk(chunk)) for chunk in chunks)
+    done = (
+        fan_out(_chunk, chunks, here=True)
+        if len(new) > FEW
+        else ((chunk, _chunk(chunk)) for chunk in chunks)
+    )
     for chunk, found in done:
         _held.update(zip(chunk, found, strict=True))

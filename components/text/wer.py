@@ -1,8 +1,10 @@
-"""Word and character errors of a set, counted by jiwer and rapidfuzz: sum of errors / sum of reference words (characters).
+"""Word and character errors of a set, counted by jiwer and rapidfuzz: sum of errors / sum of
+reference words (characters).
 
-In: references and hypotheses, pair by pair, and the text form in which both are compared. Out: the errors of each pair, or of
-all. A reference may be empty (non-speech, or a form that drops all of it): every hypothesis word is then an insertion; jiwer
-refuses such pairs, so they are counted here. Cost: about 400,000 reference words a second, characters ten times as fast.
+In: references and hypotheses, pair by pair, and the text form in which both are compared. Out: the
+errors of each pair, or of all. A reference may be empty (non-speech, or a form that drops all of
+it): every hypothesis word is then an insertion; jiwer refuses such pairs, so they are counted here.
+Cost: about 400,000 reference words a second, characters ten times as fast.
 """
 
 from __future__ import annotations
@@ -31,17 +33,24 @@ class WordErrors:
         return self.errors / self.words if self.words else 0.0
 
     def __add__(self, other: WordErrors) -> WordErrors:
-        return WordErrors(self.substitutions + other.substitutions, self.deletions + other.deletions,
-                          self.insertions + other.insertions, self.words + other.words)  # fmt: skip
+        return WordErrors(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.words + other.words,
+        )
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A pair under one of its least alignments (Levenshtein; of several the one that rapidfuzz takes)."""
+    """A pair under one of its least alignments (Levenshtein; of several the one that rapidfuzz
+    takes).
+    """
 
     errors: WordErrors
     inserted: tuple[int, ...] = ()  # positions of the inserted words in the hypothesis
-    matched: int = 0  # position in the hypothesis after the last word that equals its reference word; 0: none does
+    # position in the hypothesis after the last word that equals its reference word; 0: none does
+    matched: int = 0
 
 
 def alignments(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[Alignment]:
@@ -51,10 +60,15 @@ def alignments(references: Sequence[str], hypotheses: Sequence[str], form: str) 
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references against {len(hypotheses)} hypotheses")
-    pairs = [(in_form(reference, form), in_form(hypothesis, form)) for reference, hypothesis in zip(references, hypotheses, strict=True)]
+    pairs = [
+        (in_form(reference, form), in_form(hypothesis, form))
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
     spoken = [pair for pair in pairs if pair[0]]
     counted = iter(_aligned(spoken) if spoken else ())
-    return [next(counted) if reference else _unspoken(hypothesis) for reference, hypothesis in pairs]
+    return [
+        next(counted) if reference else _unspoken(hypothesis) for reference, hypothesis in pairs
+    ]
 
 
 def _unspoken(hypothesis: str) -> Alignment:
@@ -66,7 +80,10 @@ def _aligned(pairs: Sequence[tuple[str, str]]) -> list[Alignment]:
     import jiwer
 
     counted = jiwer.process_words([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    return [_of_chunks(chunks, len(words)) for chunks, words in zip(counted.alignments, counted.references, strict=True)]
+    return [
+        _of_chunks(chunks, len(words))
+        for chunks, words in zip(counted.alignments, counted.references, strict=True)
+    ]
 
 
 def _of_chunks(chunks: Sequence, words: int) -> Alignment:
@@ -81,35 +98,55 @@ def _of_chunks(chunks: Sequence, words: int) -> Alignment:
             deletions += chunk.ref_end_idx - chunk.ref_start_idx
         else:
             inserted += range(chunk.hyp_start_idx, chunk.hyp_end_idx)
-    return Alignment(WordErrors(substitutions, deletions, len(inserted), words), tuple(inserted), matched)
+    return Alignment(
+        WordErrors(substitutions, deletions, len(inserted), words), tuple(inserted), matched
+    )
 
 
-def pair_errors(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[WordErrors]:
+def pair_errors(
+    references: Sequence[str], hypotheses: Sequence[str], form: str
+) -> list[WordErrors]:
     """Errors of each pair; raises as ``alignments``."""
     return [alignment.errors for alignment in alignments(references, hypotheses, form)]
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str], form: str) -> WordErrors:
-    """Errors of ``hypotheses`` against ``references`` over all pairs, both in ``form``; raises as ``alignments``."""
+    """Errors of ``hypotheses`` against ``references`` over all pairs, both in ``form``; raises as
+    ``alignments``.
+    """
     return sum(pair_errors(references, hypotheses, form), WordErrors())
 
 
 def error_rate(references: Sequence[str], hypotheses: Sequence[str], form: str) -> float:
-    """The rate of ``word_errors`` alone, without saying which errors they are, in a fifth of its time; raises ValueError likewise."""
+    """The rate of ``word_errors`` alone, without saying which errors they are, in a fifth of its
+    time; raises ValueError likewise.
+    """
     from rapidfuzz.distance import Levenshtein
 
-    pairs = [(in_form(one, form).split(), in_form(other, form).split()) for one, other in zip(references, hypotheses, strict=True)]
+    pairs = [
+        (in_form(one, form).split(), in_form(other, form).split())
+        for one, other in zip(references, hypotheses, strict=True)
+    ]
     words = sum(len(reference) for reference, _ in pairs)
     return sum(Levenshtein.distance(*pair) for pair in pairs) / words if words else 0.0
 
 
-def character_errors(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[tuple[int, int]]:
-    """(errors, reference characters) of each pair: the Levenshtein distance of the texts in ``form``.
+def character_errors(
+    references: Sequence[str], hypotheses: Sequence[str], form: str
+) -> list[tuple[int, int]]:
+    """(errors, reference characters) of each pair: the Levenshtein distance of the texts in
+    ``form``.
 
-    A single space stands between two words and counts as a character, as in jiwer and most published figures. Raises ValueError
-    where the two differ in number.
+    A single space stands between two words and counts as a character, as in jiwer and most
+    published figures. Raises ValueError where the two differ in number.
     """
     from rapidfuzz.distance import Levenshtein
 
-    pairs = [(in_form(reference, form), in_form(hypothesis, form)) for reference, hypothesis in zip(references, hypotheses, strict=True)]
-    return [(Levenshtein.distance(reference, hypothesis), len(reference)) for reference, hypothesis in pairs]
+    pairs = [
+        (in_form(reference, form), in_form(hypothesis, form))
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
+    return [
+        (Levenshtein.distance(reference, hypothesis), len(reference))
+        for reference, hypothesis in pairs
+    ]

@@ -1,7 +1,9 @@
-"""The encoder's own CTC loss beside the LLM's: units of the transcripts, and those that have none or no path.
+"""The encoder's own CTC loss beside the LLM's: units of the transcripts, and those that have none
+or no path.
 
-In: utterances of a stage and their last-layer frames. Out: the sum of CTC loss / frames of a micro-batch. Cost: small beside
-the encoder's pass. A transcript that the head can't write, or that has more units than frames, is left out, counted and said.
+In: utterances of a stage and their last-layer frames. Out: the sum of CTC loss / frames of a
+micro-batch. Cost: small beside the encoder's pass. A transcript that the head can't write, or that
+has more units than frames, is left out, counted and said.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ class Auxiliary:
     """CTC targets of ``items``; raises InputError where most of them have no path."""
 
     def __init__(self, source: FrameSource, items: Sequence[Located]) -> None:
-        assert source.encoder is not None  # only a tuned encoder has this loss, and frames are then live
+        assert (
+            source.encoder is not None
+        )  # only a tuned encoder has this loss, and frames are then live
         self.head = Head(source.encoder)
         self.targets: dict[str, list[int]] = {}
         lacking, long = [], []
@@ -39,12 +43,25 @@ class Auxiliary:
                 f"lacks, {len(long)} more units than frames ({', '.join([*lacking, *long][:3])} …): they are left out of its loss"
             )
         if 2 * (len(lacking) + len(long)) > len(items):
-            raise InputError(f"{self.said}.", unit="train.ctc_weight",
-                             way_out="Set train.ctc_weight to 0, or take an encoder whose CTC head writes these transcripts.")  # fmt: skip
+            raise InputError(
+                f"{self.said}.",
+                unit="train.ctc_weight",
+                way_out=(
+                    "Set train.ctc_weight to 0, or take an encoder whose CTC head writes "
+                    "these transcripts."
+                ),
+            )
 
-    def loss(self, part: Sequence[tuple[Located, bool]], frames: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sum of CTC loss / frames over (utterance, whether it is speech) that have a path; non-speech is all blanks."""
-        found = [(each, self.targets.get(item.entry.id) if spoken else []) for (item, spoken), each in zip(part, frames, strict=True)]
+    def loss(
+        self, part: Sequence[tuple[Located, bool]], frames: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Sum of CTC loss / frames over (utterance, whether it is speech) that have a path;
+        non-speech is all blanks.
+        """
+        found = [
+            (each, self.targets.get(item.entry.id) if spoken else [])
+            for (item, spoken), each in zip(part, frames, strict=True)
+        ]
         held = [(each, target) for each, target in found if target is not None]
         if not held:  # the head has a gradient all the same
             return self.head.loss(frames[:1], [[]]) * 0.0

@@ -1,5 +1,6 @@
-"""The stage: features (or shards) and LLM → ``models/bridge``, the training curve ``metrics/curve.csv`` and what it says,
-``metrics/train.json`` (kept in git)."""
+"""The stage: features (or shards) and LLM → ``models/bridge``, the training curve
+``metrics/curve.csv`` and what it says, ``metrics/train.json`` (kept in git).
+"""
 
 from __future__ import annotations
 
@@ -53,9 +54,18 @@ class Task:
 
 
 def work(stage: Stage) -> None:
-    settings, llm, projector = stage.params.train, catalogue.llm(stage.params.llm), catalogue.projector(stage.params.projector)
-    parameters = {"train": asdict(settings), "projector": stated(projector), "prompt": stated(llm.prompt),
-                  "lora": llm.lora.targets, "llm_dtype": llm.numerics.dtype}  # fmt: skip
+    settings, llm, projector = (
+        stage.params.train,
+        catalogue.llm(stage.params.llm),
+        catalogue.projector(stage.params.projector),
+    )
+    parameters = {
+        "train": asdict(settings),
+        "projector": stated(projector),
+        "prompt": stated(llm.prompt),
+        "lora": llm.lora.targets,
+        "llm_dtype": llm.numerics.dtype,
+    }
     targets = _lora_targets(catalogue.encoder(stage.params.encoder), llm)
     tuned = tunes_encoder(settings) if projector.weights is None else ""
     if tuned:
@@ -67,23 +77,43 @@ def work(stage: Stage) -> None:
 
     def make(folder: Path) -> None:
         ends = keys_of(RESULT_VERSION, parameters, inputs)
-        task = Task(folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm, ends)
+        task = Task(
+            folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm, ends
+        )
         engine.run(train, task)
         stage.facts["throughput"] = collected(task.scratch)
 
     if projector.weights is None:
-        unit = made("train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make)
+        unit = made(
+            "train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make
+        )
     else:
-        inputs, unit = _released(stage.params.projector, settings, projector, llm, projector.weights)
+        inputs, unit = _released(
+            stage.params.projector, settings, projector, llm, projector.weights
+        )
     place(unit, fresh(OUT.with_name(".bridge-unit")))
     _lay_out(OUT.with_name(".bridge-unit"))
-    emergence.write(CURVE, METRICS)  # of the curve and not of the unit: those made earlier have it too
-    outputs = {name.removeprefix("bridge/"): digest for name, digest in digests(unit).items() if name.startswith("bridge/")}
-    write_record(OUT, "train", parameters=parameters, inputs=inputs, outputs=outputs, libraries=("torch", "transformers", "peft"))
+    emergence.write(
+        CURVE, METRICS
+    )  # of the curve and not of the unit: those made earlier have it too
+    outputs = {
+        name.removeprefix("bridge/"): digest
+        for name, digest in digests(unit).items()
+        if name.startswith("bridge/")
+    }
+    write_record(
+        OUT,
+        "train",
+        parameters=parameters,
+        inputs=inputs,
+        outputs=outputs,
+        libraries=("torch", "transformers", "peft"),
+    )
 
 
-def _released(name: str, settings: Train, projector: Projector, llm: catalogue.Llm,
-              weights: ReleasedWeights) -> tuple[dict[str, Any], Path]:  # fmt: skip
+def _released(
+    name: str, settings: Train, projector: Projector, llm: catalogue.Llm, weights: ReleasedWeights
+) -> tuple[dict[str, Any], Path]:
     """What a released projector hangs on, and its unit; nothing is trained."""
     from components.train import released
 
@@ -95,11 +125,16 @@ def _released(name: str, settings: Train, projector: Projector, llm: catalogue.L
 
 
 def _inputs() -> dict[str, Any]:
-    """Digests of what the weights hang on: frames where they are cached, else shards; and both base checkpoints."""
+    """Digests of what the weights hang on: frames where they are cached, else shards; and both base
+    checkpoints.
+    """
     found: dict[str, Any] = {"encoder": contents(ENCODER), "llm": contents(LLM)}
     for role in ROLES:
         record = read_record(DATA / "features" / role)
-        found[role] = {"key": record["key"], "files": record["outputs"] or record["inputs"]["shards"]}
+        found[role] = {
+            "key": record["key"],
+            "files": record["outputs"] or record["inputs"]["shards"],
+        }
     return found
 
 
@@ -111,23 +146,35 @@ def _lora_targets(encoder: catalogue.Encoder, llm: catalogue.Llm) -> dict[str, l
 def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
     """Raises InputError for an encoder that can't be tuned as the curriculum says."""
     if "empty" not in read_record(DATA / "features" / "train"):
-        raise InputError("train: the encoder is to be tuned, but cached frames are those of the encoder as it was.", unit="features.mode",
-                         way_out="Set features.mode to live.")  # fmt: skip
+        raise InputError(
+            "train: the encoder is to be tuned, but cached frames are those of the encoder as "
+            "it was.",
+            unit="features.mode",
+            way_out="Set features.mode to live.",
+        )
     if any("encoder-lora" in stage.tune for stage in settings.curriculum) and not targets:
-        raise InputError(f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.", unit="lora.targets",
-                         way_out="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.")  # fmt: skip
+        raise InputError(
+            f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.",
+            unit="lora.targets",
+            way_out="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
+        )
     check_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
 
 
 def _hearing(settings: Train) -> Hearing | None:
-    """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW would lose small steps in half
-    precision."""
+    """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW
+    would lose small steps in half precision.
+    """
     from components.model.speech_llm import Hearing
 
     key = read_record(DATA / "features" / "train")["key"]
     numerics = typed(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
     whole = any("encoder" in stage.tune for stage in settings.curriculum)
-    return Hearing(key["layer"], "float32" if whole else numerics.dtype, numerics.padding) if tunes_encoder(settings) else None
+    return (
+        Hearing(key["layer"], "float32" if whole else numerics.dtype, numerics.padding)
+        if tunes_encoder(settings)
+        else None
+    )
 
 
 def _check_units() -> None:
@@ -138,18 +185,46 @@ def _check_units() -> None:
 
 
 def train(ranks: Ranks, task: Task, place: str = "") -> None:
-    """Trains as one of the ranks, on the device ``place`` (default: that of the runtime settings)."""
+    """Trains as one of the ranks, on the device ``place`` (default: that of the runtime
+    settings).
+    """
     from components.model.encoders.families import width_of
     from components.model.speech_llm import Shape, folder_digest
     from components.train import loop
 
     llm, settings = catalogue.llm(task.llm), task.settings
     # As the encoder: a whole LLM is tuned in fp32.
-    dtype = "float32" if any("llm" in stage.tune for stage in settings.curriculum) else llm.numerics.dtype
-    shape = Shape(folder_digest(ENCODER), width_of(ENCODER), folder_digest(LLM), dtype, catalogue.projector(task.projector), llm.prompt,
-                  settings.text_case, _hearing(settings))  # fmt: skip
+    dtype = (
+        "float32"
+        if any("llm" in stage.tune for stage in settings.curriculum)
+        else llm.numerics.dtype
+    )
+    shape = Shape(
+        folder_digest(ENCODER),
+        width_of(ENCODER),
+        folder_digest(LLM),
+        dtype,
+        catalogue.projector(task.projector),
+        llm.prompt,
+        settings.text_case,
+        _hearing(settings),
+    )
     targets = _lora_targets(catalogue.encoder(task.encoder), llm)
-    loop.train(ranks, loop.Job(DATA, ENCODER, LLM, task.folder, task.scratch, place or device(), settings, shape, targets, task.ends))
+    loop.train(
+        ranks,
+        loop.Job(
+            DATA,
+            ENCODER,
+            LLM,
+            task.folder,
+            task.scratch,
+            place or device(),
+            settings,
+            shape,
+            targets,
+            task.ends,
+        ),
+    )
 
 
 def _lay_out(unit: Path) -> None:

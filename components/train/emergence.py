@@ -1,14 +1,17 @@
-"""Capability emergence: the step at which the accuracy of the next token jumps (SLAM-ASR, arXiv 2402.08846, section 5).
+"""Capability emergence: the step at which the accuracy of the next token jumps (SLAM-ASR, arXiv
+2402.08846, section 5).
 
-In: the training curve, one row an optimiser step. Out: ``metrics/train.json``, plain figures without wall times: the jump, the
-accuracy on either side of it, and the best word error rate on dev of each curriculum stage. Cost: milliseconds.
+In: the training curve, one row an optimiser step. Out: ``metrics/train.json``, plain figures
+without wall times: the jump, the accuracy on either side of it, and the best word error rate on dev
+of each curriculum stage. Cost: milliseconds.
 
-Steps count optimiser steps over the whole curriculum: a row's accuracy holds after as many steps as its number says, its dev
-word error rate after one more.
+Steps count optimiser steps over the whole curriculum: a row's accuracy holds after as many steps as
+its number says, its dev word error rate after one more.
 
-What a jump is. The paper's curves rise at once to what the text alone gives away (about 40 %), crawl, spike, and crawl again
-(figures 2 to 4); a threshold would see the first rise, and the steepest difference would see noise. So the curve is smoothed by
-a running median, which keeps edges, and cut in two where two constants fit it best (least squares): the cut is where it crosses
+What a jump is. The paper's curves rise at once to what the text alone gives away (about 40 %),
+crawl, spike, and crawl again (figures 2 to 4); a threshold would see the first rise, and the
+steepest difference would see noise. So the curve is smoothed by a running median, which keeps
+edges, and cut in two where two constants fit it best (least squares): the cut is where it crosses
 from one level to the other, and a first rise of few steps weighs little. The cut is a jump where
 
 * the levels, each the median of its side, are ``RISE`` apart, and the upper one is ``HEARD`` at least;
@@ -37,7 +40,9 @@ WINDOW = (5, 51)  # steps of the running median: 2 % of the run, within these
 
 @dataclass(frozen=True)
 class Jump:
-    """``step``: optimiser steps before it; ``before`` and ``after``: median accuracy of either side, as fractions."""
+    """``step``: optimiser steps before it; ``before`` and ``after``: median accuracy of either
+    side, as fractions.
+    """
 
     step: int
     before: float
@@ -45,14 +50,18 @@ class Jump:
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """Running median, shape (steps,); at the ends of what is there. What is no number is left out of it."""
+    """Running median, shape (steps,); at the ends of what is there. What is no number is left out
+    of it.
+    """
     half = int(np.clip(0.02 * len(values), *WINDOW)) // 2
     padded = np.pad(np.asarray(values, dtype=float), half, constant_values=np.nan)
     return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
 
 
 def jump(accuracy: Sequence[float]) -> Jump | None:
-    """The jump of an accuracy by step (fractions), as the module's docstring defines it; None where there is none."""
+    """The jump of an accuracy by step (fractions), as the module's docstring defines it; None where
+    there is none.
+    """
     if len(accuracy) < FEWEST:
         return None
     curve = smoothed(accuracy)
@@ -67,7 +76,9 @@ def jump(accuracy: Sequence[float]) -> Jump | None:
 
 
 def _cut(curve: np.ndarray) -> int:
-    """The place where two constants fit best: their sum of squares falls by what the means explain."""
+    """The place where two constants fit best: their sum of squares falls by what the
+    means explain.
+    """
     left = np.arange(1, len(curve))
     sums = np.cumsum(curve)[:-1]
     difference = (curve.sum() - sums) / (len(curve) - left) - sums / left
@@ -75,9 +86,11 @@ def _cut(curve: np.ndarray) -> int:
 
 
 def summary(curve: Path) -> dict[str, Any]:
-    """What ``metrics/train.json`` says of a training curve (``metrics/curve.csv``); steps 0 and no jump where nothing was trained.
+    """What ``metrics/train.json`` says of a training curve (``metrics/curve.csv``); steps 0 and no
+    jump where nothing was trained.
 
-    ``null`` stands where there is no figure. A stage whose name stands twice in the curriculum has one best.
+    ``null`` stands where there is no figure. A stage whose name stands twice in the curriculum has
+    one best.
     """
     with curve.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -85,7 +98,10 @@ def summary(curve: Path) -> dict[str, Any]:
     found = jump(accuracy)
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if row["dev_wer"] and float(row["dev_wer"]) < best.get(row["stage"], {"dev_wer": np.inf})["dev_wer"]:
+        if (
+            row["dev_wer"]
+            and float(row["dev_wer"]) < best.get(row["stage"], {"dev_wer": np.inf})["dev_wer"]
+        ):
             best[row["stage"]] = {"dev_wer": float(row["dev_wer"]), "step": int(row["step"]) + 1}
     return {
         "steps": len(rows),

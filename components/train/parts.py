@@ -1,7 +1,9 @@
-"""The parts of encoder, bridge and LLM that a curriculum tunes: their settings, LoRA where a stage wants it, learning rates.
+"""The parts of encoder, bridge and LLM that a curriculum tunes: their settings, LoRA where a stage
+wants it, learning rates.
 
-In: the train section and the targets of the catalogue. Out: a model with what a stage tunes made trainable, and
-``parameters.json``. Everything that does not fit the model stops before the first stage. Cost: seconds.
+In: the train section and the targets of the catalogue. Out: a model with what a stage tunes made
+trainable, and ``parameters.json``. Everything that does not fit the model stops before the first
+stage. Cost: seconds.
 """
 
 from __future__ import annotations
@@ -37,11 +39,17 @@ class Parts:
         return self.settings.lora if part == "lora" else self.settings.encoder_lora
 
     def head(self, stage: CurriculumStage) -> bool:
-        """Whether the encoder's CTC loss weighs in: its head is then tuned with the whole encoder, and read as it is by LoRA."""
-        return bool(self.settings.ctc_weight) and any(part.startswith("encoder") for part in stage.tune)
+        """Whether the encoder's CTC loss weighs in: its head is then tuned with the whole encoder,
+        and read as it is by LoRA.
+        """
+        return bool(self.settings.ctc_weight) and any(
+            part.startswith("encoder") for part in stage.tune
+        )
 
     def check(self) -> None:
-        """Raises InputError for a stage of the curriculum with a part, a LoRA target or a pattern that the model does not have."""
+        """Raises InputError for a stage of the curriculum with a part, a LoRA target or a pattern
+        that the model does not have.
+        """
         wanted = {part for stage in self.settings.curriculum for part in stage.tune}
         loras = []
         for part in sorted(wanted & SIDES.keys()):
@@ -56,11 +64,20 @@ class Parts:
             selected(known[self.head(stage)], stage.tune, stage.freeze, _where(stage))
 
     def tune(self, stage: CurriculumStage) -> dict[str, list[nn.Parameter]]:
-        """Makes what the stage tunes trainable, LoRA added where it was not yet; returns the parameters by part."""
+        """Makes what the stage tunes trainable, LoRA added where it was not yet; returns the
+        parameters by part.
+        """
         for part in stage.tune:
             if part in SIDES and SIDES[part] not in self.model.adapted:
                 lora = self.lora(part)
-                self.model.add_lora(lora.rank, lora.alpha, lora.dropout, self.targets[part], seed_of(part, self.settings.seed), SIDES[part])
+                self.model.add_lora(
+                    lora.rank,
+                    lora.alpha,
+                    lora.dropout,
+                    self.targets[part],
+                    seed_of(part, self.settings.seed),
+                    SIDES[part],
+                )
         return self.model.tune(stage.tune, stage.freeze, self.head(stage), _where(stage))
 
     def rates(self, stage: CurriculumStage) -> dict[str, float]:
@@ -71,8 +88,17 @@ class Parts:
 
     def rows(self, frozen: SpeechEncoder | None) -> list[Row]:
         """The parameter table, the frozen encoder counted where it is one that is heard with."""
-        beside = frozen.named_parameters(prefix="encoder") if frozen is not None and self.model.encoder is None else ()
-        return table({plain(name): parameter for name, parameter in (*self.model.named_parameters(), *beside)})
+        beside = (
+            frozen.named_parameters(prefix="encoder")
+            if frozen is not None and self.model.encoder is None
+            else ()
+        )
+        return table(
+            {
+                plain(name): parameter
+                for name, parameter in (*self.model.named_parameters(), *beside)
+            }
+        )
 
 
 def _where(stage: CurriculumStage) -> str:
@@ -81,4 +107,10 @@ def _where(stage: CurriculumStage) -> str:
 
 def write_table(rows: Sequence[tuple[str, list[Row]]], path: Path) -> None:
     """The tables of all stages, each (name of the stage, rows), as plain data."""
-    path.write_text(json.dumps([{"stage": name, "modules": [asdict(row) for row in each]} for name, each in rows], indent=1) + "\n")
+    path.write_text(
+        json.dumps(
+            [{"stage": name, "modules": [asdict(row) for row in each]} for name, each in rows],
+            indent=1,
+        )
+        + "\n"
+    )

@@ -1,8 +1,10 @@
-"""``torchrun … -m components.train.rank ENGINE TASK MEETING``: one of the processes that train together.
+"""``torchrun … -m components.train.rank ENGINE TASK MEETING``: one of the processes that train
+together.
 
-``TASK`` is the file that ``components.train.engine`` writes; every process reads the same. ``MEETING``
-is where the ranks find each other (a file, or ``env://``). Ends with the exit code of the error
-that it met (2, 75), which it leaves beside the task for the process that started torchrun.
+``TASK`` is the file that ``components.train.engine`` writes; every process reads the same.
+``MEETING`` is where the ranks find each other (a file, or ``env://``). Ends with the exit code of
+the error that it met (2, 75), which it leaves beside the task for the process that started
+torchrun.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from components.runtime.settings import device
 from components.train.build import Task, train
 from components.train.engine import keep
 
-PATIENCE = timedelta(hours=2)  # for the slowest rank: loading an LLM from a disk that all share takes its time
+PATIENCE = timedelta(
+    hours=2
+)  # for the slowest rank: loading an LLM from a disk that all share takes its time
 
 
 def main(engine: str, path: Path, meeting: str) -> int:
@@ -35,8 +39,13 @@ def main(engine: str, path: Path, meeting: str) -> int:
     torch.set_num_threads(task.settings.threads)
     place = local_device(device(), int(os.environ["LOCAL_RANK"]))
     # Numbers of the loop lie on the CPU, gradients where the model is.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo", init_method=meeting, rank=rank, world_size=count,
-                            timeout=PATIENCE)  # fmt: skip
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo",
+        init_method=meeting,
+        rank=rank,
+        world_size=count,
+        timeout=PATIENCE,
+    )
     try:
         train(Ranks(rank, count, sharded=engine == "fsdp"), task, place)
     except LibrettoError as error:

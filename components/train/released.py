@@ -1,10 +1,11 @@
 """A projector that SLAM-LLM released → a model folder of ours, without any training.
 
-In: the flat state dict that its ``torch.save`` wrote, ``encoder_projector.linear1.{weight,bias}`` and
-``encoder_projector.linear2.{weight,bias}`` (X-LANCE/SLAM-LLM, the linear projector of SLAM-ASR), and for the kind
-``conv1d-mlp`` ``encoder_projector.conv1d.{weight,bias}`` before them (that of MaLa-ASR), read as plain tensors.
-Out: ``bridge/`` and a curve without steps. The prompt's order is that of the LLM's catalogue entry: take the entry of the
-released code's order. Cost: seconds; neither encoder nor LLM is loaded, their widths come from their configurations.
+In: the flat state dict that its ``torch.save`` wrote, ``encoder_projector.linear1.{weight,bias}``
+and ``encoder_projector.linear2.{weight,bias}`` (X-LANCE/SLAM-LLM, the linear projector of
+SLAM-ASR), and for the kind ``conv1d-mlp`` ``encoder_projector.conv1d.{weight,bias}`` before them
+(that of MaLa-ASR), read as plain tensors. Out: ``bridge/`` and a curve without steps. The prompt's
+order is that of the LLM's catalogue entry: take the entry of the released code's order. Cost:
+seconds; neither encoder nor LLM is loaded, their widths come from their configurations.
 """
 
 from __future__ import annotations
@@ -46,19 +47,33 @@ class Job:
     def shape(self) -> Shape:
         """What the model folder's configuration will say."""
         width, dtype = width_of(self.encoder), self.entry.numerics.dtype
-        return Shape(folder_digest(self.encoder), width, folder_digest(self.llm), dtype, self.projector, self.entry.prompt, self.text_case)
+        return Shape(
+            folder_digest(self.encoder),
+            width,
+            folder_digest(self.llm),
+            dtype,
+            self.projector,
+            self.entry.prompt,
+            self.text_case,
+        )
 
 
 def find(name: str, weights: ReleasedWeights) -> Path:
     """The released file of the projector ``name``; raises InputError where it is not."""
     path = models_root() / weights.file
     if not path.is_file():
-        raise InputError(f"projector '{name}': {path} is missing.", unit=weights.file, way_out="Put the released model.pt there.")
+        raise InputError(
+            f"projector '{name}': {path} is missing.",
+            unit=weights.file,
+            way_out="Put the released model.pt there.",
+        )
     return path
 
 
 def take(job: Job, folder: Path) -> None:
-    """Writes ``bridge/`` and ``curve.csv``; raises InputError for other tensors or widths than the entries'."""
+    """Writes ``bridge/`` and ``curve.csv``; raises InputError for other tensors or widths than the
+    entries'.
+    """
     bridge, shape = folder / "bridge", job.shape()
     bridge.mkdir(parents=True)
     save_file(_checked(job, shape), bridge / "projector.safetensors")
@@ -73,20 +88,33 @@ def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
         released = load_file(Path(scratch) / "plain.safetensors")
     foreign = sorted(name for name in released if not name.startswith(PREFIX))
     if foreign:
-        raise InputError(f"{job.file} holds more than a projector: {foreign[0]} and {len(foreign) - 1} more.", unit=foreign[0],
-                         way_out="Only projectors trained with a frozen LLM can be taken over.")  # fmt: skip
-    found = {name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()}
-    llm_width = AutoConfig.from_pretrained(job.llm, local_files_only=True, trust_remote_code=False).hidden_size
+        raise InputError(
+            f"{job.file} holds more than a projector: {foreign[0]} and {len(foreign) - 1} more.",
+            unit=foreign[0],
+            way_out="Only projectors trained with a frozen LLM can be taken over.",
+        )
+    found = {
+        name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()
+    }
+    llm_width = AutoConfig.from_pretrained(
+        job.llm, local_files_only=True, trust_remote_code=False
+    ).hidden_size
     with torch.device("meta"):
         bridge = build_projector(job.projector, shape.encoder_width, llm_width)
     wanted = bridge.state_dict()
     if found.keys() != wanted.keys():
-        raise InputError(f"{job.file} holds {', '.join(sorted(found))}; a projector of kind '{job.projector.kind}' has "
-                         f"{', '.join(sorted(wanted))}.", unit=str(job.file),
-                         way_out="Name the projector's kind that it was trained as.")  # fmt: skip
+        raise InputError(
+            f"{job.file} holds {', '.join(sorted(found))}; a projector of kind '{job.projector.kind}' has "
+            f"{', '.join(sorted(wanted))}.",
+            unit=str(job.file),
+            way_out="Name the projector's kind that it was trained as.",
+        )
     for name, tensor in sorted(wanted.items()):
         if found[name].shape != tensor.shape:
-            raise InputError(f"{job.file}: {name} has the shape {tuple(found[name].shape)}; encoder ({shape.encoder_width} wide), "
-                             f"stride {bridge.stride:g} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.", unit=name,
-                             way_out="Name the encoder and the LLM that it was trained with.")  # fmt: skip
+            raise InputError(
+                f"{job.file}: {name} has the shape {tuple(found[name].shape)}; encoder ({shape.encoder_width} wide), "
+                f"stride {bridge.stride:g} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.",
+                unit=name,
+                way_out="Name the encoder and the LLM that it was trained with.",
+            )
     return found

@@ -1,4 +1,6 @@
-"""Choosing a checkpoint by the word error rate of decoded dev utterances: loss and accuracy are no safe guide to it."""
+"""Choosing a checkpoint by the word error rate of decoded dev utterances: loss and accuracy are no
+safe guide to it.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,27 @@ def chosen(source: FrameSource, settings: Selection) -> list[Located]:
 
 
 @torch.no_grad()  # a tuned encoder would keep what a backward pass needs
-def dev_errors(model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float, ranks: Ranks) -> WordErrors:
-    """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its share of the batches."""
+def dev_errors(
+    model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float, ranks: Ranks
+) -> WordErrors:
+    """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its
+    share of the batches.
+    """
     announce([source.located(item) for item in items])
     total = WordErrors()
-    for batch, counts in ranks.turns(list(by_length(items, [item.entry.seconds for item in items], batch_seconds))):
-        found = search(model, source.frames(batch), [item.entry.seconds for item in batch], GREEDY, together=ranks.sharded)
+    for batch, counts in ranks.turns(
+        list(by_length(items, [item.entry.seconds for item in items], batch_seconds))
+    ):
+        found = search(
+            model,
+            source.frames(batch),
+            [item.entry.seconds for item in batch],
+            GREEDY,
+            together=ranks.sharded,
+        )
         if counts:
-            total += word_errors([item.entry.text for item in batch], [each.text for each in found], "casefold")
+            total += word_errors(
+                [item.entry.text for item in batch], [each.text for each in found], "casefold"
+            )
     counted = ranks.sum(torch.tensor(astuple(total), dtype=torch.int64)).tolist()
     return WordErrors(*counted)

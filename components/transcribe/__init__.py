@@ -1,4 +1,5 @@
-"""From recordings to text: ``Transcriber`` in Python, ``python -m components.transcribe`` on the command line. No stage of its own.
+"""From recordings to text: ``Transcriber`` in Python, ``python -m components.transcribe`` on the
+command line. No stage of its own.
 
 ``Transcriber.load("DIR")("file.flac").text``; without a folder the model of the workspace is taken.
 """
@@ -14,7 +15,9 @@ __all__ = ["Transcriber"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Transcriber":  # torch is loaded where it is used, and not by a command that only refuses its parameters
+    if (
+        name == "Transcriber"
+    ):  # torch is loaded where it is used, and not by a command that only refuses its parameters
         from components.transcribe.transcriber import Transcriber
 
         return Transcriber

@@ -1,8 +1,9 @@
 """The base checkpoints of an exported model: where they come from, and where they are found again.
 
-In: the source of a base, as the catalogue had it, and the digest of its files. Out: a folder with just these files: in the export
-itself, else a checkpoint of that name below LIBRETTO_MODELS, else what the hub has at the pinned commit, laid out in the work
-cache. Cost: as the stages ``encoder`` and ``llm``; a base that was found once costs nothing.
+In: the source of a base, as the catalogue had it, and the digest of its files. Out: a folder with
+just these files: in the export itself, else a checkpoint of that name below LIBRETTO_MODELS, else
+what the hub has at the pinned commit, laid out in the work cache. Cost: as the stages ``encoder``
+and ``llm``; a base that was found once costs nothing.
 """
 
 from __future__ import annotations
@@ -46,24 +47,39 @@ class LlmBase(Base):
 
 
 def is_trained_here(source: EncoderSource | LlmSource) -> bool:
-    """Whether a source, or one of its parts, is trained by a stage of the pipeline and can be had nowhere else."""
-    return any(each.kind in TRAINED_HERE for each in (source, *getattr(source, "parts", {}).values()))
+    """Whether a source, or one of its parts, is trained by a stage of the pipeline and can be had
+    nowhere else.
+    """
+    return any(
+        each.kind in TRAINED_HERE for each in (source, *getattr(source, "parts", {}).values())
+    )
 
 
-def base_folder(stage: str, base: EncoderBase | LlmBase, inside: Path, held: dict[str, str]) -> Path:
-    """The folder of a base; ``inside`` is its place in the export, ``held`` the digests of the files that lie there, by name.
+def base_folder(
+    stage: str, base: EncoderBase | LlmBase, inside: Path, held: dict[str, str]
+) -> Path:
+    """The folder of a base; ``inside`` is its place in the export, ``held`` the digests of the
+    files that lie there, by name.
 
     Raises InputError where it is nowhere, or has other files.
     """
     if held:
         if data_digest(held) != base.digest:
-            raise InputError(f"{inside} is another {stage} than the bridge was trained on.", unit=base.name,
-                             way_out="Copy the exported folder anew.")  # fmt: skip
+            raise InputError(
+                f"{inside} is another {stage} than the bridge was trained on.",
+                unit=base.name,
+                way_out="Copy the exported folder anew.",
+            )
         return inside
     if is_trained_here(base.source):
-        raise InputError(f"The {stage} '{base.name}' was trained with the model, and {inside} is missing.", unit=base.name,
-                         way_out="Export the model anew: what was trained with it comes along.")  # fmt: skip
-    return made("base", {"stage": stage, "digest": base.digest}, lambda folder: _fill(stage, base, folder))
+        raise InputError(
+            f"The {stage} '{base.name}' was trained with the model, and {inside} is missing.",
+            unit=base.name,
+            way_out="Export the model anew: what was trained with it comes along.",
+        )
+    return made(
+        "base", {"stage": stage, "digest": base.digest}, lambda folder: _fill(stage, base, folder)
+    )
 
 
 def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
@@ -81,8 +97,12 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
         others.append(source.folder or source.repo)
         for name in outputs:
             (folder / name).unlink()
-    raise InputError(f"{stage} '{base.name}': {', '.join(others)} holds other files than the bridge was trained on.", unit=base.name,
-                     way_out="Put the same checkpoint below LIBRETTO_MODELS, or export the model --with-bases.")  # fmt: skip
+    raise InputError(
+        f"{stage} '{base.name}': {', '.join(others)} holds other files than the bridge was "
+        "trained on.",
+        unit=base.name,
+        way_out="Put the same checkpoint below LIBRETTO_MODELS, or export the model --with-bases.",
+    )
 
 
 def _places(base: EncoderBase | LlmBase) -> Iterator[Any]:

@@ -1,9 +1,11 @@
-"""The workspace's model → a folder that loads elsewhere, with nothing but this package and the base checkpoints.
+"""The workspace's model → a folder that loads elsewhere, with nothing but this package and the base
+checkpoints.
 
-In: ``models/`` and what ``params.yaml``, the catalogue and ``metrics/`` say of it. Out: ``bridge/`` (what was trained),
-``libretto.json`` (pins of encoder and LLM, how the encoder is heard, the search, a digest of each file), ``README.md`` (the card),
-and ``encoder/`` and ``llm/`` where they were trained here or are asked for. Written beside its place and renamed. Cost: reading all
-files for their digests; weights of bases are linked where the file system allows.
+In: ``models/`` and what ``params.yaml``, the catalogue and ``metrics/`` say of it. Out: ``bridge/``
+(what was trained), ``libretto.json`` (pins of encoder and LLM, how the encoder is heard, the
+search, a digest of each file), ``README.md`` (the card), and ``encoder/`` and ``llm/`` where they
+were trained here or are asked for. Written beside its place and renamed. Cost: reading all files
+for their digests; weights of bases are linked where the file system allows.
 """
 
 from __future__ import annotations
@@ -24,26 +26,52 @@ from components.runtime.hashing import data_digest, file_digest
 from components.runtime.unit_cache import link, room_for
 from components.transcribe import card
 from components.transcribe.bases import is_trained_here
-from components.transcribe.setup import BRIDGE, DESCRIPTION, ENCODER, FOLDERS, FORMAT, LLM, Setup, of_workspace
+from components.transcribe.setup import (
+    BRIDGE,
+    DESCRIPTION,
+    ENCODER,
+    FOLDERS,
+    FORMAT,
+    LLM,
+    Setup,
+    of_workspace,
+)
 
 ADAPTERS = ("lora", "encoder-lora")
 
 
 def export(folder: Path, with_bases: bool = False) -> list[str]:
-    """Writes the model of the workspace to ``folder`` and returns what is to be said of it, a line each.
+    """Writes the model of the workspace to ``folder`` and returns what is to be said of it, a line
+    each.
 
-    Raises InputError for a model that is not whole, a folder that holds something else, and a base that may not be passed on.
+    Raises InputError for a model that is not whole, a folder that holds something else, and a base
+    that may not be passed on.
     """
-    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty, and no export of before.", unit=str(folder), way_out="Name another folder.")
+    if (
+        folder.exists()
+        and not (folder / DESCRIPTION).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise InputError(
+            f"{folder} is not empty, and no export of before.",
+            unit=str(folder),
+            way_out="Name another folder.",
+        )
     params, setup = read_params(), of_workspace()
     shape = json.loads((BRIDGE / "config.json").read_text())
-    entries: dict[str, Any] = {"encoder": catalogue.encoder(params.encoder), "llm": catalogue.llm(params.llm)}
+    entries: dict[str, Any] = {
+        "encoder": catalogue.encoder(params.encoder),
+        "llm": catalogue.llm(params.llm),
+    }
     bases = {}
     for stage, place in (("encoder", ENCODER), ("llm", LLM)):
         name, digest = getattr(params, stage), data_digest(contents(place))
         if shape[stage] != digest:
-            raise InputError(f"{BRIDGE} was trained on another {stage} than {place} holds.", unit=stage, way_out="Run 'dvc repro'.")
+            raise InputError(
+                f"{BRIDGE} was trained on another {stage} than {place} holds.",
+                unit=stage,
+                way_out="Run 'dvc repro'.",
+            )
         bases[stage] = {"name": name, "source": stated(entries[stage].source), "digest": digest}
     taken = [stage for stage in bases if with_bases or is_trained_here(entries[stage].source)]
     for stage in taken:
@@ -57,28 +85,55 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
         files = _bridge(partial, _title(bases["llm"]), setup)
         for stage, place in (("encoder", ENCODER), ("llm", LLM)):
             files |= _base(stage, place, partial / stage) if stage in taken else {}
-        description = {"format": FORMAT, **bases, "hearing": asdict(setup.hearing), "decode": asdict(setup.decode), "files": files}
+        description = {
+            "format": FORMAT,
+            **bases,
+            "hearing": asdict(setup.hearing),
+            "decode": asdict(setup.decode),
+            "files": files,
+        }
         (partial / "README.md").write_text(text, encoding="utf-8")
-        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / DESCRIPTION).write_text(
+            json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
         _check_secrets(partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
-    return [f"{folder}: {len(files)} files", *(_said(stage, bases[stage], stage in taken) for stage in bases)]
+    return [
+        f"{folder}: {len(files)} files",
+        *(_said(stage, bases[stage], stage in taken) for stage in bases),
+    ]
 
 
 def _check_training(params: Params) -> None:
-    """Raises InputError where the bridge was trained otherwise than ``params.yaml`` and the catalogue say now: the card names both."""
+    """Raises InputError where the bridge was trained otherwise than ``params.yaml`` and the
+    catalogue say now: the card names both.
+    """
     made = read_record(BRIDGE)["parameters"] or {}
-    for name, now in {"train": asdict(params.train), "projector": stated(catalogue.projector(params.projector))}.items():
+    for name, now in {
+        "train": asdict(params.train),
+        "projector": stated(catalogue.projector(params.projector)),
+    }.items():
         if name in made and made[name] != json.loads(json.dumps(now)):
-            raise InputError(f"{BRIDGE} was trained with other parameters ({name}) than params.yaml and the catalogue name.", unit=name,
-                             way_out="Run 'dvc repro', or set them back.")  # fmt: skip
+            raise InputError(
+                f"{BRIDGE} was trained with other parameters ({name}) than params.yaml and the "
+                "catalogue name.",
+                unit=name,
+                way_out="Run 'dvc repro', or set them back.",
+            )
 
 
 def _check_secrets(folder: Path) -> None:
-    """As ``card.check_secrets`` for every text of an export but those of its bases; takes the folder away before it raises."""
-    texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".md") and path.relative_to(folder).parts[0] not in FOLDERS[1:]]
+    """As ``card.check_secrets`` for every text of an export but those of its bases; takes the
+    folder away before it raises.
+    """
+    texts = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix in (".json", ".md") and path.relative_to(folder).parts[0] not in FOLDERS[1:]
+    ]
     try:
         for path in texts:
             card.check_secrets(path.read_text(encoding="utf-8"))
@@ -90,8 +145,12 @@ def _check_secrets(folder: Path) -> None:
 def _check_licence(stage: str, name: str, entry: Any) -> None:
     """Raises InputError where the catalogue says that a base may not be passed on."""
     if str(entry.card.get("copies", "")).startswith("forbidden"):
-        raise InputError(f"{stage} '{name}': its licence ({entry.card.get('licence', 'unknown')}) forbids copies.", unit=name,
-                         way_out="Export without --with-bases: whoever loads the model fetches it.")  # fmt: skip
+        raise InputError(
+            f"{stage} '{name}': its licence ({entry.card.get('licence', 'unknown')}) forbids "
+            "copies.",
+            unit=name,
+            way_out="Export without --with-bases: whoever loads the model fetches it.",
+        )
 
 
 def _title(base: dict[str, Any]) -> str:
@@ -100,7 +159,9 @@ def _title(base: dict[str, Any]) -> str:
 
 
 def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
-    """Copies what was trained; the digest of each file. The matching head goes along where the search asks it, in place of CTC."""
+    """Copies what was trained; the digest of each file. The matching head goes along where the
+    search asks it, in place of CTC.
+    """
     asks = any(each.asks_what_was_heard for each in setup.decode.sets.values()) and not setup.ctc
     found = {}
     for name, digest in sorted(contents(BRIDGE).items()):
@@ -110,9 +171,17 @@ def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(BRIDGE / name, target)
         if file_digest(target) != digest:
-            raise InputError(f"{BRIDGE / name} is not what the stage train wrote.", unit=name, way_out="Run 'dvc repro'.")
-        if target.name == "adapter_config.json" and target.parent.name in ADAPTERS:  # PEFT notes there where the LLM lay
-            config = json.loads(target.read_text()) | {"base_model_name_or_path": llm if target.parent.name == "lora" else None}
+            raise InputError(
+                f"{BRIDGE / name} is not what the stage train wrote.",
+                unit=name,
+                way_out="Run 'dvc repro'.",
+            )
+        if (
+            target.name == "adapter_config.json" and target.parent.name in ADAPTERS
+        ):  # PEFT notes there where the LLM lay
+            config = json.loads(target.read_text()) | {
+                "base_model_name_or_path": llm if target.parent.name == "lora" else None
+            }
             target.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         found[f"bridge/{name}"] = file_digest(target)
     return found
@@ -130,6 +199,13 @@ def _base(stage: str, place: Path, folder: Path) -> dict[str, str]:
 def _said(stage: str, base: dict[str, Any], taken: bool) -> str:
     source = base["source"]
     if taken:
-        return f"{stage} '{base['name']}': in the folder; whoever passes it on passes this checkpoint on, under its own licence"
-    where = f"{source['repo']} at {source['revision']}" if source["kind"] == "hub" else f"LIBRETTO_MODELS/{source.get('folder', '')}"
+        return (
+            f"{stage} '{base['name']}': in the folder; whoever passes it on passes this "
+            "checkpoint on, under its own licence"
+        )
+    where = (
+        f"{source['repo']} at {source['revision']}"
+        if source["kind"] == "hub"
+        else f"LIBRETTO_MODELS/{source.get('folder', '')}"
+    )
     return f"{stage} '{base['name']}': not in the folder; taken from {where} where it is loaded"

@@ -1,8 +1,9 @@
-"""What a transcription needs: the three folders of a model, how its encoder is heard, and the search.
+"""What a transcription needs: the three folders of a model, how its encoder is heard, and the
+search.
 
-In: an exported folder (``components/transcribe/export.py``), or the workspace that trained the model. Out: a ``Setup``. Of an
-exported folder every file is checked by its digest, and nothing in it is run: weights are safetensors, all else is JSON. Cost: one
-reading of the files.
+In: an exported folder (``components/transcribe/export.py``), or the workspace that trained the
+model. Out: a ``Setup``. Of an exported folder every file is checked by its digest, and nothing in
+it is run: weights are safetensors, all else is JSON. Cost: one reading of the files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ BRIDGE, ENCODER, LLM = Path("models/bridge"), Path("models/encoder"), Path("mode
 DESCRIPTION = "libretto.json"  # of an exported folder
 FORMAT = 1  # of the description: raised when an older reader would misunderstand it
 CTC = "ctc"  # in place of a constraint set: the encoder's own text
-FOLDERS = ("bridge", "encoder", "llm")  # of an exported folder; the last two where it holds its bases
+FOLDERS = (
+    "bridge",
+    "encoder",
+    "llm",
+)  # of an exported folder; the last two where it holds its bases
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Description:
     llm: LlmBase
     hearing: Hearing
     decode: Search
-    files: dict[str, str]  # SHA-256 by relative path, of all but the card and the description itself
+    files: dict[
+        str, str
+    ]  # SHA-256 by relative path, of all but the card and the description itself
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,15 @@ class Setup:
         return gives_ctc(self.encoder, self.hearing.layer)
 
     def constraints(self, name: str) -> ConstraintSet | None:
-        """The constraint set of that name, None for the encoder's own text; raises InputError for an unknown name."""
+        """The constraint set of that name, None for the encoder's own text; raises InputError for
+        an unknown name.
+        """
         if name != CTC and name not in self.decode.sets:
-            raise InputError(f"The model has no constraint set '{name}'.", unit=name, way_out=nearest(name, [*self.decode.sets, CTC]))
+            raise InputError(
+                f"The model has no constraint set '{name}'.",
+                unit=name,
+                way_out=nearest(name, [*self.decode.sets, CTC]),
+            )
         return None if name == CTC else self.decode.sets[name]
 
     def usual(self) -> str:
@@ -88,48 +101,75 @@ class Setup:
 
 
 def setup_of(folder: Path | None) -> Setup:
-    """The setup of an exported folder, or of the workspace where none is given; raises InputError where it is not whole."""
+    """The setup of an exported folder, or of the workspace where none is given; raises InputError
+    where it is not whole.
+    """
     return of_workspace() if folder is None else of_export(folder)
 
 
 def of_workspace() -> Setup:
-    """The model of the current folder, as ``params.yaml`` says; raises InputError where that is not what the bridge was trained on."""
+    """The model of the current folder, as ``params.yaml`` says; raises InputError where that is not
+    what the bridge was trained on.
+    """
     params = read_params()
     record = read_record(BRIDGE)
-    hearing = Hearing(params.features.layer, params.features.mode, catalogue.encoder(params.encoder).numerics)
-    trained = record["inputs"].get("train", {}).get("key")  # a released bridge was trained elsewhere
-    if trained and (trained["layer"], trained["numerics"]) != (hearing.layer, stated(hearing.numerics)):
-        raise InputError(f"{BRIDGE} was trained on other frames than params.yaml and the catalogue say.", unit=str(BRIDGE),
-                         way_out="Run 'dvc repro', or set them back.")  # fmt: skip
-    return Setup(BRIDGE, ENCODER, LLM, hearing, Search(params.decode.batch_seconds, params.decode.sets))
+    hearing = Hearing(
+        params.features.layer, params.features.mode, catalogue.encoder(params.encoder).numerics
+    )
+    trained = (
+        record["inputs"].get("train", {}).get("key")
+    )  # a released bridge was trained elsewhere
+    if trained and (trained["layer"], trained["numerics"]) != (
+        hearing.layer,
+        stated(hearing.numerics),
+    ):
+        raise InputError(
+            f"{BRIDGE} was trained on other frames than params.yaml and the catalogue say.",
+            unit=str(BRIDGE),
+            way_out="Run 'dvc repro', or set them back.",
+        )
+    return Setup(
+        BRIDGE, ENCODER, LLM, hearing, Search(params.decode.batch_seconds, params.decode.sets)
+    )
 
 
 def of_export(folder: Path) -> Setup:
-    """The model of an exported folder. Bases that it does not hold are taken from LIBRETTO_MODELS or fetched from the hub.
+    """The model of an exported folder. Bases that it does not hold are taken from LIBRETTO_MODELS
+    or fetched from the hub.
 
-    Raises InputError for a folder that is none, a file that is not what was exported, and a base that is nowhere; TransientError
-    where the network fails.
+    Raises InputError for a folder that is none, a file that is not what was exported, and a base
+    that is nowhere; TransientError where the network fails.
     """
     folder = folder.resolve()
     described = read_description(folder)
     check_files(folder, described.files)
-    encoder, llm = (base_folder(stage, base, folder / stage, _below(described.files, stage))
-                    for stage, base in (("encoder", described.encoder), ("llm", described.llm)))  # fmt: skip
+    encoder, llm = (
+        base_folder(stage, base, folder / stage, _below(described.files, stage))
+        for stage, base in (("encoder", described.encoder), ("llm", described.llm))
+    )
     return Setup(folder / "bridge", encoder, llm, described.hearing, described.decode)
 
 
 def key_of(folder: Path | None) -> str:
-    """What tells one model from another: a digest of all that shapes its transcripts, wherever it lies."""
+    """What tells one model from another: a digest of all that shapes its transcripts, wherever it
+    lies.
+    """
     if folder is None:
         setup = of_workspace()
         files = {str(each): contents(each) for each in (BRIDGE, ENCODER, LLM)}
-        return data_digest({"files": files, "hearing": stated(setup.hearing), "decode": stated(setup.decode)})
+        return data_digest(
+            {"files": files, "hearing": stated(setup.hearing), "decode": stated(setup.decode)}
+        )
     return data_digest(stated(read_description(folder)))
 
 
 def _below(files: dict[str, str], folder: str) -> dict[str, str]:
     """The digests of the files in a folder of an export, by their names there."""
-    return {name.removeprefix(f"{folder}/"): digest for name, digest in files.items() if name.startswith(f"{folder}/")}
+    return {
+        name.removeprefix(f"{folder}/"): digest
+        for name, digest in files.items()
+        if name.startswith(f"{folder}/")
+    }
 
 
 def read_description(folder: Path) -> Description:
@@ -138,27 +178,58 @@ def read_description(folder: Path) -> Description:
     try:
         data: Any = json.loads(path.read_text())
     except (OSError, ValueError):
-        raise InputError(f"{folder} is no exported model: it has no {DESCRIPTION} that can be read.", unit=str(folder),
-                         way_out="'python -m components.transcribe export DIR' writes one.") from None  # fmt: skip
+        raise InputError(
+            f"{folder} is no exported model: it has no {DESCRIPTION} that can be read.",
+            unit=str(folder),
+            way_out="'python -m components.transcribe export DIR' writes one.",
+        ) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise InputError(f"{path} is not of format {FORMAT}.", unit=str(path), way_out="Take the version of the package that wrote it.")
+        raise InputError(
+            f"{path} is not of format {FORMAT}.",
+            unit=str(path),
+            way_out="Take the version of the package that wrote it.",
+        )
     found = typed(Description, data, str(path))
     for stage, base in (("encoder", found.encoder), ("llm", found.llm)):
         catalogue.check_source(stage, base.name, base.source)
     if not found.decode.sets or found.decode.batch_seconds <= 0:
-        raise InputError(f"{path} holds no constraint set, or no seconds for a batch.", unit=str(path), way_out="Export the model anew.")
+        raise InputError(
+            f"{path} holds no constraint set, or no seconds for a batch.",
+            unit=str(path),
+            way_out="Export the model anew.",
+        )
     return found
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Raises InputError where the model's files are not those that were exported, each by its bytes."""
-    there = {path.relative_to(folder).as_posix(): path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()}
+    """Raises InputError where the model's files are not those that were exported, each by its
+    bytes.
+    """
+    there = {
+        path.relative_to(folder).as_posix(): path
+        for name in FOLDERS
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    }
     there = {name: path for name, path in there.items() if path.name != RECORD}
     for name in sorted(there.keys() ^ files.keys()):
-        raise InputError(f"{folder}: {name} is {'not part of the export' if name in there else 'missing'}.", unit=name,
-                         way_out="Copy the exported folder anew.")  # fmt: skip
+        raise InputError(
+            f"{folder}: {name} is {'not part of the export' if name in there else 'missing'}.",
+            unit=name,
+            way_out="Copy the exported folder anew.",
+        )
     for name, path in there.items():
-        if not catalogue.FETCHED.fullmatch(path.name):  # whatever its digest: code has no place here
-            raise InputError(f"{folder}: {name} is no file of a model.", unit=name, way_out="Take models from whom you trust.")
+        if not catalogue.FETCHED.fullmatch(
+            path.name
+        ):  # whatever its digest: code has no place here
+            raise InputError(
+                f"{folder}: {name} is no file of a model.",
+                unit=name,
+                way_out="Take models from whom you trust.",
+            )
         if file_digest(path) != files[name]:
-            raise InputError(f"{folder}: {name} is not the file that was exported.", unit=name, way_out="Copy the exported folder anew.")
+            raise InputError(
+                f"{folder}: {name} is not the file that was exported.",
+                unit=name,
+                way_out="Copy the exported folder anew.",
+            )

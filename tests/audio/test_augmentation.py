@@ -1,4 +1,6 @@
-"""Augmentation: what is asked for is what is heard, from the seed, the utterance and the view alone."""
+"""Augmentation: what is asked for is what is heard, from the seed, the utterance and the view
+alone.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.audio.augmentation import Augmentation, faster, in_band, in_room, sped, stretch, with_noise, within_full_scale
+from components.audio.augmentation import (
+    Augmentation,
+    faster,
+    in_band,
+    in_room,
+    sped,
+    stretch,
+    with_noise,
+    within_full_scale,
+)
 from components.audio.sound import RATE
 from components.config.augment import AddedNoise, Augment, Band, Rooms
 
-OFF = Augment(seed=1, views=1, speed=[1.0], level_db=[0, 0], noise=AddedNoise(0, [5, 20]), rooms=Rooms(0), band=Band(0, [3000, 7000]))
-ALL = replace(OFF, speed=[0.9, 1.0, 1.1], level_db=[-12, 6], noise=AddedNoise(0.7, [5, 20]), rooms=Rooms(0.7),
-              band=Band(0.7, [3000, 7000]))  # fmt: skip
+OFF = Augment(
+    seed=1,
+    views=1,
+    speed=[1.0],
+    level_db=[0, 0],
+    noise=AddedNoise(0, [5, 20]),
+    rooms=Rooms(0),
+    band=Band(0, [3000, 7000]),
+)
+ALL = replace(
+    OFF,
+    speed=[0.9, 1.0, 1.1],
+    level_db=[-12, 6],
+    noise=AddedNoise(0.7, [5, 20]),
+    rooms=Rooms(0.7),
+    band=Band(0.7, [3000, 7000]),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +60,15 @@ class Held:
 
 
 def hiss(seconds: float, seed: int, level: float = 0.1) -> np.ndarray:
-    return (level * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(np.float32)
+    return (level * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(
+        np.float32
+    )
 
 
 def tone(pitch: float, seconds: float = 1.0) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * RATE)) / RATE)).astype(
+        np.float32
+    )
 
 
 def room(direct: int, seed: int = 3) -> np.ndarray:
@@ -59,7 +88,9 @@ def power_db(samples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("limit", [1500.0, 3400.0, 6999.5])
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 1.37])
-def test_a_band_keeps_what_lies_below_its_limit_and_nothing_above(limit: float, seconds: float) -> None:
+def test_a_band_keeps_what_lies_below_its_limit_and_nothing_above(
+    limit: float, seconds: float
+) -> None:
     below, above = tone(0.5 * limit, seconds), tone(min(1.15 * limit, 7900), seconds)
     heard = in_band(below + above, limit)
     assert (len(heard), heard.dtype) == (len(below), np.float32)
@@ -78,7 +109,9 @@ def test_noise_stands_at_the_ratio_that_is_asked_for(snr: float, level: float) -
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 5])
-def test_drawn_ratios_fill_their_range_for_noise_shorter_and_longer_than_speech(seconds: float) -> None:
+def test_drawn_ratios_fill_their_range_for_noise_shorter_and_longer_than_speech(
+    seconds: float,
+) -> None:
     """Speech and noise have no frequency in common; what is not of the speech is the noise."""
     speech = tone(1000)
     made = Augmentation(replace(OFF, noise=AddedNoise(1, [5, 20])), noise=[Held(hiss(seconds, 5))])
@@ -142,10 +175,16 @@ def test_with_all_off_nothing_is_changed() -> None:
     assert np.array_equal(Augmentation(OFF)(tone(300), "a", 3), tone(300))
 
 
-@pytest.mark.parametrize("on", [
-    {"speed": [0.9, 1.1]}, {"level_db": [-3, 3]}, {"noise": AddedNoise(0.5, [5, 5])}, {"rooms": Rooms(0.5)},
-    {"band": Band(0.5, [2000, 2000])},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "on",
+    [
+        {"speed": [0.9, 1.1]},
+        {"level_db": [-3, 3]},
+        {"noise": AddedNoise(0.5, [5, 5])},
+        {"rooms": Rooms(0.5)},
+        {"band": Band(0.5, [2000, 2000])},
+    ],
+)
 def test_each_effect_is_drawn_anew_by_seed_utterance_and_view(on: dict[str, Any]) -> None:
     settings = replace(OFF, **on)
     assert settings.on
@@ -165,7 +204,9 @@ def test_what_came_before_does_not_matter() -> None:
     names = [f"utterance-{number}" for number in range(12)]
     forward = {name: drawn(hiss(0.2, 10), name, 1) for name in names}
     for name in reversed(names):
-        assert np.array_equal(Augmentation(ALL, NOISE, ROOMS)(hiss(0.2, 10), name, 1), forward[name])
+        assert np.array_equal(
+            Augmentation(ALL, NOISE, ROOMS)(hiss(0.2, 10), name, 1), forward[name]
+        )
 
 
 def test_switching_an_effect_on_leaves_the_draws_of_the_others() -> None:
@@ -179,7 +220,9 @@ def test_switching_an_effect_on_leaves_the_draws_of_the_others() -> None:
 def test_an_effect_falls_on_its_share_of_the_utterances() -> None:
     drawn = Augmentation(replace(OFF, noise=AddedNoise(0.3, [5, 20])), [NOISE[0]])
     speech = hiss(0.05, 11)
-    assert sum(not np.array_equal(drawn(speech, str(number), 0), speech) for number in range(1000)) == pytest.approx(300, abs=60)
+    assert sum(
+        not np.array_equal(drawn(speech, str(number), 0), speech) for number in range(1000)
+    ) == pytest.approx(300, abs=60)
 
 
 @given(
@@ -194,7 +237,15 @@ def test_an_effect_falls_on_its_share_of_the_utterances() -> None:
 def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
     count: int, scale: float, view: int, name: str, speeds: list[float], level: float, snr: float
 ) -> None:
-    settings = Augment(1, 1, speeds, [level, level], AddedNoise(0.8, [snr, snr]), Rooms(0.8), Band(0.5, [3000, 7000]))
+    settings = Augment(
+        1,
+        1,
+        speeds,
+        [level, level],
+        AddedNoise(0.8, [snr, snr]),
+        Rooms(0.8),
+        Band(0.5, [3000, 7000]),
+    )
     drawn = Augmentation(settings, NOISE, ROOMS)
     sound = (scale * np.random.default_rng(count).uniform(-1, 1, count)).astype(np.float32)
     made = drawn(sound, name, view)
@@ -205,7 +256,9 @@ def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
 
 
 @given(held=st.integers(1, 400), count=st.integers(1, 900), seed=st.integers(0, 99))
-def test_a_stretch_of_noise_is_a_run_of_the_clip_that_begins_again(held: int, count: int, seed: int) -> None:
+def test_a_stretch_of_noise_is_a_run_of_the_clip_that_begins_again(
+    held: int, count: int, seed: int
+) -> None:
     got = stretch(Held(np.arange(held, dtype=np.float32)), count, np.random.default_rng(seed))
     assert len(got) == count
     assert np.array_equal(np.diff(got) % held, np.full(count - 1, 1 % held))

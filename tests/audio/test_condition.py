@@ -1,4 +1,6 @@
-"""Conditions: the ratio, the share and the seconds that were asked for, and the same noise each time."""
+"""Conditions: the ratio, the share and the seconds that were asked for, and the same noise each
+time.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,23 @@ def decibels(samples: np.ndarray) -> float:
 def clips(tmp_path: Path) -> list[Path]:
     """Three clips of noise: short, long, and one without a sound, which nobody hears."""
     paths = [tmp_path / f"{name}.flac" for name in ("short", "long", "silent")]
-    for path, samples in zip(paths, (voice(0.3, seed=1), voice(3, seed=2), np.zeros(RATE, np.float32)), strict=True):
+    for path, samples in zip(
+        paths, (voice(0.3, seed=1), voice(3, seed=2), np.zeros(RATE, np.float32)), strict=True
+    ):
         path.write_bytes(as_flac(samples))
     return paths
 
 
 @pytest.mark.parametrize("made", [True, False])
 @pytest.mark.parametrize("ratio", [20.0, 5.0, 0.0, -5.0])
-def test_the_ratio_is_the_one_that_was_asked_for(ratio: float, made: bool, clips: list[Path]) -> None:
+def test_the_ratio_is_the_one_that_was_asked_for(
+    ratio: float, made: bool, clips: list[Path]
+) -> None:
     """As it is heard in the file that is written of it."""
     for name in "abcdef":
-        heard = read(as_flac(changed(voice(), Condition("snr_db", ratio), None if made else clips, name)))
+        heard = read(
+            as_flac(changed(voice(), Condition("snr_db", ratio), None if made else clips, name))
+        )
         assert decibels(voice()) - decibels(heard - voice()) == pytest.approx(ratio, abs=0.1)
 
 
@@ -47,11 +55,15 @@ def test_what_gets_too_loud_is_turned_down_as_a_whole() -> None:
     loud = voice(level=0.3)
     heard = changed(loud, Condition("snr_db", -5.0), None, "a")
     assert np.abs(heard).max() == pytest.approx(1)
-    noise = changed(loud / 100, Condition("snr_db", -5.0), None, "a") - loud / 100  # the same noise, at a hundredth
+    noise = (
+        changed(loud / 100, Condition("snr_db", -5.0), None, "a") - loud / 100
+    )  # the same noise, at a hundredth
     assert np.abs(heard - (loud + 100 * noise) / np.abs(loud + 100 * noise).max()).max() < 1e-4
 
 
-def test_a_recording_meets_the_same_noise_at_every_ratio_and_others_another(clips: list[Path]) -> None:
+def test_a_recording_meets_the_same_noise_at_every_ratio_and_others_another(
+    clips: list[Path],
+) -> None:
     def noise(ratio: float, name: str, given: list[Path] | None, seed: int = 1) -> np.ndarray:
         added = changed(voice(), Condition("snr_db", ratio, seed), given, name) - voice()
         return added / np.abs(added).max()
@@ -76,9 +88,18 @@ def test_noise_that_is_made_is_white_or_pink() -> None:
     assert 8 < sum(slopes) < 32, "both are met"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(count=st.integers(1, 5_000), value=st.floats(0.01, 0.99), seconds=st.floats(0.01, 0.5), name=st.text(max_size=3))
-def test_lengths_are_exact(count: int, value: float, seconds: float, name: str, clips: list[Path]) -> None:
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    count=st.integers(1, 5_000),
+    value=st.floats(0.01, 0.99),
+    seconds=st.floats(0.01, 0.5),
+    name=st.text(max_size=3),
+)
+def test_lengths_are_exact(
+    count: int, value: float, seconds: float, name: str, clips: list[Path]
+) -> None:
     samples = np.full(count, 0.1, np.float32)
     for noise in (None, clips):
         around = changed(samples, Condition("around_seconds", seconds), noise, name)
@@ -87,11 +108,15 @@ def test_lengths_are_exact(count: int, value: float, seconds: float, name: str, 
         assert len(around) == count + 2 * side
         assert len(changed(samples, Condition("snr_db", 30), noise, name)) == count
     if round(count * value):
-        assert np.array_equal(changed(samples, Condition("cut", value), None, name), samples[: round(count * value)])
+        assert np.array_equal(
+            changed(samples, Condition("cut", value), None, name), samples[: round(count * value)]
+        )
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_noise_around_a_recording_has_its_level_on_both_sides(made: bool, clips: list[Path]) -> None:
+def test_noise_around_a_recording_has_its_level_on_both_sides(
+    made: bool, clips: list[Path]
+) -> None:
     for level in (-40.0, -55.0):
         condition = Condition("around_seconds", 1.5, around_db=level)
         heard = changed(voice(), condition, None if made else clips, "a")
@@ -117,8 +142,20 @@ def test_noise_that_is_silent_throughout_stops(clips: list[Path]) -> None:
 
 @pytest.mark.parametrize(
     ("condition", "label"),
-    [("snr_db", "snr-minus-5"), ("snr_db", "snr-2_5"), ("tempo", "tempo-0_8"), ("cut", "cut-0_5"), ("around_seconds", "around-5")],
+    [
+        ("snr_db", "snr-minus-5"),
+        ("snr_db", "snr-2_5"),
+        ("tempo", "tempo-0_8"),
+        ("cut", "cut-0_5"),
+        ("around_seconds", "around-5"),
+    ],
 )
 def test_a_label_has_nothing_that_an_id_may_not_have(condition: str, label: str) -> None:
-    value = {"snr-minus-5": -5.0, "snr-2_5": 2.5, "tempo-0_8": 0.8, "cut-0_5": 0.5, "around-5": 5.0}[label]
+    value = {
+        "snr-minus-5": -5.0,
+        "snr-2_5": 2.5,
+        "tempo-0_8": 0.8,
+        "cut-0_5": 0.5,
+        "around-5": 5.0,
+    }[label]
     assert Condition(condition, value).label() == label

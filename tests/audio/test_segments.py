@@ -1,4 +1,6 @@
-"""Cutting long recordings: at pauses where there are some, with an overlap where not; nothing heard is left out."""
+"""Cutting long recordings: at pauses where there are some, with an overlap where not; nothing heard
+is left out.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from components.audio.sound import RATE, SILENCE, BrokenSound, read, streamed
 
 
 def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
-    return (level * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(np.float32)
+    return (level * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(
+        np.float32
+    )
 
 
 def silence(seconds: float) -> np.ndarray:
@@ -26,8 +30,13 @@ def silence(seconds: float) -> np.ndarray:
 
 
 def talk(parts: list[tuple[float, float]], floor: float = 1e-3) -> np.ndarray:
-    """Noise for speech of the first seconds, and a floor for the pause of the second, for each part."""
-    made = [(noise(spoken, 0.1, place), noise(pause, floor, place + 99)) for place, (spoken, pause) in enumerate(parts)]
+    """Noise for speech of the first seconds, and a floor for the pause of the second, for each
+    part.
+    """
+    made = [
+        (noise(spoken, 0.1, place), noise(pause, floor, place + 99))
+        for place, (spoken, pause) in enumerate(parts)
+    ]
     return np.concatenate([each for pair in made for each in pair])
 
 
@@ -69,15 +78,23 @@ def test_a_recording_that_fits_stays_whole() -> None:
 
 
 def test_what_holds_no_sound_is_left_out() -> None:
-    waveform = np.concatenate([silence(30), noise(2), silence(50), noise(0.02), silence(40), noise(3), silence(9)])
+    waveform = np.concatenate(
+        [silence(30), noise(2), silence(50), noise(0.02), silence(40), noise(3), silence(9)]
+    )
     segments = cut(waveform)
     spans = [(each.start / RATE, each.end / RATE) for each in segments]
-    assert spans == pytest.approx(np.array([(29.8, 32.2), (81.8, 82.3), (121.82, 125.22)]), abs=0.03)
+    assert spans == pytest.approx(
+        np.array([(29.8, 32.2), (81.8, 82.3), (121.82, 125.22)]), abs=0.03
+    )
     assert spans[1][1] - spans[1][0] >= 0.5  # the least that is asked for
 
 
-@pytest.mark.parametrize(("most", "least", "overlap"), [(5, 0.5, 1.5), (20, 0, 1), (20, 1, 0), (3, 1, 0.5)])
-def test_lengths_that_do_not_go_together_are_refused(most: float, least: float, overlap: float) -> None:
+@pytest.mark.parametrize(
+    ("most", "least", "overlap"), [(5, 0.5, 1.5), (20, 0, 1), (20, 1, 0), (3, 1, 0.5)]
+)
+def test_lengths_that_do_not_go_together_are_refused(
+    most: float, least: float, overlap: float
+) -> None:
     with pytest.raises(ValueError, match="four times"):
         cut(noise(1), most, least, overlap)
 
@@ -86,14 +103,27 @@ part = st.tuples(st.floats(0.02, 9), st.floats(0, 1.5), st.sampled_from([0.0, 1e
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(part, min_size=1, max_size=9), st.integers(1, 3 * RATE), st.sampled_from([(6.0, 0.5, 1.5), (8.0, 1.0, 1.0)]))
+@given(
+    st.lists(part, min_size=1, max_size=9),
+    st.integers(1, 3 * RATE),
+    st.sampled_from([(6.0, 0.5, 1.5), (8.0, 1.0, 1.0)]),
+)
 def test_segments_hold_all_sound_whatever_the_blocks(
     parts: list[tuple[float, float, float]], size: int, lengths: tuple[float, float, float]
 ) -> None:
-    waveform = np.concatenate([each for place, (spoken, pause, floor) in enumerate(parts)
-                               for each in (noise(spoken, 0.1, place), noise(pause, floor, place + 99))])  # fmt: skip
+    waveform = np.concatenate(
+        [
+            each
+            for place, (spoken, pause, floor) in enumerate(parts)
+            for each in (noise(spoken, 0.1, place), noise(pause, floor, place + 99))
+        ]
+    )
     segments = cut(waveform, *lengths)
-    found = list(pieces((waveform[start : start + size] for start in range(0, len(waveform), size)), *lengths))
+    found = list(
+        pieces(
+            (waveform[start : start + size] for start in range(0, len(waveform), size)), *lengths
+        )
+    )
     assert [piece.segment for piece in found] == segments
     heard = np.zeros(len(waveform), bool)
     for piece in found:

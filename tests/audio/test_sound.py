@@ -1,4 +1,6 @@
-"""Reading sound: any rate and format comes out as mono at 16 kHz, and what cannot be trusted is refused with its reason."""
+"""Reading sound: any rate and format comes out as mono at 16 kHz, and what cannot be trusted is
+refused with its reason.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,33 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.audio.sound import RATE, BrokenSound, as_flac, decode, duration, is_silent, read, resample, streamed
+from components.audio.sound import (
+    RATE,
+    BrokenSound,
+    as_flac,
+    decode,
+    duration,
+    is_silent,
+    read,
+    resample,
+    streamed,
+)
 
 # libsndfile's format and subtype → how far a decoded sample may be from the one that was written.
 FORMATS = {
-    ("WAV", "PCM_16"): 2**-15, ("WAV", "PCM_24"): 2**-22, ("WAV", "FLOAT"): 1e-7, ("WAV", "PCM_U8"): 2**-6,
-    ("FLAC", "PCM_16"): 2**-15, ("FLAC", "PCM_24"): 2**-22, ("AIFF", "PCM_16"): 2**-15, ("AU", "PCM_16"): 2**-15,
-    ("W64", "PCM_16"): 2**-15, ("RF64", "PCM_16"): 2**-15, ("OGG", "VORBIS"): 0.05, ("OGG", "OPUS"): 0.1,
-}  # fmt: skip
+    ("WAV", "PCM_16"): 2**-15,
+    ("WAV", "PCM_24"): 2**-22,
+    ("WAV", "FLOAT"): 1e-7,
+    ("WAV", "PCM_U8"): 2**-6,
+    ("FLAC", "PCM_16"): 2**-15,
+    ("FLAC", "PCM_24"): 2**-22,
+    ("AIFF", "PCM_16"): 2**-15,
+    ("AU", "PCM_16"): 2**-15,
+    ("W64", "PCM_16"): 2**-15,
+    ("RF64", "PCM_16"): 2**-15,
+    ("OGG", "VORBIS"): 0.05,
+    ("OGG", "OPUS"): 0.1,
+}
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -31,7 +52,9 @@ def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, (samples, channels))
 
 
-def written(samples: np.ndarray, rate: int = RATE, form: str = "WAV", subtype: str | None = None) -> bytes:
+def written(
+    samples: np.ndarray, rate: int = RATE, form: str = "WAV", subtype: str | None = None
+) -> bytes:
     stream = io.BytesIO()
     soundfile.write(stream, samples, rate, format=form, subtype=subtype)
     return stream.getvalue()
@@ -83,13 +106,21 @@ def test_channels_are_averaged() -> None:
     assert np.allclose(sound.samples, stereo.mean(axis=1), atol=1e-7)
     opposite = noise(4_000) * [[1, -1]]
     assert np.abs(decode(written(opposite, RATE, "WAV", "FLOAT")).samples).max() < 1e-7
-    assert np.allclose(decode(written(noise(900, 5), RATE, "WAV", "FLOAT")).samples, noise(900, 5).mean(axis=1), atol=1e-6)
+    assert np.allclose(
+        decode(written(noise(900, 5), RATE, "WAV", "FLOAT")).samples,
+        noise(900, 5).mean(axis=1),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("form", "subtype"), FORMATS, ids=lambda part: str(part))
 @pytest.mark.parametrize("length", [778, 50_000])  # even, so that no last byte is padding
-@pytest.mark.filterwarnings("ignore:Exception ignored from cffi callback")  # libsndfile seeks before the start of a cut AIFF
-def test_a_cut_file_is_refused_wherever_it_was_cut(form: str, subtype: str, length: int, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored from cffi callback"
+)  # libsndfile seeks before the start of a cut AIFF
+def test_a_cut_file_is_refused_wherever_it_was_cut(
+    form: str, subtype: str, length: int, tmp_path: Path
+) -> None:
     """A copy that was broken off must never pass for a shorter recording."""
     data = written(noise(length), RATE, form, subtype)
     assert len(decode(data).samples) >= length
@@ -100,13 +131,19 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(form: str, subtype: str, leng
     assert reason(tmp_path / "cut").startswith(("truncated", "unreadable", "empty"))
 
 
-@pytest.mark.parametrize(("form", "subtype"), [*FORMATS, ("FLAC", "PCM_S8"), ("AIFF", "PCM_S8")], ids=lambda part: str(part))
+@pytest.mark.parametrize(
+    ("form", "subtype"),
+    [*FORMATS, ("FLAC", "PCM_S8"), ("AIFF", "PCM_S8")],
+    ids=lambda part: str(part),
+)
 def test_a_whole_file_of_any_length_is_taken(form: str, subtype: str) -> None:
     """An odd number of bytes is padded in some formats, which is no cut."""
     for length in (1, 2, 3, 255, 4_097):
         found = len(decode(written(noise(length), RATE, form, subtype)).samples)
         # libsndfile counts the padding of an AIFF of 8 bits when it writes one.
-        assert found in ((length, length + 1) if (form, subtype) == ("AIFF", "PCM_S8") else (length,))
+        assert found in (
+            (length, length + 1) if (form, subtype) == ("AIFF", "PCM_S8") else (length,)
+        )
 
 
 def test_notes_after_the_sound_are_no_cut() -> None:
@@ -157,10 +194,16 @@ def test_an_odd_name_is_no_accident(name: str, tmp_path: Path) -> None:
 
 
 def mp3(seconds: float, rate: int, mode: str = "CONSTANT", begin: int = 0) -> bytes:
-    """A second of noise (0) and one of silence (1) in turn, so that a variable bitrate does vary."""
-    samples = noise(int(seconds * rate))[:, 0] * ((np.arange(int(seconds * rate)) // rate + begin) % 2 == 0)
+    """A second of noise (0) and one of silence (1) in turn, so that a variable bitrate
+    does vary.
+    """
+    samples = noise(int(seconds * rate))[:, 0] * (
+        (np.arange(int(seconds * rate)) // rate + begin) % 2 == 0
+    )
     stream = io.BytesIO()
-    with soundfile.SoundFile(stream, "w", rate, 1, format="MP3", compression_level=0.5, bitrate_mode=mode) as file:
+    with soundfile.SoundFile(
+        stream, "w", rate, 1, format="MP3", compression_level=0.5, bitrate_mode=mode
+    ) as file:
         file.write(samples)
     return stream.getvalue()
 
@@ -201,7 +244,9 @@ def test_an_mp3_with_a_header_is_whole_or_refused(rate: int, mode: str, tmp_path
 
 @pytest.mark.parametrize("rate", MP3_RATES)
 def test_an_mp3_without_a_header_is_whole_or_refused(rate: int) -> None:
-    """libsndfile estimates its length from its beginning, and would end a recording of changing bitrate there."""
+    """libsndfile estimates its length from its beginning, and would end a recording of changing
+    bitrate there.
+    """
     data = bare(mp3(7, rate))
     for taken in (data, data + b"TAG".ljust(128), TAG + data):
         assert 7 <= len(decode(taken).samples) / rate < 7.15
@@ -228,7 +273,9 @@ def test_a_flac_of_untold_length_is_refused() -> None:
 
 @pytest.mark.parametrize("told", [0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
 @pytest.mark.parametrize("length", [1_001, 50_000])
-def test_a_wav_written_to_a_pipe_is_taken_in_blocks_alone(told: int, length: int, tmp_path: Path) -> None:
+def test_a_wav_written_to_a_pipe_is_taken_in_blocks_alone(
+    told: int, length: int, tmp_path: Path
+) -> None:
     """A cut in it does not show, so that no corpus takes it."""
     data = written(noise(length), RATE, subtype="PCM_24")
     place = data.index(b"data")
@@ -257,7 +304,12 @@ def test_flac_repeats_to_the_byte_and_loses_nothing() -> None:
     data = as_flac(samples)
     assert data == as_flac(samples.copy())
     facts = soundfile.info(io.BytesIO(data))
-    assert (facts.format, facts.subtype, facts.samplerate, facts.channels) == ("FLAC", "PCM_16", RATE, 1)
+    assert (facts.format, facts.subtype, facts.samplerate, facts.channels) == (
+        "FLAC",
+        "PCM_16",
+        RATE,
+        1,
+    )
     assert np.array_equal(read(data), samples)
     assert as_flac(read(data)) == data
 
@@ -267,7 +319,9 @@ def test_flac_is_clipped_and_never_wraps() -> None:
     assert np.abs(samples - np.array([1, -1, 1, -1, 0] * 20)).max() <= 2**-15
 
 
-@pytest.mark.parametrize(("peak", "silent"), [(0.0, True), (5e-5, True), (-5e-5, True), (2e-4, False), (-2e-4, False)])
+@pytest.mark.parametrize(
+    ("peak", "silent"), [(0.0, True), (5e-5, True), (-5e-5, True), (2e-4, False), (-2e-4, False)]
+)
 def test_silence_is_what_stays_under_80_db(peak: float, silent: bool) -> None:
     samples = np.zeros(1_000, np.float32)
     samples[500] = peak

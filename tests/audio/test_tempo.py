@@ -15,11 +15,15 @@ TEMPOS = [0.5, 0.8, 0.9, 1.1, 1.25, 2.0]
 
 
 def sine(hertz: float, seconds: float = 2.0, level: float = 0.5) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * hertz * np.arange(int(RATE * seconds)) / RATE)).astype(np.float32)
+    return (level * np.sin(2 * np.pi * hertz * np.arange(int(RATE * seconds)) / RATE)).astype(
+        np.float32
+    )
 
 
 def peak_of(samples: np.ndarray) -> float:
-    """Frequency in Hz of the largest value of the spectrum; a bin is as wide as one over the length in seconds."""
+    """Frequency in Hz of the largest value of the spectrum; a bin is as wide as one over the length
+    in seconds.
+    """
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 8 * len(samples)))
     return float(spectrum.argmax()) * RATE / (8 * len(samples))
 
@@ -57,7 +61,9 @@ def test_what_was_heard_first_is_heard_at_its_share_of_the_time(tempo: float) ->
 @pytest.mark.parametrize("tempo", TEMPOS)
 def test_silence_stays_silence(tempo: float) -> None:
     assert not at_tempo(np.zeros(RATE, np.float32), tempo).any()
-    spoken = np.concatenate([np.zeros(RATE, np.float32), sine(300, 1.0), np.zeros(RATE, np.float32)])
+    spoken = np.concatenate(
+        [np.zeros(RATE, np.float32), sine(300, 1.0), np.zeros(RATE, np.float32)]
+    )
     changed = at_tempo(spoken, tempo)
     assert not changed[: round(0.95 * RATE / tempo)].any()
     assert not changed[round(2.05 * RATE / tempo) :].any()

@@ -13,16 +13,25 @@ from tests.decode.test_decode import save_bridge
 
 
 @pytest.mark.usefixtures("world")
-def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_bridge()
     precision.main(["--device", "cpu", "--out", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
-    sources = {item.source: 0 for role in precision.ROLES for item in entries(Path("data/shards") / role)}
+    sources = {
+        item.source: 0 for role in precision.ROLES for item in entries(Path("data/shards") / role)
+    }
     assert {(row["set"], row["LLM"], row["batch"]) for row in found["rows"]} == {
-        (source, dtype, batch) for source in sources for dtype in precision.DTYPES for batch in ("alone", "3 s")
+        (source, dtype, batch)
+        for source in sources
+        for dtype in precision.DTYPES
+        for batch in ("alone", "3 s")
     }
     exact = [row for row in found["rows"] if row["LLM"] == "float32"]
-    assert all(row["other than alone"] == row["other than float32"] == 0 for row in exact), "a batch changes nothing in float32"
+    assert all(row["other than alone"] == row["other than float32"] == 0 for row in exact), (
+        "a batch changes nothing in float32"
+    )
     assert sum(row["utterances"] for row in exact if row["batch"] == "alone") == sum(
         len(entries(Path("data/shards") / role)) for role in precision.ROLES
     )
@@ -32,7 +41,12 @@ def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(tmp_
 def test_shares_and_rates_are_counted_by_hand() -> None:
     exact = {"a": ("one two", "one two"), "b": ("three", "three"), "c": ("", "")}
     rounded = {**exact, "b": ("three", "tree")}
-    made = {("float32", 0.0): {"x": exact}, ("bfloat16", 0.0): {"x": rounded}, ("bfloat16", 80.0): {"x": exact}}
-    assert [(row["other than alone"], row["other than float32"], row["wer"]) for row in precision.rows(made)] == [
-        (0.0, 0.0, 0.0), (0.0, 1 / 3, 1 / 3), (1 / 3, 0.0, 0.0)
-    ]  # fmt: skip
+    made = {
+        ("float32", 0.0): {"x": exact},
+        ("bfloat16", 0.0): {"x": rounded},
+        ("bfloat16", 80.0): {"x": exact},
+    }
+    assert [
+        (row["other than alone"], row["other than float32"], row["wer"])
+        for row in precision.rows(made)
+    ] == [(0.0, 0.0, 0.0), (0.0, 1 / 3, 1 / 3), (1 / 3, 0.0, 0.0)]

@@ -1,4 +1,6 @@
-"""The house rules that hold for all rooms: names, imports, dependencies, sizes, and what is never used."""
+"""The house rules that hold for all rooms: names, imports, dependencies, sizes, and what is never
+used.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,44 @@ STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 GROUND = ("config", "runtime", "audio", "text", "optim", "model", "search")
 # A later room may import an earlier one, never the reverse.
-ORDER = (*GROUND, "corpus", "splits", "shards", "encoder", "llm", "features", "train", "decode", "score", "report", "plan", "transcribe")
+ORDER = (
+    *GROUND,
+    "corpus",
+    "splits",
+    "shards",
+    "encoder",
+    "llm",
+    "features",
+    "train",
+    "decode",
+    "score",
+    "report",
+    "plan",
+    "transcribe",
+)
 COMMANDS = {"plan", "transcribe"}  # rooms of their own that no stage runs
-FLOORS = ("folders", "encoders", "bridges", "llms", "")  # of the room of models, one above the other; modules beside them last
-MODELS = {"optim", "model", "search", "encoder", "llm", "features", "train", "decode", "plan", "transcribe"}  # rooms that may use torch and transformers
-CODE = sorted(path for top in ("components", "flows", "bench") for path in (REPOSITORY / top).rglob("*.py"))
+FLOORS = (
+    "folders",
+    "encoders",
+    "bridges",
+    "llms",
+    "",
+)  # of the room of models, one above the other; modules beside them last
+MODELS = {
+    "optim",
+    "model",
+    "search",
+    "encoder",
+    "llm",
+    "features",
+    "train",
+    "decode",
+    "plan",
+    "transcribe",
+}  # rooms that may use torch and transformers
+CODE = sorted(
+    path for top in ("components", "flows", "bench") for path in (REPOSITORY / top).rglob("*.py")
+)
 
 
 @cache
@@ -42,7 +77,9 @@ MODULES = {name_of(path): path for path in CODE}
 
 
 def imported(nodes: Iterator[ast.AST] | ast.Module) -> set[str]:
-    """Dotted names that imports among ``nodes`` name, inside functions too where a whole tree is given."""
+    """Dotted names that imports among ``nodes`` name, inside functions too where a whole tree is
+    given.
+    """
     found = set()
     for node in ast.walk(nodes) if isinstance(nodes, ast.Module) else nodes:
         if isinstance(node, ast.Import):
@@ -59,16 +96,26 @@ def room(module: str) -> str:
 
 
 def reached(module: str) -> set[str]:
-    """Modules of ``components`` that one imports; all of its own room where it picks them by name when it runs."""
+    """Modules of ``components`` that one imports; all of its own room where it picks them by name
+    when it runs.
+    """
     names = imported(tree(MODULES[module]))
-    picks = any(isinstance(node, ast.Call) and called(node) == "import_module" for node in ast.walk(tree(MODULES[module])))
+    picks = any(
+        isinstance(node, ast.Call) and called(node) == "import_module"
+        for node in ast.walk(tree(MODULES[module]))
+    )
     own = {name for name in MODULES if picks and room(name) == room(module)}
     return own | {name for name in names if name in MODULES and name.startswith("components.")}
 
 
 def modules_needed(stage: str) -> set[str]:
-    """Modules of ``components`` that the stage's package imports, directly or through another module; packages without code left out."""
-    todo, seen = [name for name in MODULES if room(name) == stage and name.startswith("components.")], set()
+    """Modules of ``components`` that the stage's package imports, directly or through another
+    module; packages without code left out.
+    """
+    todo, seen = (
+        [name for name in MODULES if room(name) == stage and name.startswith("components.")],
+        set(),
+    )
     while todo:
         module = todo.pop()
         if module not in seen:
@@ -78,10 +125,14 @@ def modules_needed(stage: str) -> set[str]:
 
 
 def called(call: ast.Call) -> str:
-    """The name that is called: ``f`` for ``f()``, ``a.f`` for ``a.f()``, the last parts of a longer one."""
+    """The name that is called: ``f`` for ``f()``, ``a.f`` for ``a.f()``, the last parts of a longer
+    one.
+    """
     if isinstance(call.func, ast.Attribute):
         above = call.func.value
-        return f"{above.id}.{call.func.attr}" if isinstance(above, ast.Name) else f"….{call.func.attr}"
+        return (
+            f"{above.id}.{call.func.attr}" if isinstance(above, ast.Name) else f"….{call.func.attr}"
+        )
     return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
@@ -112,29 +163,46 @@ def code_dependencies(stage: str) -> list[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_code_it_reaches_and_no_more(stage: str) -> None:
-    """Too few: an edit of what it imports would leave an old result for a new one. Too many: an edit elsewhere reruns it."""
-    reached_files = {MODULES[module].relative_to(REPOSITORY).as_posix() for module in modules_needed(stage)}
-    covered = {path: {file for file in reached_files if file == path or file.startswith(f"{path}/")} for path in code_dependencies(stage)}
+    """Too few: an edit of what it imports would leave an old result for a new one. Too many: an
+    edit elsewhere reruns it.
+    """
+    reached_files = {
+        MODULES[module].relative_to(REPOSITORY).as_posix() for module in modules_needed(stage)
+    }
+    covered = {
+        path: {file for file in reached_files if file == path or file.startswith(f"{path}/")}
+        for path in code_dependencies(stage)
+    }
     missing = reached_files - set().union(*covered.values())
     assert not missing, f"dvc.yaml, {stage}: deps miss {sorted(missing)}"
-    assert all(covered.values()), f"dvc.yaml, {stage}: never reached: {[path for path in covered if not covered[path]]}"
+    assert all(covered.values()), (
+        f"dvc.yaml, {stage}: never reached: {[path for path in covered if not covered[path]]}"
+    )
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("components.")])
 def test_imports_run_one_way(module: str) -> None:
     own = room(module)
     for other in {room(name) for name in reached(module)} - {own, ""}:
-        assert own not in ORDER or ORDER.index(other) < ORDER.index(own), f"{module} imports of {other}"
+        assert own not in ORDER or ORDER.index(other) < ORDER.index(own), (
+            f"{module} imports of {other}"
+        )
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("components.model.")])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.startswith("components.model.")]
+)
 def test_imports_run_one_way_within_the_room_of_models(module: str) -> None:
     for other in (name for name in reached(module) if name.startswith("components.model.")):
-        assert FLOORS.index(floor_of(other)) <= FLOORS.index(floor_of(module)), f"{module} imports {other}"
+        assert FLOORS.index(floor_of(other)) <= FLOORS.index(floor_of(module)), (
+            f"{module} imports {other}"
+        )
 
 
 def floor_of(module: str) -> str:
-    """The package within the room of models that holds a module; empty for those beside the packages."""
+    """The package within the room of models that holds a module; empty for those beside the
+    packages.
+    """
     above = module.split(".")[2]
     return above if above in FLOORS else ""
 
@@ -142,20 +210,29 @@ def floor_of(module: str) -> str:
 def test_components_never_import_prefect_or_dvc() -> None:
     for module, path in MODULES.items():
         tops = {name.split(".")[0] for name in imported(tree(path))}
-        assert module.startswith(("flows", "bench")) or not tops & {"prefect", "dvc", "flows"}, module
+        assert module.startswith(("flows", "bench")) or not tops & {"prefect", "dvc", "flows"}, (
+            module
+        )
 
 
 def test_only_the_rooms_of_models_use_torch() -> None:
     for module, path in MODULES.items():
         tops = {name.split(".")[0] for name in imported(tree(path))}
-        if tops & {"torch", "transformers", "peft", "safetensors"} and module != "components.runtime.settings":  # it asks for the GPU
+        if (
+            tops & {"torch", "transformers", "peft", "safetensors"}
+            and module != "components.runtime.settings"
+        ):  # it asks for the GPU
             assert room(module) in MODELS or module.startswith("bench"), module
 
 
 def test_what_the_gpu_machine_lacks_is_imported_inside_functions() -> None:
     for module, path in MODULES.items():
         top = {name.split(".")[0] for name in imported(iter(tree(path).body))}
-        assert module.startswith("flows") or not top & {"webdataset", "jiwer", "espeakng_loader"} - allowed(module), module
+        assert module.startswith("flows") or not top & {
+            "webdataset",
+            "jiwer",
+            "espeakng_loader",
+        } - allowed(module), module
 
 
 def allowed(module: str) -> set[str]:
@@ -174,10 +251,18 @@ print(len({modules}))
 
 
 def import_without(blocked: list[str], rooms: set[str], more: str = "no other") -> None:
-    """Imports every module of some rooms, and those whose names begin with ``more``, in a process that lacks some libraries."""
-    modules = sorted(name for name in MODULES if (name.startswith("components.") and room(name) in rooms) or name.startswith(more))
+    """Imports every module of some rooms, and those whose names begin with ``more``, in a process
+    that lacks some libraries.
+    """
+    modules = sorted(
+        name
+        for name in MODULES
+        if (name.startswith("components.") and room(name) in rooms) or name.startswith(more)
+    )
     script = BLOCK.format(blocked=blocked, modules=modules)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(modules) > 2 * len(rooms)
 
@@ -191,8 +276,9 @@ def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
 
 
 def test_a_stage_starts_without_torch() -> None:
-    """What is finished is relinked in seconds, so the process that starts the workers must not wait for torch; nor must who
-    mistyped a parameter of a command."""
+    """What is finished is relinked in seconds, so the process that starts the workers must not wait
+    for torch; nor must who mistyped a parameter of a command.
+    """
     starts = [
         "encoder.build",
         "llm.build",
@@ -203,20 +289,29 @@ def test_a_stage_starts_without_torch() -> None:
         "transcribe.__main__",
         "transcribe.export",
     ]
-    script = BLOCK.format(blocked=["torch", "transformers", "peft"], modules=[f"components.{name}" for name in starts])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    script = BLOCK.format(
+        blocked=["torch", "transformers", "peft"], modules=[f"components.{name}" for name in starts]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_what_handles_data_imports_without_torch() -> None:
-    import_without(["torch", "transformers", "peft"], {"config", "runtime", "audio", "text", "corpus", "splits", "shards", "score", "report"})
+    import_without(
+        ["torch", "transformers", "peft"],
+        {"config", "runtime", "audio", "text", "corpus", "splits", "shards", "score", "report"},
+    )
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_a_module_is_named_by_a_noun_and_of_a_readable_size(path: Path) -> None:
     assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
     assert len(path.read_text().splitlines()) <= 350
-    assert ast.get_docstring(tree(path)) or not tree(path).body, "a module says what goes in and what comes out"
+    assert ast.get_docstring(tree(path)) or not tree(path).body, (
+        "a module says what goes in and what comes out"
+    )
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
@@ -227,13 +322,23 @@ def test_nothing_runs_code_out_of_data(path: Path) -> None:
         if isinstance(node, ast.Call):
             where = f"line {node.lineno}"
             given = {keyword.arg: keyword.value for keyword in node.keywords}
-            if name_of(path) == "components.model.folders.conversion" and called(node) == "torch.load":
+            if (
+                name_of(path) == "components.model.folders.conversion"
+                and called(node) == "torch.load"
+            ):
                 assert ast.literal_eval(given["weights_only"]) is True, where
                 continue
             if called(node) == "yaml.load":  # safe_load with the C parser
                 assert ast.unparse(given["Loader"]) == "yaml.CSafeLoader", where
                 continue
-            assert called(node) not in {"eval", "exec", "compile", "torch.load", "torch.save", "yaml.unsafe_load"}, where
+            assert called(node) not in {
+                "eval",
+                "exec",
+                "compile",
+                "torch.load",
+                "torch.save",
+                "yaml.unsafe_load",
+            }, where
             for name in ("allow_pickle", "shell", "trust_remote_code"):
                 assert name not in given or ast.literal_eval(given[name]) is False, where
 
@@ -244,10 +349,20 @@ def test_dvc_sends_nothing_home_and_links_its_cache() -> None:
     assert config.getboolean("core", "analytics") is False
     assert config.getboolean("core", "check_update") is False
     # Only where hard links stand first does DVC take an output into its cache without a copy of it.
-    assert config["cache"]["type"].strip("\"'").split(",") == ["hardlink", "reflink", "symlink", "copy"]
+    assert config["cache"]["type"].strip("\"'").split(",") == [
+        "hardlink",
+        "reflink",
+        "symlink",
+        "copy",
+    ]
 
 
 def test_no_stage_depends_on_runtime_settings() -> None:
     text = (REPOSITORY / "dvc.yaml").read_text()
     assert "LIBRETTO_" not in text
-    assert not [path for stage in STAGES.values() for path in [*stage["deps"], *stage["outs"]] if Path(str(path)).is_absolute()]
+    assert not [
+        path
+        for stage in STAGES.values()
+        for path in [*stage["deps"], *stage["outs"]]
+        if Path(str(path)).is_absolute()
+    ]

@@ -10,11 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PINNED = [*PROJECT["dependencies"], *(each for extra in PROJECT["optional-dependencies"].values() for each in extra)]
+PINNED = [
+    *PROJECT["dependencies"],
+    *(each for extra in PROJECT["optional-dependencies"].values() for each in extra),
+]
 
 
 def locked() -> dict[str, str]:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     return dict(normal(line) for line in lines)
 
 
@@ -32,9 +39,13 @@ def test_every_direct_dependency_is_locked_at_its_pin(requirement: str) -> None:
 def test_lock_holds_plain_versions_only() -> None:
     for name, version in locked().items():
         assert re.fullmatch(r"[A-Za-z0-9._-]+", name), name
-        assert re.fullmatch(r"[0-9][A-Za-z0-9.]*", version), f"{name}=={version}: a build tag or an address is of one machine only"
+        assert re.fullmatch(r"[0-9][A-Za-z0-9.]*", version), (
+            f"{name}=={version}: a build tag or an address is of one machine only"
+        )
 
 
 def test_libraries_that_break_others_stay_out() -> None:
-    """The published torchaudio is built for CUDA: beside a CPU build of torch, transformers and peft fail to import."""
+    """The published torchaudio is built for CUDA: beside a CPU build of torch, transformers and
+    peft fail to import.
+    """
     assert "torchaudio" not in locked()

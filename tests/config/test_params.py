@@ -1,4 +1,6 @@
-"""Parameters and catalogue are strict and typed, and a wrong key or name says which known one is near."""
+"""Parameters and catalogue are strict and typed, and a wrong key or name says which known one is
+near.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def changed(changes: dict[tuple, Any]) -> dict[str, Any]:
-    """The parameters of the repository with other values at some places (``GONE`` takes a key away)."""
+    """The parameters of the repository with other values at some places (``GONE`` takes a key
+    away).
+    """
     data = copy.deepcopy(RAW)
     for (*above, key), value in changes.items():
         section = data
@@ -82,13 +86,27 @@ def test_every_value_is_typed() -> None:
     [
         ({("train", "matching", "wieght"): 1}, "train.matching.wieght", "weight"),
         ({("sore",): {}}, "sore", "score"),
-        ({("shards", "utterances"): GONE, ("shards", "utterancs"): 250}, "shards.utterancs", "utterances"),
+        (
+            {("shards", "utterances"): GONE, ("shards", "utterancs"): 250},
+            "shards.utterancs",
+            "utterances",
+        ),
         ({("features",): GONE, ("featrues",): RAW["features"]}, "featrues", "features"),
-        ({("train", "curriculum", 0, "steps"): GONE, ("train", "curriculum", 0, "setps"): 5}, "train.curriculum.0.setps", "steps"),
-        ({("decode", "sets", "free", "beams"): GONE, ("decode", "sets", "free", "beems"): 4}, "decode.sets.free.beems", "beams"),
+        (
+            {("train", "curriculum", 0, "steps"): GONE, ("train", "curriculum", 0, "setps"): 5},
+            "train.curriculum.0.setps",
+            "steps",
+        ),
+        (
+            {("decode", "sets", "free", "beams"): GONE, ("decode", "sets", "free", "beems"): 4},
+            "decode.sets.free.beems",
+            "beams",
+        ),
     ],
 )
-def test_an_unknown_key_stops_and_names_the_nearest(changes: dict, unknown: str, near: str, tmp_path: Path) -> None:
+def test_an_unknown_key_stops_and_names_the_nearest(
+    changes: dict, unknown: str, near: str, tmp_path: Path
+) -> None:
     """Added beside the right one, or written in its place."""
     says = refusal(changes, tmp_path)
     assert f"unknown key '{unknown}'" in says
@@ -173,7 +191,9 @@ def test_a_file_that_holds_no_sections_stops(text: str, tmp_path: Path) -> None:
         read_params(tmp_path / "params.yaml")
 
 
-def test_outside_the_repository_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_the_repository_the_way_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"params\.yaml is missing.*root of the repository"):
         read_params()
@@ -200,21 +220,34 @@ def test_a_name_unlike_any_other_lists_the_known_ones(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_entry_of_the_catalogue_loads(kind: str) -> None:
-    # Archives are picked by a source's data root, GPUs on a plan's command line, not by a name in params.yaml.
-    assert set(catalogue.READERS) == set(NAMES) == {path.stem for path in catalogue.FOLDER.glob("*.yaml")} - {"archive", "gpu"}
+    # Archives are picked by a source's data root, GPUs on a plan's command line, not by a name in
+    # params.yaml.
+    assert (
+        set(catalogue.READERS)
+        == set(NAMES)
+        == {path.stem for path in catalogue.FOLDER.glob("*.yaml")} - {"archive", "gpu"}
+    )
     for name in catalogue.names(kind):
         catalogue.READERS[kind](name)
         assert "." not in name, "dots do not work in names"
 
 
 def test_every_corpus_lists_all_roles() -> None:
-    """A role that a matrix stage asks for must stand in the entry, or DVC finds no such parameter."""
+    """A role that a matrix stage asks for must stand in the entry, or DVC finds no such
+    parameter.
+    """
     for name in catalogue.names("corpus"):
         assert catalogue.raw_entry("corpus", name).keys() - {"card"} == set(catalogue.ROLES), name
 
 
-def test_every_source_is_typed_without_touching_data(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("LIBRETTO_ROOT_LIBRISPEECH", "LIBRETTO_ROOT_DIGITS", "LIBRETTO_ROOT_NONSPEECH"):
+def test_every_source_is_typed_without_touching_data(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in (
+        "LIBRETTO_ROOT_LIBRISPEECH",
+        "LIBRETTO_ROOT_DIGITS",
+        "LIBRETTO_ROOT_NONSPEECH",
+    ):
         monkeypatch.delenv(variable, raising=False)
     for corpus in catalogue.names("corpus"):
         for role, listed in catalogue.corpus(corpus).sources.items():
@@ -233,7 +266,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "catalogue"
 
 
-@pytest.mark.parametrize(("template", "fits"), [("{speech}", True), ("say: ", False), ("{speech} or {speech}", False), ("{spech}", False)])
+@pytest.mark.parametrize(
+    ("template", "fits"),
+    [("{speech}", True), ("say: ", False), ("{speech} or {speech}", False), ("{spech}", False)],
+)
 def test_a_prompt_holds_the_speech_once(template: str, fits: bool, own: Path) -> None:
     entry = {
         "source": {"kind": "folder", "folder": "x"},
@@ -264,22 +300,34 @@ def test_a_corpus_entry_that_is_wrong_stops(entry: dict, says: str, own: Path) -
 
 
 def test_an_unknown_kind_of_source_names_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"'clean': unknown kind 'librispech'.*Did you mean 'librispeech'"):
+    with pytest.raises(
+        InputError, match=r"'clean': unknown kind 'librispech'.*Did you mean 'librispeech'"
+    ):
         source("clean", "test", {"kind": "librispech"})
 
 
 def test_a_wrong_key_of_a_model_entry_stops(own: Path) -> None:
-    (own / "projector.yaml").write_text(yaml.safe_dump({"wide": {"kind": "linear", "stack": 5, "hiden": 2048}}))
-    with pytest.raises(InputError, match=r"projector\.yaml: wide: unknown key 'hiden'.*Did you mean 'hidden'"):
+    (own / "projector.yaml").write_text(
+        yaml.safe_dump({"wide": {"kind": "linear", "stack": 5, "hiden": 2048}})
+    )
+    with pytest.raises(
+        InputError, match=r"projector\.yaml: wide: unknown key 'hiden'.*Did you mean 'hidden'"
+    ):
         catalogue.projector("wide")
     numerics = {"dtype": "float8", "features": "float16", "batching": "padded"}
-    (own / "encoder.yaml").write_text(yaml.safe_dump({"small": {"source": {"kind": "folder", "folder": "x"}, "numerics": numerics}}))
+    (own / "encoder.yaml").write_text(
+        yaml.safe_dump(
+            {"small": {"source": {"kind": "folder", "folder": "x"}, "numerics": numerics}}
+        )
+    )
     with pytest.raises(InputError, match=r"encoder\.yaml: small: 'numerics\.dtype'.*'float8'"):
         catalogue.encoder("small")
 
 
 def test_what_stands_at_its_default_is_not_stated() -> None:
-    """A setting added later, with a default that keeps what was, must not send anyone's finished work back to the start."""
+    """A setting added later, with a default that keeps what was, must not send anyone's finished
+    work back to the start.
+    """
 
     @dataclass(frozen=True)
     class Inner:

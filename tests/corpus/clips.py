@@ -11,7 +11,14 @@ import soundfile
 
 
 @cache
-def clip(rate: int = 16_000, channels: int = 1, form: str = "FLAC", seed: int = 0, level: float = 0.1, seconds: float = 0.3) -> bytes:
+def clip(
+    rate: int = 16_000,
+    channels: int = 1,
+    form: str = "FLAC",
+    seed: int = 0,
+    level: float = 0.1,
+    seconds: float = 0.3,
+) -> bytes:
     """A whole file of noise (Ogg holds Vorbis)."""
     samples = level * np.random.default_rng(seed).uniform(-1, 1, (int(rate * seconds), channels))
     stream = io.BytesIO()
@@ -21,11 +28,14 @@ def clip(rate: int = 16_000, channels: int = 1, form: str = "FLAC", seed: int = 
 
 def not_finite() -> bytes:
     stream = io.BytesIO()
-    soundfile.write(stream, np.full(4_000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
+    soundfile.write(
+        stream, np.full(4_000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT"
+    )
     return stream.getvalue()
 
 
-# What is wrong → (suffix, bytes, the word that the reason starts with), for a source that expects mono at 16 kHz.
+# What is wrong → (suffix, bytes, the word that the reason starts with), for a source that expects
+# mono at 16 kHz.
 BROKEN = {
     "text in place of sound": (".flac", b"this is no sound\n" * 50, "unreadable"),
     "no bytes": (".wav", b"", "empty"),
@@ -47,7 +57,9 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
-def lay_out(root: Path, utterances: dict[str, str | None], subset: str = "train", seed: int = 0) -> None:
+def lay_out(
+    root: Path, utterances: dict[str, str | None], subset: str = "train", seed: int = 0
+) -> None:
     """A folder in LibriSpeech's layout: text by id, without a transcript line where it is None."""
     lines: dict[Path, list[str]] = {}
     for number, (name, text) in enumerate(utterances.items()):

@@ -15,7 +15,9 @@ class Mirror:
     """What is served, by path, how it fails, and what was asked: (path, Range)."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    cuts: list[int] = field(default_factory=list)  # after so many bytes the connection ends, an answer each
+    cuts: list[int] = field(
+        default_factory=list
+    )  # after so many bytes the connection ends, an answer each
     hold: threading.Event | None = None  # a cut connection stays open and silent until this is set
     status: int = 0  # answered to everything
     ranges: bool = True  # else each answer starts at the first byte

@@ -30,7 +30,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three utterances at three rates, one in stereo, and two clips of noise."""
     folder = tmp_path / "said"
     for number, (name, rate) in enumerate({"a": 16_000, "b": 44_100, "c": 8_000}.items()):
-        put(folder / f"{name}.wav", clip(rate=rate, channels=1 + number % 2, form="WAV", seed=number))
+        put(
+            folder / f"{name}.wav",
+            clip(rate=rate, channels=1 + number % 2, form="WAV", seed=number),
+        )
     list_texts(folder, TEXTS)
     put(tmp_path / "noises/hiss/one.flac", clip(seed=7))
     put(tmp_path / "noises/hiss/two.flac", clip(seed=8, seconds=1.0))
@@ -40,7 +43,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def list_texts(folder: Path, texts: dict[str, str], suffix: str = ".wav") -> None:
-    rows = [f"{name}{'' if '.' in name else suffix}\t{text}\tspeaker-{name[0]}\n" for name, text in texts.items()]
+    rows = [
+        f"{name}{'' if '.' in name else suffix}\t{text}\tspeaker-{name[0]}\n"
+        for name, text in texts.items()
+    ]
     (folder / "said.tsv").write_text("path\ttext\tspeaker\n" + "".join(rows))
 
 
@@ -63,7 +69,9 @@ def test_rows_say_what_the_files_are_and_whose(condition: dict, root: Path) -> N
         before = plain[unaltered(row).id]
         assert unaltered(row).sha256 == before.sha256
         assert row.id.startswith(f"{before.id}-")
-        assert re.fullmatch(r"[A-Za-z0-9_-]+", row.id), "a dot would end the name of a member of a tar"
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", row.id), (
+            "a dot would end the name of a member of a tar"
+        )
         assert (row.speaker, row.language, row.split) == (before.speaker, "en", "test")
         assert row.text == before.text or "cut" in condition
         assert (row.sample_rate, row.samples) == (RATE, len(read(origin.locate(row.path))))
@@ -73,7 +81,10 @@ def test_rows_say_what_the_files_are_and_whose(condition: dict, root: Path) -> N
 def test_each_change_is_the_one_that_was_asked_for(root: Path) -> None:
     before = read(root / "a.wav")
     step = 2**-15  # of the 16 bits of the file
-    heard = {next(iter(condition)): read(under(**condition).locate(under(**condition).find()[0][0].path)) for condition in CONDITIONS}
+    heard = {
+        next(iter(condition)): read(under(**condition).locate(under(**condition).find()[0][0].path))
+        for condition in CONDITIONS
+    }
     assert np.abs(heard["tempo"] - at_tempo(before, 0.8)).max() <= step
     assert np.abs(heard["cut"] - before[: len(before) // 2]).max() <= step
     assert np.abs(heard["around_seconds"][8_000:-8_000] - before).max() <= step
@@ -89,20 +100,31 @@ def test_words_that_end_in_the_share_kept_are_the_text(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "share", "left"),
-    [("ab cd", 0.39, ""), ("ab cd", 0.4, "ab"), ("ab cd", 0.99, "ab"), ("ab  cd e", 0.75, "ab  cd"), ("四五六", 0.9, ""), ("", 0.5, "")],
+    [
+        ("ab cd", 0.39, ""),
+        ("ab cd", 0.4, "ab"),
+        ("ab cd", 0.99, "ab"),
+        ("ab  cd e", 0.75, "ab  cd"),
+        ("四五六", 0.9, ""),
+        ("", 0.5, ""),
+    ],
 )
 def test_a_word_is_kept_where_its_last_letter_is(text: str, share: float, left: str) -> None:
     assert beginning(text, share) == left
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: next(iter(condition)))
-def test_the_same_bytes_in_another_work_cache(condition: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bytes_in_another_work_cache(
+    condition: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, rows = audio(under(**condition)), under(**condition).find()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
     monkeypatch.setattr(altered, "BLOCK", 1)
     assert audio(under(**condition)) == first
-    assert [(row.id, row.sha256) for row in under(**condition).find()[0]] == [(row.id, row.sha256) for row in rows[0]]
+    assert [(row.id, row.sha256) for row in under(**condition).find()[0]] == [
+        (row.id, row.sha256) for row in rows[0]
+    ]
 
 
 def test_an_utterance_is_the_same_whatever_stands_beside_it(root: Path) -> None:
@@ -115,7 +137,9 @@ def test_an_utterance_is_the_same_whatever_stands_beside_it(root: Path) -> None:
 
 @pytest.mark.parametrize("changed", [{"seed": 2}, {"noise": NOISE}, {"snr_db": 4}])
 def test_another_setting_gives_other_audio(changed: dict) -> None:
-    assert not set(audio(under(**{"snr_db": 5, **changed})).values()) & set(audio(under(snr_db=5)).values())
+    assert not set(audio(under(**{"snr_db": 5, **changed})).values()) & set(
+        audio(under(snr_db=5)).values()
+    )
 
 
 def test_a_file_that_the_work_cache_has_lost_is_made_again(work: Path) -> None:
@@ -133,7 +157,9 @@ def test_a_broken_file_is_rejected_with_the_reason_of_its_source(what: str, root
     reason = source("plain", "test", INNER).find()[1][0].reason
     kept, rejected = under(tempo=0.9).find()
     assert len(kept) == 3
-    assert [(row.id, row.path, row.reason) for row in rejected] == [("bad-tempo-0_9", f"bad{suffix}", reason)]
+    assert [(row.id, row.path, row.reason) for row in rejected] == [
+        ("bad-tempo-0_9", f"bad{suffix}", reason)
+    ]
 
 
 def test_speech_that_starts_after_the_cut_is_rejected_and_non_speech_kept(root: Path) -> None:
@@ -148,21 +174,36 @@ def test_speech_that_starts_after_the_cut_is_rejected_and_non_speech_kept(root: 
 
 def test_silent_non_speech_has_no_ratio_to_noise(root: Path) -> None:
     put(root / "b.wav", clip(form="WAV", level=0.0))
-    kept, rejected = under("nonspeech-test", source={**INNER, "columns": {"text": None, "speaker": None}}, snr_db=5).find()
+    kept, rejected = under(
+        "nonspeech-test", source={**INNER, "columns": {"text": None, "speaker": None}}, snr_db=5
+    ).find()
     assert len(kept) == 2
     assert [(row.id, row.reason.partition(":")[0]) for row in rejected] == [("b-snr-5", "no ratio")]
 
 
 def test_made_speech_keeps_the_names_of_the_set_that_it_is_of(root: Path) -> None:
-    inner = {"kind": "synthetic", "clips": 3, "seed": 1, "seconds": [0.2, 0.3], "level_db": [-30, -20]}
+    inner = {
+        "kind": "synthetic",
+        "clips": 3,
+        "seed": 1,
+        "seconds": [0.2, 0.3],
+        "level_db": [-30, -20],
+    }
     plain = source("noises", "nonspeech-test", {**inner, "clips": 5}).find()[0]
     kept, _ = under("nonspeech-test", source=inner, name="noises", tempo=0.9).find()
     assert [row.id for row in kept] == [f"noises-00000{number}-tempo-0_9" for number in range(3)]
-    assert [unaltered(row).sha256 for row in kept] == [row.sha256 for row in plain[:3]], "its first clips are those of the whole set"
-    assert next(row.id for row in under("nonspeech-test", source=inner, cut=0.5).find()[0]) == "set-000000-cut-0_5"
+    assert [unaltered(row).sha256 for row in kept] == [row.sha256 for row in plain[:3]], (
+        "its first clips are those of the whole set"
+    )
+    assert (
+        next(row.id for row in under("nonspeech-test", source=inner, cut=0.5).find()[0])
+        == "set-000000-cut-0_5"
+    )
 
 
-def test_the_scan_sees_what_is_changed_and_its_noise(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_sees_what_is_changed_and_its_noise(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scans = [under(snr_db=5, noise=NOISE).scan()]
     assert [path for path, _ in scans[0]["files"]] == ["a.wav", "b.wav", "c.wav", "said.tsv"]
     put(tmp_path / "noises/hiss/three.flac", clip(seed=9))
@@ -203,8 +244,14 @@ NESTED = {"kind": "altered", "source": INNER, "tempo": 0.9}
         ({"snr_db": 5, "noise": NESTED}, "'noise' is of kind 'altered' itself"),
         ({"snr_db": 5, "noise": {**NOISE, "rooms": True}}, "'noise' holds rooms"),
         ({"snr_db": 5, "source": {}}, "'source.kind' missing"),
-        ({"snr_db": 5, "source": {**INNER, "kind": "tabel"}}, "unknown kind 'tabel'.*Did you mean 'table'"),
-        ({"snr_db": 5, "source": {**INNER, "tabel": "x"}}, "unknown key 'tabel'.*Did you mean 'table'"),
+        (
+            {"snr_db": 5, "source": {**INNER, "kind": "tabel"}},
+            "unknown kind 'tabel'.*Did you mean 'table'",
+        ),
+        (
+            {"snr_db": 5, "source": {**INNER, "tabel": "x"}},
+            "unknown key 'tabel'.*Did you mean 'table'",
+        ),
         ({"snr_db": 5, "noise": INNER}, "takes no text"),
     ],
 )
@@ -217,8 +264,16 @@ def test_real_speech_under_real_noise(recordings: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRISPEECH", str(recordings / "real-librispeech"))
     monkeypatch.setenv("LIBRETTO_ROOT_NONSPEECH", str(recordings / "nonspeech"))
     inner = {"kind": "librispeech", "root": "librispeech", "subsets": ["dev-clean", "test-clean"]}
-    noise = {"kind": "table", "root": "nonspeech", "table": "nonspeech.tsv", "columns": {"text": None, "speaker": None}}
-    origin, plain = source("loud", "test", {"kind": "altered", "source": inner, "noise": noise, "snr_db": 0}), source("p", "test", inner)
+    noise = {
+        "kind": "table",
+        "root": "nonspeech",
+        "table": "nonspeech.tsv",
+        "columns": {"text": None, "speaker": None},
+    }
+    origin, plain = (
+        source("loud", "test", {"kind": "altered", "source": inner, "noise": noise, "snr_db": 0}),
+        source("p", "test", inner),
+    )
     kept, rejected = origin.find()
     assert not rejected
     before = {row.id: row for row in plain.find()[0]}
@@ -227,5 +282,9 @@ def test_real_speech_under_real_noise(recordings: Path, monkeypatch: pytest.Monk
         speech = read(plain.locate(before[unaltered(row).id].path)).astype(np.float64)
         heard = read(origin.locate(row.path)).astype(np.float64)
         scale = heard @ speech / (speech @ speech)  # noise hardly correlates with it
-        ratio = 10 * np.log10(np.mean((scale * speech) ** 2) / np.mean((heard - scale * speech) ** 2))
-        assert ratio == pytest.approx(0, abs=1), "the correlation of speech and noise is small, not none"
+        ratio = 10 * np.log10(
+            np.mean((scale * speech) ** 2) / np.mean((heard - scale * speech) ** 2)
+        )
+        assert ratio == pytest.approx(0, abs=1), (
+            "the correlation of speech and noise is small, not none"
+        )

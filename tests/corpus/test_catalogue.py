@@ -1,4 +1,6 @@
-"""The catalogue's corpora: every source is typed in its role, and what can be fetched has an archive."""
+"""The catalogue's corpora: every source is typed in its role, and what can be fetched has an
+archive.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,26 @@ from components.corpus.fetch.provision import needed
 from components.corpus.source import FolderSource, Source, read_folders, source
 from tests.conftest import REPOSITORY
 
-LOCAL = {"librispeech-excerpt", "spoken-conditions"}  # of folders that nobody publishes in this form
+LOCAL = {
+    "librispeech-excerpt",
+    "spoken-conditions",
+}  # of folders that nobody publishes in this form
 
 
 @pytest.fixture(autouse=True)
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.delenv("LIBRETTO_OPENSLR", raising=False)
-    for name in ("LIBRISPEECH", "MINI_LIBRISPEECH", "MLS", "MUSAN", "RIRS", "DIGITS", "NONSPEECH", "OOD"):
+    for name in (
+        "LIBRISPEECH",
+        "MINI_LIBRISPEECH",
+        "MLS",
+        "MUSAN",
+        "RIRS",
+        "DIGITS",
+        "NONSPEECH",
+        "OOD",
+    ):
         monkeypatch.delenv(f"LIBRETTO_ROOT_{name}", raising=False)
 
 
@@ -34,7 +48,11 @@ def corpora() -> list[str]:
 
 def made(corpus: str) -> list[tuple[str, Source]]:
     """Every source of a corpus, in its role; no data is touched."""
-    return [(name, source(name, role, settings)) for role in catalogue.ROLES for name, settings in sources(corpus, role).items()]
+    return [
+        (name, source(name, role, settings))
+        for role in catalogue.ROLES
+        for name, settings in sources(corpus, role).items()
+    ]
 
 
 @pytest.mark.parametrize("corpus", corpora())
@@ -56,16 +74,30 @@ def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
 
 def test_the_papers_corpus_is_all_of_librispeech() -> None:
     names = {archive.folder for archive in needed(made("librispeech"))}
-    assert names == {"train-clean-100", "train-clean-360", "train-other-500", "dev-other", "test-clean", "test-other"}
+    assert names == {
+        "train-clean-100",
+        "train-clean-360",
+        "train-other-500",
+        "dev-other",
+        "test-clean",
+        "test-other",
+    }
     assert {archive.folder for archive in archives("librispeech")} == names | {"dev-clean"}
-    assert {archive.folder for archive in needed(made("librispeech-100"))} == {"train-clean-100", "dev-other", "test-clean", "test-other"}
+    assert {archive.folder for archive in needed(made("librispeech-100"))} == {
+        "train-clean-100",
+        "dev-other",
+        "test-clean",
+        "test-other",
+    }
 
 
 def test_mls_has_eight_languages_alone_and_together() -> None:
     alone = [corpus for corpus in corpora() if corpus.startswith("mls-")]
     assert len(alone) == 8
     for role in ("train", "dev", "test"):
-        each = {name: settings for corpus in alone for name, settings in sources(corpus, role).items()}
+        each = {
+            name: settings for corpus in alone for name, settings in sources(corpus, role).items()
+        }
         assert sources("mls", role) == each
         assert len(each) == 8
         assert {settings["subset"] for settings in each.values()} == {role}
@@ -97,25 +129,41 @@ def test_where_sizes_and_checksums_are_published_the_archives_have_them() -> Non
 
 
 def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
-    listed = {role: sources("librispeech-musan", role) for role in ("nonspeech-train", "nonspeech-test", "noise")}
-    folders = {role: {folder for each in found.values() for folder in each["folders"]} for role, found in listed.items()}
+    listed = {
+        role: sources("librispeech-musan", role)
+        for role in ("nonspeech-train", "nonspeech-test", "noise")
+    }
+    folders = {
+        role: {folder for each in found.values() for folder in each["folders"]}
+        for role, found in listed.items()
+    }
     assert not folders["nonspeech-train"] & folders["nonspeech-test"]
     assert not folders["noise"] & folders["nonspeech-test"]
     assert {each["root"] for each in listed["noise"].values()} == {"musan", "rirs"}
     assert catalogue.rooms_of(listed["noise"]) == ["rirs-rooms"]
-    assert {archive.file for archive in needed(made("librispeech-musan"))} >= {"musan.tar.gz", "rirs_noises.zip"}
+    assert {archive.file for archive in needed(made("librispeech-musan"))} >= {
+        "musan.tar.gz",
+        "rirs_noises.zip",
+    }
 
 
-CONDITIONS = {("snr_db", value) for value in (20, 15, 10, 5, 0, -5)} | {("tempo", value) for value in (0.8, 0.9, 1.1, 1.25)} | {
-    ("cut", 0.5), ("around_seconds", 5)}  # fmt: skip
+CONDITIONS = (
+    {("snr_db", value) for value in (20, 15, 10, 5, 0, -5)}
+    | {("tempo", value) for value in (0.8, 0.9, 1.1, 1.25)}
+    | {("cut", 0.5), ("around_seconds", 5)}
+)
 
 
 @pytest.mark.parametrize("corpus", ["spoken-conditions", "librispeech-conditions"])
-def test_a_corpus_of_conditions_has_a_test_set_for_each_beside_the_unchanged_one(corpus: str) -> None:
+def test_a_corpus_of_conditions_has_a_test_set_for_each_beside_the_unchanged_one(
+    corpus: str,
+) -> None:
     """A set's name says its condition, and what it changes is the unchanged set or a part of it."""
     listed = sources(corpus, "test")
     altered = {name: settings for name, settings in listed.items() if settings["kind"] == "altered"}
-    found = {(key, settings[key]) for settings in altered.values() for key in settings if key in CHANGES}
+    found = {
+        (key, settings[key]) for settings in altered.values() for key in settings if key in CHANGES
+    }
     assert found == CONDITIONS and len(altered) == len(CONDITIONS)
     for name, settings in altered.items():
         change = next(key for key in settings if key in CHANGES)
@@ -126,15 +174,26 @@ def test_a_corpus_of_conditions_has_a_test_set_for_each_beside_the_unchanged_one
 
 
 def test_training_of_the_conditions_is_that_of_the_corpora_that_they_test() -> None:
-    for corpus, plain in (("spoken-conditions", "spoken"), ("librispeech-conditions", "librispeech-musan")):
+    for corpus, plain in (
+        ("spoken-conditions", "spoken"),
+        ("librispeech-conditions", "librispeech-musan"),
+    ):
         for role in ("train", "dev", "nonspeech-train", "noise"):
             assert sources(corpus, role) == sources(plain, role)
 
 
 def test_noise_of_the_conditions_is_in_no_training() -> None:
-    learnt = {folder for role in ("nonspeech-train", "noise") for each in sources("librispeech-conditions", role).values()
-              for folder in each["folders"]}  # fmt: skip
-    noise = [settings["noise"] for settings in sources("librispeech-conditions", "test").values() if "noise" in settings]
+    learnt = {
+        folder
+        for role in ("nonspeech-train", "noise")
+        for each in sources("librispeech-conditions", role).values()
+        for folder in each["folders"]
+    }
+    noise = [
+        settings["noise"]
+        for settings in sources("librispeech-conditions", "test").values()
+        if "noise" in settings
+    ]
     assert len(noise) == 7
     assert not learnt & {folder for each in noise for folder in each["folders"]}
 
@@ -143,28 +202,48 @@ def test_what_stands_inside_an_altered_source_is_fetched_too() -> None:
     musan = {"kind": "clips", "root": "musan", "folders": ["musan/noise/sound-bible"]}
     inner = {"kind": "librispeech", "root": "librispeech", "subsets": ["test-clean"]}
     loud = source("loud", "test", {"kind": "altered", "source": inner, "noise": musan, "snr_db": 5})
-    assert [archive.file for archive in needed([("loud", loud)])] == ["test-clean.tar.gz", "musan.tar.gz"]
+    assert [archive.file for archive in needed([("loud", loud)])] == [
+        "test-clean.tar.gz",
+        "musan.tar.gz",
+    ]
 
 
 def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
     read = {archive.file for corpus in corpora() for archive in needed(made(corpus))}
     unread = {archive.file for archive in all_archives()} - read
     assert {file for file in unread if not file.endswith("_opus.tar.gz")} == set()
-    opus = source("pl", "dev", {"kind": "mls", "root": "mls", "language": "polish", "subset": "dev", "audio": "opus"})
+    opus = source(
+        "pl",
+        "dev",
+        {"kind": "mls", "root": "mls", "language": "polish", "subset": "dev", "audio": "opus"},
+    )
     assert [archive.file for archive in needed([("pl", opus)])] == ["mls_polish_opus.tar.gz"]
 
 
 def amounts(corpus: str, role: str) -> tuple[float, int]:
     """Hours and utterances of what the sources of a role read, as published."""
-    read = [origin.folders() for name, origin in made(corpus) if isinstance(origin, FolderSource) and name in sources(corpus, role)]
-    held = [(archive, folder) for root, folders in read for folder in folders for archive in archives(root)
-            if folder.split("/")[0] == archive.folder]  # fmt: skip
+    read = [
+        origin.folders()
+        for name, origin in made(corpus)
+        if isinstance(origin, FolderSource) and name in sources(corpus, role)
+    ]
+    held = [
+        (archive, folder)
+        for root, folders in read
+        for folder in folders
+        for archive in archives(root)
+        if folder.split("/")[0] == archive.folder
+    ]
     assert len(held) == sum(len(folders) for _, folders in read)
-    return sum(archive.hours(folder) or 0 for archive, folder in held), sum(archive.utterances(folder) or 0 for archive, folder in held)
+    return sum(archive.hours(folder) or 0 for archive, folder in held), sum(
+        archive.utterances(folder) or 0 for archive, folder in held
+    )
 
 
 def test_the_hours_of_a_corpus_are_the_published_ones() -> None:
-    """LibriSpeech: its paper, table 1; MLS: arXiv 2012.03411, table 3, and the abstract's 44.5 k and 6 k hours."""
+    """LibriSpeech: its paper, table 1; MLS: arXiv 2012.03411, table 3, and the abstract's 44.5 k
+    and 6 k hours.
+    """
     assert amounts("librispeech", "train") == (pytest.approx(960.9), 281_241)
     assert amounts("librispeech-100", "train") == (100.6, 28_539)
     assert amounts("mini-librispeech", "train") == (5, 1_519)
@@ -181,16 +260,27 @@ def test_the_amounts_of_an_archive_are_whole_and_fit_its_utterances() -> None:
         if archive.root == "rirs":  # rooms are no recordings of an hour's length
             assert hours is None and archive.hours("RIRS_NOISES") is None
             continue
-        parts = [archive.folder] if not isinstance(hours, dict) else [f"{archive.folder}/{part}" for part in hours]
+        parts = (
+            [archive.folder]
+            if not isinstance(hours, dict)
+            else [f"{archive.folder}/{part}" for part in hours]
+        )
         assert isinstance(hours, dict) == isinstance(count, dict)
-        assert not isinstance(hours, dict) or not isinstance(count, dict) or hours.keys() == count.keys()
+        assert (
+            not isinstance(hours, dict)
+            or not isinstance(count, dict)
+            or hours.keys() == count.keys()
+        )
         for part in parts:
             seconds = 3600 * (archive.hours(part) or 0) / (archive.utterances(part) or 1)
             assert 5 < seconds < 600, f"{archive.entry}, {part}: {seconds:.1f} s an utterance"
 
 
 def test_an_archive_tells_what_lies_in_a_folder() -> None:
-    musan, german = archives("musan")[0], next(each for each in archives("mls") if each.folder == "mls_german_opus")
+    musan, german = (
+        archives("musan")[0],
+        next(each for each in archives("mls") if each.folder == "mls_german_opus"),
+    )
     assert (musan.hours("musan/music"), musan.utterances("musan/music")) == (42, 660)
     assert musan.hours("musan/noise/free-sound") == 6, "of the part that holds it"
     assert (musan.hours("musan"), musan.utterances("musan")) == (108, 2_016)
@@ -199,9 +289,19 @@ def test_an_archive_tells_what_lies_in_a_folder() -> None:
     assert archives("librispeech")[0].hours("dev-clean/84") == 5.4
 
 
-@pytest.mark.parametrize("amount", [{"hour": 5}, {"hours": "many"}, {"hours": {"train": "many"}}, {"utterances": 5.5}])
-def test_an_amount_that_is_none_is_refused(amount: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"small": {"address": "https://a", "openslr": 1, "files": {"a.zip": {"holds": "small", **amount}}}}
+@pytest.mark.parametrize(
+    "amount", [{"hour": 5}, {"hours": "many"}, {"hours": {"train": "many"}}, {"utterances": 5.5}]
+)
+def test_an_amount_that_is_none_is_refused(
+    amount: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {
+        "small": {
+            "address": "https://a",
+            "openslr": 1,
+            "files": {"a.zip": {"holds": "small", **amount}},
+        }
+    }
     (tmp_path / "catalogue").mkdir()
     (tmp_path / "catalogue/archive.yaml").write_text(yaml.safe_dump(known))
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,6 @@
-"""Folders of non-speech: what is taken, and that nothing sung, too short or too long passes for it."""
+"""Folders of non-speech: what is taken, and that nothing sung, too short or too long
+passes for it.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put(folder / "musan/speech/librivox/speech-1.wav", clip(form="WAV", seed=4))
     for number in range(4):
         put(folder / f"musan/music/fma/music-{number}.wav", clip(form="WAV", seed=5 + number))
-    put(folder / "musan/music/fma/ANNOTATIONS", b"music-0 jazz,blues N Somebody\nmusic-1 opera Y A_Singer\nmusic-2 folk\n")
+    put(
+        folder / "musan/music/fma/ANNOTATIONS",
+        b"music-0 jazz,blues N Somebody\nmusic-1 opera Y A_Singer\nmusic-2 folk\n",
+    )
     monkeypatch.setenv("LIBRETTO_ROOT_SOUNDS", str(folder))
     return folder
 
 
 def clips(role: str = "noise", **changed):
-    return source("some", role, {"kind": "clips", "root": "sounds", "folders": ["musan/noise"], **changed})
+    return source(
+        "some", role, {"kind": "clips", "root": "sounds", "folders": ["musan/noise"], **changed}
+    )
 
 
 def kept(**changed) -> list[str]:
@@ -48,7 +55,11 @@ def test_every_sound_below_the_folders_is_kept_without_text(role: str, root: Pat
 
 def test_folders_and_names_are_picked(root: Path) -> None:
     assert kept(folders=["musan/noise/sound-bible"]) == ["noise-3"]
-    assert kept(folders=["musan"], without=["musan/speech/*", "musan/music/*"]) == ["noise-1", "noise-2", "noise-3"]
+    assert kept(folders=["musan"], without=["musan/speech/*", "musan/music/*"]) == [
+        "noise-1",
+        "noise-2",
+        "noise-3",
+    ]
     assert kept(folders=["musan/noise"], only="*.ogg") == ["noise-3"]
     assert kept(folders=["musan/noise"], only="*-1*") == ["noise-1"]
 
@@ -57,7 +68,10 @@ def test_music_with_vocals_is_rejected(root: Path) -> None:
     rows, rejected = clips(folders=["musan/music"], annotations="ANNOTATIONS").find()
     assert [row.id for row in rows] == ["music-0"]
     assert {row.id: row.reason.partition(":")[0] for row in rejected} == {
-        "music-1": "vocals", "music-2": "not annotated", "music-3": "not annotated"}  # fmt: skip
+        "music-1": "vocals",
+        "music-2": "not annotated",
+        "music-3": "not annotated",
+    }
     assert len(kept(folders=["musan/music"])) == 4
 
 
@@ -107,7 +121,14 @@ def test_broken_files_are_rejected_and_silence_is_not(root: Path) -> None:
         ({"folders": ["mussan/noise"]}, "no folder 'mussan/noise'.*components.corpus fetch"),
         ({"folders": []}, "no sound file"),
         ({"only": "*.mp4"}, "no sound file.*'only'"),
-        ({"folders": ["musan/noise/free-sound"], "only": "ANNOTATIONS", "annotations": "ANNOTATIONS"}, "no sound file"),
+        (
+            {
+                "folders": ["musan/noise/free-sound"],
+                "only": "ANNOTATIONS",
+                "annotations": "ANNOTATIONS",
+            },
+            "no sound file",
+        ),
     ],
 )
 def test_a_wrong_setting_stops_with_the_way_out(changed: dict, says: str, root: Path) -> None:

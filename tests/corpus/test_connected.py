@@ -14,8 +14,17 @@ from components.corpus.source import source
 from tests.corpus.clips import clip, put
 
 WORDS = ("one", "two", "three")
-SETTINGS = {"kind": "connected", "root": "words", "table": "words.tsv", "speakers": ["ann", "bob"], "takes": [0, 1],
-            "utterances": 4, "words": [2, 5], "pause_seconds": [0.05, 0.2], "seed": 1}  # fmt: skip
+SETTINGS = {
+    "kind": "connected",
+    "root": "words",
+    "table": "words.tsv",
+    "speakers": ["ann", "bob"],
+    "takes": [0, 1],
+    "utterances": 4,
+    "words": [2, 5],
+    "pause_seconds": [0.05, 0.2],
+    "seed": 1,
+}
 
 
 @pytest.fixture
@@ -26,7 +35,16 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number, word in enumerate(WORDS):
             for take in range(3):
                 path = f"{word}_{speaker}_{take}.wav"
-                put(folder / path, clip(rate=8_000, form="WAV", level=0.9, seconds=0.1 * (1 + take) + 0.01 * number, seed=at))
+                put(
+                    folder / path,
+                    clip(
+                        rate=8_000,
+                        form="WAV",
+                        level=0.9,
+                        seconds=0.1 * (1 + take) + 0.01 * number,
+                        seed=at,
+                    ),
+                )
                 lines.append(f"{path}\t{speaker}\t{word.title()}\t{take}\n")
     (folder / "words.tsv").write_text("".join(lines))
     monkeypatch.setenv("LIBRETTO_ROOT_WORDS", str(folder))
@@ -67,7 +85,9 @@ def test_the_audio_is_words_with_pauses_around_them(root: Path) -> None:
         assert starts == len(row.text.split())
 
 
-def test_the_same_bytes_in_another_work_cache(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bytes_in_another_work_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, first = connected().find(), audio(connected())
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     assert connected().find() == rows
@@ -81,7 +101,9 @@ def test_a_file_that_the_work_cache_has_lost_is_made_again(root: Path, work: Pat
     assert connected().locate(f"{row}.flac").read_bytes() == first[row]
 
 
-def test_moving_the_root_changes_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_the_root_changes_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan, first = connected().scan(), connected().find()
     shutil.copytree(root, tmp_path / "elsewhere")
     shutil.rmtree(root)
@@ -98,13 +120,20 @@ def test_another_setting_gives_other_audio(root: Path, changed: dict) -> None:
 
 def test_only_the_takes_named_are_used(root: Path) -> None:
     files = [path for path, _ in connected(speakers=["bob"], takes=[1, 2]).scan()["files"]]
-    assert files == sorted([f"{word}_bob_{take}.wav" for word in WORDS for take in (1, 2)] + ["words.tsv"])
-    for row in connected(speakers=["bob"], takes=[2, 2], words=[1, 1], pause_seconds=[0, 0]).find()[0]:
+    assert files == sorted(
+        [f"{word}_bob_{take}.wav" for word in WORDS for take in (1, 2)] + ["words.tsv"]
+    )
+    for row in connected(speakers=["bob"], takes=[2, 2], words=[1, 1], pause_seconds=[0, 0]).find()[
+        0
+    ]:
         assert row.samples == 2 * int(8_000 * (0.3 + 0.01 * WORDS.index(row.text)))
 
 
 def test_two_roles_share_neither_names_nor_strings(root: Path) -> None:
-    train, dev = connected("train", utterances=20).find()[0], connected("dev", utterances=20).find()[0]
+    train, dev = (
+        connected("train", utterances=20).find()[0],
+        connected("dev", utterances=20).find()[0],
+    )
     assert not {row.id for row in train} & {row.id for row in dev}
     assert [row.text for row in train] != [row.text for row in dev]
 
@@ -114,7 +143,10 @@ def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
     put(root / "one_ann_1.wav", clip(rate=8_000, form="WAV", level=0.0))
     origin = connected(utterances=30)
     kept, rejected = origin.find()
-    assert [(row.path, row.reason.partition(":")[0]) for row in rejected] == [("one_ann_0.wav", "unreadable"), ("one_ann_1.wav", "silent")]
+    assert [(row.path, row.reason.partition(":")[0]) for row in rejected] == [
+        ("one_ann_0.wav", "unreadable"),
+        ("one_ann_1.wav", "silent"),
+    ]
     assert not [row for row in kept if row.speaker == "ann" and "one" in row.text.split()]
     assert [row for row in kept if row.speaker == "bob" and "one" in row.text.split()]
     assert not any(is_silent(read(origin.locate(row.path))) for row in kept)
@@ -144,9 +176,18 @@ def test_a_take_that_is_not_there_stops(root: Path) -> None:
         connected().scan()
 
 
-def test_real_digits_give_the_same_bytes_twice(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_digits_give_the_same_bytes_twice(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_DIGITS", str(recordings / "digits"))
-    settings = {**SETTINGS, "root": "digits", "table": "digits.tsv", "speakers": ["george", "lucas"], "takes": [0, 4], "utterances": 10}
+    settings = {
+        **SETTINGS,
+        "root": "digits",
+        "table": "digits.tsv",
+        "speakers": ["george", "lucas"],
+        "takes": [0, 4],
+        "utterances": 10,
+    }
     first = source("digits", "dev", settings)
     kept, rejected = first.find()
     sound = audio(first)

@@ -14,7 +14,12 @@ from components.corpus.manifest import MANIFEST, Utterance, read_manifest, write
 from components.corpus.source import source
 from tests.corpus.clips import clip, lay_out, put
 
-GOOD = {"1-10-0000": "FIRST WORDS", "1-10-0001": "IT'S SECOND", "1-11-0000": "THIRD", "2-20-0000": "FOURTH"}
+GOOD = {
+    "1-10-0000": "FIRST WORDS",
+    "1-10-0001": "IT'S SECOND",
+    "1-11-0000": "THIRD",
+    "2-20-0000": "FOURTH",
+}
 
 
 @pytest.fixture
@@ -26,7 +31,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def libri(role: str = "train", **changed):
-    return source("libri-train", role, {"kind": "librispeech", "root": "libri", "subsets": ["train"], **changed})
+    return source(
+        "libri-train",
+        role,
+        {"kind": "librispeech", "root": "libri", "subsets": ["train"], **changed},
+    )
 
 
 def reasons(rejected) -> dict[str, str]:
@@ -64,7 +73,9 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     }
     assert len(rejected) == 8  # both lines of 3-30-0003
     recordings = len(list((root / "train").rglob("*.flac")))
-    assert len(kept) + len(rejected) == recordings + 3  # the second line of 0003, 0009 and the nonsense have no file of their own
+    assert (
+        len(kept) + len(rejected) == recordings + 3
+    )  # the second line of 0003, 0009 and the nonsense have no file of their own
 
 
 def test_one_id_in_two_subsets_is_kept_once(root: Path) -> None:
@@ -83,7 +94,9 @@ def test_rate_and_channels_must_be_those_expected(root: Path) -> None:
     assert [row.id for row in kept] == ["1-10-0000"]
 
 
-def test_moving_the_root_changes_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_the_root_changes_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(root / "train/1/10/1-10-0001.flac", b"broken")
     scan, listed = libri().scan(), libri().find()
     write_rows(tmp_path / MANIFEST, Utterance, listed[0])
@@ -119,7 +132,10 @@ def test_folders_that_are_links_are_followed(root: Path, tmp_path: Path) -> None
     ("changed", "says"),
     [
         ({"substs": []}, "unknown key 'substs'.*Did you mean 'subsets'"),
-        ({"subsets": ["trian"]}, "no folder 'trian'.*Did you mean 'train'.*components.corpus fetch"),
+        (
+            {"subsets": ["trian"]},
+            "no folder 'trian'.*Did you mean 'train'.*components.corpus fetch",
+        ),
         ({"subsets": []}, "no .flac file"),
         ({"root": "other"}, "'other' is not set.*LIBRETTO_ROOT_OTHER"),
         ({"rate": "high"}, "rate"),
@@ -141,11 +157,20 @@ def test_an_unknown_kind_names_the_nearest() -> None:
 
 
 def test_real_excerpts_are_kept_whole(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts, minutes and speakers of each subset are those of the README that stands beside the recordings."""
+    """Counts, minutes and speakers of each subset are those of the README that stands beside the
+    recordings.
+    """
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRI", str(recordings / "real-librispeech"))
-    section = (recordings / "README.md").read_text().partition("## real-librispeech")[2].partition("\n## ")[0]
-    told = {row[0]: (int(row[1]), float(row[2]), int(row[3]))
-            for row in re.findall(r"^\| ([a-z0-9-]+) \| (\d+) \| ([\d.]+) \| (\d+) ", section, re.M)}  # fmt: skip
+    section = (
+        (recordings / "README.md")
+        .read_text()
+        .partition("## real-librispeech")[2]
+        .partition("\n## ")[0]
+    )
+    told = {
+        row[0]: (int(row[1]), float(row[2]), int(row[3]))
+        for row in re.findall(r"^\| ([a-z0-9-]+) \| (\d+) \| ([\d.]+) \| (\d+) ", section, re.M)
+    }
     assert told
     kept, rejected = libri(subsets=sorted(told)).find()
     assert not rejected
@@ -153,6 +178,8 @@ def test_real_excerpts_are_kept_whole(recordings: Path, monkeypatch: pytest.Monk
     for subset, (utterances, minutes, speakers) in told.items():
         rows = [row for row in kept if row.path.startswith(f"{subset}/")]
         assert counts[subset] == utterances
-        assert sum(row.samples / row.sample_rate for row in rows) / 60 == pytest.approx(minutes, abs=0.05)
+        assert sum(row.samples / row.sample_rate for row in rows) / 60 == pytest.approx(
+            minutes, abs=0.05
+        )
         assert len({row.speaker for row in rows}) == speakers
     assert all(re.fullmatch(r"[A-Z' ]+", row.text) for row in kept)

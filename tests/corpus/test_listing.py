@@ -30,7 +30,13 @@ def outcome(root: Path, entries: list[Entry], rules: Rules = STRICT):
 
 
 def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Path) -> None:
-    for place, size in {"r/s/z.wav": 3, "r/s/a/b/deep.wav": 1, "r/s/a/notes.txt": 4, "r/other/no.wav": 5, "far/linked.wav": 2}.items():
+    for place, size in {
+        "r/s/z.wav": 3,
+        "r/s/a/b/deep.wav": 1,
+        "r/s/a/notes.txt": 4,
+        "r/other/no.wav": 5,
+        "far/linked.wav": 2,
+    }.items():
         put(tmp_path / place, b"x" * size)
     (tmp_path / "r/s/link").symlink_to(tmp_path / "far")
     found = sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
@@ -75,12 +81,20 @@ def test_a_kept_row_says_what_the_file_is(tmp_path: Path) -> None:
     put(tmp_path / "d" / "a" / "one.flac", clip())
     kept, _ = outcome(tmp_path / "d", [entry("a/one.flac", "  TWO WORDS ")])
     row = kept[0]
-    assert (row.path, row.sample_rate, row.samples, row.text, row.split) == ("a/one.flac", 16_000, 4_800, "TWO WORDS", "train")
+    assert (row.path, row.sample_rate, row.samples, row.text, row.split) == (
+        "a/one.flac",
+        16_000,
+        4_800,
+        "TWO WORDS",
+        "train",
+    )
     assert row.sha256 == hashlib.sha256(clip()).hexdigest()
 
 
 @pytest.mark.parametrize("role", ["nonspeech-train", "nonspeech-test", "noise"])
-def test_silence_and_a_missing_text_are_fine_where_there_is_no_speech(role: str, tmp_path: Path) -> None:
+def test_silence_and_a_missing_text_are_fine_where_there_is_no_speech(
+    role: str, tmp_path: Path
+) -> None:
     put(tmp_path / "d" / "quiet.flac", clip(level=0.0))
     kept, rejected = outcome(tmp_path / "d", [entry("quiet.flac", None)], Rules(role))
     assert [row.text for row in kept] == [""]
@@ -90,20 +104,36 @@ def test_silence_and_a_missing_text_are_fine_where_there_is_no_speech(role: str,
 def test_what_the_listing_itself_shows_is_rejected(tmp_path: Path) -> None:
     for name in ("a/one.flac", "b/one.flac", "c/two.flac", "d/three.flac", "e/four.flac"):
         put(tmp_path / "r" / name, clip())
-    entries = [entry("a/one.flac"), entry("b/one.flac"), entry("c/two.flac"), entry("c/two.flac", "OTHER WORDS"),
-               entry("d/three.flac", None), entry("e/four.flac", "  "), entry("gone.flac")]  # fmt: skip
+    entries = [
+        entry("a/one.flac"),
+        entry("b/one.flac"),
+        entry("c/two.flac"),
+        entry("c/two.flac", "OTHER WORDS"),
+        entry("d/three.flac", None),
+        entry("e/four.flac", "  "),
+        entry("gone.flac"),
+    ]
     kept, rejected = outcome(tmp_path / "r", entries)
     assert [row.path for row in kept] == ["a/one.flac"]
     reasons = sorted((row.path, row.reason.partition(":")[0]) for row in rejected)
-    assert reasons == [("b/one.flac", "duplicate id"), ("c/two.flac", "duplicate transcript"), ("c/two.flac", "duplicate transcript"),
-                       ("d/three.flac", "missing transcript"), ("e/four.flac", "missing transcript"),
-                       ("gone.flac", "transcript without audio")]  # fmt: skip
+    assert reasons == [
+        ("b/one.flac", "duplicate id"),
+        ("c/two.flac", "duplicate transcript"),
+        ("c/two.flac", "duplicate transcript"),
+        ("d/three.flac", "missing transcript"),
+        ("e/four.flac", "missing transcript"),
+        ("gone.flac", "transcript without audio"),
+    ]
 
 
-KINDS = st.sampled_from(["good", "missing transcript", "transcript without audio", "named twice", *BROKEN])
+KINDS = st.sampled_from(
+    ["good", "missing transcript", "transcript without audio", "named twice", *BROKEN]
+)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(mixture=st.lists(KINDS, max_size=25))
 def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +143,9 @@ def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
             name = f"{number:02d}{suffix}"
             if kind != "transcript without audio":
                 put(root / name, data)
-            entries += [entry(name, None if kind == "missing transcript" else "WORDS")] * (2 if kind == "named twice" else 1)
+            entries += [entry(name, None if kind == "missing transcript" else "WORDS")] * (
+                2 if kind == "named twice" else 1
+            )
         kept, rejected = outcome(root, entries)
     good = [f"{number:02d}" for number, kind in enumerate(mixture) if kind == "good"]
     assert [row.id for row in kept] == good
@@ -122,17 +154,26 @@ def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10])
-def test_a_manifest_written_in_groups_is_read_whole(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_written_in_groups_is_read_whole(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(manifest, "GROUP", 3)
-    rows = [manifest.Reject(f"id-{number}", f"a/{number}.flac", "ąé" * number) for number in range(count)]
+    rows = [
+        manifest.Reject(f"id-{number}", f"a/{number}.flac", "ąé" * number)
+        for number in range(count)
+    ]
     manifest.write_rows(tmp_path / manifest.REJECTS, manifest.Reject, rows)
     assert manifest.read_rejects(tmp_path) == rows
 
 
-def test_the_number_of_workers_changes_nothing(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_changes_nothing(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entries = []
     for number in range(9):
-        suffix, data, _ = list(BROKEN.values())[number] if number % 2 else (".flac", clip(seed=number), "")
+        suffix, data, _ = (
+            list(BROKEN.values())[number] if number % 2 else (".flac", clip(seed=number), "")
+        )
         put(tmp_path / "d" / f"{number}{suffix}", data)
         entries.append(entry(f"{number}{suffix}"))
     monkeypatch.setattr(listing, "CHUNK", 3)
@@ -142,7 +183,9 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, work: Path, monke
     assert outcome(tmp_path / "d", entries) == alone
 
 
-def test_a_file_is_looked_at_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_looked_at_again_only_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listing, "CHUNK", 4)
     looked: list[str] = []
     really = listing.look

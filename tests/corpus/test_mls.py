@@ -1,4 +1,6 @@
-"""Multilingual LibriSpeech: what is kept of a language and subset, what is refused, and what an empty one says."""
+"""Multilingual LibriSpeech: what is kept of a language and subset, what is refused, and what an
+empty one says.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,29 @@ from components.corpus.source import source
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, put
 
-GOOD = {"1_10_000000": "dzień dobry", "1_10_000001": "jak się masz", "1_11_000000": "trzy", "2_20_000000": "cztery"}
+GOOD = {
+    "1_10_000000": "dzień dobry",
+    "1_10_000001": "jak się masz",
+    "1_11_000000": "trzy",
+    "2_20_000000": "cztery",
+}
 
 
-def lay_out(root: Path, utterances: dict[str, str | None], subset: str = "train", form: str = "FLAC", seed: int = 0) -> None:
+def lay_out(
+    root: Path,
+    utterances: dict[str, str | None],
+    subset: str = "train",
+    form: str = "FLAC",
+    seed: int = 0,
+) -> None:
     """A language's folder as its archive unpacks to; an utterance without text has no line."""
     folder = root / f"mls_polish{'_opus' if form == 'OPUS' else ''}" / subset
     for number, name in enumerate(utterances):
         speaker, book, _ = name.split("_")
-        put(folder / "audio" / speaker / book / f"{name}.{form.lower()}", opus() if form == "OPUS" else clip(seed=seed + number))
+        put(
+            folder / "audio" / speaker / book / f"{name}.{form.lower()}",
+            opus() if form == "OPUS" else clip(seed=seed + number),
+        )
     lines = [f"{name}\t{text}\n" for name, text in utterances.items() if text is not None]
     put(folder / "transcripts.txt", "".join(lines).encode())
 
@@ -49,7 +65,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def mls(role: str = "train", **changed):
-    return source("pl", role, {"kind": "mls", "root": "mls", "language": "polish", "subset": "train", **changed})
+    return source(
+        "pl",
+        role,
+        {"kind": "mls", "root": "mls", "language": "polish", "subset": "train", **changed},
+    )
 
 
 def reasons(rejected) -> dict[str, str]:
@@ -75,7 +95,11 @@ def test_the_small_variant_is_read_too(root: Path) -> None:
 
 
 def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: Path) -> None:
-    lay_out(root, {"3_30_000000": "dobry", "3_30_000001": None, "3_30_000002": "", "3_30_000003": "raz"}, "dev")
+    lay_out(
+        root,
+        {"3_30_000000": "dobry", "3_30_000001": None, "3_30_000002": "", "3_30_000003": "raz"},
+        "dev",
+    )
     base = root / "mls_polish/dev"
     with (base / "transcripts.txt").open("a", encoding="utf-8") as lines:
         lines.write("3_30_000003\tdwa\n\n3_30_000009\tno such file\nnonsense\n3_30_00000A no tab\n")
@@ -97,7 +121,10 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     assert len(rejected) == 9  # both lines of 000003
 
 
-@pytest.mark.parametrize(("parts", "ids"), [(["9hr"], ["1_10_000000", "2_20_000000"]), (["1hr"], ["1_10_000001", "1_11_000000"])])
+@pytest.mark.parametrize(
+    ("parts", "ids"),
+    [(["9hr"], ["1_10_000000", "2_20_000000"]), (["1hr"], ["1_10_000001", "1_11_000000"])],
+)
 def test_a_limited_part_is_only_what_it_lists(parts: list[str], ids: list[str], root: Path) -> None:
     limited = root / "mls_polish/train/limited_supervision"
     put(limited / "9hr/handles.txt", b"1_10_000000\n2_20_000000\n")
@@ -116,8 +143,12 @@ def test_the_scan_lists_books_and_sees_every_change(root: Path) -> None:
     first = mls().scan()
     listed = ["audio/1/10/", "audio/1/11/", "audio/2/20/", "transcripts.txt"]
     assert [path for path, _ in first["files"]] == [f"mls_polish/train/{path}" for path in listed]
-    assert dict(first["files"])["mls_polish/train/audio/1/10/"] == len(clip(seed=0)) + len(clip(seed=1))
-    one, other = (root / f"mls_polish/train/audio/1/10/1_10_00000{number}.flac" for number in (0, 1))
+    assert dict(first["files"])["mls_polish/train/audio/1/10/"] == len(clip(seed=0)) + len(
+        clip(seed=1)
+    )
+    one, other = (
+        root / f"mls_polish/train/audio/1/10/1_10_00000{number}.flac" for number in (0, 1)
+    )
     one.write_bytes(one.read_bytes() + b"x")
     other.write_bytes(other.read_bytes()[:-1])
     second = mls().scan()
@@ -128,7 +159,9 @@ def test_the_scan_lists_books_and_sees_every_change(root: Path) -> None:
     assert mls().scan()["digest"] not in (first["digest"], second["digest"])
 
 
-def test_moving_the_root_changes_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_the_root_changes_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan, listed = mls().scan(), mls().find()
     shutil.move(root, tmp_path / "elsewhere")
     monkeypatch.setenv("LIBRETTO_ROOT_MLS", str(tmp_path / "elsewhere"))
@@ -148,34 +181,59 @@ def drop_all(root: Path) -> None:
     shutil.rmtree(root / "mls_polish")
 
 
-@pytest.mark.parametrize(("drop", "says"), [(drop_audio, "no .flac file lies in mls_polish/train/audio"),
-                                            (drop_texts, "no mls_polish/train/transcripts.txt"),
-                                            (drop_all, "no mls_polish/train/transcripts.txt")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("drop", "says"),
+    [
+        (drop_audio, "no .flac file lies in mls_polish/train/audio"),
+        (drop_texts, "no mls_polish/train/transcripts.txt"),
+        (drop_all, "no mls_polish/train/transcripts.txt"),
+    ],
+)
 def test_an_empty_language_stops_with_its_name(drop, says: str, root: Path) -> None:
     drop(root)
     for read in (mls().scan, mls().find):
         with pytest.raises(
-            InputError, match=rf"source 'pl': the language 'polish' is empty: {says}.*holds 'mls_polish'.*components.corpus fetch"
+            InputError,
+            match=(
+                rf"source 'pl': the language 'polish' is empty: {says}.*holds "
+                r"'mls_polish'.*components.corpus fetch"
+            ),
         ):
             read()
 
 
-@pytest.mark.parametrize(("drop", "says"), [(drop_audio, "no .flac file lies in"), (drop_texts, "no mls_polish/train/transcripts.txt")])
-def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(drop, says: str, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("drop", "says"),
+    [(drop_audio, "no .flac file lies in"), (drop_texts, "no mls_polish/train/transcripts.txt")],
+)
+def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(
+    drop, says: str, root: Path, tmp_path: Path
+) -> None:
     """Of two languages one is empty: no scan of either is written."""
     lay_out(root, GOOD)
     shutil.copytree(root / "mls_polish", root / "mls_dutch")
     drop(root)
     languages = {
-        f"mls-{language}": {"kind": "mls", "root": "mls", "language": language, "subset": "train"} for language in ("dutch", "polish")
+        f"mls-{language}": {"kind": "mls", "root": "mls", "language": language, "subset": "train"}
+        for language in ("dutch", "polish")
     }
     corpora = {"both": {role: languages if role == "train" else {} for role in ROLES}}
     put(tmp_path / "house/catalogue/corpus.yaml", yaml.safe_dump(corpora).encode())
     line = [sys.executable, "-m", "components.corpus", "scan", "--corpus", "both"]
-    failed = subprocess.run(line, cwd=tmp_path / "house", env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    failed = subprocess.run(
+        line,
+        cwd=tmp_path / "house",
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
     assert failed.returncode == 2
-    assert failed.stderr.startswith(f"corpus scan: source 'mls-polish': the language 'polish' is empty: {says}")
-    assert "'python -m components.corpus fetch'" in failed.stderr and "Traceback" not in failed.stderr
+    assert failed.stderr.startswith(
+        f"corpus scan: source 'mls-polish': the language 'polish' is empty: {says}"
+    )
+    assert (
+        "'python -m components.corpus fetch'" in failed.stderr and "Traceback" not in failed.stderr
+    )
     assert not (tmp_path / "house/data").exists()
 
 
@@ -187,7 +245,10 @@ def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(drop, sa
         ({"subset": "tset"}, "'train', 'dev' or 'test'"),
         ({"limited": ["10hr"]}, "9hr"),
         ({"limited": ["9hr"], "subset": "dev"}, "part of the subset train"),
-        ({"limited": ["9hr"]}, "'polish' is empty: no handles.txt lies in mls_polish/train/limited_supervision/9hr"),
+        (
+            {"limited": ["9hr"]},
+            "'polish' is empty: no handles.txt lies in mls_polish/train/limited_supervision/9hr",
+        ),
         ({"max_seconds": 20}, "unknown key 'max_seconds'"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Recordings in a bucket: the manifest of a folder, whatever goes wrong on the way; and what can't be mended says so."""
+"""Recordings in a bucket: the manifest of a folder, whatever goes wrong on the way; and what can't
+be mended says so.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,40 @@ CLIPS = {"kind": "clips", "root": "said", "folders": ["dev-clean"], "max_seconds
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data root on the disk: a subset of two chapters, one recording broken and one without a transcript, and a table."""
+    """A data root on the disk: a subset of two chapters, one recording broken and one without a
+    transcript, and a table.
+    """
     root, random = tmp_path / "root", np.random.default_rng(1)
     for chapter, count in (("12-34", 3), ("56-78", 2)):
         speaker, number = chapter.split("-")
         below = root / "dev-clean" / speaker / number
         below.mkdir(parents=True)
         for place_ in range(count):
-            soundfile.write(below / f"{chapter}-{place_:04d}.flac", 0.1 * random.standard_normal(8_000 + 100 * place_), 16_000)
-        (below / f"{chapter}.trans.txt").write_text("".join(f"{chapter}-{place_:04d} SOME WORDS\n" for place_ in range(count)))
+            soundfile.write(
+                below / f"{chapter}-{place_:04d}.flac",
+                0.1 * random.standard_normal(8_000 + 100 * place_),
+                16_000,
+            )
+        (below / f"{chapter}.trans.txt").write_text(
+            "".join(f"{chapter}-{place_:04d} SOME WORDS\n" for place_ in range(count))
+        )
     broken = root / "dev-clean/56/78/56-78-0001.flac"
     broken.write_bytes(broken.read_bytes()[:400])
-    soundfile.write(root / "dev-clean/12/34/12-34-0009.flac", 0.1 * random.standard_normal(8_000), 16_000)
+    soundfile.write(
+        root / "dev-clean/12/34/12-34-0009.flac", 0.1 * random.standard_normal(8_000), 16_000
+    )
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.flac"))
-    (root / "said.tsv").write_text("path\ttext\tspeaker\n" + "".join(f"{file}\tsome words\ts\n" for file in [*files, "gone.flac"]))
+    (root / "said.tsv").write_text(
+        "path\ttext\tspeaker\n"
+        + "".join(f"{file}\tsome words\ts\n" for file in [*files, "gone.flac"])
+    )
     return root
 
 
 @pytest.fixture
-def listed(folder: Path, bucket: Bucket, work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, object], str], Source]:
+def listed(
+    folder: Path, bucket: Bucket, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, object], str], Source]:
     """The source of these settings over the disk or over the bucket, on which the same lies."""
     bucket.fill(folder, "root")
     bucket.asked.clear()
@@ -56,7 +73,9 @@ def listed(folder: Path, bucket: Bucket, work: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("settings", [TABLE, LIBRI, CLIPS], ids=["table", "librispeech", "clips"])
-def test_a_bucket_gives_the_manifest_of_a_folder(settings: dict[str, object], folder: Path, listed: Callable[..., Source]) -> None:
+def test_a_bucket_gives_the_manifest_of_a_folder(
+    settings: dict[str, object], folder: Path, listed: Callable[..., Source]
+) -> None:
     here = listed(settings, str(folder))
     scan, found = here.scan(), here.find()
     there = listed(settings, "s3://recordings/root")
@@ -66,7 +85,9 @@ def test_a_bucket_gives_the_manifest_of_a_folder(settings: dict[str, object], fo
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut", "stall"])
-def test_what_passes_leaves_no_trace(kind: str, folder: Path, listed: Callable[..., Source], bucket: Bucket) -> None:
+def test_what_passes_leaves_no_trace(
+    kind: str, folder: Path, listed: Callable[..., Source], bucket: Bucket
+) -> None:
     found = listed(LIBRI, str(folder)).find()
     bucket.first(kind, 1 if kind == "stall" else 2, "0000.flac" if kind == "stall" else "")
     assert listed(LIBRI, "s3://recordings/root").find() == found
@@ -74,26 +95,35 @@ def test_what_passes_leaves_no_trace(kind: str, folder: Path, listed: Callable[.
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut"])
-def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(kind: str, listed: Callable[..., Source], bucket: Bucket) -> None:
+def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(
+    kind: str, listed: Callable[..., Source], bucket: Bucket
+) -> None:
     bucket.always(kind, "12-34-0001.flac")
     with pytest.raises(
-        TransientError, match=r"s3://recordings/root/dev-clean/12/34/12-34-0001.flac: no whole answer in 4 tries"
+        TransientError,
+        match=r"s3://recordings/root/dev-clean/12/34/12-34-0001.flac: no whole answer in 4 tries",
     ) as stopped:
         listed(LIBRI, "s3://recordings/root").find()
     assert stopped.value.exit_code == 75
     assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 4
 
 
-def test_a_recording_that_goes_between_listing_and_reading_is_rejected_as_on_a_disk(listed: Callable[..., Source], bucket: Bucket) -> None:
+def test_a_recording_that_goes_between_listing_and_reading_is_rejected_as_on_a_disk(
+    listed: Callable[..., Source], bucket: Bucket
+) -> None:
     bucket.always("gone", "12-34-0001.flac")
     kept, rejected = listed(LIBRI, "s3://recordings/root").find()
-    assert {row.id: row.reason for row in rejected}["12-34-0001"] == "unreadable: No such file or directory"
+    assert {row.id: row.reason for row in rejected}[
+        "12-34-0001"
+    ] == "unreadable: No such file or directory"
     assert len(kept) + len(rejected) == 6
 
 
 def test_an_expired_token_is_said_at_once(listed: Callable[..., Source], bucket: Bucket) -> None:
     bucket.always("expired", "12-34-0001.flac")
-    with pytest.raises(InputError, match=r"12-34-0001.flac: refused: .*expired.*Renew the keys") as stopped:
+    with pytest.raises(
+        InputError, match=r"12-34-0001.flac: refused: .*expired.*Renew the keys"
+    ) as stopped:
         listed(LIBRI, "s3://recordings/root").find()
     assert stopped.value.exit_code == 2
     assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 1
@@ -112,16 +142,25 @@ def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
     assert as_path("/data/x") == Path("/data/x")
     path = as_path("s3://bucket/a/b.tsv/")
     assert isinstance(path, RemotePath)
-    assert (path.name, path.suffix, str(path.parent), str(path.parent / "c/d")) == ("b.tsv", ".tsv", "s3://bucket/a", "s3://bucket/a/c/d")
+    assert (path.name, path.suffix, str(path.parent), str(path.parent / "c/d")) == (
+        "b.tsv",
+        ".tsv",
+        "s3://bucket/a",
+        "s3://bucket/a/c/d",
+    )
     assert path.relative_to("s3://bucket").as_posix() == "a/b.tsv"
 
 
-def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_S3_TIMEOUT", "60")  # a part is 50 MiB
     data = np.random.default_rng(0).bytes(101 << 20)  # s3fs sends parts from 100 MiB on
     path = RemotePath("s3://recordings/large")
     bucket.first("503", 1, method="PUT")
     path.write_bytes(data)
-    assert max(count for (method, _), count in bucket.asked.items() if method == "PUT") > 2, "in parts"
+    assert max(count for (method, _), count in bucket.asked.items() if method == "PUT") > 2, (
+        "in parts"
+    )
     assert path.stat().st_size == len(data)
     assert path.read_bytes() == data

@@ -1,4 +1,6 @@
-"""The embedded speech: the same bytes whenever it is made, and nothing shared between train, dev and test."""
+"""The embedded speech: the same bytes whenever it is made, and nothing shared between train, dev
+and test.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,20 @@ from components.corpus.source import source
 from components.corpus.sources.spoken import family, voices
 
 SETTINGS: dict[str, Any] = {
-    "kind": "spoken", "split": "train", "utterances": 120, "seed": 1, "words_per_class": 0, "voices": 0, "speed": [160, 240],
-    "pitch": [30, 70], "pitch_range": [30, 70], "tempo": [0.9, 1.0], "margin_seconds": [0.02, 0.1], "floor_db": [-75, -55], "chunk": 25,
-}  # fmt: skip
+    "kind": "spoken",
+    "split": "train",
+    "utterances": 120,
+    "seed": 1,
+    "words_per_class": 0,
+    "voices": 0,
+    "speed": [160, 240],
+    "pitch": [30, 70],
+    "pitch_range": [30, 70],
+    "tempo": [0.9, 1.0],
+    "margin_seconds": [0.02, 0.1],
+    "floor_db": [-75, -55],
+    "chunk": 25,
+}
 
 
 def digests(split: str, **changed: Any) -> dict[str, str]:
@@ -27,8 +40,12 @@ def digests(split: str, **changed: Any) -> dict[str, str]:
     return {row.id: row.sha256 for row in kept}
 
 
-def test_the_same_bytes_in_another_second(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breathy and whispering voices use random numbers that the library seeds with the time of day."""
+def test_the_same_bytes_in_another_second(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breathy and whispering voices use random numbers that the library seeds with the
+    time of day.
+    """
     first = digests("train")
     time.sleep(1.1)
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
@@ -41,7 +58,9 @@ def test_more_utterances_leave_the_earlier_ones_as_they_are(work: Path) -> None:
     assert {name: more[name] for name in fewer} == fewer
 
 
-def test_a_lost_work_cache_is_made_again(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_work_cache_is_made_again(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     origin = source("some", "test", {**SETTINGS, "split": "test", "utterances": 10})
     row = origin.find()[0][0]
     before = origin.locate(row.path).read_bytes()
@@ -53,9 +72,16 @@ def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
     by_split = {split: voices(split) for split in ("train", "dev", "test")}
     assert sum(map(len, by_split.values())) == len(espeak.variants())
     families = {split: {family(name) for name in names} for split, names in by_split.items()}
-    assert not families["train"] & families["test"] and not families["train"] & families["dev"] and not families["dev"] & families["test"]
+    assert (
+        not families["train"] & families["test"]
+        and not families["train"] & families["dev"]
+        and not families["dev"] & families["test"]
+    )
     assert len(by_split["test"]) >= 10
-    texts = {split: {row.text for row in source("some", split, {**SETTINGS, "split": split}).find()[0]} for split in by_split}
+    texts = {
+        split: {row.text for row in source("some", split, {**SETTINGS, "split": split}).find()[0]}
+        for split in by_split
+    }
     assert all(split_of(text) == split for split, found in texts.items() for text in found)
     assert len(texts["test"]) == 120, "a test sentence stands once"
 
@@ -72,9 +98,15 @@ def test_digits_are_strings_of_one_to_seven_by_the_voices_of_the_split(work: Pat
 
 
 def test_too_few_different_sentences_stop(work: Path) -> None:
-    """Two words a class give some thirty dev sentences: more are refused at once, not sought for ever."""
-    with pytest.raises(InputError, match=r"60 different sentences can't be drawn from 2 words a class") as raised:
-        source("some", "dev", {**SETTINGS, "split": "dev", "utterances": 60, "words_per_class": 2}).find()
+    """Two words a class give some thirty dev sentences: more are refused at once, not sought for
+    ever.
+    """
+    with pytest.raises(
+        InputError, match=r"60 different sentences can't be drawn from 2 words a class"
+    ) as raised:
+        source(
+            "some", "dev", {**SETTINGS, "split": "dev", "utterances": 60, "words_per_class": 2}
+        ).find()
     assert "words_per_class" in str(raised.value)
 
 

@@ -1,4 +1,6 @@
-"""The stage: it trusts no scan blindly, counts what it refuses, and leaves a whole folder or none."""
+"""The stage: it trusts no scan blindly, counts what it refuses, and leaves a whole
+folder or none.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,17 @@ def stage(role: str = "test") -> Stage:
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run([sys.executable, "-m", "components.corpus", *arguments], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "components.corpus", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
 
 
-def test_a_scan_and_a_run_give_manifests_and_rejects(house: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_scan_and_a_run_give_manifests_and_rejects(
+    house: Path, capsys: pytest.CaptureFixture
+) -> None:
     scan("small")
     run(stage())
     out = house / "data/corpus/test"
@@ -67,13 +76,23 @@ def test_a_scan_and_a_run_give_manifests_and_rejects(house: Path, capsys: pytest
     assert read_rejects(out / "other") == []
     record = read_record(out)
     assert record["parameters"] == {"clean": LIBRI, "other": OTHER}
-    scans = {name: json.loads((house / f"data/sources/small/test/{name}.json").read_text()) for name in ("clean", "other")}
+    scans = {
+        name: json.loads((house / f"data/sources/small/test/{name}.json").read_text())
+        for name in ("clean", "other")
+    }
     assert record["inputs"] == {name: scan["digest"] for name, scan in scans.items()}
-    assert "clean: 3 found, 2 kept, 1 rejected (1 missing transcript), 0.000 h" in capsys.readouterr().out
-    assert not [path for path in out.rglob("*") if path.is_file() and b"data root" in path.read_bytes()]
+    assert (
+        "clean: 3 found, 2 kept, 1 rejected (1 missing transcript), 0.000 h"
+        in capsys.readouterr().out
+    )
+    assert not [
+        path for path in out.rglob("*") if path.is_file() and b"data root" in path.read_bytes()
+    ]
 
 
-def test_two_runs_give_the_same_bytes(house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_give_the_same_bytes(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan("small")
     run(stage())
     first = folder_digests(house / "data")
@@ -117,7 +136,12 @@ def test_a_stale_scan_stops_the_stage(house: Path, tmp_path: Path) -> None:
     put(tmp_path / "data root/test/1/10/1-10-0002.flac", b"cut")
     with pytest.raises(InputError) as stopped:
         run(stage())
-    for part in ("1 new (test/1/10/1-10-0007.flac)", "1 gone (test/1/10/1-10-0001.flac)", "1 of another size", "components.corpus scan"):
+    for part in (
+        "1 new (test/1/10/1-10-0007.flac)",
+        "1 gone (test/1/10/1-10-0001.flac)",
+        "1 of another size",
+        "components.corpus scan",
+    ):
         assert part in str(stopped.value)
     assert not (house / "data/corpus/test" / RECORD).exists()
     scan("small")
@@ -135,7 +159,9 @@ def test_a_changed_transcript_stops_the_stage_too(house: Path, tmp_path: Path) -
 def test_a_source_of_which_nothing_is_kept_stops_the_stage(house: Path, tmp_path: Path) -> None:
     put(tmp_path / "data root/other/2/20/2-20-0000.flac", b"broken")
     scan("small")
-    with pytest.raises(InputError, match=r"'other': nothing is kept of 1 found.*2-20-0000\.flac: unreadable"):
+    with pytest.raises(
+        InputError, match=r"'other': nothing is kept of 1 found.*2-20-0000\.flac: unreadable"
+    ):
         run(stage())
 
 
@@ -181,7 +207,12 @@ def test_the_stage_runs_by_the_names_of_params_yaml(house: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "corpus@test: clean: 3 found, 2 kept" in done.stdout
     run_record = json.loads(next((house / "runs/corpus").glob("test-*.json")).read_text())
-    assert run_record["clean"] == {"found": 3, "kept": 2, "rejected": {"missing transcript": 1}, "hours": 0.0}
+    assert run_record["clean"] == {
+        "found": 3,
+        "kept": 2,
+        "rejected": {"missing transcript": 1},
+        "hours": 0.0,
+    }
     empty = put(root / "other/2/20/2-20-0000.flac", b"")
     scan("small")
     left = command("--corpus", "small", "--role", "test")

@@ -24,7 +24,11 @@ ROWS = [
 
 
 def write_table(path: Path, rows: list[tuple], header: tuple = HEADER) -> None:
-    quoting = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if path.suffix == ".tsv" else {}
+    quoting = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
+        if path.suffix == ".tsv"
+        else {}
+    )
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n", **quoting).writerows([header, *rows])
 
@@ -45,7 +49,17 @@ def table_of(root: Path) -> Path:
 
 def table(root: Path, role: str = "test", **changed):
     name = f"sub/{table_of(root).name}"
-    return source("listed", role, {"kind": "table", "root": "tables", "table": name, "columns": {"language": "lang"}, **changed})
+    return source(
+        "listed",
+        role,
+        {
+            "kind": "table",
+            "root": "tables",
+            "table": name,
+            "columns": {"language": "lang"},
+            **changed,
+        },
+    )
 
 
 def add(root: Path, *rows: tuple) -> None:
@@ -56,11 +70,14 @@ def test_every_rate_and_format_is_kept_with_its_text(root: Path) -> None:
     kept, rejected = table(root).find()
     assert not rejected
     assert [(row.id, row.text, row.speaker, row.language, row.sample_rate) for row in kept] == [
-        (Path(path).stem, text, speaker, language, rate) for path, text, speaker, language, rate, _, _ in ROWS
+        (Path(path).stem, text, speaker, language, rate)
+        for path, text, speaker, language, rate, _, _ in ROWS
     ]
     assert [row.samples for row in kept] == [int(0.3 * row[4]) for row in ROWS]
     assert kept[0].path == "sub/audio/a.wav"
-    assert table(root).locate(kept[0].path).read_bytes() == clip(rate=44_100, channels=2, form="WAV")
+    assert table(root).locate(kept[0].path).read_bytes() == clip(
+        rate=44_100, channels=2, form="WAV"
+    )
 
 
 def test_broken_and_missing_files_are_rejected(root: Path) -> None:
@@ -69,13 +86,24 @@ def test_broken_and_missing_files_are_rejected(root: Path) -> None:
     put(root / "sub" / "audio/quiet.flac", clip(level=0.0))
     put(root / "secret.wav", clip(form="WAV"))
     put(root.parent / "outside.wav", clip(form="WAV"))
-    add(root, (f"audio/cut{suffix}", "x", "", ""), ("audio/quiet.flac", "x", "", ""), ("audio/gone.wav", "x", "", ""),
-        ("", "x", "", ""), ("../../outside.wav", "x", "", ""), ("audio/a.wav", "another text", "", ""))  # fmt: skip
+    add(
+        root,
+        (f"audio/cut{suffix}", "x", "", ""),
+        ("audio/quiet.flac", "x", "", ""),
+        ("audio/gone.wav", "x", "", ""),
+        ("", "x", "", ""),
+        ("../../outside.wav", "x", "", ""),
+        ("audio/a.wav", "another text", "", ""),
+    )
     kept, rejected = table(root).find()
     assert [row.id for row in kept] == ["b", "c", "d"]
     assert Counter(row.reason.partition(":")[0] for row in rejected) == {
-        "truncated": 1, "silent": 1, "transcript without audio": 1, "wrong path": 2, "duplicate transcript": 2,
-    }  # fmt: skip
+        "truncated": 1,
+        "silent": 1,
+        "transcript without audio": 1,
+        "wrong path": 2,
+        "duplicate transcript": 2,
+    }
     assert len(kept) + len(rejected) == 10
 
 
@@ -91,8 +119,13 @@ def test_a_row_without_text_is_rejected_as_speech_and_kept_as_non_speech(root: P
 def test_part_of_a_table(root: Path) -> None:
     german = table(root, where={"lang": ["de"]})
     assert [row.id for row in german.find()[0]] == ["c"]
-    assert [path for path, _ in german.scan()["files"]] == ["sub/audio/c.ogg", f"sub/{table_of(root).name}"]
-    assert [row.id for row in table(root, where={"lang": ["de", "en"], "speaker": ["ann"]}).find()[0]] == ["a", "b"]
+    assert [path for path, _ in german.scan()["files"]] == [
+        "sub/audio/c.ogg",
+        f"sub/{table_of(root).name}",
+    ]
+    assert [
+        row.id for row in table(root, where={"lang": ["de", "en"], "speaker": ["ann"]}).find()[0]
+    ] == ["a", "b"]
 
 
 def test_a_constant_language_and_a_prefix_for_speakers(root: Path) -> None:
@@ -114,7 +147,9 @@ def test_names_are_safe_different_and_do_not_hang_on_other_files(root: Path) -> 
     assert some.items() <= names.items()
 
 
-def test_moving_the_root_changes_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_the_root_changes_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(root, ("audio/gone.wav", "x", "", ""))
     scan, listed = table(root).scan(), table(root).find()
     moved = tmp_path / "elsewhere" / "deep"
@@ -162,11 +197,18 @@ def test_text_does_not_fit_a_role_without_speech(root: Path) -> None:
         table(root, "noise")
 
 
-BAD_TABLES = [("a\tb\n1\t2\t3\n", "line 2: 3 fields"), ("", "no rows"), ("a\tb\n", "no rows"), ("a\ta\n1\t2\n", "1 different")]
+BAD_TABLES = [
+    ("a\tb\n1\t2\t3\n", "line 2: 3 fields"),
+    ("", "no rows"),
+    ("a\tb\n", "no rows"),
+    ("a\ta\n1\t2\n", "1 different"),
+]
 
 
 @pytest.mark.parametrize(("text", "says"), BAD_TABLES)
-def test_a_broken_table_stops_with_its_line(text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_table_stops_with_its_line(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path / "t" / "bad.tsv", text.encode())
     monkeypatch.setenv("LIBRETTO_ROOT_TABLES", str(tmp_path / "t"))
     with pytest.raises(InputError, match=says):
@@ -182,18 +224,33 @@ def test_a_table_that_is_no_text_stops(tmp_path: Path, monkeypatch: pytest.Monke
 
 def told(recordings: Path, folder: str) -> int:
     """Number of clips that the README beside the recordings gives for a folder."""
-    row = re.search(rf"^\| `{folder}/` \|[^|]*\| (\d+) \|", (recordings / "README.md").read_text(), re.M)
+    row = re.search(
+        rf"^\| `{folder}/` \|[^|]*\| (\d+) \|", (recordings / "README.md").read_text(), re.M
+    )
     assert row
     return int(row[1])
 
 
-def test_real_speech_of_many_languages_is_kept_whole(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_speech_of_many_languages_is_kept_whole(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
-    settings = {"kind": "table", "root": "ood", "table": "ood.tsv", "columns": {"text": "transcript", "language": "language"}}
+    settings = {
+        "kind": "table",
+        "root": "ood",
+        "table": "ood.tsv",
+        "columns": {"text": "transcript", "language": "language"},
+    }
     kept, rejected = source("ood", "test", settings).find()
     assert not rejected
     assert len(kept) == told(recordings, "ood")
-    rows = list(csv.DictReader((recordings / "ood/ood.tsv").open(encoding="utf-8"), delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = list(
+        csv.DictReader(
+            (recordings / "ood/ood.tsv").open(encoding="utf-8"),
+            delimiter="\t",
+            quoting=csv.QUOTE_NONE,
+        )
+    )
     assert Counter(row.language for row in kept) == Counter(row["language"] for row in rows)
     assert len({row.language for row in kept}) == 7
     assert {row.path: row.text for row in kept} == {row["path"]: row["transcript"] for row in rows}
@@ -205,14 +262,24 @@ def test_real_speech_of_many_languages_is_kept_whole(recordings: Path, monkeypat
     assert [row.id for row in portuguese] == [row.id for row in kept if row.language == "pt"]
 
 
-def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
     columns = {"text": "transcript", "language": "language"}
     section = (recordings / "README.md").read_text().partition("## ood/")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (\S+/\S+) \| (\d+) \| [\d.]+ \| ([a-z, ]+) \| ([\d, ]+) \|", section, re.M)
+    rows = re.findall(
+        r"^\| (\S+/\S+) \| (\d+) \| [\d.]+ \| ([a-z, ]+) \| ([\d, ]+) \|", section, re.M
+    )
     assert sum(int(count) for _, count, _, _ in rows) == told(recordings, "ood")
     for repository, count, languages, rates in rows:
-        settings = {"kind": "table", "root": "ood", "table": "ood.tsv", "columns": columns, "where": {"source_repository": [repository]}}
+        settings = {
+            "kind": "table",
+            "root": "ood",
+            "table": "ood.tsv",
+            "columns": columns,
+            "where": {"source_repository": [repository]},
+        }
         kept, rejected = source("ood", "test", settings).find()
         assert not rejected
         assert len(kept) == int(count), repository
@@ -220,9 +287,16 @@ def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(re
         assert {str(row.sample_rate) for row in kept} == set(rates.split(", ")), repository
 
 
-def test_real_non_speech_is_kept_without_text(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_non_speech_is_kept_without_text(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_NONSPEECH", str(recordings / "nonspeech"))
-    settings = {"kind": "table", "root": "nonspeech", "table": "nonspeech.tsv", "columns": {"text": None, "speaker": None}}
+    settings = {
+        "kind": "table",
+        "root": "nonspeech",
+        "table": "nonspeech.tsv",
+        "columns": {"text": None, "speaker": None},
+    }
     kept, rejected = source("real", "nonspeech-test", settings).find()
     assert not rejected
     assert len(kept) == told(recordings, "nonspeech")

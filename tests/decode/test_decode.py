@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
+from transformers import (
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizerFast,
+)
 
 from components.audio.sound import RATE
 from components.config import catalogue
@@ -38,8 +42,15 @@ def save_bridge(seed: int = 1) -> None:
     """A bridge with random weights over the world's checkpoints."""
     from components.model.llms.causal import load_llm
 
-    shape = Shape(folder_digest(tones.ENCODER), 32, folder_digest(tones.LLM), "float32", catalogue.projector("small"),
-                  catalogue.llm("tiny").prompt, "lower")  # fmt: skip
+    shape = Shape(
+        folder_digest(tones.ENCODER),
+        32,
+        folder_digest(tones.LLM),
+        "float32",
+        catalogue.projector("small"),
+        catalogue.llm("tiny").prompt,
+        "lower",
+    )
     torch.manual_seed(seed)
     model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
     with torch.no_grad():
@@ -70,7 +81,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def hypotheses() -> dict[str, list[Row]]:
     """All rows, by role and source."""
-    return {path.relative_to(OUT).with_suffix("").as_posix(): read_hypotheses(path) for path in sorted(OUT.rglob("*.parquet"))}
+    return {
+        path.relative_to(OUT).with_suffix("").as_posix(): read_hypotheses(path)
+        for path in sorted(OUT.rglob("*.parquet"))
+    }
 
 
 def shards() -> int:
@@ -83,14 +97,24 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
     assert set(found) == {f"{role}/{source}" for role in ROLES for source in tones.LAYOUT[role]}
     for name, rows in found.items():
         role, _, source = name.partition("/")
-        items = [item.entry for item in entries(Path("data/shards") / role) if item.source == source]
-        assert [(row.system, row.id) for row in rows] == [(system, item.id) for system in ("free", "greedy", "ctc") for item in items]
+        items = [
+            item.entry for item in entries(Path("data/shards") / role) if item.source == source
+        ]
+        assert [(row.system, row.id) for row in rows] == [
+            (system, item.id) for system in ("free", "greedy", "ctc") for item in items
+        ]
         for row, item in zip(rows, items * 3, strict=True):
-            assert (row.reference, row.speaker, row.seconds) == (item.text, item.speaker, item.seconds)
+            assert (row.reference, row.speaker, row.seconds) == (
+                item.text,
+                item.speaker,
+                item.seconds,
+            )
             assert math.isnan(row.score) == (row.system == "ctc")
             assert row.system == "ctc" or row.score < 0
             assert row.language == "en"
-            assert bool(row.others) == (row.system == "free"), "the other beam; greedy search and CTC have none"
+            assert bool(row.others) == (row.system == "free"), (
+                "the other beam; greedy search and CTC have none"
+            )
     texts = {row.text for rows in found.values() for row in rows}
     assert len(texts) > 10
 
@@ -140,7 +164,9 @@ def test_a_second_run_decodes_nothing(decoded: list[tuple[str, str]]) -> None:
     assert folder_digests(OUT) == first
 
 
-def test_a_killed_run_goes_on_with_the_units_that_are_missing(decoded: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_with_the_units_that_are_missing(
+    decoded: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = shard._rows
 
     def dying(job: shard.Job, clock: shard.Clock) -> list[Row]:
@@ -162,7 +188,9 @@ def test_a_new_constraint_set_decodes_itself_alone(decoded: list[tuple[str, str]
     before = hypotheses()
     decoded.clear()
     sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
-    tones.change("params.yaml", {"decode.sets": {**sets, "short": {**sets["free"], "max_tokens": 2}}})
+    tones.change(
+        "params.yaml", {"decode.sets": {**sets, "short": {**sets["free"], "max_tokens": 2}}}
+    )
     tones.run("decode")
     assert {system for _, system in decoded} == {"short"}
     assert len(decoded) == shards()
@@ -178,7 +206,10 @@ def test_two_sets_that_ask_the_same_are_two_systems() -> None:
     tones.change("params.yaml", {"decode.sets": {**sets, "again": sets["free"]}})
     tones.run("decode")
     for rows in hypotheses().values():
-        texts = {system: [(row.id, row.tokens) for row in rows if row.system == system] for system in ("free", "again")}
+        texts = {
+            system: [(row.id, row.tokens) for row in rows if row.system == system]
+            for system in ("free", "again")
+        }
         assert texts["free"] == texts["again"] != []
 
 
@@ -195,9 +226,14 @@ def test_another_model_decodes_everything_anew(decoded: list[tuple[str, str]]) -
 
 
 def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str, str]]) -> None:
-    """As the search with the evidence of the utterance's own frames; the free set is not touched."""
+    """As the search with the evidence of the utterance's own frames; the free set is
+    not touched.
+    """
     sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
-    tones.change("params.yaml", {"decode.sets": {**sets, "bound": {**sets["free"], "max_unheard": 1, "silence_gate": 0.5}}})
+    tones.change(
+        "params.yaml",
+        {"decode.sets": {**sets, "bound": {**sets["free"], "max_unheard": 1, "silence_gate": 0.5}}},
+    )
     tones.run("decode")
     found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
     model, encoder, source = (
@@ -208,18 +244,27 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
     for item in source.items:
         frames = source.frames([item])
         evidence = ctc_evidence(encoder, frames, model.builder.text)
-        (alone,) = search(model, frames, [item.entry.seconds], read_params().decode.sets["bound"], evidence)
+        (alone,) = search(
+            model, frames, [item.entry.seconds], read_params().decode.sets["bound"], evidence
+        )
         assert found["bound", item.entry.id].text == alone.text
-    assert any(found["bound", each].text != found["free", each].text for system, each in found if system == "bound")
+    assert any(
+        found["bound", each].text != found["free", each].text
+        for system, each in found
+        if system == "bound"
+    )
 
 
-def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(decoded: list[tuple[str, str]],
-                                                                    capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
+    decoded: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     tones.change("params.yaml", {"features.layer": 1})
     tones.run_features()
     tones.run("decode")
     plain = hypotheses()
-    tones.change("params.yaml", {"decode.sets.free.max_unheard": 3, "decode.sets.free.silence_gate": 0.9})
+    tones.change(
+        "params.yaml", {"decode.sets.free.max_unheard": 3, "decode.sets.free.silence_gate": 0.9}
+    )
     tones.run("decode")
     assert hypotheses() != plain, "the matching head tells"
     (shard.MODEL / "matching.safetensors").unlink()
@@ -234,7 +279,9 @@ def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(decoded: lis
 def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
     save_encoder(tones.ENCODER, "whisper")
     words = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", *(f"w{number}" for number in range(34))]
-    vocabulary = {token: place for place, token in enumerate(["<|endoftext|>", "<s>", "</s>", *words])}
+    vocabulary = {
+        token: place for place, token in enumerate(["<|endoftext|>", "<s>", "</s>", *words])
+    }
     tokenizer = WhisperTokenizerFast(vocab=vocabulary, merges=[], unk_token="<|endoftext|>")
     tokenizer.save_pretrained(tones.ENCODER)
     tones.run_features()
@@ -252,7 +299,11 @@ def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
     tokens = [network.config.decoder_start_token_id]
     with torch.no_grad():
         while len(tokens) < 225:  # greedy by hand: the whole network anew for each token
-            best = int(network(input_features=heard, decoder_input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
+            best = int(
+                network(input_features=heard, decoder_input_ids=torch.tensor([tokens]))
+                .logits[0, -1]
+                .argmax()
+            )
             if best == network.config.eos_token_id:
                 break
             tokens.append(best)
@@ -293,24 +344,40 @@ def test_live_features_are_decoded_too() -> None:
     tones.run_features()
     tones.run("decode")
     for name, rows in hypotheses().items():
-        assert [(row.system, row.id, row.reference) for row in rows] == [(row.system, row.id, row.reference) for row in cached[name]]
-    pairs = [(row, other) for name, rows in hypotheses().items() for row, other in zip(rows, cached[name], strict=True)]
-    same = [row.score == pytest.approx(other.score, rel=1e-2) for row, other in pairs if row.tokens and row.tokens == other.tokens]
+        assert [(row.system, row.id, row.reference) for row in rows] == [
+            (row.system, row.id, row.reference) for row in cached[name]
+        ]
+    pairs = [
+        (row, other)
+        for name, rows in hypotheses().items()
+        for row, other in zip(rows, cached[name], strict=True)
+    ]
+    same = [
+        row.score == pytest.approx(other.score, rel=1e-2)
+        for row, other in pairs
+        if row.tokens and row.tokens == other.tokens
+    ]
     assert all(same)
     assert len(same) > len([row for row, _ in pairs if row.tokens]) / 2
 
 
 def recording(name: str, seconds: float, texts: dict[str, str]) -> None:
     """Adds a recording of so many seconds, with its text, to a folder of recordings."""
-    samples = 0.1 * np.random.default_rng(len(texts)).standard_normal(int(seconds * RATE)).astype(np.float32)
+    samples = 0.1 * np.random.default_rng(len(texts)).standard_normal(int(seconds * RATE)).astype(
+        np.float32
+    )
     Path("recordings").mkdir(exist_ok=True)
     soundfile.write(f"recordings/{name}.flac", samples, RATE)
     texts[name] = "amber birch"
 
 
 @pytest.mark.parametrize("padding", ["window", "none"])
-def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a table of recordings through shards, Whisper's windows of 30 s and every system; the projector joins three frames."""
+def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(
+    padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a table of recordings through shards, Whisper's windows of 30 s and every system; the
+    projector joins three frames.
+    """
     texts: dict[str, str] = {}
     lengths = {"long": 35.2, "usual": 1.0, "short": 0.04}
     for name, seconds in lengths.items():
@@ -319,7 +386,10 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(p
     Path("recordings/table.tsv").write_text("\n".join(lines) + "\n")
     monkeypatch.setenv("LIBRETTO_ROOT_RECORDINGS", str(Path("recordings").resolve()))
     source = {"kind": "table", "root": "recordings", "table": "table.tsv"}
-    tones.change("catalogue/corpus.yaml", {"tones": {role: {} for role in ROLES} | {"test": {"recorded": source}}})
+    tones.change(
+        "catalogue/corpus.yaml",
+        {"tones": {role: {} for role in ROLES} | {"test": {"recorded": source}}},
+    )
     corpus.scan("tones")
     corpus.work(Stage("corpus", read_params(), "test"))
     tones.run("shards", "test")
@@ -332,7 +402,9 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(p
     assert counts == {"long": 1760, "usual": 50, "short": 2}
     tones.run("decode")
     rows = hypotheses()["test/recorded"]
-    assert sorted((row.system, row.id) for row in rows) == sorted((system, name) for system in ("free", "greedy") for name in lengths)
+    assert sorted((row.system, row.id) for row in rows) == sorted(
+        (system, name) for system in ("free", "greedy") for name in lengths
+    )
     assert {row.id: row.seconds for row in rows} == pytest.approx(lengths)
 
 
@@ -347,19 +419,25 @@ def test_the_record_names_what_was_decoded() -> None:
     record = read_record(OUT)
     assert set(record["inputs"]["model"]) == {"bridge", "encoder", "llm"}
     assert record["parameters"]["sets"].keys() == {"free", "greedy"}
-    assert set(record["outputs"]) == {f"{role}/{source}.parquet" for role in ROLES for source in tones.LAYOUT[role]}
+    assert set(record["outputs"]) == {
+        f"{role}/{source}.parquet" for role in ROLES for source in tones.LAYOUT[role]
+    }
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     others = [Other("vier", -2.5), Other("", float("-inf"))]
-    rows = [Row("free", "a", "s", "de", "Grüße", "", [], -0.1, 1.5),
-            Row("free", "b", "", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1, others)]  # fmt: skip
+    rows = [
+        Row("free", "a", "s", "de", "Grüße", "", [], -0.1, 1.5),
+        Row("free", "b", "", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1, others),
+    ]
     write_hypotheses(tmp_path / "rows.parquet", rows)
     assert read_hypotheses(tmp_path / "rows.parquet") == rows
 
 
 def test_the_llm_alone_gives_each_reference_its_log_probability() -> None:
-    """Token by token behind the BOS, as the chain rule has it; the rest of the stage is what it was."""
+    """Token by token behind the BOS, as the chain rule has it; the rest of the stage is what it
+    was.
+    """
     tones.run("decode")
     before, record = hypotheses(), read_record(OUT)["parameters"]
     assert "perplexity" not in record
@@ -374,6 +452,8 @@ def test_the_llm_alone_gives_each_reference_its_log_probability() -> None:
         for row in alone:
             ids, total = [tokenizer.bos_token_id], 0.0
             for token in tokenizer(row.reference.lower(), add_special_tokens=False).input_ids:
-                total += float(llm(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token])
+                total += float(
+                    llm(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token]
+                )
                 ids.append(token)
             assert row.score == pytest.approx(total, rel=1e-4)

@@ -1,4 +1,6 @@
-"""Every entry of catalogue/encoder.yaml: typed, of a known kind, fetched whole, of the published size, and run as its family asks."""
+"""Every entry of catalogue/encoder.yaml: typed, of a known kind, fetched whole, of the published
+size, and run as its family asks.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,34 @@ from tests.conftest import REPOSITORY
 
 # The encoders of the papers, and those trained or written here.
 WANTED = {
-    "ctc-tiny", "ctc-smoke", "conformer-ctc", "conformer-ctc-tiny", "fbank",
-    "whisper-tiny", "whisper-base", "whisper-small", "whisper-medium", "whisper-large-v2", "whisper-large-v3", "whisper-large-v2-ast",
-    "qwen-audio", "hubert-base", "hubert-large", "hubert-large-ls960-ft", "hubert-xlarge", "hubert-xlarge-ls960-ft",
-    "wav2vec2-base-960h", "wav2vec2-large-960h-lv60-self", "wavlm-base", "wavlm-base-plus", "wavlm-large",
-}  # fmt: skip
-# Of each hub checkpoint: width, layers, millions of parameters. Those of Whisper (without decoder and positions), HuBERT and
-# WavLM are in SLAM-ASR's table 4 (arXiv 2402.08846), wav2vec 2.0's in 2006.11477, section 4.2, Qwen-Audio's in 2311.07919,
-# section 3; AST has the form of DeiT-base, 2012.12877, table 1.
+    "ctc-tiny",
+    "ctc-smoke",
+    "conformer-ctc",
+    "conformer-ctc-tiny",
+    "fbank",
+    "whisper-tiny",
+    "whisper-base",
+    "whisper-small",
+    "whisper-medium",
+    "whisper-large-v2",
+    "whisper-large-v3",
+    "whisper-large-v2-ast",
+    "qwen-audio",
+    "hubert-base",
+    "hubert-large",
+    "hubert-large-ls960-ft",
+    "hubert-xlarge",
+    "hubert-xlarge-ls960-ft",
+    "wav2vec2-base-960h",
+    "wav2vec2-large-960h-lv60-self",
+    "wavlm-base",
+    "wavlm-base-plus",
+    "wavlm-large",
+}
+# Of each hub checkpoint: width, layers, millions of parameters. Those of Whisper (without decoder
+# and positions), HuBERT and WavLM are in SLAM-ASR's table 4 (arXiv 2402.08846), wav2vec 2.0's in
+# 2006.11477, section 4.2, Qwen-Audio's in 2311.07919, section 3; AST has the form of DeiT-base,
+# 2012.12877, table 1.
 PUBLISHED = {
     "openai/whisper-tiny": (384, 4, 7.63),
     "openai/whisper-base": (512, 6, 19.82),
@@ -60,7 +82,12 @@ WEIGHTS = {
     "facebook/wav2vec2-base-960h": 377_607_901,
 }
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-WITH_CTC = {"hubert-large-ls960-ft", "hubert-xlarge-ls960-ft", "wav2vec2-base-960h", "wav2vec2-large-960h-lv60-self"}
+WITH_CTC = {
+    "hubert-large-ls960-ft",
+    "hubert-xlarge-ls960-ft",
+    "wav2vec2-base-960h",
+    "wav2vec2-large-960h-lv60-self",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +113,18 @@ def hub_sources() -> dict[str, EncoderSource]:
     """Every hub source of the catalogue, parts of joined ones too, by its repository."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        found = [source for name in catalogue.names("encoder") for source in sources(catalogue.encoder(name).source)]
+        found = [
+            source
+            for name in catalogue.names("encoder")
+            for source in sources(catalogue.encoder(name).source)
+        ]
     return {source.repo: source for source in found if source.kind == "hub"}
 
 
 def encoder_of(source: EncoderSource) -> Any:
-    """The encoder without weights; of Qwen-Audio the one that is taken out of it, of Whisper the half that is run."""
+    """The encoder without weights; of Qwen-Audio the one that is taken out of it, of Whisper the
+    half that is run.
+    """
     if "audio" in source.shape:
         with torch.device("meta"):
             return WhisperEncoder(WhisperConfig(**whisper_shape(source.shape["audio"])))
@@ -112,7 +145,9 @@ def test_an_entry_is_typed_and_says_what_it_is(name: str) -> None:
     for source in sources(entry.source):
         if source.kind == "hub":
             # Group norm over time takes the padding for sound.
-            assert entry.numerics.batching == ("equal-length" if source.shape.get("feat_extract_norm") == "group" else "padded")
+            assert entry.numerics.batching == (
+                "equal-length" if source.shape.get("feat_extract_norm") == "group" else "padded"
+            )
             assert re.fullmatch(r"[\w.-]+/[\w.-]+", source.repo)
             assert re.fullmatch(r"[0-9a-f]{40}|", source.revision)
             assert source.revision or "not pinned" in entry.card["notes"]
@@ -126,8 +161,12 @@ def test_what_is_fetched_is_a_whole_checkpoint(name: str) -> None:
             assert "config.json" in source.files
             assert any(file.endswith((".safetensors", ".bin")) for file in source.files)
             assert not any(file.endswith((".py", ".h5", ".msgpack")) for file in source.files)
-            assert ("preprocessor_config.json" in source.files) == (name != "qwen-audio")  # the extractor of that one is made here
-            assert name not in WITH_CTC or {"vocab.json", "tokenizer_config.json"} <= set(source.files)
+            assert ("preprocessor_config.json" in source.files) == (
+                name != "qwen-audio"
+            )  # the extractor of that one is made here
+            assert name not in WITH_CTC or {"vocab.json", "tokenizer_config.json"} <= set(
+                source.files
+            )
 
 
 @pytest.mark.parametrize("repo", sorted(hub_sources()))
@@ -135,29 +174,41 @@ def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
     source, (width, layers, millions) = hub_sources()[repo], PUBLISHED[repo]
     encoder = encoder_of(source)
     assert (encoder.config.hidden_size, encoder.config.num_hidden_layers) == (width, layers)
-    fixed = 1500 * width if encoder.config.model_type == "whisper" else 0  # its positions are no weights that were learnt
+    fixed = (
+        1500 * width if encoder.config.model_type == "whisper" else 0
+    )  # its positions are no weights that were learnt
     assert parameters(encoder) - fixed == pytest.approx(millions * 1e6, rel=0.02)
     assert source.shape.get("torch_dtype") in BYTES
     with_head = {catalogue.encoder(name).source.repo for name in WITH_CTC}
-    assert (repo in with_head) == any(name.startswith("lm_head.") for name, _ in encoder.named_parameters())
+    assert (repo in with_head) == any(
+        name.startswith("lm_head.") for name, _ in encoder.named_parameters()
+    )
 
 
 @pytest.mark.parametrize("repo", WEIGHTS)
 def test_the_shape_gives_the_bytes_of_the_published_weights(repo: str) -> None:
     shape = hub_sources()[repo].shape
-    assert parameters(network_of(shape)) * BYTES[shape["torch_dtype"]] == pytest.approx(WEIGHTS[repo], rel=1e-3)
+    assert parameters(network_of(shape)) * BYTES[shape["torch_dtype"]] == pytest.approx(
+        WEIGHTS[repo], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("repo", sorted(hub_sources()))
 def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
-    """``gigabytes`` stands where more is fetched than the shape describes: the LLM behind Qwen-Audio's encoder."""
+    """``gigabytes`` stands where more is fetched than the shape describes: the LLM behind
+    Qwen-Audio's encoder.
+    """
     source = hub_sources()[repo]
     assert bool(source.gigabytes) == (repo == "Qwen/Qwen-Audio")
     assert [key for key in source.shape if key in DTYPE] == ["torch_dtype"]
 
 
 def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
-    lines = re.search(r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    lines = re.search(
+        r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
+    )
     assert lines, "README.md has no entry to copy"
     assert len(lines[1].splitlines()) == 4
-    assert typed(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind == "folder"
+    assert (
+        typed(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind == "folder"
+    )

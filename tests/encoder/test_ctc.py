@@ -1,4 +1,6 @@
-"""The encoder stage: training with CTC that a kill does not change, and local checkpoints taken as they are."""
+"""The encoder stage: training with CTC that a kill does not change, and local checkpoints taken as
+they are.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,20 @@ from tests.checkpoints import PARAKEET, TEXTS, save_encoder
 
 SHARDS = Path("data/shards")
 TRAINING = CtcTraining(
-    seed=1, epochs=2, batch_seconds=4, micro_batches=2, threads=1, window_shards=2, learning_rate=0.005, warmup=2, weight_decay=0.01,
-    clip=5.0, nonspeech_share=0.2, statistics_batches=4, checkpoint_every=2,
-)  # fmt: skip
+    seed=1,
+    epochs=2,
+    batch_seconds=4,
+    micro_batches=2,
+    threads=1,
+    window_shards=2,
+    learning_rate=0.005,
+    warmup=2,
+    weight_decay=0.01,
+    clip=5.0,
+    nonspeech_share=0.2,
+    statistics_batches=4,
+    checkpoint_every=2,
+)
 
 
 class Killed(Exception):
@@ -38,20 +51,37 @@ def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.
     out.mkdir(exist_ok=True)
     training = replace(TRAINING, **changed)
     shards = (str(SHARDS / "train"), str(SHARDS / "nonspeech-train"))
-    return ctc.Job(*shards, str(out), str(out.with_suffix(".scratch")), {**PARAKEET, **(config or {})}, training)
+    return ctc.Job(
+        *shards,
+        str(out),
+        str(out.with_suffix(".scratch")),
+        {**PARAKEET, **(config or {})},
+        training,
+    )
 
 
 # Dropout draws at random: a run that goes on has to draw the same.
 DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.2}
 
 
-AUGMENT = CtcAugment([0.8, 1.0, 1.25], [-6, 6], AddedNoise(0.5, [5, 20]), Band(0.5, [2000, 6000]), SpecAugment(True, 2, 10, 1, 0.2))
+AUGMENT = CtcAugment(
+    [0.8, 1.0, 1.25],
+    [-6, 6],
+    AddedNoise(0.5, [5, 20]),
+    Band(0.5, [2000, 6000]),
+    SpecAugment(True, 2, 10, 1, 0.2),
+)
 
 
 @pytest.mark.parametrize(("config", "augment"), [({}, None), (DROPOUT, None), ({}, AUGMENT)])
 @pytest.mark.parametrize("call", [2, 7, 13])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
-    config: dict[str, float], augment: CtcAugment | None, call: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, float],
+    augment: CtcAugment | None,
+    call: int,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ctc.train(Ranks(), job(tmp_path / "undisturbed", config, augment=augment))
     known, left = ctc.ctc_loss, [call]
@@ -90,14 +120,31 @@ def test_the_folder_is_read_by_the_auto_classes(world: Path, tmp_path: Path) -> 
     frames = encoder([audio(item) for item in entries(SHARDS / "dev")])
     assert all(torch.isfinite(each).all() for each in frames)
     assert len(encoder.ctc_text(frames)) == len(frames)
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".safetensors")]
+    assert not [
+        path
+        for path in (tmp_path / "out").iterdir()
+        if path.suffix not in (".json", ".safetensors")
+    ]
 
 
 def test_the_trained_model_writes_down_what_it_was_trained_on(world: Path, tmp_path: Path) -> None:
-    ctc.train(Ranks(), job(tmp_path / "out", epochs=60, nonspeech_share=0.1, learning_rate=0.01, warmup=10, checkpoint_every=1000))
+    ctc.train(
+        Ranks(),
+        job(
+            tmp_path / "out",
+            epochs=60,
+            nonspeech_share=0.1,
+            learning_rate=0.01,
+            warmup=10,
+            checkpoint_every=1000,
+        ),
+    )
     encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
     texts = encoder.ctc_text(encoder([audio(item) for item in items]))
-    assert sum(text == item.entry.text for text, item in zip(texts, items, strict=True)) >= len(items) / 2
+    assert (
+        sum(text == item.entry.text for text, item in zip(texts, items, strict=True))
+        >= len(items) / 2
+    )
     silence = entries(SHARDS / "nonspeech-train")
     assert sum(map(len, encoder.ctc_text(encoder([audio(item) for item in silence])))) <= 8
 
@@ -118,11 +165,16 @@ def test_longer_utterances_are_left_out_where_asked_and_counted(
     over = sum(length > limit for length in lengths)
     ctc.train(Ranks(), job(tmp_path / "cut", max_seconds=limit))
     assert max(seen) == limit  # one as long as the limit is kept
-    assert f"encoder: {over} of {len(lengths)} utterances are over {limit:g} s and left out" in capsys.readouterr().out
+    assert (
+        f"encoder: {over} of {len(lengths)} utterances are over {limit:g} s and left out"
+        in capsys.readouterr().out
+    )
     ctc.train(Ranks(), job(tmp_path / "whole"))
     assert max(seen) == lengths[-1]
     assert "left out" not in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"none of 12 utterances has at most 0\.01 s.*training\.max_seconds"):
+    with pytest.raises(
+        InputError, match=r"none of 12 utterances has at most 0\.01 s.*training\.max_seconds"
+    ):
         ctc.train(Ranks(), job(tmp_path / "none", max_seconds=0.01))
 
 
@@ -130,16 +182,28 @@ COARSE = {"subsampling_factor": 8}
 
 
 def test_subwords_serve_where_characters_do_not_fit(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"10 of 12 transcripts have more units than .* frames.*training\.units.*subsampling_factor"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"10 of 12 transcripts have more units than .* "
+            r"frames.*training\.units.*subsampling_factor"
+        ),
+    ):
         ctc.train(Ranks(), job(tmp_path / "characters", COARSE))
     ctc.train(Ranks(), job(tmp_path / "out", COARSE, units=60))
     encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
     frames = encoder([audio(item) for item in items])
-    assert [len(each) for each in frames] == [pytest.approx(item.entry.seconds * 12.5, abs=1) for item in items]
+    assert [len(each) for each in frames] == [
+        pytest.approx(item.entry.seconds * 12.5, abs=1) for item in items
+    ]
     assert len(encoder.ctc_text(frames)) == len(frames)
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert encoder.model.config.vocab_size == len(units) == 60
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".safetensors")]
+    assert not [
+        path
+        for path in (tmp_path / "out").iterdir()
+        if path.suffix not in (".json", ".safetensors")
+    ]
     for item in items:
         ids = units(item.entry.text).input_ids
         assert len(ids) < len(item.entry.text)
@@ -154,16 +218,30 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
     items = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
     scratch = Path("scratch")
     scratch.mkdir()
-    examples = ctc._examples(Ranks(), items, ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]), units, scratch, TRAINING)
+    examples = ctc._examples(
+        Ranks(),
+        items,
+        ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]),
+        units,
+        scratch,
+        TRAINING,
+    )
     model = ctc.build(PARAKEET, len(units), 1).eval()
     wanted = 0.0
     with torch.no_grad():
         for example in examples:
             mel = example.mel[None].float()
-            scores = model(input_features=mel, attention_mask=torch.ones(mel.shape[:2])).logits.log_softmax(-1)
+            scores = model(
+                input_features=mel, attention_mask=torch.ones(mel.shape[:2])
+            ).logits.log_softmax(-1)
             frames = scores.shape[1]
-            loss = torch.nn.functional.ctc_loss(scores.transpose(0, 1), example.target[None], torch.tensor([frames]),
-                                                torch.tensor([len(example.target)]), reduction="sum")  # fmt: skip
+            loss = torch.nn.functional.ctc_loss(
+                scores.transpose(0, 1),
+                example.target[None],
+                torch.tensor([frames]),
+                torch.tensor([len(example.target)]),
+                reduction="sum",
+            )
             assert torch.isfinite(loss)
             wanted += float(loss) / frames
         assert float(ctc.ctc_loss(model, examples)) == pytest.approx(wanted, rel=1e-4)
@@ -184,7 +262,9 @@ def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(wor
     seconds = [item.entry.seconds for item in (*speech, *silence)]
     plan = ctc._plan([*speech, *silence], len(speech), seconds, TRAINING)
     places = [place for batch in plan for place in batch]
-    assert sorted(place for place in places if place < len(speech)) == sorted([*range(len(speech))] * TRAINING.epochs)
+    assert sorted(place for place in places if place < len(speech)) == sorted(
+        [*range(len(speech))] * TRAINING.epochs
+    )
     assert len(places) - 2 * len(speech) == 2 * 3
     assert plan == ctc._plan([*speech, *silence], len(speech), seconds, TRAINING)
 
@@ -196,21 +276,35 @@ def test_every_epoch_hears_another_view_of_every_utterance(world: Path) -> None:
     speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
     items, scratch = [*speech, *silence], Path("scratch")
     scratch.mkdir()
-    extractor, units = ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]), ctc.tokenizer_for(TEXTS, Path())
+    extractor, units = (
+        ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]),
+        ctc.tokenizer_for(TEXTS, Path()),
+    )
     examples = ctc._examples(Ranks(), items, extractor, units, scratch, training)
     plan = ctc._plan(items, len(speech), [example.seconds for example in examples], training)
     places = [place for batch in plan for place in batch if place < 3 * len(speech)]
     assert sorted(places) == list(range(3 * len(speech)))
     first, steps = set(places[: len(speech)]), len(plan) // 3
     assert {place % 3 for place in first} == {0}, steps
-    lengths = [[len(examples[3 * place + view].mel) for view in range(3)] for place in range(len(speech))]
+    lengths = [
+        [len(examples[3 * place + view].mel) for view in range(3)] for place in range(len(speech))
+    ]
     assert sum(len(set(each)) > 1 for each in lengths) > len(speech) / 2
-    alike = [torch.equal(one.target, examples[place - place % 3].target) for place, one in enumerate(examples)]
+    alike = [
+        torch.equal(one.target, examples[place - place % 3].target)
+        for place, one in enumerate(examples)
+    ]
     assert all(alike)
-    assert all(max(examples[place].seconds for place in batch) * len(batch) <= training.batch_seconds for batch in plan if len(batch) > 1)
+    assert all(
+        max(examples[place].seconds for place in batch) * len(batch) <= training.batch_seconds
+        for batch in plan
+        if len(batch) > 1
+    )
 
 
-def test_the_stage_trains_once_and_records_what_it_used(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_trains_once_and_records_what_it_used(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = {"kind": "ctc", "config": PARAKEET, "training": asdict(TRAINING)}
     tones.change("catalogue/encoder.yaml", {"tiny.source": source})
     tones.run("encoder")
@@ -247,7 +341,9 @@ def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) 
     names = {path.name for path in tones.ENCODER.iterdir()}
     taken = {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")}
     assert names == taken | {"inputs.json"}
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == (
+        checkpoint / "model.safetensors"
+    ).read_bytes()
     assert str(checkpoint.parent) not in (tones.ENCODER / "inputs.json").read_text()
     SpeechEncoder(tones.ENCODER)
 
@@ -260,15 +356,23 @@ def test_a_local_checkpoint_that_is_edited_is_taken_anew(checkpoint: Path) -> No
     assert json.loads((tones.ENCODER / "config.json").read_text())["note"] == 1
 
 
-def test_what_a_local_checkpoint_lacks_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_local_checkpoint_lacks_is_said(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "pytorch_model.bin").unlink()
     with pytest.raises(
-        InputError, match=r"encoder 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or .*save_pretrained"
+        InputError,
+        match=(
+            r"encoder 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or "
+            r".*save_pretrained"
+        ),
     ):
         tones.run("encoder")
     tones.change("catalogue/encoder.yaml", {"tiny.source.folder": "elsewhere"})
-    with pytest.raises(InputError, match=r"encoder 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"):
+    with pytest.raises(
+        InputError, match=r"encoder 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"
+    ):
         tones.run("encoder")
     monkeypatch.delenv("LIBRETTO_MODELS")
     with pytest.raises(InputError, match="LIBRETTO_MODELS is not set"):

@@ -1,4 +1,6 @@
-"""Encoder folders that the stage makes without training: log-mel, encoders side by side, the encoder inside Qwen-Audio."""
+"""Encoder folders that the stage makes without training: log-mel, encoders side by side, the
+encoder inside Qwen-Audio.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ SOURCE = "tiny.source"
 def made(source: dict[str, Any]) -> SpeechEncoder:
     tones.change("catalogue/encoder.yaml", {SOURCE: source})
     tones.run("encoder")
-    assert contents(tones.ENCODER) == {name: digest for name, digest in folder_digests(tones.ENCODER).items() if name != "inputs.json"}
+    assert contents(tones.ENCODER) == {
+        name: digest
+        for name, digest in folder_digests(tones.ENCODER).items()
+        if name != "inputs.json"
+    }
     return SpeechEncoder(tones.ENCODER)
 
 
@@ -50,9 +56,13 @@ def test_without_an_encoder_features_are_log_mel(world: Path) -> None:
 
 
 def test_settings_that_log_mel_has_not_are_refused(world: Path) -> None:
-    with pytest.raises(InputError, match=r"encoder 'tiny': .*'fbank' takes feature_size, not mels\. Correct"):
+    with pytest.raises(
+        InputError, match=r"encoder 'tiny': .*'fbank' takes feature_size, not mels\. Correct"
+    ):
         made({"kind": "fbank", "config": {"mels": 80}})
-    with pytest.raises(InputError, match=r"encoder 'tiny': source\.config: 'feature_size' is 0\. Set it to"):
+    with pytest.raises(
+        InputError, match=r"encoder 'tiny': source\.config: 'feature_size' is 0\. Set it to"
+    ):
         made({"kind": "fbank", "config": {"feature_size": 0}})
     with pytest.raises(InputError, match="encoder 'tiny': a source of kind 'fbank' needs 'config'"):
         made({"kind": "fbank"})
@@ -61,7 +71,10 @@ def test_settings_that_log_mel_has_not_are_refused(world: Path) -> None:
 def test_encoders_side_by_side_are_one_folder(world: Path, local: Path) -> None:
     for family in ("whisper", "ast"):
         save_encoder(local / family, family)
-    folders = {"speech": {"kind": "folder", "folder": "whisper"}, "events": {"kind": "folder", "folder": "ast"}}
+    folders = {
+        "speech": {"kind": "folder", "folder": "whisper"},
+        "events": {"kind": "folder", "folder": "ast"},
+    }
     encoder = made({"kind": "joined", "parts": folders})
     assert (encoder.width, encoder.rate) == (64, 50)
     sound = [audio(item) for item in entries(Path("data/shards/dev"))]
@@ -69,7 +82,9 @@ def test_encoders_side_by_side_are_one_folder(world: Path, local: Path) -> None:
         assert torch.equal(frames[:, :32], speech)
     tones.run("features", "dev")
     assert {array(item).shape[1] for item in entries(Path("data/features/dev"))} == {64}
-    with pytest.raises(InputError, match=r"encoder 'tiny\.events': a source of kind 'folder' needs 'folder'"):
+    with pytest.raises(
+        InputError, match=r"encoder 'tiny\.events': a source of kind 'folder' needs 'folder'"
+    ):
         made({"kind": "joined", "parts": {**folders, "events": {"kind": "folder"}}})
 
 
@@ -82,19 +97,37 @@ def openai(name: str) -> str:
         return f"ln_post.{parts[1]}"
     if parts[0] != "layers":
         return name
-    inside = {"self_attn.q_proj": "attn.query", "self_attn.k_proj": "attn.key", "self_attn.v_proj": "attn.value",
-              "self_attn.out_proj": "attn.out", "self_attn_layer_norm": "attn_ln", "fc1": "mlp.0", "fc2": "mlp.2",
-              "final_layer_norm": "mlp_ln"}[".".join(parts[2:-1])]  # fmt: skip
+    inside = {
+        "self_attn.q_proj": "attn.query",
+        "self_attn.k_proj": "attn.key",
+        "self_attn.v_proj": "attn.value",
+        "self_attn.out_proj": "attn.out",
+        "self_attn_layer_norm": "attn_ln",
+        "fc1": "mlp.0",
+        "fc2": "mlp.2",
+        "final_layer_norm": "mlp_ln",
+    }[".".join(parts[2:-1])]
     return f"blocks.{parts[1]}.{inside}.{parts[-1]}"
 
 
 def qwen_audio() -> tuple[WhisperEncoder, dict[str, torch.Tensor]]:
     """A random encoder, and a checkpoint in the form of Qwen-Audio that holds it."""
     torch.manual_seed(3)
-    network = WhisperEncoder(WhisperConfig(**{**WHISPER, "encoder_ffn_dim": 128, "encoder_layers": 12})).eval()
-    tensors = {f"transformer.audio.{openai(name)}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"transformer.audio.{name}": torch.randn(4, 4) for name in ("proj.weight", "proj.bias", "audio_bos_eos_token.weight")}
-    return network, {**tensors, "transformer.wte.weight": torch.randn(4, 4), "transformer.h.0.mlp.w1.weight": torch.randn(4, 4)}
+    network = WhisperEncoder(
+        WhisperConfig(**{**WHISPER, "encoder_ffn_dim": 128, "encoder_layers": 12})
+    ).eval()
+    tensors = {
+        f"transformer.audio.{openai(name)}": tensor for name, tensor in network.state_dict().items()
+    }
+    tensors |= {
+        f"transformer.audio.{name}": torch.randn(4, 4)
+        for name in ("proj.weight", "proj.bias", "audio_bos_eos_token.weight")
+    }
+    return network, {
+        **tensors,
+        "transformer.wte.weight": torch.randn(4, 4),
+        "transformer.h.0.mlp.w1.weight": torch.randn(4, 4),
+    }
 
 
 def test_the_tensors_of_qwen_audio_get_the_names_of_whisper() -> None:
@@ -109,17 +142,34 @@ def test_a_whole_qwen_audio_gives_its_encoder(world: Path, local: Path) -> None:
     (local / "qwen").mkdir()
     names = sorted(tensors)
     for part, chosen in enumerate((names[::2], names[1::2])):
-        save_file({name: tensors[name].bfloat16().contiguous() for name in chosen}, local / f"qwen/model-{part}.safetensors")
+        save_file(
+            {name: tensors[name].bfloat16().contiguous() for name in chosen},
+            local / f"qwen/model-{part}.safetensors",
+        )
     shape = {"n_state": 32, "n_layer": 12, "n_head": 2, "n_ctx": 1500, "n_mels": 20}
-    config = {"model_type": "qwen", "audio": shape, "auto_map": {"AutoConfig": "configuration_qwen.QWenConfig"}}
+    config = {
+        "model_type": "qwen",
+        "audio": shape,
+        "auto_map": {"AutoConfig": "configuration_qwen.QWenConfig"},
+    }
     (local / "qwen/config.json").write_text(json.dumps(config))
     encoder = made({"kind": "folder", "folder": "qwen"})
     assert (encoder.width, encoder.rate, encoder.has_ctc) == (32, 50, False)
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(encoder.model.state_dict()[name], tensor.bfloat16().float())
-    (local / "qwen/config.json").write_text(json.dumps({**config, "audio": {**shape, "n_layer": 11}}))
-    with pytest.raises(InputError, match=r"encoder 'tiny': the audio encoder is not of Whisper's form.*layers\.11"):
+    (local / "qwen/config.json").write_text(
+        json.dumps({**config, "audio": {**shape, "n_layer": 11}})
+    )
+    with pytest.raises(
+        InputError, match=r"encoder 'tiny': the audio encoder is not of Whisper's form.*layers\.11"
+    ):
         made({"kind": "folder", "folder": "qwen"})
     (local / "qwen/config.json").write_text(json.dumps({"model_type": "qwen"}))
-    with pytest.raises(InputError, match=r"encoder 'tiny': the checkpoint is a Qwen without an audio encoder\. Name a Qwen-Audio"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"encoder 'tiny': the checkpoint is a Qwen without an audio encoder\. Name a "
+            r"Qwen-Audio"
+        ),
+    ):
         made({"kind": "folder", "folder": "qwen"})

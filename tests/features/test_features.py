@@ -34,7 +34,9 @@ def stored(role: str) -> dict[str, str]:
     return folder_digests(OUT / role)
 
 
-def made_again(role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, str]:
+def made_again(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **environment: str
+) -> dict[str, str]:
     """The same of a run that finds no finished unit."""
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / f"work {len(list(tmp_path.iterdir()))}"))
     for name, value in environment.items():
@@ -47,7 +49,9 @@ def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
     for role, layout in tones.LAYOUT.items():
         audios, features = entries(SHARDS / role), entries(OUT / role)
         assert [item.entry.id for item in features] == [item.entry.id for item in audios]
-        assert {path.relative_to(OUT) for path in OUT.rglob("*.tar")} == {path.relative_to(SHARDS) for path in SHARDS.rglob("*.tar")}
+        assert {path.relative_to(OUT) for path in OUT.rglob("*.tar")} == {
+            path.relative_to(SHARDS) for path in SHARDS.rglob("*.tar")
+        }
         assert len(features) == sum(map(sum, layout.values()))
         for sound, item in zip(audios, features, strict=True):
             frames = array(item)
@@ -55,7 +59,12 @@ def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
             assert frames.shape == (item.entry.frames, WIDTH)
             assert item.entry.frames == pytest.approx(sound.entry.seconds * 25, abs=1)
             kept = (item.entry.samples, item.entry.text, item.entry.speaker, item.entry.shard)
-            assert kept == (sound.entry.samples, sound.entry.text, sound.entry.speaker, sound.entry.shard)
+            assert kept == (
+                sound.entry.samples,
+                sound.entry.text,
+                sound.entry.speaker,
+                sound.entry.shard,
+            )
     with tarfile.open(OUT / "train/tones/tones-000000.tar") as archive:
         assert sorted(archive.getnames()[:2]) == ["tones-000.json", "tones-000.npy"]
 
@@ -67,19 +76,25 @@ def test_what_is_stored_is_what_the_encoder_gives(world: Path) -> None:
         np.testing.assert_allclose(array(item).astype(np.float32), alone, rtol=1e-3, atol=1e-4)
 
 
-def test_two_runs_give_the_same_bytes_whatever_the_batches_before(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_give_the_same_bytes_whatever_the_batches_before(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = stored("train")
     assert made_again("train", tmp_path, monkeypatch) == before
     assert made_again("test", tmp_path, monkeypatch) == stored("test")
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_bytes_of_one(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_give_the_bytes_of_one(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = stored("train")
     assert made_again("train", tmp_path, monkeypatch, LIBRETTO_WORKERS="2") == before
 
 
-def test_finished_shards_are_not_computed_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_shards_are_not_computed_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tones.run("features", "train")
     before = stored("train")
     calls: list[str] = []
@@ -99,12 +114,16 @@ def test_finished_shards_are_not_computed_again(world: Path, monkeypatch: pytest
     assert calls == ["added-000000.tar"]
 
 
-@pytest.mark.parametrize(("value", "says"), [(float("nan"), "nan"), (float("inf"), "inf"), (7.0e4, "70000")])
+@pytest.mark.parametrize(
+    ("value", "says"), [(float("nan"), "nan"), (float("inf"), "inf"), (7.0e4, "70000")]
+)
 def test_a_value_that_can_not_be_held_stops_with_its_utterance(
     value: float, says: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = SpeechEncoder.__call__
-    wanted = next(item for item in entries(SHARDS / "train") if item.entry.id == "tones-006").entry.samples
+    wanted = next(
+        item for item in entries(SHARDS / "train") if item.entry.id == "tones-006"
+    ).entry.samples
 
     def call(self: SpeechEncoder, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
         found = [each.clone() for each in known(self, waveforms)]
@@ -114,17 +133,25 @@ def test_a_value_that_can_not_be_held_stops_with_its_utterance(
         return found
 
     monkeypatch.setattr(SpeechEncoder, "__call__", call)
-    with pytest.raises(InputError, match=rf"'tones-006', layer last: the largest value is {says}.*numerics\.dtype.*float32"):
+    with pytest.raises(
+        InputError,
+        match=rf"'tones-006', layer last: the largest value is {says}.*numerics\.dtype.*float32",
+    ):
         made_again("train", tmp_path, monkeypatch)
     assert not (OUT / "train/inputs.json").exists()
-    tones.change("catalogue/encoder.yaml", {"tiny.numerics.max_abs": 1e5, "tiny.numerics.features": "float32"})
+    tones.change(
+        "catalogue/encoder.yaml",
+        {"tiny.numerics.max_abs": 1e5, "tiny.numerics.features": "float32"},
+    )
     if np.isfinite(value):
         made_again("train", tmp_path, monkeypatch)
         item = next(item for item in entries(OUT / "train") if item.entry.id == "tones-006")
         assert array(item)[1, 2] == np.float32(value)
 
 
-def test_a_broken_recording_stops_with_its_utterance(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_recording_stops_with_its_utterance(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = next(item for item in entries(SHARDS / "train") if item.entry.id == "tones-006")
     tar = item.folder / item.entry.shard
     data = bytearray(tar.read_bytes())
@@ -137,12 +164,17 @@ def test_a_broken_recording_stops_with_its_utterance(world: Path, tmp_path: Path
     assert not (OUT / "train/inputs.json").exists()
 
 
-def test_a_tar_that_ends_too_early_stops_with_its_utterance(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tar_that_ends_too_early_stops_with_its_utterance(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = next(item for item in entries(SHARDS / "train") if item.entry.id == "tones-006")
     tar = item.folder / item.entry.shard
     tar.write_bytes(tar.read_bytes()[: item.entry.offset + 100])
     write_record(SHARDS / "train", "shards", parameters=None, inputs={})
-    with pytest.raises(InputError, match=r"tones-000001\.tar ends inside utterance 'tones-00[678]'.*dvc repro -f shards"):
+    with pytest.raises(
+        InputError,
+        match=r"tones-000001\.tar ends inside utterance 'tones-00[678]'.*dvc repro -f shards",
+    ):
         made_again("train", tmp_path, monkeypatch)
 
 
@@ -184,12 +216,19 @@ def test_live_mode_stores_its_record_alone_and_loads_no_encoder(
 def encode_with(family: str, **numerics: object) -> None:
     """Puts an encoder of another family in place, run as its entry would say."""
     save_encoder(tones.ENCODER, family)
-    numerics = {"batching": "equal-length" if family.endswith("group-norm") else "padded", **numerics}
-    tones.change("catalogue/encoder.yaml", {f"tiny.numerics.{name}": value for name, value in numerics.items()})
+    numerics = {
+        "batching": "equal-length" if family.endswith("group-norm") else "padded",
+        **numerics,
+    }
+    tones.change(
+        "catalogue/encoder.yaml",
+        {f"tiny.numerics.{name}": value for name, value in numerics.items()},
+    )
 
 
 @pytest.mark.parametrize(
-    ("family", "padding"), [*((family, "window") for family in ENCODERS), ("whisper", "none"), ("whisper-ast", "none")]
+    ("family", "padding"),
+    [*((family, "window") for family in ENCODERS), ("whisper", "none"), ("whisper-ast", "none")],
 )
 def test_live_and_cached_frames_agree_to_half_precision(
     family: str, padding: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -211,18 +250,30 @@ def test_live_and_cached_frames_agree_to_half_precision(
     assert live.frames([]) == cached.frames([]) == []
 
 
-def test_an_encoder_that_forbids_padding_says_so(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_forbids_padding_says_so(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encode_with("hubert-group-norm", batching="padded")
-    with pytest.raises(InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"):
+    with pytest.raises(
+        InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"
+    ):
         made_again("train", tmp_path, monkeypatch)
 
 
 def last_norm(family: str) -> tuple[Path, str]:
-    """File and name of the norm that alone sets how large the frames are: behind the last layer, or the last one in it."""
-    file = tones.ENCODER / ("speech/model.safetensors" if family == "whisper-ast" else "model.safetensors")
+    """File and name of the norm that alone sets how large the frames are: behind the last layer, or
+    the last one in it.
+    """
+    file = tones.ENCODER / (
+        "speech/model.safetensors" if family == "whisper-ast" else "model.safetensors"
+    )
     inside = {"parakeet": "layers.1.norm_out", "ast": "layernorm"}.get(family, "encoder.layer_norm")
     wanted = "layers.1.final_layer_norm" if family.endswith("group-norm") else inside
-    names = [name for name in load_file(file) if re.search(rf"(^|\.){re.escape(wanted)}\.weight$", name) and "classifier" not in name]
+    names = [
+        name
+        for name in load_file(file)
+        if re.search(rf"(^|\.){re.escape(wanted)}\.weight$", name) and "classifier" not in name
+    ]
     assert len(names) == 1, names
     return file, names[0]
 
@@ -239,24 +290,40 @@ def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
     save_file({**weights, name: weights[name] * 6e4}, file, metadata={"format": "pt"})
     write_record(tones.ENCODER, "encoder", parameters=None, inputs={})
     with pytest.raises(
-        InputError, match=r"'tones-dev-00.', layer last: the largest value is (inf|nan).*numerics\.dtype.*to float32, and max_abs"
+        InputError,
+        match=(
+            r"'tones-dev-00.', layer last: the largest value is "
+            r"(inf|nan).*numerics\.dtype.*to float32, and max_abs"
+        ),
     ):
         made_again("dev", tmp_path, monkeypatch)
     way_out = {"dtype": "float32", "features": "float32", "max_abs": 1e6}
-    tones.change("catalogue/encoder.yaml", {f"tiny.numerics.{name}": value for name, value in way_out.items()})
+    tones.change(
+        "catalogue/encoder.yaml",
+        {f"tiny.numerics.{name}": value for name, value in way_out.items()},
+    )
     made_again("dev", tmp_path, monkeypatch)
     assert {array(item).dtype for item in entries(OUT / "dev")} == {np.dtype(np.float32)}
     assert max(float(np.abs(array(item)).max()) for item in entries(OUT / "dev")) > 65_504
 
 
-def test_log_mel_over_what_its_entry_allows_stops(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is normalised, so no half precision overflows: the entry's own limit is what can be passed."""
+def test_log_mel_over_what_its_entry_allows_stops(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is normalised, so no half precision overflows: the entry's own limit is what can be
+    passed.
+    """
     encode_with("fbank", max_abs=0.5)
-    with pytest.raises(InputError, match=r"'tones-dev-00.', layer last: the largest value is \d.*, over 0\.5"):
+    with pytest.raises(
+        InputError, match=r"'tones-dev-00.', layer last: the largest value is \d.*, over 0\.5"
+    ):
         made_again("dev", tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("family", "mode"), [*((family, "cached") for family in ENCODERS), ("parakeet", "live"), ("whisper", "live")])
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [*((family, "cached") for family in ENCODERS), ("parakeet", "live"), ("whisper", "live")],
+)
 def test_a_clip_without_a_frame_stops_before_any_work(
     family: str, mode: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,12 +332,23 @@ def test_a_clip_without_a_frame_stops_before_any_work(
     encode_with(family)
     least = 320 if family in ("parakeet", "fbank") else 400
     samples = {"long": 16_000, "click": least - 1}
-    written = [Sample(name, as_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "") for name, count in samples.items()]
-    write_index(out / "clicks" / INDEX, write_tar(out / "clicks/clicks-000000.tar", written, "flac"))
+    written = [
+        Sample(name, as_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "")
+        for name, count in samples.items()
+    ]
+    write_index(
+        out / "clicks" / INDEX, write_tar(out / "clicks/clicks-000000.tar", written, "flac")
+    )
     write_record(out, "shards", parameters=None, inputs={})
     tones.change("params.yaml", {"features.mode": mode})
     monkeypatch.setattr(SpeechEncoder, "__call__", lambda *arguments: pytest.fail("computed"))
-    with pytest.raises(InputError, match=rf"'click' is shorter than one frame of the encoder: {least - 1} samples, {least} are needed"):
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"'click' is shorter than one frame of the encoder: {least - 1} samples, "
+            rf"{least} are needed"
+        ),
+    ):
         made_again("dev", tmp_path, monkeypatch)
         source = tones.frame_source("dev")
         source.frames(source.items)
@@ -314,8 +392,11 @@ def test_the_key_follows_what_shapes_the_frames_and_not_where_they_are_made(
     assert key() == before["dev"]
     monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
     found = [json.dumps(before["dev"], sort_keys=True)]
-    for path, change in [("params.yaml", {"features.layer": 1}), ("params.yaml", {"features.batch_seconds": 2}),
-                         ("catalogue/encoder.yaml", {"tiny.numerics.features": "float32"})]:  # fmt: skip
+    for path, change in [
+        ("params.yaml", {"features.layer": 1}),
+        ("params.yaml", {"features.batch_seconds": 2}),
+        ("catalogue/encoder.yaml", {"tiny.numerics.features": "float32"}),
+    ]:
         tones.change(path, change)
         found.append(json.dumps(key(), sort_keys=True))
     save_encoder(tones.ENCODER, seed=2)
@@ -329,7 +410,9 @@ def test_another_layer_gives_other_frames(world: Path) -> None:
         tones.change("params.yaml", {"features.layer": layer})
         tones.run("features", "dev")
         frames = {item.entry.id: array(item) for item in entries(OUT / "dev")}
-        assert {name: each.shape for name, each in frames.items()} == {name: each.shape for name, each in last.items()}
+        assert {name: each.shape for name, each in frames.items()} == {
+            name: each.shape for name, each in last.items()
+        }
         same = all(np.allclose(frames[name], last[name], atol=1e-3) for name in last)
         assert same == (layer == 2)
 
@@ -338,7 +421,12 @@ def test_a_clip_shorter_than_a_frame_stops_with_its_name() -> None:
     from components.config.catalogue import EncoderNumerics
 
     with pytest.raises(InputError, match=r"'short' is shorter than one frame"):
-        extract.checked(np.zeros((0, 4), np.float32), "short", EncoderNumerics("float32", "float16", "padded"), "last")
+        extract.checked(
+            np.zeros((0, 4), np.float32),
+            "short",
+            EncoderNumerics("float32", "float16", "padded"),
+            "last",
+        )
 
 
 def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
@@ -353,5 +441,7 @@ def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
 
 def test_the_record_knows_the_digest_of_every_file(world: Path) -> None:
     for role in tones.LAYOUT:
-        assert {name: file_digest(OUT / role / name) for name in contents(OUT / role)} == contents(OUT / role)
+        assert {name: file_digest(OUT / role / name) for name in contents(OUT / role)} == contents(
+            OUT / role
+        )
         assert set(contents(OUT / role)) == set(stored(role)) - {"inputs.json"}

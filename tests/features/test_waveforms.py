@@ -1,4 +1,6 @@
-"""Augmented training audio: what is stored and what is drawn agree, all other roles stay as recorded, and nothing is missed."""
+"""Augmented training audio: what is stored and what is drawn agree, all other roles stay as
+recorded, and nothing is missed.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +25,40 @@ from tests import world as tones
 
 OUT, SHARDS = Path("data/features"), Path("data/shards")
 NOISE = SHARDS / "noise"
-ALL = {"speed": [0.8, 1.0, 1.25], "level_db": [-9, 3], "noise.probability": 0.7, "rooms.probability": 0.5}
+ALL = {
+    "speed": [0.8, 1.0, 1.25],
+    "level_db": [-9, 3],
+    "noise.probability": 0.7,
+    "rooms.probability": 0.5,
+}
 
 
 def put_noise(seed: int = 1, rooms: bool = True) -> None:
     """The shards of the role noise: clips shorter and longer than speech, and a source of rooms."""
     out, random = fresh(NOISE), np.random.default_rng(seed)
     tail = np.exp(-np.arange(3000) / 300) * random.standard_normal(3000) * 0.2
-    held = {"hum": [random.uniform(-0.3, 0.3, count) for count in (900, 60_000)], "hall": [np.r_[np.zeros(40), 0.9, tail]]}
+    held = {
+        "hum": [random.uniform(-0.3, 0.3, count) for count in (900, 60_000)],
+        "hall": [np.r_[np.zeros(40), 0.9, tail]],
+    }
     for source, clips in held.items():
         (out / source).mkdir()
-        samples = [Sample(f"{source}-{n}", as_flac(each), len(each), 0, "", "", "") for n, each in enumerate(clips)]
-        write_index(out / source / INDEX, write_tar(out / source / f"{source}-000000.tar", samples, "flac"))
-    write_record(out, "shards", parameters=None, inputs={}, **({"rooms": ["hall"]} if rooms else {}))
+        samples = [
+            Sample(f"{source}-{n}", as_flac(each), len(each), 0, "", "", "")
+            for n, each in enumerate(clips)
+        ]
+        write_index(
+            out / source / INDEX, write_tar(out / source / f"{source}-000000.tar", samples, "flac")
+        )
+    write_record(
+        out, "shards", parameters=None, inputs={}, **({"rooms": ["hall"]} if rooms else {})
+    )
 
 
 def augment(**changed: Any) -> None:
-    tones.change("params.yaml", {f"features.augment.{key}": value for key, value in changed.items()})
+    tones.change(
+        "params.yaml", {f"features.augment.{key}": value for key, value in changed.items()}
+    )
 
 
 @pytest.fixture
@@ -59,24 +78,47 @@ def run(*roles: str, mode: str = "cached") -> None:
 def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -> None:
     run("train", "nonspeech-train")
     cached = {role: tones.frame_source(role) for role in ("train", "nonspeech-train")}
-    stored = {role: [source.frames(source.items, epoch) for epoch in range(4)] for role, source in cached.items()}
-    counts = {role: [[source.count(item, epoch) for item in source.items] for epoch in range(4)] for role, source in cached.items()}
+    stored = {
+        role: [source.frames(source.items, epoch) for epoch in range(4)]
+        for role, source in cached.items()
+    }
+    counts = {
+        role: [[source.count(item, epoch) for item in source.items] for epoch in range(4)]
+        for role, source in cached.items()
+    }
     for role, source in cached.items():
-        wanted = [(item.source, item.entry.id, item.entry.samples) for item in entries(SHARDS / role)]
+        wanted = [
+            (item.source, item.entry.id, item.entry.samples) for item in entries(SHARDS / role)
+        ]
         for below in ("", "view-1", "view-2"):
-            assert [(item.source, item.entry.id, item.entry.samples) for item in entries(OUT / role, below)] == wanted
-        assert len(list((OUT / role).rglob("*.tar"))) == 3 * len(list((SHARDS / role).rglob("*.tar")))
-        assert contents(OUT / role) == {name: digest for name, digest in folder_digests(OUT / role).items() if name != "inputs.json"}
+            assert [
+                (item.source, item.entry.id, item.entry.samples)
+                for item in entries(OUT / role, below)
+            ] == wanted
+        assert len(list((OUT / role).rglob("*.tar"))) == 3 * len(
+            list((SHARDS / role).rglob("*.tar"))
+        )
+        assert contents(OUT / role) == {
+            name: digest
+            for name, digest in folder_digests(OUT / role).items()
+            if name != "inputs.json"
+        }
         assert [[len(each) for each in frames] for frames in stored[role]] == counts[role]
-        assert all(torch.equal(*pair) for pair in zip(stored[role][0], stored[role][3], strict=True))
-        assert not any(torch.equal(*pair) for pair in zip(stored[role][0], stored[role][1], strict=True))
+        assert all(
+            torch.equal(*pair) for pair in zip(stored[role][0], stored[role][3], strict=True)
+        )
+        assert not any(
+            torch.equal(*pair) for pair in zip(stored[role][0], stored[role][1], strict=True)
+        )
         assert source.stretch == pytest.approx(1.25)
     run("train", "nonspeech-train", mode="live")
     for role in cached:
         live = tones.frame_source(role)
         for epoch in (2, 0, 1):
             backwards = live.frames(live.items[::-1], epoch)[::-1]
-            for item, frames, wanted in zip(live.items, backwards, stored[role][epoch], strict=True):
+            for item, frames, wanted in zip(
+                live.items, backwards, stored[role][epoch], strict=True
+            ):
                 assert len(frames) == live.count(item, epoch)
                 torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
                 assert live.seconds(item, epoch) == cached[role].seconds(item, epoch)
@@ -90,7 +132,14 @@ def test_other_roles_and_training_with_all_off_stay_as_recorded(world: Path) -> 
     run("dev", "test", "nonspeech-test")
     for role in ("dev", "test", "nonspeech-test"):
         assert folder_digests(OUT / role) == before[role]
-    off = {"speed": [1.0], "level_db": [0, 0], "noise.probability": 0, "rooms.probability": 0, "views": 1, "seed": 9}
+    off = {
+        "speed": [1.0],
+        "level_db": [0, 0],
+        "noise.probability": 0,
+        "rooms.probability": 0,
+        "views": 1,
+        "seed": 9,
+    }
     augment(**off)
     run("train", "nonspeech-train")
     for role in ("train", "nonspeech-train"):
@@ -110,12 +159,17 @@ def test_without_an_epoch_live_frames_are_clean_and_stored_ones_are_refused(draw
         cached.frames(cached.items)
 
 
-def test_finished_views_are_taken_from_the_work_cache(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_views_are_taken_from_the_work_cache(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     augment(views=2)
     run("train")
     made: list[tuple[str, int]] = []
     known = tones.importlib.import_module("components.features.extract")._frames
-    monkeypatch.setattr("components.features.extract._frames", lambda job, items: made.append((job.name, job.view)) or known(job, items))
+    monkeypatch.setattr(
+        "components.features.extract._frames",
+        lambda job, items: made.append((job.name, job.view)) or known(job, items),
+    )
     augment(views=3)
     run("train")
     assert made == [(f"tones-00000{shard}.tar", 2) for shard in range(3)]
@@ -139,7 +193,9 @@ def test_other_noise_gives_another_key_and_stored_frames_are_refused(drawn: Path
     run("train")
     key = read_record(OUT / "train")["key"]
     put_noise(seed=2)
-    with pytest.raises(InputError, match=r"was made from other noise than data/shards/noise.*dvc repro features"):
+    with pytest.raises(
+        InputError, match=r"was made from other noise than data/shards/noise.*dvc repro features"
+    ):
         tones.frame_source("train")
     run("train")
     assert read_record(OUT / "train")["key"] != key
@@ -164,7 +220,10 @@ def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
     assert (quiet.noise.probability, quiet.rooms.probability) == (0, 0)
     item = entries(SHARDS / "nonspeech-train")[0]
     for view in range(8):
-        made, length = Take(augmentation_of(quiet, NOISE), view).waveform(item), Take(augmentation_of(quiet, NOISE), view).samples(item)
+        made, length = (
+            Take(augmentation_of(quiet, NOISE), view).waveform(item),
+            Take(augmentation_of(quiet, NOISE), view).samples(item),
+        )
         assert len(made) == length
         if length == item.entry.samples:
             ratio = made[audio(item) != 0] / audio(item)[audio(item) != 0]
@@ -173,35 +232,63 @@ def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
 @pytest.mark.parametrize("kind", ["noise", "rooms"])
-def test_noise_that_is_not_there_stops_before_any_work(kind: str, mode: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the catalogue, where every stage begins; and by the shards, where all clips of a source were rejected."""
+def test_noise_that_is_not_there_stops_before_any_work(
+    kind: str, mode: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the catalogue, where every stage begins; and by the shards, where all clips of a source
+    were rejected.
+    """
     write_record(fresh(NOISE), "shards", parameters=None, inputs={})
     augment(**{f"{kind}.probability": 0.5})
-    says = rf"features\.augment\.{kind} is on.* no {kind}.*Give the role a source.*set the probability to 0"
-    tones.change("catalogue/corpus.yaml", {"tones.noise": {"other": {"kind": "clips", "rooms": kind == "noise"}}})
+    says = (
+        rf"features\.augment\.{kind} is on.* no {kind}.*Give the role a source.*set the "
+        r"probability to 0"
+    )
+    tones.change(
+        "catalogue/corpus.yaml",
+        {"tones.noise": {"other": {"kind": "clips", "rooms": kind == "noise"}}},
+    )
     with pytest.raises(InputError, match=says):
         check_names(read_params())
-    tones.change("catalogue/corpus.yaml", {"tones.noise": {"right": {"kind": "clips", "rooms": kind == "rooms"}}})
+    tones.change(
+        "catalogue/corpus.yaml",
+        {"tones.noise": {"right": {"kind": "clips", "rooms": kind == "rooms"}}},
+    )
     check_names(read_params())
     monkeypatch.setattr("components.features.extract.encode", lambda job: pytest.fail("computed"))
     with pytest.raises(InputError, match=says):
         run("train", mode=mode)
 
 
-def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_epoch(world: Path) -> None:
+def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_epoch(
+    world: Path,
+) -> None:
     out = fresh(SHARDS / "train")
     (out / "clicks").mkdir()
     click = np.full(330, 0.1, np.float32)
-    write_index(out / "clicks" / INDEX, write_tar(out / "clicks/c.tar", [Sample("click", as_flac(click), 330, 0, "", "", "")], "flac"))
+    write_index(
+        out / "clicks" / INDEX,
+        write_tar(
+            out / "clicks/c.tar", [Sample("click", as_flac(click), 330, 0, "", "", "")], "flac"
+        ),
+    )
     write_record(out, "shards", parameters=None, inputs={})
     augment(speed=[1.0, 1.25])
     run("train", mode="live")
-    with pytest.raises(InputError, match=r"'click' is shorter than one frame of the encoder: 264 samples, 320.*features\.augment\.speed"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"'click' is shorter than one frame of the encoder: 264 samples, "
+            r"320.*features\.augment\.speed"
+        ),
+    ):
         tones.frame_source("train")
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 60_000), (31_234, 5_000), (59_999, 1)])
-def test_a_part_of_a_recording_is_that_part_of_the_whole(start: int, count: int, drawn: Path) -> None:
+def test_a_part_of_a_recording_is_that_part_of_the_whole(
+    start: int, count: int, drawn: Path
+) -> None:
     item = next(item for item in entries(NOISE) if item.entry.samples == 60_000)
     assert np.array_equal(part(item, start, count), audio(item)[start : start + count])
     with pytest.raises(InputError, match=r"hum-000000\.tar, utterance 'hum-1' ends before sample"):

@@ -18,7 +18,11 @@ Project = Callable[..., Path]
 # A stage that notes its run; declared below in an order that is not the order of the DAG.
 NOTE = "python note.py {name}"
 STAGES: dict[str, Any] = {
-    "score": {"cmd": NOTE.format(name="score"), "deps": ["b-x", "b-y"], "metrics": [{"metrics/score.json": {"cache": False}}]},
+    "score": {
+        "cmd": NOTE.format(name="score"),
+        "deps": ["b-x", "b-y"],
+        "metrics": [{"metrics/score.json": {"cache": False}}],
+    },
     "b": {
         "matrix": {"role": ["x", "y"]},
         "cmd": NOTE.format(name="b-${item.role}"),
@@ -28,7 +32,8 @@ STAGES: dict[str, Any] = {
     "a": {"cmd": NOTE.format(name="a"), "deps": ["input"], "outs": ["a"]},
     "side": {"cmd": NOTE.format(name="side"), "deps": ["a"], "outs": ["side"]},
 }
-# Notes the run, then does as the file `order-<name>` says: fails with that kind of error, once or always, or sleeps once and goes on.
+# Notes the run, then does as the file `order-<name>` says: fails with that kind of error, once or
+# always, or sleeps once and goes on.
 NOTE_PY = """
 import json, os, sys, time
 from pathlib import Path
@@ -94,12 +99,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surroundings: None)
     def make(stages: dict[str, Any] | None = None, name: str = "project") -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages or STAGES}, sort_keys=False))
+        (folder / "dvc.yaml").write_text(
+            yaml.safe_dump({"stages": stages or STAGES}, sort_keys=False)
+        )
         (folder / "note.py").write_text(NOTE_PY)
         (folder / "input").write_text("1")
         (folder / ".gitignore").write_text("/a\n/b-*\n/side\n")
         monkeypatch.chdir(folder)
-        for command in ("git init -q", f"{sys.executable} -m dvc init -q", "git add -A", "git commit -qm start"):
+        for command in (
+            "git init -q",
+            f"{sys.executable} -m dvc init -q",
+            "git add -A",
+            "git commit -qm start",
+        ):
             subprocess.run(command.split(), check=True)
         return folder
 
@@ -126,12 +138,17 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from prefect.testing.utilities import prefect_test_harness
 
     home = tmp_path_factory.mktemp("prefect")
-    with temporary_settings(updates={PREFECT_HOME: home}), prefect_test_harness(server_startup_timeout=120):
+    with (
+        temporary_settings(updates={PREFECT_HOME: home}),
+        prefect_test_harness(server_startup_timeout=120),
+    ):
         yield home
 
 
 def processes(words: str, home: str) -> list[int]:
-    """Numbers of the processes whose command line holds these words and whose environment holds this path of the test's."""
+    """Numbers of the processes whose command line holds these words and whose environment holds
+    this path of the test's.
+    """
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:

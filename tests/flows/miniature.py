@@ -1,7 +1,9 @@
-"""A cell of a recipe at tiny size: the same code on tiny checkpoints of the same families, in seconds.
+"""A cell of a recipe at tiny size: the same code on tiny checkpoints of the same families, in
+seconds.
 
-Kept of the cell: prompts, LoRA targets, dtypes, the kinds of its bridge, what is tuned when, every loss, every way to change or to
-batch its data. Made small: widths, ranks, steps, seconds. Two cells that only differ in what is made small are one miniature.
+Kept of the cell: prompts, LoRA targets, dtypes, the kinds of its bridge, what is tuned when, every
+loss, every way to change or to batch its data. Made small: widths, ranks, steps, seconds. Two cells
+that only differ in what is made small are one miniature.
 """
 
 from __future__ import annotations
@@ -31,15 +33,40 @@ TOKENS = 4  # most in a hypothesis
 WIDTH = 32  # of every network
 # What is the same in all miniatures, wherever it stands in the parameters.
 SMALL = {
-    "batch_seconds": 5, "micro_batches": 2, "threads": 1, "window_shards": 2, "max_seconds": 20, "steps": STEPS, "warmup": 1,
-    "learning_rate": 0.001, "rank": 2, "alpha": 4, "every": STEPS, "utterances": 2, "max_tokens": TOKENS, "name": "stage", "seconds": 3,
-}  # fmt: skip
+    "batch_seconds": 5,
+    "micro_batches": 2,
+    "threads": 1,
+    "window_shards": 2,
+    "max_seconds": 20,
+    "steps": STEPS,
+    "warmup": 1,
+    "learning_rate": 0.001,
+    "rank": 2,
+    "alpha": 4,
+    "every": STEPS,
+    "utterances": 2,
+    "max_tokens": TOKENS,
+    "name": "stage",
+    "seconds": 3,
+}
 NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "stack": 3}
 # Utterances of each shard, by role and source.
-LAYOUT = {"train": {"tones": [4, 3]}, "dev": {"tones-dev": [2]}, "test": {"tones-test": [2]}, "nonspeech-train": {"hiss": [2]},
-          "nonspeech-test": {"hiss-test": [1]}, "noise": {"hum": [2], "rooms": [2]}}  # fmt: skip
+LAYOUT = {
+    "train": {"tones": [4, 3]},
+    "dev": {"tones-dev": [2]},
+    "test": {"tones-test": [2]},
+    "nonspeech-train": {"hiss": [2]},
+    "nonspeech-test": {"hiss-test": [1]},
+    "noise": {"hum": [2], "rooms": [2]},
+}
 SENTENCEPIECE = ("vicuna", "llama-2", "llama-7b", "tinyllama")
-TOKENIZERS = {"tinyllama-chat": "chat-words", "phi-2": "phi", "qwen": "qwen", "smollm2": "smollm2", "llama-3": "llama-3"}
+TOKENIZERS = {
+    "tinyllama-chat": "chat-words",
+    "phi-2": "phi",
+    "qwen": "qwen",
+    "smollm2": "smollm2",
+    "llama-3": "llama-3",
+}
 
 
 @dataclass(frozen=True)
@@ -55,31 +82,53 @@ class Miniature:
     @property
     def key(self) -> str:
         """Equal for cells of one shape."""
-        return json.dumps([self.encoder, self.llm, self.tokenizer, self.params, self.entries], sort_keys=True)
+        return json.dumps(
+            [self.encoder, self.llm, self.tokenizer, self.params, self.entries], sort_keys=True
+        )
 
 
 def miniature(cell: Cell) -> Miniature:
     """The cell made small; ``params.yaml`` and ``catalogue/`` are those of the current folder."""
     params = overridden(cell.overrides, cell.name)
     encoder, llm = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
-    raw = _small(copy.deepcopy(params.raw)) | {"corpus": "tones", "encoder": "tiny", "projector": "small", "llm": "tiny"}
-    sources = {role: {name: {"kind": "clips", "rooms": name == "rooms"} for name in held} for role, held in LAYOUT.items()}
+    raw = _small(copy.deepcopy(params.raw)) | {
+        "corpus": "tones",
+        "encoder": "tiny",
+        "projector": "small",
+        "llm": "tiny",
+    }
+    sources = {
+        role: {name: {"kind": "clips", "rooms": name == "rooms"} for name in held}
+        for role, held in LAYOUT.items()
+    }
     parts = ("prompt", "lora", "numerics")
     entries = {
         "corpus": sources,
-        "encoder": {"source": {"kind": "folder", "folder": "encoder"}, "numerics": stated(encoder.numerics), "lora": stated(encoder.lora)},
+        "encoder": {
+            "source": {"kind": "folder", "folder": "encoder"},
+            "numerics": stated(encoder.numerics),
+            "lora": stated(encoder.lora),
+        },
         "projector": _narrow(stated(catalogue.projector(params.projector))),
         "llm": {
             "source": {"kind": "folder", "folder": "llm"},
             **{part: stated(getattr(llm, part)) for part in parts},
         },
     }
-    return Miniature(encoder_family(encoder.source), llm_family(llm.source), _tokenizer(params.llm, llm.source), raw, entries)
+    return Miniature(
+        encoder_family(encoder.source),
+        llm_family(llm.source),
+        _tokenizer(params.llm, llm.source),
+        raw,
+        entries,
+    )
 
 
 def _narrow(entry: dict[str, Any]) -> dict[str, Any]:
     """The entry of a bridge made small."""
-    released = {"weights": {**entry["weights"], "file": "released.pt"}} if "weights" in entry else {}
+    released = (
+        {"weights": {**entry["weights"], "file": "released.pt"}} if "weights" in entry else {}
+    )
     return {key: NARROW.get(key, value) for key, value in entry.items() if key != "card"} | released
 
 
@@ -88,7 +137,11 @@ def encoder_family(source: EncoderSource) -> str:
     if source.kind in ("ctc", "fbank", "joined"):
         return {"ctc": "parakeet", "fbank": "fbank", "joined": "whisper-ast"}[source.kind]
     kind = source.shape["model_type"]
-    return "whisper" if kind in ("whisper", "qwen") else f"{kind}-{source.shape['feat_extract_norm']}-norm"
+    return (
+        "whisper"
+        if kind in ("whisper", "qwen")
+        else f"{kind}-{source.shape['feat_extract_norm']}-norm"
+    )
 
 
 def llm_family(source: LlmSource) -> str:
@@ -106,7 +159,10 @@ def _tokenizer(name: str, source: LlmSource) -> str:
 def _small(data: Any) -> Any:
     """Parameters with what SMALL names in them as it says."""
     if isinstance(data, dict):
-        return {key: SMALL[key] if key in SMALL and not isinstance(value, dict) else _small(value) for key, value in data.items()}
+        return {
+            key: SMALL[key] if key in SMALL and not isinstance(value, dict) else _small(value)
+            for key, value in data.items()
+        }
     return [_small(each) for each in data] if isinstance(data, list) else data
 
 
@@ -118,7 +174,9 @@ def write_shards() -> None:
 
 
 def lay_out(each: Miniature, shards: Path, folder: Path) -> None:
-    """Fills ``folder`` with a workspace in which the stages from ``features`` on can run; ``LIBRETTO_MODELS`` is ``folder/models``."""
+    """Fills ``folder`` with a workspace in which the stages from ``features`` on can run;
+    ``LIBRETTO_MODELS`` is ``folder/models``.
+    """
     shutil.copytree(shards, folder / "data/shards")
     save_encoder(folder / world.ENCODER, each.encoder)
     save_llm(folder / world.LLM, each.llm, form=each.tokenizer)
@@ -126,7 +184,9 @@ def lay_out(each: Miniature, shards: Path, folder: Path) -> None:
     (folder / "catalogue").mkdir()
     names = {kind: each.params[kind] for kind in each.entries}
     for kind, entry in each.entries.items():
-        (folder / f"catalogue/{kind}.yaml").write_text(yaml.safe_dump({names[kind]: entry}, sort_keys=False))
+        (folder / f"catalogue/{kind}.yaml").write_text(
+            yaml.safe_dump({names[kind]: entry}, sort_keys=False)
+        )
     if "weights" in each.entries["projector"]:
         _release(folder / "models" / each.entries["projector"]["weights"]["file"], each)
 
@@ -137,4 +197,6 @@ def _release(path: Path, each: Miniature) -> None:
 
     bridge = build_projector(projector_of(each.entries["projector"], "released"), WIDTH, WIDTH)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({f"encoder_projector.{name}": tensor for name, tensor in bridge.state_dict().items()}, path)
+    torch.save(
+        {f"encoder_projector.{name}": tensor for name, tensor in bridge.state_dict().items()}, path
+    )

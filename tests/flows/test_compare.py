@@ -50,8 +50,14 @@ if not mark.exists():
     mark.touch()
     time.sleep(300)
 """
-STAGES = {"train": {"cmd": "python train.py", "params": ["llm", "train"], "outs": ["data/score"],
-                    "metrics": [{"metrics/score.json": {"cache": False}}]}}  # fmt: skip
+STAGES = {
+    "train": {
+        "cmd": "python train.py",
+        "params": ["llm", "train"],
+        "outs": ["data/score"],
+        "metrics": [{"metrics/score.json": {"cache": False}}],
+    }
+}
 RECIPE = """
 cells:
   some: {train.curriculum.1.steps: 7}
@@ -96,7 +102,9 @@ def test_one_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (compare.devices(0), compare.devices(2)) == ([""], ["", ""])
 
 
-def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_cell_is_one_failed_row(
+    recipe_project: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert compare.main(["trial"]) == 1
     found = rows(capfd.readouterr().out)
     assert found["trial-some"] == ["done", "7.00", "6.50"]
@@ -108,23 +116,42 @@ def test_a_failing_cell_is_one_failed_row(recipe_project: None, capfd: pytest.Ca
     Path("mended").touch()
     assert compare.main(["trial"]) == 0
     found = rows(capfd.readouterr().out)
-    assert (found["trial-some"], found["trial-broken"]) == (["done", "7.00", "6.50"], ["done", "650.00", "-"])
+    assert (found["trial-some"], found["trial-broken"]) == (
+        ["done", "7.00", "6.50"],
+        ["done", "650.00", "-"],
+    )
     assert experiments.results()["trial-some"] == before
 
     # Just one, and anew: it takes the place of the one before.
     assert compare.main(["trial", "--only", "some", "--again"]) == 0
     assert rows(capfd.readouterr().out) == {"trial-some": ["done", "7.00", "6.50"]}
-    listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert sorted(listed.stdout.split()) == ["trial-broken", "trial-more", "trial-some"]
-    shown = json.loads(subprocess.run([sys.executable, "-m", "dvc", "exp", "show", "--json"], capture_output=True, check=True).stdout)
-    assert not subprocess.run(["git", "status", "--porcelain"], capture_output=True, check=True).stdout, "the workspace is as it was"
+    shown = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "dvc", "exp", "show", "--json"], capture_output=True, check=True
+        ).stdout
+    )
+    assert not subprocess.run(
+        ["git", "status", "--porcelain"], capture_output=True, check=True
+    ).stdout, "the workspace is as it was"
     assert shown[0]["rev"] == "workspace"
 
 
-def test_cells_of_several_seeds_come_as_mean_and_range_too(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
-    Path("train.py").write_text(TRAIN.replace("/ 100}}", '/ 100 + params["train"]["seed"] / 1000}}'))
+def test_cells_of_several_seeds_come_as_mean_and_range_too(
+    recipe_project: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("train.py").write_text(
+        TRAIN.replace("/ 100}}", '/ 100 + params["train"]["seed"] / 1000}}')
+    )
     Path("flows/recipes/trial.yaml").write_text(
-        "grid:\n  train.seed: [1, 3]\n  steps: {few: {train.curriculum.1.steps: 2}, more: {train.curriculum.1.steps: 5}}\n"
+        "grid:\n  train.seed: [1, 3]\n  steps: {few: {train.curriculum.1.steps: 2}, more: "
+        "{train.curriculum.1.steps: 5}}\n"
     )
     assert compare.main(["trial"]) == 0
     printed = capfd.readouterr().out
@@ -132,7 +159,9 @@ def test_cells_of_several_seeds_come_as_mean_and_range_too(recipe_project: None,
     assert "trial-more   2      test  free    5.20 (5.10–5.30)" in printed
 
 
-def test_the_first_cell_is_what_the_others_stand_against(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_cell_is_what_the_others_stand_against(
+    recipe_project: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     Path("flows/recipes/trial.yaml").write_text(
         "cells:\n  base: {train.seed: 2, train.curriculum.1.steps: 3}\n  broken: {llm: phi-tiny}\n"
         "  better: {train.seed: 2, train.curriculum.1.steps: 2}\n  silent: {train.curriculum.1.steps: 2}\n"
@@ -140,12 +169,18 @@ def test_the_first_cell_is_what_the_others_stand_against(recipe_project: None, c
     assert compare.main(["trial"]) == 1
     printed = capfd.readouterr().out
     assert "Against trial-base, in percent points" in printed
-    assert re.search(r"^trial-better +test +free +-10\.00 \(-10\.00 to -10\.00\) +0\.0000 +\*$", printed, re.MULTILINE)
+    assert re.search(
+        r"^trial-better +test +free +-10\.00 \(-10\.00 to -10\.00\) +0\.0000 +\*$",
+        printed,
+        re.MULTILINE,
+    )
     assert "trial-broken  test" not in printed, "a failed cell has a failed row and nothing else"
     assert re.search(r"nothing to compare, of: trial-silent$", printed, re.MULTILINE)
 
 
-def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_will_not_do_is_said_before_anything_is_queued(
+    recipe_project: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     huge = "cells:\n  some: {}\n  huge: {corpus: mls, encoder: hubert-xlarge, projector: linear}\n"
     Path("flows/recipes/trial.yaml").write_text(huge)
     assert compare.main(["trial"]) == 2
@@ -154,23 +189,37 @@ def test_what_will_not_do_is_said_before_anything_is_queued(recipe_project: None
     assert "too small" in printed.err
     assert not rows(printed.out)
     assert (
-        "trial" not in subprocess.run([sys.executable, "-m", "dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
+        "trial"
+        not in subprocess.run(
+            [sys.executable, "-m", "dvc", "queue", "status"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     )
 
 
 def test_a_killed_worker_is_told_and_the_next_run_goes_on(
-    recipe_project: None, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_project: None,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(experiments, "STARTED", 30.0)
     Path("train.py").write_text(f"{WAITS.format(folder=str(tmp_path))}{TRAIN}")
-    Path("flows/recipes/trial.yaml").write_text("cells:\n  some: {train.curriculum.1.steps: 7}\n  more: {train.curriculum.1.steps: 3}\n")
+    Path("flows/recipes/trial.yaml").write_text(
+        "cells:\n  some: {train.curriculum.1.steps: 7}\n  more: {train.curriculum.1.steps: 3}\n"
+    )
     subprocess.run(["git", "commit", "-qam", "waits"], check=True)
 
     def kill() -> None:
         while not (tmp_path / "at-work").exists():
             time.sleep(0.5)
         time.sleep(15)  # until the flow has seen the worker answer
-        for number in [*processes("queue-worker", str(tmp_path / "work")), *processes("train.py", str(tmp_path / "work"))]:
+        for number in [
+            *processes("queue-worker", str(tmp_path / "work")),
+            *processes("train.py", str(tmp_path / "work")),
+        ]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
 
@@ -182,4 +231,7 @@ def test_a_killed_worker_is_told_and_the_next_run_goes_on(
     assert "Running" not in experiments.waiting().values()
 
     assert compare.main(["trial"]) == 0
-    assert rows(capfd.readouterr().out) == {"trial-some": ["done", "7.00"], "trial-more": ["done", "3.00"]}
+    assert rows(capfd.readouterr().out) == {
+        "trial-some": ["done", "7.00"],
+        "trial-more": ["done", "3.00"],
+    }

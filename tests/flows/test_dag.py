@@ -53,9 +53,15 @@ def test_changed_parameters_are_those_of_the_lock(project: Project) -> None:
     assert dag.changed_parameters({}, dag.parameters()) == [], "there was no run before"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "components").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "components").rglob("*.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_components_never_import_prefect(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not [name for name in names if name.split(".")[0] in ("prefect", "flows")], f"{path}:{getattr(node, 'lineno', '')}"
+        assert not [name for name in names if name.split(".")[0] in ("prefect", "flows")], (
+            f"{path}:{getattr(node, 'lineno', '')}"
+        )

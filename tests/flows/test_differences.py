@@ -1,4 +1,6 @@
-"""Experiments against the first: which rows there are, and that their errors come out of DVC's cache."""
+"""Experiments against the first: which rows there are, and that their errors come out of DVC's
+cache.
+"""
 
 from __future__ import annotations
 
@@ -17,45 +19,88 @@ from flows.differences import NOT_ALIKE, differences, errors_of, read_errors
 from .conftest import Project
 
 
-def table(wrong: float, seed: int, name: str = "heard", utterances: int = 200, role: str = "test") -> pa.Table:
+def table(
+    wrong: float, seed: int, name: str = "heard", utterances: int = 200, role: str = "test"
+) -> pa.Table:
     """Utterances of ten speakers, of which about a share of the words is wrong."""
     draw, sizes = np.random.default_rng(seed), np.random.default_rng(0)
     rows = []
     for number in draw.permutation(utterances):  # in any order
-        rows.append({"set": name, "role": role, "system": "free", "id": f"u-{number:03d}", "speaker": f"s-{number % 10}", "language": "en",
-                     "seconds": 2.0, "reference": "", "text": "", "deletions": 0, "insertions": 0, "character_errors": 0, "characters": 9,
-                     "kind": ""})  # fmt: skip
+        rows.append(
+            {
+                "set": name,
+                "role": role,
+                "system": "free",
+                "id": f"u-{number:03d}",
+                "speaker": f"s-{number % 10}",
+                "language": "en",
+                "seconds": 2.0,
+                "reference": "",
+                "text": "",
+                "deletions": 0,
+                "insertions": 0,
+                "character_errors": 0,
+                "characters": 9,
+                "kind": "",
+            }
+        )
     words = {f"u-{number:03d}": int(sizes.integers(5, 20)) for number in range(utterances)}
     for row in rows:
-        row |= {"words": words[row["id"]], "substitutions": int(draw.binomial(words[row["id"]], wrong))}
+        row |= {
+            "words": words[row["id"]],
+            "substitutions": int(draw.binomial(words[row["id"]], wrong)),
+        }
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def test_a_better_experiment_is_marked_and_an_equal_one_is_not() -> None:
-    found = {name: errors_of(table(wrong, seed)) for name, wrong, seed in (("base", 0.2, 1), ("good", 0.1, 2), ("same", 0.2, 3))}
+    found = {
+        name: errors_of(table(wrong, seed))
+        for name, wrong, seed in (("base", 0.2, 1), ("good", 0.1, 2), ("same", 0.2, 3))
+    }
     good, same = differences(["base", "good", "same"], found, 300)
     base, own = found["base"]["heard", "free"], found["good"]["heard", "free"]
     known = compare(base.errors, own.errors, base.words, base.speakers, 300)
     assert good["experiment"] == "good"
-    assert good["difference"] == f"{100 * known.difference:+.2f} ({100 * known.low:+.2f} to {100 * known.high:+.2f})"
+    assert (
+        good["difference"]
+        == f"{100 * known.difference:+.2f} ({100 * known.low:+.2f} to {100 * known.high:+.2f})"
+    )
     assert good["difference"].startswith("-")
     assert (good["p"], good["p < 0.05"]) == ("0.0000", "*")
     assert same["p < 0.05"] == ""
     assert float(same["p"]) > 0.05
-    assert "(" not in differences(["base", "good"], found, 0)[0]["difference"], "no resamples, no interval"
+    assert "(" not in differences(["base", "good"], found, 0)[0]["difference"], (
+        "no resamples, no interval"
+    )
 
 
 def test_only_what_heard_the_same_is_compared() -> None:
     found = {
-        "base": errors_of(pa.concat_tables([table(0.2, 1), table(0.2, 1, "quiet", role="nonspeech-test"), table(0.2, 1, "more")])),
+        "base": errors_of(
+            pa.concat_tables(
+                [
+                    table(0.2, 1),
+                    table(0.2, 1, "quiet", role="nonspeech-test"),
+                    table(0.2, 1, "more"),
+                ]
+            )
+        ),
         "fewer": errors_of(table(0.2, 2, utterances=199)),
         "elsewhere": errors_of(table(0.2, 2, "there")),
-        "both": errors_of(pa.concat_tables([table(0.1, 2, "more"), table(0.1, 2, "quiet", role="nonspeech-test")])),
+        "both": errors_of(
+            pa.concat_tables([table(0.1, 2, "more"), table(0.1, 2, "quiet", role="nonspeech-test")])
+        ),
     }
     rows = differences(["base", "fewer", "elsewhere", "failed", "both"], found, 100)
-    assert [(row["experiment"], row["set"]) for row in rows] == [("fewer", "heard"), ("both", "more")]
+    assert [(row["experiment"], row["set"]) for row in rows] == [
+        ("fewer", "heard"),
+        ("both", "more"),
+    ]
     assert rows[0]["difference"] == NOT_ALIKE
-    assert differences(["failed", "base"], found, 100) == [], "the first failed: nothing stands against it"
+    assert differences(["failed", "base"], found, 100) == [], (
+        "the first failed: nothing stands against it"
+    )
 
 
 def test_errors_come_from_the_cache_by_revision(project: Project) -> None:
@@ -68,13 +113,19 @@ def test_errors_come_from_the_cache_by_revision(project: Project) -> None:
         pq.write_table(table(0.2, number), folder / "made/utterances.parquet")
         for command in (f"{sys.executable} -m dvc repro -q", "git add -A", "git commit -qm scored"):
             subprocess.run(command.split(), check=True)
-        revisions.append(subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip())
+        revisions.append(
+            subprocess.run(
+                ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+        )
     shutil.rmtree(folder / "data/score")
     for number, revision in zip((1, 2), revisions, strict=True):
         found, known = read_errors(revision), errors_of(table(0.2, number))
         assert found is not None and found.keys() == known.keys() == {("heard", "free")}
         assert np.array_equal(found["heard", "free"].errors, known["heard", "free"].errors)
-    first = subprocess.run(["git", "rev-list", "--max-parents=0", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    first = subprocess.run(
+        ["git", "rev-list", "--max-parents=0", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert read_errors(first) is None, "it was never scored"
     shutil.rmtree(folder / ".dvc/cache")
     assert read_errors(revisions[0]) is None

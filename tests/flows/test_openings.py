@@ -1,4 +1,6 @@
-"""The opening of a recipe says what a plan says today: hours of the cheapest and the dearest cell, memory."""
+"""The opening of a recipe says what a plan says today: hours of the cheapest and the dearest cell,
+memory.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,27 @@ from components.plan.speech import audio_of
 from flows import recipe as recipes
 from tests.conftest import REPOSITORY
 
-EMBEDDED = {"smoke", "recorded", "conditions", "llms", "digits", "embedded-ablation"}  # on a processor, in minutes or a few hours
+EMBEDDED = {
+    "smoke",
+    "recorded",
+    "conditions",
+    "llms",
+    "digits",
+    "embedded-ablation",
+}  # on a processor, in minutes or a few hours
 HEADINGS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
-PLANNED = sorted(path.stem for path in (REPOSITORY / recipes.FOLDER).glob("*.yaml") if "(plan)" in path.read_text())
+PLANNED = sorted(
+    path.stem
+    for path in (REPOSITORY / recipes.FOLDER).glob("*.yaml")
+    if "(plan)" in path.read_text()
+)
 
 
 def said(name: str, heading: str) -> str:
     """What stands behind a heading of the opening."""
-    return re.findall(rf"^# {heading}: (.*)$", Path(f"{recipes.FOLDER}/{name}.yaml").read_text(), re.MULTILINE)[0]
+    return re.findall(
+        rf"^# {heading}: (.*)$", Path(f"{recipes.FOLDER}/{name}.yaml").read_text(), re.MULTILINE
+    )[0]
 
 
 def ends(text: str) -> list[float]:
@@ -31,13 +46,17 @@ def ends(text: str) -> list[float]:
     return [min(numbers), max(numbers)]
 
 
-def test_every_recipe_of_a_paper_opens_with_all_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_recipe_of_a_paper_opens_with_all_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert {*PLANNED, *EMBEDDED} == set(recipes.names())
     for name in PLANNED:
         text = Path(f"{recipes.FOLDER}/{name}.yaml").read_text()
         assert text.startswith(f"# python -m flows.compare {name}\n")
-        assert [heading for heading in HEADINGS if not re.search(rf"^# {heading}: ", text, re.MULTILINE)] == [], name
+        assert [
+            heading for heading in HEADINGS if not re.search(rf"^# {heading}: ", text, re.MULTILINE)
+        ] == [], name
 
 
 @pytest.mark.parametrize("name", PLANNED)
@@ -53,5 +72,7 @@ def test_hours_and_memory_are_those_of_the_plan(name: str, monkeypatch: pytest.M
             found.append(sum(load.hours(gpu_of(card)) or 0 for load in loads))
     h200, rest = said(name, "Hours").split("on an H200")
     assert ends(h200) == pytest.approx([min(hours["h200"]), max(hours["h200"])], rel=0.05)
-    assert ends(rest.split("on an A100")[0]) == pytest.approx([min(hours["a100-80gb"]), max(hours["a100-80gb"])], rel=0.05)
+    assert ends(rest.split("on an A100")[0]) == pytest.approx(
+        [min(hours["a100-80gb"]), max(hours["a100-80gb"])], rel=0.05
+    )
     assert ends(said(name, "Memory")) == pytest.approx([min(memory), max(memory)], rel=0.05)

@@ -1,4 +1,6 @@
-"""The flow: DVC's order, nothing twice, errors as the stage put them, retries only where they can help."""
+"""The flow: DVC's order, nothing twice, errors as the stage put them, retries only where they can
+help.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import State, TaskRun
 
 from components.runtime.stage import error_path
@@ -30,7 +37,9 @@ Notes = Callable[[], list[str]]
 
 
 def flow_run(**parameters: Any) -> State:
-    return pipeline(return_state=True, **{"plan": False, "here": True, **parameters})  # the project is a toy without parameters
+    return pipeline(
+        return_state=True, **{"plan": False, "here": True, **parameters}
+    )  # the project is a toy without parameters
 
 
 def task_runs(state: State) -> list[TaskRun]:
@@ -41,7 +50,9 @@ def task_runs(state: State) -> list[TaskRun]:
 
 
 def artifacts(state: State) -> dict[str, list[dict[str, Any]]]:
-    chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    chosen = ArtifactFilter(
+        flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+    )
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=chosen)
     return {each.key: json.loads(each.data) for each in found if each.type == "table"}
@@ -63,9 +74,14 @@ def test_runs_in_the_order_of_dvc_then_nothing_twice(project: Project, notes: No
     ran = notes()
     assert sorted(ran) == ["a", "b-x", "b-y", "score", "side"]
     assert [run.name.replace("@", "-") for run in task_runs(first)] == ran
-    assert {row["system"]: row["WER %"] for row in artifacts(first)["score"]} == {"free": "2.50", "ctc": "7.50"}
+    assert {row["system"]: row["WER %"] for row in artifacts(first)["score"]} == {
+        "free": "2.50",
+        "ctc": "7.50",
+    }
     assert [row["clips with text %"] for row in artifacts(first)["nonspeech"]] == ["50.00"]
-    assert [row["stage"] for row in artifacts(first)["stages"]] == [run.name for run in task_runs(first)]
+    assert [row["stage"] for row in artifacts(first)["stages"]] == [
+        run.name for run in task_runs(first)
+    ]
 
     second = flow_run()
     assert second.is_completed()
@@ -78,7 +94,9 @@ def test_runs_in_the_order_of_dvc_then_nothing_twice(project: Project, notes: No
     assert notes() == ["a"]
 
 
-def test_wrong_input_ends_the_flow_with_the_words_of_the_stage(project: Project, notes: Notes, tmp_path: Path) -> None:
+def test_wrong_input_ends_the_flow_with_the_words_of_the_stage(
+    project: Project, notes: Notes, tmp_path: Path
+) -> None:
     project()
     order(tmp_path, "a", "input")
     state = flow_run()
@@ -104,7 +122,9 @@ def test_what_never_passes_is_given_up(project: Project, notes: Notes, tmp_path:
     assert notes() == ["a"] * (1 + module.run_stage.retries)
 
 
-def test_stage_without_a_report_fails_with_its_last_line(project: Project, notes: Notes, tmp_path: Path) -> None:
+def test_stage_without_a_report_fails_with_its_last_line(
+    project: Project, notes: Notes, tmp_path: Path
+) -> None:
     project()
     stale = error_path("a")
     stale.parent.mkdir(parents=True)
@@ -117,7 +137,9 @@ def test_stage_without_a_report_fails_with_its_last_line(project: Project, notes
     assert notes() == ["a"]
 
 
-def test_output_of_a_stage_is_logged_as_it_comes(project: Project, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_output_of_a_stage_is_logged_as_it_comes(
+    project: Project, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     project()
     flow_run(targets=["a"])
     assert f"working on a with progress in {tmp_path / 'work' / 'errors'}" in caplog.text
@@ -135,14 +157,18 @@ def test_an_interrupted_flow_leaves_no_stage_running(tmp_path: Path) -> None:
     assert not late.exists()
 
 
-def test_unknown_target_stops_before_any_work(project: Project, notes: Notes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_target_stops_before_any_work(
+    project: Project, notes: Notes, capsys: pytest.CaptureFixture[str]
+) -> None:
     project()
     assert module.main(["sid"]) == 2
     assert "Did you mean 'side'?" in capsys.readouterr().err
     assert notes() == []
 
 
-def test_a_plan_that_will_not_do_ends_the_flow_before_any_stage(project: Project, notes: Notes) -> None:
+def test_a_plan_that_will_not_do_ends_the_flow_before_any_stage(
+    project: Project, notes: Notes
+) -> None:
     folder = project()
     shutil.copytree(ROOT / "catalogue", folder / "catalogue")
     params = (ROOT / "params.yaml").read_text()

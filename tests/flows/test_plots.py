@@ -1,4 +1,6 @@
-"""The training curves of two experiments in one chart of ``dvc plots``, on a page that asks no server for anything."""
+"""The training curves of two experiments in one chart of ``dvc plots``, on a page that asks no
+server for anything.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,14 @@ Path("metrics/score.json").write_text('{"test": {"free": {"wer": 0.5}}}')
 """
 STAGE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]
 SCORE = {"metrics/score.json": {"cache": False}}
-STAGES = {"train": {"cmd": "python train.py", "params": ["place"], "metrics": [*STAGE["metrics"], SCORE], "plots": STAGE["plots"]}}
+STAGES = {
+    "train": {
+        "cmd": "python train.py",
+        "params": ["place"],
+        "metrics": [*STAGE["metrics"], SCORE],
+        "plots": STAGE["plots"],
+    }
+}
 NOBODY = "http://127.0.0.1:9"  # a proxy that does not answer
 
 
@@ -48,24 +57,35 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "content")]
+        self.addresses += [
+            value or ""
+            for name, value in attrs
+            if name in ("src", "href", "srcset", "data", "action", "content")
+        ]
 
     def handle_data(self, data: str) -> None:
         if self.lasttag == "script" and data.strip():
             self.scripts.append(data)
 
     def charts(self) -> list[dict[str, Any]]:
-        found = (re.search(r"var spec = (\{.*\});\s*vegaEmbed\(", script, re.DOTALL) for script in self.scripts)
+        found = (
+            re.search(r"var spec = (\{.*\});\s*vegaEmbed\(", script, re.DOTALL)
+            for script in self.scripts
+        )
         return [json.loads(each[1]) for each in found if each]
 
 
 def dvc(*arguments: str) -> str:
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture
 def recorded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A workspace with a run, and the experiments ``early``, ``late`` and ``released``; no network."""
+    """A workspace with a run, and the experiments ``early``, ``late`` and ``released``;
+    no network.
+    """
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.setenv(name, NOBODY)
     folder = project(STAGES)
@@ -83,23 +103,36 @@ def test_both_experiments_stand_in_one_chart_without_a_network(recorded: None) -
     import vl_convert
 
     plots.install()
-    for command, revisions in ((("show",), {"workspace"}), (("diff", "early", "late"), {"early", "late"})):
+    for command, revisions in (
+        (("show",), {"workspace"}),
+        (("diff", "early", "late"), {"early", "late"}),
+    ):
         dvc("plots", *command)
         page = Page(Path("dvc_plots/index.html").read_text())
         assert page.addresses == []
-        assert "vegaEmbed" in page.scripts[0] and len(page.scripts[0]) > 500_000, "the library itself"
+        assert "vegaEmbed" in page.scripts[0] and len(page.scripts[0]) > 500_000, (
+            "the library itself"
+        )
         (chart,) = page.charts()
         if command == ("show",):
             continue  # of the workspace, where the released projector was taken last
         drawn = vl_convert.vegalite_to_svg(chart, vl_version=plots.VEGA_LITE, allowed_base_urls=[])
         words = set(re.findall(r">([^<>]+)</text>", drawn))
         assert {*revisions, "Accuracy of the next token in training", "optimiser step"} <= words
-        lines = set(re.findall(r'aria-roledescription="line mark"[^>]* d="([^"]+)"[^>]*stroke="([^"]+)"', drawn))
-        assert len({color for _, color in lines}) == len({path for path, _ in lines}) == 2, "a line each, in a colour of its own"
+        lines = set(
+            re.findall(
+                r'aria-roledescription="line mark"[^>]* d="([^"]+)"[^>]*stroke="([^"]+)"', drawn
+            )
+        )
+        assert len({color for _, color in lines}) == len({path for path, _ in lines}) == 2, (
+            "a line each, in a colour of its own"
+        )
 
 
 def test_metrics_and_comparison_tell_the_step_of_the_jump(recorded: None) -> None:
-    (baseline,) = [each for each in json.loads(dvc("exp", "show", "--json")) if each["rev"] != "workspace"]
+    (baseline,) = [
+        each for each in json.loads(dvc("exp", "show", "--json")) if each["rev"] != "workspace"
+    ]
     assert baseline["data"]["metrics"]["metrics/train.json"]["data"]["jump"]["step"] == 50
     rows, failed = comparison.table(["early", "late", "released"], experiments.results())
     assert not failed
@@ -108,7 +141,9 @@ def test_metrics_and_comparison_tell_the_step_of_the_jump(recorded: None) -> Non
     assert "jump.step" in dvc("metrics", "show")
 
 
-def test_outside_a_repository_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_repository_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="Run from the root"):
         plots.install()

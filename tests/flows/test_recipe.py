@@ -36,7 +36,9 @@ RECIPES = sorted(path.stem for path in (ROOT / "flows/recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_valid_and_opens_with_its_launch_line(root: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_recipe_is_valid_and_opens_with_its_launch_line(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = (root / "flows/recipes" / f"{name}.yaml").read_text().splitlines()[0]
     assert first == f"# python -m flows.compare {name}"
     assert compare.main([name, "--dry-run"]) == 0, capsys.readouterr().err
@@ -46,7 +48,12 @@ def test_every_recipe_is_valid_and_opens_with_its_launch_line(root: Path, name: 
 
 
 def test_grid_is_every_combination_on_top_of_the_overrides() -> None:
-    cells = recipe.expand(Recipe(overrides={"llm": "z", "shards.utterances": 9}, grid={"llm": ["a", "b"], "train.seed": [1, 2]}))
+    cells = recipe.expand(
+        Recipe(
+            overrides={"llm": "z", "shards.utterances": 9},
+            grid={"llm": ["a", "b"], "train.seed": [1, 2]},
+        )
+    )
     assert [cell.name for cell in cells] == ["a-1", "a-2", "b-1", "b-2"]
     assert cells[2].overrides == {"llm": "b", "shards.utterances": 9, "train.seed": 1}
 
@@ -66,7 +73,10 @@ def test_what_one_cell_changes_in_a_list_the_others_keep(root: Path) -> None:
     cells = recipe.expand(Recipe(overrides={"train.curriculum": [stage]}, grid=grid))
     for cell in cells:
         recipe.check(cell)
-    assert [overridden(cell.overrides, "").train.curriculum[0].steps for cell in cells] == [7, stage["steps"]]
+    assert [overridden(cell.overrides, "").train.curriculum[0].steps for cell in cells] == [
+        7,
+        stage["steps"],
+    ]
     assert all(cell.overrides["train.curriculum"] == [stage] for cell in cells)
 
 
@@ -80,9 +90,16 @@ published:
 """
 
 
-@pytest.mark.parametrize(("cell", "name", "says"), [("c", "test-clean", "'c', which is no cell"), ("a", "test-clear", "does not test")])
-def test_figures_of_no_cell_or_no_set_stop(root: Path, cell: str, name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "flows/recipes/paper.yaml").write_text(PUBLISHED.replace("CELL", cell).replace("SET", name))
+@pytest.mark.parametrize(
+    ("cell", "name", "says"),
+    [("c", "test-clean", "'c', which is no cell"), ("a", "test-clear", "does not test")],
+)
+def test_figures_of_no_cell_or_no_set_stop(
+    root: Path, cell: str, name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "flows/recipes/paper.yaml").write_text(
+        PUBLISHED.replace("CELL", cell).replace("SET", name)
+    )
     assert compare.main(["paper", "--dry-run"]) == 2
     assert says in capsys.readouterr().err
 
@@ -114,21 +131,33 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "says"), WRONG, ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
-def test_wrong_override_stops_with_the_nearest_name(root: Path, overrides: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    WRONG,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_override_stops_with_the_nearest_name(
+    root: Path, overrides: dict[str, Any], says: str
+) -> None:
     with pytest.raises(InputError) as caught:
         recipe.check(Cell("", overrides))
     assert says in str(caught.value)
     assert "/tmp" not in str(caught.value)
 
 
-def test_one_wrong_cell_stops_all_before_any_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "flows/recipes/bad.yaml").write_text("cells: {good: {train.seed: 2}, bad: {train.sed: 2}}\n")
+def test_one_wrong_cell_stops_all_before_any_work(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "flows/recipes/bad.yaml").write_text(
+        "cells: {good: {train.seed: 2}, bad: {train.sed: 2}}\n"
+    )
     assert compare.main(["bad"]) == 2  # there is no repository here: work would fail otherwise
     assert "Did you mean 'seed'?" in capsys.readouterr().err
 
 
-def test_unknown_recipe_and_cell_name_the_nearest(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_recipe_and_cell_name_the_nearest(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compare.main(["digit"]) == 2
     assert "Did you mean 'digits'?" in capsys.readouterr().err
     assert compare.main(["digits", "--only", "george-plan", "--dry-run"]) == 2
@@ -136,16 +165,24 @@ def test_unknown_recipe_and_cell_name_the_nearest(root: Path, capsys: pytest.Cap
 
 
 def test_only_takes_one_cell(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "flows/recipes/trial.yaml").write_text("cells: {slow: {train.seed: 2}, fast: {train.curriculum.0.steps: 3, train.seed: 1}}\n")
+    (root / "flows/recipes/trial.yaml").write_text(
+        "cells: {slow: {train.seed: 2}, fast: {train.curriculum.0.steps: 3, train.seed: 1}}\n"
+    )
     assert compare.main(["trial", "--only", "fast", "--dry-run"]) == 0
-    assert capsys.readouterr().out == "dvc exp run --queue -n trial-fast -S train.curriculum.0.steps=3 -S train.seed=1\n"
+    assert (
+        capsys.readouterr().out
+        == "dvc exp run --queue -n trial-fast -S train.curriculum.0.steps=3 -S train.seed=1\n"
+    )
 
 
-def test_names_on_the_command_line_are_a_grid(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_on_the_command_line_are_a_grid(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     llms = catalogue.names("llm")[:2]
     assert compare.main(["--llm", *llms, "--projector", "linear", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"dvc exp run --queue -n compare-linear-{name} -S projector=linear -S llm={name}" for name in llms
+        f"dvc exp run --queue -n compare-linear-{name} -S projector=linear -S llm={name}"
+        for name in llms
     ]
 
 
@@ -162,7 +199,10 @@ SCALARS = (
     | st.floats(allow_nan=False)
     | st.text(st.characters(codec="utf-8", exclude_characters="$\n\r"))
 )
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.from_regex(r"\A[a-z][a-z_]{0,8}\Z"), inner))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.from_regex(r"\A[a-z][a-z_]{0,8}\Z"), inner),
+)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,6 @@
-"""Every recipe: what it opens with, what it expands to, and each of its shapes from features to metrics at tiny size."""
+"""Every recipe: what it opens with, what it expands to, and each of its shapes from features to
+metrics at tiny size.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,19 @@ from tests import world
 from .conftest import ROOT
 from .miniature import LAYOUT, STEPS, Miniature, lay_out, miniature, write_shards
 
-# Of a paper, and thus at a size and price that somebody wants to know before; the others run on two cores.
-PAPERS = ("event-encoder", "fathullah", "laura", "pham", "qwen-audio", "salmonn", "slam-asr", "speech", "yu")
+# Of a paper, and thus at a size and price that somebody wants to know before; the others run on two
+# cores.
+PAPERS = (
+    "event-encoder",
+    "fathullah",
+    "laura",
+    "pham",
+    "qwen-audio",
+    "salmonn",
+    "slam-asr",
+    "speech",
+    "yu",
+)
 FACTS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
 
 
@@ -27,12 +40,16 @@ def cells() -> dict[str, Cell]:
     """Every cell of every recipe by the experiment's name."""
     with contextlib.chdir(ROOT):
         return {
-            "-".join(filter(None, (name, cell.name))): cell for name in recipe.names() for cell in recipe.expand(recipe.read_recipe(name))
+            "-".join(filter(None, (name, cell.name))): cell
+            for name in recipe.names()
+            for cell in recipe.expand(recipe.read_recipe(name))
         }
 
 
 def shapes() -> dict[str, Miniature]:
-    """The first cell of each shape, made small: what is not among them differs from one of them in names and sizes only."""
+    """The first cell of each shape, made small: what is not among them differs from one of them in
+    names and sizes only.
+    """
     found: dict[str, tuple[str, Miniature]] = {}
     with contextlib.chdir(ROOT):
         for name, cell in cells().items():
@@ -57,12 +74,17 @@ def test_a_recipe_opens_with_its_launch_line_and_what_it_costs(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_cell_is_valid_and_shown_by_a_dry_run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_cell_is_valid_and_shown_by_a_dry_run(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
     assert compare.main([name, "--dry-run"]) == 0, capsys.readouterr().err
     lines = capsys.readouterr().out.splitlines()
     named = [shlex.split(line)[5] for line in lines]
-    assert named == ["-".join(filter(None, (name, cell.name))) for cell in recipe.expand(recipe.read_recipe(name))]
+    assert named == [
+        "-".join(filter(None, (name, cell.name)))
+        for cell in recipe.expand(recipe.read_recipe(name))
+    ]
     assert all(line.startswith("dvc exp run --queue -n ") for line in lines)
 
 
@@ -82,7 +104,11 @@ def test_a_shape_runs_from_features_to_metrics(
     """Trained as its cell says, decoded in every system, scored on every set."""
     small, folder = SHAPES[name], tmp_path / "cell"
     lay_out(small, shards, folder)
-    for key, value in {"LIBRETTO_WORKERS": "1", "LIBRETTO_DEVICE": "cpu", "LIBRETTO_MODELS": str(folder / "models")}.items():
+    for key, value in {
+        "LIBRETTO_WORKERS": "1",
+        "LIBRETTO_DEVICE": "cpu",
+        "LIBRETTO_MODELS": str(folder / "models"),
+    }.items():
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(folder)
     for role in LAYOUT:
@@ -93,10 +119,18 @@ def test_a_shape_runs_from_features_to_metrics(
     trained = json.loads(Path("metrics/train.json").read_text())["steps"]
     released = "weights" in small.entries["projector"]
     assert trained == (0 if released else STEPS * len(small.params["train"]["curriculum"]))
-    tuned = set() if released else {part for stage in small.params["train"]["curriculum"] for part in stage["tune"]}
+    tuned = (
+        set()
+        if released
+        else {part for stage in small.params["train"]["curriculum"] for part in stage["tune"]}
+    )
     model = SpeechLLM.load(Path("models/bridge"), world.ENCODER, world.LLM, "cpu")
-    assert set(model.adapted) == {side for part, side in (("lora", "llm"), ("encoder-lora", "encoder")) if part in tuned}
-    assert {side for side in ("llm", "encoder") if Path(f"models/bridge/{side}.safetensors").is_file()} == tuned & {"llm", "encoder"}
+    assert set(model.adapted) == {
+        side for part, side in (("lora", "llm"), ("encoder-lora", "encoder")) if part in tuned
+    }
+    assert {
+        side for side in ("llm", "encoder") if Path(f"models/bridge/{side}.safetensors").is_file()
+    } == tuned & {"llm", "encoder"}
     scores = json.loads(Path("metrics/score.json").read_text())
     systems = set(small.params["decode"]["sets"])
     for source in [*LAYOUT["dev"], *LAYOUT["test"]]:

@@ -1,4 +1,6 @@
-"""New data → a run → a version, where the rule says so; the models before stay at hand. A toy whose model is as good as its data say."""
+"""New data → a run → a version, where the rule says so; the models before stay at hand. A toy whose
+model is as good as its data say.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,18 @@ from .conftest import ROOT, Project
 
 SPEAKERS = 8
 TABLE = {"kind": "table", "root": "said", "table": "said.tsv", "language": "en"}
-CORPUS = {"said": {"train": {"said": TABLE}, "dev": {}, "test": {}, "nonspeech-train": {}, "nonspeech-test": {}, "noise": {}}}
-# Errors of each utterance, and clips with text, as the environment says of a model of so many recordings.
+CORPUS = {
+    "said": {
+        "train": {"said": TABLE},
+        "dev": {},
+        "test": {},
+        "nonspeech-train": {},
+        "nonspeech-test": {},
+        "noise": {},
+    }
+}
+# Errors of each utterance, and clips with text, as the environment says of a model of so many
+# recordings.
 TRAIN_PY = """
 import json, os, sys
 import pyarrow as pa, pyarrow.parquet as pq
@@ -44,13 +56,23 @@ pq.write_table(pa.Table.from_pylist(rows), "data/score/utterances.parquet")
 scores = {"test": {"constrained": {"wer": (wrong + 0.5) / 10}}, "noise": {"constrained": {"text_rate": text_rate}}}
 Path("metrics/score.json").write_text(json.dumps(scores))
 """
-STAGES = {"train": {"cmd": "python train.py", "deps": ["data/sources/said/train", "train.py"], "outs": ["data/score", "models/bridge"],
-                    "metrics": [{"metrics/score.json": {"cache": False}}]}}  # fmt: skip
+STAGES = {
+    "train": {
+        "cmd": "python train.py",
+        "deps": ["data/sources/said/train", "train.py"],
+        "outs": ["data/score", "models/bridge"],
+        "metrics": [{"metrics/score.json": {"cache": False}}],
+    }
+}
 
 
 @pytest.fixture
-def data(project: Project, prefect_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, float], None]:
-    """A project over a data root, and what adds a recording to it, with the quality of the model that is then trained."""
+def data(
+    project: Project, prefect_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, int, float], None]:
+    """A project over a data root, and what adds a recording to it, with the quality of the model
+    that is then trained.
+    """
     folder, root, qualities = project(STAGES), tmp_path / "root", {}
     monkeypatch.setenv("LIBRETTO_ROOT_SAID", str(root))
     root.mkdir()
@@ -59,18 +81,29 @@ def data(project: Project, prefect_home: Path, tmp_path: Path, monkeypatch: pyte
     for path in (ROOT / "catalogue").iterdir():
         shutil.copy(path, folder / "catalogue")
     (folder / "catalogue/corpus.yaml").write_text(yaml.safe_dump(CORPUS))
-    (folder / "params.yaml").write_text(re.sub("^corpus: .*", "corpus: said", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE))
+    (folder / "params.yaml").write_text(
+        re.sub(
+            "^corpus: .*", "corpus: said", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE
+        )
+    )
     (folder / "train.py").write_text(TRAIN_PY)
     (folder / ".gitignore").write_text("/data/score\n/models\n")
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({**stages, "artifacts": {"bridge": {"path": "models/bridge", "type": "model"}}}))
+    (folder / "dvc.yaml").write_text(
+        yaml.safe_dump(
+            {**stages, "artifacts": {"bridge": {"path": "models/bridge", "type": "model"}}}
+        )
+    )
 
     def add(wrong: int, text_rate: float) -> None:
         number = len(qualities) + 1
         soundfile.write(root / f"{number}.flac", np.zeros(16_000, dtype=np.float32), 16_000)
         with (root / "said.tsv").open("a") as table:
             table.write(f"{number}.flac\tword\ts{number}\n")
-        qualities[str(len(qualities) + 2)] = [wrong, text_rate]  # the table is one of the files of a scan
+        qualities[str(len(qualities) + 2)] = [
+            wrong,
+            text_rate,
+        ]  # the table is one of the files of a scan
         (tmp_path / "notes").write_text(json.dumps(qualities))
 
     add(3, 0.25)
@@ -88,7 +121,9 @@ def dvc(*arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_is_promoted_only_where_it_is_better(data: Callable[[int, float], None], tmp_path: Path) -> None:
+def test_a_model_is_promoted_only_where_it_is_better(
+    data: Callable[[int, float], None], tmp_path: Path
+) -> None:
     assert retrain(plan=False) == "bridge@v1.0.0", "there was none to stand against"
     assert retrain(plan=False) == "nothing new"
 
@@ -115,7 +150,9 @@ def test_a_model_is_promoted_only_where_it_is_better(data: Callable[[int, float]
 def errors(*wrong: int) -> Errors:
     count = len(wrong)
     speakers = [str(place % SPEAKERS) for place in range(count)]
-    return Errors([str(place) for place in range(count)], speakers, np.array(wrong), np.full(count, 10))
+    return Errors(
+        [str(place) for place in range(count)], speakers, np.array(wrong), np.full(count, 10)
+    )
 
 
 def outcome(text_rate: float = 0.0, **sets: Errors) -> Outcome:
@@ -130,14 +167,48 @@ OLD = outcome(0.1, clean=errors(*[2] * MANY), other=errors(*[4] * MANY))
 @pytest.mark.parametrize(
     ("new", "promoted", "why"),
     [
-        (outcome(0.1, clean=errors(*[1] * MANY), other=errors(*[4] * MANY)), True, "better on clean, worse on none"),
-        (outcome(0.0, clean=errors(*[1] * MANY), other=errors(*[3] * MANY)), True, "better on clean, other"),
-        (outcome(0.1, clean=errors(*[1] * MANY), other=errors(*[5] * MANY)), False, "worse on other"),
-        (outcome(0.2, clean=errors(*[1] * MANY), other=errors(*[4] * MANY)), False, "worse on noise"),
-        (outcome(0.1, clean=errors(1, *[2] * (MANY - 1)), other=errors(*[4] * MANY)), False, "better on no guarded set"),
+        (
+            outcome(0.1, clean=errors(*[1] * MANY), other=errors(*[4] * MANY)),
+            True,
+            "better on clean, worse on none",
+        ),
+        (
+            outcome(0.0, clean=errors(*[1] * MANY), other=errors(*[3] * MANY)),
+            True,
+            "better on clean, other",
+        ),
+        (
+            outcome(0.1, clean=errors(*[1] * MANY), other=errors(*[5] * MANY)),
+            False,
+            "worse on other",
+        ),
+        (
+            outcome(0.2, clean=errors(*[1] * MANY), other=errors(*[4] * MANY)),
+            False,
+            "worse on noise",
+        ),
+        (
+            outcome(0.1, clean=errors(1, *[2] * (MANY - 1)), other=errors(*[4] * MANY)),
+            False,
+            "better on no guarded set",
+        ),
         (outcome(0.1, clean=errors(*[1] * MANY)), False, "other utterances on other"),
-        (outcome(0.1, clean=errors(*[1] * (MANY - 1)), other=errors(*[4] * MANY)), False, "other utterances on clean"),
-        (Outcome({**outcome(clean=errors(*[1] * MANY)).errors, ("other", "free"): errors(*[4] * MANY)}, {}), False, "on noise"),
+        (
+            outcome(0.1, clean=errors(*[1] * (MANY - 1)), other=errors(*[4] * MANY)),
+            False,
+            "other utterances on clean",
+        ),
+        (
+            Outcome(
+                {
+                    **outcome(clean=errors(*[1] * MANY)).errors,
+                    ("other", "free"): errors(*[4] * MANY),
+                },
+                {},
+            ),
+            False,
+            "on noise",
+        ),
     ],
 )
 def test_rule(new: Outcome, promoted: bool, why: str) -> None:
@@ -152,11 +223,17 @@ def test_only_guarded_sets_decide() -> None:
         judge(OLD, new, "free", ["claen"], 50)
 
 
-@given(st.lists(st.integers(0, 9), min_size=2, max_size=40), st.lists(st.integers(0, 9), min_size=2, max_size=40))
+@given(
+    st.lists(st.integers(0, 9), min_size=2, max_size=40),
+    st.lists(st.integers(0, 9), min_size=2, max_size=40),
+)
 def test_no_two_models_are_each_better_than_the_other(first: list[int], second: list[int]) -> None:
     count = min(len(first), len(second))
     one, two = outcome(clean=errors(*first[:count])), outcome(clean=errors(*second[:count]))
-    assert not (judge(one, two, "free", resamples=20).promoted and judge(two, one, "free", resamples=20).promoted)
+    assert not (
+        judge(one, two, "free", resamples=20).promoted
+        and judge(two, one, "free", resamples=20).promoted
+    )
     assert not judge(one, one, "free", resamples=20).promoted
 
 

@@ -1,4 +1,6 @@
-"""All of it on loopback: server, worker, deployments; schedules fire, runs end as what they are, the page of the server shows them."""
+"""All of it on loopback: server, worker, deployments; schedules fire, runs end as what they are,
+the page of the server shows them.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,13 @@ from .conftest import NOTE_PY, ROOT, STAGES, processes
 
 pytestmark = pytest.mark.slow
 SECRETS = ("AKIAPLANTEDKEY00", "planted-secret-of-the-bucket", "hf_plantedtokenofthehub")
-# A command in a terminal that is closed when the command has ended, which hangs up on all that the command left in it.
-TERMINAL = [sys.executable, "-c", "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"]
+# A command in a terminal that is closed when the command has ended, which hangs up on all that the
+# command left in it.
+TERMINAL = [
+    sys.executable,
+    "-c",
+    "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
+]
 # Kept apart from prefect.yaml's: these run a toy.
 DEPLOYMENTS = {
     "name": "toy",
@@ -39,7 +46,11 @@ DEPLOYMENTS = {
         }
         for name, parameters, schedules in (
             ("on-demand", {}, []),
-            ("each-minute", {"targets": ["a"]}, [{"cron": "* * * * *", "timezone": "UTC", "slug": "each-minute"}]),
+            (
+                "each-minute",
+                {"targets": ["a"]},
+                [{"cron": "* * * * *", "timezone": "UTC", "slug": "each-minute"}],
+            ),
         )
     ],
 }
@@ -51,9 +62,13 @@ class Machine:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.url, self.port = folder, f"http://127.0.0.1:{port}/api", port
 
-    def ask(self, path: str, question: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    def ask(
+        self, path: str, question: dict[str, Any] | None = None, method: str | None = None
+    ) -> Any:
         data = None if question is None else json.dumps(question).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
+        )
         for _ in range(20):
             try:
                 with urllib.request.urlopen(request, timeout=120) as answer:
@@ -83,7 +98,10 @@ class Machine:
         return found
 
     def states(self) -> list[tuple[str, str]]:
-        return [(run["name"], run["state_name"]) for run in self.ask("flow_runs/filter", {"sort": "START_TIME_DESC"})]
+        return [
+            (run["name"], run["state_name"])
+            for run in self.ask("flow_runs/filter", {"sort": "START_TIME_DESC"})
+        ]
 
     def wait_for_state(self, run: str, *states: str, seconds: float = 240) -> str:
         return self.wait(lambda: (state := self.state(run)) in states and state, seconds)
@@ -99,14 +117,27 @@ class Machine:
     def knobs(self) -> dict[str, int]:
         """What the locks of the last commit's experiments say that ``side`` ran with."""
         git = ["git", "-C", str(self.folder)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        refs = subprocess.run([*git, "for-each-ref", "--format=%(refname)", f"refs/exps/{head[:2]}/{head[2:]}/"], capture_output=True,
-                              text=True, check=True).stdout.split()  # fmt: skip
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        refs = subprocess.run(
+            [*git, "for-each-ref", "--format=%(refname)", f"refs/exps/{head[:2]}/{head[2:]}/"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
         locks = {
-            ref.rpartition("/")[2]: subprocess.run([*git, "show", f"{ref}:dvc.lock"], capture_output=True, check=True).stdout
+            ref.rpartition("/")[2]: subprocess.run(
+                [*git, "show", f"{ref}:dvc.lock"], capture_output=True, check=True
+            ).stdout
             for ref in refs
         }
-        return {name.split("-")[0]: yaml.safe_load(lock)["stages"]["side"]["params"]["knob.yaml"]["value"] for name, lock in locks.items()}
+        return {
+            name.split("-")[0]: yaml.safe_load(lock)["stages"]["side"]["params"]["knob.yaml"][
+                "value"
+            ]
+            for name, lock in locks.items()
+        }
 
     def at_work(self, stage: str) -> list[int]:
         """Numbers of the stage's processes, once it does what it was ordered to."""
@@ -114,8 +145,24 @@ class Machine:
         return [] if ordered else processes(f"note.py {stage}", os.environ["PREFECT_HOME"])
 
     def serve(self, *arguments: str) -> str:
-        command = [*TERMINAL, sys.executable, "-m", "flows.serve", "--port", str(self.port), *arguments]
-        done = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
+        command = [
+            *TERMINAL,
+            sys.executable,
+            "-m",
+            "flows.serve",
+            "--port",
+            str(self.port),
+            *arguments,
+        ]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -146,16 +193,33 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-            "LIBRETTO_WORK": str(base / "work"), "NOTES": str(base / "notes"), "DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1",
-            "DVC_GLOBAL_CONFIG_DIR": str(base / "dvc"), "DVC_SYSTEM_CONFIG_DIR": str(base / "dvc"), "DVC_SITE_CACHE_DIR": str(base / "dvc"),
-            "GIT_CONFIG_GLOBAL": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
-            "GIT_COMMITTER_EMAIL": "a@b", "PREFECT_HOME": str(base / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "HF_TOKEN": SECRETS[2], "AWS_SECRET_ACCESS_KEY": SECRETS[1],
-        }.items():  # fmt: skip
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "LIBRETTO_WORK": str(base / "work"),
+            "NOTES": str(base / "notes"),
+            "DVC_NO_ANALYTICS": "1",
+            "DO_NOT_TRACK": "1",
+            "DVC_GLOBAL_CONFIG_DIR": str(base / "dvc"),
+            "DVC_SYSTEM_CONFIG_DIR": str(base / "dvc"),
+            "DVC_SITE_CACHE_DIR": str(base / "dvc"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_AUTHOR_NAME": "a",
+            "GIT_AUTHOR_EMAIL": "a@b",
+            "GIT_COMMITTER_NAME": "a",
+            "GIT_COMMITTER_EMAIL": "a@b",
+            "PREFECT_HOME": str(base / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "HF_TOKEN": SECRETS[2],
+            "AWS_SECRET_ACCESS_KEY": SECRETS[1],
+        }.items():
             patch.setenv(name, value)
         patch.delenv("PREFECT_API_URL", raising=False)
-        for command in ("git init -q", f"{sys.executable} -m dvc init -q", "git add -A", "git commit -qm start"):
+        for command in (
+            "git init -q",
+            f"{sys.executable} -m dvc init -q",
+            "git add -A",
+            "git commit -qm start",
+        ):
             subprocess.run(command.split(), cwd=folder, check=True)
         made = Machine(folder, free_port())
         printed = made.serve()
@@ -169,25 +233,47 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 def test_a_schedule_fires_and_its_run_comes_back_as_an_experiment(machine: Machine) -> None:
     def done() -> bool:
-        runs = machine.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        runs = machine.ask(
+            "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        )
         return any(run["auto_scheduled"] for run in runs)
 
     machine.wait(done, 240)
     deployment = machine.ask("deployments/name/pipeline/each-minute")
     machine.ask(f"deployments/{deployment['id']}/pause_deployment", method="POST")
-    listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], cwd=machine.folder, capture_output=True, text=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
+        cwd=machine.folder,
+        capture_output=True,
+        text=True,
+    )
     assert listed.stdout.startswith("flow-")
     assert not (machine.folder / "a").exists(), "it worked in a clone"
 
 
-def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keeps_its_record(machine: Machine) -> None:
+def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keeps_its_record(
+    machine: Machine,
+) -> None:
     machine.edit("2")
     machine.order("a", "sleep 40")
     first = machine.run()
     machine.wait(lambda: machine.at_work("a"), 180)
     second = machine.run()
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--name", "beside", "-S", "knob.yaml:value=2", "side"]
-    beside = subprocess.run(command, cwd=machine.folder, capture_output=True, text=True, timeout=120, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "dvc",
+        "exp",
+        "run",
+        "--name",
+        "beside",
+        "-S",
+        "knob.yaml:value=2",
+        "side",
+    ]
+    beside = subprocess.run(
+        command, cwd=machine.folder, capture_output=True, text=True, timeout=120, check=False
+    )
     assert beside.returncode == 0, beside.stderr
     assert machine.state(first) == "RUNNING"
     assert machine.state(second) in ("SCHEDULED", "PENDING"), "it waits"
@@ -197,7 +283,13 @@ def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keep
     tasks = machine.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [first]}}})
     assert sorted(task["name"] for task in tasks) == ["a", "b@x", "b@y", "score", "side"]
     artifacts = machine.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first]}}})
-    assert {each["key"] for each in artifacts} >= {"stages", "score", "nonspeech", "parameters", "progress-a"}
+    assert {each["key"] for each in artifacts} >= {
+        "stages",
+        "score",
+        "nonspeech",
+        "parameters",
+        "progress-a",
+    }
 
 
 def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machine) -> None:
@@ -215,7 +307,9 @@ def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machi
     assert machine.wait_for_state(again, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
 
 
-def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(machine: Machine, chromium: Any) -> None:
+def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(
+    machine: Machine, chromium: Any
+) -> None:
     run = machine.run()
     assert machine.wait_for_state(run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
@@ -238,42 +332,73 @@ def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(machine: M
     assert broken == []
 
 
-def test_the_deployments_of_the_project_are_taken_with_schedules_limits_and_parameters(machine: Machine, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+def test_the_deployments_of_the_project_are_taken_with_schedules_limits_and_parameters(
+    machine: Machine, tmp_path: Path
+) -> None:
+    shutil.copytree(
+        ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     environment = {**os.environ, "PREFECT_API_URL": machine.url}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     held = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    flows = {"nightly": "pipeline", "weekly": "retrain", "on-demand": "compare", "recordings": "transcribe-batch"}
+    flows = {
+        "nightly": "pipeline",
+        "weekly": "retrain",
+        "on-demand": "compare",
+        "recordings": "transcribe-batch",
+    }
     assert [each["name"] for each in held] == list(flows)
     for each in held:
         found = machine.ask(f"deployments/name/{flows[each['name']]}/{each['name']}")
         assert found["parameters"] == each["parameters"]
-        assert set(each["parameters"]) == set(found["parameter_openapi_schema"]["properties"]), "all that the flow takes, and nothing else"
-        assert (found["tags"], found["work_pool_name"], found["global_concurrency_limit"]["limit"]) == (each["tags"], "libretto", 1)
-        assert [every["schedule"]["cron"] for every in found["schedules"]] == [every["cron"] for every in each.get("schedules", [])]
+        assert set(each["parameters"]) == set(found["parameter_openapi_schema"]["properties"]), (
+            "all that the flow takes, and nothing else"
+        )
+        assert (
+            found["tags"],
+            found["work_pool_name"],
+            found["global_concurrency_limit"]["limit"],
+        ) == (each["tags"], "libretto", 1)
+        assert [every["schedule"]["cron"] for every in found["schedules"]] == [
+            every["cron"] for every in each.get("schedules", [])
+        ]
         machine.ask(f"deployments/{found['id']}", method="DELETE")
 
 
 @pytest.fixture
 def bucket(machine: Machine) -> Iterator[str]:
-    """An S3 server with a bucket, as the workspace's remote; its keys are the secrets. The server's address."""
+    """An S3 server with a bucket, as the workspace's remote; its keys are the secrets. The server's
+    address.
+    """
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
             machine.wait(lambda: reaches(url), 60)
-            urllib.request.urlopen(urllib.request.Request(f"{url}/kept", method="PUT"), timeout=30).close()
+            urllib.request.urlopen(
+                urllib.request.Request(f"{url}/kept", method="PUT"), timeout=30
+            ).close()
             for command in (
                 "remote add --default kept s3://kept",
                 f"remote modify kept endpointurl {url}",
                 f"remote modify --local kept access_key_id {SECRETS[0]}",
                 f"remote modify --local kept secret_access_key {SECRETS[1]}",
             ):
-                subprocess.run([sys.executable, "-m", "dvc", *command.split()], cwd=machine.folder, check=True)
+                subprocess.run(
+                    [sys.executable, "-m", "dvc", *command.split()], cwd=machine.folder, check=True
+                )
             subprocess.run(["git", "commit", "-qam", "remote"], cwd=machine.folder, check=True)
             yield url
         finally:
@@ -302,14 +427,38 @@ def test_a_result_is_pushed_and_its_secrets_are_nowhere(machine: Machine, bucket
     for path in (each for each in base.rglob("*") if each.is_file() and each != held):
         data = path.read_bytes()
         spilt += [(str(path), secret) for secret in SECRETS if secret.encode() in data]
-    history = subprocess.run(["git", "log", "--all", "--patch", "--format=%B"], cwd=machine.folder, capture_output=True, check=True).stdout
-    for what in ("logs", "artifacts", "flow_runs", "task_runs", "deployments", "block_documents", "variables", "events"):
+    history = subprocess.run(
+        ["git", "log", "--all", "--patch", "--format=%B"],
+        cwd=machine.folder,
+        capture_output=True,
+        check=True,
+    ).stdout
+    for what in (
+        "logs",
+        "artifacts",
+        "flow_runs",
+        "task_runs",
+        "deployments",
+        "block_documents",
+        "variables",
+        "events",
+    ):
         history += json.dumps(machine.ask(f"{what}/filter", {})).encode()
     assert not spilt and not [secret for secret in SECRETS if secret.encode() in history]
 
 
 def begotten(number: int) -> list[int]:
-    """Numbers of the worker's processes: what it started, and the runs that those are; not what a run has started in turn."""
-    children = [int(each) for task in Path(f"/proc/{number}/task").iterdir() for each in (task / "children").read_text().split()]
-    ours = [each for each in children if b"flows/guard.py" not in Path(f"/proc/{each}/cmdline").read_bytes()]
+    """Numbers of the worker's processes: what it started, and the runs that those are; not what a
+    run has started in turn.
+    """
+    children = [
+        int(each)
+        for task in Path(f"/proc/{number}/task").iterdir()
+        for each in (task / "children").read_text().split()
+    ]
+    ours = [
+        each
+        for each in children
+        if b"flows/guard.py" not in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
     return [*ours, *(later for each in ours for later in begotten(each))]

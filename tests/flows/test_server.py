@@ -37,11 +37,23 @@ def server(own_home: None, surroundings: None, tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     url = f"http://127.0.0.1:{port}/api"
     with (
         (tmp_path / "server.log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) as process,
+        subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
     ):
         try:
             wait_for(url, process)
@@ -62,13 +74,17 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def ask(url: str, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
-    request = urllib.request.Request(f"{url}/{path}", json.dumps(question).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{url}/{path}", json.dumps(question).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
 
 def run_flow(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*FLOW, "--no-plan", *arguments], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [*FLOW, "--no-plan", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_with_no_server(project: Project, notes: Notes) -> None:
@@ -78,14 +94,18 @@ def test_with_no_server(project: Project, notes: Notes) -> None:
     assert len(notes()) == 5
 
 
-def test_against_a_server(project: Project, notes: Notes, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_against_a_server(
+    project: Project, notes: Notes, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREFECT_API_URL", server)
     project()
     assert run_flow("--here").returncode == 0
     assert len(notes()) == 5
     runs = ask(server, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert sorted(run["name"] for run in runs) == ["a", "b@x", "b@y", "score", "side"]
-    assert {each["key"] for each in ask(server, "artifacts/filter", {}) if each["type"] == "table"} == {
+    assert {
+        each["key"] for each in ask(server, "artifacts/filter", {}) if each["type"] == "table"
+    } == {
         "stages",
         "score",
         "nonspeech",
@@ -104,7 +124,9 @@ def test_against_a_server(project: Project, notes: Notes, server: str, monkeypat
     assert "a broke: input. Mend it." in states[0]["state"]["message"]
 
 
-def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: Project, notes: Notes, tmp_path: Path) -> None:
+def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(
+    project: Project, notes: Notes, tmp_path: Path
+) -> None:
     folder = project()
     (folder / "input").write_text("edited while the flow runs")
     done = run_flow()
@@ -113,12 +135,19 @@ def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: 
     assert not (folder / "a").exists()
     assert not (folder / "dvc.lock").exists()
     assert not list((tmp_path / "work/clones").iterdir())
-    name = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], capture_output=True, text=True, check=True).stdout
+    name = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert name.startswith("flow-")
     (folder / "input").write_text("1")
     subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", name.strip()], check=True)
     assert (folder / "a").read_text() == "a", "from the cache that they have in common"
-    status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
+    status = subprocess.run(
+        [sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True
+    )
     assert "up to date" in status.stdout
     assert notes() == []
 
@@ -130,17 +159,24 @@ def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(project: 
     assert notes() == [], "what the cache holds stands, also where DVC remembers no run"
 
 
-def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(project: Project, notes: Notes, tmp_path: Path) -> None:
+def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(
+    project: Project, notes: Notes, tmp_path: Path
+) -> None:
     folder = project()
     (tmp_path / "order-a").write_text("sleep 40")
-    with subprocess.Popen([*FLOW, "--no-plan", "--here"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+    with subprocess.Popen(
+        [*FLOW, "--no-plan", "--here"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
         end = time.monotonic() + 120
         while (tmp_path / "order-a").exists():
             assert first.poll() is None and time.monotonic() < end
             time.sleep(0.2)
         refused = run_flow("--here")
         assert refused.returncode == 75
-        assert f"Another flow works in {folder}. Wait for its end, or leave out --here" in refused.stderr
+        assert (
+            f"Another flow works in {folder}. Wait for its end, or leave out --here"
+            in refused.stderr
+        )
         (folder.parent / "work/clones/left").mkdir(parents=True)  # by a flow that was killed
         (folder.parent / "work/clones/left.lock").touch()
         beside = run_flow("side")
@@ -148,7 +184,12 @@ def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(pro
         assert not list((folder.parent / "work/clones").iterdir())
         assert first.wait(120) == 0
     assert set(notes()) == {"a", "b-x", "b-y", "score", "side"}
-    names = subprocess.run([sys.executable, "-m", "dvc", "exp", "list", "--name-only"], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert names.startswith("flow-")
 
 

@@ -1,4 +1,6 @@
-"""The flow over recordings: what the command gives, its progress and its end in the server; killed, it goes on."""
+"""The flow over recordings: what the command gives, its progress and its end in the server; killed,
+it goes on.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +36,39 @@ def talks(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "talks"
     folder.mkdir()
     for number in range(30):
-        soundfile.write(folder / f"{number:02d}.flac", tones.tone("amber birch cedar amber birch", number), RATE)
+        soundfile.write(
+            folder / f"{number:02d}.flac", tones.tone("amber birch cedar amber birch", number), RATE
+        )
     return folder
 
 
 def texts(out: Path) -> dict[str, str]:
-    return {row["file"]: row["text"] for path in out.glob("part-*.parquet") for row in pq.read_table(path).to_pylist()}
+    return {
+        row["file"]: row["text"]
+        for path in out.glob("part-*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
 
 
-def test_a_killed_flow_leaves_nothing_running_and_goes_on_where_it_stood(talks: Path, tmp_path: Path) -> None:
+def test_a_killed_flow_leaves_nothing_running_and_goes_on_where_it_stood(
+    talks: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "flows.transcribe_batch", str(talks), str(out), "--set", "greedy", "--shard", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.transcribe_batch",
+        str(talks),
+        str(out),
+        "--set",
+        "greedy",
+        "--shard",
+        "2",
+    ]
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "home")}
-    flow = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    flow = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.monotonic() + 180
     while not list(out.glob("part-*.parquet")):
         assert flow.poll() is None and time.monotonic() < end
@@ -67,10 +89,15 @@ def test_a_killed_flow_leaves_nothing_running_and_goes_on_where_it_stood(talks: 
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
     with get_client(sync_client=True) as client:
         held = {each.key: each.data for each in client.read_artifacts()}
-    assert "30 recordings, 30 with a transcript, 0 without" in json.loads(held["transcribed"])[0]["result"]
+    assert (
+        "30 recordings, 30 with a transcript, 0 without"
+        in json.loads(held["transcribed"])[0]["result"]
+    )
 
 
-def test_a_wrong_parameter_fails_the_flow_with_the_command_s_words(talks: Path, tmp_path: Path) -> None:
+def test_a_wrong_parameter_fails_the_flow_with_the_command_s_words(
+    talks: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"no constraint set 'gredy'.*Did you mean 'greedy'"):
         transcribe_batch(str(talks), str(tmp_path / "out"), constraints="gredy")
     assert not (tmp_path / "out").exists(), "nothing was begun"

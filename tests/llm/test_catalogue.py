@@ -1,4 +1,6 @@
-"""Every LLM of a model hub in catalogue/llm.yaml: of the published size, and adapted where its entry says."""
+"""Every LLM of a model hub in catalogue/llm.yaml: of the published size, and adapted where its
+entry says.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from components.config.catalogue import Llm
 from components.model.folders.architecture import network_of, parameters
 from tests.conftest import REPOSITORY
 
-# Width, layers, millions of parameters. LLaMA: arXiv 2302.13971, table 2, and 2307.09288 for its successor, which Vicuna has
-# the form of; BLOOM: 2211.05100, table 3; the others as the model cards of their publishers count them.
+# Width, layers, millions of parameters. LLaMA: arXiv 2302.13971, table 2, and 2307.09288 for its
+# successor, which Vicuna has the form of; BLOOM: 2211.05100, table 3; the others as the model cards
+# of their publishers count them.
 PUBLISHED = {
     "huggyllama/llama-7b": (4096, 32, 6_738.4),
     "meta-llama/Llama-2-7b-hf": (4096, 32, 6_738.4),
@@ -69,9 +72,17 @@ def test_the_shape_is_that_of_the_published_checkpoint(name: str) -> None:
 def test_lora_adapts_the_attention_of_every_layer_and_nothing_else(name: str) -> None:
     targets, layers = real()[name].lora.targets, network(name).config.num_hidden_layers
     for target in targets:
-        found = {path: module for path, module in network(name).named_modules() if path.rpartition(".")[2] == target}
+        found = {
+            path: module
+            for path, module in network(name).named_modules()
+            if path.rpartition(".")[2] == target
+        }
         assert len(found) == layers, f"{target} stands in {len(found)} of {layers} layers"
         for path, module in found.items():
             assert isinstance(module, nn.Linear)
             # SpeechBrain's recipe adapts every linear layer.
-            assert "attn" in path or "attention" in path or ("mlp" in path and name.endswith("-speechbrain"))
+            assert (
+                "attn" in path
+                or "attention" in path
+                or ("mlp" in path and name.endswith("-speechbrain"))
+            )

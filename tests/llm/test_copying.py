@@ -1,4 +1,6 @@
-"""The LLM stage: learning to copy, which a kill does not change, and local checkpoints taken as they are."""
+"""The LLM stage: learning to copy, which a kill does not change, and local checkpoints taken as
+they are.
+"""
 
 from __future__ import annotations
 
@@ -23,26 +25,57 @@ from components.runtime.hashing import folder_digests
 from tests import world as tones
 from tests.checkpoints import LLMS, PROMPT, TEXTS, save_llm
 
-CONFIG = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+CONFIG = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 TRAINING = CopyingTraining(
-    seed=1, units=300, steps=12, batch=6, micro_batches=2, threads=1, learning_rate=0.005, warmup=2, weight_decay=0.01, clip=1.0,
-    clean_share=0.3, noise_share=0.7, checkpoint_every=4,
-)  # fmt: skip
+    seed=1,
+    units=300,
+    steps=12,
+    batch=6,
+    micro_batches=2,
+    threads=1,
+    learning_rate=0.005,
+    warmup=2,
+    weight_decay=0.01,
+    clip=1.0,
+    clean_share=0.3,
+    noise_share=0.7,
+    checkpoint_every=4,
+)
 
 
 class Killed(Exception):
     """Stands for a kill."""
 
 
-def job(out: Path, family: str = "llama", config: dict[str, Any] | None = None, **changed: Any) -> copying.Job:
+def job(
+    out: Path, family: str = "llama", config: dict[str, Any] | None = None, **changed: Any
+) -> copying.Job:
     out.mkdir(exist_ok=True)
     training = CopyingTraining(**{**asdict(TRAINING), **changed})
-    return copying.Job(TEXTS, str(out), str(out.with_suffix(".scratch")), family, config or CONFIG, training, PROMPT)
+    return copying.Job(
+        TEXTS,
+        str(out),
+        str(out.with_suffix(".scratch")),
+        family,
+        config or CONFIG,
+        training,
+        PROMPT,
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [("llama", CONFIG), ("phi", CONFIG), ("phi", {**CONFIG, "resid_pdrop": 0.1}), ("llama", {**CONFIG, "attention_dropout": 0.1})],
+    [
+        ("llama", CONFIG),
+        ("phi", CONFIG),
+        ("phi", {**CONFIG, "resid_pdrop": 0.1}),
+        ("llama", {**CONFIG, "attention_dropout": 0.1}),
+    ],
 )
 @pytest.mark.parametrize("call", [3, 12, 21])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
@@ -79,9 +112,17 @@ def test_the_folder_is_read_by_the_auto_classes(family: str, tmp_path: Path) -> 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
     assert model.config.model_type == family
     assert model.config.vocab_size == len(units) <= TRAINING.units
-    assert (units.bos_token, units.eos_token, units.pad_token) == (copying.BOS, copying.EOS, copying.PAD)
+    assert (units.bos_token, units.eos_token, units.pad_token) == (
+        copying.BOS,
+        copying.EOS,
+        copying.PAD,
+    )
     assert model.config.eos_token_id == units.eos_token_id
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".safetensors")]
+    assert not [
+        path
+        for path in (tmp_path / "out").iterdir()
+        if path.suffix not in (".json", ".safetensors")
+    ]
     for text in ("amber birch", "Wörter, 四!", "x  y"):
         assert units.decode(units(text, add_special_tokens=False).input_ids) == text
     llm, _ = load_llm(tmp_path / "out", "float32", "cpu")
@@ -101,7 +142,9 @@ def test_words_of_the_texts_and_of_the_prompt_become_units(tmp_path: Path) -> No
     copying.train(Ranks(), job(tmp_path / "out", units=400))
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert len(units("juniper", add_special_tokens=False).input_ids) == 1
-    assert len(units(PROMPT.template, add_special_tokens=False).input_ids) < len(PROMPT.template) / 3
+    assert (
+        len(units(PROMPT.template, add_special_tokens=False).input_ids) < len(PROMPT.template) / 3
+    )
 
 
 def test_short_clean_word_lists_come_first_and_damage_later() -> None:
@@ -109,15 +152,22 @@ def test_short_clean_word_lists_come_first_and_damage_later() -> None:
     words = ["amber", "birch"]
     first = copying.tasks(made, words, 0)
     assert not any(task.damage for task in first)
-    assert all(1 <= len(task.text.split()) <= 8 and set(task.text.split()) <= set(words) for task in first)
-    shares = [sum(task.damage > 0 for task in copying.tasks(made, words, step)) / 50 for step in (29, 50, 99)]
+    assert all(
+        1 <= len(task.text.split()) <= 8 and set(task.text.split()) <= set(words) for task in first
+    )
+    shares = [
+        sum(task.damage > 0 for task in copying.tasks(made, words, step)) / 50
+        for step in (29, 50, 99)
+    ]
     assert shares[0] == 0 < shares[1] < shares[2]
     assert shares[2] == pytest.approx(TRAINING.noise_share, abs=0.25)
     assert first == copying.tasks(made, words, 0) != copying.tasks(made, words, 1)
 
 
 def job_of(**changed: Any) -> copying.Job:
-    return copying.Job(TEXTS, "", "", "llama", CONFIG, CopyingTraining(**{**asdict(TRAINING), **changed}), PROMPT)
+    return copying.Job(
+        TEXTS, "", "", "llama", CONFIG, CopyingTraining(**{**asdict(TRAINING), **changed}), PROMPT
+    )
 
 
 def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None:
@@ -151,11 +201,20 @@ def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_family_is_built_from_its_seed(family: str) -> None:
     one, same, other = (copying.build(family, LLMS[family], UNITS, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
 
 
-def test_the_stage_trains_once_and_records_what_it_used(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = {"kind": "copying", "model_type": "llama", "config": CONFIG, "training": asdict(TRAINING)}
+def test_the_stage_trains_once_and_records_what_it_used(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {
+        "kind": "copying",
+        "model_type": "llama",
+        "config": CONFIG,
+        "training": asdict(TRAINING),
+    }
     tones.change("catalogue/llm.yaml", {"tiny.source": source})
     tones.run("llm")
     files = folder_digests(tones.LLM)
@@ -200,16 +259,26 @@ def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) 
 def test_what_a_local_checkpoint_lacks_is_said(missing: str, checkpoint: Path) -> None:
     (checkpoint / missing).unlink()
     (checkpoint / "pytorch_model.bin").unlink(missing_ok=True)
-    with pytest.raises(InputError, match=r"llm 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or .*save_pretrained"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"llm 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or "
+            r".*save_pretrained"
+        ),
+    ):
         tones.run("llm")
     tones.change("catalogue/llm.yaml", {"tiny.source.folder": "elsewhere"})
-    with pytest.raises(InputError, match=r"llm 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"):
+    with pytest.raises(
+        InputError, match=r"llm 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"
+    ):
         tones.run("llm")
 
 
 def test_a_folder_with_pickled_weights_alone_does_not_load(tmp_path: Path) -> None:
     folder = save_llm(tmp_path / "llm")
-    torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    torch.save(
+        AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin"
+    )
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"does not load as an LLM.*safetensors and a tokenizer"):
         load_llm(folder, "float32", "cpu")

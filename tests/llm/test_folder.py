@@ -1,4 +1,6 @@
-"""An LLM of one's own: the five lines that the README gives, a local folder, and what is said where they do not fit."""
+"""An LLM of one's own: the five lines that the README gives, a local folder, and what is said where
+they do not fit.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ LINES = re.search(r"```yaml\n(my-llm:.*?)```", (REPOSITORY / "README.md").read_t
 
 @pytest.fixture
 def own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint below LIBRETTO_MODELS, the README's lines in the catalogue, its name in ``params.yaml``."""
+    """A checkpoint below LIBRETTO_MODELS, the README's lines in the catalogue, its name in
+    ``params.yaml``.
+    """
     folder = save_llm(tmp_path / "local/my-llm", "qwen3", form="qwen")
     (folder / "inputs.json").unlink()
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
@@ -40,24 +44,36 @@ def test_five_lines_and_a_folder_are_all_it_takes(own: Path) -> None:
     assert LINES
     assert len(LINES[1].splitlines()) == 5
     command = [sys.executable, "-m", "components.llm", "--llm", "my-llm"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     entry = catalogue.llm("my-llm")
     llm, units = load_llm(tones.LLM, entry.numerics.dtype, "cpu")
     assert llm.config.model_type == "qwen3"
     builder = PromptBuilder(units, entry.prompt)
-    assert units.decode([*builder.before, *builder.after]) == entry.prompt.template.replace("{speech}", "")
+    assert units.decode([*builder.before, *builder.after]) == entry.prompt.template.replace(
+        "{speech}", ""
+    )
     assert units.decode(builder.eos) == "<|im_end|>"
 
 
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        ({"template": "<|user|> {speech}"}, r"llm 'my-llm': prompt\.template names '<\|user\|>'.*chat form"),
-        ({"template": "{speech}", "eos": "<|eot_id|>"}, r"llm 'my-llm': prompt\.eos names '<\|eot_id\|>'"),
+        (
+            {"template": "<|user|> {speech}"},
+            r"llm 'my-llm': prompt\.template names '<\|user\|>'.*chat form",
+        ),
+        (
+            {"template": "{speech}", "eos": "<|eot_id|>"},
+            r"llm 'my-llm': prompt\.eos names '<\|eot_id\|>'",
+        ),
     ],
 )
-def test_a_prompt_that_does_not_fit_the_tokenizer_stops_the_stage(prompt: dict, says: str, own: Path) -> None:
+def test_a_prompt_that_does_not_fit_the_tokenizer_stops_the_stage(
+    prompt: dict, says: str, own: Path
+) -> None:
     tones.change("catalogue/llm.yaml", {"my-llm.prompt": prompt})
     with pytest.raises(InputError, match=says):
         tones.run("llm")
@@ -67,7 +83,9 @@ def test_a_tokenizer_without_an_end_stops_the_stage(own: Path) -> None:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (own / name).is_file():
             settings = json.loads((own / name).read_text())
-            (own / name).write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+            (own / name).write_text(
+                json.dumps({key: value for key, value in settings.items() if key != "eos_token"})
+            )
     with pytest.raises(InputError, match=r"llm 'my-llm': .* no end-of-sequence token.*prompt\.eos"):
         tones.run("llm")
 
@@ -85,18 +103,37 @@ def test_where_the_bos_stands_is_one_of_three(bos: str, own: Path) -> None:
 def test_a_template_that_would_run_into_the_transcript_stops_before_any_work(own: Path) -> None:
     attached = {"template": "{speech} Say: ", "transcript": "attached"}
     tones.change("catalogue/llm.yaml", {"my-llm.prompt": attached})
-    with pytest.raises(InputError, match=r"llm 'my-llm': the prompt template ends in a space.*Take the space away"):
+    with pytest.raises(
+        InputError, match=r"llm 'my-llm': the prompt template ends in a space.*Take the space away"
+    ):
         catalogue.llm("my-llm")
     tones.change("catalogue/llm.yaml", {"my-llm.prompt": {**attached, "template": "{speech} Say:"}})
     tones.run("llm")
 
 
-@pytest.mark.parametrize(("kind", "lacks"), [("hub", "repo"), ("folder", "folder"), ("copying", "config"), ("copying", "training")])
+@pytest.mark.parametrize(
+    ("kind", "lacks"),
+    [("hub", "repo"), ("folder", "folder"), ("copying", "config"), ("copying", "training")],
+)
 def test_what_a_source_lacks_is_said(kind: str, lacks: str, own: Path) -> None:
-    trained = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())["llama-tiny"]["source"]
-    whole = {"hub": {"repo": "a/b", "files": ["config.json"]}, "folder": {"folder": "x"}, "copying": trained}[kind]
+    trained = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())["llama-tiny"][
+        "source"
+    ]
+    whole = {
+        "hub": {"repo": "a/b", "files": ["config.json"]},
+        "folder": {"folder": "x"},
+        "copying": trained,
+    }[kind]
     tones.change("catalogue/llm.yaml", {"my-llm.source": {**whole, "kind": kind}})
     assert catalogue.llm("my-llm").source.kind == kind
-    tones.change("catalogue/llm.yaml", {"my-llm.source": {key: value for key, value in whole.items() if key != lacks} | {"kind": kind}})
-    with pytest.raises(InputError, match=f"llm 'my-llm': a source of kind '{kind}' needs .*'{lacks}'"):
+    tones.change(
+        "catalogue/llm.yaml",
+        {
+            "my-llm.source": {key: value for key, value in whole.items() if key != lacks}
+            | {"kind": kind}
+        },
+    )
+    with pytest.raises(
+        InputError, match=f"llm 'my-llm': a source of kind '{kind}' needs .*'{lacks}'"
+    ):
         catalogue.llm("my-llm")

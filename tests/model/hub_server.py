@@ -1,7 +1,9 @@
-"""A model hub on loopback: the addresses, headers and error codes that huggingface_hub meets, and faults on demand.
+"""A model hub on loopback: the addresses, headers and error codes that huggingface_hub meets, and
+faults on demand.
 
-Small files carry git's blob hash as their ETag and are redirected within the hub; weights (``.safetensors``, ``.bin``) are
-redirected to another host, as large files are, with their SHA-256 in ``X-Linked-Etag``.
+Small files carry git's blob hash as their ETag and are redirected within the hub; weights
+(``.safetensors``, ``.bin``) are redirected to another host, as large files are, with their SHA-256
+in ``X-Linked-Etag``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Request:
 
 @dataclass
 class Hub:
-    """Repositories by name, each a folder of files at REVISION; what was asked; and what goes wrong."""
+    """Repositories by name, each a folder of files at REVISION; what was asked; and what goes
+    wrong.
+    """
 
     address: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -47,7 +51,11 @@ class Hub:
 
     def bodies(self, file: str) -> list[Request]:
         """Requests for the bytes of a file, without those that were redirected."""
-        return [each for each in self.requests if each.method == "GET" and each.path.startswith("/cdn/") and each.path.endswith(file)]
+        return [
+            each
+            for each in self.requests
+            if each.method == "GET" and each.path.startswith("/cdn/") and each.path.endswith(file)
+        ]
 
 
 def large(file: str) -> bool:
@@ -56,7 +64,11 @@ def large(file: str) -> bool:
 
 def etag(path: Path) -> str:
     data = path.read_bytes()
-    return hashlib.sha256(data).hexdigest() if large(path.name) else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return (
+        hashlib.sha256(data).hexdigest()
+        if large(path.name)
+        else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -93,7 +105,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, given = unquote(urlsplit(self.path).path), self.headers.get
         packed = "gzip" in (given("Accept-Encoding") or "")
-        asked = Request(self.command, path, given("Range") or "", given("Authorization") or "", given("User-Agent") or "", packed)
+        asked = Request(
+            self.command,
+            path,
+            given("Range") or "",
+            given("Authorization") or "",
+            given("User-Agent") or "",
+            packed,
+        )
         self.hub.requests.append(asked)
         if self.hub.status:
             self.fails(self.hub.status, "")
@@ -115,7 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.fails(404, "RevisionNotFound")
         elif not file:
             listed = [{"rfilename": each.name} for each in sorted(folder.iterdir())]
-            body = json.dumps({"id": repo, "modelId": repo, "sha": REVISION, "siblings": listed}).encode()
+            body = json.dumps(
+                {"id": repo, "modelId": repo, "sha": REVISION, "siblings": listed}
+            ).encode()
             self.answer(200, {"Content-Type": "application/json"}, body)
         elif not (folder / file).is_file():
             self.fails(404, "EntryNotFound")
@@ -123,19 +144,38 @@ class _Handler(BaseHTTPRequestHandler):
             self.serve(path, folder / file, asked.range)
 
     def serve(self, path: str, file: Path, asked: str) -> None:
-        body, headers = file.read_bytes(), {"ETag": f'"{etag(file)}"', "X-Repo-Commit": self.hub.commit, "Accept-Ranges": "bytes"}
+        body, headers = (
+            file.read_bytes(),
+            {"ETag": f'"{etag(file)}"', "X-Repo-Commit": self.hub.commit, "Accept-Ranges": "bytes"},
+        )
         if large(file.name) and not path.startswith("/cdn/"):
-            linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body)), "ETag": '"of the redirect"'}
+            linked = {
+                "X-Linked-Etag": headers["ETag"],
+                "X-Linked-Size": str(len(body)),
+                "ETag": '"of the redirect"',
+            }
             self.answer(302, {**headers, **linked, "Location": f"{self.other_address()}/cdn{path}"})
             return
         if "/resolve/" in path and not path.startswith("/cdn/"):
-            self.answer(307, {**headers, "Location": f"/api/resolve-cache/models{path.replace('/resolve/', '/')}"})
+            self.answer(
+                307,
+                {
+                    **headers,
+                    "Location": f"/api/resolve-cache/models{path.replace('/resolve/', '/')}",
+                },
+            )
             return
         if file.name in self.hub.damaged:
             body = body[:-1] + bytes([body[-1] ^ 1])
-        if asked and not self.hub.requests[-1].packed:  # a network that packs does not cut out parts
+        if (
+            asked and not self.hub.requests[-1].packed
+        ):  # a network that packs does not cut out parts
             start = int(asked.removeprefix("bytes=").partition("-")[0])
-            self.answer(206, {**headers, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}, body[start:])
+            self.answer(
+                206,
+                {**headers, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"},
+                body[start:],
+            )
         elif self.command == "HEAD":
             self.answer(200, {**headers, "Content-Length": str(len(body))})
         else:

@@ -1,4 +1,6 @@
-"""The CTC compressor: which frames are left, whose head tells them, and what comes of them through training, saving and search."""
+"""The CTC compressor: which frames are left, whose head tells them, and what comes of them through
+training, saving and search.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ BLANK = 2
 
 
 def built(way: str, units: int = 12) -> Compressor:
-    """A compressor to which value u of a frame speaks for unit u, all of whose weights are away from zero and one."""
+    """A compressor to which value u of a frame speaks for unit u, all of whose weights are away
+    from zero and one.
+    """
     torch.manual_seed(3)
     bridge = build_projector(CtcCompressor(way=way, **ENTRY), 12, 10)
     assert isinstance(bridge, Compressor)
@@ -54,7 +58,10 @@ def left_of(units: list[int], frames: torch.Tensor, way: str) -> np.ndarray:
     if way == "drop-blank":
         kept = [row for row, unit in zip(rows, units, strict=True) if unit != BLANK]
         return np.array(kept) if kept else rows.mean(0, keepdims=True)
-    runs = [[place for place, _ in run] for _, run in groupby(enumerate(units), key=lambda pair: pair[1])]
+    runs = [
+        [place for place, _ in run]
+        for _, run in groupby(enumerate(units), key=lambda pair: pair[1])
+    ]
     return np.array([rows[run].mean(0) for run in runs])
 
 
@@ -74,9 +81,16 @@ def test_blanks_go_or_runs_become_their_mean_and_the_formula_follows(way: str) -
         for layer in range(2):
             name = f"layers.layers.{layer}"
             inner = norm(weights, f"{name}.norm1", state, 1e-5)
-            sides = inner @ weights[f"{name}.self_attn.in_proj_weight"].T + weights[f"{name}.self_attn.in_proj_bias"]
-            state = state + linear(weights, f"{name}.self_attn.out_proj", attended(*np.split(sides, 3, -1), 4))
-            inner = gelu(linear(weights, f"{name}.linear1", norm(weights, f"{name}.norm2", state, 1e-5)))
+            sides = (
+                inner @ weights[f"{name}.self_attn.in_proj_weight"].T
+                + weights[f"{name}.self_attn.in_proj_bias"]
+            )
+            state = state + linear(
+                weights, f"{name}.self_attn.out_proj", attended(*np.split(sides, 3, -1), 4)
+            )
+            inner = gelu(
+                linear(weights, f"{name}.linear1", norm(weights, f"{name}.norm2", state, 1e-5))
+            )
             state = state + linear(weights, f"{name}.linear2", inner)
         wanted = linear(weights, "linear2", norm(weights, "layers.norm", state, 1e-5))
         np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-5)
@@ -92,7 +106,9 @@ def test_units_are_those_of_the_encoders_own_text(family: str, tmp_path: Path) -
     assert head.blank == encoder.tokenizer.pad_token_id
     real = getattr(encoder.model, "ctc_head", None) or encoder.model.lm_head
     assert torch.equal(best, real(frames[None])[0].argmax(-1))
-    assert " ".join(encoder.tokenizer.decode(best.tolist()).split()) == encoder.ctc_text([frames])[0]
+    assert (
+        " ".join(encoder.tokenizer.decode(best.tolist()).split()) == encoder.ctc_text([frames])[0]
+    )
 
 
 def test_a_head_is_found_in_weights_of_several_files(tmp_path: Path) -> None:
@@ -107,15 +123,23 @@ def test_a_head_is_found_in_weights_of_several_files(tmp_path: Path) -> None:
     assert torch.equal(again.bias, whole.bias)
 
 
-def test_an_encoder_without_a_head_another_layer_and_a_head_without_weights_are_refused(tmp_path: Path) -> None:
+def test_an_encoder_without_a_head_another_layer_and_a_head_without_weights_are_refused(
+    tmp_path: Path,
+) -> None:
     bare, whole = save_encoder(tmp_path / "bare", "whisper"), save_encoder(tmp_path / "whole")
     with pytest.raises(InputError, match=r"bare has no CTC head.*Name an encoder with a CTC head"):
         read_ctc_head(bare)
     with pytest.raises(InputError, match=r"features\.layer is 1.*Set features\.layer to last"):
         check_ctc(whole, 1)
-    tensors = {name: each for name, each in load_file(whole / "model.safetensors").items() if not name.startswith("ctc_head")}
+    tensors = {
+        name: each
+        for name, each in load_file(whole / "model.safetensors").items()
+        if not name.startswith("ctc_head")
+    }
     save_file(tensors, whole / "model.safetensors")
-    with pytest.raises(InputError, match=r"its config\.json tells of a CTC head, and its weights hold neither"):
+    with pytest.raises(
+        InputError, match=r"its config\.json tells of a CTC head, and its weights hold neither"
+    ):
         read_ctc_head(whole)
 
 
@@ -128,7 +152,9 @@ def compressing(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_compressor_trains_saves_without_the_head_and_loads_to_the_same(way: str, world: Path) -> None:
+def test_a_compressor_trains_saves_without_the_head_and_loads_to_the_same(
+    way: str, world: Path
+) -> None:
     compressing(way)
     tones.run("train")
     saved = load_file("models/bridge/projector.safetensors")
@@ -141,11 +167,16 @@ def test_a_compressor_trains_saves_without_the_head_and_loads_to_the_same(way: s
     counts = [model.projector.tokens_of(len(each)) for each in frames]
     assert all(1 <= one <= most for one, most in zip(made, counts, strict=True))
     model.save(Path("again"))
-    assert Path("again/projector.safetensors").read_bytes() == Path("models/bridge/projector.safetensors").read_bytes()
+    assert (
+        Path("again/projector.safetensors").read_bytes()
+        == Path("models/bridge/projector.safetensors").read_bytes()
+    )
     tones.run("decode")
 
 
-def test_what_can_not_be_compressed_stops_before_the_training(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_compressed_stops_before_the_training(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compressing("average")
     monkeypatch.setattr("components.train.build.made", lambda *_: pytest.fail("a training began"))
     tones.change("params.yaml", {"features.layer": 1})

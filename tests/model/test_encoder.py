@@ -1,4 +1,6 @@
-"""The speech encoder, in each family: how many frames, whose frames, and what it refuses to read."""
+"""The speech encoder, in each family: how many frames, whose frames, and what it
+refuses to read.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,19 @@ from components.model.encoders.families import Padded, width_of
 from tests.checkpoints import ENCODERS, WAVEFORM, WITH_CTC, save_encoder
 
 RATE = 16_000
-# Samples from one frame to the next, and the fewest that give a frame: two log-mel frames where a variance is taken over
-# them, one window of the spectrum, or the reach of the seven convolutions.
-HOP = {"parakeet": 640, "ast": 1600, "fbank": 160} | dict.fromkeys([*WAVEFORM, "whisper", "whisper-ast"], 320)
+# Samples from one frame to the next, and the fewest that give a frame: two log-mel frames where a
+# variance is taken over them, one window of the spectrum, or the reach of the seven convolutions.
+HOP = {"parakeet": 640, "ast": 1600, "fbank": 160} | dict.fromkeys(
+    [*WAVEFORM, "whisper", "whisper-ast"], 320
+)
 LEAST = dict.fromkeys(ENCODERS, 400) | {"parakeet": 320, "fbank": 320}
 GROUP_NORM = [family for family in WAVEFORM if family.endswith("group-norm")]
 PADDED = [family for family in ENCODERS if family not in GROUP_NORM]
 NO_WINDOW = ("whisper", "whisper-ast")  # they can leave out the padding of their windows
 RUN = [*((family, "window") for family in ENCODERS), *((family, "none") for family in NO_WINDOW)]
-# The fewest samples that give so many frames, by what stands before the layers: seven convolutions without padding, log-mel
-# at 100 Hz and two convolutions that halve it, frames begun (Whisper, AST), whole steps of 10 ms.
+# The fewest samples that give so many frames, by what stands before the layers: seven convolutions
+# without padding, log-mel at 100 Hz and two convolutions that halve it, frames begun (Whisper,
+# AST), whole steps of 10 ms.
 FIRST = {family: lambda frames: 400 + 320 * (frames - 1) for family in WAVEFORM} | {
     "parakeet": lambda frames: 160 * (4 * (frames - 1) + 1),
     "whisper": lambda frames: 320 * (frames - 1) + 1,
@@ -49,7 +54,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def wave(samples: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
-    return (0.2 * np.sin(np.arange(samples) * random.uniform(0.05, 0.5)) + 0.05 * random.standard_normal(samples)).astype(np.float32)
+    return (
+        0.2 * np.sin(np.arange(samples) * random.uniform(0.05, 0.5))
+        + 0.05 * random.standard_normal(samples)
+    ).astype(np.float32)
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -57,15 +65,22 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def lengths(family: str) -> list[int]:
-    """From the shortest to 40 s, with those around the edges of frames, of windows and of what is left behind a window."""
+    """From the shortest to 40 s, with those around the edges of frames, of windows and of what is
+    left behind a window.
+    """
     hop, least = HOP[family], LEAST[family]
     edges = [least, 2 * hop, 7 * hop, RATE, 30 * RATE]
     around = {edge + step for edge in edges for step in (-hop, -1, 0, 1, 159, 160, hop - 1, hop)}
-    return sorted({samples for samples in around if samples >= least} | {10 * RATE + 1, 20 * RATE + 399, 35 * RATE + 77, 40 * RATE})
+    return sorted(
+        {samples for samples in around if samples >= least}
+        | {10 * RATE + 1, 20 * RATE + 399, 35 * RATE + 77, 40 * RATE}
+    )
 
 
 def steps(family: str) -> Iterator[tuple[int, int]]:
-    """(frames, samples) of every number of frames up to 40 s: the fewest samples that give it and the most."""
+    """(frames, samples) of every number of frames up to 40 s: the fewest samples that give it and
+    the most.
+    """
     frames = 1
     while FIRST[family](frames) <= 40 * RATE:
         fewest, most = max(LEAST[family], FIRST[family](frames)), FIRST[family](frames + 1) - 1
@@ -76,7 +91,9 @@ def steps(family: str) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("family", ENCODERS)
-def test_every_length_has_the_frames_of_its_arithmetic(family: str, folders: dict[str, Path]) -> None:
+def test_every_length_has_the_frames_of_its_arithmetic(
+    family: str, folders: dict[str, Path]
+) -> None:
     """At both edges of each number of frames, which leaves no length out."""
     encoder, known = SpeechEncoder(folders[family]), list(steps(family))
     assert [(encoder.frames_of(samples), samples) for _, samples in known] == known
@@ -86,10 +103,14 @@ def test_every_length_has_the_frames_of_its_arithmetic(family: str, folders: dic
 
 @pytest.mark.parametrize("family", [*WAVEFORM, "parakeet"])
 def test_the_convolutions_themselves_give_so_many(family: str, folders: dict[str, Path]) -> None:
-    """The network's own front, run for its shapes alone: both edges of the first numbers of frames, and of some up to 40 s."""
+    """The network's own front, run for its shapes alone: both edges of the first numbers of frames,
+    and of some up to 40 s.
+    """
     family_of = SpeechEncoder(folders[family]).family
     assert isinstance(family_of, Padded)
-    front = copy.deepcopy(family_of.body.subsampling if family == "parakeet" else family_of.body.feature_extractor).to("meta")
+    front = copy.deepcopy(
+        family_of.body.subsampling if family == "parakeet" else family_of.body.feature_extractor
+    ).to("meta")
     for frames, samples in steps(family):
         if frames > 20 and frames % 97:
             continue
@@ -99,7 +120,9 @@ def test_the_convolutions_themselves_give_so_many(family: str, folders: dict[str
 
 
 @pytest.mark.parametrize(("family", "padding"), RUN)
-def test_as_many_frames_come_as_are_told_before(family: str, padding: str, folders: dict[str, Path]) -> None:
+def test_as_many_frames_come_as_are_told_before(
+    family: str, padding: str, folders: dict[str, Path]
+) -> None:
     encoder = SpeechEncoder(folders[family], padding=padding)
     for samples in lengths(family):
         told, frames = encoder.frames_of(samples), encoder([wave(samples)])[0]
@@ -110,8 +133,12 @@ def test_as_many_frames_come_as_are_told_before(family: str, padding: str, folde
 
 
 @pytest.mark.parametrize("family", ENCODERS)
-def test_the_width_is_told_without_weights(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(folders[family], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+def test_the_width_is_told_without_weights(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(
+        folders[family], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
+    )
     encoder = SpeechEncoder(folders[family])
     assert width_of(tmp_path / "bare") == encoder.width == encoder([wave(RATE)])[0].shape[1]
 
@@ -120,7 +147,9 @@ def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_pa
     """transformers writes what differs from the architecture's defaults, and no more."""
     HubertConfig().save_pretrained(tmp_path)
     said = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({key: said[key] for key in said if key != "hidden_size"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: said[key] for key in said if key != "hidden_size"})
+    )
     assert width_of(tmp_path) == HubertConfig().hidden_size
     (tmp_path / "config.json").write_text(json.dumps({**said, "model_type": "hubret"}))
     with pytest.raises(InputError, match=r"'hubret' is of no known family.*Did you mean 'hubert'"):
@@ -128,13 +157,19 @@ def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_pa
 
 
 @pytest.mark.parametrize("family", [*WAVEFORM, "parakeet"])
-def test_as_many_frames_are_told_as_the_network_gives_without_padding(family: str, folders: dict[str, Path]) -> None:
+def test_as_many_frames_are_told_as_the_network_gives_without_padding(
+    family: str, folders: dict[str, Path]
+) -> None:
     encoder = SpeechEncoder(folders[family])
     assert isinstance(encoder.family, Padded)
     for samples in [*lengths(family)[:30], 30 * RATE, 40 * RATE]:
         with torch.no_grad():
-            given = encoder.family.body(**encoder.family.inputs([wave(samples)])).last_hidden_state.shape[1]
-        assert 0 <= given - encoder.frames_of(samples) <= (family == "parakeet")  # its extractor hands over one more at times, masked
+            given = encoder.family.body(
+                **encoder.family.inputs([wave(samples)])
+            ).last_hidden_state.shape[1]
+        assert (
+            0 <= given - encoder.frames_of(samples) <= (family == "parakeet")
+        )  # its extractor hands over one more at times, masked
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -142,7 +177,13 @@ def test_what_is_shorter_than_a_frame_is_refused(family: str, folders: dict[str,
     encoder = SpeechEncoder(folders[family])
     assert encoder.least_samples == LEAST[family]
     assert [encoder.frames_of(samples) for samples in (0, 1, LEAST[family] - 1)] == [0, 0, 0]
-    with pytest.raises(InputError, match=rf"{LEAST[family] - 1} samples are fewer than the {LEAST[family]}.*Leave such clips out"):
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"{LEAST[family] - 1} samples are fewer than the {LEAST[family]}.*Leave such "
+            r"clips out"
+        ),
+    ):
         encoder([wave(LEAST[family] - 1)])
     assert encoder([]) == []
 
@@ -160,8 +201,12 @@ def in_any_batch(encoder: SpeechEncoder, waves: list[np.ndarray], batches: list[
 def test_an_utterance_has_the_same_frames_alone_and_in_a_batch(
     family: str, padding: str, layer: int | str, folders: dict[str, Path]
 ) -> None:
-    """From the shortest to one past a window of AST, in any order, beside longer and shorter ones and itself."""
-    encoder = SpeechEncoder(folders[family], layer="last" if family == "fbank" else layer, padding=padding)
+    """From the shortest to one past a window of AST, in any order, beside longer and shorter ones
+    and itself.
+    """
+    encoder = SpeechEncoder(
+        folders[family], layer="last" if family == "fbank" else layer, padding=padding
+    )
     lengths = (RATE // 2, 3 * RATE + 7, 800, RATE + 1, LEAST[family], 10 * RATE + 801)
     batches = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [4, 5], [2, 2, 1], [3, 0]]
     in_any_batch(encoder, [wave(samples, samples) for samples in lengths], batches)
@@ -169,11 +214,17 @@ def test_an_utterance_has_the_same_frames_alone_and_in_a_batch(
 
 @pytest.mark.parametrize("family", GROUP_NORM)
 @pytest.mark.parametrize("layer", ["last", 0, 1])
-def test_group_norm_takes_equal_lengths_alone(family: str, layer: int | str, folders: dict[str, Path]) -> None:
+def test_group_norm_takes_equal_lengths_alone(
+    family: str, layer: int | str, folders: dict[str, Path]
+) -> None:
     encoder = SpeechEncoder(folders[family], layer=layer)
     for samples in (LEAST[family], RATE, 3 * RATE + 7):
-        in_any_batch(encoder, [wave(samples, seed) for seed in range(4)], [[0, 1, 2, 3], [3, 1], [2, 2, 0]])
-    with pytest.raises(InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"):
+        in_any_batch(
+            encoder, [wave(samples, seed) for seed in range(4)], [[0, 1, 2, 3], [3, 1], [2, 2, 0]]
+        )
+    with pytest.raises(
+        InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"
+    ):
         encoder([wave(RATE), wave(3 * RATE)])
 
 
@@ -192,7 +243,8 @@ def test_every_layer_can_be_taken_and_no_other(family: str, folders: dict[str, P
     taken = [SpeechEncoder(folders[family], layer=layer)(sound)[0] for layer in (0, 1, 2)]
     assert {each.shape for each in taken} == {last.shape}
     assert not any(close(taken[one], taken[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
-    # Families that normalise their output do so behind the last layer; transformers gives that as a state for some.
+    # Families that normalise their output do so behind the last layer; transformers gives that as a
+    # state for some.
     if family in ("parakeet", "whisper"):
         assert close(taken[2], last)
     for layer in (3, -1):
@@ -202,11 +254,15 @@ def test_every_layer_can_be_taken_and_no_other(family: str, folders: dict[str, P
 
 @pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_the_wanted_dtype_is_that_of_the_frames(family: str, dtype: str, folders: dict[str, Path]) -> None:
+def test_the_wanted_dtype_is_that_of_the_frames(
+    family: str, dtype: str, folders: dict[str, Path]
+) -> None:
     frames = SpeechEncoder(folders[family], dtype=dtype)([wave(RATE)])[0]
     assert frames.dtype == getattr(torch, dtype)
     exact = SpeechEncoder(folders[family])([wave(RATE)])[0]
-    assert float((frames.float() - exact).norm() / exact.norm()) < (0.02 if dtype == "float16" else 0.15)
+    assert float((frames.float() - exact).norm() / exact.norm()) < (
+        0.02 if dtype == "float16" else 0.15
+    )
 
 
 @pytest.mark.parametrize("family", [*WITH_CTC, *GROUP_NORM])
@@ -230,12 +286,18 @@ def test_weights_are_those_of_the_folder(family: str, folders: dict[str, Path]) 
     assert not encoder.model.training
 
 
-@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("fbank", "whisper-ast")])
+@pytest.mark.parametrize(
+    "family", [family for family in ENCODERS if family not in ("fbank", "whisper-ast")]
+)
 def test_a_folder_that_lacks_weights_is_refused(family: str, tmp_path: Path) -> None:
     """transformers would draw them at random."""
     folder = save_encoder(tmp_path / "encoder", family)
     weights = load_file(folder / "model.safetensors")
-    name = next(name for name in sorted(weights) if re.search(r"layers?\.1\.", name) and "decoder" not in name)
+    name = next(
+        name
+        for name in sorted(weights)
+        if re.search(r"layers?\.1\.", name) and "decoder" not in name
+    )
     del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"1 of its weights are missing, .*layers\.1\."):
@@ -243,10 +305,17 @@ def test_a_folder_that_lacks_weights_is_refused(family: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", WAVEFORM)
-def test_checkpoints_of_older_releases_are_read(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """They name the norm of the positional convolution otherwise, and some lack what only training uses."""
+def test_checkpoints_of_older_releases_are_read(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """They name the norm of the positional convolution otherwise, and some lack what only training
+    uses.
+    """
     shutil.copytree(folders[family], tmp_path / "old")
-    named = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    named = {
+        "parametrizations.weight.original0": "weight_g",
+        "parametrizations.weight.original1": "weight_v",
+    }
     weights = {}
     for name, tensor in load_file(folders[family] / "model.safetensors").items():
         for new, old in named.items():
@@ -255,34 +324,64 @@ def test_checkpoints_of_older_releases_are_read(family: str, folders: dict[str, 
             weights[name] = tensor
     assert any(name.endswith("weight_g") for name in weights)
     save_file(weights, tmp_path / "old/model.safetensors", metadata={"format": "pt"})
-    assert torch.equal(SpeechEncoder(tmp_path / "old")([wave(RATE)])[0], SpeechEncoder(folders[family])([wave(RATE)])[0])
+    assert torch.equal(
+        SpeechEncoder(tmp_path / "old")([wave(RATE)])[0],
+        SpeechEncoder(folders[family])([wave(RATE)])[0],
+    )
 
 
 @pytest.mark.parametrize("family", [family for family in WITH_CTC if family not in GROUP_NORM])
-def test_ctc_text_is_the_best_unit_of_each_frame_joined(family: str, folders: dict[str, Path]) -> None:
+def test_ctc_text_is_the_best_unit_of_each_frame_joined(
+    family: str, folders: dict[str, Path]
+) -> None:
     encoder = SpeechEncoder(folders[family])
     assert isinstance(encoder.family, Padded)
     plain = AutoModelForCTC.from_pretrained(folders[family], local_files_only=True).eval()
-    units = {place: unit for unit, place in json.loads((folders[family] / "vocab.json").read_text()).items()}
+    units = {
+        place: unit
+        for unit, place in json.loads((folders[family] / "vocab.json").read_text()).items()
+    }
     waves = [wave(samples, samples) for samples in (800, RATE, 2 * RATE + 99)]
     frames = encoder(waves)
     texts = encoder.ctc_text(frames)
     for samples, each, text in zip(waves, frames, texts, strict=True):
         with torch.no_grad():
-            best = plain(**encoder.family.inputs([samples])).logits[0, : len(each)].argmax(-1).tolist()
+            best = (
+                plain(**encoder.family.inputs([samples])).logits[0, : len(each)].argmax(-1).tolist()
+            )
         spelt = "".join(units[unit] for unit, _ in groupby(best) if units[unit] != "<pad>")
         assert text == " ".join(spelt.replace("|", " ").split())
     assert len(set(texts)) > 1
     assert encoder.ctc_text([torch.zeros(0, 32)]) == [""]
 
 
-def test_known_units_give_their_words(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_units_give_their_words(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = SpeechEncoder(folders["parakeet"])
     vocabulary = json.loads((folders["parakeet"] / "vocab.json").read_text())
     head = torch.nn.Identity()
     monkeypatch.setattr(encoder.model, "ctc_head", head)
-    path = ["<pad>", "a", "a", "<pad>", "m", "|", "|", "b", "b", "<pad>", "b", "<pad>", "|", "e", "<pad>"]
-    frames = torch.nn.functional.one_hot(torch.tensor([vocabulary[unit] for unit in path]), len(vocabulary)).float()
+    path = [
+        "<pad>",
+        "a",
+        "a",
+        "<pad>",
+        "m",
+        "|",
+        "|",
+        "b",
+        "b",
+        "<pad>",
+        "b",
+        "<pad>",
+        "|",
+        "e",
+        "<pad>",
+    ]
+    frames = torch.nn.functional.one_hot(
+        torch.tensor([vocabulary[unit] for unit in path]), len(vocabulary)
+    ).float()
     assert encoder.ctc_text([frames]) == ["am bb e"]
     assert encoder.ctc_text([frames[:1]]) == [""]
 
@@ -294,11 +393,16 @@ def test_an_encoder_without_a_head_has_no_text(family: str, folders: dict[str, P
         encoder.ctc_text(encoder([wave(RATE)]))
 
 
-@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in ("fbank", "whisper-ast")])
+@pytest.mark.parametrize(
+    "family", [family for family in ENCODERS if family not in ("fbank", "whisper-ast")]
+)
 def test_weights_that_are_pickled_alone_are_refused(family: str, tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / family, family)
     (folder / "model.safetensors").unlink()
-    torch.save(SpeechEncoder(save_encoder(tmp_path / "other", family)).model.state_dict(), folder / "pytorch_model.bin")
+    torch.save(
+        SpeechEncoder(save_encoder(tmp_path / "other", family)).model.state_dict(),
+        folder / "pytorch_model.bin",
+    )
     with pytest.raises(InputError, match=r"does not load as an encoder.*safetensors is needed"):
         SpeechEncoder(folder)
 
@@ -316,7 +420,9 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("missing", ["config.json", "preprocessor_config.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "missing", ["config.json", "preprocessor_config.json", "model.safetensors"]
+)
 def test_a_folder_that_lacks_a_file_is_refused(missing: str, tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder")
     (folder / missing).unlink()

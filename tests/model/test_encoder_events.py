@@ -1,4 +1,6 @@
-"""The event encoder and encoders side by side: frames of one rate, joined along the width, however long the audio."""
+"""The event encoder and encoders side by side: frames of one rate, joined along the width, however
+long the audio.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_frame_is_the_mean_of_its_patches(both: Path) -> None:
     sound = wave(WINDOW)
-    mel = ASTFeatureExtractor.from_pretrained(both / "events")(sound, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    mel = ASTFeatureExtractor.from_pretrained(both / "events")(
+        sound, sampling_rate=RATE, return_tensors="pt"
+    )["input_values"]
     network = AutoModel.from_pretrained(both / "events", local_files_only=True).eval()
     with torch.no_grad():
         tokens = network(mel).last_hidden_state[0, 2:]
@@ -55,7 +59,10 @@ def test_a_long_recording_runs_in_passes(both: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("samples", [400, RATE, 2 * RATE + 1601, 31 * RATE])
 def test_an_event_frame_stands_beside_five_of_speech(samples: int, both: Path) -> None:
     sound = [wave(samples)]
-    speech, events = SpeechEncoder(both / "speech")(sound)[0], SpeechEncoder(both / "events")(sound)[0]
+    speech, events = (
+        SpeechEncoder(both / "speech")(sound)[0],
+        SpeechEncoder(both / "events")(sound)[0],
+    )
     joined = SpeechEncoder(both)(sound)[0]
     assert joined.shape == (len(speech), 64)
     assert torch.equal(joined[:, :32], speech)
@@ -72,4 +79,7 @@ def test_the_layer_is_that_of_the_first_encoder(both: Path) -> None:
 
 def test_padding_reaches_whisper_inside(both: Path) -> None:
     sound = [wave(RATE)]
-    assert torch.equal(SpeechEncoder(both, padding="none")(sound)[0][:, :32], SpeechEncoder(both / "speech", padding="none")(sound)[0])
+    assert torch.equal(
+        SpeechEncoder(both, padding="none")(sound)[0][:, :32],
+        SpeechEncoder(both / "speech", padding="none")(sound)[0],
+    )

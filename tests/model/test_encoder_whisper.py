@@ -1,4 +1,6 @@
-"""Whisper's encoder: windows of 30 s or the true length, against transformers' own; audio past 30 s; whose weights."""
+"""Whisper's encoder: windows of 30 s or the true length, against transformers' own; audio past 30
+s; whose weights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def theirs(folder: Path, sound: np.ndarray, layer: int | str = "last") -> torch.Tensor:
     """The 1,500 frames that transformers gives for up to 30 s."""
-    mel = WhisperFeatureExtractor.from_pretrained(folder)(sound, sampling_rate=RATE, return_tensors="pt").input_features
+    mel = WhisperFeatureExtractor.from_pretrained(folder)(
+        sound, sampling_rate=RATE, return_tensors="pt"
+    ).input_features
     network = AutoModel.from_pretrained(folder, local_files_only=True).eval().get_encoder()
     with torch.no_grad():
         output = network(mel, output_hidden_states=True)
@@ -34,7 +38,9 @@ def theirs(folder: Path, sound: np.ndarray, layer: int | str = "last") -> torch.
 
 @pytest.mark.parametrize("padding", ["window", "none"])
 @pytest.mark.parametrize("layer", ["last", 0, 1, 2])
-def test_thirty_seconds_are_those_of_transformers(padding: str, layer: int | str, folder: Path) -> None:
+def test_thirty_seconds_are_those_of_transformers(
+    padding: str, layer: int | str, folder: Path
+) -> None:
     """The weights are the checkpoint's too: the plain way to load the encoder gives random ones."""
     sound = wave(WINDOW)
     frames = SpeechEncoder(folder, layer=layer, padding=padding)([sound])[0]
@@ -64,12 +70,19 @@ def test_a_long_recording_runs_in_passes_and_has_the_frames_of_its_windows(
     padding: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whisper, "PASS_SECONDS", 60)
-    encoder, sounds = SpeechEncoder(folder, padding=padding), [wave(215 * RATE + 77), wave(RATE), wave(31 * RATE)]
+    encoder, sounds = (
+        SpeechEncoder(folder, padding=padding),
+        [wave(215 * RATE + 77), wave(RATE), wave(31 * RATE)],
+    )
     sizes: list[int] = []
-    encoder.model.conv1.register_forward_hook(lambda module, given, mel: sizes.append(mel.shape[0] * mel.shape[2]))
+    encoder.model.conv1.register_forward_hook(
+        lambda module, given, mel: sizes.append(mel.shape[0] * mel.shape[2])
+    )
     together = encoder(sounds)
     assert max(sizes) == 2 * 3000  # of the spectrum's steps of 10 ms: two windows at once
-    assert [len(frames) for frames in together] == [encoder.frames_of(len(sound)) for sound in sounds]
+    assert [len(frames) for frames in together] == [
+        encoder.frames_of(len(sound)) for sound in sounds
+    ]
     for sound, frames in zip(sounds, together, strict=True):
         parts = [sound[start : start + WINDOW] for start in range(0, len(sound), WINDOW)]
         assert close(frames, torch.cat([encoder([part])[0] for part in parts]))
@@ -80,12 +93,19 @@ def test_a_pass_holds_as_much_as_fits_padding_counted() -> None:
     assert list(whisper.passes([])) == []
     assert list(whisper.passes([1] * 1000)) == [slice(0, 1000)]
     assert list(whisper.passes([most // 4] * 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
-    assert list(whisper.passes([1, 1, most // 2, 1, most + 1, 1])) == [slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6)]
+    assert list(whisper.passes([1, 1, most // 2, 1, most + 1, 1])) == [
+        slice(0, 2),
+        slice(2, 4),
+        slice(4, 5),
+        slice(5, 6),
+    ]
 
 
 @pytest.mark.parametrize("samples", [1, 100, 399])
 @pytest.mark.parametrize("padding", ["window", "none"])
-def test_what_is_left_behind_a_window_may_be_short(samples: int, padding: str, folder: Path) -> None:
+def test_what_is_left_behind_a_window_may_be_short(
+    samples: int, padding: str, folder: Path
+) -> None:
     frames = SpeechEncoder(folder, padding=padding)([wave(WINDOW + samples)])[0]
     assert len(frames) == 1500 + -(-samples // 320)
     assert torch.isfinite(frames).all()
@@ -94,7 +114,17 @@ def test_what_is_left_behind_a_window_may_be_short(samples: int, padding: str, f
 @pytest.mark.parametrize("layer", ["last", 0, 1])
 def test_without_padding_frames_do_not_hang_on_the_batch(layer: int | str, folder: Path) -> None:
     encoder = SpeechEncoder(folder, padding="none", layer=layer)
-    lengths = [RATE, 400, 7 * RATE + 13, WINDOW, WINDOW - 1, WINDOW - 321, WINDOW - 399, 3 * RATE, 33 * RATE]
+    lengths = [
+        RATE,
+        400,
+        7 * RATE + 13,
+        WINDOW,
+        WINDOW - 1,
+        WINDOW - 321,
+        WINDOW - 399,
+        3 * RATE,
+        33 * RATE,
+    ]
     waves = [wave(samples, samples) for samples in lengths]
     for sound, together in zip(waves, encoder(waves), strict=True):
         assert close(together, encoder([sound])[0]), len(sound)
@@ -105,15 +135,27 @@ def test_without_padding_no_silence_is_heard(folder: Path) -> None:
     whole, cut = SpeechEncoder(folder)(sound)[0], SpeechEncoder(folder, padding="none")(sound)[0]
     assert whole.shape == cut.shape
     assert not close(whole, cut)
-    # What enters the first layer is the same but for the last frame, behind which a window goes on with silence.
-    whole, cut = SpeechEncoder(folder, layer=0)(sound)[0], SpeechEncoder(folder, layer=0, padding="none")(sound)[0]
+    # What enters the first layer is the same but for the last frame, behind which a window goes on
+    # with silence.
+    whole, cut = (
+        SpeechEncoder(folder, layer=0)(sound)[0],
+        SpeechEncoder(folder, layer=0, padding="none")(sound)[0],
+    )
     assert close(whole[:-1], cut[:-1])
 
 
 def test_seconds_that_are_computed_are_told(folder: Path) -> None:
     windows, true = SpeechEncoder(folder), SpeechEncoder(folder, padding="none")
-    assert [windows.padded_seconds(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [30, 30, 60]
-    assert [true.padded_seconds(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [1, 30, 30 + 1 / RATE]
+    assert [windows.padded_seconds(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [
+        30,
+        30,
+        60,
+    ]
+    assert [true.padded_seconds(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [
+        1,
+        30,
+        30 + 1 / RATE,
+    ]
 
 
 def test_an_encoder_saved_alone_is_read(folder: Path, tmp_path: Path) -> None:
@@ -124,7 +166,11 @@ def test_an_encoder_saved_alone_is_read(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_trap_is_still_there(folder: Path) -> None:
-    """Why the encoder is taken out of the whole model: read alone from a whole checkpoint, its weights are random."""
+    """Why the encoder is taken out of the whole model: read alone from a whole checkpoint, its
+    weights are random.
+    """
     alone = WhisperEncoder.from_pretrained(folder, local_files_only=True)
     whole = AutoModel.from_pretrained(folder, local_files_only=True).get_encoder()
-    assert not torch.equal(alone.conv1.weight, whole.conv1.weight), "transformers reads it rightly now: the detour can go"
+    assert not torch.equal(alone.conv1.weight, whole.conv1.weight), (
+        "transformers reads it rightly now: the detour can go"
+    )

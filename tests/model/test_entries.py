@@ -1,4 +1,6 @@
-"""Catalogue entries that are wrong: what says so, in both stages that read them, before anything is trained or written."""
+"""Catalogue entries that are wrong: what says so, in both stages that read them, before anything is
+trained or written.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,12 @@ def local(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(stage: str) -> subprocess.CompletedProcess:
     """The stage as a process."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run([sys.executable, "-m", f"components.{stage}"], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", f"components.{stage}"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
 
 
 def told(local: Path, kind: str) -> dict[str, Any]:
@@ -47,14 +54,22 @@ def told(local: Path, kind: str) -> dict[str, Any]:
 
 
 def shaped(kind: str, shape: dict[str, Any]) -> None:
-    tones.change(f"catalogue/{kind}.yaml", {"tiny.source": {"kind": "folder", "folder": kind, "shape": shape}})
+    tones.change(
+        f"catalogue/{kind}.yaml",
+        {"tiny.source": {"kind": "folder", "folder": kind, "shape": shape}},
+    )
 
 
 @pytest.mark.parametrize("kind", OUT)
-def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(kind: str, local: Path) -> None:
+def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(
+    kind: str, local: Path
+) -> None:
     """Parakeet holds its encoder's width one level down, Llama at the top."""
     config = told(local, kind)
-    right, wrong = ({"encoder_config": width} if kind == "encoder" else width for width in ({"hidden_size": 32}, {"hidden_size": 1024}))
+    right, wrong = (
+        {"encoder_config": width} if kind == "encoder" else width
+        for width in ({"hidden_size": 32}, {"hidden_size": 1024})
+    )
     assert config.get("encoder_config", config)["hidden_size"] == 32
     shaped(kind, {"model_type": config["model_type"], **wrong})
     stopped = command(kind)
@@ -75,9 +90,19 @@ def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(kind:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ({"num_hidden_layers": {"speech": 2}}, "source.shape says num_hidden_layers = {'speech': 2}, the checkpoint's config.json says "),
-        ({"model_type": "whisper"}, "source.shape says model_type = whisper, the checkpoint's config.json says "),
-        ({"hiden_size": 32}, "source.shape says hiden_size = 32, the checkpoint's config.json says None"),
+        (
+            {"num_hidden_layers": {"speech": 2}},
+            "source.shape says num_hidden_layers = {'speech': 2}, the checkpoint's config.json "
+            "says ",
+        ),
+        (
+            {"model_type": "whisper"},
+            "source.shape says model_type = whisper, the checkpoint's config.json says ",
+        ),
+        (
+            {"hiden_size": 32},
+            "source.shape says hiden_size = 32, the checkpoint's config.json says None",
+        ),
     ],
 )
 def test_whatever_a_shape_says_is_compared(kind: str, shape: dict, says: str, local: Path) -> None:
@@ -88,8 +113,12 @@ def test_whatever_a_shape_says_is_compared(kind: str, shape: dict, says: str, lo
 
 
 @pytest.mark.parametrize("kind", OUT)
-def test_the_dtype_of_the_stored_weights_is_not_held_against_an_entry(kind: str, local: Path) -> None:
-    """``numerics`` says in which dtype a checkpoint runs; ``shape`` has its own for the size of the download."""
+def test_the_dtype_of_the_stored_weights_is_not_held_against_an_entry(
+    kind: str, local: Path
+) -> None:
+    """``numerics`` says in which dtype a checkpoint runs; ``shape`` has its own for the size of the
+    download.
+    """
     assert told(local, kind)["dtype"] == "float32"
     shaped(kind, {"dtype": "bfloat16", "torch_dtype": "bfloat16"})
     tones.run(kind)
@@ -98,8 +127,14 @@ def test_the_dtype_of_the_stored_weights_is_not_held_against_an_entry(kind: str,
 def test_a_part_of_joined_encoders_is_named(local: Path) -> None:
     save_encoder(local / "whisper", "whisper")
     save_encoder(local / "ast", "ast")
-    parts = {"speech": {"kind": "folder", "folder": "whisper", "shape": {"d_model": 32}}, "events": {"kind": "folder", "folder": "ast"}}
-    for wrong, says in ((64, r"encoder 'tiny\.events': source\.shape says hidden_size = 64.*says 32"), (32, "")):
+    parts = {
+        "speech": {"kind": "folder", "folder": "whisper", "shape": {"d_model": 32}},
+        "events": {"kind": "folder", "folder": "ast"},
+    }
+    for wrong, says in (
+        (64, r"encoder 'tiny\.events': source\.shape says hidden_size = 64.*says 32"),
+        (32, ""),
+    ):
         parts["events"]["shape"] = {"hidden_size": wrong}
         tones.change("catalogue/encoder.yaml", {"tiny.source": {"kind": "joined", "parts": parts}})
         if says:
@@ -117,17 +152,26 @@ def trained(world: Path) -> None:
 
 
 ENCODER_CONFIGS: list[tuple[dict, str]] = [
-    ({"hidden_size": 100, "num_attention_heads": 3}, "a width of 100 can't be divided among 3 attention heads"),
+    (
+        {"hidden_size": 100, "num_attention_heads": 3},
+        "a width of 100 can't be divided among 3 attention heads",
+    ),
     ({"hiden_size": 96}, r"parakeet_encoder has no 'hiden_size'\. Did you mean 'hidden_size'"),
     ({"num_hidden_layers": -1}, "'num_hidden_layers' is -1, and must be at least 1"),
     ({"hidden_size": "wide"}, "gives no network that works: .*expected int, got str"),
     ({"conv_kernel_size": 8}, "gives no network that works"),
-    ({"subsampling_factor": 3}, r"a subsampling_factor of 3 is none that halvings give\. Set it to 2, 4 or 8"),
+    (
+        {"subsampling_factor": 3},
+        r"a subsampling_factor of 3 is none that halvings give\. Set it to 2, 4 or 8",
+    ),
     ({"num_mel_bins": 0}, "'num_mel_bins' is 0"),
     ({"layerdrop": 1.5}, "'layerdrop' is 1.5, and must be at least 0 and below 1"),
 ]
 LLM_CONFIGS: list[tuple[dict, str]] = [
-    ({"num_attention_heads": 5}, r"hidden size \(96\) is not a multiple of the number of attention heads \(5\)"),
+    (
+        {"num_attention_heads": 5},
+        r"hidden size \(96\) is not a multiple of the number of attention heads \(5\)",
+    ),
     ({"num_key_value_heads": 3}, "gives no network that works"),
     ({"hiden_size": 96}, r"llama has no 'hiden_size'\. Did you mean 'hidden_size'"),
     ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
@@ -135,17 +179,26 @@ LLM_CONFIGS: list[tuple[dict, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "says"), [*(("encoder", *each) for each in ENCODER_CONFIGS), *(("llm", *each) for each in LLM_CONFIGS)]
+    ("kind", "config", "says"),
+    [*(("encoder", *each) for each in ENCODER_CONFIGS), *(("llm", *each) for each in LLM_CONFIGS)],
 )
-def test_an_architecture_that_makes_no_sense_stops_before_it_is_trained(kind: str, config: dict, says: str, trained: None) -> None:
-    tones.change(f"catalogue/{kind}.yaml", {f"tiny.source.config.{key}": value for key, value in config.items()})
+def test_an_architecture_that_makes_no_sense_stops_before_it_is_trained(
+    kind: str, config: dict, says: str, trained: None
+) -> None:
+    tones.change(
+        f"catalogue/{kind}.yaml",
+        {f"tiny.source.config.{key}": value for key, value in config.items()},
+    )
     with pytest.raises(InputError, match=rf"{kind} 'tiny': source\.config.*{says}"):
         tones.run(kind)
 
 
 def test_an_architecture_that_is_not_there_names_the_nearest(trained: None) -> None:
     tones.change("catalogue/llm.yaml", {"tiny.source.model_type": "lama"})
-    with pytest.raises(InputError, match=r"llm 'tiny': transformers has no architecture 'lama'\. Did you mean 'llama'"):
+    with pytest.raises(
+        InputError,
+        match=r"llm 'tiny': transformers has no architecture 'lama'\. Did you mean 'llama'",
+    ):
         tones.run("llm")
 
 
@@ -161,10 +214,15 @@ def test_an_architecture_that_is_not_there_names_the_nearest(trained: None) -> N
         ("llm", "noise_share", 1.2),
     ],
 )
-def test_a_setting_of_a_training_that_is_out_of_range_stops_before_any_work(kind: str, key: str, value: float, trained: None) -> None:
+def test_a_setting_of_a_training_that_is_out_of_range_stops_before_any_work(
+    kind: str, key: str, value: float, trained: None
+) -> None:
     catalogue.READERS[kind]("tiny")
     tones.change(f"catalogue/{kind}.yaml", {f"tiny.source.training.{key}": value})
-    with pytest.raises(InputError, match=rf"{kind} 'tiny': source\.training\.{key} is {value}, which is out of range"):
+    with pytest.raises(
+        InputError,
+        match=rf"{kind} 'tiny': source\.training\.{key} is {value}, which is out of range",
+    ):
         catalogue.READERS[kind]("tiny")
 
 
@@ -174,20 +232,34 @@ def test_a_projector_without_a_size_stops_every_stage(key: str, value: int, worl
     stopped = command("llm")
     assert stopped.returncode == 2
     assert stopped.stderr.strip() == (
-        f"llm: catalogue/projector.yaml: small: '{key}' is {value}, and must be at least 1. Correct it there."
+        f"llm: catalogue/projector.yaml: small: '{key}' is {value}, and must be at least 1. "
+        "Correct it there."
     )
 
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_a_corpus_without_training_speech_trains_nothing(kind: str, trained: None) -> None:
     write_record(fresh(Path("data/shards/train")), "shards", parameters=None, inputs={})
-    with pytest.raises(InputError, match=rf"{kind} 'tiny': the corpus has no utterance in its role train.*Give the role a source"):
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"{kind} 'tiny': the corpus has no utterance in its role train.*Give the role a "
+            r"source"
+        ),
+    ):
         tones.run(kind)
 
 
 @pytest.mark.parametrize(
-    "shape", [{"model_type": "lama"}, {"model_type": "llama", "hidden_size": "wide"}, {"model_type": "llama", "hidden_size": 0}]
+    "shape",
+    [
+        {"model_type": "lama"},
+        {"model_type": "llama", "hidden_size": "wide"},
+        {"model_type": "llama", "hidden_size": 0},
+    ],
 )
 def test_a_shape_that_gives_no_network_is_refused(shape: dict) -> None:
-    with pytest.raises(InputError, match=r"No network can be made of .*Give what its config\.json says"):
+    with pytest.raises(
+        InputError, match=r"No network can be made of .*Give what its config\.json says"
+    ):
         network_of(shape, causal=True)

@@ -40,10 +40,16 @@ def pickled(folder: Path, parts: int = 1, **saving: Any) -> dict[str, torch.Tens
     if parts == 1:
         torch.save(tensors, folder / "pytorch_model.bin", **saving)
     else:
-        held = {f"pytorch_model-{part + 1:05d}-of-{parts:05d}.bin": names[part::parts] for part in range(parts)}
+        held = {
+            f"pytorch_model-{part + 1:05d}-of-{parts:05d}.bin": names[part::parts]
+            for part in range(parts)
+        }
         for file, own in held.items():
             torch.save({name: tensors[name] for name in own}, folder / file, **saving)
-        index = {"metadata": {"total_size": 1}, "weight_map": {name: file for file, own in held.items() for name in own}}
+        index = {
+            "metadata": {"total_size": 1},
+            "weight_map": {name: file for file, own in held.items() for name in own},
+        }
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     return tensors
 
@@ -56,8 +62,14 @@ def test_torch_weights_become_safetensors(parts: int, zipped: bool, checkpoint: 
     tensors = pickled(checkpoint, parts, _use_new_zipfile_serialization=zipped)
     unit = taken()
     assert not list(unit.glob("*.bin*"))
-    written = {name: tensor for path in unit.glob("*.safetensors") for name, tensor in load_file(path).items()}
-    assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
+    written = {
+        name: tensor
+        for path in unit.glob("*.safetensors")
+        for name, tensor in load_file(path).items()
+    }
+    assert written.keys() == tensors.keys() and all(
+        torch.equal(written[name], tensors[name]) for name in tensors
+    )
     for path in unit.glob("*.safetensors"):
         with safe_open(path, "pt") as opened:
             assert opened.metadata() == {"format": "pt"}, "as other tools ask for"
@@ -71,7 +83,9 @@ def test_tensors_that_share_memory_keep_their_names(checkpoint: Path) -> None:
     tied = {**tensors, "tied": tensors[first], "turned": tensors[first].T, "row": tensors[first][1]}
     torch.save(tied, checkpoint / "pytorch_model.bin")
     written = load_file(taken() / "model.safetensors")
-    assert written.keys() == tied.keys() and all(torch.equal(written[name], tied[name]) for name in tied)
+    assert written.keys() == tied.keys() and all(
+        torch.equal(written[name], tied[name]) for name in tied
+    )
 
 
 class Command:
@@ -85,11 +99,19 @@ class Command:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_would_run_code_is_refused(zipped: bool, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused(
+    zipped: bool, checkpoint: Path, tmp_path: Path
+) -> None:
     tensors = pickled(checkpoint)
     sign = tmp_path / "code was run"
-    torch.save({**tensors, "more": Command(sign)}, checkpoint / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"pytorch_model\.bin does not load as plain tensors.*would run code"):
+    torch.save(
+        {**tensors, "more": Command(sign)},
+        checkpoint / "pytorch_model.bin",
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(
+        InputError, match=r"pytorch_model\.bin does not load as plain tensors.*would run code"
+    ):
         taken()
     assert not sign.exists()
     torch.load(checkpoint / "pytorch_model.bin", weights_only=False)
@@ -114,7 +136,9 @@ def test_more_than_tensors_is_refused(checkpoint: Path) -> None:
 def test_a_part_that_is_missing_is_named(checkpoint: Path) -> None:
     pickled(checkpoint, 3)
     (checkpoint / "pytorch_model-00002-of-00003.bin").unlink()
-    with pytest.raises(InputError, match=r"names model-00002-of-00003\.safetensors, which is not among the files"):
+    with pytest.raises(
+        InputError, match=r"names model-00002-of-00003\.safetensors, which is not among the files"
+    ):
         taken()
 
 
@@ -129,8 +153,13 @@ def edit(path: Path, **changed: Any) -> None:
 
 
 def test_code_that_a_native_family_names_is_dropped(checkpoint: Path) -> None:
-    edit(checkpoint / "config.json", auto_map={"AutoModelForCausalLM": "modeling_phi.PhiForCausalLM"})
-    edit(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization.Other", None]})
+    edit(
+        checkpoint / "config.json", auto_map={"AutoModelForCausalLM": "modeling_phi.PhiForCausalLM"}
+    )
+    edit(
+        checkpoint / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["tokenization.Other", None]},
+    )
     edit(checkpoint / "generation_config.json", note="kept")
     unit = taken()
     assert not [path for path in unit.glob("*config.json") if "auto_map" in path.read_text()]
@@ -146,13 +175,19 @@ def test_code_that_a_native_family_names_is_dropped(checkpoint: Path) -> None:
         ("tokenizer_config.json", {"tokenizer_class": "OwnTokenizer"}, "OwnTokenizer"),
     ],
 )
-def test_a_model_that_exists_as_remote_code_only_is_refused(file: str, changed: dict, kind: str, checkpoint: Path) -> None:
+def test_a_model_that_exists_as_remote_code_only_is_refused(
+    file: str, changed: dict, kind: str, checkpoint: Path
+) -> None:
     edit(checkpoint / file, auto_map={"AutoModel": "modeling.Own"}, **changed)
-    with pytest.raises(InputError, match=rf"{file}: '{kind}' is remote code \(auto_map\).*never run here"):
+    with pytest.raises(
+        InputError, match=rf"{file}: '{kind}' is remote code \(auto_map\).*never run here"
+    ):
         taken()
 
 
-def test_what_cannot_be_linked_is_copied(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_linked_is_copied(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
 
@@ -160,11 +195,15 @@ def test_what_cannot_be_linked_is_copied(checkpoint: Path, tmp_path: Path, monke
     unit = tmp_path / "unit"
     unit.mkdir()
     fill(unit, {path.name: path for path in checkpoint.iterdir()}, "some")
-    assert (unit / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert (unit / "model.safetensors").read_bytes() == (
+        checkpoint / "model.safetensors"
+    ).read_bytes()
     assert not (unit / "model.safetensors").samefile(checkpoint / "model.safetensors")
 
 
-def test_a_conversion_that_does_not_fit_says_so(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_does_not_fit_says_so(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from components.runtime import unit_cache as work
 
     pickled(checkpoint)
@@ -176,6 +215,14 @@ def test_a_conversion_that_does_not_fit_says_so(checkpoint: Path, monkeypatch: p
 
 def test_what_a_configuration_leaves_out_counts_as_the_family_reads_it() -> None:
     bloom = {"model_type": "bloom", "n_embed": 64, "n_head": 4}
-    check_shape(bloom, {"hidden_size": 64, "n_layer": 2, "num_attention_heads": 4}, "llm 'x'")  # n_layer: the family's own
-    with pytest.raises(InputError, match=r"llm 'x': source\.shape says hidden_size = 32, the checkpoint's config\.json says 64"):
+    check_shape(
+        bloom, {"hidden_size": 64, "n_layer": 2, "num_attention_heads": 4}, "llm 'x'"
+    )  # n_layer: the family's own
+    with pytest.raises(
+        InputError,
+        match=(
+            r"llm 'x': source\.shape says hidden_size = 32, the checkpoint's config\.json "
+            r"says 64"
+        ),
+    ):
         check_shape(bloom, {"hidden_size": 32}, "llm 'x'")

@@ -1,4 +1,6 @@
-"""Checkpoints of a hub: fetched once, whole, checked and pinned; and what stops says the way out."""
+"""Checkpoints of a hub: fetched once, whole, checked and pinned; and what stops says
+the way out.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ ENCODER, LLM = "acme/parakeet-tiny", "acme/llama-tiny"
 
 @pytest.fixture
 def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with parameters and a catalogue, and neither corpus nor shards: a hub model needs none."""
+    """A workspace with parameters and a catalogue, and neither corpus nor shards: a hub model needs
+    none.
+    """
     folder = tmp_path / "project"
     (folder / "catalogue").mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -52,17 +56,33 @@ def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def hub(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with an encoder and an LLM, to which the catalogue points; a HF cache of one's own."""
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+    for name in (
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     with serving() as served:
         monkeypatch.setattr(constants, "ENDPOINT", served.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            served.address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf/token"))
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # what is lost of a cut connection is less than a chunk
+        monkeypatch.setattr(
+            constants, "DOWNLOAD_CHUNK_SIZE", 4096
+        )  # what is lost of a cut connection is less than a chunk
         monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-        served.repositories = {ENCODER: save_encoder(tmp_path / "remote/encoder"), LLM: save_llm(tmp_path / "remote/llm")}
+        served.repositories = {
+            ENCODER: save_encoder(tmp_path / "remote/encoder"),
+            LLM: save_llm(tmp_path / "remote/llm"),
+        }
         for kind, repo in (("encoder", ENCODER), ("llm", LLM)):
             folder = served.repositories[repo]
             (folder / "inputs.json").unlink()
@@ -76,7 +96,11 @@ def pinned(kind: str, **changed: Any) -> None:
     """Changes the source of the catalogue entry in use."""
     path = Path(f"catalogue/{kind}.yaml")
     data = yaml.safe_load(path.read_text())
-    data["tiny"]["source"] = {key: value for key, value in {**data["tiny"]["source"], "kind": "hub", **changed}.items() if key != "folder"}
+    data["tiny"]["source"] = {
+        key: value
+        for key, value in {**data["tiny"]["source"], "kind": "hub", **changed}.items()
+        if key != "folder"
+    }
     path.write_text(yaml.safe_dump(data))
 
 
@@ -86,14 +110,18 @@ def storage(repo: str) -> Path:
 
 def nothing_kept(digest: str) -> bool:
     """Whether neither the HF cache nor the work cache holds a file of the encoder as whole."""
-    return not (storage(ENCODER) / "blobs" / digest).exists() and not list(work.work_root().glob("encoder/*/*/unit.json"))
+    return not (storage(ENCODER) / "blobs" / digest).exists() and not list(
+        work.work_root().glob("encoder/*/*/unit.json")
+    )
 
 
 def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> None:
     tones.run("encoder")
     source, names = hub.repositories[ENCODER], set(catalogue.encoder("tiny").source.files)
     assert {path.name for path in tones.ENCODER.iterdir()} == names | {"inputs.json"}
-    assert all((tones.ENCODER / name).read_bytes() == (source / name).read_bytes() for name in names)
+    assert all(
+        (tones.ENCODER / name).read_bytes() == (source / name).read_bytes() for name in names
+    )
     assert contents(tones.ENCODER).keys() == names
     there, here = SpeechEncoder(source), SpeechEncoder(tones.ENCODER)
     sound = tones.tone("amber birch", 1)
@@ -101,20 +129,32 @@ def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> Non
     assert here.has_ctc and there.ctc_text(there([sound])) == here.ctc_text(here([sound]))
     cached = storage(ENCODER) / "snapshots" / REVISION / "model.safetensors"
     assert cached.resolve().name == etag(source / "model.safetensors")
-    assert cached.resolve().samefile(tones.ENCODER / "model.safetensors"), "one copy of the weights on the disk"
-    assert not {each.path.rpartition("/")[2] for each in hub.requests} & {"modeling.py", "README.md"}
+    assert cached.resolve().samefile(tones.ENCODER / "model.safetensors"), (
+        "one copy of the weights on the disk"
+    )
+    assert not {each.path.rpartition("/")[2] for each in hub.requests} & {
+        "modeling.py",
+        "README.md",
+    }
 
 
 def test_an_llm_is_fetched_whole(hub: Hub) -> None:
     tones.run("llm")
-    (there, units), (here, same) = (load_llm(folder, "float32", "cpu") for folder in (hub.repositories[LLM], tones.LLM))
-    assert all(torch.equal(one, other) for one, other in zip(there.parameters(), here.parameters(), strict=True))
+    (there, units), (here, same) = (
+        load_llm(folder, "float32", "cpu") for folder in (hub.repositories[LLM], tones.LLM)
+    )
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(there.parameters(), here.parameters(), strict=True)
+    )
     assert units("amber birch").input_ids == same("amber birch").input_ids
     assert not list(tones.LLM.glob("*.py"))
 
 
 def test_what_is_there_is_not_asked_for_again(hub: Hub) -> None:
-    """Neither where the unit is finished, nor where only the HF cache holds the files, with or without a network."""
+    """Neither where the unit is finished, nor where only the HF cache holds the files, with or
+    without a network.
+    """
     tones.run("encoder")
     files = folder_digests(tones.ENCODER)
     asked = len(hub.requests)
@@ -136,7 +176,10 @@ def test_another_revision_or_list_of_files_is_another_unit(hub: Hub) -> None:
     assert (tones.LLM / "NOTICE").is_file()
     assert len(hub.bodies("model.safetensors")) == 1, "the weights are in the cache already"
     pinned("llm", revision="f" * 40)
-    with pytest.raises(InputError, match=rf"llm 'tiny': {LLM} has no commit f+\. 'python -m components\.llm pin tiny'"):
+    with pytest.raises(
+        InputError,
+        match=rf"llm 'tiny': {LLM} has no commit f+\. 'python -m components\.llm pin tiny'",
+    ):
         tones.run("llm")
 
 
@@ -146,26 +189,34 @@ def test_a_cut_connection_is_continued(hub: Hub) -> None:
     ranges = [each.range for each in hub.bodies("model.safetensors")]
     starts = [int(each.removeprefix("bytes=").removesuffix("-") or 0) for each in ranges]
     assert len(starts) == 3 and 0 == starts[0] < starts[1] < starts[2]
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == (hub.repositories[ENCODER] / "model.safetensors").read_bytes()
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == (
+        hub.repositories[ENCODER] / "model.safetensors"
+    ).read_bytes()
 
 
 def test_a_later_run_goes_on_where_a_download_stopped(hub: Hub) -> None:
     hub.cuts, hub.cut_after, hub.down_after = 1, 50_000, True
-    with pytest.raises(TransientError, match=r"encoder 'tiny': .* answers 503 for model\.safetensors"):
+    with pytest.raises(
+        TransientError, match=r"encoder 'tiny': .* answers 503 for model\.safetensors"
+    ):
         tones.run("encoder")
     assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
     hub.status = 0
     tones.run("encoder")
     bodies = [(each.range, each.status) for each in hub.bodies("model.safetensors")]
     assert bodies == [("", 200), ("bytes=49152-", 206)], "12 chunks had arrived"
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == (hub.repositories[ENCODER] / "model.safetensors").read_bytes()
+    assert (tones.ENCODER / "model.safetensors").read_bytes() == (
+        hub.repositories[ENCODER] / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_bytes_of_another_hash_stop_and_are_removed(file: str, hub: Hub) -> None:
     """Large files are named by SHA-256, small ones by git's hash."""
     hub.damaged = {file}
-    with pytest.raises(TransientError, match=rf"encoder 'tiny': {file} has another hash.*run again"):
+    with pytest.raises(
+        TransientError, match=rf"encoder 'tiny': {file} has another hash.*run again"
+    ):
         tones.run("encoder")
     blob = storage(ENCODER) / "blobs" / etag(hub.repositories[ENCODER] / file)
     assert not blob.exists() and not blob.with_name(blob.name + ".incomplete").exists()
@@ -190,21 +241,29 @@ def test_a_cache_that_was_damaged_is_fetched_anew(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("token", ["", SECRET])
-def test_a_gated_repository_says_where_its_terms_are(token: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_says_where_its_terms_are(
+    token: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     hub.gated = {LLM}
     with pytest.raises(InputError) as stopped:
         tones.run("llm")
-    assert f"llm 'tiny': {LLM} is gated. Accept its terms at {hub.address}/{LLM}" in str(stopped.value)
+    assert f"llm 'tiny': {LLM} is gated. Accept its terms at {hub.address}/{LLM}" in str(
+        stopped.value
+    )
     assert "HF_TOKEN" in str(stopped.value) and "hf auth login" in str(stopped.value)
     assert SECRET not in str(stopped.value)
 
 
-def test_a_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+def test_a_token_goes_to_the_hub_alone(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
     tones.run("encoder")
-    assert {each.authorization for each in hub.requests if not each.path.startswith("/cdn/")} == {f"Bearer {SECRET}"}
+    assert {each.authorization for each in hub.requests if not each.path.startswith("/cdn/")} == {
+        f"Bearer {SECRET}"
+    }
     assert {each.authorization for each in hub.requests if each.path.startswith("/cdn/")} == {""}
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 10
@@ -214,18 +273,30 @@ def test_a_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path, monkeypatch: py
 
 def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
     pinned("encoder", files=["config.json", "model.safetensors", "tokeniser_config.json"])
-    with pytest.raises(InputError, match=r"no file 'tokeniser_config\.json' at 0123.*Did you mean 'tokenizer_config\.json'"):
+    with pytest.raises(
+        InputError,
+        match=r"no file 'tokeniser_config\.json' at 0123.*Did you mean 'tokenizer_config\.json'",
+    ):
         tones.run("encoder")
     pinned("encoder", repo="acme/parakeet-tny")
-    with pytest.raises(InputError, match=r"shows no repository acme/parakeet-tny.*Check the name\."):
+    with pytest.raises(
+        InputError, match=r"shows no repository acme/parakeet-tny.*Check the name\."
+    ):
         tones.run("encoder")
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "says"),
-    [(401, InputError, "HF_TOKEN"), (403, InputError, "terms"), (503, TransientError, "503"), (429, TransientError, "429")],
+    [
+        (401, InputError, "HF_TOKEN"),
+        (403, InputError, "terms"),
+        (503, TransientError, "503"),
+        (429, TransientError, "429"),
+    ],
 )
-def test_what_the_hub_answers_tells_whether_to_try_again(status: int, kind: type, says: str, hub: Hub) -> None:
+def test_what_the_hub_answers_tells_whether_to_try_again(
+    status: int, kind: type, says: str, hub: Hub
+) -> None:
     hub.status = status
     with pytest.raises(kind, match=says):
         tones.run("encoder")
@@ -238,16 +309,31 @@ def test_a_mirror_of_another_commit_is_refused(hub: Hub) -> None:
     assert not [each for each in hub.requests if each.method == "GET"]
 
 
-def test_a_file_beyond_plain_http_is_left_to_the_hubs_own_command(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beyond_plain_http_is_left_to_the_hubs_own_command(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 100_000)
     with pytest.raises(
-        InputError, match=rf"model\.safetensors has [\d,]+ bytes.*'hf download {ENCODER} --revision {REVISION} config\.json "
+        InputError,
+        match=(
+            rf"model\.safetensors has [\d,]+ bytes.*'hf download {ENCODER} --revision "
+            rf"{REVISION} config\.json "
+        ),
     ):
         tones.run("encoder")
 
 
 def three_ways(message: str) -> bool:
-    return all(name in message for name in ("HF_HOME", "LIBRETTO_MODELS", "HF_ENDPOINT", "hf download", constants.HF_HUB_CACHE))
+    return all(
+        name in message
+        for name in (
+            "HF_HOME",
+            "LIBRETTO_MODELS",
+            "HF_ENDPOINT",
+            "hf download",
+            constants.HF_HUB_CACHE,
+        )
+    )
 
 
 def test_who_is_offline_is_told_three_ways_out(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +345,9 @@ def test_who_is_offline_is_told_three_ways_out(hub: Hub, monkeypatch: pytest.Mon
         for port in (closed.getsockname()[1], silent.getsockname()[1]):
             monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
             monkeypatch.setattr(
-                constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"http://127.0.0.1:{port}" + "/{repo_id}/resolve/{revision}/{filename}"
+                constants,
+                "HUGGINGFACE_CO_URL_TEMPLATE",
+                f"http://127.0.0.1:{port}" + "/{repo_id}/resolve/{revision}/{filename}",
             )
             with pytest.raises(TransientError) as stopped:
                 tones.run("encoder")
@@ -275,15 +363,21 @@ def test_offline_by_setting_is_told_so(hub: Hub, monkeypatch: pytest.MonkeyPatch
     assert not hub.requests
 
 
-def test_a_download_that_does_not_fit_says_so_before_it_begins(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_does_not_fit_says_so_before_it_begins(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(work.shutil, "disk_usage", lambda path: usage._replace(free=1234))
-    with pytest.raises(InputError, match=r"the disk is full: [\d,]{6,} bytes are needed, 1,234 are free"):
+    with pytest.raises(
+        InputError, match=r"the disk is full: [\d,]{6,} bytes are needed, 1,234 are free"
+    ):
         tones.run("encoder")
     assert not [each for each in hub.requests if each.method == "GET"]
 
 
-def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = client._Counted.write
 
     def full(self: Any, data: bytes) -> int:
@@ -339,7 +433,9 @@ def test_what_could_run_code_is_never_listed(file: str, hub: Hub) -> None:
         ({"files": ["config.json", "model.safetensors", "pytorch_model.bin"]}, "listed twice"),
     ],
 )
-def test_a_hub_source_that_is_wrong_stops_before_the_network(changed: dict, says: str, hub: Hub) -> None:
+def test_a_hub_source_that_is_wrong_stops_before_the_network(
+    changed: dict, says: str, hub: Hub
+) -> None:
     pinned("encoder", **changed)
     with pytest.raises(InputError, match=f"encoder 'tiny': .*{says}"):
         catalogue.encoder("tiny")
@@ -348,15 +444,24 @@ def test_a_hub_source_that_is_wrong_stops_before_the_network(changed: dict, says
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """A process that reads its environment anew."""
-    given = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1,localhost", **environment}
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, env=given)
+    given = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "NO_PROXY": "127.0.0.1,localhost",
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, env=given
+    )
 
 
 def test_a_process_honours_the_environment(hub: Hub, tmp_path: Path) -> None:
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": SECRET}
     done = python("components.encoder", "--encoder", "tiny", **settings)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "home/hub/models--acme--parakeet-tiny/snapshots" / REVISION / "model.safetensors").is_file()
+    assert (
+        tmp_path / "home/hub/models--acme--parakeet-tiny/snapshots" / REVISION / "model.safetensors"
+    ).is_file()
     assert {each.authorization for each in hub.requests} == {f"Bearer {SECRET}", ""}
     assert not [each.agent for each in hub.requests if "torch" in each.agent], "telemetry is off"
     hub.gated = {LLM}
@@ -364,38 +469,70 @@ def test_a_process_honours_the_environment(hub: Hub, tmp_path: Path) -> None:
     assert stopped.returncode == 2
     assert "is gated" in stopped.stderr
     assert SECRET not in done.stdout + done.stderr + stopped.stdout + stopped.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert not [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("encoder", {"encoder_config": {"hidden_size": 64}}), ("llm", {"hidden_size": 64})])
-def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(kind: str, shape: dict, hub: Hub) -> None:
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("encoder", {"encoder_config": {"hidden_size": 64}}), ("llm", {"hidden_size": 64})],
+)
+def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(
+    kind: str, shape: dict, hub: Hub
+) -> None:
     pinned(kind, shape=shape)
     with pytest.raises(
-        InputError, match=rf"{kind} 'tiny'.*source\.shape says hidden_size = 64, .*config\.json says 32\. Correct the entry"
+        InputError,
+        match=(
+            rf"{kind} 'tiny'.*source\.shape says hidden_size = 64, .*config\.json says 32\. "
+            r"Correct the entry"
+        ),
     ):
         tones.run(kind)
     assert not hub.bodies("model.safetensors"), "said before the weights are fetched"
 
 
 @pytest.mark.parametrize("forbidden", [True, False])
-def test_a_process_without_a_network_names_the_ways_out(forbidden: bool, hub: Hub, tmp_path: Path) -> None:
+def test_a_process_without_a_network_names_the_ways_out(
+    forbidden: bool, hub: Hub, tmp_path: Path
+) -> None:
     """Nothing listens at the endpoint; HF_HUB_OFFLINE forbids to try."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        home = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": str(int(forbidden))}
+        home = {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": str(int(forbidden)),
+        }
         stopped = python("components.llm", "--llm", "tiny", **home)
     assert stopped.returncode == (2 if forbidden else 75)
     said = stopped.stderr.strip().splitlines()[-1]
-    assert said.startswith(f"llm: llm 'tiny': config.json of {LLM} is not in the cache {tmp_path / 'home/hub'}, and ")
-    assert ("HF_HUB_OFFLINE forbids to ask" if forbidden else f"({endpoint}) does not answer") in said
-    for way in ("Three ways out", f"hf download {LLM} --revision {REVISION}", "HF_HOME", "LIBRETTO_MODELS", "kind: folder", "HF_ENDPOINT"):
+    assert said.startswith(
+        f"llm: llm 'tiny': config.json of {LLM} is not in the cache {tmp_path / 'home/hub'}, and "
+    )
+    assert (
+        "HF_HUB_OFFLINE forbids to ask" if forbidden else f"({endpoint}) does not answer"
+    ) in said
+    for way in (
+        "Three ways out",
+        f"hf download {LLM} --revision {REVISION}",
+        "HF_HOME",
+        "LIBRETTO_MODELS",
+        "kind: folder",
+        "HF_ENDPOINT",
+    ):
         assert way in said
     assert "Traceback" not in stopped.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_up_ends_the_process_with_the_entry_and_the_way_out(hub: Hub, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_ends_the_process_with_the_entry_and_the_way_out(
+    hub: Hub, tmp_path: Path
+) -> None:
     blob = etag(hub.repositories[ENCODER] / "model.safetensors")
     part = tmp_path / "home/hub/models--acme--parakeet-tiny/blobs" / f"{blob}.incomplete"
     part.parent.mkdir(parents=True)
@@ -417,7 +554,10 @@ def test_an_entry_without_a_revision_is_pinned_by_a_command(hub: Hub, tmp_path: 
     pinned("encoder", revision="", files=[])
     stopped = python("components.encoder", **settings)
     assert stopped.returncode == 2
-    assert "is not pinned: no revision and no files in catalogue/encoder.yaml. 'python -m components.encoder pin tiny'" in stopped.stderr
+    assert (
+        "is not pinned: no revision and no files in catalogue/encoder.yaml. 'python -m "
+        "components.encoder pin tiny'"
+    ) in stopped.stderr
     assert not hub.requests
     printed = python("components.encoder", "pin", "tiny", **settings)
     assert printed.returncode == 0, printed.stderr
@@ -429,9 +569,21 @@ def test_an_entry_without_a_revision_is_pinned_by_a_command(hub: Hub, tmp_path: 
 
 
 def test_pinning_prefers_safetensors() -> None:
-    listed = ["README.md", "config.json", "pytorch_model.bin", "model.safetensors", "tf_model.h5", "vocab.json", "a/b.json"]
+    listed = [
+        "README.md",
+        "config.json",
+        "pytorch_model.bin",
+        "model.safetensors",
+        "tf_model.h5",
+        "vocab.json",
+        "a/b.json",
+    ]
     assert client.wanted(listed) == ["config.json", "model.safetensors", "vocab.json"]
-    assert client.wanted([file for file in listed if file != "model.safetensors"]) == ["config.json", "pytorch_model.bin", "vocab.json"]
+    assert client.wanted([file for file in listed if file != "model.safetensors"]) == [
+        "config.json",
+        "pytorch_model.bin",
+        "vocab.json",
+    ]
 
 
 def test_torch_weights_of_a_hub_are_converted(hub: Hub) -> None:
@@ -444,8 +596,14 @@ def test_torch_weights_of_a_hub_are_converted(hub: Hub) -> None:
     files = [file for file in catalogue.llm("tiny").source.files if file != "model.safetensors"]
     pinned("llm", files=[*files, "pytorch_model.bin"])
     tones.run("llm")
-    assert {path.name for path in tones.LLM.iterdir()} == {*files, "model.safetensors", "inputs.json"}
+    assert {path.name for path in tones.LLM.iterdir()} == {
+        *files,
+        "model.safetensors",
+        "inputs.json",
+    }
     converted = load_file(tones.LLM / "model.safetensors")
-    assert converted.keys() == tensors.keys() and all(torch.equal(converted[name], tensors[name]) for name in tensors)
+    assert converted.keys() == tensors.keys() and all(
+        torch.equal(converted[name], tensors[name]) for name in tensors
+    )
     load_llm(tones.LLM, "float32", "cpu")
     assert json.loads((tones.LLM / "inputs.json").read_text())["parameters"]["revision"] == REVISION

@@ -1,4 +1,6 @@
-"""LoRA on every family of encoders: what is adapted is heard and learns, and what would not is refused. LLMs: test_joined."""
+"""LoRA on every family of encoders: what is adapted is heard and learns, and what would not is
+refused. LLMs: test_joined.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tests.model.test_encoder import close, wave
 
 RATE = 16_000
 WAVLM = [family for family in ENCODER_LORA if family.startswith("wavlm")]
-# The families of the catalogue's names; the longest beginning counts, and the rule for batches tells the norm.
+# The families of the catalogue's names; the longest beginning counts, and the rule for batches
+# tells the norm.
 FAMILY = {
     "ctc": "parakeet",
     "conformer-ctc": "parakeet",
@@ -52,7 +55,9 @@ def moved(network: torch.nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("family", ENCODER_LORA)
-def test_every_weight_of_an_adapted_encoder_gets_a_gradient(family: str, folders: dict[str, Path]) -> None:
+def test_every_weight_of_an_adapted_encoder_gets_a_gradient(
+    family: str, folders: dict[str, Path]
+) -> None:
     encoder = SpeechEncoder(folders[family])
     before = heard(encoder)
     attach(encoder.model, ENCODER_LORA[family], 2, 4, 0.0, 3)
@@ -71,11 +76,16 @@ def test_every_weight_of_an_adapted_encoder_gets_a_gradient(family: str, folders
 
 
 @pytest.mark.parametrize("family", WAVLM)
-def test_attention_that_reads_weights_alone_is_refused(family: str, folders: dict[str, Path]) -> None:
+def test_attention_that_reads_weights_alone_is_refused(
+    family: str, folders: dict[str, Path]
+) -> None:
     encoder = SpeechEncoder(folders[family])
     attach(encoder.model, ["q_proj", "output_dense"], 2, 4, 0.0, 3)
     heard(encoder).pow(2).sum().backward()
-    with pytest.raises(InputError, match=r"encoder 'x': .*q_proj\.lora_A.* and 1 more\. .*intermediate_dense and output_dense") as stopped:
+    with pytest.raises(
+        InputError,
+        match=r"encoder 'x': .*q_proj\.lora_A.* and 1 more\. .*intermediate_dense and output_dense",
+    ) as stopped:
         check_gradients(encoder.model, "encoder 'x'")
     assert "output_dense.lora" not in str(stopped.value), "what has a gradient is not named"
 
@@ -83,7 +93,9 @@ def test_attention_that_reads_weights_alone_is_refused(family: str, folders: dic
 @pytest.mark.parametrize("family", ENCODER_LORA)
 def test_a_target_that_an_encoder_lacks_is_refused(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
-    with pytest.raises(InputError, match=r"'q_prj' matches no layer of .*lora\.targets.*Did you mean 'q_proj'"):
+    with pytest.raises(
+        InputError, match=r"'q_prj' matches no layer of .*lora\.targets.*Did you mean 'q_proj'"
+    ):
         attach(encoder.model, [*ENCODER_LORA[family], "q_prj"], 2, 4, 0.0, 3)
     assert not moved(encoder.model), "nothing is adapted"
 
@@ -94,10 +106,17 @@ def test_log_mel_has_nothing_to_adapt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ENCODER_LORA)
-def test_the_adapter_holds_its_own_weights_and_repeats_by_its_seed(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_adapter_holds_its_own_weights_and_repeats_by_its_seed(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
     for place, seed in (("one", 3), ("again", 3), ("other", 4)):
-        attach(SpeechEncoder(folders[family]).model, ENCODER_LORA[family], 2, 4, 0.0, seed).save_pretrained(tmp_path / place)
-    one, again, other = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("one", "again", "other"))
+        attach(
+            SpeechEncoder(folders[family]).model, ENCODER_LORA[family], 2, 4, 0.0, seed
+        ).save_pretrained(tmp_path / place)
+    one, again, other = (
+        load_file(tmp_path / place / "adapter_model.safetensors")
+        for place in ("one", "again", "other")
+    )
     assert all("lora_" in name for name in one)
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)

@@ -1,4 +1,6 @@
-"""Sequences in one row: the loss and the gradients of the padded form, for every family that keeps them apart."""
+"""Sequences in one row: the loss and the gradients of the padded form, for every family that keeps
+them apart.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def learning(folder: Path, family: str) -> SpeechLLM:
     model = joined(folder, family)
     model.add_lora(4, 8, 0.0, LORA[family], 1)
     model.tune(["projector", "lora"])
-    with torch.no_grad():  # as it is after some steps: LoRA's second matrix starts at zero and hides the first one's gradient
+    # as it is after some steps: LoRA's second matrix starts at zero and hides the first one's
+    # gradient
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
@@ -32,11 +36,15 @@ def gradients(model: SpeechLLM, packed: bool) -> tuple[float, dict[str, torch.Te
     model.zero_grad()
     entropy, matching = model.losses(frames_of([3, 9, 21, 6]), TEXTS, 1.0, 1.0, packed=packed)
     (entropy.total + matching).backward()
-    return entropy.total.item(), {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    return entropy.total.item(), {
+        name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None
+    }
 
 
 @pytest.mark.parametrize("family", PACKING)
-def test_packed_and_padded_sequences_have_one_loss_and_one_gradient(family: str, tmp_path: Path) -> None:
+def test_packed_and_padded_sequences_have_one_loss_and_one_gradient(
+    family: str, tmp_path: Path
+) -> None:
     model = learning(tmp_path, family)
     check_packing(model.llm)
     (loss, padded), (packed_loss, packed) = gradients(model, False), gradients(model, True)
@@ -44,7 +52,9 @@ def test_packed_and_padded_sequences_have_one_loss_and_one_gradient(family: str,
     assert packed.keys() == padded.keys()
     assert any("lora_A" in name for name in packed)
     for name, grad in padded.items():
-        assert torch.allclose(packed[name], grad, rtol=1e-3, atol=1e-5 * float(grad.abs().max())), name
+        assert torch.allclose(packed[name], grad, rtol=1e-3, atol=1e-5 * float(grad.abs().max())), (
+            name
+        )
 
 
 def test_packing_leaves_no_padding(tmp_path: Path) -> None:
@@ -56,17 +66,23 @@ def test_packing_leaves_no_padding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rounding_of_half_precision_is_no_reason_to_refuse(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_rounding_of_half_precision_is_no_reason_to_refuse(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     check_packing(joined(tmp_path, "llama", num_hidden_layers=6).llm.to(dtype))
 
 
 def test_a_family_without_positions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Bloom.* does not keep sequences apart.*Set train\.packing to false"):
+    with pytest.raises(
+        InputError, match=r"Bloom.* does not keep sequences apart.*Set train\.packing to false"
+    ):
         check_packing(joined(tmp_path, "bloom").llm)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_network_whose_sequences_see_each_other_is_refused(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_whose_sequences_see_each_other_is_refused(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a mask of ones attention goes on over the border, and no error says so."""
     known, llm = causal._hidden, joined(tmp_path, "llama").llm.to(dtype)
 
@@ -94,5 +110,7 @@ def test_replaced_tokens_are_read_and_the_transcript_stays_the_target(tmp_path: 
 def test_a_transcript_beyond_the_vocabulary_of_the_llm_stops_with_its_text(tmp_path: Path) -> None:
     model = joined(tmp_path)
     model.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(InputError, match=r"makes token \d+ of 'amber zebra'; the LLM has \d+\. Take the tokenizer"):
+    with pytest.raises(
+        InputError, match=r"makes token \d+ of 'amber zebra'; the LLM has \d+\. Take the tokenizer"
+    ):
         model.losses(frames_of([4]), ["amber zebra"], 0, 0)

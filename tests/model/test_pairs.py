@@ -1,4 +1,6 @@
-"""Every encoder family before every LLM family: from a waveform to a loss, a gradient, a saved bridge and new text."""
+"""Every encoder family before every LLM family: from a waveform to a loss, a gradient, a saved
+bridge and new text.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,15 @@ def heard(folders: Path) -> dict[str, list[torch.Tensor]]:
 def bridge(folders: Path, encoder: str, llm: str, frames: list[torch.Tensor]) -> SpeechLLM:
     """A new model between two folders."""
     one, other = folders / "encoder" / encoder, folders / "llm" / llm
-    shape = Shape(folder_digest(one), frames[0].shape[1], folder_digest(other), "float32", Linear("linear", 2, 24), PROMPT, "lower")
+    shape = Shape(
+        folder_digest(one),
+        frames[0].shape[1],
+        folder_digest(other),
+        "float32",
+        Linear("linear", 2, 24),
+        PROMPT,
+        "lower",
+    )
     torch.manual_seed(7)
     return SpeechLLM(shape, *load_llm(other, "float32", "cpu"))
 
@@ -63,7 +73,10 @@ def test_a_waveform_becomes_text_through_every_pair(
     loss, matching = model.losses(frames, TEXTS, 1.0, 1.0)
     assert loss.tokens == sum(len(model.builder.target(text)) + 1 for text in TEXTS)
     (loss.total + matching).backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.projector.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in model.projector.parameters()
+    )
     assert all(parameter.grad is None for parameter in model.llm.parameters())
     length = torch.cat([parameter.grad.flatten() for parameter in trained]).norm()
     with torch.no_grad():  # a short step down the slope
@@ -72,7 +85,9 @@ def test_a_waveform_becomes_text_through_every_pair(
         after, beside = model.losses(frames, TEXTS, 1.0, 1.0)
     assert float(after.total + beside) < float((loss.total + matching).detach())
     model.save(tmp_path / "bridge")
-    again = SpeechLLM.load(tmp_path / "bridge", folders / "encoder" / encoder, folders / "llm" / llm, "cpu")
+    again = SpeechLLM.load(
+        tmp_path / "bridge", folders / "encoder" / encoder, folders / "llm" / llm, "cpu"
+    )
     found = search(again, frames, SECONDS, SEARCH)
     assert found == search(model.eval(), frames, SECONDS, SEARCH)
     for each in found:
@@ -82,9 +97,13 @@ def test_a_waveform_becomes_text_through_every_pair(
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_an_utterance_of_every_encoder_is_learnt_to_the_letter(encoder: str, folders: Path, heard: dict[str, list[torch.Tensor]]) -> None:
+def test_an_utterance_of_every_encoder_is_learnt_to_the_letter(
+    encoder: str, folders: Path, heard: dict[str, list[torch.Tensor]]
+) -> None:
     frames = heard[encoder]
     model = bridge(folders, encoder, "llama", frames)
     found = search(learn(model, "llama", frames, TEXTS), frames, SECONDS, SEARCH)
     assert [each.text for each in found] == TEXTS, "two sounds, two texts: what is heard decides"
-    assert [each.tokens for each in found] == [model.builder.target(text) for text in TEXTS], "it stops at the end of the turn"
+    assert [each.tokens for each in found] == [model.builder.target(text) for text in TEXTS], (
+        "it stops at the end of the turn"
+    )

@@ -1,4 +1,6 @@
-"""Bridges: what all kinds keep, by one contract; the formula of each kind; the sizes that papers print; wrong entries."""
+"""Bridges: what all kinds keep, by one contract; the formula of each kind; the sizes that papers
+print; wrong entries.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from tests.checkpoints import frames_of, joined
 from tests.conftest import REPOSITORY
 
 LAYERS = {"width": 16, "heads": 2, "hidden": 32, "layers": 2}
-# Two small entries a kind, or more: one of few frames a token, and one of 48, which are 960 ms at 50 Hz.
+# Two small entries a kind, or more: one of few frames a token, and one of 48, which are 960 ms at
+# 50 Hz.
 SMALL: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear", "stack": 3, "hidden": 16},
     "linear-960-ms": {"kind": "linear", "stack": 48, "hidden": 16},
@@ -40,17 +43,36 @@ SMALL: dict[str, dict[str, Any]] = {
     "dws-mlp": {"kind": "dws-mlp", "kernel": 5, "stride": 3, "hidden": 16},
     "dws-mlp-960-ms": {"kind": "dws-mlp", "kernel": 64, "stride": 48, "hidden": 16},
     "conv1d-transformer": {"kind": "conv1d-transformer", "kernel": 5, "stride": 3, **LAYERS},
-    "conv1d-transformer-960-ms": {"kind": "conv1d-transformer", "kernel": 48, "stride": 48, **LAYERS},
+    "conv1d-transformer-960-ms": {
+        "kind": "conv1d-transformer",
+        "kernel": 48,
+        "stride": 48,
+        **LAYERS,
+    },
     "window-qformer": {"kind": "window-qformer", "window": 17, "queries": 2, **LAYERS},
     "window-qformer-960-ms": {"kind": "window-qformer", "window": 48, "queries": 1, **LAYERS},
     "segment-qformer": {"kind": "segment-qformer", "window": 60, "queries": 3, **LAYERS},
     "segment-qformer-960-ms": {"kind": "segment-qformer", "window": 144, "queries": 3, **LAYERS},
-    "cross-attention": {"kind": "cross-attention", "window": 60, "queries": 3, "width": 16, "heads": 2},
-    "cross-attention-960-ms": {"kind": "cross-attention", "window": 144, "queries": 3, "width": 16, "heads": 2},
+    "cross-attention": {
+        "kind": "cross-attention",
+        "window": 60,
+        "queries": 3,
+        "width": 16,
+        "heads": 2,
+    },
+    "cross-attention-960-ms": {
+        "kind": "cross-attention",
+        "window": 144,
+        "queries": 3,
+        "width": 16,
+        "heads": 2,
+    },
     "ctc-compressor": {"kind": "ctc-compressor", "way": "average", **LAYERS},
     "ctc-compressor-blanks": {"kind": "ctc-compressor", "way": "drop-blank", **LAYERS},
 }
-BY_SPEECH = {"ctc-compressor"}  # how many tokens come out of these hangs on what is heard: told is the most
+BY_SPEECH = {
+    "ctc-compressor"
+}  # how many tokens come out of these hangs on what is heard: told is the most
 WIDTH, LLM_WIDTH = 12, 10
 LENGTHS = [*range(1, 101), *range(101, 2000, 61), 1999, 2000]
 
@@ -62,7 +84,9 @@ def entry(name: str) -> Projector:
 
 
 def bridge(name: str, width: int = WIDTH, llm_width: int = LLM_WIDTH) -> Bridge:
-    """A new bridge as search has it: dropout is off. One that reads CTC units reads four, the first of them the blank."""
+    """A new bridge as search has it: dropout is off. One that reads CTC units reads four, the first
+    of them the blank.
+    """
     torch.manual_seed(0)
     made = build_projector(entry(name), width, llm_width).eval()
     if isinstance(made, Compressor):
@@ -85,7 +109,9 @@ def test_as_many_tokens_come_out_as_were_told(name: str) -> None:
             lengths = LENGTHS[start : start + 10]
             for length, tokens in zip(lengths, made(frames_of(lengths)), strict=True):
                 told = made.tokens_of(length)
-                assert len(tokens) == told or (SMALL[name]["kind"] in BY_SPEECH and 1 <= len(tokens) < told)
+                assert len(tokens) == told or (
+                    SMALL[name]["kind"] in BY_SPEECH and 1 <= len(tokens) < told
+                )
                 assert tokens.shape[1] == LLM_WIDTH
                 assert torch.isfinite(tokens).all()
 
@@ -127,10 +153,14 @@ def test_a_saved_bridge_gives_the_same_bits(name: str, tmp_path: Path) -> None:
 
 
 @every_kind
-def test_a_plan_tells_its_weights_and_its_stride(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_tells_its_weights_and_its_stride(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "catalogue").mkdir()
     for kind in ("encoder", "llm"):
-        (tmp_path / f"catalogue/{kind}.yaml").write_text((REPOSITORY / f"catalogue/{kind}.yaml").read_text())
+        (tmp_path / f"catalogue/{kind}.yaml").write_text(
+            (REPOSITORY / f"catalogue/{kind}.yaml").read_text()
+        )
     (tmp_path / "catalogue/projector.yaml").write_text(yaml.safe_dump({"mine": SMALL[name]}))
     monkeypatch.chdir(REPOSITORY)
     params = replace(read_params(), projector="mine")
@@ -196,7 +226,10 @@ def fully_connected(weights: Weights, window: np.ndarray) -> np.ndarray:
 
 
 def convolved(weights: Weights, window: np.ndarray) -> np.ndarray:
-    return sum(weights["conv1d.weight"][:, :, place] @ frame for place, frame in enumerate(window)) + weights["conv1d.bias"]
+    return (
+        sum(weights["conv1d.weight"][:, :, place] @ frame for place, frame in enumerate(window))
+        + weights["conv1d.bias"]
+    )
 
 
 def mlp(weights: Weights, heard: np.ndarray) -> np.ndarray:
@@ -208,9 +241,15 @@ def conv1d_mlp(weights: Weights, window: np.ndarray) -> np.ndarray:
 
 
 def dws_mlp(weights: Weights, window: np.ndarray) -> np.ndarray:
-    each = [weights["conv1d.depthwise.weight"][channel, 0] @ window[:, channel] for channel in range(WIDTH)]
+    each = [
+        weights["conv1d.depthwise.weight"][channel, 0] @ window[:, channel]
+        for channel in range(WIDTH)
+    ]
     heard = np.array(each) + weights["conv1d.depthwise.bias"]
-    return mlp(weights, weights["conv1d.pointwise.weight"][:, :, 0] @ heard + weights["conv1d.pointwise.bias"])
+    return mlp(
+        weights,
+        weights["conv1d.pointwise.weight"][:, :, 0] @ heard + weights["conv1d.pointwise.bias"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,17 +263,25 @@ def dws_mlp(weights: Weights, window: np.ndarray) -> np.ndarray:
         ("dws-mlp", dws_mlp, 5, 3),
     ],
 )
-def test_each_window_goes_through_the_formula(name: str, formula: Callable, size: int, step: int) -> None:
+def test_each_window_goes_through_the_formula(
+    name: str, formula: Callable, size: int, step: int
+) -> None:
     made, frames = bridge(name), frames_of([size, 61, 100])
     weights = {key: tensor.double().numpy() for key, tensor in made.state_dict().items()}
     for each, tokens in zip(frames, made(frames), strict=True):
-        wanted = [formula(weights, each.double().numpy()[start : start + size]) for start in range(0, len(each) - size + 1, step)]
+        wanted = [
+            formula(weights, each.double().numpy()[start : start + size])
+            for start in range(0, len(each) - size + 1, step)
+        ]
         np.testing.assert_allclose(tokens.detach().numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def normed(weights: Weights, layer: str, rows: np.ndarray) -> np.ndarray:
     centred = rows - rows.mean(1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weights[f"{layer}.weight"] + weights[f"{layer}.bias"]
+    return (
+        centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weights[f"{layer}.weight"]
+        + weights[f"{layer}.bias"]
+    )
 
 
 def attended(weights: Weights, layer: str, rows: np.ndarray, heads: int) -> np.ndarray:
@@ -245,19 +292,36 @@ def attended(weights: Weights, layer: str, rows: np.ndarray, heads: int) -> np.n
     for query, key, value in zip(*parts, strict=True):
         score = np.exp(query @ key.T / np.sqrt(query.shape[1]))
         found.append(score / score.sum(1, keepdims=True) @ value)
-    return np.concatenate(found, 1) @ weights[f"{layer}.out_proj.weight"].T + weights[f"{layer}.out_proj.bias"]
+    return (
+        np.concatenate(found, 1) @ weights[f"{layer}.out_proj.weight"].T
+        + weights[f"{layer}.out_proj.bias"]
+    )
 
 
 def test_a_convolution_and_pre_norm_layers_make_the_conv1d_transformer() -> None:
     made, frames = bridge("conv1d-transformer"), frames_of([61, 5])
     weights = {key: tensor.double().numpy() for key, tensor in made.state_dict().items()}
     for each, tokens in zip(frames, made(frames), strict=True):
-        rows = np.array([convolved(weights, each.double().numpy()[start : start + 5]) for start in range(0, len(each) - 4, 3)])
+        rows = np.array(
+            [
+                convolved(weights, each.double().numpy()[start : start + 5])
+                for start in range(0, len(each) - 4, 3)
+            ]
+        )
         for layer in ("layers.0", "layers.1"):
-            rows = rows + attended(weights, f"{layer}.self_attn", normed(weights, f"{layer}.norm1", rows), 2)
-            inner = normed(weights, f"{layer}.norm2", rows) @ weights[f"{layer}.linear1.weight"].T + weights[f"{layer}.linear1.bias"]
+            rows = rows + attended(
+                weights, f"{layer}.self_attn", normed(weights, f"{layer}.norm1", rows), 2
+            )
+            inner = (
+                normed(weights, f"{layer}.norm2", rows) @ weights[f"{layer}.linear1.weight"].T
+                + weights[f"{layer}.linear1.bias"]
+            )
             gelu = torch.nn.functional.gelu(torch.from_numpy(inner)).numpy()
-            rows = rows + gelu @ weights[f"{layer}.linear2.weight"].T + weights[f"{layer}.linear2.bias"]
+            rows = (
+                rows
+                + gelu @ weights[f"{layer}.linear2.weight"].T
+                + weights[f"{layer}.linear2.bias"]
+            )
         wanted = normed(weights, "norm", rows) @ weights["linear.weight"].T + weights["linear.bias"]
         np.testing.assert_allclose(tokens.detach().numpy(), wanted, rtol=1e-4, atol=1e-5)
 
@@ -279,7 +343,9 @@ def test_an_entry_of_the_catalogue_has_the_parameters_of_its_paper(
     monkeypatch.chdir(REPOSITORY)
     with torch.device("meta"):
         made = build_projector(catalogue.projector(name), encoder, llm)
-    assert sum(each.numel() for each in made.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert sum(each.numel() for each in made.parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.01
+    )
 
 
 def test_every_entry_of_the_catalogue_makes_a_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +358,11 @@ def test_every_entry_of_the_catalogue_makes_a_bridge(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("linear", {"kind": "conv1d-mpl"}, r"unknown kind 'conv1d-mpl'\. Did you mean 'conv1d-mlp'"),
+        (
+            "linear",
+            {"kind": "conv1d-mpl"},
+            r"unknown kind 'conv1d-mpl'\. Did you mean 'conv1d-mlp'",
+        ),
         ("linear", {"kind": None}, r"'kind' missing\. Known: conv1d-mlp"),
         ("linear", {"stak": 3}, r"unknown key 'stak'\. Did you mean 'stack'"),
         ("linear", {"kernel": 3}, r"unknown key 'kernel'"),
@@ -302,7 +372,11 @@ def test_every_entry_of_the_catalogue_makes_a_bridge(monkeypatch: pytest.MonkeyP
         ("conv1d-mlp", {"stride": 0}, r"'stride' is 0, and must be at least 1"),
         ("dws-mlp", {"kernel": 2}, r"'kernel' is 2, and must be at least the stride"),
         ("conv1d-transformer", {"heads": 3}, r"'heads' is 3, and must divide the width"),
-        ("conv1d-transformer", {"dropout": 1.0}, r"'dropout' is 1.0, and must be from 0 to below 1"),
+        (
+            "conv1d-transformer",
+            {"dropout": 1.0},
+            r"'dropout' is 1.0, and must be from 0 to below 1",
+        ),
         ("window-qformer", {"heads": 3}, r"'heads' is 3, and must divide the width"),
         ("segment-qformer", {"dropout": -0.1}, r"'dropout' is -0.1, and must be from 0 to below 1"),
         ("cross-attention", {"queries": 0}, r"'queries' is 0, and must be at least 1"),

@@ -1,4 +1,6 @@
-"""The prompt: where the speech stands, what counts as a target, and the loss on it by its formula."""
+"""The prompt: where the speech stands, what counts as a target, and the loss on it by
+its formula.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,32 @@ def rows_of(batch: Sequences) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("prompt", "before", "after"),
-    [(PAPER, "USER: ", " Transcribe speech to text. ASSISTANT: "), (SPEECH_FIRST, "", "USER: Transcribe speech to text. ASSISTANT: ")],
+    [
+        (PAPER, "USER: ", " Transcribe speech to text. ASSISTANT: "),
+        (SPEECH_FIRST, "", "USER: Transcribe speech to text. ASSISTANT: "),
+    ],
 )
 @pytest.mark.parametrize("text", [None, "amber birch"])
-def test_text_stands_around_the_speech_as_the_template_says(prompt: Prompt, before: str, after: str, text: str | None) -> None:
+def test_text_stands_around_the_speech_as_the_template_says(
+    prompt: Prompt, before: str, after: str, text: str | None
+) -> None:
     units, embed, speech = tokenizer(), embedding(), frames_of([3, 7], WIDTH)
     builder = PromptBuilder(units, prompt)
     answer = [] if text is None else [*units(text).input_ids, units.eos_token_id]
     batch = sequences(embed, builder, speech, None if text is None else [builder.target(text)] * 2)
     for row, frames in zip(rows_of(batch), speech, strict=True):
         ids = [units.bos_token_id, *units(before).input_ids]
-        wanted = torch.cat([embed(torch.tensor(ids)), frames, embed(torch.tensor([*units(after).input_ids, *answer]))])
+        wanted = torch.cat(
+            [
+                embed(torch.tensor(ids)),
+                frames,
+                embed(torch.tensor([*units(after).input_ids, *answer])),
+            ]
+        )
         assert torch.equal(row, wanted)
-    assert units.decode(builder.before[1:]) + "|" + units.decode(builder.after) == f"{before}|{after}"
+    assert (
+        units.decode(builder.before[1:]) + "|" + units.decode(builder.after) == f"{before}|{after}"
+    )
 
 
 def test_the_prompt_begins_with_bos_only_where_wanted_and_known() -> None:
@@ -52,7 +67,10 @@ def test_the_prompt_begins_with_bos_only_where_wanted_and_known() -> None:
     assert PromptBuilder(units, PAPER).before[0] == units.bos_token_id
     assert units.bos_token_id not in PromptBuilder(units, Prompt(PAPER.template, bos="none")).before
     units.bos_token = None
-    assert PromptBuilder(units, PAPER).before == PromptBuilder(units, Prompt(PAPER.template, bos="none")).before
+    assert (
+        PromptBuilder(units, PAPER).before
+        == PromptBuilder(units, Prompt(PAPER.template, bos="none")).before
+    )
 
 
 def test_bos_stands_after_the_speech_where_the_entry_says_so() -> None:
@@ -72,7 +90,9 @@ def test_a_bos_that_the_template_writes_out_is_not_doubled(bos: str) -> None:
     """SmolLM2: its BOS is the token that opens a turn of ChatML."""
     units = tokenizer(form="smollm2")
     assert units.bos_token == "<|im_start|>"
-    builder = PromptBuilder(units, Prompt("<|im_start|>user\n{speech}<|im_start|>assistant\n", bos=bos))
+    builder = PromptBuilder(
+        units, Prompt("<|im_start|>user\n{speech}<|im_start|>assistant\n", bos=bos)
+    )
     assert units.decode(builder.before) == "<|im_start|>user\n"
     assert units.decode(builder.after) == "<|im_start|>assistant\n"
 
@@ -90,26 +110,40 @@ def test_a_tokenizer_without_an_end_is_refused_where_the_entry_names_none() -> N
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        (Prompt("<|im_start|>user\n{speech}<|im_end|>"), r"prompt\.template names '<\|im_start\|>'"),
+        (
+            Prompt("<|im_start|>user\n{speech}<|im_end|>"),
+            r"prompt\.template names '<\|im_start\|>'",
+        ),
         (Prompt(PAPER.template, eos="<|eot_id|>"), r"prompt\.eos names '<\|eot_id\|>'"),
     ],
 )
 def test_a_special_token_that_the_tokenizer_lacks_is_refused(prompt: Prompt, says: str) -> None:
-    with pytest.raises(InputError, match=f"{says}, which the tokenizer of .* does not have.*chat form"):
+    with pytest.raises(
+        InputError, match=f"{says}, which the tokenizer of .* does not have.*chat form"
+    ):
         PromptBuilder(tokenizer(), prompt)
 
 
 def test_a_template_that_runs_into_an_attached_transcript_is_refused() -> None:
-    """A byte-level tokenizer joins a space at the end with the word behind it; search would then read another prompt."""
+    """A byte-level tokenizer joins a space at the end with the word behind it; search would then
+    read another prompt.
+    """
     attached = Prompt("{speech}USER: Transcribe speech to text. ASSISTANT: ", transcript="attached")
-    with pytest.raises(InputError, match=r"joins the end of the prompt's template with 'amber'\. Set prompt\.transcript"):
+    with pytest.raises(
+        InputError,
+        match=r"joins the end of the prompt's template with 'amber'\. Set prompt\.transcript",
+    ):
         PromptBuilder(tokenizer(), attached).target("amber")
     builder = PromptBuilder(tokenizer(), Prompt(attached.template.rstrip(), transcript="attached"))
     assert builder.text(builder.target("amber")) == "amber"
     assert builder.target(" ") == []
 
 
-@given(st.lists(st.sampled_from(["<s>", "</s>", "<pad>", "<|im_end|>", " ", "a", "<", "/s>"]), max_size=8).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(["<s>", "</s>", "<pad>", "<|im_end|>", " ", "a", "<", "/s>"]), max_size=8
+    ).map("".join)
+)
 def test_special_tokens_in_a_transcript_are_plain_text(text: str) -> None:
     builder = PromptBuilder(tokenizer(form="chat-words"), Prompt("{speech}", eos="<|im_end|>"))
     ids = builder.target(text)
@@ -126,9 +160,14 @@ def test_the_end_is_a_target_whatever_the_padding_token_is(pad: str) -> None:
     texts = ["amber birch cedar", "", "delta"]
     targets = [builder.target(text) for text in texts]
     batch = sequences(embedding(), builder, frames_of([2, 9, 4], WIDTH), targets)
-    assert batch.targets.tolist() == [token for target in targets for token in (*target, units.eos_token_id)]
-    assert batch.rows.tolist() == [row for row, target in enumerate(targets) for _ in range(len(target) + 1)]
-    # The last place of an utterance is read, and the one after it holds its end of sequence: the last that is not padding.
+    assert batch.targets.tolist() == [
+        token for target in targets for token in (*target, units.eos_token_id)
+    ]
+    assert batch.rows.tolist() == [
+        row for row, target in enumerate(targets) for _ in range(len(target) + 1)
+    ]
+    # The last place of an utterance is read, and the one after it holds its end of sequence: the
+    # last that is not padding.
     for row, target in enumerate(targets):
         places = batch.columns[batch.rows == row]
         length = int(batch.mask[row].sum())
@@ -176,11 +215,16 @@ def test_a_tokenizer_read_from_its_folder_gives_the_text_back_too(tmp_path: Path
 
 @pytest.mark.parametrize("family", LLMS)
 def test_the_loss_is_cross_entropy_on_transcript_and_end_alone(family: str, tmp_path: Path) -> None:
-    """Against the formula, one utterance at a time: logits of the whole sequence, softmax, the answer's tokens."""
+    """Against the formula, one utterance at a time: logits of the whole sequence, softmax, the
+    answer's tokens.
+    """
     model = joined(tmp_path, family)
     texts, frames = ["Amber birch", "", "delta ember fjord grove"], frames_of([9, 4, 14])
     units, llm = model.tokenizer, model.llm
-    before, after = units("USER: ").input_ids, units(" Transcribe speech to text. ASSISTANT: ").input_ids
+    before, after = (
+        units("USER: ").input_ids,
+        units(" Transcribe speech to text. ASSISTANT: ").input_ids,
+    )
     total, count, right = 0.0, 0, 0
     with torch.no_grad():
         loss, _ = model.losses(frames, texts, 0, 0)
@@ -193,7 +237,9 @@ def test_the_loss_is_cross_entropy_on_transcript_and_end_alone(family: str, tmp_
             probabilities = torch.log_softmax(logits.double(), -1)
             total -= sum(float(probabilities[place, token]) for place, token in enumerate(answer))
             count += len(answer)
-            right += sum(int(probabilities[place].argmax() == token) for place, token in enumerate(answer))
+            right += sum(
+                int(probabilities[place].argmax() == token) for place, token in enumerate(answer)
+            )
     assert (loss.tokens, loss.correct) == (count, right)
     assert float(loss.total) == pytest.approx(total, rel=1e-5)
 
@@ -203,20 +249,31 @@ def test_the_end_is_learnt_where_padding_is_the_same_token(pad: str, tmp_path: P
     model = joined(tmp_path, pad=pad)
     frames, texts = frames_of([6, 12]), ["amber", "delta ember fjord grove"]
     model.add_lora(8, 16, 0.0, LORA["llama"], 1)
-    optimiser = torch.optim.Adam([each for group in model.tune(["projector", "lora"]).values() for each in group], lr=0.01)
+    optimiser = torch.optim.Adam(
+        [each for group in model.tune(["projector", "lora"]).values() for each in group], lr=0.01
+    )
     for _ in range(40):
         optimiser.zero_grad()
         loss, _ = model.losses(frames, texts, 0, 0)
         (loss.total / loss.tokens).backward()
         optimiser.step()
     speech = model.projector(frames)
-    batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, [model.builder.target(text) for text in texts])
+    batch = sequences(
+        model.llm.get_input_embeddings(),
+        model.builder,
+        speech,
+        [model.builder.target(text) for text in texts],
+    )
     ends = batch.targets == model.tokenizer.eos_token_id
-    alone = Sequences(batch.embeddings, batch.mask, batch.rows[ends], batch.columns[ends], batch.targets[ends])
+    alone = Sequences(
+        batch.embeddings, batch.mask, batch.rows[ends], batch.columns[ends], batch.targets[ends]
+    )
     assert target_loss(model.llm, alone).correct == 2
 
 
-def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first(tmp_path: Path) -> None:
+def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first(
+    tmp_path: Path,
+) -> None:
     units = save_tokenizer(tmp_path)
     first, other = "USER: {speech} amber: ", "{speech} birch cedar: "
     builder = PromptBuilder(units, Prompt(first, others=[other]))
@@ -226,7 +283,14 @@ def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first
     targets = [builder.target("delta"), builder.target("ember fjord")]
     drawn = sequences(embed, builder, speech, targets, packed=True, templates=[1, 0])
     for place, start in ((0, 0), (1, int((drawn.positions == 0).nonzero()[1, 1]))):
-        one = sequences(embed, alone[1 - place], speech[place : place + 1], targets[place : place + 1])
-        assert torch.equal(drawn.embeddings[0, start : start + one.embeddings.shape[1]], one.embeddings[0])
+        one = sequences(
+            embed, alone[1 - place], speech[place : place + 1], targets[place : place + 1]
+        )
+        assert torch.equal(
+            drawn.embeddings[0, start : start + one.embeddings.shape[1]], one.embeddings[0]
+        )
     assert (builder.before, builder.after) == (alone[0].before, alone[0].after)
-    assert torch.equal(sequences(embed, builder, speech, None).embeddings, sequences(embed, alone[0], speech, None).embeddings)
+    assert torch.equal(
+        sequences(embed, builder, speech, None).embeddings,
+        sequences(embed, alone[0], speech, None).embeddings,
+    )

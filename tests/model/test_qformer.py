@@ -1,4 +1,6 @@
-"""Bridges of trained queries: their formulas, the sizes that the papers give, and what a window, a segment and a rest are."""
+"""Bridges of trained queries: their formulas, the sizes that the papers give, and what a window, a
+segment and a rest are.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ from components.model.bridges.projector import build_projector
 from components.model.bridges.qformer import Queries, sinusoids
 from tests.checkpoints import frames_of
 
-WINDOWS = WindowQFormer(kind="window-qformer", window=5, queries=2, layers=2, width=16, heads=4, hidden=24)
-SEGMENTS = SegmentQFormer(kind="segment-qformer", window=20, queries=3, layers=2, width=16, heads=4, hidden=24)
+WINDOWS = WindowQFormer(
+    kind="window-qformer", window=5, queries=2, layers=2, width=16, heads=4, hidden=24
+)
+SEGMENTS = SegmentQFormer(
+    kind="segment-qformer", window=20, queries=3, layers=2, width=16, heads=4, hidden=24
+)
 ATTENTION = CrossAttention(kind="cross-attention", window=20, queries=3, width=16, heads=4)
 Entry = WindowQFormer | SegmentQFormer | CrossAttention
 Weights = dict[str, np.ndarray]
@@ -38,13 +44,18 @@ def linear(weights: Weights, name: str, values: np.ndarray) -> np.ndarray:
 
 def norm(weights: Weights, name: str, values: np.ndarray, tiny: float) -> np.ndarray:
     centred = values - values.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + tiny) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return (
+        centred / np.sqrt((centred**2).mean(-1, keepdims=True) + tiny) * weights[f"{name}.weight"]
+        + weights[f"{name}.bias"]
+    )
 
 
 def attended(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int) -> np.ndarray:
     """Softmax of scaled products, head by head."""
     parts = []
-    for one, other, read in zip(*(np.split(each, heads, -1) for each in (query, key, value)), strict=True):
+    for one, other, read in zip(
+        *(np.split(each, heads, -1) for each in (query, key, value)), strict=True
+    ):
         likeness = np.exp(one @ other.T / math.sqrt(one.shape[-1]))
         parts.append(likeness / likeness.sum(-1, keepdims=True) @ read)
     return np.concatenate(parts, -1)
@@ -55,17 +66,33 @@ def gelu(values: np.ndarray) -> np.ndarray:
 
 
 def qformer(weights: Weights, heard: np.ndarray, layers: int, heads: int) -> np.ndarray:
-    """Queries → norm → layers of self-attention, cross-attention, feed-forward with GELU; the norm behind each sum (BERT)."""
+    """Queries → norm → layers of self-attention, cross-attention, feed-forward with GELU; the norm
+    behind each sum (BERT).
+    """
     state = norm(weights, "attention.network.layernorm", weights["queries"], 1e-12)
     for layer in range(layers):
         name = f"attention.network.encoder.layer.{layer}"
         for part in ("attention", "crossattention"):
             into, read = f"{name}.{part}", heard if part == "crossattention" else state
-            mixed = attended(linear(weights, f"{into}.attention.query", state), linear(weights, f"{into}.attention.key", read),
-                             linear(weights, f"{into}.attention.value", read), heads)  # fmt: skip
-            state = norm(weights, f"{into}.output.LayerNorm", state + linear(weights, f"{into}.output.dense", mixed), 1e-12)
+            mixed = attended(
+                linear(weights, f"{into}.attention.query", state),
+                linear(weights, f"{into}.attention.key", read),
+                linear(weights, f"{into}.attention.value", read),
+                heads,
+            )
+            state = norm(
+                weights,
+                f"{into}.output.LayerNorm",
+                state + linear(weights, f"{into}.output.dense", mixed),
+                1e-12,
+            )
         inner = gelu(linear(weights, f"{name}.intermediate_query.dense", state))
-        state = norm(weights, f"{name}.output_query.LayerNorm", state + linear(weights, f"{name}.output_query.dense", inner), 1e-12)
+        state = norm(
+            weights,
+            f"{name}.output_query.LayerNorm",
+            state + linear(weights, f"{name}.output_query.dense", inner),
+            1e-12,
+        )
     return state
 
 
@@ -73,7 +100,9 @@ def attention(weights: Weights, heard: np.ndarray, heads: int) -> np.ndarray:
     name, biases = "attention.attention", np.split(weights["attention.attention.in_proj_bias"], 3)
     query, key, value = (
         values @ weights[f"{name}.{side}_proj_weight"].T + bias
-        for side, values, bias in zip("qkv", (weights["queries"], heard, heard), biases, strict=True)
+        for side, values, bias in zip(
+            "qkv", (weights["queries"], heard, heard), biases, strict=True
+        )
     )
     return linear(weights, f"{name}.out_proj", attended(query, key, value, heads))
 
@@ -91,16 +120,24 @@ def test_every_window_answers_the_queries_by_the_formula(entry: Entry) -> None:
     rows = []
     for number in range(bridge.windows_of(47)):
         piece = frames[number * entry.window : (number + 1) * entry.window].double().numpy()
-        heard = norm(weights, "norm", piece, 1e-5) + (0 if isinstance(entry, WindowQFormer) else place(number, 12))
+        heard = norm(weights, "norm", piece, 1e-5) + (
+            0 if isinstance(entry, WindowQFormer) else place(number, 12)
+        )
         plain = isinstance(entry, CrossAttention)
-        state = attention(weights, heard, entry.heads) if plain else qformer(weights, heard, entry.layers, entry.heads)
+        state = (
+            attention(weights, heard, entry.heads)
+            if plain
+            else qformer(weights, heard, entry.layers, entry.heads)
+        )
         rows.append(linear(weights, "linear", state))
     with torch.no_grad():
         made = bridge([frames])[0].numpy()
     np.testing.assert_allclose(made, np.concatenate(rows), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("frames", "windows"), [(1, 1), (2, 1), (5, 1), (7, 1), (8, 2), (10, 2), (12, 2), (13, 3)])
+@pytest.mark.parametrize(
+    ("frames", "windows"), [(1, 1), (2, 1), (5, 1), (7, 1), (8, 2), (10, 2), (12, 2), (13, 3)]
+)
 def test_of_a_window_a_last_part_counts_from_its_half_on(frames: int, windows: int) -> None:
     bridge = built(WINDOWS)
     assert bridge.tokens_of(frames) == 2 * windows == len(bridge(frames_of([frames]))[0])
@@ -132,7 +169,9 @@ def test_positions_differ_and_an_odd_width_is_filled() -> None:
     np.testing.assert_allclose(sinusoids(torch.tensor([3]), 12)[0].numpy(), place(3, 12), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("salmonn-qformer", 88), ("segment-qformer", 80), ("cross-attention", 80)])
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("salmonn-qformer", 88), ("segment-qformer", 80), ("cross-attention", 80)]
+)
 def test_half_a_minute_gives_as_many_tokens_as_the_entries_say(name: str, tokens: int) -> None:
     with torch.device("meta"):
         bridge = build_projector(catalogue.projector(name), 1280, 4096)

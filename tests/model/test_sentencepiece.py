@@ -14,7 +14,26 @@ from components.model.llms.causal import load_tokenizer
 from tests.checkpoints import TEXTS, save_tokenizer, sentencepiece_model, sentencepiece_pieces
 
 # With pieces over which the order of the merges decides, and the halves of a control token.
-PIECES = list(dict.fromkeys([*sentencepiece_pieces(), "s", "/", "<", ">", "ba", "ab", "aba", "ar", "rab", "bab", "</", "s>", "</s"]))
+PIECES = list(
+    dict.fromkeys(
+        [
+            *sentencepiece_pieces(),
+            "s",
+            "/",
+            "<",
+            ">",
+            "ba",
+            "ab",
+            "aba",
+            "ar",
+            "rab",
+            "bab",
+            "</",
+            "s>",
+            "</s",
+        ]
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +45,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def merged(text: str) -> list[str]:
-    """SentencePiece's byte-pair algorithm: of all neighbours the pair that makes the earliest piece is joined, the leftmost
-    first, until none is left; a character that is no piece becomes its bytes."""
+    """SentencePiece's byte-pair algorithm: of all neighbours the pair that makes the earliest piece
+    is joined, the leftmost first, until none is left; a character that is no piece becomes its
+    bytes.
+    """
     parts = list("▁" + text.replace(" ", "▁"))
     normal = {piece: place for place, piece in enumerate(PIECES) if place >= 259}
-    while pairs := [(normal[one + other], place) for place, (one, other) in enumerate(pairwise(parts)) if one + other in normal]:
+    while pairs := [
+        (normal[one + other], place)
+        for place, (one, other) in enumerate(pairwise(parts))
+        if one + other in normal
+    ]:
         place = min(pairs)[1]
         parts[place : place + 2] = [parts[place] + parts[place + 1]]
-    return [unit for part in parts for unit in ([part] if part in normal else [f"<0x{byte:02X}>" for byte in part.encode()])]
+    return [
+        unit
+        for part in parts
+        for unit in ([part] if part in normal else [f"<0x{byte:02X}>" for byte in part.encode()])
+    ]
 
 
 SAID = [*TEXTS, "amb", "grove", "ü", "四", "</s>", "<s>", ",", "it 's", "abab", "barab", "aabbab"]
@@ -57,10 +86,18 @@ def read(folder: Path) -> object:
 
 def test_control_tokens_stand_where_the_model_says(folder: Path) -> None:
     units = load_tokenizer(folder)
-    assert (units.unk_token_id, units.bos_token_id, units.eos_token_id, units.pad_token_id) == (0, 1, 2, 0)
+    assert (units.unk_token_id, units.bos_token_id, units.eos_token_id, units.pad_token_id) == (
+        0,
+        1,
+        2,
+        0,
+    )
     assert len(units) == len(PIECES)
     assert units("</s>", add_special_tokens=False).input_ids == [2]
-    assert {path.name for path in folder.iterdir()} == {"tokenizer.model", "tokenizer_config.json"}, "the folder is left as it is"
+    assert {path.name for path in folder.iterdir()} == {
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }, "the folder is left as it is"
     assert units.name_or_path == str(folder)
 
 
@@ -83,12 +120,17 @@ def test_a_tokenizer_json_goes_first(folder: Path, tmp_path: Path) -> None:
 )
 def test_a_model_of_another_kind_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(data)
-    with pytest.raises(InputError, match=r"tokenizer\.model is not a plain byte-pair model.*tokenizer\.json"):
+    with pytest.raises(
+        InputError, match=r"tokenizer\.model is not a plain byte-pair model.*tokenizer\.json"
+    ):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 7, 30, -3])
 def test_a_broken_file_is_refused(cut: int, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(PIECES)[:cut])
-    with pytest.raises(InputError, match=r"tokenizer\.model (does not read as a SentencePiece model|is not a plain byte-pair)"):
+    with pytest.raises(
+        InputError,
+        match=r"tokenizer\.model (does not read as a SentencePiece model|is not a plain byte-pair)",
+    ):
         load_tokenizer(tmp_path)

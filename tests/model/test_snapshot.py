@@ -1,4 +1,6 @@
-"""Every family out of a pinned snapshot in a hub's local cache, by the stages themselves and without a network."""
+"""Every family out of a pinned snapshot in a hub's local cache, by the stages themselves and
+without a network.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,17 @@ from tests.model.test_encoder import wave
 from tests.model.test_llms import FORMED, form_of
 
 # How checkpoints of older releases name the norm of the positional convolution.
-OLDER = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+OLDER = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+}
 
 
 @pytest.fixture
 def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with parameters and a catalogue alone; a HF cache of one's own, and no hub to ask."""
+    """A workspace with parameters and a catalogue alone; a HF cache of one's own, and no hub to
+    ask.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -57,7 +64,9 @@ def snapshot(checkpoint: Path, repo: str) -> dict[str, object]:
 
 
 def as_published(checkpoint: Path) -> None:
-    """Torch's own weights under older names, without what only training uses: so are most of HuBERT, wav2vec 2.0 and WavLM."""
+    """Torch's own weights under older names, without what only training uses: so are most of
+    HuBERT, wav2vec 2.0 and WavLM.
+    """
     weights = {}
     for name, tensor in load_file(checkpoint / "model.safetensors").items():
         for new, old in OLDER.items():
@@ -69,7 +78,9 @@ def as_published(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ENCODERS)
-def test_an_encoder_of_the_cache_gives_the_frames_of_its_checkpoint(family: str, project: Path) -> None:
+def test_an_encoder_of_the_cache_gives_the_frames_of_its_checkpoint(
+    family: str, project: Path
+) -> None:
     checkpoint = save_encoder(project / "remote", family)
     sound = [wave(16_000)]
     wanted = SpeechEncoder(checkpoint)(sound)[0]
@@ -84,21 +95,33 @@ def test_an_encoder_of_the_cache_gives_the_frames_of_its_checkpoint(family: str,
         source = snapshot(checkpoint, f"acme/{family}")
     entries = yaml.safe_load(Path("catalogue/encoder.yaml").read_text())
     entries["tiny"]["source"] = source
-    Path("catalogue/encoder.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))  # the first part sets the rate
+    Path("catalogue/encoder.yaml").write_text(
+        yaml.safe_dump(entries, sort_keys=False)
+    )  # the first part sets the rate
     tones.run("encoder")
     assert torch.equal(SpeechEncoder(tones.ENCODER)(sound)[0], wanted)
     assert not list(tones.ENCODER.rglob("*.bin"))
 
 
 @pytest.mark.parametrize("family", LLMS)
-def test_an_llm_of_the_cache_is_its_checkpoint_and_takes_its_prompt(family: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_llm_of_the_cache_is_its_checkpoint_and_takes_its_prompt(
+    family: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = FORMED[family]
     checkpoint = save_llm(project / "remote", family, form=form_of(name))
     entry = yaml.safe_load((REPOSITORY / "catalogue/llm.yaml").read_text())[name]
-    tiny = {"source": snapshot(checkpoint, f"acme/{family}"), "prompt": entry["prompt"], "lora": {"targets": LORA[family]}}
-    Path("catalogue/llm.yaml").write_text(yaml.safe_dump({"tiny": {**tiny, "numerics": {"dtype": "float32"}}}))
+    tiny = {
+        "source": snapshot(checkpoint, f"acme/{family}"),
+        "prompt": entry["prompt"],
+        "lora": {"targets": LORA[family]},
+    }
+    Path("catalogue/llm.yaml").write_text(
+        yaml.safe_dump({"tiny": {**tiny, "numerics": {"dtype": "float32"}}})
+    )
     tones.run("llm")
-    (there, units), (here, same) = (load_llm(folder, "float32", "cpu") for folder in (checkpoint, tones.LLM))
+    (there, units), (here, same) = (
+        load_llm(folder, "float32", "cpu") for folder in (checkpoint, tones.LLM)
+    )
     assert json.loads((tones.LLM / "config.json").read_text())["model_type"] == family
     tokens = torch.arange(3, 40)[None]
     assert torch.equal(here(tokens).logits, there(tokens).logits)

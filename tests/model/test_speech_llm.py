@@ -45,7 +45,11 @@ def test_a_model_read_back_gives_the_same(family: str, lora: bool, tmp_path: Pat
     model.save(tmp_path / "bridge")
     again, frames = loaded(tmp_path), frames_of([9, 4, 14])
     with torch.no_grad():
-        for kept, read in zip(model.losses(frames, TEXTS, 1.0, 1.0), again.losses(frames, TEXTS, 1.0, 1.0), strict=True):
+        for kept, read in zip(
+            model.losses(frames, TEXTS, 1.0, 1.0),
+            again.losses(frames, TEXTS, 1.0, 1.0),
+            strict=True,
+        ):
             assert torch.equal(getattr(kept, "total", kept), getattr(read, "total", read))
     found = search(again, frames, [1.0] * 3, SEARCH)
     assert found == search(model, frames, [1.0] * 3, SEARCH)
@@ -55,17 +59,37 @@ def test_a_model_read_back_gives_the_same(family: str, lora: bool, tmp_path: Pat
 def test_the_folder_holds_what_was_trained_and_nothing_else(tmp_path: Path) -> None:
     model = adapted(tmp_path)
     model.save(tmp_path / "bridge")
-    files = {path.relative_to(tmp_path / "bridge").as_posix() for path in (tmp_path / "bridge").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "bridge").as_posix()
+        for path in (tmp_path / "bridge").rglob("*")
+        if path.is_file()
+    }
     weights = {name for name in files if name.endswith(".safetensors")}
-    assert weights == {"projector.safetensors", "matching.safetensors", "lora/adapter_model.safetensors"}
+    assert weights == {
+        "projector.safetensors",
+        "matching.safetensors",
+        "lora/adapter_model.safetensors",
+    }
     assert files - weights == {"config.json", "lora/adapter_config.json"}
-    held = sum(tensor.numel() for name in weights for tensor in load_file(tmp_path / "bridge" / name).values())
-    assert held == sum(parameter.numel() for group in model.tune(["projector", "lora"]).values() for parameter in group)
-    assert all("lora_" in name for name in load_file(tmp_path / "bridge/lora/adapter_model.safetensors"))
+    held = sum(
+        tensor.numel()
+        for name in weights
+        for tensor in load_file(tmp_path / "bridge" / name).values()
+    )
+    assert held == sum(
+        parameter.numel()
+        for group in model.tune(["projector", "lora"]).values()
+        for parameter in group
+    )
+    assert all(
+        "lora_" in name for name in load_file(tmp_path / "bridge/lora/adapter_model.safetensors")
+    )
     assert str(tmp_path) not in (tmp_path / "bridge/config.json").read_text()
 
 
-@pytest.mark.filterwarnings("error::FutureWarning")  # of the libraries to each other: nothing that a user can act on
+@pytest.mark.filterwarnings(
+    "error::FutureWarning"
+)  # of the libraries to each other: nothing that a user can act on
 def test_a_model_read_and_saved_again_has_the_same_bytes(tmp_path: Path) -> None:
     adapted(tmp_path).save(tmp_path / "bridge")
     loaded(tmp_path).save(tmp_path / "again")
@@ -94,16 +118,26 @@ def test_other_base_checkpoints_are_refused(base: str, tmp_path: Path) -> None:
         ("gpt_neox", ["q_proj"], "q_proj"),
     ],
 )
-def test_a_lora_target_that_matches_nothing_is_refused(family: str, targets: list[str], wrong: str, tmp_path: Path) -> None:
+def test_a_lora_target_that_matches_nothing_is_refused(
+    family: str, targets: list[str], wrong: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=rf"'{wrong}' matches no layer of .*lora\.targets"):
         joined(tmp_path, family).add_lora(2, 4, 0.0, targets, 1)
 
 
 @pytest.mark.parametrize("family", LLMS)
-def test_every_lora_weight_gets_a_gradient_and_nothing_frozen_does(family: str, tmp_path: Path) -> None:
+def test_every_lora_weight_gets_a_gradient_and_nothing_frozen_does(
+    family: str, tmp_path: Path
+) -> None:
     model = adapted(tmp_path, family)
     groups = model.tune(["projector", "lora"])
-    with pytest.raises(InputError, match=r"the test: to be tuned, but without a gradient: .*lora_A.* and \d+ more\. Set lora\.targets"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"the test: to be tuned, but without a gradient: .*lora_A.* and \d+ more\. Set "
+            r"lora\.targets"
+        ),
+    ):
         check_gradients(model, "the test")
     loss, matching = model.losses(frames_of([9, 4, 14]), TEXTS, 1.0, 1.0)
     (loss.total + matching).backward()
@@ -112,7 +146,9 @@ def test_every_lora_weight_gets_a_gradient_and_nothing_frozen_does(family: str, 
     lora = {name for name, parameter in model.named_parameters() if "lora_" in name}
     layers = model.llm.config.num_hidden_layers
     assert len(lora) == 2 * layers * len(LORA[family])
-    assert {id(parameter) for name, parameter in model.named_parameters() if name in lora} <= trained
+    assert {
+        id(parameter) for name, parameter in model.named_parameters() if name in lora
+    } <= trained
     for name, parameter in model.named_parameters():
         if id(parameter) in trained:
             assert parameter.grad is not None, name
@@ -125,7 +161,11 @@ def test_tuning_one_part_freezes_the_others(tmp_path: Path) -> None:
     model = adapted(tmp_path)
 
     def trainable() -> set[str]:
-        return {"lora" if "lora_" in name else name.split(".")[0] for name, each in model.named_parameters() if each.requires_grad}
+        return {
+            "lora" if "lora_" in name else name.split(".")[0]
+            for name, each in model.named_parameters()
+            if each.requires_grad
+        }
 
     model.tune(["projector"])
     assert trainable() == {"projector", "matching"}
@@ -152,7 +192,9 @@ def test_lora_starts_as_no_change(tmp_path: Path) -> None:
 def test_one_utterance_is_learnt_to_the_letter(family: str, tmp_path: Path) -> None:
     model, frames, text = joined(tmp_path, family), frames_of([24]), "heron inlet juniper amber"
     model.add_lora(8, 16, 0.0, LORA[family], 1)
-    parameters = [parameter for group in model.tune(["projector", "lora"]).values() for parameter in group]
+    parameters = [
+        parameter for group in model.tune(["projector", "lora"]).values() for parameter in group
+    ]
     optimiser = torch.optim.AdamW(parameters, lr=0.01)
     for _ in range(60):
         optimiser.zero_grad()

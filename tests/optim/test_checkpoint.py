@@ -1,4 +1,6 @@
-"""Checkpoints of a training in progress: whole or not there, whenever the kill comes; and the rate schedules."""
+"""Checkpoints of a training in progress: whole or not there, whenever the kill comes; and the rate
+schedules.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from components.runtime.hashing import folder_digests
 def network(seed: int = 0) -> torch.nn.Sequential:
     """Trained and frozen parameters, and buffers."""
     torch.manual_seed(seed)
-    made = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3), torch.nn.Linear(3, 3))
+    made = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3), torch.nn.Linear(3, 3)
+    )
     made[3].requires_grad_(False)
     return made
 
@@ -41,7 +45,9 @@ def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    return one.keys() == other.keys() and all(
+        torch.equal(tensor, other[name]) for name, tensor in one.items()
+    )
 
 
 def test_parameters_buffers_and_moments_come_back_to_the_bit(tmp_path: Path) -> None:
@@ -83,7 +89,9 @@ def test_weights_alone_are_saved_and_read_without_an_optimiser(tmp_path: Path) -
 def wider() -> torch.nn.Sequential:
     """As ``network``, with a last layer and running means of other sizes."""
     torch.manual_seed(5)
-    made = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 5), torch.nn.Linear(5, 3))
+    made = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 5), torch.nn.Linear(5, 3)
+    )
     made[3].requires_grad_(False)
     return made
 
@@ -100,14 +108,22 @@ def less() -> torch.nn.Sequential:
 
 @pytest.mark.parametrize(
     ("other", "says"),
-    [(wider, r"its parameter '2\.bias' is \(3,\), the model's is \(5,\)"), (more, r"parameter '3\.bias' is not there"),
-     (less, r"parameter '1\.bias' is \(8,\), the model's is not there")],
-)  # fmt: skip
-def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_overwritten(other: Any, says: str, tmp_path: Path) -> None:
+    [
+        (wider, r"its parameter '2\.bias' is \(3,\), the model's is \(5,\)"),
+        (more, r"parameter '3\.bias' is not there"),
+        (less, r"parameter '1\.bias' is \(8,\), the model's is not there"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_overwritten(
+    other: Any, says: str, tmp_path: Path
+) -> None:
     checkpoint.save(tmp_path / "last", network(), None, {"step": 3})
     module = other()
     before, held = state_of(module), folder_digests(tmp_path)
-    with pytest.raises(InputError, match=rf"last is a checkpoint of another model: .*{says}.*delete that folder to train anew"):
+    with pytest.raises(
+        InputError,
+        match=rf"last is a checkpoint of another model: .*{says}.*delete that folder to train anew",
+    ):
         checkpoint.load(tmp_path / "last", module, None)
     assert same(state_of(module), before)
     assert folder_digests(tmp_path) == held
@@ -122,7 +138,9 @@ ACTS = ["rmtree", "mkdir", "save_file", "write_text", "rmtree", "rename", "renam
 
 
 @pytest.mark.parametrize("act", range(len(ACTS)))
-def test_a_kill_while_saving_leaves_a_whole_checkpoint(act: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(
+    act: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, module = tmp_path / "last", network()
     checkpoint.save(folder, module, None, {"step": 1})
     first = state_of(module)
@@ -142,7 +160,13 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(act: int, tmp_path: Path,
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in ((checkpoint.shutil, "rmtree"), (Path, "mkdir"), (checkpoint, "save_file"), (Path, "write_text"), (Path, "rename")):
+    for owner, name in (
+        (checkpoint.shutil, "rmtree"),
+        (Path, "mkdir"),
+        (checkpoint, "save_file"),
+        (Path, "write_text"),
+        (Path, "rename"),
+    ):
         dying(owner, name)
     with pytest.raises(Killed):
         checkpoint.save(folder, module, None, {"step": 2})
@@ -171,7 +195,11 @@ def test_a_schedule_warms_up_to_its_peak_and_decays(decay: str) -> None:
     assert max(rates) == rates[19] == rates[20] == 1.0
     after = rates[20:]
     assert all(one >= other for one, other in pairwise(after))
-    assert {"constant": after[-1] == 1.0, "linear": 0 < after[-1] < 0.02, "cosine": 0 < after[-1] < 0.001}[decay]
+    assert {
+        "constant": after[-1] == 1.0,
+        "linear": 0 < after[-1] < 0.02,
+        "cosine": 0 < after[-1] < 0.001,
+    }[decay]
     middle = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[decay]
     assert rates[60] == pytest.approx(middle)
     if decay == "linear":

@@ -16,7 +16,9 @@ from components.optim.ranks import Ranks, cut, train_together
 
 
 def train(ranks: Ranks, out: str) -> None:
-    """Ten steps of two micro-batches; weights and last gradients of the first rank go to ``out``."""
+    """Ten steps of two micro-batches; weights and last gradients of the first rank go
+    to ``out``.
+    """
     torch.manual_seed(1)
     module = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
     unused = torch.nn.Linear(3, 3)  # gets no gradient, in one process as in two
@@ -36,7 +38,9 @@ def train(ranks: Ranks, out: str) -> None:
         if step < 9:
             optimiser.step()
     if ranks.rank == 0:
-        torch.save([each.detach() for each in parameters] + [each.grad for each in parameters[:4]], out)
+        torch.save(
+            [each.detach() for each in parameters] + [each.grad for each in parameters[:4]], out
+        )
     ranks.wait()
 
 
@@ -68,14 +72,18 @@ def test_two_processes_have_the_gradients_and_weights_of_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_an_error_of_a_worker_comes_through_with_its_way_out(processes: int, tmp_path: Path) -> None:
+def test_an_error_of_a_worker_comes_through_with_its_way_out(
+    processes: int, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"Utterance 'u7' is broken\. Leave it out\."):
         train_together(refuse, ("",), processes, 1)
 
 
 @pytest.mark.slow
 def test_a_lost_worker_and_a_passing_error_may_be_tried_again() -> None:
-    with pytest.raises(TransientError, match=r"training process was killed.*goes on from its checkpoint"):
+    with pytest.raises(
+        TransientError, match=r"training process was killed.*goes on from its checkpoint"
+    ):
         train_together(lose, ("",), 2, 1)
     with pytest.raises(TransientError, match=r"The disk is away\. Run again\."):
         train_together(stumble, ("",), 2, 1)

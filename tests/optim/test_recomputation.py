@@ -1,4 +1,6 @@
-"""Gradient checkpointing: layers are computed again, gradients are the same, and a frozen LLM's dropout stays off."""
+"""Gradient checkpointing: layers are computed again, gradients are the same, and a frozen LLM's
+dropout stays off.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,18 @@ from components.model.speech_llm import SpeechLLM
 from components.optim import recomputation
 from tests.checkpoints import LLMS, LORA, frames_of, joined, save_encoder
 
-DROPOUT = {"llama": "attention_dropout", "phi": "resid_pdrop", "bloom": "hidden_dropout", "gpt_neox": "hidden_dropout"}
+DROPOUT = {
+    "llama": "attention_dropout",
+    "phi": "resid_pdrop",
+    "bloom": "hidden_dropout",
+    "gpt_neox": "hidden_dropout",
+}
 
 
 def gradients(model: SpeechLLM) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-    """Of one step; and how often the computation of each layer's feed-forward part was begun (torch ends it where it has all it needs)."""
+    """Of one step; and how often the computation of each layer's feed-forward part was begun (torch
+    ends it where it has all it needs).
+    """
     calls: Counter[str] = Counter()
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
@@ -31,7 +40,9 @@ def gradients(model: SpeechLLM) -> tuple[dict[str, torch.Tensor], Counter[str]]:
     (entropy.total + matching).backward()
     for hook in hooks:
         hook.remove()
-    return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}, calls
+    return {
+        name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None
+    }, calls
 
 
 @pytest.mark.parametrize("family", LLMS)
@@ -50,12 +61,16 @@ def test_layers_are_computed_again_and_gradients_are_the_same(family: str, tmp_p
     assert set(twice.values()) == {2}
     assert plain.keys() == again.keys() == still.keys()
     assert all(torch.equal(grad, again[name]) for name, grad in plain.items())
-    assert not any(module.training for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    assert not any(
+        module.training for module in model.modules() if isinstance(module, torch.nn.Dropout)
+    )
 
 
 @pytest.mark.parametrize("family", ["whisper", "parakeet", "hubert-layer-norm"])
 def test_a_tuned_encoder_drops_nothing_either(family: str, tmp_path: Path) -> None:
-    dropout = dict.fromkeys(("dropout", "activation_dropout", "attention_dropout", "hidden_dropout"), 0.5)
+    dropout = dict.fromkeys(
+        ("dropout", "activation_dropout", "attention_dropout", "hidden_dropout"), 0.5
+    )
     encoder = SpeechEncoder(save_encoder(tmp_path / "encoder", family, **dropout))
     sound = [np.sin(np.arange(16000) * 0.3).astype(np.float32)]
     encoder.eval().requires_grad_(True)
@@ -78,5 +93,7 @@ def test_search_computes_nothing_again(tmp_path: Path) -> None:
 
 
 def test_a_network_without_such_layers_is_refused() -> None:
-    with pytest.raises(InputError, match=r"Linear has no layers.*Set train\.gradient_checkpointing to false"):
+    with pytest.raises(
+        InputError, match=r"Linear has no layers.*Set train\.gradient_checkpointing to false"
+    ):
         recomputation.enable(torch.nn.Linear(2, 2))

@@ -1,4 +1,6 @@
-"""A copy of this project at smoke size, in a folder of its own, in which the real ``dvc`` runs the real stages."""
+"""A copy of this project at smoke size, in a folder of its own, in which the real ``dvc`` runs the
+real stages.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,34 @@ class Project:
     def __init__(self, folder: Path, work: Path) -> None:
         self.folder, self.work = folder, work
 
-    def run(self, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
         """A command in the workspace; its output as text."""
-        done = subprocess.run(command, cwd=self.folder, env=self.environment(**extra), capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(**extra),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (
+            f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """A command in the workspace that goes on, in a process group of its own."""
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def dvc(self, *arguments: str, check: bool = True, **extra: str) -> str:
         """What ``dvc`` printed."""
@@ -39,9 +59,16 @@ class Project:
         return done.stdout + done.stderr
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """The tests' environment, with this project's work cache, and the interpreter of the tests as ``python``."""
+        """The tests' environment, with this project's work cache, and the interpreter of the tests
+        as ``python``.
+        """
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {"LIBRETTO_WORK": str(self.work), "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        own = {
+            "LIBRETTO_WORK": str(self.work),
+            "PATH": path,
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         return {**os.environ, **own, **extra}
 
     def params(self) -> dict[str, Any]:
@@ -60,7 +87,9 @@ class Project:
 
     def ran(self, output: str) -> set[str]:
         """The stages that a ``dvc repro`` ran, by its output."""
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+        return {
+            line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
+        }
 
     def scores(self) -> dict[str, Any]:
         return json.loads((self.folder / "metrics/score.json").read_text())
@@ -72,7 +101,11 @@ class Project:
 
     def hashes(self) -> dict[str, str]:
         """MD5 of each output in ``dvc.lock``."""
-        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage.get("outs", [])}
+        return {
+            out["path"]: out["md5"]
+            for stage in self.lock().values()
+            for out in stage.get("outs", [])
+        }
 
 
 def _assign(params: Any, name: str, value: Any) -> None:
@@ -83,16 +116,33 @@ def _assign(params: Any, name: str, value: Any) -> None:
 
 
 def make_project(folder: Path, work: Path) -> Project:
-    """A fresh workspace at smoke size: the files that git knows or would take, without results of other runs."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    """A fresh workspace at smoke size: the files that git knows or would take, without results of
+    other runs.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in listed.stdout.splitlines():
-        if name not in ("dvc.lock", "metrics/score.json", "metrics/train.json") and (ROOT / name).is_file():
+        if (
+            name not in ("dvc.lock", "metrics/score.json", "metrics/train.json")
+            and (ROOT / name).is_file()
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     project = Project(folder, work)
-    for name, value in yaml.safe_load((ROOT / "flows/recipes/smoke.yaml").read_text())["overrides"].items():
+    for name, value in yaml.safe_load((ROOT / "flows/recipes/smoke.yaml").read_text())[
+        "overrides"
+    ].items():
         project.set(**{name.replace(".", "__"): value})
-    for command in ("init -q", "add -A", "-c user.name=test -c user.email=test@example.invalid commit -qm smoke"):
+    for command in (
+        "init -q",
+        "add -A",
+        "-c user.name=test -c user.email=test@example.invalid commit -qm smoke",
+    ):
         project.run("git", *command.split())
     project.run("git", "config", "user.name", "test")
     project.run("git", "config", "user.email", "test@example.invalid")

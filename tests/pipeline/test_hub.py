@@ -1,4 +1,6 @@
-"""Checkpoints of a hub under ``dvc``: other training data bring them back as they are, without the hub and with nothing behind."""
+"""Checkpoints of a hub under ``dvc``: other training data bring them back as they are, without the
+hub and with nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ OUTPUTS = ("models/encoder", "models/llm", "data/features/dev")
 
 
 def record(root: Path, role: str, clips: int) -> None:
-    """A table of so many clips of a role, each by a speaker of its own; the first ones are the same each time."""
+    """A table of so many clips of a role, each by a speaker of its own; the first ones are the same
+    each time.
+    """
     first = 100 * (*SPEECH, *SILENCE).index(role)
     lines = ["path\ttext\tspeaker"]
     for number in range(clips):
@@ -43,10 +47,15 @@ def entries(project: Project, hub: Hub) -> None:
         (hub.repositories[f"acme/{kind}"] / "inputs.json").unlink()
         files = sorted(os.listdir(hub.repositories[f"acme/{kind}"]))
         known = yaml.safe_load((project.folder / f"catalogue/{kind}.yaml").read_text())[like]
-        added[kind] = {**known, "source": {"kind": "hub", "repo": f"acme/{kind}", "revision": REVISION, "files": files}}
+        added[kind] = {
+            **known,
+            "source": {"kind": "hub", "repo": f"acme/{kind}", "revision": REVISION, "files": files},
+        }
     for kind, entry in added.items():
         path = project.folder / f"catalogue/{kind}.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "few": entry}, sort_keys=False))
+        path.write_text(
+            yaml.safe_dump({**yaml.safe_load(path.read_text()), "few": entry}, sort_keys=False)
+        )
     project.set(corpus="few", encoder="few", llm="few")
 
 
@@ -57,9 +66,17 @@ def test_other_training_data_bring_a_hub_checkpoint_back_without_asking(tmp_path
     for role in (*SPEECH, *SILENCE):
         record(root, role, 2)
     with serving() as hub:
-        hub.repositories = {"acme/encoder": save_encoder(tmp_path / "remote/encoder"), "acme/llm": save_llm(tmp_path / "remote/llm")}
+        hub.repositories = {
+            "acme/encoder": save_encoder(tmp_path / "remote/encoder"),
+            "acme/llm": save_llm(tmp_path / "remote/llm"),
+        }
         entries(project, hub)
-        settings = {"LIBRETTO_ROOT_FEW": str(root), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.address, "NO_PROXY": "127.0.0.1"}
+        settings = {
+            "LIBRETTO_ROOT_FEW": str(root),
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": hub.address,
+            "NO_PROXY": "127.0.0.1",
+        }
         project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
         first = project.ran(project.dvc("repro", "llm", "features@dev", **settings))
         assert {"encoder", "llm", "shards@train", "features@dev"} <= first
@@ -68,7 +85,9 @@ def test_other_training_data_bring_a_hub_checkpoint_back_without_asking(tmp_path
     record(root, "train", 3)
     project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
     # The hub is gone by now, and the HF cache is not needed either.
-    output = project.dvc("repro", "llm", "features@dev", **{**settings, "HF_HOME": str(tmp_path / "another")})
+    output = project.dvc(
+        "repro", "llm", "features@dev", **{**settings, "HF_HOME": str(tmp_path / "another")}
+    )
     assert project.ran(output) == {"corpus@train", "splits", "shards@train", "encoder", "llm"}
     after = project.hashes()
     assert after["data/shards/train"] != before["data/shards/train"]

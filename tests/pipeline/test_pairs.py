@@ -1,4 +1,6 @@
-"""LLMs and encoders of a model hub by their catalogue names, through the whole pipeline as ``dvc exp run`` starts it."""
+"""LLMs and encoders of a model hub by their catalogue names, through the whole pipeline as ``dvc
+exp run`` starts it.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,22 @@ def hub() -> Iterator[Hub]:
 def reach(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment that leads to the hub, with a HF cache of one's own."""
     cached = str(tmp_path_factory.mktemp("hf"))
-    return {"HF_ENDPOINT": hub.address, "HF_HOME": cached, "HF_HUB_CACHE": f"{cached}/hub", "HF_TOKEN": "", "HF_HUB_OFFLINE": "0",
-            "NO_PROXY": "127.0.0.1,localhost", "LIBRETTO_WORKERS": "1"}  # fmt: skip
+    return {
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": cached,
+        "HF_HUB_CACHE": f"{cached}/hub",
+        "HF_TOKEN": "",
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "LIBRETTO_WORKERS": "1",
+    }
 
 
 @pytest.fixture(scope="module")
 def spoken(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A workspace with a small corpus in shards, whose catalogue points to the hub's tiny checkpoints. Not to be changed."""
+    """A workspace with a small corpus in shards, whose catalogue points to the hub's tiny
+    checkpoints. Not to be changed.
+    """
     folder = tmp_path_factory.mktemp("pairs")
     project = make_project(folder / "project", folder / "work")
     shrink(project)
@@ -68,47 +79,75 @@ def spoken(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def tried(spoken: Project, reach: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Llm, Encoder], Project]:
+def tried(
+    spoken: Project, reach: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Llm, Encoder], Project]:
     """A workspace in which a pair has run, once. Not to be changed."""
 
     @cache
     def run(llm: Llm, encoder: Encoder) -> Project:
         project = spoken.copy(tmp_path_factory.mktemp(llm.name) / "project")
-        output = try_out(project, "pair", f"llm={llm.name}", f"encoder={encoder.name}", "projector=linear", **reach)
-        assert {"encoder", "llm", "features@train", "train", "decode", "score"} <= project.ran(output)
+        output = try_out(
+            project,
+            "pair",
+            f"llm={llm.name}",
+            f"encoder={encoder.name}",
+            "projector=linear",
+            **reach,
+        )
+        assert {"encoder", "llm", "features@train", "train", "decode", "score"} <= project.ran(
+            output
+        )
         return project
 
     return run
 
 
 @pytest.mark.parametrize(("llm", "encoder"), PAIRS, ids=lambda each: each.name)
-def test_a_pair_runs_by_its_names_from_end_to_end(llm: Llm, encoder: Encoder, tried: Callable[[Llm, Encoder], Project]) -> None:
-    """Checkpoint, width, prompt, LoRA and dtype follow from the names; every utterance is scored in every system."""
+def test_a_pair_runs_by_its_names_from_end_to_end(
+    llm: Llm, encoder: Encoder, tried: Callable[[Llm, Encoder], Project]
+) -> None:
+    """Checkpoint, width, prompt, LoRA and dtype follow from the names; every utterance is scored in
+    every system.
+    """
     project = tried(llm, encoder)
     models, data = project.folder / "models", project.folder / "data"
     for name, model_type in (("llm", llm.family), ("encoder", encoder.model_type)):
         assert json.loads((models / name / "config.json").read_text())["model_type"] == model_type
-        assert not [path.name for path in (models / name).iterdir() if path.suffix in (".bin", ".py")]
+        assert not [
+            path.name for path in (models / name).iterdir() if path.suffix in (".bin", ".py")
+        ]
     for role in ("train", "dev", "test", "nonspeech-test"):
         frames = [array(item) for item in entries(data / "features" / role)]
-        assert frames and all(each.shape[1] == encoder.width and np.isfinite(each).all() for each in frames)
+        assert frames and all(
+            each.shape[1] == encoder.width and np.isfinite(each).all() for each in frames
+        )
     entry = yaml.safe_load((project.folder / "catalogue/llm.yaml").read_text())[llm.name]
     bridge = json.loads((models / "bridge/config.json").read_text())
     assert {key: bridge["prompt"][key] for key in entry["prompt"]} == entry["prompt"]
     assert (bridge["llm_dtype"], bridge["encoder_width"]) == ("bfloat16", encoder.width)
-    assert set(json.loads((models / "bridge/lora/adapter_config.json").read_text())["target_modules"]) == set(entry["lora"]["targets"])
+    assert set(
+        json.loads((models / "bridge/lora/adapter_config.json").read_text())["target_modules"]
+    ) == set(entry["lora"]["targets"])
     systems = {"free", "constrained"} | ({"ctc"} if encoder.ctc else set())
     rows = pq.read_table(data / "decode/test/smoke-test.parquet").to_pylist()
-    assert len(rows) == len(systems) * UTTERANCES["test"] and all(len(row["tokens"] or ()) <= TOKENS for row in rows)
+    assert len(rows) == len(systems) * UTTERANCES["test"] and all(
+        len(row["tokens"] or ()) <= TOKENS for row in rows
+    )
     scores = project.scores()
     assert set(scores) == {"smoke-dev", "smoke-test", "smoke-synthetic-test"}
     assert all(set(each) == systems for each in scores.values())
     shown = experiments(project)["pair"]
-    assert (shown["params"]["llm"], shown["params"]["encoder"], shown["metrics"]) == (llm.name, encoder.name, scores)
+    assert (shown["params"]["llm"], shown["params"]["encoder"], shown["metrics"]) == (
+        llm.name,
+        encoder.name,
+        scores,
+    )
 
 
-def test_another_llm_of_the_hub_leaves_the_frames(tried: Callable[[Llm, Encoder], Project], hub: Hub, reach: dict[str, str],
-                                                  tmp_path: Path) -> None:  # fmt: skip
+def test_another_llm_of_the_hub_leaves_the_frames(
+    tried: Callable[[Llm, Encoder], Project], hub: Hub, reach: dict[str, str], tmp_path: Path
+) -> None:
     project = tried(PHI, WHISPER).copy(tmp_path / "project")
     before, asked = project.hashes(), len(hub.requests)
     output = try_out(project, "other", f"llm={QWEN.name}", **reach)
@@ -126,21 +165,35 @@ def test_another_llm_of_the_hub_leaves_the_frames(tried: Callable[[Llm, Encoder]
     }
     assert not [each.path for each in hub.requests[asked:] if "whisper" in each.path]
     shown = experiments(project)
-    assert {name: shown[name]["params"]["llm"] for name in ("pair", "other")} == {"pair": PHI.name, "other": QWEN.name}
+    assert {name: shown[name]["params"]["llm"] for name in ("pair", "other")} == {
+        "pair": PHI.name,
+        "other": QWEN.name,
+    }
 
 
-def test_other_training_data_need_no_hub(tried: Callable[[Llm, Encoder], Project], reach: dict[str, str], tmp_path: Path) -> None:
-    """Encoder and LLM are linked again from the work cache, with the hub gone and its cache empty; other frames stay."""
+def test_other_training_data_need_no_hub(
+    tried: Callable[[Llm, Encoder], Project], reach: dict[str, str], tmp_path: Path
+) -> None:
+    """Encoder and LLM are linked again from the work cache, with the hub gone and its cache empty;
+    other frames stay.
+    """
     project = tried(PHI, WHISPER).copy(tmp_path / "project")
     path = project.folder / "catalogue/corpus.yaml"
     corpora = yaml.safe_load(path.read_text())
     corpora["spoken-smoke"]["train"]["smoke-train"]["utterances"] += 10
     path.write_text(yaml.safe_dump(corpora, sort_keys=False))
     before = project.hashes()
-    gone = {**reach, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": str(tmp_path / "hf/hub")}
+    gone = {
+        **reach,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_CACHE": str(tmp_path / "hf/hub"),
+    }
     ran = project.ran(project.dvc("repro", "encoder", "llm", **gone))
     assert ran == {"corpus@train", "splits", "shards@train", "encoder", "llm"}
     after = project.hashes()
     assert after["data/shards/train"] != before["data/shards/train"]
-    assert [after[name] for name in ("models/encoder", "models/llm")] == [before[name] for name in ("models/encoder", "models/llm")]
+    assert [after[name] for name in ("models/encoder", "models/llm")] == [
+        before[name] for name in ("models/encoder", "models/llm")
+    ]
     assert "up to date" in project.dvc("status", "features@dev", "features@test")

@@ -1,4 +1,6 @@
-"""Real recordings through the real stages: LibriSpeech excerpts as they are, and an encoder taken from a local folder."""
+"""Real recordings through the real stages: LibriSpeech excerpts as they are, and an encoder taken
+from a local folder.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ SOURCES = {"train": ["train-clean-100"], "dev": ["dev-clean"], "test": ["test-cl
 
 
 @pytest.mark.slow
-def test_librispeech_goes_through_corpus_shards_and_features_as_it_is(smoke: Project, recordings: Path, tmp_path: Path) -> None:
-    """Nothing is lost, FLAC bytes are untouched, and a checkpoint from a folder serves as one trained here does."""
+def test_librispeech_goes_through_corpus_shards_and_features_as_it_is(
+    smoke: Project, recordings: Path, tmp_path: Path
+) -> None:
+    """Nothing is lost, FLAC bytes are untouched, and a checkpoint from a folder serves as one
+    trained here does.
+    """
     project = smoke.copy(tmp_path / "project")
     encoders = project.folder / "catalogue/encoder.yaml"
     entries = yaml.safe_load(encoders.read_text())
@@ -27,16 +33,30 @@ def test_librispeech_goes_through_corpus_shards_and_features_as_it_is(smoke: Pro
     }
     encoders.write_text(yaml.safe_dump(entries, sort_keys=False))
     project.set(corpus="librispeech-excerpt", encoder="from-folder")
-    settings = {"LIBRETTO_ROOT_LIBRISPEECH": str(recordings / "real-librispeech"), "LIBRETTO_MODELS": str(smoke.folder / "models")}
+    settings = {
+        "LIBRETTO_ROOT_LIBRISPEECH": str(recordings / "real-librispeech"),
+        "LIBRETTO_MODELS": str(smoke.folder / "models"),
+    }
     project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
     project.dvc("repro", "features@train", "features@dev", "features@test", **settings)
     for role, names in SOURCES.items():
         for name in names:
-            rows = pq.read_table(project.folder / f"data/corpus/{role}/{name}/manifest.parquet").to_pylist()
-            assert pq.read_table(project.folder / f"data/corpus/{role}/{name}/rejects.parquet").num_rows == 0
+            rows = pq.read_table(
+                project.folder / f"data/corpus/{role}/{name}/manifest.parquet"
+            ).to_pylist()
+            assert (
+                pq.read_table(
+                    project.folder / f"data/corpus/{role}/{name}/rejects.parquet"
+                ).num_rows
+                == 0
+            )
             recorded = sorted((recordings / "real-librispeech" / name).glob("*/*/*.flac"))
-            assert [row["id"] for row in rows] == [path.stem for path in sorted(recorded, key=lambda path: path.stem)]
-            index = pq.read_table(project.folder / f"data/features/{role}/{name}/index.parquet").to_pylist()
+            assert [row["id"] for row in rows] == [
+                path.stem for path in sorted(recorded, key=lambda path: path.stem)
+            ]
+            index = pq.read_table(
+                project.folder / f"data/features/{role}/{name}/index.parquet"
+            ).to_pylist()
             assert {row["id"] for row in index} == {row["id"] for row in rows}
             # 16 kHz at a hop of 160 samples, and two halvings: 40 ms a frame.
             assert all(abs(row["frames"] - row["samples"] / 640) <= 1 for row in index)

@@ -1,4 +1,6 @@
-"""A DVC remote on S3: what is pushed comes back in another clone, and ``status -c`` knows what lies where."""
+"""A DVC remote on S3: what is pushed comes back in another clone, and ``status -c`` knows what lies
+where.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ stages:
 
 
 def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -29,11 +33,23 @@ def dvc(folder: Path, *arguments: str) -> str:
     return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
-def test_what_is_pushed_comes_back_in_another_clone(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"DVC_GLOBAL_CONFIG_DIR": "dvc", "DVC_SYSTEM_CONFIG_DIR": "dvc", "DVC_SITE_CACHE_DIR": "site"}
-    for name, value in {**{key: str(tmp_path / where) for key, where in names.items()}, "GIT_CONFIG_GLOBAL": os.devnull,
-                        "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
-                        "DVC_NO_ANALYTICS": "1"}.items():  # fmt: skip
+def test_what_is_pushed_comes_back_in_another_clone(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {
+        "DVC_GLOBAL_CONFIG_DIR": "dvc",
+        "DVC_SYSTEM_CONFIG_DIR": "dvc",
+        "DVC_SITE_CACHE_DIR": "site",
+    }
+    for name, value in {
+        **{key: str(tmp_path / where) for key, where in names.items()},
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+        "DVC_NO_ANALYTICS": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

@@ -1,4 +1,6 @@
-"""The whole pipeline at smoke size, through ``dvc``: what it leaves, what it does again, and what it leaves alone."""
+"""The whole pipeline at smoke size, through ``dvc``: what it leaves, what it does again, and what
+it leaves alone.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,28 @@ ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
 
 
 def test_all_stages_ran_and_left_their_outputs(smoke: Project) -> None:
-    """Scores of every set and system in the agreed shape; the LLM beats silence and chance by far."""
+    """Scores of every set and system in the agreed shape; the LLM beats silence and
+    chance by far.
+    """
     scores = smoke.scores()
     assert set(scores) == {"smoke-dev", "smoke-test", "smoke-synthetic-test"}
     for name in ("smoke-dev", "smoke-test"):
         assert set(scores[name]) == {"free", "constrained", "ctc"}
         for each in scores[name].values():
-            assert set(each) == {"wer", "wer_low", "wer_high", "interval_by", "substitutions", "deletions", "insertions", "words", "cer",
-                                 "text_form", "forms", "insertion_kinds"}  # fmt: skip
+            assert set(each) == {
+                "wer",
+                "wer_low",
+                "wer_high",
+                "interval_by",
+                "substitutions",
+                "deletions",
+                "insertions",
+                "words",
+                "cer",
+                "text_form",
+                "forms",
+                "insertion_kinds",
+            }
             assert each["wer_low"] <= each["wer"] <= each["wer_high"]
             assert sum(each["insertion_kinds"].values()) == each["insertions"]
             errors = each["substitutions"] + each["deletions"] + each["insertions"]
@@ -28,7 +44,10 @@ def test_all_stages_ran_and_left_their_outputs(smoke: Project) -> None:
     assert scores["smoke-test"]["free"]["wer"] < 0.7
     assert scores["smoke-test"]["free"]["wer"] < scores["smoke-test"]["ctc"]["wer"] < 0.95
     for each in scores["smoke-synthetic-test"].values():
-        assert set(each) == {"text_rate", "clips", "characters_a_minute", "insertion_kinds"} and each["clips"] == 40
+        assert (
+            set(each) == {"text_rate", "clips", "characters_a_minute", "insertion_kinds"}
+            and each["clips"] == 40
+        )
 
 
 def test_counts_add_up_from_manifest_to_hypotheses(smoke: Project) -> None:
@@ -40,11 +59,22 @@ def test_counts_add_up_from_manifest_to_hypotheses(smoke: Project) -> None:
             source = manifest.parent.name
             ids = set(pq.read_table(manifest)["id"].to_pylist())
             for stage in ("shards", "features"):
-                assert set(pq.read_table(smoke.folder / "data" / stage / role / source / "index.parquet")["id"].to_pylist()) == ids
+                assert (
+                    set(
+                        pq.read_table(
+                            smoke.folder / "data" / stage / role / source / "index.parquet"
+                        )["id"].to_pylist()
+                    )
+                    == ids
+                )
             if role in ("dev", "test", "nonspeech-test"):
-                rows = pq.read_table(smoke.folder / f"data/decode/{role}/{source}.parquet").to_pylist()
+                rows = pq.read_table(
+                    smoke.folder / f"data/decode/{role}/{source}.parquet"
+                ).to_pylist()
                 for system in ("free", "constrained", "ctc"):
-                    assert sorted(row["id"] for row in rows if row["system"] == system) == sorted(ids)
+                    assert sorted(row["id"] for row in rows if row["system"] == system) == sorted(
+                        ids
+                    )
 
 
 def test_a_second_repro_does_nothing_and_leaves_git_clean(smoke: Project) -> None:
@@ -54,12 +84,19 @@ def test_a_second_repro_does_nothing_and_leaves_git_clean(smoke: Project) -> Non
 
 
 def test_runtime_settings_leave_the_status_clean(smoke: Project) -> None:
-    settings = {"LIBRETTO_WORKERS": "1", "LIBRETTO_DEVICE": "cpu", "LIBRETTO_WORK_GB": "7", "LIBRETTO_MODELS": "/nowhere"}
+    settings = {
+        "LIBRETTO_WORKERS": "1",
+        "LIBRETTO_DEVICE": "cpu",
+        "LIBRETTO_WORK_GB": "7",
+        "LIBRETTO_MODELS": "/nowhere",
+    }
     assert "up to date" in smoke.dvc("status", **settings)
 
 
 def test_provenance_holds_nothing_of_the_machine(smoke: Project) -> None:
-    """Hashed outputs name no host, no time and no absolute path; what differs between runs lies in runs/."""
+    """Hashed outputs name no host, no time and no absolute path; what differs between runs lies in
+    runs/.
+    """
     for path in smoke.folder.glob("data/*/**/inputs.json"):
         assert str(smoke.folder) not in path.read_text() and str(smoke.work) not in path.read_text()
     records = [json.loads(path.read_text()) for path in smoke.folder.glob("runs/*/*.json")]
@@ -71,7 +108,14 @@ def test_the_table_names_every_set_and_system(smoke: Project) -> None:
     import sys
 
     shown = smoke.run(sys.executable, "-m", "components.score", "table").stdout
-    for word in ("smoke-test", "constrained", "ctc", "smoke-synthetic-test", "train", "models/bridge"):
+    for word in (
+        "smoke-test",
+        "constrained",
+        "ctc",
+        "smoke-synthetic-test",
+        "train",
+        "models/bridge",
+    ):
         assert word in shown
 
 
@@ -83,9 +127,15 @@ def test_another_llm_reruns_only_what_hangs_on_it(smoke: Project, tmp_path: Path
     output = project.dvc("exp", "run", "-S", "llm=phi-smoke", "-n", "phi")
     assert project.ran(output) == {"llm", "train", "decode", "score", "report"}
     shown = json.loads(project.dvc("exp", "show", "--json"))
-    found = {experiment["name"] for baseline in shown for experiment in baseline.get("experiments") or ()}
+    found = {
+        experiment["name"] for baseline in shown for experiment in baseline.get("experiments") or ()
+    }
     assert "phi" in found
-    rows = [baseline["data"]["metrics"]["metrics/score.json"]["data"] for baseline in shown if baseline["rev"] != "workspace"]
+    rows = [
+        baseline["data"]["metrics"]["metrics/score.json"]["data"]
+        for baseline in shown
+        if baseline["rev"] != "workspace"
+    ]
     assert rows[0]["smoke-test"]["free"]["words"] == project.scores()["smoke-test"]["free"]["words"]
 
 
@@ -101,11 +151,19 @@ def test_a_new_test_source_reruns_nothing_of_training(smoke: Project, tmp_path: 
     project.run(sys.executable, "-m", "components.corpus", "scan")
     before = project.hashes()
     ran = project.ran(project.dvc("repro"))
-    assert ran == {"corpus@test", "splits", "shards@test", "features@test", "decode", "score", "report"}
-    after = project.hashes()
-    assert {name: after[name] for name in ("models/encoder", "models/bridge", "data/shards/train")} == {
-        name: before[name] for name in ("models/encoder", "models/bridge", "data/shards/train")
+    assert ran == {
+        "corpus@test",
+        "splits",
+        "shards@test",
+        "features@test",
+        "decode",
+        "score",
+        "report",
     }
+    after = project.hashes()
+    assert {
+        name: after[name] for name in ("models/encoder", "models/bridge", "data/shards/train")
+    } == {name: before[name] for name in ("models/encoder", "models/bridge", "data/shards/train")}
     assert "second-test" in project.scores()
 
 
@@ -130,7 +188,9 @@ def test_a_wrong_name_or_parameter_stops_before_any_work(smoke: Project, tmp_pat
 
 
 def test_a_cosmetic_edit_of_code_relinks_finished_work(smoke: Project, tmp_path: Path) -> None:
-    """The stage runs again, but every unit comes from the work cache: same outputs, and nothing after it runs."""
+    """The stage runs again, but every unit comes from the work cache: same outputs, and nothing
+    after it runs.
+    """
     project = smoke.copy(tmp_path / "project")
     path = project.folder / "components/train/loop.py"
     path.write_text(path.read_text() + "\n# a remark\n")

@@ -21,7 +21,10 @@ SHARED_MEMORY = Path("/dev/shm")  # a disk of its own on every Linux
 def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty DVC project, entered, with its link types as the committed ones."""
     monkeypatch.chdir(tmp_path)
-    for command in (["init", "--no-scm", "-q"], ["config", "cache.type", "hardlink,reflink,symlink,copy"]):
+    for command in (
+        ["init", "--no-scm", "-q"],
+        ["config", "cache.type", "hardlink,reflink,symlink,copy"],
+    ):
         subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
     return tmp_path
 
@@ -48,9 +51,13 @@ def test_links_are_tried_and_leave_nothing(tmp_path: Path, elsewhere: Path) -> N
     assert not [*one.iterdir(), *other.iterdir(), *elsewhere.iterdir()]
 
 
-@pytest.mark.parametrize("types", ["reflink,hardlink,symlink,copy", "hardlink,reflink,symlink,copy", "copy"])
+@pytest.mark.parametrize(
+    "types", ["reflink,hardlink,symlink,copy", "hardlink,reflink,symlink,copy", "copy"]
+)
 def test_as_many_copies_as_dvc_makes_on_one_disk(project: Path, work: Path, types: str) -> None:
-    """Counted in blocks of the disk, after a stage that hard-links its output from the work cache as ``place`` does."""
+    """Counted in blocks of the disk, after a stage that hard-links its output from the work cache
+    as ``place`` does.
+    """
     if clones(project, project):
         pytest.skip("clones share their blocks, which no count of files shows")
     subprocess.run([sys.executable, "-m", "dvc", "config", "cache.type", types], check=True)
@@ -58,33 +65,53 @@ def test_as_many_copies_as_dvc_makes_on_one_disk(project: Path, work: Path, type
     work.mkdir(exist_ok=True)
     (work / "unit").write_bytes(os.urandom(1000))
     (work / "unit").chmod(0o444)
-    (project / "dvc.yaml").write_text(f"stages: {{one: {{cmd: mkdir out && ln {work}/unit out/unit, outs: [out]}}}}\n")
+    (project / "dvc.yaml").write_text(
+        f"stages: {{one: {{cmd: mkdir out && ln {work}/unit out/unit, outs: [out]}}}}\n"
+    )
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
-    files = [path for path in (*work.iterdir(), *project.glob("out/*"), *project.glob(".dvc/cache/files/md5/*/*")) if path.is_file()]
+    files = [
+        path
+        for path in (
+            *work.iterdir(),
+            *project.glob("out/*"),
+            *project.glob(".dvc/cache/files/md5/*/*"),
+        )
+        if path.is_file()
+    ]
     assert len({path.stat().st_ino for path in files if path.stat().st_size == 1000}) == len(places)
 
 
-def test_a_work_cache_on_another_disk_is_a_second_copy(project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_work_cache_on_another_disk_is_a_second_copy(
+    project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_WORK", str(elsewhere / "work"))
     assert output_places() == (elsewhere, project / ".dvc")
 
 
 def test_a_dvc_cache_on_another_disk_is_a_second_copy(project: Path, elsewhere: Path) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", "cache", "dir", str(elsewhere)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir", str(elsewhere)],
+        check=True,
+        capture_output=True,
+    )
     assert output_places() == (project, elsewhere)  # the workspace holds symbolic links
     subprocess.run([sys.executable, "-m", "dvc", "config", "cache.type", "copy"], check=True)
     assert output_places() == (project, elsewhere, project)
 
 
 def test_what_is_needed_adds_up_by_disk(tmp_path: Path, elsewhere: Path) -> None:
-    found = rooms([Written("a", 100, (tmp_path, elsewhere)), Written("b", 10, (tmp_path / "not" / "yet",))])
+    found = rooms(
+        [Written("a", 100, (tmp_path, elsewhere)), Written("b", 10, (tmp_path / "not" / "yet",))]
+    )
     assert {room.disk: room.needed for room in found} == {tmp_path: 110, elsewhere: 100}
     assert all(room.free > 0 for room in found)
 
 
 def test_a_disk_that_is_too_small_stops(tmp_path: Path) -> None:
     check([Room(tmp_path, 5, 5)])
-    with pytest.raises(InputError, match=r"too small: 6\.0 GB will be written, 5\.0 GB are free.*features\.mode"):
+    with pytest.raises(
+        InputError, match=r"too small: 6\.0 GB will be written, 5\.0 GB are free.*features\.mode"
+    ):
         check([Room(tmp_path, 1, 5), Room(tmp_path, 6e9, 5e9)])
 
 
@@ -103,6 +130,11 @@ def test_the_embedded_run_needs_what_its_lock_says(embedded: Plan) -> None:
 
     lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())["stages"]
     planned = {each.what: each.bytes for each in embedded.written}
-    for stage, role in [("shards", "train"), ("features", "train"), ("features", "dev"), ("shards", "test")]:
+    for stage, role in [
+        ("shards", "train"),
+        ("features", "train"),
+        ("features", "dev"),
+        ("shards", "test"),
+    ]:
         real = lock[f"{stage}@{role}"]["outs"][0]["size"]
         assert planned[f"{stage}, {role}"] == pytest.approx(real, rel=0.2), (stage, role)

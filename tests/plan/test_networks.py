@@ -1,4 +1,6 @@
-"""What a plan counts without weights is what the networks have: the papers' projectors, tiny checkpoints of every family."""
+"""What a plan counts without weights is what the networks have: the papers' projectors, tiny
+checkpoints of every family.
+"""
 
 from __future__ import annotations
 
@@ -51,21 +53,38 @@ def test_projectors_have_the_parameters_that_the_paper_prints(
 
 def test_what_is_trained_and_what_is_frozen_follows_the_curriculum(params: Params) -> None:
     both = networks(params).modules
-    alone = networks(replace(params, train=replace(params.train, curriculum=params.train.curriculum[:1]))).modules
+    alone = networks(
+        replace(params, train=replace(params.train, curriculum=params.train.curriculum[:1]))
+    ).modules
     assert both["LoRA"][0] > 0 == alone["LoRA"][0]
     assert both["projector"] == alone["projector"]
     assert both["LLM"][0] == both["encoder"][0] == 0 < both["LLM"][1]
-    released = networks(replace(params, encoder="wavlm-large", projector="slam-asr-wavlm-large-vicuna-7b", llm="vicuna-7b-released"))
+    released = networks(
+        replace(
+            params,
+            encoder="wavlm-large",
+            projector="slam-asr-wavlm-large-vicuna-7b",
+            llm="vicuna-7b-released",
+        )
+    )
     assert released.trained == 0 < released.modules["projector"][1]
 
 
-@pytest.mark.parametrize("family", [name for name in ENCODERS if name not in ("fbank", "whisper-ast")])
+@pytest.mark.parametrize(
+    "family", [name for name in ENCODERS if name not in ("fbank", "whisper-ast")]
+)
 @pytest.mark.parametrize("padding", ["window", "none"])
-def test_an_encoder_is_told_from_its_configuration_alone(family: str, padding: str, tmp_path: Path) -> None:
+def test_an_encoder_is_told_from_its_configuration_alone(
+    family: str, padding: str, tmp_path: Path
+) -> None:
     folder = save_encoder(tmp_path / "encoder", family)
     real = SpeechEncoder(folder, padding=padding)
     found = sized(network_of(json.loads((folder / "config.json").read_text())), padding)
-    network = real.model.get_encoder() if family == "whisper" else getattr(real.family, "body", real.model)
+    network = (
+        real.model.get_encoder()
+        if family == "whisper"
+        else getattr(real.family, "body", real.model)
+    )
     assert found.parameters == parameters(network)
     assert (found.width, found.rate) == (real.width, real.rate)
     assert (found.window > 0) == (real.padded_seconds(16_000) > 1.0)
@@ -78,8 +97,14 @@ def test_an_llm_is_told_from_its_configuration_alone(family: str, tmp_path: Path
     network = network_of(json.loads((folder / "config.json").read_text()), causal=True)
     assert parameters(network) == parameters(llm)
     counted = sum(lora_sizes_of("llm", network, LORA[family], 4).values())
-    adapted = get_peft_model(llm, LoraConfig(r=4, target_modules=LORA[family], task_type="CAUSAL_LM"))
-    assert counted == sum(each.numel() for name, each in adapted.named_parameters() if "lora_" in name) > 0
+    adapted = get_peft_model(
+        llm, LoraConfig(r=4, target_modules=LORA[family], task_type="CAUSAL_LM")
+    )
+    assert (
+        counted
+        == sum(each.numel() for name, each in adapted.named_parameters() if "lora_" in name)
+        > 0
+    )
 
 
 @pytest.mark.parametrize("name", catalogue.names("encoder"))
@@ -107,7 +132,11 @@ def test_every_llm_of_the_catalogue_can_be_planned(name: str, params: Params) ->
 
 def test_a_matching_loss_that_is_off_trains_no_head(params: Params) -> None:
     off = replace(params.train, matching=replace(params.train.matching, weight=0.0))
-    assert networks(params).modules["matching head"][0] > 0 == networks(replace(params, train=off)).modules["matching head"][0]
+    assert (
+        networks(params).modules["matching head"][0]
+        > 0
+        == networks(replace(params, train=off)).modules["matching head"][0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +144,10 @@ def test_a_matching_loss_that_is_off_trains_no_head(params: Params) -> None:
     [
         (None, r"my-encoder/config\.json can't be read"),
         ("{", r"config\.json can't be read"),
-        ('{"model_type": "wav2vec2-bert"}', r"encoder 'mine': its model_type 'wav2vec2-bert' is of no known family"),
+        (
+            '{"model_type": "wav2vec2-bert"}',
+            r"encoder 'mine': its model_type 'wav2vec2-bert' is of no known family",
+        ),
         ('{"model_type": "qwen"}', r"its model_type 'qwen' is of no known family"),
     ],
 )
@@ -127,7 +159,11 @@ def test_a_local_folder_that_is_no_encoder_says_so(
         (tmp_path / "my-encoder").mkdir()
         (tmp_path / "my-encoder/config.json").write_text(config)
     entry = catalogue.READERS["encoder"]("ctc-tiny")
-    monkeypatch.setattr(catalogue, "encoder", lambda name: replace(entry, source=catalogue.EncoderSource("folder", folder="my-encoder")))
+    monkeypatch.setattr(
+        catalogue,
+        "encoder",
+        lambda name: replace(entry, source=catalogue.EncoderSource("folder", folder="my-encoder")),
+    )
     with pytest.raises(InputError, match=says):
         networks(replace(params, encoder="mine"))
 
@@ -139,16 +175,26 @@ def test_parakeet_without_its_head_is_told_too() -> None:
 
 
 def test_a_shape_that_makes_no_network_says_so() -> None:
-    for shape in ({"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}, {"model_type": "no-such"}, {}):
+    for shape in (
+        {"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4},
+        {"model_type": "no-such"},
+        {},
+    ):
         with pytest.raises(InputError, match="No network can be made of"):
             network_of(shape, causal=True)
 
 
-def test_a_local_folder_tells_its_shape_itself(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_tells_its_shape_itself(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_llm(tmp_path / "mine", "phi")
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
     source = catalogue.LlmSource("folder", folder="mine")
-    monkeypatch.setattr(catalogue, "llm", lambda name: replace(llm_entry, source=source, lora=catalogue.LoraTargets(LORA["phi"])))
+    monkeypatch.setattr(
+        catalogue,
+        "llm",
+        lambda name: replace(llm_entry, source=source, lora=catalogue.LoraTargets(LORA["phi"])),
+    )
     llm_entry = catalogue.READERS["llm"]("phi-2")
     found = networks(replace(params, llm="mine"))
     assert found.llm.width == 32
@@ -156,30 +202,53 @@ def test_a_local_folder_tells_its_shape_itself(params: Params, tmp_path: Path, m
 
 
 def test_the_q_former_of_salmonn_has_the_parameters_that_the_paper_prints(params: Params) -> None:
-    """About 33 M with LoRA of rank 8 on query and value (arXiv 2310.13289, section 4.1); its audio-event encoder is as wide as ours."""
+    """About 33 M with LoRA of rank 8 on query and value (arXiv 2310.13289, section 4.1); its
+    audio-event encoder is as wide as ours.
+    """
     rank = replace(params.train, lora=replace(params.train.lora, rank=8))
     entry = catalogue.llm("vicuna-13b")
-    found = networks(replace(params, encoder="whisper-large-v2-ast", projector="salmonn-qformer", llm="vicuna-13b", train=rank))
+    found = networks(
+        replace(
+            params,
+            encoder="whisper-large-v2-ast",
+            projector="salmonn-qformer",
+            llm="vicuna-13b",
+            train=rank,
+        )
+    )
     projector = found.modules["projector"][0]
     assert round(projector / 1e6, 2) == 26.78
-    adapted = sum(lora_sizes_of("llm", network_of(entry.source.shape, causal=True), ["q_proj", "v_proj"], 8).values())
+    adapted = sum(
+        lora_sizes_of(
+            "llm", network_of(entry.source.shape, causal=True), ["q_proj", "v_proj"], 8
+        ).values()
+    )
     assert round((projector + adapted) / 1e6) == 33
     assert (found.encoder.width, found.stride) == (2048, 17)
 
 
 @pytest.mark.parametrize("name", catalogue.names("projector"))
 def test_every_bridge_of_the_catalogue_can_be_planned(name: str, params: Params) -> None:
-    found = networks(replace(params, encoder="hubert-large-ls960-ft", projector=name, llm="vicuna-7b"))
+    found = networks(
+        replace(params, encoder="hubert-large-ls960-ft", projector=name, llm="vicuna-7b")
+    )
     assert sum(found.modules["projector"]) > 0
     assert found.stride >= 1
 
 
 def test_what_is_tuned_of_encoder_and_llm_is_counted(params: Params) -> None:
-    """LoRA at its rank on every attention of whisper-tiny: 4 layers, 4 matrices, 384 wide; a base moves as a whole."""
-    whisper, stage = replace(params, encoder="whisper-tiny", projector="linear"), params.train.curriculum[0]
+    """LoRA at its rank on every attention of whisper-tiny: 4 layers, 4 matrices, 384 wide; a base
+    moves as a whole.
+    """
+    whisper, stage = (
+        replace(params, encoder="whisper-tiny", projector="linear"),
+        params.train.curriculum[0],
+    )
 
     def modules(*tune: str) -> dict[str, tuple[int, int]]:
-        return networks(replace(whisper, train=replace(params.train, curriculum=[replace(stage, tune=[*tune])]))).modules
+        return networks(
+            replace(whisper, train=replace(params.train, curriculum=[replace(stage, tune=[*tune])]))
+        ).modules
 
     frozen = modules("projector")
     assert modules("encoder-lora")["encoder LoRA"] == (4 * 4 * 8 * (384 + 384), 0)

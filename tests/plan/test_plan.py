@@ -1,4 +1,6 @@
-"""``python -m components.plan`` as a user runs it: its figures, what it refuses, and that it stops what will not do."""
+"""``python -m components.plan`` as a user runs it: its figures, what it refuses, and that it stops
+what will not do.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +33,34 @@ def at_home(work: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "components.plan", *arguments], capture_output=True, text=True, env={**os.environ})
+    return subprocess.run(
+        [sys.executable, "-m", "components.plan", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+    )
 
 
 def planned(gpus: tuple[str, ...] = (), **overrides: object) -> Plan:
-    return plan_of(overridden({key.replace("__", "."): value for key, value in overrides.items()}, "overrides"), gpus)
+    return plan_of(
+        overridden(
+            {key.replace("__", "."): value for key, value in overrides.items()}, "overrides"
+        ),
+        gpus,
+    )
 
 
-PAPER = {"corpus": "librispeech", "encoder": "hubert-large-ls960-ft", "projector": "linear", "llm": "vicuna-7b"}
+PAPER = {
+    "corpus": "librispeech",
+    "encoder": "hubert-large-ls960-ft",
+    "projector": "linear",
+    "llm": "vicuna-7b",
+}
 
 
-def test_the_embedded_run_will_do_and_says_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_run_will_do_and_says_what_it_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree("catalogue", tmp_path / "nothing done yet/catalogue")
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(name, tmp_path / "nothing done yet")
@@ -50,7 +69,14 @@ def test_the_embedded_run_will_do_and_says_what_it_costs(tmp_path: Path, monkeyp
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], check=True)
     done = run()
     assert done.returncode == 0, done.stderr
-    for word in ("spoken-train", "projector", "LoRA", "estimates", "h200", "ctc-tiny is trained here"):
+    for word in (
+        "spoken-train",
+        "projector",
+        "LoRA",
+        "estimates",
+        "h200",
+        "ctc-tiny is trained here",
+    ):
         assert word in done.stdout
 
 
@@ -67,11 +93,15 @@ def test_downloads_are_named_with_their_sizes() -> None:
     plan = planned(**PAPER)
     sizes = {each.what: each.bytes for each in plan.downloads}
     assert sizes["train-other-500"] == 30_593_501_606
-    assert sizes["llm vicuna-7b"] == pytest.approx(13.48e9, rel=0.01)  # 6,738,415,616 parameters, two bytes each
+    assert sizes["llm vicuna-7b"] == pytest.approx(
+        13.48e9, rel=0.01
+    )  # 6,738,415,616 parameters, two bytes each
     assert sum(sizes.values()) > 70e9
 
 
-def test_what_lies_in_the_data_root_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_in_the_data_root_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRISPEECH", str(tmp_path))
     (tmp_path / "train-clean-360").mkdir()
     found = {each.what for each in planned(**PAPER).downloads}
@@ -81,13 +111,27 @@ def test_what_lies_in_the_data_root_is_not_downloaded(tmp_path: Path, monkeypatc
 
 def test_weights_that_are_linked_take_no_room_of_their_own() -> None:
     places = {each.what: each.places for each in planned(**{**PAPER, "llm": "phi-2"}).written}
-    linked, converted = places["llm phi-2, as safetensors"], places["encoder hubert-large-ls960-ft, as safetensors"]
+    linked, converted = (
+        places["llm phi-2, as safetensors"],
+        places["encoder hubert-large-ls960-ft, as safetensors"],
+    )
     assert len(linked) == len(converted) - 1  # cache of the hub and work cache lie on one disk here
     assert "a data root that is not set" in run("-S", "corpus=librispeech-100").stdout
 
 
 def test_a_disk_that_is_too_small_stops_before_the_run() -> None:
-    done = run("-S", "corpus=mls", "-S", "encoder=hubert-xlarge", "-S", "projector=linear", "-S", "llm=vicuna-7b", "--gpu", "h200")
+    done = run(
+        "-S",
+        "corpus=mls",
+        "-S",
+        "encoder=hubert-xlarge",
+        "-S",
+        "projector=linear",
+        "-S",
+        "llm=vicuna-7b",
+        "--gpu",
+        "h200",
+    )
     assert done.returncode == 2  # 52,000 h at 1,280 × 50 Hz: 23 TB
     assert "too small" in done.stderr
     assert "features, train" in done.stdout
@@ -95,7 +139,13 @@ def test_a_disk_that_is_too_small_stops_before_the_run() -> None:
 
 def test_a_memory_that_is_too_small_stops_before_the_run() -> None:
     small = planned(("t4",), encoder="whisper-tiny", projector="linear", llm="vicuna-13b")
-    with pytest.raises(InputError, match=r"stage '(train|decode)' needs about .* GB of memory, t4 has 16\.0 GB.*\1\.batch_seconds"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"stage '(train|decode)' needs about .* GB of memory, t4 has 16\.0 "
+            r"GB.*\1\.batch_seconds"
+        ),
+    ):
         check(small)
     check(planned(("t4", "h200"), encoder="whisper-tiny", projector="linear", llm="vicuna-13b"))
 
@@ -114,7 +164,9 @@ def test_more_steps_a_larger_llm_and_a_slower_card_take_longer() -> None:
     h200, t4 = gpu_of("h200"), gpu_of("t4")
 
     def train(**overrides: object) -> float:
-        load = next(each for each in planned(**{**PAPER, **overrides}).loads if each.stage == "train")
+        load = next(
+            each for each in planned(**{**PAPER, **overrides}).loads if each.stage == "train"
+        )
         hours = load.hours(h200)
         assert hours is not None
         return hours
@@ -125,12 +177,22 @@ def test_more_steps_a_larger_llm_and_a_slower_card_take_longer() -> None:
     assert bf16.hours(t4) is None  # it has no bfloat16
 
 
-def test_whisper_computes_whole_windows_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whisper_computes_whole_windows_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def operations() -> float:
-        return next(load.operations for load in planned(**{**PAPER, "encoder": "whisper-small"}).loads if load.stage == "features")
+        return next(
+            load.operations
+            for load in planned(**{**PAPER, "encoder": "whisper-small"}).loads
+            if load.stage == "features"
+        )
 
     padded, entry = operations(), catalogue.encoder("whisper-small")
-    monkeypatch.setattr(catalogue, "encoder", lambda name: replace(entry, numerics=replace(entry.numerics, padding="none")))
+    monkeypatch.setattr(
+        catalogue,
+        "encoder",
+        lambda name: replace(entry, numerics=replace(entry.numerics, padding="none")),
+    )
     assert padded > 2 * operations()  # utterances of 12 s in windows of 30 s
 
 
@@ -138,14 +200,23 @@ def test_the_decoder_of_a_whole_whisper_writes_beside_the_llm() -> None:
     """In float32, windows of 30 s one after another; of Qwen-Audio no decoder is kept."""
 
     def decode(encoder: str) -> Load:
-        return next(load for load in planned(**{**PAPER, "encoder": encoder}).loads if load.stage == "decode")
+        return next(
+            load
+            for load in planned(**{**PAPER, "encoder": encoder}).loads
+            if load.stage == "decode"
+        )
 
     whole, half = decode("whisper-large-v2"), decode("qwen-audio")
     nets = networks(overridden({"encoder": "whisper-large-v2"}, "overrides")).encoder
     assert 1.5e9 < nets.parameters + nets.writer < 1.6e9, "Radford et al. 2022, table 1: 1,550 M"
-    seconds, windows = 15.8 * 3600, 8_423 + 200  # dev-other, test-clean, test-other, and clips; hardly any is longer than a window
+    seconds, windows = (
+        15.8 * 3600,
+        8_423 + 200,
+    )  # dev-other, test-clean, test-other, and clips; hardly any is longer than a window
     encoded = 2 * nets.parameters * 50 * 30 * windows
-    assert whole.computed["float32"] - half.computed["float32"] == pytest.approx(encoded + 2 * nets.writer * 3.7 * seconds, rel=0.03)
+    assert whole.computed["float32"] - half.computed["float32"] == pytest.approx(
+        encoded + 2 * nets.writer * 3.7 * seconds, rel=0.03
+    )
     assert whole.memory - half.memory == 4 * (nets.parameters + nets.writer)
 
 
@@ -156,18 +227,31 @@ def test_training_on_live_features_computes_whole_windows_too() -> None:
 
     live, cached = train("live"), train("cached")
     heard = (500 + 650) * 50  # seconds of audio that the steps take in
-    alone = 2 * networks(overridden({"encoder": "whisper-small"}, "overrides")).encoder.parameters * 50 * heard
+    alone = (
+        2
+        * networks(overridden({"encoder": "whisper-small"}, "overrides")).encoder.parameters
+        * 50
+        * heard
+    )
     assert live.operations - cached.operations > 2 * alone  # utterances of 12 s in windows of 30 s
     assert live.memory > cached.memory
 
 
 def test_what_is_tuned_costs_time_and_memory() -> None:
     def train(*tune: str) -> Load:
-        tuned = {"features__mode": "live", "train__curriculum__0__tune": list(tune), "train__curriculum__1__tune": ["projector"]}
+        tuned = {
+            "features__mode": "live",
+            "train__curriculum__0__tune": list(tune),
+            "train__curriculum__1__tune": ["projector"],
+        }
         return next(each for each in planned(**{**PAPER, **tuned}).loads if each.stage == "train")
 
     frozen = train("projector")
-    for one, other in ((frozen, train("encoder-lora")), (train("encoder-lora"), train("encoder")), (frozen, train("llm"))):
+    for one, other in (
+        (frozen, train("encoder-lora")),
+        (train("encoder-lora"), train("encoder")),
+        (frozen, train("llm")),
+    ):
         assert one.operations < other.operations
         assert one.memory < other.memory
     assert (frozen.dtype, train("llm").dtype) == ("bfloat16", "float32")
@@ -175,12 +259,20 @@ def test_what_is_tuned_costs_time_and_memory() -> None:
 
 def test_what_stands_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     roles = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
-    monkeypatch.setattr("components.plan.run.standing", lambda params: {"llm": 1, **{f"features@{role}": 1 for role in roles}})
+    monkeypatch.setattr(
+        "components.plan.run.standing",
+        lambda params: {"llm": 1, **{f"features@{role}": 1 for role in roles}},
+    )
     found = planned(**PAPER)
     assert [load.stage for load in found.loads] == ["train", "decode"]
     assert not any(each.what.startswith(("features", "llm")) for each in found.written)
-    assert [each.what for each in found.downloads if "hubert" in each.what or "vicuna" in each.what] == ["encoder hubert-large-ls960-ft"]
-    everything = {name: 1 for name in ("encoder", "llm", "train", "decode", *(f"features@{role}" for role in roles))}
+    assert [
+        each.what for each in found.downloads if "hubert" in each.what or "vicuna" in each.what
+    ] == ["encoder hubert-large-ls960-ft"]
+    everything = {
+        name: 1
+        for name in ("encoder", "llm", "train", "decode", *(f"features@{role}" for role in roles))
+    }
     monkeypatch.setattr("components.plan.run.standing", lambda params: everything)
     done = planned(**{**PAPER, "llm": "vicuna-13b"})
     assert done.loads == []
@@ -195,7 +287,9 @@ def test_a_plan_makes_no_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_what_stands_by_the_lock_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stands_by_the_lock_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("catalogue", "dvc.yaml", "dvc.lock", "params.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
@@ -217,7 +311,9 @@ def test_what_stands_by_the_lock_is_not_counted(tmp_path: Path, monkeypatch: pyt
     assert "llm" not in other
     changed = standing(overridden({"shards.utterances": 100}, "overrides"))
     assert "corpus@train" in changed
-    assert not any(name.startswith(("shards", "features", "encoder")) for name in changed)  # what hangs on it falls too
+    assert not any(
+        name.startswith(("shards", "features", "encoder")) for name in changed
+    )  # what hangs on it falls too
 
 
 @pytest.mark.parametrize(
@@ -240,7 +336,11 @@ def test_a_wrong_override_names_the_nearest_known(assignment: str, says: str) ->
 
 def test_overrides_are_read_as_dvc_reads_them() -> None:
     assert parsed(["llm=phi-2", "train.lora.rank=8", "train.clip=1e-1", "a=[1,{b:x}]"]) == {
-        "llm": "phi-2", "train.lora.rank": 8, "train.clip": 0.1, "a": [1, {"b": "x"}]}  # fmt: skip
+        "llm": "phi-2",
+        "train.lora.rank": 8,
+        "train.clip": 0.1,
+        "a": [1, {"b": "x"}],
+    }
 
 
 def test_an_unknown_card_names_the_known() -> None:
@@ -250,17 +350,23 @@ def test_an_unknown_card_names_the_known() -> None:
 
 
 def test_views_of_augmented_audio_are_counted() -> None:
-    """Three views of which each is, on average over its speeds, (1/0.5 + 1/1) / 2 = 1.5 times as long; the other roles have one."""
+    """Three views of which each is, on average over its speeds, (1/0.5 + 1/1) / 2 = 1.5 times as
+    long; the other roles have one.
+    """
 
     def features(**changed: object) -> tuple[dict[str, float], float]:
         found = planned(**PAPER, **changed)
-        written = {each.what: each.bytes for each in found.written if each.what.startswith("features")}
+        written = {
+            each.what: each.bytes for each in found.written if each.what.startswith("features")
+        }
         return written, next(load.operations for load in found.loads if load.stage == "features")
 
     before, operations = features()
     after, more = features(features__augment__views=3, features__augment__speed=[0.5, 1.0])
     for role in ("train", "nonspeech-train"):
-        assert after[f"features, {role}"] == pytest.approx(4.5 * before[f"features, {role}"], rel=0.01)
+        assert after[f"features, {role}"] == pytest.approx(
+            4.5 * before[f"features, {role}"], rel=0.01
+        )
     assert {what: size for what, size in after.items() if "train" not in what} == {
         what: size for what, size in before.items() if "train" not in what
     }
@@ -284,14 +390,23 @@ def test_more_ranks_than_micro_batches_stop_the_plan(monkeypatch: pytest.MonkeyP
 def test_ranks_that_share_the_llm_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
-    assert "2 ranks (fsdp) train: each holds 1/2 of the LLM's layers" in " ".join(run().stdout.split())
+    assert "2 ranks (fsdp) train: each holds 1/2 of the LLM's layers" in " ".join(
+        run().stdout.split()
+    )
 
 
 def test_ranks_matter_to_no_plan_without_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
     monkeypatch.setenv("LIBRETTO_WORKERS", "3")  # more than micro-batches
-    released = overridden({"encoder": "wavlm-large", "projector": "slam-asr-wavlm-large-vicuna-7b", "llm": "vicuna-7b-released",
-                           "features.mode": "live"}, "overrides")  # fmt: skip
+    released = overridden(
+        {
+            "encoder": "wavlm-large",
+            "projector": "slam-asr-wavlm-large-vicuna-7b",
+            "llm": "vicuna-7b-released",
+            "features.mode": "live",
+        },
+        "overrides",
+    )
     assert plan_of(released).engine == ""
 
 
@@ -299,7 +414,9 @@ def test_what_the_networks_can_not_do_stops_the_plan(monkeypatch: pytest.MonkeyP
     packed = overridden({"train.packing": True}, "overrides")
     found = networks(packed)
     check_networks(packed, found)
-    with pytest.raises(InputError, match=r"llm 'llama-tiny' takes no positions.* Set train\.packing to false"):
+    with pytest.raises(
+        InputError, match=r"llm 'llama-tiny' takes no positions.* Set train\.packing to false"
+    ):
         check_networks(packed, replace(found, llm=replace(found.llm, packs=False)))
     compressed = overridden({"projector": "ctc-compressor"}, "overrides")
     check_networks(compressed, found)

@@ -1,4 +1,6 @@
-"""A finished run in the current folder, in the form that ``score``, ``decode``, ``shards`` and ``train`` leave it; small."""
+"""A finished run in the current folder, in the form that ``score``, ``decode``, ``shards`` and
+``train`` leave it; small.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ RATE = 16_000
 
 @dataclass(frozen=True)
 class Heard:
-    """An utterance and what each of SYSTEMS made of it; the first has two others in its n-best list."""
+    """An utterance and what each of SYSTEMS made of it; the first has two others in its n-best
+    list.
+    """
 
     id: str
     reference: str
@@ -43,7 +47,12 @@ class Heard:
 
 
 CLEAN = [
-    Heard("c-1", "the cat sat on the mat", ("the bat sat the mat today", "the cat sat on the mat", "the cat sad on a mat"), 1.25),
+    Heard(
+        "c-1",
+        "the cat sat on the mat",
+        ("the bat sat the mat today", "the cat sat on the mat", "the cat sad on a mat"),
+        1.25,
+    ),
     Heard("c-2", "GOOD morning", ("good morning", "good mourning", "good"), speaker="bob"),
     Heard("c-3", "yes", ("yes yes yes yes yes yes yes", "yes", ""), kind="loop"),
     Heard("c-4", EVIL, (EVIL, EVIL.replace("bold", "bald"), "quoted"), 2.0, speaker="<i>eve</i>"),
@@ -54,31 +63,60 @@ QUIET = [
     Heard("q-2", "", ("", "", "")),
     Heard("q-3", "", ("", "", "hm"), kind="text"),
 ]
-ROLES = {"dev": {"dev": CLEAN[:3]}, "test": {"clean": CLEAN, "noisy": CLEAN[:2]}, "nonspeech-test": {"quiet": QUIET}}
+ROLES = {
+    "dev": {"dev": CLEAN[:3]},
+    "test": {"clean": CLEAN, "noisy": CLEAN[:2]},
+    "nonspeech-test": {"quiet": QUIET},
+}
 CORPUS = {
     "dev": {"dev": {"kind": "made", "split": "dev"}},
     "test": {
         "clean": {"kind": "made", "split": "test"},
-        "noisy": {"kind": "altered", "source": {"kind": "made", "split": "test"}, "snr_db": 5, "seed": 1},
+        "noisy": {
+            "kind": "altered",
+            "source": {"kind": "made", "split": "test"},
+            "snr_db": 5,
+            "seed": 1,
+        },
     },
     "nonspeech-test": {"quiet": {"kind": "synthetic"}},
 }
 Roles = Mapping[str, Mapping[str, Sequence[Heard]]]
 
 
-def write(roles: Roles = ROLES, *, audio: bool = True, intervals: bool = True, curve: Sequence[tuple[float, float]] | None = None) -> None:
+def write(
+    roles: Roles = ROLES,
+    *,
+    audio: bool = True,
+    intervals: bool = True,
+    curve: Sequence[tuple[float, float]] | None = None,
+) -> None:
     """Fills the current folder."""
     score(roles, intervals)
     for role, sets in roles.items():
         hypotheses(role, sets)
         if audio:
             shards(role, sets)
-    record("data/decode", "decode", {"sets": {"free": {"beams": 4}}}, {"model": {"bridge": {"bridge.safetensors": "0f" * 32}}})
+    record(
+        "data/decode",
+        "decode",
+        {"sets": {"free": {"beams": 4}}},
+        {"model": {"bridge": {"bridge.safetensors": "0f" * 32}}},
+    )
     for folder in MADE[2:]:
         if not folder.is_dir():
             folder.mkdir(parents=True)
-            record(str(folder), folder.parts[1], {"seed": 1, "curriculum": [{"name": "projector", "steps": 3}]}, {})
-    training(curve if curve is not None else [(3.0 - 0.02 * step, 0.2 if step < 60 else 0.9) for step in range(100)])
+            record(
+                str(folder),
+                folder.parts[1],
+                {"seed": 1, "curriculum": [{"name": "projector", "steps": 3}]},
+                {},
+            )
+    training(
+        curve
+        if curve is not None
+        else [(3.0 - 0.02 * step, 0.2 if step < 60 else 0.9) for step in range(100)]
+    )
     settings()
 
 
@@ -109,76 +147,204 @@ def rows_of(role: str, name: str, heard: Sequence[Heard]) -> list[dict[str, Any]
     for place, system in enumerate(SYSTEMS):
         texts = [each.texts[place] for each in heard if place < len(each.texts)]
         known = [each for each in heard if place < len(each.texts)]
-        folded = operations([each.reference.casefold() for each in known], [text.casefold() for text in texts])
+        folded = operations(
+            [each.reference.casefold() for each in known], [text.casefold() for text in texts]
+        )
         for each, text, letters in zip(known, texts, folded):
             substitutions, deletions, insertions = counts(letters)
             kind = "" if not insertions else (each.kind if place in (0, 2) else "") or "other"
-            rows.append({
-                "set": name, "role": role, "system": system, "id": each.id, "speaker": each.speaker, "language": each.language,
-                "seconds": each.seconds, "reference": each.reference, "text": text, "substitutions": substitutions,
-                "deletions": deletions, "insertions": insertions, "words": len(each.reference.split()), "character_errors": 0,
-                "characters": len(each.reference), "kind": kind,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "set": name,
+                    "role": role,
+                    "system": system,
+                    "id": each.id,
+                    "speaker": each.speaker,
+                    "language": each.language,
+                    "seconds": each.seconds,
+                    "reference": each.reference,
+                    "text": text,
+                    "substitutions": substitutions,
+                    "deletions": deletions,
+                    "insertions": insertions,
+                    "words": len(each.reference.split()),
+                    "character_errors": 0,
+                    "characters": len(each.reference),
+                    "kind": kind,
+                }
+            )
     return rows
 
 
 def score(roles: Roles, intervals: bool = True) -> None:
     out, metrics, groups = fresh(Path("data/score")), {}, []
-    table = [row for role, sets in roles.items() for name, heard in sets.items() for row in rows_of(role, name, heard)]
+    table = [
+        row
+        for role, sets in roles.items()
+        for name, heard in sets.items()
+        for row in rows_of(role, name, heard)
+    ]
     for role, sets in roles.items():
         for name in sets:
-            metrics[name] = {system: figures(role, [row for row in table if (row["set"], row["system"]) == (name, system)], intervals)
-                             for system in SYSTEMS if any((row["set"], row["system"]) == (name, system) for row in table)}  # fmt: skip
+            metrics[name] = {
+                system: figures(
+                    role,
+                    [row for row in table if (row["set"], row["system"]) == (name, system)],
+                    intervals,
+                )
+                for system in SYSTEMS
+                if any((row["set"], row["system"]) == (name, system) for row in table)
+            }
     for row in table:
         if not row["role"].startswith("nonspeech"):
-            wer = round((row["substitutions"] + row["deletions"] + row["insertions"]) / row["words"], 6)
+            wer = round(
+                (row["substitutions"] + row["deletions"] + row["insertions"]) / row["words"], 6
+            )
             group = "0 to 1 s" if row["seconds"] < 1 else "1 to 5 s"
-            same = {key: row[key] for key in ("set", "system", "substitutions", "deletions", "insertions", "words")}
-            groups.append({**same, "by": "duration", "group": group, "wer": wer, "low": wer / 2, "high": wer * 1.5})
-    columns = ["set", "system", "by", "group", "wer", "low", "high", "substitutions", "deletions", "insertions", "words"]
+            same = {
+                key: row[key]
+                for key in ("set", "system", "substitutions", "deletions", "insertions", "words")
+            }
+            groups.append(
+                {
+                    **same,
+                    "by": "duration",
+                    "group": group,
+                    "wer": wer,
+                    "low": wer / 2,
+                    "high": wer * 1.5,
+                }
+            )
+    columns = [
+        "set",
+        "system",
+        "by",
+        "group",
+        "wer",
+        "low",
+        "high",
+        "substitutions",
+        "deletions",
+        "insertions",
+        "words",
+    ]
     unique = {(row["set"], row["system"], row["group"]): row for row in groups}
     with (out / "groups.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(unique.values())
     with (out / "speakers.csv").open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([
-            ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words"),
-            *((name, "free", "ann", 0.25, 1, 1, 1, 12) for sets in roles.values() for name in sets if name != "quiet")])  # fmt: skip
+        csv.writer(stream, lineterminator="\n").writerows(
+            [
+                (
+                    "set",
+                    "system",
+                    "speaker",
+                    "wer",
+                    "substitutions",
+                    "deletions",
+                    "insertions",
+                    "words",
+                ),
+                *(
+                    (name, "free", "ann", 0.25, 1, 1, 1, 12)
+                    for sets in roles.values()
+                    for name in sets
+                    if name != "quiet"
+                ),
+            ]
+        )
     texts = ("set", "role", "system", "id", "speaker", "language", "reference", "text", "kind")
-    numbers = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
-    schema = pa.schema([*((name, pa.string()) for name in texts), ("seconds", pa.float64()), *((name, pa.int64()) for name in numbers)])
+    numbers = (
+        "substitutions",
+        "deletions",
+        "insertions",
+        "words",
+        "character_errors",
+        "characters",
+    )
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in texts),
+            ("seconds", pa.float64()),
+            *((name, pa.int64()) for name in numbers),
+        ]
+    )
     pq.write_table(pa.Table.from_pylist(table, schema=schema), out / "utterances.parquet")
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/score.json").write_text(json.dumps(metrics, indent=1, sort_keys=True))
-    record("data/score", "score", {"text_form": "casefold"}, {"decode": {"test/clean.parquet": "ab" * 32}})
+    record(
+        "data/score",
+        "score",
+        {"text_form": "casefold"},
+        {"decode": {"test/clean.parquet": "ab" * 32}},
+    )
 
 
 def figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> dict[str, Any]:
     if role.startswith("nonspeech"):
         rate = sum(bool(row["text"].strip()) for row in rows) / len(rows)
         texts = sum(bool(row["text"].strip()) for row in rows)
-        return {"text_rate": round(rate, 6), "clips": len(rows), "characters_a_minute": 12.5,
-                "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "text": texts}}  # fmt: skip
-    sums = {key: sum(row[key] for row in rows) for key in ("substitutions", "deletions", "insertions", "words")}
+        return {
+            "text_rate": round(rate, 6),
+            "clips": len(rows),
+            "characters_a_minute": 12.5,
+            "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "text": texts},
+        }
+    sums = {
+        key: sum(row[key] for row in rows)
+        for key in ("substitutions", "deletions", "insertions", "words")
+    }
     wer = round((sums["substitutions"] + sums["deletions"] + sums["insertions"]) / sums["words"], 6)
-    kinds = {kind: sum(row["insertions"] for row in rows if row["kind"] == kind) for kind in ("loop", "echo", "refusal", "run-on", "other")}
-    bounds = {"wer_low": round(wer * 0.8, 6), "wer_high": round(wer * 1.3, 6), "interval_by": "speaker"} if intervals else {}
-    return {"wer": wer, **bounds, **sums, "cer": round(wer / 3, 6), "text_form": "casefold", "insertion_kinds": kinds,
-            "forms": {"as-is": wer, "casefold": wer, "whisper": wer}}  # fmt: skip
+    kinds = {
+        kind: sum(row["insertions"] for row in rows if row["kind"] == kind)
+        for kind in ("loop", "echo", "refusal", "run-on", "other")
+    }
+    bounds = (
+        {"wer_low": round(wer * 0.8, 6), "wer_high": round(wer * 1.3, 6), "interval_by": "speaker"}
+        if intervals
+        else {}
+    )
+    return {
+        "wer": wer,
+        **bounds,
+        **sums,
+        "cer": round(wer / 3, 6),
+        "text_form": "casefold",
+        "insertion_kinds": kinds,
+        "forms": {"as-is": wer, "casefold": wer, "whisper": wer},
+    }
 
 
 def hypotheses(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
-    """``data/decode/<role>/<set>.parquet`` with the columns that the report reads; ``ctc`` has no n-best."""
-    schema = pa.schema([("system", pa.string()), ("id", pa.string()), ("text", pa.string()),
-                        ("others", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())])))])  # fmt: skip
+    """``data/decode/<role>/<set>.parquet`` with the columns that the report reads; ``ctc`` has no
+    n-best.
+    """
+    schema = pa.schema(
+        [
+            ("system", pa.string()),
+            ("id", pa.string()),
+            ("text", pa.string()),
+            ("others", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))),
+        ]
+    )
     for name, heard in sets.items():
         rows = []
         for place, system in enumerate(SYSTEMS):
             for each in heard:
                 if place < len(each.texts):
-                    others = [{"text": f"{each.texts[place]} maybe", "score": -2.5}, {"text": "", "score": float("nan")}]
-                    rows.append({"system": system, "id": each.id, "text": each.texts[place], "others": others if system == "free" else []})
+                    others = [
+                        {"text": f"{each.texts[place]} maybe", "score": -2.5},
+                        {"text": "", "score": float("nan")},
+                    ]
+                    rows.append(
+                        {
+                            "system": system,
+                            "id": each.id,
+                            "text": each.texts[place],
+                            "others": others if system == "free" else [],
+                        }
+                    )
         path = Path("data/decode") / role / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
@@ -189,26 +355,42 @@ def shards(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
     out = fresh(Path("data/shards") / role)
     for number, (name, heard) in enumerate(sets.items()):
         (out / name).mkdir()
-        sounds = [(each, as_flac(tone(each.seconds, 200 + 100 * number)), round(each.seconds * RATE)) for each in heard]
-        samples = [Sample(each.id, flac, length, 0, each.reference, each.speaker, each.language) for each, flac, length in sounds]
-        write_index(out / name / INDEX, write_tar(out / name / f"{name}-000000.tar", samples, "flac"))
+        sounds = [
+            (each, as_flac(tone(each.seconds, 200 + 100 * number)), round(each.seconds * RATE))
+            for each in heard
+        ]
+        samples = [
+            Sample(each.id, flac, length, 0, each.reference, each.speaker, each.language)
+            for each, flac, length in sounds
+        ]
+        write_index(
+            out / name / INDEX, write_tar(out / name / f"{name}-000000.tar", samples, "flac")
+        )
     record(str(out), "shards", {"utterances": 250}, {})
 
 
 def tone(seconds: float, pitch: float) -> np.ndarray:
     """Mono float32 at 16 kHz."""
-    return (0.2 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+    return (0.2 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE)).astype(
+        np.float32
+    )
 
 
 def training(curve: Sequence[tuple[float, float]]) -> None:
-    """``metrics/curve.csv`` of losses and accuracies, decoded every 25 steps, in two stages; and its summary."""
+    """``metrics/curve.csv`` of losses and accuracies, decoded every 25 steps, in two stages; and
+    its summary.
+    """
     lines = ["step,stage,loss,matching,accuracy,dev_wer"]
     for step, (loss, accuracy) in enumerate(curve):
         dev = f"{1 - accuracy:.6f}" if step % 25 == 24 else ""
-        lines.append(f"{step},{'projector' if step < len(curve) / 2 else 'lora'},{loss:.6f},,{accuracy:.6f},{dev}")
+        lines.append(
+            f"{step},{'projector' if step < len(curve) / 2 else 'lora'},{loss:.6f},,{accuracy:.6f},{dev}"
+        )
     Path("metrics/curve.csv").write_text("\n".join(lines) + "\n")
     jump = next((step for step, (_, accuracy) in enumerate(curve) if accuracy > 0.5), None)
-    Path("metrics/train.json").write_text(json.dumps({"steps": len(curve), "jump": {"step": jump}, "best": {}}))
+    Path("metrics/train.json").write_text(
+        json.dumps({"steps": len(curve), "jump": {"step": jump}, "best": {}})
+    )
 
 
 def many(count: int) -> list[Heard]:
@@ -218,7 +400,9 @@ def many(count: int) -> list[Heard]:
     for number in range(count):
         reference = " ".join(word[(number * 7 + place) % 97] for place in range(12))
         worse = reference.replace("word", "ward", number % 3)
-        made.append(Heard(f"u-{number:05d}", reference, (worse, reference, reference), 0.1 + number % 10))
+        made.append(
+            Heard(f"u-{number:05d}", reference, (worse, reference, reference), 0.1 + number % 10)
+        )
     return made
 
 

@@ -14,7 +14,9 @@ texts = st.lists(st.sampled_from(["a", "b", "c", "ü"]), max_size=8).map(" ".joi
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(texts, texts), max_size=5))
-def test_operations_fit_both_sides_and_count_as_the_word_error_rate(pairs: list[tuple[str, str]]) -> None:
+def test_operations_fit_both_sides_and_count_as_the_word_error_rate(
+    pairs: list[tuple[str, str]],
+) -> None:
     found = operations([left for left, _ in pairs], [right for _, right in pairs])
     for (left, right), letters in zip(pairs, found, strict=True):
         shown = columns(left.split(), right.split(), letters)

@@ -1,4 +1,6 @@
-"""Charts: ticks are round and inside, long lines are thinned and keep their course, words are escaped."""
+"""Charts: ticks are round and inside, long lines are thinned and keep their course, words are
+escaped.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.report.charts import BOTTOM, HEIGHT, LEFT, MOST, RIGHT, TOP, WIDTH, Axis, Point, Series, figure, round_ticks, thinned
+from components.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    MOST,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    Point,
+    Series,
+    figure,
+    round_ticks,
+    thinned,
+)
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -30,12 +46,17 @@ def test_a_long_line_is_thinned_and_keeps_its_mean() -> None:
     points = [Point(step, step % 7) for step in range(10 * MOST)]
     few = thinned(points)
     assert len(few) == MOST and few[0].x < few[-1].x
-    assert sum(point.y for point in few) / len(few) == pytest.approx(sum(point.y for point in points) / len(points))
+    assert sum(point.y for point in few) / len(few) == pytest.approx(
+        sum(point.y for point in points) / len(points)
+    )
     assert thinned(points[:MOST]) == points[:MOST]
 
 
 def test_everything_is_drawn_inside_and_words_are_escaped() -> None:
-    lines = [Series("<b>", [Point(0, 10, 5, 20), Point(3, 4, 1, 9), Point(4, math.nan)], 0), Series("a & b", [Point(0, 8), Point(3, 8)], 1)]
+    lines = [
+        Series("<b>", [Point(0, 10, 5, 20), Point(3, 4, 1, 9), Point(4, math.nan)], 0),
+        Series("a & b", [Point(0, 8), Point(3, 8)], 1),
+    ]
     shown = figure("x", "1 < 2", lines, Axis("step"), Axis("%", least=0), marks=[(2, "</svg>")])
     root = ElementTree.fromstring(str(shown.svg))  # well formed
     assert {"1 < 2", "</svg>"} <= {node.text for node in root.iter()}
@@ -44,7 +65,10 @@ def test_everything_is_drawn_inside_and_words_are_escaped() -> None:
     assert {"line s0", "line s1", "whisker s0"} <= classes and "whisker s1" not in classes
     for node in root.iter():
         if (node.get("class") or "").startswith("line"):
-            places = [tuple(map(float, pair.split())) for pair in re.split("[ML]", node.get("d") or "")[1:]]
+            places = [
+                tuple(map(float, pair.split()))
+                for pair in re.split("[ML]", node.get("d") or "")[1:]
+            ]
             assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
     assert "nan" not in str(shown.svg)
 
@@ -57,20 +81,40 @@ def test_a_chart_without_points_is_refused() -> None:
 def test_one_value_alone_has_a_chart() -> None:
     svg = str(figure("x", "x", [Series("a", [Point(5, 5)])], Axis("x"), Axis("y")).svg)
     assert "nan" not in svg.lower()
-    start = next(node.get("d") or "" for node in ElementTree.fromstring(svg).iter() if node.get("class") == "line s0")
+    start = next(
+        node.get("d") or ""
+        for node in ElementTree.fromstring(svg).iter()
+        if node.get("class") == "line s0"
+    )
     x, y = map(float, start.removeprefix("M").split())
     assert LEFT < x < WIDTH - RIGHT and TOP < y < HEIGHT - BOTTOM
 
 
 def test_twenty_four_lines_are_told_apart_and_look_as_their_legend_says() -> None:
-    shown = figure("x", "x", [Series(f"system {style}", [Point(15, 6)], style) for style in range(24)], Axis("x"), Axis("y"))
-    drawn = [(node.get("class") or "", outline(node.get("d") or "")) for node in marks(str(shown.svg))]
-    legend = [(node.get("class") or "", outline(node.get("d") or "")) for swatch, _ in shown.legend for node in marks(str(swatch))]
+    shown = figure(
+        "x",
+        "x",
+        [Series(f"system {style}", [Point(15, 6)], style) for style in range(24)],
+        Axis("x"),
+        Axis("y"),
+    )
+    drawn = [
+        (node.get("class") or "", outline(node.get("d") or "")) for node in marks(str(shown.svg))
+    ]
+    legend = [
+        (node.get("class") or "", outline(node.get("d") or ""))
+        for swatch, _ in shown.legend
+        for node in marks(str(swatch))
+    ]
     assert len(set(drawn)) == 24 and drawn == legend
 
 
 def marks(svg: str) -> list[ElementTree.Element]:
-    return [node for node in ElementTree.fromstring(svg).iter() if (node.get("class") or "").startswith("marker")]
+    return [
+        node
+        for node in ElementTree.fromstring(svg).iter()
+        if (node.get("class") or "").startswith("marker")
+    ]
 
 
 def outline(way: str) -> str:

@@ -1,4 +1,6 @@
-"""Several runs on one page: rates side by side, differences to the first, all systems in the error browser."""
+"""Several runs on one page: rates side by side, differences to the first, all systems in the error
+browser.
+"""
 
 from __future__ import annotations
 
@@ -52,15 +54,22 @@ def test_rates_stand_side_by_side_with_their_difference() -> None:
     assert row[3].startswith(f"{rates[0]:.2f} (") and row[4].startswith(f"{rates[1]:.2f} (")
     assert float(row[5]) == pytest.approx(rates[1] - rates[0], abs=0.02) and float(row[5]) < 0
     assert next(row for row in page.rows if row[:3] == ["noisy", "free", "WER"])[5] == "+0.00"
-    assert ["quiet", "free", "clips with text", "33.33", "33.33", "+0.00"] in [row[:6] for row in page.rows]
+    assert ["quiet", "free", "clips with text", "33.33", "33.33", "+0.00"] in [
+        row[:6] for row in page.rows
+    ]
 
 
 def test_the_error_browser_has_the_systems_of_all_runs_and_the_audio_of_the_first() -> None:
     compare(["old", "new", "--out", "page.html"])
     data = data_of(Path("page.html").read_text())
-    assert data["systems"] == [f"{run}/{system}" for run in ("old", "new") for system in finished.SYSTEMS]
+    assert data["systems"] == [
+        f"{run}/{system}" for run in ("old", "new") for system in finished.SYSTEMS
+    ]
     held = {(data["sets"][row[0]], row[1]): row for row in data["utterances"]}
-    assert held["clean", "c-1"][8][0][0] == CLEAN[0].texts[0] and held["clean", "c-1"][8][3][0] == CLEAN[0].reference
+    assert (
+        held["clean", "c-1"][8][0][0] == CLEAN[0].texts[0]
+        and held["clean", "c-1"][8][3][0] == CLEAN[0].reference
+    )
     assert held["clean", "c-1"][7] >= 0
 
 
@@ -76,7 +85,9 @@ def test_a_folder_may_hold_the_two_files_alone_and_lack_a_set() -> None:
     assert row[3] and not any(row[4:])
 
 
-def test_a_later_run_may_have_a_set_more_which_has_no_audio(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+def test_a_later_run_may_have_a_set_more_which_has_no_audio(
+    monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
     monkeypatch.chdir(runs / "new")
     finished.write({**ROLES, "test": {**ROLES["test"], "extra": CLEAN}}, audio=False)
     monkeypatch.chdir(runs)
@@ -98,39 +109,74 @@ def test_perplexities_name_their_run() -> None:
     page = Page(Path("runs/report/compare.html").read_text())
     assert ["Set", "Run", "Perplexity", "Words"] in page.rows
     assert [row for row in page.rows if row[-2:] in (["31.50", "20"], ["12.25", "20"])] == [
-        ["clean", "a/b", "31.50", "20"], ["clean", "new", "12.25", "20"]]  # fmt: skip
+        ["clean", "a/b", "31.50", "20"],
+        ["clean", "new", "12.25", "20"],
+    ]
 
 
 def test_labels_and_folders_may_hold_an_equals_sign() -> None:
     shutil.copytree("new", "exp/lr=0.1")
-    for text, label in (("exp/lr=0.1", "lr=0.1"), ("lr=3=exp/lr=0.1", "lr=3"), ("lr=1=new", "lr=1")):
+    for text, label in (
+        ("exp/lr=0.1", "lr=0.1"),
+        ("lr=3=exp/lr=0.1", "lr=3"),
+        ("lr=1=new", "lr=1"),
+    ):
         compare(["old", text])
-        head = next(row for row in Page(Path("runs/report/compare.html").read_text()).rows if row[:3] == ["Set", "System", "Rate"])
+        head = next(
+            row
+            for row in Page(Path("runs/report/compare.html").read_text()).rows
+            if row[:3] == ["Set", "System", "Rate"]
+        )
         assert head[3:5] == ["old", label]
 
 
-def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tests_a_difference_gets_the_same_utterances_in_one_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
-    def tested(first: np.ndarray, second: np.ndarray, words: np.ndarray, speakers: list[str], resamples: int) -> SimpleNamespace:
+    def tested(
+        first: np.ndarray,
+        second: np.ndarray,
+        words: np.ndarray,
+        speakers: list[str],
+        resamples: int,
+    ) -> SimpleNamespace:
         asked.append((first.tolist(), second.tolist(), words.tolist(), speakers))
         return SimpleNamespace(low=-0.5, high=0.25, matched_p=0.0312)
 
     monkeypatch.setattr(comparison, "tested", tested)
     compare(["old", "new"])
-    held = {row[1]: row for row in data_of(Path("runs/report/compare.html").read_text())["utterances"] if row[0] == 0}
+    held = {
+        row[1]: row
+        for row in data_of(Path("runs/report/compare.html").read_text())["utterances"]
+        if row[0] == 0
+    }
     old = [sum(held[each.id][8][0][3:6]) for each in CLEAN]
-    assert (old, [0] * len(CLEAN), [len(each.reference.split()) for each in CLEAN], [each.speaker for each in CLEAN]) in asked
+    assert (
+        old,
+        [0] * len(CLEAN),
+        [len(each.reference.split()) for each in CLEAN],
+        [each.speaker for each in CLEAN],
+    ) in asked
     assert len(asked) == 9, "nothing is tested without speech"
     page = Page(Path("runs/report/compare.html").read_text())
-    assert next(row for row in page.rows if row[:3] == ["clean", "free", "WER"])[6] == "-50.00 to +25.00, p = 0.031"
-    assert next(row for row in page.rows if row[0] == "quiet" and row[2] == "clips with text")[6] == ""
+    assert (
+        next(row for row in page.rows if row[:3] == ["clean", "free", "WER"])[6]
+        == "-50.00 to +25.00, p = 0.031"
+    )
+    assert (
+        next(row for row in page.rows if row[0] == "quiet" and row[2] == "clips with text")[6] == ""
+    )
 
 
 def test_the_tests_of_score_are_understood() -> None:
     compare(["old", "new"])
     page = Page(Path("runs/report/compare.html").read_text())
-    assert re.fullmatch(r"[+-]\S+ to [+-]\S+, p = [01]\.\d{3}", next(row for row in page.rows if row[:2] == ["clean", "free"])[6])
+    assert re.fullmatch(
+        r"[+-]\S+ to [+-]\S+, p = [01]\.\d{3}",
+        next(row for row in page.rows if row[:2] == ["clean", "free"])[6],
+    )
 
 
 def test_the_same_runs_give_the_same_page() -> None:
@@ -157,13 +203,21 @@ def test_what_can_not_be_compared_stops(monkeypatch: pytest.MonkeyPatch, runs: P
     Path("new/metrics/score.json").write_text(json.dumps(scores))
     assert "'old' was scored in the form casefold, 'new' in as-is" in refused("old", "new")
     monkeypatch.chdir(runs / "new")
-    finished.write({**ROLES, "test": {"clean": [replace(CLEAN[0], reference="another")], "noisy": []}}, audio=False)
+    finished.write(
+        {**ROLES, "test": {"clean": [replace(CLEAN[0], reference="another")], "noisy": []}},
+        audio=False,
+    )
     monkeypatch.chdir(runs)
     assert "'c-1' of clean has another reference in 'new'" in refused("old", "new")
 
 
 def test_the_command_ends_with_2_for_a_wrong_folder() -> None:
-    done = subprocess.run([sys.executable, "-m", "components.report", "compare", "old", "nowhere"], env={"PYTHONPATH": str(REPOSITORY)},
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "components.report", "compare", "old", "nowhere"],
+        env={"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "nowhere/metrics/score.json is missing" in done.stderr

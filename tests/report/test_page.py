@@ -1,4 +1,6 @@
-"""The page in a browser without a window: it opens from its file, finds, sorts, plays and is read by keyboard, on a phone, in the dark."""
+"""The page in a browser without a window: it opens from its file, finds, sorts, plays and is read
+by keyboard, on a phone, in the dark.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,22 @@ OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with its page, and beside it the pages of a run of 10,000 utterances and of one in which a system is silent about a set."""
+    """A run with its page, and beside it the pages of a run of 10,000 utterances and of one in
+    which a system is silent about a set.
+    """
     root = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         for name, roles in (
             ("few", ROLES),
             ("many", {"test": {"clean": many(10_000)}, "dev": {}, "nonspeech-test": {}}),
-            ("silent", {"test": {"clean": CLEAN, "noisy": without_system(CLEAN)}, "dev": {}, "nonspeech-test": {}}),
+            (
+                "silent",
+                {
+                    "test": {"clean": CLEAN, "noisy": without_system(CLEAN)},
+                    "dev": {},
+                    "nonspeech-test": {},
+                },
+            ),
         ):
             (root / name).mkdir()
             patch.chdir(root / name)
@@ -43,7 +54,9 @@ def opened(chromium: Any, folder: Path) -> Iterator[Callable[..., Any]]:
     contexts, said, asked = [], [], []
 
     def open_page(name: str = "few", **options: Any) -> Any:
-        contexts.append(chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, **options}))
+        contexts.append(
+            chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
+        )
         page = contexts[-1].new_page()
         page.set_default_timeout(60_000)
         page.on("console", lambda message: said.append(message.text))
@@ -64,11 +77,15 @@ def ids(page: Any) -> list[str]:
 
 
 def item(page: Any, name: str) -> Any:
-    return page.locator("#list > li", has=page.locator("h3", has_text=re.compile(f"^{name}$"))).first
+    return page.locator(
+        "#list > li", has=page.locator("h3", has_text=re.compile(f"^{name}$"))
+    ).first
 
 
 def until(page: Any, holds: str) -> None:
-    """Waits for an expression; playwright's own way evaluates a string inside the page, which the page's policy forbids."""
+    """Waits for an expression; playwright's own way evaluates a string inside the page, which the
+    page's policy forbids.
+    """
     end = time.monotonic() + 60
     while not page.evaluate(holds):
         assert time.monotonic() < end, f"never: {holds}"
@@ -87,7 +104,10 @@ def test_texts_like_markup_are_shown_and_never_run(opened: Callable[..., Any]) -
     raw = item(page, "c-4").locator("details.raw")
     raw.locator("summary").click()
     assert raw.locator("dd").first.inner_text() == EVIL
-    assert page.evaluate("window.broken === undefined && document.images.length === 0 && document.querySelectorAll('main i').length === 0")
+    assert page.evaluate(
+        "window.broken === undefined && document.images.length === 0 && "
+        "document.querySelectorAll('main i').length === 0"
+    )
     page.locator("#f-text").fill(EVIL[:30])
     until(page, "document.querySelectorAll('#list > li').length === 1")
     assert page.evaluate("document.images.length") == 0
@@ -97,11 +117,27 @@ def test_the_words_stand_against_each_other(opened: Callable[..., Any]) -> None:
     page = opened()
     page.locator("#f-set").select_option(label="clean (5)")
     rows = item(page, "c-1").locator("table").first.locator("tr")
-    assert [cell for cell in rows.nth(0).locator("th, td").all_inner_texts() if cell] == ["reference", *CLEAN[0].reference.split()]
-    assert rows.nth(1).locator("td").all_inner_texts() == ["the", "batS", "sat", "–D", "the", "mat", "todayI"]
-    assert rows.nth(1).locator("span").evaluate_all("nodes => nodes.map((node) => [node.className, node.title])") == [
-        ["S", "substituted"], ["D", "deleted"], ["I", "inserted"]]  # fmt: skip
-    colours = rows.nth(1).locator("span").evaluate_all("nodes => nodes.map((node) => getComputedStyle(node).backgroundColor)")
+    assert [cell for cell in rows.nth(0).locator("th, td").all_inner_texts() if cell] == [
+        "reference",
+        *CLEAN[0].reference.split(),
+    ]
+    assert rows.nth(1).locator("td").all_inner_texts() == [
+        "the",
+        "batS",
+        "sat",
+        "–D",
+        "the",
+        "mat",
+        "todayI",
+    ]
+    assert rows.nth(1).locator("span").evaluate_all(
+        "nodes => nodes.map((node) => [node.className, node.title])"
+    ) == [["S", "substituted"], ["D", "deleted"], ["I", "inserted"]]
+    colours = (
+        rows.nth(1)
+        .locator("span")
+        .evaluate_all("nodes => nodes.map((node) => getComputedStyle(node).backgroundColor)")
+    )
     assert len(set(colours)) == 3
 
 
@@ -122,7 +158,9 @@ def test_the_words_stand_against_each_other(opened: Callable[..., Any]) -> None:
         ("text", "free", {"q-1"}),
     ],
 )
-def test_filters_by_kind_and_system(opened: Callable[..., Any], kind: str, system: str, wanted: set[str]) -> None:
+def test_filters_by_kind_and_system(
+    opened: Callable[..., Any], kind: str, system: str, wanted: set[str]
+) -> None:
     page = opened()
     page.locator("#f-kind").select_option(kind)
     page.locator("#f-first").select_option(label=system or "any system shown")
@@ -165,7 +203,9 @@ def test_sorting(opened: Callable[..., Any]) -> None:
     assert ids(page)[0] == "c-3"
 
 
-def test_what_the_compared_system_is_silent_about_is_neither_worse_nor_better(opened: Callable[..., Any]) -> None:
+def test_what_the_compared_system_is_silent_about_is_neither_worse_nor_better(
+    opened: Callable[..., Any],
+) -> None:
     page = opened("silent")
     facts = "document.querySelectorAll('#list > li > .head:first-child .facts:nth-child(2)')"
     sets = f"[...{facts}].map((node) => node.textContent.split(' ')[0])"
@@ -178,13 +218,18 @@ def test_what_the_compared_system_is_silent_about_is_neither_worse_nor_better(op
 
 
 def test_a_mean_is_over_the_systems_that_said_something(opened: Callable[..., Any]) -> None:
-    """c-3: free has 6 errors, constrained none, ctc 1 on clean and no text on noisy; so 7 / 3 and 6 / 2 more than constrained's none."""
+    """c-3: free has 6 errors, constrained none, ctc 1 on clean and no text on noisy; so 7 / 3 and 6
+    / 2 more than constrained's none.
+    """
     page = opened("silent")
     page.locator("#f-text").fill("c-3")
     until(page, "document.querySelectorAll('#list > li').length === 2")
     page.locator("#f-second").select_option(label="constrained")
     page.locator("#f-sort").select_option("worse")
-    assert ["noisy" in text for text in page.locator("#list > li").all_inner_texts()] == [True, False]
+    assert ["noisy" in text for text in page.locator("#list > li").all_inner_texts()] == [
+        True,
+        False,
+    ]
 
 
 def test_audio_plays_and_only_one_at_a_time(opened: Callable[..., Any]) -> None:
@@ -194,11 +239,20 @@ def test_audio_plays_and_only_one_at_a_time(opened: Callable[..., Any]) -> None:
     page.locator("#f-set").select_option(label="clean (5)")
     first, second = item(page, "c-1"), item(page, "c-4")
     second.get_by_role("button", name="Play c-4").click()
-    until(page, "document.querySelector('audio') && document.querySelector('audio').currentTime > 0.1")
-    assert second.locator("audio").evaluate("node => [node.duration, node.src.slice(0, 5)]") == [pytest.approx(2.0, abs=0.02), "blob:"]
+    until(
+        page, "document.querySelector('audio') && document.querySelector('audio').currentTime > 0.1"
+    )
+    assert second.locator("audio").evaluate("node => [node.duration, node.src.slice(0, 5)]") == [
+        pytest.approx(2.0, abs=0.02),
+        "blob:",
+    ]
     first.get_by_role("button").click()
     assert second.locator("audio").evaluate("node => node.paused")
-    until(page, "[...document.querySelectorAll('audio')].some((node) => Math.abs(node.duration - 1.25) < 0.02)")
+    until(
+        page,
+        "[...document.querySelectorAll('audio')].some((node) => Math.abs(node.duration - 1.25) "
+        "< 0.02)",
+    )
 
 
 def test_the_keyboard_alone_is_enough(opened: Callable[..., Any]) -> None:
@@ -208,7 +262,10 @@ def test_the_keyboard_alone_is_enough(opened: Callable[..., Any]) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "errors"
-    focused = "document.activeElement.querySelector('h3') && document.activeElement.querySelector('h3').textContent"
+    focused = (
+        "document.activeElement.querySelector('h3') && "
+        "document.activeElement.querySelector('h3').textContent"
+    )
     names = ids(page)
     page.keyboard.press("j")
     assert page.evaluate(focused) == names[0]
@@ -219,7 +276,9 @@ def test_the_keyboard_alone_is_enough(opened: Callable[..., Any]) -> None:
     page.keyboard.press("ArrowUp")
     assert page.evaluate(focused) == names[0]
     page.keyboard.press("Enter")
-    until(page, "document.querySelector('audio') && document.querySelector('audio').currentTime > 0.1")
+    until(
+        page, "document.querySelector('audio') && document.querySelector('audio').currentTime > 0.1"
+    )
     page.keyboard.press(" ")
     until(page, "document.querySelector('audio').paused")
     page.keyboard.press("Tab")
@@ -246,7 +305,10 @@ def test_the_keyboard_turns_pages_of_ten_thousand(opened: Callable[..., Any]) ->
     assert page.locator("#previous").is_disabled()
     page.locator("#f-text").fill("u-07777")
     until(page, "document.querySelectorAll('#list > li').length === 1")
-    assert ids(page) == ["u-07777"] and page.locator("#status").inner_text() == "1 to 1 of 1 utterance (of 10000)."
+    assert (
+        ids(page) == ["u-07777"]
+        and page.locator("#status").inner_text() == "1 to 1 of 1 utterance (of 10000)."
+    )
 
 
 def test_a_cell_of_the_table_leads_to_its_utterances(opened: Callable[..., Any]) -> None:
@@ -261,7 +323,9 @@ def test_a_cell_of_the_table_leads_to_its_utterances(opened: Callable[..., Any])
     assert ids(page) == ["q-3"], "the address keeps the filters"
 
 
-def test_a_cell_leads_there_each_time_and_lifts_the_filter_by_audio(opened: Callable[..., Any]) -> None:
+def test_a_cell_leads_there_each_time_and_lifts_the_filter_by_audio(
+    opened: Callable[..., Any],
+) -> None:
     page = opened()
     cell = page.locator(".heat a", has_text="33.33").first
     for _ in range(2):
@@ -279,7 +343,10 @@ def test_an_address_with_unknown_words_shows_all(opened: Callable[..., Any]) -> 
     page.evaluate("location.hash = '#errors?sort=foo&kind=bar&set=none&first=none&second=none'")
     until(page, "document.activeElement.id === 'errors'")
     assert len(ids(page)) == 13
-    assert [page.locator(f"#f-{name}").input_value() for name in ("sort", "kind", "set", "first", "second")] == ["errors", "", "", "", "1"]
+    assert [
+        page.locator(f"#f-{name}").input_value()
+        for name in ("sort", "kind", "set", "first", "second")
+    ] == ["errors", "", "", "", "1"]
 
 
 def test_other_hypotheses_are_shown(opened: Callable[..., Any]) -> None:
@@ -295,16 +362,26 @@ def test_a_phone_never_scrolls_sideways(opened: Callable[..., Any], name: str) -
     page = opened(name, viewport={"width": 375, "height": 740})
     assert page.evaluate(OVERFLOW) <= 0
     page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
-    until(page, "[...document.querySelectorAll('details.raw')].every((node) => node.querySelector('dl'))")
+    until(
+        page,
+        "[...document.querySelectorAll('details.raw')].every((node) => node.querySelector('dl'))",
+    )
     assert page.evaluate(OVERFLOW) <= 0
     lines = item(page, "c-1" if name == "few" else ids(page)[0]).locator("table")
     assert lines.count() > 1, "long utterances are broken into lines"
-    assert all(lines.nth(number).evaluate("node => node.scrollWidth <= window.innerWidth") for number in range(lines.count()))
+    assert all(
+        lines.nth(number).evaluate("node => node.scrollWidth <= window.innerWidth")
+        for number in range(lines.count())
+    )
 
 
-def test_the_keyboard_scrolls_the_words_that_are_wider_than_a_phone(opened: Callable[..., Any]) -> None:
+def test_the_keyboard_scrolls_the_words_that_are_wider_than_a_phone(
+    opened: Callable[..., Any],
+) -> None:
     page = opened(viewport={"width": 375, "height": 740})
-    boxes = page.locator(".aligned").evaluate_all("nodes => nodes.map((box) => [box.scrollWidth > box.clientWidth, box.tabIndex === 0])")
+    boxes = page.locator(".aligned").evaluate_all(
+        "nodes => nodes.map((box) => [box.scrollWidth > box.clientWidth, box.tabIndex === 0])"
+    )
     assert {wide for wide, _ in boxes} == {True, False}
     assert all(wide == reached for wide, reached in boxes)
     box = page.locator(".aligned[tabindex]").first
@@ -318,8 +395,10 @@ def test_dark_mode_has_its_own_colours(opened: Callable[..., Any]) -> None:
     shades = {}
     for scheme in ("light", "dark"):
         page = opened(color_scheme=scheme)
-        shades[scheme] = page.evaluate("['backgroundColor', 'color'].map((name) => Math.max(...getComputedStyle(document.body)[name]"
-                                       ".match(/[0-9]+/g).slice(0, 3).map(Number)))")  # fmt: skip
+        shades[scheme] = page.evaluate(
+            "['backgroundColor', 'color'].map((name) => Math.max(...getComputedStyle(document.body)[name]"
+            ".match(/[0-9]+/g).slice(0, 3).map(Number)))"
+        )
     assert shades["light"][0] > 200 > 80 > shades["light"][1]
     assert shades["dark"][0] < 80 < 200 < shades["dark"][1]
 
@@ -331,7 +410,9 @@ def test_every_level_of_the_heat_map_can_be_read(opened: Callable[..., Any], sch
     for level in range(1, 6):
         cell = page.locator(".heat td").first
         cell.evaluate("(node, level) => { node.className = `n h${level}`; }", level)
-        colours = cell.evaluate("node => [getComputedStyle(node).color, getComputedStyle(node).backgroundColor]")
+        colours = cell.evaluate(
+            "node => [getComputedStyle(node).color, getComputedStyle(node).backgroundColor]"
+        )
         dark, light = sorted(map(luminance, colours))
         assert (light + 0.05) / (dark + 0.05) >= 4.5, level
 
@@ -339,12 +420,16 @@ def test_every_level_of_the_heat_map_can_be_read(opened: Callable[..., Any], sch
 def luminance(colour: str) -> float:
     """Relative luminance of ``rgb(r, g, b)``, from 0 to 1."""
     shares = [int(each) / 255 for each in re.findall(r"\d+", colour)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_nothing_but_the_page_s_own_script_runs(chromium: Any, folder: Path) -> None:
-    """The policy holds against a script and a handler that get into the page: the one guard left if escaping failed."""
+    """The policy holds against a script and a handler that get into the page: the one guard left if
+    escaping failed.
+    """
     context = chromium.new_context()
     page = context.new_page()
     page.goto((folder / "few/data/report/index.html").as_uri())

@@ -1,4 +1,6 @@
-"""The page as a file: what it says, that two runs give one page, that no text of the data is markup, and what stops the stage."""
+"""The page as a file: what it says, that two runs give one page, that no text of the data is
+markup, and what stops the stage.
+"""
 
 from __future__ import annotations
 
@@ -69,10 +71,19 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(Page(page).scripts["data"])
 
 
-def test_two_runs_give_one_page_that_names_no_machine_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_give_one_page_that_names_no_machine_and_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = run()
     (RUNS / "train").mkdir(parents=True)
-    record = {"stage": "train", "started": "2026-01-02T10:00:00Z", "seconds": 12.5, "host": "box-7", "revision": "abcdef", "dirty": True}
+    record = {
+        "stage": "train",
+        "started": "2026-01-02T10:00:00Z",
+        "seconds": 12.5,
+        "host": "box-7",
+        "revision": "abcdef",
+        "dirty": True,
+    }
     (RUNS / "train/one.json").write_text(json.dumps(record))
     records = Path("data/report/inputs.json").read_bytes()
     assert run() == first
@@ -92,9 +103,17 @@ def test_the_page_fetches_nothing_and_runs_its_own_script_alone() -> None:
     page = Page(run())
     for tag, attributes in page.elements:
         assert tag not in {"link", "img", "iframe", "object", "embed", "base"}, tag
-        assert not {name for name in attributes if name.startswith("on") or name in ("src", "style", "srcset")}, (tag, attributes)
+        assert not {
+            name
+            for name in attributes
+            if name.startswith("on") or name in ("src", "style", "srcset")
+        }, (tag, attributes)
         assert (attributes.get("href") or "#").startswith("#")
-    policy = next(attributes["content"] for tag, attributes in page.elements if "Policy" in str(attributes.get("http-equiv")))
+    policy = next(
+        attributes["content"]
+        for tag, attributes in page.elements
+        if "Policy" in str(attributes.get("http-equiv"))
+    )
     assert policy and policy.startswith("default-src 'none';")
     assert "unsafe" not in policy and "http" not in policy
     assert "media-src blob: data:" in policy
@@ -138,9 +157,17 @@ def test_every_rate_stands_in_the_table(intervals: bool) -> None:
     page, scores = Page(run()), json.loads(Path("metrics/score.json").read_text())
     for name in ("dev", "clean", "noisy"):
         for system, own in scores[name].items():
-            rows = [row for row in page.rows if system in row[:2] and f"{100 * own['wer']:.2f}" in row and str(own["words"]) in row]
+            rows = [
+                row
+                for row in page.rows
+                if system in row[:2]
+                and f"{100 * own['wer']:.2f}" in row
+                and str(own["words"]) in row
+            ]
             assert rows, (name, system)
-            assert not intervals or any(f"{100 * own['wer_low']:.2f} to {100 * own['wer_high']:.2f}" in row for row in rows)
+            assert not intervals or any(
+                f"{100 * own['wer_low']:.2f} to {100 * own['wer_high']:.2f}" in row for row in rows
+            )
     assert ("95 %" in page.text) == intervals
     assert ["quiet", "free", "33.33", "3", "12.50"] in page.rows
     assert ["clean", "free", "6", "0", "0", "0", "1"] in page.rows  # kinds of insertions
@@ -156,7 +183,11 @@ def test_the_perplexity_of_the_llm_alone_stands_by_set() -> None:
 
 def test_insertions_are_a_table_whose_cells_lead_to_the_utterances() -> None:
     page = Page(run())
-    links = {attributes["aria-label"]: attributes for tag, attributes in page.elements if tag == "a" and "aria-label" in attributes}
+    links = {
+        attributes["aria-label"]: attributes
+        for tag, attributes in page.elements
+        if tag == "a" and "aria-label" in attributes
+    }
     own = json.loads(Path("metrics/score.json").read_text())["clean"]["free"]
     label = f"{100 * own['insertions'] / own['words']:.2f}, clean, free"
     assert links[label]["href"] == "#errors?set=clean&first=free&kind=insertion"
@@ -167,23 +198,41 @@ def test_insertions_are_a_table_whose_cells_lead_to_the_utterances() -> None:
 def test_curves_show_the_jump_and_conditions_beside_what_they_were_made_of() -> None:
     page = Page(run())
     assert "jump at 60" in page.text
-    titles = [title for title in ("Loss in training", "Word error rate on dev in training, greedy search",
-                                  "Word error rate over signal-to-noise ratio (clean)", "Word error rate by duration (clean)")
-              if title in page.text]  # fmt: skip
+    titles = [
+        title
+        for title in (
+            "Loss in training",
+            "Word error rate on dev in training, greedy search",
+            "Word error rate over signal-to-noise ratio (clean)",
+            "Word error rate by duration (clean)",
+        )
+        if title in page.text
+    ]
     assert len(titles) == 4
     rows = [row[:3] for row in page.rows if row[:1] in (["5"], ["clean"])]
     assert ["5", "noisy", "free"] in rows and ["clean", "clean", "free"] in rows
     assert "by duration (noisy)" not in page.text
 
 
-def test_an_altered_set_of_some_utterances_stands_beside_the_same_ones_unaltered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The set that it was made of is the one it names; an altered utterance's id ends with the condition."""
+def test_an_altered_set_of_some_utterances_stands_beside_the_same_ones_unaltered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The set that it was made of is the one it names; an altered utterance's id ends with the
+    condition.
+    """
     noisy = [replace(each, id=f"{each.id}-snr-5") for each in CLEAN[:1]]
-    altered = {"kind": "altered", "source": {"kind": "made", "split": "test", "utterances": 1}, "name": "clean", "snr_db": 5}
+    altered = {
+        "kind": "altered",
+        "source": {"kind": "made", "split": "test", "utterances": 1},
+        "name": "clean",
+        "snr_db": 5,
+    }
     monkeypatch.setitem(finished.CORPUS["test"], "noisy", altered)
     finished.write({**ROLES, "test": {"clean": CLEAN, "noisy": noisy}})
     rows = [row for row in Page(run()).rows if row[1:3] == ["clean", "free"] and row[0] == "clean"]
-    assert rows == [["clean", "clean", "free", "50.00"]]  # 3 errors in the first utterance's 6 words
+    assert rows == [
+        ["clean", "clean", "free", "50.00"]
+    ]  # 3 errors in the first utterance's 6 words
 
 
 @pytest.mark.parametrize("curve", [[], [(2.0, 0.4)] * 50])
@@ -196,9 +245,23 @@ def test_a_training_without_steps_or_without_a_jump(curve: list[tuple[float, flo
 
 def test_parameters_and_ancestry_of_every_artifact() -> None:
     page = Page(run())
-    for path in ("data/score", "data/decode", "models/bridge", "models/encoder", "data/shards/test", "data/corpus/train"):
+    for path in (
+        "data/score",
+        "data/decode",
+        "models/bridge",
+        "models/encoder",
+        "data/shards/test",
+        "data/corpus/train",
+    ):
         assert path in page.text
-    for text in ("sets.free.beams", "curriculum.0.name", "text_form", "decode.test/clean.parquet", "ab" * 8, "numpy"):
+    for text in (
+        "sets.free.beams",
+        "curriculum.0.name",
+        "text_form",
+        "decode.test/clean.parquet",
+        "ab" * 8,
+        "numpy",
+    ):
         assert text in page.text
     assert "ab" * 9 not in page.text
 
@@ -206,7 +269,9 @@ def test_parameters_and_ancestry_of_every_artifact() -> None:
 def test_the_worst_utterances_come_first_and_bring_their_audio() -> None:
     data = data_of(run(clips=2))
     damage = [sum(sum(said[3:6]) for said in row[8] if said) for row in data["utterances"]]
-    assert damage == sorted(damage, reverse=True) and len(damage) == sum(len(heard) for sets in ROLES.values() for heard in sets.values())
+    assert damage == sorted(damage, reverse=True) and len(damage) == sum(
+        len(heard) for sets in ROLES.values() for heard in sets.values()
+    )
     assert [row[7] for row in data["utterances"]] == [0, 1] + [-1] * (len(damage) - 2)
     for report in ({"megabytes": 0.0}, {"clips": 0}):
         page = run(**{"clips": 60, **report})
@@ -215,8 +280,15 @@ def test_the_worst_utterances_come_first_and_bring_their_audio() -> None:
 
 
 def test_a_clip_over_the_budget_makes_room_for_the_next() -> None:
-    sizes = {entry: size for entry, size in zip(*(pq.read_table("data/shards/test/clean/index.parquet")[name].to_pylist() for name in
-                                                  ("id", "size")))}  # fmt: skip
+    sizes = {
+        entry: size
+        for entry, size in zip(
+            *(
+                pq.read_table("data/shards/test/clean/index.parquet")[name].to_pylist()
+                for name in ("id", "size")
+            )
+        )
+    }
     worst = data_of(run())["utterances"][0]
     assert worst[1] == "c-4" and worst[7] == 0
     data = data_of(run(megabytes=(sizes["c-4"] - 1) / 1_000_000, clips=60))
@@ -256,7 +328,9 @@ def no_record(shards: Path) -> None:
         (lambda shards: (shards / "clean" / INDEX).unlink(), r"holds no utterance 'c-4'"),
     ],
 )
-def test_audio_that_is_not_there_stops_with_file_and_utterance(break_it: Callable[[Path], None], says: str) -> None:
+def test_audio_that_is_not_there_stops_with_file_and_utterance(
+    break_it: Callable[[Path], None], says: str
+) -> None:
     break_it(Path("data/shards/test"))
     with pytest.raises(InputError, match=says):
         run()
@@ -274,23 +348,34 @@ def test_a_set_without_utterances_is_named() -> None:
 def test_no_utterances_at_all() -> None:
     finished.write({"dev": {"dev": []}})
     page = Page(run())
-    assert "There are no utterances to show." in page.text and json.loads(page.scripts["data"])["utterances"] == []
+    assert (
+        "There are no utterances to show." in page.text
+        and json.loads(page.scripts["data"])["utterances"] == []
+    )
 
 
 def test_a_system_that_said_nothing_about_a_set() -> None:
     finished.write({**ROLES, "test": {"clean": CLEAN, "noisy": without_system(CLEAN[:2])}})
     data = data_of(run())
     silent = [row for row in data["utterances"] if data["sets"][row[0]] == "noisy"]
-    assert len(silent) == 2 and all(row[8][SYSTEMS.index("ctc")] == 0 and row[8][0] for row in silent)
+    assert len(silent) == 2 and all(
+        row[8][SYSTEMS.index("ctc")] == 0 and row[8][0] for row in silent
+    )
 
 
 def test_a_run_without_hypotheses_has_no_other_texts() -> None:
     with_others = data_of(run())
-    assert any(row[8][0][7] for row in with_others["utterances"]) and not any(row[8][2][7] for row in with_others["utterances"])
+    assert any(row[8][0][7] for row in with_others["utterances"]) and not any(
+        row[8][2][7] for row in with_others["utterances"]
+    )
     shutil.rmtree("data/decode/test")
     without = data_of(run())
-    assert [row[:6] for row in without["utterances"]] == [row[:6] for row in with_others["utterances"]]
-    assert not any(row[8][0][7] for row in without["utterances"] if without["sets"][row[0]] == "clean")
+    assert [row[:6] for row in without["utterances"]] == [
+        row[:6] for row in with_others["utterances"]
+    ]
+    assert not any(
+        row[8][0][7] for row in without["utterances"] if without["sets"][row[0]] == "clean"
+    )
 
 
 def test_a_huge_set_is_cut_to_its_worst() -> None:
@@ -314,10 +399,16 @@ def test_text_on_silence_counts_as_insertions() -> None:
         (lambda: Path("metrics/score.json").unlink(), r"metrics/score\.json is missing.*dvc repro"),
         (lambda: Path("data/score/utterances.parquet").unlink(), r"utterances\.parquet is missing"),
         (lambda: rewrite("kind"), r"utterances\.parquet has no column 'kind'.*dvc repro -f score"),
-        (lambda: Path("models/bridge/inputs.json").unlink(), r"models/bridge is missing or not whole"),
+        (
+            lambda: Path("models/bridge/inputs.json").unlink(),
+            r"models/bridge is missing or not whole",
+        ),
         (lambda: twice(), r"'free' stands twice for utterance"),
         (lambda: in_form("clean", "whispr"), r"2 text forms: casefold, whispr"),
-        (lambda: [in_form(name, "folded") for name in ("clean", "dev", "noisy")], r"No text form is called 'folded'"),
+        (
+            lambda: [in_form(name, "folded") for name in ("clean", "dev", "noisy")],
+            r"No text form is called 'folded'",
+        ),
     ],
 )
 def test_a_run_that_is_not_whole_stops_by_name(break_it: Callable[[], Any], says: str) -> None:

@@ -1,4 +1,6 @@
-"""Fan-out over worker processes: every unit once, whoever computes it, and a lost worker says that trying again helps."""
+"""Fan-out over worker processes: every unit once, whoever computes it, and a lost worker says that
+trying again helps.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def killed_at_three(number: int) -> int:
 
 
 def killed_once(folder: Path, number: int) -> int:
-    """Notes that the unit has begun; the first worker at unit 3 is killed there, once another unit is under way."""
+    """Notes that the unit has begun; the first worker at unit 3 is killed there, once another unit
+    is under way.
+    """
     with (folder / f"begun-{number}").open("a") as file:
         file.write("1")
     if number == 3 and (folder / "begun-3").read_text() == "1":
@@ -66,10 +70,14 @@ def refused_at_three(number: int) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_unit_is_given_once_with_its_result(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_unit_is_given_once_with_its_result(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_WORKERS", str(workers))
     found = list(fan_out(square, range(9)))
-    assert sorted((number, result) for number, (result, _) in found) == [(number, number**2) for number in range(9)]
+    assert sorted((number, result) for number, (result, _) in found) == [
+        (number, number**2) for number in range(9)
+    ]
     assert (os.getpid() in {process for _, (_, process) in found}) == (workers == 1)
 
 
@@ -78,7 +86,9 @@ def test_few_units_or_a_bound_need_no_processes(monkeypatch: pytest.MonkeyPatch)
     assert list(fan_out(square, [])) == []
     assert list(fan_out(square, [5])) == [(5, (25, os.getpid()))]
     monkeypatch.setenv("LIBRETTO_DEVICE", "cuda:1")
-    assert {process for _, (_, process) in fan_out(square, range(3), gpu=True)} == {os.getpid()}, "one GPU, one worker"
+    assert {process for _, (_, process) in fan_out(square, range(3), gpu=True)} == {os.getpid()}, (
+        "one GPU, one worker"
+    )
 
 
 def test_results_come_as_they_are_asked_for_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +100,9 @@ def test_results_come_as_they_are_asked_for_in_one_process(monkeypatch: pytest.M
     assert done == [0]
 
 
-def test_a_unit_whose_worker_is_killed_each_time_is_an_error_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_whose_worker_is_killed_each_time_is_an_error_that_may_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
     done: list[int] = []
     with pytest.raises(TransientError, match=r"killed 3 times.*Run again") as stopped:
@@ -98,12 +110,21 @@ def test_a_unit_whose_worker_is_killed_each_time_is_an_error_that_may_pass(monke
     assert stopped.value.exit_code == 75
 
 
-def test_a_killed_worker_loses_its_unit_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_killed_worker_loses_its_unit_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Another one takes it; what the others were at goes on."""
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
     found = dict(fan_out(partial(killed_once, tmp_path), range(6)))
     assert found == {number: number for number in range(6)}
-    assert sorted(path.read_text() for path in tmp_path.glob("begun-*")) == ["1", "1", "1", "1", "1", "11"]
+    assert sorted(path.read_text() for path in tmp_path.glob("begun-*")) == [
+        "1",
+        "1",
+        "1",
+        "1",
+        "1",
+        "11",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -116,16 +137,27 @@ def test_a_killed_worker_loses_its_unit_alone(monkeypatch: pytest.MonkeyPatch, t
         ("GPU-a1", 0.25, ["GPU-a1"] * 4),
     ],
 )
-def test_each_worker_sees_its_gpus(visible: str, share: float, seats: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"CUDA_VISIBLE_DEVICES": visible, "LIBRETTO_DEVICE": "cuda", "LIBRETTO_GPUS": str(share)}.items():
+def test_each_worker_sees_its_gpus(
+    visible: str, share: float, seats: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "CUDA_VISIBLE_DEVICES": visible,
+        "LIBRETTO_DEVICE": "cuda",
+        "LIBRETTO_GPUS": str(share),
+    }.items():
         monkeypatch.setenv(name, value)
     assert shared_out(gpus(), share) == seats
     if len(seats) > 1:
-        seen = {process: devices for _, (process, devices) in fan_out(seeing, range(2 * len(seats)), gpu=True)}
+        seen = {
+            process: devices
+            for _, (process, devices) in fan_out(seeing, range(2 * len(seats)), gpu=True)
+        }
         assert sorted(seen.values()) == sorted(seats)
 
 
-def test_gpus_are_those_of_the_driver_or_those_that_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gpus_are_those_of_the_driver_or_those_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     monkeypatch.setattr(devices, "DEVICES", tmp_path)
@@ -137,7 +169,10 @@ def test_gpus_are_those_of_the_driver_or_those_that_are_named(monkeypatch: pytes
         shared_out(["0"], 2)
 
 
-@pytest.mark.parametrize(("name", "value"), [("LIBRETTO_FANOUT", "dask"), ("LIBRETTO_GPUS", "1.5"), ("LIBRETTO_GPUS", "some")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LIBRETTO_FANOUT", "dask"), ("LIBRETTO_GPUS", "1.5"), ("LIBRETTO_GPUS", "some")],
+)
 def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_DEVICE", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -147,11 +182,17 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_a_unit_arrives_as_it_was_raised(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_unit_arrives_as_it_was_raised(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_WORKERS", str(workers))
     with pytest.raises(InputError) as stopped:
         list(fan_out(refused_at_three, range(6)))
-    assert (str(stopped.value), stopped.value.unit, stopped.value.exit_code) == ("3.wav is broken. Mend it.", "3", 2)
+    assert (str(stopped.value), stopped.value.unit, stopped.value.exit_code) == (
+        "3.wav is broken. Mend it.",
+        "3",
+        2,
+    )
 
 
 def test_workers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
@@ -159,7 +200,9 @@ def test_workers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "LIBRETTO_WORKERS": "2", "PYTHONPATH": str(REPOSITORY)}
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         workers = [int(written(tmp_path / name)) for name in ("one", "two")]
     finally:

@@ -28,7 +28,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(import_module("components.runtime.progress"), "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(
+        import_module("components.runtime.progress"),
+        "time",
+        SimpleNamespace(monotonic=clock.monotonic),
+    )
     return clock
 
 
@@ -54,13 +58,17 @@ def test_lines_tell_rate_and_time_left(clock: Clock, lines: Path) -> None:
     run(clock, "digits", 10, 2.0)
     told = read(lines)
     assert all(line.keys() == FIELDS for line in told)
-    assert {(line["stage"], line["task"], line["unit"], line["total"]) for line in told} == {("features@train", "digits", "shards", 10)}
+    assert {(line["stage"], line["task"], line["unit"], line["total"]) for line in told} == {
+        ("features@train", "digits", "shards", 10)
+    }
     assert [line["done"] for line in told] == list(range(1, 11))
     assert {line["per_second"] for line in told} == {0.5}
     assert [line["seconds_left"] for line in told] == [2.0 * (10 - done) for done in range(1, 11)]
 
 
-def test_there_is_at_most_one_line_a_second_and_the_last_reaches_the_total(clock: Clock, lines: Path) -> None:
+def test_there_is_at_most_one_line_a_second_and_the_last_reaches_the_total(
+    clock: Clock, lines: Path
+) -> None:
     run(clock, "fast", 1000, 0.01)
     told = read(lines)
     assert len(told) <= 11
@@ -71,7 +79,10 @@ def test_there_is_at_most_one_line_a_second_and_the_last_reaches_the_total(clock
 def test_a_task_too_short_for_a_line_still_reaches_its_total(clock: Clock, lines: Path) -> None:
     run(clock, "one", 1, 0.0)
     run(clock, "two", 2, 0.001)
-    assert [(line["task"], line["done"], line["total"]) for line in read(lines)] == [("one", 1, 1), ("two", 2, 2)]
+    assert [(line["task"], line["done"], line["total"]) for line in read(lines)] == [
+        ("one", 1, 1),
+        ("two", 2, 2),
+    ]
 
 
 def test_work_counted_in_parts_reaches_its_total(clock: Clock, lines: Path) -> None:
@@ -99,17 +110,27 @@ def test_work_that_ends_early_says_why_and_leaves_nothing_to_do(clock: Clock, li
         clock.now += 2
         shown.advance(3)
         shown.end("no better dev WER")
-    assert read(lines)[-1] == {**read(lines)[-1], "done": 3, "total": 3, "seconds_left": 0, "note": "no better dev WER"}
+    assert read(lines)[-1] == {
+        **read(lines)[-1],
+        "done": 3,
+        "total": 3,
+        "seconds_left": 0,
+        "note": "no better dev WER",
+    }
 
 
-def test_no_file_is_written_unasked(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_written_unasked(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LIBRETTO_PROGRESS", raising=False)
     monkeypatch.chdir(tmp_path)
     run(clock, "quiet", 10, 2.0)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_log_gets_a_line_now_and_then(clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_log_gets_a_line_now_and_then(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.delenv("LIBRETTO_PROGRESS", raising=False)
     run(clock, "digits", 60, 1.0)
     said = capsys.readouterr().err.splitlines()

@@ -1,4 +1,6 @@
-"""Units on a real Ray cluster of two nodes on loopback: the bytes of a local run, whatever is killed."""
+"""Units on a real Ray cluster of two nodes on loopback: the bytes of a local run, whatever is
+killed.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     from ray.cluster_utils import Cluster
 
-    # Of loopback too; for 127.0.0.1 Ray's clients take the machine's outer address, where nobody listens.
-    node = {"object_store_memory": STORE, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
+    # Of loopback too; for 127.0.0.1 Ray's clients take the machine's outer address, where nobody
+    # listens.
+    node = {
+        "object_store_memory": STORE,
+        "include_dashboard": False,
+        "node_ip_address": "127.0.0.2",
+    }
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node})
     made.nodes = [made.add_node(num_cpus=1, **node) for _ in range(2)]
     yield made
@@ -42,9 +49,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def stage(name: str, work: Path, **settings: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "LIBRETTO_WORK": str(work), "PYTHONPATH": str(REPOSITORY), **settings}
+    environment = {
+        **os.environ,
+        "LIBRETTO_WORK": str(work),
+        "PYTHONPATH": str(REPOSITORY),
+        **settings,
+    }
     command = [sys.executable, "-m", f"components.{name}", "--encoder", "tiny", "--role", "train"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -56,18 +70,24 @@ def units(work: Path) -> list[Path]:
     return list((work / "features").glob("??/*/unit.json"))
 
 
-def test_a_node_that_is_killed_during_features_leaves_the_hashes_of_the_local_run(world: Path, cluster: Any, tmp_path: Path) -> None:
+def test_a_node_that_is_killed_during_features_leaves_the_hashes_of_the_local_run(
+    world: Path, cluster: Any, tmp_path: Path
+) -> None:
     toy.write_shards("train", {"tones": [40] * SHARDS})
     code, said = ended(stage("features", tmp_path / "local"))
     assert code == 0, said
     here = folder_digests(Path("data/features/train"))
     assert len([name for name in here if name.endswith(".tar")]) == SHARDS
 
-    process = stage("features", tmp_path / "far", LIBRETTO_FANOUT="ray", LIBRETTO_RAY=cluster.address)
+    process = stage(
+        "features", tmp_path / "far", LIBRETTO_FANOUT="ray", LIBRETTO_RAY=cluster.address
+    )
     begun: set[str] = set()
 
     def kill() -> None:
-        while len(units(tmp_path / "far")) < SHARDS and (len(units(tmp_path / "far")) < 3 or len(begun) < 2):
+        while len(units(tmp_path / "far")) < SHARDS and (
+            len(units(tmp_path / "far")) < 3 or len(begun) < 2
+        ):
             time.sleep(0.01)
             begun.clear()
             begun.update(path.name for path in (tmp_path / "far/features").glob("??/*.partial"))
@@ -82,12 +102,18 @@ def test_a_node_that_is_killed_during_features_leaves_the_hashes_of_the_local_ru
     assert folder_digests(Path("data/features/train")) == here
 
 
-def test_what_a_cluster_writes_into_a_bucket_is_what_a_folder_holds(world: Path, bucket: Bucket, cluster: Any, tmp_path: Path) -> None:
+def test_what_a_cluster_writes_into_a_bucket_is_what_a_folder_holds(
+    world: Path, bucket: Bucket, cluster: Any, tmp_path: Path
+) -> None:
     code, said = ended(stage("features", tmp_path / "local"))
     assert code == 0, said
     here = read_record(Path("data/features/train"))["outputs"]
     toy.change("params.yaml", {"features.remote": True})
-    far = {"LIBRETTO_FANOUT": "ray", "LIBRETTO_RAY": cluster.address, "LIBRETTO_STORE": "s3://recordings/cluster"}
+    far = {
+        "LIBRETTO_FANOUT": "ray",
+        "LIBRETTO_RAY": cluster.address,
+        "LIBRETTO_STORE": "s3://recordings/cluster",
+    }
     code, said = ended(stage("features", tmp_path / "far", **far))
     assert code == 0, said
     assert read_record(Path("data/features/train"))["outputs"] == here
@@ -95,21 +121,41 @@ def test_what_a_cluster_writes_into_a_bucket_is_what_a_folder_holds(world: Path,
     assert len(bucket.names()) == len([name for name in here if name.endswith(".tar")])
 
 
-def test_an_error_of_a_unit_ends_the_stage_as_it_does_here(world: Path, cluster: Any, tmp_path: Path) -> None:
+def test_an_error_of_a_unit_ends_the_stage_as_it_does_here(
+    world: Path, cluster: Any, tmp_path: Path
+) -> None:
     tar = Path("data/shards/train/tones/tones-000001.tar")
     tar.write_bytes(tar.read_bytes()[:3000])
-    found = [ended(stage("features", tmp_path / name, **settings)) for name, settings in
-             (("local", {}), ("far", {"LIBRETTO_FANOUT": "ray", "LIBRETTO_RAY": cluster.address}))]  # fmt: skip
+    found = [
+        ended(stage("features", tmp_path / name, **settings))
+        for name, settings in (
+            ("local", {}),
+            ("far", {"LIBRETTO_FANOUT": "ray", "LIBRETTO_RAY": cluster.address}),
+        )
+    ]
     assert found[0][0] == found[1][0] == 2
     assert "tones-000001.tar ends inside utterance 'tones-" in found[1][1]
-    errors = [json.loads(next((tmp_path / name / "errors").glob("*/features/error.json")).read_text()) for name in ("local", "far")]
+    errors = [
+        json.loads(next((tmp_path / name / "errors").glob("*/features/error.json")).read_text())
+        for name in ("local", "far")
+    ]
     assert errors[0] == errors[1]
 
 
 def test_no_cluster_and_no_gpu_are_said_at_once(world: Path, cluster: Any, tmp_path: Path) -> None:
-    code, said = ended(stage("features", tmp_path / "a", LIBRETTO_FANOUT="ray", LIBRETTO_RAY=cluster.address, LIBRETTO_GPUS="2"))
+    code, said = ended(
+        stage(
+            "features",
+            tmp_path / "a",
+            LIBRETTO_FANOUT="ray",
+            LIBRETTO_RAY=cluster.address,
+            LIBRETTO_GPUS="2",
+        )
+    )
     assert code == 2
     assert "No node of the Ray cluster has 2 GPUs" in said
-    code, said = ended(stage("features", tmp_path / "b", LIBRETTO_FANOUT="ray", LIBRETTO_RAY="127.0.0.1:1"))
+    code, said = ended(
+        stage("features", tmp_path / "b", LIBRETTO_FANOUT="ray", LIBRETTO_RAY="127.0.0.1:1")
+    )
     assert code == 75
     assert "No Ray cluster answers at '127.0.0.1:1'" in said

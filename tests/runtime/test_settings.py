@@ -1,4 +1,6 @@
-"""Runtime settings: from the environment or one file, paths absolute, and a missing one says how to set it."""
+"""Runtime settings: from the environment or one file, paths absolute, and a missing one says how to
+set it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "settings"
-    path.write_text(f"# LIBRETTO_WORKERS=7\n\nLIBRETTO_WORK = {tmp_path}/cache\nLIBRETTO_WORKERS=3\nLIBRETTO_PROGRESS={tmp_path}/a=b\n")
+    path.write_text(
+        "# LIBRETTO_WORKERS=7\n\nLIBRETTO_WORK = "
+        f"{tmp_path}/cache\nLIBRETTO_WORKERS=3\nLIBRETTO_PROGRESS={tmp_path}/a=b\n"
+    )
     monkeypatch.setenv("LIBRETTO_SETTINGS", str(path))
     return path
 
@@ -44,14 +49,19 @@ def test_the_environment_wins_over_the_file(file: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["settings", "./settings", "/no/such/file", "~/settings"])
-def test_a_file_of_settings_needs_an_absolute_path(name: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_settings_needs_an_absolute_path(
+    name: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIBRETTO_SETTINGS", name)
     with pytest.raises(InputError, match=f"LIBRETTO_SETTINGS={name} is not an absolute path"):
         settings.workers()
 
 
-@pytest.mark.parametrize(("name", "root"), [("LIBRETTO_WORK", settings.work_root), ("LIBRETTO_MODELS", settings.models_root)])
+@pytest.mark.parametrize(
+    ("name", "root"),
+    [("LIBRETTO_WORK", settings.work_root), ("LIBRETTO_MODELS", settings.models_root)],
+)
 def test_a_relative_folder_stops(name: str, root, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queued experiments run in copies of the workspace, where it would lie somewhere else."""
     monkeypatch.setenv(name, "some/cache")
@@ -61,7 +71,9 @@ def test_a_relative_folder_stops(name: str, root, monkeypatch: pytest.MonkeyPatc
     assert root() == Path.home() / "cache"
 
 
-def test_the_work_cache_lies_in_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_cache_lies_in_the_cache_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert settings.work_root().parent == tmp_path
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -76,13 +88,20 @@ def test_the_size_of_the_work_cache_is_given_in_gigabytes(monkeypatch: pytest.Mo
 
 def test_a_data_root_that_is_not_set_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIBRETTO_ROOT_CALL_CENTRE", raising=False)
-    with pytest.raises(InputError, match=r"data root 'call-centre' is not set.*Set LIBRETTO_ROOT_CALL_CENTRE to the folder"):
+    with pytest.raises(
+        InputError,
+        match=r"data root 'call-centre' is not set.*Set LIBRETTO_ROOT_CALL_CENTRE to the folder",
+    ):
         roots.data_root("call-centre")
 
 
-def test_a_data_root_that_is_no_folder_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_root_that_is_no_folder_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "lost"))
-    with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost is not an absolute path of a folder"):
+    with pytest.raises(
+        InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost is not an absolute path of a folder"
+    ):
         roots.data_root("calls")
     (tmp_path / "lost").write_text("a file")
     with pytest.raises(InputError, match="is not an absolute path of a folder"):
@@ -107,17 +126,26 @@ def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.workers() == 1
 
 
-@pytest.mark.parametrize(("there", "asked", "found"), [(1, "", "cuda"), (0, "", "cpu"), (1, "cpu", "cpu"), (1, "cuda:1", "cuda:1")])
+@pytest.mark.parametrize(
+    ("there", "asked", "found"),
+    [(1, "", "cuda"), (0, "", "cpu"), (1, "cpu", "cpu"), (1, "cuda:1", "cuda:1")],
+)
 def test_the_device_is_the_one_asked_for_or_the_best(
     there: int, asked: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "GPU_DRIVERS", (tmp_path,))
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: bool(there))))
+    monkeypatch.setitem(
+        sys.modules,
+        "torch",
+        SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: bool(there))),
+    )
     monkeypatch.setenv("LIBRETTO_DEVICE", asked)
     assert settings.device() == found
 
 
-def test_without_a_driver_there_is_no_gpu_and_torch_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_there_is_no_gpu_and_torch_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(settings, "GPU_DRIVERS", (tmp_path / "none",))
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setenv("LIBRETTO_DEVICE", "")

@@ -1,4 +1,6 @@
-"""How a stage runs: it stops where ``params.yaml`` says something else than what DVC read, and says why it stopped."""
+"""How a stage runs: it stops where ``params.yaml`` says something else than what DVC read, and says
+why it stopped.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ import yaml
 from components.runtime.stage import error_path
 from tests.conftest import REPOSITORY
 
-# A stage that edits files while it runs, raises what it is told to, or leaves an output with its record.
+# A stage that edits files while it runs, raises what it is told to, or leaves an output with its
+# record.
 SCRIPT = """
 import json, os
 from dataclasses import asdict
@@ -50,7 +53,11 @@ def project(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(REPOSITORY / "catalogue", folder / "catalogue")
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     names = {"corpus": "spoken", "encoder": "ctc-tiny", "projector": "linear", "llm": "llama-tiny"}
-    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **names, "shards": {"utterances": 99, "seconds": 60.0, "remote": False}}))
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(
+            {**params, **names, "shards": {"utterances": 99, "seconds": 60.0, "remote": False}}
+        )
+    )
     (folder / "stage.py").write_text(SCRIPT)
     monkeypatch.chdir(folder)
     for name in ("WORKERS", "WORK_GB", "PROGRESS", "DEVICE", "SETTINGS"):
@@ -58,9 +65,21 @@ def project(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
-def run(*options: str, settings: dict[str, str] | None = None, **task) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TASK": json.dumps(task), **(settings or {})}
-    return subprocess.run([sys.executable, "stage.py", *(options or START)], capture_output=True, text=True, env=environment)
+def run(
+    *options: str, settings: dict[str, str] | None = None, **task
+) -> subprocess.CompletedProcess:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "TASK": json.dumps(task),
+        **(settings or {}),
+    }
+    return subprocess.run(
+        [sys.executable, "stage.py", *(options or START)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
 
 
 def records() -> list[Path]:
@@ -81,11 +100,17 @@ def test_a_run_leaves_its_record_and_nothing_of_it_in_the_output(project: Path, 
     assert not error_path("shards").exists()
 
 
-def test_runtime_settings_do_not_enter_the_record_of_the_output(project: Path, tmp_path: Path) -> None:
+def test_runtime_settings_do_not_enter_the_record_of_the_output(
+    project: Path, tmp_path: Path
+) -> None:
     settings = {
-        "LIBRETTO_WORK": str(tmp_path / "another cache"), "LIBRETTO_WORK_GB": "3.25", "LIBRETTO_WORKERS": "7",
-        "LIBRETTO_PROGRESS": str(tmp_path / "progress.jsonl"), "LIBRETTO_DEVICE": "cuda:3", "LIBRETTO_ROOT_CALLS": str(tmp_path),
-    }  # fmt: skip
+        "LIBRETTO_WORK": str(tmp_path / "another cache"),
+        "LIBRETTO_WORK_GB": "3.25",
+        "LIBRETTO_WORKERS": "7",
+        "LIBRETTO_PROGRESS": str(tmp_path / "progress.jsonl"),
+        "LIBRETTO_DEVICE": "cuda:3",
+        "LIBRETTO_ROOT_CALLS": str(tmp_path),
+    }
     run()
     first = Path("data/test/inputs.json").read_bytes()
     assert run(settings=settings).returncode == 0
@@ -100,12 +125,17 @@ def test_runtime_settings_do_not_enter_the_record_of_the_output(project: Path, t
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--corpus", "spoken-smoke", "--role", "test"), "params.yaml says corpus: spoken, but the stage was started with spoken-smoke"),
+        (
+            ("--corpus", "spoken-smoke", "--role", "test"),
+            "params.yaml says corpus: spoken, but the stage was started with spoken-smoke",
+        ),
         (("--corpus", "spoken", "--role", "tset"), "invalid choice: 'tset'"),
         (("--corpus", "spoken"), "required: --role"),
     ],
 )
-def test_a_stage_started_with_something_else_does_nothing(options: tuple, says: str, project: Path) -> None:
+def test_a_stage_started_with_something_else_does_nothing(
+    options: tuple, says: str, project: Path
+) -> None:
     stopped = run(*options)
     assert stopped.returncode == 2
     assert says in stopped.stderr
@@ -122,12 +152,22 @@ def test_without_a_name_the_parameters_are_taken_at_their_word(project: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("llm: llama-tiny", "llm: llama-tny", "No llm is called 'llama-tny'. Did you mean 'llama-tiny'?"),
-        ("utterances: 99", "utterancs: 99", "unknown key 'shards.utterancs'. Did you mean 'utterances'?"),
+        (
+            "llm: llama-tiny",
+            "llm: llama-tny",
+            "No llm is called 'llama-tny'. Did you mean 'llama-tiny'?",
+        ),
+        (
+            "utterances: 99",
+            "utterancs: 99",
+            "unknown key 'shards.utterancs'. Did you mean 'utterances'?",
+        ),
         ("utterances: 99", "utterances: many", "'shards.utterances'"),
     ],
 )
-def test_wrong_parameters_stop_before_any_work(old: str, new: str, says: str, project: Path) -> None:
+def test_wrong_parameters_stop_before_any_work(
+    old: str, new: str, says: str, project: Path
+) -> None:
     text = (project / "params.yaml").read_text()
     assert old in text
     (project / "params.yaml").write_text(text.replace(old, new))
@@ -148,11 +188,20 @@ def test_wrong_parameters_stop_before_any_work(old: str, new: str, says: str, pr
     ],
 )
 def test_what_changes_while_a_stage_runs_is_not_recorded(edits: dict, project: Path) -> None:
-    """DVC writes into its lock what the files say at the end, not what the stage read at its start."""
+    """DVC writes into its lock what the files say at the end, not what the stage read
+    at its start.
+    """
     stopped = run(edits=edits)
     assert stopped.returncode == 2
     assert stopped.stdout == "working: shards@test\n"
-    assert any(says in stopped.stderr for says in ("changed while the stage 'shards@test' ran", "not valid YAML", "No corpus is called"))
+    assert any(
+        says in stopped.stderr
+        for says in (
+            "changed while the stage 'shards@test' ran",
+            "not valid YAML",
+            "No corpus is called",
+        )
+    )
     assert not records()
     assert error_path("shards").is_file()
 
@@ -172,20 +221,31 @@ def test_what_the_stage_does_not_read_may_change(edits: dict, project: Path) -> 
     assert len(records()) == 1
 
 
-@pytest.mark.parametrize(("error", "code", "kind"), [("InputError", 2, "input"), ("TransientError", 75, "transient")])
-def test_a_failure_leaves_its_kind_unit_and_way_out(error: str, code: int, kind: str, project: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "kind"), [("InputError", 2, "input"), ("TransientError", 75, "transient")]
+)
+def test_a_failure_leaves_its_kind_unit_and_way_out(
+    error: str, code: int, kind: str, project: Path
+) -> None:
     stopped = run(error=error)
     assert stopped.returncode == code
     assert stopped.stderr == "shards: clip-7.wav is broken. Mend it.\n"
     record = json.loads(error_path("shards").read_text())
-    assert (record["stage"], record["kind"], record["unit"], record["way_out"]) == ("shards", kind, "clip-7", "Mend it.")
+    assert (record["stage"], record["kind"], record["unit"], record["way_out"]) == (
+        "shards",
+        kind,
+        "clip-7",
+        "Mend it.",
+    )
     assert "clip-7.wav is broken." in record["message"]
     assert not records()
     assert run().returncode == 0
     assert not error_path("shards").exists(), "the failure is over"
 
 
-def test_failures_of_two_workspaces_stand_apart(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_two_workspaces_stand_apart(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = error_path("shards")
     assert here.is_relative_to(tmp_path / "work")
     (tmp_path / "other").mkdir()

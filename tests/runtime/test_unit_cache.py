@@ -1,4 +1,6 @@
-"""The work cache: a unit is made once for its key, by one process at a time, and is whole or not there."""
+"""The work cache: a unit is made once for its key, by one process at a time, and is whole or not
+there.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from components.runtime.unit_cache import digests, finished, made, place, trim
 from tests.conftest import REPOSITORY
 
 KEY = {"version": 1, "name": "some unit"}
-# Makes the unit of KEY in a process of its own: says where it stands in files of the folder it is given, and waits for "go".
+# Makes the unit of KEY in a process of its own: says where it stands in files of the folder it is
+# given, and waits for "go".
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -67,7 +70,9 @@ def start(tmp_path: Path) -> Iterator:
 
     def started(name: str) -> subprocess.Popen:
         command = [sys.executable, "-c", SCRIPT, str(tmp_path), name]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY))
+        processes.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        )
         return processes[-1]
 
     yield started
@@ -119,7 +124,9 @@ def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
     assert (tmp_path / "made").read_text() == "once\n"
 
 
-def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(start, tmp_path: Path) -> None:
+def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(
+    start, tmp_path: Path
+) -> None:
     process = start("first")
     wait_for(tmp_path / "made")
     process.send_signal(signal.SIGKILL)
@@ -128,7 +135,9 @@ def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(start, tm
     found = []
 
     def go_on(folder: Path) -> None:
-        found.extend(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        found.extend(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        )
         (folder / "whole.txt").write_text("whole")
 
     unit = made("stage", KEY, go_on)
@@ -169,14 +178,20 @@ def test_a_placed_unit_is_linked_and_read_only(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text("older")
     place(unit, tmp_path / "out")
-    files = {path.relative_to(tmp_path / "out").as_posix(): path.stat() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "out").as_posix(): path.stat()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert files.keys() == digests(unit).keys() == {"a.txt", "deep/b.txt"}
     for name, facts in files.items():
         assert facts.st_ino == (unit / name).stat().st_ino
         assert not facts.st_mode & 0o222, "an edit in place would reach the cache"
 
 
-def test_a_placed_unit_is_copied_where_links_are_not_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_placed_unit_is_copied_where_links_are_not_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*paths: Path) -> None:
         raise OSError("Invalid cross-device link")
 
@@ -190,7 +205,9 @@ def test_a_placed_unit_is_copied_where_links_are_not_possible(tmp_path: Path, mo
 
 def aged(number: int, hours: float, size: int = 1000) -> Path:
     """A unit of about ``size`` bytes, last used so many hours ago."""
-    unit = made("stage", {"number": number}, lambda folder: (folder / "data").write_bytes(bytes(size)))
+    unit = made(
+        "stage", {"number": number}, lambda folder: (folder / "data").write_bytes(bytes(size))
+    )
     then = time.time() - 3600 * hours
     for path in (*unit.iterdir(), unit):
         os.utime(path, (then, then))
@@ -216,7 +233,9 @@ def test_a_unit_that_was_used_lately_stays() -> None:
 
 
 def test_what_is_being_made_stays_however_long_it_takes() -> None:
-    """A training of hours has its folder since the start, and a checkpoint of a minute ago in it."""
+    """A training of hours has its folder since the start, and a checkpoint of a minute
+    ago in it.
+    """
 
     def make(folder: Path) -> None:
         (folder / "resume").mkdir()
@@ -241,7 +260,9 @@ def test_the_limit_is_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -
 def test_the_command_cleans(work: Path) -> None:
     def clean(*arguments: str) -> str:
         command = [sys.executable, "-m", "components.clean", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=REPOSITORY
+        ).stdout
 
     unit = aged(0, 9)
     assert clean() == f"{work}: 0 units dropped, 0.00 GB left\n"
@@ -253,7 +274,10 @@ def test_the_command_cleans(work: Path) -> None:
 def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
     record = json.loads((made("stage", KEY, Maker()) / cache.UNIT).read_text())
     assert record["key"] == KEY
-    assert {name: size for name, (size, _) in record["files"].items()} == {"a.txt": 5, "deep/b.txt": 10}
+    assert {name: size for name, (size, _) in record["files"].items()} == {
+        "a.txt": 5,
+        "deep/b.txt": 10,
+    }
 
 
 def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) -> None:

@@ -1,4 +1,6 @@
-"""What kind an inserted word is of, and that the kinds of a set add up to its insertions whatever the texts."""
+"""What kind an inserted word is of, and that the kinds of a set add up to its insertions whatever
+the texts.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,58 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.decode.hypotheses import Row
-from components.score.insertions import FORM, KINDS, evidence, kind_of_clip, kinds_of_words, loops, main_kind
+from components.score.insertions import (
+    FORM,
+    KINDS,
+    evidence,
+    kind_of_clip,
+    kinds_of_words,
+    loops,
+    main_kind,
+)
 from components.score.metrics import count
 from components.text.wer import alignments
 
 CHATML = "<|im_start|>user\n{speech} Transcribe speech to text.<|im_end|>\n<|im_start|>assistant\n"
 KNOWN = evidence(CHATML)
-WORDS = st.sampled_from([
-    "the", "cat", "sat", "a", "b", "Mr.", "don't", "i'm", "sorry", "i", "cannot", "transcribe", "speech", "to", "text.", "USER:", "user",
-    "Assistant:", "<|im_end|>", "[INST]", "(noise)", "uh", "twenty", "five", "£5", "-", "'", "I'm", "colour", "as", "an", "AI", "4.5", "ﬁ",
-])  # fmt: skip
+WORDS = st.sampled_from(
+    [
+        "the",
+        "cat",
+        "sat",
+        "a",
+        "b",
+        "Mr.",
+        "don't",
+        "i'm",
+        "sorry",
+        "i",
+        "cannot",
+        "transcribe",
+        "speech",
+        "to",
+        "text.",
+        "USER:",
+        "user",
+        "Assistant:",
+        "<|im_end|>",
+        "[INST]",
+        "(noise)",
+        "uh",
+        "twenty",
+        "five",
+        "£5",
+        "-",
+        "'",
+        "I'm",
+        "colour",
+        "as",
+        "an",
+        "AI",
+        "4.5",
+        "ﬁ",
+    ]
+)
 TEXTS = st.lists(WORDS, max_size=14).map(" ".join)
 
 
@@ -44,7 +88,11 @@ def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> 
         # loop
         ("yes", "yes yes yes", {"loop": 2}),
         ("the cat sat", "the cat the cat the cat sat", {"loop": 4}),
-        ("the cat sat", "The cat, the cat sat", {"loop": 2}),  # punctuation around a word hides no loop
+        (
+            "the cat sat",
+            "The cat, the cat sat",
+            {"loop": 2},
+        ),  # punctuation around a word hides no loop
         ("no no", "no no no", {"loop": 1}),
         ("no no", "no no now", {"run-on": 1}),  # the reference repeats it as often
         ("bye bye my dear", "bye bye my old dear", {"other": 1}),
@@ -54,13 +102,25 @@ def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> 
         ("the cat sat", "USER: the cat sat ASSISTANT:", {"echo": 2}),
         ("the cat sat", "user the cat sat", {"other": 1}),  # the word alone may have been heard
         ("the cat sat", "the cat sat<|im_end|> <|im_start|>", {"echo": 1}),
-        ("he can transcribe speech to text", "well he can transcribe speech to text", {"other": 1}),  # it was said
+        (
+            "he can transcribe speech to text",
+            "well he can transcribe speech to text",
+            {"other": 1},
+        ),  # it was said
         # refusal
         ("the cat sat", "i'm sorry the cat sat", {"refusal": 2}),
         ("yes", "I’m sorry, but I can't hear any speech.", {"refusal": 7}),
-        ("the cat sat", "the cat sat as an AI language model I listen. today", {"refusal": 7, "run-on": 1}),
+        (
+            "the cat sat",
+            "the cat sat as an AI language model I listen. today",
+            {"refusal": 7, "run-on": 1},
+        ),
         ("sorry", "I'm sorry I hear nothing", {"refusal": 4}),
-        ("i can do it", "i can't do it now", {"run-on": 1}),  # no refusal: words that were said follow
+        (
+            "i can do it",
+            "i can't do it now",
+            {"run-on": 1},
+        ),  # no refusal: words that were said follow
         ("i'm sorry about that", "i'm sorry about all that", {"other": 1}),  # it was said
         # run-on
         ("the cat sat", "the cat sat on the mat", {"run-on": 3}),
@@ -76,9 +136,12 @@ def test_a_kind_by_hand(reference: str, hypothesis: str, expected: dict[str, int
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("hello there" + " uh" * 30, {"loop": 30}), ("hello there [transcribe speech to text]", {"echo": 4}),
-     ("hello there (i'm sorry, i hear nothing)", {"refusal": 5})],
-)  # fmt: skip
+    [
+        ("hello there" + " uh" * 30, {"loop": 30}),
+        ("hello there [transcribe speech to text]", {"echo": 4}),
+        ("hello there (i'm sorry, i hear nothing)", {"refusal": 5}),
+    ],
+)
 def test_what_a_normaliser_takes_away_keeps_its_kind(text: str, expected: dict[str, int]) -> None:
     row = Row("free", "1", "", "en", "hello there", text, [], 0.0, 1.0)
     counts = count([row], "whisper", KNOWN)
@@ -92,7 +155,9 @@ def test_the_prompt_in_use_is_known() -> None:
     assert kinds("the cat sat", "write down what the cat sat") == {"other": 3}
     assert kinds("the cat sat", "here is the cat sat") == {"other": 2}, "people say that too"
     assert kinds("the cat sat", "here is the transcription the cat sat") == {"echo": 4}
-    assert kinds("the cat sat", "write what down the cat sat", known=evidence(asked)) == {"other": 3}, "in another order"
+    assert kinds("the cat sat", "write what down the cat sat", known=evidence(asked)) == {
+        "other": 3
+    }, "in another order"
 
 
 def test_one_kind_stands_for_an_utterance() -> None:
@@ -103,20 +168,32 @@ def test_one_kind_stands_for_an_utterance() -> None:
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [("", ""), (" \n", ""), ("you", "text"), ("you you you", "loop"), ("User: hello", "echo"), ("I'm sorry, I hear nothing.", "refusal"),
-     ("ASSISTANT: I'm sorry.", "echo"), ("Thank you for watching!", "text")],
-)  # fmt: skip
+    [
+        ("", ""),
+        (" \n", ""),
+        ("you", "text"),
+        ("you you you", "loop"),
+        ("User: hello", "echo"),
+        ("I'm sorry, I hear nothing.", "refusal"),
+        ("ASSISTANT: I'm sorry.", "echo"),
+        ("Thank you for watching!", "text"),
+    ],
+)
 def test_a_clip_without_speech_has_one_kind(text: str, kind: str) -> None:
     assert kind_of_clip("", text, KNOWN) == kind
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.sampled_from("abc"), min_size=1, max_size=6), st.integers(2, 6), st.lists(st.sampled_from("xyz"), max_size=4, unique=True)
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
+    st.integers(2, 6),
+    st.lists(st.sampled_from("xyz"), max_size=4, unique=True),
 )
 def test_whatever_is_repeated_is_found(gram: list[str], times: int, around: list[str]) -> None:
     found = loops([*around, *gram * times, *around], around)
-    assert any(start <= len(around) and end >= len(around) + len(gram) * times for start, end in found)
+    assert any(
+        start <= len(around) and end >= len(around) + len(gram) * times for start, end in found
+    )
     assert not loops(gram * times, gram * times), "the reference repeats it as often"
 
 

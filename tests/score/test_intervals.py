@@ -1,4 +1,6 @@
-"""Intervals of a word error rate: what they hold, what narrows them, and what they say is resampled."""
+"""Intervals of a word error rate: what they hold, what narrows them, and what they say is
+resampled.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,19 @@ from hypothesis import strategies as st
 from components.score.intervals import blocks_of, interval, resampled, sums_by_block
 
 
-def made(speakers: int, utterances: int = 8, seed: int = 0, spread: float = 0.08) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def made(
+    speakers: int, utterances: int = 8, seed: int = 0, spread: float = 0.08
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Errors, words and speakers; each speaker has a rate of its own around 0.2."""
     random = np.random.default_rng(seed)
     rates = np.clip(random.normal(0.2, spread, speakers), 0.01, 0.9)
     words = random.integers(5, 30, speakers * utterances)
     errors = random.binomial(words, np.repeat(rates, utterances))
-    return errors, words, [f"speaker-{number}" for number in range(speakers) for _ in range(utterances)]
+    return (
+        errors,
+        words,
+        [f"speaker-{number}" for number in range(speakers) for _ in range(utterances)],
+    )
 
 
 @settings(deadline=None)
@@ -51,7 +59,10 @@ def test_it_covers_the_true_rate_as_often_as_it_says() -> None:
 def test_speakers_are_drawn_whole() -> None:
     """Speakers who differ much make the interval wider than single utterances would."""
     errors, words, names = made(12, 40, spread=0.15)
-    whole, single = interval(errors, words, names, 1000), interval(errors, words, [""] * len(names), 1000)
+    whole, single = (
+        interval(errors, words, names, 1000),
+        interval(errors, words, [""] * len(names), 1000),
+    )
     assert whole and single
     assert (whole.by, single.by) == ("speaker", "utterance")
     assert whole.high - whole.low > 2 * (single.high - single.low)
@@ -97,14 +108,19 @@ def test_utterances_without_words_take_no_rate_away() -> None:
 
 
 def test_draws_are_with_replacement_and_of_the_same_number() -> None:
-    """Sums of ones are the number drawn; the mean over resamples is that of the data; blocks of any size give the same draws."""
+    """Sums of ones are the number drawn; the mean over resamples is that of the data; blocks of any
+    size give the same draws.
+    """
     values = np.arange(30.0)
     parts = np.concatenate(list(resampled(np.stack([np.ones(30), values]), 4000)), axis=-1)
     assert parts.shape == (2, 4000)
     assert set(parts[0]) == {30.0}
     assert parts[1].mean() / 30 == pytest.approx(values.mean(), rel=0.01)
     assert parts[1].std() / 30 == pytest.approx(values.std() / np.sqrt(30), rel=0.05)
-    assert sums_by_block(np.array([1, 0, 1]), np.array([[1, 2, 3], [4, 5, 6]])).tolist() == [[2, 4], [5, 10]]
+    assert sums_by_block(np.array([1, 0, 1]), np.array([[1, 2, 3], [4, 5, 6]])).tolist() == [
+        [2, 4],
+        [5, 10],
+    ]
 
 
 def test_few_draws_at_a_time_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Pairs whose substitutions, deletions and insertions were worked out by hand (``pairs.tsv``).
 
-Only pairs of which every least alignment has the same counts: "a b" against "b a" is two replaced or one moved, so it proves nothing.
+Only pairs of which every least alignment has the same counts: "a b" against "b a" is two replaced
+or one moved, so it proves nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ Split = tuple[int, int, int]
 
 
 def least(reference: list[str], hypothesis: list[str]) -> set[Split]:
-    """(substitutions, deletions, insertions) of every least alignment, by filling the table of Wagner and Fischer 1974."""
+    """(substitutions, deletions, insertions) of every least alignment, by filling the table of
+    Wagner and Fischer 1974.
+    """
     table: dict[tuple[int, int], tuple[int, set[Split]]] = {(0, 0): (0, {(0, 0, 0)})}
     for i in range(len(reference) + 1):
         for j in range(len(hypothesis) + 1):
@@ -35,7 +38,10 @@ def least(reference: list[str], hypothesis: list[str]) -> set[Split]:
                 ways.append((cost + 1, {(s, d, n + 1) for s, d, n in splits}))
             if ways:
                 lowest = min(cost for cost, _ in ways)
-                table[i, j] = lowest, set().union(*(splits for cost, splits in ways if cost == lowest))
+                table[i, j] = (
+                    lowest,
+                    set().union(*(splits for cost, splits in ways if cost == lowest)),
+                )
     return table[len(reference), len(hypothesis)][1]
 
 
@@ -49,4 +55,6 @@ def test_the_counts_are_those_worked_out_by_hand(pair: dict[str, str]) -> None:
     split = int(pair["substitutions"]), int(pair["deletions"]), int(pair["insertions"])
     found = word_errors([pair["reference"]], [pair["hypothesis"]], "casefold")
     assert found == WordErrors(*split, words=len(pair["reference"].split()))
-    assert least(pair["reference"].casefold().split(), pair["hypothesis"].casefold().split()) == {split}, "the pair proves nothing"
+    assert least(pair["reference"].casefold().split(), pair["hypothesis"].casefold().split()) == {
+        split
+    }, "the pair proves nothing"

@@ -35,36 +35,70 @@ def test_every_set_and_system_has_its_figures() -> None:
     assert all(systems.keys() == {"free", "ctc"} for systems in found.values())
     for name in ("clean", "other", "dev"):
         for each in found[name].values():
-            figures = {"wer", "wer_low", "wer_high", "interval_by", *COUNTS, "cer", "text_form", "forms", "insertion_kinds"}
+            figures = {
+                "wer",
+                "wer_low",
+                "wer_high",
+                "interval_by",
+                *COUNTS,
+                "cer",
+                "text_form",
+                "forms",
+                "insertion_kinds",
+            }
             assert each.keys() - {"condition"} == figures
             assert each["text_form"] == "casefold"
-            assert each["wer"] == pytest.approx(sum(each[key] for key in COUNTS[:3]) / each["words"], abs=1e-6)
+            assert each["wer"] == pytest.approx(
+                sum(each[key] for key in COUNTS[:3]) / each["words"], abs=1e-6
+            )
             assert each["wer_low"] <= each["wer"] <= each["wer_high"]
             assert each["insertion_kinds"].keys() == KINDS
             assert sum(each["insertion_kinds"].values()) == each["insertions"]
             assert each["forms"].keys() == {"as-is", "casefold", "whisper"}
     for each in found["quiet"].values():
-        assert each.keys() == {"text_rate", "clips", "characters_a_minute", "insertion_kinds", "condition"}
+        assert each.keys() == {
+            "text_rate",
+            "clips",
+            "characters_a_minute",
+            "insertion_kinds",
+            "condition",
+        }
         assert sum(each["insertion_kinds"].values()) == each["text_rate"] * each["clips"]
 
 
 def test_the_figures_are_those_of_the_texts() -> None:
     found = scores()
-    free = {"substitutions": 2, "deletions": 2, "insertions": 1, "words": 12, "text_form": "casefold", "wer": round(5 / 12, 6),
-            "forms": {"as-is": round(6 / 12, 6), "casefold": round(5 / 12, 6), "whisper": round(5 / 12, 6)},
-            "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "run-on": 1, "other": 0}}  # fmt: skip
+    free = {
+        "substitutions": 2,
+        "deletions": 2,
+        "insertions": 1,
+        "words": 12,
+        "text_form": "casefold",
+        "wer": round(5 / 12, 6),
+        "forms": {
+            "as-is": round(6 / 12, 6),
+            "casefold": round(5 / 12, 6),
+            "whisper": round(5 / 12, 6),
+        },
+        "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "run-on": 1, "other": 0},
+    }
     assert {key: found["clean"]["free"][key] for key in free} == free
     assert found["clean"]["ctc"]["substitutions"] == found["clean"]["ctc"]["insertions"] == 1
     assert found["clean"]["ctc"]["insertion_kinds"]["loop"] == 1
-    # Of 22 + 12 + 3 + 11 characters: 1 replaced, "on " and "yes" missing, " today" more, "this" for "it" 3 wrong.
+    # Of 22 + 12 + 3 + 11 characters: 1 replaced, "on " and "yes" missing, " today" more, "this" for
+    # "it" 3 wrong.
     assert found["clean"]["free"]["cer"] == round((1 + 3 + 6 + 3 + 3) / 48, 6)
     kinds = {"loop": 0, "echo": 0, "refusal": 0, "text": 1}
-    assert {key: found["quiet"]["free"][key] for key in ("text_rate", "clips", "characters_a_minute", "insertion_kinds")} == {
-        "text_rate": 0.25, "clips": 4, "characters_a_minute": 15.0, "insertion_kinds": kinds}  # fmt: skip
+    assert {
+        key: found["quiet"]["free"][key]
+        for key in ("text_rate", "clips", "characters_a_minute", "insertion_kinds")
+    } == {"text_rate": 0.25, "clips": 4, "characters_a_minute": 15.0, "insertion_kinds": kinds}
     assert found["quiet"]["ctc"]["text_rate"] == 0.5
     for name, told in (("clean", CLEAN), ("other", CLEAN[:2]), ("dev", CLEAN[1:])):
         errors = word_errors([row[2] for row in told], [row[3] for row in told], "casefold")
-        assert {key: found[name]["free"][key] for key in COUNTS} == {key: getattr(errors, key) for key in COUNTS}
+        assert {key: found[name]["free"][key] for key in COUNTS} == {
+            key: getattr(errors, key) for key in COUNTS
+        }
 
 
 def test_the_text_form_is_the_one_asked_for() -> None:
@@ -84,12 +118,16 @@ def speakers() -> dict[tuple[str, str], dict[str, dict[str, str]]]:
 
 def test_speakers_add_up_to_the_whole() -> None:
     found, by_speaker = scores(), speakers()
-    assert by_speaker.keys() == {(name, system) for name in ("clean", "other", "dev") for system in ("free", "ctc")}
+    assert by_speaker.keys() == {
+        (name, system) for name in ("clean", "other", "dev") for system in ("free", "ctc")
+    }
     for (name, system), held in by_speaker.items():
         for key in COUNTS:
             assert sum(int(row[key]) for row in held.values()) == found[name][system][key]
         for row in held.values():
-            assert float(row["wer"]) == pytest.approx(sum(int(row[key]) for key in COUNTS[:3]) / int(row["words"]), abs=1e-6)
+            assert float(row["wer"]) == pytest.approx(
+                sum(int(row[key]) for key in COUNTS[:3]) / int(row["words"]), abs=1e-6
+            )
     assert by_speaker["clean", "free"].keys() == {"ann", "bob", ""}
 
 
@@ -97,7 +135,9 @@ def test_a_name_with_a_comma_stays_one_name() -> None:
     named = [(name, 'Smith, "Ann"', *rest) for name, _, *rest in CLEAN]
     hold("test/clean", rows("free", named, 3))
     found = scores()
-    assert speakers()["clean", "free"]['Smith, "Ann"']["words"] == str(found["clean"]["free"]["words"])
+    assert speakers()["clean", "free"]['Smith, "Ann"']["words"] == str(
+        found["clean"]["free"]["words"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +155,13 @@ def test_hypotheses_that_are_not_whole_stop(change, names: str) -> None:
     free, ctc = rows("free", CLEAN, 3), rows("ctc", CLEAN, 4)
     for found in (free + change(ctc), change(free) + ctc):
         hold("test/clean", found)
-        with pytest.raises(InputError, match=rf"clean: the hypotheses of '(free|ctc)' miss or double .*{names}.*dvc repro -f decode"):
+        with pytest.raises(
+            InputError,
+            match=(
+                rf"clean: the hypotheses of '(free|ctc)' miss or double .*{names}.*dvc repro "
+                r"-f decode"
+            ),
+        ):
             scores()
         assert not METRICS.exists()
         assert not Path("data/score/inputs.json").exists()
@@ -139,11 +185,17 @@ def test_two_runs_give_the_same_bytes() -> None:
     scores()
     assert folder_digests(Path("data/score")) == first
     assert METRICS.read_bytes() == figures
-    assert read_record(Path("data/score"))["parameters"] == {"text_form": "casefold", "resamples": 200}
+    assert read_record(Path("data/score"))["parameters"] == {
+        "text_form": "casefold",
+        "resamples": 200,
+    }
 
 
 def test_hypotheses_come_back_as_they_were_written() -> None:
-    found = [Row("ctc", "a", "", "", "四", "\n ", [], math.nan, 0.5), Row("free", "a", "ann", "en", "", "x", [5, 2**40], -3.25, 0.5)]
+    found = [
+        Row("ctc", "a", "", "", "四", "\n ", [], math.nan, 0.5),
+        Row("free", "a", "ann", "en", "", "x", [5, 2**40], -3.25, 0.5),
+    ]
     write_hypotheses(Path("some.parquet"), found)
     again = read_hypotheses(Path("some.parquet"))
     assert math.isnan(again[0].score)
@@ -164,12 +216,27 @@ def test_the_table_shows_every_figure(capsys: pytest.CaptureFixture) -> None:
     run_record("corpus@test", "one", "2026-01-02T10:00:05Z", 4.5)
     run_record("score", "one", "2026-01-02T10:01:00Z", 2.0)
     show()
-    cells = [re.split(r"\s*[│┃|]\s*", line.strip().strip("│┃|").strip()) for line in capsys.readouterr().out.splitlines()]
+    cells = [
+        re.split(r"\s*[│┃|]\s*", line.strip().strip("│┃|").strip())
+        for line in capsys.readouterr().out.splitlines()
+    ]
     for name in ("clean", "other", "dev"):
         for system, each in found[name].items():
-            counts = [str(each[key]) for key in ("substitutions", "deletions", "insertions", "words")]
-            rate = f"{100 * each['wer']:.2f} ({100 * each['wer_low']:.2f}–{100 * each['wer_high']:.2f})"
-            assert [name, system, rate, *counts, f"{100 * each['cer']:.2f}", each["text_form"]] in cells
+            counts = [
+                str(each[key]) for key in ("substitutions", "deletions", "insertions", "words")
+            ]
+            rate = (
+                f"{100 * each['wer']:.2f} "
+                f"({100 * each['wer_low']:.2f}–{100 * each['wer_high']:.2f})"
+            )
+            assert [
+                name,
+                system,
+                rate,
+                *counts,
+                f"{100 * each['cer']:.2f}",
+                each["text_form"],
+            ] in cells
     assert ["clean", "free", "0", "0", "0", "1", "0"] in cells  # inserted words by kind
     assert ["clean", "ctc", "1", "0", "0", "0", "0"] in cells
     assert ["quiet", "free", "25.0", "4", "15.0", "0", "0", "0", "1"] in cells

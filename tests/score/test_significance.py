@@ -1,4 +1,6 @@
-"""Tests between two systems, against plain references written from their formulas, and against what chance makes of them."""
+"""Tests between two systems, against plain references written from their formulas, and against what
+chance makes of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from components.score.intervals import SEED
 from components.score.significance import FEW, compare, matched_pairs
 
 
-def made(utterances: int, better: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def made(
+    utterances: int, better: float, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Errors of two systems at rates 0.2 and 0.2 - ``better``, words, and ten speakers."""
     draw = np.random.default_rng(seed)
     words = draw.integers(5, 30, utterances)
@@ -23,7 +27,9 @@ def made(utterances: int, better: float, seed: int = 0) -> tuple[np.ndarray, np.
     return first, second, words, [f"speaker-{number % 10}" for number in range(utterances)]
 
 
-def plain_bootstrap(first: list[int], second: list[int], words: list[int], speakers: list[str], resamples: int) -> dict[str, float]:
+def plain_bootstrap(
+    first: list[int], second: list[int], words: list[int], speakers: list[str], resamples: int
+) -> dict[str, float]:
     """Resample by resample, speaker by speaker, as the paper says; the draws alone are numpy's."""
     names = list(dict.fromkeys(speakers))
     draw, found = np.random.default_rng(SEED), []
@@ -32,7 +38,11 @@ def plain_bootstrap(first: list[int], second: list[int], words: list[int], speak
         for number in draw.integers(len(names), size=len(names)):
             for one, other, count, speaker in zip(first, second, words, speakers, strict=True):
                 if speaker == names[number]:
-                    wrong_first, wrong_second, total = wrong_first + one, wrong_second + other, total + count
+                    wrong_first, wrong_second, total = (
+                        wrong_first + one,
+                        wrong_second + other,
+                        total + count,
+                    )
         found.append(wrong_second / total - wrong_first / total)
     found.sort()
     lower, upper = sum(each <= 1e-12 for each in found), sum(each >= -1e-12 for each in found)
@@ -46,7 +56,10 @@ def plain_bootstrap(first: list[int], second: list[int], words: list[int], speak
         "difference": sum(second) / sum(words) - sum(first) / sum(words),
         "low": point(0.025),
         "high": point(0.975),
-        "better": (sum(each < -1e-12 for each in found) + sum(abs(each) <= 1e-12 for each in found) / 2) / len(found),
+        "better": (
+            sum(each < -1e-12 for each in found) + sum(abs(each) <= 1e-12 for each in found) / 2
+        )
+        / len(found),
         "bootstrap_p": min(1.0, 2 * (min(lower, upper) + 1) / (resamples + 1)),
     }
 
@@ -61,7 +74,9 @@ def test_the_paired_bootstrap_is_that_of_its_formula(better: float) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_matched_pairs_of_many_utterances_are_those_of_its_formula(seed: int) -> None:
-    """W = mean / (deviation / root of n), the deviation over n - 1, and both tails of the normal curve, by adding its density up."""
+    """W = mean / (deviation / root of n), the deviation over n - 1, and both tails of the normal
+    curve, by adding its density up.
+    """
     first, second, _, _ = made(400, 0.01, seed)
     differences = (second - first).tolist()
     assert sum(each != 0 for each in differences) > FEW
@@ -69,7 +84,9 @@ def test_matched_pairs_of_many_utterances_are_those_of_its_formula(seed: int) ->
     variance = sum((each - mean) ** 2 for each in differences) / (len(differences) - 1)
     size = abs(mean) / math.sqrt(variance / len(differences))
     width = 0.0005
-    area = sum(math.exp(-((size + (step + 0.5) * width) ** 2) / 2) * width for step in range(40_000)) / math.sqrt(2 * math.pi)
+    area = sum(
+        math.exp(-((size + (step + 0.5) * width) ** 2) / 2) * width for step in range(40_000)
+    ) / math.sqrt(2 * math.pi)
     assert matched_pairs(first, second) == pytest.approx(2 * area, rel=1e-4, abs=1e-9)
 
 
@@ -77,15 +94,21 @@ def test_matched_pairs_of_many_utterances_are_those_of_its_formula(seed: int) ->
 @given(st.lists(st.integers(-4, 4), max_size=11))
 def test_matched_pairs_of_few_utterances_count_every_flip_of_signs(differences: list[int]) -> None:
     flips = [
-        abs(sum(sign * each for sign, each in zip(signs, differences))) for signs in itertools.product((1, -1), repeat=len(differences))
+        abs(sum(sign * each for sign, each in zip(signs, differences)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
     ]
     share = sum(each >= abs(sum(differences)) for each in flips) / len(flips)
-    found = matched_pairs(np.array([5] * len(differences), dtype=int), np.array([5 + each for each in differences], dtype=int))
+    found = matched_pairs(
+        np.array([5] * len(differences), dtype=int),
+        np.array([5 + each for each in differences], dtype=int),
+    )
     assert found == pytest.approx(share)
 
 
 def test_both_ways_to_count_meet() -> None:
-    """Where the normal curve takes over, it says what the flips of signs say, wherever that matters."""
+    """Where the normal curve takes over, it says what the flips of signs say, wherever that
+    matters.
+    """
     draw = random.Random(1)
     for _ in range(20):
         differences = np.array([draw.choice([-2, -1, -1, 1, 1, 2, 2]) for _ in range(FEW)])
@@ -97,7 +120,10 @@ def test_both_ways_to_count_meet() -> None:
 
 def test_the_first_against_the_second_is_the_second_against_the_first() -> None:
     first, second, words, speakers = made(200, 0.03)
-    there, back = compare(first, second, words, speakers, 500), compare(second, first, words, speakers, 500)
+    there, back = (
+        compare(first, second, words, speakers, 500),
+        compare(second, first, words, speakers, 500),
+    )
     assert there.difference == -back.difference
     assert there.better == pytest.approx(1 - back.better)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))

@@ -1,4 +1,6 @@
-"""A workspace that can be scored: hypotheses of two systems on sets with and without speech, and the catalogue that lists them."""
+"""A workspace that can be scored: hypotheses of two systems on sets with and without speech, and
+the catalogue that lists them.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,28 @@ CLEAN = [
     ("c-3", "bob", "yes", "", "yes yes"),
     ("c-4", "", "who is this", "who is it", "who is this"),
 ]
-QUIET = [("q-1", "", "", "", "thank you"), ("q-2", "", "", " ", ""), ("q-3", "", "", "hm", "you"), ("q-4", "", "", "", "")]
+QUIET = [
+    ("q-1", "", "", "", "thank you"),
+    ("q-2", "", "", " ", ""),
+    ("q-3", "", "", "hm", "you"),
+    ("q-4", "", "", "", ""),
+]
 COUNTS = ("substitutions", "deletions", "insertions", "words")
 KINDS = {"loop", "echo", "refusal", "run-on", "other"}
 CORPUS = {
-    "test": {"clean": {"kind": "table"}, "other": {"kind": "altered", "source": {"kind": "table"}, "snr_db": 5, "seed": 1}},
+    "test": {
+        "clean": {"kind": "table"},
+        "other": {"kind": "altered", "source": {"kind": "table"}, "snr_db": 5, "seed": 1},
+    },
     "dev": {"dev": {"kind": "table"}},
     "nonspeech-test": {"quiet": {"kind": "altered", "source": {"kind": "table"}, "tempo": 0.8}},
 }
-LLM = {"source": {"kind": "folder", "folder": "x"}, "prompt": {"template": "Please write what you hear: {speech}"},
-       "lora": {"targets": []}, "numerics": {"dtype": "float32"}}  # fmt: skip
+LLM = {
+    "source": {"kind": "folder", "folder": "x"},
+    "prompt": {"template": "Please write what you hear: {speech}"},
+    "lora": {"targets": []},
+    "numerics": {"dtype": "float32"},
+}
 
 
 def lists(corpora: dict) -> None:
@@ -40,7 +54,10 @@ def lists(corpora: dict) -> None:
 
 
 def rows(system: str, told: list[tuple], column: int) -> list[Row]:
-    return [Row(system, name, speaker, "", reference, text[column - 3], [1, 2], -1.5, 2.0) for name, speaker, reference, *text in told]
+    return [
+        Row(system, name, speaker, "", reference, text[column - 3], [1, 2], -1.5, 2.0)
+        for name, speaker, reference, *text in told
+    ]
 
 
 def hold(name: str, found: list[Row]) -> None:
@@ -52,6 +69,8 @@ def hold(name: str, found: list[Row]) -> None:
 
 def scores(form: str = "casefold", resamples: int = 200) -> dict:
     decode = SimpleNamespace(sets={"free": None})
-    params = SimpleNamespace(corpus="mine", llm="plain", decode=decode, score=Score(form, resamples))  # type: ignore[arg-type,call-arg]
+    params = SimpleNamespace(
+        corpus="mine", llm="plain", decode=decode, score=Score(form, resamples)
+    )  # type: ignore[arg-type,call-arg]
     run(Stage("score", params, ""))  # type: ignore[arg-type]
     return json.loads(METRICS.read_text())

@@ -1,4 +1,6 @@
-"""What was heard: how much of a text finds nothing in it, how sure it is that anything was said, how well a text agrees."""
+"""What was heard: how much of a text finds nothing in it, how sure it is that anything was said,
+how well a text agrees.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from hypothesis import strategies as st
 from components.model.encoders.ctc import Head
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.matching import Matching
-from components.search.acoustic_evidence import CtcEvidence, MatchedEvidence, Reach, ctc_evidence, letters
+from components.search.acoustic_evidence import (
+    CtcEvidence,
+    MatchedEvidence,
+    Reach,
+    ctc_evidence,
+    letters,
+)
 from tests.checkpoints import save_encoder
 
 TEXTS = st.text(alphabet="ab c", max_size=12)
@@ -63,10 +71,15 @@ def common(one: str, other: str) -> int:
 
 @given(TEXTS, TEXTS)
 @settings(max_examples=200, deadline=None)
-def test_a_letter_is_heard_where_it_lengthens_the_longest_common_subsequence(text: str, heard: str) -> None:
+def test_a_letter_is_heard_where_it_lengthens_the_longest_common_subsequence(
+    text: str, heard: str
+) -> None:
     said = letters(text)
     longest = [common(said[:count], letters(heard)) for count in range(len(said) + 1)]
-    last = max((place for place in range(1, len(longest)) if longest[place] > longest[place - 1]), default=0)
+    last = max(
+        (place for place in range(1, len(longest)) if longest[place] > longest[place - 1]),
+        default=0,
+    )
     assert reached(evidence_of(heard), text)[-1].unheard == len(said) - last
 
 
@@ -85,7 +98,10 @@ def test_a_letter_that_two_tokens_write_is_one() -> None:
 
 def test_a_text_that_runs_on_or_round_is_not_heard_and_one_in_another_writing_is() -> None:
     evidence = evidence_of("The cat sat.")
-    assert [reached(evidence, text)[-1].unheard for text in ("the cat sat", "THE, cat-sat!", "the cat", "")] == [0, 0, 0, 0]
+    assert [
+        reached(evidence, text)[-1].unheard
+        for text in ("the cat sat", "THE, cat-sat!", "the cat", "")
+    ] == [0, 0, 0, 0]
     assert reached(evidence, "the cat sat on the mat")[-1].unheard == len("onthemat")
     assert reached(evidence, "the cat sat the cat sat")[-1].unheard == len("thecatsat")
     assert reached(evidence, "the dog sat")[-1].unheard == 0, "a wrong word alone is no run-on"
@@ -99,7 +115,9 @@ def test_the_agreement_of_a_text_is_the_sum_over_all_of_its_paths(frames: int, s
     sums: dict[str, float] = {}
     for path in itertools.product(range(4), repeat=frames):
         text = "".join("-abc"[unit] for unit, _ in itertools.groupby(path)).replace("-", "")
-        sums[text] = sums.get(text, 0.0) + math.exp(sum(float(scores[at, unit]) for at, unit in enumerate(path)))
+        sums[text] = sums.get(text, 0.0) + math.exp(
+            sum(float(scores[at, unit]) for at, unit in enumerate(path))
+        )
     evidence = evidence_of("", scores)
     for text in ("", "a", "ab", "aa", "cab"):
         wanted = math.log(sums[text]) if text in sums else -math.inf
@@ -111,7 +129,9 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
     save_encoder(tmp_path, "parakeet")
     encoder = SpeechEncoder(tmp_path)
     random = np.random.default_rng(1)
-    frames = encoder([0.1 * random.standard_normal(size).astype(np.float32) for size in (16_000, 4_000, 9_000)])
+    frames = encoder(
+        [0.1 * random.standard_normal(size).astype(np.float32) for size in (16_000, 4_000, 9_000)]
+    )
     together = ctc_evidence(encoder, frames, written)
     for each, found in zip(frames, together, strict=True):
         (alone,) = ctc_evidence(encoder, [each], written)

@@ -1,4 +1,6 @@
-"""Word times by CTC: the likeliest of all paths, and what becomes of units that the head does not know."""
+"""Word times by CTC: the likeliest of all paths, and what becomes of units that the head does not
+know.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,18 @@ BLANK = 1
 
 
 def collapsed(path: tuple[int, ...]) -> list[int]:
-    return [unit for place, unit in enumerate(path) if unit != BLANK and (place == 0 or path[place - 1] != unit)]
+    return [
+        unit
+        for place, unit in enumerate(path)
+        if unit != BLANK and (place == 0 or path[place - 1] != unit)
+    ]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 6), st.lists(st.sampled_from([0, 2]), max_size=4), st.integers(0, 2**31))
-def test_the_path_is_the_likeliest_of_all_that_give_the_text(frames: int, target: list[int], seed: int) -> None:
+def test_the_path_is_the_likeliest_of_all_that_give_the_text(
+    frames: int, target: list[int], seed: int
+) -> None:
     scores = np.log(np.random.default_rng(seed).dirichlet([0.5, 0.5, 0.5], frames) + 1e-9)
     paths = [path for path in product(range(3), repeat=frames) if collapsed(path) == target]
     runs = viterbi(scores, target, BLANK)
@@ -50,26 +58,37 @@ def aligner(tmp_path: Path) -> Aligner:
 
 
 def certain(aligner: Aligner, said: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """Frames of which the head is sure that each holds the unit of a letter: ``_`` stands for a blank, a space for the delimiter."""
+    """Frames of which the head is sure that each holds the unit of a letter: ``_`` stands for a
+    blank, a space for the delimiter.
+    """
     ids = {"_": aligner.head.blank, " ": aligner.head.tokenizer.convert_tokens_to_ids("|")}
-    units = [ids.get(letter, aligner.head.tokenizer.convert_tokens_to_ids(letter)) for letter in said]
+    units = [
+        ids.get(letter, aligner.head.tokenizer.convert_tokens_to_ids(letter)) for letter in said
+    ]
     scores = np.full((len(said), len(aligner.head.tokenizer)), np.log(1e-4), np.float32)
     scores[range(len(said)), units] = np.log(0.9)
     monkeypatch.setattr(aligner, "log_probabilities", lambda frames: scores)
     return torch.zeros(len(said), 1)
 
 
-def test_words_stand_where_their_letters_are(aligner: Aligner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_stand_where_their_letters_are(
+    aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = certain(aligner, "__aamm_ber_ |_birrch__", monkeypatch)
     words = aligner(frames, "amber birch")
     rate = aligner.head.encoder.rate
-    assert [(word.text, round(word.start * rate), round(word.end * rate)) for word in words] == [("amber", 2, 10), ("birch", 14, 20)]
+    assert [(word.text, round(word.start * rate), round(word.end * rate)) for word in words] == [
+        ("amber", 2, 10),
+        ("birch", 14, 20),
+    ]
     assert all(word.score == pytest.approx(0.9, abs=0.01) for word in words if word.text == "birch")
     wrong = aligner(frames, "ember birch")
     assert wrong[0].score < 0.5 < wrong[1].score  # type: ignore[operator]
 
 
-def test_what_the_head_does_not_know_is_left_out(aligner: Aligner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_head_does_not_know_is_left_out(
+    aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = certain(aligner, "__amber______ birch__", monkeypatch)
     rate = aligner.head.encoder.rate
     words = aligner(frames, "7 Amber, 4 % birch! 99")

@@ -19,9 +19,17 @@ SETS = {
     "free": FREE,
     "greedy": replace(FREE, beams=1),
     "long liked": replace(FREE, length_penalty=2.0),
-    "constrained": replace(FREE, length_penalty=0.6, no_repeat_ngram=3, max_tokens_per_second=4, extra_tokens=2),
+    "constrained": replace(
+        FREE, length_penalty=0.6, no_repeat_ngram=3, max_tokens_per_second=4, extra_tokens=2
+    ),
     "at least": replace(FREE, min_tokens_per_second=2, max_tokens_per_second=6),
-    "penalised": replace(FREE, repetition_penalty=3.0, eos_threshold=1.5, min_tokens_per_second=2, max_tokens_per_second=6),
+    "penalised": replace(
+        FREE,
+        repetition_penalty=3.0,
+        eos_threshold=1.5,
+        min_tokens_per_second=2,
+        max_tokens_per_second=6,
+    ),
     "greedy penalised": replace(GREEDY, max_tokens=12, repetition_penalty=3.0, eos_threshold=1.5),
 }
 LENGTHS = [3, 22, 9, 14, 1, 30]
@@ -39,24 +47,35 @@ def ending(model: SpeechLLM, strength: float) -> SpeechLLM:
 
 
 def reference(model: SpeechLLM, frames: torch.Tensor, tokens: list[int]) -> torch.Tensor:
-    """Log-probabilities after the prompt, the speech and ``tokens``, shape (len(tokens) + 1, vocabulary); no batch, no cache."""
+    """Log-probabilities after the prompt, the speech and ``tokens``, shape (len(tokens) + 1,
+    vocabulary); no batch, no cache.
+    """
     units, embed = model.tokenizer, model.llm.get_input_embeddings()
     before = [units.bos_token_id, *units("USER: ").input_ids]
     after = [*units(" Transcribe speech to text. ASSISTANT: ").input_ids, *tokens]
     with torch.no_grad():
-        row = torch.cat([embed(torch.tensor(before)), model.projector([frames])[0], embed(torch.tensor(after))])
+        row = torch.cat(
+            [embed(torch.tensor(before)), model.projector([frames])[0], embed(torch.tensor(after))]
+        )
         return model.llm(inputs_embeds=row[None]).logits[0, -len(tokens) - 1 :].log_softmax(-1)
 
 
 @pytest.mark.parametrize("family", LLMS)
 @pytest.mark.parametrize("name", SETS)
-def test_a_batch_gives_each_utterance_the_text_that_it_has_alone(family: str, name: str, tmp_path: Path) -> None:
+def test_a_batch_gives_each_utterance_the_text_that_it_has_alone(
+    family: str, name: str, tmp_path: Path
+) -> None:
     assert len({tuple(found.tokens) for found in alike(joined(tmp_path, family), SETS[name])}) > 1
 
 
 @pytest.mark.parametrize("name", ["free", "greedy", "constrained", "at least"])
 def test_that_holds_where_texts_end_at_different_steps(name: str, tmp_path: Path) -> None:
-    assert len({len(found.tokens) for found in alike(ending(joined(tmp_path, "phi"), 3.0), SETS[name])}) > 2
+    assert (
+        len(
+            {len(found.tokens) for found in alike(ending(joined(tmp_path, "phi"), 3.0), SETS[name])}
+        )
+        > 2
+    )
 
 
 def alike(model: SpeechLLM, constraints: ConstraintSet) -> list[Hypothesis]:
@@ -76,7 +95,12 @@ def test_the_order_of_a_batch_changes_no_text(order: list[int], tmp_path: Path) 
     model, frames = ending(joined(tmp_path, "phi"), 3.0), frames_of(LENGTHS)
     seconds = seconds_of(frames)
     one = search(model, frames, seconds, SETS["constrained"])
-    other = search(model, [frames[place] for place in order], [seconds[place] for place in order], SETS["constrained"])
+    other = search(
+        model,
+        [frames[place] for place in order],
+        [seconds[place] for place in order],
+        SETS["constrained"],
+    )
     assert [found.tokens for found in other] == [one[place].tokens for place in order]
     assert len({len(found.tokens) for found in one}) > 2
 
@@ -86,17 +110,24 @@ def test_one_beam_takes_the_likeliest_token_at_each_step(family: str, tmp_path: 
     model, frames = joined(tmp_path, family), frames_of([7, 12])
     for each, found in zip(frames, search(model, frames, [1.0, 1.0], SETS["greedy"]), strict=True):
         tokens: list[int] = []
-        while len(tokens) < FREE.max_tokens and (best := int(reference(model, each, tokens)[-1].argmax())) != model.builder.eos:
+        while (
+            len(tokens) < FREE.max_tokens
+            and (best := int(reference(model, each, tokens)[-1].argmax())) != model.builder.eos
+        ):
             tokens.append(best)
         assert found.tokens == tokens
 
 
 def test_beams_find_the_likeliest_of_all_texts_where_they_can_hold_them_all(tmp_path: Path) -> None:
-    """Over two tokens at most, against every text of none, one or two tokens, whose score is not divided by its length."""
+    """Over two tokens at most, against every text of none, one or two tokens, whose score is not
+    divided by its length.
+    """
     model = ending(joined(tmp_path, "phi"), 6.0)
     each, eos = frames_of([8])[0], model.builder.eos
     vocabulary = model.llm.get_input_embeddings().num_embeddings
-    found = search(model, [each], [1.0], replace(FREE, beams=vocabulary, max_tokens=2, length_penalty=0.0))[0]
+    found = search(
+        model, [each], [1.0], replace(FREE, beams=vocabulary, max_tokens=2, length_penalty=0.0)
+    )[0]
     first = reference(model, each, [])[0]
     scores = {(): float(first[eos])}
     for token in (token for token in range(vocabulary) if token != eos):
@@ -104,17 +135,26 @@ def test_beams_find_the_likeliest_of_all_texts_where_they_can_hold_them_all(tmp_
         scores[(token,)] = float(first[token] + second[eos])
         for other in second.topk(3).indices.tolist():
             if other != eos:
-                scores[(token, other)] = float(first[token] + second[other] + reference(model, each, [token, other])[2][eos])
+                scores[(token, other)] = float(
+                    first[token] + second[other] + reference(model, each, [token, other])[2][eos]
+                )
     assert found.score == pytest.approx(max(scores.values()), rel=1e-4)
     assert tuple(found.tokens) == max(scores, key=scores.__getitem__)
 
 
 @pytest.mark.parametrize("family", ["llama", "phi"])
-def test_the_score_is_the_sum_of_log_probabilities_with_the_end(family: str, tmp_path: Path) -> None:
+def test_the_score_is_the_sum_of_log_probabilities_with_the_end(
+    family: str, tmp_path: Path
+) -> None:
     model, frames = joined(tmp_path, family), frames_of([3, 11])
-    for each, found in zip(frames, search(model, frames, [1.0, 1.0], SETS["constrained"]), strict=True):
+    for each, found in zip(
+        frames, search(model, frames, [1.0, 1.0], SETS["constrained"]), strict=True
+    ):
         steps = reference(model, each, found.tokens)
-        wanted = sum(float(steps[place, token]) for place, token in enumerate([*found.tokens, model.builder.eos]))
+        wanted = sum(
+            float(steps[place, token])
+            for place, token in enumerate([*found.tokens, model.builder.eos])
+        )
         assert found.score == pytest.approx(wanted, rel=1e-4)
 
 
@@ -130,13 +170,17 @@ def test_limits_follow_each_utterance_and_not_the_longest(tmp_path: Path) -> Non
 
 
 def test_the_fewest_tokens_never_exceed_the_most() -> None:
-    both = replace(FREE, max_tokens=10, max_tokens_per_second=2, extra_tokens=1, min_tokens_per_second=5)
+    both = replace(
+        FREE, max_tokens=10, max_tokens_per_second=2, extra_tokens=1, min_tokens_per_second=5
+    )
     assert limits(both, [0.0, 1.0, 100.0]) == ([0, 3, 10], [1, 3, 10])
     assert limits(FREE, [0.1, 100.0]) == ([0, 0], [12, 12])
 
 
 def repeats(found: Hypothesis, order: int) -> bool:
-    grams = [tuple(found.tokens[start : start + order]) for start in range(len(found.tokens) - order + 1)]
+    grams = [
+        tuple(found.tokens[start : start + order]) for start in range(len(found.tokens) - order + 1)
+    ]
     return len(set(grams)) < len(grams)
 
 
@@ -144,19 +188,27 @@ def test_no_n_gram_is_repeated_where_that_is_forbidden(tmp_path: Path) -> None:
     model, frames = joined(tmp_path), frames_of([3, 22, 9])
     seconds, long = seconds_of(frames), replace(FREE, max_tokens=30)
     assert any(repeats(found, 2) for found in search(model, frames, seconds, long))
-    assert not any(repeats(found, 2) for found in search(model, frames, seconds, replace(long, no_repeat_ngram=2)))
+    assert not any(
+        repeats(found, 2)
+        for found in search(model, frames, seconds, replace(long, no_repeat_ngram=2))
+    )
 
 
 def test_an_end_at_once_is_the_empty_text(tmp_path: Path) -> None:
     model, frames = ending(joined(tmp_path, "phi"), 100.0), frames_of([5, 9])
     for found, each in zip(search(model, frames, [1.0, 1.0], FREE), frames, strict=True):
         assert (found.text, found.tokens) == ("", [])
-        assert found.score == pytest.approx(float(reference(model, each, [])[0, model.builder.eos]), abs=1e-4)
+        assert found.score == pytest.approx(
+            float(reference(model, each, [])[0, model.builder.eos]), abs=1e-4
+        )
 
 
 def test_a_padding_token_that_is_the_end_changes_nothing(tmp_path: Path) -> None:
     frames = frames_of(LENGTHS)
-    one, other = (ending(joined(tmp_path / pad.strip("</>"), "phi", pad=pad), 3.0) for pad in ("<pad>", "</s>"))
+    one, other = (
+        ending(joined(tmp_path / pad.strip("</>"), "phi", pad=pad), 3.0)
+        for pad in ("<pad>", "</s>")
+    )
     seconds = seconds_of(frames)
     texts = [found.tokens for found in search(one, frames, seconds, FREE)]
     assert texts == [found.tokens for found in search(other, frames, seconds, FREE)]

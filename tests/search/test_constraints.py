@@ -11,7 +11,13 @@ import torch
 
 from components.config.params import ConstraintSet
 from components.model.speech_llm import SpeechLLM
-from components.search.acoustic_evidence import CtcEvidence, Evidence, MatchedEvidence, Reach, letters
+from components.search.acoustic_evidence import (
+    CtcEvidence,
+    Evidence,
+    MatchedEvidence,
+    Reach,
+    letters,
+)
 from components.search.beam import Hypothesis, search
 from components.search.constraints import GREEDY
 from tests.checkpoints import WORDS, frames_of, joined
@@ -31,9 +37,17 @@ class Head:
 
 
 class Heard:
-    """Evidence of an utterance in which a text was heard; ``sure`` that anything was, and what is said against each text."""
+    """Evidence of an utterance in which a text was heard; ``sure`` that anything was, and what is
+    said against each text.
+    """
 
-    def __init__(self, model: SpeechLLM, heard: str, sure: float = 1.0, against: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: SpeechLLM,
+        heard: str,
+        sure: float = 1.0,
+        against: dict[str, float] | None = None,
+    ) -> None:
         scores = torch.zeros(1, 3)
         self._ctc = CtcEvidence(scores, heard, Head(), model.builder.text)  # type: ignore[arg-type]
         self._sure, self._against = sure, against or {}
@@ -60,7 +74,12 @@ def unheard(evidence: Evidence, found: Hypothesis, ignored: Container[int] = ())
     return max(each.unheard for each in reaches)
 
 
-def run(model: SpeechLLM, rules: ConstraintSet, evidence: list[Heard] | None = None, seconds: list[float] = ALIKE) -> list[Hypothesis]:
+def run(
+    model: SpeechLLM,
+    rules: ConstraintSet,
+    evidence: list[Heard] | None = None,
+    seconds: list[float] = ALIKE,
+) -> list[Hypothesis]:
     return search(model, frames_of(LENGTHS), seconds, rules, evidence)
 
 
@@ -69,15 +88,21 @@ def test_no_text_runs_further_past_what_was_heard_than_it_may(tmp_path: Path) ->
     heard = ["", "amber birch", "cedar", "delta ember fjord grove"]
     evidence = [Heard(model, each) for each in heard]
     free = run(model, FREE)
-    assert any(unheard(each, found) > 3 for each, found in zip(evidence, free, strict=True)), "there is something to forbid"
-    for each, found in zip(evidence, run(model, replace(FREE, max_unheard=3), evidence), strict=True):
+    assert any(unheard(each, found) > 3 for each, found in zip(evidence, free, strict=True)), (
+        "there is something to forbid"
+    )
+    for each, found in zip(
+        evidence, run(model, replace(FREE, max_unheard=3), evidence), strict=True
+    ):
         assert all(unheard(each, text) <= 3 for text in (found, *found.others))
 
 
 def test_what_was_heard_of_one_utterance_bounds_no_other(tmp_path: Path) -> None:
     model, rules = joined(tmp_path, "phi"), replace(FREE, max_unheard=6, silence_gate=0.5)
     frames, heard = frames_of(LENGTHS), ["", "amber birch", "cedar", "delta ember fjord grove"]
-    evidence = [Heard(model, each, sure) for each, sure in zip(heard, (0.2, 0.9, 0.4, 1.0), strict=True)]
+    evidence = [
+        Heard(model, each, sure) for each, sure in zip(heard, (0.2, 0.9, 0.4, 1.0), strict=True)
+    ]
     together = search(model, frames, [1.0] * 4, rules, evidence)
     assert len({found.text for found in together}) > 2
     for each, own, found in zip(frames, evidence, together, strict=True):
@@ -105,18 +130,27 @@ def test_where_nothing_is_likely_to_be_said_the_empty_transcript_competes(tmp_pa
     rules, against = replace(FREE, silence_gate=0.5), -1000.0
 
     def told(sure: float) -> list[str]:
-        evidence = [Heard(model, "", sure, {text.text: against for text in (found, *found.others)}) for found in free]
+        evidence = [
+            Heard(model, "", sure, {text.text: against for text in (found, *found.others)})
+            for found in free
+        ]
         return [found.text for found in run(model, rules, evidence)]
 
     assert told(0.4) == ["", "", "", ""]
     assert told(0.6) == [found.text for found in free], "an open gate leaves the search as it is"
     unsaid = [Heard(model, "", 0.4, {"": against}) for _ in free]
-    assert [found.text for found in run(model, rules, unsaid)] == [found.text for found in free], "it competes, and may lose"
+    assert [found.text for found in run(model, rules, unsaid)] == [found.text for found in free], (
+        "it competes, and may lose"
+    )
 
 
 def test_scores_stay_those_of_the_model(tmp_path: Path) -> None:
     model = joined(tmp_path)
-    gated = run(model, replace(FREE, silence_gate=1.0), [Heard(model, "", 0.0, {"": 1000.0}) for _ in LENGTHS])
+    gated = run(
+        model,
+        replace(FREE, silence_gate=1.0),
+        [Heard(model, "", 0.0, {"": 1000.0}) for _ in LENGTHS],
+    )
     forced = run(model, replace(FREE, max_unheard=1), [Heard(model, "") for _ in LENGTHS])
     for one, other in zip(gated, forced, strict=True):
         if one.tokens == other.tokens:
@@ -130,7 +164,14 @@ def test_without_ctc_the_matching_head_tells(tmp_path: Path) -> None:
     frames = frames_of(LENGTHS)
     for each, speech, one in zip(frames, model.projector(frames), found, strict=True):
         assert search(model, [each], [1.0], replace(FREE, max_unheard=2))[0].tokens == one.tokens
-        assert unheard(MatchedEvidence(model.matching, speech, model.llm.get_input_embeddings()), one, model.builder.special) <= 2
+        assert (
+            unheard(
+                MatchedEvidence(model.matching, speech, model.llm.get_input_embeddings()),
+                one,
+                model.builder.special,
+            )
+            <= 2
+        )
 
 
 def test_other_beams_are_kept_best_first_and_each_once(tmp_path: Path) -> None:
@@ -148,7 +189,9 @@ def test_a_repetition_penalty_acts_on_what_was_said_and_not_on_the_prompt(tmp_pa
     assert any(len(set(found.tokens)) < len(found.tokens) for found in free)
     for found, without in zip(penal, free, strict=True):
         assert found.tokens[:1] == without.tokens[:1], "nothing was said before the first token"
-        assert len(set(found.tokens)) / max(1, len(found.tokens)) >= len(set(without.tokens)) / max(1, len(without.tokens))
+        assert len(set(found.tokens)) / max(1, len(found.tokens)) >= len(set(without.tokens)) / max(
+            1, len(without.tokens)
+        )
     assert [found.tokens for found in penal] != [found.tokens for found in free]
 
 
@@ -168,8 +211,12 @@ def test_an_unlikely_end_gives_way_to_the_most_tokens(tmp_path: Path) -> None:
     for beams in (1, 4):
         capped = replace(FREE, beams=beams, max_tokens_per_second=5)
         plain, rules = run(model, capped, seconds=SECONDS), replace(capped, eos_threshold=1.5)
-        assert [found.tokens for found in run(model, rules, seconds=SECONDS)] == [found.tokens for found in plain]
-        assert [len(found.tokens) for found in plain] == [min(12, int(5 * seconds)) for seconds in SECONDS]
+        assert [found.tokens for found in run(model, rules, seconds=SECONDS)] == [
+            found.tokens for found in plain
+        ]
+        assert [len(found.tokens) for found in plain] == [
+            min(12, int(5 * seconds)) for seconds in SECONDS
+        ]
 
 
 def test_greedy_search_weighs_an_end_by_log_probabilities_too(tmp_path: Path) -> None:
@@ -185,7 +232,9 @@ def test_greedy_search_weighs_an_end_by_log_probabilities_too(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_the_fewest_tokens_give_way_where_nothing_more_was_heard(beams: int, tmp_path: Path) -> None:
+def test_the_fewest_tokens_give_way_where_nothing_more_was_heard(
+    beams: int, tmp_path: Path
+) -> None:
     model = joined(tmp_path)
     evidence = [Heard(model, "") for _ in LENGTHS]
     rules = replace(FREE, beams=beams, min_tokens_per_second=7, max_unheard=3)

@@ -1,4 +1,6 @@
-"""The order of utterances: a shuffle that is a function of seed and epoch alone, and batches under a budget."""
+"""The order of utterances: a shuffle that is a function of seed and epoch alone, and batches under
+a budget.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ def located(sizes: list[int], folder: str = "/data") -> list[Located]:
     for shard, size in enumerate(sizes):
         source = f"source-{shard % 2}"
         name = f"{source}-{shard // 2:06d}.tar"
-        entries = (Entry(f"{shard}-{place}", name, 0, 0, 0, 0, 16_000, 0, 0, "", "") for place in range(size))
+        entries = (
+            Entry(f"{shard}-{place}", name, 0, 0, 0, 0, 16_000, 0, 0, "", "")
+            for place in range(size)
+        )
         items += [Located(entry, source, Path(folder) / source) for entry in entries]
     return items
 
@@ -34,11 +39,15 @@ def flat(groups: list[list[int]]) -> list[int]:
 
 @any_time
 @given(SIZES, st.integers(0, 2**40), st.integers(0, 99), st.integers(1, 10))
-def test_windows_hold_every_utterance_once_and_few_shards_each(sizes: list[int], seed: int, epoch: int, shards: int) -> None:
+def test_windows_hold_every_utterance_once_and_few_shards_each(
+    sizes: list[int], seed: int, epoch: int, shards: int
+) -> None:
     items = located(sizes)
     found = windows(items, seed, epoch, shards)
     assert sorted(flat(found)) == list(range(len(items)))
-    held = [{(items[place].source, items[place].entry.shard) for place in window} for window in found]
+    held = [
+        {(items[place].source, items[place].entry.shard) for place in window} for window in found
+    ]
     assert all(len(window) == shards for window in held[:-1])
     assert 0 < len(held[-1]) <= shards
     assert sum(map(len, held)) == len(sizes), "a shard stands in one window only"
@@ -46,7 +55,9 @@ def test_windows_hold_every_utterance_once_and_few_shards_each(sizes: list[int],
 
 @any_time
 @given(SIZES, st.integers(0, 99), st.integers(0, 9), st.integers(1, 10))
-def test_the_order_is_the_same_again_and_wherever_the_shards_lie(sizes: list[int], seed: int, epoch: int, shards: int) -> None:
+def test_the_order_is_the_same_again_and_wherever_the_shards_lie(
+    sizes: list[int], seed: int, epoch: int, shards: int
+) -> None:
     first = windows(located(sizes), seed, epoch, shards)
     assert windows(located(sizes), seed, epoch, shards) == first
     assert windows(located(sizes, "bucket/elsewhere"), seed, epoch, shards) == first
@@ -57,7 +68,10 @@ def test_seed_and_epoch_change_the_order_of_shards_and_of_utterances() -> None:
     orders = [windows(items, seed, epoch, 1) for seed, epoch in ((1, 0), (1, 1), (2, 0), (0, 1))]
     assert len({tuple(flat(order)) for order in orders}) == 4
     assert len({tuple(items[window[0]].entry.shard for window in order) for order in orders}) == 4
-    inside = {tuple(place for place in flat(order) if items[place].entry.shard == "source-0-000000.tar") for order in orders}
+    inside = {
+        tuple(place for place in flat(order) if items[place].entry.shard == "source-0-000000.tar")
+        for order in orders
+    }
     assert len(inside) == 4
 
 
@@ -70,18 +84,24 @@ def test_a_wide_window_mixes_its_shards() -> None:
 
 @any_time
 @given(SECONDS, BUDGET, st.integers(0, 99), st.randoms(use_true_random=False))
-def test_batches_hold_every_place_once_within_the_budget(seconds: list[float], budget: float, seed: int, random) -> None:
+def test_batches_hold_every_place_once_within_the_budget(
+    seconds: list[float], budget: float, seed: int, random
+) -> None:
     places = random.sample(range(len(seconds)), len(seconds))[: max(1, len(seconds) - 3)]
     found = batches(places, seconds, budget, seed)
     assert sorted(flat(found)) == sorted(places)
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(seconds[place] for place in batch) <= budget
-    assert batches(sorted(places), seconds, budget, seed) == found, "the order in which places come does not matter"
+    assert batches(sorted(places), seconds, budget, seed) == found, (
+        "the order in which places come does not matter"
+    )
 
 
 @any_time
 @given(SECONDS, BUDGET, st.integers(0, 99))
-def test_another_seed_only_changes_the_order_of_batches(seconds: list[float], budget: float, seed: int) -> None:
+def test_another_seed_only_changes_the_order_of_batches(
+    seconds: list[float], budget: float, seed: int
+) -> None:
     found = batches(range(len(seconds)), seconds, budget, seed)
     other = batches(range(len(seconds)), seconds, budget, seed + 1)
     assert sorted(map(sorted, found)) == sorted(map(sorted, other))
@@ -92,8 +112,12 @@ def test_batches_are_shuffled_and_hold_like_lengths() -> None:
     found = batches(range(200), seconds, 30.0, 1)
     longest = [max(seconds[place] for place in batch) for batch in found]
     assert longest != sorted(longest)
-    assert longest != [max(seconds[place] for place in batch) for batch in batches(range(200), seconds, 30.0, 2)]
-    padding = sum(len(batch) * max(seconds[place] for place in batch) for batch in found) / sum(seconds)
+    assert longest != [
+        max(seconds[place] for place in batch) for batch in batches(range(200), seconds, 30.0, 2)
+    ]
+    padding = sum(len(batch) * max(seconds[place] for place in batch) for batch in found) / sum(
+        seconds
+    )
     assert padding < 1.1
 
 
@@ -106,4 +130,6 @@ def test_by_length_gives_all_items_longest_first(seconds: list[float], budget: f
     assert sorted(item for batch in found for item in batch) == sorted(items)
     longest = [max(length[item] for item in batch) for batch in found]
     assert longest == sorted(longest, reverse=True)
-    assert all(len(batch) == 1 or len(batch) * most <= budget for batch, most in zip(found, longest))
+    assert all(
+        len(batch) == 1 or len(batch) * most <= budget for batch, most in zip(found, longest)
+    )

@@ -1,4 +1,6 @@
-"""Manifest → tars and index: the same bytes on every run, read back by place, and no damage goes unseen."""
+"""Manifest → tars and index: the same bytes on every run, read back by place, and no damage goes
+unseen.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,15 @@ from components.shards.ahead import STREAMS, Ahead, ahead
 from components.shards.build import cut
 from components.shards.build import work as run
 from components.shards.index import INDEX, Entry, read_index, write_index
-from components.shards.reader import Located, announce, audio, description, entries, payload, sources
+from components.shards.reader import (
+    Located,
+    announce,
+    audio,
+    description,
+    entries,
+    payload,
+    sources,
+)
 from components.shards.store import tar_at
 from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
@@ -66,11 +76,16 @@ def foreign() -> bytes:
 
 @pytest.fixture(autouse=True)
 def house(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with the manifest of a corpus of real files, whose role ``noise`` has no sources."""
+    """A workspace with the manifest of a corpus of real files, whose role ``noise`` has
+    no sources.
+    """
     root = tmp_path / "recordings"
     lines = ["path\ttext\tspeaker\tlang"]
     for number, (name, (rate, channels, form, text)) in enumerate(CLIPS.items()):
-        put(root / name, clip(rate=rate, channels=channels, form=form, seed=number, seconds=0.2 + 0.03 * number))
+        put(
+            root / name,
+            clip(rate=rate, channels=channels, form=form, seed=number, seconds=0.2 + 0.03 * number),
+        )
         lines.append(f"{name}\t{text}\tspeaker-{number % 2}\ten")
     put(root / "f.flac", foreign())
     (root / "list.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -93,7 +108,9 @@ def house(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def stage(role: str = "test", utterances: int = 3, seconds: float = 60.0, remote: bool = False) -> Stage:
+def stage(
+    role: str = "test", utterances: int = 3, seconds: float = 60.0, remote: bool = False
+) -> Stage:
     params = SimpleNamespace(corpus="small", shards=Shards(utterances, seconds, remote))
     return Stage("shards", params, role)  # type: ignore[arg-type]
 
@@ -102,11 +119,18 @@ def test_the_record_says_which_sources_are_rooms() -> None:
     """And nothing where none is, so that records of other roles stay as they were."""
     kind = {"kind": "clips", "root": "clips", "folders": ["."]}
     listed = yaml.safe_load(Path("catalogue/corpus.yaml").read_text())
-    listed["small"]["noise"] = {"hum": {**kind, "only": "b.wav"}, "hall": {**kind, "only": "e.wav", "rooms": True}}
+    listed["small"]["noise"] = {
+        "hum": {**kind, "only": "b.wav"},
+        "hall": {**kind, "only": "e.wav", "rooms": True},
+    }
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump(listed))
     for name, entry in listed["small"]["noise"].items():
         (Path("data/corpus/noise") / name).mkdir()
-        write_rows(Path("data/corpus/noise") / name / MANIFEST, Utterance, source(name, "noise", entry).find()[0])
+        write_rows(
+            Path("data/corpus/noise") / name / MANIFEST,
+            Utterance,
+            source(name, "noise", entry).find()[0],
+        )
     for role in ("noise", "test"):
         run(stage(role))
     record = read_record(Path("data/shards/noise"))
@@ -135,13 +159,21 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
         text = CLIPS[path.name][3]
         assert (item.entry.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
         speaker = f"speaker-{list(CLIPS).index(path.name) % 2}"
-        told = {"id": item.entry.id, "text": text, "speaker": speaker, "language": "en", "samples": facts.frames}
+        told = {
+            "id": item.entry.id,
+            "text": text,
+            "speaker": speaker,
+            "language": "en",
+            "samples": facts.frames,
+        }
         assert description(item) == told
         assert item.entry.speaker == speaker
         assert item.entry.seconds == facts.frames / 16_000
 
 
-def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_tars(work: Path) -> None:
+def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_tars(
+    work: Path,
+) -> None:
     """Also where the work cache lost what the corpus stage made, as it may between two stages."""
     slow = {"kind": "altered", "source": TABLE, "tempo": 0.8}
     entry = {role: {"clips": TABLE, "slow": slow} if role == "test" else {} for role in ROLES}
@@ -158,17 +190,34 @@ def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_ta
         assert after.samples == len(audio(there[after.id])) == round(before.samples / 0.8)
 
 
-def test_real_speech_of_every_rate_and_format_goes_in(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a table to the manifest and into the tars: nothing is lost, and all of it is at 16 kHz and as long as it was."""
+def test_real_speech_of_every_rate_and_format_goes_in(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a table to the manifest and into the tars: nothing is lost, and all of it is at 16 kHz
+    and as long as it was.
+    """
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
-    table = {"kind": "table", "root": "ood", "table": "ood.tsv", "columns": {"text": "transcript", "language": "language"}}
-    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": {role: {"ood": table} if role == "test" else {} for role in ROLES}}))
+    table = {
+        "kind": "table",
+        "root": "ood",
+        "table": "ood.tsv",
+        "columns": {"text": "transcript", "language": "language"},
+    }
+    Path("catalogue/corpus.yaml").write_text(
+        yaml.safe_dump(
+            {"small": {role: {"ood": table} if role == "test" else {} for role in ROLES}}
+        )
+    )
     corpus.scan("small")
     corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
     run(stage(utterances=20, seconds=3600))
     rows = {row.id: row for row in read_manifest(Path("data/corpus/test/ood"))}
     assert not read_rejects(Path("data/corpus/test/ood"))
-    assert {(row.sample_rate, Path(row.path).suffix) for row in rows.values()} >= {(16_000, ".ogg"), (22_050, ".wav"), (44_100, ".flac")}
+    assert {(row.sample_rate, Path(row.path).suffix) for row in rows.values()} >= {
+        (16_000, ".ogg"),
+        (22_050, ".wav"),
+        (44_100, ".flac"),
+    }
     items = entries(OUT)
     assert sorted(item.entry.id for item in items) == sorted(rows)
     for item in items:
@@ -188,7 +237,11 @@ def test_a_tar_says_nothing_of_when_where_and_by_whom_it_was_made() -> None:
             for member in archive:
                 names.append(member.name)
                 owner = (member.uid, member.gid, member.uname, member.gname)
-                assert (member.mtime, member.mode, owner) == (0, 0o444, (0, 0, "libretto", "libretto"))
+                assert (member.mtime, member.mode, owner) == (
+                    0,
+                    0o444,
+                    (0, 0, "libretto", "libretto"),
+                )
     assert names == [f"{name}.{ending}" for name in "abcdefg" for ending in ("flac", "json")]
 
 
@@ -199,12 +252,18 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(first) == 5
     shutil.copytree(tmp_path / "recordings", tmp_path / "moved")
     shutil.rmtree(tmp_path / "recordings")
-    for name, value in {"WORK": str(tmp_path / "other cache"), "WORKERS": "2", "ROOT_CLIPS": str(tmp_path / "moved")}.items():
+    for name, value in {
+        "WORK": str(tmp_path / "other cache"),
+        "WORKERS": "2",
+        "ROOT_CLIPS": str(tmp_path / "moved"),
+    }.items():
         monkeypatch.setenv(f"LIBRETTO_{name}", value)
     run(stage())
     assert folder_digests(OUT) == first
     record = read_record(OUT)
-    assert {name: digest for name, digest in first.items() if name != "inputs.json"} == record["outputs"]
+    assert {name: digest for name, digest in first.items() if name != "inputs.json"} == record[
+        "outputs"
+    ]
     assert str(tmp_path) not in json.dumps(record)
 
 
@@ -226,7 +285,10 @@ def test_the_index_gives_the_place_of_every_member() -> None:
     for item in entries(OUT):
         entry, data = item.entry, (OUT / "clips" / item.entry.shard).read_bytes()
         with tarfile.open(OUT / "clips" / entry.shard) as archive:
-            for ending, offset, size in (("flac", entry.offset, entry.size), ("json", entry.json_offset, entry.json_size)):
+            for ending, offset, size in (
+                ("flac", entry.offset, entry.size),
+                ("json", entry.json_offset, entry.json_size),
+            ):
                 member = archive.extractfile(f"{entry.id}.{ending}")
                 assert member is not None
                 assert data[offset : offset + size] == member.read()
@@ -240,7 +302,9 @@ def test_the_index_has_a_row_an_utterance_and_plain_columns() -> None:
     assert {name: kind for name, kind in zip(table.column_names, table.schema.types)} == {
         name: pa.string() if name in text else pa.int64() for name in table.column_names
     }
-    assert table["shard"].to_pylist() == ["clips-000000.tar"] * 3 + ["clips-000001.tar"] * 3 + ["clips-000002.tar"]
+    assert table["shard"].to_pylist() == ["clips-000000.tar"] * 3 + ["clips-000001.tar"] * 3 + [
+        "clips-000002.tar"
+    ]
     write_index(Path("again.parquet"), read_index(OUT / "clips" / INDEX))
     assert Path("again.parquet").read_bytes() == (OUT / "clips" / INDEX).read_bytes()
 
@@ -264,13 +328,17 @@ def test_finished_shards_are_linked_and_never_made_again(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_recording_that_is_not_what_the_manifest_says_stops(name: str, gone: bool, tmp_path: Path) -> None:
+def test_a_recording_that_is_not_what_the_manifest_says_stops(
+    name: str, gone: bool, tmp_path: Path
+) -> None:
     path = recording(name, tmp_path)
     if gone:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-2] + b"xy")
-    with pytest.raises(InputError, match=rf"{path.name} is gone or changed.*corpus scan.*dvc repro") as stopped:
+    with pytest.raises(
+        InputError, match=rf"{path.name} is gone or changed.*corpus scan.*dvc repro"
+    ) as stopped:
         run(stage())
     assert stopped.value.unit == name
     with pytest.raises(InputError, match=r"data/shards/test is missing or not whole"):
@@ -278,7 +346,9 @@ def test_a_recording_that_is_not_what_the_manifest_says_stops(name: str, gone: b
 
 
 def damaged(item: Located, data: bytes) -> Located:
-    """The utterance in a tar with other content (the output itself is a link into the work cache)."""
+    """The utterance in a tar with other content (the output itself is a link into the
+    work cache).
+    """
     folder = item.folder.parent / "damaged"
     folder.mkdir(exist_ok=True)
     (folder / item.entry.shard).write_bytes(data)
@@ -290,8 +360,14 @@ def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
     run(stage())
     item = entries(OUT)[2]
     data = (item.folder / item.entry.shard).read_bytes()
-    end = item.entry.offset + item.entry.size if place == "payload" else item.entry.json_offset + item.entry.json_size
-    with pytest.raises(InputError, match=rf"{item.entry.shard} ends inside utterance 'c'.*dvc repro") as stopped:
+    end = (
+        item.entry.offset + item.entry.size
+        if place == "payload"
+        else item.entry.json_offset + item.entry.json_size
+    )
+    with pytest.raises(
+        InputError, match=rf"{item.entry.shard} ends inside utterance 'c'.*dvc repro"
+    ) as stopped:
         (payload if place == "payload" else description)(damaged(item, data[: end - 1]))
     assert stopped.value.unit == "c"
     assert (payload if place == "payload" else description)(damaged(item, data[:end]))
@@ -302,7 +378,9 @@ def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
     item = entries(OUT)[1]
     data = bytearray((item.folder / item.entry.shard).read_bytes())
     data[item.entry.offset : item.entry.offset + 4] = b"none"
-    with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'b': unreadable") as stopped:
+    with pytest.raises(
+        InputError, match=rf"{item.entry.shard}, utterance 'b': unreadable"
+    ) as stopped:
         audio(damaged(item, bytes(data)))
     assert stopped.value.unit == "b"
 
@@ -311,7 +389,10 @@ def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
     run(stage())
     item = entries(OUT)[0]
     longer = replace(item, entry=replace(item.entry, samples=item.entry.samples + 1))
-    with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'a': {item.entry.samples} samples, not the"):
+    with pytest.raises(
+        InputError,
+        match=rf"{item.entry.shard}, utterance 'a': {item.entry.samples} samples, not the",
+    ):
         audio(longer)
     with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'a'"):
         audio(replace(item, entry=replace(item.entry, offset=item.entry.offset + 1)))
@@ -323,28 +404,42 @@ def test_shards_are_read_through_a_link(tmp_path: Path) -> None:
     heard = [audio(item) for item in entries(OUT)]
     os.rename(OUT, tmp_path / "elsewhere")
     OUT.symlink_to(tmp_path / "elsewhere")
-    assert all(np.array_equal(one, other) for one, other in zip(heard, [audio(item) for item in entries(OUT)], strict=True))
+    assert all(
+        np.array_equal(one, other)
+        for one, other in zip(heard, [audio(item) for item in entries(OUT)], strict=True)
+    )
 
 
-LENGTHS = st.lists(st.tuples(st.integers(1, 200_000), st.sampled_from([8_000, 16_000, 44_100])), max_size=30)  # samples, rate
+LENGTHS = st.lists(
+    st.tuples(st.integers(1, 200_000), st.sampled_from([8_000, 16_000, 44_100])), max_size=30
+)  # samples, rate
 
 
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 6), st.floats(1, 60))
-def test_no_shard_is_over_its_limits(lengths: list[tuple[int, int]], utterances: int, seconds: float) -> None:
-    rows = [Utterance(f"{number}", "test", "", "", "", rate, samples, "", "") for number, (samples, rate) in enumerate(lengths)]
+def test_no_shard_is_over_its_limits(
+    lengths: list[tuple[int, int]], utterances: int, seconds: float
+) -> None:
+    rows = [
+        Utterance(f"{number}", "test", "", "", "", rate, samples, "", "")
+        for number, (samples, rate) in enumerate(lengths)
+    ]
     shards = cut(rows, utterances, seconds)
     assert [row for shard in shards for row in shard] == rows
     for shard in shards:
         assert 1 <= len(shard) <= utterances
-        assert len(shard) == 1 or sum(row.samples / row.sample_rate for row in shard) <= seconds + 1e-9
+        assert (
+            len(shard) == 1 or sum(row.samples / row.sample_rate for row in shard) <= seconds + 1e-9
+        )
     for shard, following in pairwise(shards):
         full = sum(row.samples / row.sample_rate for row in [*shard, following[0]]) > seconds - 1e-9
         assert len(shard) == utterances or full, "no shard is smaller than it must be"
 
 
 @pytest.mark.slow
-def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
+def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path
+) -> None:
     run(stage())
     here = {item.entry.id: (payload(item), description(item)) for item in entries(OUT)}
     local = read_record(OUT)
@@ -352,13 +447,20 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(bucket: Bucket, m
 
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/tars")
     run(stage(remote=True))
-    assert sorted(path.name for path in OUT.rglob("*") if path.is_file()) == [INDEX, "inputs.json"], "no tar is left here"
+    assert sorted(path.name for path in OUT.rglob("*") if path.is_file()) == [
+        INDEX,
+        "inputs.json",
+    ], "no tar is left here"
     sent = [path.parent for path in work.rglob("stored.json")]
     assert sent and not [unit for unit in sent if list(unit.glob("*.tar"))], "nor in the work cache"
     assert (OUT / "clips" / INDEX).read_bytes() == index
     record = read_record(OUT)
     assert record == {**local, "remote": True}
-    assert not [secret for secret in (KEY, SECRET, bucket.url, "recordings/tars") if secret in json.dumps(record)]
+    assert not [
+        secret
+        for secret in (KEY, SECRET, bucket.url, "recordings/tars")
+        if secret in json.dumps(record)
+    ]
     tars = {name: digest for name, digest in record["outputs"].items() if name.endswith(".tar")}
     assert set(bucket.names()) == {f"tars/{digest[:2]}/{digest}.tar" for digest in tars.values()}
     assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here
@@ -366,16 +468,25 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(bucket: Bucket, m
 
     bucket.asked.clear()
     run(stage(remote=True))
-    assert not [path for method, path in bucket.asked if method == "PUT"], "what lies there is not sent again"
+    assert not [path for method, path in bucket.asked if method == "PUT"], (
+        "what lies there is not sent again"
+    )
     bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
     run(stage(remote=True))
-    assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here, "what was lost is made again"
+    assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here, (
+        "what was lost is made again"
+    )
 
 
 @pytest.mark.slow
-def test_all_that_is_announced_comes_in_while_nobody_reads(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_announced_comes_in_while_nobody_reads(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/many")
-    tars = {hashlib.sha256(data).hexdigest(): data for data in (bytes([number]) * 1000 for number in range(3 * STREAMS))}
+    tars = {
+        hashlib.sha256(data).hexdigest(): data
+        for data in (bytes([number]) * 1000 for number in range(3 * STREAMS))
+    }
     for digest, data in tars.items():
         tar_at(digest).write_bytes(data)
     bucket.asked.clear()
@@ -390,7 +501,9 @@ def test_all_that_is_announced_comes_in_while_nobody_reads(bucket: Bucket, monke
 
 
 @pytest.mark.slow
-def test_tars_that_are_read_ahead_come_once_and_whole(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tars_that_are_read_ahead_come_once_and_whole(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/ahead")
     run(stage(remote=True))
     items = entries(OUT)
@@ -407,13 +520,17 @@ def test_tars_that_are_read_ahead_come_once_and_whole(bucket: Bucket, monkeypatc
     ahead.cache_clear()
     bucket.always("wrong", ".tar")
     announce(items)
-    with pytest.raises(InputError, match=r"holds other bytes than its name says.*dvc repro -f shards"):
+    with pytest.raises(
+        InputError, match=r"holds other bytes than its name says.*dvc repro -f shards"
+    ):
         payload(items[0])
     ahead.cache_clear()
     bucket.fault = lambda method, path: ""
     monkeypatch.setenv("LIBRETTO_READ_AHEAD_MB", "0.001")
     announce(items)
-    assert [payload(item) for item in items] == apart, "with no room for any, each utterance is a request"
+    assert [payload(item) for item in items] == apart, (
+        "with no room for any, each utterance is a request"
+    )
     name = next(name for name in bucket.names() if name.startswith("ahead"))
     kept = bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
     for length in (0, 1024):

@@ -28,22 +28,42 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for role in CHECKED:
         speaker = "" if role.startswith("nonspeech") else f"{role}-speaker"
-        hold(role, "main", [(f"{role}-{number}", speaker, f"{role} sound {number}") for number in range(5)])
+        hold(
+            role,
+            "main",
+            [(f"{role}-{number}", speaker, f"{role} sound {number}") for number in range(5)],
+        )
     return tmp_path
 
 
-def hold(role: str, source: str, rows: list[tuple[str, str, str]], copied: dict[str, str] | None = None) -> None:
-    """A manifest of (id, speaker, digest of the audio), and the role's record. Where ``copied`` gives the digests of what they were
-    made from, by id, the source is one of changed copies, each with ``-loud`` behind its id."""
+def hold(
+    role: str, source: str, rows: list[tuple[str, str, str]], copied: dict[str, str] | None = None
+) -> None:
+    """A manifest of (id, speaker, digest of the audio), and the role's record. Where ``copied``
+    gives the digests of what they were made from, by id, the source is one of changed copies, each
+    with ``-loud`` behind its id.
+    """
     folder = Path("data/corpus") / role
     (folder / source).mkdir(parents=True, exist_ok=True)
-    utterances = [Utterance(name, role, speaker, "en", f"{name}.flac", 16_000, 1_600, "", digest) for name, speaker, digest in rows]
+    utterances = [
+        Utterance(name, role, speaker, "en", f"{name}.flac", 16_000, 1_600, "", digest)
+        for name, speaker, digest in rows
+    ]
     if copied:
-        originals = {row.id: replace(row, id=row.id.removesuffix("-loud"), sha256=copied[row.id]) for row in utterances}
-        utterances = [replace(row, path=f"unit/{copy_path(originals[row.id])}") for row in utterances]
+        originals = {
+            row.id: replace(row, id=row.id.removesuffix("-loud"), sha256=copied[row.id])
+            for row in utterances
+        }
+        utterances = [
+            replace(row, path=f"unit/{copy_path(originals[row.id])}") for row in utterances
+        ]
     write_rows(folder / source / MANIFEST, Utterance, utterances)
     parameters = {path.parent.name: {"kind": "plain"} for path in folder.glob(f"*/{MANIFEST}")}
-    before = json.loads((folder / RECORD).read_text())["parameters"] if (folder / RECORD).is_file() else {}
+    before = (
+        json.loads((folder / RECORD).read_text())["parameters"]
+        if (folder / RECORD).is_file()
+        else {}
+    )
     kind = {source: {"kind": "altered" if copied else "plain"}}
     write_record(folder, "corpus", parameters={**parameters, **before, **kind}, inputs={})
 
@@ -61,25 +81,43 @@ def test_a_new_test_source_changes_nothing_in_the_result() -> None:
     assert folder_digests(Path("data/splits")) == before
 
 
-@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("train", "dev"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("train", "test"), ("train", "dev"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")],
+)
 def test_an_id_in_two_roles_stops(one: str, other: str) -> None:
     hold(other, "more", [(f"{one}-3", "stranger", "another sound")])
     with pytest.raises(InputError) as stopped:
         run(STAGE)
-    assert f"ids in {one} and in {other}: 1: {one}-3 ({one}/main, {other}/more)" in str(stopped.value)
+    assert f"ids in {one} and in {other}: 1: {one}-3 ({one}/main, {other}/more)" in str(
+        stopped.value
+    )
     assert not list(Path("data/splits").iterdir())
 
 
-@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("nonspeech-train", "nonspeech-test")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("train", "test"), ("nonspeech-train", "nonspeech-test")]
+)
 def test_the_same_recording_under_two_names_stops(one: str, other: str) -> None:
     hold(other, "more", [("renamed", "", f"{one} sound 2")])
-    with pytest.raises(InputError, match=rf"recordings in {one} and in {other}: 1: {one} sound 2 .*{other}/more.*take it out"):
+    with pytest.raises(
+        InputError,
+        match=rf"recordings in {one} and in {other}: 1: {one} sound 2 .*{other}/more.*take it out",
+    ):
         run(STAGE)
 
 
 def test_a_speaker_in_training_and_test_stops() -> None:
-    hold("test", "more", [(f"other-{number}", f"speaker-{number}", f"sound {number}") for number in range(9)])
-    hold("train", "more", [(f"mine-{number}", f"speaker-{number}", f"my sound {number}") for number in range(9)])
+    hold(
+        "test",
+        "more",
+        [(f"other-{number}", f"speaker-{number}", f"sound {number}") for number in range(9)],
+    )
+    hold(
+        "train",
+        "more",
+        [(f"mine-{number}", f"speaker-{number}", f"my sound {number}") for number in range(9)],
+    )
     with pytest.raises(InputError) as stopped:
         run(STAGE)
     message = str(stopped.value)
@@ -100,25 +138,37 @@ def test_changed_copies_beside_what_they_were_made_from_pass(capsys: pytest.Capt
     assert "10 test" in capsys.readouterr().out, "a copy is one utterance, not two"
 
 
-@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("train", "test"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")]
+)
 def test_a_changed_copy_of_what_stands_on_the_other_side_stops(one: str, other: str) -> None:
     """Neither its own id nor its own digest is there."""
     hold(other, "loud", [(f"{one}-3-loud", "", "loud sound")], {f"{one}-3-loud": "whatever"})
     with pytest.raises(InputError) as stopped:
         run(STAGE)
-    assert f"ids in {one} and in {other}: 1: {one}-3 ({one}/main, {other}/loud, unaltered)" in str(stopped.value)
+    assert f"ids in {one} and in {other}: 1: {one}-3 ({one}/main, {other}/loud, unaltered)" in str(
+        stopped.value
+    )
 
 
 def test_a_changed_copy_of_a_renamed_recording_stops() -> None:
     hold("test", "loud", [("renamed-loud", "", "loud sound")], {"renamed-loud": "train sound 2"})
-    with pytest.raises(InputError, match=r"recordings in train and in test: 1: train sound 2 \(train/main, test/loud, unaltered\)"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"recordings in train and in test: 1: train sound 2 \(train/main, test/loud, "
+            r"unaltered\)"
+        ),
+    ):
         run(STAGE)
 
 
 def test_changed_copies_of_one_recording_on_both_sides_stop() -> None:
     hold("train", "loud", [("new-loud", "", "loud sound")], {"new-loud": "new sound"})
     hold("test", "slow", [("new-slow", "", "slow sound")], {"new-slow": "new sound"})
-    with pytest.raises(InputError, match=r"new sound \(train/loud, unaltered, test/slow, unaltered\)"):
+    with pytest.raises(
+        InputError, match=r"new sound \(train/loud, unaltered, test/slow, unaltered\)"
+    ):
         run(STAGE)
 
 
@@ -137,7 +187,10 @@ def test_speakers_without_a_name_are_nobody() -> None:
 def test_a_speaker_in_train_and_dev_is_only_noted(capsys: pytest.CaptureFixture) -> None:
     hold("dev", "more", [("a", "train-speaker", "sound a")])
     run(STAGE)
-    assert "note: speakers in train and in dev: 1: train-speaker (train/main, dev/more)" in capsys.readouterr().out
+    assert (
+        "note: speakers in train and in dev: 1: train-speaker (train/main, dev/more)"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_role_that_is_not_whole_stops() -> None:
@@ -148,5 +201,9 @@ def test_a_role_that_is_not_whole_stops() -> None:
 
 def test_it_reads_the_roles_that_the_pipeline_says() -> None:
     stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["splits"]
-    named = {path.removeprefix("data/corpus/") for path in stage["deps"] if path.startswith("data/corpus/")}
+    named = {
+        path.removeprefix("data/corpus/")
+        for path in stage["deps"]
+        if path.startswith("data/corpus/")
+    }
     assert named == set(CHECKED)

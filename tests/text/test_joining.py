@@ -22,18 +22,28 @@ def said(texts: list[str], lengths: list[float]) -> list[Word]:
 
 
 def heard(words: list[Word], start: float, end: float, broken: bool) -> list[Word]:
-    """What is heard between two times: whole words, and bits of those at the edges where there are some."""
+    """What is heard between two times: whole words, and bits of those at the edges where there are
+    some.
+    """
     found = []
     for word in words:
         if start <= word.start and word.end <= end:
             found.append(word)
         elif broken and word.start < end and word.end > start:
-            found.append(Word("%" if word.start < start else "#", max(start, word.start), min(end, word.end)))
+            found.append(
+                Word("%" if word.start < start else "#", max(start, word.start), min(end, word.end))
+            )
     return found
 
 
 # Words that share no letters, so that none passes for another.
-VOCABULARY = [letter * count for letter in "abcdefghijklmnopqrstuvwxyz" for count in (2,)] + ["12", "34", "56", "78", "90"]
+VOCABULARY = [letter * count for letter in "abcdefghijklmnopqrstuvwxyz" for count in (2,)] + [
+    "12",
+    "34",
+    "56",
+    "78",
+    "90",
+]
 length = st.floats(0.1, 0.6)
 
 
@@ -63,15 +73,21 @@ def overlaps(windows: list[tuple[float, float]]) -> list[tuple[float, float] | N
 
 @settings(max_examples=80, deadline=None)
 @given(talks(repeats=False), st.booleans())
-def test_each_word_comes_once_where_times_are_unknown(talk: tuple[list[Word], list[tuple[float, float]]], broken: bool) -> None:
+def test_each_word_comes_once_where_times_are_unknown(
+    talk: tuple[list[Word], list[tuple[float, float]]], broken: bool
+) -> None:
     words, windows = talk
-    stretches = [spread(" ".join(texts([heard(words, *window, broken)])), *window) for window in windows]
+    stretches = [
+        spread(" ".join(texts([heard(words, *window, broken)])), *window) for window in windows
+    ]
     assert texts(joined(stretches, overlaps(windows), FOREVER)) == texts([words])
 
 
 @settings(max_examples=80, deadline=None)
 @given(talks(repeats=True), st.booleans())
-def test_each_word_comes_once_where_the_same_few_are_said_again_and_again(talk, broken: bool) -> None:
+def test_each_word_comes_once_where_the_same_few_are_said_again_and_again(
+    talk, broken: bool
+) -> None:
     words, windows = talk
     stretches = [heard(words, *window, broken) for window in windows]
     assert texts(joined(stretches, overlaps(windows), 0.05)) == texts([words])
@@ -79,36 +95,71 @@ def test_each_word_comes_once_where_the_same_few_are_said_again_and_again(talk, 
 
 def test_measured_times_that_are_a_little_off_still_tell_one_repeat_from_the_next() -> None:
     words = said(["no"] * 12 + ["yes"] + ["no"] * 12, [0.35] * 25)
-    one = [replace(word, start=word.start + 0.08, end=word.end + 0.1) for word in heard(words, 0, 5.0, True)]
-    assert texts(joined([one, heard(words, 3.4, 9, True)], [None, (3.4, 5.0)], 0.2)) == texts([words])
+    one = [
+        replace(word, start=word.start + 0.08, end=word.end + 0.1)
+        for word in heard(words, 0, 5.0, True)
+    ]
+    assert texts(joined([one, heard(words, 3.4, 9, True)], [None, (3.4, 5.0)], 0.2)) == texts(
+        [words]
+    )
 
 
 def test_a_word_heard_differently_is_taken_once() -> None:
-    one, other = spread("we saw the gray harbour at ni", 0, 4), spread("ay harbor at night again", 2.4, 6)
-    assert texts(joined([one, other], [None, (2.4, 4)], FOREVER)) == ["we", "saw", "the", "gray", "harbour", "at", "night", "again"]
+    one, other = (
+        spread("we saw the gray harbour at ni", 0, 4),
+        spread("ay harbor at night again", 2.4, 6),
+    )
+    assert texts(joined([one, other], [None, (2.4, 4)], FOREVER)) == [
+        "we",
+        "saw",
+        "the",
+        "gray",
+        "harbour",
+        "at",
+        "night",
+        "again",
+    ]
 
 
 def test_case_and_punctuation_do_not_hide_a_word() -> None:
     one, other = spread("He said: well, then", 0, 3), spread("Well then go.", 1.8, 4)
-    assert texts(joined([one, other], [None, (1.8, 3)], FOREVER)) == ["He", "said:", "well,", "then", "go."]
+    assert texts(joined([one, other], [None, (1.8, 3)], FOREVER)) == [
+        "He",
+        "said:",
+        "well,",
+        "then",
+        "go.",
+    ]
 
 
 def test_times_decide_where_nothing_is_in_common() -> None:
-    one, other = said(["aa", "bb", "cc", "dd"], [1, 1, 1, 1]), [Word("xx", 2, 3), Word("yy", 3, 4), Word("zz", 4, 5)]
+    one, other = (
+        said(["aa", "bb", "cc", "dd"], [1, 1, 1, 1]),
+        [Word("xx", 2, 3), Word("yy", 3, 4), Word("zz", 4, 5)],
+    )
     assert texts(joined([one, other], [None, (2, 4)], FOREVER)) == ["aa", "bb", "cc", "yy", "zz"]
 
 
-@pytest.mark.parametrize(("one", "other", "both"), [("", "a b", "a b"), ("a b", "", "a b"), ("", "", "")])
-def test_silence_on_a_side_costs_nothing_outside_the_overlap(one: str, other: str, both: str) -> None:
+@pytest.mark.parametrize(
+    ("one", "other", "both"), [("", "a b", "a b"), ("a b", "", "a b"), ("", "", "")]
+)
+def test_silence_on_a_side_costs_nothing_outside_the_overlap(
+    one: str, other: str, both: str
+) -> None:
     stretches = [spread(one, 0, 2), spread(other, 4, 6)]
     assert texts(joined(stretches, [None, (2, 4)], FOREVER)) == both.split()
 
 
 def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
     """The other search stopped early, or began late."""
-    early, late = [Word("so", 0, 0.5)], [Word("we", 18.7, 18.9), Word("go", 19.0, 19.2), Word("home", 19.8, 20.2)]
+    early, late = (
+        [Word("so", 0, 0.5)],
+        [Word("we", 18.7, 18.9), Word("go", 19.0, 19.2), Word("home", 19.8, 20.2)],
+    )
     assert texts(joined([early, late], [None, (18.5, 20)], 0.5)) == ["so", "we", "go", "home"]
-    assert texts(joined([[*early, *late[:2]], [Word("now", 20.5, 21)]], [None, (18.5, 20)], 0.5)) == ["so", "we", "go", "now"]
+    assert texts(
+        joined([[*early, *late[:2]], [Word("now", 20.5, 21)]], [None, (18.5, 20)], 0.5)
+    ) == ["so", "we", "go", "now"]
 
 
 def test_stretches_that_only_touch_are_left_as_they_are() -> None:

@@ -1,4 +1,6 @@
-"""The word error rate is (S + D + I) / N over the whole set, counted against the definition of the edit distance."""
+"""The word error rate is (S + D + I) / N over the whole set, counted against the definition of the
+edit distance.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,17 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from components.text import forms
 from components.text.forms import FORMS, in_form, prepare
-from components.text.wer import WordErrors, alignments, character_errors, error_rate, pair_errors, word_errors
+from components.text.wer import (
+    WordErrors,
+    alignments,
+    character_errors,
+    error_rate,
+    pair_errors,
+    word_errors,
+)
 
-# Few words, so that texts have many in common; those that differ by case, or fold to more than one letter; odd white space.
+# Few words, so that texts have many in common; those that differ by case, or fold to more than one
+# letter; odd white space.
 WORDS = st.sampled_from(["a", "b", "A", "B", "Straße", "STRASSE", "don't", "ǅ", "四"])
 SPACES = st.sampled_from([" ", "  ", "\t", "\n", "\u00a0", "\u2003"])
 FORM = st.sampled_from(sorted(FORMS))
@@ -23,14 +33,18 @@ any_time = settings(deadline=None)
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    return "".join(draw(SPACES) + word for word in draw(st.lists(WORDS, max_size=7))) + draw(st.sampled_from(["", " "]))
+    return "".join(draw(SPACES) + word for word in draw(st.lists(WORDS, max_size=7))) + draw(
+        st.sampled_from(["", " "])
+    )
 
 
 PAIRS = st.lists(st.tuples(texts(), texts()), max_size=6)
 
 
 def distance(reference: tuple[str, ...] | str, hypothesis: tuple[str, ...] | str) -> int:
-    """The least number of substitutions, deletions and insertions (Levenshtein), by its recursive definition."""
+    """The least number of substitutions, deletions and insertions (Levenshtein), by its recursive
+    definition.
+    """
 
     @cache
     def least(i: int, j: int) -> int:
@@ -49,7 +63,9 @@ def words(text: str, form: str) -> tuple[str, ...]:
 
 
 def counted(pairs: list[tuple[str, str]], form: str) -> WordErrors:
-    return word_errors([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form)
+    return word_errors(
+        [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
+    )
 
 
 def total(errors: WordErrors) -> int:
@@ -63,10 +79,25 @@ def test_errors_are_the_edit_distance(pairs: list[tuple[str, str]], form: str) -
     spoken = [(words(reference, form), words(hypothesis, form)) for reference, hypothesis in pairs]
     assert total(errors) == sum(distance(*pair) for pair in spoken)
     assert errors.words == sum(len(reference) for reference, _ in spoken)
-    assert errors.insertions - errors.deletions == sum(len(hypothesis) - len(reference) for reference, hypothesis in spoken)
-    assert min(errors.substitutions, errors.deletions, errors.insertions, errors.words - errors.substitutions - errors.deletions) >= 0
+    assert errors.insertions - errors.deletions == sum(
+        len(hypothesis) - len(reference) for reference, hypothesis in spoken
+    )
+    assert (
+        min(
+            errors.substitutions,
+            errors.deletions,
+            errors.insertions,
+            errors.words - errors.substitutions - errors.deletions,
+        )
+        >= 0
+    )
     assert errors.wer == (total(errors) / errors.words if errors.words else 0.0)
-    assert error_rate([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form) == errors.wer
+    assert (
+        error_rate(
+            [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
+        )
+        == errors.wer
+    )
 
 
 @any_time
@@ -111,30 +142,54 @@ def test_the_classic_forms_neither_merge_nor_drop_words(text: str, form: str) ->
 @any_time
 @given(PAIRS, FORM)
 def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]], form: str) -> None:
-    spoken = [(" ".join(words(reference, form)), " ".join(words(hypothesis, form))) for reference, hypothesis in pairs]
-    for one, errors in zip(spoken, pair_errors([pair[0] for pair in pairs], [pair[1] for pair in pairs], form), strict=True):
+    spoken = [
+        (" ".join(words(reference, form)), " ".join(words(hypothesis, form)))
+        for reference, hypothesis in pairs
+    ]
+    for one, errors in zip(
+        spoken,
+        pair_errors([pair[0] for pair in pairs], [pair[1] for pair in pairs], form),
+        strict=True,
+    ):
         if one[0]:  # jiwer refuses an empty reference
             known = jiwer.process_words(*one)
-            assert (errors.substitutions, errors.deletions, errors.insertions) == (known.substitutions, known.deletions, known.insertions)
+            assert (errors.substitutions, errors.deletions, errors.insertions) == (
+                known.substitutions,
+                known.deletions,
+                known.insertions,
+            )
             assert errors.wer == pytest.approx(known.wer)
 
 
 @any_time
 @given(PAIRS, FORM)
-def test_character_errors_are_the_edit_distance_with_spaces(pairs: list[tuple[str, str]], form: str) -> None:
-    found = character_errors([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form)
-    spoken = [(" ".join(words(reference, form)), " ".join(words(hypothesis, form))) for reference, hypothesis in pairs]
+def test_character_errors_are_the_edit_distance_with_spaces(
+    pairs: list[tuple[str, str]], form: str
+) -> None:
+    found = character_errors(
+        [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
+    )
+    spoken = [
+        (" ".join(words(reference, form)), " ".join(words(hypothesis, form)))
+        for reference, hypothesis in pairs
+    ]
     assert found == [(distance(*pair), len(pair[0])) for pair in spoken]
     heard = [(pair, count) for pair, count in zip(spoken, found, strict=True) if pair[0]]
     if heard:
         rate = sum(errors for _, (errors, _) in heard) / sum(count for _, (_, count) in heard)
-        assert rate == pytest.approx(jiwer.cer([pair[0] for pair, _ in heard], [pair[1] for pair, _ in heard]))
+        assert rate == pytest.approx(
+            jiwer.cer([pair[0] for pair, _ in heard], [pair[1] for pair, _ in heard])
+        )
 
 
 @any_time
 @given(PAIRS, FORM)
-def test_inserted_words_stand_where_the_hypothesis_has_them(pairs: list[tuple[str, str]], form: str) -> None:
-    """Without them, what is left of a hypothesis has no insertion; and the last equal word is one of the reference."""
+def test_inserted_words_stand_where_the_hypothesis_has_them(
+    pairs: list[tuple[str, str]], form: str
+) -> None:
+    """Without them, what is left of a hypothesis has no insertion; and the last equal word is one
+    of the reference.
+    """
     for reference, hypothesis in pairs:
         (found,) = alignments([reference], [hypothesis], form)
         said, heard = words(reference, form), words(hypothesis, form)
@@ -146,12 +201,19 @@ def test_inserted_words_stand_where_the_hypothesis_has_them(pairs: list[tuple[st
 
 
 def test_whispers_form_is_that_of_its_paper() -> None:
-    """Appendix C of arXiv 2212.04356: fillers and brackets go, contractions are spoken out, numbers and spelling are one."""
+    """Appendix C of arXiv 2212.04356: fillers and brackets go, contractions are spoken out, numbers
+    and spelling are one.
+    """
     said = "Uh, Mr. Quilter's [noise] COLOUR won't fade for twenty-five years (laughs)!"
     assert in_form(said, "whisper") == "mister quilter is color will not fade for 25 years"
     errors = word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "whisper")
     assert total(errors) == 0
-    assert total(word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "casefold")) == 4
+    assert (
+        total(
+            word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "casefold")
+        )
+        == 4
+    )
 
 
 @any_time
@@ -159,7 +221,11 @@ def test_whispers_form_is_that_of_its_paper() -> None:
 def test_whispers_form_of_any_text_has_single_spaces(text: str) -> None:
     form = in_form(text, "whisper")
     assert form == " ".join(form.split())
-    assert form == in_form(f"  {text}\n", "whisper") == " ".join(EnglishTextNormalizer()(" ".join(text.lower().split())).split())
+    assert (
+        form
+        == in_form(f"  {text}\n", "whisper")
+        == " ".join(EnglishTextNormalizer()(" ".join(text.lower().split())).split())
+    )
 
 
 def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +245,9 @@ def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.Mon
 def test_an_example_by_hand() -> None:
     references = ["the cat sat on the mat", "GOOD morning"]
     hypotheses = ["the bat sat the mat today", "good morning"]
-    assert word_errors(references, hypotheses, "casefold") == WordErrors(substitutions=1, deletions=1, insertions=1, words=8)
+    assert word_errors(references, hypotheses, "casefold") == WordErrors(
+        substitutions=1, deletions=1, insertions=1, words=8
+    )
     assert word_errors(references, hypotheses, "casefold").wer == 3 / 8
     assert word_errors(references, hypotheses, "as-is").substitutions == 2
 
@@ -192,9 +260,13 @@ def test_nothing_at_all_is_no_error() -> None:
     assert word_errors([], [], "as-is") == WordErrors()
 
 
-@pytest.mark.parametrize(("references", "hypotheses"), [(["a"], []), ([], ["a"]), (["a", "b"], ["a"])])
+@pytest.mark.parametrize(
+    ("references", "hypotheses"), [(["a"], []), ([], ["a"]), (["a", "b"], ["a"])]
+)
 def test_sets_of_different_size_are_refused(references: list[str], hypotheses: list[str]) -> None:
-    with pytest.raises(ValueError, match=f"{len(references)} references against {len(hypotheses)} hypotheses"):
+    with pytest.raises(
+        ValueError, match=f"{len(references)} references against {len(hypotheses)} hypotheses"
+    ):
         word_errors(references, hypotheses, "as-is")
 
 

@@ -1,5 +1,6 @@
-"""A rank of ``components.train.rank`` that also leaves the gradients of its first step, summed over ranks, in the folder that
-``GRADIENTS`` names; ``KILLED`` (rank:step) has a rank die."""
+"""A rank of ``components.train.rank`` that also leaves the gradients of its first step, summed over
+ranks, in the folder that ``GRADIENTS`` names; ``KILLED`` (rank:step) has a rank die.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> 
     if f"{self.rank}:{call}" == os.environ.get("KILLED"):
         os.kill(os.getpid(), signal.SIGKILL)
     if call == 0:
-        gradients = [whole(parameter.grad).clone() for parameter in parameters if parameter.grad is not None]
+        gradients = [
+            whole(parameter.grad).clone() for parameter in parameters if parameter.grad is not None
+        ]
         torch.save(gradients, Path(os.environ["GRADIENTS"]) / f"{self.rank}.pt")
     return known(self, parameters, most)
 

@@ -31,12 +31,16 @@ def trained() -> dict[str, str]:
 def drawn(world: Path) -> Path:
     put_noise()
     augment(**ALL, views=2)
-    tones.change("params.yaml", {"train.spec_augment.enabled": True, "train.spec_augment.time_frames": 3})
+    tones.change(
+        "params.yaml", {"train.spec_augment.enabled": True, "train.spec_augment.time_frames": 3}
+    )
     return world
 
 
 @pytest.mark.parametrize(("mode", "step"), [("cached", 4), ("live", 9)])
-def test_a_killed_training_draws_the_same_again(mode: str, step: int, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_draws_the_same_again(
+    mode: str, step: int, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(*ROLES, mode=mode)
     undisturbed = trained()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
@@ -57,14 +61,20 @@ def test_a_killed_training_draws_the_same_again(mode: str, step: int, drawn: Pat
     assert trained() != undisturbed
 
 
-def test_each_epoch_hears_its_own_draw_and_dev_none(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In live mode, with the encoder that trains it all; the masks on frames differ by epoch too."""
+def test_each_epoch_hears_its_own_draw_and_dev_none(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In live mode, with the encoder that trains it all; the masks on frames differ by
+    epoch too.
+    """
     run(*ROLES, mode="live")
     asked: list[tuple[bool, int | None]] = []
     heard: dict[tuple[str, int | None], list[torch.Tensor]] = {}
     known = FrameSource.frames
 
-    def frames(self: FrameSource, items: Sequence[Located], epoch: int | None = None) -> list[torch.Tensor]:
+    def frames(
+        self: FrameSource, items: Sequence[Located], epoch: int | None = None
+    ) -> list[torch.Tensor]:
         found = known(self, items, epoch)
         asked.append((self.items[0].source == "tones-dev", epoch))
         for item, each in zip(items, found, strict=True):
@@ -78,7 +88,11 @@ def test_each_epoch_hears_its_own_draw_and_dev_none(drawn: Path, monkeypatch: py
     assert {0, 1} <= epochs
     assert None not in epochs
     for name in {name for name, epoch in heard if epoch is not None}:
-        drawn_at = {epoch: found for (who, epoch), found in heard.items() if who == name and epoch is not None}
+        drawn_at = {
+            epoch: found
+            for (who, epoch), found in heard.items()
+            if who == name and epoch is not None
+        }
         for found in drawn_at.values():
             torch.testing.assert_close(found[0], found[-1], rtol=1e-4, atol=1e-4)
         assert len(drawn_at) < 2 or not torch.equal(drawn_at[0][0], drawn_at[1][0])
@@ -90,16 +104,31 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
     items = [*speech.items, *silence.items]
 
     def lengths(epoch: int) -> list[float]:
-        return [(speech if place < len(speech.items) else silence).seconds(item, epoch) for place, item in enumerate(items)]
+        return [
+            (speech if place < len(speech.items) else silence).seconds(item, epoch)
+            for place, item in enumerate(items)
+        ]
 
     settings = read_params().train
     stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
     steps = plan(speech.items, silence.items, settings, stage, lengths)
-    sizes = [max(lengths(step.epoch)[place] for (place,) in step.places) * len(step.places) for step in steps]
-    recorded = [max(items[place].entry.seconds for (place,) in step.places) * len(step.places) for step in steps]
+    sizes = [
+        max(lengths(step.epoch)[place] for (place,) in step.places) * len(step.places)
+        for step in steps
+    ]
+    recorded = [
+        max(items[place].entry.seconds for (place,) in step.places) * len(step.places)
+        for step in steps
+    ]
     assert max(sizes) <= settings.batch_seconds < max(recorded)
     assert [step.epoch for step in steps] == sorted(step.epoch for step in steps)
-    spoken = [place for step in steps if step.epoch == 1 for (place,) in step.places if place < len(speech.items)]
+    spoken = [
+        place
+        for step in steps
+        if step.epoch == 1
+        for (place,) in step.places
+        if place < len(speech.items)
+    ]
     assert sorted(spoken) == list(range(len(speech.items)))
 
 
@@ -115,11 +144,16 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
     seen: set[str] = set()
     known = loop._Stage._step
 
-    def step(self: Any, number: int, steps: int, places: list[tuple[Located, bool]], *rest: Any) -> dict[str, Any]:
+    def step(
+        self: Any, number: int, steps: int, places: list[tuple[Located, bool]], *rest: Any
+    ) -> dict[str, Any]:
         seen.update(item.entry.id for item, spoken in places if spoken)
         return known(self, number, steps, places, *rest)
 
     monkeypatch.setattr(loop._Stage, "_step", step)
     tones.run("train")
     assert seen == kept
-    assert f"{12 - len(kept)} of 12 utterances are over {limit} s and left out" in capsys.readouterr().out
+    assert (
+        f"{12 - len(kept)} of 12 utterances are over {limit} s and left out"
+        in capsys.readouterr().out
+    )

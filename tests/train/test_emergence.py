@@ -28,11 +28,20 @@ def sigmoid(steps: int, place: float, slope: float, low: float, high: float) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.integers(100, 3000), st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.45), st.floats(0.3, 0.6), NOISE, SEED
-)  # fmt: skip
-def test_a_sigmoid_between_two_levels_is_found(steps: int, where: float, slope: float, low: float, rise: float, noise: float,
-                                               seed: int) -> None:  # fmt: skip
-    """Anywhere but near the ends, of any slope that leaves it levels; within a fiftieth of the run."""
+    st.integers(100, 3000),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 0.45),
+    st.floats(0.3, 0.6),
+    NOISE,
+    SEED,
+)
+def test_a_sigmoid_between_two_levels_is_found(
+    steps: int, where: float, slope: float, low: float, rise: float, noise: float, seed: int
+) -> None:
+    """Anywhere but near the ends, of any slope that leaves it levels; within a fiftieth
+    of the run.
+    """
     high = min(1, max(0.55, low + rise))
     width = 0.2 + slope * steps / 70
     margin = max(0.12 * steps, 14 * width)
@@ -46,10 +55,16 @@ def test_a_sigmoid_between_two_levels_is_found(steps: int, where: float, slope: 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1000, 6000), st.floats(0.15, 0.85), NOISE, SEED)
-def test_the_papers_curve_jumps_at_its_spike_and_not_at_its_first_rise(steps: int, where: float, noise: float, seed: int) -> None:
+def test_the_papers_curve_jumps_at_its_spike_and_not_at_its_first_rise(
+    steps: int, where: float, noise: float, seed: int
+) -> None:
     """At once to 0.4, a crawl, a spike to 0.85, a crawl (section 5 and figures 2 to 4)."""
     time = np.arange(steps) / steps
-    curve = 0.4 * (1 - np.exp(-time / 0.01)) + 0.05 * time + (0.4 + 0.1 * (time - where)) * (time >= where)
+    curve = (
+        0.4 * (1 - np.exp(-time / 0.01))
+        + 0.05 * time
+        + (0.4 + 0.1 * (time - where)) * (time >= where)
+    )
     found = jump(noisy(curve, noise, seed))
     assert found is not None
     assert abs(found.step - where * steps) <= 3 + 0.02 * steps
@@ -71,12 +86,17 @@ SMOOTH = {
 @settings(max_examples=30, deadline=None)
 @given(st.integers(150, 3000), NOISE, SEED)
 @pytest.mark.parametrize("form", SMOOTH)
-def test_what_rises_evenly_or_not_at_all_has_no_jump(form: str, steps: int, noise: float, seed: int) -> None:
+def test_what_rises_evenly_or_not_at_all_has_no_jump(
+    form: str, steps: int, noise: float, seed: int
+) -> None:
     assert jump(noisy(SMOOTH[form](np.arange(steps) / steps), noise, seed)) is None
 
 
 def test_more_steps_of_the_same_run_have_the_jump_at_the_same_place() -> None:
-    places = [jump(sigmoid(steps, 0.3 * steps, 0.01 * steps, 0.3, 0.9)).step / steps for steps in (200, 2_000, 20_000)]
+    places = [
+        jump(sigmoid(steps, 0.3 * steps, 0.01 * steps, 0.3, 0.9)).step / steps
+        for steps in (200, 2_000, 20_000)
+    ]
     assert places == pytest.approx([0.3] * 3, abs=0.01)
 
 
@@ -95,10 +115,15 @@ def test_single_batches_are_smoothed_away_and_edges_stay() -> None:
 
 
 def test_the_summary_names_the_best_checkpoint_of_each_stage(tmp_path: Path) -> None:
-    """Accuracy is that before a row's update, a word error rate that after it; of equal ones the first counts, as in training."""
+    """Accuracy is that before a row's update, a word error rate that after it; of equal ones the
+    first counts, as in training.
+    """
     accuracy = [0.1] * 20 + [0.9] * 20
     wer = {9: 0.5, 19: 0.4, 29: 0.2, 39: 0.2}
-    rows = [f"{step},{'one' if step < 20 else 'two'},1.0,0.0,{value},{wer.get(step, '')}" for step, value in enumerate(accuracy)]
+    rows = [
+        f"{step},{'one' if step < 20 else 'two'},1.0,0.0,{value},{wer.get(step, '')}"
+        for step, value in enumerate(accuracy)
+    ]
     (tmp_path / "curve.csv").write_text(COLUMNS + "\n".join(rows) + "\n")
     assert summary(tmp_path / "curve.csv") == {
         "steps": 40,
@@ -112,7 +137,12 @@ def test_a_curve_without_steps_has_no_figures(tmp_path: Path) -> None:
     """As released projectors leave it."""
     (tmp_path / "curve.csv").write_text(COLUMNS)
     nothing = {"step": None, "accuracy_before": None, "accuracy_after": None}
-    assert summary(tmp_path / "curve.csv") == {"steps": 0, "accuracy": None, "jump": nothing, "best": {}}
+    assert summary(tmp_path / "curve.csv") == {
+        "steps": 0,
+        "accuracy": None,
+        "jump": nothing,
+        "best": {},
+    }
 
 
 def test_the_stage_writes_it_beside_the_curve(world: Path) -> None:
@@ -120,4 +150,7 @@ def test_the_stage_writes_it_beside_the_curve(world: Path) -> None:
     said = json.loads(Path("metrics/train.json").read_text())
     assert said == summary(Path("metrics/curve.csv"))
     assert said["steps"] == 12
-    assert {name: each["step"] % 2 for name, each in said["best"].items()} == {"projector": 0, "lora": 0}
+    assert {name: each["step"] % 2 for name, each in said["best"].items()} == {
+        "projector": 0,
+        "lora": 0,
+    }

@@ -1,4 +1,6 @@
-"""Training by torchrun: two ranks with gloo against one process, replicated and sharded; errors and kills come through."""
+"""Training by torchrun: two ranks with gloo against one process, replicated and sharded; errors and
+kills come through.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,23 @@ LORA_RATE = 0.001  # of params.yaml, the recipe's
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path, world: Path) -> Steps:
-    """Trains with an engine on so many ranks: (gradients of the first step on each rank, loss of each step)."""
+    """Trains with an engine on so many ranks: (gradients of the first step on each rank, loss of
+    each step).
+    """
     monkeypatch.setattr(engine, "RANK", "tests.train.recorded")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
-    def train(name: str, ranks: int, fresh: str = "", *, again: bool = False) -> tuple[list[list[torch.Tensor]], list[float]]:
+    def train(
+        name: str, ranks: int, fresh: str = "", *, again: bool = False
+    ) -> tuple[list[list[torch.Tensor]], list[float]]:
         folder = tmp_path / f"{name}-{ranks}-{fresh or again}"
         folder.mkdir(exist_ok=again)
-        settings = {"LIBRETTO_WORK": folder / "work", "LIBRETTO_ENGINE": name, "LIBRETTO_WORKERS": ranks, "GRADIENTS": folder}
+        settings = {
+            "LIBRETTO_WORK": folder / "work",
+            "LIBRETTO_ENGINE": name,
+            "LIBRETTO_WORKERS": ranks,
+            "GRADIENTS": folder,
+        }
         for key, value in settings.items():
             monkeypatch.setenv(key, str(value))
         tones.run("train")
@@ -44,7 +55,9 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path, world: Pa
             losses = [float(row["loss"]) for row in csv.DictReader(stream)]
         if fresh:  # the second node's ranks are among them
             return [], losses
-        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)], losses
+        return [
+            torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)
+        ], losses
 
     return train
 
@@ -55,17 +68,34 @@ def digests() -> dict[str, str]:
 
 def apart(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
     """The largest relative distance between two lists of gradients."""
-    return max(float((a - b).norm() / a.norm().clamp(min=1e-12)) for a, b in zip(one, other, strict=True))
+    return max(
+        float((a - b).norm() / a.norm().clamp(min=1e-12)) for a, b in zip(one, other, strict=True)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
-@pytest.mark.parametrize(("tune", "rate", "tolerance"), [(["projector"], 1e-4, 1e-5), (["projector", "lora"], LORA_RATE, 1e-3)])
-def test_two_ranks_follow_one_process(name: str, tune: list[str], rate: float, tolerance: float, steps: Steps) -> None:
+@pytest.mark.parametrize(
+    ("tune", "rate", "tolerance"),
+    [(["projector"], 1e-4, 1e-5), (["projector", "lora"], LORA_RATE, 1e-3)],
+)
+def test_two_ranks_follow_one_process(
+    name: str, tune: list[str], rate: float, tolerance: float, steps: Steps
+) -> None:
     """Three micro-batches, so that the ranks have unequal shares of a step."""
-    tones.change("params.yaml", {"train.micro_batches": 3, "train.lora.dropout": 0.0, "train.lora.learning_rate": LORA_RATE,
-                                 "train.selection.every": 25, "train.curriculum.0.steps": 50, "train.curriculum.0.tune": tune,
-                                 "train.curriculum.0.learning_rate": rate, "train.curriculum.1.steps": 1})  # fmt: skip
+    tones.change(
+        "params.yaml",
+        {
+            "train.micro_batches": 3,
+            "train.lora.dropout": 0.0,
+            "train.lora.learning_rate": LORA_RATE,
+            "train.selection.every": 25,
+            "train.curriculum.0.steps": 50,
+            "train.curriculum.0.tune": tune,
+            "train.curriculum.0.learning_rate": rate,
+            "train.curriculum.1.steps": 1,
+        },
+    )
     alone, wanted = steps("ddp", 1)
     gradients, losses = steps(name, 2)
     assert all(apart(alone[0], each) < 1e-6 for each in gradients)
@@ -74,8 +104,12 @@ def test_two_ranks_follow_one_process(name: str, tune: list[str], rate: float, t
 
 @pytest.mark.slow
 def test_a_whole_llm_is_tuned_in_parts(steps: Steps) -> None:
-    """After a stage in which it was frozen: the shards' gradients, moments, checkpoints and saved weights are those of one process."""
-    tones.change("params.yaml", {"train.curriculum.1.tune": ["projector", "llm"], "train.full.llm": 1e-3})
+    """After a stage in which it was frozen: the shards' gradients, moments, checkpoints and saved
+    weights are those of one process.
+    """
+    tones.change(
+        "params.yaml", {"train.curriculum.1.tune": ["projector", "llm"], "train.full.llm": 1e-3}
+    )
     _, wanted = steps("ddp", 1)
     tuned = load_file("models/bridge/llm.safetensors")
     _, losses = steps("fsdp", 2)
@@ -87,7 +121,9 @@ def test_a_whole_llm_is_tuned_in_parts(steps: Steps) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_bits(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_bits(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps("fsdp", 2)
     undisturbed = digests()
     monkeypatch.setenv("KILLED", "1:9")
@@ -100,21 +136,31 @@ def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_bits(steps: Steps,
 
 @pytest.mark.slow
 def test_what_a_rank_refuses_comes_through_with_its_way_out(steps: Steps, work: Path) -> None:
-    tones.change("params.yaml", {"train.curriculum.0.learning_rate": 1e30, "train.weight_decay": 0.0})
+    tones.change(
+        "params.yaml", {"train.curriculum.0.learning_rate": 1e30, "train.weight_decay": 0.0}
+    )
     with pytest.raises(InputError, match=r"the loss is nan at step .* Lower the learning rate"):
         steps("ddp", 2)
 
 
 @pytest.mark.slow
-def test_two_nodes_are_one_training(steps: Steps, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """Two launchers on one machine stand for two nodes: the stage prints what the second is started with."""
+def test_two_nodes_are_one_training(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two launchers on one machine stand for two nodes: the stage prints what the second is started
+    with.
+    """
     steps("ddp", 2)
     wanted = digests()
     capfd.readouterr()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for key, value in {"LIBRETTO_NODES": "2", "LIBRETTO_MEETING": f"127.0.0.1:{port}", "GLOO_SOCKET_IFNAME": "lo"}.items():
+    for key, value in {
+        "LIBRETTO_NODES": "2",
+        "LIBRETTO_MEETING": f"127.0.0.1:{port}",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }.items():
         monkeypatch.setenv(key, value)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(steps, "ddp", 1, fresh="nodes")
@@ -124,29 +170,46 @@ def test_two_nodes_are_one_training(steps: Steps, monkeypatch: pytest.MonkeyPatc
             shown += capfd.readouterr().out
             line = re.search(r"start on each of the others, in this folder: python (.*)\n", shown)
         assert line, shown
-        second = subprocess.run([sys.executable, *shlex.split(line[1])], check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        second = subprocess.run(
+            [sys.executable, *shlex.split(line[1])],
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         first.result()
     assert second.returncode == 0
     assert digests() == wanted
 
 
 def test_more_ranks_than_micro_batches_are_refused(steps: Steps) -> None:
-    with pytest.raises(InputError, match=r"3 ranks would share the 2 micro-batches.* Set train\.micro_batches"):
+    with pytest.raises(
+        InputError, match=r"3 ranks would share the 2 micro-batches.* Set train\.micro_batches"
+    ):
         steps("ddp", 3)
 
 
 def test_fp16_in_parts_is_refused_before_a_rank_is_started(steps: Steps) -> None:
     tones.change("params.yaml", {"train.precision": "fp16"})
-    with pytest.raises(InputError, match=r"would not agree.* Set train\.precision to bf16, or LIBRETTO_ENGINE to ddp"):
+    with pytest.raises(
+        InputError,
+        match=r"would not agree.* Set train\.precision to bf16, or LIBRETTO_ENGINE to ddp",
+    ):
         steps("fsdp", 2)
 
 
-@pytest.mark.parametrize(("settings", "says"), [
-    ({"LIBRETTO_ENGINE": "dpp"}, r"LIBRETTO_ENGINE=dpp is no engine\. Known: ddp, fsdp"),
-    ({"LIBRETTO_ENGINE": "ddp", "LIBRETTO_NODES": "2"}, r"need an engine and a place to meet"),
-    ({"LIBRETTO_NODES": "2", "LIBRETTO_MEETING": "host:2950"}, r"need an engine and a place to meet"),
-])  # fmt: skip
-def test_wrong_settings_are_refused(settings: dict[str, str], says: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"LIBRETTO_ENGINE": "dpp"}, r"LIBRETTO_ENGINE=dpp is no engine\. Known: ddp, fsdp"),
+        ({"LIBRETTO_ENGINE": "ddp", "LIBRETTO_NODES": "2"}, r"need an engine and a place to meet"),
+        (
+            {"LIBRETTO_NODES": "2", "LIBRETTO_MEETING": "host:2950"},
+            r"need an engine and a place to meet",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(
+    settings: dict[str, str], says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, value in settings.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(InputError, match=says):

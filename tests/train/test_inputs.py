@@ -1,4 +1,6 @@
-"""Inputs of a training that are broken or do not go together: a clear stop, and nothing of an earlier result is gone."""
+"""Inputs of a training that are broken or do not go together: a clear stop, and nothing of an
+earlier result is gone.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,24 @@ def results() -> dict[str, str]:
 def earlier(world: Path) -> dict[str, str]:
     """A training that has ended, by its files; the next one is another, by its seed."""
     stage = tones.read_params().raw["train"]["curriculum"][0]
-    tones.change("params.yaml", {"train.curriculum": [{**stage, "steps": 2}], "train.selection.every": 2})
+    tones.change(
+        "params.yaml", {"train.curriculum": [{**stage, "steps": 2}], "train.selection.every": 2}
+    )
     tones.run("train")
-    tones.change("params.yaml", {"train.seed": 2, "train.curriculum.0.steps": 6})  # over more than an epoch
+    tones.change(
+        "params.yaml", {"train.seed": 2, "train.curriculum.0.steps": 6}
+    )  # over more than an epoch
     return results()
 
 
 def without(tar: Path, member: str) -> None:
     """Cuts one member out of a tar; the index beside it stays as it was."""
     with tarfile.open(tar) as archive:
-        held = [(each, (archive.extractfile(each) or io.BytesIO()).read()) for each in archive if each.name != member]
+        held = [
+            (each, (archive.extractfile(each) or io.BytesIO()).read())
+            for each in archive
+            if each.name != member
+        ]
     tar.unlink()  # a link into the work cache
     with tarfile.open(tar, "w") as archive:
         for each, data in held:
@@ -51,7 +61,9 @@ def last_of(folder: Path) -> Located:
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
-def test_a_tar_that_lacks_a_member_stops_and_leaves_what_was(mode: str, earlier: dict[str, str]) -> None:
+def test_a_tar_that_lacks_a_member_stops_and_leaves_what_was(
+    mode: str, earlier: dict[str, str]
+) -> None:
     tones.change("params.yaml", {"features.mode": mode})
     tones.run_features()
     folder, kind = (FEATURES, "npy") if mode == "cached" else (SHARDS, "flac")
@@ -69,7 +81,10 @@ def test_a_tar_that_is_gone_stops_and_leaves_what_was(mode: str, earlier: dict[s
     tones.run_features()
     item = last_of((FEATURES if mode == "cached" else SHARDS) / "train")
     (item.folder / item.entry.shard).unlink()
-    with pytest.raises(InputError, match=rf"{item.entry.shard} is gone; it holds utterance 'tones-0\d\d'\. Run 'dvc repro'"):
+    with pytest.raises(
+        InputError,
+        match=rf"{item.entry.shard} is gone; it holds utterance 'tones-0\d\d'\. Run 'dvc repro'",
+    ):
         tones.run("train")
     assert results() == earlier
 
@@ -90,7 +105,9 @@ def test_no_utterance_under_the_limit_stops_and_leaves_what_was(earlier: dict[st
 
 def overflowing() -> str:
     [path] = tones.LLM.glob("*.safetensors")
-    save_file({name: tensor * 1e4 for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    save_file(
+        {name: tensor * 1e4 for name, tensor in load_file(path).items()}, path, {"format": "pt"}
+    )
     write_record(tones.LLM, "llm", parameters=None, inputs={})
     tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "float16"})
     return r"the loss is (nan|inf) at step 0 .*numerics\.dtype"
@@ -118,7 +135,9 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-def test_another_vocabulary_at_resume_is_another_training(earlier: dict[str, str], work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_vocabulary_at_resume_is_another_training(
+    earlier: dict[str, str], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the killed one left is neither taken nor touched."""
     known, calls = FrameSource.frames, [0]
 

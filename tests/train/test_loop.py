@@ -1,5 +1,6 @@
-"""The loop's own settings: precision, packing, token budgets, early stop, alarms, joined utterances, replaced tokens; and that a
-kill changes no bit with all of them on."""
+"""The loop's own settings: precision, packing, token budgets, early stop, alarms, joined
+utterances, replaced tokens; and that a kill changes no bit with all of them on.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +49,17 @@ ALL_ON = {
 
 
 def weights() -> dict[str, torch.Tensor]:
-    return {f"{path.name}: {name}": tensor for path in sorted(BRIDGE.rglob("*.safetensors")) for name, tensor in load_file(path).items()}
+    return {
+        f"{path.name}: {name}": tensor
+        for path in sorted(BRIDGE.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
 
 
 def die_at(save: int, before: bool) -> None:
-    """Trains in a process of its own, which kills itself before or after so many checkpoints are written."""
+    """Trains in a process of its own, which kills itself before or after so many checkpoints are
+    written.
+    """
     known, left = checkpoint.save, [save]
 
     def dying(*arguments: Any, **named: Any) -> None:
@@ -68,9 +75,17 @@ def die_at(save: int, before: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "save", "before"), [("bf16", 1, False), ("fp16", 3, True), ("bf16", 4, False), ("fp16", 7, True)])
+@pytest.mark.parametrize(
+    ("precision", "save", "before"),
+    [("bf16", 1, False), ("fp16", 3, True), ("bf16", 4, False), ("fp16", 7, True)],
+)
 def test_sigkill_between_checkpoints_changes_no_bit_with_all_of_it_on(
-    precision: str, save: int, before: bool, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str,
+    save: int,
+    before: bool,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tones.change("params.yaml", ALL_ON | {"train.precision": precision})
     undisturbed = trained()
@@ -92,16 +107,20 @@ def test_half_precision_keeps_what_is_trained_in_fp32_and_comes_near_it(
     tones.run("train")
     half = [float(row["loss"]) for row in curve()]
     assert half != full
-    # With fp16 the first steps overflow until the scale fits, and are left out: learning comes later. With bf16 another
-    # checkpoint may be the best of a stage, and the runs part.
+    # With fp16 the first steps overflow until the scale fits, and are left out: learning comes
+    # later. With bf16 another checkpoint may be the best of a stage, and the runs part.
     compared = 1 if precision == "fp16" else 4
     assert half[:compared] == pytest.approx(full[:compared], rel=0.05)
     assert all(loss < 2 * full[0] for loss in half)
     assert {tensor.dtype for tensor in weights().values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("form", [{"train.packing": True}, {"train.micro_batches": 1}, {"train.micro_batches": 5}])
-def test_packing_and_accumulation_give_the_same_gradients(form: dict[str, Any], world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "form", [{"train.packing": True}, {"train.micro_batches": 1}, {"train.micro_batches": 5}]
+)
+def test_packing_and_accumulation_give_the_same_gradients(
+    form: dict[str, Any], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[torch.Tensor]] = []
     known = Ranks.clip
 
@@ -110,8 +129,13 @@ def test_packing_and_accumulation_give_the_same_gradients(form: dict[str, Any], 
         return known(self, parameters, most)
 
     monkeypatch.setattr(Ranks, "clip", noted)
-    last = read_params().raw["train"]["curriculum"][1] | {"steps": 1}  # AdamW's first step makes much of a rounding
-    tones.change("params.yaml", {"train.lora.dropout": 0.0, "train.curriculum": [last], "train.batch_seconds": 15})
+    last = read_params().raw["train"]["curriculum"][1] | {
+        "steps": 1
+    }  # AdamW's first step makes much of a rounding
+    tones.change(
+        "params.yaml",
+        {"train.lora.dropout": 0.0, "train.curriculum": [last], "train.batch_seconds": 15},
+    )
     for changes in ({}, form):
         seen.append([])
         tones.change("params.yaml", changes)
@@ -125,17 +149,23 @@ def parameters_of(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
-def test_a_step_that_overflows_fp16_is_left_out_and_told(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_overflows_fp16_is_left_out_and_told(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = Precision.step
 
-    def overflowing(self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]) -> bool:
+    def overflowing(
+        self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]
+    ) -> bool:
         count[0] += 1
         parameters = parameters_of(optimiser)
         if count[0] == 3:
             parameters[0].grad[0] = float("inf")
         before = [each.detach().clone() for each in parameters]
         made = known(self, optimiser, clip)
-        assert made == any(not torch.equal(one, other) for one, other in zip(before, parameters, strict=True))
+        assert made == any(
+            not torch.equal(one, other) for one, other in zip(before, parameters, strict=True)
+        )
         steps.append(made)
         return made
 
@@ -148,46 +178,77 @@ def test_a_step_that_overflows_fp16_is_left_out_and_told(world: Path, monkeypatc
     assert steps.count(True) > 2
 
 
-def test_overflows_in_a_row_stop_the_run(world: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflows_in_a_row_stop_the_run(
+    world: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = Precision.step
 
-    def overflowing(self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]) -> bool:
+    def overflowing(
+        self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]
+    ) -> bool:
         parameters_of(optimiser)[0].grad[0] = float("inf")
         return known(self, optimiser, clip)
 
     monkeypatch.setattr(Precision, "step", overflowing)
-    tones.change("params.yaml", {"train.precision": "fp16", "train.curriculum.0.steps": 40, "train.selection.every": 40})
-    with pytest.raises(InputError, match=r"overflow fp16 in 20 steps in a row at step 19.*Set train\.precision to bf16 or fp32"):
+    tones.change(
+        "params.yaml",
+        {"train.precision": "fp16", "train.curriculum.0.steps": 40, "train.selection.every": 40},
+    )
+    with pytest.raises(
+        InputError,
+        match=(
+            r"overflow fp16 in 20 steps in a row at step 19.*Set train\.precision to bf16 or "
+            r"fp32"
+        ),
+    ):
         tones.run("train")
 
 
 def scaled(factor: float) -> None:
     """The LLM's weights times ``factor``."""
     [path] = tones.LLM.glob("*.safetensors")
-    save_file({name: tensor * factor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    save_file(
+        {name: tensor * factor for name, tensor in load_file(path).items()}, path, {"format": "pt"}
+    )
 
 
 def test_an_llm_whose_dtype_overflows_stops_with_the_way_out(world: Path) -> None:
     scaled(1e4)
     tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "float16"})
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step 0 .*numerics\.dtype of the LLM to float32 or bfloat16"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"the loss is (nan|inf) at step 0 .*numerics\.dtype of the LLM to float32 or "
+            r"bfloat16"
+        ),
+    ):
         tones.run("train")
 
 
 def kept_reason(message: str) -> dict[str, Any]:
-    return json.loads(Path(message.split("all utterances of the step: ")[1].split(")")[0]).read_text())
+    return json.loads(
+        Path(message.split("all utterances of the step: ")[1].split(")")[0]).read_text()
+    )
 
 
-def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known, steps = FrameSource.frames, []
 
-    def frames(self: FrameSource, items: list[Located], epoch: int | None = None) -> list[torch.Tensor]:
+    def frames(
+        self: FrameSource, items: list[Located], epoch: int | None = None
+    ) -> list[torch.Tensor]:
         found = zip(items, known(self, items, epoch), strict=True)
-        return [each * float("nan") if item.entry.id == "tones-007" else each for item, each in found]
+        return [
+            each * float("nan") if item.entry.id == "tones-007" else each for item, each in found
+        ]
 
     real = loop._Stage._step
 
-    def step(self: Any, number: int, count: int, places: list[tuple[Located, bool]], *sources: Any) -> dict[str, Any]:
+    def step(
+        self: Any, number: int, count: int, places: list[tuple[Located, bool]], *sources: Any
+    ) -> dict[str, Any]:
         steps.append([item.entry.id for item, _ in places])
         return real(self, number, count, places, *sources)
 
@@ -201,18 +262,28 @@ def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(world: Path,
     assert (reason["stage"], reason["step"], reason["loss"]) == ("projector", len(steps) - 1, "nan")
 
 
-def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tones.change("params.yaml", {"train.spike": 5, "train.curriculum.0.steps": 16, "train.curriculum.1.steps": 2})
+def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tones.change(
+        "params.yaml",
+        {"train.spike": 5, "train.curriculum.0.steps": 16, "train.curriculum.1.steps": 2},
+    )
     real, spikes, steps = loop._Stage._step, [13], []
 
-    def step(self: Any, number: int, count: int, places: list[tuple[Located, bool]], *sources: Any) -> dict[str, Any]:
+    def step(
+        self: Any, number: int, count: int, places: list[tuple[Located, bool]], *sources: Any
+    ) -> dict[str, Any]:
         steps.append(number)
         facts = real(self, number, count, places, *sources)
         spiked = self.stage.name == "projector" and number in spikes
         return facts | {"loss": facts["loss"] * 20} if spiked else facts
 
     monkeypatch.setattr(loop._Stage, "_step", step)
-    with pytest.raises(InputError, match=r"times the median before it at step 13 of 'projector'.*raise train\.spike") as stopped:
+    with pytest.raises(
+        InputError,
+        match=r"times the median before it at step 13 of 'projector'.*raise train\.spike",
+    ) as stopped:
         tones.run("train")
     assert kept_reason(str(stopped.value))["step"] == 13
     assert steps[-1] == 13
@@ -225,10 +296,21 @@ def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(wor
 def test_a_stage_ends_after_as_many_checks_without_a_better_word_error_rate(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Both stages of 12 steps, a check every second: 0.9, 0.3, 0.3, 0.5 ends the first after 8; the second gets better to its end."""
+    """Both stages of 12 steps, a check every second: 0.9, 0.3, 0.3, 0.5 ends the first after 8; the
+    second gets better to its end.
+    """
     rates = iter([0.9, 0.3, 0.3, 0.5, 0.8, 0.9, 0.7, 0.9, 0.6, 0.5])
-    monkeypatch.setattr(loop, "dev_errors", lambda *_: WordErrors(substitutions=round(10 * next(rates)), words=10))
-    tones.change("params.yaml", {"train.selection.patience": 2, "train.curriculum.0.steps": 12, "train.curriculum.1.steps": 12})
+    monkeypatch.setattr(
+        loop, "dev_errors", lambda *_: WordErrors(substitutions=round(10 * next(rates)), words=10)
+    )
+    tones.change(
+        "params.yaml",
+        {
+            "train.selection.patience": 2,
+            "train.curriculum.0.steps": 12,
+            "train.curriculum.1.steps": 12,
+        },
+    )
     tones.run("train")
     lines = curve()
     assert [line["step"] for line in lines] == [*map(str, range(8)), *map(str, range(12, 24))]
@@ -236,7 +318,9 @@ def test_a_stage_ends_after_as_many_checks_without_a_better_word_error_rate(
     assert "projector ends at step 8: no better dev WER in 2 checks" in capsys.readouterr().out
 
 
-def test_a_stage_that_ended_early_stays_ended_after_a_kill(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_ended_early_stays_ended_after_a_kill(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "dev_errors", lambda *_: WordErrors(substitutions=5, words=10))
     tones.change("params.yaml", {"train.selection.patience": 1, "train.curriculum.0.steps": 12})
     real, touch, steps = loop._Stage._step, Path.touch, []
@@ -260,7 +344,9 @@ def test_a_stage_that_ended_early_stays_ended_after_a_kill(world: Path, monkeypa
     assert steps[4] == ("lora", 0)
 
 
-def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress.jsonl"))
     stage = Stage("train", read_params(), "")
     tones.forget()
@@ -269,9 +355,15 @@ def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(world: Path, 
     assert list(kept) == ["0-projector", "1-lora"]
     assert kept["0-projector"]["steps"] == 6
     assert 0 < kept["0-projector"]["padding_share"] < 0.5
-    assert kept["0-projector"]["tokens_per_second"] > 0 < kept["0-projector"]["audio_hours_per_hour"]
-    notes = [json.loads(line)["note"] for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
-    assert any("tokens/s" in note and "h of audio/h" in note and "padding" in note for note in notes)
+    assert (
+        kept["0-projector"]["tokens_per_second"] > 0 < kept["0-projector"]["audio_hours_per_hour"]
+    )
+    notes = [
+        json.loads(line)["note"] for line in (tmp_path / "progress.jsonl").read_text().splitlines()
+    ]
+    assert any(
+        "tokens/s" in note and "h of audio/h" in note and "padding" in note for note in notes
+    )
     assert "tokens" not in CURVE.read_text()
     tones.change("params.yaml", {"train.packing": True})
     stage = Stage("train", read_params(), "")
@@ -279,7 +371,9 @@ def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(world: Path, 
     assert stage.facts["throughput"]["0-projector"]["padding_share"] == 0
 
 
-def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tones.save_llm(tones.LLM, "bloom")
     tones.change("catalogue/llm.yaml", {"tiny.lora.targets": tones.LORA["bloom"]})
     tones.change("params.yaml", {"train.packing": True})
@@ -291,7 +385,11 @@ def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(world: Pat
 @pytest.fixture
 def held(world: Path) -> tuple[list[Located], list[Located], Train]:
     """Speech, non-speech and settings."""
-    return entries(Path("data/features/train")), entries(Path("data/features/nonspeech-train")), read_params().train
+    return (
+        entries(Path("data/features/train")),
+        entries(Path("data/features/nonspeech-train")),
+        read_params().train,
+    )
 
 
 def setting(settings: Train, **changed: Any) -> Train:
@@ -303,7 +401,11 @@ def test_a_stage_of_non_speech_alone_sees_every_clip_once_an_epoch_and_no_speech
 ) -> None:
     speech, silence, settings = held
     for words in (speech, []):
-        places = [place for step in plan(words, silence, settings, stage_of(30, 1.0)) for (place,) in step.places]
+        places = [
+            place
+            for step in plan(words, silence, settings, stage_of(30, 1.0))
+            for (place,) in step.places
+        ]
         clips = list(range(len(words), len(words) + len(silence)))
         assert sorted(places[: len(clips)]) == clips
         assert set(places) == set(clips)
@@ -318,26 +420,40 @@ def test_a_last_stage_of_non_speech_alone_trains(world: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_batch_keeps_to_its_budget_of_tokens(packing: bool, held: tuple[list[Located], list[Located], Train]) -> None:
+def test_a_batch_keeps_to_its_budget_of_tokens(
+    packing: bool, held: tuple[list[Located], list[Located], Train]
+) -> None:
     speech, silence, settings = held
     items = [*speech, *silence]
     # Not in the order of seconds, and one is over the budget alone.
-    tokens = {item.entry.id: 10 + 7 * (place % 5) for place, item in enumerate(items)} | {items[3].entry.id: 90}
+    tokens = {item.entry.id: 10 + 7 * (place % 5) for place, item in enumerate(items)} | {
+        items[3].entry.id: 90
+    }
     settings = setting(settings, batch_tokens=80, packing=packing, batch_seconds=100)
-    steps = plan(speech, silence, settings, stage_of(60, 0.25), tokens=lambda item, spoken, epoch: tokens[item.entry.id])
+    steps = plan(
+        speech,
+        silence,
+        settings,
+        stage_of(60, 0.25),
+        tokens=lambda item, spoken, epoch: tokens[item.entry.id],
+    )
     sizes = []
     for step in steps:
         counts = [tokens[items[place].entry.id] for (place,) in step.places]
         sizes.append(sum(counts) if packing else max(counts) * len(counts))
         assert sizes[-1] <= 80 or step.places == [(3,)]
     assert max(len(step.places) for step in steps) > 1
-    assert Counter(place for step in steps for (place,) in step.places).keys() >= set(range(len(speech)))
+    assert Counter(place for step in steps for (place,) in step.places).keys() >= set(
+        range(len(speech))
+    )
 
 
 def test_the_budget_counts_the_tokens_that_the_llm_reads(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """All micro-batches of a step together read no more, padding counted; who is over it alone is told."""
+    """All micro-batches of a step together read no more, padding counted; who is over it alone is
+    told.
+    """
     known, read = SpeechLLM.losses, []
 
     def losses(self: SpeechLLM, *given: Any) -> Any:
@@ -346,7 +462,14 @@ def test_the_budget_counts_the_tokens_that_the_llm_reads(
         return found
 
     monkeypatch.setattr(SpeechLLM, "losses", losses)
-    tones.change("params.yaml", {"train.batch_tokens": 200, "train.micro_batches": 1, "train.concatenate": {"share": 0.5, "seconds": 3}})
+    tones.change(
+        "params.yaml",
+        {
+            "train.batch_tokens": 200,
+            "train.micro_batches": 1,
+            "train.concatenate": {"share": 0.5, "seconds": 3},
+        },
+    )
     tones.run("train")
     assert max(tokens for count, tokens in read if count > 1) <= 200
     assert max(count for count, _ in read) > 1
@@ -368,7 +491,9 @@ def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
         found = strung(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
         assert found == strung(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
         assert [place for places in found for place in places] == list(range(len(speech)))
-        assert all(len(places) == 1 or sum(lengths[place] for place in places) <= 4.0 for places in found)
+        assert all(
+            len(places) == 1 or sum(lengths[place] for place in places) <= 4.0 for places in found
+        )
         assert all(len(places) == 1 for places in found if places[-1] >= round(share * len(speech)))
         counts.update(len(places) for places in found)
     assert (set(counts) == {1}) == (share == 0)
@@ -381,12 +506,17 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
     first, second = held[0][:2]
     whole = joined([first, second]).entry
     assert whole.text == f"{first.entry.text} {second.entry.text}"
-    assert (whole.frames, whole.samples) == (first.entry.frames + second.entry.frames, first.entry.samples + second.entry.samples)
+    assert (whole.frames, whole.samples) == (
+        first.entry.frames + second.entry.frames,
+        first.entry.samples + second.entry.samples,
+    )
     assert joined([first]) is first
     heard: dict[str, tuple[torch.Tensor, str]] = {}
     known = Forward._masked
 
-    def frames(self: Any, part: list[tuple[Located, bool]], epoch: int, pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+    def frames(
+        self: Any, part: list[tuple[Located, bool]], epoch: int, pieces: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
         found, source = known(self, part, epoch, pieces), tones.frame_source("train")
         for (item, spoken), each in zip(part, found, strict=True):
             if spoken:
@@ -400,7 +530,9 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
     assert any("+" in name for name in heard)
 
 
-def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(held: tuple[list[Located], list[Located], Train]) -> None:
+def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(
+    held: tuple[list[Located], list[Located], Train],
+) -> None:
     speech, silence, settings = held
     settings = setting(settings, concatenate=Concatenate(1.0, 4.0), batch_seconds=6)
     steps = plan(speech, silence, settings, stage_of(60, 0.0))
@@ -421,13 +553,26 @@ def test_replaced_tokens_are_a_share_of_plain_ones_and_the_same_again() -> None:
     assert misread(ids, 0.0, vocabulary, 3) == ids
 
 
-def test_replaced_tokens_are_read_in_training_and_never_special_ones(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_tokens_are_read_in_training_and_never_special_ones(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known, seen = SpeechLLM.losses, []
 
-    def losses(self: SpeechLLM, frames: Any, texts: list[str], mse: float, cosine: float, heard: Any, *rest: Any) -> Any:
+    def losses(
+        self: SpeechLLM,
+        frames: Any,
+        texts: list[str],
+        mse: float,
+        cosine: float,
+        heard: Any,
+        *rest: Any,
+    ) -> Any:
         own = [self.builder.target(text) for text in texts]
         special = {self.builder.eos, *self.tokenizer.all_special_ids}
-        seen.extend((len(ids), sum(a != b for a, b in zip(ids, other, strict=True))) for ids, other in zip(own, heard, strict=True))
+        seen.extend(
+            (len(ids), sum(a != b for a, b in zip(ids, other, strict=True)))
+            for ids, other in zip(own, heard, strict=True)
+        )
         assert not special & {token for ids in heard for token in ids}
         return known(self, frames, texts, mse, cosine, heard, *rest)
 
@@ -438,10 +583,17 @@ def test_replaced_tokens_are_read_in_training_and_never_special_ones(world: Path
     assert 0.3 * total < changed < 0.5 * total
 
 
-def test_settings_that_save_memory_or_watch_leave_the_bits_of_a_training(world: Path, work: Path) -> None:
-    """Gradient checkpointing computes the same numbers again; an alarm and a patience that nothing trips change nothing."""
+def test_settings_that_save_memory_or_watch_leave_the_bits_of_a_training(
+    world: Path, work: Path
+) -> None:
+    """Gradient checkpointing computes the same numbers again; an alarm and a patience that nothing
+    trips change nothing.
+    """
     plain = trained()
-    tones.change("params.yaml", {"train.gradient_checkpointing": True, "train.spike": 1000, "train.selection.patience": 50})
+    tones.change(
+        "params.yaml",
+        {"train.gradient_checkpointing": True, "train.spike": 1000, "train.selection.patience": 50},
+    )
     watched = trained()
     assert plain.pop("inputs.json") != watched.pop("inputs.json")  # it states the settings
     assert watched == plain

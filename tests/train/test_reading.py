@@ -1,4 +1,6 @@
-"""A training whose frames lie in a bucket: the weights of one whose frames lie here, also where the bucket stumbles."""
+"""A training whose frames lie in a bucket: the weights of one whose frames lie here, also where the
+bucket stumbles.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,20 @@ def test_weights_from_a_bucket_are_those_from_the_disk(
     monkeypatch.setenv("LIBRETTO_STORE", f"s3://recordings/frames-{fault}")
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
     tones.run_features()
-    assert {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT} == frames
+    assert {
+        role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT
+    } == frames
     assert not list(Path("data/features").rglob("*.tar"))
     ahead.cache_clear()
     bucket.first(fault, 1, ".tar")
     bucket.asked.clear()
     assert trained() == here
     of_training = {record.split("/")[1] for record in frames["train"] if record.endswith(".tar")}
-    whole = [count for (method, path), count in bucket.asked.items() if method == "GET" and path.endswith(".tar")]
+    whole = [
+        count
+        for (method, path), count in bucket.asked.items()
+        if method == "GET" and path.endswith(".tar")
+    ]
     assert len(whole) >= len(of_training)
     assert fault or set(whole) == {1}, "each tar came once"
 
@@ -48,15 +56,25 @@ def test_two_workers_write_and_two_ranks_read_one_bucket(
     here = trained()
     frames = {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT}
     tones.change("params.yaml", {"features.remote": True})
-    for name, value in (("STORE", "s3://recordings/two"), ("WORK", str(tmp_path / "other work")), ("WORKERS", "2")):
+    for name, value in (
+        ("STORE", "s3://recordings/two"),
+        ("WORK", str(tmp_path / "other work")),
+        ("WORKERS", "2"),
+    ):
         monkeypatch.setenv(f"LIBRETTO_{name}", value)
     tones.run_features()
-    assert {role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT} == frames
+    assert {
+        role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT
+    } == frames
     ahead.cache_clear()
     bucket.asked.clear()
     assert trained() == here
     of_training = {record for record in frames["train"] if record.endswith(".tar")}
-    read = {path: count for (method, path), count in bucket.asked.items() if method == "GET" and path.endswith(".tar")}
+    read = {
+        path: count
+        for (method, path), count in bucket.asked.items()
+        if method == "GET" and path.endswith(".tar")
+    }
     assert sum(read.values()) >= 2 * len(of_training), "each rank reads for itself"
 
 
@@ -76,16 +94,26 @@ def test_a_bucket_that_stays_away_ends_the_training_so_that_it_is_tried_again(
     tones.run("train")
 
 
-def test_a_refusal_tells_the_way_out_and_no_secret(world: Path, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_refusal_tells_the_way_out_and_no_secret(
+    world: Path, bucket: Bucket, tmp_path: Path
+) -> None:
     tones.change("params.yaml", {"features.remote": True})
     bucket.fault = lambda method, path: "expired"
-    environment = {**os.environ, "LIBRETTO_STORE": "s3://recordings/refused", "LIBRETTO_WORK": str(tmp_path / "other work"),
-                   "PYTHONPATH": str(REPOSITORY)}  # fmt: skip
+    environment = {
+        **os.environ,
+        "LIBRETTO_STORE": "s3://recordings/refused",
+        "LIBRETTO_WORK": str(tmp_path / "other work"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
     command = [sys.executable, "-m", "components.features", "--encoder", "tiny", "--role", "train"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 2
     assert "Renew the keys or the token" in done.stderr
     written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert [name for name in written if name.endswith("error.json")]
     said = {**written, "output": (done.stdout + done.stderr).encode()}
-    assert not [name for name, data in said.items() if KEY.encode() in data or SECRET.encode() in data]
+    assert not [
+        name for name, data in said.items() if KEY.encode() in data or SECRET.encode() in data
+    ]

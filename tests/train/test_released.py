@@ -1,4 +1,6 @@
-"""Projectors that SLAM-LLM released, from files made in the same layout: the pipeline takes them in place of a training."""
+"""Projectors that SLAM-LLM released, from files made in the same layout: the pipeline takes them in
+place of a training.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,19 @@ STACK, HIDDEN = 3, 24
 NAMES = ("linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias")
 
 
-def release(path: Path, encoder_width: int = ENCODER_WIDTH, llm_width: int = LLM_WIDTH, prefix: str = "encoder_projector.") -> dict:
+def release(
+    path: Path,
+    encoder_width: int = ENCODER_WIDTH,
+    llm_width: int = LLM_WIDTH,
+    prefix: str = "encoder_projector.",
+) -> dict:
     """A file as SLAM-LLM saves it, of half-precision tensors; its tensors by our names."""
     random = torch.Generator().manual_seed(3)
     shapes = ((HIDDEN, STACK * encoder_width), (HIDDEN,), (llm_width, HIDDEN), (llm_width,))
-    tensors = {name: torch.randn(shape, generator=random).half() for name, shape in zip(NAMES, shapes, strict=True)}
+    tensors = {
+        name: torch.randn(shape, generator=random).half()
+        for name, shape in zip(NAMES, shapes, strict=True)
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({prefix + name: tensor for name, tensor in tensors.items()}, path)
     return {name: tensor.float() for name, tensor in tensors.items()}
@@ -33,10 +43,15 @@ def release(path: Path, encoder_width: int = ENCODER_WIDTH, llm_width: int = LLM
 
 @pytest.fixture
 def models(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of released files; the world's projector is to come from ``released/model.pt`` in it."""
+    """A folder of released files; the world's projector is to come from ``released/model.pt`` in
+    it.
+    """
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "models"))
     weights = {"kind": "slam-llm", "file": "released/model.pt"}
-    tones.change("catalogue/projector.yaml", {"small": {"kind": "linear", "stack": STACK, "hidden": HIDDEN, "weights": weights}})
+    tones.change(
+        "catalogue/projector.yaml",
+        {"small": {"kind": "linear", "stack": STACK, "hidden": HIDDEN, "weights": weights}},
+    )
     return tmp_path / "models"
 
 
@@ -45,35 +60,74 @@ def load() -> SpeechLLM:
 
 
 def test_a_released_projector_gives_what_its_formula_gives(models: Path) -> None:
-    """W2 relu(W1 [x1 … xk] + b1) + b2 of each stack of frames (SLAM-ASR, section 3); nothing is trained."""
+    """W2 relu(W1 [x1 … xk] + b1) + b2 of each stack of frames (SLAM-ASR, section 3); nothing is
+    trained.
+    """
     released = release(models / "released/model.pt")
     tones.run("train")
     frames = frames_of([7, 3, 12], ENCODER_WIDTH)
     for given, each in zip(load().projector(frames), frames, strict=True):
         count = len(each) // STACK
-        stacks = torch.stack([torch.cat([each[STACK * place + step] for step in range(STACK)]) for place in range(count)])
+        stacks = torch.stack(
+            [
+                torch.cat([each[STACK * place + step] for step in range(STACK)])
+                for place in range(count)
+            ]
+        )
         hidden = (stacks @ released["linear1.weight"].T + released["linear1.bias"]).clamp(min=0)
-        torch.testing.assert_close(given, hidden @ released["linear2.weight"].T + released["linear2.bias"], rtol=1e-4, atol=1e-4)
-    assert Path("metrics/curve.csv").read_text().splitlines() == ["step,stage,loss,matching,accuracy,dev_wer"]
+        torch.testing.assert_close(
+            given,
+            hidden @ released["linear2.weight"].T + released["linear2.bias"],
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    assert Path("metrics/curve.csv").read_text().splitlines() == [
+        "step,stage,loss,matching,accuracy,dev_wer"
+    ]
     assert json.loads(Path("metrics/train.json").read_text())["steps"] == 0
     assert "released" in read_record(Path("models/bridge"))["inputs"]
 
 
 def test_a_released_convolution_gives_what_its_formula_gives(models: Path) -> None:
-    """The same with a convolution before the two layers, as MaLa-ASR's is saved: a ReLU before each of them."""
+    """The same with a convolution before the two layers, as MaLa-ASR's is saved: a ReLU before each
+    of them.
+    """
     entry = {"kind": "conv1d-mlp", "kernel": STACK, "stride": STACK, "hidden": HIDDEN}
-    tones.change("catalogue/projector.yaml", {"small": {**entry, "weights": {"kind": "slam-llm", "file": "released/model.pt"}}})
+    tones.change(
+        "catalogue/projector.yaml",
+        {"small": {**entry, "weights": {"kind": "slam-llm", "file": "released/model.pt"}}},
+    )
     random = torch.Generator().manual_seed(3)
     width = ENCODER_WIDTH
-    shapes = ((width, width, STACK), (width,), (HIDDEN, width), (HIDDEN,), (LLM_WIDTH, HIDDEN), (LLM_WIDTH,))
+    shapes = (
+        (width, width, STACK),
+        (width,),
+        (HIDDEN, width),
+        (HIDDEN,),
+        (LLM_WIDTH, HIDDEN),
+        (LLM_WIDTH,),
+    )
     names = ("conv1d.weight", "conv1d.bias", *NAMES)
-    released = {name: torch.randn(shape, generator=random) for name, shape in zip(names, shapes, strict=True)}
+    released = {
+        name: torch.randn(shape, generator=random)
+        for name, shape in zip(names, shapes, strict=True)
+    }
     (models / "released").mkdir(parents=True)
-    torch.save({f"encoder_projector.{name}": tensor for name, tensor in released.items()}, models / "released/model.pt")
+    torch.save(
+        {f"encoder_projector.{name}": tensor for name, tensor in released.items()},
+        models / "released/model.pt",
+    )
     tones.run("train")
     [frames] = frames_of([2 * STACK], ENCODER_WIDTH)
-    heard = torch.einsum("nkw,owk->no", frames.reshape(2, STACK, ENCODER_WIDTH), released["conv1d.weight"]) + released["conv1d.bias"]
-    hidden = (heard.clamp(min=0) @ released["linear1.weight"].T + released["linear1.bias"]).clamp(min=0)
+    heard = (
+        torch.einsum(
+            "nkw,owk->no", frames.reshape(2, STACK, ENCODER_WIDTH), released["conv1d.weight"]
+        )
+        + released["conv1d.bias"]
+    )
+    hidden = (heard.clamp(min=0) @ released["linear1.weight"].T + released["linear1.bias"]).clamp(
+        min=0
+    )
     wanted = hidden @ released["linear2.weight"].T + released["linear2.bias"]
     torch.testing.assert_close(load().projector([frames])[0], wanted, rtol=1e-4, atol=1e-3)
 
@@ -82,13 +136,22 @@ def test_the_rest_of_the_pipeline_decodes_with_it(models: Path) -> None:
     release(models / "released/model.pt")
     tones.run("train")
     tones.run("decode")
-    assert {row["system"] for row in pq.read_table("data/decode/test/tones-test.parquet").to_pylist()} == {"free", "greedy", "ctc"}
+    assert {
+        row["system"] for row in pq.read_table("data/decode/test/tones-test.parquet").to_pylist()
+    } == {"free", "greedy", "ctc"}
 
 
-@pytest.mark.parametrize(("encoder_width", "llm_width", "tensor"), [(40, LLM_WIDTH, "linear1.weight"), (ENCODER_WIDTH, 48, "linear2.bias")])
-def test_other_widths_than_the_encoders_and_the_llms_stop(encoder_width: int, llm_width: int, tensor: str, models: Path) -> None:
+@pytest.mark.parametrize(
+    ("encoder_width", "llm_width", "tensor"),
+    [(40, LLM_WIDTH, "linear1.weight"), (ENCODER_WIDTH, 48, "linear2.bias")],
+)
+def test_other_widths_than_the_encoders_and_the_llms_stop(
+    encoder_width: int, llm_width: int, tensor: str, models: Path
+) -> None:
     release(models / "released/model.pt", encoder_width, llm_width)
-    with pytest.raises(InputError, match=rf"{tensor} has the shape .*32 wide.*Name the encoder and the LLM"):
+    with pytest.raises(
+        InputError, match=rf"{tensor} has the shape .*32 wide.*Name the encoder and the LLM"
+    ):
         tones.run("train")
     assert not Path("models/bridge").exists()
 
@@ -101,12 +164,21 @@ def test_a_file_with_more_than_a_projector_stops(models: Path) -> None:
 
 def test_another_kind_of_projector_stops(models: Path) -> None:
     release(models / "released/model.pt", prefix="encoder_projector.conv1d.")
-    with pytest.raises(InputError, match=r"holds conv1d\.linear1\.bias.*a projector of kind 'linear' has linear1\.bias"):
+    with pytest.raises(
+        InputError,
+        match=r"holds conv1d\.linear1\.bias.*a projector of kind 'linear' has linear1\.bias",
+    ):
         tones.run("train")
 
 
 def test_a_missing_file_stops(models: Path) -> None:
-    with pytest.raises(InputError, match=r"projector 'small': .*released/model\.pt is missing\. Put the released model\.pt there"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"projector 'small': .*released/model\.pt is missing\. Put the released "
+            r"model\.pt there"
+        ),
+    ):
         tones.run("train")
 
 
@@ -131,7 +203,11 @@ def test_another_release_is_another_model(models: Path) -> None:
     tones.run("train")
     before = load().projector.linear1.weight.clone()
     torch.save(
-        {f"encoder_projector.{name}": tensor + 1 for name, tensor in release(models / "other.pt").items()}, models / "released/model.pt"
+        {
+            f"encoder_projector.{name}": tensor + 1
+            for name, tensor in release(models / "other.pt").items()
+        },
+        models / "released/model.pt",
     )
     tones.run("train")
     torch.testing.assert_close(load().projector.linear1.weight, before + 1)

@@ -1,4 +1,6 @@
-"""The training stage: what it learns from, what it leaves, and that a kill or another number of processes changes no bit."""
+"""The training stage: what it learns from, what it leaves, and that a kill or another number of
+processes changes no bit.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +48,15 @@ def curve() -> list[dict[str, str]]:
 
 @pytest.fixture
 def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Registers a function that is called with (stage, step, places) before each step of a training."""
+    """Registers a function that is called with (stage, step, places) before each step of a
+    training.
+    """
     known = loop._Stage._step
 
     def register(function: Callable[[Any, int, Places], None]) -> None:
-        def step(self: Any, number: int, steps: int, places: Places, *sources: Any) -> dict[str, Any]:
+        def step(
+            self: Any, number: int, steps: int, places: Places, *sources: Any
+        ) -> dict[str, Any]:
             function(self, number, places)
             return known(self, number, steps, places, *sources)
 
@@ -65,12 +71,27 @@ class Killed(Exception):
 
 def everything_on() -> None:
     """All that draws at random, so that a run that goes on has to draw the same."""
-    tones.change("params.yaml", {"train.spec_augment.enabled": True, "train.spec_augment.time_frames": 3, "train.lora.dropout": 0.2})
+    tones.change(
+        "params.yaml",
+        {
+            "train.spec_augment.enabled": True,
+            "train.spec_augment.time_frames": 3,
+            "train.lora.dropout": 0.2,
+        },
+    )
 
 
-@pytest.mark.parametrize(("stage", "step"), [("projector", 1), ("projector", 4), ("projector", 5), ("lora", 0), ("lora", 3)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("projector", 1), ("projector", 4), ("projector", 5), ("lora", 0), ("lora", 3)],
+)
 def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
-    stage: str, step: int, world: Path, before_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    step: int,
+    world: Path,
+    before_step: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     everything_on()
     undisturbed = trained()
@@ -119,7 +140,9 @@ def test_training_on_stored_features_reads_no_weights_of_the_encoder(world: Path
     assert trained()
 
 
-def test_a_finished_training_is_taken_from_the_work_cache(world: Path, before_step: Callable[..., None]) -> None:
+def test_a_finished_training_is_taken_from_the_work_cache(
+    world: Path, before_step: Callable[..., None]
+) -> None:
     first = trained()
     steps: list[int] = []
     before_step(lambda running, number, places: steps.append(number))
@@ -132,7 +155,12 @@ def test_a_finished_training_is_taken_from_the_work_cache(world: Path, before_st
 
 @pytest.mark.parametrize("end", ["longer", "other"])
 def test_a_curriculum_goes_on_from_where_another_with_the_same_beginning_was(
-    end: str, world: Path, before_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    end: str,
+    world: Path,
+    before_step: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     everything_on()
     trained()
@@ -140,22 +168,32 @@ def test_a_curriculum_goes_on_from_where_another_with_the_same_beginning_was(
     before_step(lambda running, number, places: stages.append(running.stage.name))
     first, second = read_params().raw["train"]["curriculum"]
     last = {**second, "name": "last", "steps": 2, "learning_rate": 0.001}
-    tones.change("params.yaml", {"train.curriculum": [first, second, last] if end == "longer" else [first, last]})
+    tones.change(
+        "params.yaml",
+        {"train.curriculum": [first, second, last] if end == "longer" else [first, last]},
+    )
     went_on, rows = trained(), curve()
     assert stages == ["last", "last"]
     assert "stage 'projector' is taken from the work cache" in capsys.readouterr().out
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
     assert trained() == went_on
     assert curve() == rows
-    assert len(stages) == 2 + sum(each["steps"] for each in read_params().raw["train"]["curriculum"])
+    assert len(stages) == 2 + sum(
+        each["steps"] for each in read_params().raw["train"]["curriculum"]
+    )
 
 
-def test_what_a_stage_hangs_on_is_not_taken_from_another(world: Path, before_step: Callable[..., None]) -> None:
+def test_what_a_stage_hangs_on_is_not_taken_from_another(
+    world: Path, before_step: Callable[..., None]
+) -> None:
     trained()
     stages: list[str] = []
     before_step(lambda running, number, places: stages.append(running.stage.name))
     first, second = read_params().raw["train"]["curriculum"]
-    for change in ({"train.batch_seconds": 15}, {"train.curriculum": [{**first, "warmup": 3}, second]}):
+    for change in (
+        {"train.batch_seconds": 15},
+        {"train.curriculum": [{**first, "warmup": 3}, second]},
+    ):
         stages.clear()
         tones.change("params.yaml", change)
         trained()
@@ -164,7 +202,9 @@ def test_what_a_stage_hangs_on_is_not_taken_from_another(world: Path, before_ste
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.3, 0.0])
-def test_two_processes_give_the_bits_of_one(weight: float, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_the_bits_of_one(
+    weight: float, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     everything_on()
     tones.change("params.yaml", {"train.matching.weight": weight})
     alone = trained()
@@ -173,12 +213,22 @@ def test_two_processes_give_the_bits_of_one(weight: float, world: Path, tmp_path
     assert trained() == alone
 
 
-def test_the_loss_counts_transcripts_and_their_ends_alone(world: Path, before_step: Callable[..., None]) -> None:
-    """Each step's loss against the formula, one utterance at a time, divided by all target tokens of the step.
+def test_the_loss_counts_transcripts_and_their_ends_alone(
+    world: Path, before_step: Callable[..., None]
+) -> None:
+    """Each step's loss against the formula, one utterance at a time, divided by all target tokens
+    of the step.
 
     The non-speech of a step outnumbers what there is of it, so that clips stand in it twice.
     """
-    tones.change("params.yaml", {"train.curriculum.0.nonspeech_share": 0.5, "train.lora.dropout": 0.0, "train.batch_seconds": 15})
+    tones.change(
+        "params.yaml",
+        {
+            "train.curriculum.0.nonspeech_share": 0.5,
+            "train.lora.dropout": 0.0,
+            "train.batch_seconds": 15,
+        },
+    )
     wanted: list[float] = []
 
     def formula(running: Any, number: int, places: Places) -> None:
@@ -200,7 +250,9 @@ def loss_of(model: SpeechLLM, places: Places) -> float:
         speech = model.projector([torch.from_numpy(array(item)).float()])[0]
         row = torch.cat([embed(torch.tensor(before)), speech, embed(torch.tensor(after))])
         logits = model.llm(inputs_embeds=row[None]).logits[0, -len(answer) - 1 : -1].double()
-        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        total += float(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
+        )
         count += len(answer)
     return total / count
 
@@ -209,9 +261,16 @@ def test_the_curve_has_a_line_a_step_and_an_error_rate_a_checkpoint(world: Path)
     tones.run("train")
     lines = curve()
     assert list(lines[0]) == ["step", "stage", "loss", "matching", "accuracy", "dev_wer"]
-    assert [(line["step"], line["stage"]) for line in lines] == [(str(step), "projector" if step < 6 else "lora") for step in range(12)]
+    assert [(line["step"], line["stage"]) for line in lines] == [
+        (str(step), "projector" if step < 6 else "lora") for step in range(12)
+    ]
     assert [bool(line["dev_wer"]) for line in lines] == [step % 2 == 1 for step in range(12)]
-    assert all(float(line["loss"]) > 0 and float(line["matching"]) > 0 and 0 <= float(line["accuracy"]) <= 1 for line in lines)
+    assert all(
+        float(line["loss"]) > 0
+        and float(line["matching"]) > 0
+        and 0 <= float(line["accuracy"]) <= 1
+        for line in lines
+    )
 
 
 def test_the_loss_falls(world: Path) -> None:
@@ -223,23 +282,44 @@ def test_the_loss_falls(world: Path) -> None:
 
 def test_the_model_folder_holds_the_model_and_its_record_alone(world: Path, work: Path) -> None:
     tones.run("train")
-    files = {path.relative_to(BRIDGE).as_posix(): path for path in BRIDGE.rglob("*") if path.is_file()}
-    assert set(files) == {"config.json", "inputs.json", "parameters.json", "projector.safetensors", "matching.safetensors",
-                          "lora/adapter_config.json", "lora/adapter_model.safetensors"}  # fmt: skip
-    names = {name for path in files.values() if path.suffix == ".safetensors" for name in load_file(path)}
+    files = {
+        path.relative_to(BRIDGE).as_posix(): path for path in BRIDGE.rglob("*") if path.is_file()
+    }
+    assert set(files) == {
+        "config.json",
+        "inputs.json",
+        "parameters.json",
+        "projector.safetensors",
+        "matching.safetensors",
+        "lora/adapter_config.json",
+        "lora/adapter_model.safetensors",
+    }
+    names = {
+        name for path in files.values() if path.suffix == ".safetensors" for name in load_file(path)
+    }
     assert not [name for name in names if "exp_avg" in name or name.endswith("step")]
     assert read_record(BRIDGE)["outputs"].keys() == set(files) - {"inputs.json"}
     assert not list(work.rglob("resume"))
-    assert not [path for path in files.values() if path.suffix == ".json" and str(world) in path.read_text()]
+    assert not [
+        path for path in files.values() if path.suffix == ".json" and str(world) in path.read_text()
+    ]
     SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
 
 
 @pytest.mark.parametrize(
     ("rates", "kept"),
-    [([0.9, 0.3, 0.5, 0.8, 0.7, 0.2], (1, 5)), ([0.3, 0.3, 0.3, 1.5, 1.2, 1.3], (0, 4)), ([0.1, 0.2, 0.3, 0.0, 0.0, 0.1], (0, 3))],
+    [
+        ([0.9, 0.3, 0.5, 0.8, 0.7, 0.2], (1, 5)),
+        ([0.3, 0.3, 0.3, 1.5, 1.2, 1.3], (0, 4)),
+        ([0.1, 0.2, 0.3, 0.0, 0.0, 0.1], (0, 3)),
+    ],
 )
 def test_the_checkpoint_with_the_lowest_error_rate_on_dev_is_kept(
-    rates: list[float], kept: tuple[int, int], world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    rates: list[float],
+    kept: tuple[int, int],
+    world: Path,
+    before_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within a stage; the next stage goes on from the one that was kept."""
     seen: list[dict[str, torch.Tensor]] = []
@@ -262,15 +342,23 @@ def test_the_checkpoint_with_the_lowest_error_rate_on_dev_is_kept(
     assert not torch.equal(seen[3]["linear1.weight"], seen[4]["linear1.weight"])
 
 
-def test_features_that_are_no_numbers_stop_the_run_with_their_utterances(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_no_numbers_stop_the_run_with_their_utterances(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = FrameSource.frames
 
-    def frames(self: FrameSource, items: list[Located], epoch: int | None = None) -> list[torch.Tensor]:
+    def frames(
+        self: FrameSource, items: list[Located], epoch: int | None = None
+    ) -> list[torch.Tensor]:
         found = zip(items, known(self, items, epoch), strict=True)
-        return [each * float("nan") if item.entry.id == "tones-007" else each for item, each in found]
+        return [
+            each * float("nan") if item.entry.id == "tones-007" else each for item, each in found
+        ]
 
     monkeypatch.setattr(FrameSource, "frames", frames)
-    with pytest.raises(InputError, match=r"the loss is nan at step \d of 'projector' \(.*tones-007"):
+    with pytest.raises(
+        InputError, match=r"the loss is nan at step \d of 'projector' \(.*tones-007"
+    ):
         tones.run("train")
 
 
@@ -281,17 +369,29 @@ def test_lora_that_gets_no_gradient_stops_the_run_at_the_first_step(
     steps: list[tuple[str, int]] = []
     before_step(lambda running, number, places: steps.append((running.stage.name, number)))
     monkeypatch.setattr(LoraLinear, "forward", lambda self, *given: self.base_layer(*given))
-    with pytest.raises(InputError, match=r"train, stage 'lora': .*without a gradient: 'llm\..*lora_A.* more\. Set lora\.targets"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"train, stage 'lora': .*without a gradient: 'llm\..*lora_A.* more\. Set "
+            r"lora\.targets"
+        ),
+    ):
         tones.run("train")
     assert steps[-1] == ("lora", 0)
 
 
-def test_longer_utterances_are_left_out_and_counted(world: Path, before_step: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
+def test_longer_utterances_are_left_out_and_counted(
+    world: Path, before_step: Callable[..., None], capsys: pytest.CaptureFixture
+) -> None:
     lengths = {item.entry.id: item.entry.seconds for item in entries(Path("data/shards/train"))}
     limit = sorted(lengths.values())[8]
     tones.change("params.yaml", {"train.max_seconds": limit})
     seen: set[str] = set()
-    before_step(lambda running, number, places: seen.update(item.entry.id for item, spoken in places if spoken))
+    before_step(
+        lambda running, number, places: seen.update(
+            item.entry.id for item, spoken in places if spoken
+        )
+    )
     tones.run("train")
     assert seen == {name for name, length in lengths.items() if length <= limit}
     assert "3 of 12 utterances are over" in capsys.readouterr().out
@@ -303,12 +403,17 @@ def test_nothing_to_train_on_stops_with_the_way_out(world: Path) -> None:
         tones.run("train")
 
 
-def test_without_dev_there_is_no_checkpoint_to_choose(world: Path, before_step: Callable[..., None]) -> None:
+def test_without_dev_there_is_no_checkpoint_to_choose(
+    world: Path, before_step: Callable[..., None]
+) -> None:
     before_step(lambda *_: pytest.fail("a step was made"))
     for stage in ("shards", "features"):
         write_record(fresh(Path("data") / stage / "dev"), "shards", parameters=None, inputs={})
     tones.run("features", "dev")
-    with pytest.raises(InputError, match=r"train: the corpus has no utterance in its role dev.*Give the role a source"):
+    with pytest.raises(
+        InputError,
+        match=r"train: the corpus has no utterance in its role dev.*Give the role a source",
+    ):
         tones.run("train")
 
 
@@ -317,25 +422,39 @@ def frames_of_train() -> list[int]:
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
-def test_few_utterances_shorter_than_a_stack_are_filled_up_and_counted(mode: str, world: Path, capsys: pytest.CaptureFixture) -> None:
+def test_few_utterances_shorter_than_a_stack_are_filled_up_and_counted(
+    mode: str, world: Path, capsys: pytest.CaptureFixture
+) -> None:
     counts = sorted(frames_of_train())
     stack = next(each for each in counts if each > counts[0])
     short = sum(count < stack for count in counts)
     assert 0 < 2 * short <= len(counts) == 12
-    tones.change("params.yaml", {"features.mode": mode, "train.curriculum": read_params().raw["train"]["curriculum"][:1]})
+    tones.change(
+        "params.yaml",
+        {"features.mode": mode, "train.curriculum": read_params().raw["train"]["curriculum"][:1]},
+    )
     tones.change("catalogue/projector.yaml", {"small.stack": stack})
     for role in ("train", "dev", "nonspeech-train"):
         tones.run("features", role)
     tones.run("train")
-    assert f"train: {short} of 12 utterances have fewer frames than the {stack} of one token" in capsys.readouterr().out
+    assert (
+        f"train: {short} of 12 utterances have fewer frames than the {stack} of one token"
+        in capsys.readouterr().out
+    )
 
 
-def test_an_encoder_whose_frames_make_no_stack_stops_before_the_first_step(world: Path, before_step: Callable[..., None]) -> None:
+def test_an_encoder_whose_frames_make_no_stack_stops_before_the_first_step(
+    world: Path, before_step: Callable[..., None]
+) -> None:
     before_step(lambda *_: pytest.fail("a step was made"))
     most = max(frames_of_train())
     tones.change("catalogue/projector.yaml", {"small.stack": most + 1})
     with pytest.raises(
-        InputError, match=rf"12 of 12 utterances have fewer frames than the {most + 1} .*lower stride, or an encoder with more"
+        InputError,
+        match=(
+            rf"12 of 12 utterances have fewer frames than the {most + 1} .*lower stride, or "
+            r"an encoder with more"
+        ),
     ):
         tones.run("train")
 
@@ -349,7 +468,11 @@ def test_another_encoder_than_that_of_the_features_stops(world: Path) -> None:
 @pytest.fixture
 def held(world: Path) -> Iterator[tuple[list[Located], list[Located], Train]]:
     """Speech, non-speech and settings."""
-    yield entries(Path("data/features/train")), entries(Path("data/features/nonspeech-train")), read_params().train
+    yield (
+        entries(Path("data/features/train")),
+        entries(Path("data/features/nonspeech-train")),
+        read_params().train,
+    )
 
 
 def stage_of(steps: int, share: float, name: str = "any") -> CurriculumStage:
@@ -361,7 +484,11 @@ def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
     share: float, held: tuple[list[Located], list[Located], Train]
 ) -> None:
     speech, silence, settings = held
-    places = [place for step in plan(speech, silence, settings, stage_of(200, share)) for (place,) in step.places]
+    places = [
+        place
+        for step in plan(speech, silence, settings, stage_of(200, share))
+        for (place,) in step.places
+    ]
     spoken = [place for place in places if place < len(speech)]
     for start in range(0, len(spoken) - len(speech), len(speech)):
         assert sorted(spoken[start : start + len(speech)]) == list(range(len(speech)))
@@ -371,25 +498,40 @@ def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
     assert not times or max(times.values()) - min(times.values()) <= 0.35 * max(times.values())
 
 
-def test_epochs_stages_and_seeds_are_ordered_differently(held: tuple[list[Located], list[Located], Train]) -> None:
+def test_epochs_stages_and_seeds_are_ordered_differently(
+    held: tuple[list[Located], list[Located], Train],
+) -> None:
     speech, silence, settings = held
     steps = plan(speech, silence, settings, stage_of(40, 0.25))
     assert steps == plan(list(speech), list(silence), settings, stage_of(40, 0.25))
     assert steps[:10] == plan(speech, silence, settings, stage_of(10, 0.25))
     assert steps != plan(speech, silence, settings, stage_of(40, 0.25, "other"))
-    assert steps != plan(speech, silence, type(settings)(**{**vars(settings), "seed": 2}), stage_of(40, 0.25))
-    epochs = [place for step in plan(speech, silence, settings, stage_of(40, 0.0)) for (place,) in step.places]
+    assert steps != plan(
+        speech, silence, type(settings)(**{**vars(settings), "seed": 2}), stage_of(40, 0.25)
+    )
+    epochs = [
+        place
+        for step in plan(speech, silence, settings, stage_of(40, 0.0))
+        for (place,) in step.places
+    ]
     assert epochs[: len(speech)] != epochs[len(speech) : 2 * len(speech)]
 
 
-def test_a_batch_keeps_to_its_budget_padding_counted(held: tuple[list[Located], list[Located], Train]) -> None:
+def test_a_batch_keeps_to_its_budget_padding_counted(
+    held: tuple[list[Located], list[Located], Train],
+) -> None:
     speech, silence, settings = held
     items = [*speech, *silence]
     for step in plan(speech, silence, settings, stage_of(40, 0.25)):
-        assert max(items[place].entry.seconds for (place,) in step.places) * len(step.places) <= settings.batch_seconds
+        assert (
+            max(items[place].entry.seconds for (place,) in step.places) * len(step.places)
+            <= settings.batch_seconds
+        )
 
 
-def test_utterances_as_long_as_the_limit_are_kept(held: tuple[list[Located], list[Located], Train]) -> None:
+def test_utterances_as_long_as_the_limit_are_kept(
+    held: tuple[list[Located], list[Located], Train],
+) -> None:
     speech = held[0]
     limit = speech[0].entry.seconds
     kept, left_out = fitting(speech, limit)
@@ -399,7 +541,16 @@ def test_utterances_as_long_as_the_limit_are_kept(held: tuple[list[Located], lis
 
 
 def augment(**changed: Any) -> SpecAugment:
-    return SpecAugment(**{"enabled": True, "time_masks": 2, "time_frames": 6, "width_masks": 1, "width_share": 0.25, **changed})
+    return SpecAugment(
+        **{
+            "enabled": True,
+            "time_masks": 2,
+            "time_frames": 6,
+            "width_masks": 1,
+            "width_share": 0.25,
+            **changed,
+        }
+    )
 
 
 def test_without_augmentation_frames_stay_as_they_are() -> None:
@@ -429,7 +580,11 @@ def test_augmentation_sets_stretches_within_bounds_to_zero(length: int) -> None:
 
 def test_live_features_are_trained_on_as_cached_ones(world: Path) -> None:
     """Cached frames are in half precision: with weights that hardly move, losses agree to 0.1 %."""
-    slow = {"train.curriculum.0.learning_rate": 1e-7, "train.curriculum.1.learning_rate": 1e-7, "train.lora.learning_rate": 1e-7}
+    slow = {
+        "train.curriculum.0.learning_rate": 1e-7,
+        "train.curriculum.1.learning_rate": 1e-7,
+        "train.lora.learning_rate": 1e-7,
+    }
     tones.change("params.yaml", {**slow, "train.lora.dropout": 0.0})
     tones.run("train")
     cached = curve()
@@ -437,6 +592,11 @@ def test_live_features_are_trained_on_as_cached_ones(world: Path) -> None:
     tones.run_features()
     tones.run("train")
     for name in ("loss", "matching"):
-        assert [float(line[name]) for line in curve()] == pytest.approx([float(line[name]) for line in cached], rel=1e-3)
+        assert [float(line[name]) for line in curve()] == pytest.approx(
+            [float(line[name]) for line in cached], rel=1e-3
+        )
     assert curve() != cached
-    assert json.loads((BRIDGE / "inputs.json").read_text())["inputs"]["train"]["files"] == read_record(Path("data/shards/train"))["outputs"]
+    assert (
+        json.loads((BRIDGE / "inputs.json").read_text())["inputs"]["train"]["files"]
+        == read_record(Path("data/shards/train"))["outputs"]
+    )

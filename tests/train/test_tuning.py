@@ -1,4 +1,6 @@
-"""What a curriculum tunes: frozen, LoRA or whole, the encoder and the LLM each by itself, through training, file and decoding."""
+"""What a curriculum tunes: frozen, LoRA or whole, the encoder and the LLM each by itself, through
+training, file and decoding.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,31 @@ SIDES: dict[str, dict[str, list[str]]] = {
     "encoder": {"frozen": [], "lora": ["encoder-lora"], "full": ["encoder"]},
     "llm": {"frozen": [], "lora": ["lora"], "full": ["llm"]},
 }
-RATES = {"train.encoder_lora.learning_rate": 0.01, "train.encoder_lora.dropout": 0.1, "train.full.encoder": 0.001, "train.full.llm": 0.001}
+RATES = {
+    "train.encoder_lora.learning_rate": 0.01,
+    "train.encoder_lora.dropout": 0.1,
+    "train.full.encoder": 0.001,
+    "train.full.llm": 0.001,
+}
 
 
 def tuned(*stages: list[str], steps: int = 3, **changed: Any) -> None:
     """Sets a curriculum of some parts a stage, live features and quick learning."""
     first = read_params().raw["train"]["curriculum"][-1]
-    curriculum = [{**first, "name": f"stage-{number}", "steps": steps, "tune": parts} for number, parts in enumerate(stages)]
-    settings = {"features.mode": "live", **RATES, "train.curriculum": curriculum, "decode.sets": {"free": tones._set(1, 6, 1.0)}}
-    tones.change("params.yaml", {**settings, **{key.replace("__", "."): value for key, value in changed.items()}})
+    curriculum = [
+        {**first, "name": f"stage-{number}", "steps": steps, "tune": parts}
+        for number, parts in enumerate(stages)
+    ]
+    settings = {
+        "features.mode": "live",
+        **RATES,
+        "train.curriculum": curriculum,
+        "decode.sets": {"free": tones._set(1, 6, 1.0)},
+    }
+    tones.change(
+        "params.yaml",
+        {**settings, **{key.replace("__", "."): value for key, value in changed.items()}},
+    )
 
 
 def run() -> dict[str, Any]:
@@ -87,23 +105,38 @@ def heard(source: FrameSource) -> list[torch.Tensor]:
 
 def texts(model: SpeechLLM, source: FrameSource) -> list[str]:
     items = source.items
-    found = search(model.eval(), heard(source), [item.entry.seconds for item in items], read_params().decode.sets["free"])
+    found = search(
+        model.eval(),
+        heard(source),
+        [item.entry.seconds for item in items],
+        read_params().decode.sets["free"],
+    )
     return [each.text for each in found]
 
 
 @pytest.mark.parametrize("encoder", SIDES["encoder"])
 @pytest.mark.parametrize("llm", SIDES["llm"])
-def test_every_pair_of_schemes_trains_saves_and_decodes(encoder: str, llm: str, world: Path, ended: list[SpeechLLM]) -> None:
+def test_every_pair_of_schemes_trains_saves_and_decodes(
+    encoder: str, llm: str, world: Path, ended: list[SpeechLLM]
+) -> None:
     tuned([*SIDES["encoder"][encoder], *SIDES["llm"][llm], "projector"])
     run()
     before, model = bases(), ended[0]
     after = {plain(name): each.detach() for name, each in model.named_parameters()}
-    moved = {name for name, each in before.items() if name in after and not torch.equal(each, after[name])}
+    moved = {
+        name
+        for name, each in before.items()
+        if name in after and not torch.equal(each, after[name])
+    }
     for side, scheme in (("encoder", encoder), ("llm", llm)):
         of_side = {name for name in moved if name.startswith(f"{side}.")}
         assert bool(of_side) == (scheme == "full"), side
-        lora = [each for name, each in after.items() if name.startswith(f"{side}.") and "lora_B" in name]
-        assert [bool(each.abs().sum()) for each in lora] == [True] * (len(lora) if scheme == "lora" else 0)
+        lora = [
+            each for name, each in after.items() if name.startswith(f"{side}.") and "lora_B" in name
+        ]
+        assert [bool(each.abs().sum()) for each in lora] == [True] * (
+            len(lora) if scheme == "lora" else 0
+        )
         assert bool(lora) == (scheme == "lora")
         file = BRIDGE / f"{side}.safetensors"
         assert file.is_file() == (scheme == "full")
@@ -111,21 +144,33 @@ def test_every_pair_of_schemes_trains_saves_and_decodes(encoder: str, llm: str, 
             held = load_file(file)
             assert of_side <= {f"{side}.{name}" for name in held}
             assert all(torch.equal(each, after[f"{side}.{name}"]) for name, each in held.items())
-        assert (BRIDGE / {"encoder": "encoder-lora", "llm": "lora"}[side]).is_dir() == (scheme == "lora")
+        assert (BRIDGE / {"encoder": "encoder-lora", "llm": "lora"}[side]).is_dir() == (
+            scheme == "lora"
+        )
     tones.run("features", "test")
     again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
     assert (again.encoder is not None) == (encoder != "frozen")
-    one, other = (FrameSource("test", tones.ENCODER, "cpu", encoder=each.encoder) for each in (model, again))
+    one, other = (
+        FrameSource("test", tones.ENCODER, "cpu", encoder=each.encoder) for each in (model, again)
+    )
     assert all(torch.equal(*pair) for pair in zip(heard(one), heard(other), strict=True))
     assert texts(model, one) == texts(again, other)
     again.save(Path("again"))
     names = [path.relative_to("again") for path in Path("again").rglob("*") if path.is_file()]
-    assert all((Path("again") / name).read_bytes() == (BRIDGE / name).read_bytes() for name in names if name.name != "adapter_config.json")
+    assert all(
+        (Path("again") / name).read_bytes() == (BRIDGE / name).read_bytes()
+        for name in names
+        if name.name != "adapter_config.json"
+    )
 
 
-@pytest.mark.parametrize(("tune", "dtype"), [(["projector"], torch.float32), (["projector", "encoder-lora"], torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("tune", "dtype"),
+    [(["projector"], torch.float32), (["projector", "encoder-lora"], torch.bfloat16)],
+)
 def test_a_tuned_encoder_computes_in_the_precision_of_the_training_and_a_frozen_one_in_its_own(
-        tune: list[str], dtype: torch.dtype, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    tune: list[str], dtype: torch.dtype, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: set[torch.dtype] = set()
     known = SpeechEncoder.forward
 
@@ -173,17 +218,30 @@ def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("family", ["hubert-layer-norm", "hubert-group-norm", "whisper", "whisper-ast", "wavlm-layer-norm"])
-def test_encoders_of_other_families_are_tuned_through_the_loop(family: str, world: Path, ended: list[SpeechLLM]) -> None:
+@pytest.mark.parametrize(
+    "family",
+    ["hubert-layer-norm", "hubert-group-norm", "whisper", "whisper-ast", "wavlm-layer-norm"],
+)
+def test_encoders_of_other_families_are_tuned_through_the_loop(
+    family: str, world: Path, ended: list[SpeechLLM]
+) -> None:
     """LoRA first, then the whole encoder; nothing is left behind."""
     take(family)
     tuned(["encoder-lora", "projector"], ["encoder"], steps=1)
     run()
     before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
-    changed = {name for name in before if name in after and not torch.equal(before[name], after[name])}
+    changed = {
+        name for name in before if name in after and not torch.equal(before[name], after[name])
+    }
     still = {name for name in before if name.startswith("encoder.")} - changed
     assert changed
-    assert all(any(part in name for part in ("lm_head", "masked_spec_embed", "embed_positions", "k_proj.bias")) for name in still), still
+    assert all(
+        any(
+            part in name
+            for part in ("lm_head", "masked_spec_embed", "embed_positions", "k_proj.bias")
+        )
+        for name in still
+    ), still
     again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
     assert all(torch.equal(each, after[plain(name)]) for name, each in again.named_parameters())
 
@@ -225,15 +283,35 @@ def refused(says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["lora", "llm"], {}, r"tunes 'lora' and 'llm', of one side.*in two stages"),
         (["encoder", "encoder-lora"], {}, r"tunes 'encoder-lora' and 'encoder', of one side"),
-        (["encoder"], {"features.mode": "cached"}, r"'encoder' is to be tuned, but cached frames.*Set features\.mode to live"),
-        (["encoder-lora"], {"features.mode": "cached"}, r"'encoder-lora' is to be tuned, but cached frames"),
-        (["projector"], {"train.ctc_weight": 0.3}, r"the encoder stays frozen in every stage\. Tune 'encoder'"),
-        (["encoder"], {"train.ctc_weight": 0.3, "features.layer": 1}, r"reads the last layer, not layer 1\. Set features\.layer to last"),
+        (
+            ["encoder"],
+            {"features.mode": "cached"},
+            r"'encoder' is to be tuned, but cached frames.*Set features\.mode to live",
+        ),
+        (
+            ["encoder-lora"],
+            {"features.mode": "cached"},
+            r"'encoder-lora' is to be tuned, but cached frames",
+        ),
+        (
+            ["projector"],
+            {"train.ctc_weight": 0.3},
+            r"the encoder stays frozen in every stage\. Tune 'encoder'",
+        ),
+        (
+            ["encoder"],
+            {"train.ctc_weight": 0.3, "features.layer": 1},
+            r"reads the last layer, not layer 1\. Set features\.layer to last",
+        ),
         (["encoder"], {"train.ctc_weight": -1}, r"'train\.ctc_weight' is out of range"),
     ],
 )
 def test_parameters_that_do_not_go_together_stop(
-    parts: list[str], changes: dict[str, Any], says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+    parts: list[str],
+    changes: dict[str, Any],
+    says: str,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tuned(parts)
     tones.change("params.yaml", changes)
@@ -245,11 +323,21 @@ def test_parameters_that_do_not_go_together_stop(
     [
         ("fbank", ["encoder-lora"], 0.0, r"encoder 'tiny' has no lora\.targets.*or tune 'encoder'"),
         ("fbank", ["encoder"], 0.0, r"'encoder' is to be tuned, but the model has no such part"),
-        ("whisper", ["encoder"], 0.3, r"encoder 'tiny' has no CTC head, and train\.ctc_weight is 0\.3"),
+        (
+            "whisper",
+            ["encoder"],
+            0.3,
+            r"encoder 'tiny' has no CTC head, and train\.ctc_weight is 0\.3",
+        ),
     ],
 )
 def test_an_encoder_that_can_not_be_tuned_so_stops(
-    family: str, parts: list[str], weight: float, says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    parts: list[str],
+    weight: float,
+    says: str,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     take(family)
     tuned(["projector"], parts, train__ctc_weight=weight)
@@ -259,12 +347,19 @@ def test_an_encoder_that_can_not_be_tuned_so_stops(
 @pytest.mark.parametrize(
     ("freeze", "says"),
     [
-        (["encoder.model.encoder.layer.*"], r"stage 'stage-1': the pattern 'encoder\.model\.encoder\.layer\.\*' of freeze matches nothing"
-         r".*Near are encoder\.model\.encoder\.layers"),
+        (
+            ["encoder.model.encoder.layer.*"],
+            r"stage 'stage-1': the pattern 'encoder\.model\.encoder\.layer\.\*' of freeze matches nothing"
+            r".*Near are encoder\.model\.encoder\.layers",
+        ),
         (["llm.*"], r"the pattern 'llm\.\*' of freeze matches nothing that is tuned"),
-        (["encoder.*"], r"the patterns of freeze leave nothing of 'encoder' to tune.*Take 'encoder' out of tune"),
+        (
+            ["encoder.*"],
+            r"the patterns of freeze leave nothing of 'encoder' to tune.*Take 'encoder' out of "
+            r"tune",
+        ),
     ],
-)  # fmt: skip
+)
 def test_patterns_that_do_not_fit_stop_before_the_first_stage(
     freeze: list[str], says: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,53 +368,93 @@ def test_patterns_that_do_not_fit_stop_before_the_first_stage(
     refused(says, monkeypatch)
 
 
-def test_patterns_freeze_what_they_name_and_the_table_says_so(world: Path, ended: list[SpeechLLM], capsys: pytest.CaptureFixture) -> None:
+def test_patterns_freeze_what_they_name_and_the_table_says_so(
+    world: Path, ended: list[SpeechLLM], capsys: pytest.CaptureFixture
+) -> None:
     tuned(["projector", "encoder", "lora"], steps=2)
     tones.change(
-        "params.yaml", {"train.curriculum.0.freeze": ["encoder.model.encoder.layers.0.*", "projector.linear1.bias", "*.q_proj.lora_A*"]}
+        "params.yaml",
+        {
+            "train.curriculum.0.freeze": [
+                "encoder.model.encoder.layers.0.*",
+                "projector.linear1.bias",
+                "*.q_proj.lora_A*",
+            ]
+        },
     )
     run()
     before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
-    still = {name for name in before if name.startswith("encoder.") and torch.equal(before[name], after[name])}
+    still = {
+        name
+        for name in before
+        if name.startswith("encoder.") and torch.equal(before[name], after[name])
+    }
     lower = {name for name in before if ".encoder.layers.0." in name}
     assert {name for name in still if "ctc_head" not in name} == lower
-    assert not [name for name in load_file(BRIDGE / "encoder.safetensors") if ".encoder.layers.0." in name]
+    assert not [
+        name for name in load_file(BRIDGE / "encoder.safetensors") if ".encoder.layers.0." in name
+    ]
     [stage] = json.loads((BRIDGE / "parameters.json").read_text())
     rows = {(row["part"], row["module"]): row for row in stage["modules"]}
     assert stage["stage"] == "stage-0"
-    assert rows["encoder", "encoder.model.encoder.layers.0"]["trained"] == 0 < rows["encoder", "encoder.model.encoder.layers.1"]["trained"]
-    assert sum(row["parameters"] for row in rows.values()) == sum(each.numel() for each in after.values())
+    assert (
+        rows["encoder", "encoder.model.encoder.layers.0"]["trained"]
+        == 0
+        < rows["encoder", "encoder.model.encoder.layers.1"]["trained"]
+    )
+    assert sum(row["parameters"] for row in rows.values()) == sum(
+        each.numel() for each in after.values()
+    )
     lora = [row for row in rows.values() if row["part"] == "LLM LoRA"]
     assert sum(row["trained"] for row in lora) == sum(
-        each.numel() for name, each in after.items() if "lora_" in name and "q_proj.lora_A" not in name
+        each.numel()
+        for name, each in after.items()
+        if "lora_" in name and "q_proj.lora_A" not in name
     )
-    assert rows["projector", "projector.linear1"]["trained"] == after["projector.linear1.weight"].numel()
-    assert [row["trained"] for row in rows.values() if row["part"] == "LLM"] == [0] * 4, "two equal layers are one row"
+    assert (
+        rows["projector", "projector.linear1"]["trained"]
+        == after["projector.linear1.weight"].numel()
+    )
+    assert [row["trained"] for row in rows.values() if row["part"] == "LLM"] == [0] * 4, (
+        "two equal layers are one row"
+    )
     said = capsys.readouterr().out
     assert said.count("parameters in stage 'stage-0'") == 1
     assert "LLM: llm.model.layers.0-1" in said
 
 
 def test_frozen_and_tuned_encoders_start_from_the_same_loss(world: Path) -> None:
-    """Cached frames, live ones of a frozen encoder, and live ones of an encoder that hardly moves: one loss within 0.1 %."""
+    """Cached frames, live ones of a frozen encoder, and live ones of an encoder that hardly moves:
+    one loss within 0.1 %.
+    """
     slow = {"train.full.encoder": 1e-9, "train.lora.dropout": 0.0, "train.lora.learning_rate": 1e-9}
     losses = {}
-    for name, mode, parts in (("cached", "cached", []), ("live", "live", []), ("tuned", "live", ["encoder"])):
+    for name, mode, parts in (
+        ("cached", "cached", []),
+        ("live", "live", []),
+        ("tuned", "live", ["encoder"]),
+    ):
         tuned(["projector", *parts], features__mode=mode)
         tones.change("params.yaml", {**slow, "train.curriculum.0.learning_rate": 1e-9})
         run()
         lines = Path("metrics/curve.csv").read_text().splitlines()[1:]
         losses[name] = [float(line.split(",")[2]) for line in lines]
     assert losses["live"] == pytest.approx(losses["cached"], rel=1e-3)
-    assert losses["tuned"] == pytest.approx(losses["live"], rel=1e-4)  # another kernel of attention, before wide random weights
+    assert losses["tuned"] == pytest.approx(
+        losses["live"], rel=1e-4
+    )  # another kernel of attention, before wide random weights
 
 
 def test_cached_frames_are_refused_by_a_bridge_with_a_tuned_encoder(world: Path) -> None:
     tuned(["projector", "encoder-lora"], steps=1)
     run()
-    tones.change("params.yaml", {"features.mode": "cached", "train.curriculum.0.tune": ["projector"]})
+    tones.change(
+        "params.yaml", {"features.mode": "cached", "train.curriculum.0.tune": ["projector"]}
+    )
     tones.run_features()
-    with pytest.raises(InputError, match=r"holds frames of the encoder as it was.*Set features\.mode to live"):
+    with pytest.raises(
+        InputError, match=r"holds frames of the encoder as it was.*Set features\.mode to live"
+    ):
         tones.run("decode")
 
 
@@ -343,7 +478,10 @@ def test_a_layer_below_the_last_tunes_what_is_below_it(world: Path, ended: list[
 def test_whole_networks_are_held_in_fp32(world: Path, ended: list[SpeechLLM]) -> None:
     tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "bfloat16"})
     tones.change("catalogue/encoder.yaml", {"tiny.numerics.dtype": "bfloat16"})
-    for parts, dtypes in ((["llm", "encoder"], {torch.float32}), (["lora", "encoder-lora"], {torch.bfloat16, torch.float32})):
+    for parts, dtypes in (
+        (["llm", "encoder"], {torch.float32}),
+        (["lora", "encoder-lora"], {torch.bfloat16, torch.float32}),
+    ):
         tuned(["projector", *parts], steps=1)
         run()
         assert {each.dtype for each in ended[-1].parameters()} == dtypes
@@ -355,25 +493,37 @@ def test_whole_networks_are_held_in_fp32(world: Path, ended: list[SpeechLLM]) ->
 def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
     family: str, world: Path, ended: list[SpeechLLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step's value against torch's own loss, one utterance at a time; the LLM's loss does not reach the head."""
+    """Each step's value against torch's own loss, one utterance at a time; the LLM's loss does not
+    reach the head.
+    """
     take(family)
     wanted: list[float] = []
     known = loop._Stage._step
 
     @torch.no_grad()
-    def formula(encoder: SpeechEncoder, places: Any, speech: FrameSource, silence: FrameSource) -> float:
+    def formula(
+        encoder: SpeechEncoder, places: Any, speech: FrameSource, silence: FrameSource
+    ) -> float:
         values = []
         for item, spoken in places:
             frames = (speech if spoken else silence).frames([item])[0]
             ids = encoder.tokenizer(item.entry.text).input_ids if spoken else []
             scores = encoder.head(frames[None])[0].log_softmax(-1)
-            loss = torch.nn.functional.ctc_loss(scores[:, None], torch.tensor([ids], dtype=torch.long), torch.tensor([len(frames)]),
-                                                torch.tensor([len(ids)]), blank=0, reduction="sum")  # fmt: skip
+            loss = torch.nn.functional.ctc_loss(
+                scores[:, None],
+                torch.tensor([ids], dtype=torch.long),
+                torch.tensor([len(frames)]),
+                torch.tensor([len(ids)]),
+                blank=0,
+                reduction="sum",
+            )
             if torch.isfinite(loss):
                 values.append(float(loss) / len(frames))
         return sum(values) / len(places)
 
-    def step(self: Any, number: int, steps: int, places: Any, epoch: int, forward: Forward) -> dict[str, Any]:
+    def step(
+        self: Any, number: int, steps: int, places: Any, epoch: int, forward: Forward
+    ) -> dict[str, Any]:
         wanted.append(formula(self.model.eval().encoder, places, forward.speech, forward.silence))
         return known(self, number, steps, places, epoch, forward)
 
@@ -381,10 +531,16 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
     tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
     run()
     lines = [line.split(",") for line in Path("metrics/curve.csv").read_text().splitlines()]
-    assert [float(line[lines[0].index("ctc")]) for line in lines[1:]] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    assert [float(line[lines[0].index("ctc")]) for line in lines[1:]] == pytest.approx(
+        wanted, rel=1e-3, abs=1e-6
+    )
     head = "ctc_head" if family == "parakeet" else "lm_head"
     before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
-    assert all(not torch.equal(before[name], after[name]) for name in before if f"encoder.model.{head}" in name)
+    assert all(
+        not torch.equal(before[name], after[name])
+        for name in before
+        if f"encoder.model.{head}" in name
+    )
     assert [name for name in load_file(BRIDGE / "encoder.safetensors") if head in name]
 
 
@@ -396,10 +552,23 @@ def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
     tones.run("features", "train")
     source = FrameSource("train", tones.ENCODER, "cpu", encoder=encoder)
     head, items = Head(encoder), source.items[:2]
-    head.loss(source.frames(items), [head.target(item.entry.text) or [] for item in items]).backward()
-    missing = [name for name, each in encoder.named_parameters() if each.grad is None or not torch.isfinite(each.grad).all()]
+    head.loss(
+        source.frames(items), [head.target(item.entry.text) or [] for item in items]
+    ).backward()
+    missing = [
+        name
+        for name, each in encoder.named_parameters()
+        if each.grad is None or not torch.isfinite(each.grad).all()
+    ]
     assert not missing
-    assert sum(float(each.grad.abs().sum()) > 0 for each in encoder.parameters() if each.grad is not None) > 20
+    assert (
+        sum(
+            float(each.grad.abs().sum()) > 0
+            for each in encoder.parameters()
+            if each.grad is not None
+        )
+        > 20
+    )
 
 
 def relabel(change: Callable[[int, str], str]) -> None:
@@ -407,19 +576,30 @@ def relabel(change: Callable[[int, str], str]) -> None:
     known = tones.utterances
 
     def utterances(*given: Any) -> Any:
-        return [type(each)(**{**vars(each), "text": change(place, each.text)}) for place, each in enumerate(known(*given))]
+        return [
+            type(each)(**{**vars(each), "text": change(place, each.text)})
+            for place, each in enumerate(known(*given))
+        ]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tones, "utterances", utterances)
         tones.write_shards("train", tones.LAYOUT["train"])
 
 
-def test_transcripts_that_the_head_can_not_write_are_counted(world: Path, capsys: pytest.CaptureFixture) -> None:
-    """One with a letter that it lacks in each of three tars; case is that of the head. Most without a path stop the run."""
+def test_transcripts_that_the_head_can_not_write_are_counted(
+    world: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """One with a letter that it lacks in each of three tars; case is that of the head. Most without
+    a path stop the run.
+    """
     relabel(lambda place, text: {0: f"{text} £"}.get(place, f"{text} " * 40))
     tuned(["projector", "encoder"], steps=2, train__ctc_weight=0.5)
     with pytest.raises(
-        InputError, match=r"3 of 12 transcripts have units that its head lacks, [3-9] more units than frames.*ctc_weight to 0"
+        InputError,
+        match=(
+            r"3 of 12 transcripts have units that its head lacks, [3-9] more units than "
+            r"frames.*ctc_weight to 0"
+        ),
     ):
         run()
     relabel(lambda place, text: {0: f"{text} £"}.get(place, text.upper()))
@@ -429,9 +609,15 @@ def test_transcripts_that_the_head_can_not_write_are_counted(world: Path, capsys
     assert "left out of its loss" in said
 
 
-def test_a_base_that_is_tuned_without_a_gradient_stops(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_is_tuned_without_a_gradient_stops(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = SpeechEncoder.hung_on
-    monkeypatch.setattr(SpeechEncoder, "hung_on", lambda self: [*known(self), "model.ctc_head.weight"])
+    monkeypatch.setattr(
+        SpeechEncoder, "hung_on", lambda self: [*known(self), "model.ctc_head.weight"]
+    )
     tuned(["projector", "encoder"])
-    with pytest.raises(InputError, match=r"without a gradient: 'encoder\.model\.ctc_head\.weight'.*freeze"):
+    with pytest.raises(
+        InputError, match=r"without a gradient: 'encoder\.model\.ctc_head\.weight'.*freeze"
+    ):
         run()

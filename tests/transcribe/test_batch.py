@@ -1,4 +1,6 @@
-"""A folder or bucket of recordings to parquet: each recording one row of one part, whatever is killed or added on the way."""
+"""A folder or bucket of recordings to parquet: each recording one row of one part, whatever is
+killed or added on the way.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,21 @@ def folder(world: Path, tmp_path: Path) -> Path:
 
 
 def put(where: Path, number: int, words: str = "amber birch cedar") -> None:
-    path = where / "abcdefghij"[number % 10 - number % 2] / f"{number}.flac" if number < 6 else where / "f" / f"{number}.flac"
+    path = (
+        where / "abcdefghij"[number % 10 - number % 2] / f"{number}.flac"
+        if number < 6
+        else where / "f" / f"{number}.flac"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tones.tone(words, number), RATE)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in sorted(out.glob("part-*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def data(out: Path) -> dict[str, bytes]:
@@ -58,7 +68,10 @@ def run(folder: Path | str, out: Path | str, *more: str) -> int:
 
 
 def test_each_recording_is_one_row(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
     assert run(folder, out) == 1
@@ -67,10 +80,14 @@ def test_each_recording_is_one_row(
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.flac"))
     assert [row["file"] for row in found] == names
     transcriber = Transcriber.load(constraints="greedy")
-    assert [row["text"] for row in found[:-1]] == [transcriber(folder / name).text for name in names[:-1]]
+    assert [row["text"] for row in found[:-1]] == [
+        transcriber(folder / name).text for name in names[:-1]
+    ]
     assert "truncated" in found[-1]["failure"] or "unreadable" in found[-1]["failure"]
     assert found[0]["segments"][0]["words"], "with times"
-    assert f"{COUNT} recordings, {COUNT - 1} with a transcript, 1 without" in capsys.readouterr().out
+    assert (
+        f"{COUNT} recordings, {COUNT - 1} with a transcript, 1 without" in capsys.readouterr().out
+    )
 
     before = data(out)
     assert run(folder, out) == 1
@@ -89,10 +106,12 @@ def test_what_comes_later_makes_new_parts_and_what_changed_is_told(
     before = data(out)
     put(folder, 8)
     run(folder, out)
-    assert {name: held for name, held in data(out).items() if name in before and name != batch.LISTING} == {
-        name: held for name, held in before.items() if name != batch.LISTING
-    }
-    assert [row["file"] for row in pq.read_table(out / "part-000003.parquet").to_pylist()] == ["f/8.flac"]
+    assert {
+        name: held for name, held in data(out).items() if name in before and name != batch.LISTING
+    } == {name: held for name, held in before.items() if name != batch.LISTING}
+    assert [row["file"] for row in pq.read_table(out / "part-000003.parquet").to_pylist()] == [
+        "f/8.flac"
+    ]
 
     put(folder, 6, "amber")  # mended
     capsys.readouterr()
@@ -103,14 +122,18 @@ def test_what_comes_later_makes_new_parts_and_what_changed_is_told(
     assert {row["failure"] for row in rows(out)} == {None}
 
 
-def test_a_name_that_parquet_can_not_hold_is_told_before_any_work(folder: Path, tmp_path: Path) -> None:
+def test_a_name_that_parquet_can_not_hold_is_told_before_any_work(
+    folder: Path, tmp_path: Path
+) -> None:
     shutil.copy(folder / "a/0.flac", os.fsencode(folder) + b"/caf\xe9.flac")
     with pytest.raises(InputError, match=r"the name of caf\\xe9.flac is no UTF-8.*Rename the file"):
         batch.run(str(folder), str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 
-def test_another_model_set_or_run_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_model_set_or_run_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     run(folder, out)
     with pytest.raises(InputError, match="begun with another set"):
@@ -133,9 +156,22 @@ def test_a_killed_run_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
     for number in range(10, 40):
         put(folder, number, "amber birch cedar amber birch")
     out, whole = tmp_path / "out", tmp_path / "whole"
-    command = [sys.executable, "-m", "components.transcribe", "batch", str(folder), str(out), "--set", "greedy", "--shard", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "components.transcribe",
+        "batch",
+        str(folder),
+        str(out),
+        "--set",
+        "greedy",
+        "--shard",
+        "3",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "LIBRETTO_WORKERS": "2"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     end = time.monotonic() + 120
     while len(list(out.glob("part-*.parquet"))) < 2:
         assert process.poll() is None and time.monotonic() < end
@@ -157,8 +193,11 @@ def test_from_bucket_to_bucket_it_is_the_same(folder: Path, tmp_path: Path, buck
     bucket.fill(folder, "talks")
     bucket.first("503", 1)
     assert run("s3://recordings/talks", "s3://recordings/texts/all") == 1
-    held = {Path(name).name: bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
-            for name in bucket.names() if name.startswith("texts/all/")}  # fmt: skip
+    held = {
+        Path(name).name: bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
+        for name in bucket.names()
+        if name.startswith("texts/all/")
+    }
     assert held == data(here)
     bucket.asked.clear()
     shutil.rmtree(tmp_path / "talks")

@@ -1,4 +1,6 @@
-"""``python -m components.transcribe`` as a user runs it: formats, folders, standard input, exit codes."""
+"""``python -m components.transcribe`` as a user runs it: formats, folders, standard input, exit
+codes.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def folder(tmp_path: Path) -> Path:
     """Recordings of several kinds and rates, some of them broken, and what is none."""
     where = tmp_path / "talks"
     (where / "deep/er").mkdir(parents=True)
-    for place, (name, rate) in enumerate([("a.flac", RATE), ("b.wav", 8_000), ("deep/c.ogg", 44_100), ("deep/er/d.mp3", 22_050)]):
+    for place, (name, rate) in enumerate(
+        [("a.flac", RATE), ("b.wav", 8_000), ("deep/c.ogg", 44_100), ("deep/er/d.mp3", 22_050)]
+    ):
         soundfile.write(where / name, np.repeat(tones.tone("amber birch cedar", place), 2), rate)
     soundfile.write(where / "empty.wav", np.zeros(0, np.float32), RATE)
     soundfile.write(where / "nan.wav", np.full(9000, np.nan, np.float32), RATE, subtype="FLOAT")
@@ -51,12 +55,19 @@ def folder(tmp_path: Path) -> Path:
     return where
 
 
-GOOD, BAD = ("a.flac", "b.wav", "deep/c.ogg", "deep/er/d.mp3"), ("deep/broken.FLAC", "empty.wav", "nan.wav")
+GOOD, BAD = (
+    ("a.flac", "b.wav", "deep/c.ogg", "deep/er/d.mp3"),
+    ("deep/broken.FLAC", "empty.wav", "nan.wav"),
+)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "components.transcribe", *arguments], capture_output=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "components.transcribe", *arguments],
+        capture_output=True,
+        env=environment,
+    )
 
 
 def test_a_folder_gives_a_line_a_recording_and_a_line_a_failure(model: Path, folder: Path) -> None:
@@ -97,7 +108,9 @@ def test_standard_input_is_a_recording(
 def test_standard_input_is_kept_in_a_file_while_it_is_read(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So its length is known, a WAV that was written to a pipe is whole, and nothing stays behind."""
+    """So its length is known, a WAV that was written to a pipe is whole, and nothing
+    stays behind.
+    """
     soundfile.write(tmp_path / "a.wav", long_tone(50), RATE)
     assert main([str(tmp_path / "a.wav"), "--set", "ctc"]) == 0
     text = capsys.readouterr().out
@@ -127,15 +140,26 @@ def test_an_odd_file_costs_a_line_and_not_the_run(
     printed = capsys.readouterr()
     assert "caf\\xe9.flac" in printed.out.replace("\\\\", "\\")
     assert f"{folder / 'b.raw'}: unreadable: samplerate" in printed.err
-    assert main([str(folder / latin), "--set", "ctc", "--format", form, "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [str(folder / latin), "--set", "ctc", "--format", form, "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
     assert (tmp_path / "out" / latin).with_suffix(f".{form}").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["nowhere.wav"], "nowhere.wav"), (["{folder}/deep", "--format", "srt"], "--out"), (["{folder}", "--set", "constraint"], "constraint"),
-     (["{folder}", "--model", "{folder}"], "no exported model"), (["{folder}", "--segment-seconds", "1"], "at least"), ([".dvc"], ".dvc")],
-)  # fmt: skip
+    [
+        (["nowhere.wav"], "nowhere.wav"),
+        (["{folder}/deep", "--format", "srt"], "--out"),
+        (["{folder}", "--set", "constraint"], "constraint"),
+        (["{folder}", "--model", "{folder}"], "no exported model"),
+        (["{folder}", "--segment-seconds", "1"], "at least"),
+        ([".dvc"], ".dvc"),
+    ],
+)
 def test_a_wrong_parameter_stops_before_any_work(
     arguments: list[str], says: str, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,15 +169,25 @@ def test_a_wrong_parameter_stops_before_any_work(
     assert printed.out == ""
 
 
-def test_a_workspace_without_a_model_is_refused(world: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_workspace_without_a_model_is_refused(
+    world: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(folder)]) == 2
     assert "models/bridge" in capsys.readouterr().err
 
 
-def test_each_recording_gets_a_file_where_it_lies(model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_recording_gets_a_file_where_it_lies(
+    model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     soundfile.write(folder / "a.wav", tones.hiss(2), RATE)
-    assert main([str(folder), "--set", "ctc", "--format", "srt", "--out", str(tmp_path / "out")]) == 1
-    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert (
+        main([str(folder), "--set", "ctc", "--format", "srt", "--out", str(tmp_path / "out")]) == 1
+    )
+    found = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert found == {"a.flac.srt", "a.wav.srt", "b.srt", "deep/c.srt", "deep/er/d.srt"}
     assert capsys.readouterr().out == ""
 
@@ -169,7 +203,9 @@ def test_two_texts_never_share_a_file(tmp_path: Path) -> None:
     assert len(sources([str(tmp_path), str(tmp_path / "one/a.wav")])) == 2
 
 
-def test_a_kill_leaves_no_half_text(model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_leaves_no_half_text(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
@@ -182,18 +218,27 @@ def test_a_kill_leaves_no_half_text(model: Path, folder: Path, tmp_path: Path, m
 def transcript() -> Transcript:
     spoken = [Word(f"word{place}", place * 0.5, place * 0.5 + 0.4, 0.5) for place in range(30)]
     late = [Word("a<b", 3700.0, 3700.2), Word("&", 3701.5, 3702.0)]
-    return Transcript("talk\t1.wav", 3702, 3600, [
-        Passage(0, 15, " ".join(word.text for word in spoken), -3.0, spoken),
-        Passage(15, 16, "", float("-inf"), []),
-        Passage(20, 30, "no times", float("nan"), []),
-        Passage(3699, 3702, "a<b &", -1.0, late),
-    ])  # fmt: skip
+    return Transcript(
+        "talk\t1.wav",
+        3702,
+        3600,
+        [
+            Passage(0, 15, " ".join(word.text for word in spoken), -3.0, spoken),
+            Passage(15, 16, "", float("-inf"), []),
+            Passage(20, 30, "no times", float("nan"), []),
+            Passage(3699, 3702, "a<b &", -1.0, late),
+        ],
+    )
 
 
 def test_captions_are_short_and_end_at_pauses() -> None:
     found = captions(transcript())
     assert " ".join(each.text for each in found) == transcript().text
-    assert all(len(each.text) <= 84 and each.end - each.start <= 7 for each in found if each.text != "no times")
+    assert all(
+        len(each.text) <= 84 and each.end - each.start <= 7
+        for each in found
+        if each.text != "no times"
+    )
     assert [each.text for each in found[-3:]] == ["no times", "a<b", "&"]
     assert all(one.end <= other.start for one, other in pairwise(found))
 
@@ -207,27 +252,53 @@ def test_each_format_says_what_was_heard() -> None:
     assert [len(each["words"]) for each in data["segments"]] == [30, 0, 0, 2]
     assert [each["score"] for each in data["segments"]] == [-3, None, None, -1]
     blocks = made["srt"].strip().split("\n\n")
-    assert [block.split("\n")[0] for block in blocks] == [str(number + 1) for number in range(len(blocks))]
+    assert [block.split("\n")[0] for block in blocks] == [
+        str(number + 1) for number in range(len(blocks))
+    ]
     assert blocks[-1].split("\n")[1:] == ["01:01:41,500 --> 01:01:42,000", "&"]
     assert made["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> ")
     assert "a&lt;b" in made["vtt"] and "&amp;" in made["vtt"]
     rows = [line.split("\t") for line in made["tsv"].splitlines()]
     assert {row[0] for row in rows} == {"talk 1.wav"}
-    assert [row[1:3] for row in rows] == [["0.000", "15.000"], ["15.000", "16.000"], ["20.000", "30.000"], ["3699.000", "3702.000"]]
+    assert [row[1:3] for row in rows] == [
+        ["0.000", "15.000"],
+        ["15.000", "16.000"],
+        ["20.000", "30.000"],
+        ["3699.000", "3702.000"],
+    ]
 
 
-def test_a_long_recording_has_captions_in_order(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_recording_has_captions_in_order(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     soundfile.write(tmp_path / "long.flac", long_tone(80), RATE)
-    assert main([str(tmp_path / "long.flac"), "--format", "vtt", "--set", "ctc", "--segment-seconds", "6"]) == 0
+    assert (
+        main(
+            [
+                str(tmp_path / "long.flac"),
+                "--format",
+                "vtt",
+                "--set",
+                "ctc",
+                "--segment-seconds",
+                "6",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
-    times = [sum(float(part) * 60**power for power, part in enumerate(reversed(each.split(":")))) for each in
-             re.findall(r"\d\d:\d\d:\d\d\.\d{3}", printed.out)]  # fmt: skip
+    times = [
+        sum(float(part) * 60**power for power, part in enumerate(reversed(each.split(":"))))
+        for each in re.findall(r"\d\d:\d\d:\d\d\.\d{3}", printed.out)
+    ]
     assert len(times) > 6
     assert all(one <= other for one, other in zip(times[::2], times[1::2]))
     assert times[::2] == sorted(times[::2])
 
 
-def test_progress_goes_to_standard_error_and_its_file(model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_goes_to_standard_error_and_its_file(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress"))
     soundfile.write(tmp_path / "silent.wav", np.zeros(50 * RATE), RATE)
     assert main([str(folder / "a.flac"), str(tmp_path / "silent.wav"), "--set", "ctc"]) == 0

@@ -1,4 +1,6 @@
-"""An exported model: what lies in its folder, that it gives the same texts elsewhere, and what is refused."""
+"""An exported model: what lies in its folder, that it gives the same texts elsewhere, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,15 @@ def models(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of local checkpoints, with the world's two as the catalogue names them."""
     save_bridge()
     for name in ("encoder", "llm"):
-        shutil.copytree(Path("models") / name, world / "checkpoints" / name, ignore=shutil.ignore_patterns(RECORD))
+        shutil.copytree(
+            Path("models") / name,
+            world / "checkpoints" / name,
+            ignore=shutil.ignore_patterns(RECORD),
+        )
     monkeypatch.setenv("LIBRETTO_MODELS", str(world / "checkpoints"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    # As the stages lay them out, so that the bridge is of the very files that lie in the models' folder.
+    # As the stages lay them out, so that the bridge is of the very files that lie in the models'
+    # folder.
     for stage in ("encoder", "llm"):
         tones.run(stage)
     save_bridge()
@@ -64,43 +71,86 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.parametrize("with_bases", [True, False])
-def test_elsewhere_it_gives_the_texts_of_the_stage_decode(with_bases: bool, models: Path, tmp_path: Path) -> None:
+def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
+    with_bases: bool, models: Path, tmp_path: Path
+) -> None:
     tones.run_features()
     tones.run("decode")
-    rows = {row.id: row.text for row in read_hypotheses(Path("data/decode/dev/tones-dev.parquet")) if row.system == "free"}
+    rows = {
+        row.id: row.text
+        for row in read_hypotheses(Path("data/decode/dev/tones-dev.parquet"))
+        if row.system == "free"
+    }
     export(tmp_path / "exported", with_bases)
     place = fresh(tmp_path / "elsewhere")
     (tmp_path / "exported").rename(place / "model")
     for item in entries(Path("data/shards/dev")):
         (place / f"{item.entry.id}.flac").write_bytes(payload(item))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "LIBRETTO_WORK": str(tmp_path / "other-work")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "LIBRETTO_WORK": str(tmp_path / "other-work"),
+    }
     if with_bases:
         del environment["LIBRETTO_MODELS"]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, "model", *(f"{name}.flac" for name in rows)], cwd=place, env=environment,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "model", *(f"{name}.flac" for name in rows)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.splitlines() == list(rows.values()), done.stderr
     assert len(set(rows.values())) > 1
 
 
 def test_the_folder_holds_what_was_trained_and_its_pins(models: Path, tmp_path: Path) -> None:
     lines = export(tmp_path / "out")
-    names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert names == {"README.md", DESCRIPTION, "bridge/config.json", "bridge/projector.safetensors", "bridge/lora/adapter_config.json",
-                     "bridge/lora/adapter_model.safetensors"}  # fmt: skip
+    names = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert names == {
+        "README.md",
+        DESCRIPTION,
+        "bridge/config.json",
+        "bridge/projector.safetensors",
+        "bridge/lora/adapter_config.json",
+        "bridge/lora/adapter_model.safetensors",
+    }
     found = read_description(tmp_path / "out")
-    assert (found.encoder.name, found.encoder.source.folder, found.llm.source.folder) == ("tiny", "encoder", "llm")
-    assert (found.hearing.layer, found.hearing.mode, found.hearing.numerics.features) == ("last", "cached", "float16")
+    assert (found.encoder.name, found.encoder.source.folder, found.llm.source.folder) == (
+        "tiny",
+        "encoder",
+        "llm",
+    )
+    assert (found.hearing.layer, found.hearing.mode, found.hearing.numerics.features) == (
+        "last",
+        "cached",
+        "float16",
+    )
     assert set(found.decode.sets) == {"free", "greedy"}
-    assert found.files == {name: file_digest(tmp_path / "out" / name) for name in names if name.startswith("bridge/")}
+    assert found.files == {
+        name: file_digest(tmp_path / "out" / name) for name in names if name.startswith("bridge/")
+    }
     assert "models/llm" not in (tmp_path / "out/bridge/lora/adapter_config.json").read_text()
     assert any("LIBRETTO_MODELS/llm" in line for line in lines)
 
 
-def test_the_matching_head_goes_along_where_the_search_asks_it(models: Path, tmp_path: Path) -> None:
-    """In place of CTC, which frames of that layer do not have; a bridge that was trained without it searches without those limits."""
+def test_the_matching_head_goes_along_where_the_search_asks_it(
+    models: Path, tmp_path: Path
+) -> None:
+    """In place of CTC, which frames of that layer do not have; a bridge that was trained without it
+    searches without those limits.
+    """
     tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unheard": 2})
     export(tmp_path / "out")
-    assert load_file(tmp_path / "out/bridge/matching.safetensors").keys() == {"query.weight", "key.weight"}
+    assert load_file(tmp_path / "out/bridge/matching.safetensors").keys() == {
+        "query.weight",
+        "key.weight",
+    }
     asked = Transcriber.load(tmp_path / "out", constraints="free").constraints
     assert asked is not None and asked.max_unheard == 2
     (BRIDGE / "matching.safetensors").unlink()
@@ -125,7 +175,9 @@ def trained_here(source: dict[str, Any]) -> None:
 
 
 def test_a_base_that_was_trained_here_always_comes_along(models: Path, tmp_path: Path) -> None:
-    source = yaml.safe_load((REPOSITORY / "catalogue/encoder.yaml").read_text())["ctc-tiny"]["source"]
+    source = yaml.safe_load((REPOSITORY / "catalogue/encoder.yaml").read_text())["ctc-tiny"][
+        "source"
+    ]
     trained_here(source)
     export(tmp_path / "out")
     assert (tmp_path / "out/encoder/model.safetensors").is_file()
@@ -133,14 +185,20 @@ def test_a_base_that_was_trained_here_always_comes_along(models: Path, tmp_path:
     found = setup_of(tmp_path / "out")
     assert found.encoder == tmp_path / "out/encoder"
     description = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
-    description["files"] = {name: digest for name, digest in description["files"].items() if not name.startswith("encoder")}
+    description["files"] = {
+        name: digest
+        for name, digest in description["files"].items()
+        if not name.startswith("encoder")
+    }
     (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(description))
     shutil.rmtree(tmp_path / "out/encoder")
     with pytest.raises(InputError, match="trained with the model"):
         setup_of(tmp_path / "out")
 
 
-@pytest.mark.parametrize("file", ["bridge/projector.safetensors", "llm/model.safetensors", "encoder/config.json"])
+@pytest.mark.parametrize(
+    "file", ["bridge/projector.safetensors", "llm/model.safetensors", "encoder/config.json"]
+)
 def test_a_file_that_was_changed_is_refused(file: str, models: Path, tmp_path: Path) -> None:
     export(tmp_path / "out", True)
     path = tmp_path / "out" / file
@@ -172,9 +230,15 @@ def test_another_checkpoint_of_that_name_is_refused(models: Path, tmp_path: Path
         Transcriber.load(tmp_path / "out")
 
 
-def test_a_hub_base_is_taken_from_the_folder_of_checkpoints_where_it_is_the_same(models: Path, tmp_path: Path,
-                                                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    hub = {"kind": "hub", "repo": "somebody/llm", "revision": "0" * 40, "files": ["config.json", "model.safetensors"]}
+def test_a_hub_base_is_taken_from_the_folder_of_checkpoints_where_it_is_the_same(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = {
+        "kind": "hub",
+        "repo": "somebody/llm",
+        "revision": "0" * 40,
+        "files": ["config.json", "model.safetensors"],
+    }
     tones.change("catalogue/llm.yaml", {"tiny.source": hub})
     export(tmp_path / "out")
     asked: list[str] = []
@@ -207,9 +271,35 @@ def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
         ({"format": 2}, "format 1"),
         ({"setz": {}}, "setz"),
         ({"decode": {"batch_seconds": 3, "sets": {}}}, "no constraint set"),
-        ({"encoder": {**known["encoder"], "source": {"kind": "hub", "repo": "../etc", "revision": "0" * 40, "files": ["a.json"]}}}, "etc"),
-        ({"llm": {**known["llm"], "source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40, "files": ["../a.py"]}}}, "not taken"),
-    ]:  # fmt: skip
+        (
+            {
+                "encoder": {
+                    **known["encoder"],
+                    "source": {
+                        "kind": "hub",
+                        "repo": "../etc",
+                        "revision": "0" * 40,
+                        "files": ["a.json"],
+                    },
+                }
+            },
+            "etc",
+        ),
+        (
+            {
+                "llm": {
+                    **known["llm"],
+                    "source": {
+                        "kind": "hub",
+                        "repo": "a/b",
+                        "revision": "0" * 40,
+                        "files": ["../a.py"],
+                    },
+                }
+            },
+            "not taken",
+        ),
+    ]:
         path.write_text(json.dumps({**known, **change}))
         with pytest.raises(InputError, match=message):
             Transcriber.load(tmp_path / "out")
@@ -222,16 +312,32 @@ def scored(figures: dict[str, Any]) -> None:
     """Leaves figures as the stages after ``train`` do: of the bridge that stands there."""
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/score.json").write_text(json.dumps(figures))
-    write_record(fresh(Path("data/decode")), "decode", parameters=None, inputs={"model": {"bridge": contents(BRIDGE)}})
-    write_record(fresh(Path("data/score")), "score", parameters=None, inputs={"decode": contents(Path("data/decode"))})
+    write_record(
+        fresh(Path("data/decode")),
+        "decode",
+        parameters=None,
+        inputs={"model": {"bridge": contents(BRIDGE)}},
+    )
+    write_record(
+        fresh(Path("data/score")),
+        "score",
+        parameters=None,
+        inputs={"decode": contents(Path("data/decode"))},
+    )
 
 
 def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
-    figures = {"tones-test": {"free": {"wer": 0.0534, "wer_low": 0.05, "wer_high": 0.06, "words": 100},
-                              "ctc": {"wer": 0.171, "words": 100}},
-               "hiss-test": {"free": {"text_rate": 0.015, "clips": 200}}}  # fmt: skip
+    figures = {
+        "tones-test": {
+            "free": {"wer": 0.0534, "wer_low": 0.05, "wer_high": 0.06, "words": 100},
+            "ctc": {"wer": 0.171, "words": 100},
+        },
+        "hiss-test": {"free": {"text_rate": 0.015, "clips": 200}},
+    }
     scored(figures)
-    Path("metrics/train.json").write_text(json.dumps({"best": {"lora": {"dev_wer": 0.0717, "step": 1100}}, "steps": 6}))
+    Path("metrics/train.json").write_text(
+        json.dumps({"best": {"lora": {"dev_wer": 0.0717, "step": 1100}}, "steps": 6})
+    )
     tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "CC BY-NC 4.0"}})
     tones.change("catalogue/corpus.yaml", {"tones.train": {"books": {"kind": "librispeech"}}})
     export(tmp_path / "out")
@@ -240,9 +346,21 @@ def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
     assert header["pipeline_tag"] == "automatic-speech-recognition"
     assert header["datasets"] == ["openslr/librispeech_asr"]
     results = header["model-index"][0]["results"]
-    assert [(each["dataset"]["name"], each["metrics"][0]["value"]) for each in results] == [("tones-test", 5.34), ("tones-test", 17.1)]
-    for part in ("5.34", "5.00 to 6.00", "1.50", "CC BY-NC 4.0", "step 1100", "7.17 %", "| train | books | librispeech |", "lora, 6 steps",
-                 "a local folder"):  # fmt: skip
+    assert [(each["dataset"]["name"], each["metrics"][0]["value"]) for each in results] == [
+        ("tones-test", 5.34),
+        ("tones-test", 17.1),
+    ]
+    for part in (
+        "5.34",
+        "5.00 to 6.00",
+        "1.50",
+        "CC BY-NC 4.0",
+        "step 1100",
+        "7.17 %",
+        "| train | books | librispeech |",
+        "lora, 6 steps",
+        "a local folder",
+    ):
         assert part in text, part
     assert str(tmp_path) not in text
 
@@ -259,8 +377,17 @@ def test_figures_of_another_bridge_are_not_on_the_card(models: Path, tmp_path: P
     assert "model-index" not in header and "5.34" not in text and "not scored" in text
 
 
-def test_a_bridge_of_other_parameters_is_not_exported_under_these(models: Path, tmp_path: Path) -> None:
-    made = json.loads(json.dumps({"train": asdict(read_params().train), "projector": stated(catalogue.projector("small"))}))
+def test_a_bridge_of_other_parameters_is_not_exported_under_these(
+    models: Path, tmp_path: Path
+) -> None:
+    made = json.loads(
+        json.dumps(
+            {
+                "train": asdict(read_params().train),
+                "projector": stated(catalogue.projector("small")),
+            }
+        )
+    )
     write_record(BRIDGE, "train", parameters=made, inputs={})
     export(tmp_path / "out")
     tones.change("params.yaml", {"train.curriculum.0.steps": 9})
@@ -272,7 +399,9 @@ def test_code_in_a_folder_is_refused_whatever_its_digest(models: Path, tmp_path:
     export(tmp_path / "out")
     (tmp_path / "out/bridge/modeling_evil.py").write_text("print('run')")
     described = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
-    described["files"]["bridge/modeling_evil.py"] = file_digest(tmp_path / "out/bridge/modeling_evil.py")
+    described["files"]["bridge/modeling_evil.py"] = file_digest(
+        tmp_path / "out/bridge/modeling_evil.py"
+    )
     (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(described))
     with pytest.raises(InputError, match=r"modeling_evil\.py is no file of a model"):
         Transcriber.load(tmp_path / "out")
@@ -287,7 +416,9 @@ def test_a_model_without_metrics_has_a_card_too(models: Path, tmp_path: Path) ->
     assert "model-index" not in header
 
 
-def test_secrets_never_reach_the_card(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_never_reach_the_card(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh12345")
     export(tmp_path / "out")
     for path in (tmp_path / "out").rglob("*"):
@@ -297,7 +428,9 @@ def test_secrets_never_reach_the_card(models: Path, tmp_path: Path, monkeypatch:
         export(tmp_path / "other")
     assert "hf_abcdefgh12345" not in str(error.value)
     tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "MIT"}})
-    (BRIDGE / "config.json").write_text((BRIDGE / "config.json").read_text().replace("Transcribe", "hf_abcdefgh12345 Transcribe"))
+    (BRIDGE / "config.json").write_text(
+        (BRIDGE / "config.json").read_text().replace("Transcribe", "hf_abcdefgh12345 Transcribe")
+    )
     write_record(BRIDGE, "train", parameters=None, inputs={})
     with pytest.raises(InputError, match="HF_TOKEN"):
         export(tmp_path / "other")
@@ -305,14 +438,18 @@ def test_secrets_never_reach_the_card(models: Path, tmp_path: Path, monkeypatch:
 
 
 def test_what_may_not_be_copied_is_not(models: Path, tmp_path: Path) -> None:
-    tones.change("catalogue/llm.yaml", {"tiny.card": {"licence": "research", "copies": "forbidden"}})
+    tones.change(
+        "catalogue/llm.yaml", {"tiny.card": {"licence": "research", "copies": "forbidden"}}
+    )
     with pytest.raises(InputError, match="forbids copies"):
         export(tmp_path / "out", True)
     export(tmp_path / "out")
     assert not (tmp_path / "out/llm").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_something_else_is_left_alone(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
     assert main(["export", str(tmp_path / "out")]) == 2

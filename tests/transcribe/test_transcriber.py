@@ -1,4 +1,6 @@
-"""Recordings to text in Python: the texts of the stage ``decode``, long recordings, and sound that is none."""
+"""Recordings to text in Python: the texts of the stage ``decode``, long recordings, and sound that
+is none.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,18 @@ from tests.checkpoints import LORA, WORDS, save_encoder
 
 
 def save_bridge(width: int = 32) -> None:
-    """A bridge with random weights over the world's checkpoints, with long vectors so that what is heard decides what is written."""
-    shape = Shape(folder_digest(tones.ENCODER), width, folder_digest(tones.LLM), "float32", catalogue.projector("small"),
-                  catalogue.llm("tiny").prompt, "lower")  # fmt: skip
+    """A bridge with random weights over the world's checkpoints, with long vectors so that what is
+    heard decides what is written.
+    """
+    shape = Shape(
+        folder_digest(tones.ENCODER),
+        width,
+        folder_digest(tones.LLM),
+        "float32",
+        catalogue.projector("small"),
+        catalogue.llm("tiny").prompt,
+        "lower",
+    )
     torch.manual_seed(1)
     model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
     with torch.no_grad():
@@ -71,10 +82,21 @@ def test_an_utterance_has_the_text_that_the_stage_decode_gives(mode: str, system
     transcriber = Transcriber.load(constraints=system)
     for role in ("dev", "test"):
         audio = recordings_of(role)
-        rows = {row.id: row for file in Path("data/decode", role).iterdir() for row in read_hypotheses(file) if row.system == system}
-        found = list(transcriber.stream([Recording(name, recording_of(data).blocks) for name, data in audio.items()]))
+        rows = {
+            row.id: row
+            for file in Path("data/decode", role).iterdir()
+            for row in read_hypotheses(file)
+            if row.system == system
+        }
+        found = list(
+            transcriber.stream(
+                [Recording(name, recording_of(data).blocks) for name, data in audio.items()]
+            )
+        )
         assert [each.name for each in found] == list(audio)
-        assert {each.name: each.text for each in found if isinstance(each, Transcript)} == {name: rows[name].text for name in audio}
+        assert {each.name: each.text for each in found if isinstance(each, Transcript)} == {
+            name: rows[name].text for name in audio
+        }
         for each in found:
             assert isinstance(each, Transcript)
             assert [word.text for word in each.words] == each.text.split()
@@ -100,7 +122,9 @@ def test_three_lines_give_text_segments_and_words(tmp_path: Path) -> None:
     found = Transcriber.load()(tmp_path / "a.wav")
     assert found.name == str(tmp_path / "a.wav")
     assert found.text == " ".join(each.text for each in found.segments)
-    assert found.words and all(0 <= word.start <= word.end <= found.seconds + 0.1 for word in found.words)
+    assert found.words and all(
+        0 <= word.start <= word.end <= found.seconds + 0.1 for word in found.words
+    )
 
 
 def test_files_bytes_and_waveforms_are_heard_alike(tmp_path: Path) -> None:
@@ -120,7 +144,10 @@ def test_a_long_recording_is_one_text_whose_segments_follow_each_other(pauses: b
     assert len(found.segments) >= len(waveform) / RATE / 6
     assert found.segments[0].start == 0
     assert found.segments[-1].end == pytest.approx(found.seconds, abs=0.01)
-    assert all(one.end == pytest.approx(other.start) for one, other in zip(found.segments, found.segments[1:]))
+    assert all(
+        one.end == pytest.approx(other.start)
+        for one, other in zip(found.segments, found.segments[1:])
+    )
     middles = [word.middle for word in found.words]
     assert middles == sorted(middles)
     assert found.silent == pytest.approx(0, abs=0.02)
@@ -130,7 +157,9 @@ def test_recordings_in_one_batch_do_not_change_each_other() -> None:
     waveforms = [long_tone(count, seed, True) for seed, count in enumerate((5, 60, 10, 30, 5))]
     transcriber = Transcriber.load(most=6)
     together = list(transcriber.stream([recording_of(each) for each in waveforms]))
-    assert [each.text for each in together if isinstance(each, Transcript)] == [transcriber(each).text for each in waveforms]
+    assert [each.text for each in together if isinstance(each, Transcript)] == [
+        transcriber(each).text for each in waveforms
+    ]
 
 
 def test_what_holds_no_sound_has_no_text() -> None:
@@ -138,7 +167,9 @@ def test_what_holds_no_sound_has_no_text() -> None:
     silent = transcriber(np.zeros(5 * RATE, np.float32))
     assert (silent.text, silent.segments, silent.seconds, silent.silent) == ("", [], 5, 5)
     sound = tones.tone("amber birch", 1)
-    found = transcriber(np.concatenate([np.zeros(30 * RATE, np.float32), sound, np.zeros(40 * RATE, np.float32)]))
+    found = transcriber(
+        np.concatenate([np.zeros(30 * RATE, np.float32), sound, np.zeros(40 * RATE, np.float32)])
+    )
     assert found.silent == pytest.approx(69.6, abs=0.05)
     assert found.segments[0].start == pytest.approx(29.8)
     assert all(30 - 0.3 <= word.start <= 31 for word in found.words)
@@ -154,10 +185,15 @@ def test_a_clip_shorter_than_a_frame_has_no_text() -> None:
 
 @pytest.mark.parametrize(
     ("waveform", "reason"),
-    [(np.zeros(0, np.float32), "no samples"), (np.array([0.1, np.nan], np.float32), "not finite"),
-     (np.zeros((2, 9), np.float32), "shape"), (np.zeros(9, np.int16), "int16"), (b"no sound", "unreadable"),
-     ("not-there.wav", "unreadable")],
-)  # fmt: skip
+    [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.array([0.1, np.nan], np.float32), "not finite"),
+        (np.zeros((2, 9), np.float32), "shape"),
+        (np.zeros(9, np.int16), "int16"),
+        (b"no sound", "unreadable"),
+        ("not-there.wav", "unreadable"),
+    ],
+)
 def test_what_is_no_sound_is_refused(waveform: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         Transcriber.load(constraints="ctc")(waveform)  # type: ignore[arg-type]
@@ -183,7 +219,10 @@ def test_frames_that_are_no_numbers_cost_their_recording(monkeypatch: pytest.Mon
     known = transcriber._frames
 
     def frames(waveforms: list[np.ndarray]) -> list[torch.Tensor]:
-        return [each * float("nan") if len(waveform) == len(bad) else each for each, waveform in zip(known(waveforms), waveforms)]
+        return [
+            each * float("nan") if len(waveform) == len(bad) else each
+            for each, waveform in zip(known(waveforms), waveforms)
+        ]
 
     monkeypatch.setattr(transcriber, "_frames", frames)
     one, other = transcriber.stream([recording_of(good), recording_of(bad)])
@@ -193,7 +232,9 @@ def test_frames_that_are_no_numbers_cost_their_recording(monkeypatch: pytest.Mon
 
 def test_an_hour_is_transcribed_in_the_memory_of_minutes() -> None:
     transcriber = Transcriber.load(constraints="ctc", batch_seconds=20)
-    minute = np.concatenate([long_tone(15, pauses=True), np.zeros(55 * RATE, np.float32)])[: 60 * RATE]
+    minute = np.concatenate([long_tone(15, pauses=True), np.zeros(55 * RATE, np.float32)])[
+        : 60 * RATE
+    ]
 
     def blocks() -> Iterator[np.ndarray]:
         yield from (minute for _ in range(60))
@@ -210,7 +251,12 @@ def test_an_hour_is_transcribed_in_the_memory_of_minutes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"constraints": "fre"}, "'free'"), ({"most": 2}, "at least 6 s"), ({"batch_seconds": -1}, "-1")]
+    ("option", "message"),
+    [
+        ({"constraints": "fre"}, "'free'"),
+        ({"most": 2}, "at least 6 s"),
+        ({"batch_seconds": -1}, "-1"),
+    ],
 )
 def test_a_wrong_option_is_refused(option: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -236,7 +282,10 @@ def test_another_base_than_the_bridge_was_trained_on_is_refused() -> None:
 
 
 def test_frames_of_another_layer_than_the_bridge_was_trained_on_are_refused() -> None:
-    key = {"layer": 1, "numerics": {"dtype": "float32", "features": "float16", "batching": "padded"}}
+    key = {
+        "layer": 1,
+        "numerics": {"dtype": "float32", "features": "float16", "batching": "padded"},
+    }
     write_record(BRIDGE, "train", parameters=None, inputs={"train": {"key": key}})
     with pytest.raises(InputError, match="other frames"):
         Transcriber.load()

@@ -1,8 +1,9 @@
 """Download of one file over HTTP that goes on where it stood.
 
-In: an address and the path of a ``.part`` file, which may hold the first bytes. Out: that file, complete by the length that
-catalogue and server give; what is in it is checked elsewhere. A cut connection is taken up again as long as each try brings
-bytes. Proxies are those of the environment (``https_proxy``, ``no_proxy``). Cost: the network's.
+In: an address and the path of a ``.part`` file, which may hold the first bytes. Out: that file,
+complete by the length that catalogue and server give; what is in it is checked elsewhere. A cut
+connection is taken up again as long as each try brings bytes. Proxies are those of the environment
+(``https_proxy``, ``no_proxy``). Cost: the network's.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ PASSING = (408, 425, 429)  # statuses below 500 that may pass by themselves (RFC
 
 
 def download(archive: Archive, part: Path) -> None:
-    """Completes ``part`` from the archive's address; asks nothing where it has all bytes that the catalogue gives.
+    """Completes ``part`` from the archive's address; asks nothing where it has all bytes that the
+    catalogue gives.
 
-    Raises InputError (no such file there, another size, full disk) or TransientError (no network, cut again and again).
+    Raises InputError (no such file there, another size, full disk) or TransientError (no network,
+    cut again and again).
     """
     size = archive.packed.bytes
     if size is not None and _held(part) > size:
@@ -34,12 +37,17 @@ def download(archive: Archive, part: Path) -> None:
     if size is not None and _held(part) == size:
         return
     if size is not None:
-        check_room(archive, part.parent, 2 * size - _held(part))  # the rest of it, and what it unpacks to
+        check_room(
+            archive, part.parent, 2 * size - _held(part)
+        )  # the rest of it, and what it unpacks to
     before = _held(part)
     while fault := _attempt(archive, part):
         if _held(part) <= before:
-            raise TransientError(f"{archive.entry}: {archive.url}: {fault}; {_held(part):,} bytes are kept.", unit=archive.file,
-                                 way_out=f"Fetch again to go on from there. {archive.way_out}")  # fmt: skip
+            raise TransientError(
+                f"{archive.entry}: {archive.url}: {fault}; {_held(part):,} bytes are kept.",
+                unit=archive.file,
+                way_out=f"Fetch again to go on from there. {archive.way_out}",
+            )
         before = _held(part)
 
 
@@ -48,11 +56,15 @@ def _held(part: Path) -> int:
 
 
 def _attempt(archive: Archive, part: Path) -> str:
-    """One request for what is missing; returns why it ended early, or an empty string where the file is complete."""
+    """One request for what is missing; returns why it ended early, or an empty string where the
+    file is complete.
+    """
     held = _held(part)
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={held}-"} if held else {})}
     try:
-        with urllib.request.urlopen(urllib.request.Request(archive.url, headers=headers), timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(archive.url, headers=headers), timeout=TIMEOUT
+        ) as answer:
             start, total = _extent(answer)
             _check_size(archive, total)
             shown = progress("corpus", f"fetching {archive.file}", (total or 0) / 1e6, "MB")
@@ -61,7 +73,9 @@ def _attempt(archive: Archive, part: Path) -> str:
                 if held:
                     out.seek(start)  # 0 where the server sends all of it again
                     out.truncate()
-                while block := answer.read1(BLOCK):  # what is there: a whole block would be lost where the line falls silent
+                while block := answer.read1(
+                    BLOCK
+                ):  # what is there: a whole block would be lost where the line falls silent
                     _write(archive, out, block)
                     bar.advance(len(block) / 1e6)
         missing = (total or archive.packed.bytes or 0) - _held(part)
@@ -84,8 +98,11 @@ def _extent(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
 def _check_size(archive: Archive, total: int | None) -> None:
     size = archive.packed.bytes
     if size is not None and total is not None and total != size:
-        raise InputError(f"{archive.entry}: {archive.url} offers {total:,} bytes where the entry says {size:,}.", unit=archive.file,
-                         way_out=f"It is another file, or an error page. {archive.way_out}")  # fmt: skip
+        raise InputError(
+            f"{archive.entry}: {archive.url} offers {total:,} bytes where the entry says {size:,}.",
+            unit=archive.file,
+            way_out=f"It is another file, or an error page. {archive.way_out}",
+        )
 
 
 def _write(archive: Archive, out: FileIO, block: bytes) -> None:
@@ -95,8 +112,12 @@ def _write(archive: Archive, out: FileIO, block: bytes) -> None:
             rest = rest[out.write(rest) :]
     except OSError as error:
         free = shutil.disk_usage(Path(str(out.name)).parent).free
-        raise InputError(f"{archive.entry}: writing stopped: {error.strerror}: {len(block):,} bytes needed, {free:,} free.",
-                         unit=archive.file, way_out="Make room and fetch again: it goes on from there.") from None  # fmt: skip
+        raise InputError(
+            f"{archive.entry}: writing stopped: {error.strerror}: {len(block):,} bytes needed, "
+            f"{free:,} free.",
+            unit=archive.file,
+            way_out="Make room and fetch again: it goes on from there.",
+        ) from None
 
 
 def _refused(archive: Archive, part: Path, error: urllib.error.HTTPError) -> str:
@@ -108,5 +129,8 @@ def _refused(archive: Archive, part: Path, error: urllib.error.HTTPError) -> str
         return "the bytes held are not the start of this file"
     if error.code >= 500 or error.code in PASSING:
         return f"the server answers {error.code} {error.reason}"
-    raise InputError(f"{archive.entry}: {archive.url} answers {error.code} {error.reason}.", unit=archive.file,
-                     way_out=archive.way_out) from None  # fmt: skip
+    raise InputError(
+        f"{archive.entry}: {archive.url} answers {error.code} {error.reason}.",
+        unit=archive.file,
+        way_out=archive.way_out,
+    ) from None

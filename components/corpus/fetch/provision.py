@@ -1,9 +1,10 @@
 """Fetching: the archives of a corpus's sources → folders below their data roots, each once.
 
-In: a corpus and the archives of its data roots (``catalogue/archive.yaml``). Out: for each folder that a source reads, the
-folder itself. What is there already, from here or from elsewhere, is taken as it is; an archive that lies in the data root is
-checked and unpacked; else it is downloaded, checked and unpacked. Downloads and what is being unpacked lie in ``.fetch``
-below the data root and leave it whole or not at all. Cost: the network's, then about a minute for 6 GB.
+In: a corpus and the archives of its data roots (``catalogue/archive.yaml``). Out: for each folder
+that a source reads, the folder itself. What is there already, from here or from elsewhere, is taken
+as it is; an archive that lies in the data root is checked and unpacked; else it is downloaded,
+checked and unpacked. Downloads and what is being unpacked lie in ``.fetch`` below the data root and
+leave it whole or not at all. Cost: the network's, then about a minute for 6 GB.
 """
 
 from __future__ import annotations
@@ -25,24 +26,38 @@ MARK = ".archive.json"  # in an unpacked folder: what it came from
 
 
 def needed(sources: Iterable[tuple[str, Source]]) -> list[Archive]:
-    """The archives that hold the folders of some sources (name, source), each once; raises InputError for a folder in none."""
+    """The archives that hold the folders of some sources (name, source), each once; raises
+    InputError for a folder in none.
+    """
     found: dict[tuple[str, str], Archive] = {}
-    for name, root, folders in ((name, *read) for name, origin in sources for read in read_folders(origin)):
+    for name, root, folders in (
+        (name, *read) for name, origin in sources for read in read_folders(origin)
+    ):
         known = archives(root)
         for folder in folders:
-            holding = [archive for archive in known if folder == archive.folder or folder.startswith(f"{archive.folder}/")]
+            holding = [
+                archive
+                for archive in known
+                if folder == archive.folder or folder.startswith(f"{archive.folder}/")
+            ]
             if not holding and not (data_root(root) / folder).is_dir():
-                raise InputError(f"source '{name}': no archive in catalogue/archive.yaml holds the folder '{folder}' of the data root "
-                                 f"'{root}'.", unit=name, way_out=f"{nearest(folder, [archive.folder for archive in known])} "
-                                 "Or put the folder there by hand.")  # fmt: skip
+                raise InputError(
+                    f"source '{name}': no archive in catalogue/archive.yaml holds the folder '{folder}' of the data root "
+                    f"'{root}'.",
+                    unit=name,
+                    way_out=f"{nearest(folder, [archive.folder for archive in known])} "
+                    "Or put the folder there by hand.",
+                )
             found.update({(root, archive.file): archive for archive in holding})
     return list(found.values())
 
 
 def provide(archive: Archive) -> str:
-    """Sees to it that the archive's folder lies below the data root; returns what was done, in words.
+    """Sees to it that the archive's folder lies below the data root; returns what was done, in
+    words.
 
-    Raises InputError (wrong checksum, unsafe or broken archive, full disk, no such file) or TransientError (network).
+    Raises InputError (wrong checksum, unsafe or broken archive, full disk, no such file) or
+    TransientError (network).
     """
     root = local_root(archive.root, make=True)
     folder, bench = root / archive.folder, root / BENCH
@@ -51,12 +66,19 @@ def provide(archive: Archive) -> str:
     try:
         bench.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"{archive.entry}: nothing can be written to the data root {root}: {error.strerror}.", unit=archive.file,
-                         way_out=f"Give the right to write there, or set another data root '{archive.root}'.") from None  # fmt: skip
+        raise InputError(
+            f"{archive.entry}: nothing can be written to the data root {root}: {error.strerror}.",
+            unit=archive.file,
+            way_out=f"Give the right to write there, or set another data root '{archive.root}'.",
+        ) from None
     with lock(bench / archive.file):
         if folder.is_dir():  # another process was at it
             return _recognised(archive, folder)
-        given, fetched, part = root / archive.file, bench / archive.file, bench / f"{archive.file}.part"
+        given, fetched, part = (
+            root / archive.file,
+            bench / archive.file,
+            bench / f"{archive.file}.part",
+        )
         by_hand = given.is_file()
         if not by_hand and not fetched.is_file():
             download(archive, part)
@@ -69,20 +91,39 @@ def provide(archive: Archive) -> str:
 
 
 def check(archive: Archive, packed: Path, by_hand: bool) -> None:
-    """Raises InputError unless size and MD5 of the file are those of the catalogue; a wrong one of our own is taken away."""
+    """Raises InputError unless size and MD5 of the file are those of the catalogue; a wrong one of
+    our own is taken away.
+    """
     wanted, size = archive.packed, packed.stat().st_size
     digest = md5_of(packed) if wanted.bytes in (None, size) else ""
     if digest and not wanted.md5:
-        raise InputError(f"{archive.entry}: no checksum is given, so it is not used. MD5 of {packed}: {digest}.", unit=archive.file,
-                         way_out=f"Compare it with the publisher's, enter 'md5: {digest}' and fetch again: the file is kept.")  # fmt: skip
+        raise InputError(
+            f"{archive.entry}: no checksum is given, so it is not used. MD5 of {packed}: {digest}.",
+            unit=archive.file,
+            way_out=(
+                f"Compare it with the publisher's, enter 'md5: {digest}' and fetch again: "
+                "the file is kept."
+            ),
+        )
     if digest and digest == wanted.md5:
         return
     if not by_hand:
         packed.unlink()
-    what = (f"wrong checksum: MD5 {digest} of {packed} where {wanted.md5} is expected" if digest else
-            f"{packed} has {size:,} bytes where {wanted.bytes:,} are expected: half of it, or another file")  # fmt: skip
-    raise InputError(f"{archive.entry}: {what}.", unit=archive.file,
-                     way_out=f"{'Take it away' if by_hand else 'It was taken away'}: fetch again. {archive.way_out}")  # fmt: skip
+    what = (
+        f"wrong checksum: MD5 {digest} of {packed} where {wanted.md5} is expected"
+        if digest
+        else (
+            f"{packed} has {size:,} bytes where {wanted.bytes:,} are expected: half of it, or "
+            "another file"
+        )
+    )
+    raise InputError(
+        f"{archive.entry}: {what}.",
+        unit=archive.file,
+        way_out=(
+            f"{'Take it away' if by_hand else 'It was taken away'}: fetch again. {archive.way_out}"
+        ),
+    )
 
 
 def _place(archive: Archive, packed: Path, bench: Path, folder: Path) -> None:
@@ -91,7 +132,9 @@ def _place(archive: Archive, packed: Path, bench: Path, folder: Path) -> None:
     bench.mkdir()
     try:
         held = unpack(archive, packed, bench)
-        (held / MARK).write_text(json.dumps({"file": archive.file, "md5": archive.packed.md5}) + "\n")
+        (held / MARK).write_text(
+            json.dumps({"file": archive.file, "md5": archive.packed.md5}) + "\n"
+        )
         held.rename(folder)
     finally:
         shutil.rmtree(bench)
@@ -103,6 +146,10 @@ def _recognised(archive: Archive, folder: Path) -> str:
         return "is there, from elsewhere: taken as it is"
     digest = json.loads(mark.read_text())["md5"]
     if digest != archive.packed.md5:
-        raise InputError(f"{archive.entry}: {folder} was unpacked from an archive with MD5 {digest}, the entry says {archive.packed.md5}.",
-                         unit=archive.file, way_out="Move the folder away and fetch again, or set the entry back.")  # fmt: skip
+        raise InputError(
+            f"{archive.entry}: {folder} was unpacked from an archive with MD5 {digest}, the "
+            f"entry says {archive.packed.md5}.",
+            unit=archive.file,
+            way_out="Move the folder away and fetch again, or set the entry back.",
+        )
     return "is there"

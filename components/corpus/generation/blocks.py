@@ -1,7 +1,8 @@
-"""Sources whose audio is made here: blocks of utterances are made into the work cache, the same bytes each time.
+"""Sources whose audio is made here: blocks of utterances are made into the work cache, the same
+bytes each time.
 
-A block is a unit of the work cache; within it, each chunk of utterances is made by a process of its own, so that what a
-library remembers of earlier utterances never reaches another chunk.
+A block is a unit of the work cache; within it, each chunk of utterances is made by a process of its
+own, so that what a library remembers of earlier utterances never reaches another chunk.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ BLOCK = 500  # utterances in a unit of the work cache: a second or two of work
 Maker = Callable[[Sequence[Any]], list]  # plans of one chunk → their samples at 16 kHz
 
 
-def make_blocks(stage_name: str, name: str, plans: Sequence[Any], chunk: int, make: Maker, key: dict[str, Any]) -> list[Path]:
-    """The folder of each block of ``plans`` (dataclasses with an ``id``), made where it is not there."""
-    jobs = [(plans[start : start + BLOCK], chunk, make, key) for start in range(0, len(plans), BLOCK)]
+def make_blocks(
+    stage_name: str, name: str, plans: Sequence[Any], chunk: int, make: Maker, key: dict[str, Any]
+) -> list[Path]:
+    """The folder of each block of ``plans`` (dataclasses with an ``id``), made where it is not
+    there.
+    """
+    jobs = [
+        (plans[start : start + BLOCK], chunk, make, key) for start in range(0, len(plans), BLOCK)
+    ]
     with progress(stage_name, name, len(plans), "utterances") as shown:
         folders = {}
         for job, folder in fan_out(_block, [_Job(*job) for job in jobs], here=True):
@@ -49,11 +56,16 @@ def _block(job: _Job) -> Path:
     def fill(folder: Path) -> None:
         context = get_context("fork")
         for start in range(0, len(job.plans), job.chunk):
-            process = context.Process(target=_chunk, args=(job.plans[start : start + job.chunk], job.make, folder))
+            process = context.Process(
+                target=_chunk, args=(job.plans[start : start + job.chunk], job.make, folder)
+            )
             process.start()
             process.join()
             if process.exitcode != 0:
-                raise RuntimeError(f"making {job.plans[start].id} and those after it failed (exit code {process.exitcode})")
+                raise RuntimeError(
+                    f"making {job.plans[start].id} and those after it failed (exit code "
+                    f"{process.exitcode})"
+                )
 
     return made("audio", key, fill)
 
@@ -64,7 +76,9 @@ def _chunk(plans: Sequence[Any], make: Maker, folder: Path) -> None:
 
 
 def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> list[Utterance]:
-    """The manifest rows of finished blocks; ``describe(id)`` gives split, speaker, language and text."""
+    """The manifest rows of finished blocks; ``describe(id)`` gives split, speaker, language and
+    text.
+    """
     import soundfile
 
     found = []
@@ -72,17 +86,30 @@ def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> 
         for file, digest in digests(folder).items():
             name = Path(file).stem
             facts = soundfile.info(folder / file)
-            row = Utterance(id=name, path=f"{folder.name}/{file}", sample_rate=RATE, samples=facts.frames, sha256=digest, **describe(name))
+            row = Utterance(
+                id=name,
+                path=f"{folder.name}/{file}",
+                sample_rate=RATE,
+                samples=facts.frames,
+                sha256=digest,
+                **describe(name),
+            )
             found.append(row)
     return sorted(found, key=lambda row: row.id)
 
 
 def locate(path: str, remake: Callable[[], Any]) -> Path:
-    """The file of a manifest path ``<unit>/<id>.flac``; ``remake`` is called where the work cache has lost it."""
+    """The file of a manifest path ``<unit>/<id>.flac``; ``remake`` is called where the work cache
+    has lost it.
+    """
     unit, _, name = path.partition("/")
     file = work_root() / "audio" / unit[:2] / unit / name
     if not file.is_file():
         remake()
     if not file.is_file():
-        raise InputError(f"{path} is not among the audio made by its source.", unit=path, way_out="Run 'dvc repro -f corpus'.")
+        raise InputError(
+            f"{path} is not among the audio made by its source.",
+            unit=path,
+            way_out="Run 'dvc repro -f corpus'.",
+        )
     return file

@@ -1,8 +1,9 @@
-"""espeak-ng through ctypes: text and voice → samples. Library and voices come with the espeakng-loader package.
+"""espeak-ng through ctypes: text and voice → samples. Library and voices come with the
+espeakng-loader package.
 
-State leaks from one synthesis to the next within a process, so callers give each fixed chunk of texts a fresh process:
-then the samples depend on the chunk alone. Cost: about 1,400 s of speech a second of work.
-Constants and calls: espeak-ng's ``speak_lib.h`` (1.52).
+State leaks from one synthesis to the next within a process, so callers give each fixed chunk of
+texts a fresh process: then the samples depend on the chunk alone. Cost: about 1,400 s of speech a
+second of work. Constants and calls: espeak-ng's ``speak_lib.h`` (1.52).
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from components.config.errors import InputError
 
 RATE = 22_050  # Hz, of espeak-ng's own output
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS
-_UTF8 = 1  # espeakCHARS_UTF8; without espeakENDPAUSE (0x1000), a quarter of a second of nothing an utterance
+# espeakCHARS_UTF8; without espeakENDPAUSE (0x1000), a quarter of a second of nothing an utterance
+_UTF8 = 1
 _SPEED, _PITCH, _RANGE = 1, 3, 4  # espeakRATE (words a minute), espeakPITCH, espeakRANGE (0-100)
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 def variants() -> list[str]:
     """Names of the voice variants that the package carries."""
-    return sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir())
+    return sorted(
+        path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir()
+    )
 
 
 class Espeak:
@@ -32,7 +38,12 @@ class Espeak:
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        if self._library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0) != RATE:
+        if (
+            self._library.espeak_Initialize(
+                _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
+            )
+            != RATE
+        ):
             raise RuntimeError("espeak-ng did not start at its usual rate")
         self._pieces: list[np.ndarray] = []
         self._callback = _CALLBACK(self._collect)  # kept: the library holds only its address
@@ -43,11 +54,24 @@ class Espeak:
             self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    def speak(self, text: str, language: str, variant: str, speed: int, pitch: int, pitch_range: int, seed: int) -> np.ndarray:
-        """Float32 samples in [-1, 1] at 22,050 Hz; raises InputError for a voice that the library refuses."""
-        # Breathy voices draw on the C library's rand(), which espeak-ng seeds with the time of day when it starts.
+    def speak(
+        self,
+        text: str,
+        language: str,
+        variant: str,
+        speed: int,
+        pitch: int,
+        pitch_range: int,
+        seed: int,
+    ) -> np.ndarray:
+        """Float32 samples in [-1, 1] at 22,050 Hz; raises InputError for a voice that the library
+        refuses.
+        """
+        # Breathy voices draw on the C library's rand(), which espeak-ng seeds with the time of day
+        # when it starts.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        # An unknown variant is taken silently for none: the caller checks names against ``variants()``.
+        # An unknown variant is taken silently for none: the caller checks names against
+        # ``variants()``.
         voice = f"{language}+{variant}"
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise InputError(f"espeak-ng refuses the voice '{voice}'.", unit=voice)

@@ -1,7 +1,8 @@
-"""Sentences of the embedded corpus: patterns over everyday words, split so that no sentence stands on two sides.
+"""Sentences of the embedded corpus: patterns over everyday words, split so that no sentence stands
+on two sides.
 
-A sentence belongs to train, dev or test by its own digest (8 : 1 : 1), whoever draws it: sets never share a sentence,
-whatever their size and seed.
+A sentence belongs to train, dev or test by its own digest (8 : 1 : 1), whoever draws it: sets never
+share a sentence, whatever their size and seed.
 """
 
 from __future__ import annotations
@@ -16,25 +17,39 @@ from components.runtime.hashing import seed_of
 WORDS: dict[str, list[str]] = {
     name: words.split()
     for name, words in {
-        "name": "anna peter maria john susan david emma robert laura thomas helen martin julia oscar nina victor clara henry alice paul",
-        "did": "found lost sold painted carried dropped opened cleaned hid borrowed broke fixed washed moved watched",
+        "name": (
+            "anna peter maria john susan david emma robert laura thomas helen martin julia "
+            "oscar nina victor clara henry alice paul"
+        ),
+        "did": (
+            "found lost sold painted carried dropped opened cleaned hid borrowed broke "
+            "fixed washed moved watched"
+        ),
         "object": "table lamp book basket bottle candle mirror ladder hammer blanket camera guitar clock umbrella letter "
         "picture jacket pillow suitcase telephone button ticket wallet bicycle",
         "place": "garden kitchen market station harbour library village museum forest castle school bakery office river bridge "
         "hospital theatre factory airport stable",
-        "animal": "dog cat horse rabbit tiger monkey eagle turtle donkey spider elephant dolphin fox goose lizard camel",
+        "animal": (
+            "dog cat horse rabbit tiger monkey eagle turtle donkey spider elephant "
+            "dolphin fox goose lizard camel"
+        ),
         "goes": "walks jumps sleeps hides swims waits runs sings",
         "where": "behind under near inside above beside",
         "food": "bread butter cheese apples oranges carrots noodles pancakes tomatoes mushrooms honey chicken potatoes soup salad "
         "chocolate biscuits rice",
         "colour": "red blue green yellow purple orange black white brown silver golden pink",
-        "quality": "old small heavy broken pretty empty dirty famous gentle lonely quiet strange simple wooden clever hungry",
+        "quality": (
+            "old small heavy broken pretty empty dirty famous gentle lonely quiet "
+            "strange simple wooden clever hungry"
+        ),
         "digit": "zero one two three four five six seven eight nine",
         "number": "two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty fifty sixty "
         "eighty hundred",
         "hour": "one two three four five six seven eight nine ten eleven twelve",
         "day": "monday tuesday wednesday thursday friday saturday sunday",
-        "month": "january february march april may june july august september october november december",
+        "month": (
+            "january february march april may june july august september october november december"
+        ),
         "weather": "sunny cloudy windy rainy foggy stormy cold warm",
         "vehicle": "train bus ferry tram taxi boat plane wagon",
         "kin": "mother father sister brother uncle aunt cousin grandmother neighbour teacher",
@@ -61,7 +76,10 @@ PATTERNS = (
     "{name} was born on {day} the {hour} of {month}",
 )
 # What a source of kind spoken says: sentences, or strings of one to seven digits.
-TEXTS: dict[str, tuple[str, ...]] = {"sentences": PATTERNS, "digits": tuple(" ".join(["{digit}"] * words) for words in range(1, 8))}
+TEXTS: dict[str, tuple[str, ...]] = {
+    "sentences": PATTERNS,
+    "digits": tuple(" ".join(["{digit}"] * words) for words in range(1, 8)),
+}
 DRAWS = 1000  # of a sentence, until there is none: one in ten is of dev or test; milliseconds
 SPLITS = {0: "test", 1: "dev"}  # of ten; the others are train
 
@@ -71,8 +89,11 @@ def split_of(sentence: str) -> str:
     return SPLITS.get(seed_of("sentence", sentence) % 10, "train")
 
 
-def sentence(random: np.random.Generator, split: str, words_per_class: int, texts: str = "sentences") -> str:
-    """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all), by the patterns ``texts``.
+def sentence(
+    random: np.random.Generator, split: str, words_per_class: int, texts: str = "sentences"
+) -> str:
+    """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all), by
+    the patterns ``texts``.
 
     Raises InputError where so few words give none.
     """
@@ -81,8 +102,11 @@ def sentence(random: np.random.Generator, split: str, words_per_class: int, text
         text = re.sub(r"{(\w+)}", lambda hole: _word(random, hole[1], words_per_class), pattern)
         if split_of(text) == split:
             return text
-    raise InputError(f"{words_per_class} words a class give no sentence of split '{split}'.", unit="words_per_class",
-                     way_out="Raise words_per_class.")  # fmt: skip
+    raise InputError(
+        f"{words_per_class} words a class give no sentence of split '{split}'.",
+        unit="words_per_class",
+        way_out="Raise words_per_class.",
+    )
 
 
 def _word(random: np.random.Generator, name: str, most: int) -> str:

@@ -1,13 +1,17 @@
-"""Another source's recordings under one change: noise, tempo, an end cut off, noise before and after.
+"""Another source's recordings under one change: noise, tempo, an end cut off, noise before and
+after.
 
-In: the settings of a source of any kind, and exactly one change: these are the conditions under which an LLM-based recogniser
-is known to fail (Kumar et al., arXiv 2411.03866). Out: its recordings, changed, as 16 kHz FLAC in the work cache, the same bytes
-each time. Id ``<id>-<condition>``; text, speaker and language stay. What the source within refuses is refused here; so is what
-a change leaves nothing of. An utterance's noise hangs on the seed and its id alone: it is the same at every ratio.
+In: the settings of a source of any kind, and exactly one change: these are the conditions under
+which an LLM-based recogniser is known to fail (Kumar et al., arXiv 2411.03866). Out: its
+recordings, changed, as 16 kHz FLAC in the work cache, the same bytes each time. Id
+``<id>-<condition>``; text, speaker and language stay. What the source within refuses is refused
+here; so is what a change leaves nothing of. An utterance's noise hangs on the seed and its id
+alone: it is the same at every ratio.
 
-With ``cut`` the reference is the words that end, by their characters, within the share kept. A voice does not spread its
-characters evenly, so a word at the cut may count for or against a system, and does so for every system alike. Scripts without
-spaces are one word here. Cost: about 100 s of audio a second and core with a tempo, 500 s with noise.
+With ``cut`` the reference is the words that end, by their characters, within the share kept. A
+voice does not spread its characters evenly, so a word at the cut may count for or against a system,
+and does so for every system alike. Scripts without spaces are one word here. Cost: about 100 s of
+audio a second and core with a tempo, 500 s with noise.
 """
 
 from __future__ import annotations
@@ -45,25 +49,34 @@ NO_WORD = "cut: no word ends within the share that is kept"
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a source of kind ``altered``; exactly one of ``snr_db``, ``tempo``, ``cut`` and ``around_seconds``."""
+    """Of a source of kind ``altered``; exactly one of ``snr_db``, ``tempo``, ``cut`` and
+    ``around_seconds``.
+    """
 
     __pydantic_config__ = STRICT
     kind: Literal["altered"]
     source: dict[str, Any]  # settings of the source whose recordings are changed
     name: str = ""  # of that source, which its ids may begin with; none: this source's
     seed: int = 1  # of the noise
-    noise: dict[str, Any] | None = None  # settings of a source of noise; none: white or pink noise is made
-    snr_db: float | None = None  # power of the recording over that of the noise, both over its whole length
+    noise: dict[str, Any] | None = (
+        None  # settings of a source of noise; none: white or pink noise is made
+    )
+    snr_db: float | None = (
+        None  # power of the recording over that of the noise, both over its whole length
+    )
     tempo: float | None = None  # factor, 0.5 to 2
     cut: float | None = None  # share of the audio that is kept, from its beginning on
     around_seconds: float | None = None  # of noise before the recording, and as many after it
-    # Of that noise, root mean square in dB of full scale: clearly heard, and 17 dB under the embedded voices, so that it is no speech.
+    # Of that noise, root mean square in dB of full scale: clearly heard, and 17 dB under the
+    # embedded voices, so that it is no speech.
     around_db: float = -40.0
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One block of recordings to change; where their files and the clips of noise (None: made) lie is no part of its key."""
+    """One block of recordings to change; where their files and the clips of noise (None: made) lie
+    is no part of its key.
+    """
 
     condition: Condition
     rows: list[Utterance]
@@ -82,7 +95,9 @@ class Altered:
         self._condition = _condition(name, self.settings)
         self._within = _part(name, "source", self.settings.name or name, role, self.settings.source)
         noise = self.settings.noise
-        self._noise = None if noise is None else _part(name, "noise", f"{name}-noise", "noise", noise)
+        self._noise = (
+            None if noise is None else _part(name, "noise", f"{name}-noise", "noise", noise)
+        )
 
     def origins(self) -> list[Source]:
         return [self._within, *([self._noise] if self._noise else [])]
@@ -91,18 +106,28 @@ class Altered:
         return self._condition.lengthened(seconds, recordings)
 
     def scan(self) -> dict[str, Any]:
-        """Digests of what the source within and that of noise stand on; the files of the former, where it has some."""
+        """Digests of what the source within and that of noise stand on; the files of the former,
+        where it has some.
+        """
         within = self._within.scan()
-        stands_on = {"of": within["digest"]} | ({"noise": self._noise.scan()["digest"]} if self._noise else {})
+        stands_on = {"of": within["digest"]} | (
+            {"noise": self._noise.scan()["digest"]} if self._noise else {}
+        )
         files = {"files": within["files"]} if "files" in within else {}
         return {**stands_on, **files, "digest": data_digest(stands_on)}
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
-        """The changed recordings, and what the source within refused or the change left nothing of."""
+        """The changed recordings, and what the source within refused or the change left
+        nothing of.
+        """
         rows, refused = self._within.find()
         texts = {row.id: self._text(row) for row in rows}
         rejected = [Reject(self._id(row.id), row.path, row.reason) for row in refused]
-        rejected += [Reject(self._id(row.id), row.path, NO_WORD) for row in rows if row.text and not texts[row.id]]
+        rejected += [
+            Reject(self._id(row.id), row.path, NO_WORD)
+            for row in rows
+            if row.text and not texts[row.id]
+        ]
         kept = []
         for job, unit in self._blocks(rows):
             listing, sums = json.loads((unit / LISTING).read_text()), digests(unit)
@@ -111,9 +136,22 @@ class Altered:
                 if row.id in listing["refused"]:
                     rejected.append(Reject(self._id(row.id), row.path, listing["refused"][row.id]))
                 else:
-                    kept.append(Utterance(self._id(row.id), self.role, row.speaker, row.language, f"{unit.name}/{path}", RATE,
-                                          listing["samples"][row.id], texts[row.id], sums[path]))  # fmt: skip
-        return sorted(kept, key=lambda row: row.id), sorted(rejected, key=lambda row: (row.id, row.path, row.reason))
+                    kept.append(
+                        Utterance(
+                            self._id(row.id),
+                            self.role,
+                            row.speaker,
+                            row.language,
+                            f"{unit.name}/{path}",
+                            RATE,
+                            listing["samples"][row.id],
+                            texts[row.id],
+                            sums[path],
+                        )
+                    )
+        return sorted(kept, key=lambda row: row.id), sorted(
+            rejected, key=lambda row: (row.id, row.path, row.reason)
+        )
 
     def locate(self, path: str) -> Path:
         return locate(path, lambda: self._blocks(self._within.find()[0]))
@@ -122,24 +160,53 @@ class Altered:
         return f"{original}-{self._condition.label()}"
 
     def _text(self, row: Utterance) -> str:
-        return beginning(row.text, self._condition.value) if self._condition.name == "cut" else row.text
+        return (
+            beginning(row.text, self._condition.value)
+            if self._condition.name == "cut"
+            else row.text
+        )
 
     def _blocks(self, rows: list[Utterance]) -> list[tuple[Job, Path]]:
-        """The units of the work cache with the changed recordings, made where they are not there."""
+        """The units of the work cache with the changed recordings, made where they are
+        not there.
+        """
         wanted = [row for row in rows if not row.text or self._text(row)]
         clips = self._noise.find()[0] if self._noise else []
         if self._noise and not clips:
-            raise InputError(f"source '{self.name}': its noise has no clip.", unit=self.name, way_out="See the settings of its 'noise'.")
+            raise InputError(
+                f"source '{self.name}': its noise has no clip.",
+                unit=self.name,
+                way_out="See the settings of its 'noise'.",
+            )
         noise = [self._noise.locate(clip.path) for clip in clips] if self._noise else None
         silence = self.role in SPEECH_ROLES
-        libraries = {"libsndfile": soundfile.__libsndfile_version__, "soxr": version("soxr"), "numpy": version("numpy")}
-        key = {"what": "altered", "version": RESULT_VERSION, "libraries": libraries, "condition": asdict(self._condition),
-               "silence": silence, "noise": data_digest([[clip.id, clip.sha256] for clip in clips]) if noise else "made"}  # fmt: skip
+        libraries = {
+            "libsndfile": soundfile.__libsndfile_version__,
+            "soxr": version("soxr"),
+            "numpy": version("numpy"),
+        }
+        key = {
+            "what": "altered",
+            "version": RESULT_VERSION,
+            "libraries": libraries,
+            "condition": asdict(self._condition),
+            "silence": silence,
+            "noise": data_digest([[clip.id, clip.sha256] for clip in clips]) if noise else "made",
+        }
         jobs = []
         for start in range(0, len(wanted), BLOCK):
             block = wanted[start : start + BLOCK]
             files = [self._within.locate(row.path) for row in block]
-            jobs.append(Job(self._condition, block, files, noise, silence, {**key, "rows": [[row.id, row.sha256] for row in block]}))
+            jobs.append(
+                Job(
+                    self._condition,
+                    block,
+                    files,
+                    noise,
+                    silence,
+                    {**key, "rows": [[row.id, row.sha256] for row in block]},
+                )
+            )
         units = {}
         with progress("corpus", f"changing {self.name}", len(wanted), "recordings") as bar:
             for job, unit in fan_out(_block, jobs):
@@ -177,29 +244,55 @@ def _fill(job: Job, folder: Path) -> None:
 
 
 def _condition(name: str, settings: Settings) -> Condition:
-    """The one change that settings ask for; raises InputError where it is none, more than one, or out of range."""
+    """The one change that settings ask for; raises InputError where it is none, more than one, or
+    out of range.
+    """
     given = [each for each in CHANGES if getattr(settings, each) is not None]
     if len(given) != 1:
-        raise InputError(f"source '{name}': {' and '.join(given) or 'no change'} {'are' if given[1:] else 'is'} given.", unit=name,
-                         way_out=f"Give exactly one of {', '.join(CHANGES)}.")  # fmt: skip
-    condition = Condition(given[0], float(getattr(settings, given[0])), settings.seed, settings.around_db)
+        raise InputError(
+            f"source '{name}': {' and '.join(given) or 'no change'} "
+            f"{'are' if given[1:] else 'is'} given.",
+            unit=name,
+            way_out=f"Give exactly one of {', '.join(CHANGES)}.",
+        )
+    condition = Condition(
+        given[0], float(getattr(settings, given[0])), settings.seed, settings.around_db
+    )
     for key, number in ((condition.name, condition.value), ("around_db", settings.around_db)):
         least, most = RANGES[key]
         if not least <= number <= most:
-            raise InputError(f"source '{name}': '{key}' is out of range ({number:g}).", unit=name,
-                             way_out=f"Take one from {least:g} to {most:g}.")  # fmt: skip
+            raise InputError(
+                f"source '{name}': '{key}' is out of range ({number:g}).",
+                unit=name,
+                way_out=f"Take one from {least:g} to {most:g}.",
+            )
     if settings.noise is not None and not condition.noisy:
-        raise InputError(f"source '{name}': '{condition.name}' takes no noise.", unit=name, way_out="Leave 'noise' out.")
+        raise InputError(
+            f"source '{name}': '{condition.name}' takes no noise.",
+            unit=name,
+            way_out="Leave 'noise' out.",
+        )
     return condition
 
 
 def _part(name: str, key: str, own: str, role: str, settings: dict[str, Any]) -> Source:
     """The source within or that of noise; raises InputError where it cannot be one."""
     if "kind" not in settings:
-        raise InputError(f"source '{name}': '{key}.kind' missing.", unit=name, way_out="It has no default: give it.")
+        raise InputError(
+            f"source '{name}': '{key}.kind' missing.",
+            unit=name,
+            way_out="It has no default: give it.",
+        )
     if settings["kind"] == "altered":
-        raise InputError(f"source '{name}': '{key}' is of kind 'altered' itself.", unit=name,
-                         way_out="A set stands under one change, so that what it does can be told.")  # fmt: skip
+        raise InputError(
+            f"source '{name}': '{key}' is of kind 'altered' itself.",
+            unit=name,
+            way_out="A set stands under one change, so that what it does can be told.",
+        )
     if settings.get("rooms"):
-        raise InputError(f"source '{name}': '{key}' holds rooms, which are no sound.", unit=name, way_out="Take clips that are no rooms.")
+        raise InputError(
+            f"source '{name}': '{key}' holds rooms, which are no sound.",
+            unit=name,
+            way_out="Take clips that are no rooms.",
+        )
     return source(own, role, settings)

@@ -1,9 +1,11 @@
-"""Connected words: utterances put together from a table of isolated recordings (spoken digits, say).
+"""Connected words: utterances put together from a table of isolated recordings (spoken digits,
+say).
 
-In: a table with the columns ``path``, ``speaker``, ``transcript`` (the word) and ``take`` (a number). Out: for each speaker
-``utterances`` strings of words drawn at random, each from takes of that speaker alone, with pauses of faint noise before,
-between and after; 16 kHz FLAC in the work cache, the same bytes each time. Text: the words in lower case. A take that
-cannot be read is rejected and not used. Cost: about 1,000 s of audio a second.
+In: a table with the columns ``path``, ``speaker``, ``transcript`` (the word) and ``take`` (a
+number). Out: for each speaker ``utterances`` strings of words drawn at random, each from takes of
+that speaker alone, with pauses of faint noise before, between and after; 16 kHz FLAC in the work
+cache, the same bytes each time. Text: the words in lower case. A take that cannot be read is
+rejected and not used. Cost: about 1,000 s of audio a second.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from components.runtime.s3 import readable
 from components.runtime.unit_cache import digests, made
 
 COLUMNS = ("path", "speaker", "transcript", "take")
-NOISE = 3e-4  # RMS of the pauses (-70 dB of full scale): below the recordings' own, and never digital silence
+# RMS of the pauses (-70 dB of full scale): below the recordings' own, and never digital silence
+NOISE = 3e-4
 LISTING = "listing.json"
 WORD_SECONDS = 0.45  # of an isolated digit, about
 
@@ -73,57 +76,114 @@ class Connected(FileSource[Settings]):
         known = {row["speaker"] for row in rows}
         for speaker in self.settings.speakers:
             if speaker not in known:
-                raise InputError(f"{table}: no speaker is called '{speaker}'.", unit=speaker, way_out=nearest(speaker, known))
-        wanted = [row for row in rows if row["speaker"] in self.settings.speakers and first <= _number(table, row) <= last]
-        takes = sorted(((below_root(table, row["path"]), row) for row in wanted), key=lambda take: take[0])
+                raise InputError(
+                    f"{table}: no speaker is called '{speaker}'.",
+                    unit=speaker,
+                    way_out=nearest(speaker, known),
+                )
+        wanted = [
+            row
+            for row in rows
+            if row["speaker"] in self.settings.speakers and first <= _number(table, row) <= last
+        ]
+        takes = sorted(
+            ((below_root(table, row["path"]), row) for row in wanted), key=lambda take: take[0]
+        )
         there = sizes_of(self._root, {path for path, _ in takes} - {""})
         for path, row in takes:
             if path not in there:
-                raise InputError(f"{table}: no file is at '{row['path']}'.", unit=row["path"], way_out="Put it there, or take out its row.")
+                raise InputError(
+                    f"{table}: no file is at '{row['path']}'.",
+                    unit=row["path"],
+                    way_out="Put it there, or take out its row.",
+                )
         return takes
 
     def scan(self) -> dict[str, Any]:
-        """Paths and sizes of the table and of the takes used, and the digest of the table's content."""
+        """Paths and sizes of the table and of the takes used, and the digest of the table's
+        content.
+        """
         sizes = sizes_of(self._root, [self.settings.table, *(path for path, _ in self._takes)])
         return scan_of(self._root, sizes, [self.settings.table])
 
     def expected(self) -> tuple[float, int]:
         settings = self.settings
-        words, pause, count = np.mean(settings.words), np.mean(settings.pause_seconds), settings.utterances * len(settings.speakers)
+        words, pause, count = (
+            np.mean(settings.words),
+            np.mean(settings.pause_seconds),
+            settings.utterances * len(settings.speakers),
+        )
         return float(count * (words * WORD_SECONDS + (words + 1) * pause)), count
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         """The utterances made, and the takes that could not be used."""
         listing, sums = json.loads((self._unit / LISTING).read_text()), digests(self._unit)
-        kept = [Utterance(row["id"], self.role, row["speaker"], self.settings.language, f"{row['id']}.flac", RATE, row["samples"],
-                          row["text"], sums[f"{row['id']}.flac"]) for row in listing["made"]]  # fmt: skip
-        return sorted(kept, key=lambda row: row.id), sorted((Reject(**row) for row in listing["rejected"]), key=lambda row: row.id)
+        kept = [
+            Utterance(
+                row["id"],
+                self.role,
+                row["speaker"],
+                self.settings.language,
+                f"{row['id']}.flac",
+                RATE,
+                row["samples"],
+                row["text"],
+                sums[f"{row['id']}.flac"],
+            )
+            for row in listing["made"]
+        ]
+        return sorted(kept, key=lambda row: row.id), sorted(
+            (Reject(**row) for row in listing["rejected"]), key=lambda row: row.id
+        )
 
     def locate(self, path: str) -> Path:
         return self._unit / path
 
     @cached_property
     def _unit(self) -> Path:
-        libraries = {"libsndfile": soundfile.__libsndfile_version__, "soxr": version("soxr"), "numpy": version("numpy")}
-        key = {"what": "connected", "version": RESULT_VERSION, "name": self.name, "role": self.role, "libraries": libraries,
-               "settings": asdict(self.settings), "scan": self.scan()["digest"]}  # fmt: skip
+        libraries = {
+            "libsndfile": soundfile.__libsndfile_version__,
+            "soxr": version("soxr"),
+            "numpy": version("numpy"),
+        }
+        key = {
+            "what": "connected",
+            "version": RESULT_VERSION,
+            "name": self.name,
+            "role": self.role,
+            "libraries": libraries,
+            "settings": asdict(self.settings),
+            "scan": self.scan()["digest"],
+        }
         return made("audio", key, self._make)
 
     def _make(self, folder: Path) -> None:
         words, rejected = self._read_takes()
         made_rows = []
-        with progress("corpus", f"making {self.name}", self.settings.utterances * len(self.settings.speakers), "utterances") as bar:
+        with progress(
+            "corpus",
+            f"making {self.name}",
+            self.settings.utterances * len(self.settings.speakers),
+            "utterances",
+        ) as bar:
             for speaker in self.settings.speakers:
                 if not words[speaker]:
-                    raise InputError(f"source '{self.name}': no take of '{speaker}' can be used.", unit=speaker,
-                                     way_out=f"Widen 'takes', or mend them: {rejected[:1]}")  # fmt: skip
+                    raise InputError(
+                        f"source '{self.name}': no take of '{speaker}' can be used.",
+                        unit=speaker,
+                        way_out=f"Widen 'takes', or mend them: {rejected[:1]}",
+                    )
                 for number in range(self.settings.utterances):
                     name = f"{self.name}-{self.role}-{safe(speaker)}-{number:05d}"
                     text, samples = self._utterance(speaker, number, words[speaker])
                     (folder / f"{name}.flac").write_bytes(as_flac(samples))
-                    made_rows.append({"id": name, "speaker": speaker, "text": text, "samples": len(samples)})
+                    made_rows.append(
+                        {"id": name, "speaker": speaker, "text": text, "samples": len(samples)}
+                    )
                     bar.advance()
-        (folder / LISTING).write_text(json.dumps({"made": made_rows, "rejected": rejected}, indent=0))
+        (folder / LISTING).write_text(
+            json.dumps({"made": made_rows, "rejected": rejected}, indent=0)
+        )
 
     def _read_takes(self) -> tuple[dict[str, Words], Sequence[dict[str, str]]]:
         """The takes by speaker and word, and the rejects among them."""
@@ -142,11 +202,18 @@ class Connected(FileSource[Settings]):
         return words, rejected
 
     def _utterance(self, speaker: str, number: int, words: Words) -> tuple[str, np.ndarray]:
-        """Text and samples of one utterance; they hang on the seed, role, speaker and number, and on the takes alone."""
-        generator = np.random.default_rng(seed_of("connected", self.settings.seed, self.role, speaker, number))
+        """Text and samples of one utterance; they hang on the seed, role, speaker and number, and
+        on the takes alone.
+        """
+        generator = np.random.default_rng(
+            seed_of("connected", self.settings.seed, self.role, speaker, number)
+        )
         known = sorted(words)
         fewest, most = self.settings.words
-        text = [known[index] for index in generator.integers(len(known), size=generator.integers(fewest, most + 1))]
+        text = [
+            known[index]
+            for index in generator.integers(len(known), size=generator.integers(fewest, most + 1))
+        ]
         parts = [self._pause(generator)]
         for word in text:
             parts += [words[word][generator.integers(len(words[word]))], self._pause(generator)]
@@ -159,13 +226,16 @@ class Connected(FileSource[Settings]):
 
 def _number(table: str, row: Row) -> int:
     if not row["take"].isdecimal():
-        raise InputError(f"{table}: the take '{row['take']}' of '{row['path']}' is no number.", unit=row["path"])
+        raise InputError(
+            f"{table}: the take '{row['take']}' of '{row['path']}' is no number.", unit=row["path"]
+        )
     return int(row["take"])
 
 
 def _check(name: str, settings: Settings) -> None:
     holds = {
-        "speakers": bool(settings.speakers) and len({safe(speaker) for speaker in settings.speakers}) == len(settings.speakers),
+        "speakers": bool(settings.speakers)
+        and len({safe(speaker) for speaker in settings.speakers}) == len(settings.speakers),
         "takes": settings.takes[0] <= settings.takes[1],
         "utterances": settings.utterances >= 1,
         "words": 1 <= settings.words[0] <= settings.words[1],
@@ -173,5 +243,8 @@ def _check(name: str, settings: Settings) -> None:
     }
     for key, good in holds.items():
         if not good:
-            raise InputError(f"source '{name}': '{key}' is out of range ({getattr(settings, key)}).", unit=name,
-                             way_out="Ranges are [least, most]; speakers are different and at least one.")  # fmt: skip
+            raise InputError(
+                f"source '{name}': '{key}' is out of range ({getattr(settings, key)}).",
+                unit=name,
+                way_out="Ranges are [least, most]; speakers are different and at least one.",
+            )

@@ -1,8 +1,9 @@
 """A local folder in LibriSpeech's layout → its utterances, with the published transcripts.
 
-In: ``<root>/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`` and ``<speaker>-<chapter>.trans.txt``
-beside them (a line: id, space, text), as on https://www.openslr.org/12; Multilingual LibriSpeech is laid out differently (kind ``mls``).
-Out: every recording and every transcript, kept or rejected. Files of other names are not looked at.
+In: ``<root>/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`` and
+``<speaker>-<chapter>.trans.txt`` beside them (a line: id, space, text), as on
+https://www.openslr.org/12; Multilingual LibriSpeech is laid out differently (kind ``mls``). Out:
+every recording and every transcript, kept or rejected. Files of other names are not looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from typing import Any, Literal
 from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.schema import STRICT
-from components.corpus.listing import Entry, FileSource, Rules, examine, lines_of, scan_of, sizes_below, speech_only
+from components.corpus.listing import (
+    Entry,
+    FileSource,
+    Rules,
+    examine,
+    lines_of,
+    scan_of,
+    sizes_below,
+    speech_only,
+)
 from components.corpus.manifest import Reject, Utterance
 
 AUDIO, TEXT = ".flac", ".trans.txt"
@@ -49,16 +59,27 @@ class LibriSpeech(FileSource[Settings]):
             self._check_folder(subset)
             sizes |= sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
         if not any(path.endswith(AUDIO) for path in sizes):
-            raise InputError(f"source '{self.name}': no {AUDIO} file lies in the subsets {self.settings.subsets}.", unit=self.name,
-                             way_out=f"See that the data root '{self.settings.root}' is the folder that holds the subsets.")  # fmt: skip
+            raise InputError(
+                f"source '{self.name}': no {AUDIO} file lies in the subsets "
+                f"{self.settings.subsets}.",
+                unit=self.name,
+                way_out=(
+                    f"See that the data root '{self.settings.root}' is the folder that "
+                    "holds the subsets."
+                ),
+            )
         return sizes
 
     def folders(self) -> tuple[str, list[str]]:
         return self.settings.root, self.settings.subsets
 
     def scan(self) -> dict[str, Any]:
-        """Paths and sizes of recordings and transcript files, and the digest of the transcripts' content."""
-        return scan_of(self._root, self._files, [path for path in self._files if path.endswith(TEXT)])
+        """Paths and sizes of recordings and transcript files, and the digest of the transcripts'
+        content.
+        """
+        return scan_of(
+            self._root, self._files, [path for path in self._files if path.endswith(TEXT)]
+        )
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording, with its transcript, and every transcript without a recording."""
@@ -68,7 +89,12 @@ class LibriSpeech(FileSource[Settings]):
     def _entries(self) -> Sequence[Entry]:
         """An entry a transcript line, and one a recording that no line names."""
         recordings = {path for path in self._files if path.endswith(AUDIO)}
-        entries = [entry for path in sorted(self._files) if path.endswith(TEXT) for entry in self._lines(path)]
+        entries = [
+            entry
+            for path in sorted(self._files)
+            if path.endswith(TEXT)
+            for entry in self._lines(path)
+        ]
         named = {entry.path for entry in entries}
         return entries + [self._entry(path, None) for path in sorted(recordings - named)]
 
@@ -81,10 +107,22 @@ class LibriSpeech(FileSource[Settings]):
         place = PurePosixPath(path)
         name = NAME.fullmatch(place.stem)
         speaker = name[1] if name else ""
-        fits = name is not None and place.parts[-3:-1] == (name[1], name[2]) and len(place.parts) == self._depth(place) + 3
-        fault = "" if fits else f"wrong name: not <speaker>/<chapter>/<speaker>-<chapter>-<utterance>{AUDIO}"
+        fits = (
+            name is not None
+            and place.parts[-3:-1] == (name[1], name[2])
+            and len(place.parts) == self._depth(place) + 3
+        )
+        fault = (
+            ""
+            if fits
+            else f"wrong name: not <speaker>/<chapter>/<speaker>-<chapter>-<utterance>{AUDIO}"
+        )
         return Entry(place.stem, path, text, speaker, self.settings.language, fault)
 
     def _depth(self, place: PurePosixPath) -> int:
         """How many folders deep the subset stands that holds ``place``."""
-        return next(len(PurePosixPath(subset).parts) for subset in self.settings.subsets if place.is_relative_to(subset))
+        return next(
+            len(PurePosixPath(subset).parts)
+            for subset in self.settings.subsets
+            if place.is_relative_to(subset)
+        )

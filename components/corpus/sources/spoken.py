@@ -1,8 +1,9 @@
 """The embedded corpus: sentences of a small grammar spoken by espeak-ng in many voices.
 
-Settings → 16 kHz FLAC in the work cache and manifest rows, the same bytes on every run on one CPU type. Train, dev and
-test share neither sentences (``grammar``) nor voices: variants are split by family (``f1`` … ``f5`` are one), and effect
-voices serve training only. Cost: 12,000 utterances in about 35 s on two cores.
+Settings → 16 kHz FLAC in the work cache and manifest rows, the same bytes on every run on one CPU
+type. Train, dev and test share neither sentences (``grammar``) nor voices: variants are split by
+family (``f1`` … ``f5`` are one), and effect voices serve training only. Cost: 12,000 utterances in
+about 35 s on two cores.
 """
 
 from __future__ import annotations
@@ -27,8 +28,19 @@ from components.corpus.manifest import Reject, Utterance
 from components.corpus.source import settings_of
 from components.runtime.hashing import data_digest, seed_of
 
-# Not the voice of a plain speaker; in training they add variety, in a test they would measure an effect.
-EFFECTS = {"AnxiousAndy", "Demonic", "UniRobot", "croak", "whisper", "whisperf", "fast", "anikaRobot", "Tweaky"}
+# Not the voice of a plain speaker; in training they add variety, in a test they would measure an
+# effect.
+EFFECTS = {
+    "AnxiousAndy",
+    "Demonic",
+    "UniRobot",
+    "croak",
+    "whisper",
+    "whisperf",
+    "fast",
+    "anikaRobot",
+    "Tweaky",
+}
 SPLIT_FAMILIES = {"test": 13, "dev": 8}  # single voices each; all other families are train
 
 # Measured mean of what the grammar gives, at so many words a minute.
@@ -53,7 +65,9 @@ class Settings:
     margin_seconds: list[float]  # of noise floor before and after
     floor_db: list[float]  # level of the recording's noise floor, dB of full scale
     chunk: int  # utterances that one process speaks: shapes the audio
-    texts: Literal["sentences", "digits"] = "sentences"  # digits: strings of one to seven, as people say numbers
+    texts: Literal["sentences", "digits"] = (
+        "sentences"  # digits: strings of one to seven, as people say numbers
+    )
 
 
 @dataclass(frozen=True)
@@ -79,11 +93,17 @@ def family(variant: str) -> str:
 
 
 def voices(split: str) -> list[str]:
-    """Voice variants of a split: dev and test take single plain voices in the order of a digest, train all others."""
+    """Voice variants of a split: dev and test take single plain voices in the order of a digest,
+    train all others.
+    """
     families: dict[str, list[str]] = {}
     for variant in espeak.variants():
         families.setdefault(family(variant), []).append(variant)
-    single = [name for name, members in families.items() if len(members) == 1 and members[0] not in EFFECTS]
+    single = [
+        name
+        for name, members in families.items()
+        if len(members) == 1 and members[0] not in EFFECTS
+    ]
     order = sorted(single, key=lambda name: seed_of("voice", name))
     test, dev = SPLIT_FAMILIES["test"], SPLIT_FAMILIES["dev"]
     held = {"test": order[:test], "dev": order[test : test + dev]}
@@ -98,8 +118,11 @@ class Spoken:
         self.name, self.role = name, role
         self.settings = settings_of(Settings, name, role, settings)
         if self.settings.split != role:
-            raise InputError(f"source '{name}' of split '{self.settings.split}' stands in the role '{role}'.", unit=name,
-                             way_out="Sentences and voices are kept apart by split: set both alike.")  # fmt: skip
+            raise InputError(
+                f"source '{name}' of split '{self.settings.split}' stands in the role '{role}'.",
+                unit=name,
+                way_out="Sentences and voices are kept apart by split: set both alike.",
+            )
 
     def scan(self) -> dict[str, Any]:
         stands_on = {"espeakng-loader": version("espeakng-loader"), "voices": espeak.variants()}
@@ -107,7 +130,9 @@ class Spoken:
 
     def expected(self) -> tuple[float, int]:
         settings = self.settings
-        each = TEXT_SECONDS[settings.texts] * TEXT_SPEED / float(np.mean(settings.speed)) + 2 * float(np.mean(settings.margin_seconds))
+        each = TEXT_SECONDS[settings.texts] * TEXT_SPEED / float(
+            np.mean(settings.speed)
+        ) + 2 * float(np.mean(settings.margin_seconds))
         return settings.utterances * each, settings.utterances
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
@@ -116,7 +141,12 @@ class Spoken:
 
         def describe(name: str) -> dict[str, Any]:
             plan = by_id[name]
-            return {"split": self.role, "speaker": f"espeak-{plan.variant}", "language": "en", "text": plan.text}
+            return {
+                "split": self.role,
+                "speaker": f"espeak-{plan.variant}",
+                "language": "en",
+                "text": plan.text,
+            }
 
         return rows(self._blocks(plans), describe), []
 
@@ -131,11 +161,16 @@ class Spoken:
         settings = self.settings
         for _ in range(DRAWS):
             text = sentence(random, settings.split, settings.words_per_class, settings.texts)
-            if settings.split == "train" or text not in seen:  # a repeated test sentence would count twice
+            if (
+                settings.split == "train" or text not in seen
+            ):  # a repeated test sentence would count twice
                 return text
-        raise InputError(f"source '{self.name}': {settings.utterances} different sentences can't be drawn from "
-                         f"{settings.words_per_class} words a class (reached {len(seen)}).", unit=self.name,
-                         way_out="Lower its utterances or raise its words_per_class.")  # fmt: skip
+        raise InputError(
+            f"source '{self.name}': {settings.utterances} different sentences can't be drawn from "
+            f"{settings.words_per_class} words a class (reached {len(seen)}).",
+            unit=self.name,
+            way_out="Lower its utterances or raise its words_per_class.",
+        )
 
     def _plans(self) -> list[Plan]:
         settings = self.settings
@@ -146,11 +181,21 @@ class Spoken:
             random = np.random.default_rng(seed_of("spoken", settings.split, settings.seed, number))
             text = self._sentence(random, seen)
             seen.add(text)
-            plans.append(_plan(f"{self.name}-{number:06d}", text, names[int(random.integers(len(names)))], settings, random))
+            plans.append(
+                _plan(
+                    f"{self.name}-{number:06d}",
+                    text,
+                    names[int(random.integers(len(names)))],
+                    settings,
+                    random,
+                )
+            )
         return plans
 
 
-def _plan(name: str, text: str, variant: str, settings: Settings, random: np.random.Generator) -> Plan:
+def _plan(
+    name: str, text: str, variant: str, settings: Settings, random: np.random.Generator
+) -> Plan:
     def whole(bounds: list[int]) -> int:
         return int(random.integers(bounds[0], bounds[1] + 1))
 
@@ -158,12 +203,18 @@ def _plan(name: str, text: str, variant: str, settings: Settings, random: np.ran
         return round(float(random.uniform(*bounds)), 4)
 
     return Plan(
-        id=name, text=text, variant=variant,
-        speed=whole(settings.speed), pitch=whole(settings.pitch), pitch_range=whole(settings.pitch_range),
+        id=name,
+        text=text,
+        variant=variant,
+        speed=whole(settings.speed),
+        pitch=whole(settings.pitch),
+        pitch_range=whole(settings.pitch_range),
         tempo=settings.tempo[int(random.integers(len(settings.tempo)))],
-        before=real(settings.margin_seconds), after=real(settings.margin_seconds), floor_db=real(settings.floor_db),
+        before=real(settings.margin_seconds),
+        after=real(settings.margin_seconds),
+        floor_db=real(settings.floor_db),
         noise_seed=int(random.integers(2**62)),
-    )  # fmt: skip
+    )
 
 
 def speak_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
@@ -173,7 +224,15 @@ def speak_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
 
 
 def _speak(library: espeak.Espeak, plan: Plan) -> np.ndarray:
-    spoken = library.speak(plan.text, "en-us", plan.variant, plan.speed, plan.pitch, plan.pitch_range, plan.noise_seed % 2**31)
+    spoken = library.speak(
+        plan.text,
+        "en-us",
+        plan.variant,
+        plan.speed,
+        plan.pitch,
+        plan.pitch_range,
+        plan.noise_seed % 2**31,
+    )
     samples = resample(spoken, round(espeak.RATE * plan.tempo))
     padded = np.pad(samples, (int(plan.before * RATE), int(plan.after * RATE)))
     noise = np.random.default_rng(plan.noise_seed).standard_normal(len(padded), dtype=np.float32)

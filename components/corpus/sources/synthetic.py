@@ -1,8 +1,10 @@
-"""Synthetic non-speech: noises, struck and blown tones, chirps, engines, clicks, alone or two at a time.
+"""Synthetic non-speech: noises, struck and blown tones, chirps, engines, clicks, alone or two at a
+time.
 
-Settings → 16 kHz FLAC in the work cache and manifest rows with an empty text, the same bytes on every run. Each kind is
-a few lines of textbook synthesis (filtered noise, damped resonances, additive tones, sweeps); what matters is variety,
-since a recogniser that has heard only hiss still writes words onto a clarinet. Cost: about 110 clips a second on two cores.
+Settings → 16 kHz FLAC in the work cache and manifest rows with an empty text, the same bytes on
+every run. Each kind is a few lines of textbook synthesis (filtered noise, damped resonances,
+additive tones, sweeps); what matters is variety, since a recogniser that has heard only hiss still
+writes words onto a clarinet. Cost: about 110 clips a second on two cores.
 """
 
 from __future__ import annotations
@@ -55,8 +57,11 @@ class Synthetic:
         self.name, self.role = name, role
         self.settings = settings_of(Settings, name, role, settings)
         if role in SPEECH_ROLES:
-            raise InputError(f"source '{name}' holds no speech but stands in the role '{role}'.", unit=name,
-                             way_out="Put it into nonspeech-train, nonspeech-test or noise.")  # fmt: skip
+            raise InputError(
+                f"source '{name}' holds no speech but stands in the role '{role}'.",
+                unit=name,
+                way_out="Put it into nonspeech-train, nonspeech-test or noise.",
+            )
 
     def scan(self) -> dict[str, Any]:
         return {"made_from": "parameters alone", "digest": data_digest({"kinds": sorted(KINDS)})}
@@ -75,8 +80,13 @@ class Synthetic:
         settings, plans = self.settings, []
         for number in range(settings.clips):
             random = np.random.default_rng(seed_of("synthetic", settings.seed, number))
-            seconds, level = (round(float(random.uniform(*bounds)), 3) for bounds in (settings.seconds, settings.level_db))
-            plans.append(Plan(f"{self.name}-{number:06d}", int(random.integers(2**62)), seconds, level))
+            seconds, level = (
+                round(float(random.uniform(*bounds)), 3)
+                for bounds in (settings.seconds, settings.level_db)
+            )
+            plans.append(
+                Plan(f"{self.name}-{number:06d}", int(random.integers(2**62)), seconds, level)
+            )
         key = {"kind": "synthetic", "version": RESULT_VERSION}
         return make_blocks("corpus", self.name, plans, CHUNK, make_chunk, key)
 
@@ -87,7 +97,9 @@ def make_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
 
 
 def clip(plan: Plan) -> np.ndarray:
-    """One clip: one kind of sound, or two in three cases of ten, coloured, at its level over a faint floor."""
+    """One clip: one kind of sound, or two in three cases of ten, coloured, at its level over a
+    faint floor.
+    """
     random = np.random.default_rng(plan.seed)
     count = int(plan.seconds * RATE)
     names = random.choice(sorted(KINDS), size=2 if random.random() < 0.3 else 1, replace=False)
@@ -105,7 +117,9 @@ def _time(count: int) -> np.ndarray:
     return np.arange(count) / RATE
 
 
-def _shaped_noise(random: Random, count: int, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _shaped_noise(
+    random: Random, count: int, gain: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """White noise with the spectrum gain(frequency in Hz)."""
     spectrum = np.fft.rfft(random.standard_normal(count))
     return np.fft.irfft(spectrum * gain(np.fft.rfftfreq(count, 1 / RATE)), count)
@@ -134,8 +148,14 @@ def _band(random: Random, count: int) -> np.ndarray:
     """Noise around one or two frequencies: wind, steam, a fan."""
     centres, widths = random.uniform(100, 6000, 2), random.uniform(50, 1500, 2)
     both = random.random() < 0.5
-    return _shaped_noise(random, count, lambda f: np.exp(-(((f - centres[0]) / widths[0]) ** 2))
-                         + both * np.exp(-(((f - centres[1]) / widths[1]) ** 2)))  # fmt: skip
+    return _shaped_noise(
+        random,
+        count,
+        lambda f: (
+            np.exp(-(((f - centres[0]) / widths[0]) ** 2))
+            + both * np.exp(-(((f - centres[1]) / widths[1]) ** 2))
+        ),
+    )
 
 
 def _surf(random: Random, count: int) -> np.ndarray:
@@ -148,7 +168,9 @@ def _surf(random: Random, count: int) -> np.ndarray:
 def _rain(random: Random, count: int) -> np.ndarray:
     """Dense clicks over hiss: rain, fire, frying."""
     drops = (random.random(count) < random.uniform(50, 3000) / RATE) * random.exponential(1, count)
-    return _unit(_ring(random, drops, random.uniform(800, 6000), random.uniform(200, 2000))) + 0.3 * _unit(_hiss(random, count))
+    return _unit(
+        _ring(random, drops, random.uniform(800, 6000), random.uniform(200, 2000))
+    ) + 0.3 * _unit(_hiss(random, count))
 
 
 def _ring(random: Random, impulses: np.ndarray, frequency: float, damping: float) -> np.ndarray:
@@ -157,7 +179,9 @@ def _ring(random: Random, impulses: np.ndarray, frequency: float, damping: float
     time = _time(length)
     kernel = np.exp(-time * damping) * np.sin(2 * np.pi * frequency * time)
     size = len(impulses) + length
-    return np.fft.irfft(np.fft.rfft(impulses, size) * np.fft.rfft(kernel, size), size)[: len(impulses)]
+    return np.fft.irfft(np.fft.rfft(impulses, size) * np.fft.rfft(kernel, size), size)[
+        : len(impulses)
+    ]
 
 
 def _clatter(random: Random, count: int) -> np.ndarray:
@@ -167,26 +191,43 @@ def _clatter(random: Random, count: int) -> np.ndarray:
     for _ in range(random.integers(2, 7)):
         impulses = np.zeros(count)
         impulses[hits] = random.exponential(1, len(hits))
-        sound += _ring(random, impulses, np.exp(random.uniform(np.log(150), np.log(7000))), np.exp(random.uniform(2, 5.5)))
+        sound += _ring(
+            random,
+            impulses,
+            np.exp(random.uniform(np.log(150), np.log(7000))),
+            np.exp(random.uniform(2, 5.5)),
+        )
     return sound
 
 
-def _tone(random: Random, time: np.ndarray, pitch: np.ndarray, slope: float, odd: bool) -> np.ndarray:
-    """Partials of a gliding pitch (Hz at each time), falling by ``slope``; odd ones only for a clarinet or a square wave."""
+def _tone(
+    random: Random, time: np.ndarray, pitch: np.ndarray, slope: float, odd: bool
+) -> np.ndarray:
+    """Partials of a gliding pitch (Hz at each time), falling by ``slope``; odd ones only for a
+    clarinet or a square wave.
+    """
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     sound = np.zeros(len(time))
     for partial in range(1, 25, 2 if odd else 1):
         if partial * pitch.max() > 7600:
             break
-        sound += np.sin(partial * phase + random.uniform(0, 6.28)) * random.uniform(0.3, 1) / partial**slope
+        sound += (
+            np.sin(partial * phase + random.uniform(0, 6.28))
+            * random.uniform(0.3, 1)
+            / partial**slope
+        )
     return sound
 
 
 def _note(random: Random, count: int, frequency: float) -> np.ndarray:
     """One note: plucked, struck, bowed or blown."""
     time = _time(count)
-    vibrato = 1 + random.uniform(0, 0.015) * np.sin(2 * np.pi * random.uniform(3, 8) * time + random.uniform(0, 6.28))
-    sound = _tone(random, time, frequency * vibrato, random.uniform(0.3, 2.2), random.random() < 0.3)
+    vibrato = 1 + random.uniform(0, 0.015) * np.sin(
+        2 * np.pi * random.uniform(3, 8) * time + random.uniform(0, 6.28)
+    )
+    sound = _tone(
+        random, time, frequency * vibrato, random.uniform(0.3, 2.2), random.random() < 0.3
+    )
     attack = np.minimum(1, time / random.uniform(0.003, 0.15))
     decay = np.exp(-time * random.choice([random.uniform(0, 0.5), random.uniform(1, 10)]))
     breath = random.uniform(0, 0.1) * random.standard_normal(count)
@@ -221,10 +262,19 @@ def _drums(random: Random, count: int) -> np.ndarray:
     for start in range(int(random.uniform(0, 0.3) * count), count, step):
         length = min(count - start, int(RATE * random.uniform(0.05, 0.6)))
         time = _time(length)
-        sweep = np.sin(2 * np.pi * random.uniform(40, 250) * (time + random.uniform(0, 0.05) * (1 - np.exp(-time * 30))))
-        burst = _shaped_noise(random, length, lambda f: f ** random.uniform(0, 1)) if length > 8 else 0
+        sweep = np.sin(
+            2
+            * np.pi
+            * random.uniform(40, 250)
+            * (time + random.uniform(0, 0.05) * (1 - np.exp(-time * 30)))
+        )
+        burst = (
+            _shaped_noise(random, length, lambda f: f ** random.uniform(0, 1)) if length > 8 else 0
+        )
         mix = random.random()
-        sound[start : start + length] += (mix * sweep + (1 - mix) * _unit(np.asarray(burst))) * np.exp(-time * random.uniform(6, 60))
+        sound[start : start + length] += (
+            mix * sweep + (1 - mix) * _unit(np.asarray(burst))
+        ) * np.exp(-time * random.uniform(6, 60))
         if random.random() < 0.2:
             break
     return sound
@@ -235,10 +285,15 @@ def _chirps(random: Random, count: int) -> np.ndarray:
     sound, start = np.zeros(count), int(random.uniform(0, 0.3) * RATE)
     low = random.random() < 0.3
     while start < count - 200:
-        length = min(count - start, int(RATE * (random.uniform(0.4, 2) if low else random.uniform(0.03, 0.4))))
+        length = min(
+            count - start,
+            int(RATE * (random.uniform(0.4, 2) if low else random.uniform(0.03, 0.4))),
+        )
         time = _time(length)
         bounds = random.uniform(80, 900, 2) if low else random.uniform(1200, 7000, 2)
-        pitch = np.linspace(bounds[0], bounds[1], length) * (1 + random.uniform(0, 0.1) * np.sin(2 * np.pi * random.uniform(5, 60) * time))
+        pitch = np.linspace(bounds[0], bounds[1], length) * (
+            1 + random.uniform(0, 0.1) * np.sin(2 * np.pi * random.uniform(5, 60) * time)
+        )
         sound[start : start + length] += _tone(random, time, pitch, 2.0, False) * np.hanning(length)
         start += length + int(RATE * np.exp(random.uniform(np.log(0.02), np.log(0.8))))
     return sound
@@ -248,7 +303,9 @@ def _crickets(random: Random, count: int) -> np.ndarray:
     """A high tone in pulses, and pulses in bursts."""
     time = _time(count)
     pulse = np.maximum(0, np.sin(2 * np.pi * random.uniform(12, 70) * time))
-    burst = np.sin(2 * np.pi * random.uniform(0.3, 4) * time + random.uniform(0, 6)) > random.uniform(-1, 0.5)
+    burst = np.sin(
+        2 * np.pi * random.uniform(0.3, 4) * time + random.uniform(0, 6)
+    ) > random.uniform(-1, 0.5)
     return np.sin(2 * np.pi * random.uniform(2000, 7000) * time) * pulse * burst
 
 
@@ -257,8 +314,9 @@ def _engine(random: Random, count: int) -> np.ndarray:
     time = _time(count)
     wander = np.cumsum(random.standard_normal(count)) / RATE * random.uniform(0, 3)
     pitch = random.uniform(20, 220) * (1 + random.uniform(-0.3, 0.3) * time / time[-1]) + wander
-    return _unit(_tone(random, time, np.maximum(pitch, 10), random.uniform(0.2, 1.5), False)) + random.uniform(0, 1) * _unit(
-        _hiss(random, count))  # fmt: skip
+    return _unit(
+        _tone(random, time, np.maximum(pitch, 10), random.uniform(0.2, 1.5), False)
+    ) + random.uniform(0, 1) * _unit(_hiss(random, count))
 
 
 def _beeps(random: Random, count: int) -> np.ndarray:
@@ -276,6 +334,17 @@ def _quiet(random: Random, count: int) -> np.ndarray:
 
 
 KINDS: dict[str, Callable[[Random, int], np.ndarray]] = {
-    "hiss": _hiss, "band": _band, "surf": _surf, "rain": _rain, "clatter": _clatter, "melody": _melody, "held": _held,
-    "drums": _drums, "chirps": _chirps, "crickets": _crickets, "engine": _engine, "beeps": _beeps, "quiet": _quiet,
-}  # fmt: skip
+    "hiss": _hiss,
+    "band": _band,
+    "surf": _surf,
+    "rain": _rain,
+    "clatter": _clatter,
+    "melody": _melody,
+    "held": _held,
+    "drums": _drums,
+    "chirps": _chirps,
+    "crickets": _crickets,
+    "engine": _engine,
+    "beeps": _beeps,
+    "quiet": _quiet,
+}

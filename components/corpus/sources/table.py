@@ -1,8 +1,10 @@
-"""A table of recordings (TSV or CSV, UTF-8, with a header line) → its utterances, or non-speech clips without text.
+"""A table of recordings (TSV or CSV, UTF-8, with a header line) → its utterances, or non-speech
+clips without text.
 
-In: a table with a column of paths, relative to the table's own folder, and as wanted columns of text, speaker and language.
-Any rate, number of channels and format that libsndfile reads. A ``.tsv`` has no quoting; a ``.csv`` has the usual one.
-Out: every row (or those that ``where`` picks), kept or rejected.
+In: a table with a column of paths, relative to the table's own folder, and as wanted columns of
+text, speaker and language. Any rate, number of channels and format that libsndfile reads. A
+``.tsv`` has no quoting; a ``.csv`` has the usual one. Out: every row (or those that ``where``
+picks), kept or rejected.
 """
 
 from __future__ import annotations
@@ -46,8 +48,12 @@ class Settings:
     table: str  # path of the .tsv or .csv below the root
     columns: Columns = Columns()
     language: str = ""  # of every row, where no column says it
-    speaker_prefix: str = ""  # put before each speaker, where two corpora use the same names for different people
-    where: dict[str, list[str | int]] = field(default_factory=dict)  # take the rows whose column has one of these values
+    speaker_prefix: str = (
+        ""  # put before each speaker, where two corpora use the same names for different people
+    )
+    where: dict[str, list[str | int]] = field(
+        default_factory=dict
+    )  # take the rows whose column has one of these values
 
 
 class Table(FileSource[Settings]):
@@ -57,37 +63,71 @@ class Table(FileSource[Settings]):
         super().__init__(Settings, name, role, settings)
         if (self.settings.columns.text is not None) != (role in SPEECH_ROLES):
             needs = "needs a text column" if role in SPEECH_ROLES else "takes no text"
-            raise InputError(f"source '{name}': the role '{role}' {needs}.", unit=name,
-                             way_out="Set columns.text to the column's name for speech, to null for anything else.")  # fmt: skip
+            raise InputError(
+                f"source '{name}': the role '{role}' {needs}.",
+                unit=name,
+                way_out=(
+                    "Set columns.text to the column's name for speech, to null for anything else."
+                ),
+            )
         if self.settings.language and self.settings.columns.language:
-            raise InputError(f"source '{name}': both 'language' and 'columns.language' are given.", unit=name, way_out="Leave one of them.")
+            raise InputError(
+                f"source '{name}': both 'language' and 'columns.language' are given.",
+                unit=name,
+                way_out="Leave one of them.",
+            )
 
     @cached_property
     def _rows(self) -> list[Row]:
         """All rows of the table, its columns checked."""
         rows = read_rows(self._root, self.settings.table)
         columns = self.settings.columns
-        for column in (columns.path, columns.text, columns.speaker, columns.language, *self.settings.where):
+        for column in (
+            columns.path,
+            columns.text,
+            columns.speaker,
+            columns.language,
+            *self.settings.where,
+        ):
             check_column(self.settings.table, rows, column)
         return rows
 
     @cached_property
     def _picked(self) -> list[tuple[int, Row]]:
         """(index, row) of the rows that ``where`` picks."""
-        wanted = {column: {str(value) for value in values} for column, values in self.settings.where.items()}
+        wanted = {
+            column: {str(value) for value in values}
+            for column, values in self.settings.where.items()
+        }
         for column, values in wanted.items():
             known = {row[column] for row in self._rows}
             for value in sorted(values - known):
-                raise InputError(f"{self.settings.table}: no row has {column} '{value}'.", unit=self.name, way_out=nearest(value, known))
-        picked = [pair for pair in enumerate(self._rows) if all(pair[1][column] in values for column, values in wanted.items())]
+                raise InputError(
+                    f"{self.settings.table}: no row has {column} '{value}'.",
+                    unit=self.name,
+                    way_out=nearest(value, known),
+                )
+        picked = [
+            pair
+            for pair in enumerate(self._rows)
+            if all(pair[1][column] in values for column, values in wanted.items())
+        ]
         if not picked:
-            raise InputError(f"source '{self.name}': 'where' leaves no row of {self.settings.table}.", unit=self.name, way_out="Widen it.")
+            raise InputError(
+                f"source '{self.name}': 'where' leaves no row of {self.settings.table}.",
+                unit=self.name,
+                way_out="Widen it.",
+            )
         return picked
 
     @cached_property
     def _paths(self) -> list[str]:
-        """The file of each row, relative to the root; empty where it is not given or leads out of the root."""
-        return [below_root(self.settings.table, row[self.settings.columns.path]) for row in self._rows]
+        """The file of each row, relative to the root; empty where it is not given or leads out of
+        the root.
+        """
+        return [
+            below_root(self.settings.table, row[self.settings.columns.path]) for row in self._rows
+        ]
 
     @cached_property
     def _files(self) -> dict[str, int]:
@@ -96,7 +136,9 @@ class Table(FileSource[Settings]):
         return sizes_of(self._root, paths)
 
     def scan(self) -> dict[str, Any]:
-        """Paths and sizes of the table and of the files that it names, and the digest of the table's content."""
+        """Paths and sizes of the table and of the files that it names, and the digest of the
+        table's content.
+        """
         table, files = self.settings.table, self._files
         return scan_of(self._root, {table: (self._root / table).stat().st_size, **files}, [table])
 
@@ -109,7 +151,11 @@ class Table(FileSource[Settings]):
     def _entry(self, index: int, row: Row, ids: dict[str, str]) -> Entry:
         columns, path = self.settings.columns, self._paths[index]
         given = row[columns.path]
-        fault = "" if path else f"wrong path: {'none is given' if not given else 'it leads out of the data root'}"
+        fault = (
+            ""
+            if path
+            else f"wrong path: {'none is given' if not given else 'it leads out of the data root'}"
+        )
         speaker = row[columns.speaker] if columns.speaker else ""
         return Entry(
             id=ids[path] if path else f"row-{index + 1}",
@@ -122,30 +168,51 @@ class Table(FileSource[Settings]):
 
 
 def read_rows(root: Path | RemotePath, table: str) -> list[Row]:
-    """The rows of a TSV or CSV; raises InputError naming the file and line where it is missing or broken."""
+    """The rows of a TSV or CSV; raises InputError naming the file and line where it is missing or
+    broken.
+    """
     path = root / table
     if path.suffix not in (".tsv", ".csv"):
         raise InputError(f"{table}: a table ends in .tsv or .csv.", unit=table)
     if not path.is_file():
-        raise InputError(f"{table}: no such table in the data root.", unit=table, way_out=nearest(table, _tables(root)))
+        raise InputError(
+            f"{table}: no such table in the data root.",
+            unit=table,
+            way_out=nearest(table, _tables(root)),
+        )
     tabs = path.suffix == ".tsv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL, strict=True)
+            reader = csv.reader(
+                stream,
+                delimiter="\t" if tabs else ",",
+                quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+                strict=True,
+            )
             header = next(reader, [])
             return [_row(table, reader.line_num, header, cells) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: not a table in UTF-8: {error}.", unit=table, way_out="Save it as UTF-8 text.") from None
+        raise InputError(
+            f"{table}: not a table in UTF-8: {error}.", unit=table, way_out="Save it as UTF-8 text."
+        ) from None
 
 
 def _tables(root: Path | RemotePath) -> list[str]:
-    return [path.relative_to(str(root)).as_posix() for pattern in ("*.[ct]sv", "*/*.[ct]sv") for path in root.glob(pattern)]
+    return [
+        path.relative_to(str(root)).as_posix()
+        for pattern in ("*.[ct]sv", "*/*.[ct]sv")
+        for path in root.glob(pattern)
+    ]
 
 
 def _row(table: str, line: int, header: list[str], cells: list[str]) -> Row:
     if len(cells) != len(header) or len(set(header)) != len(header):
-        raise InputError(f"{table}, line {line}: {len(cells)} fields under a header of {len(set(header))} different ones.", unit=table,
-                         way_out="Mend the line; a .tsv has no quoting, so no field may hold a tab.")  # fmt: skip
+        raise InputError(
+            f"{table}, line {line}: {len(cells)} fields under a header of {len(set(header))} "
+            "different ones.",
+            unit=table,
+            way_out="Mend the line; a .tsv has no quoting, so no field may hold a tab.",
+        )
     return {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
 
 
@@ -154,25 +221,37 @@ def check_column(table: str, rows: list[Row], column: str | None) -> None:
     if not rows:
         raise InputError(f"{table}: the table has no rows.", unit=table)
     if column is not None and column not in rows[0]:
-        raise InputError(f"{table}: no column is called '{column}'.", unit=column,
-                         way_out=f"{nearest(column, rows[0])} Where the table has none, set it to null.")  # fmt: skip
+        raise InputError(
+            f"{table}: no column is called '{column}'.",
+            unit=column,
+            way_out=f"{nearest(column, rows[0])} Where the table has none, set it to null.",
+        )
 
 
 def below_root(table: str, path: str) -> str:
-    """``path``, given relative to the table's folder, as relative to the root; empty where it is not below the root."""
+    """``path``, given relative to the table's folder, as relative to the root; empty where it is
+    not below the root.
+    """
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(table), path))
     return "" if not path or joined.startswith(("/", "..")) else joined
 
 
 def ids_of(paths: list[str]) -> dict[str, str]:
-    """A name for each path: its stem in ASCII letters, digits, - and _, with a digest of the path where that is not unique."""
+    """A name for each path: its stem in ASCII letters, digits, - and _, with a digest of the path
+    where that is not unique.
+    """
     stems = {path: safe(PurePosixPath(path).stem) for path in paths}
     shared = Counter(stems.values())
-    return {path: stem if stem and shared[stem] == 1 else f"{stem}-{_digest(path)}".lstrip("-") for path, stem in stems.items()}
+    return {
+        path: stem if stem and shared[stem] == 1 else f"{stem}-{_digest(path)}".lstrip("-")
+        for path, stem in stems.items()
+    }
 
 
 def safe(name: str) -> str:
-    """``name`` with every run of other characters than ASCII letters, digits, - and _ as one hyphen."""
+    """``name`` with every run of other characters than ASCII letters, digits, - and _ as one
+    hyphen.
+    """
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
 
 

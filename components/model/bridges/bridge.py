@@ -1,7 +1,9 @@
-"""What every bridge is: a module that turns frames of the encoder into fewer vectors of the LLM's width.
+"""What every bridge is: a module that turns frames of the encoder into fewer vectors of the LLM's
+width.
 
-In: utterances, each (frames, encoder width). Out: as many, each (tokens, LLM width). An utterance gives what it would
-alone, whatever stands beside it. How many tokens come out is told before anything is computed.
+In: utterances, each (frames, encoder width). Out: as many, each (tokens, LLM width). An utterance
+gives what it would alone, whatever stands beside it. How many tokens come out is told before
+anything is computed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ class Bridge(nn.Module, ABC):
 
     @abstractmethod
     def tokens_of(self, frames: int) -> int:
-        """Tokens that an utterance of so many frames gives, at least one; the most, where that hangs on what is heard."""
+        """Tokens that an utterance of so many frames gives, at least one; the most, where that
+        hangs on what is heard.
+        """
 
     @abstractmethod
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -30,7 +34,8 @@ class Bridge(nn.Module, ABC):
 class Windowed(Bridge):
     """A token for each window of ``size`` frames, which start every ``step`` frames.
 
-    The last frames, where they fill no window, are dropped; an utterance shorter than one window is filled up with zeros.
+    The last frames, where they fill no window, are dropped; an utterance shorter than one window is
+    filled up with zeros.
     """
 
     def __init__(self, size: int, step: int) -> None:
@@ -52,13 +57,19 @@ class Windowed(Bridge):
 
     @abstractmethod
     def vectors(self, windows: torch.Tensor) -> torch.Tensor:
-        """(windows, encoder width, size) → (windows, LLM width, or what ``across`` takes), each by itself."""
+        """(windows, encoder width, size) → (windows, LLM width, or what ``across`` takes), each by
+        itself.
+        """
 
     def across(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (windows, width) → (windows, LLM width), where the windows of an utterance are to see each other."""
+        """Each (windows, width) → (windows, LLM width), where the windows of an utterance are to
+        see each other.
+        """
         return utterances
 
 
 def stacked(windows: torch.Tensor) -> torch.Tensor:
-    """(windows, width, size) → (windows, size · width): the frames of a window side by side, the first one first."""
+    """(windows, width, size) → (windows, size · width): the frames of a window side by side, the
+    first one first.
+    """
     return windows.transpose(1, 2).flatten(1)

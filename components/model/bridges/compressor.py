@@ -1,8 +1,10 @@
-"""The CTC compressor: frames whose best CTC unit is the blank are dropped, or runs of one best unit become their mean.
+"""The CTC compressor: frames whose best CTC unit is the blank are dropped, or runs of one best unit
+become their mean.
 
-In: last-layer frames of an encoder with a CTC head, and that head, which stays the encoder's own. Out: what is left of the
-frames, through a small transformer, in the LLM's width: as many vectors as the speech has units, not as it has seconds. After
-SpeechLLaMA (Wu et al., arXiv 2307.03917). Cost: one matrix more a frame, and attention over what is left.
+In: last-layer frames of an encoder with a CTC head, and that head, which stays the encoder's own.
+Out: what is left of the frames, through a small transformer, in the LLM's width: as many vectors as
+the speech has units, not as it has seconds. After SpeechLLaMA (Wu et al., arXiv 2307.03917). Cost:
+one matrix more a frame, and attention over what is left.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from components.model.encoders.ctc_head import CtcHead
 
 
 class Compressor(Bridge):
-    """What is left of the frames → linear → transformer layers of the pre-norm form with GELU → norm → linear.
+    """What is left of the frames → linear → transformer layers of the pre-norm form with GELU →
+    norm → linear.
 
-    The layers are told no positions: the encoder's frames carry theirs. ``read_units`` has to give it the encoder's head
-    before frames come; the head is neither trained nor saved with it.
+    The layers are told no positions: the encoder's frames carry theirs. ``read_units`` has to give
+    it the encoder's head before frames come; the head is neither trained nor saved with it.
     """
 
     unit_weight: torch.Tensor | None
@@ -36,24 +39,39 @@ class Compressor(Bridge):
         self.register_buffer("unit_weight", None, persistent=False)
         self.register_buffer("unit_bias", None, persistent=False)
         self.linear1 = nn.Linear(encoder_width, entry.width)
-        layer = nn.TransformerEncoderLayer(entry.width, entry.heads, entry.hidden, entry.dropout, "gelu", batch_first=True,
-                                           norm_first=True)  # fmt: skip
-        self.layers = nn.TransformerEncoder(layer, entry.layers, nn.LayerNorm(entry.width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            entry.width,
+            entry.heads,
+            entry.hidden,
+            entry.dropout,
+            "gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, entry.layers, nn.LayerNorm(entry.width), enable_nested_tensor=False
+        )
         self.linear2 = nn.Linear(entry.width, llm_width)
 
     def read_units(self, head: CtcHead) -> None:
         """Takes the head by which frames are read."""
         device = self.linear1.weight.device
-        self.unit_weight, self.unit_bias, self.blank = head.weight.to(device), head.bias.to(device), head.blank
+        self.unit_weight, self.unit_bias, self.blank = (
+            head.weight.to(device),
+            head.bias.to(device),
+            head.blank,
+        )
 
     def tokens_of(self, frames: int) -> int:
         """Vectors for so many frames at the most: one each."""
         return frames
 
     def compressed(self, frames: torch.Tensor) -> torch.Tensor:
-        """(frames, encoder width) → fewer of them: those that are no blank, or the mean of each run of one best unit.
+        """(frames, encoder width) → fewer of them: those that are no blank, or the mean of each run
+        of one best unit.
 
-        Nothing but blanks is one vector, their mean: what is said of silence has to stand somewhere.
+        Nothing but blanks is one vector, their mean: what is said of silence has to stand
+        somewhere.
         """
         if self.unit_weight is None:
             raise RuntimeError("The compressor was not given the encoder's CTC head.")

@@ -1,7 +1,7 @@
 """Projectors by kind: frames of the encoder → vectors of the LLM's width, fewer by the stride.
 
-In: an entry of the catalogue and two widths. Out: the bridge of its kind; those of stacked frames stand here. Cost: the
-first layer holds stack · encoder width · hidden weights, nearly all of them.
+In: an entry of the catalogue and two widths. Out: the bridge of its kind; those of stacked frames
+stand here. Cost: the first layer holds stack · encoder width · hidden weights, nearly all of them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from torch import nn
 from components.config.projector import FullyConnected, Linear, Projector, StackLinear
 from components.model.bridges.bridge import Bridge, Windowed, stacked
 from components.model.bridges.compressor import Compressor
-from components.model.bridges.convolution import Conv1dMlpProjector, Conv1dTransformerProjector, DwsMlpProjector
+from components.model.bridges.convolution import (
+    Conv1dMlpProjector,
+    Conv1dTransformerProjector,
+    DwsMlpProjector,
+)
 from components.model.bridges.qformer import cross_attention, segment_qformer, window_qformer
 
 
 class LinearProjector(Windowed):
-    """``stack`` frames joined → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3); biases on."""
+    """``stack`` frames joined → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3);
+    biases on.
+    """
 
     def __init__(self, entry: Linear, encoder_width: int, llm_width: int) -> None:
         super().__init__(entry.stack, entry.stack)
@@ -44,7 +50,9 @@ class StackedLinear(Windowed):
 
 
 class FullyConnectedLayers(Windowed):
-    """``stack`` frames joined → linear layers with ReLU between them (Yu et al., arXiv 2309.13963); biases on."""
+    """``stack`` frames joined → linear layers with ReLU between them (Yu et al., arXiv 2309.13963);
+    biases on.
+    """
 
     def __init__(self, entry: FullyConnected, encoder_width: int, llm_width: int) -> None:
         super().__init__(entry.stack, entry.stack)

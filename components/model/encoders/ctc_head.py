@@ -1,7 +1,7 @@
 """The CTC head of an encoder's folder by itself: its matrix, without the network before it.
 
-In: a folder in HF form. Out: weights, bias and the blank, frozen, in fp32. Cost: reading two tensors, whatever the encoder's
-size.
+In: a folder in HF form. Out: weights, bias and the blank, frozen, in fp32. Cost: reading two
+tensors, whatever the encoder's size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ HEADS = ("ctc_head", "lm_head")  # Parakeet; HuBERT, wav2vec2, WavLM
 
 @dataclass(frozen=True)
 class CtcHead:
-    """Units of a frame: ``weight`` (units, encoder width), ``bias`` (units), and the unit ``blank``."""
+    """Units of a frame: ``weight`` (units, encoder width), ``bias`` (units), and the unit
+    ``blank``.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -29,7 +31,9 @@ class CtcHead:
 
 
 def check_ctc(folder: Path, layer: int | str) -> None:
-    """Raises InputError where frames of that layer of the folder's encoder can't be read as CTC units."""
+    """Raises InputError where frames of that layer of the folder's encoder can't be read as CTC
+    units.
+    """
     check_units(str(folder), has_ctc(folder), layer)
 
 
@@ -39,9 +43,20 @@ def read_ctc_head(folder: Path) -> CtcHead:
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as held:
-            tensors |= {name: held.get_tensor(name).float() for name in held.keys() if name.partition(".")[0] in HEADS}  # noqa: SIM118
+            tensors |= {
+                name: held.get_tensor(name).float()
+                for name in held.keys()  # noqa: SIM118
+                if name.partition(".")[0] in HEADS
+            }
     for head in HEADS:
         if {f"{head}.weight", f"{head}.bias"} <= tensors.keys():
             weight = tensors[f"{head}.weight"]  # Parakeet's is a convolution over one frame
-            return CtcHead(weight.reshape(len(weight), -1), tensors[f"{head}.bias"], int(read_settings(folder).pad_token_id))
-    raise refused(folder, f"its config.json tells of a CTC head, and its weights hold neither of {', '.join(HEADS)}.")
+            return CtcHead(
+                weight.reshape(len(weight), -1),
+                tensors[f"{head}.bias"],
+                int(read_settings(folder).pad_token_id),
+            )
+    raise refused(
+        folder,
+        f"its config.json tells of a CTC head, and its weights hold neither of {', '.join(HEADS)}.",
+    )

@@ -1,8 +1,9 @@
-"""Families of speech encoders behind one interface: how each is fed, how many frames it gives, which batches it bears.
+"""Families of speech encoders behind one interface: how each is fed, how many frames it gives,
+which batches it bears.
 
-``load_family`` reads the family from the ``model_type`` of a folder's ``config.json``. Width, rate, layers and the rule for
-padding follow from the checkpoint, the width (``width_of``) without its weights; what a user chooses (dtype, layer, Whisper's
-padding) comes from outside.
+``load_family`` reads the family from the ``model_type`` of a folder's ``config.json``. Width, rate,
+layers and the rule for padding follow from the checkpoint, the width (``width_of``) without its
+weights; what a user chooses (dtype, layer, Whisper's padding) comes from outside.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ from components.model.encoders.events import JoinedEncoders, SpectrogramTransfor
 from components.model.encoders.family import Family
 from components.model.encoders.whisper import Whisper
 from components.model.folders.description import has_ctc, read_config, refused
-from components.model.folders.pretrained import extracted, read_extractor, read_network, read_settings
+from components.model.folders.pretrained import (
+    extracted,
+    read_extractor,
+    read_network,
+    read_settings,
+)
 
-warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")  # between WavLM and torch
+warnings.filterwarnings(
+    "ignore", message=".*mismatched key_padding_mask.*"
+)  # between WavLM and torch
 FBANK, JOINED = "fbank", "joined-encoders"  # model types of folders that are written here
 
 
@@ -40,13 +48,19 @@ class FrontEnd:
 
 def mel_front(config: Any, extractor: Any) -> FrontEnd:
     """Parakeet: log-mel, normalised per utterance; a variance needs two of them."""
-    return FrontEnd(int(extractor.hop_length), int(config.subsampling_factor), 2 * int(extractor.hop_length))
+    return FrontEnd(
+        int(extractor.hop_length), int(config.subsampling_factor), 2 * int(extractor.hop_length)
+    )
 
 
 def convolutional_front(config: Any, extractor: Any) -> FrontEnd:
-    """HuBERT, wav2vec2, WavLM: samples through seven convolutions (stride 320, reach 400 samples)."""
+    """HuBERT, wav2vec2, WavLM: samples through seven convolutions (stride 320, reach
+    400 samples).
+    """
     reach = 1
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+    for kernel, stride in zip(
+        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
+    ):
         reach = (reach - 1) * stride + kernel
     return FrontEnd(1, math.prod(config.conv_stride), reach)
 
@@ -54,20 +68,30 @@ def convolutional_front(config: Any, extractor: Any) -> FrontEnd:
 class Padded:
     """Families whose batches are padded to the longest and masked; with a CTC head or without."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, front: Callable[[Any, Any], FrontEnd]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        front: Callable[[Any, Any], FrontEnd],
+    ) -> None:
         self.extractor = read_extractor(folder)
         ctc = has_ctc(folder)
         self.network = read_network(folder, AutoModelForCTC if ctc else AutoModel, dtype, device)
-        # Below a CTC head lies the encoder, by the name of its family, or plainly ``encoder`` (Parakeet).
+        # Below a CTC head lies the encoder, by the name of its family, or plainly ``encoder``
+        # (Parakeet).
         self.body = self.network
         if ctc:
-            self.body = getattr(self.network, self.network.base_model_prefix, None) or self.network.encoder
+            self.body = (
+                getattr(self.network, self.network.base_model_prefix, None) or self.network.encoder
+            )
         config = self.body.config
         self.layers = int(config.num_hidden_layers)
         self.front = front(config, self.extractor)
         self.hop, self.least = self.front.step * self.front.stride, self.front.least
         self.equal_lengths = getattr(config, "feat_extract_norm", "layer") == "group"
-        # Group-norm checkpoints say return_attention_mask = false: they were trained on zero padding without a mask.
+        # Group-norm checkpoints say return_attention_mask = false: they were trained on zero
+        # padding without a mask.
         self.takes_mask = bool(getattr(self.extractor, "return_attention_mask", True))
         self.device, self.dtype = device, dtype
 
@@ -88,7 +112,11 @@ class Padded:
     def inputs(self, waveforms: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """What the network takes, padded to the longest of ``waveforms``."""
         batch = extracted(self.extractor, waveforms, padding=True, return_attention_mask=True)
-        return {name: batch[name] for name in batch if name in ("input_features", "input_values", "attention_mask")}
+        return {
+            name: batch[name]
+            for name in batch
+            if name in ("input_features", "input_values", "attention_mask")
+        }
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of each waveform, shape (frames, width)."""
@@ -101,11 +129,16 @@ class Padded:
         wants_all = layer != "last"
         output = self.body(**moved, output_hidden_states=wants_all)
         hidden = output.hidden_states[int(layer)] if wants_all else output.last_hidden_state
-        return [frames[: self.frames_of(len(waveform))] for frames, waveform in zip(hidden, waveforms, strict=True)]
+        return [
+            frames[: self.frames_of(len(waveform))]
+            for frames, waveform in zip(hidden, waveforms, strict=True)
+        ]
 
 
 class Filterbank:
-    """No encoder: log-mel at 100 Hz, normalised per utterance, for a projector that stacks ten or so."""
+    """No encoder: log-mel at 100 Hz, normalised per utterance, for a projector that stacks ten or
+    so.
+    """
 
     layers = None
     equal_lengths = False
@@ -129,7 +162,10 @@ class Filterbank:
         """Frames of each waveform, shape (frames, mel)."""
         mel = extracted(self.extractor, waveforms, padding=True)["input_features"]
         mel = mel.to(self.device, self.dtype)
-        return [frames[: self.frames_of(len(waveform))] for frames, waveform in zip(mel, waveforms, strict=True)]
+        return [
+            frames[: self.frames_of(len(waveform))]
+            for frames, waveform in zip(mel, waveforms, strict=True)
+        ]
 
 
 PADDED = {
@@ -145,12 +181,16 @@ KNOWN = (*PADDED, "whisper", "audio-spectrogram-transformer", FBANK, JOINED)
 def _kind_of(folder: Path, config: dict[str, Any]) -> str:
     kind = config.get("model_type", "")
     if kind not in KNOWN:
-        raise refused(folder, f"its model_type '{kind}' is of no known family. {nearest(kind, KNOWN)}")
+        raise refused(
+            folder, f"its model_type '{kind}' is of no known family. {nearest(kind, KNOWN)}"
+        )
     return kind
 
 
 def width_of(folder: Path) -> int:
-    """Values a frame of the encoder in a folder, whose weights are not read; raises InputError as ``load_family`` does."""
+    """Values a frame of the encoder in a folder, whose weights are not read; raises InputError as
+    ``load_family`` does.
+    """
     config = read_config(folder)
     kind = _kind_of(folder, config)
     if kind == JOINED:
@@ -158,15 +198,21 @@ def width_of(folder: Path) -> int:
     if kind == FBANK:
         return int(read_extractor(folder).feature_size)
     settings = read_settings(folder)
-    return int(getattr(settings, "encoder_config", settings).hidden_size)  # Parakeet's stand below those of its CTC head
+    return int(
+        getattr(settings, "encoder_config", settings).hidden_size
+    )  # Parakeet's stand below those of its CTC head
 
 
 def load_family(folder: Path, device: torch.device, dtype: torch.dtype, padding: str) -> Family:
-    """The encoder of a folder, frozen, on the device; raises InputError where the folder is none or of no known family."""
+    """The encoder of a folder, frozen, on the device; raises InputError where the folder is none or
+    of no known family.
+    """
     config = read_config(folder)
     kind = _kind_of(folder, config)
     if kind == JOINED:
-        return JoinedEncoders([load_family(folder / part, device, dtype, padding) for part in config["parts"]])
+        return JoinedEncoders(
+            [load_family(folder / part, device, dtype, padding) for part in config["parts"]]
+        )
     if kind == FBANK:
         return Filterbank(folder, device, dtype)
     if kind == "whisper":

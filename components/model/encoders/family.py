@@ -1,6 +1,8 @@
-"""What every family of speech encoders tells about itself and does: the interface behind ``SpeechEncoder``.
+"""What every family of speech encoders tells about itself and does: the interface behind
+``SpeechEncoder``.
 
-Those that satisfy it stand in ``families``, ``whisper`` and ``events``; they cost nothing but loading their weights.
+Those that satisfy it stand in ``families``, ``whisper`` and ``events``; they cost nothing but
+loading their weights.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ class Family(Protocol):
 
     @property
     def layers(self) -> int | None:
-        """Hidden states that can be taken: 0 (what enters the first layer) to this; None: the last alone."""
+        """Hidden states that can be taken: 0 (what enters the first layer) to this; None: the last
+        alone.
+        """
 
     def frames_of(self, samples: int) -> int:
         """Frames that so many samples give; 0 below ``least``."""

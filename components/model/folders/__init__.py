@@ -1,1 +1,3 @@
-"""Checkpoints in HF form: from a hub or a folder, checked, converted, read; their networks without weights."""
+"""Checkpoints in HF form: from a hub or a folder, checked, converted, read; their networks without
+weights.
+"""

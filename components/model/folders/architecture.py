@@ -1,6 +1,8 @@
-"""Networks without weights: a configuration → the architecture on torch's meta device, where every tensor has a shape alone.
+"""Networks without weights: a configuration → the architecture on torch's meta device, where every
+tensor has a shape alone.
 
-What a plan counts and a catalogue entry is checked against, without a download. Cost: half a second for the largest.
+What a plan counts and a catalogue entry is checked against, without a download. Cost: half a second
+for the largest.
 """
 
 from __future__ import annotations
@@ -17,20 +19,28 @@ from components.config.errors import InputError, nearest
 
 
 def network_of(shape: dict[str, Any], causal: bool = False) -> Any:
-    """The network that the keys of a ``config.json`` describe: of the class that ``architectures`` names, else the one that
-    its ``model_type`` has for text (``causal``) or as a bare model.
+    """The network that the keys of a ``config.json`` describe: of the class that ``architectures``
+    names, else the one that its ``model_type`` has for text (``causal``) or as a bare model.
 
-    Raises InputError for an architecture that transformers does not hold, and for keys that do not fit it.
+    Raises InputError for an architecture that transformers does not hold, and for keys that do not
+    fit it.
     """
     try:
         return _built(shape, causal)
     except Exception as error:  # a configuration breaks in any way
-        raise InputError(f"No network can be made of {shape}: {_said(error)}.", unit="shape",
-                         way_out="Give what its config.json says.") from None  # fmt: skip
+        raise InputError(
+            f"No network can be made of {shape}: {_said(error)}.",
+            unit="shape",
+            way_out="Give what its config.json says.",
+        ) from None
 
 
 def _built(shape: dict[str, Any], causal: bool) -> Any:
-    rest = {key: value for key, value in shape.items() if key not in ("model_type", "architectures", "dtype", "torch_dtype")}
+    rest = {
+        key: value
+        for key, value in shape.items()
+        if key not in ("model_type", "architectures", "dtype", "torch_dtype")
+    }
     names = shape.get("architectures") or []
     config = AutoConfig.for_model(shape.get("model_type", ""), **rest)
     with torch.device("meta"):
@@ -39,30 +49,55 @@ def _built(shape: dict[str, Any], causal: bool) -> Any:
         return (AutoModelForCausalLM if causal else AutoModel).from_config(config)
 
 
-def check_trained(where: str, model_type: str, config: dict[str, Any], inputs: Callable[[Any], dict[str, torch.Tensor]],
-                  causal: bool = False) -> Any:  # fmt: skip
-    """What the network that is to be trained with ``config`` gives for ``inputs(its configuration)``, as shapes alone.
+def check_trained(
+    where: str,
+    model_type: str,
+    config: dict[str, Any],
+    inputs: Callable[[Any], dict[str, torch.Tensor]],
+    causal: bool = False,
+) -> Any:
+    """What the network that is to be trained with ``config`` gives for ``inputs(its
+    configuration)``, as shapes alone.
 
-    Raises InputError, which names the catalogue entry ``where``, for a key that the architecture does not have (transformers
-    would keep it and take its own default for the one that was meant), and for values that give no network or one that fails.
+    Raises InputError, which names the catalogue entry ``where``, for a key that the architecture
+    does not have (transformers would keep it and take its own default for the one that was meant),
+    and for values that give no network or one that fails.
     """
     way_out = "Correct source.config of the entry."
     if model_type not in CONFIG_MAPPING:
-        raise InputError(f"{where}: transformers has no architecture '{model_type}'.", unit="model_type",
-                         way_out=nearest(model_type, CONFIG_MAPPING.keys()))  # fmt: skip
+        raise InputError(
+            f"{where}: transformers has no architecture '{model_type}'.",
+            unit="model_type",
+            way_out=nearest(model_type, CONFIG_MAPPING.keys()),
+        )
     plain = CONFIG_MAPPING[model_type]()
     known = {*plain.to_dict(), *type(plain).attribute_map}
     for key, value in config.items():
         if key not in known:
-            raise InputError(f"{where}: source.config: {model_type} has no '{key}'.", unit=key, way_out=f"{nearest(key, known)} {way_out}")
+            raise InputError(
+                f"{where}: source.config: {model_type} has no '{key}'.",
+                unit=key,
+                way_out=f"{nearest(key, known)} {way_out}",
+            )
         if "drop" in key and not (isinstance(value, (int, float)) and 0 <= value < 1):
-            raise InputError(f"{where}: source.config: '{key}' is {value}, and must be at least 0 and below 1.", unit=key, way_out=way_out)
+            raise InputError(
+                f"{where}: source.config: '{key}' is {value}, and must be at least 0 and below 1.",
+                unit=key,
+                way_out=way_out,
+            )
         if "drop" not in key and type(value) is int and value < 1:
-            raise InputError(f"{where}: source.config: '{key}' is {value}, and must be at least 1.", unit=key, way_out=way_out)
+            raise InputError(
+                f"{where}: source.config: '{key}' is {value}, and must be at least 1.",
+                unit=key,
+                way_out=way_out,
+            )
     try:
         full = CONFIG_MAPPING[model_type](**config)
         if "head_dim" not in config and full.hidden_size % full.num_attention_heads:
-            raise ValueError(f"a width of {full.hidden_size} can't be divided among {full.num_attention_heads} attention heads")
+            raise ValueError(
+                f"a width of {full.hidden_size} can't be divided among "
+                f"{full.num_attention_heads} attention heads"
+            )
         with torch.device("meta"):
             return _built({"model_type": model_type, **config}, causal).eval()(**inputs(full))
     except Exception as error:

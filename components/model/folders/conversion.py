@@ -1,8 +1,9 @@
 """Weights in torch's own format → safetensors.
 
-``pytorch_model.bin`` is a pickle, which could run commands. It is read with ``weights_only=True``, which builds tensors and
-plain containers and refuses all else, here and nowhere else. Cost: the weights are mapped, not read into memory, where the
-file is a zip archive (torch 1.6 and later), and written once; an older file stands in memory whole.
+``pytorch_model.bin`` is a pickle, which could run commands. It is read with ``weights_only=True``,
+which builds tensors and plain containers and refuses all else, here and nowhere else. Cost: the
+weights are mapped, not read into memory, where the file is a zip archive (torch 1.6 and later), and
+written once; an older file stands in memory whole.
 """
 
 from __future__ import annotations
@@ -17,26 +18,48 @@ from components.config.errors import InputError
 
 
 def convert(source: Path, target: Path, where: str) -> None:
-    """Writes the tensors of ``source`` to ``target`` under their names; ``where`` names them in errors.
+    """Writes the tensors of ``source`` to ``target`` under their names; ``where`` names them in
+    errors.
 
-    Tensors that share memory are written each by itself. Raises InputError where the file holds more than tensors by name.
+    Tensors that share memory are written each by itself. Raises InputError where the file holds
+    more than tensors by name.
     """
     try:
-        tensors = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
-    except Exception as error:  # a foreign file breaks in any way; what would run code is an UnpicklingError
-        raise InputError(f"{where} does not load as plain tensors ({type(error).__name__}): it is broken, or a pickle that would run code.",
-                         unit=where, way_out="Take another revision, or weights as safetensors.") from None  # fmt: skip
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise InputError(f"{where} holds more than tensors by name.", unit=where, way_out="Take weights as safetensors.")
+        tensors = torch.load(
+            source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source)
+        )
+    except (
+        Exception
+    ) as error:  # a foreign file breaks in any way; what would run code is an UnpicklingError
+        raise InputError(
+            f"{where} does not load as plain tensors ({type(error).__name__}): it is broken, "
+            "or a pickle that would run code.",
+            unit=where,
+            way_out="Take another revision, or weights as safetensors.",
+        ) from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in tensors.values()
+    ):
+        raise InputError(
+            f"{where} holds more than tensors by name.",
+            unit=where,
+            way_out="Take weights as safetensors.",
+        )
     save_file(_apart(tensors), target, metadata={"format": "pt"})
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, contiguous, no two in one piece of memory (tied weights), which safetensors does not hold."""
+    """The same tensors, contiguous, no two in one piece of memory (tied weights), which safetensors
+    does not hold.
+    """
     apart: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         memory = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
+        apart[name] = (
+            tensor.clone(memory_format=torch.contiguous_format)
+            if memory in seen
+            else tensor.contiguous()
+        )
         seen.add(memory)
     return apart

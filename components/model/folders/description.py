@@ -1,4 +1,5 @@
-"""What the folders of an encoder and of a bridge say of themselves: an encoder's ``config.json`` as plain data, and which files there are.
+"""What the folders of an encoder and of a bridge say of themselves: an encoder's ``config.json`` as
+plain data, and which files there are.
 
 What needs no more than this starts without torch, and costs milliseconds.
 """
@@ -16,8 +17,11 @@ MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
 
 def refused(folder: Path, reason: object) -> InputError:
     """The error for a folder that is no encoder."""
-    return InputError(f"{folder} does not load as an encoder: {reason}", unit=str(folder),
-                      way_out="A folder in HF form with safetensors is needed.")  # fmt: skip
+    return InputError(
+        f"{folder} does not load as an encoder: {reason}",
+        unit=str(folder),
+        way_out="A folder in HF form with safetensors is needed.",
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -29,7 +33,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def has_ctc(folder: Path) -> bool:
-    """Whether the folder's network ends in a CTC head; raises InputError where it has no ``config.json``."""
+    """Whether the folder's network ends in a CTC head; raises InputError where it has no
+    ``config.json``.
+    """
     return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
 
 
@@ -39,7 +45,9 @@ def gives_ctc(encoder: Path, layer: int | str) -> bool:
 
 
 def tells_what_was_heard(encoder: Path, layer: int | str, bridge: Path) -> bool:
-    """Whether there is evidence of what was said: CTC of the layer that frames come from, or a matching head that was trained."""
+    """Whether there is evidence of what was said: CTC of the layer that frames come from, or a
+    matching head that was trained.
+    """
     return gives_ctc(encoder, layer) or (bridge / MATCHING).is_file()
 
 

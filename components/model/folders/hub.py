@@ -1,10 +1,12 @@
-"""A model hub: a pinned source of the catalogue → exactly its files, in the local HF cache, each checked by its hash.
+"""A model hub: a pinned source of the catalogue → exactly its files, in the local HF cache, each
+checked by its hash.
 
-What the cache holds already is taken without the network. The rest is fetched file by file into the cache's own layout
-(``blobs`` by hash, ``snapshots`` by commit), so that all other tools find it there; what a cut connection or a kill left is
-continued, which is why plain HTTP is used and not Xet (whose hosts a mirror need not hold either). HF_ENDPOINT, HF_HOME,
-HF_TOKEN and HF_HUB_OFFLINE hold as huggingface_hub reads them, when the process starts.
-Cost: one question a file that is missing, the download, and one reading of each file for its hash.
+What the cache holds already is taken without the network. The rest is fetched file by file into the
+cache's own layout (``blobs`` by hash, ``snapshots`` by commit), so that all other tools find it
+there; what a cut connection or a kill left is continued, which is why plain HTTP is used and not
+Xet (whose hosts a mirror need not hold either). HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE
+hold as huggingface_hub reads them, when the process starts. Cost: one question a file that is
+missing, the download, and one reading of each file for its hash.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub import errors as answers
 from huggingface_hub.file_download import HfFileMetadata, http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
@@ -52,17 +60,22 @@ class Entry:
     @property
     def storage(self) -> Path:
         """Its repository's folder in the HF cache."""
-        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.source.repo, repo_type="model")
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(
+            repo_id=self.source.repo, repo_type="model"
+        )
 
     def address(self, file: str) -> str:
         """Where the hub serves one of its files."""
-        return hf_hub_url(self.source.repo, file, revision=self.source.revision, endpoint=constants.ENDPOINT)
+        return hf_hub_url(
+            self.source.repo, file, revision=self.source.revision, endpoint=constants.ENDPOINT
+        )
 
 
 def fetch(entry: Entry) -> dict[str, Path]:
     """Path of each of the entry's files in the HF cache, by name.
 
-    Raises TransientError where the network or a hash fails, InputError where the hub refuses or the disk is full.
+    Raises TransientError where the network or a hash fails, InputError where the hub refuses or the
+    disk is full.
     """
     source = entry.source
     held = {}
@@ -90,8 +103,12 @@ def _size(path: Path) -> int:
 
 
 def _cached(entry: Entry, file: str) -> Path | None:
-    """The file of this very commit in the HF cache, if it is there; it links to a blob that its hash names."""
-    found = try_to_load_from_cache(entry.source.repo, file, revision=entry.source.revision, cache_dir=constants.HF_HUB_CACHE)
+    """The file of this very commit in the HF cache, if it is there; it links to a blob that its
+    hash names.
+    """
+    found = try_to_load_from_cache(
+        entry.source.repo, file, revision=entry.source.revision, cache_dir=constants.HF_HUB_CACHE
+    )
     if not isinstance(found, str):
         return None
     path = Path(found)
@@ -105,18 +122,32 @@ def _asked(entry: Entry, file: str) -> HfFileMetadata:
     """What the hub says of a file: hash and size."""
     with _ways_out(entry, file):
         found = get_hf_file_metadata(entry.address(file), timeout=SECONDS)
-    if found.commit_hash != entry.source.revision or not HASH.fullmatch(found.etag or "") or found.size is None:
-        raise InputError(f"{entry.where}: {constants.ENDPOINT} does not say commit, hash and size of {file}.", unit=file,
-                         way_out="HF_ENDPOINT must name a hub or a full mirror of one.")  # fmt: skip
+    if (
+        found.commit_hash != entry.source.revision
+        or not HASH.fullmatch(found.etag or "")
+        or found.size is None
+    ):
+        raise InputError(
+            f"{entry.where}: {constants.ENDPOINT} does not say commit, hash and size of {file}.",
+            unit=file,
+            way_out="HF_ENDPOINT must name a hub or a full mirror of one.",
+        )
     if found.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-        raise InputError(f"{entry.where}: {file} has {found.size:,} bytes, more than the hub gives by plain HTTP.", unit=file,
-                         way_out=f"Fetch it into the cache: {_by_hand(entry)}.")  # fmt: skip
+        raise InputError(
+            f"{entry.where}: {file} has {found.size:,} bytes, more than the hub gives by plain "
+            "HTTP.",
+            unit=file,
+            way_out=f"Fetch it into the cache: {_by_hand(entry)}.",
+        )
     return found
 
 
 def _by_hand(entry: Entry) -> str:
     """The hub's own command that fills the cache with what the entry wants."""
-    return f"'hf download {entry.source.repo} --revision {entry.source.revision or 'main'} {' '.join(entry.source.files)}'"
+    return (
+        f"'hf download {entry.source.repo} --revision {entry.source.revision or 'main'} "
+        f"{' '.join(entry.source.files)}'"
+    )
 
 
 class _Counted(io.BufferedWriter):
@@ -137,7 +168,10 @@ def _download(entry: Entry, file: str, found: HfFileMetadata, shown: Progress) -
     That library begins a killed download anew; here the part that lies there is continued.
     """
     partial = _partial(entry, found)
-    blob, pointer = partial.with_suffix(""), entry.storage / "snapshots" / entry.source.revision / file
+    blob, pointer = (
+        partial.with_suffix(""),
+        entry.storage / "snapshots" / entry.source.revision / file,
+    )
     locks = Path(constants.HF_HUB_CACHE) / ".locks" / entry.storage.name
     for folder in (locks, blob.parent, pointer.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +182,13 @@ def _download(entry: Entry, file: str, found: HfFileMetadata, shown: Progress) -
             # As it is: a part of what is compressed on the way can't be continued.
             headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
             with _Counted(partial, shown) as stream:
-                http_get(entry.address(file), stream, resume_size=_size(partial), headers=headers, expected_size=found.size)
+                http_get(
+                    entry.address(file),
+                    stream,
+                    resume_size=_size(partial),
+                    headers=headers,
+                    expected_size=found.size,
+                )
             _check(entry, file, partial, blob.name)
             partial.rename(blob)
         if not pointer.exists():
@@ -157,67 +197,113 @@ def _download(entry: Entry, file: str, found: HfFileMetadata, shown: Progress) -
 
 
 def _check(entry: Entry, file: str, path: Path, digest: str) -> None:
-    """Removes the file and raises TransientError where its bytes are not those that the hub's hash stands for."""
+    """Removes the file and raises TransientError where its bytes are not those that the hub's hash
+    stands for.
+    """
     if len(digest) == 64:
         measured = hashlib.sha256()
     else:
-        measured = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)  # git's name of a file's content
+        measured = hashlib.sha1(
+            b"blob %d\0" % path.stat().st_size, usedforsecurity=False
+        )  # git's name of a file's content
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             measured.update(block)
     if measured.hexdigest() != digest:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
-        raise TransientError(f"{entry.where}: {file} has another hash than the hub names: it was damaged on the way or on the disk.",
-                             unit=file, way_out=f"It is removed from {entry.storage}: run again to fetch it anew.")  # fmt: skip
+        raise TransientError(
+            f"{entry.where}: {file} has another hash than the hub names: it was damaged on the "
+            "way or on the disk.",
+            unit=file,
+            way_out=f"It is removed from {entry.storage}: run again to fetch it anew.",
+        )
 
 
 @contextmanager
 def _ways_out(entry: Entry, file: str) -> Iterator[None]:
-    """What the hub or the network answers as errors with the way out. They are worded here: no token gets into them."""
+    """What the hub or the network answers as errors with the way out. They are worded here: no
+    token gets into them.
+    """
     where, repo, revision = entry.where, entry.source.repo, entry.source.revision
-    terms = f"Accept its terms at {constants.ENDPOINT}/{repo}, then set HF_TOKEN to a token of that account, or run 'hf auth login'."
+    terms = (
+        f"Accept its terms at {constants.ENDPOINT}/{repo}, then set HF_TOKEN to a token of "
+        "that account, or run 'hf auth login'."
+    )
     try:
         yield
     except answers.GatedRepoError:
         raise InputError(f"{where}: {repo} is gated.", unit=repo, way_out=terms) from None
     except answers.RevisionNotFoundError:
-        raise InputError(f"{where}: {repo} has no commit {revision}.", unit=repo,
-                         way_out=f"'python -m components.{entry.stage} pin {entry.name}' shows the current one.") from None  # fmt: skip
+        raise InputError(
+            f"{where}: {repo} has no commit {revision}.",
+            unit=repo,
+            way_out=f"'python -m components.{entry.stage} pin {entry.name}' shows the current one.",
+        ) from None
     except answers.RemoteEntryNotFoundError:
-        raise InputError(f"{where}: {repo} has no file '{file}' at {revision}.", unit=file, way_out=nearest(file, _listed(entry))) from None
+        raise InputError(
+            f"{where}: {repo} has no file '{file}' at {revision}.",
+            unit=file,
+            way_out=nearest(file, _listed(entry)),
+        ) from None
     except answers.RepositoryNotFoundError:
-        raise InputError(f"{where}: the hub shows no repository {repo}: there is none, or it is private or gated.", unit=repo,
-                         way_out=f"Check the name. {terms}") from None  # fmt: skip
+        raise InputError(
+            f"{where}: the hub shows no repository {repo}: there is none, or it is private or "
+            "gated.",
+            unit=repo,
+            way_out=f"Check the name. {terms}",
+        ) from None
     except answers.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise InputError(
-                f"{where}: the hub refuses {repo} ({status}): no token, or one that may not.", unit=repo, way_out=terms
+                f"{where}: the hub refuses {repo} ({status}): no token, or one that may not.",
+                unit=repo,
+                way_out=terms,
             ) from None
-        raise TransientError(f"{where}: {constants.ENDPOINT} answers {status} for {file}.", unit=file, way_out="Run again later.") from None
+        raise TransientError(
+            f"{where}: {constants.ENDPOINT} answers {status} for {file}.",
+            unit=file,
+            way_out="Run again later.",
+        ) from None
     except (answers.OfflineModeIsEnabled, httpx2.TransportError) as error:
         raise _offline(entry, file, error) from None
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # somebody else's cache
-            raise InputError(f"{where}: {file}: {constants.HF_HUB_CACHE} can't be written.", unit=file,
-                             way_out="Let HF_HOME name a folder of your own.") from None  # fmt: skip
+            raise InputError(
+                f"{where}: {file}: {constants.HF_HUB_CACHE} can't be written.",
+                unit=file,
+                way_out="Let HF_HOME name a folder of your own.",
+            ) from None
         if "Consistency check failed" not in str(error):  # it is the disk's
             raise
-        raise TransientError(f"{where}: {file} did not arrive whole.", unit=file, way_out="Run again: what arrived is kept.") from None
+        raise TransientError(
+            f"{where}: {file} did not arrive whole.",
+            unit=file,
+            way_out="Run again: what arrived is kept.",
+        ) from None
 
 
 def _offline(entry: Entry, file: str, error: Exception) -> LibrettoError:
     source = entry.source
     forbidden = isinstance(error, answers.OfflineModeIsEnabled)
-    why = "HF_HUB_OFFLINE forbids to ask" if forbidden else f"the hub ({constants.ENDPOINT}) does not answer ({type(error).__name__})"
+    why = (
+        "HF_HUB_OFFLINE forbids to ask"
+        if forbidden
+        else f"the hub ({constants.ENDPOINT}) does not answer ({type(error).__name__})"
+    )
     ways = (
         f"Three ways out: fill the cache where there is a network ({_by_hand(entry)}) and let HF_HOME name it; "
         "or put the files into a folder below LIBRETTO_MODELS and give the entry 'source: {kind: folder, folder: …}'; "
         "or let HF_ENDPOINT name a mirror."
     )
     kind = InputError if forbidden else TransientError
-    return kind(f"{entry.where}: {file} of {source.repo} is not in the cache {constants.HF_HUB_CACHE}, and {why}.", unit=file, way_out=ways)
+    return kind(
+        f"{entry.where}: {file} of {source.repo} is not in the cache {constants.HF_HUB_CACHE}, "
+        f"and {why}.",
+        unit=file,
+        way_out=ways,
+    )
 
 
 def _listed(entry: Entry) -> list[str]:
@@ -229,13 +315,19 @@ def _listed(entry: Entry) -> list[str]:
 
 def _info(entry: Entry, revision: str) -> tuple[str, list[str]]:
     """(commit, files) of a revision."""
-    info = HfApi(endpoint=constants.ENDPOINT).model_info(entry.source.repo, revision=revision, timeout=SECONDS)
+    info = HfApi(endpoint=constants.ENDPOINT).model_info(
+        entry.source.repo, revision=revision, timeout=SECONDS
+    )
     return str(info.sha), [each.rfilename for each in info.siblings or []]
 
 
 def pin(kind: str, arguments: list[str]) -> None:
-    """``python -m components.<kind> pin NAME``: prints the lines that pin a catalogue entry to the hub's current commit."""
-    parser = argparse.ArgumentParser(prog=f"python -m components.{kind} pin", description=pin.__doc__)
+    """``python -m components.<kind> pin NAME``: prints the lines that pin a catalogue entry to the
+    hub's current commit.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m components.{kind} pin", description=pin.__doc__
+    )
     parser.add_argument("name", help=f"of catalogue/{kind}.yaml, with a source of kind hub")
     name = parser.parse_args(arguments).name
     try:
@@ -246,19 +338,29 @@ def pin(kind: str, arguments: list[str]) -> None:
 
 
 def pinned_lines(kind: str, name: str) -> str:
-    """The lines for the catalogue: commit of main, and the files of a checkpoint where the entry names none."""
+    """The lines for the catalogue: commit of main, and the files of a checkpoint where the entry
+    names none.
+    """
     entry = Entry(kind, name, catalogue.READERS[kind](name).source)
     if entry.source.kind != "hub":
-        raise InputError(f"{entry.where}: its source is of kind '{entry.source.kind}': nothing to pin.", unit=name)
+        raise InputError(
+            f"{entry.where}: its source is of kind '{entry.source.kind}': nothing to pin.",
+            unit=name,
+        )
     with _ways_out(entry, "main"):
         commit, listed = _info(entry, "main")
     return (
-        f"# catalogue/{kind}.yaml, {name}, source:\n    revision: {commit}\n    files: [{', '.join(entry.source.files or wanted(listed))}]"
+        f"# catalogue/{kind}.yaml, {name}, source:\n    revision: {commit}\n    files: "
+        f"[{', '.join(entry.source.files or wanted(listed))}]"
     )
 
 
 def wanted(listed: list[str]) -> list[str]:
-    """Of a repository's files those that a checkpoint needs: weights as safetensors if there are any, and descriptions."""
-    files = [file for file in listed if catalogue.FETCHED.fullmatch(file) and not file.endswith(".md")]
+    """Of a repository's files those that a checkpoint needs: weights as safetensors if there are
+    any, and descriptions.
+    """
+    files = [
+        file for file in listed if catalogue.FETCHED.fullmatch(file) and not file.endswith(".md")
+    ]
     safe = any(file.endswith(".safetensors") for file in files)
     return sorted(file for file in files if not (safe and file.startswith("pytorch_model")))

@@ -1,7 +1,9 @@
-"""Checkpoints in HF form: a folder → settings, feature extractor, network; the architecture is what the folder says.
+"""Checkpoints in HF form: a folder → settings, feature extractor, network; the architecture is what
+the folder says.
 
-Only safetensors are read, no code of a checkpoint is run, and a weight that the folder lacks stops: transformers would
-draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so for all of them).
+Only safetensors are read, no code of a checkpoint is run, and a weight that the folder lacks stops:
+transformers would draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so
+for all of them).
 """
 
 from __future__ import annotations
@@ -17,14 +19,21 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from components.audio.sound import RATE
 from components.model.folders.description import refused
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # as the catalogue names them
-# Drawn anew without harm: used by masking in training only, and absent from checkpoints that were tuned without it.
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}  # as the catalogue names them
+# Drawn anew without harm: used by masking in training only, and absent from checkpoints that were
+# tuned without it.
 UNUSED = ("masked_spec_embed",)
 FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: no training moves them
 
 
 def read_settings(folder: Path) -> Any:
-    """``config.json`` as transformers reads it: with the architecture's defaults, which it leaves out where it writes one."""
+    """``config.json`` as transformers reads it: with the architecture's defaults, which it leaves
+    out where it writes one.
+    """
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -34,27 +43,44 @@ def read_settings(folder: Path) -> Any:
 def read_extractor(folder: Path) -> Any:
     """The feature extractor: waveforms (mono float32 at 16 kHz) → what the network takes."""
     try:
-        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoFeatureExtractor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise refused(folder, error) from None
 
 
 def extracted(extractor: Any, waveforms: Sequence[np.ndarray], **options: Any) -> Any:
-    """What an extractor makes of waveforms (mono float32 at 16 kHz): on the processor, in fp32 whatever a training computes in."""
+    """What an extractor makes of waveforms (mono float32 at 16 kHz): on the processor, in fp32
+    whatever a training computes in.
+    """
     with torch.autocast("cpu", enabled=False):
         return extractor(list(waveforms), sampling_rate=RATE, return_tensors="pt", **options)
 
 
-def read_network(folder: Path, loader: Any, dtype: torch.dtype, device: torch.device, part: str = "") -> Any:
-    """The network that ``loader`` (a class of transformers) reads, frozen, on the device; raises InputError where weights of
-    ``part`` (a prefix of their names) are not in the folder."""
+def read_network(
+    folder: Path, loader: Any, dtype: torch.dtype, device: torch.device, part: str = ""
+) -> Any:
+    """The network that ``loader`` (a class of transformers) reads, frozen, on the device; raises
+    InputError where weights of ``part`` (a prefix of their names) are not in the folder.
+    """
     try:
         network, found = loader.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )  # fmt: skip
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise refused(folder, error) from None
-    lacking = sorted(name for name in found["missing_keys"] if name.startswith(part) and not name.endswith(UNUSED))
+    lacking = sorted(
+        name
+        for name in found["missing_keys"]
+        if name.startswith(part) and not name.endswith(UNUSED)
+    )
     if lacking:
-        raise refused(folder, f"{len(lacking)} of its weights are missing, '{lacking[0]}' among them.")
+        raise refused(
+            folder, f"{len(lacking)} of its weights are missing, '{lacking[0]}' among them."
+        )
     return network.eval().requires_grad_(False).to(device)

@@ -1,7 +1,8 @@
 """The LLM: a folder in HF form → model and tokenizer, and the loss on target tokens only.
 
-Every family takes the same path: the Auto classes read architecture, attention and special tokens from the folder; only
-safetensors are read and no code of a checkpoint is run. Loading costs reading the weights once.
+Every family takes the same path: the Auto classes read architecture, attention and special tokens
+from the folder; only safetensors are read and no code of a checkpoint is run. Loading costs reading
+the weights once.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from components.model.folders.pretrained import DTYPES
 from components.model.llms.prompt import Sequences
 from components.model.llms.sentencepiece import readable
 
-# Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the output matrix. The loss
-# takes the matrix alone, so their training would follow another model than their search.
+# Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the
+# output matrix. The loss takes the matrix alone, so their training would follow another model than
+# their search.
 HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 # Relative; about ten roundings of the dtype. Sequences that see each other are off by 0.1 and more.
@@ -29,8 +31,9 @@ PACKING_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5
 
 @dataclass(frozen=True)
 class TargetLoss:
-    """Sum of the cross-entropy over target tokens, their number, and how many were ranked first; and what the LLM read for
-    it: all tokens of its sequences, and the padding beside them."""
+    """Sum of the cross-entropy over target tokens, their number, and how many were ranked first;
+    and what the LLM read for it: all tokens of its sequences, and the padding beside them.
+    """
 
     total: torch.Tensor
     tokens: int
@@ -43,7 +46,9 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of an LLM's folder; raises InputError where it does not load."""
     try:
         with readable(folder) as place:
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise _unfit(folder, error) from None
     tokenizer.name_or_path = str(folder)
@@ -55,22 +60,34 @@ def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=DTYPES[dtype]
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=DTYPES[dtype],
         )
     except (OSError, ValueError) as error:
         raise _unfit(folder, error) from None
     for setting in HEAD_SETTINGS:
         if getattr(model.config, setting, None) not in (None, 1):
-            raise InputError(f"{folder}: '{setting}' of {type(model).__name__} changes the logits, which the loss does not follow.",
-                             unit=str(folder), way_out="Choose an LLM of another family.")  # fmt: skip
-    # What a checkpoint says of sampling and repetition (Qwen2.5: repetition_penalty 1.1) would fill what a search leaves open.
+            raise InputError(
+                f"{folder}: '{setting}' of {type(model).__name__} changes the logits, which "
+                "the loss does not follow.",
+                unit=str(folder),
+                way_out="Choose an LLM of another family.",
+            )
+    # What a checkpoint says of sampling and repetition (Qwen2.5: repetition_penalty 1.1) would fill
+    # what a search leaves open.
     model.generation_config = GenerationConfig()
     return model.eval().requires_grad_(False).to(device), tokenizer
 
 
 def _unfit(folder: Path, error: Exception) -> InputError:
-    return InputError(f"{folder} does not load as an LLM: {error}", unit=str(folder),
-                      way_out="A folder in HF form with safetensors and a tokenizer is needed.")  # fmt: skip
+    return InputError(
+        f"{folder} does not load as an LLM: {error}",
+        unit=str(folder),
+        way_out="A folder in HF form with safetensors and a tokenizer is needed.",
+    )
 
 
 def target_loss(llm: Any, batch: Sequences) -> TargetLoss:
@@ -79,18 +96,28 @@ def target_loss(llm: Any, batch: Sequences) -> TargetLoss:
     logits = llm.get_output_embeddings()(hidden[batch.rows, batch.columns]).float()
     total = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
     padding = batch.embeddings.shape[0] * batch.embeddings.shape[1] - batch.tokens
-    return TargetLoss(total, len(batch.targets), int((logits.argmax(-1) == batch.targets).sum()), batch.tokens, padding)
+    return TargetLoss(
+        total,
+        len(batch.targets),
+        int((logits.argmax(-1) == batch.targets).sum()),
+        batch.tokens,
+        padding,
+    )
 
 
 @torch.no_grad()
 def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
-    """Sum of the natural log-probabilities of ``ids`` behind the BOS; the end of sequence is not counted.
+    """Sum of the natural log-probabilities of ``ids`` behind the BOS; the end of sequence is not
+    counted.
 
     Raises InputError for an LLM without a BOS, which says nothing of a text's first token.
     """
     if bos is None:
-        raise InputError("The LLM has no BOS, behind which a text by itself would stand.", unit="decode.perplexity",
-                         way_out="Set decode.perplexity to false, or take another LLM.")  # fmt: skip
+        raise InputError(
+            "The LLM has no BOS, behind which a text by itself would stand.",
+            unit="decode.perplexity",
+            way_out="Set decode.perplexity to false, or take another LLM.",
+        )
     if not ids:
         return 0.0
     tokens = torch.tensor([[bos, *ids]], device=llm.device)
@@ -98,26 +125,38 @@ def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
     return -float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
 
-def _hidden(llm: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor:
+def _hidden(
+    llm: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
+) -> torch.Tensor:
     """Last hidden states (batch, length, width).
 
-    Where ``positions`` restart and neither a mask nor a cache is given, attention stays within each run of positions.
+    Where ``positions`` restart and neither a mask nor a cache is given, attention stays within each
+    run of positions.
     """
     placed = {} if positions is None else {"position_ids": positions}
-    return llm.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **placed).last_hidden_state
+    return llm.base_model(
+        inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **placed
+    ).last_hidden_state
 
 
 @torch.no_grad()
 def check_packing(llm: Any) -> None:
     """Raises InputError where two sequences in one row do not come out as they do alone.
 
-    Found out by running the network: a family that takes no positions, or does not restart with them, would be trained on
-    utterances that see each other, and nothing would say so. Cost: three forward passes of a few tokens.
+    Found out by running the network: a family that takes no positions, or does not restart with
+    them, would be trained on utterances that see each other, and nothing would say so. Cost: three
+    forward passes of a few tokens.
     """
     embed = llm.get_input_embeddings()
-    first, second = (embed(torch.arange(start, start + length, device=embed.weight.device) % embed.num_embeddings)
-                     for start, length in ((5, 6), (40, 9)))  # fmt: skip
-    positions = torch.cat([torch.arange(len(each), device=first.device) for each in (first, second)])[None]
+    first, second = (
+        embed(
+            torch.arange(start, start + length, device=embed.weight.device) % embed.num_embeddings
+        )
+        for start, length in ((5, 6), (40, 9))
+    )
+    positions = torch.cat(
+        [torch.arange(len(each), device=first.device) for each in (first, second)]
+    )[None]
     apart = torch.cat([_hidden(llm, each[None], None, None)[0] for each in (first, second)]).float()
     try:
         together = _hidden(llm, torch.cat([first, second])[None], None, positions)[0].float()
@@ -125,5 +164,9 @@ def check_packing(llm: Any) -> None:
     except TypeError:  # it takes no positions
         off = float("inf")
     if not off <= PACKING_TOLERANCE[embed.weight.dtype]:
-        raise InputError(f"{type(llm).__name__} does not keep sequences apart that are packed into one row (off by {off:.2g}).",
-                         unit="train.packing", way_out="Set train.packing to false.")  # fmt: skip
+        raise InputError(
+            f"{type(llm).__name__} does not keep sequences apart that are packed into one row "
+            f"(off by {off:.2g}).",
+            unit="train.packing",
+            way_out="Set train.packing to false.",
+        )

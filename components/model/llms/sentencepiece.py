@@ -1,8 +1,10 @@
-"""A tokenizer that comes as a SentencePiece model alone (``tokenizer.model``, as Vicuna's) → a folder that transformers reads.
+"""A tokenizer that comes as a SentencePiece model alone (``tokenizer.model``, as Vicuna's) → a
+folder that transformers reads.
 
-transformers wants two more libraries to read such a file. It is a Protocol Buffers message (ModelProto of
-sentencepiece_model.proto, github.com/google/sentencepiece), of which little is needed: the pieces in their order, which
-is that of the merges, and that the text is not normalised. Costs about a second for LLaMA's 32,000 pieces.
+transformers wants two more libraries to read such a file. It is a Protocol Buffers message
+(ModelProto of sentencepiece_model.proto, github.com/google/sentencepiece), of which little is
+needed: the pieces in their order, which is that of the merges, and that the text is not normalised.
+Costs about a second for LLaMA's 32,000 pieces.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ CHARACTER_MAP, DUMMY_PREFIX = 2, 3  # fields of the normaliser's specification
 
 @contextmanager
 def readable(folder: Path) -> Iterator[Path]:
-    """``folder``, or, where it holds a SentencePiece model alone, its descriptions with a ``tokenizer.json`` beside them."""
+    """``folder``, or, where it holds a SentencePiece model alone, its descriptions with a
+    ``tokenizer.json`` beside them.
+    """
     if (folder / WANTED).is_file() or not (folder / SOURCE).is_file():
         yield folder
         return
@@ -39,8 +43,9 @@ def readable(folder: Path) -> Iterator[Path]:
 
 
 def pieces(path: Path) -> tuple[dict[str, int], set[str]]:
-    """(id of each piece of a byte-pair model, those that text is never merged into); raises InputError for a broken file or
-    a model of another kind."""
+    """(id of each piece of a byte-pair model, those that text is never merged into); raises
+    InputError for a broken file or a model of another kind.
+    """
     found: list[str] = []
     apart: set[str] = set()
     byte_pair, other = False, False
@@ -58,11 +63,20 @@ def pieces(path: Path) -> tuple[dict[str, int], set[str]]:
                 rules = _message(value)
                 other |= bool(rules.get(CHARACTER_MAP)) or rules.get(DUMMY_PREFIX) == 0
     except (AttributeError, IndexError, KeyError, ValueError):
-        raise InputError(f"{path} does not read as a SentencePiece model: it is broken.", unit=str(path),
-                         way_out="Fetch it anew.") from None  # fmt: skip
+        raise InputError(
+            f"{path} does not read as a SentencePiece model: it is broken.",
+            unit=str(path),
+            way_out="Fetch it anew.",
+        ) from None
     if other or not byte_pair or len(set(found)) < len(found):
-        raise InputError(f"{path} is not a plain byte-pair model as LLaMA's is.", unit=str(path),
-                         way_out=f"Put the {WANTED} beside it that save_pretrained writes where sentencepiece is installed.")  # fmt: skip
+        raise InputError(
+            f"{path} is not a plain byte-pair model as LLaMA's is.",
+            unit=str(path),
+            way_out=(
+                f"Put the {WANTED} beside it that save_pretrained writes where "
+                "sentencepiece is installed."
+            ),
+        )
     return {piece: place for place, piece in enumerate(found)}, apart
 
 
@@ -71,7 +85,9 @@ def _write(vocabulary: dict[str, int], apart: set[str], path: Path) -> None:
     from transformers import LlamaTokenizer
     from transformers.tokenization_utils_base import generate_merges
 
-    LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary, skip_tokens=apart)).backend_tokenizer.save(str(path))
+    LlamaTokenizer(
+        vocab=vocabulary, merges=generate_merges(vocabulary, skip_tokens=apart)
+    ).backend_tokenizer.save(str(path))
 
 
 def _message(value: Any) -> dict[int, Any]:
@@ -82,7 +98,9 @@ def _message(value: Any) -> dict[int, Any]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a message: an integer, or the bytes of whatever else it holds."""
+    """(number, value) of each field of a message: an integer, or the bytes of whatever else it
+    holds.
+    """
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
@@ -101,7 +119,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """The integer that starts at ``place``, seven bits a byte and the lowest first, and the place after it."""
+    """The integer that starts at ``place``, seven bits a byte and the lowest first, and the place
+    after it.
+    """
     value = shift = 0
     while True:
         byte = data[place]
