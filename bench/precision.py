@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file for rows and texts, as JSON")
     options = parser.parse_args(arguments)
     settings, device = read_params().decode, options.device or chosen_device()
-    rules, found, texts = settings.sets[options.set].unasked(), [], {}
+    rules, found, texts = settings.sets[options.set].without_acoustic_limits(), [], {}
     for role in ROLES:
         made = {
             (dtype, way): decoded(role, dtype, rules, way, device)

@@ -29,7 +29,7 @@ RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git holds of a result
 
 
 @dataclass(frozen=True)
-class Place:
+class CloneLocation:
     """The folder in which a flow works, and the workspace that its result is for."""
 
     folder: Path
@@ -76,7 +76,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def workspace() -> Iterator[Place]:
+def workspace() -> Iterator[CloneLocation]:
     """The current workspace, held against a second flow; the system frees it when its holder dies.
     Raises TransientError where another flow works in it.
     """
@@ -85,17 +85,17 @@ def workspace() -> Iterator[Place]:
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(place, timeout=0):
-            yield Place(folder, folder)
+            yield CloneLocation(folder, folder)
     except Timeout:
         raise TransientError(
             f"Another flow works in {folder}.",
-            unit=str(folder),
-            way_out="Wait for its end, or leave out --here: then each works in a clone.",
+            subject=str(folder),
+            hint="Wait for its end, or leave out --here: then each works in a clone.",
         ) from None
 
 
 @contextlib.contextmanager
-def clone(say: Callable[[str], None]) -> Iterator[Place]:
+def clone(say: Callable[[str], None]) -> Iterator[CloneLocation]:
     """Changes into a clone of the current workspace, which goes in any case: what is to stay is
     brought back before.
 
@@ -107,7 +107,7 @@ def clone(say: Callable[[str], None]) -> Iterator[Place]:
         "rev-parse",
         "--short",
         "HEAD",
-        way_out="A clone needs a commit to start from; --here needs none.",
+        hint="A clone needs a commit to start from; --here needs none.",
     )
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         say(f"the workspace has changes that are not committed: this runs {revision} without them")
@@ -121,7 +121,7 @@ def clone(say: Callable[[str], None]) -> Iterator[Place]:
             with contextlib.chdir(folder):
                 _take_along(above)
                 say(f"runs {revision} in {folder}")
-                yield Place(folder, above)
+                yield CloneLocation(folder, above)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     Path(f"{folder}.lock").unlink(missing_ok=True)

@@ -31,14 +31,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def run(*command: str, way_out: str = "") -> str:
+def run(*command: str, hint: str = "") -> str:
     """Standard output of a command; raises InputError with what it says where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         raise InputError(
             f"'{shlex.join(command).replace(shlex.join(DVC), 'dvc')}' failed: "
             f"{done.stderr.strip()}",
-            way_out=way_out,
+            hint=hint,
         )
     return done.stdout.strip()
 

@@ -39,7 +39,7 @@ from components.config.params import NAMES
 from components.runtime.devices import gpus
 from flows import experiments
 from flows import recipe as recipes
-from flows.comparison import against_first, beside, over_seeds, table
+from flows.comparison import against_first, over_seeds, side_by_side, table
 from flows.recipe import Cell, Recipe
 from flows.results import aligned
 
@@ -81,13 +81,13 @@ def cells_of(recipe_name: str, names: Names, only: str = "") -> dict[str, Cell]:
     if dials and recipe.cells:
         raise InputError(
             f"The recipe '{recipe_name}' names its cells.",
-            way_out=f"Leave out --{next(iter(dials))}.",
+            hint=f"Leave out --{next(iter(dials))}.",
         )
     found = recipes.expand(replace(recipe, grid={**recipe.grid, **dials}))
     if only:
         known = [cell.name for cell in found]
         if only not in known:
-            raise InputError(f"There is no cell '{only}'.", unit=only, way_out=nearest(only, known))
+            raise InputError(f"There is no cell '{only}'.", subject=only, hint=nearest(only, known))
         found = [cell for cell in found if cell.name == only]
     for cell in found:
         recipes.check(cell)
@@ -108,7 +108,7 @@ def check_plans(cells: dict[str, Cell]) -> None:
         )
         if done.returncode:
             raise InputError(
-                f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", unit=name
+                f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", subject=name
             )
 
 
@@ -200,7 +200,7 @@ def compared(cells: dict[str, Cell]) -> Comparison:
     rows, failed = table(list(cells), shown)
     differences, remark = against_first(list(cells), failed, shown)
     return Comparison(
-        beside(rows, cells),
+        side_by_side(rows, cells),
         failed,
         over_seeds(cells, shown),
         differences,

@@ -49,7 +49,7 @@ def table(names: Sequence[str], shown: Mapping[str, str]) -> tuple[list[dict[str
     return rows, failed
 
 
-def beside(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[dict[str, str]]:
+def side_by_side(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[dict[str, str]]:
     """The rows with what is published of their cells: a column for each set of which any is, "-"
     where there is none.
     """

@@ -48,7 +48,7 @@ def _check_target(repo: Repo, target: str) -> None:
     except DvcException as error:
         hint = nearest(target, [stage.addressing for stage in repo.index.stages])
         raise InputError(
-            f"DVC knows no stage or output '{target}': {error}.", unit=target, way_out=hint
+            f"DVC knows no stage or output '{target}': {error}.", subject=target, hint=hint
         ) from None
 
 

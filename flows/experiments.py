@@ -119,7 +119,7 @@ def start(devices: Sequence[str]) -> None:
             if time.monotonic() > end:
                 raise TransientError(
                     f"Worker {count} of DVC's queue did not start in {STARTED:g} s.",
-                    way_out="'dvc queue start' says why.",
+                    hint="'dvc queue start' says why.",
                 )
             time.sleep(1)
 
@@ -138,7 +138,7 @@ def _start_worker(count: int, seen: Mapping[str, str]) -> None:
         env={**environment(), **seen},
     )
     if done.returncode:
-        raise InputError("'dvc queue start' failed.", way_out="Run it by hand: it says why.")
+        raise InputError("'dvc queue start' failed.", hint="Run it by hand: it says why.")
 
 
 def wait(name: str) -> None:
@@ -153,8 +153,8 @@ def wait(name: str) -> None:
                 settle([name])
                 raise TransientError(
                     f"'{name}': its worker was killed.",
-                    unit=name,
-                    way_out="Run again: finished units are kept.",
+                    subject=name,
+                    hint="Run again: finished units are kept.",
                 )
             quiet = time.monotonic()
 

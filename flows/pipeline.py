@@ -33,9 +33,9 @@ from components.config.errors import BY_CODE, InputError, LibrettoError, Transie
 from components.runtime.hashing import file_digest
 from components.runtime.settings import work_root
 from components.runtime.stage import error_path
-from components.runtime.unit_cache import link
+from components.runtime.unit_cache import link_file
 from flows import dag
-from flows.clone import Place, clone, commit_result, workspace
+from flows.clone import CloneLocation, clone, commit_result, workspace
 from flows.command import DVC, Command, run
 from flows.reproduction import RAN, Reproduction
 from flows.results import SCORE, text_on_nonspeech, word_errors
@@ -125,13 +125,13 @@ def push() -> None:
     if not run(*DVC, "remote", "list"):
         raise InputError(
             "There is no DVC remote to push to.",
-            unit="push_results",
-            way_out="'dvc remote add --default NAME URL' makes one.",
+            subject="push_results",
+            hint="'dvc remote add --default NAME URL' makes one.",
         )
     code, last = run_command([*DVC, "push"], "push")
     if code:  # DVC's code says nothing of the reason
         raise TransientError(
-            f"'dvc push' failed: {last}.", way_out="'dvc remote list' shows where it goes."
+            f"'dvc push' failed: {last}.", hint="'dvc remote list' shows where it goes."
         )
 
 
@@ -195,7 +195,7 @@ def publish(before: dict[str, Any]) -> None:
     )
     if REPORT.is_file():
         kept = work_root() / "reports" / f"{file_digest(REPORT)[:12]}.html"
-        link(REPORT, kept)  # a clone goes
+        link_file(REPORT, kept)  # a clone goes
         create_link_artifact(
             kept.as_uri(),
             link_text=str(kept),
@@ -232,7 +232,7 @@ def pipeline(
         bring_back(place, commit)
 
 
-def bring_back(place: Place, commit: bool) -> None:
+def bring_back(place: CloneLocation, commit: bool) -> None:
     """Leaves the result where the workspace has it, and says how to take it."""
     say = get_run_logger().info
     if place.folder == place.above:

@@ -49,7 +49,7 @@ def install() -> None:
     """Writes the page and names it to DVC; raises InputError outside a DVC repository."""
     if not PAGE.parent.is_dir():
         raise InputError(
-            f"{PAGE.parent.resolve()} is missing.", way_out="Run from the root of the repository."
+            f"{PAGE.parent.resolve()} is missing.", hint="Run from the root of the repository."
         )
     PAGE.write_text(page(), encoding="utf-8")
     subprocess.run(

@@ -56,8 +56,8 @@ def judge(
         if (name, system) not in old.errors:
             raise InputError(
                 f"The model in use has no set '{name}' read by '{system}'.",
-                unit=name,
-                way_out=nearest(name, {each for each, _ in old.errors}),
+                subject=name,
+                hint=nearest(name, {each for each, _ in old.errors}),
             )
     rows = [
         _row(name, old.errors[name, system], new.errors.get((name, system)), resamples)

@@ -20,7 +20,7 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError, nearest
 from components.config.params import Params, overridden
-from components.config.schema import STRICT, typed
+from components.config.schema import STRICT, parse_as
 from components.runtime.stage import check_names
 
 FOLDER = Path("flows/recipes")
@@ -81,14 +81,14 @@ def read_recipe(name: str) -> Recipe:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise InputError(
-            f"No recipe is called '{name}'.", unit=name, way_out=nearest(name, names())
+            f"No recipe is called '{name}'.", subject=name, hint=nearest(name, names())
         )
-    recipe = typed(Recipe, yaml.safe_load(path.read_text()), str(path))
+    recipe = parse_as(Recipe, yaml.safe_load(path.read_text()), str(path))
     if recipe.grid and recipe.cells:
         raise InputError(
             f"{path}: both 'grid' and 'cells' are given.",
-            unit=name,
-            way_out="Name the cells, or give a grid of values.",
+            subject=name,
+            hint="Name the cells, or give a grid of values.",
         )
     return recipe
 
@@ -111,15 +111,15 @@ def expand(recipe: Recipe) -> list[Cell]:
         if len(found) < len(named):
             raise InputError(
                 "Two cells of the grid would have the same name.",
-                way_out="Give 'cells' with names of their own instead.",
+                hint="Give 'cells' with names of their own instead.",
             )
     said = recipe.published or Published("", "read")
     for name in (*said.wer, *said.perplexity):
         if name not in found:
             raise InputError(
                 f"Figures are published for '{name}', which is no cell.",
-                unit=name,
-                way_out=nearest(name, found),
+                subject=name,
+                hint=nearest(name, found),
             )
     return [
         Cell(name, own, said.wer.get(name, {}), said.perplexity.get(name, {}))
@@ -152,8 +152,8 @@ def check(cell: Cell) -> None:
             raise InputError(
                 f"Figures are published for '{name}', which the corpus {params.corpus} does "
                 "not test.",
-                unit=name,
-                way_out=nearest(name, tested),
+                subject=name,
+                hint=nearest(name, tested),
             )
 
 

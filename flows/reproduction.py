@@ -129,7 +129,7 @@ def error_of(stage: str, last: str) -> LibrettoError:
     report = report_of(stage)
     if not report.is_file():
         return LibrettoError(
-            f"{stage}: {last or 'no output'}", unit=stage, way_out="See the log of this task run."
+            f"{stage}: {last or 'no output'}", subject=stage, hint="See the log of this task run."
         )
     record = json.loads(report.read_text())
-    return BY_KIND[record["kind"]](f"{stage}: {record['message']}", unit=record["unit"])
+    return BY_KIND[record["kind"]](f"{stage}: {record['message']}", subject=record["subject"])

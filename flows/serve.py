@@ -61,7 +61,7 @@ def start_server(host: str, port: int, folder: Path) -> None:
             process.kill()
             raise TransientError(
                 f"The server does not answer at {address(host, port)}.",
-                way_out=f"See {folder / 'server.log'}.",
+                hint=f"See {folder / 'server.log'}.",
             )
         time.sleep(0.5)
 
@@ -159,7 +159,7 @@ def up(url: str, host: str = "", port: int = 0) -> None:
     if not is_up(url):
         if not host:
             raise TransientError(
-                f"No server answers at {url}.", unit=url, way_out="Start it, or leave out --server."
+                f"No server answers at {url}.", subject=url, hint="Start it, or leave out --server."
             )
         start_server(host, port, folder)
     kind = make_pool(folder / "deploy.log")
@@ -194,7 +194,7 @@ def prefect(*arguments: str, log: Path) -> None:
         words = (done.stderr or done.stdout).strip().splitlines()
         raise InputError(
             f"'prefect {' '.join(arguments)}' failed: {words[-1] if words else 'it said nothing'}",
-            way_out=f"See {log}.",
+            hint=f"See {log}.",
         )
 
 

@@ -37,8 +37,8 @@ from components.config.catalogue import Prompt
 from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, written
 from components.llm import copying
-from components.model.speech_llm import Shape, SpeechLLM, folder_digest
-from components.runtime.artifact import fresh, write_record
+from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
+from components.runtime.artifact import empty_folder, write_record
 
 torch.set_num_threads(
     1
@@ -281,7 +281,7 @@ def save_llm(
     **config: Any,
 ) -> Path:
     """A folder that looks like the output of the stage ``llm``."""
-    units = save_tokenizer(fresh(folder), form, pad)
+    units = save_tokenizer(empty_folder(folder), form, pad)
     model = copying.build(family, {**LLMS[family], **config}, units, seed)
     model.save_pretrained(folder)
     write_record(folder, "llm", parameters=None, inputs={})
@@ -292,7 +292,7 @@ def save_encoder(folder: Path, family: str = "parakeet", seed: int = 1, **config
     """A folder that looks like the output of the stage ``encoder``; those of WITH_CTC have a CTC
     head.
     """
-    _fill(fresh(folder), family, seed, config)
+    _fill(empty_folder(folder), family, seed, config)
     write_record(folder, "encoder", parameters=None, inputs={})
     return folder
 
@@ -366,15 +366,15 @@ def joined(
     if isinstance(projector, CtcCompressor):  # which reads the encoder's CTC head
         save_encoder(encoder, hidden_size=width, num_attention_heads=2)
     else:
-        (fresh(encoder) / "weights").write_text(str(width))
+        (empty_folder(encoder) / "weights").write_text(str(width))
         write_record(encoder, "encoder", parameters=None, inputs={})
     entry = projector or Linear("linear", stack, 24)
-    shape = Shape(
+    shape = ModelConfig(
         folder_digest(encoder), width, folder_digest(llm), "float32", entry, prompt, "lower"
     )
     torch.manual_seed(7)
     model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
-    model.read_units_by(encoder)
+    model.use_ctc_head_of(encoder)
     if projector is None:
         with torch.no_grad():
             model.projector.linear2.weight *= 6

@@ -17,11 +17,11 @@ import yaml
 from components.audio.sound import RATE, as_flac
 from components.config.params import read_params
 from components.features.frames import FrameSource
-from components.runtime.artifact import fresh, write_record
+from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage
 from components.search.constraints import GREEDY
 from components.shards.index import INDEX, write_index
-from components.shards.writer import Sample, write_tar
+from components.shards.writer import TarMember, write_tar
 from tests.checkpoints import ENCODER_LORA, LORA, WORDS, save_encoder, save_llm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def hiss(seed: int) -> np.ndarray:
     return (0.1 * random.standard_normal(int(random.integers(4_800, 16_000)))).astype(np.float32)
 
 
-def utterances(role: str, source: str, count: int, first: int) -> list[Sample]:
+def utterances(role: str, source: str, count: int, first: int) -> list[TarMember]:
     """Made-up utterances, the same each time; speech has one to five words."""
     made = []
     for number in range(first, first + count):
@@ -69,7 +69,7 @@ def utterances(role: str, source: str, count: int, first: int) -> list[Sample]:
         )
         samples = tone(text, seed) if text else hiss(seed)
         made.append(
-            Sample(
+            TarMember(
                 f"{source}-{number:03d}",
                 as_flac(samples),
                 len(samples),
@@ -84,7 +84,7 @@ def utterances(role: str, source: str, count: int, first: int) -> list[Sample]:
 
 def write_shards(role: str, layout: dict[str, list[int]]) -> None:
     """``data/shards/<role>`` as the stage ``shards`` leaves it."""
-    out = fresh(Path("data/shards") / role)
+    out = empty_folder(Path("data/shards") / role)
     for source, counts in layout.items():
         (out / source).mkdir()
         entries, first = [], 0

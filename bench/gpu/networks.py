@@ -23,7 +23,7 @@ from components.llm.copying import tokenizer_for
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import network_of
 from components.model.folders.pretrained import DTYPES
-from components.model.speech_llm import Shape, SpeechLLM
+from components.model.speech_llm import ModelConfig, SpeechLLM
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs along the river until the night falls"
 UNITS = 300  # of the tokenizer; the LLM's own vocabulary keeps its size
@@ -109,7 +109,7 @@ def joined(
     dtype = dtype or entry.numerics.dtype
     llm = drawn(entry.source.shape, DTYPES[dtype], device, True, tiny, seed)
     torch.manual_seed(seed)  # of the bridge, which is drawn on the processor
-    shape = Shape("", width, "", dtype, catalogue.projector(projector), entry.prompt, "lower")
+    shape = ModelConfig("", width, "", dtype, catalogue.projector(projector), entry.prompt, "lower")
     return (
         SpeechLLM(shape, llm, tokenizer_for([TEXT, entry.prompt.template], UNITS)).to(device).eval()
     )

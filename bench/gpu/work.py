@@ -28,11 +28,11 @@ from components.model.speech_llm import SpeechLLM
 from components.optim.ranks import Ranks
 from components.search.beam import search
 from components.search.constraints import GREEDY
-from components.shards.index import Entry
-from components.shards.reader import Located
+from components.shards.index import IndexEntry
+from components.shards.reader import IndexedUtterance
 from components.train import loop
 from components.train.forward import Forward
-from components.train.parts import Parts
+from components.train.parts import TrainableParts
 
 FRAMES_A_SECOND = 50  # of every encoder measured here
 TOKENS_A_SECOND = 3.7  # of text, as components/plan/load.py counts them
@@ -58,7 +58,9 @@ class Noise:
             device
         )
 
-    def frames(self, items: Sequence[Located], epoch: int | None = None) -> list[torch.Tensor]:
+    def frames(
+        self, items: Sequence[IndexedUtterance], epoch: int | None = None
+    ) -> list[torch.Tensor]:
         """The same frames for each utterance, shape (frames, width)."""
         return [self._frames.clone() for _ in items]
 
@@ -72,9 +74,9 @@ def waveforms(size: Size) -> list[np.ndarray]:
     ]
 
 
-def utterances(size: Size) -> list[Located]:
+def utterances(size: Size) -> list[IndexedUtterance]:
     """Utterances of a batch; they differ in their names alone."""
-    entry = Entry(
+    entry = IndexEntry(
         "",
         "",
         0,
@@ -88,7 +90,7 @@ def utterances(size: Size) -> list[Located]:
         "",
     )
     return [
-        Located(replace(entry, id=str(number)), "noise", Path())
+        IndexedUtterance(replace(entry, id=str(number)), "noise", Path())
         for number in range(size.utterances)
     ]
 
@@ -120,7 +122,9 @@ def training(
     micro-batches and all.
     """
     job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, {}, [])
-    stage = loop._Stage(Ranks(), job, Parts(model, settings, {}), settings.curriculum[0], 0, 0)
+    stage = loop._Stage(
+        Ranks(), job, TrainableParts(model, settings, {}), settings.curriculum[0], 0, 0
+    )
     items, noise = (
         utterances(size),
         Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device),

@@ -45,24 +45,26 @@ class Augmentation:
 
     def length(self, samples: int, utterance: str, view: int) -> int:
         """Samples that an utterance of so many has at a view; nothing is read."""
-        return sped(samples, self._speed(utterance, view))
+        return perturbed_length(samples, self._speed(utterance, view))
 
     def __call__(self, samples: np.ndarray, utterance: str, view: int) -> np.ndarray:
         """The waveform at a view, shape (``length``,); finite, within full scale, silence stays
         silence.
         """
         settings = self.settings
-        changed = faster(samples, self._speed(utterance, view))
+        changed = perturb_speed(samples, self._speed(utterance, view))
         if chosen := self._drawn("room", settings.rooms.probability, utterance, view):
-            changed = in_room(changed, whole(self.rooms[int(chosen.integers(len(self.rooms)))]))
+            changed = add_reverberation(
+                changed, read_all(self.rooms[int(chosen.integers(len(self.rooms)))])
+            )
         if chosen := self._drawn("noise", settings.noise.probability, utterance, view):
             clip = self.noise[int(chosen.integers(len(self.noise)))]
             snr_db = chosen.uniform(*settings.noise.snr_db)
-            changed = with_noise(changed, stretch(clip, len(changed), chosen), snr_db)
+            changed = add_noise(changed, stretch(clip, len(changed), chosen), snr_db)
         if chosen := self._drawn("band", settings.band.probability, utterance, view):
-            changed = in_band(changed, chosen.uniform(*settings.band.hertz))
+            changed = limit_band(changed, chosen.uniform(*settings.band.hertz))
         level = self._random("level", utterance, view).uniform(*settings.level_db)
-        return within_full_scale(changed * np.float32(10 ** (level / 20)))
+        return limit_to_full_scale(changed * np.float32(10 ** (level / 20)))
 
     def _speed(self, utterance: str, view: int) -> float:
         factors = self.settings.speed
@@ -87,23 +89,23 @@ class Augmentation:
         return seed_of("augment", effect, self.settings.seed, utterance, view)
 
 
-def sped(samples: int, speed: float) -> int:
+def perturbed_length(samples: int, speed: float) -> int:
     """Samples left of so many at ``speed``; at least one."""
     return max(1, round(samples * RATE / round(RATE * speed)))
 
 
-def faster(samples: np.ndarray, speed: float) -> np.ndarray:
+def perturb_speed(samples: np.ndarray, speed: float) -> np.ndarray:
     """The waveform at ``speed`` times its tempo and pitch, shape (``sped``,): resampled (Ko et al.,
     Interspeech 2015).
     """
     changed = resample(samples, round(RATE * speed))
-    wanted = sped(len(samples), speed)
+    wanted = perturbed_length(len(samples), speed)
     return np.pad(
         changed[:wanted], (0, max(0, wanted - len(changed)))
     )  # the resampler's own length may differ by one
 
 
-def in_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+def add_reverberation(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     """The waveform as heard in the room of an impulse response, of the same length and energy.
 
     The direct path, taken to be the response's largest value, stays where it was: transcripts and
@@ -122,7 +124,7 @@ def in_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     )
 
 
-def with_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Waveform and noise, of one length, added so that their powers stand at ``snr_db``. Where
     either is silent there is no such ratio: the waveform stays as it is.
     """
@@ -133,7 +135,7 @@ def with_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndar
     )
 
 
-def in_band(samples: np.ndarray, hertz: float) -> np.ndarray:
+def limit_band(samples: np.ndarray, hertz: float) -> np.ndarray:
     """The waveform without what lies above ``hertz``, of the same length: resampled to twice the
     limit and back.
     """
@@ -148,15 +150,17 @@ def stretch(clip: Recording, count: int, random: np.random.Generator) -> np.ndar
     """
     if clip.samples >= count:
         return clip.read(int(random.integers(clip.samples - count + 1)), count)
-    return np.take(whole(clip), np.arange(count) + int(random.integers(clip.samples)), mode="wrap")
+    return np.take(
+        read_all(clip), np.arange(count) + int(random.integers(clip.samples)), mode="wrap"
+    )
 
 
-def whole(clip: Recording) -> np.ndarray:
+def read_all(clip: Recording) -> np.ndarray:
     """All of a recording."""
     return clip.read(0, clip.samples)
 
 
-def within_full_scale(samples: np.ndarray) -> np.ndarray:
+def limit_to_full_scale(samples: np.ndarray) -> np.ndarray:
     """The waveform, turned down as a whole where its peak is over full scale."""
     peak = np.abs(samples).max(initial=0.0)
     return samples if peak <= 1 else samples / peak

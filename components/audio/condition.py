@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.audio.augmentation import stretch, with_noise, within_full_scale
+from components.audio.augmentation import add_noise, limit_to_full_scale, stretch
 from components.audio.sound import RATE, BrokenSound, is_silent, read
 from components.audio.tempo import LEAST, MOST, at_tempo
 from components.config.errors import InputError
@@ -68,7 +68,7 @@ class Condition:
         return seconds + 2 * self.value * recordings if self.name == "around_seconds" else seconds
 
 
-def changed(
+def apply_condition(
     samples: np.ndarray, condition: Condition, noise: Sequence[Path | RemotePath] | None, name: str
 ) -> np.ndarray:
     """A recording under a condition; ``name`` is what its noise is drawn by.
@@ -91,11 +91,11 @@ def changed(
     if condition.name == "snr_db":
         if is_silent(samples):
             raise BrokenSound(NO_RATIO)
-        return within_full_scale(
-            with_noise(samples, _drawn(noise, len(samples), 1, random)[0], value)
+        return limit_to_full_scale(
+            add_noise(samples, _drawn(noise, len(samples), 1, random)[0], value)
         )
     before, after = _drawn(noise, round(value * RATE), 2, random)
-    return within_full_scale(
+    return limit_to_full_scale(
         np.concatenate(
             [_at_level(before, condition.around_db), samples, _at_level(after, condition.around_db)]
         )
@@ -110,7 +110,7 @@ def clip_at(path: Path | RemotePath) -> np.ndarray:
         return read(readable(path))
     except BrokenSound as reason:
         raise InputError(
-            f"{path}: {reason}.", unit=str(path), way_out="It was whole a moment ago: run again."
+            f"{path}: {reason}.", subject=str(path), hint="It was whole a moment ago: run again."
         ) from None
 
 
@@ -122,7 +122,7 @@ def _drawn(
     """
     if clips is None:
         pink = random.random() < 0.5
-        return [made_noise(count, pink, random) for _ in range(parts)]
+        return [generate_noise(count, pink, random) for _ in range(parts)]
     for index in random.permutation(len(clips)):
         clip = _Clip(clip_at(clips[index]))
         found = [stretch(clip, count, random) for _ in range(parts)]
@@ -130,12 +130,12 @@ def _drawn(
             return found
     raise InputError(
         "no clip of the noise is louder than -80 dB of full scale.",
-        unit=str(clips[0]),
-        way_out="Take other clips.",
+        subject=str(clips[0]),
+        hint="Take other clips.",
     )
 
 
-def made_noise(count: int, pink: bool, random: np.random.Generator) -> np.ndarray:
+def generate_noise(count: int, pink: bool, random: np.random.Generator) -> np.ndarray:
     """White noise, or pink (power falls with frequency), shape (count,), 20 dB under full scale."""
     spectrum = np.fft.rfft(random.standard_normal(count))
     if pink:

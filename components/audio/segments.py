@@ -53,7 +53,7 @@ class Piece:
     samples: np.ndarray
 
 
-def cut(
+def segment(
     waveform: np.ndarray, most: float = MOST, least: float = LEAST, overlap: float = OVERLAP
 ) -> list[Segment]:
     """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one

@@ -30,8 +30,8 @@ def at_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
     if not LEAST <= tempo <= MOST:
         raise InputError(
             f"a tempo of {tempo:g} is out of range.",
-            unit="tempo",
-            way_out=f"Take one from {LEAST:g} to {MOST:g}.",
+            subject="tempo",
+            hint=f"Take one from {LEAST:g} to {MOST:g}.",
         )
     if tempo == 1 or len(samples) == 0:
         return samples

@@ -48,7 +48,7 @@ class Augment:
     band: Band
 
     @property
-    def on(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether anything is changed at all."""
         drawn = (self.noise.probability, self.rooms.probability, self.band.probability)
         return self.speed != [1] or self.level_db != [0, 0] or max(drawn) > 0
@@ -64,7 +64,7 @@ class SpecAugment:
     width_share: float  # longest mask, share of the width
 
 
-def band_holds(band: Band) -> bool:
+def is_valid_band(band: Band) -> bool:
     """Whether the limits are a range that leaves something and takes something away."""
     return len(band.hertz) == 2 and 500 <= band.hertz[0] <= band.hertz[1] < 8000
 
@@ -77,13 +77,13 @@ def augment_checks(augment: Augment) -> dict[str, bool]:
         for key in ("noise", "rooms", "band")
     }
     checks = {
-        "views": augment.views >= 1 and (augment.views == 1 or augment.on),
+        "views": augment.views >= 1 and (augment.views == 1 or augment.is_enabled),
         "speed": bool(augment.speed) and all(0.5 <= factor <= 2 for factor in augment.speed),
         **{
             key: len(pair) == 2 and -100 <= pair[0] <= pair[1] <= 100
             for key, pair in ranges.items()
         },
-        "band.hertz": band_holds(augment.band),
+        "band.hertz": is_valid_band(augment.band),
         **{key: 0 <= share <= 1 for key, share in shares.items()},
     }
     return {f"features.augment.{key}": holds for key, holds in checks.items()}

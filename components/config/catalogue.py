@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import yaml
 
-from components.config.augment import AddedNoise, Band, SpecAugment, band_holds
+from components.config.augment import AddedNoise, Band, SpecAugment, is_valid_band
 from components.config.errors import InputError, nearest
 from components.config.projector import Projector, projector_of
-from components.config.schema import STRICT, typed
+from components.config.schema import STRICT, parse_as
 
 FOLDER = Path("catalogue")
 ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise")
@@ -228,7 +228,7 @@ def _load(kind: str) -> dict[str, Any]:
     path = FOLDER / f"{kind}.yaml"
     if not path.is_file():
         raise InputError(
-            f"{path.resolve()} is missing.", way_out="Run from the root of the repository."
+            f"{path.resolve()} is missing.", hint="Run from the root of the repository."
         )
     return parsed(path.read_text())
 
@@ -243,7 +243,7 @@ def raw_entry(kind: str, name: str) -> dict[str, Any]:
     entries = _load(kind)
     if name not in entries:
         raise InputError(
-            f"No {kind} is called '{name}'.", unit=kind, way_out=nearest(name, entries)
+            f"No {kind} is called '{name}'.", subject=kind, hint=nearest(name, entries)
         )
     return entries[name]
 
@@ -256,12 +256,13 @@ def corpus(name: str) -> Corpus:
     for role, sources in entry.items():
         if role not in (*ROLES, "card"):
             raise InputError(
-                f"corpus '{name}': unknown role '{role}'.", unit=role, way_out=nearest(role, ROLES)
+                f"corpus '{name}': unknown role '{role}'.", subject=role, hint=nearest(role, ROLES)
             )
         for source, settings in (sources or {}).items() if role != "card" else ():
             if not isinstance(settings, dict) or "kind" not in settings:
                 raise InputError(
-                    f"corpus '{name}', {role}, source '{source}': no 'kind' is given.", unit=source
+                    f"corpus '{name}', {role}, source '{source}': no 'kind' is given.",
+                    subject=source,
                 )
     return Corpus({role: dict(entry.get(role) or {}) for role in ROLES})
 
@@ -275,7 +276,7 @@ def rooms_of(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def encoder(name: str) -> Encoder:
     """The typed entry of an encoder."""
-    entry = typed(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
+    entry = parse_as(Encoder, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
     check_source("encoder", name, entry.source)
     for part, source in entry.source.parts.items():
         check_source("encoder", f"{name}.{part}", source)
@@ -293,27 +294,27 @@ def projector(name: str) -> Projector:
 
 def llm(name: str) -> Llm:
     """The typed entry of an LLM."""
-    entry = typed(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
+    entry = parse_as(Llm, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
     check_source("llm", name, entry.source)
     if any(
         template.count("{speech}") != 1
         for template in (entry.prompt.template, *entry.prompt.others)
     ):
         raise InputError(
-            f"llm '{name}': the prompt template must hold {{speech}} exactly once.", unit=name
+            f"llm '{name}': the prompt template must hold {{speech}} exactly once.", subject=name
         )
     if entry.prompt.others and entry.prompt.transcript == "attached":
         raise InputError(
             f"llm '{name}': prompt.others goes with a transcript that is tokenised by itself.",
-            unit=name,
-            way_out="Set prompt.transcript to apart.",
+            subject=name,
+            hint="Set prompt.transcript to apart.",
         )
     if entry.prompt.transcript == "attached" and entry.prompt.template.endswith(" "):
         raise InputError(
             f"llm '{name}': the prompt template ends in a space, which tokenizers join with an "
             "attached transcript.",
-            unit=name,
-            way_out="Take the space away, or set prompt.transcript to apart.",
+            subject=name,
+            hint="Take the space away, or set prompt.transcript to apart.",
         )
     return entry
 
@@ -335,7 +336,7 @@ def check_source(kind: str, name: str, source: EncoderSource | LlmSource) -> Non
     if not all(getattr(source, field) for field in NEEDS[source.kind]):
         wanted = " and ".join(f"'{field}'" for field in NEEDS[source.kind])
         raise InputError(
-            f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", unit=name
+            f"{kind} '{name}': a source of kind '{source.kind}' needs {wanted}.", subject=name
         )
     if source.kind == "hub":
         _check_hub(f"{kind} '{name}'", source)
@@ -358,8 +359,8 @@ def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None
         raise InputError(
             f"{where}: source.training.augment wants speed factors from 0.5 to 2, ranges of level_db and noise.snr_db, one of "
             "band.hertz below 8,000, and probabilities.",
-            unit="augment",
-            way_out="No change is speed: [1.0], level_db: [0, 0] and probabilities of 0.",
+            subject="augment",
+            hint="No change is speed: [1.0], level_db: [0, 0] and probabilities of 0.",
         )
     for each in (each for each in fields(training) if each.name != "augment"):
         value, share = getattr(training, each.name), each.name.endswith("_share")
@@ -371,8 +372,8 @@ def _check_training(where: str, training: CtcTraining | CopyingTraining) -> None
         ):
             raise InputError(
                 f"{where}: source.training.{each.name} is {value}, which is out of range.",
-                unit=each.name,
-                way_out="See the comments of other entries in the catalogue.",
+                subject=each.name,
+                hint="See the comments of other entries in the catalogue.",
             )
 
 
@@ -386,7 +387,7 @@ def _augment_holds(augment: CtcAugment) -> bool:
         and all(0.5 <= factor <= 2 for factor in augment.speed)
         and ranges
         and shares
-        and band_holds(augment.band)
+        and is_valid_band(augment.band)
     )
 
 
@@ -395,14 +396,14 @@ def _check_hub(where: str, source: CheckpointSource) -> None:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source.repo, re.ASCII):
         raise InputError(
             f"{where}: '{source.repo}' is no repository.",
-            unit="repo",
-            way_out="It reads owner/name.",
+            subject="repo",
+            hint="It reads owner/name.",
         )
     if source.revision and not re.fullmatch(r"[0-9a-f]{40}", source.revision):
         raise InputError(
             f"{where}: revision '{source.revision}' is no commit of 40 hex digits.",
-            unit="revision",
-            way_out="A branch or a tag may move: give the commit.",
+            subject="revision",
+            hint="A branch or a tag may move: give the commit.",
         )
     for file in source.files:
         if not FETCHED.fullmatch(file):
@@ -410,12 +411,12 @@ def _check_hub(where: str, source: CheckpointSource) -> None:
                 "Weights (safetensors, pytorch_model.bin) and plain descriptions are; code "
                 "and other pickles are not."
             )
-            raise InputError(f"{where}: '{file}' is not taken.", unit=file, way_out=taken)
+            raise InputError(f"{where}: '{file}' is not taken.", subject=file, hint=taken)
     if {file.rpartition(".")[2] for file in source.files} >= {"safetensors", "bin"}:
         raise InputError(
             f"{where}: the weights are listed twice.",
-            unit="files",
-            way_out="List the safetensors and leave the .bin out.",
+            subject="files",
+            hint="List the safetensors and leave the .bin out.",
         )
 
 
@@ -435,7 +436,7 @@ def check_pinned(kind: str, name: str) -> None:
                 f"'python -m components.{kind} pin {name}' asks the hub and prints the "
                 "lines to put there."
             )
-            raise InputError(says, unit=name, way_out=hint)
+            raise InputError(says, subject=name, hint=hint)
 
 
 READERS: dict[str, Callable[[str], Any]] = {

@@ -16,14 +16,14 @@ class LibrettoError(Exception):
     exit_code = 1
     kind = "error"
 
-    def __init__(self, message: str, *, unit: str = "", way_out: str = "") -> None:
+    def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
         super().__init__(message)
-        self.unit = unit
-        self.way_out = way_out
+        self.subject = subject
+        self.hint = hint
 
     def __str__(self) -> str:
         text = super().__str__()
-        return f"{text} {self.way_out}".strip()
+        return f"{text} {self.hint}".strip()
 
 
 class InputError(LibrettoError):

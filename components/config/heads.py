@@ -15,7 +15,7 @@ from components.config.params import Params
 COMPRESSOR = "ctc-compressor"  # the kind of bridge that reads CTC units
 
 
-def told(source: EncoderSource) -> bool | None:
+def has_ctc_by_entry(source: EncoderSource) -> bool | None:
     """Whether an encoder of this source ends in a CTC head; None where only its ``config.json``
     tells.
     """
@@ -37,7 +37,7 @@ def check_heads(params: Params, there: bool | None = None) -> None:
     not tell passes.
     """
     name, projector = params.encoder, catalogue.projector(params.projector)
-    there = told(catalogue.encoder(name).source) if there is None else there
+    there = has_ctc_by_entry(catalogue.encoder(name).source) if there is None else there
     if projector.kind == COMPRESSOR:
         check_units(f"encoder '{name}'", there is not False, params.features.layer)
     if projector.weights is None:
@@ -51,15 +51,15 @@ def check_units(whose: str, there: bool, layer: int | str) -> None:
     if not there:
         raise InputError(
             f"The projector reads CTC units, and {whose} has no CTC head.",
-            unit="projector",
-            way_out=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR}.",
+            subject="projector",
+            hint=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR}.",
         )
     if layer != "last":
         raise InputError(
             f"The projector reads CTC units, and features.layer is {layer}: the CTC head reads "
             "the last layer alone.",
-            unit="features.layer",
-            way_out="Set features.layer to last.",
+            subject="features.layer",
+            hint="Set features.layer to last.",
         )
 
 
@@ -70,6 +70,6 @@ def check_weight(whose: str, there: bool, weight: float) -> None:
     if weight and not there:
         raise InputError(
             f"{whose} has no CTC head, and train.ctc_weight is {weight:g}.",
-            unit="train.ctc_weight",
-            way_out="Set it to 0, or name an encoder with a CTC head.",
+            subject="train.ctc_weight",
+            hint="Set it to 0, or name an encoder with a CTC head.",
         )

@@ -16,7 +16,7 @@ import yaml
 
 from components.config.augment import Augment, SpecAugment, augment_checks
 from components.config.errors import InputError, nearest
-from components.config.schema import STRICT, typed
+from components.config.schema import STRICT, parse_as
 
 PARAMS = Path("params.yaml")
 NAMES = ("corpus", "encoder", "projector", "llm")
@@ -148,16 +148,16 @@ class ConstraintSet:
         float  # times the log-probability of the likeliest other token: an end below it is none
     )
     # units of a text in a row (letters with CTC, else tokens) that the encoder did not hear
-    max_unheard: int
+    max_unsupported_units: int
     silence_gate: float  # evidence for speech, 0 to 1, below which the empty transcript competes
 
     @property
-    def asks_what_was_heard(self) -> bool:
-        return self.max_unheard > 0 or self.silence_gate > 0
+    def needs_acoustic_evidence(self) -> bool:
+        return self.max_unsupported_units > 0 or self.silence_gate > 0
 
-    def unasked(self) -> ConstraintSet:
+    def without_acoustic_limits(self) -> ConstraintSet:
         """The same set with those limits off, for a model in which nothing tells what was heard."""
-        return replace(self, max_unheard=0, silence_gate=0)
+        return replace(self, max_unsupported_units=0, silence_gate=0)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def read_params(path: Path = PARAMS) -> Params:
     """The typed parameters; raises InputError naming the file and the key that is wrong."""
     if not path.is_file():
         raise InputError(
-            f"{path.resolve()} is missing.", way_out="Run from the root of the repository."
+            f"{path.resolve()} is missing.", hint="Run from the root of the repository."
         )
     try:
         raw = yaml.safe_load(path.read_text())
@@ -235,7 +235,7 @@ def params_of(raw: Any, where: str) -> Params:
     """
     if not isinstance(raw, dict) or "raw" in raw:
         raise InputError(f"{where}: a mapping of parameter sections is expected.")
-    params = typed(Params, raw, where)
+    params = parse_as(Params, raw, where)
     params.raw.update(raw)
     _check_values(params, where)
     return params
@@ -255,13 +255,13 @@ def _step(data: Any, part: str, key: str) -> str | int:
             return int(part)
         raise InputError(
             f"'{key}': the list has no element {part}.",
-            unit=key,
-            way_out=f"Positions: 0 to {len(data) - 1}.",
+            subject=key,
+            hint=f"Positions: 0 to {len(data) - 1}.",
         )
     if not isinstance(data, Mapping) or part not in data:
         known = data if isinstance(data, Mapping) else ()
         raise InputError(
-            f"{PARAMS} has no '{key}': '{part}' is unknown.", unit=key, way_out=nearest(part, known)
+            f"{PARAMS} has no '{key}': '{part}' is unknown.", subject=key, hint=nearest(part, known)
         )
     return part
 
@@ -305,8 +305,8 @@ def _check_values(params: Params, where: str) -> None:
         if not holds:
             raise InputError(
                 f"{where}: '{key}' is out of range.",
-                unit=key,
-                way_out="See the comment beside it in params.yaml.",
+                subject=key,
+                hint="See the comment beside it in params.yaml.",
             )
     _check_tuning(params, where)
 
@@ -319,7 +319,7 @@ def _search_checks(rules: ConstraintSet) -> dict[str, bool]:
         "extra_tokens",
         "min_tokens_per_second",
         "eos_threshold",
-        "max_unheard",
+        "max_unsupported_units",
     )
     return {
         **{key: getattr(rules, key) >= 0 for key in from_zero},
@@ -339,30 +339,30 @@ def _check_tuning(params: Params, where: str) -> None:
                 key = f"train.curriculum.{number}.tune"
                 raise InputError(
                     f"{where}: stage '{stage.name}' tunes '{lora}' and '{whole}', of one side.",
-                    unit=key,
-                    way_out="Name one of them, or tune them in two stages.",
+                    subject=key,
+                    hint="Name one of them, or tune them in two stages.",
                 )
     hears = tunes_encoder(train)
     if hears and params.features.mode != "live":
         raise InputError(
             f"{where}: '{hears}' is to be tuned, but cached frames are those of the encoder as "
             "it was.",
-            unit="features.mode",
-            way_out="Set features.mode to live.",
+            subject="features.mode",
+            hint="Set features.mode to live.",
         )
     if train.ctc_weight and not hears:
         raise InputError(
             f"{where}: train.ctc_weight is {train.ctc_weight:g}, but the encoder stays frozen "
             "in every stage.",
-            unit="train.ctc_weight",
-            way_out="Tune 'encoder' or 'encoder-lora', or set it to 0.",
+            subject="train.ctc_weight",
+            hint="Tune 'encoder' or 'encoder-lora', or set it to 0.",
         )
     if train.ctc_weight and layer != "last":
         raise InputError(
             f"{where}: train.ctc_weight is {train.ctc_weight:g}, but a CTC head reads the last "
             f"layer, not layer {layer}.",
-            unit="features.layer",
-            way_out="Set features.layer to last, or train.ctc_weight to 0.",
+            subject="features.layer",
+            hint="Set features.layer to last, or train.ctc_weight to 0.",
         )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from components.config.errors import InputError, nearest
-from components.config.schema import STRICT, typed
+from components.config.schema import STRICT, parse_as
 
 
 @dataclass(frozen=True)
@@ -213,18 +213,18 @@ def projector_of(data: Mapping[str, Any], where: str) -> Projector:
     """
     kind = data.get("kind")
     if kind is None:
-        raise InputError(f"{where}: 'kind' missing.", unit="kind", way_out=nearest("", KINDS))
+        raise InputError(f"{where}: 'kind' missing.", subject="kind", hint=nearest("", KINDS))
     if kind not in KINDS:
         raise InputError(
-            f"{where}: unknown kind '{kind}'.", unit="kind", way_out=nearest(str(kind), KINDS)
+            f"{where}: unknown kind '{kind}'.", subject="kind", hint=nearest(str(kind), KINDS)
         )
-    entry = typed(KINDS[kind], data, where)
+    entry = parse_as(KINDS[kind], data, where)
     fault = entry.fault()
     if fault is not None:
         key, rule = fault
         raise InputError(
             f"{where}: '{key}' is {getattr(entry, key)}, and {rule}.",
-            unit=key,
-            way_out="Correct it there.",
+            subject=key,
+            hint="Correct it there.",
         )
     return entry

@@ -16,7 +16,7 @@ T = TypeVar("T")
 STRICT: dict[str, str] = {"extra": "forbid"}
 
 
-def typed(cls: type[T], data: Any, where: str) -> T:
+def parse_as(cls: type[T], data: Any, where: str) -> T:
     """``data`` (a mapping from YAML) as ``cls``.
 
     Raises InputError that names ``where`` and the key, with the nearest known key for an unknown
@@ -37,7 +37,7 @@ def typed(cls: type[T], data: Any, where: str) -> T:
         key = ".".join(str(part) for part in first["loc"])
         if unknown:
             hint = nearest(str(first["loc"][-1]), _fields_at(cls, first["loc"][:-1]))
-            raise InputError(f"{where}: unknown key '{key}'.", unit=key, way_out=hint) from None
+            raise InputError(f"{where}: unknown key '{key}'.", subject=key, hint=hint) from None
         if first["type"] == "missing":
             lacking = [
                 ".".join(str(part) for part in each["loc"])
@@ -46,10 +46,10 @@ def typed(cls: type[T], data: Any, where: str) -> T:
             ]
             says = ", ".join(f"'{each}'" for each in lacking)
             raise InputError(
-                f"{where}: {says} missing.", unit=key, way_out="It has no default: give it."
+                f"{where}: {says} missing.", subject=key, hint="It has no default: give it."
             ) from None
         raise InputError(
-            f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", unit=key
+            f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", subject=key
         ) from None
 
 
@@ -65,7 +65,7 @@ def _fields_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
     )
 
 
-def stated(value: Any) -> Any:
+def non_default_fields(value: Any) -> Any:
     """A dataclass (or what holds some) as plain data, without fields that stand at their defaults.
 
     For keys and records: a setting added later, whose default keeps what was, leaves the older ones
@@ -74,13 +74,15 @@ def stated(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            each.name: stated(getattr(value, each.name))
+            each.name: non_default_fields(getattr(value, each.name))
             for each in dataclasses.fields(value)
             if getattr(value, each.name) != _default(each)
         }
     if isinstance(value, dict):
-        return {key: stated(each) for key, each in value.items()}
-    return [stated(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: non_default_fields(each) for key, each in value.items()}
+    return (
+        [non_default_fields(each) for each in value] if isinstance(value, (list, tuple)) else value
+    )
 
 
 def _default(each: dataclasses.Field[Any]) -> Any:

@@ -26,7 +26,7 @@ from components.config.params import read_params
 from components.corpus.fetch.provision import needed, provide
 from components.corpus.manifest import MANIFEST, REJECTS, Reject, Utterance, write_rows
 from components.corpus.source import Source, source
-from components.runtime.artifact import fresh, write_record
+from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage, run_stage
 
 OUT, SCANS = Path("data/corpus"), Path("data/sources")
@@ -43,8 +43,8 @@ def sources(corpus: str, role: str) -> dict[str, dict[str, Any]]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise InputError(
                 f"corpus '{corpus}', {role}: '{name}' is no name for a source.",
-                unit=name,
-                way_out="Use letters, digits, hyphens and underscores.",
+                subject=name,
+                hint="Use letters, digits, hyphens and underscores.",
             )
     return found
 
@@ -79,7 +79,7 @@ def scan(corpus: str) -> None:
                 scanned(name, settings["kind"], source(name, role, settings))
             )
     for role, files in texts.items():
-        folder = fresh(SCANS / corpus / role)
+        folder = empty_folder(SCANS / corpus / role)
         for name, text in (files or {NONE: "{}\n"}).items():
             (folder / name).write_text(text, encoding="utf-8")
     print(f"{SCANS / corpus}: {sum(map(len, texts.values()))} sources")
@@ -108,7 +108,7 @@ def check_scan(corpus: str, role: str, name: str, now: dict[str, Any]) -> None:
     """
     path = SCANS / corpus / role / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"{path} is missing.", unit=name, way_out=RESCAN)
+        raise InputError(f"{path} is missing.", subject=name, hint=RESCAN)
     text = path.read_text(encoding="utf-8")
     if text != as_json(now):
         then = {file: size for file, size in json.loads(text).get("files", [])}
@@ -127,7 +127,7 @@ def check_scan(corpus: str, role: str, name: str, now: dict[str, Any]) -> None:
         ]
         what = ", ".join(changes) or "its content changed"
         raise InputError(
-            f"source '{name}' is not what {path} says: {what}.", unit=name, way_out=RESCAN
+            f"source '{name}' is not what {path} says: {what}.", subject=name, hint=RESCAN
         )
 
 
@@ -140,8 +140,8 @@ def check_ids(role: str, seen: dict[str, str], name: str, kept: list[Utterance])
         raise InputError(
             f"{role}: {len(shared)} ids of '{name}' stand in '{seen[shared[0]]}': "
             f"{', '.join(shared[:3])}.",
-            unit=shared[0],
-            way_out="Take one of the sources out of the role, or rename the files.",
+            subject=shared[0],
+            hint="Take one of the sources out of the role, or rename the files.",
         )
     seen.update({row.id: name for row in kept})
 
@@ -164,7 +164,7 @@ def work(stage: Stage) -> None:
         for name, settings in sources(corpus, each).items():
             source(name, each, settings)
     listed = sources(corpus, role)
-    out = fresh(OUT / role)
+    out = empty_folder(OUT / role)
     seen: dict[str, str] = {}
     inputs = {}
     for name, settings in listed.items():
@@ -181,8 +181,8 @@ def work(stage: Stage) -> None:
             )
             raise InputError(
                 f"source '{name}': nothing is kept of {counts['found']} found.",
-                unit=name,
-                way_out=(
+                subject=name,
+                hint=(
                     f"{first} Mend it, or take the source out of the role '{role}' of "
                     f"corpus '{corpus}'."
                 ),

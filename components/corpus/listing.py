@@ -32,7 +32,7 @@ from components.runtime.hashing import data_digest, file_digest, seed_of
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath, as_path
-from components.runtime.unit_cache import made
+from components.runtime.unit_cache import cached_unit
 
 CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
 FACTS = "facts.json"
@@ -45,7 +45,7 @@ FETCH = "What is published comes with 'python -m components.corpus fetch'."
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedRecording:
     """One recording or transcript as a source lists it, before its sound is looked at."""
 
     id: str
@@ -124,8 +124,8 @@ class FileSource(Generic[S]):
             raise InputError(
                 f"source '{self.name}': no folder '{folder}' is in the data root "
                 f"'{self.settings.root}'.",
-                unit=folder,
-                way_out=f"{nearest(folder, known)} {FETCH}",
+                subject=folder,
+                hint=f"{nearest(folder, known)} {FETCH}",
             )
 
 
@@ -170,7 +170,7 @@ def lines_of(root: Path | RemotePath, path: str) -> Iterator[str]:
                 yield from (part for part in line.splitlines() if part.strip())
     except UnicodeDecodeError:
         raise InputError(
-            f"{path}: not UTF-8 text.", unit=path, way_out="Take the file as published."
+            f"{path}: not UTF-8 text.", subject=path, hint="Take the file as published."
         ) from None
 
 
@@ -191,15 +191,19 @@ def speech_only(name: str, role: str, kind: str) -> None:
         raise InputError(
             f"source '{name}': the kind '{kind}' gives transcribed speech, which the role "
             f"'{role}' does not take.",
-            unit=name,
-            way_out=(
+            subject=name,
+            hint=(
                 "List it as 'clips' or as 'table' without a text column, or give it another role."
             ),
         )
 
 
 def examine(
-    name: str, root: Path | RemotePath, entries: Sequence[Entry], there: Iterable[str], rules: Rules
+    name: str,
+    root: Path | RemotePath,
+    entries: Sequence[ListedRecording],
+    there: Iterable[str],
+    rules: Rules,
 ) -> tuple[list[Utterance], list[Reject]]:
     """Every entry as kept or rejected, each sorted by id; ``there`` are the paths at which files
     lie below ``root``.
@@ -240,7 +244,7 @@ def examine(
     )
 
 
-def _listing_faults(entries: Sequence[Entry], there: set[str], rules: Rules) -> list[str]:
+def _listing_faults(entries: Sequence[ListedRecording], there: set[str], rules: Rules) -> list[str]:
     """The fault of each entry that shows without opening its file, or an empty string."""
     named = Counter(entry.path for entry in entries)
     owner: dict[str, str] = {}
@@ -248,7 +252,7 @@ def _listing_faults(entries: Sequence[Entry], there: set[str], rules: Rules) -> 
         owner.setdefault(entry.id, entry.path)
     speech = rules.role in SPEECH_ROLES
 
-    def fault(entry: Entry) -> str:
+    def fault(entry: ListedRecording) -> str:
         if entry.fault:
             return entry.fault
         if entry.path not in there:
@@ -326,7 +330,7 @@ def _look(root: str, paths: list[str]) -> dict[str, Facts]:
         rows = {path: asdict(look(as_path(root) / path)) for path in paths}
         (folder / FACTS).write_text(json.dumps(rows, indent=0))
 
-    rows = json.loads((made("corpus", key, make) / FACTS).read_text())
+    rows = json.loads((cached_unit("corpus", key, make) / FACTS).read_text())
     return {path: Facts(**row) for path, row in rows.items()}
 
 

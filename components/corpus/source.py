@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from components.config.errors import InputError, nearest
-from components.config.schema import typed
+from components.config.schema import parse_as
 from components.corpus.manifest import Reject, Utterance
 from components.runtime.s3 import RemotePath
 
@@ -58,7 +58,7 @@ class FolderSource(Protocol):
 
 
 @runtime_checkable
-class MadeSource(Protocol):
+class GeneratedSource(Protocol):
     """A source that makes its recordings: how much it will be is known from its settings."""
 
     def expected(self) -> tuple[float, int]:
@@ -92,7 +92,7 @@ def settings_of(cls: type[S], name: str, role: str, settings: dict[str, Any]) ->
     """The settings of a source as the dataclass of its kind; raises InputError that names the
     source and the key.
     """
-    return typed(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+    return parse_as(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
 
 
 def source(name: str, role: str, settings: dict[str, Any]) -> Source:
@@ -102,7 +102,7 @@ def source(name: str, role: str, settings: dict[str, Any]) -> Source:
     kind = settings["kind"]
     if kind not in KINDS:
         raise InputError(
-            f"source '{name}': unknown kind '{kind}'.", unit=name, way_out=nearest(kind, KINDS)
+            f"source '{name}': unknown kind '{kind}'.", subject=name, hint=nearest(kind, KINDS)
         )
     return getattr(import_module(f"components.corpus.sources.{kind}"), KINDS[kind])(
         name, role, settings

@@ -18,9 +18,13 @@ from components.config import catalogue
 from components.config.params import ConstraintSet, Decode
 from components.decode import RESULT_VERSION
 from components.decode.hypotheses import ALONE, CTC, WHISPER, read_hypotheses, write_hypotheses
-from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode, throughput
-from components.model.folders.description import decodes_by_itself, gives_ctc, tells_what_was_heard
-from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode_shard, throughput
+from components.model.folders.description import (
+    has_acoustic_evidence,
+    has_ctc_for_layer,
+    has_own_decoder,
+)
+from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
@@ -31,15 +35,16 @@ ROLES = ("dev", "test", "nonspeech-test")
 
 
 def work(stage: Stage) -> None:
-    out, settings = fresh(OUT), stage.params.decode
+    out, settings = empty_folder(OUT), stage.params.decode
     settings = replace(
-        settings, sets=in_force(settings.sets, tells_what_was_heard(ENCODER, _layer(), MODEL))
+        settings,
+        sets=enforceable_sets(settings.sets, has_acoustic_evidence(ENCODER, _layer(), MODEL)),
     )
     systems: dict[str, ConstraintSet | None] = {
         **settings.sets,
         **({CTC: None} if _writes_ctc() else {}),
     }
-    if decodes_by_itself(ENCODER):
+    if has_own_decoder(ENCODER):
         systems[WHISPER] = None
     alone: dict[str, ConstraintSet | None] = {ALONE: None} if settings.perplexity else {}
     jobs = [
@@ -51,7 +56,7 @@ def work(stage: Stage) -> None:
     ]
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as shown:
-        for job, unit in fan_out(decode, jobs, gpu=True):
+        for job, unit in fan_out(decode_shard, jobs, gpu=True):
             units[job] = unit
             shown.advance(1, f"{job.source}: {job.system}")
     for role, source in sorted({(job.role, job.source) for job in jobs}):
@@ -70,7 +75,7 @@ def work(stage: Stage) -> None:
     stage.facts["seconds_of_audio_a_second"] = throughput(units)
     inputs = {
         "model": _model_key(),
-        "shards": {role: contents(DATA / "shards" / role) for role in ROLES},
+        "shards": {role: recorded_digests(DATA / "shards" / role) for role in ROLES},
     }
     # Off, it leaves the record as it was before there was such a setting.
     parameters = {
@@ -85,23 +90,23 @@ def work(stage: Stage) -> None:
     )
 
 
-def in_force(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, ConstraintSet]:
+def enforceable_sets(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, ConstraintSet]:
     """The constraint sets as they act here. Where nothing tells what was ``heard``, limits that ask
     for it are off, and it is said.
     """
     if heard:
         return sets
-    for name in (name for name, each in sets.items() if each.asks_what_was_heard):
+    for name in (name for name, each in sets.items() if each.needs_acoustic_evidence):
         print(
-            f"decode: {name}: max_unheard and silence_gate are off: the encoder gives no CTC for these frames, and the bridge has no "
+            f"decode: {name}: max_unsupported_units and silence_gate are off: the encoder gives no CTC for these frames, and the bridge has no "
             "matching head that was trained"
         )
-    return {name: each.unasked() for name, each in sets.items()}
+    return {name: each.without_acoustic_limits() for name, each in sets.items()}
 
 
 def _writes_ctc() -> bool:
     """Whether the encoder has a CTC head that the stored layer serves."""
-    return gives_ctc(ENCODER, _layer())
+    return has_ctc_for_layer(ENCODER, _layer())
 
 
 def _layer() -> int | str:
@@ -109,7 +114,11 @@ def _layer() -> int | str:
 
 
 def _model_key() -> dict[str, Any]:
-    return {"bridge": contents(MODEL), "encoder": contents(ENCODER), "llm": contents(LLM)}
+    return {
+        "bridge": recorded_digests(MODEL),
+        "encoder": recorded_digests(ENCODER),
+        "llm": recorded_digests(LLM),
+    }
 
 
 def _jobs(role: str, systems: dict[str, ConstraintSet | None], settings: Decode) -> list[Job]:

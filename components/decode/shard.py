@@ -16,10 +16,10 @@ from typing import Any
 
 from components.config.params import ConstraintSet
 from components.decode.hypotheses import ALONE, WHISPER, Other, Row, write_hypotheses
-from components.model.folders.description import gives_ctc
+from components.model.folders.description import has_ctc_for_layer
 from components.runtime.artifact import read_record
 from components.runtime.settings import device
-from components.runtime.unit_cache import made
+from components.runtime.unit_cache import cached_unit
 
 DATA, ENCODER, LLM, MODEL = (
     Path("data"),
@@ -47,7 +47,7 @@ class Job:
     key: dict[str, Any]
 
 
-def decode(job: Job) -> Path:
+def decode_shard(job: Job) -> Path:
     """The finished hypotheses of one shard under one system."""
 
     def make(folder: Path) -> None:
@@ -58,7 +58,7 @@ def decode(job: Job) -> Path:
         write_hypotheses(folder / UNIT, _rows(job, clock))
         (folder / CLOCK).write_text(json.dumps(vars(clock)))
 
-    return made("decode", job.key, make)
+    return cached_unit("decode", job.key, make)
 
 
 @dataclass
@@ -99,9 +99,9 @@ def _model(exact: bool) -> Any:
 
 def _tuned(exact: bool) -> Any:
     """The encoder of the bridge; None where it was not tuned."""
-    from components.model.speech_llm import read_shape
+    from components.model.speech_llm import read_model_config
 
-    return _model(exact).encoder if read_shape(MODEL).hearing else None
+    return _model(exact).encoder if read_model_config(MODEL).encoder_run else None
 
 
 @lru_cache(maxsize=1)
@@ -149,9 +149,9 @@ def _alone() -> Any:
     """The LLM as it was before the training, its prompt builder and BOS."""
     from components.model.llms.causal import load_llm
     from components.model.llms.prompt import PromptBuilder
-    from components.model.speech_llm import read_shape
+    from components.model.speech_llm import read_model_config
 
-    shape = read_shape(MODEL)
+    shape = read_model_config(MODEL)
     llm, tokenizer = load_llm(LLM, shape.llm_dtype, device())
     return llm, PromptBuilder(tokenizer, shape.prompt, shape.text_case), tokenizer.bos_token_id
 
@@ -174,13 +174,13 @@ class Found:
 
 def _rows(job: Job, clock: Clock) -> list[Row]:
     from components.shards.order import by_length
-    from components.shards.reader import announce
+    from components.shards.reader import prefetch
 
     source = _frames(job.role, job.exact)
     items = [
         item for item in source.items if item.source == job.source and item.entry.shard == job.shard
     ]
-    announce([source.located(item) for item in items])
+    prefetch([source.located(item) for item in items])
     found: dict[str, Found] = {}
     for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
         started = time.perf_counter()
@@ -245,7 +245,7 @@ def _searched(
         frames,
         seconds,
         constraints,
-        _evidence(job, frames) if constraints.asks_what_was_heard else None,
+        _evidence(job, frames) if constraints.needs_acoustic_evidence else None,
     )
     return [
         Found(
@@ -262,6 +262,6 @@ def _evidence(job: Job, frames: Sequence[Any]) -> Any:
     """What was heard by CTC; None where the frames are not those of a CTC head."""
     from components.search.acoustic_evidence import ctc_evidence
 
-    if not gives_ctc(ENCODER, read_record(DATA / "features" / job.role)["key"]["layer"]):
+    if not has_ctc_for_layer(ENCODER, read_record(DATA / "features" / job.role)["key"]["layer"]):
         return None
     return ctc_evidence(_encoder(job.exact), frames, _model(job.exact).builder.text)

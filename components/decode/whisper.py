@@ -18,7 +18,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
 
 from components.audio.sound import RATE
 from components.model.encoders.whisper import windows
-from components.model.folders.description import refused
+from components.model.folders.description import unsupported_folder
 from components.model.folders.pretrained import read_extractor
 
 LONGEST = 224  # tokens of a window: half of the decoder's positions, as in Whisper's own code
@@ -39,7 +39,7 @@ class WhisperDecoder:
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError) as error:
-            raise refused(folder, error) from None
+            raise unsupported_folder(folder, error) from None
         self._network: Any = network.eval().requires_grad_(False).to(device)
         self._network.generation_config.max_length = (
             None  # of checkpoints without one of their own: it fights max_new_tokens

@@ -8,15 +8,15 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.encoder import RESULT_VERSION, written
 from components.model.folders.description import read_config
 from components.model.folders.folder import checkpoint_unit
 from components.optim.ranks import Ranks, train_together
-from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.settings import workers
 from components.runtime.stage import Stage
-from components.runtime.unit_cache import digests, made, place
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.shards.reader import entries
 
 OUT = Path("models/encoder")
@@ -26,11 +26,11 @@ SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train
 def work(stage: Stage) -> None:
     name = stage.params.encoder
     source = catalogue.encoder(name).source
-    outputs, inputs = lay_out(name, source, OUT)
+    outputs, inputs = build_folder(name, source, OUT)
     write_record(
         OUT,
         "encoder",
-        parameters=stated(source),
+        parameters=non_default_fields(source),
         inputs=inputs,
         outputs=outputs,
         libraries=("torch", "transformers"),
@@ -38,7 +38,7 @@ def work(stage: Stage) -> None:
     print(f"encoder: '{name}' in {OUT}")
 
 
-def lay_out(
+def build_folder(
     name: str, source: catalogue.EncoderSource, folder: Path
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Links the encoder of a source into ``folder``, emptied once all of it is there: the digest of
@@ -48,12 +48,12 @@ def lay_out(
     parts = {}
     for part, each in source.parts.items():
         parts[part], inputs[part] = _unit(f"{name}.{part}", each)
-    place(unit, fresh(folder))
-    outputs = digests(unit)
+    link_files(unit, empty_folder(folder))
+    outputs = unit_digests(unit)
     for part, unit in parts.items():
         (folder / part).mkdir()
-        place(unit, folder / part)
-        outputs |= {f"{part}/{file}": digest for file, digest in digests(unit).items()}
+        link_files(unit, folder / part)
+        outputs |= {f"{part}/{file}": digest for file, digest in unit_digests(unit).items()}
     return outputs, inputs
 
 
@@ -83,12 +83,13 @@ def _encoder_of(where: str, checkpoint: Path) -> Path:
     from components.encoder.qwen_audio import write_encoder
 
     return _written(
-        {"qwen-audio": digests(checkpoint)}, lambda folder: write_encoder(where, checkpoint, folder)
+        {"qwen-audio": unit_digests(checkpoint)},
+        lambda folder: write_encoder(where, checkpoint, folder),
     )
 
 
 def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    return made("encoder", {"version": RESULT_VERSION, **what}, write)
+    return cached_unit("encoder", {"version": RESULT_VERSION, **what}, write)
 
 
 def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
@@ -97,14 +98,14 @@ def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str
     """
     training = source.training
     assert training is not None  # checked by the catalogue
-    inputs = {"train": contents(SHARDS), "nonspeech-train": contents(NONSPEECH)}
+    inputs = {"train": recorded_digests(SHARDS), "nonspeech-train": recorded_digests(NONSPEECH)}
 
     def make(folder: Path) -> None:
         if not entries(SHARDS):
             raise InputError(
                 f"encoder '{name}': the corpus has no utterance in its role train to train it on.",
-                unit=name,
-                way_out="Give the role a source, or name an encoder that is trained already.",
+                subject=name,
+                hint="Give the role a source, or name an encoder that is trained already.",
             )
         train_together(
             _train,
@@ -113,8 +114,10 @@ def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str
             training.threads,
         )
 
-    return made(
-        "encoder", {"version": RESULT_VERSION, "source": stated(source), "inputs": inputs}, make
+    return cached_unit(
+        "encoder",
+        {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs},
+        make,
     ), inputs
 
 

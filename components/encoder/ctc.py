@@ -32,16 +32,16 @@ from components.audio.augmentation import Augmentation
 from components.config.augment import Augment, Rooms
 from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
-from components.model.encoders.ctc import loss_by_frames, needed
+from components.model.encoders.ctc import frames_needed, loss_by_frames
 from components.model.folders.architecture import check_trained
-from components.model.spec_augment import masked
+from components.model.spec_augment import mask_frames
 from components.optim import checkpoint
-from components.optim.ranks import Ranks, cut
+from components.optim.ranks import Ranks, split_micro_batches
 from components.optim.schedule import rate_at
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
-from components.shards.order import batches, fitting, windows
-from components.shards.reader import Clip, Located, audio, entries
+from components.shards.order import batches, split_by_length, windows
+from components.shards.reader import IndexedUtterance, ShardClip, audio, entries
 
 MELS_A_SECOND = 100
 BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
@@ -129,8 +129,8 @@ def check(where: str, config: dict[str, Any]) -> None:
     if frames != -(-mels // factor):
         raise InputError(
             f"{where}: source.config: a subsampling_factor of {factor} is none that halvings give.",
-            unit="subsampling_factor",
-            way_out="Set it to 2, 4 or 8.",
+            subject="subsampling_factor",
+            hint="Set it to 2, 4 or 8.",
         )
 
 
@@ -168,22 +168,22 @@ def train(ranks: Ranks, job: Job) -> None:
     ranks.wait()
 
 
-def _short_enough(ranks: Ranks, job: Job) -> tuple[list[Located], list[Located]]:
+def _short_enough(ranks: Ranks, job: Job) -> tuple[list[IndexedUtterance], list[IndexedUtterance]]:
     """Speech and non-speech of at most ``max_seconds``; raises InputError where no
     speech is left.
     """
     longest = job.training.max_seconds or math.inf
     found = entries(Path(job.shards))
-    speech, left_out = fitting(found, longest)
+    speech, left_out = split_by_length(found, longest)
     if not speech:
         raise InputError(
             f"encoder: none of {len(found)} utterances has at most {longest:g} s: none is left.",
-            unit="encoder",
-            way_out="Raise source.training.max_seconds of its entry, or add a source.",
+            subject="encoder",
+            hint="Raise source.training.max_seconds of its entry, or add a source.",
         )
     if left_out and ranks.rank == 0:
         print(f"encoder: {left_out} of {len(found)} utterances are over {longest:g} s and left out")
-    return speech, fitting(entries(Path(job.nonspeech)), longest)[0]
+    return speech, split_by_length(entries(Path(job.nonspeech)), longest)[0]
 
 
 def _own(scratch: Path, ranks: Ranks) -> Path:
@@ -192,7 +192,9 @@ def _own(scratch: Path, ranks: Ranks) -> Path:
     return folder
 
 
-def _heard(training: CtcTraining, clips: Sequence[Clip]) -> Callable[[Located, int], np.ndarray]:
+def _heard(
+    training: CtcTraining, clips: Sequence[ShardClip]
+) -> Callable[[IndexedUtterance, int], np.ndarray]:
     """What the encoder hears of an utterance at a view: mono float32 at 16 kHz. ``clips`` are the
     noise that is added.
 
@@ -213,8 +215,8 @@ def _heard(training: CtcTraining, clips: Sequence[Clip]) -> Callable[[Located, i
     if augment.noise.probability and not clips:
         raise InputError(
             "source.training.augment.noise is on, but the role nonspeech-train holds no clip.",
-            unit="augment.noise",
-            way_out="Give the role a source, or set the probability to 0.",
+            subject="augment.noise",
+            hint="Give the role a source, or set the probability to 0.",
         )
     change = Augmentation(settings, clips)
     return lambda item, view: change(audio(item), item.entry.id, view)
@@ -222,7 +224,7 @@ def _heard(training: CtcTraining, clips: Sequence[Clip]) -> Callable[[Located, i
 
 def _examples(
     ranks: Ranks,
-    items: list[Located],
+    items: list[IndexedUtterance],
     extractor: ParakeetFeatureExtractor,
     tokenizer: Any,
     scratch: Path,
@@ -234,10 +236,10 @@ def _examples(
     mels: list[np.ndarray] = []
     views, heard = (
         views_of(training),
-        _heard(training, [Clip(item) for item in items if not item.entry.text]),
+        _heard(training, [ShardClip(item) for item in items if not item.entry.text]),
     )
     count = len(items) * views
-    mine = ranks.mine(range(count))
+    mine = ranks.own_items(range(count))
     with progress("encoder", "log-mel", len(mine), "utterances") as shown:
         for place in mine:
             batch = extractor(
@@ -283,15 +285,15 @@ def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
         torch.tensor([len(example.mel) for example in examples])
     ).tolist()
     too_long = sum(
-        most < needed(example.target.tolist())
+        most < frames_needed(example.target.tolist())
         for most, example in zip(frames, examples, strict=True)
     )
     if 2 * too_long > len(examples):
         raise InputError(
             f"{too_long} of {len(examples)} transcripts have more units than the encoder has "
             "frames.",
-            unit="encoder",
-            way_out=(
+            subject="encoder",
+            hint=(
                 "Set source.training.units of its entry, or a lower "
                 "source.config.subsampling_factor."
             ),
@@ -299,7 +301,7 @@ def _check_lengths(model: ParakeetForCTC, examples: Sequence[Example]) -> None:
 
 
 def _plan(
-    items: list[Located], speech: int, seconds: Sequence[float], training: CtcTraining
+    items: list[IndexedUtterance], speech: int, seconds: Sequence[float], training: CtcTraining
 ) -> list[list[int]]:
     """The batches of all epochs, as places among the examples, of so many ``seconds`` (speech
     first, then non-speech); an epoch hears a view of its own.
@@ -349,7 +351,7 @@ def _masked(example: Example, place: int, training: CtcTraining) -> Example:
         return example
     return replace(
         example,
-        mel=masked(
+        mel=mask_frames(
             example.mel, training.augment.masks, seed_of("encoder-mask", training.seed, place)
         ),
     )
@@ -364,7 +366,9 @@ def _loop(
     plan: list[list[int]],
 ) -> None:
     training, saved = job.training, Path(job.scratch) / "checkpoint"
-    start = checkpoint.load(saved, model, optimiser)["step"] if checkpoint.there(saved) else 0
+    start = (
+        checkpoint.load(saved, model, optimiser)["step"] if checkpoint.has_checkpoint(saved) else 0
+    )
     ranks.wait()
     with progress("encoder", "CTC training", len(plan), "steps") as shown:
         shown.advance(start)
@@ -375,7 +379,7 @@ def _loop(
                 )
             optimiser.zero_grad()
             total = 0.0
-            for part in ranks.mine(cut(plan[step], training.micro_batches)):
+            for part in ranks.own_items(split_micro_batches(plan[step], training.micro_batches)):
                 torch.manual_seed(seed_of("dropout", training.seed, step, part[0]))
                 loss = ctc_loss(
                     model, [_masked(examples[place], place, training) for place in part]

@@ -83,8 +83,8 @@ def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
     if not audio:
         raise InputError(
             f"{where}: the checkpoint is a Qwen without an audio encoder.",
-            unit=where,
-            way_out="Name a Qwen-Audio.",
+            subject=where,
+            hint="Name a Qwen-Audio.",
         )
     config = WhisperConfig(**whisper_shape(audio))
     network, tensors = WhisperEncoder(config), whisper_tensors(_read(checkpoint))
@@ -94,8 +94,8 @@ def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{where}: the audio encoder is not of Whisper's form: {reason}",
-            unit=where,
-            way_out="Take the checkpoint as published.",
+            subject=where,
+            hint="Take the checkpoint as published.",
         ) from None
     network.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
@@ -107,8 +107,6 @@ def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             found |= {
-                name: weights.get_tensor(name)
-                for name in weights.keys()
-                if name.startswith(PREFIX)  # noqa: SIM118
+                name: weights.get_tensor(name) for name in weights.keys() if name.startswith(PREFIX)
             }
     return found

@@ -26,14 +26,14 @@ def check_filterbank(where: str, config: dict[str, Any]) -> None:
         raise InputError(
             f"{where}: a source of kind 'fbank' takes {', '.join(SETTINGS)}, not "
             f"{', '.join(config)}.",
-            unit=where,
-            way_out="Correct source.config of the entry.",
+            subject=where,
+            hint="Correct source.config of the entry.",
         )
     if type(config["feature_size"]) is not int or config["feature_size"] < 1:
         raise InputError(
             f"{where}: source.config: 'feature_size' is {config['feature_size']}.",
-            unit="feature_size",
-            way_out="Set it to the number of mel bands, such as 80.",
+            subject="feature_size",
+            hint="Set it to the number of mel bands, such as 80.",
         )
 
 

@@ -26,14 +26,14 @@ from components.config.errors import InputError
 from components.config.params import Features
 from components.features.key import noise_inputs, shape_key
 from components.features.waveforms import (
-    RECORDED,
-    Take,
+    UNAUGMENTED,
+    AugmentedView,
     augment_of,
     augmentation_of,
     uses_noise,
     view_folder,
 )
-from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
@@ -41,9 +41,9 @@ from components.runtime.settings import device
 from components.runtime.stage import Stage
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.order import by_length
-from components.shards.reader import Located, announce, sources
-from components.shards.store import digest_of, made_tar, place_tar
-from components.shards.writer import Sample, write_tar
+from components.shards.reader import IndexedUtterance, prefetch, sources
+from components.shards.store import cached_tar, digest_of, link_tar
+from components.shards.writer import TarMember, write_tar
 
 ENCODER, NOISE = Path("models/encoder"), Path("data/shards/noise")
 
@@ -64,7 +64,7 @@ class Job:
 
 def work(stage: Stage) -> None:
     settings, numerics = stage.params.features, catalogue.encoder(stage.params.encoder).numerics
-    shards, out = Path("data/shards") / stage.role, fresh(Path("data/features") / stage.role)
+    shards, out = Path("data/shards") / stage.role, empty_folder(Path("data/features") / stage.role)
     augment, noise = augment_of(settings.augment, stage.role), None
     if augment is not None:
         augmentation_of(augment, NOISE)  # stops here where it lacks something
@@ -74,7 +74,7 @@ def work(stage: Stage) -> None:
     for source in sources(shards) if settings.mode == "cached" else []:
         tars = {
             name.split("/")[1]: digest
-            for name, digest in contents(shards).items()
+            for name, digest in recorded_digests(shards).items()
             if name.startswith(f"{source}/") and name.endswith(".tar")
         }
         for view in range(augment.views if augment else 1):
@@ -100,7 +100,7 @@ def work(stage: Stage) -> None:
     parameters |= {"augment": asdict(augment)} if augment else {}
     inputs = {
         "encoder": key["encoder"],
-        "shards": contents(shards),
+        "shards": recorded_digests(shards),
         **({"noise": noise} if noise else {}),
     }
     write_record(
@@ -122,11 +122,11 @@ def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, 
     out.mkdir()
     units = {}
     with progress(stage.label(), source, len(jobs), "shards") as shown:
-        for job, unit in fan_out(encode, jobs, gpu=True):
+        for job, unit in fan_out(extract_shard, jobs, gpu=True):
             units[job.name] = unit
             shown.advance()
     for job in jobs:
-        place_tar(units[job.name], job.name, out)
+        link_tar(units[job.name], job.name, out)
     rows = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
     write_index(out / INDEX, rows)
     print(
@@ -137,7 +137,7 @@ def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, 
     return {**tars, f"{source}/{INDEX}": file_digest(out / INDEX)}
 
 
-def encode(job: Job) -> Path:
+def extract_shard(job: Job) -> Path:
     """The finished shard of features: one tar and its index."""
 
     def make(folder: Path) -> None:
@@ -145,11 +145,11 @@ def encode(job: Job) -> Path:
 
         torch.set_num_threads(job.settings.threads)
         items = [
-            Located(entry, job.shards.name, job.shards)
+            IndexedUtterance(entry, job.shards.name, job.shards)
             for entry in read_index(job.shards / INDEX)
             if entry.shard == job.name
         ]
-        announce(items)
+        prefetch(items)
         frames = _frames(job, items)
         write_index(
             folder / INDEX,
@@ -158,7 +158,7 @@ def encode(job: Job) -> Path:
             ),
         )
 
-    return made_tar(
+    return cached_tar(
         "features", {**job.key, "shard": job.digest}, job.name, job.settings.remote, make
     )
 
@@ -170,24 +170,30 @@ def _encoder(folder: Path, name: str, dtype: str, layer: int | str, padding: str
     return SpeechEncoder(folder, name, dtype, layer, padding)
 
 
-def _frames(job: Job, items: list[Located]) -> dict[str, np.ndarray]:
+def _frames(job: Job, items: list[IndexedUtterance]) -> dict[str, np.ndarray]:
     encoder = _encoder(
         ENCODER, device(), job.numerics.dtype, job.settings.layer, job.numerics.padding
     )
-    take = Take(augmentation_of(job.augment, NOISE), job.view) if job.augment else RECORDED
+    take = (
+        AugmentedView(augmentation_of(job.augment, NOISE), job.view) if job.augment else UNAUGMENTED
+    )
     return {
-        item.entry.id: checked(
+        item.entry.id: check_frames(
             frames.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer
         )
-        for item, frames in encoded(
+        for item, frames in encode_utterances(
             encoder, items, job.settings.batch_seconds, job.numerics.batching, take
         )
     }
 
 
-def encoded(
-    encoder: Any, items: list[Located], batch_seconds: float, batching: str, take: Take = RECORDED
-) -> Iterator[tuple[Located, Any]]:
+def encode_utterances(
+    encoder: Any,
+    items: list[IndexedUtterance],
+    batch_seconds: float,
+    batching: str,
+    take: AugmentedView = UNAUGMENTED,
+) -> Iterator[tuple[IndexedUtterance, Any]]:
     """Each utterance and its frames on the encoder's device, batches formed by length under
     ``batch_seconds`` of audio, what the encoder pads counted; raises InputError before any work
     where one is shorter than a frame.
@@ -206,45 +212,47 @@ def check_lengths(encoder: Any, samples: Iterable[tuple[str, int]]) -> None:
             raise InputError(
                 f"Utterance '{name}' is shorter than one frame of the encoder: {count} samples, {encoder.least_samples} are "
                 "needed.",
-                unit=name,
-                way_out="Leave it out of its source; features.augment.speed shortens too.",
+                subject=name,
+                hint="Leave it out of its source; features.augment.speed shortens too.",
             )
 
 
-def equal_lengths(batch: list[Located], take: Take = RECORDED) -> list[list[Located]]:
+def equal_lengths(
+    batch: list[IndexedUtterance], take: AugmentedView = UNAUGMENTED
+) -> list[list[IndexedUtterance]]:
     """The batch cut into groups of equal length: group norm over time takes in padding."""
-    groups: dict[int, list[Located]] = {}
+    groups: dict[int, list[IndexedUtterance]] = {}
     for item in batch:
         groups.setdefault(take.samples(item), []).append(item)
     return list(groups.values())
 
 
-def checked(
+def check_frames(
     frames: np.ndarray, name: str, numerics: EncoderNumerics, layer: int | str
 ) -> np.ndarray:
     """Frames in the dtype that is stored; raises InputError for a value that it can't hold."""
     if len(frames) == 0:
         raise InputError(
             f"Utterance '{name}' is shorter than one frame of the encoder.",
-            unit=name,
-            way_out="Leave it out of its source.",
+            subject=name,
+            hint="Leave it out of its source.",
         )
     largest = float(np.abs(frames).max())
     if not np.isfinite(largest) or largest > numerics.max_abs:
         raise InputError(
             f"Utterance '{name}', layer {layer}: the largest value is {largest:g}, over "
             f"{numerics.max_abs:g}.",
-            unit=name,
-            way_out="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32, and max_abs "
+            subject=name,
+            hint="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32, and max_abs "
             "to the largest value that is right.",
         )
     return frames.astype(numerics.features)
 
 
-def _sample(item: Located, frames: np.ndarray) -> Sample:
+def _sample(item: IndexedUtterance, frames: np.ndarray) -> TarMember:
     stream = io.BytesIO()
     np.save(stream, frames, allow_pickle=False)
     entry = item.entry
-    return Sample(
+    return TarMember(
         entry.id, stream.getvalue(), entry.samples, len(frames), entry.text, entry.speaker, ""
     )

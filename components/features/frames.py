@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from components.audio.augmentation import sped
+from components.audio.augmentation import perturbed_length
 from components.audio.sound import RATE
 from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
-from components.config.schema import typed
-from components.features.extract import check_lengths, encoded
+from components.config.schema import parse_as
+from components.features.extract import check_lengths, encode_utterances
 from components.features.key import check_key
-from components.features.waveforms import RECORDED, Take, augmentation_of, view_folder
+from components.features.waveforms import UNAUGMENTED, AugmentedView, augmentation_of, view_folder
 from components.model.encoders.encoder import SpeechEncoder
-from components.shards.reader import Located, array, entries
+from components.shards.reader import IndexedUtterance, array, entries
 
 
 class FrameSource:
@@ -48,8 +48,8 @@ class FrameSource:
         record = check_key(self._features, folder, shards, noise)
         key, augment = record["key"], record["parameters"].get("augment")
         self.live = "empty" in record
-        self.items: list[Located] = entries(shards if self.live else self._features)
-        numerics = typed(EncoderNumerics, key["numerics"], f"{self._features}: numerics")
+        self.items: list[IndexedUtterance] = entries(shards if self.live else self._features)
+        numerics = parse_as(EncoderNumerics, key["numerics"], f"{self._features}: numerics")
         self.device, self._batch_seconds, self._batching = (
             device,
             key["batch_seconds"],
@@ -60,13 +60,15 @@ class FrameSource:
         elif self.live:
             encoder = SpeechEncoder(folder, device, numerics.dtype, key["layer"], numerics.padding)
         self.encoder = encoder
-        self._augment = typed(Augment, augment, f"{self._features}: augment") if augment else None
+        self._augment = (
+            parse_as(Augment, augment, f"{self._features}: augment") if augment else None
+        )
         self._augmentation = (
             augmentation_of(self._augment, noise, lengths_only=not self.live)
             if self._augment
             else None
         )
-        self._view: tuple[int, dict[tuple[str, str], Located]] = (
+        self._view: tuple[int, dict[tuple[str, str], IndexedUtterance]] = (
             0,
             {},
         )  # the one in use, by source and id
@@ -74,7 +76,10 @@ class FrameSource:
             fastest = max(self._augment.speed)
             check_lengths(
                 self.encoder,
-                [(item.entry.id, sped(item.entry.samples, fastest)) for item in self.items],
+                [
+                    (item.entry.id, perturbed_length(item.entry.samples, fastest))
+                    for item in self.items
+                ],
             )
 
     def _check(self, encoder: SpeechEncoder, layer: int | str, padding: str) -> None:
@@ -82,15 +87,15 @@ class FrameSource:
             raise InputError(
                 f"{self._features} holds frames of the encoder as it was; a tuned one gives "
                 "others.",
-                unit=str(self._features),
-                way_out="Set features.mode to live.",
+                subject=str(self._features),
+                hint="Set features.mode to live.",
             )
         if (encoder.layer, encoder.padding) != (layer, padding):
             raise InputError(
                 f"{self._features} is of layer {layer} and padding '{padding}'; the encoder was tuned on layer "
                 f"{encoder.layer} and padding '{encoder.padding}'.",
-                unit=str(self._features),
-                way_out="Run 'dvc repro'.",
+                subject=str(self._features),
+                hint="Run 'dvc repro'.",
             )
 
     @property
@@ -100,17 +105,19 @@ class FrameSource:
         """
         return 1 / min(self._augment.speed) if self._augment else 1.0
 
-    def seconds(self, item: Located, epoch: int | None = None) -> float:
+    def seconds(self, item: IndexedUtterance, epoch: int | None = None) -> float:
         """Seconds of an utterance in an epoch; nothing is read."""
         return self._take(epoch).samples(item) / RATE
 
-    def count(self, item: Located, epoch: int | None = None) -> int:
+    def count(self, item: IndexedUtterance, epoch: int | None = None) -> int:
         """Frames of an utterance in an epoch, told without computing any."""
         if self.encoder is None:
             return self._stored(item, epoch).entry.frames
         return self.encoder.frames_of(self._take(epoch).samples(item))
 
-    def frames(self, items: Sequence[Located], epoch: int | None = None) -> list[torch.Tensor]:
+    def frames(
+        self, items: Sequence[IndexedUtterance], epoch: int | None = None
+    ) -> list[torch.Tensor]:
         """Frames of each utterance in an epoch, shape (frames, width), float32, in the order of
         ``items``; raises InputError for frames as recorded where only augmented ones are stored.
         """
@@ -119,33 +126,35 @@ class FrameSource:
                 torch.from_numpy(array(self._stored(item, epoch))).float().to(self.device)
                 for item in items
             ]
-        heard = encoded(
+        heard = encode_utterances(
             self.encoder, list(items), self._batch_seconds, self._batching, self._take(epoch)
         )
         found = {item.entry.id: frames.float() for item, frames in heard}
         return [found[item.entry.id].clone() for item in items]
 
-    def located(self, item: Located, epoch: int | None = None) -> Located:
+    def located(self, item: IndexedUtterance, epoch: int | None = None) -> IndexedUtterance:
         """Where lies what is read to hear an utterance in an epoch: its frames, or its
         recording.
         """
         return self._stored(item, epoch) if self.encoder is None else item
 
-    def _take(self, epoch: int | None) -> Take:
+    def _take(self, epoch: int | None) -> AugmentedView:
         """How an epoch hears the role."""
         if self._augmentation is None or self._augment is None or epoch is None:
-            return RECORDED
-        return Take(self._augmentation, epoch if self.live else epoch % self._augment.views)
+            return UNAUGMENTED
+        return AugmentedView(
+            self._augmentation, epoch if self.live else epoch % self._augment.views
+        )
 
-    def _stored(self, item: Located, epoch: int | None) -> Located:
+    def _stored(self, item: IndexedUtterance, epoch: int | None) -> IndexedUtterance:
         """Where the frames of an utterance lie that an epoch reads."""
         if self._augment is None:
             return item
         if epoch is None:
             raise InputError(
                 f"{self._features} holds frames of augmented audio alone.",
-                unit=str(self._features),
-                way_out="Set features.mode to live, or switch features.augment off.",
+                subject=str(self._features),
+                hint="Set features.mode to live, or switch features.augment off.",
             )
         view = epoch % self._augment.views
         if view == 0:

@@ -12,9 +12,9 @@ from components.config.augment import Augment
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError
 from components.config.params import Features
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.features import RESULT_VERSION
-from components.runtime.artifact import contents, read_record
+from components.runtime.artifact import read_record, recorded_digests
 from components.runtime.hashing import data_digest
 
 
@@ -30,9 +30,9 @@ def shape_key(
     """
     key = {
         "version": RESULT_VERSION,
-        "encoder": contents(encoder),
+        "encoder": recorded_digests(encoder),
         "layer": settings.layer,
-        "numerics": stated(numerics),
+        "numerics": non_default_fields(numerics),
         "batch_seconds": settings.batch_seconds,
     }
     if augment is not None:
@@ -55,15 +55,15 @@ def check_key(features: Path, encoder: Path, shards: Path, noise: Path) -> dict[
     record = read_record(features)
     known = record["inputs"]
     held = {
-        "encoder": (encoder, contents),
-        "shards": (shards, contents),
+        "encoder": (encoder, recorded_digests),
+        "shards": (shards, recorded_digests),
         "noise": (noise, noise_inputs),
     }
     for what, (folder, read) in held.items():
         if what in known and read(folder) != known[what]:
             raise InputError(
                 f"{features} was made from other {what} than {folder} holds.",
-                unit=str(features),
-                way_out="Run 'dvc repro features'.",
+                subject=str(features),
+                hint="Run 'dvc repro features'.",
             )
     return record

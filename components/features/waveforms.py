@@ -19,11 +19,11 @@ from components.config.augment import Augment
 from components.config.errors import InputError
 from components.features.key import noise_inputs
 from components.runtime.stage import NO_NOISE
-from components.shards.reader import Clip, Located, audio, entries
+from components.shards.reader import IndexedUtterance, ShardClip, audio, entries
 
 
 @dataclass(frozen=True)
-class Take:
+class AugmentedView:
     """How utterances are heard once: as recorded, or augmented at a ``view`` (an epoch, where
     nothing is stored).
     """
@@ -31,7 +31,7 @@ class Take:
     augmentation: Augmentation | None = None
     view: int = 0
 
-    def samples(self, item: Located) -> int:
+    def samples(self, item: IndexedUtterance) -> int:
         """Samples of an utterance at 16 kHz; nothing is read."""
         entry = item.entry
         return (
@@ -40,7 +40,7 @@ class Take:
             else entry.samples
         )
 
-    def waveform(self, item: Located) -> np.ndarray:
+    def waveform(self, item: IndexedUtterance) -> np.ndarray:
         """Mono float32 at 16 kHz, shape (``samples``,)."""
         return (
             self.augmentation(audio(item), item.entry.id, self.view)
@@ -49,7 +49,7 @@ class Take:
         )
 
 
-RECORDED = Take()
+UNAUGMENTED = AugmentedView()
 
 
 def augment_of(settings: Augment, role: str) -> Augment | None:
@@ -60,7 +60,7 @@ def augment_of(settings: Augment, role: str) -> Augment | None:
             noise=replace(settings.noise, probability=0.0),
             rooms=replace(settings.rooms, probability=0.0),
         )
-    return settings if role in ("train", "nonspeech-train") and settings.on else None
+    return settings if role in ("train", "nonspeech-train") and settings.is_enabled else None
 
 
 def uses_noise(settings: Augment | None) -> bool:
@@ -78,15 +78,19 @@ def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) 
         return Augmentation(settings)
     rooms = noise_inputs(noise)["rooms"]
     clips = {
-        kind: [Clip(item) for item in entries(noise) if (item.source in rooms) == (kind == "rooms")]
+        kind: [
+            ShardClip(item)
+            for item in entries(noise)
+            if (item.source in rooms) == (kind == "rooms")
+        ]
         for kind in ("noise", "rooms")
     }
     for kind, found in clips.items():
         if getattr(settings, kind).probability > 0 and not found:
             raise InputError(
                 f"features.augment.{kind} is on, but {noise} holds no {kind}.",
-                unit=str(noise),
-                way_out=NO_NOISE,
+                subject=str(noise),
+                hint=NO_NOISE,
             )
     return Augmentation(settings, clips["noise"], clips["rooms"])
 

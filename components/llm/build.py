@@ -7,15 +7,15 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.llm import RESULT_VERSION
 from components.model.folders.folder import checkpoint_unit
 from components.optim.ranks import Ranks, train_together
-from components.runtime.artifact import fresh, write_record
+from components.runtime.artifact import empty_folder, write_record
 from components.runtime.hashing import data_digest
 from components.runtime.settings import workers
 from components.runtime.stage import Stage
-from components.runtime.unit_cache import digests, made, place
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.shards.reader import entries
 
 OUT = Path("models/llm")
@@ -31,15 +31,15 @@ def work(stage: Stage) -> None:
         if trained
         else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
     )
-    place(unit, fresh(OUT))
+    link_files(unit, empty_folder(OUT))
     if not trained:
         _check_prompt(name, entry.prompt)
     write_record(
         OUT,
         "llm",
-        parameters=stated(entry.source),
+        parameters=non_default_fields(entry.source),
         inputs=inputs,
-        outputs=digests(unit),
+        outputs=unit_digests(unit),
         libraries=("torch", "transformers", "tokenizers"),
     )
     print(f"llm: '{name}' in {OUT}")
@@ -53,9 +53,7 @@ def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
     try:
         PromptBuilder(load_tokenizer(OUT), prompt)
     except InputError as error:
-        raise InputError(
-            f"llm '{name}': {error.args[0]}", unit=name, way_out=error.way_out
-        ) from None
+        raise InputError(f"llm '{name}': {error.args[0]}", subject=name, hint=error.hint) from None
 
 
 def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
@@ -63,14 +61,14 @@ def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
     training = entry.source.training
     assert training is not None  # checked by the catalogue
     texts = [item.entry.text for item in entries(SHARDS)]
-    inputs = {"texts": data_digest(texts), "prompt": stated(entry.prompt)}
+    inputs = {"texts": data_digest(texts), "prompt": non_default_fields(entry.prompt)}
 
     def make(folder: Path) -> None:
         if not texts:
             raise InputError(
                 f"llm '{name}': the corpus has no utterance in its role train to train it on.",
-                unit=name,
-                way_out="Give the role a source, or name an LLM that is trained already.",
+                subject=name,
+                hint="Give the role a source, or name an LLM that is trained already.",
             )
         train_together(
             _train,
@@ -79,8 +77,10 @@ def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
             training.threads,
         )
 
-    return made(
-        "llm", {"version": RESULT_VERSION, "source": stated(entry.source), "inputs": inputs}, make
+    return cached_unit(
+        "llm",
+        {"version": RESULT_VERSION, "source": non_default_fields(entry.source), "inputs": inputs},
+        make,
     ), inputs
 
 

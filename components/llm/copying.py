@@ -24,7 +24,7 @@ from components.model.folders.architecture import check_trained
 from components.model.llms.causal import target_loss
 from components.model.llms.prompt import PromptBuilder, sequences
 from components.optim import checkpoint
-from components.optim.ranks import Ranks, cut
+from components.optim.ranks import Ranks, split_micro_batches
 from components.optim.schedule import rate_at
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
@@ -46,7 +46,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Task:
+class CopyTask:
     """One text to repeat and how damaged it is shown (0: clean)."""
 
     text: str
@@ -123,7 +123,7 @@ def train(ranks: Ranks, job: Job) -> None:
     ranks.wait()
 
 
-def tasks(job: Job, words: Sequence[str], step: int) -> list[Task]:
+def tasks(job: Job, words: Sequence[str], step: int) -> list[CopyTask]:
     """The texts of a step: short clean word lists first, then sentences and word lists, more and
     more of them damaged.
     """
@@ -140,7 +140,7 @@ def tasks(job: Job, words: Sequence[str], step: int) -> list[Task]:
             else _draw(random, job.texts)
         )
         damaged = random.random() < training.noise_share * min(1.0, max(0.0, share) * 1.5)
-        found.append(Task(text, 1.0 if damaged else 0.0, int(random.integers(2**62))))
+        found.append(CopyTask(text, 1.0 if damaged else 0.0, int(random.integers(2**62))))
     return found
 
 
@@ -148,7 +148,7 @@ def _draw(random: np.random.Generator, texts: Sequence[str]) -> str:
     return texts[int(random.integers(len(texts)))].lower()
 
 
-def shown(embed: torch.nn.Module, ids: Sequence[int], task: Task) -> torch.Tensor:
+def damaged_embeddings(embed: torch.nn.Module, ids: Sequence[int], task: CopyTask) -> torch.Tensor:
     """What stands in the speech's place for ``ids``: their embeddings, shape (frames, width),
     damaged as ``task`` says.
 
@@ -179,7 +179,9 @@ def _loop(
 ) -> None:
     training, saved = job.training, Path(job.scratch) / "checkpoint"
     words = sorted({word for text in job.texts for word in text.lower().split()})
-    start = checkpoint.load(saved, model, optimiser)["step"] if checkpoint.there(saved) else 0
+    start = (
+        checkpoint.load(saved, model, optimiser)["step"] if checkpoint.has_checkpoint(saved) else 0
+    )
     ranks.wait()
     embed = model.get_input_embeddings()
     with progress("llm", "copying", training.steps, "steps") as display:
@@ -193,9 +195,9 @@ def _loop(
             batch = [(task, builder.target(task.text)) for task in tasks(job, words, step)]
             count = sum(len(ids) + 1 for _, ids in batch)
             seen = right = 0
-            for part in ranks.mine(cut(batch, training.micro_batches)):
+            for part in ranks.own_items(split_micro_batches(batch, training.micro_batches)):
                 torch.manual_seed(seed_of("dropout", training.seed, step, part[0][0].seed))
-                speech = [shown(embed, ids, task) for task, ids in part]
+                speech = [damaged_embeddings(embed, ids, task) for task, ids in part]
                 loss = target_loss(
                     model, sequences(embed, builder, speech, [ids for _, ids in part])
                 )

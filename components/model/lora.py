@@ -20,7 +20,7 @@ from torch import nn
 
 from components.config.errors import InputError, nearest
 
-SHOWN = 3  # names in an error; the others are counted
+MAX_NAMES_LISTED = 3  # names in an error; the others are counted
 
 
 def attach(
@@ -66,8 +66,8 @@ def adapted(network: nn.Module, targets: Sequence[str]) -> list[str]:
         if target not in known:
             raise InputError(
                 f"The LoRA target '{target}' matches no layer of {type(network).__name__}.",
-                unit=target,
-                way_out=f"Set lora.targets in the catalogue entry. {nearest(target, known)}",
+                subject=target,
+                hint=f"Set lora.targets in the catalogue entry. {nearest(target, known)}",
             )
     return [name for name in layers if name.split(".")[-1] in targets]
 
@@ -117,18 +117,18 @@ def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()
     ]
     if not lacking:
         return
-    shown = ", ".join(f"'{name}'" for name in lacking[:SHOWN]) + (
-        f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+    shown = ", ".join(f"'{name}'" for name in lacking[:MAX_NAMES_LISTED]) + (
+        f" and {len(lacking) - MAX_NAMES_LISTED} more" if len(lacking) > MAX_NAMES_LISTED else ""
     )
-    way_out = (
+    hint = (
         "Set lora.targets in the catalogue entry to layers that the network calls: of "
         "some it reads the weights alone, "
     )
-    way_out += "as of WavLM's attention (there intermediate_dense and output_dense are called)."
+    hint += "as of WavLM's attention (there intermediate_dense and output_dense are called)."
     raise InputError(
         f"{where}: to be tuned, but without a gradient: {shown}.",
-        unit=lacking[0],
-        way_out=way_out
+        subject=lacking[0],
+        hint=hint
         if any("lora_" in name for name in lacking)
         else "Name them in the stage's freeze: what is computed does not hang on them.",
     )

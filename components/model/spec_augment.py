@@ -13,7 +13,7 @@ import torch
 from components.config.augment import SpecAugment
 
 
-def masked(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
+def mask_frames(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
     """Frames with stretches of time and of width set to zero; shape (frames, width)."""
     if not settings.enabled:
         return frames

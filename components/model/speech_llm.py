@@ -23,7 +23,7 @@ from torch import nn
 from components.config.catalogue import Prompt
 from components.config.errors import InputError
 from components.config.projector import Projector, projector_of
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.model import lora
 from components.model.bridges.compressor import Compressor
 from components.model.bridges.projector import build_projector
@@ -33,9 +33,9 @@ from components.model.folders.description import MATCHING
 from components.model.llms.causal import TargetLoss, load_llm, target_loss
 from components.model.llms.prompt import PromptBuilder, sequences
 from components.model.matching import Matching, mean_square
-from components.model.trainable import plain, selected
-from components.optim.ranks import is_sharded, whole
-from components.runtime.artifact import contents
+from components.model.trainable import plain_name, selected
+from components.optim.ranks import full_tensor, is_sharded
+from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import data_digest
 
 CONFIG = "config.json"
@@ -46,7 +46,7 @@ LORA = {
 
 
 @dataclass(frozen=True)
-class Hearing:
+class EncoderRunConfig:
     """How an encoder that is tuned was run, and is to be run ever after."""
 
     layer: int | str
@@ -55,7 +55,7 @@ class Hearing:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelConfig:
     """What a model folder's ``config.json`` says."""
 
     encoder: str  # digest of its files
@@ -65,20 +65,22 @@ class Shape:
     projector: Projector
     prompt: Prompt
     text_case: str
-    hearing: Hearing | None = None  # where the encoder is tuned; else its frames are anybody's
+    encoder_run: EncoderRunConfig | None = (
+        None  # where the encoder is tuned; else its frames are anybody's
+    )
 
 
 def folder_digest(folder: Path) -> str:
     """One digest for all files of an encoder or LLM folder."""
-    return data_digest(contents(folder))
+    return data_digest(recorded_digests(folder))
 
 
-def read_shape(folder: Path) -> Shape:
+def read_model_config(folder: Path) -> ModelConfig:
     """What the ``config.json`` of a model folder says."""
     data = json.loads((folder / CONFIG).read_text())
-    hearing = Hearing(**data["hearing"]) if "hearing" in data else None
+    hearing = EncoderRunConfig(**data["hearing"]) if "hearing" in data else None
     projector = projector_of(data["projector"], f"{folder / CONFIG}: projector")
-    return Shape(
+    return ModelConfig(
         **{**data, "projector": projector, "prompt": Prompt(**data["prompt"]), "hearing": hearing}
     )
 
@@ -89,27 +91,27 @@ class SpeechLLM(nn.Module):
     """
 
     def __init__(
-        self, shape: Shape, llm: Any, tokenizer: Any, encoder: SpeechEncoder | None = None
+        self, shape: ModelConfig, llm: Any, tokenizer: Any, encoder: SpeechEncoder | None = None
     ) -> None:
         super().__init__()
         self.shape, self.llm = shape, llm
         self.builder = PromptBuilder(tokenizer, shape.prompt, shape.text_case)
         self.tokenizer = tokenizer
         around = [token for pair in self.builder.drawn for ids in pair for token in ids]
-        self._check_known([*around, self.builder.eos], "the prompt and its end")
+        self.check_vocabulary([*around, self.builder.eos], "the prompt and its end")
         width = llm.get_input_embeddings().embedding_dim
         self.projector = build_projector(shape.projector, shape.encoder_width, width)
         self.matching = Matching(width)
         # whether the matching head is one that was trained; training says so, or the folder
-        self.matched = True
+        self.has_matching_head = True
         self.scale = mean_square(
             llm.get_input_embeddings().weight
         )  # as the LLM came: tuning it moves no goal
         self.encoder = (
             encoder  # named last: the order of the others decides in which order gradients add up
         )
-        self.adapted: dict[str, Any] = {}  # PEFT's wrappers by side, once LoRA is added
-        self.changed: set[str] = (
+        self.lora_wrappers: dict[str, Any] = {}  # PEFT's wrappers by side, once LoRA is added
+        self.tuned_names: set[str] = (
             set()
         )  # parameters of a base, by plain name, that were tuned themselves
 
@@ -117,12 +119,12 @@ class SpeechLLM(nn.Module):
     def device(self) -> torch.device:
         return next(self.projector.parameters()).device
 
-    def read_units_by(self, encoder: Path) -> None:
+    def use_ctc_head_of(self, encoder: Path) -> None:
         """Gives a bridge that reads CTC units the head in the encoder's folder; raises InputError
         where there is none.
         """
         if isinstance(self.projector, Compressor):
-            self.projector.read_units(read_ctc_head(encoder))
+            self.projector.set_ctc_head(read_ctc_head(encoder))
 
     def _network(self, side: str) -> Any:
         """The base of a side, ``llm`` or ``encoder``."""
@@ -141,7 +143,7 @@ class SpeechLLM(nn.Module):
         target that matches nothing.
         """
         task = "CAUSAL_LM" if side == "llm" else None
-        self.adapted[side] = lora.attach(
+        self.lora_wrappers[side] = lora.attach(
             self._network(side), targets, rank, alpha, dropout, seed, task
         )
 
@@ -151,13 +153,15 @@ class SpeechLLM(nn.Module):
         """
         heard: set[str] = set()
         if self.encoder is not None:
-            heard = {f"encoder.{plain(name)}" for name in self.encoder.hung_on()}
+            heard = {
+                f"encoder.{plain_name(name)}" for name in self.encoder.parameters_with_gradient()
+            }
         heads = (
             {id(parameter) for parameter in self.encoder.head.parameters()}
             if head and self.encoder is not None
             else set()
         )
-        found = {plain(name): parameter for name, parameter in self.named_parameters()}
+        found = {plain_name(name): parameter for name, parameter in self.named_parameters()}
         return {
             name: parameter
             for name, parameter in found.items()
@@ -184,13 +188,13 @@ class SpeechLLM(nn.Module):
         tunable = (
             self.tunable(head)
             if "encoder" in parts
-            else {plain(name): each for name, each in self.named_parameters()}
+            else {plain_name(name): each for name, each in self.named_parameters()}
         )
         groups = selected(tunable, parts, freeze, where)
         for name in (name for names in groups.values() for name in names):
             tunable[name].requires_grad_(True)
             if name.startswith(tuple(LORA)) and "lora_" not in name:
-                self.changed.add(name)
+                self.tuned_names.add(name)
         return {part: [tunable[name] for name in names] for part, names in groups.items()}
 
     def losses(
@@ -215,7 +219,7 @@ class SpeechLLM(nn.Module):
         targets = [self.builder.target(text) for text in texts]
         embed = self.llm.get_input_embeddings()
         for each, ids in zip(texts, targets, strict=True):
-            self._check_known(ids, f"'{each[:40]}'")
+            self.check_vocabulary(ids, f"'{each[:40]}'")
         entropy = target_loss(
             self.llm, sequences(embed, self.builder, speech, targets, heard, packed, templates)
         )
@@ -227,7 +231,7 @@ class SpeechLLM(nn.Module):
         ]
         return entropy, self.matching(text, speech, mse, cosine, self.scale)
 
-    def _check_known(self, ids: Sequence[int], what: str) -> None:
+    def check_vocabulary(self, ids: Sequence[int], what: str) -> None:
         """Raises InputError where the tokenizer has a larger vocabulary than the LLM, and ``what``
         takes of it.
         """
@@ -236,8 +240,8 @@ class SpeechLLM(nn.Module):
             raise InputError(
                 f"The tokenizer of {self.tokenizer.name_or_path} makes token {max(ids)} of "
                 f"{what}; the LLM has {count}.",
-                unit=self.tokenizer.name_or_path,
-                way_out="Take the tokenizer that the checkpoint was trained with.",
+                subject=self.tokenizer.name_or_path,
+                hint="Take the tokenizer that the checkpoint was trained with.",
             )
 
     def save(self, folder: Path, *, write: bool = True) -> None:
@@ -245,14 +249,14 @@ class SpeechLLM(nn.Module):
         one of them writes.
         """
         held = {
-            plain(name): whole(parameter.detach()).cpu().contiguous()
+            plain_name(name): full_tensor(parameter.detach()).cpu().contiguous()
             for name, parameter in self.named_parameters()
-            if plain(name) in self.changed and (write or is_sharded(parameter))
+            if plain_name(name) in self.tuned_names and (write or is_sharded(parameter))
         }
         if not write:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ["projector", *(["matching"] if self.matched else [])]:
+        for name in ["projector", *(["matching"] if self.has_matching_head else [])]:
             state = {
                 key: tensor.detach().cpu().contiguous()
                 for key, tensor in getattr(self, name).state_dict().items()
@@ -261,15 +265,15 @@ class SpeechLLM(nn.Module):
         for side, adapter in LORA.items():
             own = {
                 name.removeprefix(f"{side}."): held[name]
-                for name in sorted(self.changed)
+                for name in sorted(self.tuned_names)
                 if name.startswith(f"{side}.")
             }
             if own:
                 save_file(own, folder / f"{side}.safetensors")
-            if side in self.adapted:
-                lora.write(self.adapted[side], folder / adapter)
+            if side in self.lora_wrappers:
+                lora.write(self.lora_wrappers[side], folder / adapter)
         (folder / CONFIG).write_text(
-            json.dumps(stated(self.shape), indent=1, sort_keys=True) + "\n"
+            json.dumps(non_default_fields(self.shape), indent=1, sort_keys=True) + "\n"
         )
 
     @classmethod
@@ -280,28 +284,28 @@ class SpeechLLM(nn.Module):
         raises InputError where they are not those it was trained on. ``dtype`` is the LLM's, the
         one it was trained with where not given.
         """
-        shape = read_shape(folder)
+        shape = read_model_config(folder)
         for name, base in (("encoder", encoder), ("llm", llm)):
             if folder_digest(base) != getattr(shape, name):
                 raise InputError(
                     f"{folder} was trained on another {name} than {base}.",
-                    unit=str(folder),
-                    way_out="Run 'dvc repro'.",
+                    subject=str(folder),
+                    hint="Run 'dvc repro'.",
                 )
         base_model, tokenizer = load_llm(llm, dtype or shape.llm_dtype, device)
-        model = cls(shape, base_model, tokenizer, heard_with(shape, encoder, device))
+        model = cls(shape, base_model, tokenizer, load_tuned_encoder(shape, encoder, device))
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
-        model.read_units_by(encoder)
-        model.matched = (
+        model.use_ctc_head_of(encoder)
+        model.has_matching_head = (
             folder / MATCHING
         ).is_file()  # a released projector has none, nor has one trained without the loss
-        if model.matched:
+        if model.has_matching_head:
             model.matching.load_state_dict(load_file(folder / MATCHING))
         for side, adapter in LORA.items():
             if (folder / f"{side}.safetensors").is_file():
                 model._put_on(side, folder / f"{side}.safetensors")
             if (folder / adapter).is_dir():
-                model.adapted[side] = lora.read(model._network(side), folder / adapter)
+                model.lora_wrappers[side] = lora.read(model._network(side), folder / adapter)
         return model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -310,10 +314,10 @@ class SpeechLLM(nn.Module):
         held = dict(self.named_parameters())
         for name, tensor in load_file(file).items():
             held[f"{side}.{name}"].copy_(tensor)
-            self.changed.add(f"{side}.{name}")
+            self.tuned_names.add(f"{side}.{name}")
 
 
-def heard_with(shape: Shape, folder: Path, device: str) -> SpeechEncoder | None:
+def load_tuned_encoder(shape: ModelConfig, folder: Path, device: str) -> SpeechEncoder | None:
     """The encoder of ``folder`` as a model of this shape runs it; None where it is not tuned."""
-    how = shape.hearing
+    how = shape.encoder_run
     return SpeechEncoder(folder, device, how.dtype, how.layer, how.padding) if how else None

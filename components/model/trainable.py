@@ -28,7 +28,7 @@ NAMES = {
 }
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name of a parameter without what PEFT puts between: that of a layer which is adapted
     stays as it was.
     """
@@ -64,16 +64,16 @@ def selected(
         if not any(part_of(name) == part for name in found):
             raise InputError(
                 f"{where}: '{part}' is to be tuned, but the model has no such part.",
-                unit=part,
-                way_out="Name a part of it in train.curriculum, or another model.",
+                subject=part,
+                hint="Name a part of it in train.curriculum, or another model.",
             )
     for pattern in freeze:
         if not any(fnmatchcase(name, pattern) for name in found):
             near = difflib.get_close_matches(pattern, found, n=NEAR, cutoff=0.0)
             raise InputError(
                 f"{where}: the pattern '{pattern}' of freeze matches nothing that is tuned.",
-                unit=pattern,
-                way_out=f"Near are {', '.join(near)}.",
+                subject=pattern,
+                hint=f"Near are {', '.join(near)}.",
             )
     kept: dict[str, list[str]] = {}
     for name in found:
@@ -83,14 +83,14 @@ def selected(
         if part not in kept:
             raise InputError(
                 f"{where}: the patterns of freeze leave nothing of '{part}' to tune.",
-                unit=part,
-                way_out=f"Take '{part}' out of tune, or a pattern out of freeze.",
+                subject=part,
+                hint=f"Take '{part}' out of tune, or a pattern out of freeze.",
             )
     return kept
 
 
 @dataclass(frozen=True)
-class Row:
+class ParameterRow:
     """Parameters of a module, and how many of them are trained; ``layers`` stand for so many
     modules of equal rows.
     """
@@ -103,18 +103,18 @@ class Row:
     layers: int = 1
 
 
-def table(parameters: Mapping[str, Any]) -> list[Row]:
+def table(parameters: Mapping[str, Any]) -> list[ParameterRow]:
     """The rows of parameters by plain name, in their order: modules down to the numbered layer,
     equal neighbours as one row.
     """
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], ParameterRow] = {}
     for name, parameter in parameters.items():
         part, module, dtype = (
             NAMES[module_of(name)],
             _module(name),
             str(parameter.dtype).removeprefix("torch."),
         )
-        known = rows.get((part, module), Row(part, module, 0, 0, dtype))
+        known = rows.get((part, module), ParameterRow(part, module, 0, 0, dtype))
         size = parameter.numel()
         rows[part, module] = replace(
             known,
@@ -135,11 +135,11 @@ def _module(name: str) -> str:
     return ".".join(steps[: number + 1] if number is not None else steps[:-1][:4])
 
 
-def _merged(rows: Iterable[Row]) -> Iterator[Row]:
+def _merged(rows: Iterable[ParameterRow]) -> Iterator[ParameterRow]:
     """Neighbouring layers of one list whose figures are the same as one row, ``layers.0-11``, the
     figures added up.
     """
-    held: list[Row] = []
+    held: list[ParameterRow] = []
     for row in rows:
         if held and not _alike(held[-1], row):
             yield _sum(held)
@@ -149,14 +149,14 @@ def _merged(rows: Iterable[Row]) -> Iterator[Row]:
         yield _sum(held)
 
 
-def _alike(one: Row, other: Row) -> bool:
+def _alike(one: ParameterRow, other: ParameterRow) -> bool:
     stems = [row.module.rpartition(".") for row in (one, other)]
     return all(end.isdecimal() for _, _, end in stems) and replace(
         one, module=stems[0][0]
     ) == replace(other, module=stems[1][0])
 
 
-def _sum(rows: Sequence[Row]) -> Row:
+def _sum(rows: Sequence[ParameterRow]) -> ParameterRow:
     first, last = rows[0], rows[-1]
     if len(rows) == 1:
         return first
@@ -170,7 +170,7 @@ def _sum(rows: Sequence[Row]) -> Row:
     )
 
 
-def printed(rows: Sequence[Row]) -> str:
+def printed(rows: Sequence[ParameterRow]) -> str:
     """The rows as lines: part, module, parameters, those trained, dtype."""
     lines = [f"  {'module':<52} {'parameters':>13} {'trained':>13}  dtype"]
     lines += [

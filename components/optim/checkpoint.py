@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
-from components.optim.ranks import is_sharded, whole
+from components.optim.ranks import full_tensor, is_sharded
 
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
 
@@ -54,7 +54,7 @@ def save(
                 f"{kind}.{name}": torch.as_tensor(held[kind]) for kind in _ADAM if kind in held
             }
     gathered = {
-        name: whole(tensor.detach()).cpu()
+        name: full_tensor(tensor.detach()).cpu()
         for name, tensor in tensors.items()
         if write or is_sharded(tensor)
     }
@@ -76,7 +76,7 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def there(folder: Path) -> bool:
+def has_checkpoint(folder: Path) -> bool:
     """Whether a whole checkpoint lies at ``folder`` (one that a kill left half renamed is put
     back).
     """
@@ -135,8 +135,8 @@ def _check(
                 raise InputError(
                     f"{folder} is a checkpoint of another model: its {kind} '{name}' is {saved.get(name, 'not there')}, "
                     f"the model's is {shapes.get(name, 'not there')}.",
-                    unit=name,
-                    way_out=(
+                    subject=name,
+                    hint=(
                         "Give back the versions that it was made with, or delete that "
                         "folder to train anew."
                     ),

@@ -37,17 +37,17 @@ class Ranks:
     # the LLM lies in parts on all ranks (components.optim.sharding), which run its layers together
     sharded: bool = False
 
-    def mine(self, micro_batches: Sequence[Item]) -> list[Item]:
+    def own_items(self, micro_batches: Sequence[Item]) -> list[Item]:
         """The micro-batches that this rank computes."""
         return list(micro_batches[self.rank :: self.count])
 
-    def turns(self, batches: Sequence[Item]) -> list[tuple[Item, bool]]:
+    def assigned_items(self, batches: Sequence[Item]) -> list[tuple[Item, bool]]:
         """What this rank computes of ``batches``, and whether it counts.
 
         Ranks that hold an LLM together must run it equally often: who has nothing left repeats a
         batch that does not count.
         """
-        turns = [(batch, True) for batch in self.mine(batches)]
+        turns = [(batch, True) for batch in self.own_items(batches)]
         idle = -(-len(batches) // self.count) - len(turns) if self.sharded else 0
         return turns + [(batches[0], False)] * idle
 
@@ -92,10 +92,10 @@ class Ranks:
         norms = [
             get_total_norm([p.grad for p in side if p.grad is not None]) for side in sides if side
         ]
-        norm = norms[0] if len(norms) == 1 else sum(whole(each) ** 2 for each in norms) ** 0.5
+        norm = norms[0] if len(norms) == 1 else sum(full_tensor(each) ** 2 for each in norms) ** 0.5
         for side in filter(None, sides):
-            clip_grads_with_norm_(side, most, whole(norm))
-        return float(whole(norm))
+            clip_grads_with_norm_(side, most, full_tensor(norm))
+        return float(full_tensor(norm))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """``values`` summed over ranks."""
@@ -120,7 +120,7 @@ def is_sharded(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as it is without sharding; all ranks must ask together where it is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
@@ -148,7 +148,7 @@ def _size(tensor: torch.Tensor) -> int:
     return tensor.numel()
 
 
-def cut(batch: Sequence[Item], parts: int) -> list[list[Item]]:
+def split_micro_batches(batch: Sequence[Item], parts: int) -> list[list[Item]]:
     """``batch`` dealt into ``parts`` micro-batches of nearly equal size; empty ones are dropped."""
     return [part for part in (list(batch[start::parts]) for start in range(parts)) if part]
 
@@ -201,7 +201,7 @@ def _first_error(running: Sequence[Future[None]]) -> BaseException | None:
     )
     if errors and isinstance(errors[0], BrokenProcessPool):
         return TransientError(
-            "A training process was killed.", way_out="Run again: it goes on from its checkpoint."
+            "A training process was killed.", hint="Run again: it goes on from its checkpoint."
         )
     return errors[0] if errors else None
 

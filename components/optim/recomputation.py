@@ -31,8 +31,8 @@ def enable(network: Any) -> None:
     if not layers_of(network):
         raise InputError(
             f"{type(network).__name__} has no layers that can compute their activations again.",
-            unit="train.gradient_checkpointing",
-            way_out="Set train.gradient_checkpointing to false.",
+            subject="train.gradient_checkpointing",
+            hint="Set train.gradient_checkpointing to false.",
         )
     network.activation_checkpointing_enable({"use_reentrant": False})
     for layer in layers_of(network):

@@ -35,7 +35,7 @@ def parsed(assignments: Sequence[str]) -> dict[str, Any]:
             override = OverridesParser.create().parse_override(each)
         except HydraException as error:
             raise InputError(
-                f"'{each}' is no key=value: {str(error).splitlines()[0]}", unit=each
+                f"'{each}' is no key=value: {str(error).splitlines()[0]}", subject=each
             ) from None
         if (
             override.is_sweep_override()
@@ -45,8 +45,8 @@ def parsed(assignments: Sequence[str]) -> dict[str, Any]:
         ):
             raise InputError(
                 f"'{each}': one value of one key of params.yaml is planned.",
-                unit=each,
-                way_out="Plan the cells of a grid one by one.",
+                subject=each,
+                hint="Plan the cells of a grid one by one.",
             )
         found[override.key_or_group] = override.value()
     return found

@@ -74,7 +74,7 @@ def _dvc(*question: str, default: str = "") -> str:
     if asked.returncode:
         raise InputError(
             f"'dvc {' '.join(question)}' failed: {asked.stderr.strip()}",
-            way_out="Run from the root of the repository.",
+            hint="Run from the root of the repository.",
         )
     return asked.stdout.strip()
 
@@ -129,7 +129,7 @@ def check(found: Sequence[Room]) -> None:
             raise InputError(
                 f"The disk of {room.disk} is too small: {room.needed / 1e9:,.1f} GB will be written, "
                 f"{room.free / 1e9:,.1f} GB are free.",
-                unit=str(room.disk),
-                way_out="Make room, or move what is large (LIBRETTO_WORK, HF_HOME, the data roots, DVC's cache.dir), or "
+                subject=str(room.disk),
+                hint="Make room, or move what is large (LIBRETTO_WORK, HF_HOME, the data roots, DVC's cache.dir), or "
                 "set features.mode to live, which stores no features.",
             )

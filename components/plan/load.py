@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from components.config import catalogue
 from components.config.params import Params
-from components.config.schema import STRICT, typed
+from components.config.schema import STRICT, parse_as
 from components.plan.networks import BYTES, Networks
-from components.plan.speech import Audio, heard
+from components.plan.speech import Audio, speech_of
 
 # of the published matrix rate; docs/performance.md: 0.19 to 0.56 in features and full training
 # batches
@@ -76,7 +76,7 @@ class Load:
 
 def gpu_of(name: str) -> Gpu:
     """The card of that name; raises InputError with the nearest known name."""
-    return typed(Gpu, catalogue.raw_entry("gpu", name), f"catalogue/gpu.yaml: {name}")
+    return parse_as(Gpu, catalogue.raw_entry("gpu", name), f"catalogue/gpu.yaml: {name}")
 
 
 def together(*counts: tuple[str, float]) -> dict[str, float]:
@@ -111,7 +111,7 @@ def encoder_memory(nets: Networks, batch_seconds: float, dtype: str) -> float:
 def features_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str) -> Load:
     """The stage features, cached: every role but noise, in each of its views."""
     seconds = sum(
-        computed(nets, each) * heard(params.features, each.role)[1]
+        computed(nets, each) * speech_of(params.features, each.role)[1]
         for each in audio
         if each.role != "noise"
     )

@@ -196,8 +196,8 @@ def _encoder(name: str, source: EncoderSource, padding: str, found: _Found, side
     if not qwen and kind not in KNOWN:
         raise InputError(
             f"encoder '{name}': its model_type '{kind}' is of no known family.",
-            unit=name,
-            way_out=nearest(kind, KNOWN),
+            subject=name,
+            hint=nearest(kind, KNOWN),
         )
     network = network_of(_whisper(shape) if qwen else shape)
     sizes = sized(network, padding)
@@ -346,17 +346,17 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
     if source.kind == "folder":
         path = models_root() / source.folder / "config.json"
     else:
-        from components.model.folders.hub import Entry, fetch
+        from components.model.folders.hub import HubEntry, fetch
 
         catalogue.check_pinned(kind, name.partition(".")[0])
-        path = fetch(Entry(kind, name, replace(source, files=["config.json"])))["config.json"]
+        path = fetch(HubEntry(kind, name, replace(source, files=["config.json"])))["config.json"]
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(
             f"{kind} '{name}': {path} can't be read: {error}.",
-            unit=name,
-            way_out="Put the checkpoint there.",
+            subject=name,
+            hint="Put the checkpoint there.",
         ) from None
 
 

@@ -25,8 +25,8 @@ from components.plan.disk import Room, Written, existing, links, output_places, 
 from components.plan.disk import check as check_rooms
 from components.plan.load import Gpu, Load, decode_load, features_load, gpu_of
 from components.plan.networks import BYTES, Checkpoint, Networks, networks
-from components.plan.speech import RATES, Audio, audio_of, heard
-from components.plan.standing import standing
+from components.plan.speech import RATES, Audio, audio_of, speech_of
+from components.plan.stage_status import up_to_date_stages
 from components.plan.training import train_load
 from components.runtime.settings import device, models_root, root_setting, workers
 from components.train.engine import ranks
@@ -78,7 +78,7 @@ class Plan:
 def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
     """The plan of these parameters, on the cards ``gpus`` or (none named) on this machine."""
     cards = {name: gpu_of(name) for name in gpus or catalogue.names("gpu")}
-    nets, audio, stands = networks(params), audio_of(params.corpus), standing(params)
+    nets, audio, stands = networks(params), audio_of(params.corpus), up_to_date_stages(params)
     check_networks(params, nets)
     archives = (
         [] if all(f"corpus@{role}" in stands for role in catalogue.ROLES) else _archives(params)
@@ -116,8 +116,8 @@ def check(plan: Plan) -> None:
         raise InputError(
             f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
             f"{largest.bytes / 1e9:,.1f} GB.",
-            unit=peak.stage,
-            way_out=f"Lower {peak.stage}.batch_seconds{SPARING if peak.stage == 'train' else ''}, take a smaller encoder or LLM, or plan "
+            subject=peak.stage,
+            hint=f"Lower {peak.stage}.batch_seconds{SPARING if peak.stage == 'train' else ''}, take a smaller encoder or LLM, or plan "
             "for another card with --gpu.",
         )
 
@@ -131,8 +131,8 @@ def check_networks(params: Params, nets: Networks) -> None:
         raise InputError(
             f"llm '{params.llm}' takes no positions: it would mix up sequences that are packed "
             "into one row.",
-            unit="train.packing",
-            way_out="Set train.packing to false.",
+            subject="train.packing",
+            hint="Set train.packing to false.",
         )
 
 
@@ -251,7 +251,7 @@ def _outputs(
             and role != "noise"
             and f"features@{role}" not in stands
         ):
-            views, stretch = heard(params.features, role)
+            views, stretch = speech_of(params.features, role)
             size = (
                 seconds
                 * stretch

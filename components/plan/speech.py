@@ -17,7 +17,7 @@ from components.config.params import Features
 from components.corpus.__main__ import OUT, SCANS
 from components.corpus.fetch.archive import Archive, archives
 from components.corpus.manifest import MANIFEST, read_manifest
-from components.corpus.source import DerivedSource, FolderSource, MadeSource, Source, source
+from components.corpus.source import DerivedSource, FolderSource, GeneratedSource, Source, source
 from components.corpus.sources.clips import SUFFIXES
 from components.features.waveforms import augment_of
 from components.runtime.artifact import RECORD
@@ -44,7 +44,7 @@ class Audio:
         return self.role in catalogue.SPEECH_ROLES
 
 
-def heard(settings: Features, role: str) -> tuple[int, float]:
+def speech_of(settings: Features, role: str) -> tuple[int, float]:
     """How often a role is encoded (its views), and how many seconds are encoded in all a second of
     its audio.
     """
@@ -81,7 +81,7 @@ def _foreseen(origin: Source, scan: Path) -> tuple[float, int, str]:
     if isinstance(origin, DerivedSource):
         seconds, utterances, rests_on = _foreseen(origin.origins()[0], scan)
         return origin.lengthened(seconds, utterances), utterances, rests_on
-    if isinstance(origin, MadeSource):
+    if isinstance(origin, GeneratedSource):
         return *origin.expected(), "settings"
     if held := _scanned(scan):  # before the publisher: a part of it may lie here
         return *held, "file sizes"

@@ -44,8 +44,8 @@ def browsed(experiments: Sequence[Experiment], most: int) -> Browsed:
             raise InputError(
                 f"'{experiments[0].label}' was scored in the form {form}, '{experiment.label}' "
                 f"in {experiment.form}.",
-                unit="score.text_form",
-                way_out="Score both in one form.",
+                subject="score.text_form",
+                hint="Score both in one form.",
             )
         systems += [_named(experiment, system) for system in experiment.systems]
         for each in experiment.utterances:
@@ -53,8 +53,8 @@ def browsed(experiments: Sequence[Experiment], most: int) -> Browsed:
     if form not in FORMS:
         raise InputError(
             f"No text form is called '{form}'.",
-            unit="score.text_form",
-            way_out=nearest(form, FORMS),
+            subject="score.text_form",
+            hint=nearest(form, FORMS),
         )
     ranked = sorted(merged.values(), key=lambda each: (-each.damage, each.set, each.id))
     return Browsed(ranked[:most], systems, len(ranked), form)
@@ -69,8 +69,8 @@ def _add(merged: dict[Key, Utterance], each: Utterance, experiment: Experiment) 
     if there.reference != each.reference:
         raise InputError(
             f"Utterance '{each.id}' of {each.set} has another reference in '{experiment.label}'.",
-            unit=each.id,
-            way_out="Compare runs on the same test sets.",
+            subject=each.id,
+            hint="Compare runs on the same test sets.",
         )
     there.said.update({_named(experiment, system): said for system, said in each.said.items()})
 

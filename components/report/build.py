@@ -21,7 +21,7 @@ from components.report.browser import payload as browser_data
 from components.report.clips import clips
 from components.report.experiment import Experiment, Key, read_experiment
 from components.report.page import page
-from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.stage import RUNS, Stage
 
@@ -49,7 +49,7 @@ MEGABYTE = 1_000_000
 
 
 def work(stage: Stage) -> None:
-    out, settings = fresh(OUT), stage.params.report
+    out, settings = empty_folder(OUT), stage.params.report
     experiment, sources = read_experiment(Path(".")), _sources(stage.params.corpus)
     shown = browsed([experiment], settings.utterances)
     held = clips(shown.utterances, SHARDS, settings.clips, int(settings.megabytes * MEGABYTE))
@@ -65,10 +65,10 @@ def work(stage: Stage) -> None:
     data, audio = browser_data(shown, list(held)), list(held.values())
     (out / PAGE).write_text(page(context, data, audio), encoding="utf-8")
     inputs = {
-        "score": contents(MADE[0]),
-        "decode": contents(MADE[1]),
+        "score": recorded_digests(MADE[0]),
+        "decode": recorded_digests(MADE[1]),
         "metrics": {path.name: file_digest(path) for path in (CURVE, TRAIN, SCORE)},
-        "shards": {role: contents(SHARDS / role) for role in ROLES},
+        "shards": {role: recorded_digests(SHARDS / role) for role in ROLES},
     }
     write_record(
         out, "report", parameters=asdict(settings), inputs=inputs, libraries=("jinja2", "jiwer")

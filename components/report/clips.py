@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.config.errors import InputError
 from components.report.experiment import Key, Utterance
-from components.shards.reader import Located, entries, payload
+from components.shards.reader import IndexedUtterance, entries, payload
 
 FLAC = b"fLaC"  # first bytes of a stream (RFC 9639, section 6)
 
@@ -25,7 +25,7 @@ def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> 
     index says, and what is no FLAC.
     """
     found: dict[Key, bytes] = {}
-    held: dict[str, dict[Key, Located]] = {}
+    held: dict[str, dict[Key, IndexedUtterance]] = {}
     left = budget
     for each in ranked:
         if len(found) >= most or not each.damage:
@@ -39,8 +39,8 @@ def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> 
             raise InputError(
                 f"{shards / each.role / each.set} holds no utterance '{each.id}', which was "
                 "scored.",
-                unit=each.id,
-                way_out="Run 'dvc repro'.",
+                subject=each.id,
+                hint="Run 'dvc repro'.",
             )
         if item.entry.size > left:
             continue
@@ -49,13 +49,13 @@ def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> 
     return found
 
 
-def _flac(item: Located) -> bytes:
+def _flac(item: IndexedUtterance) -> bytes:
     data = payload(item)
     if not data.startswith(FLAC):
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': no FLAC lies "
             "where the index says.",
-            unit=item.entry.id,
-            way_out="Run 'dvc repro -f shards'.",
+            subject=item.entry.id,
+            hint="Run 'dvc repro -f shards'.",
         )
     return data

@@ -54,8 +54,8 @@ def compare(arguments: Sequence[str]) -> None:
         raise InputError(
             "Two runs or more are compared, each under a label of its own (given: "
             f"{', '.join(labels)}).",
-            unit="runs",
-            way_out="Write LABEL=FOLDER.",
+            subject="runs",
+            hint="Write LABEL=FOLDER.",
         )
     settings = read_params().report
     shown = browsed(experiments, settings.utterances)

@@ -44,7 +44,7 @@ Key = tuple[str, str]  # set, id of an utterance
 
 
 @dataclass(frozen=True)
-class Said:
+class SystemHypothesis:
     """What one system made of an utterance. ``kind`` is that of its insertions, empty where there
     is none.
     """
@@ -77,7 +77,7 @@ class Utterance:
     seconds: float
     reference: str
     words: int
-    said: dict[str, Said] = field(default_factory=dict)
+    said: dict[str, SystemHypothesis] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -127,8 +127,8 @@ class Experiment:
         if len(found) > 1:
             raise InputError(
                 f"The scores hold for {len(found)} text forms: {', '.join(sorted(found))}.",
-                unit="text_form",
-                way_out="Run 'dvc repro -f score'.",
+                subject="text_form",
+                hint="Run 'dvc repro -f score'.",
             )
         return next(iter(found), "casefold")
 
@@ -174,8 +174,8 @@ def _found(root: Path, *names: str) -> Path:
             return root / name
     raise InputError(
         f"{root / names[0]} is missing.",
-        unit=str(root),
-        way_out="Run 'dvc repro score' there first.",
+        subject=str(root),
+        hint="Run 'dvc repro score' there first.",
     )
 
 
@@ -192,8 +192,8 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
     if missing:
         raise InputError(
             f"{path} has no column '{missing[0]}'.",
-            unit=str(path),
-            way_out="Run 'dvc repro -f score'.",
+            subject=str(path),
+            hint="Run 'dvc repro -f score'.",
         )
     found: dict[Key, Utterance] = {}
     nbest: dict[tuple[str, str], dict[tuple[str, str], list[tuple[str, float | None]]]] = {}
@@ -220,8 +220,8 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
             raise InputError(
                 f"{path}: '{row['system']}' stands twice for utterance '{row['id']}' of "
                 f"{row['set']}.",
-                unit=row["id"],
-                way_out="Run 'dvc repro -f score'.",
+                subject=row["id"],
+                hint="Run 'dvc repro -f score'.",
             )
         each.said[row["system"]] = _said(
             row, each.speech, nbest[place].get((row["system"], row["id"]), [])
@@ -229,11 +229,15 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
     return list(found.values())
 
 
-def _said(row: dict[str, Any], speech: bool, others: list[tuple[str, float | None]]) -> Said:
+def _said(
+    row: dict[str, Any], speech: bool, others: list[tuple[str, float | None]]
+) -> SystemHypothesis:
     text, insertions, kind = row["text"] or "", row["insertions"] or 0, row["kind"] or ""
     if not speech and text.strip():  # each word is one too many, whether or not they were counted
         insertions, kind = insertions or len(text.split()), kind or "text"
-    return Said(text, row["substitutions"] or 0, row["deletions"] or 0, insertions, kind, others)
+    return SystemHypothesis(
+        text, row["substitutions"] or 0, row["deletions"] or 0, insertions, kind, others
+    )
 
 
 def _nbest(path: Path) -> dict[tuple[str, str], list[tuple[str, float | None]]]:

@@ -18,7 +18,7 @@ from components.runtime.hashing import folder_digests
 RECORD = "inputs.json"
 
 
-def fresh(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     """``folder``, emptied."""
     if folder.exists():
         shutil.rmtree(folder)
@@ -59,11 +59,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise InputError(
-            f"{folder} is missing or not whole.", unit=str(folder), way_out="Run 'dvc repro'."
+            f"{folder} is missing or not whole.", subject=str(folder), hint="Run 'dvc repro'."
         )
     return json.loads(path.read_text())
 
 
-def contents(folder: Path) -> dict[str, str]:
+def recorded_digests(folder: Path) -> dict[str, str]:
     """Digest of each file of an output folder, by relative path, as recorded when it was made."""
     return read_record(folder)["outputs"]

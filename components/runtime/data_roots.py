@@ -23,8 +23,8 @@ def data_root(name: str) -> Path | RemotePath:
     if not root.is_dir():
         raise InputError(
             f"{variable}={value}: there is no such folder in the bucket.",
-            unit=name,
-            way_out="Set it to one that holds the data.",
+            subject=name,
+            hint="Set it to one that holds the data.",
         )
     return root
 
@@ -39,8 +39,8 @@ def local_root(name: str, make: bool = False) -> Path:
     if not root.is_absolute() or not root.is_dir():
         raise InputError(
             f"{variable}={value} is not an absolute path of a folder.",
-            unit=name,
-            way_out="Set it to the folder that holds the data.",
+            subject=name,
+            hint="Set it to the folder that holds the data.",
         )
     return root.resolve()
 
@@ -50,7 +50,7 @@ def _root_value(name: str) -> tuple[str, str]:
     if not value:
         raise InputError(
             f"The data root '{name}' is not set.",
-            unit=name,
-            way_out=f"Set {variable} to the folder that holds it.",
+            subject=name,
+            hint=f"Set {variable} to the folder that holds it.",
         )
     return variable, value

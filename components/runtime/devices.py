@@ -44,8 +44,8 @@ def shared_out(found: Sequence[str], share: float) -> list[str]:
     if len(found) < size:
         raise InputError(
             f"LIBRETTO_GPUS={share:g}: this machine has {len(found)}.",
-            unit="LIBRETTO_GPUS",
-            way_out="Set it lower.",
+            subject="LIBRETTO_GPUS",
+            hint="Set it lower.",
         )
     return [
         ",".join(found[start : start + size]) for start in range(0, len(found) - size + 1, size)

@@ -50,14 +50,14 @@ def fan_out(
     if fanout() == "ray" and not here and items:
         yield from ray_tasks(function, items, gpu_share() if gpu else 0)
         return
-    seats = _seats(gpu)[: len(items)]
+    seats = _device_slots(gpu)[: len(items)]
     if len(seats) <= 1:
         yield from ((item, function(item)) for item in items)
     else:
         yield from _processes(function, items, seats)
 
 
-def _seats(gpu: bool) -> list[str]:
+def _device_slots(gpu: bool) -> list[str]:
     """For each worker of this machine which GPUs it sees; empty where it sees them all, or there
     are none.
     """
@@ -116,11 +116,11 @@ def _processes(
 def _pool(seat: str) -> ProcessPoolExecutor:
     # spawn: a fork of a process whose libraries run threads can hang.
     return ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_sit_down, initargs=(seat,)
+        1, mp_context=get_context("spawn"), initializer=_init_worker, initargs=(seat,)
     )
 
 
-def _sit_down(seat: str) -> None:
+def _init_worker(seat: str) -> None:
     die_with_parent()
     if seat:
         os.environ["CUDA_VISIBLE_DEVICES"] = seat

@@ -60,8 +60,8 @@ def ray_tasks(
     ):
         raise InputError(
             f"No node of the Ray cluster has {gpus:g} GPUs.",
-            unit="LIBRETTO_GPUS",
-            way_out="'ray status' shows what there is; LIBRETTO_GPUS says how many a worker takes.",
+            subject="LIBRETTO_GPUS",
+            hint="'ray status' shows what there is; LIBRETTO_GPUS says how many a worker takes.",
         )
     settings = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=AGAIN, retry_exceptions=False)(_unit)
@@ -89,7 +89,7 @@ def ray_tasks(
 def worker_killed() -> TransientError:
     return TransientError(
         f"The workers of one unit were killed {AGAIN + 1} times.",
-        way_out="Run again: finished units are kept. Where it comes again, the memory may be too small: "
+        hint="Run again: finished units are kept. Where it comes again, the memory may be too small: "
         "set LIBRETTO_WORKERS lower.",
     )
 
@@ -110,8 +110,8 @@ def _connected() -> Any:
     except ModuleNotFoundError:
         raise InputError(
             "LIBRETTO_FANOUT=ray, but Ray is not installed.",
-            unit="LIBRETTO_FANOUT",
-            way_out="Install the extra 'cluster' (pip install '.[cluster]'), on every node.",
+            subject="LIBRETTO_FANOUT",
+            hint="Install the extra 'cluster' (pip install '.[cluster]'), on every node.",
         ) from None
     if not ray.is_initialized():
         try:
@@ -127,8 +127,8 @@ def _connected() -> Any:
         except (OSError, RuntimeError) as error:
             raise TransientError(
                 f"No Ray cluster answers at '{ray_address()}': {error}",
-                unit="LIBRETTO_RAY",
-                way_out="'ray start --head' starts one.",
+                subject="LIBRETTO_RAY",
+                hint="'ray start --head' starts one.",
             ) from None
     return ray
 

@@ -81,12 +81,12 @@ class RemotePath:
 
     def _kind(self) -> str:
         try:
-            return self._ask(lambda system: system.info(self.url)["type"])
+            return self._request(lambda system: system.info(self.url)["type"])
         except FileNotFoundError:
             return ""
 
     def stat(self) -> Status:
-        found = self._ask(lambda system: system.info(self.url))
+        found = self._request(lambda system: system.info(self.url))
         changed = found.get("LastModified")
         return Status(found["size"] or 0, int(changed.timestamp() * 1e9) if changed else 0)
 
@@ -94,14 +94,14 @@ class RemotePath:
         """What lies directly in the folder."""
         return (
             RemotePath(f"{SCHEME}{name}")
-            for name in self._ask(lambda system: system.ls(self.url, detail=False))
+            for name in self._request(lambda system: system.ls(self.url, detail=False))
         )
 
     def sizes(self) -> dict[RemotePath, int]:
         """Bytes of each file at any depth; a folder that is not there gives nothing. A request for
         each thousand files.
         """
-        found = self._ask(lambda system: system.find(self.url, detail=True))
+        found = self._request(lambda system: system.find(self.url, detail=True))
         return {RemotePath(f"{SCHEME}{name}"): facts["size"] for name, facts in found.items()}
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
@@ -124,7 +124,7 @@ class RemotePath:
                     return b""
                 raise
 
-        return self._ask(read)
+        return self._request(read)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding, errors)
@@ -140,13 +140,13 @@ class RemotePath:
 
     def write_bytes(self, data: bytes) -> None:
         """Writes the file; another reader sees all of it or what was there before."""
-        self._ask(lambda system: system.pipe_file(self.url, data))
+        self._request(lambda system: system.pipe_file(self.url, data))
 
     def unlink(self) -> None:
-        self._ask(lambda system: system.rm_file(self.url))
+        self._request(lambda system: system.rm_file(self.url))
 
-    def _ask(self, question: Callable[[Any], Answer]) -> Answer:
-        return patiently(lambda: question(_filesystem()), self.url)
+    def _request(self, question: Callable[[Any], Answer]) -> Answer:
+        return with_retries(lambda: question(_filesystem()), self.url)
 
 
 def readable(path: Path | RemotePath) -> Path | bytes:
@@ -164,7 +164,7 @@ def as_path(value: str | Path) -> Path | RemotePath:
     return RemotePath(text.rstrip("/")) if text.startswith(SCHEME) else Path(value)
 
 
-def whole(path: Path | RemotePath, digest: str) -> bytes | None:
+def read_verified(path: Path | RemotePath, digest: str) -> bytes | None:
     """The file where its SHA-256 is this one, else None; what came over a network is asked for once
     more before it counts as changed.
     """
@@ -175,7 +175,7 @@ def whole(path: Path | RemotePath, digest: str) -> bytes | None:
     return None
 
 
-def write_whole(path: Path | RemotePath, data: bytes) -> None:
+def write_atomically(path: Path | RemotePath, data: bytes) -> None:
     """Writes a file, and its folder, that others see whole or not at all, whatever is killed
     meanwhile.
     """
@@ -188,7 +188,7 @@ def write_whole(path: Path | RemotePath, data: bytes) -> None:
     partial.replace(path)
 
 
-def patiently(ask: Callable[[], Answer], url: str) -> Answer:
+def with_retries(ask: Callable[[], Answer], url: str) -> Answer:
     """What ``ask`` answers, asked again where that may help; raises as this module's first lines
     say.
     """
@@ -210,8 +210,8 @@ def patiently(ask: Callable[[], Answer], url: str) -> Answer:
             if number == tries:
                 raise TransientError(
                     f"{url}: no whole answer in {tries} tries: {_words(error)}.",
-                    unit=url,
-                    way_out="Run again: what is done is kept. LIBRETTO_S3_TRIES and LIBRETTO_S3_TIMEOUT give more "
+                    subject=url,
+                    hint="Run again: what is done is kept. LIBRETTO_S3_TRIES and LIBRETTO_S3_TIMEOUT give more "
                     "patience.",
                 ) from None
             time.sleep(min(FIRST_WAIT * 2 ** (number - 1), LONGEST_WAIT) * random.uniform(0.5, 1))
@@ -221,8 +221,8 @@ def patiently(ask: Callable[[], Answer], url: str) -> Answer:
 def _refused(url: str, error: BaseException) -> InputError:
     return InputError(
         f"{url}: refused: {_words(error)}.",
-        unit=url,
-        way_out=(
+        subject=url,
+        hint=(
             "Renew the keys or the token in the environment (AWS_…), or ask for the "
             "rights, then run again."
         ),
@@ -250,8 +250,8 @@ def _filesystem() -> Any:
     except ModuleNotFoundError:
         raise InputError(
             "A path begins with s3://, but s3fs is not installed.",
-            unit="s3fs",
-            way_out="Install the extra 's3' (pip install '.[s3]').",
+            subject="s3fs",
+            hint="Install the extra 's3' (pip install '.[s3]').",
         ) from None
     limits = {
         "connect_timeout": s3_timeout(),

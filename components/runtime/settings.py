@@ -55,7 +55,7 @@ def _file() -> dict[str, str]:
     if not path.is_absolute() or not path.is_file():
         raise InputError(
             f"LIBRETTO_SETTINGS={name} is not an absolute path of a file.",
-            way_out="Give one, or unset it.",
+            hint="Give one, or unset it.",
         )
     pairs = (
         line.split("=", 1)
@@ -75,7 +75,7 @@ def _directory(name: str, default: Path) -> Path:
     if not path.is_absolute():
         raise InputError(
             f"{name}={path} is not an absolute path.",
-            way_out="Queued experiments run in copies: make it absolute.",
+            hint="Queued experiments run in copies: make it absolute.",
         )
     return path
 
@@ -92,7 +92,7 @@ def _number(name: str, default: str) -> float:
         return float(value)
     except ValueError:
         raise InputError(
-            f"{name}={value} is not a number.", unit=name, way_out="Set it to one, or unset it."
+            f"{name}={value} is not a number.", subject=name, hint="Set it to one, or unset it."
         ) from None
 
 
@@ -116,14 +116,14 @@ def root_setting(name: str) -> tuple[str, str]:
     return variable, setting(variable)
 
 
-def store() -> str:
+def store_url() -> str:
     """Address of the store; raises InputError where it is not set or none of S3."""
     value = setting("LIBRETTO_STORE").rstrip("/")
     if not value.startswith("s3://"):
         raise InputError(
             f"LIBRETTO_STORE={value} is no address of S3.",
-            unit="LIBRETTO_STORE",
-            way_out="Set it to s3://bucket/prefix.",
+            subject="LIBRETTO_STORE",
+            hint="Set it to s3://bucket/prefix.",
         )
     return value
 
@@ -148,7 +148,7 @@ def models_root() -> Path:
     if not setting("LIBRETTO_MODELS"):
         raise InputError(
             "LIBRETTO_MODELS is not set.",
-            way_out="Set it to the folder that holds the checkpoint's folder.",
+            hint="Set it to the folder that holds the checkpoint's folder.",
         )
     return _directory("LIBRETTO_MODELS", Path("/"))
 
@@ -164,8 +164,8 @@ def fanout() -> str:
     if chosen not in ("local", "ray"):
         raise InputError(
             f"LIBRETTO_FANOUT={chosen} is not known.",
-            unit="LIBRETTO_FANOUT",
-            way_out="Known: local, ray.",
+            subject="LIBRETTO_FANOUT",
+            hint="Known: local, ray.",
         )
     return chosen
 
@@ -184,8 +184,8 @@ def gpu_share() -> float:
     if share < 0 or (share > 1 and share != int(share)) or (on_gpu and not share):
         raise InputError(
             f"LIBRETTO_GPUS={share:g} is neither a count nor a share of one.",
-            unit="LIBRETTO_GPUS",
-            way_out="Such as 1 or 0.5.",
+            subject="LIBRETTO_GPUS",
+            hint="Such as 1 or 0.5.",
         )
     return share
 
@@ -196,7 +196,7 @@ class Engine:
 
     name: str
     nodes: int
-    meeting: str  # host:port
+    rendezvous: str  # host:port
 
 
 def engine() -> Engine:
@@ -209,14 +209,14 @@ def engine() -> Engine:
     if chosen.name not in ("", "ddp", "fsdp"):
         raise InputError(
             f"LIBRETTO_ENGINE={chosen.name} is no engine.",
-            unit="LIBRETTO_ENGINE",
-            way_out="Known: ddp, fsdp.",
+            subject="LIBRETTO_ENGINE",
+            hint="Known: ddp, fsdp.",
         )
-    if chosen.nodes > 1 and not (chosen.name and chosen.meeting.rpartition(":")[2].isdecimal()):
+    if chosen.nodes > 1 and not (chosen.name and chosen.rendezvous.rpartition(":")[2].isdecimal()):
         raise InputError(
             f"LIBRETTO_NODES={chosen.nodes}: several machines need an engine and a place to meet.",
-            unit="LIBRETTO_NODES",
-            way_out=(
+            subject="LIBRETTO_NODES",
+            hint=(
                 "Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_MEETING to host:port of "
                 "the first of them."
             ),

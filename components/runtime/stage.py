@@ -73,9 +73,9 @@ def run_stage(
         record = {
             "stage": name,
             "kind": error.kind,
-            "unit": error.unit,
+            "subject": error.subject,
             "message": str(error),
-            "way_out": error.way_out,
+            "hint": error.hint,
         }
         _keep_error(name, record)
         print(f"{name}: {error}", file=sys.stderr)
@@ -99,8 +99,8 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
             raise InputError(
                 f"params.yaml says {key}: {before['names'][key]}, but the stage was started "
                 f"with {value}.",
-                unit=key,
-                way_out=(
+                subject=key,
+                hint=(
                     "It was edited, or an experiment wrote it, after DVC read it: set it "
                     "right and run again."
                 ),
@@ -114,8 +114,8 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
         raise InputError(
             f"params.yaml or the catalogue changed while the stage '{stage.label()}' ran; its "
             "result is not recorded.",
-            unit=name,
-            way_out=(
+            subject=name,
+            hint=(
                 "Set them back (git checkout params.yaml) and run again: finished work is "
                 "taken from the work cache."
             ),
@@ -145,8 +145,8 @@ def _check_noise(params: Params) -> None:
             raise InputError(
                 f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no "
                 f"{kind} in its role noise.",
-                unit=params.corpus,
-                way_out=NO_NOISE,
+                subject=params.corpus,
+                hint=NO_NOISE,
             )
 
 

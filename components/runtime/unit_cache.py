@@ -32,7 +32,7 @@ def unit_path(stage: str, key: Key) -> Path:
     return work_root() / stage / digest[:2] / digest
 
 
-def finished(stage: str, key: Key) -> Path | None:
+def finished_unit(stage: str, key: Key) -> Path | None:
     """The finished unit of this key, if it is there and whole."""
     path = unit_path(stage, key)
     if not path.is_dir():
@@ -49,14 +49,14 @@ def finished(stage: str, key: Key) -> Path | None:
     return None
 
 
-def digests(unit: Path) -> dict[str, str]:
+def unit_digests(unit: Path) -> dict[str, str]:
     """SHA-256 of each file of a finished unit, as recorded when it was made."""
     return {
         name: digest for name, (_, digest) in json.loads((unit / UNIT).read_text())["files"].items()
     }
 
 
-def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
+def cached_unit(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
     """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
 
     ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below
@@ -66,7 +66,7 @@ def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
     path = unit_path(stage, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
-        there = finished(stage, key)
+        there = finished_unit(stage, key)
         if there:
             return there
         folder = path.with_suffix(".partial")
@@ -74,7 +74,7 @@ def made(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
         for old in folder.iterdir():
             if old.name != "resume":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-        with room_for(0, folder, stage):
+        with check_disk_space(0, folder, stage):
             make(folder)
             shutil.rmtree(folder / "resume", ignore_errors=True)
             _seal(folder, key)
@@ -92,25 +92,25 @@ def lock(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def room_for(needed: int, folder: Path, where: str) -> Iterator[None]:
+def check_disk_space(needed: int, folder: Path, where: str) -> Iterator[None]:
     """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder``
     where they don't fit, or when the disk fills up.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     says = f"{where}: {there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
-    way_out = (
+    hint = (
         "Make room ('python -m components.clean' drops old units of the work cache), "
         "then run again: what is done is kept."
     )
     if needed > (free := shutil.disk_usage(there).free):
-        raise InputError(says.format(free=free), unit=str(folder), way_out=way_out)
+        raise InputError(says.format(free=free), subject=str(folder), hint=hint)
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            says.format(free=shutil.disk_usage(there).free), unit=str(folder), way_out=way_out
+            says.format(free=shutil.disk_usage(there).free), subject=str(folder), hint=hint
         ) from None
 
 
@@ -126,13 +126,13 @@ def _seal(folder: Path, key: Key) -> None:
         path.chmod(0o444)
 
 
-def place(unit: Path, target: Path) -> None:
+def link_files(unit: Path, target: Path) -> None:
     """Links the files of a finished unit into ``target`` (copies where links are not possible)."""
-    for name in digests(unit):
-        link(unit / name, target / name)
+    for name in unit_digests(unit):
+        link_file(unit / name, target / name)
 
 
-def link(file: Path, target: Path) -> None:
+def link_file(file: Path, target: Path) -> None:
     """Makes ``target`` the same file, or a copy of it that can't be written either."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from components.config import catalogue
 from components.decode.hypotheses import ALONE, Row
-from components.runtime.artifact import contents, fresh, write_record
+from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
-from components.score.insertions import Evidence, evidence
+from components.score.insertions import EchoPhrases, evidence
 from components.score.metrics import (
     Counts,
     by_group,
@@ -87,8 +87,8 @@ def work(stage: Stage) -> None:
         params.score.resamples,
         catalogue.llm(params.llm).prompt,
     )
-    inputs = {"decode": contents(HYPOTHESES), "systems": _digests()}
-    out, known = fresh(OUT), evidence(prompt.template, *prompt.others)
+    inputs = {"decode": recorded_digests(HYPOTHESES), "systems": _digests()}
+    out, known = empty_folder(OUT), evidence(prompt.template, *prompt.others)
     sets = read_sets(HYPOTHESES, SYSTEMS, params.decode.sets)
     notes = {
         each.name: _notes(params.corpus, each) for each in sets
@@ -170,7 +170,7 @@ def _prepare(sets: Sequence[Set], form: str) -> None:
 
 
 def _figures(
-    each: Set, rows: Sequence[Row], form: str, resamples: int, known: Evidence
+    each: Set, rows: Sequence[Row], form: str, resamples: int, known: EchoPhrases
 ) -> tuple[dict[str, Any], Counts, list[str]]:
     """Figures of one system over a set, its counts, and the kind of each utterance."""
     counts = count(rows, form, known)

@@ -71,14 +71,14 @@ REFUSALS = (
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EchoPhrases:
     """The phrases that are looked for, in words as ``_words`` splits them."""
 
     prompts: tuple[tuple[str, ...], ...]
     refusals: tuple[tuple[str, ...], ...]
 
 
-def evidence(*templates: str) -> Evidence:
+def evidence(*templates: str) -> EchoPhrases:
     """The phrases of this module, and those of an LLM's prompt templates (``{speech}`` and special
     tokens part them).
     """
@@ -93,7 +93,7 @@ def evidence(*templates: str) -> Evidence:
         phrase[at : at + RUN] for phrase in phrases for at in range(max(1, len(phrase) - RUN + 1))
     ]
     answers = [tuple(text.split()) for text in ANSWERS]
-    return Evidence(
+    return EchoPhrases(
         tuple(dict.fromkeys([*runs, *answers])), tuple(tuple(text.split()) for text in REFUSALS)
     )
 
@@ -108,7 +108,7 @@ def _words(text: str) -> list[str]:
 
 
 def kinds_of_words(
-    reference: str, hypothesis: str, alignment: Alignment, known: Evidence
+    reference: str, hypothesis: str, alignment: Alignment, known: EchoPhrases
 ) -> list[str]:
     """The kind of each inserted word of ``alignment``, which is that of the texts in ``FORM``."""
     if not alignment.inserted:
@@ -125,7 +125,7 @@ def kinds_of_words(
     return [marks[at] or (RUN_ON if at >= spoken else OTHER) for at in alignment.inserted]
 
 
-def kind_of_clip(reference: str, text: str, known: Evidence) -> str:
+def kind_of_clip(reference: str, text: str, known: EchoPhrases) -> str:
     """The kind of a text on non-speech; empty where there is none. The first kind of ``CLIP_KINDS``
     that any word has.
     """
@@ -141,7 +141,7 @@ def main_kind(kinds: Sequence[str]) -> str:
     return max(KINDS, key=lambda kind: counts[kind]) if kinds else ""
 
 
-def _marks(reference: str, hypothesis: str, known: Evidence) -> list[str]:
+def _marks(reference: str, hypothesis: str, known: EchoPhrases) -> list[str]:
     """Loop, echo, refusal, the rest of one, or nothing, for each word of the raw hypothesis."""
     said, raw = _words(reference), _words(hypothesis)
     bare_said, bare = [_bare(word) for word in said], [_bare(word) for word in raw]

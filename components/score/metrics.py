@@ -24,7 +24,7 @@ from components.score.insertions import (
     CLIP_KINDS,
     FORM,
     KINDS,
-    Evidence,
+    EchoPhrases,
     kind_of_clip,
     kinds_of_words,
     main_kind,
@@ -70,7 +70,7 @@ class Counts:
         }
 
 
-def count(rows: Sequence[Row], form: str, known: Evidence) -> Counts:
+def count(rows: Sequence[Row], form: str, known: EchoPhrases) -> Counts:
     """Counts of one system in a text form; ``known`` are the phrases by which kinds of inserted
     words are told apart.
     """
@@ -143,8 +143,8 @@ def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
     if wrong is not None:
         raise InputError(
             f"The LLM alone gives '{wrong.id}' the log-probability {wrong.score}.",
-            unit=wrong.id,
-            way_out=AGAIN,
+            subject=wrong.id,
+            hint=AGAIN,
         )
     if not words:
         return {"words": 0}
@@ -157,12 +157,12 @@ def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
         raise InputError(
             "The perplexity of a word is above all numbers: are words apart by spaces in this "
             "language?",
-            unit="decode.perplexity",
-            way_out="Set decode.perplexity to false.",
+            subject="decode.perplexity",
+            hint="Set decode.perplexity to false.",
         ) from None
 
 
-def clip_kinds(rows: Sequence[Row], known: Evidence) -> list[str]:
+def clip_kinds(rows: Sequence[Row], known: EchoPhrases) -> list[str]:
     """The kind of text of each clip of non-speech; empty where there is none."""
     return [kind_of_clip(row.reference, row.text, known) for row in rows]
 

@@ -31,8 +31,8 @@ def settings_of(corpus: str, role: str, name: str) -> Mapping[str, Any]:
     if name not in listed:
         raise InputError(
             f"data/decode holds {role}/{name}, which the corpus '{corpus}' does not list.",
-            unit=name,
-            way_out=f"Run 'dvc repro'. {nearest(name, listed)}",
+            subject=name,
+            hint=f"Run 'dvc repro'. {nearest(name, listed)}",
         )
     return listed[name]
 
@@ -49,7 +49,7 @@ def condition_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         raise InputError(
             f"An altered source says none of {', '.join(ALTERED)}.",
-            way_out="Give it one in catalogue/corpus.yaml.",
+            hint="Give it one in catalogue/corpus.yaml.",
         )
     return {"condition": {"name": name, "value": float(settings[name])}}
 
@@ -75,7 +75,7 @@ def check_words(
         raise InputError(
             f"{name}: {words:,} reference words in {len(references):,} utterances, but {subset} has {known[0].packed.words:,}: some were "
             "altered.",
-            unit=name,
-            way_out="Compare data/corpus with the transcripts as published.",
+            subject=name,
+            hint="Compare data/corpus with the transcripts as published.",
         )
     return {"words_checked": True}

@@ -60,8 +60,8 @@ def read_sets(hypotheses: Path, others: Path, taken: Iterable[str] = ()) -> list
         if name in found:
             raise InputError(
                 f"Two sources are called '{name}'.",
-                unit=name,
-                way_out="Rename one in catalogue/corpus.yaml.",
+                subject=name,
+                hint="Rename one in catalogue/corpus.yaml.",
             )
         if systems:  # else the source has no utterance
             _check_texts(name, systems)
@@ -70,23 +70,23 @@ def read_sets(hypotheses: Path, others: Path, taken: Iterable[str] = ()) -> list
     for file in sorted(others.glob(f"*{SUFFIX}")):
         raise InputError(
             f"{file} is of no system.",
-            unit=str(file),
-            way_out=f"Move it to {others}/<system>/<set>{SUFFIX}.",
+            subject=str(file),
+            hint=f"Move it to {others}/<system>/<set>{SUFFIX}.",
         )
     for folder in sorted(path for path in others.glob("[!.]*") if path.is_dir()):
         if folder.name in ours:
             raise InputError(
                 f"{folder}: a system of ours is called '{folder.name}' too.",
-                unit=folder.name,
-                way_out="Rename the folder.",
+                subject=folder.name,
+                hint="Rename the folder.",
             )
         for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
             each = found.get(path.stem)
             if each is None or path.suffix != SUFFIX:
                 raise InputError(
                     f"{path}: no set of speech or non-speech is called so.",
-                    unit=str(path),
-                    way_out=f"{nearest(path.stem, found)} The file's name is <set>{SUFFIX}.",
+                    subject=str(path),
+                    hint=f"{nearest(path.stem, found)} The file's name is <set>{SUFFIX}.",
                 )
             found[each.name] = replace(
                 each, systems={**each.systems, folder.name: _joined(path, folder.name, each.rows)}
@@ -102,8 +102,8 @@ def _check_texts(name: str, systems: Mapping[str, list[Row]]) -> None:
                     raise InputError(
                         f"{name}: the {what} of '{row.id}' in the hypotheses of '{system}' is "
                         f"no text: {text!r}.",
-                        unit=row.id,
-                        way_out=AGAIN,
+                        subject=row.id,
+                        hint=AGAIN,
                     )
 
 
@@ -121,15 +121,15 @@ def _in_one_order(name: str, systems: dict[str, list[Row]]) -> dict[str, list[Ro
         if wrong:
             raise InputError(
                 f"{name}: the hypotheses of '{system}' miss or double {wrong[:3]}.",
-                unit=name,
-                way_out=AGAIN,
+                subject=name,
+                hint=AGAIN,
             )
         other = next((row.id for row in rows if row.reference != wanted[row.id]), None)
         if other is not None:
             raise InputError(
                 f"{name}: '{other}' has another reference in the hypotheses of '{system}'.",
-                unit=other,
-                way_out=AGAIN,
+                subject=other,
+                hint=AGAIN,
             )
     held = {system: {row.id: row for row in rows} for system, rows in systems.items()}
     return {system: [held[system][row.id] for row in first] for system in systems}
@@ -142,8 +142,8 @@ def read_texts(path: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not UTF-8 text, at byte {error.start}.",
-            unit=str(path),
-            way_out="Save it as UTF-8.",
+            subject=str(path),
+            hint="Save it as UTF-8.",
         ) from None
     texts: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -153,14 +153,14 @@ def read_texts(path: Path) -> dict[str, str]:
         if len(text) != 1 or not name:
             raise InputError(
                 f"{path}, line {number}: not an id, one tab and a text: {line[:60]!r}.",
-                unit=str(path),
-                way_out="A line is one utterance; an empty text keeps its tab.",
+                subject=str(path),
+                hint="A line is one utterance; an empty text keeps its tab.",
             )
         if name in texts:
             raise InputError(
                 f"{path}, line {number}: '{name}' stands there twice.",
-                unit=name,
-                way_out="Keep one line of it.",
+                subject=name,
+                hint="Keep one line of it.",
             )
         texts[name] = text[0]
     return texts
@@ -175,14 +175,14 @@ def _joined(path: Path, system: str, rows: list[Row]) -> list[Row]:
     if unknown := sorted(texts.keys() - known):
         raise InputError(
             f"{path}: {len(unknown)} ids are unknown, such as {unknown[:3]}.",
-            unit=unknown[0],
-            way_out="Ids are those of data/decode.",
+            subject=unknown[0],
+            hint="Ids are those of data/decode.",
         )
     if missing := sorted(known - texts.keys()):
         raise InputError(
             f"{path}: {len(missing)} utterances are missing, such as {missing[:3]}.",
-            unit=missing[0],
-            way_out="Give each a line; where nothing was recognised its text is empty.",
+            subject=missing[0],
+            hint="Give each a line; where nothing was recognised its text is empty.",
         )
     return [
         replace(row, system=system, text=texts[row.id], tokens=[], score=float("nan"), others=[])

@@ -39,7 +39,7 @@ Figures = Iterator[tuple[str, str, Mapping[str, Any]]]
 def show() -> None:
     """Prints the tables; raises InputError where nothing was scored yet."""
     if not METRICS.is_file():
-        raise InputError(f"{METRICS} is not there.", way_out="Run 'dvc repro'.")
+        raise InputError(f"{METRICS} is not there.", hint="Run 'dvc repro'.")
     scores = json.loads(METRICS.read_text())
     console = Console(width=None if Console().is_terminal else WIDTH)
     console.print(_words(scores))

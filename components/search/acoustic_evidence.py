@@ -23,14 +23,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import Head
+from components.model.encoders.ctc import CtcUnits
 from components.model.matching import Matching
 
 # Cosine of a token's embedding and the speech that it attends to, from which on it counts as heard.
 # With the default bridge no token reaches 0.30 on synthetic non-speech; on spoken-dev 19 of 20
 # tokens that were said lie above 0.38, and of those that were not two thirds above 0.30, since any
 # speech has something of them. A bound of 0.4 cut off words that were said, this one none.
-HEARD = 0.3
+COSINE_THRESHOLD = 0.3
 # Mean cosine of a text at which nothing and at which surely something was said: with that bridge
 # synthetic non-speech reaches 0.10 and speech begins at 0.35.
 QUIET, SPOKEN = 0.1, 0.35
@@ -39,12 +39,12 @@ PART = "\N{REPLACEMENT CHARACTER}"  # how a token reads that holds some of the b
 
 
 @dataclass(frozen=True)
-class Reach:
+class PrefixState:
     """How far a text has come: units since the last one that was heard, and what a further unit is
     held against.
     """
 
-    unheard: int = 0
+    unsupported: int = 0
     tokens: tuple[int, ...] = ()
     letters: str = ""
     row: np.ndarray | None = (
@@ -58,7 +58,7 @@ class Evidence(Protocol):
     def most(self, token: int) -> int:
         """Units of a token of the LLM: by so many ``unheard`` grows at most."""
 
-    def extended(self, reach: Reach, token: int) -> Reach:
+    def extend(self, reach: PrefixState, token: int) -> PrefixState:
         """The reach of a text with one more token."""
 
     def speech(self, tokens: Sequence[int]) -> float:
@@ -82,7 +82,11 @@ class CtcEvidence:
     """
 
     def __init__(
-        self, scores: torch.Tensor, heard: str, head: Head, text: Callable[[tuple[int, ...]], str]
+        self,
+        scores: torch.Tensor,
+        heard: str,
+        head: CtcUnits,
+        text: Callable[[tuple[int, ...]], str],
     ) -> None:
         self._scores, self._head, self._text = scores, head, text
         self._heard = np.array([ord(each) for each in letters(heard)], np.int64)
@@ -91,12 +95,12 @@ class CtcEvidence:
         piece = self._text((token,))
         return len(letters(piece)) + (PART in piece)
 
-    def extended(self, reach: Reach, token: int) -> Reach:
+    def extend(self, reach: PrefixState, token: int) -> PrefixState:
         tokens = (*reach.tokens, token)
         said = letters(
             self._text(tokens)
         )  # of all of them: one letter may be written by several tokens
-        row, before, unheard = reach.row, reach.letters, reach.unheard
+        row, before, unheard = reach.row, reach.letters, reach.unsupported
         if row is None or not said.startswith(before):
             row, before, unheard = np.zeros(len(self._heard) + 1, np.int32), "", 0
         for letter in said[
@@ -105,7 +109,7 @@ class CtcEvidence:
             met, common = row[:-1] + (self._heard == ord(letter)), row[-1]
             row = np.maximum.accumulate(np.concatenate([row[:1], np.maximum(row[1:], met)]))
             unheard = 0 if row[-1] > common else unheard + 1
-        return Reach(unheard, tokens, said, row)
+        return PrefixState(unheard, tokens, said, row)
 
     def speech(self, tokens: Sequence[int]) -> float:
         return -float(np.expm1(self._blank))
@@ -120,7 +124,7 @@ class CtcEvidence:
         lacks are left out of the text, and one that does not fit into the frames can't have been
         said.
         """
-        target = self._head.known(text)
+        target = self._head.has_units(text)
         if not target:
             return self._blank if not letters(text) else NEVER
         lengths = (torch.tensor([len(self._scores)]), torch.tensor([len(target)]))
@@ -146,9 +150,10 @@ class MatchedEvidence:
     def most(self, token: int) -> int:
         return 1
 
-    def extended(self, reach: Reach, token: int) -> Reach:
-        return Reach(
-            0 if self._cosine(token) >= HEARD else reach.unheard + 1, (*reach.tokens, token)
+    def extend(self, reach: PrefixState, token: int) -> PrefixState:
+        return PrefixState(
+            0 if self._cosine(token) >= COSINE_THRESHOLD else reach.unsupported + 1,
+            (*reach.tokens, token),
         )
 
     def speech(self, tokens: Sequence[int]) -> float:
@@ -185,7 +190,7 @@ def ctc_evidence(
     """Evidence of utterances by the CTC head of their encoder, from last-layer frames, each
     (frames, width); ``text`` gives the text of some tokens of the LLM.
     """
-    head, heard = Head(encoder), encoder.ctc_text(frames)
+    head, heard = CtcUnits(encoder), encoder.ctc_text(frames)
     known = lru_cache(maxsize=100_000)(text)
     return [
         CtcEvidence(scores.cpu(), said, head, known)

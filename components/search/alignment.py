@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import Head, needed
-from components.text.joining import Word, spread
+from components.model.encoders.ctc import CtcUnits, frames_needed
+from components.text.joining import Word, spread_words
 
 
 @dataclass(frozen=True)
-class Run:
+class UnitSpan:
     """The frames ``start`` to ``end`` (exclusive) in which one unit stands, and the sum of its
     log-probabilities there.
     """
@@ -34,7 +34,7 @@ class Run:
     score: float
 
 
-def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[Run] | None:
+def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[UnitSpan] | None:
     """The runs of ``target``'s units on the likeliest of all paths that collapse to it; None where
     there are too few frames.
 
@@ -43,7 +43,7 @@ def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[R
     if not target:
         return []
     count = len(scores)
-    if count < needed(target):
+    if count < frames_needed(target):
         return None
     units = np.full(2 * len(target) + 1, blank)
     units[1::2] = target
@@ -69,16 +69,16 @@ def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[R
     return [_run(path, emitted, state) for state in range(1, len(units), 2)]
 
 
-def _run(path: np.ndarray, emitted: np.ndarray, state: int) -> Run:
+def _run(path: np.ndarray, emitted: np.ndarray, state: int) -> UnitSpan:
     frames = np.flatnonzero(path == state)
-    return Run(int(frames[0]), int(frames[-1]) + 1, float(emitted[frames, state].sum()))
+    return UnitSpan(int(frames[0]), int(frames[-1]) + 1, float(emitted[frames, state].sum()))
 
 
 class Aligner:
     """Word times by the CTC head of a ``SpeechEncoder``; raises InputError where it has none."""
 
     def __init__(self, encoder: Any) -> None:
-        self.head = Head(encoder)
+        self.head = CtcUnits(encoder)
         self._scores, self._rate = encoder.head, encoder.rate
         self._between = self._delimiter()
 
@@ -106,7 +106,7 @@ class Aligner:
         seconds = len(frames) / self._rate
         runs = viterbi(self.log_probabilities(frames), target, self.head.blank)
         if runs is None or not any(units):
-            return spread(text, 0.0, seconds)
+            return spread_words(text, 0.0, seconds)
         found = [
             self._word(word, [runs[place] for place in each])
             for word, each in zip(words, places, strict=True)
@@ -115,7 +115,7 @@ class Aligner:
 
     def _units(self, word: str) -> list[int]:
         """Ids of a word's units; those that the head does not know are left out."""
-        return self.head.known(word)
+        return self.head.has_units(word)
 
     def _delimiter(self) -> list[int]:
         """What stands between two words: a unit of its own for letters, nothing for subwords, which
@@ -137,7 +137,7 @@ class Aligner:
             target += each
         return target, places
 
-    def _word(self, text: str, runs: Sequence[Run]) -> Word | None:
+    def _word(self, text: str, runs: Sequence[UnitSpan]) -> Word | None:
         if not runs:
             return None
         frames = sum(run.end - run.start for run in runs)
@@ -155,7 +155,7 @@ def _filled(texts: Sequence[str], found: Sequence[Word | None], seconds: float) 
             waiting.append(text)
             continue
         if waiting:
-            made += spread(
+            made += spread_words(
                 " ".join(waiting), made[-1].end if made else 0.0, word.start if word else seconds
             )
             waiting = []

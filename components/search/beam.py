@@ -57,8 +57,8 @@ def search(
     """
     speech = model.projector(frames)
     batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, None)
-    if evidence is None and constraints.asks_what_was_heard:
-        if not model.matched:
+    if evidence is None and constraints.needs_acoustic_evidence:
+        if not model.has_matching_head:
             raise ValueError(
                 "Neither evidence is given nor was the matching head trained; take the set's "
                 "'unasked()'."

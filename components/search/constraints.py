@@ -15,7 +15,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from components.config.params import ConstraintSet
-from components.search.acoustic_evidence import Evidence, Reach
+from components.search.acoustic_evidence import Evidence, PrefixState
 
 NEVER = float("-inf")
 # Next tokens that acoustic agreement looks at, likeliest first, until it has found as many as beam
@@ -31,7 +31,7 @@ GREEDY = ConstraintSet(
     min_tokens_per_second=0,
     repetition_penalty=1.0,
     eos_threshold=0,
-    max_unheard=0,
+    max_unsupported_units=0,
     silence_gate=0,
 )
 
@@ -86,7 +86,7 @@ class LikelyEnd(LogitsProcessor):
         return scores
 
 
-class Agreement(LogitsProcessor):
+class AcousticAgreementProcessor(LogitsProcessor):
     """Forbids tokens by which a text would run on for more than ``most`` units of which none was
     heard.
 
@@ -99,7 +99,9 @@ class Agreement(LogitsProcessor):
         self, evidence: Sequence[Evidence], most: int, eos: int, ignored: set[int]
     ) -> None:
         self.evidence, self.most, self.eos, self._ignored = evidence, most, eos, ignored
-        self._reaches: list[dict[tuple[int, ...], Reach]] = [{(): Reach()} for _ in evidence]
+        self._reaches: list[dict[tuple[int, ...], PrefixState]] = [
+            {(): PrefixState()} for _ in evidence
+        ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         beams = len(scores) // len(self.evidence)
@@ -112,7 +114,7 @@ class Agreement(LogitsProcessor):
             said, place = input_ids[row].tolist(), row // beams
             if self.eos in said:  # this beam has ended, what it says no longer counts
                 continue
-            reach = self._reach(place, tuple(said))
+            reach = self._prefix_state(place, tuple(said))
             allowed = [
                 token
                 for token, value in zip(tokens, values, strict=True)
@@ -122,24 +124,28 @@ class Agreement(LogitsProcessor):
             kept[row, taken] = scores[row, taken]
         return kept
 
-    def _reach(self, place: int, said: tuple[int, ...]) -> Reach:
+    def _prefix_state(self, place: int, said: tuple[int, ...]) -> PrefixState:
         """The reach of a text, from that of the text before its last token."""
         known = self._reaches[place]
         if said not in known:
-            before = self._reach(place, said[:-1])
+            before = self._prefix_state(place, said[:-1])
             known[said] = (
                 before
                 if said[-1] in self._ignored
-                else self.evidence[place].extended(before, said[-1])
+                else self.evidence[place].extend(before, said[-1])
             )
         return known[said]
 
-    def _allowed(self, place: int, reach: Reach, tokens: Sequence[int], enough: int) -> list[int]:
+    def _allowed(
+        self, place: int, reach: PrefixState, tokens: Sequence[int], enough: int
+    ) -> list[int]:
         evidence, found = self.evidence[place], []
         for token in tokens:
             # Most are allowed without a closer look, since a token can't add more than it has.
-            plainly = token in self._ignored or reach.unheard + evidence.most(token) <= self.most
-            if plainly or evidence.extended(reach, token).unheard <= self.most:
+            plainly = (
+                token in self._ignored or reach.unsupported + evidence.most(token) <= self.most
+            )
+            if plainly or evidence.extend(reach, token).unsupported <= self.most:
                 found.append(token)
                 if len(found) == enough:
                     break
@@ -184,8 +190,10 @@ def processors(
     ):  # not by the generation's settings: those spare as many tokens as the batch padded
         found.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     fewest, most = limits(constraints, seconds)
-    if constraints.max_unheard:
-        found.append(Agreement(evidence, constraints.max_unheard, eos, ignored))
+    if constraints.max_unsupported_units:
+        found.append(
+            AcousticAgreementProcessor(evidence, constraints.max_unsupported_units, eos, ignored)
+        )
     found.append(TokenLimits(fewest, most, eos, device))
     if constraints.eos_threshold:
         found.append(LikelyEnd(constraints.eos_threshold, eos))

@@ -18,16 +18,16 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.manifest import Utterance, read_manifest
 from components.corpus.source import source
-from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
-from components.runtime.s3 import RemotePath, whole
+from components.runtime.s3 import RemotePath, read_verified
 from components.runtime.stage import Stage
 from components.shards import RESULT_VERSION
 from components.shards.index import INDEX, read_index, write_index
-from components.shards.store import bytes_of, digest_of, made_tar, place_tar
-from components.shards.writer import Sample, write_tar
+from components.shards.store import bytes_of, cached_tar, digest_of, link_tar
+from components.shards.writer import TarMember, write_tar
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,9 @@ class Job:
         }
 
 
-def cut(rows: list[Utterance], utterances: int, seconds: float) -> list[list[Utterance]]:
+def split_into_shards(
+    rows: list[Utterance], utterances: int, seconds: float
+) -> list[list[Utterance]]:
     """Rows in manifest order, cut so that no shard holds more than so many utterances
     or seconds.
     """
@@ -74,19 +76,19 @@ def write(job: Job) -> Path:
         samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
         write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
 
-    return made_tar("shards", job.key(), job.name, job.remote, make)
+    return cached_tar("shards", job.key(), job.name, job.remote, make)
 
 
-def _sample(row: Utterance, path: Path | RemotePath) -> Sample:
+def _sample(row: Utterance, path: Path | RemotePath) -> TarMember:
     try:
-        data = whole(path, row.sha256)
+        data = read_verified(path, row.sha256)
     except (FileNotFoundError, IsADirectoryError):
         data = None
     if data is None:
         raise InputError(
             f"{path} is gone or changed since the manifest was made.",
-            unit=row.id,
-            way_out="Run 'python -m components.corpus scan', then 'dvc repro'.",
+            subject=row.id,
+            hint="Run 'python -m components.corpus scan', then 'dvc repro'.",
         )
     facts = soundfile.info(io.BytesIO(data))
     if (facts.format, facts.samplerate, facts.channels) == ("FLAC", RATE, 1):
@@ -94,16 +96,18 @@ def _sample(row: Utterance, path: Path | RemotePath) -> Sample:
     else:
         samples = read(data)
         data, count = as_flac(samples), len(samples)
-    return Sample(row.id, data, count, 0, row.text, row.speaker, row.language)
+    return TarMember(row.id, data, count, 0, row.text, row.speaker, row.language)
 
 
 def work(stage: Stage) -> None:
-    out = fresh(Path("data/shards") / stage.role)
+    out = empty_folder(Path("data/shards") / stage.role)
     manifests = Path("data/corpus") / stage.role
     limits = stage.params.shards
     outputs = {}
     for name, settings in catalogue.corpus(stage.params.corpus).sources[stage.role].items():
-        shards = cut(read_manifest(manifests / name), limits.utterances, limits.seconds)
+        shards = split_into_shards(
+            read_manifest(manifests / name), limits.utterances, limits.seconds
+        )
         jobs = [
             Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows, limits.remote)
             for number, rows in enumerate(shards)
@@ -111,7 +115,7 @@ def work(stage: Stage) -> None:
         units = _all(stage, name, jobs)
         (out / name).mkdir()
         for job in jobs:
-            place_tar(units[job.name], job.name, out / name)
+            link_tar(units[job.name], job.name, out / name)
             outputs[f"{name}/{job.name}"] = digest_of(units[job.name], job.name)
         write_index(
             out / name / INDEX,

@@ -20,7 +20,7 @@ INDEX = "index.parquet"
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """One utterance of a shard."""
 
     id: str
@@ -46,10 +46,10 @@ def member_ranges(tar: Path) -> dict[str, tuple[int, int]]:
         return {member.name: (member.offset_data, member.size) for member in archive}
 
 
-def write_index(path: Path, entries: Sequence[Entry]) -> None:
+def write_index(path: Path, entries: Sequence[IndexEntry]) -> None:
     """Writes the index; the same entries give the same bytes."""
     kinds = {"str": pa.string(), "int": pa.int64()}
-    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(Entry)])
+    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(IndexEntry)])
     pq.write_table(
         pa.Table.from_pylist([asdict(entry) for entry in entries], schema=schema),
         path,
@@ -57,6 +57,6 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
     )
 
 
-def read_index(path: Path) -> list[Entry]:
+def read_index(path: Path) -> list[IndexEntry]:
     """The entries in the order of the shards."""
-    return [Entry(**row) for row in pq.read_table(path).to_pylist()]
+    return [IndexEntry(**row) for row in pq.read_table(path).to_pylist()]

@@ -13,18 +13,22 @@ from typing import TypeVar
 import numpy as np
 
 from components.runtime.hashing import seed_of
-from components.shards.reader import Located
+from components.shards.reader import IndexedUtterance
 
 Item = TypeVar("Item")
 
 
-def fitting(items: Sequence[Located], longest: float) -> tuple[list[Located], int]:
+def split_by_length(
+    items: Sequence[IndexedUtterance], longest: float
+) -> tuple[list[IndexedUtterance], int]:
     """The utterances of at most ``longest`` seconds, and how many are left out."""
     kept = [item for item in items if item.entry.seconds <= longest]
     return kept, len(items) - len(kept)
 
 
-def windows(items: Sequence[Located], seed: int, epoch: int, shards: int) -> list[list[int]]:
+def windows(
+    items: Sequence[IndexedUtterance], seed: int, epoch: int, shards: int
+) -> list[list[int]]:
     """Places in ``items``, shuffled within windows of ``shards`` shards; all places together are a
     permutation.
     """

@@ -21,16 +21,16 @@ from components.audio.sound import BrokenSound, read, read_part
 from components.config.errors import InputError
 from components.runtime.artifact import RECORD, read_record
 from components.runtime.s3 import RemotePath
-from components.shards.ahead import ahead
-from components.shards.index import INDEX, Entry, read_index
-from components.shards.store import tar_at
+from components.shards.index import INDEX, IndexEntry, read_index
+from components.shards.prefetch import tar_prefetcher
+from components.shards.store import stored_tar
 
 
 @dataclass(frozen=True)
-class Located:
+class IndexedUtterance:
     """An entry with the source it belongs to and the folder of its tar."""
 
-    entry: Entry
+    entry: IndexEntry
     source: str
     folder: Path
 
@@ -41,37 +41,37 @@ def sources(role_folder: Path) -> list[str]:
     return sorted(path.parent.name for path in role_folder.glob(f"*/{INDEX}"))
 
 
-def entries(role_folder: Path, below: str = "") -> list[Located]:
+def entries(role_folder: Path, below: str = "") -> list[IndexedUtterance]:
     """Every utterance of a role, by source, shard and place; ``below`` names a folder inside each
     source's, of the same layout.
     """
     return [
-        Located(entry, source, role_folder / source / below)
+        IndexedUtterance(entry, source, role_folder / source / below)
         for source in sources(role_folder)
         for entry in read_index(role_folder / source / below / INDEX)
     ]
 
 
-def payload(item: Located) -> bytes:
+def payload(item: IndexedUtterance) -> bytes:
     """The bytes of an utterance's payload; raises InputError where the tar is shorter than its
     index says.
     """
     return _range(item, item.entry.offset, item.entry.size)
 
 
-def description(item: Located) -> dict[str, Any]:
+def description(item: IndexedUtterance) -> dict[str, Any]:
     """The ``.json`` member of an utterance."""
     return json.loads(_range(item, item.entry.json_offset, item.entry.json_size))
 
 
-def announce(items: Iterable[Located]) -> None:
+def prefetch(items: Iterable[IndexedUtterance]) -> None:
     """Tells which utterances will be read, in their order; where their tars lie in a bucket, these
     come in meanwhile.
     """
     tars = dict.fromkeys((item.folder, item.entry.shard) for item in items)
     wanted = [stored[shard] for folder, shard in tars if (stored := _stored(folder))]
     if wanted:
-        ahead().announce(wanted)
+        tar_prefetcher().prefetch(wanted)
 
 
 def _stored(folder: Path) -> dict[str, str]:
@@ -100,13 +100,13 @@ def _in_store(record: Path, _changed: int, below: str) -> dict[str, str]:
     }
 
 
-def _range(item: Located, offset: int, size: int) -> bytes:
+def _range(item: IndexedUtterance, offset: int, size: int) -> bytes:
     path: Path | RemotePath = item.folder / item.entry.shard
     digest = _stored(item.folder).get(item.entry.shard)
     try:
         if digest:
-            path = tar_at(digest)
-            data = ahead().part(digest, offset, size)
+            path = stored_tar(digest)
+            data = tar_prefetcher().part(digest, offset, size)
         else:
             with open(path, "rb") as stream:  # type: ignore[arg-type]
                 stream.seek(offset)
@@ -114,38 +114,38 @@ def _range(item: Located, offset: int, size: int) -> bytes:
     except FileNotFoundError:
         raise InputError(
             f"{path} is gone; it holds utterance '{item.entry.id}'.",
-            unit=item.entry.id,
-            way_out="Run 'dvc repro'.",
+            subject=item.entry.id,
+            hint="Run 'dvc repro'.",
         ) from None
     if len(data) != size:
         raise InputError(
             f"{path} ends inside utterance '{item.entry.id}'.",
-            unit=item.entry.id,
-            way_out="Run 'dvc repro -f shards'.",
+            subject=item.entry.id,
+            hint="Run 'dvc repro -f shards'.",
         )
     return data
 
 
-def audio(item: Located) -> np.ndarray:
+def audio(item: IndexedUtterance) -> np.ndarray:
     """Mono float32 at 16 kHz, shape (samples,), of an utterance of an audio shard."""
     try:
         samples = read(payload(item))
     except BrokenSound as error:
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
-            unit=item.entry.id,
+            subject=item.entry.id,
         ) from None
     if len(samples) != item.entry.samples:
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {len(samples)} samples, not the"
             f" {item.entry.samples} of the index.",
-            unit=item.entry.id,
-            way_out="Run 'dvc repro -f shards'.",
+            subject=item.entry.id,
+            hint="Run 'dvc repro -f shards'.",
         )
     return samples
 
 
-def part(item: Located, start: int, count: int) -> np.ndarray:
+def part(item: IndexedUtterance, start: int, count: int) -> np.ndarray:
     """``count`` samples from ``start`` on of an utterance of an audio shard, as ``audio`` gives the
     whole of it.
     """
@@ -154,25 +154,25 @@ def part(item: Located, start: int, count: int) -> np.ndarray:
     except BrokenSound as error:
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
-            unit=item.entry.id,
+            subject=item.entry.id,
         ) from None
     if len(samples) != count:
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}' ends before sample "
             f"{start + count}.",
-            unit=item.entry.id,
-            way_out="Run 'dvc repro -f shards'.",
+            subject=item.entry.id,
+            hint="Run 'dvc repro -f shards'.",
         )
     return samples
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShardClip:
     """A recording of noise or of a room, read where it is wanted
     (components.audio.augmentation.Recording).
     """
 
-    item: Located
+    item: IndexedUtterance
 
     @property
     def samples(self) -> int:
@@ -182,7 +182,7 @@ class Clip:
         return part(self.item, start, count)
 
 
-def array(item: Located) -> np.ndarray:
+def array(item: IndexedUtterance) -> np.ndarray:
     """Features of an utterance, shape (frames, width), in the dtype that they were stored in;
     raises InputError where other bytes lie there than the index says.
     """
@@ -195,10 +195,10 @@ def array(item: Located) -> np.ndarray:
     return frames
 
 
-def _unlike(item: Located, what: str) -> InputError:
+def _unlike(item: IndexedUtterance, what: str) -> InputError:
     """The error for features that are not what the index says."""
     return InputError(
         f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {what}.",
-        unit=item.entry.id,
-        way_out="Run 'dvc repro -f features'.",
+        subject=item.entry.id,
+        hint="Run 'dvc repro -f features'.",
     )

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shards.index import Entry, member_ranges
+from components.shards.index import IndexEntry, member_ranges
 
 
 @dataclass(frozen=True)
-class Sample:
+class TarMember:
     """One utterance to write: ``payload`` is the bytes of its ``.flac`` or ``.npy`` member."""
 
     id: str
@@ -30,7 +30,7 @@ class Sample:
     language: str
 
 
-def describe(sample: Sample) -> dict[str, Any]:
+def describe(sample: TarMember) -> dict[str, Any]:
     """The ``.json`` member of an utterance."""
     return {
         "id": sample.id,
@@ -41,7 +41,7 @@ def describe(sample: Sample) -> dict[str, Any]:
     }
 
 
-def write_tar(path: Path, samples: Iterable[Sample], payload: str) -> list[Entry]:
+def write_tar(path: Path, samples: Iterable[TarMember], payload: str) -> list[IndexEntry]:
     """Writes one tar and returns its index entries, in the order of ``samples``; ``payload`` is the
     member's ending.
     """
@@ -64,7 +64,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def _facts(sample: Sample) -> dict[str, Any]:
+def _facts(sample: TarMember) -> dict[str, Any]:
     return {
         "id": sample.id,
         "samples": sample.samples,
@@ -77,11 +77,11 @@ def _facts(sample: Sample) -> dict[str, Any]:
 
 def _entries(
     shard: str, written: list[dict[str, Any]], ranges: dict[str, tuple[int, int]], payload: str
-) -> Iterator[Entry]:
+) -> Iterator[IndexEntry]:
     for facts in written:
         offset, size = ranges[f"{facts['id']}.{payload}"]
         json_offset, json_size = ranges[f"{facts['id']}.json"]
-        yield Entry(
+        yield IndexEntry(
             shard=shard,
             offset=offset,
             size=size,

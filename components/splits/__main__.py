@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components.config.errors import InputError
 from components.corpus.manifest import MANIFEST, Utterance, read_manifest, unaltered
-from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.stage import Stage, run_stage
 
 CORPUS, OUT = Path("data/corpus"), Path("data/splits")
@@ -118,19 +118,19 @@ def _apart(
     pairs: Iterable[tuple[str, str]],
     value: Callable[[Utterance], str],
     what: str,
-    way_out: str,
+    hint: str,
 ) -> None:
     """Raises InputError where two roles of a pair share a value."""
     for one, other in pairs:
         both = shared(places(roles[one], one, value), places(roles[other], other, value))
         if both:
             raise InputError(
-                f"{what} in {one} and in {other}: {both}.", unit=f"{one}, {other}", way_out=way_out
+                f"{what} in {one} and in {other}: {both}.", subject=f"{one}, {other}", hint=hint
             )
 
 
 def work(stage: Stage) -> None:
-    out = fresh(OUT)
+    out = empty_folder(OUT)
     roles = read_roles()
     for note in check(roles):
         print(f"splits: note: {note}")

@@ -41,7 +41,7 @@ class Word:
         return (self.start + self.end) / 2
 
 
-def spread(text: str, start: float, end: float) -> list[Word]:
+def spread_words(text: str, start: float, end: float) -> list[Word]:
     """The words of a text over the seconds from ``start`` to ``end``, each as long as its letters:
     where times are not known.
     """
@@ -53,7 +53,7 @@ def spread(text: str, start: float, end: float) -> list[Word]:
     return [Word(word, *pair) for word, pair in zip(words, pairwise(times), strict=True)]
 
 
-def joint(
+def best_joint(
     before: Sequence[Word], after: Sequence[Word], start: float, end: float, tolerance: float
 ) -> tuple[int, int]:
     """How many words of ``before`` are kept and how many of ``after`` are dropped, where both heard
@@ -79,7 +79,7 @@ def joint(
     )
 
 
-def joined(
+def join_words(
     heard: Sequence[Sequence[Word]], shared: Sequence[tuple[float, float] | None], tolerance: float
 ) -> list[list[Word]]:
     """The words of stretches in their order, each word of an overlap in one of them alone;
@@ -90,7 +90,7 @@ def joined(
     for place in range(1, len(made)):
         span = shared[place]
         if span is not None:
-            kept, dropped = joint(made[place - 1], made[place], *span, tolerance)
+            kept, dropped = best_joint(made[place - 1], made[place], *span, tolerance)
             del made[place - 1][kept:], made[place][:dropped]
     return made
 

@@ -15,20 +15,20 @@ from components.config.errors import InputError
 from components.config.heads import check_weight
 from components.config.params import Train, tunes_encoder
 from components.config.projector import CtcCompressor, Projector, ReleasedWeights
-from components.config.schema import stated, typed
+from components.config.schema import non_default_fields, parse_as
 from components.model.folders.description import has_ctc
 from components.optim.ranks import Ranks
-from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.settings import device
 from components.runtime.stage import Stage
-from components.runtime.unit_cache import digests, made, place
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.train import RESULT_VERSION, emergence, engine
-from components.train.boundary import keys_of
-from components.train.throughput import collected
+from components.train.stage_cache import stage_keys
+from components.train.throughput import read_throughput
 
 if TYPE_CHECKING:  # a stage starts without torch
-    from components.model.speech_llm import Hearing
+    from components.model.speech_llm import EncoderRunConfig
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -61,8 +61,8 @@ def work(stage: Stage) -> None:
     )
     parameters = {
         "train": asdict(settings),
-        "projector": stated(projector),
-        "prompt": stated(llm.prompt),
+        "projector": non_default_fields(projector),
+        "prompt": non_default_fields(llm.prompt),
         "lora": llm.lora.targets,
         "llm_dtype": llm.numerics.dtype,
     }
@@ -76,29 +76,29 @@ def work(stage: Stage) -> None:
         _check_units()
 
     def make(folder: Path) -> None:
-        ends = keys_of(RESULT_VERSION, parameters, inputs)
+        ends = stage_keys(RESULT_VERSION, parameters, inputs)
         task = Task(
             folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm, ends
         )
         engine.run(train, task)
-        stage.facts["throughput"] = collected(task.scratch)
+        stage.facts["throughput"] = read_throughput(task.scratch)
 
     if projector.weights is None:
-        unit = made(
+        unit = cached_unit(
             "train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make
         )
     else:
         inputs, unit = _released(
             stage.params.projector, settings, projector, llm, projector.weights
         )
-    place(unit, fresh(OUT.with_name(".bridge-unit")))
+    link_files(unit, empty_folder(OUT.with_name(".bridge-unit")))
     _lay_out(OUT.with_name(".bridge-unit"))
     emergence.write(
         CURVE, METRICS
     )  # of the curve and not of the unit: those made earlier have it too
     outputs = {
         name.removeprefix("bridge/"): digest
-        for name, digest in digests(unit).items()
+        for name, digest in unit_digests(unit).items()
         if name.startswith("bridge/")
     }
     write_record(
@@ -117,18 +117,22 @@ def _released(
     """What a released projector hangs on, and its unit; nothing is trained."""
     from components.train import released
 
-    file = released.find(name, weights)
-    inputs = {"encoder": contents(ENCODER), "llm": contents(LLM), "released": file_digest(file)}
+    file = released.find_weights(name, weights)
+    inputs = {
+        "encoder": recorded_digests(ENCODER),
+        "llm": recorded_digests(LLM),
+        "released": file_digest(file),
+    }
     job = released.Job(file, ENCODER, LLM, projector, llm, settings.text_case)
-    key = {"version": RESULT_VERSION, "shape": stated(job.shape()), "inputs": inputs}
-    return inputs, made("train", key, lambda folder: released.take(job, folder))
+    key = {"version": RESULT_VERSION, "shape": non_default_fields(job.shape()), "inputs": inputs}
+    return inputs, cached_unit("train", key, lambda folder: released.convert_released(job, folder))
 
 
 def _inputs() -> dict[str, Any]:
     """Digests of what the weights hang on: frames where they are cached, else shards; and both base
     checkpoints.
     """
-    found: dict[str, Any] = {"encoder": contents(ENCODER), "llm": contents(LLM)}
+    found: dict[str, Any] = {"encoder": recorded_digests(ENCODER), "llm": recorded_digests(LLM)}
     for role in ROLES:
         record = read_record(DATA / "features" / role)
         found[role] = {
@@ -149,29 +153,29 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
         raise InputError(
             "train: the encoder is to be tuned, but cached frames are those of the encoder as "
             "it was.",
-            unit="features.mode",
-            way_out="Set features.mode to live.",
+            subject="features.mode",
+            hint="Set features.mode to live.",
         )
     if any("encoder-lora" in stage.tune for stage in settings.curriculum) and not targets:
         raise InputError(
             f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.",
-            unit="lora.targets",
-            way_out="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
+            subject="lora.targets",
+            hint="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
         )
     check_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
 
 
-def _hearing(settings: Train) -> Hearing | None:
+def _hearing(settings: Train) -> EncoderRunConfig | None:
     """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW
     would lose small steps in half precision.
     """
-    from components.model.speech_llm import Hearing
+    from components.model.speech_llm import EncoderRunConfig
 
     key = read_record(DATA / "features" / "train")["key"]
-    numerics = typed(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
+    numerics = parse_as(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
     whole = any("encoder" in stage.tune for stage in settings.curriculum)
     return (
-        Hearing(key["layer"], "float32" if whole else numerics.dtype, numerics.padding)
+        EncoderRunConfig(key["layer"], "float32" if whole else numerics.dtype, numerics.padding)
         if tunes_encoder(settings)
         else None
     )
@@ -189,7 +193,7 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
     settings).
     """
     from components.model.encoders.families import width_of
-    from components.model.speech_llm import Shape, folder_digest
+    from components.model.speech_llm import ModelConfig, folder_digest
     from components.train import loop
 
     llm, settings = catalogue.llm(task.llm), task.settings
@@ -199,7 +203,7 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
         if any("llm" in stage.tune for stage in settings.curriculum)
         else llm.numerics.dtype
     )
-    shape = Shape(
+    shape = ModelConfig(
         folder_digest(ENCODER),
         width_of(ENCODER),
         folder_digest(LLM),

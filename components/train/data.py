@@ -15,16 +15,16 @@ from components.config.errors import InputError
 from components.config.params import Concatenate, CurriculumStage, Train
 from components.runtime.hashing import seed_of
 from components.shards.order import batches, windows
-from components.shards.reader import Located
+from components.shards.reader import IndexedUtterance
 
 Place = tuple[int, ...]  # of an utterance among all; of a joined one, those of its parts
-Example = tuple[Located, bool]  # an utterance, and whether it is speech
+Example = tuple[IndexedUtterance, bool]  # an utterance, and whether it is speech
 Tokens = Callable[
-    [Located, bool, int], int
+    [IndexedUtterance, bool, int], int
 ]  # (utterance, whether it is speech, epoch) → the LLM's tokens
 
 
-def shorter(counts: Sequence[int], stride: float) -> int:
+def count_short(counts: Sequence[int], stride: float) -> int:
     """How many utterances have fewer frames than one token of the projector stands for.
 
     Raises InputError where most have: such an encoder and such a projector give the LLM next to
@@ -38,10 +38,8 @@ def shorter(counts: Sequence[int], stride: float) -> int:
         )
         raise InputError(
             says,
-            unit="projector",
-            way_out=(
-                "Name a projector with a lower stride, or an encoder with more frames a second."
-            ),
+            subject="projector",
+            hint=("Name a projector with a lower stride, or an encoder with more frames a second."),
         )
     return short
 
@@ -55,13 +53,13 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Joined(Located):
+class JoinedUtterances(IndexedUtterance):
     """Utterances put together to one: ``entry`` tells their text and length as a whole."""
 
-    parts: tuple[Located, ...] = ()
+    parts: tuple[IndexedUtterance, ...] = ()
 
 
-def joined(items: Sequence[Located]) -> Located:
+def join_utterances(items: Sequence[IndexedUtterance]) -> IndexedUtterance:
     """One utterance of several, their frames and texts one after the other; a single
     one is itself.
     """
@@ -76,12 +74,12 @@ def joined(items: Sequence[Located]) -> Located:
         text=" ".join(each.text for each in entries),
         text_length=sum(each.text_length + 1 for each in entries) - 1,
     )
-    return Joined(whole, first.source, first.folder, tuple(items))
+    return JoinedUtterances(whole, first.source, first.folder, tuple(items))
 
 
-def parts_of(item: Located) -> tuple[Located, ...]:
+def parts_of(item: IndexedUtterance) -> tuple[IndexedUtterance, ...]:
     """The utterances whose frames make up ``item``."""
-    return item.parts if isinstance(item, Joined) else (item,)
+    return item.parts if isinstance(item, JoinedUtterances) else (item,)
 
 
 def pieces_of(examples: Sequence[Example]) -> list[Example]:
@@ -90,8 +88,8 @@ def pieces_of(examples: Sequence[Example]) -> list[Example]:
 
 
 def plan(
-    speech: Sequence[Located],
-    silence: Sequence[Located],
+    speech: Sequence[IndexedUtterance],
+    silence: Sequence[IndexedUtterance],
     settings: Train,
     stage: CurriculumStage,
     lengths: Callable[[int], Sequence[float]] | None = None,
@@ -122,7 +120,7 @@ def plan(
             chosen = [first + place for place in group]
             whole: list[Place] = [(each,) for each in chosen]
             if not alone:
-                whole = strung(
+                whole = concatenate_utterances(
                     chosen, seconds, settings.concatenate, seed_of("strung", seed, number)
                 )
             whole += [(place,) for place in extra[number :: len(groups)]]
@@ -130,7 +128,9 @@ def plan(
             if tokens and settings.batch_tokens:
                 counts = {
                     place: tokens(
-                        joined([items[each] for each in place]), place[0] < len(speech), epoch
+                        join_utterances([items[each] for each in place]),
+                        place[0] < len(speech),
+                        epoch,
                     )
                     for place in whole
                 }
@@ -169,7 +169,7 @@ def _batches(
     return [[known[number] for number in batch] for batch in cut]
 
 
-def strung(
+def concatenate_utterances(
     places: Sequence[int], lengths: Sequence[float], settings: Concatenate, seed: int
 ) -> list[Place]:
     """``places``, of ``lengths`` in seconds, a share of them joined at random to utterances of up
@@ -202,7 +202,9 @@ def _drawn(first: int, count: int, wanted: int, seed: int) -> list[int]:
     ]
 
 
-def misread(ids: Sequence[int], share: float, vocabulary: Sequence[int], seed: int) -> list[int]:
+def corrupt_input_tokens(
+    ids: Sequence[int], share: float, vocabulary: Sequence[int], seed: int
+) -> list[int]:
     """The tokens of a transcript, each replaced with the probability ``share`` by another of
     ``vocabulary``.
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 RISE = 0.2  # of accuracy: a third of the paper's jumps, and far over what batches differ by
-HEARD = 0.5  # accuracy: text alone gives away less (figure 4: about 0.4)
+JUMP_FLOOR = 0.5  # accuracy: text alone gives away less (figure 4: about 0.4)
 BETWEEN = 1 / 3  # most steps on the way, as a share of those on either level
 FEWEST = 20  # steps: below, a level is a handful of batches
 WINDOW = (5, 51)  # steps of the running median: 2 % of the run, within these
@@ -58,7 +58,7 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
     return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
 
 
-def jump(accuracy: Sequence[float]) -> Jump | None:
+def find_jump(accuracy: Sequence[float]) -> Jump | None:
     """The jump of an accuracy by step (fractions), as the module's docstring defines it; None where
     there is none.
     """
@@ -67,7 +67,7 @@ def jump(accuracy: Sequence[float]) -> Jump | None:
     curve = smoothed(accuracy)
     step = _cut(curve)
     before, after = float(np.median(curve[:step])), float(np.median(curve[step:]))
-    if after - before < RISE or after < HEARD:
+    if after - before < RISE or after < JUMP_FLOOR:
         return None
     quarter = (after - before) / 4
     below, above = int((curve <= before + quarter).sum()), int((curve >= after - quarter).sum())
@@ -95,7 +95,7 @@ def summary(curve: Path) -> dict[str, Any]:
     with curve.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     accuracy = [float(row["accuracy"]) for row in rows]
-    found = jump(accuracy)
+    found = find_jump(accuracy)
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
         if (

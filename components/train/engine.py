@@ -72,8 +72,8 @@ def ranks(settings: Train) -> tuple[Engine, int]:
     if chosen.name == "fsdp" and settings.precision == "fp16":
         raise InputError(
             "train: ranks that hold an LLM in parts would not agree on which step overflowed fp16.",
-            unit="train.precision",
-            way_out="Set train.precision to bf16, or LIBRETTO_ENGINE to ddp.",
+            subject="train.precision",
+            hint="Set train.precision to bf16, or LIBRETTO_ENGINE to ddp.",
         )
     if not chosen.name and gpus < 2:
         return chosen, 1 if gpus else min(workers(), settings.micro_batches)
@@ -82,8 +82,8 @@ def ranks(settings: Train) -> tuple[Engine, int]:
         raise InputError(
             f"train: {processes * chosen.nodes} ranks would share the {settings.micro_batches} micro-batches of a step: some "
             "would have nothing to do.",
-            unit="train.micro_batches",
-            way_out=(
+            subject="train.micro_batches",
+            hint=(
                 "Set train.micro_batches to their number or a multiple of it, or start "
                 "fewer processes."
             ),
@@ -109,7 +109,7 @@ def _torchrun(task: Task, chosen: Engine, processes: int) -> None:
     several = chosen.nodes > 1
     # One machine's launcher and ranks meet in files, so that nothing listens beyond loopback.
     meeting = (
-        [f"--rdzv-endpoint={chosen.meeting}"]
+        [f"--rdzv-endpoint={chosen.rendezvous}"]
         if several
         else ["--rdzv-conf=store_type=file", f"--rdzv-endpoint={failed / 'meeting'}"]
     )
@@ -151,17 +151,17 @@ def _torchrun(task: Task, chosen: Engine, processes: int) -> None:
         raise TransientError(
             f"A training process was killed or failed; torchrun ended with {done.returncode} "
             "(see above).",
-            way_out="Run again: it goes on from its checkpoint.",
+            hint="Run again: it goes on from its checkpoint.",
         )
 
 
-def keep(error: LibrettoError, folder: Path, rank: int) -> None:
+def record_error(error: LibrettoError, folder: Path, rank: int) -> None:
     """Leaves what a rank raised where ``run`` finds it; standard error has it too."""
     record = {
         "kind": error.kind,
         "message": error.args[0],
-        "unit": error.unit,
-        "way_out": error.way_out,
+        "subject": error.subject,
+        "hint": error.hint,
     }
     (folder / FAILED / f"{rank}.json").write_text(json.dumps(record))
 
@@ -169,5 +169,5 @@ def keep(error: LibrettoError, folder: Path, rank: int) -> None:
 def _error(file: Path) -> LibrettoError:
     record = json.loads(file.read_text())
     return BY_KIND[record["kind"]](
-        record["message"], unit=record["unit"], way_out=record["way_out"]
+        record["message"], subject=record["subject"], hint=record["hint"]
     )

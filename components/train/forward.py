@@ -17,17 +17,17 @@ import torch
 
 from components.config.params import Train
 from components.features.frames import FrameSource
-from components.model.spec_augment import masked
+from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM
 from components.optim.precision import Precision
 from components.runtime.hashing import seed_of
-from components.shards.reader import announce
-from components.train.auxiliary import Auxiliary
-from components.train.data import Example, misread, parts_of, pieces_of
+from components.shards.reader import prefetch
+from components.train.data import Example, corrupt_input_tokens, parts_of, pieces_of
+from components.train.encoder_ctc import EncoderCtcLoss
 
 
 @dataclass(frozen=True)
-class Loss:
+class StepLoss:
     """What a micro-batch adds to its step: ``total`` with a graph, the others as sums
     of numbers.
     """
@@ -60,7 +60,7 @@ class Forward:
     precision: Precision
     speech: FrameSource
     silence: FrameSource
-    auxiliary: Auxiliary | None  # the encoder's own loss, where it is on
+    auxiliary: EncoderCtcLoss | None  # the encoder's own loss, where it is on
     _plain: list[int] = field(init=False)  # tokens that may stand in for masked ones
 
     def __post_init__(self) -> None:
@@ -71,14 +71,14 @@ class Forward:
             else []
         )
 
-    def announce(self, coming: Sequence[tuple[int, Sequence[Example]]]) -> None:
+    def prefetch(self, coming: Sequence[tuple[int, Sequence[Example]]]) -> None:
         """Tells the reader what is heard next: of each step its epoch and its examples."""
         pieces = (
             (epoch, item, spoken)
             for epoch, examples in coming
             for item, spoken in pieces_of(examples)
         )
-        announce(
+        prefetch(
             [
                 (self.speech if spoken else self.silence).located(item, epoch)
                 for epoch, item, spoken in pieces
@@ -96,7 +96,7 @@ class Forward:
 
     def loss(
         self, part: list[Example], step: int, epoch: int, tokens: int, utterances: int
-    ) -> Loss:
+    ) -> StepLoss:
         """The loss of a micro-batch as a share of a step of so many target ``tokens`` and
         recordings (``utterances``).
         """
@@ -117,7 +117,7 @@ class Forward:
         beside = self.auxiliary.loss(pieces_of(part), heard) if self.auxiliary else None
         if beside is not None:  # a mean of utterances, since each is a mean of frames
             total = total + settings.ctc_weight * beside / utterances
-        return Loss(
+        return StepLoss(
             total,
             entropy.total.item(),
             matching.item(),
@@ -153,7 +153,7 @@ class Forward:
         """Frames of every utterance: those of its recordings, masked, one after the other."""
         seed = self._seeds("mask", epoch)
         left = (
-            masked(each, self.settings.spec_augment, seed(item.entry.id))
+            mask_frames(each, self.settings.spec_augment, seed(item.entry.id))
             for each, (item, _) in zip(frames, pieces_of(part), strict=True)
         )
         return [torch.cat([next(left) for _ in parts_of(item)]) for item, _ in part]
@@ -168,7 +168,7 @@ class Forward:
         if not share:
             return None
         return [
-            misread(target(text), share, self._plain, seed(item.entry.id))
+            corrupt_input_tokens(target(text), share, self._plain, seed(item.entry.id))
             for text, (item, _) in zip(texts, part, strict=True)
         ]
 

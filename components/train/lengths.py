@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
-from components.shards.reader import Located
+from components.shards.reader import IndexedUtterance
 from components.train.data import parts_of
 
 
@@ -24,7 +24,7 @@ class Lengths:
         )
         self._texts: dict[str, int] = {}
 
-    def __call__(self, item: Located, spoken: bool, epoch: int) -> int:
+    def __call__(self, item: IndexedUtterance, spoken: bool, epoch: int) -> int:
         frames = sum(self._sources[spoken].count(part, epoch) for part in parts_of(item))
         text = self._text(item.entry.text if spoken else "")
         return (

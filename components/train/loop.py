@@ -21,27 +21,27 @@ from components.config.params import CurriculumStage, Train
 from components.features.frames import FrameSource
 from components.model.llms.causal import check_packing, load_llm
 from components.model.lora import check_gradients
-from components.model.speech_llm import Shape, SpeechLLM, heard_with
+from components.model.speech_llm import ModelConfig, SpeechLLM, load_tuned_encoder
 from components.model.trainable import printed
 from components.optim import checkpoint, recomputation
 from components.optim.precision import Precision
-from components.optim.ranks import Ranks, cut
+from components.optim.ranks import Ranks, split_micro_batches
 from components.optim.schedule import rate_at
 from components.optim.sharding import shard
 from components.runtime.hashing import seed_of
 from components.runtime.progress import Progress, progress
 from components.runtime.unit_cache import Key
-from components.shards.order import fitting
-from components.shards.reader import Located
-from components.train import boundary
-from components.train.alarm import Alarm
-from components.train.auxiliary import Auxiliary
-from components.train.boundary import BEST, CURVE, DONE
-from components.train.data import Example, Step, joined, pieces_of, plan, shorter
+from components.shards.order import split_by_length
+from components.shards.reader import IndexedUtterance
+from components.train import stage_cache
+from components.train.data import Example, Step, count_short, join_utterances, pieces_of, plan
+from components.train.divergence import DivergenceGuard
+from components.train.encoder_ctc import EncoderCtcLoss
 from components.train.forward import Forward
 from components.train.lengths import Lengths
-from components.train.parts import TABLE, Parts, write_table
-from components.train.selection import chosen, dev_errors
+from components.train.parts import TABLE, TrainableParts, write_table
+from components.train.selection import dev_errors, selection_utterances
+from components.train.stage_cache import BEST, CURVE, DONE
 from components.train.throughput import Throughput
 
 # steps; so often the reader is told what the next two times as many will read, for tars that come
@@ -60,7 +60,7 @@ class Job:
     scratch: Path
     device: str
     settings: Train
-    shape: Shape
+    shape: ModelConfig
     lora_targets: dict[str, list[str]]  # by the part: lora, encoder-lora
     ends: list[Key]  # of the stages, in the work cache
 
@@ -70,12 +70,12 @@ def train(ranks: Ranks, job: Job) -> None:
     ``job.out``.
     """
     llm, tokenizer = load_llm(job.llm, job.shape.llm_dtype, job.device)
-    encoder = heard_with(job.shape, job.encoder, job.device)
+    encoder = load_tuned_encoder(job.shape, job.encoder, job.device)
     torch.manual_seed(seed_of("bridge", job.settings.seed))
     model = SpeechLLM(job.shape, llm, tokenizer, encoder).to(job.device)
-    model.read_units_by(job.encoder)
-    model.matched = bool(job.settings.matching.weight)
-    parts = Parts(model, job.settings, job.lora_targets)
+    model.use_ctc_head_of(job.encoder)
+    model.has_matching_head = bool(job.settings.matching.weight)
+    parts = TrainableParts(model, job.settings, job.lora_targets)
     parts.check()
     speech = FrameSource("train", job.encoder, job.device, job.data, encoder)
     silence = FrameSource(
@@ -85,11 +85,11 @@ def train(ranks: Ranks, job: Job) -> None:
     if not dev.items:
         raise InputError(
             "train: the corpus has no utterance in its role dev to choose a checkpoint by.",
-            unit="dev",
-            way_out="Give the role a source.",
+            subject="dev",
+            hint="Give the role a source.",
         )
     stride = model.projector.stride
-    short = shorter([speech.count(item, 0) for item in speech.items], stride)
+    short = count_short([speech.count(item, 0) for item in speech.items], stride)
     if short and ranks.rank == 0:
         print(
             f"train: {short} of {len(speech.items)} utterances have fewer frames than the "
@@ -123,7 +123,13 @@ class _Stage:
     """One stage of the curriculum: its optimiser, its checkpoints and its curve."""
 
     def __init__(
-        self, ranks: Ranks, job: Job, parts: Parts, stage: CurriculumStage, number: int, first: int
+        self,
+        ranks: Ranks,
+        job: Job,
+        parts: TrainableParts,
+        stage: CurriculumStage,
+        number: int,
+        first: int,
     ) -> None:
         self.ranks, self.job, self.model, self.stage, self.first = (
             ranks,
@@ -134,7 +140,7 @@ class _Stage:
         )
         self.label = f"{number}-{stage.name}"
         self.folder = job.scratch / self.label
-        self.hears = parts.head(stage)
+        self.hears = parts.uses_ctc_loss(stage)
         groups, peaks = parts.tune(stage), parts.rates(stage)
         self.optimiser = torch.optim.AdamW(
             [
@@ -144,7 +150,7 @@ class _Stage:
             weight_decay=job.settings.weight_decay,
         )
         self.precision = Precision(job.settings.precision, job.device)
-        self.alarm = Alarm(job.scratch, stage.name, job.settings.spike)
+        self.alarm = DivergenceGuard(job.scratch, stage.name, job.settings.spike)
         self.throughput = Throughput(self.folder)
         self.trained = [parameter for parameters in groups.values() for parameter in parameters]
 
@@ -152,7 +158,7 @@ class _Stage:
         """Takes the stage as another training left it, whose curriculum was the same up
         to its end.
         """
-        if self.ranks.rank == 0 and boundary.take(end, self.folder):
+        if self.ranks.rank == 0 and stage_cache.restore(end, self.folder):
             print(
                 f"train: stage '{self.stage.name}' is taken from the work cache, where a "
                 "training with the same beginning left it"
@@ -162,7 +168,7 @@ class _Stage:
     def keep(self, end: Key) -> None:
         """Keeps the finished stage for others that begin like this one."""
         if self.ranks.rank == 0:
-            boundary.keep(end, self.folder)
+            stage_cache.store(end, self.folder)
         self.ranks.wait()
 
     def run(self, speech: FrameSource, silence: FrameSource, dev: FrameSource) -> None:
@@ -170,21 +176,25 @@ class _Stage:
         weights in the model.
         """
         if not (self.folder / DONE).is_file():
-            kept, left_out = fitting(speech.items, self.job.settings.max_seconds / speech.stretch)
-            quiet = fitting(silence.items, self.job.settings.max_seconds / silence.stretch)[0]
+            kept, left_out = split_by_length(
+                speech.items, self.job.settings.max_seconds / speech.stretch
+            )
+            quiet = split_by_length(silence.items, self.job.settings.max_seconds / silence.stretch)[
+                0
+            ]
             share = self.stage.nonspeech_share
             if (share < 1 and not kept) or (share and not quiet):
                 raise InputError(
                     f"train, stage '{self.stage.name}': nothing is left to train on.",
-                    unit=self.stage.name,
-                    way_out="Raise train.max_seconds or add a source.",
+                    subject=self.stage.name,
+                    hint="Raise train.max_seconds or add a source.",
                 )
             if left_out and self.ranks.rank == 0:
                 print(
                     f"train: {left_out} of {len(speech.items)} utterances are over "
                     f"{self.job.settings.max_seconds} s and left out"
                 )
-            auxiliary = Auxiliary(speech, kept) if self.hears else None
+            auxiliary = EncoderCtcLoss(speech, kept) if self.hears else None
             if auxiliary and auxiliary.said and self.ranks.rank == 0:
                 print(auxiliary.said)
             forward = Forward(
@@ -214,7 +224,11 @@ class _Stage:
         checkpoint.load(self.folder / BEST, self.model, None)
 
     def _tokens(
-        self, kept: list[Located], quiet: list[Located], speech: FrameSource, silence: FrameSource
+        self,
+        kept: list[IndexedUtterance],
+        quiet: list[IndexedUtterance],
+        speech: FrameSource,
+        silence: FrameSource,
     ) -> Lengths:
         """Counts tokens of utterances, and says how many are over the budget by themselves."""
         tokens, most = Lengths(self.model, speech, silence), self.job.settings.batch_tokens
@@ -232,7 +246,7 @@ class _Stage:
 
     def _train(
         self,
-        items: list[Located],
+        items: list[IndexedUtterance],
         speech_count: int,
         steps: list[Step],
         forward: Forward,
@@ -243,11 +257,11 @@ class _Stage:
 
         def examples(step: Step) -> list[Example]:
             return [
-                (joined([items[each] for each in place]), place[0] < speech_count)
+                (join_utterances([items[each] for each in place]), place[0] < speech_count)
                 for place in step.places
             ]
 
-        if checkpoint.there(last):
+        if checkpoint.has_checkpoint(last):
             state = checkpoint.load(last, self.model, self.optimiser)
             self.precision.restore(state["scaler"])
         self.ranks.wait()
@@ -258,7 +272,7 @@ class _Stage:
                     break
                 places = examples(steps[step])
                 if step % AHEAD == 0 or step == state["step"]:
-                    forward.announce(
+                    forward.prefetch(
                         [(each.epoch, examples(each)) for each in steps[step : step + 2 * AHEAD]]
                     )
                 facts = self._step(step, len(steps), places, steps[step].epoch, forward)
@@ -285,11 +299,11 @@ class _Stage:
         self.optimiser.zero_grad()
         tokens, utterances = forward.target_tokens(places), len(pieces_of(places))
         sums = torch.zeros(6, dtype=torch.float64)
-        mine = self.ranks.turns(cut(places, settings.micro_batches))
+        mine = self.ranks.assigned_items(split_micro_batches(places, settings.micro_batches))
         for part, counts in mine:
             loss = forward.loss(part, step, epoch, tokens, utterances)
             if not torch.isfinite(loss.total):
-                raise self.alarm.no_number(step, loss.total.item(), _ids(part), _ids(places))
+                raise self.alarm.non_finite(step, loss.total.item(), _ids(part), _ids(places))
             self.precision.backward(loss.total if counts else loss.total * 0.0)
             sums += counts * loss.sums()
         if mine and step == 0:  # the matching head has none where its loss is not weighed
@@ -329,7 +343,11 @@ class _Stage:
         self.model.eval()
         settings, first = self.job.settings, self.ranks.rank == 0
         errors = dev_errors(
-            self.model, dev, chosen(dev, settings.selection), settings.batch_seconds * 2, self.ranks
+            self.model,
+            dev,
+            selection_utterances(dev, settings.selection),
+            settings.batch_seconds * 2,
+            self.ranks,
         )
         state["curve"][-1]["dev_wer"] = errors.wer
         shown.advance(0, f"dev WER {errors.wer:.3f}")
@@ -341,7 +359,7 @@ class _Stage:
         if self._waited_enough(state):
             state["curve"][-1]["stopped"] = "early"
         if first:
-            self.throughput.keep()
+            self.throughput.save()
             print(
                 f"train: {self.stage.name}, step {done}: dev word error rate {errors.wer:.4f}, "
                 f"next-token accuracy {state['curve'][-1]['accuracy']:.3f}",

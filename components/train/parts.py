@@ -19,7 +19,7 @@ from components.config.params import CurriculumStage, Lora, Train
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.lora import adapted
 from components.model.speech_llm import SpeechLLM
-from components.model.trainable import Row, plain, selected, table
+from components.model.trainable import ParameterRow, plain_name, selected, table
 from components.runtime.hashing import seed_of
 
 TABLE = "parameters.json"
@@ -27,7 +27,7 @@ SIDES = {"lora": "llm", "encoder-lora": "encoder"}
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainableParts:
     """What a training tunes of a model, stage by stage."""
 
     model: SpeechLLM
@@ -38,7 +38,7 @@ class Parts:
         """The settings of a LoRA part."""
         return self.settings.lora if part == "lora" else self.settings.encoder_lora
 
-    def head(self, stage: CurriculumStage) -> bool:
+    def uses_ctc_loss(self, stage: CurriculumStage) -> bool:
         """Whether the encoder's CTC loss weighs in: its head is then tuned with the whole encoder,
         and read as it is by LoRA.
         """
@@ -58,17 +58,17 @@ class Parts:
             assert network is not None  # build: it is there where a part of it is tuned
             layers = adapted(network, self.targets[part])
             loras += [f"{side}.{layer}.lora_{matrix}.weight" for layer in layers for matrix in "AB"]
-        heads = {self.head(stage) for stage in self.settings.curriculum}
+        heads = {self.uses_ctc_loss(stage) for stage in self.settings.curriculum}
         known = {head: [*self.model.tunable(head), *loras] for head in heads}
         for stage in self.settings.curriculum:
-            selected(known[self.head(stage)], stage.tune, stage.freeze, _where(stage))
+            selected(known[self.uses_ctc_loss(stage)], stage.tune, stage.freeze, _where(stage))
 
     def tune(self, stage: CurriculumStage) -> dict[str, list[nn.Parameter]]:
         """Makes what the stage tunes trainable, LoRA added where it was not yet; returns the
         parameters by part.
         """
         for part in stage.tune:
-            if part in SIDES and SIDES[part] not in self.model.adapted:
+            if part in SIDES and SIDES[part] not in self.model.lora_wrappers:
                 lora = self.lora(part)
                 self.model.add_lora(
                     lora.rank,
@@ -78,7 +78,7 @@ class Parts:
                     seed_of(part, self.settings.seed),
                     SIDES[part],
                 )
-        return self.model.tune(stage.tune, stage.freeze, self.head(stage), _where(stage))
+        return self.model.tune(stage.tune, stage.freeze, self.uses_ctc_loss(stage), _where(stage))
 
     def rates(self, stage: CurriculumStage) -> dict[str, float]:
         """The highest learning rate of each part."""
@@ -86,7 +86,7 @@ class Parts:
         loras = {part: self.lora(part).learning_rate for part in SIDES}
         return {"projector": stage.learning_rate, "encoder": full.encoder, "llm": full.llm, **loras}
 
-    def rows(self, frozen: SpeechEncoder | None) -> list[Row]:
+    def rows(self, frozen: SpeechEncoder | None) -> list[ParameterRow]:
         """The parameter table, the frozen encoder counted where it is one that is heard with."""
         beside = (
             frozen.named_parameters(prefix="encoder")
@@ -95,7 +95,7 @@ class Parts:
         )
         return table(
             {
-                plain(name): parameter
+                plain_name(name): parameter
                 for name, parameter in (*self.model.named_parameters(), *beside)
             }
         )
@@ -105,7 +105,7 @@ def _where(stage: CurriculumStage) -> str:
     return f"train, stage '{stage.name}'"
 
 
-def write_table(rows: Sequence[tuple[str, list[Row]]], path: Path) -> None:
+def write_table(rows: Sequence[tuple[str, list[ParameterRow]]], path: Path) -> None:
     """The tables of all stages, each (name of the stage, rows), as plain data."""
     path.write_text(
         json.dumps(

@@ -24,7 +24,7 @@ from components.optim.sharding import local_device
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import device
 from components.train.build import Task, train
-from components.train.engine import keep
+from components.train.engine import record_error
 
 PATIENCE = timedelta(
     hours=2
@@ -49,7 +49,7 @@ def main(engine: str, path: Path, meeting: str) -> int:
     try:
         train(Ranks(rank, count, sharded=engine == "fsdp"), task, place)
     except LibrettoError as error:
-        keep(error, task.scratch, rank)
+        record_error(error, task.scratch, rank)
         print(f"train, rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
     dist.destroy_process_group()

@@ -22,11 +22,11 @@ from transformers import AutoConfig
 from components.config.catalogue import Llm
 from components.config.errors import InputError
 from components.config.projector import Projector, ReleasedWeights
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.model.bridges.projector import build_projector
 from components.model.encoders.families import width_of
 from components.model.folders.conversion import convert
-from components.model.speech_llm import CONFIG, Shape, folder_digest
+from components.model.speech_llm import CONFIG, ModelConfig, folder_digest
 from components.runtime.settings import models_root
 
 PREFIX = "encoder_projector."
@@ -44,10 +44,10 @@ class Job:
     entry: Llm
     text_case: str
 
-    def shape(self) -> Shape:
+    def shape(self) -> ModelConfig:
         """What the model folder's configuration will say."""
         width, dtype = width_of(self.encoder), self.entry.numerics.dtype
-        return Shape(
+        return ModelConfig(
             folder_digest(self.encoder),
             width,
             folder_digest(self.llm),
@@ -58,30 +58,32 @@ class Job:
         )
 
 
-def find(name: str, weights: ReleasedWeights) -> Path:
+def find_weights(name: str, weights: ReleasedWeights) -> Path:
     """The released file of the projector ``name``; raises InputError where it is not."""
     path = models_root() / weights.file
     if not path.is_file():
         raise InputError(
             f"projector '{name}': {path} is missing.",
-            unit=weights.file,
-            way_out="Put the released model.pt there.",
+            subject=weights.file,
+            hint="Put the released model.pt there.",
         )
     return path
 
 
-def take(job: Job, folder: Path) -> None:
+def convert_released(job: Job, folder: Path) -> None:
     """Writes ``bridge/`` and ``curve.csv``; raises InputError for other tensors or widths than the
     entries'.
     """
     bridge, shape = folder / "bridge", job.shape()
     bridge.mkdir(parents=True)
     save_file(_checked(job, shape), bridge / "projector.safetensors")
-    (bridge / CONFIG).write_text(json.dumps(stated(shape), indent=1, sort_keys=True) + "\n")
+    (bridge / CONFIG).write_text(
+        json.dumps(non_default_fields(shape), indent=1, sort_keys=True) + "\n"
+    )
     (folder / "curve.csv").write_text(COLUMNS)
 
 
-def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
+def _checked(job: Job, shape: ModelConfig) -> dict[str, torch.Tensor]:
     """The projector's tensors under our names, in fp32."""
     with TemporaryDirectory() as scratch:
         convert(job.file, Path(scratch) / "plain.safetensors", str(job.file))
@@ -90,8 +92,8 @@ def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
     if foreign:
         raise InputError(
             f"{job.file} holds more than a projector: {foreign[0]} and {len(foreign) - 1} more.",
-            unit=foreign[0],
-            way_out="Only projectors trained with a frozen LLM can be taken over.",
+            subject=foreign[0],
+            hint="Only projectors trained with a frozen LLM can be taken over.",
         )
     found = {
         name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()
@@ -106,15 +108,15 @@ def _checked(job: Job, shape: Shape) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{job.file} holds {', '.join(sorted(found))}; a projector of kind '{job.projector.kind}' has "
             f"{', '.join(sorted(wanted))}.",
-            unit=str(job.file),
-            way_out="Name the projector's kind that it was trained as.",
+            subject=str(job.file),
+            hint="Name the projector's kind that it was trained as.",
         )
     for name, tensor in sorted(wanted.items()):
         if found[name].shape != tensor.shape:
             raise InputError(
                 f"{job.file}: {name} has the shape {tuple(found[name].shape)}; encoder ({shape.encoder_width} wide), "
                 f"stride {bridge.stride:g} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.",
-                unit=name,
-                way_out="Name the encoder and the LLM that it was trained with.",
+                subject=name,
+                hint="Name the encoder and the LLM that it was trained with.",
             )
     return found

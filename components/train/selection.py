@@ -15,13 +15,13 @@ from components.optim.ranks import Ranks
 from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.shards.order import by_length
-from components.shards.reader import Located, announce
+from components.shards.reader import IndexedUtterance, prefetch
 from components.text.wer import WordErrors, word_errors
 
 
-def chosen(source: FrameSource, settings: Selection) -> list[Located]:
+def selection_utterances(source: FrameSource, settings: Selection) -> list[IndexedUtterance]:
     """The first utterances of each dev source."""
-    held: dict[str, list[Located]] = {}
+    held: dict[str, list[IndexedUtterance]] = {}
     for item in source.items:
         held.setdefault(item.source, []).append(item)
     return [item for items in held.values() for item in items[: settings.utterances]]
@@ -29,14 +29,18 @@ def chosen(source: FrameSource, settings: Selection) -> list[Located]:
 
 @torch.no_grad()  # a tuned encoder would keep what a backward pass needs
 def dev_errors(
-    model: SpeechLLM, source: FrameSource, items: list[Located], batch_seconds: float, ranks: Ranks
+    model: SpeechLLM,
+    source: FrameSource,
+    items: list[IndexedUtterance],
+    batch_seconds: float,
+    ranks: Ranks,
 ) -> WordErrors:
     """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its
     share of the batches.
     """
-    announce([source.located(item) for item in items])
+    prefetch([source.located(item) for item in items])
     total = WordErrors()
-    for batch, counts in ranks.turns(
+    for batch, counts in ranks.assigned_items(
         list(by_length(items, [item.entry.seconds for item in items], batch_seconds))
     ):
         found = search(

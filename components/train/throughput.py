@@ -59,13 +59,13 @@ class Throughput:
             f"{rates['padding_share']:.0%} padding"
         )
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Writes the sums and rates down."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps({**self._sums, **self.rates()}))
 
 
-def collected(scratch: Path) -> dict[str, Any]:
+def read_throughput(scratch: Path) -> dict[str, Any]:
     """What the stages of a training kept below ``scratch``, by stage."""
     return {
         path.parent.name: json.loads(path.read_text()) for path in sorted(scratch.glob(f"*/{FILE}"))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 from components.audio.segments import MOST
 from components.config.errors import InputError, LibrettoError
 from components.runtime.progress import progress
-from components.runtime.s3 import write_whole
+from components.runtime.s3 import write_atomically
 from components.transcribe.formats import FORMATS, HEADS, ONE_A_FILE
 from components.transcribe.sources import Source, arrived, outputs, sources
 from components.transcribe.transcript import FAILED, Failure, Transcript
@@ -102,8 +102,8 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
     if options.format in ONE_A_FILE and len(found) > 1 and options.out is None:
         raise InputError(
             f"{len(found)} recordings as {options.format} can't stand one behind the other.",
-            unit="format",
-            way_out="Give --out DIR, or another format.",
+            subject="format",
+            hint="Give --out DIR, or another format.",
         )
     places = outputs(found, options.out, options.format) if options.out else {}
     for name, value in (
@@ -158,7 +158,7 @@ def _writer(
     form, head = FORMATS[options.format], HEADS.get(options.format, "")
 
     def to_file(transcript: Transcript) -> None:
-        write_whole(places[transcript.name], (head + form(transcript)).encode())
+        write_atomically(places[transcript.name], (head + form(transcript)).encode())
 
     def to_stream(transcript: Transcript) -> None:
         name = f"{transcript.name}\t" if options.format == "txt" and len(found) > 1 else ""

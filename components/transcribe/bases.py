@@ -17,12 +17,12 @@ from components import llm
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError
 from components.config.schema import STRICT
-from components.encoder.build import lay_out
+from components.encoder.build import build_folder
 from components.model.folders.folder import checkpoint_unit
 from components.runtime.artifact import write_record
 from components.runtime.hashing import data_digest
 from components.runtime.settings import models_root, setting
-from components.runtime.unit_cache import digests, made, place
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 
 TRAINED_HERE = ("ctc", "copying")  # kinds of sources that exist nowhere else
 
@@ -67,17 +67,17 @@ def base_folder(
         if data_digest(held) != base.digest:
             raise InputError(
                 f"{inside} is another {stage} than the bridge was trained on.",
-                unit=base.name,
-                way_out="Copy the exported folder anew.",
+                subject=base.name,
+                hint="Copy the exported folder anew.",
             )
         return inside
     if is_trained_here(base.source):
         raise InputError(
             f"The {stage} '{base.name}' was trained with the model, and {inside} is missing.",
-            unit=base.name,
-            way_out="Export the model anew: what was trained with it comes along.",
+            subject=base.name,
+            hint="Export the model anew: what was trained with it comes along.",
         )
-    return made(
+    return cached_unit(
         "base", {"stage": stage, "digest": base.digest}, lambda folder: _fill(stage, base, folder)
     )
 
@@ -100,8 +100,8 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
     raise InputError(
         f"{stage} '{base.name}': {', '.join(others)} holds other files than the bridge was "
         "trained on.",
-        unit=base.name,
-        way_out="Put the same checkpoint below LIBRETTO_MODELS, or export the model --with-bases.",
+        subject=base.name,
+        hint="Put the same checkpoint below LIBRETTO_MODELS, or export the model --with-bases.",
     )
 
 
@@ -118,7 +118,7 @@ def _places(base: EncoderBase | LlmBase) -> Iterator[Any]:
 def _laid_out(stage: str, name: str, source: Any, folder: Path) -> dict[str, str]:
     """Links the files of a source into a folder; their digests by name."""
     if stage == "encoder":
-        return lay_out(name, source, folder)[0]
+        return build_folder(name, source, folder)[0]
     unit = checkpoint_unit("llm", name, source, llm.RESULT_VERSION)
-    place(unit, folder)
-    return digests(unit)
+    link_files(unit, folder)
+    return unit_digests(unit)

@@ -31,7 +31,7 @@ from components.config.errors import InputError, TransientError
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
-from components.runtime.s3 import RemotePath, as_path, write_whole
+from components.runtime.s3 import RemotePath, as_path, write_atomically
 from components.runtime.settings import device, work_root
 from components.transcribe.setup import key_of, setup_of
 from components.transcribe.sources import ENDINGS, is_sound, shown
@@ -140,15 +140,15 @@ def list_files(source: AnyPath) -> dict[str, int]:
     if not wanted:
         raise InputError(
             f"{source} holds no sound file.",
-            unit=str(source),
-            way_out=f"Known endings: {', '.join(sorted(ENDINGS))}.",
+            subject=str(source),
+            hint=f"Known endings: {', '.join(sorted(ENDINGS))}.",
         )
     for name in wanted:
         if (seen := shown(name)) != name:
             raise InputError(
                 f"{source}: the name of {seen} is no UTF-8, which parquet can't hold.",
-                unit=seen,
-                way_out="Rename the file.",
+                subject=seen,
+                hint="Rename the file.",
             )
     return wanted
 
@@ -172,7 +172,7 @@ def _alone(target: AnyPath) -> Iterator[None]:
             yield
     except Timeout:
         raise TransientError(
-            f"Another run transcribes into {target}.", unit=str(target), way_out="Wait for its end."
+            f"Another run transcribes into {target}.", subject=str(target), hint="Wait for its end."
         ) from None
 
 
@@ -180,13 +180,13 @@ def _check_begun(target: AnyPath, settings: dict[str, str]) -> None:
     """Notes with what a batch is made, or raises InputError where it was begun otherwise."""
     path = target / BATCH
     if not path.is_file():
-        write_whole(path, json.dumps(settings, indent=1).encode())
+        write_atomically(path, json.dumps(settings, indent=1).encode())
     elif (begun := json.loads(path.read_text())) != settings:
         other = ", ".join(sorted(key for key in settings if begun.get(key) != settings[key]))
         raise InputError(
             f"{target} was begun with another {other}.",
-            unit=str(target),
-            way_out="Name another folder for this one.",
+            subject=str(target),
+            hint="Name another folder for this one.",
         )
 
 
@@ -224,7 +224,7 @@ def _listing(
         *before,
         *(Listed(name, found[name], first + place_ // most) for place_, name in enumerate(new)),
     ]
-    write_whole(target / LISTING, as_parquet([asdict(each) for each in listing], LISTED))
+    write_atomically(target / LISTING, as_parquet([asdict(each) for each in listing], LISTED))
     return listing
 
 
@@ -264,7 +264,7 @@ def transcribe(job: Job) -> int:
         _row(each)
         for each in _transcriber(job.model, job.constraints).stream(map(recording, job.files))
     ]
-    write_whole(part_of(as_path(job.out), job.shard), as_parquet(rows, ROWS))
+    write_atomically(part_of(as_path(job.out), job.shard), as_parquet(rows, ROWS))
     return sum(row["failure"] is not None for row in rows)
 
 
@@ -315,8 +315,8 @@ def _add_up(target: AnyPath, listing: Sequence[Listed]) -> int:
     if sorted(file for file, _ in rows) != sorted(each.file for each in listing):
         raise InputError(
             f"{target}: the parts hold other recordings than {LISTING}.",
-            unit=str(target),
-            way_out=(
+            subject=str(target),
+            hint=(
                 "Something else wrote there: remove the parts that do not belong, then run again."
             ),
         )

@@ -20,7 +20,7 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params
-from components.runtime.artifact import RECORD, contents, read_record
+from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.transcribe.bases import is_trained_here
 
 SCORE, TRAIN, TABLE = (
@@ -95,7 +95,7 @@ def is_scored(bridge: dict[str, str]) -> bool:
         return False
     return read_record(DECODED)["inputs"]["model"]["bridge"] == bridge and read_record(SCORED)[
         "inputs"
-    ]["decode"] == contents(DECODED)
+    ]["decode"] == recorded_digests(DECODED)
 
 
 def check_secrets(text: str) -> None:
@@ -106,8 +106,8 @@ def check_secrets(text: str) -> None:
         if SECRET.search(name) and len(value) >= 6 and value in text:
             raise InputError(
                 f"The export would hold the value of {name}.",
-                unit=name,
-                way_out="It stands in params.yaml, the catalogue or metrics: take it out of there.",
+                subject=name,
+                hint="It stands in params.yaml, the catalogue or metrics: take it out of there.",
             )
 
 

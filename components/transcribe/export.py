@@ -19,11 +19,11 @@ from typing import Any
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params, read_params
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.model.folders.description import MATCHING
-from components.runtime.artifact import RECORD, contents, read_record, write_record
+from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
 from components.runtime.hashing import data_digest, file_digest
-from components.runtime.unit_cache import link, room_for
+from components.runtime.unit_cache import check_disk_space, link_file
 from components.transcribe import card
 from components.transcribe.bases import is_trained_here
 from components.transcribe.setup import (
@@ -54,8 +54,8 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
     ):
         raise InputError(
             f"{folder} is not empty, and no export of before.",
-            unit=str(folder),
-            way_out="Name another folder.",
+            subject=str(folder),
+            hint="Name another folder.",
         )
     params, setup = read_params(), of_workspace()
     shape = json.loads((BRIDGE / "config.json").read_text())
@@ -65,23 +65,27 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
     }
     bases = {}
     for stage, place in (("encoder", ENCODER), ("llm", LLM)):
-        name, digest = getattr(params, stage), data_digest(contents(place))
+        name, digest = getattr(params, stage), data_digest(recorded_digests(place))
         if shape[stage] != digest:
             raise InputError(
                 f"{BRIDGE} was trained on another {stage} than {place} holds.",
-                unit=stage,
-                way_out="Run 'dvc repro'.",
+                subject=stage,
+                hint="Run 'dvc repro'.",
             )
-        bases[stage] = {"name": name, "source": stated(entries[stage].source), "digest": digest}
+        bases[stage] = {
+            "name": name,
+            "source": non_default_fields(entries[stage].source),
+            "digest": digest,
+        }
     taken = [stage for stage in bases if with_bases or is_trained_here(entries[stage].source)]
     for stage in taken:
         _check_licence(stage, bases[stage]["name"], entries[stage])
     _check_training(params)
-    text = card.card_of(params, shape, taken, contents(BRIDGE))
+    text = card.card_of(params, shape, taken, recorded_digests(BRIDGE))
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with room_for(0, partial, str(folder)):
+    with check_disk_space(0, partial, str(folder)):
         files = _bridge(partial, _title(bases["llm"]), setup)
         for stage, place in (("encoder", ENCODER), ("llm", LLM)):
             files |= _base(stage, place, partial / stage) if stage in taken else {}
@@ -114,14 +118,14 @@ def _check_training(params: Params) -> None:
     made = read_record(BRIDGE)["parameters"] or {}
     for name, now in {
         "train": asdict(params.train),
-        "projector": stated(catalogue.projector(params.projector)),
+        "projector": non_default_fields(catalogue.projector(params.projector)),
     }.items():
         if name in made and made[name] != json.loads(json.dumps(now)):
             raise InputError(
                 f"{BRIDGE} was trained with other parameters ({name}) than params.yaml and the "
                 "catalogue name.",
-                unit=name,
-                way_out="Run 'dvc repro', or set them back.",
+                subject=name,
+                hint="Run 'dvc repro', or set them back.",
             )
 
 
@@ -148,8 +152,8 @@ def _check_licence(stage: str, name: str, entry: Any) -> None:
         raise InputError(
             f"{stage} '{name}': its licence ({entry.card.get('licence', 'unknown')}) forbids "
             "copies.",
-            unit=name,
-            way_out="Export without --with-bases: whoever loads the model fetches it.",
+            subject=name,
+            hint="Export without --with-bases: whoever loads the model fetches it.",
         )
 
 
@@ -162,9 +166,11 @@ def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
     """Copies what was trained; the digest of each file. The matching head goes along where the
     search asks it, in place of CTC.
     """
-    asks = any(each.asks_what_was_heard for each in setup.decode.sets.values()) and not setup.ctc
+    asks = (
+        any(each.needs_acoustic_evidence for each in setup.decode.sets.values()) and not setup.ctc
+    )
     found = {}
-    for name, digest in sorted(contents(BRIDGE).items()):
+    for name, digest in sorted(recorded_digests(BRIDGE).items()):
         if name == RECORD or (name == MATCHING and not asks):
             continue
         target = folder / "bridge" / name
@@ -173,8 +179,8 @@ def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
         if file_digest(target) != digest:
             raise InputError(
                 f"{BRIDGE / name} is not what the stage train wrote.",
-                unit=name,
-                way_out="Run 'dvc repro'.",
+                subject=name,
+                hint="Run 'dvc repro'.",
             )
         if (
             target.name == "adapter_config.json" and target.parent.name in ADAPTERS
@@ -189,9 +195,9 @@ def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
 
 def _base(stage: str, place: Path, folder: Path) -> dict[str, str]:
     """Links the files of a base; the digest of each, by its path in the export."""
-    outputs = contents(place)
+    outputs = recorded_digests(place)
     for name in outputs:
-        link((place / name).resolve(), folder / name)
+        link_file((place / name).resolve(), folder / name)
     write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
     return {f"{stage}/{name}": digest for name, digest in outputs.items()}
 

@@ -17,9 +17,9 @@ from components.config import catalogue
 from components.config.catalogue import EncoderNumerics
 from components.config.errors import InputError, nearest
 from components.config.params import ConstraintSet, read_params
-from components.config.schema import STRICT, stated, typed
-from components.model.folders.description import gives_ctc
-from components.runtime.artifact import RECORD, contents, read_record
+from components.config.schema import STRICT, non_default_fields, parse_as
+from components.model.folders.description import has_ctc_for_layer
+from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.runtime.hashing import data_digest, file_digest
 from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 
@@ -35,7 +35,7 @@ FOLDERS = (
 
 
 @dataclass(frozen=True)
-class Hearing:
+class FeatureConfig:
     """How the encoder is run, and whether its frames are rounded as stored ones are."""
 
     __pydantic_config__ = STRICT
@@ -61,7 +61,7 @@ class Description:
     format: int
     encoder: EncoderBase
     llm: LlmBase
-    hearing: Hearing
+    hearing: FeatureConfig
     decode: Search
     files: dict[
         str, str
@@ -75,13 +75,13 @@ class Setup:
     bridge: Path
     encoder: Path
     llm: Path
-    hearing: Hearing
+    hearing: FeatureConfig
     decode: Search
 
     @property
     def ctc(self) -> bool:
         """Whether the encoder has a CTC head that the frames serve."""
-        return gives_ctc(self.encoder, self.hearing.layer)
+        return has_ctc_for_layer(self.encoder, self.hearing.layer)
 
     def constraints(self, name: str) -> ConstraintSet | None:
         """The constraint set of that name, None for the encoder's own text; raises InputError for
@@ -90,8 +90,8 @@ class Setup:
         if name != CTC and name not in self.decode.sets:
             raise InputError(
                 f"The model has no constraint set '{name}'.",
-                unit=name,
-                way_out=nearest(name, [*self.decode.sets, CTC]),
+                subject=name,
+                hint=nearest(name, [*self.decode.sets, CTC]),
             )
         return None if name == CTC else self.decode.sets[name]
 
@@ -113,7 +113,7 @@ def of_workspace() -> Setup:
     """
     params = read_params()
     record = read_record(BRIDGE)
-    hearing = Hearing(
+    hearing = FeatureConfig(
         params.features.layer, params.features.mode, catalogue.encoder(params.encoder).numerics
     )
     trained = (
@@ -121,12 +121,12 @@ def of_workspace() -> Setup:
     )  # a released bridge was trained elsewhere
     if trained and (trained["layer"], trained["numerics"]) != (
         hearing.layer,
-        stated(hearing.numerics),
+        non_default_fields(hearing.numerics),
     ):
         raise InputError(
             f"{BRIDGE} was trained on other frames than params.yaml and the catalogue say.",
-            unit=str(BRIDGE),
-            way_out="Run 'dvc repro', or set them back.",
+            subject=str(BRIDGE),
+            hint="Run 'dvc repro', or set them back.",
         )
     return Setup(
         BRIDGE, ENCODER, LLM, hearing, Search(params.decode.batch_seconds, params.decode.sets)
@@ -156,11 +156,15 @@ def key_of(folder: Path | None) -> str:
     """
     if folder is None:
         setup = of_workspace()
-        files = {str(each): contents(each) for each in (BRIDGE, ENCODER, LLM)}
+        files = {str(each): recorded_digests(each) for each in (BRIDGE, ENCODER, LLM)}
         return data_digest(
-            {"files": files, "hearing": stated(setup.hearing), "decode": stated(setup.decode)}
+            {
+                "files": files,
+                "hearing": non_default_fields(setup.hearing),
+                "decode": non_default_fields(setup.decode),
+            }
         )
-    return data_digest(stated(read_description(folder)))
+    return data_digest(non_default_fields(read_description(folder)))
 
 
 def _below(files: dict[str, str], folder: str) -> dict[str, str]:
@@ -180,23 +184,23 @@ def read_description(folder: Path) -> Description:
     except (OSError, ValueError):
         raise InputError(
             f"{folder} is no exported model: it has no {DESCRIPTION} that can be read.",
-            unit=str(folder),
-            way_out="'python -m components.transcribe export DIR' writes one.",
+            subject=str(folder),
+            hint="'python -m components.transcribe export DIR' writes one.",
         ) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(
             f"{path} is not of format {FORMAT}.",
-            unit=str(path),
-            way_out="Take the version of the package that wrote it.",
+            subject=str(path),
+            hint="Take the version of the package that wrote it.",
         )
-    found = typed(Description, data, str(path))
+    found = parse_as(Description, data, str(path))
     for stage, base in (("encoder", found.encoder), ("llm", found.llm)):
         catalogue.check_source(stage, base.name, base.source)
     if not found.decode.sets or found.decode.batch_seconds <= 0:
         raise InputError(
             f"{path} holds no constraint set, or no seconds for a batch.",
-            unit=str(path),
-            way_out="Export the model anew.",
+            subject=str(path),
+            hint="Export the model anew.",
         )
     return found
 
@@ -215,8 +219,8 @@ def check_files(folder: Path, files: dict[str, str]) -> None:
     for name in sorted(there.keys() ^ files.keys()):
         raise InputError(
             f"{folder}: {name} is {'not part of the export' if name in there else 'missing'}.",
-            unit=name,
-            way_out="Copy the exported folder anew.",
+            subject=name,
+            hint="Copy the exported folder anew.",
         )
     for name, path in there.items():
         if not catalogue.FETCHED.fullmatch(
@@ -224,12 +228,12 @@ def check_files(folder: Path, files: dict[str, str]) -> None:
         ):  # whatever its digest: code has no place here
             raise InputError(
                 f"{folder}: {name} is no file of a model.",
-                unit=name,
-                way_out="Take models from whom you trust.",
+                subject=name,
+                hint="Take models from whom you trust.",
             )
         if file_digest(path) != files[name]:
             raise InputError(
                 f"{folder}: {name} is not the file that was exported.",
-                unit=name,
-                way_out="Copy the exported folder anew.",
+                subject=name,
+                hint="Copy the exported folder anew.",
             )

@@ -72,14 +72,14 @@ def sources(names: Sequence[str]) -> list[Source]:
             if not files:
                 raise InputError(
                     f"{name} holds no sound file.",
-                    unit=name,
-                    way_out=f"Known endings: {', '.join(sorted(ENDINGS))}.",
+                    subject=name,
+                    hint=f"Known endings: {', '.join(sorted(ENDINGS))}.",
                 )
             new = [Source(shown(str(each)), each, each.relative_to(path)) for each in files]
         elif path.exists():
             new = [Source(shown(name), path, Path(path.name))]
         else:
-            raise InputError(f"{name} is neither a file nor a folder.", unit=name)
+            raise InputError(f"{name} is neither a file nor a folder.", subject=name)
         found |= {each.name: each for each in new if each.name not in found}
     return list(found.values())
 
@@ -116,8 +116,8 @@ def outputs(found: Sequence[Source], folder: Path, ending: str) -> dict[str, Pat
         if taken[place] != name:
             raise InputError(
                 f"{name} and {taken[place]} would both be written to {place}.",
-                unit=name,
-                way_out="Transcribe them into two folders, or name the folder above both.",
+                subject=name,
+                hint="Transcribe them into two folders, or name the folder above both.",
             )
     return places
 
@@ -145,7 +145,7 @@ def _kept() -> Iterator[Path]:
         except OSError as error:
             raise InputError(
                 f"Standard input can't be kept in {file.name}: {error.strerror}.",
-                unit=STDIN,
-                way_out="TMPDIR names another folder for it.",
+                subject=STDIN,
+                hint="TMPDIR names another folder for it.",
             ) from None
         yield Path(file.name)

@@ -23,8 +23,8 @@ from components.audio.segments import LEAST, MOST, OVERLAP, Piece, pieces
 from components.audio.sound import RATE, BrokenSound, resample, streamed
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.description import tells_what_was_heard
-from components.model.speech_llm import CONFIG, SpeechLLM, read_shape
+from components.model.folders.description import has_acoustic_evidence
+from components.model.speech_llm import CONFIG, SpeechLLM, read_model_config
 from components.runtime import settings
 from components.search.acoustic_evidence import ctc_evidence
 from components.search.alignment import Aligner
@@ -80,31 +80,31 @@ class Transcriber:
     ) -> None:
         self.system = constraints or setup.usual()
         self.constraints = setup.constraints(self.system)
-        if self.constraints and not tells_what_was_heard(
+        if self.constraints and not has_acoustic_evidence(
             setup.encoder, setup.hearing.layer, setup.bridge
         ):
-            self.constraints = self.constraints.unasked()
+            self.constraints = self.constraints.without_acoustic_limits()
         self.hearing, self.most = setup.hearing, most
         self.batch_seconds = batch_seconds or setup.decode.batch_seconds
         if not (4 * OVERLAP <= most < float("inf") and self.batch_seconds > 0):
             raise InputError(
                 f"Segments of {most:g} s in batches of {self.batch_seconds:g} s can't be made.",
-                unit="segment-seconds",
-                way_out=f"Segments have at least {4 * OVERLAP:g} s.",
+                subject="segment-seconds",
+                hint=f"Segments have at least {4 * OVERLAP:g} s.",
             )
         if not (setup.bridge / CONFIG).is_file():
             raise InputError(
                 f"{setup.bridge} holds no model.",
-                unit=str(setup.bridge),
-                way_out="Run 'dvc repro'.",
+                subject=str(setup.bridge),
+                hint="Run 'dvc repro'.",
             )
-        tuned = read_shape(setup.bridge).hearing is not None
+        tuned = read_model_config(setup.bridge).encoder_run is not None
         self.units = setup.ctc
         if self.constraints is None and not self.units:
             raise InputError(
                 f"{setup.encoder} has no CTC head that the model's layer serves.",
-                unit=CTC,
-                way_out="Name a constraint set.",
+                subject=CTC,
+                hint="Name a constraint set.",
             )
         # The encoder's own text needs no LLM, unless the encoder was tuned and lies with the rest.
         model = (
@@ -152,7 +152,7 @@ class Transcriber:
         """
         result = next(self.stream([recording_of(sound, rate)]))
         if isinstance(result, Failure):
-            raise InputError(f"{result.name}: {result.reason}.", unit=result.name)
+            raise InputError(f"{result.name}: {result.reason}.", subject=result.name)
         return result
 
     def stream(
@@ -260,7 +260,7 @@ class Transcriber:
         if self.constraints is None or self.model is None:
             return [(text, float("nan")) for text in self.encoder.ctc_text(frames)]
         seconds = [piece.segment.seconds for piece in batch]
-        asks = self.units and self.constraints.asks_what_was_heard
+        asks = self.units and self.constraints.needs_acoustic_evidence
         evidence = ctc_evidence(self.encoder, frames, self.model.builder.text) if asks else None
         return [
             (each.text, each.score)
@@ -275,8 +275,8 @@ def recording_of(sound: str | Path | bytes | np.ndarray, rate: int = RATE) -> Re
             raise InputError(
                 f"The waveform has shape {sound.shape} of {sound.dtype}; one of floats, shape "
                 "(samples,), is wanted.",
-                unit="waveform",
-                way_out="Average its channels, and divide integers by their full scale.",
+                subject="waveform",
+                hint="Average its channels, and divide integers by their full scale.",
             )
         return Recording("waveform", lambda: _checked(sound, rate))
     if isinstance(sound, bytes):

@@ -13,7 +13,7 @@ from typing import Any
 
 from components.audio.segments import Segment
 from components.audio.sound import RATE
-from components.text.joining import Word, joined, spread
+from components.text.joining import Word, join_words, spread_words
 
 FAILED = 1  # exit code where some recordings gave no text
 # seconds by which the middles of one word may differ, heard in two segments, where its times are
@@ -118,7 +118,7 @@ def transcript_of(name: str, samples: int, heard: Sequence[Heard]) -> Transcript
         for one, other, each in zip(bounds, bounds[1:], heard[1:])
     ]
     tolerance = MEASURED if all(each.words is not None for each in heard) else ESTIMATED
-    words = joined(timed, shared[: len(heard)], tolerance)
+    words = join_words(timed, shared[: len(heard)], tolerance)
     middles = [(span[0] + span[1]) / 2 if span else None for span in shared]
     passages = []
     for place, (each, mine) in enumerate(zip(heard, words, strict=True)):
@@ -145,7 +145,7 @@ def _placed(heard: Heard) -> list[Word]:
     """
     start, end = heard.segment.start / RATE, heard.segment.end / RATE
     if heard.words is None:
-        return spread(heard.text, start, end)
+        return spread_words(heard.text, start, end)
     return [
         Word(word.text, start + word.start, start + word.end, word.score) for word in heard.words
     ]

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from components.audio.augmentation import (
     Augmentation,
-    faster,
-    in_band,
-    in_room,
-    sped,
+    add_noise,
+    add_reverberation,
+    limit_band,
+    limit_to_full_scale,
+    perturb_speed,
+    perturbed_length,
     stretch,
-    with_noise,
-    within_full_scale,
 )
 from components.audio.sound import RATE
 from components.config.augment import AddedNoise, Augment, Band, Rooms
@@ -92,19 +92,19 @@ def test_a_band_keeps_what_lies_below_its_limit_and_nothing_above(
     limit: float, seconds: float
 ) -> None:
     below, above = tone(0.5 * limit, seconds), tone(min(1.15 * limit, 7900), seconds)
-    heard = in_band(below + above, limit)
+    heard = limit_band(below + above, limit)
     assert (len(heard), heard.dtype) == (len(below), np.float32)
     if seconds > 0.1:
         inside = slice(800, -800)  # ends ring
         assert power_db(heard[inside] - below[inside]) < power_db(below) - 30
-        assert power_db(in_band(above, limit)[inside]) < power_db(above) - 30
+        assert power_db(limit_band(above, limit)[inside]) < power_db(above) - 30
 
 
 @pytest.mark.parametrize("snr", [-5.0, 0.0, 12.5, 30.0])
 @pytest.mark.parametrize("level", [0.003, 0.2])
 def test_noise_stands_at_the_ratio_that_is_asked_for(snr: float, level: float) -> None:
     speech = tone(300)
-    mixed = with_noise(speech, hiss(1, 4, level), snr)
+    mixed = add_noise(speech, hiss(1, 4, level), snr)
     assert power_db(speech) - power_db(mixed - speech) == pytest.approx(snr, abs=0.1)
 
 
@@ -123,24 +123,26 @@ def test_drawn_ratios_fill_their_range_for_noise_shorter_and_longer_than_speech(
 
 def test_silence_gets_no_noise_and_silent_noise_adds_none() -> None:
     speech, nothing = tone(300), np.zeros(RATE, np.float32)
-    assert np.array_equal(with_noise(nothing, hiss(1, 6), 10), nothing)
-    assert np.array_equal(with_noise(speech, nothing, 10), speech)
+    assert np.array_equal(add_noise(nothing, hiss(1, 6), 10), nothing)
+    assert np.array_equal(add_noise(speech, nothing, 10), speech)
     faint = hiss(1, 6, 1e-5)  # under -80 dB: digital silence must not be blown up to noise
-    assert np.array_equal(with_noise(speech, faint, 10), speech)
-    assert np.array_equal(with_noise(faint, speech, 10), faint)
-    assert np.array_equal(in_room(nothing, room(20)), nothing)
+    assert np.array_equal(add_noise(speech, faint, 10), speech)
+    assert np.array_equal(add_noise(faint, speech, 10), faint)
+    assert np.array_equal(add_reverberation(nothing, room(20)), nothing)
 
 
 @pytest.mark.parametrize("direct", [0, 1, 700])
 def test_a_room_keeps_length_energy_and_the_place_of_the_direct_path(direct: int) -> None:
     click = np.zeros(9000, np.float32)
     click[2000] = 0.5
-    heard = in_room(click, room(direct))
+    heard = add_reverberation(click, room(direct))
     assert len(heard) == len(click)
     assert int(np.abs(heard).argmax()) == 2000
     assert np.abs(heard[2001:6000]).max() > 1e-3  # and a tail
     speech = hiss(2, 7)
-    assert power_db(in_room(speech, room(direct))) == pytest.approx(power_db(speech), abs=0.01)
+    assert power_db(add_reverberation(speech, room(direct))) == pytest.approx(
+        power_db(speech), abs=0.01
+    )
 
 
 @pytest.mark.parametrize("count", [1, 100, 9000])
@@ -149,13 +151,13 @@ def test_a_room_is_a_convolution(count: int) -> None:
     sound, response = hiss(count / RATE, 8), room(40)
     wanted = np.convolve(sound.astype(np.float64), response)[40 : 40 + count]
     wanted *= np.sqrt(np.square(sound, dtype=np.float64).sum() / np.square(wanted).sum())
-    np.testing.assert_allclose(in_room(sound, response), wanted, atol=1e-6)
+    np.testing.assert_allclose(add_reverberation(sound, response), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.1, 1.25])
 def test_speed_moves_tempo_and_pitch_together(speed: float) -> None:
-    quick = faster(tone(440), speed)
-    assert len(quick) == sped(RATE, speed) == pytest.approx(RATE / speed, abs=1)
+    quick = perturb_speed(tone(440), speed)
+    assert len(quick) == perturbed_length(RATE, speed) == pytest.approx(RATE / speed, abs=1)
     spectrum = np.abs(np.fft.rfft(quick * np.hanning(len(quick)), 1 << 17))
     assert spectrum.argmax() / (1 << 17) * RATE == pytest.approx(440 * speed, rel=0.002)
     assert power_db(quick[200:-200]) == pytest.approx(power_db(tone(440)), abs=0.1)
@@ -167,11 +169,11 @@ def test_a_level_is_a_gain_and_what_would_clip_is_turned_down_whole() -> None:
     np.testing.assert_allclose(louder, speech * 10 ** (6 / 20), rtol=1e-5)
     loudest = Augmentation(replace(OFF, level_db=[40, 40]))(speech, "a", 0)
     np.testing.assert_allclose(loudest, speech / np.abs(speech).max(), rtol=1e-5)
-    assert np.array_equal(within_full_scale(speech), speech)
+    assert np.array_equal(limit_to_full_scale(speech), speech)
 
 
 def test_with_all_off_nothing_is_changed() -> None:
-    assert not OFF.on
+    assert not OFF.is_enabled
     assert np.array_equal(Augmentation(OFF)(tone(300), "a", 3), tone(300))
 
 
@@ -187,7 +189,7 @@ def test_with_all_off_nothing_is_changed() -> None:
 )
 def test_each_effect_is_drawn_anew_by_seed_utterance_and_view(on: dict[str, Any]) -> None:
     settings = replace(OFF, **on)
-    assert settings.on
+    assert settings.is_enabled
     speech = hiss(0.3, 9)
 
     def made(seed: int, utterance: str) -> list[bytes]:
@@ -214,7 +216,7 @@ def test_switching_an_effect_on_leaves_the_draws_of_the_others() -> None:
     both = Augmentation(ALL, NOISE, ROOMS)
     lengths = [quick.length(RATE, f"u{number}", 0) for number in range(50)]
     assert lengths == [both.length(RATE, f"u{number}", 0) for number in range(50)]
-    assert set(lengths) == {sped(RATE, speed) for speed in (0.9, 1.0, 1.1)}
+    assert set(lengths) == {perturbed_length(RATE, speed) for speed in (0.9, 1.0, 1.1)}
 
 
 def test_an_effect_falls_on_its_share_of_the_utterances() -> None:

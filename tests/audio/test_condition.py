@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.audio.condition import Condition, changed, made_noise
+from components.audio.condition import Condition, apply_condition, generate_noise
 from components.audio.sound import RATE, BrokenSound, as_flac, read
 from components.config.errors import InputError
 
@@ -46,17 +46,19 @@ def test_the_ratio_is_the_one_that_was_asked_for(
     """As it is heard in the file that is written of it."""
     for name in "abcdef":
         heard = read(
-            as_flac(changed(voice(), Condition("snr_db", ratio), None if made else clips, name))
+            as_flac(
+                apply_condition(voice(), Condition("snr_db", ratio), None if made else clips, name)
+            )
         )
         assert decibels(voice()) - decibels(heard - voice()) == pytest.approx(ratio, abs=0.1)
 
 
 def test_what_gets_too_loud_is_turned_down_as_a_whole() -> None:
     loud = voice(level=0.3)
-    heard = changed(loud, Condition("snr_db", -5.0), None, "a")
+    heard = apply_condition(loud, Condition("snr_db", -5.0), None, "a")
     assert np.abs(heard).max() == pytest.approx(1)
     noise = (
-        changed(loud / 100, Condition("snr_db", -5.0), None, "a") - loud / 100
+        apply_condition(loud / 100, Condition("snr_db", -5.0), None, "a") - loud / 100
     )  # the same noise, at a hundredth
     assert np.abs(heard - (loud + 100 * noise) / np.abs(loud + 100 * noise).max()).max() < 1e-4
 
@@ -65,7 +67,7 @@ def test_a_recording_meets_the_same_noise_at_every_ratio_and_others_another(
     clips: list[Path],
 ) -> None:
     def noise(ratio: float, name: str, given: list[Path] | None, seed: int = 1) -> np.ndarray:
-        added = changed(voice(), Condition("snr_db", ratio, seed), given, name) - voice()
+        added = apply_condition(voice(), Condition("snr_db", ratio, seed), given, name) - voice()
         return added / np.abs(added).max()
 
     for source in (None, clips):
@@ -77,12 +79,12 @@ def test_a_recording_meets_the_same_noise_at_every_ratio_and_others_another(
 def test_noise_that_is_made_is_white_or_pink() -> None:
     """Pink noise has as much power in every octave, white noise twice as much in the next."""
     for pink, octaves in ((False, 3.0), (True, 0.0)):
-        power = np.abs(np.fft.rfft(made_noise(10 * RATE, pink, np.random.default_rng(0)))) ** 2
+        power = np.abs(np.fft.rfft(generate_noise(10 * RATE, pink, np.random.default_rng(0)))) ** 2
         low, high = power[10 * 500 : 10 * 1000].sum(), power[10 * 2000 : 10 * 4000].sum()
         assert 10 * np.log10(high / low) / 2 == pytest.approx(octaves, abs=0.5)
     slopes = []
     for name in range(40):
-        noise = changed(voice(), Condition("snr_db", 0), None, str(name)) - voice()
+        noise = apply_condition(voice(), Condition("snr_db", 0), None, str(name)) - voice()
         power = np.abs(np.fft.rfft(noise)) ** 2
         slopes.append(power[4000:].sum() > power[:4000].sum())
     assert 8 < sum(slopes) < 32, "both are met"
@@ -102,14 +104,15 @@ def test_lengths_are_exact(
 ) -> None:
     samples = np.full(count, 0.1, np.float32)
     for noise in (None, clips):
-        around = changed(samples, Condition("around_seconds", seconds), noise, name)
+        around = apply_condition(samples, Condition("around_seconds", seconds), noise, name)
         side = round(RATE * seconds)
         assert np.array_equal(around[side : side + count], samples)
         assert len(around) == count + 2 * side
-        assert len(changed(samples, Condition("snr_db", 30), noise, name)) == count
+        assert len(apply_condition(samples, Condition("snr_db", 30), noise, name)) == count
     if round(count * value):
         assert np.array_equal(
-            changed(samples, Condition("cut", value), None, name), samples[: round(count * value)]
+            apply_condition(samples, Condition("cut", value), None, name),
+            samples[: round(count * value)],
         )
 
 
@@ -119,7 +122,7 @@ def test_noise_around_a_recording_has_its_level_on_both_sides(
 ) -> None:
     for level in (-40.0, -55.0):
         condition = Condition("around_seconds", 1.5, around_db=level)
-        heard = changed(voice(), condition, None if made else clips, "a")
+        heard = apply_condition(voice(), condition, None if made else clips, "a")
         before, after = heard[: RATE * 3 // 2], heard[-RATE * 3 // 2 :]
         assert decibels(before) == pytest.approx(level, abs=0.1)
         assert decibels(after) == pytest.approx(level, abs=0.1)
@@ -128,16 +131,19 @@ def test_noise_around_a_recording_has_its_level_on_both_sides(
 
 def test_silence_has_no_ratio_and_an_empty_cut_is_none(clips: list[Path]) -> None:
     with pytest.raises(BrokenSound, match="no ratio"):
-        changed(np.zeros(RATE, np.float32), Condition("snr_db", 5), None, "a")
+        apply_condition(np.zeros(RATE, np.float32), Condition("snr_db", 5), None, "a")
     with pytest.raises(BrokenSound, match="empty"):
-        changed(np.ones(10, np.float32), Condition("cut", 0.01), None, "a")
+        apply_condition(np.ones(10, np.float32), Condition("cut", 0.01), None, "a")
 
 
 def test_noise_that_is_silent_throughout_stops(clips: list[Path]) -> None:
     with pytest.raises(InputError, match=r"louder than -80 dB.*Take other clips"):
-        changed(voice(), Condition("snr_db", 5), clips[2:], "a")
+        apply_condition(voice(), Condition("snr_db", 5), clips[2:], "a")
     for name in "abcdef":  # beside others it is passed over
-        assert np.abs(changed(voice(), Condition("snr_db", 5), clips, name) - voice()).max() > 1e-3
+        assert (
+            np.abs(apply_condition(voice(), Condition("snr_db", 5), clips, name) - voice()).max()
+            > 1e-3
+        )
 
 
 @pytest.mark.parametrize(

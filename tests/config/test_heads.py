@@ -10,7 +10,7 @@ import pytest
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.heads import told
+from components.config.heads import has_ctc_by_entry
 from components.config.params import overridden
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
@@ -65,7 +65,7 @@ def test_what_has_passes(changed: dict[str, Any]) -> None:
 
 
 def test_a_folder_that_says_nothing_of_its_shape_is_left_to_the_training() -> None:
-    assert told(catalogue.EncoderSource("folder", folder="mine")) is None
-    assert told(
+    assert has_ctc_by_entry(catalogue.EncoderSource("folder", folder="mine")) is None
+    assert has_ctc_by_entry(
         catalogue.EncoderSource("folder", folder="mine", shape={"architectures": ["WavLMForCTC"]})
     )

@@ -16,7 +16,7 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import NAMES, Params, read_params
-from components.config.schema import stated, typed
+from components.config.schema import non_default_fields, parse_as
 from components.corpus.source import source
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
@@ -77,8 +77,8 @@ def test_every_value_is_typed() -> None:
     assert len(places) > 50
     for place in places:
         with pytest.raises(InputError) as stopped:
-            typed(Params, changed({place: {"no": "value"}}), "params.yaml")
-        assert stopped.value.unit.startswith(".".join(map(str, place))), place
+            parse_as(Params, changed({place: {"no": "value"}}), "params.yaml")
+        assert stopped.value.subject.startswith(".".join(map(str, place))), place
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_an_unknown_name_names_the_nearest(kind: str, tmp_path: Path) -> None:
 def test_a_name_unlike_any_other_lists_the_known_ones(kind: str) -> None:
     with pytest.raises(InputError) as stopped:
         catalogue.READERS[kind]("?")
-    assert all(name in stopped.value.way_out for name in catalogue.names(kind))
+    assert all(name in stopped.value.hint for name in catalogue.names(kind))
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -340,8 +340,8 @@ def test_what_stands_at_its_default_is_not_stated() -> None:
         rate: float = 0.5
         parts: list[Inner] = field(default_factory=list)
 
-    assert stated(Outer(Inner(3))) == {"inner": {"width": 3}}
-    assert stated(Outer(Inner(3, ["a"]), 0.25, [Inner(1)])) == {
+    assert non_default_fields(Outer(Inner(3))) == {"inner": {"width": 3}}
+    assert non_default_fields(Outer(Inner(3, ["a"]), 0.25, [Inner(1)])) == {
         "inner": {"width": 3, "names": ["a"]},
         "rate": 0.25,
         "parts": [{"width": 1}],

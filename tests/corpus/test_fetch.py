@@ -679,7 +679,7 @@ def huge(root: Path, mini: bytes, mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says", "way_out"),
+    ("spoil", "says", "hint"),
     [
         (
             bad_checksum,
@@ -708,7 +708,7 @@ def huge(root: Path, mini: bytes, mirror: Mirror) -> None:
 def test_the_command_names_the_entry_and_the_way_out(
     spoil: Callable[[Path, bytes, Mirror], None],
     says: str,
-    way_out: str,
+    hint: str,
     house: Path,
     root: Path,
     mini: bytes,
@@ -724,7 +724,7 @@ def test_the_command_names_the_entry_and_the_way_out(
     assert failed.returncode == 2
     said = failed.stderr.strip().splitlines()[-1]
     assert said.startswith("corpus fetch: catalogue/archive.yaml: mini, train-clean-5.tar.gz: ")
-    assert says in said and way_out in said
+    assert says in said and hint in said
     assert "Traceback" not in failed.stderr
     assert not (root / "train-clean-5").exists()
     assert not list(house.rglob("evil"))

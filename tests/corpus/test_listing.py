@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from components.config.errors import InputError
 from components.corpus import listing, manifest
-from components.corpus.listing import Entry, Rules, examine, lines_of, sizes_below
+from components.corpus.listing import ListedRecording, Rules, examine, lines_of, sizes_below
 from tests.corpus.clips import BROKEN, clip, put
 
 STRICT = Rules("train", rate=16_000, mono=True)
 
 
-def entry(path: str, text: str | None = "WORDS") -> Entry:
-    return Entry(Path(path).stem, path, text, "1", "en")
+def entry(path: str, text: str | None = "WORDS") -> ListedRecording:
+    return ListedRecording(Path(path).stem, path, text, "1", "en")
 
 
-def outcome(root: Path, entries: list[Entry], rules: Rules = STRICT):
+def outcome(root: Path, entries: list[ListedRecording], rules: Rules = STRICT):
     there = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     return examine("tried", root, entries, there, rules)
 

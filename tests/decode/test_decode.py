@@ -24,8 +24,8 @@ from components.decode import shard
 from components.decode.hypotheses import Other, Row, read_hypotheses, write_hypotheses
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
-from components.model.speech_llm import Shape, SpeechLLM, folder_digest
-from components.runtime.artifact import fresh, read_record, write_record
+from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
+from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from components.search.acoustic_evidence import ctc_evidence
@@ -42,7 +42,7 @@ def save_bridge(seed: int = 1) -> None:
     """A bridge with random weights over the world's checkpoints."""
     from components.model.llms.causal import load_llm
 
-    shape = Shape(
+    shape = ModelConfig(
         folder_digest(tones.ENCODER),
         32,
         folder_digest(tones.LLM),
@@ -56,7 +56,7 @@ def save_bridge(seed: int = 1) -> None:
     with torch.no_grad():
         model.projector.linear2.weight *= 6
     model.add_lora(2, 4, 0.0, LORA["llama"], seed)
-    model.save(fresh(shard.MODEL))
+    model.save(empty_folder(shard.MODEL))
     write_record(shard.MODEL, "train", parameters=None, inputs={})
 
 
@@ -232,7 +232,12 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
     sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
     tones.change(
         "params.yaml",
-        {"decode.sets": {**sets, "bound": {**sets["free"], "max_unheard": 1, "silence_gate": 0.5}}},
+        {
+            "decode.sets": {
+                **sets,
+                "bound": {**sets["free"], "max_unsupported_units": 1, "silence_gate": 0.5},
+            }
+        },
     )
     tones.run("decode")
     found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
@@ -263,7 +268,8 @@ def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
     tones.run("decode")
     plain = hypotheses()
     tones.change(
-        "params.yaml", {"decode.sets.free.max_unheard": 3, "decode.sets.free.silence_gate": 0.9}
+        "params.yaml",
+        {"decode.sets.free.max_unsupported_units": 3, "decode.sets.free.silence_gate": 0.9},
     )
     tones.run("decode")
     assert hypotheses() != plain, "the matching head tells"
@@ -272,7 +278,7 @@ def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
     capsys.readouterr()
     tones.run("decode")
     assert hypotheses() == plain
-    assert "decode: free: max_unheard and silence_gate are off" in capsys.readouterr().out
+    assert "decode: free: max_unsupported_units and silence_gate are off" in capsys.readouterr().out
     assert read_record(Path("data/decode"))["parameters"]["sets"]["free"]["silence_gate"] == 0
 
 

@@ -18,7 +18,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from components.config import catalogue
 from components.config.catalogue import Encoder, EncoderSource
 from components.config.params import read_params
-from components.config.schema import typed
+from components.config.schema import parse_as
 from components.encoder.qwen_audio import whisper_shape
 from components.model.folders.architecture import network_of, parameters
 from components.model.folders.folder import DTYPE
@@ -210,5 +210,6 @@ def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
     assert lines, "README.md has no entry to copy"
     assert len(lines[1].splitlines()) == 4
     assert (
-        typed(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind == "folder"
+        parse_as(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind
+        == "folder"
     )

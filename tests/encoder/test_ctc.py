@@ -19,7 +19,7 @@ from components.config.errors import InputError
 from components.encoder import ctc
 from components.model.encoders.encoder import SpeechEncoder
 from components.optim.ranks import Ranks, train_together
-from components.runtime.artifact import contents, read_record
+from components.runtime.artifact import read_record, recorded_digests
 from components.runtime.hashing import folder_digests
 from components.shards.reader import audio, entries
 from tests import world as tones
@@ -309,8 +309,8 @@ def test_the_stage_trains_once_and_records_what_it_used(
     tones.change("catalogue/encoder.yaml", {"tiny.source": source})
     tones.run("encoder")
     record, files = read_record(tones.ENCODER), folder_digests(tones.ENCODER)
-    assert record["inputs"]["train"] == contents(SHARDS / "train")
-    assert contents(tones.ENCODER).keys() == set(files) - {"inputs.json"}
+    assert record["inputs"]["train"] == recorded_digests(SHARDS / "train")
+    assert recorded_digests(tones.ENCODER).keys() == set(files) - {"inputs.json"}
     SpeechEncoder(tones.ENCODER)
 
     def never(*arguments: Any) -> None:

@@ -17,7 +17,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from components.config.errors import InputError
 from components.encoder.qwen_audio import whisper_tensors
 from components.model.encoders.encoder import SpeechEncoder
-from components.runtime.artifact import contents
+from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import folder_digests
 from components.shards.reader import array, audio, entries
 from tests import world as tones
@@ -29,7 +29,7 @@ SOURCE = "tiny.source"
 def made(source: dict[str, Any]) -> SpeechEncoder:
     tones.change("catalogue/encoder.yaml", {SOURCE: source})
     tones.run("encoder")
-    assert contents(tones.ENCODER) == {
+    assert recorded_digests(tones.ENCODER) == {
         name: digest
         for name, digest in folder_digests(tones.ENCODER).items()
         if name != "inputs.json"

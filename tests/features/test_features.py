@@ -17,11 +17,11 @@ from components.config.errors import InputError
 from components.features import extract
 from components.features.frames import FrameSource
 from components.model.encoders.encoder import SpeechEncoder
-from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import file_digest, folder_digests
 from components.shards.index import INDEX, read_index, write_index
-from components.shards.reader import Located, array, audio, entries
-from components.shards.writer import Sample, write_tar
+from components.shards.reader import IndexedUtterance, array, audio, entries
+from components.shards.writer import TarMember, write_tar
 from tests import world as tones
 from tests.checkpoints import ENCODERS, PARAKEET, save_encoder
 
@@ -100,7 +100,7 @@ def test_finished_shards_are_not_computed_again(
     calls: list[str] = []
     known = extract._frames
 
-    def frames(job: extract.Job, items: list[Located]) -> dict[str, np.ndarray]:
+    def frames(job: extract.Job, items: list[IndexedUtterance]) -> dict[str, np.ndarray]:
         calls.append(job.name)
         return known(job, items)
 
@@ -297,10 +297,10 @@ def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
         ),
     ):
         made_again("dev", tmp_path, monkeypatch)
-    way_out = {"dtype": "float32", "features": "float32", "max_abs": 1e6}
+    hint = {"dtype": "float32", "features": "float32", "max_abs": 1e6}
     tones.change(
         "catalogue/encoder.yaml",
-        {f"tiny.numerics.{name}": value for name, value in way_out.items()},
+        {f"tiny.numerics.{name}": value for name, value in hint.items()},
     )
     made_again("dev", tmp_path, monkeypatch)
     assert {array(item).dtype for item in entries(OUT / "dev")} == {np.dtype(np.float32)}
@@ -327,13 +327,13 @@ def test_log_mel_over_what_its_entry_allows_stops(
 def test_a_clip_without_a_frame_stops_before_any_work(
     family: str, mode: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = fresh(SHARDS / "dev")
+    out = empty_folder(SHARDS / "dev")
     (out / "clicks").mkdir()
     encode_with(family)
     least = 320 if family in ("parakeet", "fbank") else 400
     samples = {"long": 16_000, "click": least - 1}
     written = [
-        Sample(name, as_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "")
+        TarMember(name, as_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "")
         for name, count in samples.items()
     ]
     write_index(
@@ -421,7 +421,7 @@ def test_a_clip_shorter_than_a_frame_stops_with_its_name() -> None:
     from components.config.catalogue import EncoderNumerics
 
     with pytest.raises(InputError, match=r"'short' is shorter than one frame"):
-        extract.checked(
+        extract.check_frames(
             np.zeros((0, 4), np.float32),
             "short",
             EncoderNumerics("float32", "float16", "padded"),
@@ -430,7 +430,7 @@ def test_a_clip_shorter_than_a_frame_stops_with_its_name() -> None:
 
 
 def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
-    fresh(SHARDS / "noise")
+    empty_folder(SHARDS / "noise")
     (SHARDS / "noise/none").mkdir()
     write_index(SHARDS / "noise/none" / INDEX, [])
     write_record(SHARDS / "noise", "shards", parameters=None, inputs={})
@@ -441,7 +441,7 @@ def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
 
 def test_the_record_knows_the_digest_of_every_file(world: Path) -> None:
     for role in tones.LAYOUT:
-        assert {name: file_digest(OUT / role / name) for name in contents(OUT / role)} == contents(
-            OUT / role
-        )
-        assert set(contents(OUT / role)) == set(stored(role)) - {"inputs.json"}
+        assert {
+            name: file_digest(OUT / role / name) for name in recorded_digests(OUT / role)
+        } == recorded_digests(OUT / role)
+        assert set(recorded_digests(OUT / role)) == set(stored(role)) - {"inputs.json"}

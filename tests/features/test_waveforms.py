@@ -14,13 +14,13 @@ import torch
 from components.audio.sound import as_flac
 from components.config.errors import InputError
 from components.config.params import read_params
-from components.features.waveforms import Clip, Take, augment_of, augmentation_of
-from components.runtime.artifact import contents, fresh, read_record, write_record
+from components.features.waveforms import AugmentedView, ShardClip, augment_of, augmentation_of
+from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import check_names
 from components.shards.index import INDEX, write_index
 from components.shards.reader import audio, entries, part
-from components.shards.writer import Sample, write_tar
+from components.shards.writer import TarMember, write_tar
 from tests import world as tones
 
 OUT, SHARDS = Path("data/features"), Path("data/shards")
@@ -35,7 +35,7 @@ ALL = {
 
 def put_noise(seed: int = 1, rooms: bool = True) -> None:
     """The shards of the role noise: clips shorter and longer than speech, and a source of rooms."""
-    out, random = fresh(NOISE), np.random.default_rng(seed)
+    out, random = empty_folder(NOISE), np.random.default_rng(seed)
     tail = np.exp(-np.arange(3000) / 300) * random.standard_normal(3000) * 0.2
     held = {
         "hum": [random.uniform(-0.3, 0.3, count) for count in (900, 60_000)],
@@ -44,7 +44,7 @@ def put_noise(seed: int = 1, rooms: bool = True) -> None:
     for source, clips in held.items():
         (out / source).mkdir()
         samples = [
-            Sample(f"{source}-{n}", as_flac(each), len(each), 0, "", "", "")
+            TarMember(f"{source}-{n}", as_flac(each), len(each), 0, "", "", "")
             for n, each in enumerate(clips)
         ]
         write_index(
@@ -98,7 +98,7 @@ def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -
         assert len(list((OUT / role).rglob("*.tar"))) == 3 * len(
             list((SHARDS / role).rglob("*.tar"))
         )
-        assert contents(OUT / role) == {
+        assert recorded_digests(OUT / role) == {
             name: digest
             for name, digest in folder_digests(OUT / role).items()
             if name != "inputs.json"
@@ -206,8 +206,11 @@ def test_other_noise_gives_another_key_and_stored_frames_are_refused(drawn: Path
 
 def test_rooms_are_never_added_and_noise_is_no_room(drawn: Path) -> None:
     found = augmentation_of(read_params().features.augment, NOISE)
-    assert [clip.item.source for clip in found.rooms if isinstance(clip, Clip)] == ["hall"]
-    assert [clip.item.source for clip in found.noise if isinstance(clip, Clip)] == ["hum", "hum"]
+    assert [clip.item.source for clip in found.rooms if isinstance(clip, ShardClip)] == ["hall"]
+    assert [clip.item.source for clip in found.noise if isinstance(clip, ShardClip)] == [
+        "hum",
+        "hum",
+    ]
 
 
 def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
@@ -221,8 +224,8 @@ def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
     item = entries(SHARDS / "nonspeech-train")[0]
     for view in range(8):
         made, length = (
-            Take(augmentation_of(quiet, NOISE), view).waveform(item),
-            Take(augmentation_of(quiet, NOISE), view).samples(item),
+            AugmentedView(augmentation_of(quiet, NOISE), view).waveform(item),
+            AugmentedView(augmentation_of(quiet, NOISE), view).samples(item),
         )
         assert len(made) == length
         if length == item.entry.samples:
@@ -238,7 +241,7 @@ def test_noise_that_is_not_there_stops_before_any_work(
     """By the catalogue, where every stage begins; and by the shards, where all clips of a source
     were rejected.
     """
-    write_record(fresh(NOISE), "shards", parameters=None, inputs={})
+    write_record(empty_folder(NOISE), "shards", parameters=None, inputs={})
     augment(**{f"{kind}.probability": 0.5})
     says = (
         rf"features\.augment\.{kind} is on.* no {kind}.*Give the role a source.*set the "
@@ -255,7 +258,9 @@ def test_noise_that_is_not_there_stops_before_any_work(
         {"tones.noise": {"right": {"kind": "clips", "rooms": kind == "rooms"}}},
     )
     check_names(read_params())
-    monkeypatch.setattr("components.features.extract.encode", lambda job: pytest.fail("computed"))
+    monkeypatch.setattr(
+        "components.features.extract.extract_shard", lambda job: pytest.fail("computed")
+    )
     with pytest.raises(InputError, match=says):
         run("train", mode=mode)
 
@@ -263,13 +268,13 @@ def test_noise_that_is_not_there_stops_before_any_work(
 def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_epoch(
     world: Path,
 ) -> None:
-    out = fresh(SHARDS / "train")
+    out = empty_folder(SHARDS / "train")
     (out / "clicks").mkdir()
     click = np.full(330, 0.1, np.float32)
     write_index(
         out / "clicks" / INDEX,
         write_tar(
-            out / "clicks/c.tar", [Sample("click", as_flac(click), 330, 0, "", "", "")], "flac"
+            out / "clicks/c.tar", [TarMember("click", as_flac(click), 330, 0, "", "", "")], "flac"
         ),
     )
     write_record(out, "shards", parameters=None, inputs={})

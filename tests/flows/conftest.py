@@ -56,7 +56,7 @@ elif kind:
     if kind != "silent":
         message = f"{name} broke: {kind}. Mend it."
         error_path(name).parent.mkdir(parents=True, exist_ok=True)
-        error_path(name).write_text(json.dumps({"stage": name, "kind": kind, "unit": "", "message": message, "way_out": "Mend it."}))
+        error_path(name).write_text(json.dumps({"stage": name, "kind": kind, "subject": "", "message": message, "hint": "Mend it."}))
     print("last words of", name)
     sys.exit(75 if kind == "transient" else 2)
 if name == "score":

@@ -21,7 +21,7 @@ import yaml
 from components.config import catalogue
 from components.config.catalogue import EncoderSource, LlmSource
 from components.config.params import overridden
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.model.bridges.projector import build_projector
 from components.runtime.artifact import write_record
 from flows.recipe import Cell
@@ -106,13 +106,13 @@ def miniature(cell: Cell) -> Miniature:
         "corpus": sources,
         "encoder": {
             "source": {"kind": "folder", "folder": "encoder"},
-            "numerics": stated(encoder.numerics),
-            "lora": stated(encoder.lora),
+            "numerics": non_default_fields(encoder.numerics),
+            "lora": non_default_fields(encoder.lora),
         },
-        "projector": _narrow(stated(catalogue.projector(params.projector))),
+        "projector": _narrow(non_default_fields(catalogue.projector(params.projector))),
         "llm": {
             "source": {"kind": "folder", "folder": "llm"},
-            **{part: stated(getattr(llm, part)) for part in parts},
+            **{part: non_default_fields(getattr(llm, part)) for part in parts},
         },
     }
     return Miniature(

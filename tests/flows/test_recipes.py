@@ -125,7 +125,7 @@ def test_a_shape_runs_from_features_to_metrics(
         else {part for stage in small.params["train"]["curriculum"] for part in stage["tune"]}
     )
     model = SpeechLLM.load(Path("models/bridge"), world.ENCODER, world.LLM, "cpu")
-    assert set(model.adapted) == {
+    assert set(model.lora_wrappers) == {
         side for part, side in (("lora", "llm"), ("encoder-lora", "encoder")) if part in tuned
     }
     assert {

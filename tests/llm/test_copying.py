@@ -20,7 +20,7 @@ from components.config.errors import InputError
 from components.llm import copying
 from components.model.llms.causal import load_llm
 from components.optim.ranks import Ranks, train_together
-from components.runtime.artifact import contents, read_record
+from components.runtime.artifact import read_record, recorded_digests
 from components.runtime.hashing import folder_digests
 from tests import world as tones
 from tests.checkpoints import LLMS, PROMPT, TEXTS, save_llm
@@ -173,14 +173,21 @@ def job_of(**changed: Any) -> copying.Job:
 def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None:
     torch.manual_seed(1)
     embed, ids = torch.nn.Embedding(300, 16), list(range(40, 60))
-    clean = copying.shown(embed, ids, copying.Task("", 0.0, 5))
+    clean = copying.damaged_embeddings(embed, ids, copying.CopyTask("", 0.0, 5))
     assert torch.equal(clean, embed(torch.tensor(ids)))
-    damaged = copying.shown(embed, ids, copying.Task("", 1.0, 5))
-    assert torch.equal(damaged, copying.shown(embed, ids, copying.Task("", 1.0, 5)))
-    assert not torch.equal(damaged, copying.shown(embed, ids, copying.Task("", 1.0, 6)))
-    lengths = [len(copying.shown(embed, ids, copying.Task("", 1.0, seed))) for seed in range(200)]
+    damaged = copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, 5))
+    assert torch.equal(
+        damaged, copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, 5))
+    )
+    assert not torch.equal(
+        damaged, copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, 6))
+    )
+    lengths = [
+        len(copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, seed)))
+        for seed in range(200)
+    ]
     assert np.mean(lengths) == pytest.approx(1.15 * len(ids), rel=0.05)
-    assert len(copying.shown(embed, [], copying.Task("", 1.0, 5))) == 0
+    assert len(copying.damaged_embeddings(embed, [], copying.CopyTask("", 1.0, 5))) == 0
 
 
 def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +226,7 @@ def test_the_stage_trains_once_and_records_what_it_used(
     tones.run("llm")
     files = folder_digests(tones.LLM)
     assert set(read_record(tones.LLM)["inputs"]) == {"texts", "prompt"}
-    assert contents(tones.LLM).keys() == set(files) - {"inputs.json"}
+    assert recorded_digests(tones.LLM).keys() == set(files) - {"inputs.json"}
     load_llm(tones.LLM, "float32", "cpu")
 
     def never(*arguments: Any) -> None:

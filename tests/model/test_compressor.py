@@ -41,7 +41,7 @@ def built(way: str, units: int = 12) -> Compressor:
     with torch.no_grad():
         for parameter in bridge.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    bridge.read_units(CtcHead(torch.eye(12)[:units], torch.zeros(units), BLANK))
+    bridge.set_ctc_head(CtcHead(torch.eye(12)[:units], torch.zeros(units), BLANK))
     return bridge.eval()
 
 
@@ -178,7 +178,9 @@ def test_what_can_not_be_compressed_stops_before_the_training(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compressing("average")
-    monkeypatch.setattr("components.train.build.made", lambda *_: pytest.fail("a training began"))
+    monkeypatch.setattr(
+        "components.train.build.cached_unit", lambda *_: pytest.fail("a training began")
+    )
     tones.change("params.yaml", {"features.layer": 1})
     tones.run("features", "train")
     assert read_record(Path("data/features/train"))["key"]["layer"] == 1

@@ -17,7 +17,7 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError
 from components.model.folders.architecture import network_of
-from components.runtime.artifact import fresh, write_record
+from components.runtime.artifact import empty_folder, write_record
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY
@@ -33,7 +33,7 @@ def local(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_llm(tmp_path / "local/llm")
     for kind in OUT:
         (tmp_path / "local" / kind / "inputs.json").unlink()
-        fresh(OUT[kind]).rmdir()
+        empty_folder(OUT[kind]).rmdir()
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
     return tmp_path / "local"
 
@@ -239,7 +239,7 @@ def test_a_projector_without_a_size_stops_every_stage(key: str, value: int, worl
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_a_corpus_without_training_speech_trains_nothing(kind: str, trained: None) -> None:
-    write_record(fresh(Path("data/shards/train")), "shards", parameters=None, inputs={})
+    write_record(empty_folder(Path("data/shards/train")), "shards", parameters=None, inputs={})
     with pytest.raises(
         InputError,
         match=(

@@ -26,7 +26,7 @@ from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders import hub as client
 from components.model.llms.causal import load_llm
 from components.runtime import unit_cache as work
-from components.runtime.artifact import contents
+from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import folder_digests
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
@@ -122,7 +122,7 @@ def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> Non
     assert all(
         (tones.ENCODER / name).read_bytes() == (source / name).read_bytes() for name in names
     )
-    assert contents(tones.ENCODER).keys() == names
+    assert recorded_digests(tones.ENCODER).keys() == names
     there, here = SpeechEncoder(source), SpeechEncoder(tones.ENCODER)
     sound = tones.tone("amber birch", 1)
     assert torch.equal(there([sound])[0], here([sound])[0])
@@ -578,8 +578,8 @@ def test_pinning_prefers_safetensors() -> None:
         "vocab.json",
         "a/b.json",
     ]
-    assert client.wanted(listed) == ["config.json", "model.safetensors", "vocab.json"]
-    assert client.wanted([file for file in listed if file != "model.safetensors"]) == [
+    assert client.files_to_fetch(listed) == ["config.json", "model.safetensors", "vocab.json"]
+    assert client.files_to_fetch([file for file in listed if file != "model.safetensors"]) == [
         "config.json",
         "pytorch_model.bin",
         "vocab.json",

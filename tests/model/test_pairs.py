@@ -13,7 +13,7 @@ import torch
 from components.config.projector import Linear
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
-from components.model.speech_llm import Shape, SpeechLLM, folder_digest
+from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
 from components.search.beam import search
 from components.search.constraints import GREEDY
 from tests.checkpoints import ENCODERS, LLMS, PROMPT, learn, save_encoder, save_llm
@@ -49,7 +49,7 @@ def heard(folders: Path) -> dict[str, list[torch.Tensor]]:
 def bridge(folders: Path, encoder: str, llm: str, frames: list[torch.Tensor]) -> SpeechLLM:
     """A new model between two folders."""
     one, other = folders / "encoder" / encoder, folders / "llm" / llm
-    shape = Shape(
+    shape = ModelConfig(
         folder_digest(one),
         frames[0].shape[1],
         folder_digest(other),

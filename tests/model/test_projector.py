@@ -90,7 +90,7 @@ def bridge(name: str, width: int = WIDTH, llm_width: int = LLM_WIDTH) -> Bridge:
     torch.manual_seed(0)
     made = build_projector(entry(name), width, llm_width).eval()
     if isinstance(made, Compressor):
-        made.read_units(CtcHead(torch.randn(4, width), torch.zeros(4), 0))
+        made.set_ctc_head(CtcHead(torch.randn(4, width), torch.zeros(4), 0))
     return made
 
 

@@ -171,21 +171,21 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(
     with pytest.raises(Killed):
         checkpoint.save(folder, module, None, {"step": 2})
     monkeypatch.undo()
-    assert checkpoint.there(folder)
+    assert checkpoint.has_checkpoint(folder)
     step = checkpoint.load(folder, module, None)["step"]
     assert same(state_of(module), first if step == 1 else second)
     assert step == 1 or act > 6
     # And the next one is saved as if nothing had been.
     checkpoint.save(folder, module, None, {"step": 3})
-    assert checkpoint.there(folder)
+    assert checkpoint.has_checkpoint(folder)
     assert checkpoint.load(folder, module, None) == {"step": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
 def test_no_checkpoint_is_there_before_the_first(tmp_path: Path) -> None:
-    assert not checkpoint.there(tmp_path / "last")
+    assert not checkpoint.has_checkpoint(tmp_path / "last")
     (tmp_path / "last.new").mkdir()
-    assert not checkpoint.there(tmp_path / "last")
+    assert not checkpoint.has_checkpoint(tmp_path / "last")
 
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.config.errors import InputError, TransientError
-from components.optim.ranks import Ranks, cut, train_together
+from components.optim.ranks import Ranks, split_micro_batches, train_together
 
 # Functions of a worker process are found by name, so they stand here and take plain data.
 
@@ -29,7 +29,7 @@ def train(ranks: Ranks, out: str) -> None:
         data = torch.randn(7, 6, generator=torch.Generator().manual_seed(step))
         optimiser.zero_grad()
         count = torch.zeros(1)
-        for part in ranks.mine(cut(list(range(7)), 2)):
+        for part in ranks.own_items(split_micro_batches(list(range(7)), 2)):
             loss = module(data[part]).pow(2).sum() / 7
             loss.backward()
             count += len(part)
@@ -46,7 +46,7 @@ def train(ranks: Ranks, out: str) -> None:
 
 def refuse(ranks: Ranks, out: str) -> None:
     if ranks.rank == ranks.count - 1:
-        raise InputError("Utterance 'u7' is broken.", unit="u7", way_out="Leave it out.")
+        raise InputError("Utterance 'u7' is broken.", subject="u7", hint="Leave it out.")
     ranks.wait()
 
 
@@ -58,7 +58,7 @@ def lose(ranks: Ranks, out: str) -> None:
 
 def stumble(ranks: Ranks, out: str) -> None:
     if ranks.rank == 1:
-        raise TransientError("The disk is away.", way_out="Run again.")
+        raise TransientError("The disk is away.", hint="Run again.")
     ranks.wait()
 
 
@@ -90,13 +90,13 @@ def test_a_lost_worker_and_a_passing_error_may_be_tried_again() -> None:
 
 
 def test_a_batch_is_dealt_into_parts_of_nearly_equal_size() -> None:
-    assert cut(list(range(7)), 2) == [[0, 2, 4, 6], [1, 3, 5]]
-    assert cut([1], 2) == [[1]]
-    assert cut(list(range(8)), 3) == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert split_micro_batches(list(range(7)), 2) == [[0, 2, 4, 6], [1, 3, 5]]
+    assert split_micro_batches([1], 2) == [[1]]
+    assert split_micro_batches(list(range(8)), 3) == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_ranks_share_all_parts_whatever_their_number(count: int) -> None:
-    parts = cut(list(range(9)), 4)
-    shares = [Ranks(rank, count).mine(parts) for rank in range(count)]
+    parts = split_micro_batches(list(range(9)), 4)
+    shares = [Ranks(rank, count).own_items(parts) for rank in range(count)]
     assert sorted(part for share in shares for part in share) == sorted(parts)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from components.model.speech_llm import SpeechLLM
-from components.optim.ranks import Ranks, is_sharded, train_together, whole
+from components.optim.ranks import Ranks, full_tensor, is_sharded, train_together
 from components.optim.sharding import decoder_layers, shard
 from components.search.beam import search
 from components.search.constraints import GREEDY
@@ -46,12 +46,12 @@ def compute_one(ranks: Ranks, place: Path, family: str) -> None:
         assert all(map(is_sharded, held)), family
         assert 0.45 < share < 0.55, f"{family}: a rank holds {share:.2f} of the layers"
         assert all(
-            torch.equal(whole(parameter), wanted[name])
+            torch.equal(full_tensor(parameter), wanted[name])
             for name, parameter in model.llm.named_parameters()
         )
     batches = [frames_of([9, 4]), frames_of([14], seed=1), frames_of([6, 6, 5], seed=2)]
     found = []
-    for batch, counts in ranks.turns(batches):
+    for batch, counts in ranks.assigned_items(batches):
         losses = float(model.losses(batch, ["one two"] * len(batch), 1.0, 1.0)[0].total)
         texts = [
             each.text
@@ -84,10 +84,12 @@ def test_an_llm_in_parts_computes_and_searches_as_a_whole_one(tmp_path: Path) ->
 
 
 def test_a_rank_with_nothing_left_repeats_a_batch_that_does_not_count() -> None:
-    shares = [Ranks(rank, 3, sharded=True).turns(["a", "b", "c", "d"]) for rank in range(3)]
+    shares = [
+        Ranks(rank, 3, sharded=True).assigned_items(["a", "b", "c", "d"]) for rank in range(3)
+    ]
     assert shares == [
         [("a", True), ("d", True)],
         [("b", True), ("a", False)],
         [("c", True), ("a", False)],
     ]
-    assert Ranks(1, 3).turns(["a", "b", "c", "d"]) == [("b", True)]
+    assert Ranks(1, 3).assigned_items(["a", "b", "c", "d"]) == [("b", True)]

@@ -120,7 +120,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch, work: Path) -> Plan:
     from components.config.params import read_params
 
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr("components.plan.run.standing", lambda params: {})
+    monkeypatch.setattr("components.plan.run.up_to_date_stages", lambda params: {})
     return plan_of(read_params())
 
 

@@ -21,7 +21,7 @@ from components.plan.__main__ import parsed
 from components.plan.load import Load, gpu_of
 from components.plan.networks import networks
 from components.plan.run import Memory, Plan, check, check_networks, plan_of
-from components.plan.standing import standing
+from components.plan.stage_status import up_to_date_stages
 from tests.conftest import REPOSITORY
 
 
@@ -260,7 +260,7 @@ def test_what_is_tuned_costs_time_and_memory() -> None:
 def test_what_stands_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     roles = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
     monkeypatch.setattr(
-        "components.plan.run.standing",
+        "components.plan.run.up_to_date_stages",
         lambda params: {"llm": 1, **{f"features@{role}": 1 for role in roles}},
     )
     found = planned(**PAPER)
@@ -273,7 +273,7 @@ def test_what_stands_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> Non
         name: 1
         for name in ("encoder", "llm", "train", "decode", *(f"features@{role}" for role in roles))
     }
-    monkeypatch.setattr("components.plan.run.standing", lambda params: everything)
+    monkeypatch.setattr("components.plan.run.up_to_date_stages", lambda params: everything)
     done = planned(**{**PAPER, "llm": "vicuna-13b"})
     assert done.loads == []
     object.__setattr__(done, "rooms", [])
@@ -293,23 +293,23 @@ def test_what_stands_by_the_lock_is_not_counted(
     for name in ("catalogue", "dvc.yaml", "dvc.lock", "params.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
-    assert standing(overridden({}, "overrides")) == {}  # recorded, but not there
-    monkeypatch.setattr("components.plan.standing.LOCK", tmp_path / "empty.lock")
+    assert up_to_date_stages(overridden({}, "overrides")) == {}  # recorded, but not there
+    monkeypatch.setattr("components.plan.stage_status.LOCK", tmp_path / "empty.lock")
     (tmp_path / "empty.lock").write_text("schema: '2.0'\n")
-    assert standing(overridden({}, "overrides")) == {}
-    monkeypatch.setattr("components.plan.standing.LOCK", tmp_path / "dvc.lock")
+    assert up_to_date_stages(overridden({}, "overrides")) == {}
+    monkeypatch.setattr("components.plan.stage_status.LOCK", tmp_path / "dvc.lock")
     for path in ("data/corpus", "data/shards", "data/features"):
         for role in ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise"):
             (tmp_path / path / role).mkdir(parents=True)
     for path in ("data/splits", "models/encoder", "models/llm"):
         (tmp_path / path).mkdir(parents=True)
-    found = standing(overridden({}, "overrides"))
+    found = up_to_date_stages(overridden({}, "overrides"))
     assert found["features@train"] > 1e8
     assert "train" not in found  # its output is not there
-    other = standing(overridden({"llm": "phi-tiny"}, "overrides"))
+    other = up_to_date_stages(overridden({"llm": "phi-tiny"}, "overrides"))
     assert "features@train" in other
     assert "llm" not in other
-    changed = standing(overridden({"shards.utterances": 100}, "overrides"))
+    changed = up_to_date_stages(overridden({"shards.utterances": 100}, "overrides"))
     assert "corpus@train" in changed
     assert not any(
         name.startswith(("shards", "features", "encoder")) for name in changed

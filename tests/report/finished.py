@@ -20,10 +20,10 @@ from components.audio.sound import as_flac
 from components.config.params import read_params
 from components.report.alignment import counts, operations
 from components.report.build import MADE, work
-from components.runtime.artifact import fresh, write_record
+from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage
 from components.shards.index import INDEX, write_index
-from components.shards.writer import Sample, write_tar
+from components.shards.writer import TarMember, write_tar
 from tests.conftest import REPOSITORY
 
 EVIL = "</script><img src=x onerror=window.broken=1><b>bold</b> &amp; 'quoted' \"twice\" <!-- end"
@@ -177,7 +177,7 @@ def rows_of(role: str, name: str, heard: Sequence[Heard]) -> list[dict[str, Any]
 
 
 def score(roles: Roles, intervals: bool = True) -> None:
-    out, metrics, groups = fresh(Path("data/score")), {}, []
+    out, metrics, groups = empty_folder(Path("data/score")), {}, []
     table = [
         row
         for role, sets in roles.items()
@@ -352,7 +352,7 @@ def hypotheses(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
 
 def shards(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
     """``data/shards/<role>``: a tone for each utterance."""
-    out = fresh(Path("data/shards") / role)
+    out = empty_folder(Path("data/shards") / role)
     for number, (name, heard) in enumerate(sets.items()):
         (out / name).mkdir()
         sounds = [
@@ -360,7 +360,7 @@ def shards(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
             for each in heard
         ]
         samples = [
-            Sample(each.id, flac, length, 0, each.reference, each.speaker, each.language)
+            TarMember(each.id, flac, length, 0, each.reference, each.speaker, each.language)
             for each, flac, length in sounds
         ]
         write_index(

@@ -65,7 +65,7 @@ def seeing(_: int) -> tuple[int, str]:
 
 def refused_at_three(number: int) -> int:
     if number == 3:
-        raise InputError("3.wav is broken.", unit="3", way_out="Mend it.")
+        raise InputError("3.wav is broken.", subject="3", hint="Mend it.")
     return number
 
 
@@ -188,7 +188,7 @@ def test_an_error_of_a_unit_arrives_as_it_was_raised(
     monkeypatch.setenv("LIBRETTO_WORKERS", str(workers))
     with pytest.raises(InputError) as stopped:
         list(fan_out(refused_at_three, range(6)))
-    assert (str(stopped.value), stopped.value.unit, stopped.value.exit_code) == (
+    assert (str(stopped.value), stopped.value.subject, stopped.value.exit_code) == (
         "3.wav is broken. Mend it.",
         "3",
         2,

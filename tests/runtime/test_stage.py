@@ -24,7 +24,7 @@ import json, os
 from dataclasses import asdict
 from pathlib import Path
 from components.config import errors
-from components.runtime.artifact import fresh, write_record
+from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import run_stage
 
 def work(stage):
@@ -35,9 +35,9 @@ def work(stage):
         assert old in text
         Path(name).write_text(text.replace(old, new, 1))
     if "error" in task:
-        raise getattr(errors, task["error"])("clip-7.wav is broken.", unit="clip-7", way_out="Mend it.")
+        raise getattr(errors, task["error"])("clip-7.wav is broken.", subject="clip-7", hint="Mend it.")
     stage.facts["utterances"] = 12
-    out = fresh(Path("data") / stage.role)
+    out = empty_folder(Path("data") / stage.role)
     (out / "shard.tar").write_text("bytes")
     write_record(out, "shards", parameters=asdict(stage.params.shards), inputs={"corpus": "digest"}, libraries=("numpy",))
 
@@ -231,7 +231,7 @@ def test_a_failure_leaves_its_kind_unit_and_way_out(
     assert stopped.returncode == code
     assert stopped.stderr == "shards: clip-7.wav is broken. Mend it.\n"
     record = json.loads(error_path("shards").read_text())
-    assert (record["stage"], record["kind"], record["unit"], record["way_out"]) == (
+    assert (record["stage"], record["kind"], record["subject"], record["hint"]) == (
         "shards",
         kind,
         "clip-7",

@@ -17,7 +17,7 @@ import pytest
 
 from components.config.errors import InputError
 from components.runtime import unit_cache as cache
-from components.runtime.unit_cache import digests, finished, made, place, trim
+from components.runtime.unit_cache import cached_unit, finished_unit, link_files, trim, unit_digests
 from tests.conftest import REPOSITORY
 
 KEY = {"version": 1, "name": "some unit"}
@@ -26,7 +26,7 @@ KEY = {"version": 1, "name": "some unit"}
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from components.runtime.unit_cache import made
+from components.runtime.unit_cache import cached_unit
 
 signs = Path(sys.argv[1])
 
@@ -41,7 +41,7 @@ def make(folder):
     (folder / "whole.txt").write_text("whole")
 
 (signs / f"asking-{sys.argv[2]}").touch()
-print(made("stage", {"version": 1, "name": "some unit"}, make))
+print(cached_unit("stage", {"version": 1, "name": "some unit"}, make))
 """
 
 
@@ -91,11 +91,15 @@ def wait_for(path: Path) -> None:
 
 def test_a_unit_is_made_once_for_its_key() -> None:
     maker = Maker()
-    unit = made("stage", KEY, maker)
-    assert made("stage", dict(reversed(KEY.items())), maker) == unit == finished("stage", KEY)
+    unit = cached_unit("stage", KEY, maker)
+    assert (
+        cached_unit("stage", dict(reversed(KEY.items())), maker)
+        == unit
+        == finished_unit("stage", KEY)
+    )
     assert maker.times == 1
     assert (unit / "deep" / "b.txt").read_text() == "soundsound"
-    others = [made("other", KEY, maker), made("stage", {**KEY, "version": 2}, maker)]
+    others = [cached_unit("other", KEY, maker), cached_unit("stage", {**KEY, "version": 2}, maker)]
     assert len({unit, *others}) == 3
     assert maker.times == 3
 
@@ -106,9 +110,9 @@ def test_a_maker_that_fails_leaves_nothing_finished() -> None:
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        made("stage", KEY, fail)
-    assert finished("stage", KEY) is None
-    assert (made("stage", KEY, Maker("whole")) / "a.txt").read_text() == "whole"
+        cached_unit("stage", KEY, fail)
+    assert finished_unit("stage", KEY) is None
+    assert (cached_unit("stage", KEY, Maker("whole")) / "a.txt").read_text() == "whole"
 
 
 def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
     assert second.poll() is None
     (tmp_path / "go").touch()
     said = [process.communicate(timeout=60)[0] for process in (first, second)]
-    assert said[0] == said[1] == f"{finished('stage', KEY)}\n"
+    assert said[0] == said[1] == f"{finished_unit('stage', KEY)}\n"
     assert (tmp_path / "made").read_text() == "once\n"
 
 
@@ -131,7 +135,7 @@ def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(
     wait_for(tmp_path / "made")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    assert finished("stage", KEY) is None
+    assert finished_unit("stage", KEY) is None
     found = []
 
     def go_on(folder: Path) -> None:
@@ -140,9 +144,9 @@ def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(
         )
         (folder / "whole.txt").write_text("whole")
 
-    unit = made("stage", KEY, go_on)
+    unit = cached_unit("stage", KEY, go_on)
     assert found == ["resume/step-3"]
-    assert sorted(digests(unit)) == ["whole.txt"]
+    assert sorted(unit_digests(unit)) == ["whole.txt"]
     assert not list(unit.rglob("resume*"))
 
 
@@ -166,24 +170,24 @@ def shorten_record(unit: Path) -> None:
 def test_a_unit_broken_from_outside_is_made_anew(harm) -> None:
     """So does a removal that was killed in the middle break it."""
     maker = Maker()
-    unit = made("stage", KEY, maker)
+    unit = cached_unit("stage", KEY, maker)
     harm(unit)
-    assert made("stage", KEY, maker) == unit
+    assert cached_unit("stage", KEY, maker) == unit
     assert maker.times == 2
     assert (unit / "a.txt").read_text() + (unit / "deep/b.txt").read_text() == "soundsoundsound"
 
 
 def test_a_placed_unit_is_linked_and_read_only(tmp_path: Path) -> None:
-    unit = made("stage", KEY, Maker())
+    unit = cached_unit("stage", KEY, Maker())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text("older")
-    place(unit, tmp_path / "out")
+    link_files(unit, tmp_path / "out")
     files = {
         path.relative_to(tmp_path / "out").as_posix(): path.stat()
         for path in (tmp_path / "out").rglob("*")
         if path.is_file()
     }
-    assert files.keys() == digests(unit).keys() == {"a.txt", "deep/b.txt"}
+    assert files.keys() == unit_digests(unit).keys() == {"a.txt", "deep/b.txt"}
     for name, facts in files.items():
         assert facts.st_ino == (unit / name).stat().st_ino
         assert not facts.st_mode & 0o222, "an edit in place would reach the cache"
@@ -195,9 +199,9 @@ def test_a_placed_unit_is_copied_where_links_are_not_possible(
     def refuse(*paths: Path) -> None:
         raise OSError("Invalid cross-device link")
 
-    unit = made("stage", KEY, Maker())
+    unit = cached_unit("stage", KEY, Maker())
     monkeypatch.setattr(os, "link", refuse)
-    place(unit, tmp_path / "out")
+    link_files(unit, tmp_path / "out")
     assert (tmp_path / "out/deep/b.txt").read_text() == "soundsound"
     assert (tmp_path / "out/a.txt").stat().st_ino != (unit / "a.txt").stat().st_ino
     assert not (tmp_path / "out/a.txt").stat().st_mode & 0o222
@@ -205,7 +209,7 @@ def test_a_placed_unit_is_copied_where_links_are_not_possible(
 
 def aged(number: int, hours: float, size: int = 1000) -> Path:
     """A unit of about ``size`` bytes, last used so many hours ago."""
-    unit = made(
+    unit = cached_unit(
         "stage", {"number": number}, lambda folder: (folder / "data").write_bytes(bytes(size))
     )
     then = time.time() - 3600 * hours
@@ -227,7 +231,7 @@ def test_a_full_cache_drops_what_was_unused_for_longest() -> None:
 def test_a_unit_that_was_used_lately_stays() -> None:
     """A stage may be reading it, however small the cache is to be."""
     old, used, new = aged(0, 9), aged(1, 9), aged(2, 0)
-    assert finished("stage", {"number": 1}) == used
+    assert finished_unit("stage", {"number": 1}) == used
     assert trim(0)[0] == 1
     assert [unit.exists() for unit in (old, used, new)] == [False, True, True]
 
@@ -245,7 +249,7 @@ def test_what_is_being_made_stays_however_long_it_takes() -> None:
         assert trim(0)[0] == 0
         assert (folder / "resume" / "checkpoint").exists()
 
-    made("stage", KEY, make)
+    cached_unit("stage", KEY, make)
 
 
 def test_the_limit_is_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +276,7 @@ def test_the_command_cleans(work: Path) -> None:
 
 
 def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
-    record = json.loads((made("stage", KEY, Maker()) / cache.UNIT).read_text())
+    record = json.loads((cached_unit("stage", KEY, Maker()) / cache.UNIT).read_text())
     assert record["key"] == KEY
     assert {name: size for name, (size, _) in record["files"].items()} == {
         "a.txt": 5,
@@ -287,8 +291,8 @@ def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) 
             full.write("x")
 
     with pytest.raises(InputError, match=r"^shards: .*the disk is full.*components\.clean"):
-        made("shards", {"a": 1}, make)
-    assert made("shards", {"a": 1}, lambda folder: None).is_dir()
+        cached_unit("shards", {"a": 1}, make)
+    assert cached_unit("shards", {"a": 1}, lambda folder: None).is_dir()
 
 
 OTHERS = """

@@ -15,13 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.model.encoders.ctc import Head
+from components.model.encoders.ctc import CtcUnits
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.matching import Matching
 from components.search.acoustic_evidence import (
     CtcEvidence,
     MatchedEvidence,
-    Reach,
+    PrefixState,
     ctc_evidence,
     letters,
 )
@@ -49,11 +49,11 @@ def evidence_of(heard: str, scores: torch.Tensor | None = None) -> CtcEvidence:
     return CtcEvidence(torch.zeros(0, 4) if scores is None else scores, heard, Units(), written)  # type: ignore[arg-type]
 
 
-def reached(evidence: CtcEvidence, text: str) -> list[Reach]:
+def reached(evidence: CtcEvidence, text: str) -> list[PrefixState]:
     """The reach after each letter of a text."""
-    found = [Reach()]
+    found = [PrefixState()]
     for each in letters(text):
-        found.append(evidence.extended(found[-1], ord(each)))
+        found.append(evidence.extend(found[-1], ord(each)))
     return found
 
 
@@ -80,7 +80,7 @@ def test_a_letter_is_heard_where_it_lengthens_the_longest_common_subsequence(
         (place for place in range(1, len(longest)) if longest[place] > longest[place - 1]),
         default=0,
     )
-    assert reached(evidence_of(heard), text)[-1].unheard == len(said) - last
+    assert reached(evidence_of(heard), text)[-1].unsupported == len(said) - last
 
 
 def test_a_letter_that_two_tokens_write_is_one() -> None:
@@ -89,23 +89,23 @@ def test_a_letter_that_two_tokens_write_is_one() -> None:
 
     heard, other = (CtcEvidence(torch.zeros(0, 4), text, Units(), bytewise) for text in ("é", "o"))  # type: ignore[arg-type]
     for evidence, unheard in ((heard, 0), (other, 1)):
-        reach = Reach()
+        reach = PrefixState()
         for token in "é".encode():
             assert evidence.most(token) == 1
-            reach = evidence.extended(reach, token)
-        assert (reach.letters, reach.unheard) == ("é", unheard)
+            reach = evidence.extend(reach, token)
+        assert (reach.letters, reach.unsupported) == ("é", unheard)
 
 
 def test_a_text_that_runs_on_or_round_is_not_heard_and_one_in_another_writing_is() -> None:
     evidence = evidence_of("The cat sat.")
     assert [
-        reached(evidence, text)[-1].unheard
+        reached(evidence, text)[-1].unsupported
         for text in ("the cat sat", "THE, cat-sat!", "the cat", "")
     ] == [0, 0, 0, 0]
-    assert reached(evidence, "the cat sat on the mat")[-1].unheard == len("onthemat")
-    assert reached(evidence, "the cat sat the cat sat")[-1].unheard == len("thecatsat")
-    assert reached(evidence, "the dog sat")[-1].unheard == 0, "a wrong word alone is no run-on"
-    assert reached(evidence_of(""), "thank you")[-1].unheard == len("thankyou")
+    assert reached(evidence, "the cat sat on the mat")[-1].unsupported == len("onthemat")
+    assert reached(evidence, "the cat sat the cat sat")[-1].unsupported == len("thecatsat")
+    assert reached(evidence, "the dog sat")[-1].unsupported == 0, "a wrong word alone is no run-on"
+    assert reached(evidence_of(""), "thank you")[-1].unsupported == len("thankyou")
 
 
 @given(st.integers(1, 5), st.integers(0, 2**31))
@@ -143,19 +143,19 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
 
 def test_units_that_the_head_lacks_are_left_out_of_a_text(tmp_path: Path) -> None:
     save_encoder(tmp_path, "parakeet")
-    head = Head(SpeechEncoder(tmp_path))
-    assert head.known("amber 7 birch") == head.known("amber  birch")
-    assert head.known("") == []
+    head = CtcUnits(SpeechEncoder(tmp_path))
+    assert head.has_units("amber 7 birch") == head.has_units("amber  birch")
+    assert head.has_units("") == []
 
 
 def test_a_token_is_heard_where_the_speech_it_attends_to_looks_like_it() -> None:
     embed = torch.nn.Embedding.from_pretrained(torch.eye(4) * 3)
     evidence = MatchedEvidence(Matching(4), embed.weight[[0, 2]].repeat(3, 1), embed)
     evidence._matching.query.weight.data = evidence._matching.key.weight.data = torch.eye(4) * 3
-    reach = Reach()
+    reach = PrefixState()
     for token, unheard in ((0, 0), (2, 0), (1, 1), (2, 0), (3, 1), (1, 2)):
-        reach = evidence.extended(reach, token)
-        assert reach.unheard == unheard
+        reach = evidence.extend(reach, token)
+        assert reach.unsupported == unheard
     assert evidence.speech([0, 2]) == 1 > 0 == evidence.speech([1, 3])
     assert evidence.speech([]) == 0 == evidence.agreement([], "")
     assert evidence.agreement([0, 2], "") > evidence.agreement([1, 3], "")

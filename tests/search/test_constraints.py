@@ -15,7 +15,7 @@ from components.search.acoustic_evidence import (
     CtcEvidence,
     Evidence,
     MatchedEvidence,
-    Reach,
+    PrefixState,
     letters,
 )
 from components.search.beam import Hypothesis, search
@@ -55,8 +55,8 @@ class Heard:
     def most(self, token: int) -> int:
         return self._ctc.most(token)
 
-    def extended(self, reach: Reach, token: int) -> Reach:
-        return self._ctc.extended(reach, token)
+    def extended(self, reach: PrefixState, token: int) -> PrefixState:
+        return self._ctc.extend(reach, token)
 
     def speech(self, tokens: list[int]) -> float:
         return self._sure
@@ -67,11 +67,11 @@ class Heard:
 
 def unheard(evidence: Evidence, found: Hypothesis, ignored: Container[int] = ()) -> int:
     """The most units that a text runs on without one that was heard, after any of its tokens."""
-    reaches = [Reach()]
+    reaches = [PrefixState()]
     for token in found.tokens:
         if token not in ignored:
-            reaches.append(evidence.extended(reaches[-1], token))
-    return max(each.unheard for each in reaches)
+            reaches.append(evidence.extend(reaches[-1], token))
+    return max(each.unsupported for each in reaches)
 
 
 def run(
@@ -92,13 +92,13 @@ def test_no_text_runs_further_past_what_was_heard_than_it_may(tmp_path: Path) ->
         "there is something to forbid"
     )
     for each, found in zip(
-        evidence, run(model, replace(FREE, max_unheard=3), evidence), strict=True
+        evidence, run(model, replace(FREE, max_unsupported_units=3), evidence), strict=True
     ):
         assert all(unheard(each, text) <= 3 for text in (found, *found.others))
 
 
 def test_what_was_heard_of_one_utterance_bounds_no_other(tmp_path: Path) -> None:
-    model, rules = joined(tmp_path, "phi"), replace(FREE, max_unheard=6, silence_gate=0.5)
+    model, rules = joined(tmp_path, "phi"), replace(FREE, max_unsupported_units=6, silence_gate=0.5)
     frames, heard = frames_of(LENGTHS), ["", "amber birch", "cedar", "delta ember fjord grove"]
     evidence = [
         Heard(model, each, sure) for each, sure in zip(heard, (0.2, 0.9, 0.4, 1.0), strict=True)
@@ -113,13 +113,17 @@ def test_what_was_heard_of_one_utterance_bounds_no_other(tmp_path: Path) -> None
 
 def test_evidence_that_allows_everything_changes_nothing(tmp_path: Path) -> None:
     model = joined(tmp_path)
-    wide = run(model, replace(FREE, max_unheard=1000), [Heard(model, "") for _ in LENGTHS])
+    wide = run(
+        model, replace(FREE, max_unsupported_units=1000), [Heard(model, "") for _ in LENGTHS]
+    )
     assert [found.tokens for found in wide] == [found.tokens for found in run(model, FREE)]
 
 
 def test_a_text_whose_allowance_is_used_up_ends(tmp_path: Path) -> None:
     model = joined(tmp_path)
-    for found in run(model, replace(FREE, max_unheard=1), [Heard(model, "") for _ in LENGTHS]):
+    for found in run(
+        model, replace(FREE, max_unsupported_units=1), [Heard(model, "") for _ in LENGTHS]
+    ):
         assert len(letters(found.text)) <= 1
 
 
@@ -151,7 +155,7 @@ def test_scores_stay_those_of_the_model(tmp_path: Path) -> None:
         replace(FREE, silence_gate=1.0),
         [Heard(model, "", 0.0, {"": 1000.0}) for _ in LENGTHS],
     )
-    forced = run(model, replace(FREE, max_unheard=1), [Heard(model, "") for _ in LENGTHS])
+    forced = run(model, replace(FREE, max_unsupported_units=1), [Heard(model, "") for _ in LENGTHS])
     for one, other in zip(gated, forced, strict=True):
         if one.tokens == other.tokens:
             assert one.score == pytest.approx(other.score, rel=1e-4)
@@ -159,11 +163,14 @@ def test_scores_stay_those_of_the_model(tmp_path: Path) -> None:
 
 def test_without_ctc_the_matching_head_tells(tmp_path: Path) -> None:
     model = joined(tmp_path)
-    found = run(model, replace(FREE, max_unheard=2))
+    found = run(model, replace(FREE, max_unsupported_units=2))
     assert [each.tokens for each in found] != [each.tokens for each in run(model, FREE)]
     frames = frames_of(LENGTHS)
     for each, speech, one in zip(frames, model.projector(frames), found, strict=True):
-        assert search(model, [each], [1.0], replace(FREE, max_unheard=2))[0].tokens == one.tokens
+        assert (
+            search(model, [each], [1.0], replace(FREE, max_unsupported_units=2))[0].tokens
+            == one.tokens
+        )
         assert (
             unheard(
                 MatchedEvidence(model.matching, speech, model.llm.get_input_embeddings()),
@@ -237,7 +244,7 @@ def test_the_fewest_tokens_give_way_where_nothing_more_was_heard(
 ) -> None:
     model = joined(tmp_path)
     evidence = [Heard(model, "") for _ in LENGTHS]
-    rules = replace(FREE, beams=beams, min_tokens_per_second=7, max_unheard=3)
+    rules = replace(FREE, beams=beams, min_tokens_per_second=7, max_unsupported_units=3)
     for at, found in enumerate(run(model, rules, evidence, SECONDS)):
         assert unheard(evidence[at], found) <= 3
         alone = search(model, [frames_of(LENGTHS)[at]], [SECONDS[at]], rules, [evidence[at]])[0]

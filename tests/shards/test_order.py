@@ -9,9 +9,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.shards.index import Entry
+from components.shards.index import IndexEntry
 from components.shards.order import batches, by_length, windows
-from components.shards.reader import Located
+from components.shards.reader import IndexedUtterance
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=9)  # utterances of each shard
 SECONDS = st.lists(st.floats(0.01, 40, allow_nan=False), max_size=40)
@@ -19,17 +19,17 @@ BUDGET = st.floats(0.5, 100)
 any_time = settings(deadline=None)
 
 
-def located(sizes: list[int], folder: str = "/data") -> list[Located]:
+def located(sizes: list[int], folder: str = "/data") -> list[IndexedUtterance]:
     """Utterances of shards of these sizes, the shards dealt to two sources."""
     items = []
     for shard, size in enumerate(sizes):
         source = f"source-{shard % 2}"
         name = f"{source}-{shard // 2:06d}.tar"
         entries = (
-            Entry(f"{shard}-{place}", name, 0, 0, 0, 0, 16_000, 0, 0, "", "")
+            IndexEntry(f"{shard}-{place}", name, 0, 0, 0, 0, 16_000, 0, 0, "", "")
             for place in range(size)
         )
-        items += [Located(entry, source, Path(folder) / source) for entry in entries]
+        items += [IndexedUtterance(entry, source, Path(folder) / source) for entry in entries]
     return items
 
 

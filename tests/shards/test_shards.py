@@ -35,20 +35,20 @@ from components.corpus.source import source
 from components.runtime.artifact import read_record, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
-from components.shards.ahead import STREAMS, Ahead, ahead
-from components.shards.build import cut
+from components.shards.prefetch import STREAMS, TarPrefetcher, tar_prefetcher
+from components.shards.build import split_into_shards
 from components.shards.build import work as run
-from components.shards.index import INDEX, Entry, read_index, write_index
+from components.shards.index import INDEX, IndexEntry, read_index, write_index
 from components.shards.reader import (
-    Located,
-    announce,
+    IndexedUtterance,
     audio,
     description,
     entries,
     payload,
+    prefetch,
     sources,
 )
-from components.shards.store import tar_at
+from components.shards.store import stored_tar
 from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
 
@@ -297,7 +297,7 @@ def test_the_index_gives_the_place_of_every_member() -> None:
 def test_the_index_has_a_row_an_utterance_and_plain_columns() -> None:
     run(stage())
     table = pq.read_table(OUT / "clips" / INDEX)
-    assert table.column_names == [field.name for field in fields(Entry)]
+    assert table.column_names == [field.name for field in fields(IndexEntry)]
     text = {"id", "shard", "text", "speaker"}
     assert {name: kind for name, kind in zip(table.column_names, table.schema.types)} == {
         name: pa.string() if name in text else pa.int64() for name in table.column_names
@@ -340,12 +340,12 @@ def test_a_recording_that_is_not_what_the_manifest_says_stops(
         InputError, match=rf"{path.name} is gone or changed.*corpus scan.*dvc repro"
     ) as stopped:
         run(stage())
-    assert stopped.value.unit == name
+    assert stopped.value.subject == name
     with pytest.raises(InputError, match=r"data/shards/test is missing or not whole"):
         entries(OUT)
 
 
-def damaged(item: Located, data: bytes) -> Located:
+def damaged(item: IndexedUtterance, data: bytes) -> IndexedUtterance:
     """The utterance in a tar with other content (the output itself is a link into the
     work cache).
     """
@@ -369,7 +369,7 @@ def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
         InputError, match=rf"{item.entry.shard} ends inside utterance 'c'.*dvc repro"
     ) as stopped:
         (payload if place == "payload" else description)(damaged(item, data[: end - 1]))
-    assert stopped.value.unit == "c"
+    assert stopped.value.subject == "c"
     assert (payload if place == "payload" else description)(damaged(item, data[:end]))
 
 
@@ -382,7 +382,7 @@ def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
         InputError, match=rf"{item.entry.shard}, utterance 'b': unreadable"
     ) as stopped:
         audio(damaged(item, bytes(data)))
-    assert stopped.value.unit == "b"
+    assert stopped.value.subject == "b"
 
 
 def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
@@ -424,7 +424,7 @@ def test_no_shard_is_over_its_limits(
         Utterance(f"{number}", "test", "", "", "", rate, samples, "", "")
         for number, (samples, rate) in enumerate(lengths)
     ]
-    shards = cut(rows, utterances, seconds)
+    shards = split_into_shards(rows, utterances, seconds)
     assert [row for shard in shards for row in shard] == rows
     for shard in shards:
         assert 1 <= len(shard) <= utterances
@@ -488,10 +488,10 @@ def test_all_that_is_announced_comes_in_while_nobody_reads(
         for data in (bytes([number]) * 1000 for number in range(3 * STREAMS))
     }
     for digest, data in tars.items():
-        tar_at(digest).write_bytes(data)
+        stored_tar(digest).write_bytes(data)
     bucket.asked.clear()
-    reader = Ahead(len(tars) * 1000)
-    reader.announce(list(tars))
+    reader = TarPrefetcher(len(tars) * 1000)
+    reader.prefetch(list(tars))
     end = time.monotonic() + 30
     while sum(count for (method, _), count in bucket.asked.items() if method == "GET") < len(tars):
         assert time.monotonic() < end, "not all of them came"
@@ -509,25 +509,25 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
     items = entries(OUT)
     apart = [payload(item) for item in items]
     for kind, more in (("", 0), ("503", 1), ("cut", 1), ("wrong", 1)):
-        ahead.cache_clear()
+        tar_prefetcher.cache_clear()
         bucket.first(kind, 1, ".tar")
         bucket.asked.clear()
-        announce(items)
+        prefetch(items)
         assert [payload(item) for item in items] == apart
         tars = {path: count for (method, path), count in bucket.asked.items() if method == "GET"}
         assert set(tars.values()) == {1 + more}, kind
 
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     bucket.always("wrong", ".tar")
-    announce(items)
+    prefetch(items)
     with pytest.raises(
         InputError, match=r"holds other bytes than its name says.*dvc repro -f shards"
     ):
         payload(items[0])
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     bucket.fault = lambda method, path: ""
     monkeypatch.setenv("LIBRETTO_READ_AHEAD_MB", "0.001")
-    announce(items)
+    prefetch(items)
     assert [payload(item) for item in items] == apart, (
         "with no room for any, each utterance is a request"
     )
@@ -535,11 +535,11 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
     kept = bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
     for length in (0, 1024):
         bucket.client.put_object(Bucket="recordings", Key=name, Body=kept[:length])
-        ahead.cache_clear()
+        tar_prefetcher.cache_clear()
         with pytest.raises(InputError, match=r"s3://recordings/ahead/.* ends inside utterance"):
             list(map(payload, items))
     bucket.client.delete_object(Bucket="recordings", Key=name)
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     with pytest.raises(InputError, match=r"s3://recordings/ahead/.*is gone; it holds utterance"):
         list(map(payload, items))
     monkeypatch.delenv("LIBRETTO_STORE")

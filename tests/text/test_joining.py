@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.text.joining import Word, joined, spread
+from components.text.joining import Word, join_words, spread_words
 
 FOREVER = 1e9
 
@@ -78,9 +78,10 @@ def test_each_word_comes_once_where_times_are_unknown(
 ) -> None:
     words, windows = talk
     stretches = [
-        spread(" ".join(texts([heard(words, *window, broken)])), *window) for window in windows
+        spread_words(" ".join(texts([heard(words, *window, broken)])), *window)
+        for window in windows
     ]
-    assert texts(joined(stretches, overlaps(windows), FOREVER)) == texts([words])
+    assert texts(join_words(stretches, overlaps(windows), FOREVER)) == texts([words])
 
 
 @settings(max_examples=80, deadline=None)
@@ -90,7 +91,7 @@ def test_each_word_comes_once_where_the_same_few_are_said_again_and_again(
 ) -> None:
     words, windows = talk
     stretches = [heard(words, *window, broken) for window in windows]
-    assert texts(joined(stretches, overlaps(windows), 0.05)) == texts([words])
+    assert texts(join_words(stretches, overlaps(windows), 0.05)) == texts([words])
 
 
 def test_measured_times_that_are_a_little_off_still_tell_one_repeat_from_the_next() -> None:
@@ -99,17 +100,17 @@ def test_measured_times_that_are_a_little_off_still_tell_one_repeat_from_the_nex
         replace(word, start=word.start + 0.08, end=word.end + 0.1)
         for word in heard(words, 0, 5.0, True)
     ]
-    assert texts(joined([one, heard(words, 3.4, 9, True)], [None, (3.4, 5.0)], 0.2)) == texts(
+    assert texts(join_words([one, heard(words, 3.4, 9, True)], [None, (3.4, 5.0)], 0.2)) == texts(
         [words]
     )
 
 
 def test_a_word_heard_differently_is_taken_once() -> None:
     one, other = (
-        spread("we saw the gray harbour at ni", 0, 4),
-        spread("ay harbor at night again", 2.4, 6),
+        spread_words("we saw the gray harbour at ni", 0, 4),
+        spread_words("ay harbor at night again", 2.4, 6),
     )
-    assert texts(joined([one, other], [None, (2.4, 4)], FOREVER)) == [
+    assert texts(join_words([one, other], [None, (2.4, 4)], FOREVER)) == [
         "we",
         "saw",
         "the",
@@ -122,8 +123,8 @@ def test_a_word_heard_differently_is_taken_once() -> None:
 
 
 def test_case_and_punctuation_do_not_hide_a_word() -> None:
-    one, other = spread("He said: well, then", 0, 3), spread("Well then go.", 1.8, 4)
-    assert texts(joined([one, other], [None, (1.8, 3)], FOREVER)) == [
+    one, other = spread_words("He said: well, then", 0, 3), spread_words("Well then go.", 1.8, 4)
+    assert texts(join_words([one, other], [None, (1.8, 3)], FOREVER)) == [
         "He",
         "said:",
         "well,",
@@ -137,7 +138,13 @@ def test_times_decide_where_nothing_is_in_common() -> None:
         said(["aa", "bb", "cc", "dd"], [1, 1, 1, 1]),
         [Word("xx", 2, 3), Word("yy", 3, 4), Word("zz", 4, 5)],
     )
-    assert texts(joined([one, other], [None, (2, 4)], FOREVER)) == ["aa", "bb", "cc", "yy", "zz"]
+    assert texts(join_words([one, other], [None, (2, 4)], FOREVER)) == [
+        "aa",
+        "bb",
+        "cc",
+        "yy",
+        "zz",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +153,8 @@ def test_times_decide_where_nothing_is_in_common() -> None:
 def test_silence_on_a_side_costs_nothing_outside_the_overlap(
     one: str, other: str, both: str
 ) -> None:
-    stretches = [spread(one, 0, 2), spread(other, 4, 6)]
-    assert texts(joined(stretches, [None, (2, 4)], FOREVER)) == both.split()
+    stretches = [spread_words(one, 0, 2), spread_words(other, 4, 6)]
+    assert texts(join_words(stretches, [None, (2, 4)], FOREVER)) == both.split()
 
 
 def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
@@ -156,20 +163,20 @@ def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
         [Word("so", 0, 0.5)],
         [Word("we", 18.7, 18.9), Word("go", 19.0, 19.2), Word("home", 19.8, 20.2)],
     )
-    assert texts(joined([early, late], [None, (18.5, 20)], 0.5)) == ["so", "we", "go", "home"]
+    assert texts(join_words([early, late], [None, (18.5, 20)], 0.5)) == ["so", "we", "go", "home"]
     assert texts(
-        joined([[*early, *late[:2]], [Word("now", 20.5, 21)]], [None, (18.5, 20)], 0.5)
+        join_words([[*early, *late[:2]], [Word("now", 20.5, 21)]], [None, (18.5, 20)], 0.5)
     ) == ["so", "we", "go", "now"]
 
 
 def test_stretches_that_only_touch_are_left_as_they_are() -> None:
-    stretches = [spread("so so", 0, 2), spread("so so", 2, 4)]
-    assert joined(stretches, [None, None], FOREVER) == stretches
+    stretches = [spread_words("so so", 0, 2), spread_words("so so", 2, 4)]
+    assert join_words(stretches, [None, None], FOREVER) == stretches
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40), st.floats(0, 9), st.floats(0, 9))
 def test_estimated_times_fill_the_stretch(text: str, start: float, seconds: float) -> None:
-    words = spread(text, start, start + seconds)
+    words = spread_words(text, start, start + seconds)
     assert [word.text for word in words] == text.split()
     assert all(one.end == other.start for one, other in pairwise(words))
     if words:

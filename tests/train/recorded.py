@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from components.optim.ranks import Ranks, whole
+from components.optim.ranks import Ranks, full_tensor
 from components.train import rank
 
 known = Ranks.clip
@@ -28,7 +28,9 @@ def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> 
         os.kill(os.getpid(), signal.SIGKILL)
     if call == 0:
         gradients = [
-            whole(parameter.grad).clone() for parameter in parameters if parameter.grad is not None
+            full_tensor(parameter.grad).clone()
+            for parameter in parameters
+            if parameter.grad is not None
         ]
         torch.save(gradients, Path(os.environ["GRADIENTS"]) / f"{self.rank}.pt")
     return known(self, parameters, most)

@@ -12,8 +12,8 @@ import torch
 from components.config.params import CurriculumStage, read_params
 from components.features.frames import FrameSource
 from components.runtime.hashing import folder_digests
-from components.shards.order import fitting
-from components.shards.reader import Located
+from components.shards.order import split_by_length
+from components.shards.reader import IndexedUtterance
 from components.train import loop
 from components.train.data import plan
 from tests import world as tones
@@ -73,7 +73,7 @@ def test_each_epoch_hears_its_own_draw_and_dev_none(
     known = FrameSource.frames
 
     def frames(
-        self: FrameSource, items: Sequence[Located], epoch: int | None = None
+        self: FrameSource, items: Sequence[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
         found = known(self, items, epoch)
         asked.append((self.items[0].source == "tones-dev", epoch))
@@ -139,13 +139,13 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
     speech = tones.frame_source("train")
     limit = sorted(item.entry.seconds for item in speech.items)[6]
     tones.change("params.yaml", {"train.max_seconds": limit})
-    kept = {item.entry.id for item in fitting(speech.items, limit * 0.8)[0]}
+    kept = {item.entry.id for item in split_by_length(speech.items, limit * 0.8)[0]}
     assert 0 < len(kept) < 7
     seen: set[str] = set()
     known = loop._Stage._step
 
     def step(
-        self: Any, number: int, steps: int, places: list[tuple[Located, bool]], *rest: Any
+        self: Any, number: int, steps: int, places: list[tuple[IndexedUtterance, bool]], *rest: Any
     ) -> dict[str, Any]:
         seen.update(item.entry.id for item, spoken in places if spoken)
         return known(self, number, steps, places, *rest)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.train.emergence import FEWEST, jump, smoothed, summary
+from components.train.emergence import FEWEST, find_jump, smoothed, summary
 from tests import world as tones
 
 COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"
@@ -46,7 +46,7 @@ def test_a_sigmoid_between_two_levels_is_found(
     width = 0.2 + slope * steps / 70
     margin = max(0.12 * steps, 14 * width)
     place = margin + where * (steps - 2 * margin)
-    found = jump(noisy(sigmoid(steps, place, width, low, high), noise, seed))
+    found = find_jump(noisy(sigmoid(steps, place, width, low, high), noise, seed))
     assert found is not None
     assert abs(found.step - place) <= 3 + 0.02 * steps
     assert found.before == pytest.approx(low, abs=0.05)
@@ -65,7 +65,7 @@ def test_the_papers_curve_jumps_at_its_spike_and_not_at_its_first_rise(
         + 0.05 * time
         + (0.4 + 0.1 * (time - where)) * (time >= where)
     )
-    found = jump(noisy(curve, noise, seed))
+    found = find_jump(noisy(curve, noise, seed))
     assert found is not None
     assert abs(found.step - where * steps) <= 3 + 0.02 * steps
     assert found.before == pytest.approx(0.42, abs=0.04)
@@ -89,12 +89,12 @@ SMOOTH = {
 def test_what_rises_evenly_or_not_at_all_has_no_jump(
     form: str, steps: int, noise: float, seed: int
 ) -> None:
-    assert jump(noisy(SMOOTH[form](np.arange(steps) / steps), noise, seed)) is None
+    assert find_jump(noisy(SMOOTH[form](np.arange(steps) / steps), noise, seed)) is None
 
 
 def test_more_steps_of_the_same_run_have_the_jump_at_the_same_place() -> None:
     places = [
-        jump(sigmoid(steps, 0.3 * steps, 0.01 * steps, 0.3, 0.9)).step / steps
+        find_jump(sigmoid(steps, 0.3 * steps, 0.01 * steps, 0.3, 0.9)).step / steps
         for steps in (200, 2_000, 20_000)
     ]
     assert places == pytest.approx([0.3] * 3, abs=0.01)
@@ -102,9 +102,9 @@ def test_more_steps_of_the_same_run_have_the_jump_at_the_same_place() -> None:
 
 def test_short_curves() -> None:
     """Some steps are no level, whatever they hold; from ``FEWEST`` on a clean edge is one."""
-    assert jump([]) is None
-    assert jump([0.1] * 9 + [0.9] * 10) is None
-    found = jump([0.1] * (FEWEST // 2) + [0.9] * (FEWEST // 2))
+    assert find_jump([]) is None
+    assert find_jump([0.1] * 9 + [0.9] * 10) is None
+    found = find_jump([0.1] * (FEWEST // 2) + [0.9] * (FEWEST // 2))
     assert found is not None and (found.step, found.before, found.after) == (FEWEST // 2, 0.1, 0.9)
 
 

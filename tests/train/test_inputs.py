@@ -17,7 +17,7 @@ from components.config.errors import InputError
 from components.features.frames import FrameSource
 from components.runtime.artifact import write_record
 from components.runtime.hashing import folder_digests
-from components.shards.reader import Located, entries
+from components.shards.reader import IndexedUtterance, entries
 from tests import world as tones
 
 FEATURES, SHARDS = Path("data/features"), Path("data/shards")
@@ -56,7 +56,7 @@ def without(tar: Path, member: str) -> None:
             archive.addfile(each, io.BytesIO(data))
 
 
-def last_of(folder: Path) -> Located:
+def last_of(folder: Path) -> IndexedUtterance:
     return entries(folder)[-1]
 
 
@@ -141,7 +141,7 @@ def test_another_vocabulary_at_resume_is_another_training(
     """What the killed one left is neither taken nor touched."""
     known, calls = FrameSource.frames, [0]
 
-    def frames(self: FrameSource, items: list[Located], epoch: int | None = None) -> list:  # type: ignore[type-arg]
+    def frames(self: FrameSource, items: list[IndexedUtterance], epoch: int | None = None) -> list:  # type: ignore[type-arg]
         calls[0] += 1
         if calls[0] == 14:  # after the first checkpoint
             raise Killed

@@ -25,10 +25,16 @@ from components.optim import checkpoint
 from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.stage import Stage
-from components.shards.reader import Located, entries
+from components.shards.reader import IndexedUtterance, entries
 from components.text.wer import WordErrors
 from components.train import build, loop
-from components.train.data import joined, misread, parts_of, plan, strung
+from components.train.data import (
+    concatenate_utterances,
+    corrupt_input_tokens,
+    join_utterances,
+    parts_of,
+    plan,
+)
 from components.train.forward import Forward
 from tests import world as tones
 from tests.train.test_train import BRIDGE, CURVE, curve, stage_of, trained
@@ -237,7 +243,7 @@ def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(
     known, steps = FrameSource.frames, []
 
     def frames(
-        self: FrameSource, items: list[Located], epoch: int | None = None
+        self: FrameSource, items: list[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
         found = zip(items, known(self, items, epoch), strict=True)
         return [
@@ -247,7 +253,11 @@ def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(
     real = loop._Stage._step
 
     def step(
-        self: Any, number: int, count: int, places: list[tuple[Located, bool]], *sources: Any
+        self: Any,
+        number: int,
+        count: int,
+        places: list[tuple[IndexedUtterance, bool]],
+        *sources: Any,
     ) -> dict[str, Any]:
         steps.append([item.entry.id for item, _ in places])
         return real(self, number, count, places, *sources)
@@ -272,7 +282,11 @@ def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
     real, spikes, steps = loop._Stage._step, [13], []
 
     def step(
-        self: Any, number: int, count: int, places: list[tuple[Located, bool]], *sources: Any
+        self: Any,
+        number: int,
+        count: int,
+        places: list[tuple[IndexedUtterance, bool]],
+        *sources: Any,
     ) -> dict[str, Any]:
         steps.append(number)
         facts = real(self, number, count, places, *sources)
@@ -383,7 +397,7 @@ def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(
 
 
 @pytest.fixture
-def held(world: Path) -> tuple[list[Located], list[Located], Train]:
+def held(world: Path) -> tuple[list[IndexedUtterance], list[IndexedUtterance], Train]:
     """Speech, non-speech and settings."""
     return (
         entries(Path("data/features/train")),
@@ -397,7 +411,7 @@ def setting(settings: Train, **changed: Any) -> Train:
 
 
 def test_a_stage_of_non_speech_alone_sees_every_clip_once_an_epoch_and_no_speech(
-    held: tuple[list[Located], list[Located], Train],
+    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech, silence, settings = held
     for words in (speech, []):
@@ -421,7 +435,7 @@ def test_a_last_stage_of_non_speech_alone_trains(world: Path) -> None:
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_batch_keeps_to_its_budget_of_tokens(
-    packing: bool, held: tuple[list[Located], list[Located], Train]
+    packing: bool, held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
 ) -> None:
     speech, silence, settings = held
     items = [*speech, *silence]
@@ -482,14 +496,16 @@ def test_the_budget_counts_the_tokens_that_the_llm_reads(
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
-    share: float, held: tuple[list[Located], list[Located], Train]
+    share: float, held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
 ) -> None:
     speech = held[0]
     lengths = [item.entry.seconds for item in speech]
     counts = Counter()
     for seed in range(40):
-        found = strung(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
-        assert found == strung(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
+        found = concatenate_utterances(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
+        assert found == concatenate_utterances(
+            range(len(speech)), lengths, Concatenate(share, 4.0), seed
+        )
         assert [place for places in found for place in places] == list(range(len(speech)))
         assert all(
             len(places) == 1 or sum(lengths[place] for place in places) <= 4.0 for places in found
@@ -501,21 +517,23 @@ def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
 
 
 def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
-    world: Path, held: tuple[list[Located], list[Located], Train], monkeypatch: pytest.MonkeyPatch
+    world: Path,
+    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = held[0][:2]
-    whole = joined([first, second]).entry
+    whole = join_utterances([first, second]).entry
     assert whole.text == f"{first.entry.text} {second.entry.text}"
     assert (whole.frames, whole.samples) == (
         first.entry.frames + second.entry.frames,
         first.entry.samples + second.entry.samples,
     )
-    assert joined([first]) is first
+    assert join_utterances([first]) is first
     heard: dict[str, tuple[torch.Tensor, str]] = {}
     known = Forward._masked
 
     def frames(
-        self: Any, part: list[tuple[Located, bool]], epoch: int, pieces: list[torch.Tensor]
+        self: Any, part: list[tuple[IndexedUtterance, bool]], epoch: int, pieces: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         found, source = known(self, part, epoch, pieces), tones.frame_source("train")
         for (item, spoken), each in zip(part, found, strict=True):
@@ -531,7 +549,7 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
 
 
 def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(
-    held: tuple[list[Located], list[Located], Train],
+    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech, silence, settings = held
     settings = setting(settings, concatenate=Concatenate(1.0, 4.0), batch_seconds=6)
@@ -545,12 +563,16 @@ def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(
 
 def test_replaced_tokens_are_a_share_of_plain_ones_and_the_same_again() -> None:
     ids, vocabulary = list(range(1000)), list(range(5000, 6000))
-    found = misread(ids, 0.2, vocabulary, 3)
+    found = corrupt_input_tokens(ids, 0.2, vocabulary, 3)
     changed = [other for token, other in zip(ids, found, strict=True) if token != other]
     assert 150 < len(changed) < 250
     assert set(changed) <= set(vocabulary)
-    assert found == misread(ids, 0.2, vocabulary, 3) != misread(ids, 0.2, vocabulary, 4)
-    assert misread(ids, 0.0, vocabulary, 3) == ids
+    assert (
+        found
+        == corrupt_input_tokens(ids, 0.2, vocabulary, 3)
+        != corrupt_input_tokens(ids, 0.2, vocabulary, 4)
+    )
+    assert corrupt_input_tokens(ids, 0.0, vocabulary, 3) == ids
 
 
 def test_replaced_tokens_are_read_in_training_and_never_special_ones(

@@ -13,7 +13,7 @@ import pytest
 
 from components.config.errors import TransientError
 from components.runtime.artifact import read_record
-from components.shards.ahead import ahead
+from components.shards.prefetch import tar_prefetcher
 from tests import world as tones
 from tests.bucket import KEY, SECRET, Bucket
 from tests.conftest import REPOSITORY
@@ -36,7 +36,7 @@ def test_weights_from_a_bucket_are_those_from_the_disk(
         role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT
     } == frames
     assert not list(Path("data/features").rglob("*.tar"))
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     bucket.first(fault, 1, ".tar")
     bucket.asked.clear()
     assert trained() == here
@@ -66,7 +66,7 @@ def test_two_workers_write_and_two_ranks_read_one_bucket(
     assert {
         role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT
     } == frames
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     bucket.asked.clear()
     assert trained() == here
     of_training = {record for record in frames["train"] if record.endswith(".tar")}
@@ -85,11 +85,11 @@ def test_a_bucket_that_stays_away_ends_the_training_so_that_it_is_tried_again(
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/away")
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
     tones.run_features()
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     bucket.always("500", ".tar")
     with pytest.raises(TransientError, match=r"no whole answer in 4 tries"):
         tones.run("train")
-    ahead.cache_clear()
+    tar_prefetcher.cache_clear()
     bucket.fault = lambda method, path: ""
     tones.run("train")
 

@@ -20,19 +20,19 @@ from components.config.augment import SpecAugment
 from components.config.errors import InputError
 from components.config.params import CurriculumStage, Train, read_params
 from components.features.frames import FrameSource
-from components.model.spec_augment import masked
+from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM
-from components.runtime.artifact import fresh, read_record, write_record
+from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import folder_digests
-from components.shards.order import fitting
-from components.shards.reader import Located, array, entries
+from components.shards.order import split_by_length
+from components.shards.reader import IndexedUtterance, array, entries
 from components.text.wer import WordErrors
 from components.train import loop
 from components.train.data import plan
 from tests import world as tones
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
-Places = list[tuple[Located, bool]]
+Places = list[tuple[IndexedUtterance, bool]]
 
 
 def trained() -> dict[str, Any]:
@@ -348,7 +348,7 @@ def test_features_that_are_no_numbers_stop_the_run_with_their_utterances(
     known = FrameSource.frames
 
     def frames(
-        self: FrameSource, items: list[Located], epoch: int | None = None
+        self: FrameSource, items: list[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
         found = zip(items, known(self, items, epoch), strict=True)
         return [
@@ -408,7 +408,9 @@ def test_without_dev_there_is_no_checkpoint_to_choose(
 ) -> None:
     before_step(lambda *_: pytest.fail("a step was made"))
     for stage in ("shards", "features"):
-        write_record(fresh(Path("data") / stage / "dev"), "shards", parameters=None, inputs={})
+        write_record(
+            empty_folder(Path("data") / stage / "dev"), "shards", parameters=None, inputs={}
+        )
     tones.run("features", "dev")
     with pytest.raises(
         InputError,
@@ -466,7 +468,7 @@ def test_another_encoder_than_that_of_the_features_stops(world: Path) -> None:
 
 
 @pytest.fixture
-def held(world: Path) -> Iterator[tuple[list[Located], list[Located], Train]]:
+def held(world: Path) -> Iterator[tuple[list[IndexedUtterance], list[IndexedUtterance], Train]]:
     """Speech, non-speech and settings."""
     yield (
         entries(Path("data/features/train")),
@@ -481,7 +483,7 @@ def stage_of(steps: int, share: float, name: str = "any") -> CurriculumStage:
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.6])
 def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
-    share: float, held: tuple[list[Located], list[Located], Train]
+    share: float, held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
 ) -> None:
     speech, silence, settings = held
     places = [
@@ -499,7 +501,7 @@ def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
 
 
 def test_epochs_stages_and_seeds_are_ordered_differently(
-    held: tuple[list[Located], list[Located], Train],
+    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech, silence, settings = held
     steps = plan(speech, silence, settings, stage_of(40, 0.25))
@@ -518,7 +520,7 @@ def test_epochs_stages_and_seeds_are_ordered_differently(
 
 
 def test_a_batch_keeps_to_its_budget_padding_counted(
-    held: tuple[list[Located], list[Located], Train],
+    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech, silence, settings = held
     items = [*speech, *silence]
@@ -530,11 +532,11 @@ def test_a_batch_keeps_to_its_budget_padding_counted(
 
 
 def test_utterances_as_long_as_the_limit_are_kept(
-    held: tuple[list[Located], list[Located], Train],
+    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech = held[0]
     limit = speech[0].entry.seconds
-    kept, left_out = fitting(speech, limit)
+    kept, left_out = split_by_length(speech, limit)
     assert speech[0] in kept
     assert len(kept) + left_out == len(speech)
     assert all(item.entry.seconds <= limit for item in kept)
@@ -555,7 +557,7 @@ def augment(**changed: Any) -> SpecAugment:
 
 def test_without_augmentation_frames_stay_as_they_are() -> None:
     frames = torch.rand(20, 16)
-    assert torch.equal(masked(frames, augment(enabled=False), 1), frames)
+    assert torch.equal(mask_frames(frames, augment(enabled=False), 1), frames)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 60])
@@ -563,8 +565,8 @@ def test_augmentation_sets_stretches_within_bounds_to_zero(length: int) -> None:
     frames = torch.rand(length, 16) + 1
     times, widths = [], []
     for seed in range(60):
-        made = masked(frames, augment(), seed)
-        assert torch.equal(made, masked(frames, augment(), seed))
+        made = mask_frames(frames, augment(), seed)
+        assert torch.equal(made, mask_frames(frames, augment(), seed))
         kept = made != 0
         assert torch.equal(made[kept], frames[kept])
         full_rows, full_columns = ~kept.any(1), ~kept.any(0)

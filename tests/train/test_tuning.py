@@ -17,11 +17,11 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.decode.hypotheses import read_hypotheses
 from components.features.frames import FrameSource
-from components.model.encoders.ctc import Head
+from components.model.encoders.ctc import CtcUnits
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
 from components.model.speech_llm import SpeechLLM
-from components.model.trainable import plain
+from components.model.trainable import plain_name
 from components.runtime.hashing import folder_digests
 from components.search.beam import search
 from components.train import loop
@@ -122,7 +122,7 @@ def test_every_pair_of_schemes_trains_saves_and_decodes(
     tuned([*SIDES["encoder"][encoder], *SIDES["llm"][llm], "projector"])
     run()
     before, model = bases(), ended[0]
-    after = {plain(name): each.detach() for name, each in model.named_parameters()}
+    after = {plain_name(name): each.detach() for name, each in model.named_parameters()}
     moved = {
         name
         for name, each in before.items()
@@ -229,7 +229,7 @@ def test_encoders_of_other_families_are_tuned_through_the_loop(
     take(family)
     tuned(["encoder-lora", "projector"], ["encoder"], steps=1)
     run()
-    before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
+    before, after = bases(), {plain_name(name): each for name, each in ended[0].named_parameters()}
     changed = {
         name for name in before if name in after and not torch.equal(before[name], after[name])
     }
@@ -243,7 +243,9 @@ def test_encoders_of_other_families_are_tuned_through_the_loop(
         for name in still
     ), still
     again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
-    assert all(torch.equal(each, after[plain(name)]) for name, each in again.named_parameters())
+    assert all(
+        torch.equal(each, after[plain_name(name)]) for name, each in again.named_parameters()
+    )
 
 
 class Killed(Exception):
@@ -383,7 +385,7 @@ def test_patterns_freeze_what_they_name_and_the_table_says_so(
         },
     )
     run()
-    before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
+    before, after = bases(), {plain_name(name): each for name, each in ended[0].named_parameters()}
     still = {
         name
         for name in before
@@ -535,7 +537,7 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
         wanted, rel=1e-3, abs=1e-6
     )
     head = "ctc_head" if family == "parakeet" else "lm_head"
-    before, after = bases(), {plain(name): each for name, each in ended[0].named_parameters()}
+    before, after = bases(), {plain_name(name): each for name, each in ended[0].named_parameters()}
     assert all(
         not torch.equal(before[name], after[name])
         for name in before
@@ -551,7 +553,7 @@ def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
     tones.change("params.yaml", {"features.mode": "live"})
     tones.run("features", "train")
     source = FrameSource("train", tones.ENCODER, "cpu", encoder=encoder)
-    head, items = Head(encoder), source.items[:2]
+    head, items = CtcUnits(encoder), source.items[:2]
     head.loss(
         source.frames(items), [head.target(item.entry.text) or [] for item in items]
     ).backward()
@@ -612,7 +614,7 @@ def test_transcripts_that_the_head_can_not_write_are_counted(
 def test_a_base_that_is_tuned_without_a_gradient_stops(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = SpeechEncoder.hung_on
+    known = SpeechEncoder.parameters_with_gradient
     monkeypatch.setattr(
         SpeechEncoder, "hung_on", lambda self: [*known(self), "model.ctc_head.weight"]
     )

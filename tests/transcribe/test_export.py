@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_params
-from components.config.schema import stated
+from components.config.schema import non_default_fields
 from components.decode.hypotheses import read_hypotheses
-from components.runtime.artifact import RECORD, contents, fresh, write_record
+from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.shards.reader import entries, payload
 from components.transcribe import Transcriber
@@ -82,7 +82,7 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
         if row.system == "free"
     }
     export(tmp_path / "exported", with_bases)
-    place = fresh(tmp_path / "elsewhere")
+    place = empty_folder(tmp_path / "elsewhere")
     (tmp_path / "exported").rename(place / "model")
     for item in entries(Path("data/shards/dev")):
         (place / f"{item.entry.id}.flac").write_bytes(payload(item))
@@ -145,19 +145,19 @@ def test_the_matching_head_goes_along_where_the_search_asks_it(
     """In place of CTC, which frames of that layer do not have; a bridge that was trained without it
     searches without those limits.
     """
-    tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unheard": 2})
+    tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unsupported_units": 2})
     export(tmp_path / "out")
     assert load_file(tmp_path / "out/bridge/matching.safetensors").keys() == {
         "query.weight",
         "key.weight",
     }
     asked = Transcriber.load(tmp_path / "out", constraints="free").constraints
-    assert asked is not None and asked.max_unheard == 2
+    assert asked is not None and asked.max_unsupported_units == 2
     (BRIDGE / "matching.safetensors").unlink()
     write_record(BRIDGE, "train", parameters=None, inputs={})
     export(tmp_path / "without")
     free = Transcriber.load(tmp_path / "without", constraints="free")
-    assert free.constraints is not None and free.constraints.max_unheard == 0
+    assert free.constraints is not None and free.constraints.max_unsupported_units == 0
     assert free(0.1 * np.random.default_rng(1).standard_normal(16000)).seconds == 1
 
 
@@ -313,16 +313,16 @@ def scored(figures: dict[str, Any]) -> None:
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/score.json").write_text(json.dumps(figures))
     write_record(
-        fresh(Path("data/decode")),
+        empty_folder(Path("data/decode")),
         "decode",
         parameters=None,
-        inputs={"model": {"bridge": contents(BRIDGE)}},
+        inputs={"model": {"bridge": recorded_digests(BRIDGE)}},
     )
     write_record(
-        fresh(Path("data/score")),
+        empty_folder(Path("data/score")),
         "score",
         parameters=None,
-        inputs={"decode": contents(Path("data/decode"))},
+        inputs={"decode": recorded_digests(Path("data/decode"))},
     )
 
 
@@ -384,7 +384,7 @@ def test_a_bridge_of_other_parameters_is_not_exported_under_these(
         json.dumps(
             {
                 "train": asdict(read_params().train),
-                "projector": stated(catalogue.projector("small")),
+                "projector": non_default_fields(catalogue.projector("small")),
             }
         )
     )

@@ -18,8 +18,8 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.decode.hypotheses import read_hypotheses
 from components.model.llms.causal import load_llm
-from components.model.speech_llm import Shape, SpeechLLM, folder_digest
-from components.runtime.artifact import fresh, write_record
+from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
+from components.runtime.artifact import empty_folder, write_record
 from components.shards.reader import entries, payload
 from components.transcribe import Transcriber
 from components.transcribe.setup import BRIDGE
@@ -33,7 +33,7 @@ def save_bridge(width: int = 32) -> None:
     """A bridge with random weights over the world's checkpoints, with long vectors so that what is
     heard decides what is written.
     """
-    shape = Shape(
+    shape = ModelConfig(
         folder_digest(tones.ENCODER),
         width,
         folder_digest(tones.LLM),
@@ -47,7 +47,7 @@ def save_bridge(width: int = 32) -> None:
     with torch.no_grad():
         model.projector.linear2.weight *= 6
     model.add_lora(2, 4, 0.0, LORA["llama"], 1)
-    model.save(fresh(BRIDGE))
+    model.save(empty_folder(BRIDGE))
     write_record(BRIDGE, "train", parameters=None, inputs={})
 
 

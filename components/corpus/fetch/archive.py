@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.schema import STRICT, typed
+from components.config.schema import STRICT, parse_as
 from components.runtime.progress import progress
 from components.runtime.settings import openslr_mirror
 
@@ -39,7 +39,7 @@ BROKEN = (
 
 
 @dataclass(frozen=True)
-class Packed:
+class ArchiveContents:
     """One file of a collection. Where ``md5`` is not known the archive is not used until it is
     entered.
     """
@@ -62,7 +62,7 @@ class Collection:
     __pydantic_config__ = STRICT
     address: str  # folder that holds the files
     openslr: int  # number of the resource at OpenSLR, by which a mirror names its folder
-    files: dict[str, Packed]
+    files: dict[str, ArchiveContents]
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,7 +73,7 @@ class Archive:
     root: str  # name of the data root
     file: str
     url: str
-    packed: Packed
+    packed: ArchiveContents
 
     @property
     def folder(self) -> str:
@@ -104,7 +104,7 @@ class Archive:
         return f"catalogue/archive.yaml: {self.root}, {self.file}"
 
     @property
-    def way_out(self) -> str:
+    def hint(self) -> str:
         """What helps where an archive can't be had from its address."""
         return (
             f"Set LIBRETTO_OPENSLR to the base address of a mirror that has it (or unset it), or put {self.file}, or the folder "
@@ -125,7 +125,7 @@ def archives(root: str) -> list[Archive]:
     """The archives of a data root, none where the catalogue knows of none."""
     if root not in catalogue.names("archive"):
         return []
-    known = typed(
+    known = parse_as(
         Collection, catalogue.raw_entry("archive", root), f"catalogue/archive.yaml: {root}"
     )
     mirror = openslr_mirror()
@@ -160,8 +160,8 @@ def check_room(archive: Archive, folder: Path, needed: int) -> None:
         raise InputError(
             f"{archive.entry}: the disk of the data root is full: {needed:,} bytes are needed, "
             f"{free:,} are free.",
-            unit=archive.file,
-            way_out=f"Make room, or move the data root '{archive.root}' to a larger disk.",
+            subject=archive.file,
+            hint=f"Make room, or move the data root '{archive.root}' to a larger disk.",
         )
 
 
@@ -182,24 +182,24 @@ def unpack(archive: Archive, packed: Path, folder: Path) -> Path:
     except BROKEN as error:
         raise InputError(
             f"{archive.entry}: not a whole tar or zip: {error}.",
-            unit=archive.file,
-            way_out=archive.way_out,
+            subject=archive.file,
+            hint=archive.hint,
         ) from None
     except OSError as error:  # the disk filled up, or the folder can't be written
         free = shutil.disk_usage(folder).free
         raise InputError(
             f"{archive.entry}: unpacking stopped with {free:,} bytes free: "
             f"{error.strerror or error}.",
-            unit=archive.file,
-            way_out="Make room or mend the disk, then fetch again.",
+            subject=archive.file,
+            hint="Make room or mend the disk, then fetch again.",
         ) from None
     held = folder / archive.packed.holds
     if not held.is_dir():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise InputError(
             f"{archive.entry}: the archive holds no folder '{archive.packed.holds}', but {found}.",
-            unit=archive.file,
-            way_out="Correct 'holds' in the entry, or take the archive as published.",
+            subject=archive.file,
+            hint="Correct 'holds' in the entry, or take the archive as published.",
         )
     return held
 
@@ -245,6 +245,6 @@ def _check_member(archive: Archive, name: str, plain: bool) -> None:
         return
     raise InputError(
         f"{archive.entry}: the archive is refused: its member '{name}' {fault}.",
-        unit=archive.file,
-        way_out="Nothing of it was kept. Take the archive as its publisher offers it.",
+        subject=archive.file,
+        hint="Nothing of it was kept. Take the archive as its publisher offers it.",
     )

@@ -45,8 +45,8 @@ def download(archive: Archive, part: Path) -> None:
         if _held(part) <= before:
             raise TransientError(
                 f"{archive.entry}: {archive.url}: {fault}; {_held(part):,} bytes are kept.",
-                unit=archive.file,
-                way_out=f"Fetch again to go on from there. {archive.way_out}",
+                subject=archive.file,
+                hint=f"Fetch again to go on from there. {archive.hint}",
             )
         before = _held(part)
 
@@ -100,8 +100,8 @@ def _check_size(archive: Archive, total: int | None) -> None:
     if size is not None and total is not None and total != size:
         raise InputError(
             f"{archive.entry}: {archive.url} offers {total:,} bytes where the entry says {size:,}.",
-            unit=archive.file,
-            way_out=f"It is another file, or an error page. {archive.way_out}",
+            subject=archive.file,
+            hint=f"It is another file, or an error page. {archive.hint}",
         )
 
 
@@ -115,8 +115,8 @@ def _write(archive: Archive, out: FileIO, block: bytes) -> None:
         raise InputError(
             f"{archive.entry}: writing stopped: {error.strerror}: {len(block):,} bytes needed, "
             f"{free:,} free.",
-            unit=archive.file,
-            way_out="Make room and fetch again: it goes on from there.",
+            subject=archive.file,
+            hint="Make room and fetch again: it goes on from there.",
         ) from None
 
 
@@ -131,6 +131,6 @@ def _refused(archive: Archive, part: Path, error: urllib.error.HTTPError) -> str
         return f"the server answers {error.code} {error.reason}"
     raise InputError(
         f"{archive.entry}: {archive.url} answers {error.code} {error.reason}.",
-        unit=archive.file,
-        way_out=archive.way_out,
+        subject=archive.file,
+        hint=archive.hint,
     ) from None

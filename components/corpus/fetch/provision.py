@@ -44,8 +44,8 @@ def needed(sources: Iterable[tuple[str, Source]]) -> list[Archive]:
                 raise InputError(
                     f"source '{name}': no archive in catalogue/archive.yaml holds the folder '{folder}' of the data root "
                     f"'{root}'.",
-                    unit=name,
-                    way_out=f"{nearest(folder, [archive.folder for archive in known])} "
+                    subject=name,
+                    hint=f"{nearest(folder, [archive.folder for archive in known])} "
                     "Or put the folder there by hand.",
                 )
             found.update({(root, archive.file): archive for archive in holding})
@@ -68,8 +68,8 @@ def provide(archive: Archive) -> str:
     except OSError as error:
         raise InputError(
             f"{archive.entry}: nothing can be written to the data root {root}: {error.strerror}.",
-            unit=archive.file,
-            way_out=f"Give the right to write there, or set another data root '{archive.root}'.",
+            subject=archive.file,
+            hint=f"Give the right to write there, or set another data root '{archive.root}'.",
         ) from None
     with lock(bench / archive.file):
         if folder.is_dir():  # another process was at it
@@ -99,8 +99,8 @@ def check(archive: Archive, packed: Path, by_hand: bool) -> None:
     if digest and not wanted.md5:
         raise InputError(
             f"{archive.entry}: no checksum is given, so it is not used. MD5 of {packed}: {digest}.",
-            unit=archive.file,
-            way_out=(
+            subject=archive.file,
+            hint=(
                 f"Compare it with the publisher's, enter 'md5: {digest}' and fetch again: "
                 "the file is kept."
             ),
@@ -119,10 +119,8 @@ def check(archive: Archive, packed: Path, by_hand: bool) -> None:
     )
     raise InputError(
         f"{archive.entry}: {what}.",
-        unit=archive.file,
-        way_out=(
-            f"{'Take it away' if by_hand else 'It was taken away'}: fetch again. {archive.way_out}"
-        ),
+        subject=archive.file,
+        hint=(f"{'Take it away' if by_hand else 'It was taken away'}: fetch again. {archive.hint}"),
     )
 
 
@@ -149,7 +147,7 @@ def _recognised(archive: Archive, folder: Path) -> str:
         raise InputError(
             f"{archive.entry}: {folder} was unpacked from an archive with MD5 {digest}, the "
             f"entry says {archive.packed.md5}.",
-            unit=archive.file,
-            way_out="Move the folder away and fetch again, or set the entry back.",
+            subject=archive.file,
+            hint="Move the folder away and fetch again, or set the entry back.",
         )
     return "is there"

@@ -19,14 +19,14 @@ from components.corpus.manifest import Utterance
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.settings import work_root
-from components.runtime.unit_cache import digests, made
+from components.runtime.unit_cache import cached_unit, unit_digests
 
 Plan = TypeVar("Plan")
 BLOCK = 500  # utterances in a unit of the work cache: a second or two of work
 Maker = Callable[[Sequence[Any]], list]  # plans of one chunk → their samples at 16 kHz
 
 
-def make_blocks(
+def generate_blocks(
     stage_name: str, name: str, plans: Sequence[Any], chunk: int, make: Maker, key: dict[str, Any]
 ) -> list[Path]:
     """The folder of each block of ``plans`` (dataclasses with an ``id``), made where it is not
@@ -67,7 +67,7 @@ def _block(job: _Job) -> Path:
                     f"{process.exitcode})"
                 )
 
-    return made("audio", key, fill)
+    return cached_unit("audio", key, fill)
 
 
 def _chunk(plans: Sequence[Any], make: Maker, folder: Path) -> None:
@@ -83,7 +83,7 @@ def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> 
 
     found = []
     for folder in folders:
-        for file, digest in digests(folder).items():
+        for file, digest in unit_digests(folder).items():
             name = Path(file).stem
             facts = soundfile.info(folder / file)
             row = Utterance(
@@ -109,7 +109,7 @@ def locate(path: str, remake: Callable[[], Any]) -> Path:
     if not file.is_file():
         raise InputError(
             f"{path} is not among the audio made by its source.",
-            unit=path,
-            way_out="Run 'dvc repro -f corpus'.",
+            subject=path,
+            hint="Run 'dvc repro -f corpus'.",
         )
     return file

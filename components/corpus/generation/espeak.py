@@ -74,7 +74,7 @@ class Espeak:
         # ``variants()``.
         voice = f"{language}+{variant}"
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise InputError(f"espeak-ng refuses the voice '{voice}'.", unit=voice)
+            raise InputError(f"espeak-ng refuses the voice '{voice}'.", subject=voice)
         for parameter, value in ((_SPEED, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._pieces.clear()

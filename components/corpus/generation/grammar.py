@@ -104,8 +104,8 @@ def sentence(
             return text
     raise InputError(
         f"{words_per_class} words a class give no sentence of split '{split}'.",
-        unit="words_per_class",
-        way_out="Raise words_per_class.",
+        subject="words_per_class",
+        hint="Raise words_per_class.",
     )
 
 

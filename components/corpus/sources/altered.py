@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import soundfile
 
-from components.audio.condition import CHANGES, RANGES, Condition, changed, clip_at
+from components.audio.condition import CHANGES, RANGES, Condition, apply_condition, clip_at
 from components.audio.sound import RATE, BrokenSound, as_flac, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
@@ -40,7 +40,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath
-from components.runtime.unit_cache import digests, made
+from components.runtime.unit_cache import cached_unit, unit_digests
 
 BLOCK = 64  # recordings in a unit of the work cache: a few seconds of work
 LISTING = "listing.json"
@@ -130,7 +130,7 @@ class Altered:
         ]
         kept = []
         for job, unit in self._blocks(rows):
-            listing, sums = json.loads((unit / LISTING).read_text()), digests(unit)
+            listing, sums = json.loads((unit / LISTING).read_text()), unit_digests(unit)
             for row in job.rows:
                 path = copy_path(row)
                 if row.id in listing["refused"]:
@@ -175,8 +175,8 @@ class Altered:
         if self._noise and not clips:
             raise InputError(
                 f"source '{self.name}': its noise has no clip.",
-                unit=self.name,
-                way_out="See the settings of its 'noise'.",
+                subject=self.name,
+                hint="See the settings of its 'noise'.",
             )
         noise = [self._noise.locate(clip.path) for clip in clips] if self._noise else None
         silence = self.role in SPEECH_ROLES
@@ -222,7 +222,7 @@ def beginning(text: str, share: float) -> str:
 
 
 def _block(job: Job) -> Path:
-    return made("audio", job.key, partial(_fill, job))
+    return cached_unit("audio", job.key, partial(_fill, job))
 
 
 def _fill(job: Job, folder: Path) -> None:
@@ -230,7 +230,7 @@ def _fill(job: Job, folder: Path) -> None:
     refused: dict[str, str] = {}
     for row, file in zip(job.rows, job.files, strict=True):
         try:
-            sound = changed(clip_at(file), job.condition, job.noise, row.id)
+            sound = apply_condition(clip_at(file), job.condition, job.noise, row.id)
             if job.silence_refused and is_silent(sound):
                 raise BrokenSound(SILENT)
         except BrokenSound as reason:
@@ -252,8 +252,8 @@ def _condition(name: str, settings: Settings) -> Condition:
         raise InputError(
             f"source '{name}': {' and '.join(given) or 'no change'} "
             f"{'are' if given[1:] else 'is'} given.",
-            unit=name,
-            way_out=f"Give exactly one of {', '.join(CHANGES)}.",
+            subject=name,
+            hint=f"Give exactly one of {', '.join(CHANGES)}.",
         )
     condition = Condition(
         given[0], float(getattr(settings, given[0])), settings.seed, settings.around_db
@@ -263,14 +263,14 @@ def _condition(name: str, settings: Settings) -> Condition:
         if not least <= number <= most:
             raise InputError(
                 f"source '{name}': '{key}' is out of range ({number:g}).",
-                unit=name,
-                way_out=f"Take one from {least:g} to {most:g}.",
+                subject=name,
+                hint=f"Take one from {least:g} to {most:g}.",
             )
     if settings.noise is not None and not condition.noisy:
         raise InputError(
             f"source '{name}': '{condition.name}' takes no noise.",
-            unit=name,
-            way_out="Leave 'noise' out.",
+            subject=name,
+            hint="Leave 'noise' out.",
         )
     return condition
 
@@ -280,19 +280,19 @@ def _part(name: str, key: str, own: str, role: str, settings: dict[str, Any]) ->
     if "kind" not in settings:
         raise InputError(
             f"source '{name}': '{key}.kind' missing.",
-            unit=name,
-            way_out="It has no default: give it.",
+            subject=name,
+            hint="It has no default: give it.",
         )
     if settings["kind"] == "altered":
         raise InputError(
             f"source '{name}': '{key}' is of kind 'altered' itself.",
-            unit=name,
-            way_out="A set stands under one change, so that what it does can be told.",
+            subject=name,
+            hint="A set stands under one change, so that what it does can be told.",
         )
     if settings.get("rooms"):
         raise InputError(
             f"source '{name}': '{key}' holds rooms, which are no sound.",
-            unit=name,
-            way_out="Take clips that are no rooms.",
+            subject=name,
+            hint="Take clips that are no rooms.",
         )
     return source(own, role, settings)

@@ -19,7 +19,14 @@ from typing import Any, Literal
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT
-from components.corpus.listing import Entry, FileSource, Rules, examine, scan_of, sizes_below
+from components.corpus.listing import (
+    FileSource,
+    ListedRecording,
+    Rules,
+    examine,
+    scan_of,
+    sizes_below,
+)
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.sources.table import ids_of
 
@@ -54,15 +61,15 @@ class Clips(FileSource[Settings]):
             raise InputError(
                 f"source '{name}': the kind 'clips' has no transcripts, which the role "
                 f"'{role}' needs.",
-                unit=name,
-                way_out="List speech as kind 'table', or give it another role.",
+                subject=name,
+                hint="List speech as kind 'table', or give it another role.",
             )
         if self.settings.rooms and role != "noise":
             raise InputError(
                 f"source '{name}': rooms are no sound by themselves, so the role '{role}' has "
                 "no use for them.",
-                unit=name,
-                way_out="List them in the role noise.",
+                subject=name,
+                hint="List them in the role noise.",
             )
 
     @cached_property
@@ -78,8 +85,8 @@ class Clips(FileSource[Settings]):
             raise InputError(
                 f"source '{self.name}': no sound file that it takes lies in the folders "
                 f"{self.settings.folders}.",
-                unit=self.name,
-                way_out=f"See 'only' and 'without', and the data root '{self.settings.root}'.",
+                subject=self.name,
+                hint=f"See 'only' and 'without', and the data root '{self.settings.root}'.",
             )
         return sizes
 
@@ -107,7 +114,9 @@ class Clips(FileSource[Settings]):
         """
         paths = sorted(path for path in self._files if self._is_clip(path))
         ids = ids_of(paths)
-        entries = [Entry(ids[path], path, None, "", "", self._fault(path)) for path in paths]
+        entries = [
+            ListedRecording(ids[path], path, None, "", "", self._fault(path)) for path in paths
+        ]
         rules = Rules(
             self.role, min_seconds=self.settings.min_seconds, max_seconds=self.settings.max_seconds
         )

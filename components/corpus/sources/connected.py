@@ -32,7 +32,7 @@ from components.corpus.sources.table import Row, below_root, check_column, ids_o
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
 from components.runtime.s3 import readable
-from components.runtime.unit_cache import digests, made
+from components.runtime.unit_cache import cached_unit, unit_digests
 
 COLUMNS = ("path", "speaker", "transcript", "take")
 # RMS of the pauses (-70 dB of full scale): below the recordings' own, and never digital silence
@@ -78,8 +78,8 @@ class Connected(FileSource[Settings]):
             if speaker not in known:
                 raise InputError(
                     f"{table}: no speaker is called '{speaker}'.",
-                    unit=speaker,
-                    way_out=nearest(speaker, known),
+                    subject=speaker,
+                    hint=nearest(speaker, known),
                 )
         wanted = [
             row
@@ -94,8 +94,8 @@ class Connected(FileSource[Settings]):
             if path not in there:
                 raise InputError(
                     f"{table}: no file is at '{row['path']}'.",
-                    unit=row["path"],
-                    way_out="Put it there, or take out its row.",
+                    subject=row["path"],
+                    hint="Put it there, or take out its row.",
                 )
         return takes
 
@@ -117,7 +117,7 @@ class Connected(FileSource[Settings]):
 
     def find(self) -> tuple[list[Utterance], list[Reject]]:
         """The utterances made, and the takes that could not be used."""
-        listing, sums = json.loads((self._unit / LISTING).read_text()), digests(self._unit)
+        listing, sums = json.loads((self._unit / LISTING).read_text()), unit_digests(self._unit)
         kept = [
             Utterance(
                 row["id"],
@@ -155,7 +155,7 @@ class Connected(FileSource[Settings]):
             "settings": asdict(self.settings),
             "scan": self.scan()["digest"],
         }
-        return made("audio", key, self._make)
+        return cached_unit("audio", key, self._make)
 
     def _make(self, folder: Path) -> None:
         words, rejected = self._read_takes()
@@ -170,8 +170,8 @@ class Connected(FileSource[Settings]):
                 if not words[speaker]:
                     raise InputError(
                         f"source '{self.name}': no take of '{speaker}' can be used.",
-                        unit=speaker,
-                        way_out=f"Widen 'takes', or mend them: {rejected[:1]}",
+                        subject=speaker,
+                        hint=f"Widen 'takes', or mend them: {rejected[:1]}",
                     )
                 for number in range(self.settings.utterances):
                     name = f"{self.name}-{self.role}-{safe(speaker)}-{number:05d}"
@@ -227,7 +227,8 @@ class Connected(FileSource[Settings]):
 def _number(table: str, row: Row) -> int:
     if not row["take"].isdecimal():
         raise InputError(
-            f"{table}: the take '{row['take']}' of '{row['path']}' is no number.", unit=row["path"]
+            f"{table}: the take '{row['take']}' of '{row['path']}' is no number.",
+            subject=row["path"],
         )
     return int(row["take"])
 
@@ -245,6 +246,6 @@ def _check(name: str, settings: Settings) -> None:
         if not good:
             raise InputError(
                 f"source '{name}': '{key}' is out of range ({getattr(settings, key)}).",
-                unit=name,
-                way_out="Ranges are [least, most]; speakers are different and at least one.",
+                subject=name,
+                hint="Ranges are [least, most]; speakers are different and at least one.",
             )

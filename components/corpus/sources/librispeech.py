@@ -19,8 +19,8 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus.listing import (
-    Entry,
     FileSource,
+    ListedRecording,
     Rules,
     examine,
     lines_of,
@@ -62,8 +62,8 @@ class LibriSpeech(FileSource[Settings]):
             raise InputError(
                 f"source '{self.name}': no {AUDIO} file lies in the subsets "
                 f"{self.settings.subsets}.",
-                unit=self.name,
-                way_out=(
+                subject=self.name,
+                hint=(
                     f"See that the data root '{self.settings.root}' is the folder that "
                     "holds the subsets."
                 ),
@@ -86,7 +86,7 @@ class LibriSpeech(FileSource[Settings]):
         rules = Rules(self.role, rate=self.settings.rate, mono=True)
         return examine(self.name, self._root, self._entries(), self._files, rules)
 
-    def _entries(self) -> Sequence[Entry]:
+    def _entries(self) -> Sequence[ListedRecording]:
         """An entry a transcript line, and one a recording that no line names."""
         recordings = {path for path in self._files if path.endswith(AUDIO)}
         entries = [
@@ -98,12 +98,12 @@ class LibriSpeech(FileSource[Settings]):
         named = {entry.path for entry in entries}
         return entries + [self._entry(path, None) for path in sorted(recordings - named)]
 
-    def _lines(self, path: str) -> Sequence[Entry]:
+    def _lines(self, path: str) -> Sequence[ListedRecording]:
         folder = PurePosixPath(path).parent
         pairs = (line.strip().partition(" ") for line in lines_of(self._root, path))
         return [self._entry(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
 
-    def _entry(self, path: str, text: str | None) -> Entry:
+    def _entry(self, path: str, text: str | None) -> ListedRecording:
         place = PurePosixPath(path)
         name = NAME.fullmatch(place.stem)
         speaker = name[1] if name else ""
@@ -117,7 +117,7 @@ class LibriSpeech(FileSource[Settings]):
             if fits
             else f"wrong name: not <speaker>/<chapter>/<speaker>-<chapter>-<utterance>{AUDIO}"
         )
-        return Entry(place.stem, path, text, speaker, self.settings.language, fault)
+        return ListedRecording(place.stem, path, text, speaker, self.settings.language, fault)
 
     def _depth(self, place: PurePosixPath) -> int:
         """How many folders deep the subset stands that holds ``place``."""

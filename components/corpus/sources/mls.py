@@ -23,8 +23,8 @@ from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
 from components.corpus.listing import (
     FETCH,
-    Entry,
     FileSource,
+    ListedRecording,
     Rules,
     examine,
     lines_of,
@@ -71,15 +71,15 @@ class Mls(FileSource[Settings]):
         if self.settings.language not in CODES:
             raise InputError(
                 f"source '{name}': there is no language '{self.settings.language}'.",
-                unit=self.settings.language,
-                way_out=nearest(self.settings.language, CODES),
+                subject=self.settings.language,
+                hint=nearest(self.settings.language, CODES),
             )
         if self.settings.limited and self.settings.subset != "train":
             raise InputError(
                 f"source '{name}': 'limited' picks a part of the subset train, not of "
                 f"{self.settings.subset}.",
-                unit=name,
-                way_out="Leave it out: evaluation takes all of a subset.",
+                subject=name,
+                hint="Leave it out: evaluation takes all of a subset.",
             )
         self._folder = (
             f"mls_{self.settings.language}{'_opus' if self.settings.audio == 'opus' else ''}"
@@ -121,8 +121,8 @@ class Mls(FileSource[Settings]):
         return InputError(
             f"source '{self.name}': the language '{language}' is empty: {what} of the data "
             f"root '{root}'.",
-            unit=language,
-            way_out=f"See that the data root is the folder that holds '{self._folder}'. {FETCH}",
+            subject=language,
+            hint=f"See that the data root is the folder that holds '{self._folder}'. {FETCH}",
         )
 
     def folders(self) -> tuple[str, list[str]]:
@@ -151,7 +151,7 @@ class Mls(FileSource[Settings]):
         rules = Rules(self.role, rate=self.settings.rate, mono=True)
         return examine(self.name, self._root, self._entries(), self._sounds, rules)
 
-    def _entries(self) -> Sequence[Entry]:
+    def _entries(self) -> Sequence[ListedRecording]:
         transcripts, *lists = self._texts
         pairs = (line.partition("\t") for line in lines_of(self._root, transcripts))
         entries = [self._entry(name.strip(), text) for name, _, text in pairs]
@@ -167,7 +167,7 @@ class Mls(FileSource[Settings]):
             self._entry(name, None) for name in sorted(wanted - found)
         ]
 
-    def _entry(self, name: str, text: str | None, path: str = "") -> Entry:
+    def _entry(self, name: str, text: str | None, path: str = "") -> ListedRecording:
         """The entry of an id, whose file lies where its name says; of a stray recording the
         ``path`` is known.
         """
@@ -182,4 +182,6 @@ class Mls(FileSource[Settings]):
             else f"wrong name: not <speaker>/<book>/<speaker>_<book>_<number>{self._suffix}"
         )
         code = CODES[self.settings.language]
-        return Entry(name, path or place, text, f"{code}-{speaker}" if speaker else "", code, fault)
+        return ListedRecording(
+            name, path or place, text, f"{code}-{speaker}" if speaker else "", code, fault
+        )

@@ -22,7 +22,7 @@ from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
 from components.corpus.generation import espeak
-from components.corpus.generation.blocks import locate, make_blocks, rows
+from components.corpus.generation.blocks import generate_blocks, locate, rows
 from components.corpus.generation.grammar import DRAWS, sentence
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.source import settings_of
@@ -120,8 +120,8 @@ class Spoken:
         if self.settings.split != role:
             raise InputError(
                 f"source '{name}' of split '{self.settings.split}' stands in the role '{role}'.",
-                unit=name,
-                way_out="Sentences and voices are kept apart by split: set both alike.",
+                subject=name,
+                hint="Sentences and voices are kept apart by split: set both alike.",
             )
 
     def scan(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Spoken:
 
     def _blocks(self, plans: list[Plan]) -> list[Path]:
         key = {"kind": "spoken", "version": RESULT_VERSION, "scan": self.scan()["digest"]}
-        return make_blocks("corpus", self.name, plans, self.settings.chunk, speak_chunk, key)
+        return generate_blocks("corpus", self.name, plans, self.settings.chunk, speak_chunk, key)
 
     def _sentence(self, random: np.random.Generator, seen: set[str]) -> str:
         settings = self.settings
@@ -168,8 +168,8 @@ class Spoken:
         raise InputError(
             f"source '{self.name}': {settings.utterances} different sentences can't be drawn from "
             f"{settings.words_per_class} words a class (reached {len(seen)}).",
-            unit=self.name,
-            way_out="Lower its utterances or raise its words_per_class.",
+            subject=self.name,
+            hint="Lower its utterances or raise its words_per_class.",
         )
 
     def _plans(self) -> list[Plan]:

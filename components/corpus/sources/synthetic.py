@@ -21,7 +21,7 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
-from components.corpus.generation.blocks import locate, make_blocks, rows
+from components.corpus.generation.blocks import generate_blocks, locate, rows
 from components.corpus.manifest import Reject, Utterance
 from components.corpus.source import settings_of
 from components.runtime.hashing import data_digest, seed_of
@@ -59,8 +59,8 @@ class Synthetic:
         if role in SPEECH_ROLES:
             raise InputError(
                 f"source '{name}' holds no speech but stands in the role '{role}'.",
-                unit=name,
-                way_out="Put it into nonspeech-train, nonspeech-test or noise.",
+                subject=name,
+                hint="Put it into nonspeech-train, nonspeech-test or noise.",
             )
 
     def scan(self) -> dict[str, Any]:
@@ -88,10 +88,10 @@ class Synthetic:
                 Plan(f"{self.name}-{number:06d}", int(random.integers(2**62)), seconds, level)
             )
         key = {"kind": "synthetic", "version": RESULT_VERSION}
-        return make_blocks("corpus", self.name, plans, CHUNK, make_chunk, key)
+        return generate_blocks("corpus", self.name, plans, CHUNK, generate_chunk, key)
 
 
-def make_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
+def generate_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
     """Samples at 16 kHz of each plan."""
     return [clip(plan) for plan in plans]
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
-from components.corpus.listing import Entry, FileSource, Rules, examine, scan_of, sizes_of
+from components.corpus.listing import FileSource, ListedRecording, Rules, examine, scan_of, sizes_of
 from components.corpus.manifest import Reject, Utterance
 from components.runtime.s3 import RemotePath
 
@@ -65,16 +65,16 @@ class Table(FileSource[Settings]):
             needs = "needs a text column" if role in SPEECH_ROLES else "takes no text"
             raise InputError(
                 f"source '{name}': the role '{role}' {needs}.",
-                unit=name,
-                way_out=(
+                subject=name,
+                hint=(
                     "Set columns.text to the column's name for speech, to null for anything else."
                 ),
             )
         if self.settings.language and self.settings.columns.language:
             raise InputError(
                 f"source '{name}': both 'language' and 'columns.language' are given.",
-                unit=name,
-                way_out="Leave one of them.",
+                subject=name,
+                hint="Leave one of them.",
             )
 
     @cached_property
@@ -104,8 +104,8 @@ class Table(FileSource[Settings]):
             for value in sorted(values - known):
                 raise InputError(
                     f"{self.settings.table}: no row has {column} '{value}'.",
-                    unit=self.name,
-                    way_out=nearest(value, known),
+                    subject=self.name,
+                    hint=nearest(value, known),
                 )
         picked = [
             pair
@@ -115,8 +115,8 @@ class Table(FileSource[Settings]):
         if not picked:
             raise InputError(
                 f"source '{self.name}': 'where' leaves no row of {self.settings.table}.",
-                unit=self.name,
-                way_out="Widen it.",
+                subject=self.name,
+                hint="Widen it.",
             )
         return picked
 
@@ -148,7 +148,7 @@ class Table(FileSource[Settings]):
         entries = [self._entry(index, row, ids) for index, row in self._picked]
         return examine(self.name, self._root, entries, self._files, Rules(self.role))
 
-    def _entry(self, index: int, row: Row, ids: dict[str, str]) -> Entry:
+    def _entry(self, index: int, row: Row, ids: dict[str, str]) -> ListedRecording:
         columns, path = self.settings.columns, self._paths[index]
         given = row[columns.path]
         fault = (
@@ -157,7 +157,7 @@ class Table(FileSource[Settings]):
             else f"wrong path: {'none is given' if not given else 'it leads out of the data root'}"
         )
         speaker = row[columns.speaker] if columns.speaker else ""
-        return Entry(
+        return ListedRecording(
             id=ids[path] if path else f"row-{index + 1}",
             path=path or given,
             text=row[columns.text] if columns.text else None,
@@ -173,12 +173,12 @@ def read_rows(root: Path | RemotePath, table: str) -> list[Row]:
     """
     path = root / table
     if path.suffix not in (".tsv", ".csv"):
-        raise InputError(f"{table}: a table ends in .tsv or .csv.", unit=table)
+        raise InputError(f"{table}: a table ends in .tsv or .csv.", subject=table)
     if not path.is_file():
         raise InputError(
             f"{table}: no such table in the data root.",
-            unit=table,
-            way_out=nearest(table, _tables(root)),
+            subject=table,
+            hint=nearest(table, _tables(root)),
         )
     tabs = path.suffix == ".tsv"
     try:
@@ -193,7 +193,7 @@ def read_rows(root: Path | RemotePath, table: str) -> list[Row]:
             return [_row(table, reader.line_num, header, cells) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{table}: not a table in UTF-8: {error}.", unit=table, way_out="Save it as UTF-8 text."
+            f"{table}: not a table in UTF-8: {error}.", subject=table, hint="Save it as UTF-8 text."
         ) from None
 
 
@@ -210,8 +210,8 @@ def _row(table: str, line: int, header: list[str], cells: list[str]) -> Row:
         raise InputError(
             f"{table}, line {line}: {len(cells)} fields under a header of {len(set(header))} "
             "different ones.",
-            unit=table,
-            way_out="Mend the line; a .tsv has no quoting, so no field may hold a tab.",
+            subject=table,
+            hint="Mend the line; a .tsv has no quoting, so no field may hold a tab.",
         )
     return {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
 
@@ -219,12 +219,12 @@ def _row(table: str, line: int, header: list[str], cells: list[str]) -> Row:
 def check_column(table: str, rows: list[Row], column: str | None) -> None:
     """Raises InputError where the table has no rows, or no column of that name."""
     if not rows:
-        raise InputError(f"{table}: the table has no rows.", unit=table)
+        raise InputError(f"{table}: the table has no rows.", subject=table)
     if column is not None and column not in rows[0]:
         raise InputError(
             f"{table}: no column is called '{column}'.",
-            unit=column,
-            way_out=f"{nearest(column, rows[0])} Where the table has none, set it to null.",
+            subject=column,
+            hint=f"{nearest(column, rows[0])} Where the table has none, set it to null.",
         )
 
 

@@ -47,7 +47,9 @@ class Windowed(Bridge):
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         cut = [self.windows(each) for each in frames]
-        return self.across(list(self.vectors(torch.cat(cut)).split([len(each) for each in cut])))
+        return self.mix_windows(
+            list(self.project(torch.cat(cut)).split([len(each) for each in cut]))
+        )
 
     def windows(self, frames: torch.Tensor) -> torch.Tensor:
         """(frames, width) → (tokens, width, size)."""
@@ -56,12 +58,12 @@ class Windowed(Bridge):
         return frames.unfold(0, self.size, self.step)
 
     @abstractmethod
-    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+    def project(self, windows: torch.Tensor) -> torch.Tensor:
         """(windows, encoder width, size) → (windows, LLM width, or what ``across`` takes), each by
         itself.
         """
 
-    def across(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
+    def mix_windows(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
         """Each (windows, width) → (windows, LLM width), where the windows of an utterance are to
         see each other.
         """

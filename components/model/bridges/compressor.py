@@ -53,7 +53,7 @@ class Compressor(Bridge):
         )
         self.linear2 = nn.Linear(entry.width, llm_width)
 
-    def read_units(self, head: CtcHead) -> None:
+    def set_ctc_head(self, head: CtcHead) -> None:
         """Takes the head by which frames are read."""
         device = self.linear1.weight.device
         self.unit_weight, self.unit_bias, self.blank = (

@@ -19,7 +19,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from components.config.projector import CrossAttention, SegmentQFormer, WindowQFormer
 from components.model.bridges.bridge import Bridge
 
-SPREAD = 0.02  # standard deviation of new queries, as of BERT's weights
+INIT_STD = 0.02  # standard deviation of new queries, as of BERT's weights
 
 
 def sinusoids(places: torch.Tensor, width: int) -> torch.Tensor:
@@ -119,7 +119,7 @@ class Queries(Bridge):
         self.window, self.rest, self.placed = entry.window, rest, placed
         self.stride = entry.window / entry.queries
         self.norm = nn.LayerNorm(encoder_width)
-        self.queries = nn.Parameter(SPREAD * torch.randn(entry.queries, entry.width))
+        self.queries = nn.Parameter(INIT_STD * torch.randn(entry.queries, entry.width))
         self.attention = attention(entry, encoder_width)
         self.linear = nn.Linear(entry.width, llm_width)
 

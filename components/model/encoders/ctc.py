@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def needed(target: Sequence[int]) -> int:
+def frames_needed(target: Sequence[int]) -> int:
     """Frames that a path of ``target`` takes at least: one a unit, and a blank between two equal
     ones.
     """
@@ -46,7 +46,7 @@ def loss_by_frames(
     return (losses / frames.to(losses.device)).sum()
 
 
-class Head:
+class CtcUnits:
     """The CTC head of a speech encoder and its units; the encoder must have one."""
 
     def __init__(self, encoder: Any) -> None:
@@ -64,7 +64,7 @@ class Head:
         ids = list(self.tokenizer(self.cased(text)).input_ids) if text else []
         return None if self.tokenizer.unk_token_id in ids else ids
 
-    def known(self, text: str) -> list[int]:
+    def has_units(self, text: str) -> list[int]:
         """Unit ids of a text, those left out that the head lacks."""
         ids = self.tokenizer(self.cased(text)).input_ids if text else []
         return [unit for unit in ids if unit not in (self.tokenizer.unk_token_id, self.blank)]

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from components.config.heads import check_units
-from components.model.folders.description import has_ctc, refused
+from components.model.folders.description import has_ctc, unsupported_folder
 from components.model.folders.pretrained import read_settings
 
 HEADS = ("ctc_head", "lm_head")  # Parakeet; HuBERT, wav2vec2, WavLM
@@ -56,7 +56,7 @@ def read_ctc_head(folder: Path) -> CtcHead:
                 tensors[f"{head}.bias"],
                 int(read_settings(folder).pad_token_id),
             )
-    raise refused(
+    raise unsupported_folder(
         folder,
         f"its config.json tells of a CTC head, and its weights hold neither of {', '.join(HEADS)}.",
     )

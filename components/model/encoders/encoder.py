@@ -20,7 +20,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.model.encoders.ctc_head import HEADS
 from components.model.encoders.families import load_family, width_of
-from components.model.folders.description import has_ctc, refused
+from components.model.folders.description import has_ctc, unsupported_folder
 from components.model.folders.pretrained import DTYPES, FIXED
 
 
@@ -56,7 +56,7 @@ class SpeechEncoder(torch.nn.Module):
         if layer != "last" and (layers is None or not 0 <= int(layer) <= layers):
             known = "'last' alone" if layers is None else f"0 to {layers}, or 'last'"
             raise InputError(
-                f"{folder} has no layer {layer}.", unit="features.layer", way_out=f"Known: {known}."
+                f"{folder} has no layer {layer}.", subject="features.layer", hint=f"Known: {known}."
             )
         try:
             tokenizer = partial(
@@ -67,7 +67,7 @@ class SpeechEncoder(torch.nn.Module):
             )
             self.tokenizer = tokenizer() if self.has_ctc else None
         except (OSError, ValueError) as error:
-            raise refused(folder, error) from None
+            raise unsupported_folder(folder, error) from None
 
     @property
     def rate(self) -> float:
@@ -102,10 +102,10 @@ class SpeechEncoder(torch.nn.Module):
         raises InputError without one.
         """
         if not self.has_ctc:
-            raise InputError(f"{self.folder} has no CTC head.", unit=str(self.folder))
+            raise InputError(f"{self.folder} has no CTC head.", subject=str(self.folder))
         return next(getattr(self.model, name) for name in HEADS if hasattr(self.model, name))
 
-    def hung_on(self) -> list[str]:
+    def parameters_with_gradient(self) -> list[str]:
         """Names of the parameters that frames hang on: not those of a head, of a masking that is
         off, of layers above the one that is taken, nor what training leaves fixed (Whisper's
         sinusoids). Cost: a second of sound, forth and back.
@@ -139,14 +139,14 @@ class SpeechEncoder(torch.nn.Module):
             raise InputError(
                 f"{shortest} samples are fewer than the {self.least_samples} that the encoder "
                 "needs for a frame.",
-                unit=str(self.folder),
-                way_out="Leave such clips out of their source.",
+                subject=str(self.folder),
+                hint="Leave such clips out of their source.",
             )
         if self.equal_lengths and len({len(waveform) for waveform in waveforms}) > 1:
             raise InputError(
                 f"{self.folder} normalises over time: padding would change its frames.",
-                unit=str(self.folder),
-                way_out="Set numerics.batching of its catalogue entry to equal-length.",
+                subject=str(self.folder),
+                hint="Set numerics.batching of its catalogue entry to equal-length.",
             )
         tuned = torch.is_grad_enabled() and any(
             parameter.requires_grad for parameter in self.parameters()

@@ -23,7 +23,7 @@ from components.config.errors import nearest
 from components.model.encoders.events import JoinedEncoders, SpectrogramTransformer
 from components.model.encoders.family import Family
 from components.model.encoders.whisper import Whisper
-from components.model.folders.description import has_ctc, read_config, refused
+from components.model.folders.description import has_ctc, read_config, unsupported_folder
 from components.model.folders.pretrained import (
     extracted,
     read_extractor,
@@ -181,7 +181,7 @@ KNOWN = (*PADDED, "whisper", "audio-spectrogram-transformer", FBANK, JOINED)
 def _kind_of(folder: Path, config: dict[str, Any]) -> str:
     kind = config.get("model_type", "")
     if kind not in KNOWN:
-        raise refused(
+        raise unsupported_folder(
             folder, f"its model_type '{kind}' is of no known family. {nearest(kind, KNOWN)}"
         )
     return kind

@@ -29,9 +29,9 @@ def network_of(shape: dict[str, Any], causal: bool = False) -> Any:
         return _built(shape, causal)
     except Exception as error:  # a configuration breaks in any way
         raise InputError(
-            f"No network can be made of {shape}: {_said(error)}.",
-            unit="shape",
-            way_out="Give what its config.json says.",
+            f"No network can be made of {shape}: {first_line(error)}.",
+            subject="shape",
+            hint="Give what its config.json says.",
         ) from None
 
 
@@ -63,12 +63,12 @@ def check_trained(
     does not have (transformers would keep it and take its own default for the one that was meant),
     and for values that give no network or one that fails.
     """
-    way_out = "Correct source.config of the entry."
+    hint = "Correct source.config of the entry."
     if model_type not in CONFIG_MAPPING:
         raise InputError(
             f"{where}: transformers has no architecture '{model_type}'.",
-            unit="model_type",
-            way_out=nearest(model_type, CONFIG_MAPPING.keys()),
+            subject="model_type",
+            hint=nearest(model_type, CONFIG_MAPPING.keys()),
         )
     plain = CONFIG_MAPPING[model_type]()
     known = {*plain.to_dict(), *type(plain).attribute_map}
@@ -76,20 +76,20 @@ def check_trained(
         if key not in known:
             raise InputError(
                 f"{where}: source.config: {model_type} has no '{key}'.",
-                unit=key,
-                way_out=f"{nearest(key, known)} {way_out}",
+                subject=key,
+                hint=f"{nearest(key, known)} {hint}",
             )
         if "drop" in key and not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise InputError(
                 f"{where}: source.config: '{key}' is {value}, and must be at least 0 and below 1.",
-                unit=key,
-                way_out=way_out,
+                subject=key,
+                hint=hint,
             )
         if "drop" not in key and type(value) is int and value < 1:
             raise InputError(
                 f"{where}: source.config: '{key}' is {value}, and must be at least 1.",
-                unit=key,
-                way_out=way_out,
+                subject=key,
+                hint=hint,
             )
     try:
         full = CONFIG_MAPPING[model_type](**config)
@@ -101,11 +101,11 @@ def check_trained(
         with torch.device("meta"):
             return _built({"model_type": model_type, **config}, causal).eval()(**inputs(full))
     except Exception as error:
-        says = f"{where}: source.config gives no network that works: {_said(error)}."
-        raise InputError(says, unit="source.config", way_out=way_out) from None
+        says = f"{where}: source.config gives no network that works: {first_line(error)}."
+        raise InputError(says, subject="source.config", hint=hint) from None
 
 
-def _said(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The reason that a library gives, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}"
 

@@ -34,16 +34,16 @@ def convert(source: Path, target: Path, where: str) -> None:
         raise InputError(
             f"{where} does not load as plain tensors ({type(error).__name__}): it is broken, "
             "or a pickle that would run code.",
-            unit=where,
-            way_out="Take another revision, or weights as safetensors.",
+            subject=where,
+            hint="Take another revision, or weights as safetensors.",
         ) from None
     if not isinstance(tensors, dict) or not all(
         isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
         raise InputError(
             f"{where} holds more than tensors by name.",
-            unit=where,
-            way_out="Take weights as safetensors.",
+            subject=where,
+            hint="Take weights as safetensors.",
         )
     save_file(_apart(tensors), target, metadata={"format": "pt"})
 

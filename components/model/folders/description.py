@@ -15,12 +15,12 @@ from components.config.errors import InputError
 MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
 
 
-def refused(folder: Path, reason: object) -> InputError:
+def unsupported_folder(folder: Path, reason: object) -> InputError:
     """The error for a folder that is no encoder."""
     return InputError(
         f"{folder} does not load as an encoder: {reason}",
-        unit=str(folder),
-        way_out="A folder in HF form with safetensors is needed.",
+        subject=str(folder),
+        hint="A folder in HF form with safetensors is needed.",
     )
 
 
@@ -29,7 +29,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise refused(folder, error) from None
+        raise unsupported_folder(folder, error) from None
 
 
 def has_ctc(folder: Path) -> bool:
@@ -39,19 +39,19 @@ def has_ctc(folder: Path) -> bool:
     return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
 
 
-def gives_ctc(encoder: Path, layer: int | str) -> bool:
+def has_ctc_for_layer(encoder: Path, layer: int | str) -> bool:
     """Whether frames of that layer are those that the encoder's CTC head reads."""
     return layer == "last" and has_ctc(encoder)
 
 
-def tells_what_was_heard(encoder: Path, layer: int | str, bridge: Path) -> bool:
+def has_acoustic_evidence(encoder: Path, layer: int | str, bridge: Path) -> bool:
     """Whether there is evidence of what was said: CTC of the layer that frames come from, or a
     matching head that was trained.
     """
-    return gives_ctc(encoder, layer) or (bridge / MATCHING).is_file()
+    return has_ctc_for_layer(encoder, layer) or (bridge / MATCHING).is_file()
 
 
-def decodes_by_itself(folder: Path) -> bool:
+def has_own_decoder(folder: Path) -> bool:
     """Whether the folder is a whole Whisper with a tokenizer: it writes text without an LLM."""
     whole = "WhisperForConditionalGeneration" in (read_config(folder).get("architectures") or ())
     return whole and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))

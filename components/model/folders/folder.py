@@ -21,9 +21,9 @@ from components.config.catalogue import CheckpointSource
 from components.config.errors import InputError
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
-from components.runtime.unit_cache import made, room_for
+from components.runtime.unit_cache import cached_unit, check_disk_space
 
-TAKEN = (
+ACCEPTED_FILES = (
     ".safetensors",
     ".json",
     ".txt",
@@ -73,8 +73,8 @@ def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> No
             raise InputError(
                 f"{where}: source.shape says {key} = {wanted}, the checkpoint's config.json "
                 f"says {given}.",
-                unit=key,
-                way_out="Correct the entry, or take the checkpoint that it describes.",
+                subject=key,
+                hint="Correct the entry, or take the checkpoint that it describes.",
             )
 
 
@@ -90,11 +90,11 @@ def _as_read(config: dict[str, Any], key: str) -> Any:
 def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
     def make(unit: Path) -> None:
         from components.model.folders.hub import (
-            Entry,
+            HubEntry,
             fetch,
         )  # the network's libraries are loaded where something is fetched
 
-        entry = Entry(stage, name, source)
+        entry = HubEntry(stage, name, source)
         if source.shape:  # before gigabytes are fetched that it would refuse
             config = fetch(replace(entry, source=replace(source, files=["config.json"])))[
                 "config.json"
@@ -108,7 +108,7 @@ def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> 
         "revision": source.revision,
         "files": sorted(source.files),
     }
-    return made(stage, key, make)
+    return cached_unit(stage, key, make)
 
 
 def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
@@ -117,12 +117,12 @@ def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
     if not folder or not path.is_dir():
         raise InputError(
             f"{stage} '{name}': {path} is not a folder.",
-            unit=name,
-            way_out="Put the checkpoint there.",
+            subject=name,
+            hint="Put the checkpoint there.",
         )
     where = f"{stage} '{name}': {path}"
     files = checkpoint_files(path, where)
-    return made(
+    return cached_unit(
         stage,
         {"version": version, "files": files},
         lambda unit: fill(unit, {file: path / file for file in files}, where),
@@ -133,14 +133,18 @@ def checkpoint_files(folder: Path, where: str) -> dict[str, str]:
     """SHA-256 of each file taken from a checkpoint's folder; raises InputError, which names it
     ``where``, for one that lacks weights or configuration.
     """
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in TAKEN and path.is_file()]
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in ACCEPTED_FILES and path.is_file()
+    ]
     if not any(path.suffix == ".safetensors" for path in files):
         files += [path for path in sorted(folder.iterdir()) if PICKLED.fullmatch(path.name)]
-    check_whole({path.name for path in files}, where)
+    check_all_files({path.name for path in files}, where)
     return {path.name: file_digest(path) for path in files}
 
 
-def check_whole(names: set[str], where: str) -> None:
+def check_all_files(names: set[str], where: str) -> None:
     """Raises InputError where configuration or weights lack."""
     if "config.json" not in names or not any(
         name.endswith(".safetensors") or PICKLED.fullmatch(name) for name in names
@@ -148,8 +152,8 @@ def check_whole(names: set[str], where: str) -> None:
         raise InputError(
             f"{where} is no checkpoint: config.json and weights (safetensors or "
             "pytorch_model.bin) are needed.",
-            unit=where,
-            way_out="Weights in another format can be saved anew with save_pretrained.",
+            subject=where,
+            hint="Weights in another format can be saved anew with save_pretrained.",
         )
 
 
@@ -160,9 +164,9 @@ def fill(unit: Path, files: dict[str, Path], where: str) -> None:
     Raises InputError for weights that are more than tensors, for a model that exists as remote code
     only, for a part that is missing, and where the disk is full.
     """
-    check_whole(set(files), where)
+    check_all_files(set(files), where)
     pickled = [name for name in files if PICKLED.fullmatch(name)]
-    with room_for(sum(files[name].stat().st_size for name in pickled), unit, where):
+    with check_disk_space(sum(files[name].stat().st_size for name in pickled), unit, where):
         for name, path in files.items():
             if name in pickled:
                 from components.model.folders.conversion import (
@@ -185,8 +189,8 @@ def fill(unit: Path, files: dict[str, Path], where: str) -> None:
             raise InputError(
                 f"{where}: the index of the weights names {', '.join(lacking)}, which is not "
                 "among the files.",
-                unit=where,
-                way_out="List all parts of the weights.",
+                subject=where,
+                hint="List all parts of the weights.",
             )
 
 
@@ -226,7 +230,7 @@ def without_code(path: Path, where: str) -> str:
         config = json.loads(text)
     except ValueError:
         raise InputError(
-            f"{where} is not JSON.", unit=where, way_out="Take another copy of the checkpoint."
+            f"{where} is not JSON.", subject=where, hint="Take another copy of the checkpoint."
         ) from None
     if "auto_map" not in config:
         return text
@@ -236,8 +240,8 @@ def without_code(path: Path, where: str) -> str:
         raise InputError(
             f"{where}: '{kind}' is remote code (auto_map): Python out of the repository, which "
             "is never run here.",
-            unit=where,
-            way_out="Only families that transformers itself holds can be taken.",
+            subject=where,
+            hint="Only families that transformers itself holds can be taken.",
         )
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 

@@ -38,14 +38,14 @@ from huggingface_hub.utils import build_hf_headers
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.runtime.progress import Progress, progress
-from components.runtime.unit_cache import lock, room_for
+from components.runtime.unit_cache import check_disk_space, lock
 
 SECONDS = 5.0  # for the hub to answer a question: who is offline should not wait to be told so
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1 of a git blob, or SHA-256 of a large file
 
 
 @dataclass(frozen=True)
-class Entry:
+class HubEntry:
     """A catalogue entry whose weights come from the hub."""
 
     stage: str
@@ -71,7 +71,7 @@ class Entry:
         )
 
 
-def fetch(entry: Entry) -> dict[str, Path]:
+def fetch(entry: HubEntry) -> dict[str, Path]:
     """Path of each of the entry's files in the HF cache, by name.
 
     Raises TransientError where the network or a hash fails, InputError where the hub refuses or the
@@ -87,14 +87,14 @@ def fetch(entry: Entry) -> dict[str, Path]:
     if remote:
         left = sum((found.size or 0) - _size(_partial(entry, found)) for found in remote.values())
         shown_as = progress(entry.stage, f"fetching {source.repo}", left / 1e6, "MB")
-        with room_for(left, Path(constants.HF_HUB_CACHE), entry.where), shown_as as shown:
+        with check_disk_space(left, Path(constants.HF_HUB_CACHE), entry.where), shown_as as shown:
             for file, found in remote.items():
                 with _ways_out(entry, file):
                     held[file] = _download(entry, file, found, shown)
     return held
 
 
-def _partial(entry: Entry, found: HfFileMetadata) -> Path:
+def _partial(entry: HubEntry, found: HfFileMetadata) -> Path:
     return entry.storage / "blobs" / f"{found.etag}.incomplete"
 
 
@@ -102,7 +102,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _cached(entry: Entry, file: str) -> Path | None:
+def _cached(entry: HubEntry, file: str) -> Path | None:
     """The file of this very commit in the HF cache, if it is there; it links to a blob that its
     hash names.
     """
@@ -118,7 +118,7 @@ def _cached(entry: Entry, file: str) -> Path | None:
     return path
 
 
-def _asked(entry: Entry, file: str) -> HfFileMetadata:
+def _asked(entry: HubEntry, file: str) -> HfFileMetadata:
     """What the hub says of a file: hash and size."""
     with _ways_out(entry, file):
         found = get_hf_file_metadata(entry.address(file), timeout=SECONDS)
@@ -129,20 +129,20 @@ def _asked(entry: Entry, file: str) -> HfFileMetadata:
     ):
         raise InputError(
             f"{entry.where}: {constants.ENDPOINT} does not say commit, hash and size of {file}.",
-            unit=file,
-            way_out="HF_ENDPOINT must name a hub or a full mirror of one.",
+            subject=file,
+            hint="HF_ENDPOINT must name a hub or a full mirror of one.",
         )
     if found.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise InputError(
             f"{entry.where}: {file} has {found.size:,} bytes, more than the hub gives by plain "
             "HTTP.",
-            unit=file,
-            way_out=f"Fetch it into the cache: {_by_hand(entry)}.",
+            subject=file,
+            hint=f"Fetch it into the cache: {_by_hand(entry)}.",
         )
     return found
 
 
-def _by_hand(entry: Entry) -> str:
+def _by_hand(entry: HubEntry) -> str:
     """The hub's own command that fills the cache with what the entry wants."""
     return (
         f"'hf download {entry.source.repo} --revision {entry.source.revision or 'main'} "
@@ -162,7 +162,7 @@ class _Counted(io.BufferedWriter):
         return super().write(data)
 
 
-def _download(entry: Entry, file: str, found: HfFileMetadata, shown: Progress) -> Path:
+def _download(entry: HubEntry, file: str, found: HfFileMetadata, shown: Progress) -> Path:
     """Fetches a file into the cache, under the lock that huggingface_hub itself takes for it.
 
     That library begins a killed download anew; here the part that lies there is continued.
@@ -196,7 +196,7 @@ def _download(entry: Entry, file: str, found: HfFileMetadata, shown: Progress) -
     return pointer
 
 
-def _check(entry: Entry, file: str, path: Path, digest: str) -> None:
+def _check(entry: HubEntry, file: str, path: Path, digest: str) -> None:
     """Removes the file and raises TransientError where its bytes are not those that the hub's hash
     stands for.
     """
@@ -215,13 +215,13 @@ def _check(entry: Entry, file: str, path: Path, digest: str) -> None:
         raise TransientError(
             f"{entry.where}: {file} has another hash than the hub names: it was damaged on the "
             "way or on the disk.",
-            unit=file,
-            way_out=f"It is removed from {entry.storage}: run again to fetch it anew.",
+            subject=file,
+            hint=f"It is removed from {entry.storage}: run again to fetch it anew.",
         )
 
 
 @contextmanager
-def _ways_out(entry: Entry, file: str) -> Iterator[None]:
+def _ways_out(entry: HubEntry, file: str) -> Iterator[None]:
     """What the hub or the network answers as errors with the way out. They are worded here: no
     token gets into them.
     """
@@ -233,38 +233,38 @@ def _ways_out(entry: Entry, file: str) -> Iterator[None]:
     try:
         yield
     except answers.GatedRepoError:
-        raise InputError(f"{where}: {repo} is gated.", unit=repo, way_out=terms) from None
+        raise InputError(f"{where}: {repo} is gated.", subject=repo, hint=terms) from None
     except answers.RevisionNotFoundError:
         raise InputError(
             f"{where}: {repo} has no commit {revision}.",
-            unit=repo,
-            way_out=f"'python -m components.{entry.stage} pin {entry.name}' shows the current one.",
+            subject=repo,
+            hint=f"'python -m components.{entry.stage} pin {entry.name}' shows the current one.",
         ) from None
     except answers.RemoteEntryNotFoundError:
         raise InputError(
             f"{where}: {repo} has no file '{file}' at {revision}.",
-            unit=file,
-            way_out=nearest(file, _listed(entry)),
+            subject=file,
+            hint=nearest(file, _listed(entry)),
         ) from None
     except answers.RepositoryNotFoundError:
         raise InputError(
             f"{where}: the hub shows no repository {repo}: there is none, or it is private or "
             "gated.",
-            unit=repo,
-            way_out=f"Check the name. {terms}",
+            subject=repo,
+            hint=f"Check the name. {terms}",
         ) from None
     except answers.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise InputError(
                 f"{where}: the hub refuses {repo} ({status}): no token, or one that may not.",
-                unit=repo,
-                way_out=terms,
+                subject=repo,
+                hint=terms,
             ) from None
         raise TransientError(
             f"{where}: {constants.ENDPOINT} answers {status} for {file}.",
-            unit=file,
-            way_out="Run again later.",
+            subject=file,
+            hint="Run again later.",
         ) from None
     except (answers.OfflineModeIsEnabled, httpx2.TransportError) as error:
         raise _offline(entry, file, error) from None
@@ -272,19 +272,19 @@ def _ways_out(entry: Entry, file: str) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # somebody else's cache
             raise InputError(
                 f"{where}: {file}: {constants.HF_HUB_CACHE} can't be written.",
-                unit=file,
-                way_out="Let HF_HOME name a folder of your own.",
+                subject=file,
+                hint="Let HF_HOME name a folder of your own.",
             ) from None
         if "Consistency check failed" not in str(error):  # it is the disk's
             raise
         raise TransientError(
             f"{where}: {file} did not arrive whole.",
-            unit=file,
-            way_out="Run again: what arrived is kept.",
+            subject=file,
+            hint="Run again: what arrived is kept.",
         ) from None
 
 
-def _offline(entry: Entry, file: str, error: Exception) -> LibrettoError:
+def _offline(entry: HubEntry, file: str, error: Exception) -> LibrettoError:
     source = entry.source
     forbidden = isinstance(error, answers.OfflineModeIsEnabled)
     why = (
@@ -301,19 +301,19 @@ def _offline(entry: Entry, file: str, error: Exception) -> LibrettoError:
     return kind(
         f"{entry.where}: {file} of {source.repo} is not in the cache {constants.HF_HUB_CACHE}, "
         f"and {why}.",
-        unit=file,
-        way_out=ways,
+        subject=file,
+        hint=ways,
     )
 
 
-def _listed(entry: Entry) -> list[str]:
+def _listed(entry: HubEntry) -> list[str]:
     """Files of the repository at the entry's commit; none where the hub does not say."""
     with suppress(httpx2.HTTPError, OSError):
         return _info(entry, entry.source.revision)[1]
     return []
 
 
-def _info(entry: Entry, revision: str) -> tuple[str, list[str]]:
+def _info(entry: HubEntry, revision: str) -> tuple[str, list[str]]:
     """(commit, files) of a revision."""
     info = HfApi(endpoint=constants.ENDPOINT).model_info(
         entry.source.repo, revision=revision, timeout=SECONDS
@@ -341,21 +341,21 @@ def pinned_lines(kind: str, name: str) -> str:
     """The lines for the catalogue: commit of main, and the files of a checkpoint where the entry
     names none.
     """
-    entry = Entry(kind, name, catalogue.READERS[kind](name).source)
+    entry = HubEntry(kind, name, catalogue.READERS[kind](name).source)
     if entry.source.kind != "hub":
         raise InputError(
             f"{entry.where}: its source is of kind '{entry.source.kind}': nothing to pin.",
-            unit=name,
+            subject=name,
         )
     with _ways_out(entry, "main"):
         commit, listed = _info(entry, "main")
     return (
         f"# catalogue/{kind}.yaml, {name}, source:\n    revision: {commit}\n    files: "
-        f"[{', '.join(entry.source.files or wanted(listed))}]"
+        f"[{', '.join(entry.source.files or files_to_fetch(listed))}]"
     )
 
 
-def wanted(listed: list[str]) -> list[str]:
+def files_to_fetch(listed: list[str]) -> list[str]:
     """Of a repository's files those that a checkpoint needs: weights as safetensors if there are
     any, and descriptions.
     """

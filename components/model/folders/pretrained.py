@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
 from components.audio.sound import RATE
-from components.model.folders.description import refused
+from components.model.folders.description import unsupported_folder
 
 DTYPES = {
     "float32": torch.float32,
@@ -37,7 +37,7 @@ def read_settings(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise refused(folder, error) from None
+        raise unsupported_folder(folder, error) from None
 
 
 def read_extractor(folder: Path) -> Any:
@@ -47,7 +47,7 @@ def read_extractor(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise refused(folder, error) from None
+        raise unsupported_folder(folder, error) from None
 
 
 def extracted(extractor: Any, waveforms: Sequence[np.ndarray], **options: Any) -> Any:
@@ -73,14 +73,14 @@ def read_network(
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise refused(folder, error) from None
+        raise unsupported_folder(folder, error) from None
     lacking = sorted(
         name
         for name in found["missing_keys"]
         if name.startswith(part) and not name.endswith(UNUSED)
     )
     if lacking:
-        raise refused(
+        raise unsupported_folder(
             folder, f"{len(lacking)} of its weights are missing, '{lacking[0]}' among them."
         )
     return network.eval().requires_grad_(False).to(device)

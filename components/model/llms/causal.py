@@ -73,8 +73,8 @@ def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:
             raise InputError(
                 f"{folder}: '{setting}' of {type(model).__name__} changes the logits, which "
                 "the loss does not follow.",
-                unit=str(folder),
-                way_out="Choose an LLM of another family.",
+                subject=str(folder),
+                hint="Choose an LLM of another family.",
             )
     # What a checkpoint says of sampling and repetition (Qwen2.5: repetition_penalty 1.1) would fill
     # what a search leaves open.
@@ -85,8 +85,8 @@ def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:
 def _unfit(folder: Path, error: Exception) -> InputError:
     return InputError(
         f"{folder} does not load as an LLM: {error}",
-        unit=str(folder),
-        way_out="A folder in HF form with safetensors and a tokenizer is needed.",
+        subject=str(folder),
+        hint="A folder in HF form with safetensors and a tokenizer is needed.",
     )
 
 
@@ -115,8 +115,8 @@ def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
     if bos is None:
         raise InputError(
             "The LLM has no BOS, behind which a text by itself would stand.",
-            unit="decode.perplexity",
-            way_out="Set decode.perplexity to false, or take another LLM.",
+            subject="decode.perplexity",
+            hint="Set decode.perplexity to false, or take another LLM.",
         )
     if not ids:
         return 0.0
@@ -167,6 +167,6 @@ def check_packing(llm: Any) -> None:
         raise InputError(
             f"{type(llm).__name__} does not keep sequences apart that are packed into one row "
             f"(off by {off:.2g}).",
-            unit="train.packing",
-            way_out="Set train.packing to false.",
+            subject="train.packing",
+            hint="Set train.packing to false.",
         )

@@ -67,8 +67,8 @@ class PromptBuilder:
         if not prompt.eos and tokenizer.eos_token_id is None:
             raise InputError(
                 f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.",
-                unit=tokenizer.name_or_path,
-                way_out="Name one of its tokens in prompt.eos of the LLM's catalogue entry.",
+                subject=tokenizer.name_or_path,
+                hint="Name one of its tokens in prompt.eos of the LLM's catalogue entry.",
             )
         self.eos = self._special(prompt.eos, "eos") if prompt.eos else int(tokenizer.eos_token_id)
         self._lead = (
@@ -103,10 +103,8 @@ class PromptBuilder:
             raise InputError(
                 f"prompt.{field} names '{token}', which the tokenizer of "
                 f"{self._tokenizer.name_or_path} does not have.",
-                unit=token,
-                way_out=(
-                    "Set the prompt in the LLM's catalogue entry by the checkpoint's chat form."
-                ),
+                subject=token,
+                hint=("Set the prompt in the LLM's catalogue entry by the checkpoint's chat form."),
             )
         known = self._tokenizer.added_tokens_decoder.get(found)
         if known is None or not known.special:  # some checkpoints add their chat tokens as words
@@ -128,8 +126,8 @@ class PromptBuilder:
             raise InputError(
                 f"The tokenizer of {self._tokenizer.name_or_path} joins the end of the "
                 f"prompt's template with '{text[:40]}'.",
-                unit="prompt.transcript",
-                way_out="Set prompt.transcript of the LLM's catalogue entry to apart.",
+                subject="prompt.transcript",
+                hint="Set prompt.transcript of the LLM's catalogue entry to apart.",
             )
         return ids[len(self._led) :]
 

@@ -65,14 +65,14 @@ def pieces(path: Path) -> tuple[dict[str, int], set[str]]:
     except (AttributeError, IndexError, KeyError, ValueError):
         raise InputError(
             f"{path} does not read as a SentencePiece model: it is broken.",
-            unit=str(path),
-            way_out="Fetch it anew.",
+            subject=str(path),
+            hint="Fetch it anew.",
         ) from None
     if other or not byte_pair or len(set(found)) < len(found):
         raise InputError(
             f"{path} is not a plain byte-pair model as LLaMA's is.",
-            unit=str(path),
-            way_out=(
+            subject=str(path),
+            hint=(
                 f"Put the {WANTED} beside it that save_pretrained writes where "
                 "sentencepiece is installed."
             ),

@@ -26,13 +26,13 @@ SKIPPED_IN_A_ROW = 20
 NAMED = 5  # utterances in a message; all are in the file
 
 
-class Alarm:
+class DivergenceGuard:
     """Watches one stage's steps; ``folder`` is where the reason is kept."""
 
     def __init__(self, folder: Path, stage: str, spike: float) -> None:
         self._folder, self._stage, self._spike = folder, stage, spike
 
-    def no_number(
+    def non_finite(
         self, step: int, loss: float, part: Sequence[str], ids: Sequence[str]
     ) -> InputError:
         """The error for a loss that is no number, of the micro-batch ``part`` among the step's
@@ -86,7 +86,7 @@ class Alarm:
         loss: float,
         part: Sequence[str],
         ids: Sequence[str],
-        way_out: str,
+        hint: str,
     ) -> InputError:
         path = self._folder / STOPPED
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +106,6 @@ class Alarm:
         return InputError(
             f"train: {what} at step {step} of '{self._stage}' ({names} …; all utterances of "
             f"the step: {path}).",
-            unit=names,
-            way_out=way_out,
+            subject=names,
+            hint=hint,
         )

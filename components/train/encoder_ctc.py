@@ -14,25 +14,25 @@ import torch
 
 from components.config.errors import InputError
 from components.features.frames import FrameSource
-from components.model.encoders.ctc import Head, needed
-from components.shards.reader import Located
+from components.model.encoders.ctc import CtcUnits, frames_needed
+from components.shards.reader import IndexedUtterance
 
 
-class Auxiliary:
+class EncoderCtcLoss:
     """CTC targets of ``items``; raises InputError where most of them have no path."""
 
-    def __init__(self, source: FrameSource, items: Sequence[Located]) -> None:
+    def __init__(self, source: FrameSource, items: Sequence[IndexedUtterance]) -> None:
         assert (
             source.encoder is not None
         )  # only a tuned encoder has this loss, and frames are then live
-        self.head = Head(source.encoder)
+        self.head = CtcUnits(source.encoder)
         self.targets: dict[str, list[int]] = {}
         lacking, long = [], []
         for item in items:
             target = self.head.target(item.entry.text)
             if target is None:
                 lacking.append(item.entry.id)
-            elif needed(target) > source.count(item):
+            elif frames_needed(target) > source.count(item):
                 long.append(item.entry.id)
             else:
                 self.targets[item.entry.id] = target
@@ -45,15 +45,15 @@ class Auxiliary:
         if 2 * (len(lacking) + len(long)) > len(items):
             raise InputError(
                 f"{self.said}.",
-                unit="train.ctc_weight",
-                way_out=(
+                subject="train.ctc_weight",
+                hint=(
                     "Set train.ctc_weight to 0, or take an encoder whose CTC head writes "
                     "these transcripts."
                 ),
             )
 
     def loss(
-        self, part: Sequence[tuple[Located, bool]], frames: Sequence[torch.Tensor]
+        self, part: Sequence[tuple[IndexedUtterance, bool]], frames: Sequence[torch.Tensor]
     ) -> torch.Tensor:
         """Sum of CTC loss / frames over (utterance, whether it is speech) that have a path;
         non-speech is all blanks.

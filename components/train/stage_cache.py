@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.runtime.unit_cache import Key, finished, link, made, place
+from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
 CURVE, BEST, DONE = (
     "curve.jsonl",
@@ -22,7 +22,7 @@ CURVE, BEST, DONE = (
 )  # of a stage's folder; DONE is there once the others are whole
 
 
-def keys_of(version: int, parameters: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Key]:
+def stage_keys(version: int, parameters: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Key]:
     """A key for the end of each stage; ``parameters`` and ``inputs`` are those of the whole
     training.
 
@@ -43,24 +43,24 @@ def keys_of(version: int, parameters: Mapping[str, Any], inputs: Mapping[str, An
     ]
 
 
-def take(key: Key, folder: Path) -> bool:
+def restore(key: Key, folder: Path) -> bool:
     """Lays out in ``folder`` the stage of this key, where a training made it and ``folder`` has not
     got it; whether it did.
     """
-    unit = None if (folder / DONE).is_file() else finished("curriculum", key)
+    unit = None if (folder / DONE).is_file() else finished_unit("curriculum", key)
     if unit is None:
         return False
     shutil.rmtree(folder, ignore_errors=True)
-    place(unit, folder)
+    link_files(unit, folder)
     (folder / DONE).touch()
     return True
 
 
-def keep(key: Key, folder: Path) -> None:
+def store(key: Key, folder: Path) -> None:
     """Keeps the finished stage in ``folder`` under its key."""
 
     def fill(unit: Path) -> None:
         for file in (folder / CURVE, *(folder / BEST).iterdir()):
-            link(file, unit / file.relative_to(folder))
+            link_file(file, unit / file.relative_to(folder))
 
-    made("curriculum", key, fill)
+    cached_unit("curriculum", key, fill)

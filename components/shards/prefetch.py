@@ -16,14 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 from components.config.errors import InputError
-from components.runtime.s3 import whole
+from components.runtime.s3 import read_verified
 from components.runtime.settings import read_ahead_bytes
-from components.shards.store import tar_at
+from components.shards.store import stored_tar
 
 STREAMS = 4  # tars that come in at once: enough for a network's bandwidth, no burst of requests
 
 
-class Ahead:
+class TarPrefetcher:
     """Tars in memory, the least recently used first; for any thread."""
 
     def __init__(self, most: int) -> None:
@@ -33,7 +33,7 @@ class Ahead:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="read-ahead")
 
-    def announce(self, wanted: Sequence[str]) -> None:
+    def prefetch(self, wanted: Sequence[str]) -> None:
         """Has the tars come in that are not there, the first ones first, as many as there is room
         for; others make room.
         """
@@ -78,7 +78,7 @@ class Ahead:
             if coming is not None:
                 self._tars.move_to_end(digest)
         if coming is None:
-            return tar_at(digest).read_bytes(offset, offset + size)
+            return stored_tar(digest).read_bytes(offset, offset + size)
         try:
             return coming.result()[offset : offset + size]
         except BaseException:
@@ -91,17 +91,17 @@ def _whole(digest: str) -> bytes:
     """A tar of the store; asked for once more where other bytes came. Raises InputError where they
     come again.
     """
-    data = whole(tar_at(digest), digest)
+    data = read_verified(stored_tar(digest), digest)
     if data is not None:
         return data
     raise InputError(
-        f"{tar_at(digest)} holds other bytes than its name says.",
-        unit=digest,
-        way_out="Remove it there, then run 'dvc repro -f shards' (or features): it is made again.",
+        f"{stored_tar(digest)} holds other bytes than its name says.",
+        subject=digest,
+        hint="Remove it there, then run 'dvc repro -f shards' (or features): it is made again.",
     )
 
 
 @lru_cache(maxsize=1)
-def ahead() -> Ahead:
+def tar_prefetcher() -> TarPrefetcher:
     """Of this process."""
-    return Ahead(read_ahead_bytes())
+    return TarPrefetcher(read_ahead_bytes())

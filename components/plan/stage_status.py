@@ -17,7 +17,7 @@ from components.config.params import NAMES, PARAMS, Params
 DAG, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 
 
-def standing(params: Params) -> dict[str, int]:
+def up_to_date_stages(params: Params) -> dict[str, int]:
     """Bytes of the outputs that stand, by stage."""
     if not LOCK.is_file():
         return {}
