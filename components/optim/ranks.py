@@ -18,6 +18,7 @@ from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.config.errors import LibrettoError, TransientError
+from components.runtime.logs import configure_logging
 from components.runtime.pool import die_with_parent
 
 if TYPE_CHECKING:  # the process that starts the others computes nothing: it need not wait for torch
@@ -217,6 +218,7 @@ def _worker(
     import torch
     import torch.distributed as dist
 
+    configure_logging()
     torch.set_num_threads(threads)
     dist.init_process_group(
         "gloo", init_method=f"file://{meeting}/store", rank=rank, world_size=processes

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from components.runtime.devices import gpus, shared_out
 from components.runtime.ray_pool import AGAIN, ray_tasks, worker_killed
+from components.runtime.logs import configure_logging
 from components.runtime.settings import device, fanout, gpu_share, workers
 
 Item = TypeVar("Item")
@@ -122,5 +123,6 @@ def _pool(seat: str) -> ProcessPoolExecutor:
 
 def _init_worker(seat: str) -> None:
     die_with_parent()
+    configure_logging()
     if seat:
         os.environ["CUDA_VISIBLE_DEVICES"] = seat

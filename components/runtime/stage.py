@@ -25,6 +25,7 @@ from components.config.errors import InputError, LibrettoError
 from components.config.heads import check_heads
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
+from components.runtime.logs import configure_logging
 from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
 
@@ -66,6 +67,7 @@ def run_stage(
     if roles:
         parser.add_argument("--role", required=True, choices=catalogue.ROLES)
     options = vars(parser.parse_args())
+    configure_logging()
     try:
         error_path(name).unlink(missing_ok=True)
         _run(name, work, {key: options[key] for key in names}, options.get("role", ""))

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from components.config.errors import LibrettoError
 from components.optim.ranks import Ranks
 from components.optim.sharding import local_device
+from components.runtime.logs import configure_logging
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import device
 from components.train.build import Task, train
@@ -34,6 +35,7 @@ PATIENCE = timedelta(
 def main(engine: str, path: Path, meeting: str) -> int:
     """Trains as one rank; returns the exit code."""
     die_with_parent()
+    configure_logging()
     task = TypeAdapter(Task).validate_json(path.read_bytes())
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(task.settings.threads)

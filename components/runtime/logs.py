@@ -1,0 +1,37 @@
+"""Log messages of this project: plain lines on standard output, once a command has asked for them.
+
+In: the loggers ``components.…`` and ``flows.…``, which library callers configure as they like. Out:
+their messages from level INFO on, one line each. A command and every process that it starts call
+``configure_logging`` once; nothing else in the project installs a handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+LOGGERS = ("components", "libretto", "bench")
+
+
+class _StdoutHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever ``sys.stdout`` is when a message comes, so that a redirection holds."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The current standard output."""
+        return sys.stdout
+
+
+def configure_logging() -> None:
+    """Sends messages of this project's loggers to standard output; further calls change nothing."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, _StdoutHandler) for handler in logger.handlers):
+            handler = _StdoutHandler()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
