@@ -53,7 +53,7 @@ class Piece:
     samples: np.ndarray
 
 
-def segment(
+def split_into_segments(
     waveform: np.ndarray, most: float = MOST, least: float = LEAST, overlap: float = OVERLAP
 ) -> list[Segment]:
     """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one

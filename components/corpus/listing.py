@@ -330,7 +330,7 @@ def _look(root: str, paths: list[str]) -> dict[str, Facts]:
         rows = {path: asdict(look(as_path(root) / path)) for path in paths}
         (folder / FACTS).write_text(json.dumps(rows, indent=0))
 
-    rows = json.loads((cached_unit("corpus", key, make) / FACTS).read_text())
+    rows = json.loads((cached_unit("corpus", key, make, code=__name__) / FACTS).read_text())
     return {path: Facts(**row) for path, row in rows.items()}
 
 

@@ -58,7 +58,7 @@ def decode_shard(job: Job) -> Path:
         write_hypotheses(folder / UNIT, _rows(job, clock))
         (folder / CLOCK).write_text(json.dumps(vars(clock)))
 
-    return cached_unit("decode", job.key, make)
+    return cached_unit("decode", job.key, make, code=__name__)
 
 
 @dataclass

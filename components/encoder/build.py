@@ -64,12 +64,15 @@ def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, A
     if source.kind == "fbank":
         written.check_filterbank(f"encoder '{name}'", source.config)
         return _written(
-            {"fbank": source.config}, lambda folder: written.write_filterbank(folder, source.config)
+            {"fbank": source.config},
+            lambda folder: written.write_filterbank(folder, source.config),
+            code="components.encoder.written",
         ), {}
     if source.kind == "joined":
         return _written(
             {"joined": list(source.parts)},
             lambda folder: written.write_joined(folder, list(source.parts)),
+            code="components.encoder.written",
         ), {}
     return _encoder_of(
         f"encoder '{name}'", checkpoint_unit("encoder", name, source, RESULT_VERSION)
@@ -85,11 +88,12 @@ def _encoder_of(where: str, checkpoint: Path) -> Path:
     return _written(
         {"qwen-audio": unit_digests(checkpoint)},
         lambda folder: write_encoder(where, checkpoint, folder),
+        code="components.encoder.qwen_audio",
     )
 
 
-def _written(what: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    return cached_unit("encoder", {"version": RESULT_VERSION, **what}, write)
+def _written(what: dict[str, Any], write: Callable[[Path], None], *, code: str) -> Path:
+    return cached_unit("encoder", {"version": RESULT_VERSION, **what}, write, code=code)
 
 
 def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
@@ -118,6 +122,7 @@ def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str
         "encoder",
         {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs},
         make,
+        code="components.encoder.ctc",
     ), inputs
 
 

@@ -107,6 +107,8 @@ def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             found |= {
-                name: weights.get_tensor(name) for name in weights.keys() if name.startswith(PREFIX)
+                name: weights.get_tensor(name)
+                for name in weights.keys()  # noqa: SIM118
+                if name.startswith(PREFIX)
             }
     return found

@@ -159,7 +159,12 @@ def extract_shard(job: Job) -> Path:
         )
 
     return cached_tar(
-        "features", {**job.key, "shard": job.digest}, job.name, job.settings.remote, make
+        "features",
+        {**job.key, "shard": job.digest},
+        job.name,
+        job.settings.remote,
+        make,
+        code=__name__,
     )
 
 

@@ -81,6 +81,7 @@ def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
         "llm",
         {"version": RESULT_VERSION, "source": non_default_fields(entry.source), "inputs": inputs},
         make,
+        code="components.llm.copying",
     ), inputs
 
 

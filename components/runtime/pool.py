@@ -20,8 +20,8 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from components.runtime.devices import gpus, shared_out
-from components.runtime.ray_pool import AGAIN, ray_tasks, worker_killed
 from components.runtime.logs import configure_logging
+from components.runtime.ray_pool import AGAIN, ray_tasks, worker_killed
 from components.runtime.settings import device, fanout, gpu_share, workers
 
 Item = TypeVar("Item")

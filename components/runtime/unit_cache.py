@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
+from components.runtime.code_digest import code_digest
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.settings import work_bytes, work_root
 
@@ -26,15 +27,28 @@ UNIT = "unit.json"  # the key of a unit and the sizes and digests of its files
 Key = dict[str, Any]
 
 
-def unit_path(stage: str, key: Key) -> Path:
-    """Where the finished unit of this key lies, or will lie."""
-    digest = data_digest(key)
-    return work_root() / stage / digest[:2] / digest
+def unit_path(stage: str, key: Key, code: str) -> Path:
+    """The folder of the unit of this key, finished or not; ``code`` names the module whose code
+    computes it (``components.encoder.ctc``): it and all that it imports are a part of the key.
+    """
+    return unit_path_of(stage, data_digest(key), code)
 
 
-def finished_unit(stage: str, key: Key) -> Path | None:
+def unit_path_of(stage: str, key_digest: str, code: str) -> Path:
+    """The folder of the unit whose key has this digest, as the code is now."""
+    return (
+        work_root() / stage / key_digest[:2] / f"{key_digest}-{data_digest(code_digest(code))[:16]}"
+    )
+
+
+def key_digest_of(unit: Path) -> str:
+    """The digest of a unit's key, which does not change with the code: fit for a manifest."""
+    return unit.name.partition("-")[0]
+
+
+def finished_unit(stage: str, key: Key, code: str) -> Path | None:
     """The finished unit of this key, if it is there and whole."""
-    path = unit_path(stage, key)
+    path = unit_path(stage, key, code)
     if not path.is_dir():
         return None
     with contextlib.suppress(FileNotFoundError, ValueError):  # of its record
@@ -56,17 +70,19 @@ def unit_digests(unit: Path) -> dict[str, str]:
     }
 
 
-def cached_unit(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
+def cached_unit(stage: str, key: Key, make: Callable[[Path], None], *, code: str) -> Path:
     """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
+
+    ``code`` names the module that computes it, see ``unit_path``.
 
     ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below
     ``folder/resume``, which does not enter the finished unit. Raises InputError where the disk
     fills up.
     """
-    path = unit_path(stage, key)
+    path = unit_path(stage, key, code)
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
-        there = finished_unit(stage, key)
+        there = finished_unit(stage, key, code)
         if there:
             return there
         folder = path.with_suffix(".partial")
@@ -77,7 +93,7 @@ def cached_unit(stage: str, key: Key, make: Callable[[Path], None]) -> Path:
         with check_disk_space(0, folder, stage):
             make(folder)
             shutil.rmtree(folder / "resume", ignore_errors=True)
-            _seal(folder, key)
+            _seal(folder, {**key, "code": code_digest(code)._asdict()})
         folder.rename(path)
     return path
 

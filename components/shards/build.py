@@ -76,7 +76,7 @@ def write(job: Job) -> Path:
         samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
         write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
 
-    return cached_tar("shards", job.key(), job.name, job.remote, make)
+    return cached_tar("shards", job.key(), job.name, job.remote, make, code=__name__)
 
 
 def _sample(row: Utterance, path: Path | RemotePath) -> TarMember:

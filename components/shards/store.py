@@ -28,10 +28,12 @@ def stored_tar(digest: str) -> RemotePath:
     return RemotePath(store_url()) / digest[:2] / f"{digest}.tar"
 
 
-def cached_tar(stage: str, key: Key, name: str, remote: bool, make: Callable[[Path], None]) -> Path:
+def cached_tar(
+    stage: str, key: Key, name: str, remote: bool, make: Callable[[Path], None], *, code: str
+) -> Path:
     """The finished unit of the tar ``name``, which ``make(folder)`` writes with its index where it
     is not there; the tar lies in the store where ``remote`` says so. Raises what
-    ``components.runtime.unit_cache.made`` raises.
+    ``components.runtime.unit_cache.cached_unit`` raises, where ``code`` is explained too.
     """
 
     def fill(folder: Path) -> None:
@@ -40,8 +42,8 @@ def cached_tar(stage: str, key: Key, name: str, remote: bool, make: Callable[[Pa
             _send(folder / name)
 
     key = {**key, "name": name, **({"remote": True} if remote else {})}
-    unit = cached_unit(stage, key, fill)
-    return cached_unit(stage, key, fill) if _drop_if_lost(unit) else unit
+    unit = cached_unit(stage, key, fill, code=code)
+    return cached_unit(stage, key, fill, code=code) if _drop_if_lost(unit) else unit
 
 
 def link_tar(unit: Path, name: str, target: Path) -> None:

@@ -85,7 +85,10 @@ def work(stage: Stage) -> None:
 
     if projector.weights is None:
         unit = cached_unit(
-            "train", {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}, make
+            "train",
+            {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs},
+            make,
+            code="components.train.loop",
         )
     else:
         inputs, unit = _released(
@@ -125,7 +128,12 @@ def _released(
     }
     job = released.Job(file, ENCODER, LLM, projector, llm, settings.text_case)
     key = {"version": RESULT_VERSION, "shape": non_default_fields(job.shape()), "inputs": inputs}
-    return inputs, cached_unit("train", key, lambda folder: released.convert_released(job, folder))
+    return inputs, cached_unit(
+        "train",
+        key,
+        lambda folder: released.convert_released(job, folder),
+        code="components.train.released",
+    )
 
 
 def _inputs() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
+CODE = "components.train.loop"  # the module that computes what is kept here
 CURVE, BEST, DONE = (
     "curve.jsonl",
     "best",
@@ -47,7 +48,7 @@ def restore(key: Key, folder: Path) -> bool:
     """Lays out in ``folder`` the stage of this key, where a training made it and ``folder`` has not
     got it; whether it did.
     """
-    unit = None if (folder / DONE).is_file() else finished_unit("curriculum", key)
+    unit = None if (folder / DONE).is_file() else finished_unit("curriculum", key, CODE)
     if unit is None:
         return False
     shutil.rmtree(folder, ignore_errors=True)
@@ -63,4 +64,4 @@ def store(key: Key, folder: Path) -> None:
         for file in (folder / CURVE, *(folder / BEST).iterdir()):
             link_file(file, unit / file.relative_to(folder))
 
-    cached_unit("curriculum", key, fill)
+    cached_unit("curriculum", key, fill, code=CODE)

@@ -78,7 +78,10 @@ def base_folder(
             hint="Export the model anew: what was trained with it comes along.",
         )
     return cached_unit(
-        "base", {"stage": stage, "digest": base.digest}, lambda folder: _fill(stage, base, folder)
+        "base",
+        {"stage": stage, "digest": base.digest},
+        lambda folder: _fill(stage, base, folder),
+        code=__name__,
     )
 
 

@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.audio.segments import pieces, segment
+from components.audio.segments import pieces, split_into_segments
 from components.audio.sound import RATE, SILENCE, BrokenSound, read, streamed
 
 
@@ -42,7 +42,7 @@ def talk(parts: list[tuple[float, float]], floor: float = 1e-3) -> np.ndarray:
 
 def test_a_cut_lies_in_a_pause() -> None:
     waveform = talk([(7.3, 0.4), (6.1, 0.5), (8.2, 0.3), (7.7, 0.6), (3.0, 0.0)])
-    segments = segment(waveform, 10)
+    segments = split_into_segments(waveform, 10)
     edges = np.cumsum([7.3, 0.4, 6.1, 0.5, 8.2, 0.3, 7.7, 0.6])
     assert len(segments) == 5
     for segment, start, end in zip(segments, edges[::2], edges[1::2]):
@@ -53,7 +53,7 @@ def test_a_cut_lies_in_a_pause() -> None:
 
 
 def test_without_a_pause_two_segments_share_one_to_two_seconds() -> None:
-    segments = segment(noise(61))
+    segments = split_into_segments(noise(61))
     assert len(segments) == 4
     assert not segments[0].overlaps
     for one, other in pairwise(segments):
@@ -64,24 +64,26 @@ def test_without_a_pause_two_segments_share_one_to_two_seconds() -> None:
 
 def test_a_level_decides_what_a_pause_is_and_not_a_number_of_volts() -> None:
     loud = talk([(7, 0.4)] * 5)
-    assert segment(loud, 10) == segment(0.01 * loud, 10)
+    assert split_into_segments(loud, 10) == split_into_segments(0.01 * loud, 10)
     noisy = loud + noise(len(loud) / RATE, 0.08)
-    assert all(each.overlaps for each in segment(noisy, 10)[1:])
+    assert all(each.overlaps for each in split_into_segments(noisy, 10)[1:])
 
 
 def test_a_recording_that_fits_stays_whole() -> None:
     waveform = np.concatenate([silence(3), noise(2), silence(4), noise(1), silence(2)])
-    assert [(each.start, each.end) for each in segment(waveform)] == [(0, len(waveform))]
-    assert len(segment(noise(0.001))) == 1
-    assert segment(silence(5)) == []
-    assert segment(silence(0)) == []
+    assert [(each.start, each.end) for each in split_into_segments(waveform)] == [
+        (0, len(waveform))
+    ]
+    assert len(split_into_segments(noise(0.001))) == 1
+    assert split_into_segments(silence(5)) == []
+    assert split_into_segments(silence(0)) == []
 
 
 def test_what_holds_no_sound_is_left_out() -> None:
     waveform = np.concatenate(
         [silence(30), noise(2), silence(50), noise(0.02), silence(40), noise(3), silence(9)]
     )
-    segments = segment(waveform)
+    segments = split_into_segments(waveform)
     spans = [(each.start / RATE, each.end / RATE) for each in segments]
     assert spans == pytest.approx(
         np.array([(29.8, 32.2), (81.8, 82.3), (121.82, 125.22)]), abs=0.03
@@ -96,7 +98,7 @@ def test_lengths_that_do_not_go_together_are_refused(
     most: float, least: float, overlap: float
 ) -> None:
     with pytest.raises(ValueError, match="four times"):
-        segment(noise(1), most, least, overlap)
+        split_into_segments(noise(1), most, least, overlap)
 
 
 part = st.tuples(st.floats(0.02, 9), st.floats(0, 1.5), st.sampled_from([0.0, 1e-3, 0.05]))
@@ -118,7 +120,7 @@ def test_segments_hold_all_sound_whatever_the_blocks(
             for each in (noise(spoken, 0.1, place), noise(pause, floor, place + 99))
         ]
     )
-    segments = segment(waveform, *lengths)
+    segments = split_into_segments(waveform, *lengths)
     found = list(
         pieces(
             (waveform[start : start + size] for start in range(0, len(waveform), size)), *lengths

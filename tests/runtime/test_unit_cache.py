@@ -17,15 +17,18 @@ import pytest
 
 from components.config.errors import InputError
 from components.runtime import unit_cache as cache
+from components.runtime.code_digest import code_digest
 from components.runtime.unit_cache import cached_unit, finished_unit, link_files, trim, unit_digests
 from tests.conftest import REPOSITORY
 
 KEY = {"version": 1, "name": "some unit"}
+CODE = "components.runtime.unit_cache"  # the module whose code makes these units
 # Makes the unit of KEY in a process of its own: says where it stands in files of the folder it is
 # given, and waits for "go".
 SCRIPT = """
 import sys, time
 from pathlib import Path
+from components.runtime.code_digest import code_digest
 from components.runtime.unit_cache import cached_unit
 
 signs = Path(sys.argv[1])
@@ -41,7 +44,7 @@ def make(folder):
     (folder / "whole.txt").write_text("whole")
 
 (signs / f"asking-{sys.argv[2]}").touch()
-print(cached_unit("stage", {"version": 1, "name": "some unit"}, make))
+print(cached_unit("stage", {"version": 1, "name": "some unit"}, make, code="components.runtime.unit_cache"))
 """
 
 
@@ -91,15 +94,18 @@ def wait_for(path: Path) -> None:
 
 def test_a_unit_is_made_once_for_its_key() -> None:
     maker = Maker()
-    unit = cached_unit("stage", KEY, maker)
+    unit = cached_unit("stage", KEY, maker, code=CODE)
     assert (
-        cached_unit("stage", dict(reversed(KEY.items())), maker)
+        cached_unit("stage", dict(reversed(KEY.items())), maker, code=CODE)
         == unit
-        == finished_unit("stage", KEY)
+        == finished_unit("stage", KEY, CODE)
     )
     assert maker.times == 1
     assert (unit / "deep" / "b.txt").read_text() == "soundsound"
-    others = [cached_unit("other", KEY, maker), cached_unit("stage", {**KEY, "version": 2}, maker)]
+    others = [
+        cached_unit("other", KEY, maker, code=CODE),
+        cached_unit("stage", {**KEY, "version": 2}, maker, code=CODE),
+    ]
     assert len({unit, *others}) == 3
     assert maker.times == 3
 
@@ -110,9 +116,9 @@ def test_a_maker_that_fails_leaves_nothing_finished() -> None:
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        cached_unit("stage", KEY, fail)
-    assert finished_unit("stage", KEY) is None
-    assert (cached_unit("stage", KEY, Maker("whole")) / "a.txt").read_text() == "whole"
+        cached_unit("stage", KEY, fail, code=CODE)
+    assert finished_unit("stage", KEY, CODE) is None
+    assert (cached_unit("stage", KEY, Maker("whole"), code=CODE) / "a.txt").read_text() == "whole"
 
 
 def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
     assert second.poll() is None
     (tmp_path / "go").touch()
     said = [process.communicate(timeout=60)[0] for process in (first, second)]
-    assert said[0] == said[1] == f"{finished_unit('stage', KEY)}\n"
+    assert said[0] == said[1] == f"{finished_unit('stage', KEY, CODE)}\n"
     assert (tmp_path / "made").read_text() == "once\n"
 
 
@@ -135,7 +141,7 @@ def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(
     wait_for(tmp_path / "made")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    assert finished_unit("stage", KEY) is None
+    assert finished_unit("stage", KEY, CODE) is None
     found = []
 
     def go_on(folder: Path) -> None:
@@ -144,7 +150,7 @@ def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(
         )
         (folder / "whole.txt").write_text("whole")
 
-    unit = cached_unit("stage", KEY, go_on)
+    unit = cached_unit("stage", KEY, go_on, code=CODE)
     assert found == ["resume/step-3"]
     assert sorted(unit_digests(unit)) == ["whole.txt"]
     assert not list(unit.rglob("resume*"))
@@ -170,15 +176,15 @@ def shorten_record(unit: Path) -> None:
 def test_a_unit_broken_from_outside_is_made_anew(harm) -> None:
     """So does a removal that was killed in the middle break it."""
     maker = Maker()
-    unit = cached_unit("stage", KEY, maker)
+    unit = cached_unit("stage", KEY, maker, code=CODE)
     harm(unit)
-    assert cached_unit("stage", KEY, maker) == unit
+    assert cached_unit("stage", KEY, maker, code=CODE) == unit
     assert maker.times == 2
     assert (unit / "a.txt").read_text() + (unit / "deep/b.txt").read_text() == "soundsoundsound"
 
 
 def test_a_placed_unit_is_linked_and_read_only(tmp_path: Path) -> None:
-    unit = cached_unit("stage", KEY, Maker())
+    unit = cached_unit("stage", KEY, Maker(), code=CODE)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text("older")
     link_files(unit, tmp_path / "out")
@@ -199,7 +205,7 @@ def test_a_placed_unit_is_copied_where_links_are_not_possible(
     def refuse(*paths: Path) -> None:
         raise OSError("Invalid cross-device link")
 
-    unit = cached_unit("stage", KEY, Maker())
+    unit = cached_unit("stage", KEY, Maker(), code=CODE)
     monkeypatch.setattr(os, "link", refuse)
     link_files(unit, tmp_path / "out")
     assert (tmp_path / "out/deep/b.txt").read_text() == "soundsound"
@@ -210,7 +216,10 @@ def test_a_placed_unit_is_copied_where_links_are_not_possible(
 def aged(number: int, hours: float, size: int = 1000) -> Path:
     """A unit of about ``size`` bytes, last used so many hours ago."""
     unit = cached_unit(
-        "stage", {"number": number}, lambda folder: (folder / "data").write_bytes(bytes(size))
+        "stage",
+        {"number": number},
+        lambda folder: (folder / "data").write_bytes(bytes(size)),
+        code=CODE,
     )
     then = time.time() - 3600 * hours
     for path in (*unit.iterdir(), unit):
@@ -231,7 +240,7 @@ def test_a_full_cache_drops_what_was_unused_for_longest() -> None:
 def test_a_unit_that_was_used_lately_stays() -> None:
     """A stage may be reading it, however small the cache is to be."""
     old, used, new = aged(0, 9), aged(1, 9), aged(2, 0)
-    assert finished_unit("stage", {"number": 1}) == used
+    assert finished_unit("stage", {"number": 1}, CODE) == used
     assert trim(0)[0] == 1
     assert [unit.exists() for unit in (old, used, new)] == [False, True, True]
 
@@ -249,7 +258,7 @@ def test_what_is_being_made_stays_however_long_it_takes() -> None:
         assert trim(0)[0] == 0
         assert (folder / "resume" / "checkpoint").exists()
 
-    cached_unit("stage", KEY, make)
+    cached_unit("stage", KEY, make, code=CODE)
 
 
 def test_the_limit_is_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +285,9 @@ def test_the_command_cleans(work: Path) -> None:
 
 
 def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
-    record = json.loads((cached_unit("stage", KEY, Maker()) / cache.UNIT).read_text())
-    assert record["key"] == KEY
+    record = json.loads((cached_unit("stage", KEY, Maker(), code=CODE) / cache.UNIT).read_text())
+    assert {name: record["key"][name] for name in KEY} == KEY
+    assert record["key"]["code"] == code_digest(CODE)._asdict()
     assert {name: size for name, (size, _) in record["files"].items()} == {
         "a.txt": 5,
         "deep/b.txt": 10,
@@ -291,8 +301,8 @@ def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) 
             full.write("x")
 
     with pytest.raises(InputError, match=r"^shards: .*the disk is full.*components\.clean"):
-        cached_unit("shards", {"a": 1}, make)
-    assert cached_unit("shards", {"a": 1}, lambda folder: None).is_dir()
+        cached_unit("shards", {"a": 1}, make, code=CODE)
+    assert cached_unit("shards", {"a": 1}, lambda folder: None, code=CODE).is_dir()
 
 
 OTHERS = """

@@ -35,10 +35,10 @@ from components.corpus.source import source
 from components.runtime.artifact import read_record, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
-from components.shards.prefetch import STREAMS, TarPrefetcher, tar_prefetcher
 from components.shards.build import split_into_shards
 from components.shards.build import work as run
 from components.shards.index import INDEX, IndexEntry, read_index, write_index
+from components.shards.prefetch import STREAMS, TarPrefetcher, tar_prefetcher
 from components.shards.reader import (
     IndexedUtterance,
     audio,

@@ -18,8 +18,7 @@ from components.config.errors import InputError
 from components.corpus.manifest import Utterance
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
-from components.runtime.settings import work_root
-from components.runtime.unit_cache import cached_unit, unit_digests
+from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests, unit_path_of
 
 Plan = TypeVar("Plan")
 BLOCK = 500  # utterances in a unit of the work cache: a second or two of work
@@ -67,7 +66,7 @@ def _block(job: _Job) -> Path:
                     f"{process.exitcode})"
                 )
 
-    return cached_unit("audio", key, fill)
+    return cached_unit("audio", key, fill, code=job.make.__module__)
 
 
 def _chunk(plans: Sequence[Any], make: Maker, folder: Path) -> None:
@@ -88,7 +87,7 @@ def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> 
             facts = soundfile.info(folder / file)
             row = Utterance(
                 id=name,
-                path=f"{folder.name}/{file}",
+                path=f"{key_digest_of(folder)}/{file}",
                 sample_rate=RATE,
                 samples=facts.frames,
                 sha256=digest,
@@ -98,12 +97,12 @@ def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> 
     return sorted(found, key=lambda row: row.id)
 
 
-def locate(path: str, remake: Callable[[], Any]) -> Path:
+def locate(path: str, remake: Callable[[], Any], *, code: str) -> Path:
     """The file of a manifest path ``<unit>/<id>.flac``; ``remake`` is called where the work cache
     has lost it.
     """
     unit, _, name = path.partition("/")
-    file = work_root() / "audio" / unit[:2] / unit / name
+    file = unit_path_of("audio", unit, code) / name
     if not file.is_file():
         remake()
     if not file.is_file():

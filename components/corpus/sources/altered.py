@@ -40,7 +40,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath
-from components.runtime.unit_cache import cached_unit, unit_digests
+from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests
 
 BLOCK = 64  # recordings in a unit of the work cache: a few seconds of work
 LISTING = "listing.json"
@@ -142,7 +142,7 @@ class Altered:
                             self.role,
                             row.speaker,
                             row.language,
-                            f"{unit.name}/{path}",
+                            f"{key_digest_of(unit)}/{path}",
                             RATE,
                             listing["samples"][row.id],
                             texts[row.id],
@@ -154,7 +154,7 @@ class Altered:
         )
 
     def locate(self, path: str) -> Path:
-        return locate(path, lambda: self._blocks(self._within.find()[0]))
+        return locate(path, lambda: self._blocks(self._within.find()[0]), code=__name__)
 
     def _id(self, original: str) -> str:
         return f"{original}-{self._condition.label()}"
@@ -222,7 +222,7 @@ def beginning(text: str, share: float) -> str:
 
 
 def _block(job: Job) -> Path:
-    return cached_unit("audio", job.key, partial(_fill, job))
+    return cached_unit("audio", job.key, partial(_fill, job), code=__name__)
 
 
 def _fill(job: Job, folder: Path) -> None:

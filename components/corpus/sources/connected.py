@@ -155,7 +155,7 @@ class Connected(FileSource[Settings]):
             "settings": asdict(self.settings),
             "scan": self.scan()["digest"],
         }
-        return cached_unit("audio", key, self._make)
+        return cached_unit("audio", key, self._make, code=__name__)
 
     def _make(self, folder: Path) -> None:
         words, rejected = self._read_takes()

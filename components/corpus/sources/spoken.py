@@ -151,7 +151,7 @@ class Spoken:
         return rows(self._blocks(plans), describe), []
 
     def locate(self, path: str) -> Path:
-        return locate(path, lambda: self._blocks(self._plans()))
+        return locate(path, lambda: self._blocks(self._plans()), code=__name__)
 
     def _blocks(self, plans: list[Plan]) -> list[Path]:
         key = {"kind": "spoken", "version": RESULT_VERSION, "scan": self.scan()["digest"]}

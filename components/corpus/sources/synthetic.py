@@ -74,7 +74,7 @@ class Synthetic:
         return rows(self._blocks(), lambda name: silent), []
 
     def locate(self, path: str) -> Path:
-        return locate(path, self._blocks)
+        return locate(path, self._blocks, code=__name__)
 
     def _blocks(self) -> list[Path]:
         settings, plans = self.settings, []

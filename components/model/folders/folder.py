@@ -108,7 +108,7 @@ def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> 
         "revision": source.revision,
         "files": sorted(source.files),
     }
-    return cached_unit(stage, key, make)
+    return cached_unit(stage, key, make, code=__name__)
 
 
 def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
@@ -126,6 +126,7 @@ def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
         stage,
         {"version": version, "files": files},
         lambda unit: fill(unit, {file: path / file for file in files}, where),
+        code=__name__,
     )
 
 

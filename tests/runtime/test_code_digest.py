@@ -1,0 +1,171 @@
+"""A result depends on the code that computes it: keys of the work cache change with that code, and
+with nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.runtime.code_digest import CodeDigest, code_digest, parse_module, source_file
+from tests.conftest import REPOSITORY
+
+PLAIN = """
+import numpy
+
+def f(x):
+    return x + 1
+"""
+SAME = '''
+"""A module docstring."""
+import numpy  # arrays
+
+
+def f(x):
+    """Adds one."""
+    # A comment.
+    return (x + 1)
+'''
+
+
+def tree(source: str) -> str:
+    return parse_module(source).tree
+
+
+def imports(source: str) -> list[str]:
+    return parse_module(source).imports
+
+
+def test_comments_docstrings_and_layout_do_not_count() -> None:
+    assert tree(PLAIN) == tree(SAME)
+
+
+@pytest.mark.parametrize(
+    "changed", [PLAIN.replace("+ 1", "+ 2"), PLAIN.replace("x", "y"), "", "f = 1"]
+)
+def test_code_counts(changed: str) -> None:
+    assert tree(PLAIN) != tree(changed)
+
+
+def test_imports_count_wherever_they_run() -> None:
+    assert "components.a" in imports("def f():\n    from components import a\n")
+    assert "components.a.b" in imports("import components.a.b as c")
+    assert "components.a.b" in imports('KINDS = {"b": "components.a.b:build"}')
+    checked = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from components import a\n"
+    assert "components.a" not in imports(checked)
+    assert imports('"""components.a"""') == imports('raise ValueError("see components.a")') == []
+
+
+def test_a_module_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        code_digest("components.nowhere")
+    assert source_file("numpy") is None
+
+
+def test_libraries_that_compute_are_named_with_their_versions() -> None:
+    assert {"torch", "transformers", "numpy"} <= code_digest(
+        "components.train.loop"
+    ).libraries.keys()
+    assert "transformers" not in code_digest("components.corpus.sources.spoken").libraries
+    spoken = code_digest("components.corpus.sources.spoken").libraries
+    assert {"espeakng-loader", "soxr", "soundfile"} <= spoken.keys()
+
+
+class Workspace:
+    """A copy of what stages run on, with a work cache of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cache = folder / "copy", folder / "cache"
+        for name in ("components", "catalogue", "data/sources"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / name, self.folder / name, ignore=ignored)
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copy(REPOSITORY / name, self.folder)
+        params = (self.folder / "params.yaml").read_text()
+        params = params.replace("corpus: spoken ", "corpus: spoken-smoke ", 1)
+        (self.folder / "params.yaml").write_text(params)
+
+    def python(self, *arguments: str) -> str:
+        environment = {**os.environ, "LIBRETTO_WORK": str(self.cache), "PYTHONPATH": "."}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / "components" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def digest(self, module: str) -> CodeDigest:
+        script = (
+            "import json; from components.runtime.code_digest import code_digest; "
+            f"print(json.dumps(code_digest('{module}')))"
+        )
+        return CodeDigest(*json.loads(self.python("-c", script)))
+
+    def manifests(self) -> dict[str, bytes]:
+        """What the stage corpus writes for the role nonspeech-test, with the code as it is."""
+        self.python(
+            "-m", "components.corpus", "--corpus", "spoken-smoke", "--role", "nonspeech-test"
+        )
+        folder = self.folder / "data/corpus/nonspeech-test"
+        return {path.name: path.read_bytes() for path in folder.rglob("*.*")}
+
+    def units(self) -> set[Path]:
+        return set((self.cache / "audio").glob("*/*"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def test_a_generator_that_was_edited_is_not_served_its_old_output(workspace: Workspace) -> None:
+    before = workspace.manifests()
+    workspace.edit(
+        "corpus/sources/synthetic.py", "** (plan.level_db / 20)", "** (plan.level_db / 20) / 10"
+    )
+    after = workspace.manifests()
+    shutil.rmtree(workspace.cache)
+    assert after == workspace.manifests() != before
+
+
+def test_an_edit_of_a_comment_relinks_everything(workspace: Workspace) -> None:
+    before, units = workspace.manifests(), workspace.units()
+    times = {unit: (unit / "unit.json").stat().st_mtime_ns for unit in units if unit.is_dir()}
+    workspace.edit("corpus/sources/synthetic.py", "\nimport ", "\n# A comment.\nimport ")
+    workspace.edit("audio/sound.py", "def decode(", "# Another comment.\ndef decode(")
+    assert workspace.manifests() == before
+    assert workspace.units() == units and times
+    assert times == {unit: (unit / "unit.json").stat().st_mtime_ns for unit in times}
+
+
+def test_an_edit_of_the_search_reruns_decoding_and_no_features(workspace: Workspace) -> None:
+    modules = ("components.features.extract", "components.encoder.ctc", "components.shards.build")
+    before = {module: workspace.digest(module) for module in (*modules, "components.decode.shard")}
+    workspace.edit("search/beam.py", "def _distinct(", "SIZE = 1\n\n\ndef _distinct(")
+    after = {module: workspace.digest(module) for module in before}
+    assert {module for module in before if after[module] != before[module]} == {
+        "components.decode.shard"
+    }
+
+
+def test_a_digest_is_kept_by_content_and_a_broken_record_is_made_anew(
+    workspace: Workspace,
+) -> None:
+    first = workspace.digest("components.shards.build")
+    records = list((workspace.cache / "code").rglob("*.json"))
+    assert len(records) > 20
+    for record in records:
+        record.write_text("{")
+    assert workspace.digest("components.shards.build") == first
