@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.config.params import overridden
-from components.decode.hypotheses import Row, write_hypotheses
+from components.decode.hypotheses import write_hypotheses
 from components.runtime.artifact import write_record
 from components.runtime.stage import Stage
 from components.score.build import work
+from components.text.hypothesis import Hypothesis
 
 COMMON = """the of and to a in that he was it his is with as i had for at by on not be from but you which or have her she this all him
 were they an so there one my when their said been would me who no will what then some out more up into them could"""
@@ -34,7 +35,7 @@ ERRORS = 0.05  # of words
 RATE = 2.7  # words a second
 
 
-def rows(words: int, systems: int, speakers: int, seed: int) -> list[Row]:
+def rows(words: int, systems: int, speakers: int, seed: int) -> list[Hypothesis]:
     """Hypotheses of about so many reference words, for each system."""
     drawn = random.Random(seed)
     rare = RARE.split()
@@ -53,16 +54,15 @@ def rows(words: int, systems: int, speakers: int, seed: int) -> list[Row]:
             text, speaker = _heard(said, rare, drawn), f"speaker-{number % speakers}"
             seconds = len(said) / RATE
             found.append(
-                Row(
-                    f"system-{system}",
-                    f"{seed}-{number:06d}",
-                    speaker,
-                    "en",
-                    " ".join(said).upper(),
+                Hypothesis(
                     text,
-                    [],
-                    -1.0,
-                    seconds,
+                    score=-1.0,
+                    system=f"system-{system}",
+                    utterance_id=f"{seed}-{number:06d}",
+                    speaker=speaker,
+                    language="en",
+                    reference=" ".join(said).upper(),
+                    duration_s=seconds,
                 )
             )
     return found

@@ -1,23 +1,21 @@
-"""The hypotheses of a source (parquet): one row for each utterance and system; scoring never
-decodes again.
+"""Hypotheses as parquet: one row for each utterance and system, so that scoring never decodes
+again.
 
-A system is a constraint set of ``params.yaml``, or ``ctc``: the encoder's own text, the baseline;
-``whisper``: that of Whisper's own decoder; or ``llm``, which holds no text: tokens and score are
-those of the reference under the LLM alone.
+In and out: ``components.text.hypothesis.Hypothesis``. The column ``others`` holds the alternatives
+of the n-best list, best first, as text and score. Cost: some 100,000 rows a second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-CTC = "ctc"
-WHISPER = "whisper"
-ALONE = "llm"  # no hypothesis: the reference's log-probability under the LLM alone
+from components.text.hypothesis import Hypothesis
+
 SCHEMA = pa.schema(
     [
         ("system", pa.string()),
@@ -34,42 +32,59 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Other:
-    """A text that the search had beside the best one."""
-
-    text: str
-    score: float
+def write_hypotheses(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
+    """Writes the hypotheses in their order; the same hypotheses give the same bytes."""
+    rows = [_to_row(hypothesis) for hypothesis in hypotheses]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One hypothesis; ``text`` is raw, ``score`` its log-probability (nan for ``ctc`` and
-    ``whisper``), ``seconds`` of audio; ``others`` of the n-best, best first.
+def read_hypotheses(path: Path) -> list[Hypothesis]:
+    """The hypotheses in the order in which they were written: by system, then as in the shards."""
+    return [_from_row(row) for row in pq.read_table(path).to_pylist()]
+
+
+def read_alternatives(path: Path) -> dict[tuple[str, str], list[Hypothesis]]:
+    """The alternatives of each hypothesis by system and utterance id; empty where the file or the
+    column does not exist.
     """
-
-    system: str
-    id: str
-    speaker: str
-    language: str
-    reference: str
-    text: str
-    tokens: list[int]
-    score: float
-    seconds: float
-    others: list[Other] = field(default_factory=list)
+    if not path.is_file() or "others" not in pq.read_schema(path).names:
+        return {}
+    rows = pq.read_table(path, columns=["system", "id", "others"]).to_pylist()
+    return {(row["system"], row["id"]): _alternatives(row["others"]) for row in rows}
 
 
-def write_hypotheses(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the rows; the same rows give the same bytes."""
-    pq.write_table(
-        pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), path, compression="zstd"
+def _to_row(hypothesis: Hypothesis) -> dict[str, Any]:
+    return {
+        "system": hypothesis.system,
+        "id": hypothesis.utterance_id,
+        "speaker": hypothesis.speaker,
+        "language": hypothesis.language,
+        "reference": hypothesis.reference,
+        "text": hypothesis.text,
+        "tokens": hypothesis.tokens,
+        "score": hypothesis.score,
+        "seconds": hypothesis.duration_s,
+        "others": [
+            {"text": alternative.text, "score": alternative.score}
+            for alternative in hypothesis.alternatives
+        ],
+    }
+
+
+def _from_row(row: dict[str, Any]) -> Hypothesis:
+    return Hypothesis(
+        text=row["text"],
+        tokens=row["tokens"],
+        score=row["score"],
+        alternatives=_alternatives(row["others"]),
+        system=row["system"],
+        utterance_id=row["id"],
+        speaker=row["speaker"],
+        language=row["language"],
+        reference=row["reference"],
+        duration_s=row["seconds"],
     )
 
 
-def read_hypotheses(path: Path) -> list[Row]:
-    """The rows in the order they were written: by system, then as in the shards."""
-    rows = pq.read_table(path).to_pylist()
-    return [
-        Row(**{**row, "others": [Other(**other) for other in row["others"] or ()]}) for row in rows
-    ]
+def _alternatives(column: list[dict[str, Any]] | None) -> list[Hypothesis]:
+    return [Hypothesis(value["text"], score=value["score"]) for value in column or ()]

@@ -17,7 +17,7 @@ from typing import Any
 from components.config import catalogue
 from components.config.params import ConstraintSet, Decode
 from components.decode import RESULT_VERSION
-from components.decode.hypotheses import ALONE, CTC, WHISPER, read_hypotheses, write_hypotheses
+from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode_shard, throughput
 from components.model.folders.description import (
     has_acoustic_evidence,
@@ -29,6 +29,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.stage import Stage
+from components.text.hypothesis import CTC, LLM_ONLY, WHISPER
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
@@ -46,7 +47,7 @@ def work(stage: Stage) -> None:
     }
     if has_own_decoder(ENCODER):
         systems[WHISPER] = None
-    alone: dict[str, ConstraintSet | None] = {ALONE: None} if settings.perplexity else {}
+    alone: dict[str, ConstraintSet | None] = {LLM_ONLY: None} if settings.perplexity else {}
     jobs = [
         job
         for role in ROLES
@@ -70,7 +71,7 @@ def work(stage: Stage) -> None:
         write_hypotheses(out / role / f"{source}.parquet", rows)
         print(
             f"{stage.label()}: {role}/{source}: {len(rows)} hypotheses, "
-            f"{len({row.id for row in rows})} utterances"
+            f"{len({row.utterance_id for row in rows})} utterances"
         )
     stage.facts["seconds_of_audio_a_second"] = throughput(units)
     inputs = {

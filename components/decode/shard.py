@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from components.config.params import ConstraintSet
-from components.decode.hypotheses import ALONE, WHISPER, Other, Row, write_hypotheses
+from components.decode.hypotheses import write_hypotheses
 from components.model.folders.description import has_ctc_for_layer
 from components.runtime.artifact import read_record
 from components.runtime.settings import device
 from components.runtime.unit_cache import cached_unit
+from components.text.hypothesis import LLM_ONLY, WHISPER, Hypothesis
 
 DATA, ENCODER, LLM, MODEL = (
     Path("data"),
@@ -162,17 +163,7 @@ def forget() -> None:
         held.cache_clear()
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a system says of an utterance."""
-
-    text: str
-    tokens: Sequence[int] = ()
-    score: float = float("nan")
-    others: Sequence[Other] = ()
-
-
-def _rows(job: Job, clock: Clock) -> list[Row]:
+def _rows(job: Job, clock: Clock) -> list[Hypothesis]:
     from components.shards.order import by_length
     from components.shards.reader import prefetch
 
@@ -181,7 +172,7 @@ def _rows(job: Job, clock: Clock) -> list[Row]:
         item for item in source.items if item.source == job.source and item.entry.shard == job.shard
     ]
     prefetch([source.located(item) for item in items])
-    found: dict[str, Found] = {}
+    found: dict[str, Hypothesis] = {}
     for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
         started = time.perf_counter()
         for item, each in zip(batch, _said(job, source, batch), strict=True):
@@ -192,70 +183,57 @@ def _rows(job: Job, clock: Clock) -> list[Row]:
         entry, said = item.entry, found[item.entry.id]
         language = _languages(job.role)[job.source, entry.id]
         rows.append(
-            Row(
-                job.system,
-                entry.id,
-                entry.speaker,
-                language,
-                entry.text,
-                said.text,
-                list(said.tokens),
-                said.score,
-                entry.seconds,
-                list(said.others),
+            replace(
+                said,
+                system=job.system,
+                utterance_id=entry.id,
+                speaker=entry.speaker,
+                language=language,
+                reference=entry.text,
+                duration_s=entry.seconds,
             )
         )
     return rows
 
 
-def _said(job: Job, source: Any, batch: Sequence[Any]) -> list[Found]:
+def _said(job: Job, source: Any, batch: Sequence[Any]) -> list[Hypothesis]:
     """What the system of a job says of each utterance of a batch."""
-    if job.system == ALONE:
+    if job.system == LLM_ONLY:
         return [_alone_of(item.entry.text) for item in batch]
     if job.system == WHISPER:
         from components.shards.reader import audio
 
         recordings = _recordings(job.role)
         return [
-            Found(text)
+            Hypothesis(text)
             for text in _whisper()([audio(recordings[job.source, item.entry.id]) for item in batch])
         ]
     frames = source.frames(batch)
     if job.constraints is None:
-        return [Found(text) for text in _encoder(job.exact).ctc_text(frames)]
+        return [Hypothesis(text) for text in _encoder(job.exact).ctc_text(frames)]
     return _searched(job, job.constraints, frames, [item.entry.seconds for item in batch])
 
 
-def _alone_of(text: str) -> Found:
+def _alone_of(text: str) -> Hypothesis:
     from components.model.llms.causal import log_probability
 
     llm, builder, bos = _alone()
     ids = builder.target(text)
-    return Found("", ids, log_probability(llm, bos, ids))
+    return Hypothesis("", ids, log_probability(llm, bos, ids))
 
 
 def _searched(
     job: Job, constraints: ConstraintSet, frames: Sequence[Any], seconds: Sequence[float]
-) -> list[Found]:
+) -> list[Hypothesis]:
     from components.search.beam import search
 
-    model = _model(job.exact)
-    found = search(
-        model,
+    return search(
+        _model(job.exact),
         frames,
         seconds,
         constraints,
         _evidence(job, frames) if constraints.needs_acoustic_evidence else None,
     )
-    return [
-        Found(
-            each.text,
-            each.tokens,
-            each.score,
-            [Other(other.text, other.score) for other in each.others],
-        )
-        for each in found
-    ]
 
 
 def _evidence(job: Job, frames: Sequence[Any]) -> Any:

@@ -8,6 +8,7 @@ hypothesis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,7 +86,7 @@ def payload(shown: Browsed, clips: Sequence[Key]) -> dict[str, Any]:
     place = {name: number for number, (name, _) in enumerate(sets)}
     clip = {key: number for number, key in enumerate(clips)}
     pairs = [
-        (in_form(each.reference, shown.form), in_form(said.text, shown.form))
+        (in_form(each.reference, shown.form), in_form(said.hypothesis.text, shown.form))
         for each in shown.utterances
         for said in each.said.values()
     ]
@@ -98,14 +99,17 @@ def payload(shown: Browsed, clips: Sequence[Key]) -> dict[str, Any]:
         for system, said in each.said.items():
             (_, compared), letters = next(aligned)
             made[system] = [
-                said.text,
-                _unless_plain(compared, said.text),
+                said.hypothesis.text,
+                _unless_plain(compared, said.hypothesis.text),
                 letters,
                 said.substitutions,
                 said.deletions,
                 said.insertions,
                 said.kind,
-                said.others,
+                [
+                    (alternative.text, _finite(alternative.score))
+                    for alternative in said.hypothesis.alternatives
+                ],
             ]
         rows.append(
             [
@@ -133,3 +137,7 @@ def _unless_plain(compared: str, text: str) -> str | int:
     stand one space apart.
     """
     return 0 if compared == text else compared
+
+
+def _finite(score: float | None) -> float | None:
+    return round(score, 4) if score is not None and math.isfinite(score) else None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from components.config.errors import InputError
-from components.decode.hypotheses import ALONE
+from components.decode.hypotheses import read_alternatives
+from components.text.hypothesis import LLM_ONLY, Hypothesis
 
 COLUMNS = (
     "set",
@@ -44,19 +44,16 @@ Key = tuple[str, str]  # set, id of an utterance
 
 
 @dataclass(frozen=True)
-class SystemHypothesis:
-    """What one system made of an utterance. ``kind`` is that of its insertions, empty where there
-    is none.
+class ScoredHypothesis:
+    """A hypothesis and its word errors. ``kind`` is that of the insertions, empty where there is
+    none.
     """
 
-    text: str
+    hypothesis: Hypothesis
     substitutions: int
     deletions: int
     insertions: int
     kind: str
-    others: list[
-        tuple[str, float | None]
-    ]  # n-best after ``text``, best first: text, log-probability
 
     @property
     def errors(self) -> int:
@@ -77,7 +74,7 @@ class Utterance:
     seconds: float
     reference: str
     words: int
-    said: dict[str, SystemHypothesis] = field(default_factory=dict)
+    said: dict[str, ScoredHypothesis] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -109,7 +106,7 @@ class Experiment:
         the scores.
         """
         scored = [
-            system for systems in self.scores.values() for system in systems if system != ALONE
+            system for systems in self.scores.values() for system in systems if system != LLM_ONLY
         ]
         return list(
             dict.fromkeys([*(system for each in self.utterances for system in each.said), *scored])
@@ -156,7 +153,7 @@ def _ordered(experiment: Experiment) -> Scores:
     LLM alone last.
     """
     sets = dict.fromkeys([*(each.set for each in experiment.utterances), *experiment.scores])
-    systems = [*experiment.systems, ALONE]
+    systems = [*experiment.systems, LLM_ONLY]
     return {
         name: {
             system: experiment.scores[name][system]
@@ -196,13 +193,13 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
             hint="Run 'dvc repro -f score'.",
         )
     found: dict[Key, Utterance] = {}
-    nbest: dict[tuple[str, str], dict[tuple[str, str], list[tuple[str, float | None]]]] = {}
+    nbest: dict[tuple[str, str], dict[tuple[str, str], list[Hypothesis]]] = {}
     for row in held.select(COLUMNS).to_pylist():
-        if row["system"] == ALONE:
+        if row["system"] == LLM_ONLY:
             continue
         place = (row["role"], row["set"])
         if place not in nbest:
-            nbest[place] = _nbest(hypotheses / row["role"] / f"{row['set']}.parquet")
+            nbest[place] = read_alternatives(hypotheses / row["role"] / f"{row['set']}.parquet")
         each = found.setdefault(
             (row["set"], row["id"]),
             Utterance(
@@ -229,29 +226,20 @@ def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
     return list(found.values())
 
 
-def _said(
-    row: dict[str, Any], speech: bool, others: list[tuple[str, float | None]]
-) -> SystemHypothesis:
+def _said(row: dict[str, Any], speech: bool, alternatives: list[Hypothesis]) -> ScoredHypothesis:
     text, insertions, kind = row["text"] or "", row["insertions"] or 0, row["kind"] or ""
     if not speech and text.strip():  # each word is one too many, whether or not they were counted
         insertions, kind = insertions or len(text.split()), kind or "text"
-    return SystemHypothesis(
-        text, row["substitutions"] or 0, row["deletions"] or 0, insertions, kind, others
+    hypothesis = Hypothesis(
+        text,
+        alternatives=alternatives,
+        system=row["system"],
+        utterance_id=row["id"],
+        speaker=row["speaker"] or "",
+        language=row["language"] or "",
+        reference=row["reference"] or "",
+        duration_s=row["seconds"],
     )
-
-
-def _nbest(path: Path) -> dict[tuple[str, str], list[tuple[str, float | None]]]:
-    """n-best lists by system and id; empty where the file or its column is not there."""
-    if not path.is_file() or "others" not in pq.read_schema(path).names:
-        return {}
-    rows = pq.read_table(path, columns=["system", "id", "others"]).to_pylist()
-    return {
-        (row["system"], row["id"]): [
-            (each["text"], _finite(each["score"])) for each in row["others"] or ()
-        ]
-        for row in rows
-    }
-
-
-def _finite(score: float | None) -> float | None:
-    return round(score, 4) if score is not None and math.isfinite(score) else None
+    return ScoredHypothesis(
+        hypothesis, row["substitutions"] or 0, row["deletions"] or 0, insertions, kind
+    )

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.config import catalogue
-from components.decode.hypotheses import ALONE, Row
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
@@ -38,6 +37,7 @@ from components.score.metrics import (
 from components.score.sources import check_words, condition_of, settings_of
 from components.score.systems import SUFFIX, Set, read_sets
 from components.text.forms import FORMS, prepare
+from components.text.hypothesis import LLM_ONLY, Hypothesis
 
 HYPOTHESES, SYSTEMS, OUT, METRICS = (
     Path("data/decode"),
@@ -59,10 +59,16 @@ PARTS = (
     "insertions",
     "words",
 )
-TEXTS, NUMBERS = (
-    ("id", "speaker", "language", "reference", "text"),
-    ("substitutions", "deletions", "insertions", "words", "character_errors", "characters"),
-)
+# columns, and the attributes of a hypothesis that they hold
+ATTRIBUTES = {
+    "id": "utterance_id",
+    "speaker": "speaker",
+    "language": "language",
+    "seconds": "duration_s",
+    "reference": "reference",
+    "text": "text",
+}
+NUMBERS = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
 UTTERANCES = pa.schema(
     [
         ("set", pa.string()),
@@ -101,8 +107,8 @@ def work(stage: Stage) -> None:
         for each in sets:
             scores[each.name] = {}
             for system, rows in each.systems.items():
-                if system == ALONE:
-                    scores[each.name][ALONE] = text_metrics(rows)
+                if system == LLM_ONLY:
+                    scores[each.name][LLM_ONLY] = text_metrics(rows)
                     continue
                 figures, counts, kinds = _figures(each, rows, form, resamples, known)
                 scores[each.name][system] = {**figures, **notes[each.name]}
@@ -170,7 +176,7 @@ def _prepare(sets: Sequence[Set], form: str) -> None:
 
 
 def _figures(
-    each: Set, rows: Sequence[Row], form: str, resamples: int, known: EchoPhrases
+    each: Set, rows: Sequence[Hypothesis], form: str, resamples: int, known: EchoPhrases
 ) -> tuple[dict[str, Any], Counts, list[str]]:
     """Figures of one system over a set, its counts, and the kind of each utterance."""
     counts = count(rows, form, known)
@@ -181,7 +187,7 @@ def _figures(
 
 
 def _table(
-    each: Set, system: str, rows: Sequence[Row], counts: Counts, kinds: Sequence[str]
+    each: Set, system: str, rows: Sequence[Hypothesis], counts: Counts, kinds: Sequence[str]
 ) -> pa.Table:
     number = len(rows)
     columns: dict[str, Any] = {
@@ -190,7 +196,9 @@ def _table(
         "system": [system] * number,
         "kind": kinds,
     }
-    columns |= {name: [getattr(row, name) for row in rows] for name in (*TEXTS, "seconds")}
+    columns |= {
+        name: [getattr(row, attribute) for row in rows] for name, attribute in ATTRIBUTES.items()
+    }
     columns |= {name: getattr(counts, name) for name in NUMBERS}
     return pa.table({name: columns[name] for name in UTTERANCES.names}, schema=UTTERANCES)
 

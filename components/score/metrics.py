@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from components.config.errors import InputError
-from components.decode.hypotheses import Row
 from components.score.insertions import (
     CLIP_KINDS,
     FORM,
@@ -32,6 +31,7 @@ from components.score.insertions import (
 from components.score.intervals import interval
 from components.score.systems import AGAIN
 from components.text.forms import FORMS
+from components.text.hypothesis import Hypothesis
 from components.text.wer import alignments, character_errors, error_rate
 
 ERRORS = ("substitutions", "deletions", "insertions")
@@ -70,7 +70,7 @@ class Counts:
         }
 
 
-def count(rows: Sequence[Row], form: str, known: EchoPhrases) -> Counts:
+def count(rows: Sequence[Hypothesis], form: str, known: EchoPhrases) -> Counts:
     """Counts of one system in a text form; ``known`` are the phrases by which kinds of inserted
     words are told apart.
     """
@@ -91,7 +91,7 @@ def count(rows: Sequence[Row], form: str, known: EchoPhrases) -> Counts:
 
 
 def speech_metrics(
-    rows: Sequence[Row], counts: Counts, form: str, resamples: int
+    rows: Sequence[Hypothesis], counts: Counts, form: str, resamples: int
 ) -> dict[str, Any]:
     """Figures of one system over a set: word error rate with its 95 % interval (where ``resamples``
     is not 0 and there are reference words), errors, character error rate, the rate in every text
@@ -117,7 +117,7 @@ def speech_metrics(
 
 
 def bounds(
-    counts: Counts, rows: Sequence[Row], resamples: int, at: Any = slice(None)
+    counts: Counts, rows: Sequence[Hypothesis], resamples: int, at: Any = slice(None)
 ) -> dict[str, Any]:
     """Ends of the interval over the utterances ``at``, and what was resampled; empty where there is
     none.
@@ -131,7 +131,7 @@ def bounds(
     )
 
 
-def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
+def text_metrics(rows: Sequence[Hypothesis]) -> dict[str, Any]:
     """Perplexity of a word of the references under the LLM alone: exp(-sum of log-probabilities /
     words); none over no words.
 
@@ -142,8 +142,8 @@ def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
     wrong = next((row for row in rows if not math.isfinite(row.score)), None)
     if wrong is not None:
         raise InputError(
-            f"The LLM alone gives '{wrong.id}' the log-probability {wrong.score}.",
-            subject=wrong.id,
+            f"The LLM alone gives '{wrong.utterance_id}' the log-probability {wrong.score}.",
+            subject=wrong.utterance_id,
             hint=AGAIN,
         )
     if not words:
@@ -162,18 +162,18 @@ def text_metrics(rows: Sequence[Row]) -> dict[str, Any]:
         ) from None
 
 
-def clip_kinds(rows: Sequence[Row], known: EchoPhrases) -> list[str]:
+def clip_kinds(rows: Sequence[Hypothesis], known: EchoPhrases) -> list[str]:
     """The kind of text of each clip of non-speech; empty where there is none."""
     return [kind_of_clip(row.reference, row.text, known) for row in rows]
 
 
-def nonspeech_metrics(rows: Sequence[Row], kinds: Sequence[str]) -> dict[str, Any]:
+def nonspeech_metrics(rows: Sequence[Hypothesis], kinds: Sequence[str]) -> dict[str, Any]:
     """The share of clips to which a system gives any text at all, its characters a minute of audio
     (white space within it counts once), and those clips by the kind of their text.
     """
     characters, minutes = (
         sum(len(" ".join(row.text.split())) for row in rows),
-        sum(row.seconds for row in rows) / 60,
+        sum(row.duration_s for row in rows) / 60,
     )
     counts = Counter(kinds)
     return {
@@ -200,7 +200,7 @@ def duration(seconds: float) -> str:
     return DURATIONS[bisect_right(EDGES, seconds)]
 
 
-def groups(rows: Sequence[Row], counts: Counts, resamples: int) -> Iterator[tuple[Any, ...]]:
+def groups(rows: Sequence[Hypothesis], counts: Counts, resamples: int) -> Iterator[tuple[Any, ...]]:
     """(by, group, rate, low, high, substitutions, deletions, insertions, words) of the parts of a
     set that have utterances: by duration, short ones first, and by language where any is known. The
     groups of one kind add up to the set.
@@ -209,7 +209,7 @@ def groups(rows: Sequence[Row], counts: Counts, resamples: int) -> Iterator[tupl
     where utterances are few.
     """
     kinds = {
-        "duration": [duration(row.seconds) for row in rows],
+        "duration": [duration(row.duration_s) for row in rows],
         "language": [row.language for row in rows],
     }
     for kind, labels in kinds.items():

@@ -10,16 +10,18 @@ is taken stops before any figure is made. Cost: some 100,000 rows a second.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.config.errors import InputError, nearest
-from components.decode.hypotheses import ALONE, CTC, Row, read_hypotheses
+from components.decode.hypotheses import read_hypotheses
+from components.text.hypothesis import CTC, LLM_ONLY, WHISPER, Hypothesis
 
 SUFFIX = ".tsv"
-TAKEN = (CTC, ALONE, "whisper")  # names of systems that decode may write
+TAKEN = (CTC, LLM_ONLY, WHISPER)  # names of systems that decode may write
 AGAIN = "Run 'dvc repro -f decode'."
 
 
@@ -31,17 +33,17 @@ class Set:
 
     name: str
     role: str
-    systems: dict[str, list[Row]]
+    systems: dict[str, list[Hypothesis]]
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Hypothesis]:
         """Rows of one system: for what they say of the utterances."""
         return next(iter(self.systems.values()))
 
 
-def by_system(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def by_system(rows: Iterable[Hypothesis]) -> dict[str, list[Hypothesis]]:
     """Rows by system, in the order of their first row."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[Hypothesis]] = {}
     for row in rows:
         found.setdefault(row.system, []).append(row)
     return found
@@ -94,27 +96,27 @@ def read_sets(hypotheses: Path, others: Path, taken: Iterable[str] = ()) -> list
     return list(found.values())
 
 
-def _check_texts(name: str, systems: Mapping[str, list[Row]]) -> None:
+def _check_texts(name: str, systems: Mapping[str, list[Hypothesis]]) -> None:
     for system, rows in systems.items():
         for row in rows:
             for what, text in (("reference", row.reference), ("text", row.text)):
                 if not isinstance(text, str):
                     raise InputError(
-                        f"{name}: the {what} of '{row.id}' in the hypotheses of '{system}' is "
+                        f"{name}: the {what} of '{row.utterance_id}' in the hypotheses of '{system}' is "
                         f"no text: {text!r}.",
-                        subject=row.id,
+                        subject=row.utterance_id,
                         hint=AGAIN,
                     )
 
 
-def _in_one_order(name: str, systems: dict[str, list[Row]]) -> dict[str, list[Row]]:
+def _in_one_order(name: str, systems: dict[str, list[Hypothesis]]) -> dict[str, list[Hypothesis]]:
     """The systems, each with the utterances of the first in its order; raises InputError where one
     has others or other references.
     """
     first = next(iter(systems.values()))
-    wanted = {row.id: row.reference for row in first}
+    wanted = {row.utterance_id: row.reference for row in first}
     for system, rows in systems.items():
-        counts = Counter(row.id for row in rows)
+        counts = Counter(row.utterance_id for row in rows)
         wrong = sorted(
             (counts.keys() ^ wanted.keys()) | {each for each, count in counts.items() if count > 1}
         )
@@ -124,15 +126,17 @@ def _in_one_order(name: str, systems: dict[str, list[Row]]) -> dict[str, list[Ro
                 subject=name,
                 hint=AGAIN,
             )
-        other = next((row.id for row in rows if row.reference != wanted[row.id]), None)
+        other = next(
+            (row.utterance_id for row in rows if row.reference != wanted[row.utterance_id]), None
+        )
         if other is not None:
             raise InputError(
                 f"{name}: '{other}' has another reference in the hypotheses of '{system}'.",
                 subject=other,
                 hint=AGAIN,
             )
-    held = {system: {row.id: row for row in rows} for system, rows in systems.items()}
-    return {system: [held[system][row.id] for row in first] for system in systems}
+    held = {system: {row.utterance_id: row for row in rows} for system, rows in systems.items()}
+    return {system: [held[system][row.utterance_id] for row in first] for system in systems}
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -166,12 +170,12 @@ def read_texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def _joined(path: Path, system: str, rows: list[Row]) -> list[Row]:
+def _joined(path: Path, system: str, rows: list[Hypothesis]) -> list[Hypothesis]:
     """The texts of a file as rows beside ``rows`` of the same set; raises InputError for ids that
     are missing or unknown.
     """
     texts = read_texts(path)
-    known = {row.id for row in rows}
+    known = {row.utterance_id for row in rows}
     if unknown := sorted(texts.keys() - known):
         raise InputError(
             f"{path}: {len(unknown)} ids are unknown, such as {unknown[:3]}.",
@@ -185,6 +189,13 @@ def _joined(path: Path, system: str, rows: list[Row]) -> list[Row]:
             hint="Give each a line; where nothing was recognised its text is empty.",
         )
     return [
-        replace(row, system=system, text=texts[row.id], tokens=[], score=float("nan"), others=[])
+        replace(
+            row,
+            system=system,
+            text=texts[row.utterance_id],
+            tokens=[],
+            score=math.nan,
+            alternatives=[],
+        )
         for row in rows
     ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from transformers import GenerationConfig
@@ -21,20 +20,9 @@ from components.model.llms.prompt import sequences
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import Evidence, MatchedEvidence
 from components.search.constraints import limits, processors
+from components.text.hypothesis import Hypothesis
 
 REACHED = -1e8  # transformers marks a beam that never came about by -1e9
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A text of one utterance: token ids without the end of sequence, and its log-probability;
-    ``others`` came after it, best first.
-    """
-
-    text: str
-    tokens: list[int]
-    score: float
-    others: list[Hypothesis] = field(default_factory=list)
 
 
 @torch.inference_mode()

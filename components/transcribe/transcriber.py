@@ -31,7 +31,7 @@ from components.search.alignment import Aligner
 from components.search.beam import search
 from components.shards.order import by_length
 from components.transcribe.setup import CTC, Setup, setup_of
-from components.transcribe.transcript import Failure, Heard, Transcript, transcript_of
+from components.transcribe.transcript import Failure, SegmentHypothesis, Transcript, transcript_of
 
 POOL = 8  # batches among whose segments batches are formed
 
@@ -54,7 +54,7 @@ class _Job:
     samples: int = 0
     open: bool = True  # more segments may come
     waiting: int = 0  # segments in the pool
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[SegmentHypothesis] = field(default_factory=list)
     failure: str = ""
 
     def result(self) -> Transcript | Failure:
@@ -192,7 +192,7 @@ class Transcriber:
         for batch in by_length(kept, seconds, self.batch_seconds):
             found = self._heard([piece for _, piece in batch])
             for (job, piece), each in zip(batch, found, strict=True):
-                if isinstance(each, Heard):
+                if isinstance(each, SegmentHypothesis):
                     job.heard.append(each)
                 else:
                     job.failure = f"{piece.segment.start / RATE:.1f} s: {each}"
@@ -202,10 +202,10 @@ class Transcriber:
         pool.clear()
 
     @torch.inference_mode()
-    def _heard(self, batch: Sequence[Piece]) -> list[Heard | str]:
+    def _heard(self, batch: Sequence[Piece]) -> list[SegmentHypothesis | str]:
         """What is heard of each piece, or why nothing can be."""
-        made: list[Heard | str] = [
-            Heard(piece.segment, "", 0.0, [] if self.units else None) for piece in batch
+        made: list[SegmentHypothesis | str] = [
+            SegmentHypothesis(piece.segment, "", 0.0, [] if self.units else None) for piece in batch
         ]
         long = [
             place
@@ -229,7 +229,7 @@ class Transcriber:
             strict=True,
         ):
             words = self.aligner(frames[place], text) if self.aligner is not None else None
-            made[place] = Heard(batch[place].segment, text, score, words)
+            made[place] = SegmentHypothesis(batch[place].segment, text, score, words)
         return made
 
     def _frames(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:

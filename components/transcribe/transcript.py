@@ -23,7 +23,7 @@ ESTIMATED = 4.0  # the same where words are spread over a segment
 
 
 @dataclass(frozen=True)
-class Heard:
+class SegmentHypothesis:
     """The raw text of a segment, its log-probability (nan for the encoder's own text), and its
     words, in seconds from the beginning of the segment, where their times are measured.
     """
@@ -106,7 +106,7 @@ class Failure:
     reason: str
 
 
-def transcript_of(name: str, samples: int, heard: Sequence[Heard]) -> Transcript:
+def transcript_of(name: str, samples: int, heard: Sequence[SegmentHypothesis]) -> Transcript:
     """What was heard of a recording of so many samples (16 kHz), segment by segment, as
     one text.
     """
@@ -139,7 +139,7 @@ def transcript_of(name: str, samples: int, heard: Sequence[Heard]) -> Transcript
     return Transcript(name, samples / RATE, max(0.0, samples / RATE - covered), passages)
 
 
-def _placed(heard: Heard) -> list[Word]:
+def _placed(heard: SegmentHypothesis) -> list[Word]:
     """The words of a segment in seconds from the beginning of the recording, spread over it where
     their times are not known.
     """

@@ -21,7 +21,7 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.corpus import __main__ as corpus
 from components.decode import shard
-from components.decode.hypotheses import Other, Row, read_hypotheses, write_hypotheses
+from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
 from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
@@ -31,6 +31,7 @@ from components.runtime.stage import Stage
 from components.search.acoustic_evidence import ctc_evidence
 from components.search.beam import search
 from components.shards.reader import audio, entries
+from components.text.hypothesis import Hypothesis
 from tests import world as tones
 from tests.checkpoints import LORA, save_encoder, save_llm
 
@@ -71,7 +72,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     units: list[tuple[str, str]] = []
     known = shard._rows
 
-    def rows(job: shard.Job, clock: shard.Clock) -> list[Row]:
+    def rows(job: shard.Job, clock: shard.Clock) -> list[Hypothesis]:
         units.append((job.shard, job.system))
         return known(job, clock)
 
@@ -79,7 +80,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return units
 
 
-def hypotheses() -> dict[str, list[Row]]:
+def hypotheses() -> dict[str, list[Hypothesis]]:
     """All rows, by role and source."""
     return {
         path.relative_to(OUT).with_suffix("").as_posix(): read_hypotheses(path)
@@ -100,11 +101,11 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
         items = [
             item.entry for item in entries(Path("data/shards") / role) if item.source == source
         ]
-        assert [(row.system, row.id) for row in rows] == [
+        assert [(row.system, row.utterance_id) for row in rows] == [
             (system, item.id) for system in ("free", "greedy", "ctc") for item in items
         ]
         for row, item in zip(rows, items * 3, strict=True):
-            assert (row.reference, row.speaker, row.seconds) == (
+            assert (row.reference, row.speaker, row.duration_s) == (
                 item.text,
                 item.speaker,
                 item.seconds,
@@ -112,7 +113,7 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
             assert math.isnan(row.score) == (row.system == "ctc")
             assert row.system == "ctc" or row.score < 0
             assert row.language == "en"
-            assert bool(row.others) == (row.system == "free"), (
+            assert bool(row.alternatives) == (row.system == "free"), (
                 "the other beam; greedy search and CTC have none"
             )
     texts = {row.text for rows in found.values() for row in rows}
@@ -121,7 +122,7 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
 
 def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
     tones.run("decode")
-    found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
+    found = {(row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows}
     model = SpeechLLM.load(shard.MODEL, tones.ENCODER, tones.LLM, "cpu")
     encoder, sets = SpeechEncoder(tones.ENCODER), read_params().decode.sets
     for role in ROLES:
@@ -169,7 +170,7 @@ def test_a_killed_run_goes_on_with_the_units_that_are_missing(
 ) -> None:
     known = shard._rows
 
-    def dying(job: shard.Job, clock: shard.Clock) -> list[Row]:
+    def dying(job: shard.Job, clock: shard.Clock) -> list[Hypothesis]:
         if len(decoded) == 4:
             raise KeyboardInterrupt
         return known(job, clock)
@@ -207,7 +208,7 @@ def test_two_sets_that_ask_the_same_are_two_systems() -> None:
     tones.run("decode")
     for rows in hypotheses().values():
         texts = {
-            system: [(row.id, row.tokens) for row in rows if row.system == system]
+            system: [(row.utterance_id, row.tokens) for row in rows if row.system == system]
             for system in ("free", "again")
         }
         assert texts["free"] == texts["again"] != []
@@ -240,7 +241,7 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
         },
     )
     tones.run("decode")
-    found = {(row.system, row.id): row for rows in hypotheses().values() for row in rows}
+    found = {(row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows}
     model, encoder, source = (
         SpeechLLM.load(shard.MODEL, tones.ENCODER, tones.LLM, "cpu"),
         SpeechEncoder(tones.ENCODER),
@@ -314,7 +315,9 @@ def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
                 break
             tokens.append(best)
     wanted = tokenizer.decode(tokens[1:], skip_special_tokens=True)
-    assert next(row.text for row in rows if row.id == item.entry.id) == " ".join(wanted.split())
+    assert next(row.text for row in rows if row.utterance_id == item.entry.id) == " ".join(
+        wanted.split()
+    )
 
 
 def test_a_new_test_source_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
@@ -350,8 +353,8 @@ def test_live_features_are_decoded_too() -> None:
     tones.run_features()
     tones.run("decode")
     for name, rows in hypotheses().items():
-        assert [(row.system, row.id, row.reference) for row in rows] == [
-            (row.system, row.id, row.reference) for row in cached[name]
+        assert [(row.system, row.utterance_id, row.reference) for row in rows] == [
+            (row.system, row.utterance_id, row.reference) for row in cached[name]
         ]
     pairs = [
         (row, other)
@@ -408,10 +411,10 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(
     assert counts == {"long": 1760, "usual": 50, "short": 2}
     tones.run("decode")
     rows = hypotheses()["test/recorded"]
-    assert sorted((row.system, row.id) for row in rows) == sorted(
+    assert sorted((row.system, row.utterance_id) for row in rows) == sorted(
         (system, name) for system in ("free", "greedy") for name in lengths
     )
-    assert {row.id: row.seconds for row in rows} == pytest.approx(lengths)
+    assert {row.utterance_id: row.duration_s for row in rows} == pytest.approx(lengths)
 
 
 def test_a_model_of_another_llm_is_refused() -> None:
@@ -431,10 +434,10 @@ def test_the_record_names_what_was_decoded() -> None:
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    others = [Other("vier", -2.5), Other("", float("-inf"))]
+    alternatives = [Hypothesis("vier", score=-2.5), Hypothesis("", score=-math.inf)]
     rows = [
-        Row("free", "a", "s", "de", "Grüße", "", [], -0.1, 1.5),
-        Row("free", "b", "", "", "", "四 \n x", [3, 2**40], float("-inf"), 0.1, others),
+        Hypothesis("", [], -0.1, [], "free", "a", "s", "de", "Grüße", 1.5),
+        Hypothesis("四 \n x", [3, 2**40], -math.inf, alternatives, "free", "b", duration_s=0.1),
     ]
     write_hypotheses(tmp_path / "rows.parquet", rows)
     assert read_hypotheses(tmp_path / "rows.parquet") == rows
@@ -453,7 +456,9 @@ def test_the_llm_alone_gives_each_reference_its_log_probability() -> None:
     llm, tokenizer = load_llm(tones.LLM, "float32", "cpu")
     for name, rows in found.items():
         alone = [row for row in rows if row.system == "llm"]
-        assert [row.id for row in rows if row.system != "llm"] == [row.id for row in before[name]]
+        assert [row.utterance_id for row in rows if row.system != "llm"] == [
+            row.utterance_id for row in before[name]
+        ]
         assert bool(alone) == (not name.startswith("nonspeech"))
         for row in alone:
             ids, total = [tokenizer.bos_token_id], 0.0

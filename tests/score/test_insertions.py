@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.decode.hypotheses import Row
 from components.score.insertions import (
     FORM,
     KINDS,
@@ -21,6 +20,7 @@ from components.score.insertions import (
     main_kind,
 )
 from components.score.metrics import count
+from components.text.hypothesis import Hypothesis
 from components.text.wer import alignments
 
 CHATML = "<|im_start|>user\n{speech} Transcribe speech to text.<|im_end|>\n<|im_start|>assistant\n"
@@ -143,7 +143,7 @@ def test_a_kind_by_hand(reference: str, hypothesis: str, expected: dict[str, int
     ],
 )
 def test_what_a_normaliser_takes_away_keeps_its_kind(text: str, expected: dict[str, int]) -> None:
-    row = Row("free", "1", "", "en", "hello there", text, [], 0.0, 1.0)
+    row = Hypothesis(text, [], 0.0, [], "free", "1", "", "en", "hello there", 1.0)
     counts = count([row], "whisper", KNOWN)
     assert counts.insertions.sum() == 0, "Whisper's form drops fillers and brackets"
     assert Counter(counts.kinds[0]) == expected

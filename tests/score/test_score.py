@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from components.config.errors import InputError
-from components.decode.hypotheses import Row, read_hypotheses, write_hypotheses
+from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.runtime.artifact import read_record
 from components.runtime.hashing import folder_digests
 from components.score.build import METRICS
 from components.score.table import show
+from components.text.hypothesis import Hypothesis
 from components.text.wer import word_errors
 from tests.conftest import REPOSITORY
 from tests.score.workspace import CLEAN, COUNTS, KINDS, hold, rows, scores
@@ -193,8 +194,8 @@ def test_two_runs_give_the_same_bytes() -> None:
 
 def test_hypotheses_come_back_as_they_were_written() -> None:
     found = [
-        Row("ctc", "a", "", "", "四", "\n ", [], math.nan, 0.5),
-        Row("free", "a", "ann", "en", "", "x", [5, 2**40], -3.25, 0.5),
+        Hypothesis("\n ", [], math.nan, [], "ctc", "a", reference="四", duration_s=0.5),
+        Hypothesis("x", [5, 2**40], -3.25, [], "free", "a", "ann", "en", "", 0.5),
     ]
     write_hypotheses(Path("some.parquet"), found)
     again = read_hypotheses(Path("some.parquet"))

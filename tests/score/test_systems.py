@@ -16,9 +16,10 @@ import yaml
 
 from components.config.errors import InputError
 from components.corpus.fetch.archive import archives
-from components.decode.hypotheses import Other, read_hypotheses
+from components.decode.hypotheses import read_hypotheses
 from components.score.build import METRICS
 from components.score.systems import read_sets, read_texts
+from components.text.hypothesis import Hypothesis
 from components.text.wer import word_errors
 from tests.conftest import REPOSITORY
 from tests.score.workspace import CLEAN, CORPUS, COUNTS, QUIET, hold, lists, rows, scores
@@ -304,8 +305,8 @@ def test_references_without_a_word_have_no_rate_and_no_interval() -> None:
 
 
 def test_the_n_best_comes_back_as_it_was_written() -> None:
-    others = [Other("the cat", -2.5), Other("", -math.inf)]
-    own = [replace(row, others=others, language="en") for row in rows("free", CLEAN, 3)]
+    others = [Hypothesis("the cat", score=-2.5), Hypothesis("", score=-math.inf)]
+    own = [replace(row, alternatives=others, language="en") for row in rows("free", CLEAN, 3)]
     hold("test/clean", own)
     assert read_hypotheses(Path("data/decode/test/clean.parquet")) == own
 

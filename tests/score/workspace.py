@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import yaml
 
 from components.config.params import Score
-from components.decode.hypotheses import Row, write_hypotheses
+from components.decode.hypotheses import write_hypotheses
 from components.runtime.artifact import write_record
 from components.runtime.stage import Stage
 from components.score.build import METRICS
 from components.score.build import work as run
+from components.text.hypothesis import Hypothesis
 
 # id, speaker, reference → what two systems make of it.
 CLEAN = [
@@ -53,14 +54,14 @@ def lists(corpora: dict) -> None:
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump(corpora))
 
 
-def rows(system: str, told: list[tuple], column: int) -> list[Row]:
+def rows(system: str, told: list[tuple], column: int) -> list[Hypothesis]:
     return [
-        Row(system, name, speaker, "", reference, text[column - 3], [1, 2], -1.5, 2.0)
+        Hypothesis(text[column - 3], [1, 2], -1.5, [], system, name, speaker, "", reference, 2.0)
         for name, speaker, reference, *text in told
     ]
 
 
-def hold(name: str, found: list[Row]) -> None:
+def hold(name: str, found: list[Hypothesis]) -> None:
     path = Path("data/decode") / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_hypotheses(path, found)

@@ -10,8 +10,9 @@ import torch
 
 from components.config.params import ConstraintSet
 from components.model.speech_llm import SpeechLLM
-from components.search.beam import Hypothesis, limits, search
+from components.search.beam import limits, search
 from components.search.constraints import GREEDY
+from components.text.hypothesis import Hypothesis
 from tests.checkpoints import LLMS, frames_of, joined
 
 FREE = replace(GREEDY, beams=4, max_tokens=12)

@@ -18,8 +18,9 @@ from components.search.acoustic_evidence import (
     PrefixState,
     letters,
 )
-from components.search.beam import Hypothesis, search
+from components.search.beam import search
 from components.search.constraints import GREEDY
+from components.text.hypothesis import Hypothesis
 from tests.checkpoints import WORDS, frames_of, joined
 
 FREE = replace(GREEDY, beams=4, max_tokens=12)
@@ -94,7 +95,7 @@ def test_no_text_runs_further_past_what_was_heard_than_it_may(tmp_path: Path) ->
     for each, found in zip(
         evidence, run(model, replace(FREE, max_unsupported_units=3), evidence), strict=True
     ):
-        assert all(unheard(each, text) <= 3 for text in (found, *found.others))
+        assert all(unheard(each, text) <= 3 for text in (found, *found.alternatives))
 
 
 def test_what_was_heard_of_one_utterance_bounds_no_other(tmp_path: Path) -> None:
@@ -108,7 +109,9 @@ def test_what_was_heard_of_one_utterance_bounds_no_other(tmp_path: Path) -> None
     for each, own, found in zip(frames, evidence, together, strict=True):
         (alone,) = search(model, [each], [1.0], rules, [own])
         assert (alone.text, alone.tokens) == (found.text, found.tokens)
-        assert [other.tokens for other in alone.others] == [other.tokens for other in found.others]
+        assert [other.tokens for other in alone.alternatives] == [
+            other.tokens for other in found.alternatives
+        ]
 
 
 def test_evidence_that_allows_everything_changes_nothing(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_where_nothing_is_likely_to_be_said_the_empty_transcript_competes(tmp_pa
 
     def told(sure: float) -> list[str]:
         evidence = [
-            Heard(model, "", sure, {text.text: against for text in (found, *found.others)})
+            Heard(model, "", sure, {text.text: against for text in (found, *found.alternatives)})
             for found in free
         ]
         return [found.text for found in run(model, rules, evidence)]
@@ -183,11 +186,11 @@ def test_without_ctc_the_matching_head_tells(tmp_path: Path) -> None:
 
 def test_other_beams_are_kept_best_first_and_each_once(tmp_path: Path) -> None:
     for found in run(joined(tmp_path), replace(FREE, length_penalty=0.0)):
-        scores = [found.score, *(other.score for other in found.others)]
+        scores = [found.score, *(other.score for other in found.alternatives)]
         assert len(scores) > 1
         assert scores == sorted(scores, reverse=True)
-        assert len({tuple(each.tokens) for each in (found, *found.others)}) == len(scores)
-    assert all(found.others == [] for found in run(joined(tmp_path / "greedy"), GREEDY))
+        assert len({tuple(each.tokens) for each in (found, *found.alternatives)}) == len(scores)
+    assert all(found.alternatives == [] for found in run(joined(tmp_path / "greedy"), GREEDY))
 
 
 def test_a_repetition_penalty_acts_on_what_was_said_and_not_on_the_prompt(tmp_path: Path) -> None:

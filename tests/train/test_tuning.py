@@ -205,13 +205,13 @@ def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     items = [item for item in source.items if item.source == "tones-test"]
     frames = [source.frames([item])[0] for item in items]
     rows = read_hypotheses(Path("data/decode/test/tones-test.parquet"))
-    heard = {row.id: row.text for row in rows if row.system == "ctc"}
+    heard = {row.utterance_id: row.text for row in rows if row.system == "ctc"}
     assert model.encoder is not None
     assert [heard[item.entry.id] for item in items] == model.encoder.ctc_text(frames)
     as_it_was = SpeechEncoder(tones.ENCODER)
     plain_frames = FrameSource("test", tones.ENCODER, "cpu", encoder=as_it_was).frames(items)
     assert not torch.allclose(frames[0], plain_frames[0], atol=1e-3)
-    free = {row.id: row.text for row in rows if row.system == "free"}
+    free = {row.utterance_id: row.text for row in rows if row.system == "free"}
     assert [free[item.entry.id] for item in items] == [
         search(model, [each], [item.entry.seconds], read_params().decode.sets["free"])[0].text
         for each, item in zip(frames, items, strict=True)

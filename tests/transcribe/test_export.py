@@ -77,7 +77,7 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
     tones.run_features()
     tones.run("decode")
     rows = {
-        row.id: row.text
+        row.utterance_id: row.text
         for row in read_hypotheses(Path("data/decode/dev/tones-dev.parquet"))
         if row.system == "free"
     }

@@ -18,7 +18,7 @@ from bench.joints import energies, trimmed
 from components.audio.segments import FRAME, Segment, pieces
 from components.audio.sound import RATE, read
 from components.text.joining import Word
-from components.transcribe.transcript import Heard, transcript_of
+from components.transcribe.transcript import SegmentHypothesis, transcript_of
 
 MINUTES = 44  # 31 of them stay where the pauses are cut out
 LETTERS = "bdfghjklmnprstvw"
@@ -55,7 +55,9 @@ def counted(waveform: np.ndarray) -> tuple[list[Segment], int, int, int]:
     floor = 1e-2 * float(energies(waveform).mean())
     for piece in pieces([waveform]):
         words = hear(piece.samples, floor)
-        heard.append(Heard(piece.segment, " ".join(word.text for word in words), 0.0, words))
+        heard.append(
+            SegmentHypothesis(piece.segment, " ".join(word.text for word in words), 0.0, words)
+        )
     found = transcript_of("long", len(waveform), heard).words
     whole = hear(waveform, floor)
     covered = np.zeros(len(waveform) // FRAME + 2, int)

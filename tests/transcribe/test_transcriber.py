@@ -83,7 +83,7 @@ def test_an_utterance_has_the_text_that_the_stage_decode_gives(mode: str, system
     for role in ("dev", "test"):
         audio = recordings_of(role)
         rows = {
-            row.id: row
+            row.utterance_id: row
             for file in Path("data/decode", role).iterdir()
             for row in read_hypotheses(file)
             if row.system == system
