@@ -78,10 +78,14 @@ def folder_digest(folder: Path) -> str:
 def read_model_config(folder: Path) -> ModelConfig:
     """What the ``config.json`` of a model folder says."""
     data = json.loads((folder / CONFIG).read_text())
-    hearing = EncoderRunConfig(**data["hearing"]) if "hearing" in data else None
-    projector = projector_of(data["projector"], f"{folder / CONFIG}: projector")
+    run = data.pop("hearing", None) or data.pop("encoder_run", None)  # older folders: hearing
     return ModelConfig(
-        **{**data, "projector": projector, "prompt": Prompt(**data["prompt"]), "hearing": hearing}
+        **{
+            **data,
+            "projector": projector_of(data["projector"], f"{folder / CONFIG}: projector"),
+            "prompt": Prompt(**data["prompt"]),
+            "encoder_run": EncoderRunConfig(**run) if run else None,
+        }
     )
 
 

@@ -59,7 +59,7 @@ class Windowed(Bridge):
 
     @abstractmethod
     def project(self, windows: torch.Tensor) -> torch.Tensor:
-        """(windows, encoder width, size) → (windows, LLM width, or what ``across`` takes), each by
+        """(windows, encoder width, size) → (windows, LLM width, or what ``mix_windows`` takes), each by
         itself.
         """
 

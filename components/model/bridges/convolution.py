@@ -36,7 +36,7 @@ class Conv1dMlpProjector(Windowed):
         """(windows, width, kernel) → (windows, width, 1)."""
         return nn.Conv1d(width, width, kernel)
 
-    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+    def project(self, windows: torch.Tensor) -> torch.Tensor:
         heard = torch.relu(self.conv1d(windows).squeeze(2))
         return self.linear2(torch.relu(self.linear1(heard)))
 
@@ -80,10 +80,10 @@ class Conv1dTransformerProjector(Windowed):
         self.norm = nn.LayerNorm(entry.width)
         self.linear = nn.Linear(entry.width, llm_width)
 
-    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+    def project(self, windows: torch.Tensor) -> torch.Tensor:
         return self.conv1d(windows).squeeze(2)
 
-    def across(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
+    def mix_windows(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
         lengths, heard = (
             [len(each) for each in utterances],
             pad_sequence(utterances, batch_first=True),

@@ -34,7 +34,7 @@ class LinearProjector(Windowed):
         self.linear1 = nn.Linear(encoder_width * entry.stack, entry.hidden)
         self.linear2 = nn.Linear(entry.hidden, llm_width)
 
-    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+    def project(self, windows: torch.Tensor) -> torch.Tensor:
         return self.linear2(torch.relu(self.linear1(stacked(windows))))
 
 
@@ -45,7 +45,7 @@ class StackedLinear(Windowed):
         super().__init__(entry.stack, entry.stack)
         self.linear = nn.Linear(encoder_width * entry.stack, llm_width)
 
-    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+    def project(self, windows: torch.Tensor) -> torch.Tensor:
         return self.linear(stacked(windows))
 
 
@@ -59,7 +59,7 @@ class FullyConnectedLayers(Windowed):
         widths = [encoder_width * entry.stack, *[entry.hidden] * (entry.layers - 1), llm_width]
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
-    def vectors(self, windows: torch.Tensor) -> torch.Tensor:
+    def project(self, windows: torch.Tensor) -> torch.Tensor:
         made = self.layers[0](stacked(windows))
         for layer in self.layers[1:]:
             made = layer(torch.relu(made))
