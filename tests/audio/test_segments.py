@@ -45,9 +45,9 @@ def test_a_cut_lies_in_a_pause() -> None:
     segments = split_into_segments(waveform, 10)
     edges = np.cumsum([7.3, 0.4, 6.1, 0.5, 8.2, 0.3, 7.7, 0.6])
     assert len(segments) == 5
-    for segment, start, end in zip(segments, edges[::2], edges[1::2]):
-        assert start <= segment.end / RATE <= end
-        assert not segment.overlaps
+    for piece, start, end in zip(segments, edges[::2], edges[1::2]):
+        assert start <= piece.end / RATE <= end
+        assert not piece.overlaps
     assert [each.end for each in segments[:-1]] == [each.start for each in segments[1:]]
     assert (segments[0].start, segments[-1].end) == (0, len(waveform))
 
@@ -129,10 +129,10 @@ def test_segments_hold_all_sound_whatever_the_blocks(
     assert [piece.segment for piece in found] == segments
     heard = np.zeros(len(waveform), bool)
     for piece in found:
-        segment = piece.segment
-        assert np.array_equal(piece.samples, waveform[segment.start : segment.end])
-        assert 0 < segment.seconds <= lengths[0] + 1e-9
-        heard[segment.start : segment.end] = True
+        part = piece.segment
+        assert np.array_equal(piece.samples, waveform[part.start : part.end])
+        assert 0 < part.seconds <= lengths[0] + 1e-9
+        heard[part.start : part.end] = True
     assert not (np.abs(waveform[~heard]) >= SILENCE).any()
     for one, other in pairwise(segments):
         assert other.start > one.start and other.end > one.end
