@@ -147,8 +147,8 @@ def test_a_name_with_a_comma_stays_one_name() -> None:
         (lambda held: held[:-1], "c-4"),
         (lambda held: held[1:], "c-1"),
         (lambda held: [*held, held[-2]], "c-3"),
-        (lambda held: [*held, replace(held[-1], id="c-9")], "c-9"),
-        (lambda held: [*held[:-1], replace(held[-1], id="c-9")], "c-4"),
+        (lambda held: [*held, replace(held[-1], utterance_id="c-9")], "c-9"),
+        (lambda held: [*held[:-1], replace(held[-1], utterance_id="c-9")], "c-4"),
     ],
 )
 def test_hypotheses_that_are_not_whole_stop(change, names: str) -> None:

@@ -260,7 +260,7 @@ def test_every_utterance_has_its_errors() -> None:
 def test_groups_add_up_to_the_whole() -> None:
     lengths, languages = [0.5, 2.0, 30.0, 29.9], ["en", "de", "en", ""]
     own = [
-        replace(row, seconds=seconds, language=language)
+        replace(row, duration_s=seconds, language=language)
         for row, seconds, language in zip(rows("free", CLEAN, 3), lengths, languages)
     ]
     hold("test/clean", own)
