@@ -41,16 +41,19 @@ lint: setup
 .dvc/plots.html: requirements.lock | setup  ## what `dvc plots` needs to draw without a network
 	python -m flows.plots
 
-setup:  ## .venv, made anew only where requirements.lock differs from what it was made from
-	@cmp -s requirements.lock .venv/requirements.lock && exit 0
-	for python in $(PYTHONS); do
-	    if $$python -c '$(FITS)' 2>/dev/null; then break; else python=; fi
-	done
-	if [ -z "$$python" ]; then
-	    echo "Python 3.11 or 3.12 is needed; none of $(PYTHONS) is one: install it and run make again." >&2
-	    exit 1
+setup:  ## .venv, built again only where requirements.lock differs from what it was built from
+	@if cmp -s requirements.lock .venv/requirements.lock && [ -x .venv/bin/libretto ]; then exit 0; fi
+	if ! cmp -s requirements.lock .venv/requirements.lock; then
+	    for python in $(PYTHONS); do
+	        if $$python -c '$(FITS)' 2>/dev/null; then break; else python=; fi
+	    done
+	    if [ -z "$$python" ]; then
+	        echo "Python 3.11 or 3.12 is needed; none of $(PYTHONS) is one: install it and run make again." >&2
+	        exit 1
+	    fi
+	    echo "making .venv with $$($$python --version) …"
+	    $$python -m venv --clear .venv
+	    .venv/bin/python -m pip install --quiet -r requirements.lock
+	    cp requirements.lock .venv/requirements.lock
 	fi
-	echo "making .venv with $$($$python --version) …"
-	$$python -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet -r requirements.lock
-	cp requirements.lock .venv/requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .  # the command `libretto`

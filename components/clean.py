@@ -1,23 +1,36 @@
-"""``python -m components.clean [--limit-gb N]``: drops the oldest finished units of the work cache
-down to a size.
+"""``python -m components.clean [--limit-gb N]``: removes the oldest finished units of the work cache
+until it is no larger than a limit.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m components.clean", description=__doc__)
-    parser.add_argument(
-        "--limit-gb", type=float, help="size to trim to (default: LIBRETTO_WORK_GB)"
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of this command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m components.clean",
+        description="Removes the oldest finished units of the work cache.",
     )
-    limit = parser.parse_args().limit_gb
-    dropped, left = trim(None if limit is None else int(limit * 1e9))
-    print(f"{work_root()}: {dropped} units dropped, {left / 1e9:.2f} GB left")
+    parser.add_argument(
+        "--limit-gb",
+        type=float,
+        metavar="N",
+        help="size in 10^9 bytes to trim to (default: LIBRETTO_WORK_GB)",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trims the work cache and prints what was removed."""
+    limit_gb = build_parser().parse_args(arguments).limit_gb
+    num_dropped, size_bytes = trim(None if limit_gb is None else int(limit_gb * 1e9))
+    print(f"{work_root()}: {num_dropped} units dropped, {size_bytes / 1e9:.2f} GB left")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""Speech recognition with a large language model: the public Python interface.
+
+``from libretto import Transcriber, load, score``. Each name is imported when it is first used, so
+that ``import libretto`` takes milliseconds and loads no numerical library.
+
+::
+
+    transcriber = libretto.load("exported")
+    transcriber("talk.flac").text
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from components.transcribe.transcriber import Transcriber
+
+__all__ = ["Transcriber", "__version__", "load"]
+
+
+def load(
+    folder: str | Path | None = None, *, constraints: str = "", device: str = ""
+) -> Transcriber:
+    """Loads a model: that of an exported folder, or of the workspace that is the current folder.
+
+    ``constraints`` names a constraint set of the model, or ``ctc`` for the encoder's own text
+    (default: ``constrained``). ``device`` is a device name of torch (default: the runtime setting).
+    Raises InputError if the model is incomplete or the set is unknown, TransientError if a base
+    checkpoint could not be fetched.
+    """
+    from components.transcribe.transcriber import Transcriber
+
+    return Transcriber.load(folder, device, constraints)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Transcriber":
+        return import_module("components.transcribe.transcriber").Transcriber
+    if name == "__version__":
+        from components.transcribe.version import package_version
+
+        return package_version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

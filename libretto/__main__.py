@@ -1,0 +1,28 @@
+"""``libretto COMMAND …``, or ``python -m libretto COMMAND …``: the commands of this project by one
+name.
+
+In a workspace (a folder with ``dvc.yaml``) the code of that folder is used, as
+``python -m components.…`` does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from libretto.workspace import WORKSPACE_FILE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    folder = Path.cwd()
+    if (folder / WORKSPACE_FILE).is_file() and (folder / "components").is_dir():
+        sys.path.insert(0, str(folder))
+    from libretto.commands import run_command
+
+    return run_command(sys.argv[1:] if arguments is None else list(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

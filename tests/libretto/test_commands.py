@@ -1,0 +1,229 @@
+"""The command ``libretto``: what it starts, what it needs, and that help costs no library."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.config.errors import InputError
+from components.config.params import read_params
+from components.runtime.stage import error_path
+from libretto import pipeline, recipes
+from libretto.commands import COMMANDS, run_command
+from libretto.workspace import check_checkout
+from tests.conftest import REPOSITORY
+
+HEAVY = ["torch", "transformers", "dvc", "prefect", "numpy", "pyarrow", "pydantic", "yaml", "shtab"]
+BLOCK = """
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+import libretto
+from libretto.__main__ import main
+sys.exit(main({arguments}))
+"""
+SECOND = 1.0  # in which help must be printed
+
+
+def run_libretto(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-m", "libretto", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_and_version_load_no_library(arguments: list[str]) -> None:
+    script = BLOCK.format(blocked=HEAVY, arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    assert "libretto" in done.stdout
+
+
+def test_help_takes_less_than_a_second() -> None:
+    durations_s = []
+    for _ in range(5):
+        start_s = time.perf_counter()
+        assert run_libretto("--help").returncode == 0
+        durations_s.append(time.perf_counter() - start_s)
+    assert min(durations_s) < SECOND
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run_command(["--help"])
+    text = capsys.readouterr().out
+    assert {
+        "run",
+        "plan",
+        "use",
+        "transcribe",
+        "export",
+        "score",
+        "compare",
+        "fetch",
+        "scan",
+        "clean",
+    } <= COMMANDS.keys()
+    assert all(f"  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(SystemExit, match="0"):
+        run_command([name, "--help"])
+
+
+def test_without_a_command_help_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([]) == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_command(["transcrib", "talk.wav"])
+    assert "'transcribe'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", [command.name for command in COMMANDS.values() if command.needs_workspace]
+)
+def test_a_command_of_a_workspace_says_so_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command([name]) == 2
+    assert "dvc.yaml" in capsys.readouterr().err
+
+
+def test_an_installed_package_without_flows_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libretto.workspace.find_spec", lambda name: None)
+    with pytest.raises(InputError) as raised:
+        check_checkout("compare")
+    assert raised.value.subject == "flows"
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert run_command(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in COMMANDS)
+    assert "no-plan" in script
+    if shell == "bash" and shutil.which("bash"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+# use
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with the parameters, the catalogue and the recipes of this one."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    for name in ("catalogue", "flows/recipes"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "start"]):
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command],
+            cwd=tmp_path,
+            check=True,
+        )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def changed_lines(folder: Path) -> list[str]:
+    done = subprocess.run(
+        ["git", "diff", "-U0"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return [line for line in done.stdout.splitlines() if line[:1] in "+-" and line[:3] != "+++"]
+
+
+def test_a_recipe_is_written_into_the_parameters(workspace: Path) -> None:
+    assert run_command(["use", "smoke"]) == 0
+    params = read_params()
+    assert (params.corpus, params.encoder, params.llm) == (
+        "spoken-smoke",
+        "ctc-smoke",
+        "llama-smoke",
+    )
+    assert [stage.steps for stage in params.train.curriculum] == [100, 100]
+    before = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    after = yaml.safe_load((workspace / "params.yaml").read_text())
+    assert after["decode"] == before["decode"]
+    added = [line for line in changed_lines(workspace) if line.startswith("+")]
+    assert len(added) <= 9  # one line an override, all others as they were
+    assert any("# of catalogue/corpus.yaml" in line for line in added)
+
+
+def test_a_changed_file_is_not_written_over(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["use", "smoke"]) == 0
+    assert run_command(["use", "slam-asr"]) == 2
+    assert "params.yaml" in capsys.readouterr().err
+    assert read_params().corpus == "spoken-smoke"
+    assert run_command(["use", "slam-asr", "--on-top"]) == 0
+    assert read_params().llm == "vicuna-7b"
+
+
+def test_of_several_cells_one_is_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["use", "llms"]) == 2
+    assert "phi-tiny" in capsys.readouterr().err
+    assert run_command(["use", "llms", "--only", "phi-tinny"]) == 2
+    assert "phi-tiny" in capsys.readouterr().err
+    assert run_command(["use", "llms", "--only", "phi-tiny", "--dry-run"]) == 0
+    assert capsys.readouterr().out.split() == ["llm=phi-tiny"]
+    assert not changed_lines(workspace)
+    assert run_command(["use", "llms", "--only", "phi-tiny"]) == 0
+    assert read_params().llm == "phi-tiny"
+
+
+def test_every_recipe_is_listed_with_a_summary(workspace: Path) -> None:
+    lines = recipes.recipe_lines()
+    assert len(lines) == len(list((REPOSITORY / "flows/recipes").glob("*.yaml")))
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+# run
+
+
+def test_run_returns_what_a_failed_stage_recorded(
+    workspace: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC returns 255 for every failure; the error record tells whether trying again can help."""
+    monkeypatch.setattr(
+        pipeline.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 255)
+    )
+    assert pipeline.main(["--no-plan"]) == 255
+    path = error_path("train")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"kind": "transient"}))
+    assert pipeline.main(["--no-plan"]) == 75
+    os.utime(path, (1, 1))  # of an earlier run
+    assert pipeline.main(["--no-plan"]) == 255
+
+
+def test_run_starts_the_interpreter_that_runs_it() -> None:
+    first = pipeline.environment()["PATH"].split(os.pathsep)[0]
+    assert first == str(Path(sys.executable).parent)
