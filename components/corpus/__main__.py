@@ -24,10 +24,11 @@ from components.config import catalogue
 from components.config.errors import InputError, LibrettoError
 from components.config.params import read_params
 from components.corpus.fetch.provision import needed, provide
-from components.corpus.manifest import MANIFEST, REJECTS, Reject, Utterance, write_rows
+from components.corpus.manifest import MANIFEST, REJECTS, Reject, write_rows
 from components.corpus.source import Source, source
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage, run_stage
+from components.text.utterance import Utterance
 
 OUT, SCANS = Path("data/corpus"), Path("data/sources")
 NONE = "none.json"  # stands in the folder of a role without sources, so that DVC finds a dependency
@@ -149,7 +150,7 @@ def check_ids(role: str, seen: dict[str, str], name: str, kept: list[Utterance])
 def summary(kept: list[Utterance], rejected: list[Reject]) -> dict[str, Any]:
     """Counts of one source: found, kept, rejected by reason, and the hours kept."""
     reasons = Counter(row.reason.partition(":")[0] for row in rejected)
-    hours = sum(row.samples / row.sample_rate for row in kept) / 3600
+    hours = sum(row.duration_s for row in kept) / 3600
     return {
         "found": len(kept) + len(rejected),
         "kept": len(kept),

@@ -25,7 +25,7 @@ from components.audio.sound import BrokenSound, decode, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.corpus import RESULT_VERSION
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.corpus.source import settings_of
 from components.runtime.data_roots import data_root
 from components.runtime.hashing import data_digest, file_digest, seed_of
@@ -33,6 +33,7 @@ from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath, as_path
 from components.runtime.unit_cache import cached_unit
+from components.text.utterance import Utterance
 
 CHUNK = 128  # files looked at together: one unit of the work cache, some seconds of work
 FACTS = "facts.json"

@@ -10,26 +10,11 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.text.utterance import Utterance
+
 MANIFEST = "manifest.parquet"
 REJECTS = "rejects.parquet"
 GROUP = 1 << 20  # rows written at once: the row group that pyarrow cuts a table into by itself
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One kept recording. ``text`` is as published; empty for non-speech. ``path`` is relative to
-    the source's root.
-    """
-
-    id: str
-    split: str
-    speaker: str
-    language: str
-    path: str
-    sample_rate: int  # Hz, of the file
-    samples: int  # per channel, of the file
-    text: str
-    sha256: str  # of the file's bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from components.config.errors import InputError, nearest
 from components.config.schema import parse_as
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.runtime.s3 import RemotePath
+from components.text.utterance import Utterance
 
 S = TypeVar("S")
 

@@ -99,7 +99,7 @@ def _in_manifest(role: str, name: str, settings: dict[str, Any]) -> tuple[float,
     ):
         return None
     rows = read_manifest(manifest.parent)
-    return sum(row.samples / row.sample_rate for row in rows), len(rows)
+    return sum(row.duration_s for row in rows), len(rows)
 
 
 def _published(origin: Source) -> tuple[float, int] | None:

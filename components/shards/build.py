@@ -16,7 +16,7 @@ import soundfile
 from components.audio.sound import RATE, as_flac, read
 from components.config import catalogue
 from components.config.errors import InputError
-from components.corpus.manifest import Utterance, read_manifest
+from components.corpus.manifest import read_manifest
 from components.corpus.source import source
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import file_digest
@@ -28,6 +28,7 @@ from components.shards import RESULT_VERSION
 from components.shards.index import INDEX, read_index, write_index
 from components.shards.store import bytes_of, cached_tar, digest_of, link_tar
 from components.shards.writer import TarMember, write_tar
+from components.text.utterance import Utterance
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def split_into_shards(
     shards: list[list[Utterance]] = []
     held = 0.0
     for row in rows:
-        length = row.samples / row.sample_rate
+        length = row.duration_s
         if not shards or len(shards[-1]) == utterances or held + length > seconds:
             shards.append([])
             held = 0.0

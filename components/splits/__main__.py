@@ -15,9 +15,10 @@ from itertools import combinations
 from pathlib import Path
 
 from components.config.errors import InputError
-from components.corpus.manifest import MANIFEST, Utterance, read_manifest, unaltered
+from components.corpus.manifest import MANIFEST, read_manifest, unaltered
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.stage import Stage, run_stage
+from components.text.utterance import Utterance
 
 CORPUS, OUT = Path("data/corpus"), Path("data/splits")
 CHECKED = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")

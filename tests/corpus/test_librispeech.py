@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from components.config.errors import InputError
-from components.corpus.manifest import MANIFEST, Utterance, read_manifest, write_rows
+from components.corpus.manifest import MANIFEST, read_manifest, write_rows
 from components.corpus.source import source
+from components.text.utterance import Utterance
 from tests.corpus.clips import clip, lay_out, put
 
 GOOD = {

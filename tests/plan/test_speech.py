@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from components.config import catalogue
-from components.corpus.manifest import MANIFEST, Utterance, write_rows
+from components.corpus.manifest import MANIFEST, write_rows
 from components.plan.speech import audio_of
 from components.runtime.artifact import write_record
+from components.text.utterance import Utterance
 from tests.conftest import REPOSITORY
 
 

@@ -30,7 +30,7 @@ from components.config.catalogue import ROLES
 from components.config.errors import InputError
 from components.config.params import Shards
 from components.corpus import __main__ as corpus
-from components.corpus.manifest import MANIFEST, Utterance, read_manifest, read_rejects, write_rows
+from components.corpus.manifest import MANIFEST, read_manifest, read_rejects, write_rows
 from components.corpus.source import source
 from components.runtime.artifact import read_record, write_record
 from components.runtime.hashing import folder_digests
@@ -49,6 +49,7 @@ from components.shards.reader import (
     sources,
 )
 from components.shards.store import stored_tar
+from components.text.utterance import Utterance
 from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from components.config.errors import InputError
-from components.corpus.manifest import MANIFEST, Utterance, copy_path, write_rows
+from components.corpus.manifest import MANIFEST, copy_path, write_rows
 from components.runtime.artifact import RECORD, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from components.splits.__main__ import CHECKED
 from components.splits.__main__ import work as run
+from components.text.utterance import Utterance
 from tests.conftest import REPOSITORY
 
 STAGE = Stage("splits", SimpleNamespace(corpus="small"), "")  # type: ignore[arg-type]

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from components.audio.sound import RATE, as_flac
 from components.config.errors import InputError
-from components.corpus.manifest import Utterance
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests, unit_path_of
+from components.text.utterance import Utterance
 
 Plan = TypeVar("Plan")
 BLOCK = 500  # utterances in a unit of the work cache: a second or two of work

@@ -34,13 +34,14 @@ from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
 from components.corpus.generation.blocks import locate
 from components.corpus.listing import SILENT
-from components.corpus.manifest import Reject, Utterance, copy_path
+from components.corpus.manifest import Reject, copy_path
 from components.corpus.source import Source, settings_of, source
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath
 from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests
+from components.text.utterance import Utterance
 
 BLOCK = 64  # recordings in a unit of the work cache: a few seconds of work
 LISTING = "listing.json"

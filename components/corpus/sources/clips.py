@@ -27,8 +27,9 @@ from components.corpus.listing import (
     scan_of,
     sizes_below,
 )
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.corpus.sources.table import ids_of
+from components.text.utterance import Utterance
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 

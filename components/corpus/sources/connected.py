@@ -27,12 +27,13 @@ from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
 from components.corpus.listing import SILENT, FileSource, scan_of, sizes_of, speech_only
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.corpus.sources.table import Row, below_root, check_column, ids_of, read_rows, safe
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
 from components.runtime.s3 import readable
 from components.runtime.unit_cache import cached_unit, unit_digests
+from components.text.utterance import Utterance
 
 COLUMNS = ("path", "speaker", "transcript", "take")
 # RMS of the pauses (-70 dB of full scale): below the recordings' own, and never digital silence

@@ -28,7 +28,8 @@ from components.corpus.listing import (
     sizes_below,
     speech_only,
 )
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
+from components.text.utterance import Utterance
 
 AUDIO, TEXT = ".flac", ".trans.txt"
 NAME = re.compile(r"(\w+)-(\w+)-\w+", re.ASCII)  # speaker, chapter, utterance

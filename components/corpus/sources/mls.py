@@ -32,7 +32,8 @@ from components.corpus.listing import (
     sizes_below,
     speech_only,
 )
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
+from components.text.utterance import Utterance
 
 CODES = {  # of each language that there is
     "english": "en",

@@ -24,9 +24,10 @@ from components.corpus import RESULT_VERSION
 from components.corpus.generation import espeak
 from components.corpus.generation.blocks import generate_blocks, locate, rows
 from components.corpus.generation.grammar import DRAWS, sentence
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.corpus.source import settings_of
 from components.runtime.hashing import data_digest, seed_of
+from components.text.utterance import Utterance
 
 # Not the voice of a plain speaker; in training they add variety, in a test they would measure an
 # effect.

@@ -22,9 +22,10 @@ from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
 from components.corpus.generation.blocks import generate_blocks, locate, rows
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.corpus.source import settings_of
 from components.runtime.hashing import data_digest, seed_of
+from components.text.utterance import Utterance
 
 Random = np.random.Generator
 CHUNK = 100  # clips a process makes; state does not leak here, so this shapes nothing

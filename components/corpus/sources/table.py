@@ -23,8 +23,9 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
 from components.corpus.listing import FileSource, ListedRecording, Rules, examine, scan_of, sizes_of
-from components.corpus.manifest import Reject, Utterance
+from components.corpus.manifest import Reject
 from components.runtime.s3 import RemotePath
+from components.text.utterance import Utterance
 
 Row = dict[str, str]
 
