@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.audio.segments import FRAME, pieces
-from components.audio.sound import RATE, read
+from components.audio.segments import FRAME_SAMPLES, stream_segments
+from components.audio.sound import RATE, read_waveform
 from components.text.joining import Word
 from components.transcribe import Transcriber
 from flows.results import aligned
@@ -52,7 +52,9 @@ class Count:
 
 def energies(waveform: np.ndarray) -> np.ndarray:
     """Mean square of each 10 ms."""
-    return (waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME) ** 2).mean(axis=1)
+    return (
+        waveform[: len(waveform) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES) ** 2
+    ).mean(axis=1)
 
 
 def level(energy: np.ndarray, seconds: float) -> np.ndarray:
@@ -71,14 +73,18 @@ def trimmed(waveform: np.ndarray) -> np.ndarray:
     quiet = energy < 10**-1.5 * level(energy, 10)
     places = np.arange(len(energy))
     kept = places - np.maximum.accumulate(np.where(quiet, 0, places + 1)) < 3
-    return waveform[: len(energy) * FRAME].reshape(-1, FRAME)[~quiet | kept].reshape(-1)
+    return (
+        waveform[: len(energy) * FRAME_SAMPLES]
+        .reshape(-1, FRAME_SAMPLES)[~quiet | kept]
+        .reshape(-1)
+    )
 
 
 def concatenated(folder: Path, minutes: float) -> np.ndarray:
     """So many minutes of the recordings below a folder, or all of them."""
     parts: list[np.ndarray] = []
     for file in sorted(path for ending in ("flac", "wav") for path in folder.rglob(f"*.{ending}")):
-        parts.append(read(file))
+        parts.append(read_waveform(file))
         if sum(map(len, parts)) >= minutes * 60 * RATE:
             break
     return np.concatenate(parts)
@@ -136,7 +142,7 @@ def counted(
     """What is lost and doubled within each of the ``distances`` of the joints of a recording, and
     of the middles of its segments.
     """
-    segments = [piece.segment for piece in pieces([waveform])]
+    segments = [piece.segment for piece in stream_segments([waveform])]
     joints = [((one.end + other.start) / 2 / RATE, inf) for one, other in pairwise(segments)]
     middles = [((each.start + each.end) / 2 / RATE, each.seconds / 2) for each in segments]
     over = covered(model(waveform).words, len(waveform) / RATE)

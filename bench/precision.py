@@ -24,7 +24,7 @@ from components.runtime.progress import progress
 from components.runtime.settings import device as chosen_device
 from components.search.beam import search
 from components.shards.order import by_length
-from components.text.wer import error_rate
+from components.text.wer import compute_wer
 from flows.results import aligned
 
 ROLES = ("dev", "test")
@@ -64,7 +64,7 @@ def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
             "utterances": len(said),
             "other than alone": _others(said, made[dtype, ALONE][source]),
             "other than float32": _others(said, made["float32", ALONE][source]),
-            "wer": error_rate(
+            "wer": compute_wer(
                 [pair[0] for pair in said.values()], [pair[1] for pair in said.values()], "casefold"
             ),
         }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from components.audio.sound import RATE, as_flac
+from components.audio.sound import RATE, encode_flac
 from components.config.params import read_params
 from components.features.frames import FrameSource
 from components.runtime.artifact import empty_folder, write_record
@@ -71,7 +71,7 @@ def utterances(role: str, source: str, count: int, first: int) -> list[TarMember
         made.append(
             TarMember(
                 f"{source}-{number:03d}",
-                as_flac(samples),
+                encode_flac(samples),
                 len(samples),
                 0,
                 text,

@@ -21,7 +21,7 @@ from components.config.augment import Augment
 from components.runtime.hashing import seed_of
 
 
-class Recording(Protocol):
+class ClipReader(Protocol):
     """A clip of noise or the impulse response of a room, read where it is wanted."""
 
     @property
@@ -40,8 +40,8 @@ class Augmentation:
     """
 
     settings: Augment
-    noise: Sequence[Recording] = ()
-    rooms: Sequence[Recording] = ()
+    noise: Sequence[ClipReader] = ()
+    rooms: Sequence[ClipReader] = ()
 
     def length(self, samples: int, utterance: str, view: int) -> int:
         """Samples that an utterance of so many has at a view; nothing is read."""
@@ -60,7 +60,7 @@ class Augmentation:
         if chosen := self._drawn("noise", settings.noise.probability, utterance, view):
             clip = self.noise[int(chosen.integers(len(self.noise)))]
             snr_db = chosen.uniform(*settings.noise.snr_db)
-            changed = add_noise(changed, stretch(clip, len(changed), chosen), snr_db)
+            changed = add_noise(changed, draw_excerpt(clip, len(changed), chosen), snr_db)
         if chosen := self._drawn("band", settings.band.probability, utterance, view):
             changed = limit_band(changed, chosen.uniform(*settings.band.hertz))
         level = self._random("level", utterance, view).uniform(*settings.level_db)
@@ -144,7 +144,7 @@ def limit_band(samples: np.ndarray, hertz: float) -> np.ndarray:
     return np.pad(changed, (0, len(samples) - len(changed)))
 
 
-def stretch(clip: Recording, count: int, random: np.random.Generator) -> np.ndarray:
+def draw_excerpt(clip: ClipReader, count: int, random: np.random.Generator) -> np.ndarray:
     """``count`` samples of a clip from a drawn place on; a shorter clip begins again
     where it ends.
     """
@@ -155,7 +155,7 @@ def stretch(clip: Recording, count: int, random: np.random.Generator) -> np.ndar
     )
 
 
-def read_all(clip: Recording) -> np.ndarray:
+def read_all(clip: ClipReader) -> np.ndarray:
     """All of a recording."""
     return clip.read(0, clip.samples)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from components.audio.augmentation import add_noise, limit_to_full_scale, stretch
-from components.audio.sound import RATE, BrokenSound, is_silent, read
-from components.audio.tempo import LEAST, MOST, at_tempo
+from components.audio.augmentation import add_noise, draw_excerpt, limit_to_full_scale
+from components.audio.sound import RATE, BrokenSound, is_silent, read_waveform
+from components.audio.tempo import LEAST, MOST, change_tempo
 from components.config.errors import InputError
 from components.runtime.hashing import seed_of
 from components.runtime.s3 import RemotePath, readable
@@ -80,7 +80,7 @@ def apply_condition(
     value = condition.value
     if condition.name in ("tempo", "cut"):
         left = (
-            at_tempo(samples, value)
+            change_tempo(samples, value)
             if condition.name == "tempo"
             else samples[: round(len(samples) * value)]
         )
@@ -107,7 +107,7 @@ def clip_at(path: Path | RemotePath) -> np.ndarray:
     longer is.
     """
     try:
-        return read(readable(path))
+        return read_waveform(readable(path))
     except BrokenSound as reason:
         raise InputError(
             f"{path}: {reason}.", subject=str(path), hint="It was whole a moment ago: run again."
@@ -125,7 +125,7 @@ def _drawn(
         return [generate_noise(count, pink, random) for _ in range(parts)]
     for index in random.permutation(len(clips)):
         clip = _Clip(clip_at(clips[index]))
-        found = [stretch(clip, count, random) for _ in range(parts)]
+        found = [draw_excerpt(clip, count, random) for _ in range(parts)]
         if not any(is_silent(part) for part in found):
             return found
     raise InputError(

@@ -20,8 +20,8 @@ import numpy as np
 
 from components.audio.sound import RATE, SILENCE
 
-MOST, LEAST, OVERLAP = 20.0, 0.5, 1.5  # seconds
-FRAME = 160  # samples whose energy is taken together: 10 ms
+MAX_SECONDS, MIN_SECONDS, OVERLAP_SECONDS = 20.0, 0.5, 1.5  # seconds
+FRAME_SAMPLES = 160  # samples whose energy is taken together: 10 ms
 GAP = 100  # frames without any sound that are left out
 MARGIN = 20  # frames of them that stay beside the sound
 PAUSE = 20  # frames: a stop closure is shorter
@@ -46,7 +46,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SegmentWaveform:
     """A segment and its samples, shape (end - start,)."""
 
     segment: Segment
@@ -54,7 +54,10 @@ class Piece:
 
 
 def split_into_segments(
-    waveform: np.ndarray, most: float = MOST, least: float = LEAST, overlap: float = OVERLAP
+    waveform: np.ndarray,
+    most: float = MAX_SECONDS,
+    least: float = MIN_SECONDS,
+    overlap: float = OVERLAP_SECONDS,
 ) -> list[Segment]:
     """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one
     behind the other.
@@ -64,12 +67,15 @@ def split_into_segments(
     two share where there is no pause. Raises ValueError where ``most`` is less than four times
     either of the other two.
     """
-    return [piece.segment for piece in pieces([waveform], most, least, overlap)]
+    return [piece.segment for piece in stream_segments([waveform], most, least, overlap)]
 
 
-def pieces(
-    blocks: Iterable[np.ndarray], most: float = MOST, least: float = LEAST, overlap: float = OVERLAP
-) -> Iterator[Piece]:
+def stream_segments(
+    blocks: Iterable[np.ndarray],
+    most: float = MAX_SECONDS,
+    least: float = MIN_SECONDS,
+    overlap: float = OVERLAP_SECONDS,
+) -> Iterator[SegmentWaveform]:
     """``cut`` for a waveform that comes in blocks of any size: the same segments, each as soon as
     it is known.
     """
@@ -79,7 +85,7 @@ def pieces(
             "must be four times the others"
         )
     longest, shortest, shared = (
-        max(1, round(seconds * RATE / FRAME)) for seconds in (most, least, overlap)
+        max(1, round(seconds * RATE / FRAME_SAMPLES)) for seconds in (most, least, overlap)
     )
     known = longest + max(shortest, GAP)  # frames that tell where a segment ends
     window = _Window(blocks)
@@ -149,7 +155,7 @@ class _Window:
     """What of a waveform is held: from the beginning of the next segment on."""
 
     def __init__(self, blocks: Iterable[np.ndarray]) -> None:
-        self._chunks = _chunks(blocks, CHUNK * FRAME)
+        self._chunks = _chunks(blocks, CHUNK * FRAME_SAMPLES)
         self.samples: np.ndarray = np.zeros(0, np.float32)
         self.origin = 0  # sample at which it begins
         self.energies: np.ndarray = np.zeros(0, np.float32)  # mean square of each frame
@@ -166,28 +172,30 @@ class _Window:
             if chunk is None:
                 self.ended = True
                 return
-            framed = np.pad(chunk, (0, -len(chunk) % FRAME)).reshape(-1, FRAME)
+            framed = np.pad(chunk, (0, -len(chunk) % FRAME_SAMPLES)).reshape(-1, FRAME_SAMPLES)
             self.samples = np.concatenate([self.samples, chunk])
             self.energies = np.concatenate(
-                [self.energies, np.einsum("ij,ij->i", framed, framed) / FRAME]
+                [self.energies, np.einsum("ij,ij->i", framed, framed) / FRAME_SAMPLES]
             )
             self.peaks = np.concatenate(
                 [self.peaks, np.maximum(framed.max(axis=1), -framed.min(axis=1))]
             )
 
-    def piece(self, frames: int, overlaps: bool) -> Piece:
+    def piece(self, frames: int, overlaps: bool) -> SegmentWaveform:
         """The first frames, as a segment of the waveform."""
-        samples = self.samples[: frames * FRAME].copy()  # a view would hold the whole window
-        return Piece(Segment(self.origin, self.origin + len(samples), overlaps), samples)
+        samples = self.samples[
+            : frames * FRAME_SAMPLES
+        ].copy()  # a view would hold the whole window
+        return SegmentWaveform(Segment(self.origin, self.origin + len(samples), overlaps), samples)
 
     def drop(self, frames: int) -> None:
         """Lets go of the first frames."""
         self.samples, self.energies, self.peaks = (
-            self.samples[frames * FRAME :],
+            self.samples[frames * FRAME_SAMPLES :],
             self.energies[frames:],
             self.peaks[frames:],
         )
-        self.origin += frames * FRAME
+        self.origin += frames * FRAME_SAMPLES
 
 
 def _chunks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -51,7 +51,7 @@ class BrokenSound(ValueError):
     """A file that gives no trustworthy sound; the message is the reason."""
 
 
-def decode(source: Path | bytes) -> Sound:
+def decode_file(source: Path | bytes) -> Sound:
     """The whole file at its own rate, channels averaged.
 
     Raises BrokenSound with the reason: unreadable, empty, truncated, of untold length, not finite.
@@ -60,8 +60,8 @@ def decode(source: Path | bytes) -> Sound:
         return _whole(file, _least(file, source))
 
 
-def duration(source: Path | bytes) -> float:
-    """Seconds of what ``streamed`` gives, as the header tells them; raises BrokenSound."""
+def read_duration_s(source: Path | bytes) -> float:
+    """Seconds of what ``stream_blocks`` gives, as the header tells them; raises BrokenSound."""
     with _opened(source, piped=True) as file:
         return file.frames / file.samplerate
 
@@ -302,13 +302,13 @@ def resample(samples: np.ndarray, rate: int, target: int = RATE) -> np.ndarray:
     return soxr.resample(samples, rate, target, quality="HQ").astype(np.float32)
 
 
-def read(source: Path | bytes) -> np.ndarray:
+def read_waveform(source: Path | bytes) -> np.ndarray:
     """Mono float32 at 16 kHz, shape (samples,); raises BrokenSound."""
-    sound = decode(source)
+    sound = decode_file(source)
     return resample(sound.samples, sound.rate)
 
 
-def streamed(source: Path | bytes, seconds: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
+def stream_blocks(source: Path | bytes, block_s: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
     """The file as ``read`` gives it, in blocks of about so many seconds: hours of it take the
     memory of one block.
 
@@ -318,7 +318,7 @@ def streamed(source: Path | bytes, seconds: float = BLOCK_SECONDS) -> Iterator[n
     does; where the file is found broken behind its first block, after that has come.
     """
     with _opened(source, piped=True) as file:
-        least, block = _least(file, source), int(seconds * file.samplerate)
+        least, block = _least(file, source), int(block_s * file.samplerate)
         if file.frames > block:
             yield from _blocks(file, least, block)
         else:
@@ -341,12 +341,12 @@ def _blocks(file: soundfile.SoundFile, least: int, block: int) -> Iterator[np.nd
         yield mono if resampler is None else resampler.resample_chunk(mono, last=short)
 
 
-def read_part(data: bytes, start: int, count: int) -> np.ndarray:
+def read_excerpt(data: bytes, start: int, num_samples: int) -> np.ndarray:
     """``count`` samples from ``start`` on of a mono file at 16 kHz, as float32; what lies before
     them is skipped, not decoded. Fewer come where the file ends earlier; raises BrokenSound.
     """
     try:
-        return soundfile.read(io.BytesIO(data), count, start, dtype="float32")[0]
+        return soundfile.read(io.BytesIO(data), num_samples, start, dtype="float32")[0]
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise BrokenSound(f"unreadable: {_plain(error)}") from None
 
@@ -356,7 +356,7 @@ def is_silent(samples: np.ndarray) -> bool:
     return bool(np.abs(samples).max(initial=0.0) < SILENCE)
 
 
-def as_flac(samples: np.ndarray, rate: int = RATE) -> bytes:
+def encode_flac(samples: np.ndarray, rate: int = RATE) -> bytes:
     """16-bit FLAC; the same samples give the same bytes with one libsndfile."""
     stream = io.BytesIO()
     soundfile.write(stream, np.clip(samples, -1.0, 1.0), rate, format="FLAC", subtype="PCM_16")

@@ -22,7 +22,7 @@ SEARCH = (
 )  # samples to either side of its place, 10 ms: one period of a voice of 50 Hz in all
 
 
-def at_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
+def change_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
     """The waveform at ``tempo`` times its speed, shape (round(samples / tempo),), pitch and level
     kept; never louder than its loudest sample, silence stays silence, 1 gives what came in. Raises
     InputError where the tempo is not within 0.5 and 2.

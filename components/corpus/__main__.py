@@ -25,7 +25,7 @@ from components.config.errors import InputError, LibrettoError
 from components.config.params import read_params
 from components.corpus.fetch.provision import needed, provide
 from components.corpus.manifest import MANIFEST, REJECTS, Reject, write_rows
-from components.corpus.source import Source, source
+from components.corpus.source import CorpusSource, build_source
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage, run_stage
 from components.text.utterance import Utterance
@@ -50,7 +50,7 @@ def sources(corpus: str, role: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def scanned(name: str, kind: str, origin: Source) -> dict[str, Any]:
+def scanned(name: str, kind: str, origin: CorpusSource) -> dict[str, Any]:
     """What a source stands on now."""
     return {"source": name, "kind": kind, **origin.scan()}
 
@@ -77,7 +77,7 @@ def scan(corpus: str) -> None:
     for role in catalogue.ROLES:
         for name, settings in sources(corpus, role).items():
             texts[role][f"{name}.json"] = as_json(
-                scanned(name, settings["kind"], source(name, role, settings))
+                scanned(name, settings["kind"], build_source(name, role, settings))
             )
     for role, files in texts.items():
         folder = empty_folder(SCANS / corpus / role)
@@ -92,7 +92,7 @@ def fetch_corpus(corpus: str, role: str | None = None) -> None:
     """
     roles = [role] if role else list(catalogue.ROLES)
     listed = [
-        (name, source(name, each, settings))
+        (name, build_source(name, each, settings))
         for each in roles
         for name, settings in sources(corpus, each).items()
     ]
@@ -163,16 +163,16 @@ def work(stage: Stage) -> None:
     corpus, role = stage.params.corpus, stage.role
     for each in catalogue.ROLES:  # a wrong setting of any source stops before any work
         for name, settings in sources(corpus, each).items():
-            source(name, each, settings)
+            build_source(name, each, settings)
     listed = sources(corpus, role)
     out = empty_folder(OUT / role)
     seen: dict[str, str] = {}
     inputs = {}
     for name, settings in listed.items():
-        origin = source(name, role, settings)
+        origin = build_source(name, role, settings)
         now = scanned(name, settings["kind"], origin)
         check_scan(corpus, role, name, now)
-        kept, rejected = origin.find()
+        kept, rejected = origin.list_utterances()
         counts = summary(kept, rejected)
         if not kept:
             first = (

@@ -21,12 +21,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import soundfile
 
-from components.audio.sound import BrokenSound, decode, is_silent
+from components.audio.sound import BrokenSound, decode_file, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.corpus import RESULT_VERSION
 from components.corpus.manifest import Reject
-from components.corpus.source import settings_of
+from components.corpus.source import parse_settings
 from components.runtime.data_roots import data_root
 from components.runtime.hashing import data_digest, file_digest, seed_of
 from components.runtime.pool import fan_out
@@ -58,7 +58,7 @@ class ListedRecording:
 
 
 @dataclass(frozen=True)
-class Rules:
+class AcceptanceRules:
     """What a source asks of its recordings. Silence is refused in the speech roles only; speech has
     no limits of length here: ``train.max_seconds`` leaves long utterances out of training, and
     evaluation is never cut.
@@ -72,7 +72,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class InspectedFile:
     """What was seen of one file; with a ``fault`` the numbers mean nothing."""
 
     fault: str = ""
@@ -100,7 +100,7 @@ class FileSource(Generic[S]):
 
     def __init__(self, cls: type[S], name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
-        self.settings = settings_of(cls, name, role, settings)
+        self.settings = parse_settings(cls, name, role, settings)
 
     @cached_property
     def _root(self) -> Path | RemotePath:
@@ -130,7 +130,7 @@ class FileSource(Generic[S]):
             )
 
 
-def sizes_below(
+def list_sizes_below(
     root: Path | RemotePath, folder: str, takes: Callable[[str], bool]
 ) -> dict[str, int]:
     """Size in bytes of each file at any depth of ``folder`` whose path ``takes`` wants, by that
@@ -152,16 +152,16 @@ def sizes_below(
     return dict(sorted((place, file.stat().st_size) for place, file in places if takes(place)))
 
 
-def sizes_of(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
+def read_sizes(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
     """Size in bytes of those of the ``paths`` below ``root`` at which a file lies, in sorted order.
     A bucket is listed, not asked for each."""
     if isinstance(root, RemotePath):
         wanted = set(paths)
-        return sizes_below(root, ".", wanted.__contains__)
+        return list_sizes_below(root, ".", wanted.__contains__)
     return {path: (root / path).stat().st_size for path in sorted(paths) if (root / path).is_file()}
 
 
-def lines_of(root: Path | RemotePath, path: str) -> Iterator[str]:
+def read_lines(root: Path | RemotePath, path: str) -> Iterator[str]:
     """The lines of a text file below ``root`` that are not blank, as they are read: those of
     English MLS are 2 GB. Raises InputError where the file is not UTF-8.
     """
@@ -175,7 +175,9 @@ def lines_of(root: Path | RemotePath, path: str) -> Iterator[str]:
         ) from None
 
 
-def scan_of(root: Path | RemotePath, files: dict[str, int], texts: Iterable[str]) -> dict[str, Any]:
+def build_scan(
+    root: Path | RemotePath, files: dict[str, int], texts: Iterable[str]
+) -> dict[str, Any]:
     """The scan of a file source: relative paths and sizes, one digest of the files in ``texts``
     (read in full), one of all.
     """
@@ -184,7 +186,7 @@ def scan_of(root: Path | RemotePath, files: dict[str, int], texts: Iterable[str]
     return {"files": listed, "texts": words, "digest": data_digest([listed, words])}
 
 
-def speech_only(name: str, role: str, kind: str) -> None:
+def check_speech_role(name: str, role: str, kind: str) -> None:
     """Raises InputError where a kind that gives speech with transcripts stands in a role without
     transcripts.
     """
@@ -199,12 +201,12 @@ def speech_only(name: str, role: str, kind: str) -> None:
         )
 
 
-def examine(
+def check_recordings(
     name: str,
     root: Path | RemotePath,
     entries: Sequence[ListedRecording],
     there: Iterable[str],
-    rules: Rules,
+    rules: AcceptanceRules,
 ) -> tuple[list[Utterance], list[Reject]]:
     """Every entry as kept or rejected, each sorted by id; ``there`` are the paths at which files
     lie below ``root``.
@@ -217,7 +219,7 @@ def examine(
     facts = _facts(name, root, sound)
     kept, rejected = [], []
     for entry, fault in zip(entries, faults, strict=True):
-        seen = facts.get(entry.path, Facts())
+        seen = facts.get(entry.path, InspectedFile())
         reason = fault or _sound_fault(seen, rules)
         if reason:
             rejected.append(Reject(entry.id, entry.path, reason))
@@ -245,7 +247,9 @@ def examine(
     )
 
 
-def _listing_faults(entries: Sequence[ListedRecording], there: set[str], rules: Rules) -> list[str]:
+def _listing_faults(
+    entries: Sequence[ListedRecording], there: set[str], rules: AcceptanceRules
+) -> list[str]:
     """The fault of each entry that shows without opening its file, or an empty string."""
     named = Counter(entry.path for entry in entries)
     owner: dict[str, str] = {}
@@ -273,7 +277,7 @@ def _listing_faults(entries: Sequence[ListedRecording], there: set[str], rules: 
     return [fault(entry) for entry in entries]
 
 
-def _sound_fault(seen: Facts, rules: Rules) -> str:
+def _sound_fault(seen: InspectedFile, rules: AcceptanceRules) -> str:
     """Why a file that was looked at is refused, or an empty string."""
     if seen.fault:
         return seen.fault
@@ -291,9 +295,9 @@ def _sound_fault(seen: Facts, rules: Rules) -> str:
     return ""
 
 
-def _facts(name: str, root: Path | RemotePath, paths: Sequence[str]) -> dict[str, Facts]:
+def _facts(name: str, root: Path | RemotePath, paths: Sequence[str]) -> dict[str, InspectedFile]:
     """What is seen of each file, looked at by the worker processes of this machine."""
-    facts: dict[str, Facts] = {}
+    facts: dict[str, InspectedFile] = {}
     with progress("corpus", f"looking at {name}", len(paths), "files") as bar:
         for chunk, seen in fan_out(partial(_look, str(root)), _chunks(paths)):
             facts.update(seen)
@@ -314,7 +318,7 @@ def _chunks(paths: Sequence[str]) -> list[list[str]]:
     return [chunks[number] for number in sorted(chunks)]
 
 
-def _look(root: str, paths: list[str]) -> dict[str, Facts]:
+def _look(root: str, paths: list[str]) -> dict[str, InspectedFile]:
     """The facts of one chunk, from the work cache while path, size and time of change of all its
     files are the same.
     """
@@ -328,11 +332,11 @@ def _look(root: str, paths: list[str]) -> dict[str, Facts]:
     }
 
     def make(folder: Path) -> None:
-        rows = {path: asdict(look(as_path(root) / path)) for path in paths}
+        rows = {path: asdict(inspect_file(as_path(root) / path)) for path in paths}
         (folder / FACTS).write_text(json.dumps(rows, indent=0))
 
     rows = json.loads((cached_unit("corpus", key, make, code=__name__) / FACTS).read_text())
-    return {path: Facts(**row) for path, row in rows.items()}
+    return {path: InspectedFile(**row) for path, row in rows.items()}
 
 
 def _stamp(path: Path | RemotePath) -> tuple[int, int]:
@@ -343,19 +347,19 @@ def _stamp(path: Path | RemotePath) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def look(path: Path | RemotePath) -> Facts:
+def inspect_file(path: Path | RemotePath) -> InspectedFile:
     """Reads and decodes one file in full."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        return Facts(f"unreadable: {error.strerror}")
+        return InspectedFile(f"unreadable: {error.strerror}")
     if not data:
-        return Facts("empty: the file has no bytes")
+        return InspectedFile("empty: the file has no bytes")
     try:
-        sound = decode(data)
+        sound = decode_file(data)
     except BrokenSound as reason:
-        return Facts(str(reason))
+        return InspectedFile(str(reason))
     digest = hashlib.sha256(data).hexdigest()
-    return Facts(
+    return InspectedFile(
         "", sound.rate, len(sound.samples), sound.channels, is_silent(sound.samples), digest
     )

@@ -26,16 +26,16 @@ class Reject:
     reason: str
 
 
-def copy_path(original: Utterance) -> str:
+def altered_path(original: Utterance) -> str:
     """Path below its unit of a changed copy of a recording: it says which recording that was, by
     digest and id.
     """
     return f"{original.sha256}/{original.id}.flac"
 
 
-def unaltered(row: Utterance) -> Utterance:
+def restore_original(row: Utterance) -> Utterance:
     """The row of a changed copy with the id and digest of the recording that it was made from
-    (``copy_path``).
+    (``altered_path``).
     """
     path = PurePosixPath(row.path)
     return replace(row, id=path.stem, sha256=path.parent.name)

@@ -20,18 +20,18 @@ from components.text.utterance import Utterance
 S = TypeVar("S")
 
 KINDS = {  # kind → class in the module of that name
-    "spoken": "Spoken",
-    "synthetic": "Synthetic",
-    "librispeech": "LibriSpeech",
-    "table": "Table",
-    "connected": "Connected",
-    "mls": "Mls",
-    "clips": "Clips",
-    "altered": "Altered",
+    "spoken": "SpokenSource",
+    "synthetic": "SyntheticSource",
+    "librispeech": "LibriSpeechSource",
+    "table": "TableSource",
+    "connected": "ConnectedSource",
+    "mls": "MlsSource",
+    "clips": "ClipsSource",
+    "altered": "AlteredSource",
 }
 
 
-class Source(Protocol):
+class CorpusSource(Protocol):
     """One source of a role. Made by ``Kind(name, role, settings)``; making it touches no audio and
     no data root.
     """
@@ -41,7 +41,7 @@ class Source(Protocol):
         or a library's version.
         """
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording or transcript found, as kept or rejected, each sorted by id."""
 
     def locate(self, path: str) -> Path | RemotePath:
@@ -54,7 +54,7 @@ class Source(Protocol):
 class FolderSource(Protocol):
     """A source that reads folders as an archive unpacks to: they can be fetched."""
 
-    def folders(self) -> tuple[str, list[str]]:
+    def list_folders(self) -> tuple[str, list[str]]:
         """Name of the data root, and the folders below it that are read."""
 
 
@@ -62,7 +62,7 @@ class FolderSource(Protocol):
 class GeneratedSource(Protocol):
     """A source that makes its recordings: how much it will be is known from its settings."""
 
-    def expected(self) -> tuple[float, int]:
+    def estimate_size(self) -> tuple[float, int]:
         """Seconds of audio, about, and the number of recordings."""
 
 
@@ -70,33 +70,33 @@ class GeneratedSource(Protocol):
 class DerivedSource(Protocol):
     """A source that makes its recordings out of those of other sources."""
 
-    def origins(self) -> list[Source]:
+    def list_origins(self) -> list[CorpusSource]:
         """The sources that it reads; the first is the one whose recordings it changes,
         one by one.
         """
 
-    def lengthened(self, seconds: float, recordings: int) -> float:
+    def estimate_duration_s(self, seconds: float, recordings: int) -> float:
         """Seconds of audio that come out where ``recordings`` of so many seconds in all go in."""
 
 
-def read_folders(origin: Source) -> list[tuple[str, list[str]]]:
+def collect_folders(origin: CorpusSource) -> list[tuple[str, list[str]]]:
     """(data root, folders) of each source with folders that stands in ``origin``, or is it."""
-    found = [origin.folders()] if isinstance(origin, FolderSource) else []
+    found = [origin.list_folders()] if isinstance(origin, FolderSource) else []
     return found + [
         each
-        for part in (origin.origins() if isinstance(origin, DerivedSource) else [])
-        for each in read_folders(part)
+        for part in (origin.list_origins() if isinstance(origin, DerivedSource) else [])
+        for each in collect_folders(part)
     ]
 
 
-def settings_of(cls: type[S], name: str, role: str, settings: dict[str, Any]) -> S:
+def parse_settings(cls: type[S], name: str, role: str, settings: dict[str, Any]) -> S:
     """The settings of a source as the dataclass of its kind; raises InputError that names the
     source and the key.
     """
     return parse_as(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
 
 
-def source(name: str, role: str, settings: dict[str, Any]) -> Source:
+def build_source(name: str, role: str, settings: dict[str, Any]) -> CorpusSource:
     """The source that a catalogue entry describes; raises InputError for an unknown kind or
     setting.
     """

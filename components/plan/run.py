@@ -20,7 +20,7 @@ from components.config.heads import check_heads
 from components.config.params import Params
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.provision import needed
-from components.corpus.source import source
+from components.corpus.source import build_source
 from components.plan.disk import Room, Written, existing, links, output_places, rooms
 from components.plan.disk import check as check_rooms
 from components.plan.load import Gpu, Load, decode_load, features_load, gpu_of
@@ -184,7 +184,7 @@ def fits(load: Load, memory: Memory) -> bool:
 def _archives(params: Params) -> list[Archive]:
     """The archives of the corpus whose folders are not in their data roots."""
     listed = [
-        (name, source(name, role, settings))
+        (name, build_source(name, role, settings))
         for role, sources in catalogue.corpus(params.corpus).sources.items()
         for name, settings in sources.items()
     ]

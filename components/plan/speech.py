@@ -17,7 +17,13 @@ from components.config.params import Features
 from components.corpus.__main__ import OUT, SCANS
 from components.corpus.fetch.archive import Archive, archives
 from components.corpus.manifest import MANIFEST, read_manifest
-from components.corpus.source import DerivedSource, FolderSource, GeneratedSource, Source, source
+from components.corpus.source import (
+    CorpusSource,
+    DerivedSource,
+    FolderSource,
+    GeneratedSource,
+    build_source,
+)
 from components.corpus.sources.clips import SUFFIXES
 from components.features.waveforms import augment_of
 from components.runtime.artifact import RECORD
@@ -70,19 +76,21 @@ def _audio(corpus: str, role: str, name: str, settings: dict[str, Any]) -> Audio
     if held := _in_manifest(role, name, settings):
         return Audio(role, name, *held, "manifest")
     return Audio(
-        role, name, *_foreseen(source(name, role, settings), SCANS / corpus / role / f"{name}.json")
+        role,
+        name,
+        *_foreseen(build_source(name, role, settings), SCANS / corpus / role / f"{name}.json"),
     )
 
 
-def _foreseen(origin: Source, scan: Path) -> tuple[float, int, str]:
+def _foreseen(origin: CorpusSource, scan: Path) -> tuple[float, int, str]:
     """Seconds and utterances of a source without a manifest, and what they rest on; a derived
     source's scan lists the files of the one that it changes.
     """
     if isinstance(origin, DerivedSource):
-        seconds, utterances, rests_on = _foreseen(origin.origins()[0], scan)
-        return origin.lengthened(seconds, utterances), utterances, rests_on
+        seconds, utterances, rests_on = _foreseen(origin.list_origins()[0], scan)
+        return origin.estimate_duration_s(seconds, utterances), utterances, rests_on
     if isinstance(origin, GeneratedSource):
-        return *origin.expected(), "settings"
+        return *origin.estimate_size(), "settings"
     if held := _scanned(scan):  # before the publisher: a part of it may lie here
         return *held, "file sizes"
     if held := _published(origin):
@@ -102,13 +110,13 @@ def _in_manifest(role: str, name: str, settings: dict[str, Any]) -> tuple[float,
     return sum(row.duration_s for row in rows), len(rows)
 
 
-def _published(origin: Source) -> tuple[float, int] | None:
+def _published(origin: CorpusSource) -> tuple[float, int] | None:
     """Seconds and utterances of the archives that hold a source's folders; none where one of them
     does not say.
     """
     if not isinstance(origin, FolderSource):
         return None
-    root, folders = origin.folders()
+    root, folders = origin.list_folders()
     seconds, utterances = 0.0, 0
     for folder in folders:
         said = [held for archive in archives(root) if (held := _held(archive, folder))]

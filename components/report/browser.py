@@ -16,7 +16,7 @@ from typing import Any
 from components.config.errors import InputError, nearest
 from components.report.alignment import operations
 from components.report.experiment import Experiment, Key, Utterance
-from components.text.forms import FORMS, in_form
+from components.text.forms import FORMS, normalise
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def payload(shown: Browsed, clips: Sequence[Key]) -> dict[str, Any]:
     place = {name: number for number, (name, _) in enumerate(sets)}
     clip = {key: number for number, key in enumerate(clips)}
     pairs = [
-        (in_form(each.reference, shown.form), in_form(said.hypothesis.text, shown.form))
+        (normalise(each.reference, shown.form), normalise(said.hypothesis.text, shown.form))
         for each in shown.utterances
         for said in each.said.values()
     ]
@@ -119,7 +119,7 @@ def payload(shown: Browsed, clips: Sequence[Key]) -> dict[str, Any]:
                 each.language,
                 round(each.seconds, 2),
                 each.reference,
-                _unless_plain(in_form(each.reference, shown.form), each.reference),
+                _unless_plain(normalise(each.reference, shown.form), each.reference),
                 clip.get(each.key, -1),
                 [made.get(system, 0) for system in shown.systems],
             ]

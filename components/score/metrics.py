@@ -32,7 +32,7 @@ from components.score.intervals import interval
 from components.score.systems import AGAIN
 from components.text.forms import FORMS
 from components.text.hypothesis import Hypothesis
-from components.text.wer import alignments, character_errors, error_rate
+from components.text.wer import align_pairs, compute_wer, count_character_errors
 
 ERRORS = ("substitutions", "deletions", "insertions")
 EDGES = (2, 5, 10, 20, 30)  # seconds; an utterance at an edge belongs to the longer ones
@@ -75,14 +75,14 @@ def count(rows: Sequence[Hypothesis], form: str, known: EchoPhrases) -> Counts:
     words are told apart.
     """
     references, texts = [row.reference for row in rows], [row.text for row in rows]
-    found = alignments(references, texts, form)
+    found = align_pairs(references, texts, form)
     substitutions, deletions, insertions, words = (
         np.array([astuple(each.errors) for each in found], dtype=np.int64).reshape(-1, 4).T
     )
     wrong, characters = (
-        np.array(character_errors(references, texts, form), dtype=np.int64).reshape(-1, 2).T
+        np.array(count_character_errors(references, texts, form), dtype=np.int64).reshape(-1, 2).T
     )
-    plain = found if form == FORM else alignments(references, texts, FORM)
+    plain = found if form == FORM else align_pairs(references, texts, FORM)
     kinds = [
         kinds_of_words(row.reference, row.text, each, known)
         for row, each in zip(rows, plain, strict=True)
@@ -100,7 +100,7 @@ def speech_metrics(
     references, texts = [row.reference for row in rows], [row.text for row in rows]
     own = counts.figures()
     forms = {
-        name: own["wer"] if name == form else round(error_rate(references, texts, name), 6)
+        name: own["wer"] if name == form else round(compute_wer(references, texts, name), 6)
         for name in FORMS
     }
     characters = int(counts.characters.sum())

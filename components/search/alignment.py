@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from components.model.encoders.ctc import CtcUnits, frames_needed
-from components.text.joining import Word, spread_words
+from components.text.joining import Word, estimate_word_times
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Aligner:
         seconds = len(frames) / self._rate
         runs = viterbi(self.log_probabilities(frames), target, self.head.blank)
         if runs is None or not any(units):
-            return spread_words(text, 0.0, seconds)
+            return estimate_word_times(text, 0.0, seconds)
         found = [
             self._word(word, [runs[place] for place in each])
             for word, each in zip(words, places, strict=True)
@@ -155,7 +155,7 @@ def _filled(texts: Sequence[str], found: Sequence[Word | None], seconds: float) 
             waiting.append(text)
             continue
         if waiting:
-            made += spread_words(
+            made += estimate_word_times(
                 " ".join(waiting), made[-1].end if made else 0.0, word.start if word else seconds
             )
             waiting = []

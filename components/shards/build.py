@@ -13,11 +13,11 @@ from typing import Any
 
 import soundfile
 
-from components.audio.sound import RATE, as_flac, read
+from components.audio.sound import RATE, encode_flac, read_waveform
 from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.manifest import read_manifest
-from components.corpus.source import source
+from components.corpus.source import build_source
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.pool import fan_out
@@ -73,7 +73,7 @@ def write(job: Job) -> Path:
     """The finished shard: one tar and its index."""
 
     def make(folder: Path) -> None:
-        origin = source(job.source, job.role, job.settings)
+        origin = build_source(job.source, job.role, job.settings)
         samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
         write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
 
@@ -95,8 +95,8 @@ def _sample(row: Utterance, path: Path | RemotePath) -> TarMember:
     if (facts.format, facts.samplerate, facts.channels) == ("FLAC", RATE, 1):
         count = facts.frames
     else:
-        samples = read(data)
-        data, count = as_flac(samples), len(samples)
+        samples = read_waveform(data)
+        data, count = encode_flac(samples), len(samples)
     return TarMember(row.id, data, count, 0, row.text, row.speaker, row.language)
 
 

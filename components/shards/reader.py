@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from components.audio.sound import BrokenSound, read, read_part
+from components.audio.sound import BrokenSound, read_excerpt, read_waveform
 from components.config.errors import InputError
 from components.runtime.artifact import RECORD, read_record
 from components.runtime.s3 import RemotePath
@@ -129,7 +129,7 @@ def _range(item: IndexedUtterance, offset: int, size: int) -> bytes:
 def audio(item: IndexedUtterance) -> np.ndarray:
     """Mono float32 at 16 kHz, shape (samples,), of an utterance of an audio shard."""
     try:
-        samples = read(payload(item))
+        samples = read_waveform(payload(item))
     except BrokenSound as error:
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
@@ -150,7 +150,7 @@ def part(item: IndexedUtterance, start: int, count: int) -> np.ndarray:
     whole of it.
     """
     try:
-        samples = read_part(payload(item), start, count)
+        samples = read_excerpt(payload(item), start, count)
     except BrokenSound as error:
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",

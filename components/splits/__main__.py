@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 
 from components.config.errors import InputError
-from components.corpus.manifest import MANIFEST, read_manifest, unaltered
+from components.corpus.manifest import MANIFEST, read_manifest, restore_original
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.stage import Stage, run_stage
 from components.text.utterance import Utterance
@@ -47,7 +47,7 @@ def read_roles() -> dict[str, dict[str, list[Utterance]]]:
             name = path.parent.name
             found[name] = read_manifest(path.parent)
             if settings.get(name, {}).get("kind") == "altered":
-                found[f"{name}{BEFORE}"] = [unaltered(row) for row in found[name]]
+                found[f"{name}{BEFORE}"] = [restore_original(row) for row in found[name]]
         roles[role] = found
     return roles
 

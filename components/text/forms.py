@@ -56,13 +56,13 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-def in_form(text: str, form: str) -> str:
+def normalise(text: str, form: str) -> str:
     """``text`` in the form of that name (a KeyError names an unknown one)."""
     return FORMS[form](text)
 
 
 def prepare(texts: Iterable[str], form: str) -> None:
-    """Has many texts at hand for ``in_form``, in less time than one after the other; changes no
+    """Has many texts at hand for ``normalise``, in less time than one after the other; changes no
     result.
     """
     if form != "whisper":

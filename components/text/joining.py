@@ -41,7 +41,7 @@ class Word:
         return (self.start + self.end) / 2
 
 
-def spread_words(text: str, start: float, end: float) -> list[Word]:
+def estimate_word_times(text: str, start: float, end: float) -> list[Word]:
     """The words of a text over the seconds from ``start`` to ``end``, each as long as its letters:
     where times are not known.
     """
@@ -53,7 +53,7 @@ def spread_words(text: str, start: float, end: float) -> list[Word]:
     return [Word(word, *pair) for word, pair in zip(words, pairwise(times), strict=True)]
 
 
-def best_joint(
+def find_joint(
     before: Sequence[Word], after: Sequence[Word], start: float, end: float, tolerance: float
 ) -> tuple[int, int]:
     """How many words of ``before`` are kept and how many of ``after`` are dropped, where both heard
@@ -90,7 +90,7 @@ def join_words(
     for place in range(1, len(made)):
         span = shared[place]
         if span is not None:
-            kept, dropped = best_joint(made[place - 1], made[place], *span, tolerance)
+            kept, dropped = find_joint(made[place - 1], made[place], *span, tolerance)
             del made[place - 1][kept:], made[place][:dropped]
     return made
 

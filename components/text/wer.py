@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.text.forms import in_form
+from components.text.forms import normalise
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Alignment:
     matched: int = 0
 
 
-def alignments(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[Alignment]:
+def align_pairs(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[Alignment]:
     """The alignment of each pair, both sides in ``form``.
 
     Raises ValueError where the two differ in number.
@@ -61,7 +61,7 @@ def alignments(references: Sequence[str], hypotheses: Sequence[str], form: str) 
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references against {len(hypotheses)} hypotheses")
     pairs = [
-        (in_form(reference, form), in_form(hypothesis, form))
+        (normalise(reference, form), normalise(hypothesis, form))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     spoken = [pair for pair in pairs if pair[0]]
@@ -103,35 +103,37 @@ def _of_chunks(chunks: Sequence, words: int) -> Alignment:
     )
 
 
-def pair_errors(
+def count_pair_errors(
     references: Sequence[str], hypotheses: Sequence[str], form: str
 ) -> list[WordErrors]:
-    """Errors of each pair; raises as ``alignments``."""
-    return [alignment.errors for alignment in alignments(references, hypotheses, form)]
+    """Errors of each pair; raises as ``align_pairs``."""
+    return [alignment.errors for alignment in align_pairs(references, hypotheses, form)]
 
 
-def word_errors(references: Sequence[str], hypotheses: Sequence[str], form: str) -> WordErrors:
+def count_word_errors(
+    references: Sequence[str], hypotheses: Sequence[str], form: str
+) -> WordErrors:
     """Errors of ``hypotheses`` against ``references`` over all pairs, both in ``form``; raises as
-    ``alignments``.
+    ``align_pairs``.
     """
-    return sum(pair_errors(references, hypotheses, form), WordErrors())
+    return sum(count_pair_errors(references, hypotheses, form), WordErrors())
 
 
-def error_rate(references: Sequence[str], hypotheses: Sequence[str], form: str) -> float:
-    """The rate of ``word_errors`` alone, without saying which errors they are, in a fifth of its
+def compute_wer(references: Sequence[str], hypotheses: Sequence[str], form: str) -> float:
+    """The rate of ``count_word_errors`` alone, without saying which errors they are, in a fifth of its
     time; raises ValueError likewise.
     """
     from rapidfuzz.distance import Levenshtein
 
     pairs = [
-        (in_form(one, form).split(), in_form(other, form).split())
+        (normalise(one, form).split(), normalise(other, form).split())
         for one, other in zip(references, hypotheses, strict=True)
     ]
     words = sum(len(reference) for reference, _ in pairs)
     return sum(Levenshtein.distance(*pair) for pair in pairs) / words if words else 0.0
 
 
-def character_errors(
+def count_character_errors(
     references: Sequence[str], hypotheses: Sequence[str], form: str
 ) -> list[tuple[int, int]]:
     """(errors, reference characters) of each pair: the Levenshtein distance of the texts in
@@ -143,7 +145,7 @@ def character_errors(
     from rapidfuzz.distance import Levenshtein
 
     pairs = [
-        (in_form(reference, form), in_form(hypothesis, form))
+        (normalise(reference, form), normalise(hypothesis, form))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     return [

@@ -16,7 +16,7 @@ from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.shards.order import by_length
 from components.shards.reader import IndexedUtterance, prefetch
-from components.text.wer import WordErrors, word_errors
+from components.text.wer import WordErrors, count_word_errors
 
 
 def selection_utterances(source: FrameSource, settings: Selection) -> list[IndexedUtterance]:
@@ -51,7 +51,7 @@ def dev_errors(
             together=ranks.sharded,
         )
         if counts:
-            total += word_errors(
+            total += count_word_errors(
                 [item.entry.text for item in batch], [each.text for each in found], "casefold"
             )
     counted = ranks.sum(torch.tensor(astuple(total), dtype=torch.int64)).tolist()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from components.audio.segments import MOST
+from components.audio.segments import MAX_SECONDS
 from components.config.errors import InputError, LibrettoError
 from components.runtime.progress import progress
 from components.runtime.s3 import write_atomically
@@ -83,9 +83,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--segment-seconds",
         type=float,
-        default=MOST,
+        default=MAX_SECONDS,
         metavar="S",
-        help=f"longest segment (default {MOST:g})",
+        help=f"longest segment (default {MAX_SECONDS:g})",
     )
     parser.add_argument(
         "--batch-seconds",

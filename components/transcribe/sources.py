@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 
 import soundfile
 
-from components.audio.sound import BrokenSound, duration
+from components.audio.sound import BrokenSound, read_duration_s
 from components.config.errors import InputError
 
 STDIN = "-"
@@ -49,7 +49,7 @@ class Source:
     def seconds(self) -> float:
         """What its header says of its length; 0 where it says nothing."""
         try:
-            return duration(self.path) if self.path is not None else 0.0
+            return read_duration_s(self.path) if self.path is not None else 0.0
         except BrokenSound:
             return 0.0
 

@@ -19,8 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.audio.segments import LEAST, MOST, OVERLAP, Piece, pieces
-from components.audio.sound import RATE, BrokenSound, resample, streamed
+from components.audio.segments import (
+    MAX_SECONDS,
+    MIN_SECONDS,
+    OVERLAP_SECONDS,
+    SegmentWaveform,
+    stream_segments,
+)
+from components.audio.sound import RATE, BrokenSound, resample, stream_blocks
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.description import has_acoustic_evidence
@@ -75,7 +81,7 @@ class Transcriber:
         setup: Setup,
         device: str,
         constraints: str = "",
-        most: float = MOST,
+        most: float = MAX_SECONDS,
         batch_seconds: float = 0,
     ) -> None:
         self.system = constraints or setup.usual()
@@ -86,11 +92,11 @@ class Transcriber:
             self.constraints = self.constraints.without_acoustic_limits()
         self.hearing, self.most = setup.hearing, most
         self.batch_seconds = batch_seconds or setup.decode.batch_seconds
-        if not (4 * OVERLAP <= most < float("inf") and self.batch_seconds > 0):
+        if not (4 * OVERLAP_SECONDS <= most < float("inf") and self.batch_seconds > 0):
             raise InputError(
                 f"Segments of {most:g} s in batches of {self.batch_seconds:g} s can't be made.",
                 subject="segment-seconds",
-                hint=f"Segments have at least {4 * OVERLAP:g} s.",
+                hint=f"Segments have at least {4 * OVERLAP_SECONDS:g} s.",
             )
         if not (setup.bridge / CONFIG).is_file():
             raise InputError(
@@ -126,7 +132,7 @@ class Transcriber:
         folder: str | Path | None = None,
         device: str = "",
         constraints: str = "",
-        most: float = MOST,
+        most: float = MAX_SECONDS,
         batch_seconds: float = 0,
     ) -> Transcriber:
         """The model of an exported folder; of the workspace that is the current folder, where none
@@ -164,13 +170,15 @@ class Transcriber:
         ``told`` is called with seconds of audio as they are done with.
         """
         jobs: deque[_Job] = deque()
-        pool: list[tuple[_Job, Piece]] = []
+        pool: list[tuple[_Job, SegmentWaveform]] = []
         pooled = 0.0
         for recording in recordings:
             job = _Job(recording.name)
             jobs.append(job)
             try:
-                for piece in pieces(_counted(recording.blocks(), job), self.most, LEAST, OVERLAP):
+                for piece in stream_segments(
+                    _counted(recording.blocks(), job), self.most, MIN_SECONDS, OVERLAP_SECONDS
+                ):
                     job.waiting += 1
                     pool.append((job, piece))
                     pooled += piece.segment.seconds
@@ -185,7 +193,9 @@ class Transcriber:
         self._listen(pool, told)
         yield from _done(jobs)
 
-    def _listen(self, pool: list[tuple[_Job, Piece]], told: Callable[[float], None]) -> None:
+    def _listen(
+        self, pool: list[tuple[_Job, SegmentWaveform]], told: Callable[[float], None]
+    ) -> None:
         """Hears all pieces of the pool and empties it."""
         kept = [(job, piece) for job, piece in pool if not job.failure]
         seconds = [self.encoder.padded_seconds(len(piece.samples)) for _, piece in kept]
@@ -202,7 +212,7 @@ class Transcriber:
         pool.clear()
 
     @torch.inference_mode()
-    def _heard(self, batch: Sequence[Piece]) -> list[SegmentHypothesis | str]:
+    def _heard(self, batch: Sequence[SegmentWaveform]) -> list[SegmentHypothesis | str]:
         """What is heard of each piece, or why nothing can be."""
         made: list[SegmentHypothesis | str] = [
             SegmentHypothesis(piece.segment, "", 0.0, [] if self.units else None) for piece in batch
@@ -252,7 +262,7 @@ class Transcriber:
         return [found[place].float().to(stored).float() for place in range(len(waveforms))]
 
     def _texts(
-        self, batch: Sequence[Piece], frames: Sequence[torch.Tensor]
+        self, batch: Sequence[SegmentWaveform], frames: Sequence[torch.Tensor]
     ) -> list[tuple[str, float]]:
         """(text, log-probability) of each piece."""
         if not batch:
@@ -280,9 +290,9 @@ def recording_of(sound: str | Path | bytes | np.ndarray, rate: int = RATE) -> Re
             )
         return Recording("waveform", lambda: _checked(sound, rate))
     if isinstance(sound, bytes):
-        return Recording("bytes", lambda: streamed(sound))
+        return Recording("bytes", lambda: stream_blocks(sound))
     path = Path(sound)
-    return Recording(os.fspath(sound), lambda: streamed(path))
+    return Recording(os.fspath(sound), lambda: stream_blocks(path))
 
 
 def _checked(waveform: np.ndarray, rate: int) -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from components.audio.segments import Segment
 from components.audio.sound import RATE
-from components.text.joining import Word, join_words, spread_words
+from components.text.joining import Word, estimate_word_times, join_words
 
 FAILED = 1  # exit code where some recordings gave no text
 # seconds by which the middles of one word may differ, heard in two segments, where its times are
@@ -145,7 +145,7 @@ def _placed(heard: SegmentHypothesis) -> list[Word]:
     """
     start, end = heard.segment.start / RATE, heard.segment.end / RATE
     if heard.words is None:
-        return spread_words(heard.text, start, end)
+        return estimate_word_times(heard.text, start, end)
     return [
         Word(word.text, start + word.start, start + word.end, word.score) for word in heard.words
     ]

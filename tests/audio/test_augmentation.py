@@ -16,11 +16,11 @@ from components.audio.augmentation import (
     Augmentation,
     add_noise,
     add_reverberation,
+    draw_excerpt,
     limit_band,
     limit_to_full_scale,
     perturb_speed,
     perturbed_length,
-    stretch,
 )
 from components.audio.sound import RATE
 from components.config.augment import AddedNoise, Augment, Band, Rooms
@@ -261,7 +261,7 @@ def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
 def test_a_stretch_of_noise_is_a_run_of_the_clip_that_begins_again(
     held: int, count: int, seed: int
 ) -> None:
-    got = stretch(Held(np.arange(held, dtype=np.float32)), count, np.random.default_rng(seed))
+    got = draw_excerpt(Held(np.arange(held, dtype=np.float32)), count, np.random.default_rng(seed))
     assert len(got) == count
     assert np.array_equal(np.diff(got) % held, np.full(count - 1, 1 % held))
     assert held < count or got[-1] - got[0] == count - 1

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.audio.condition import Condition, apply_condition, generate_noise
-from components.audio.sound import RATE, BrokenSound, as_flac, read
+from components.audio.sound import RATE, BrokenSound, encode_flac, read_waveform
 from components.config.errors import InputError
 
 
@@ -34,7 +34,7 @@ def clips(tmp_path: Path) -> list[Path]:
     for path, samples in zip(
         paths, (voice(0.3, seed=1), voice(3, seed=2), np.zeros(RATE, np.float32)), strict=True
     ):
-        path.write_bytes(as_flac(samples))
+        path.write_bytes(encode_flac(samples))
     return paths
 
 
@@ -45,8 +45,8 @@ def test_the_ratio_is_the_one_that_was_asked_for(
 ) -> None:
     """As it is heard in the file that is written of it."""
     for name in "abcdef":
-        heard = read(
-            as_flac(
+        heard = read_waveform(
+            encode_flac(
                 apply_condition(voice(), Condition("snr_db", ratio), None if made else clips, name)
             )
         )

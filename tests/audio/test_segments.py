@@ -15,8 +15,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.audio.segments import pieces, split_into_segments
-from components.audio.sound import RATE, SILENCE, BrokenSound, read, streamed
+from components.audio.segments import split_into_segments
+from components.audio.sound import RATE, SILENCE, BrokenSound
 
 
 def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_segments_hold_all_sound_whatever_the_blocks(
     )
     segments = split_into_segments(waveform, *lengths)
     found = list(
-        pieces(
+        stream_segments(
             (waveform[start : start + size] for start in range(0, len(waveform), size)), *lengths
         )
     )
@@ -144,7 +144,7 @@ def test_segments_hold_all_sound_whatever_the_blocks(
 def test_ten_hours_of_silence_take_the_memory_of_a_minute() -> None:
     minute = silence(60)
     tracemalloc.start()
-    found = list(pieces(minute for _ in range(600)))
+    found = list(stream_segments(minute for _ in range(600)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == []
@@ -154,7 +154,7 @@ def test_ten_hours_of_silence_take_the_memory_of_a_minute() -> None:
 def test_an_hour_of_sound_is_held_a_segment_at_a_time() -> None:
     minute = noise(60)
     tracemalloc.start()
-    count = sum(1 for _ in pieces(minute for _ in range(60)))
+    count = sum(1 for _ in stream_segments(minute for _ in range(60)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 180 < count < 240
@@ -167,13 +167,13 @@ def test_a_file_comes_in_blocks_as_it_is_read_whole(rate: int, kind: str, tmp_pa
     file = tmp_path / f"a.{kind}"
     time = np.arange(int(7.3 * rate)) / rate
     soundfile.write(file, np.stack([0.3 * np.sin(700 * time), 0.1 * np.sin(1900 * time)], 1), rate)
-    whole = read(file)
-    blocks = list(streamed(file, 2))
+    whole = read_waveform(file)
+    blocks = list(stream_blocks(file, 2))
     assert len(blocks) > 2
     found = np.concatenate(blocks)
     assert len(found) == len(whole)
     assert np.abs(found - whole).max() < 1e-4
-    assert np.array_equal(np.concatenate(list(streamed(file.read_bytes(), 20))), whole)
+    assert np.array_equal(np.concatenate(list(stream_blocks(file.read_bytes(), 20))), whole)
 
 
 def broken_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -196,4 +196,4 @@ def broken_files(folder: Path) -> Iterator[tuple[str, Path]]:
 def test_a_broken_file_says_so_in_blocks_too(tmp_path: Path) -> None:
     for reason, file in broken_files(tmp_path):
         with pytest.raises(BrokenSound, match=reason):
-            list(streamed(file, 2))
+            list(stream_blocks(file, 2))

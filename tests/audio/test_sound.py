@@ -16,13 +16,13 @@ import soundfile
 from components.audio.sound import (
     RATE,
     BrokenSound,
-    as_flac,
-    decode,
-    duration,
+    decode_file,
+    encode_flac,
     is_silent,
-    read,
+    read_duration_s,
+    read_waveform,
     resample,
-    streamed,
+    stream_blocks,
 )
 
 # libsndfile's format and subtype → how far a decoded sample may be from the one that was written.
@@ -62,13 +62,13 @@ def written(
 
 def reason(source: bytes | Path) -> str:
     with pytest.raises(BrokenSound) as refused:
-        decode(source)
+        decode_file(source)
     return str(refused.value)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
 def test_any_rate_comes_out_at_16_khz(rate: int) -> None:
-    samples = read(written(tone(rate), rate, subtype="PCM_24"))
+    samples = read_waveform(written(tone(rate), rate, subtype="PCM_24"))
     wanted = tone(RATE)
     assert samples.dtype == np.float32
     assert abs(len(samples) - len(wanted)) <= 1
@@ -78,15 +78,18 @@ def test_any_rate_comes_out_at_16_khz(rate: int) -> None:
 
 def test_what_16_khz_cannot_hold_is_taken_out_and_the_rest_kept() -> None:
     """A tone above 8 kHz would come back as another one that nobody played."""
-    assert np.abs(read(written(tone(44_100, hertz=10_000), 44_100, subtype="PCM_24"))).max() < 1e-3
-    kept = read(written(tone(44_100, hertz=6_500), 44_100, subtype="PCM_24"))[: RATE // 2]
+    assert (
+        np.abs(read_waveform(written(tone(44_100, hertz=10_000), 44_100, subtype="PCM_24"))).max()
+        < 1e-3
+    )
+    kept = read_waveform(written(tone(44_100, hertz=6_500), 44_100, subtype="PCM_24"))[: RATE // 2]
     assert np.abs(kept - tone(RATE, hertz=6_500)[: len(kept)]).max() < 0.005
 
 
 @pytest.mark.parametrize(("form", "subtype"), FORMATS, ids=lambda part: str(part))
 def test_any_format_gives_the_sound_that_was_written(form: str, subtype: str) -> None:
     wanted = tone(RATE)
-    sound = decode(written(wanted, RATE, form, subtype))
+    sound = decode_file(written(wanted, RATE, form, subtype))
     assert (sound.rate, sound.channels, sound.samples.ndim) == (RATE, 1, 1)
     assert len(sound.samples) == len(wanted)
     assert np.abs(sound.samples - wanted).max() <= FORMATS[form, subtype]
@@ -96,18 +99,18 @@ def test_a_path_and_its_bytes_give_the_same(tmp_path: Path) -> None:
     for form in ("WAV", "FLAC", "OGG"):
         data = written(noise(5_000, 2), 22_050, form)
         (tmp_path / "clip").write_bytes(data)
-        assert np.array_equal(read(tmp_path / "clip"), read(data))
+        assert np.array_equal(read_waveform(tmp_path / "clip"), read_waveform(data))
 
 
 def test_channels_are_averaged() -> None:
     stereo = noise(4_000, 2)
-    sound = decode(written(stereo, 8_000, "WAV", "FLOAT"))
+    sound = decode_file(written(stereo, 8_000, "WAV", "FLOAT"))
     assert (sound.channels, sound.rate) == (2, 8_000)
     assert np.allclose(sound.samples, stereo.mean(axis=1), atol=1e-7)
     opposite = noise(4_000) * [[1, -1]]
-    assert np.abs(decode(written(opposite, RATE, "WAV", "FLOAT")).samples).max() < 1e-7
+    assert np.abs(decode_file(written(opposite, RATE, "WAV", "FLOAT")).samples).max() < 1e-7
     assert np.allclose(
-        decode(written(noise(900, 5), RATE, "WAV", "FLOAT")).samples,
+        decode_file(written(noise(900, 5), RATE, "WAV", "FLOAT")).samples,
         noise(900, 5).mean(axis=1),
         atol=1e-6,
     )
@@ -123,7 +126,7 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(
 ) -> None:
     """A copy that was broken off must never pass for a shorter recording."""
     data = written(noise(length), RATE, form, subtype)
-    assert len(decode(data).samples) >= length
+    assert len(decode_file(data).samples) >= length
     step = max(1, len(data) // 40)
     for end in {*range(0, len(data), step), *range(len(data) - 200, len(data), 9), len(data) - 1}:
         assert reason(data[:end]).startswith(("truncated", "unreadable", "empty")), end
@@ -139,7 +142,7 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(
 def test_a_whole_file_of_any_length_is_taken(form: str, subtype: str) -> None:
     """An odd number of bytes is padded in some formats, which is no cut."""
     for length in (1, 2, 3, 255, 4_097):
-        found = len(decode(written(noise(length), RATE, form, subtype)).samples)
+        found = len(decode_file(written(noise(length), RATE, form, subtype)).samples)
         # libsndfile counts the padding of an AIFF of 8 bits when it writes one.
         assert found in (
             (length, length + 1) if (form, subtype) == ("AIFF", "PCM_S8") else (length,)
@@ -151,7 +154,7 @@ def test_notes_after_the_sound_are_no_cut() -> None:
     with soundfile.SoundFile(stream, "w", RATE, 1, "PCM_16", format="WAV") as file:
         file.write(noise(3_001))
         file.title = "a title that stands behind the samples"
-    assert len(decode(stream.getvalue()).samples) == 3_001
+    assert len(decode_file(stream.getvalue()).samples) == 3_001
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -181,16 +184,18 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["talk.raw", os.fsdecode("caf\xe9.flac".encode("latin-1"))])
 def test_an_odd_name_is_no_accident(name: str, tmp_path: Path) -> None:
     """Raw samples have no rate, so that they are refused; a name need not be UTF-8."""
-    data = as_flac(tone(RATE).astype(np.float32))
+    data = encode_flac(tone(RATE).astype(np.float32))
     (tmp_path / name).write_bytes(data)
     if name.endswith(".raw"):
         assert reason(tmp_path / name).startswith("unreadable: samplerate")
         with pytest.raises(BrokenSound, match="unreadable"):
-            list(streamed(tmp_path / name))
+            list(stream_blocks(tmp_path / name))
     else:
-        assert np.array_equal(read(tmp_path / name), read(data))
-        assert np.array_equal(np.concatenate(list(streamed(tmp_path / name))), read(data))
-        assert duration(tmp_path / name) == 0.5
+        assert np.array_equal(read_waveform(tmp_path / name), read_waveform(data))
+        assert np.array_equal(
+            np.concatenate(list(stream_blocks(tmp_path / name))), read_waveform(data)
+        )
+        assert read_duration_s(tmp_path / name) == 0.5
 
 
 def mp3(seconds: float, rate: int, mode: str = "CONSTANT", begin: int = 0) -> bytes:
@@ -218,7 +223,7 @@ def bare(data: bytes) -> bytes:
 
 def block_by_block(source: bytes | Path) -> int:
     """Samples at 16 kHz that come of a file in blocks of 2 s."""
-    return sum(len(block) for block in streamed(source, 2))
+    return sum(len(block) for block in stream_blocks(source, 2))
 
 
 TAG = b"ID3\4\0\0\0\0\x27\x08" + b"\xff\xfb\x90\xc4" * 1250  # 5,000 bytes that look like frames
@@ -229,8 +234,8 @@ MP3_RATES = [16_000, 44_100, 48_000]
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 def test_an_mp3_with_a_header_is_whole_or_refused(rate: int, mode: str, tmp_path: Path) -> None:
     data = mp3(7, rate, mode)
-    assert len(decode(data).samples) == 7 * rate
-    assert len(decode(TAG + data + b"TAG".ljust(128)).samples) == 7 * rate
+    assert len(decode_file(data).samples) == 7 * rate
+    assert len(decode_file(TAG + data + b"TAG".ljust(128)).samples) == 7 * rate
     assert abs(block_by_block(data) - 7 * RATE) <= 1
     for end in (len(data) // 2, len(data) - 700, len(data) - 1):
         assert reason(data[:end]).startswith("truncated")
@@ -249,7 +254,7 @@ def test_an_mp3_without_a_header_is_whole_or_refused(rate: int) -> None:
     """
     data = bare(mp3(7, rate))
     for taken in (data, data + b"TAG".ljust(128), TAG + data):
-        assert 7 <= len(decode(taken).samples) / rate < 7.15
+        assert 7 <= len(decode_file(taken).samples) / rate < 7.15
         assert 7 <= block_by_block(taken) / RATE < 7.15
     assert reason(data[:-50]).startswith("truncated")
     varying = bare(mp3(7, rate, "VARIABLE"))
@@ -257,16 +262,16 @@ def test_an_mp3_without_a_header_is_whole_or_refused(rate: int) -> None:
     with pytest.raises(BrokenSound, match="re-encode"):
         block_by_block(varying)
     longer = bare(mp3(7, rate, "VARIABLE", begin=1))  # than it is, by the estimate
-    assert 7 <= len(decode(longer).samples) / rate < 7.15
+    assert 7 <= len(decode_file(longer).samples) / rate < 7.15
     assert 7 <= block_by_block(longer) / RATE < 7.15
 
 
 def test_a_flac_of_untold_length_is_refused() -> None:
     """A cut in it would not show."""
-    data = bytearray(as_flac(tone(RATE).astype(np.float32)))
+    data = bytearray(encode_flac(tone(RATE).astype(np.float32)))
     data[21] &= 0xF0
     data[22:26] = bytes(4)  # the number of samples
-    for take in (decode, duration, block_by_block):
+    for take in (decode_file, read_duration_s, block_by_block):
         with pytest.raises(BrokenSound, match="re-encode"):
             take(bytes(data))
 
@@ -284,8 +289,8 @@ def test_a_wav_written_to_a_pipe_is_taken_in_blocks_alone(
     struct.pack_into("<I", piped, 4, min(told + 36, 0xFFFFFFFF))
     (tmp_path / "piped.wav").write_bytes(piped)
     for source in (bytes(piped), tmp_path / "piped.wav"):
-        assert np.array_equal(np.concatenate(list(streamed(source, 1))), read(data))
-        assert duration(source) == length / RATE
+        assert np.array_equal(np.concatenate(list(stream_blocks(source, 1))), read_waveform(data))
+        assert read_duration_s(source) == length / RATE
         assert reason(source).startswith(("truncated", "empty", "unreadable"))
     assert (tmp_path / "piped.wav").read_bytes() == piped
     with pytest.raises(BrokenSound, match="truncated"):
@@ -301,8 +306,8 @@ def test_resampling_leaves_what_has_the_rate_already() -> None:
 def test_flac_repeats_to_the_byte_and_loses_nothing() -> None:
     steps = np.random.default_rng(3).integers(-(2**15), 2**15, 20_000)
     samples = (steps / 2**15).astype(np.float32)
-    data = as_flac(samples)
-    assert data == as_flac(samples.copy())
+    data = encode_flac(samples)
+    assert data == encode_flac(samples.copy())
     facts = soundfile.info(io.BytesIO(data))
     assert (facts.format, facts.subtype, facts.samplerate, facts.channels) == (
         "FLAC",
@@ -310,12 +315,14 @@ def test_flac_repeats_to_the_byte_and_loses_nothing() -> None:
         RATE,
         1,
     )
-    assert np.array_equal(read(data), samples)
-    assert as_flac(read(data)) == data
+    assert np.array_equal(read_waveform(data), samples)
+    assert encode_flac(read_waveform(data)) == data
 
 
 def test_flac_is_clipped_and_never_wraps() -> None:
-    samples = decode(as_flac(np.array([2.0, -2.0, 1.0, -1.0, 0.0] * 20, np.float32))).samples
+    samples = decode_file(
+        encode_flac(np.array([2.0, -2.0, 1.0, -1.0, 0.0] * 20, np.float32))
+    ).samples
     assert np.abs(samples - np.array([1, -1, 1, -1, 0] * 20)).max() <= 2**-15
 
 

@@ -17,7 +17,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import NAMES, Params, read_params
 from components.config.schema import non_default_fields, parse_as
-from components.corpus.source import source
+from components.corpus.source import build_source
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
 
@@ -252,9 +252,9 @@ def test_every_source_is_typed_without_touching_data(
     for corpus in catalogue.names("corpus"):
         for role, listed in catalogue.corpus(corpus).sources.items():
             for name, settings in listed.items():
-                source(name, role, settings)
+                build_source(name, role, settings)
                 with pytest.raises(InputError, match=r"unknown key 'colour'"):
-                    source(name, role, {**settings, "colour": "red"})
+                    build_source(name, role, {**settings, "colour": "red"})
     assert not work.exists()
 
 
@@ -303,7 +303,7 @@ def test_an_unknown_kind_of_source_names_the_nearest() -> None:
     with pytest.raises(
         InputError, match=r"'clean': unknown kind 'librispech'.*Did you mean 'librispeech'"
     ):
-        source("clean", "test", {"kind": "librispech"})
+        build_source("clean", "test", {"kind": "librispech"})
 
 
 def test_a_wrong_key_of_a_model_entry_stops(own: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.audio.sound import RATE, read
-from components.audio.tempo import at_tempo
+from components.audio.sound import RATE, read_waveform
+from components.audio.tempo import change_tempo
 from components.config.errors import InputError
 from components.corpus.listing import SILENT
-from components.corpus.manifest import unaltered
-from components.corpus.source import source
+from components.corpus.manifest import restore_original
+from components.corpus.source import build_source
 from components.corpus.sources import altered
 from components.corpus.sources.altered import NO_WORD, beginning
 from tests.corpus.clips import BROKEN, clip, put
@@ -51,41 +51,43 @@ def list_texts(folder: Path, texts: dict[str, str], suffix: str = ".wav") -> Non
 
 
 def under(role: str = "test", **settings):
-    return source("set", role, {"kind": "altered", "source": INNER, **settings})
+    return build_source("set", role, {"kind": "altered", "source": INNER, **settings})
 
 
 def audio(origin) -> dict[str, bytes]:
-    return {row.id: origin.locate(row.path).read_bytes() for row in origin.find()[0]}
+    return {row.id: origin.locate(row.path).read_bytes() for row in origin.list_utterances()[0]}
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: next(iter(condition)))
 def test_rows_say_what_the_files_are_and_whose(condition: dict, root: Path) -> None:
     origin = under(**condition)
-    kept, rejected = origin.find()
-    plain = {row.id: row for row in source("plain", "test", INNER).find()[0]}
+    kept, rejected = origin.list_utterances()
+    plain = {row.id: row for row in build_source("plain", "test", INNER).list_utterances()[0]}
     assert len(kept) + len(rejected) == len(plain)
     assert len(kept) >= 2
     for row in kept:
-        before = plain[unaltered(row).id]
-        assert unaltered(row).sha256 == before.sha256
+        before = plain[restore_original(row).id]
+        assert restore_original(row).sha256 == before.sha256
         assert row.id.startswith(f"{before.id}-")
         assert re.fullmatch(r"[A-Za-z0-9_-]+", row.id), (
             "a dot would end the name of a member of a tar"
         )
         assert (row.speaker, row.language, row.split) == (before.speaker, "en", "test")
         assert row.text == before.text or "cut" in condition
-        assert (row.sample_rate, row.samples) == (RATE, len(read(origin.locate(row.path))))
+        assert (row.sample_rate, row.samples) == (RATE, len(read_waveform(origin.locate(row.path))))
     assert not {row.id for row in kept} & set(plain)
 
 
 def test_each_change_is_the_one_that_was_asked_for(root: Path) -> None:
-    before = read(root / "a.wav")
+    before = read_waveform(root / "a.wav")
     step = 2**-15  # of the 16 bits of the file
     heard = {
-        next(iter(condition)): read(under(**condition).locate(under(**condition).find()[0][0].path))
+        next(iter(condition)): read_waveform(
+            under(**condition).locate(under(**condition).list_utterances()[0][0].path)
+        )
         for condition in CONDITIONS
     }
-    assert np.abs(heard["tempo"] - at_tempo(before, 0.8)).max() <= step
+    assert np.abs(heard["tempo"] - change_tempo(before, 0.8)).max() <= step
     assert np.abs(heard["cut"] - before[: len(before) // 2]).max() <= step
     assert np.abs(heard["around_seconds"][8_000:-8_000] - before).max() <= step
     noise = heard["snr_db"] - before
@@ -93,7 +95,7 @@ def test_each_change_is_the_one_that_was_asked_for(root: Path) -> None:
 
 
 def test_words_that_end_in_the_share_kept_are_the_text(root: Path) -> None:
-    kept, rejected = under(cut=0.5).find()
+    kept, rejected = under(cut=0.5).list_utterances()
     assert {row.id: row.text for row in kept} == {"a-cut-0_5": "one two", "b-cut-0_5": "Some more"}
     assert [(row.id, row.path, row.reason) for row in rejected] == [("c-cut-0_5", "c.wav", NO_WORD)]
 
@@ -117,12 +119,12 @@ def test_a_word_is_kept_where_its_last_letter_is(text: str, share: float, left: 
 def test_the_same_bytes_in_another_work_cache(
     condition: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, rows = audio(under(**condition)), under(**condition).find()
+    first, rows = audio(under(**condition)), under(**condition).list_utterances()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
     monkeypatch.setattr(altered, "BLOCK", 1)
     assert audio(under(**condition)) == first
-    assert [(row.id, row.sha256) for row in under(**condition).find()[0]] == [
+    assert [(row.id, row.sha256) for row in under(**condition).list_utterances()[0]] == [
         (row.id, row.sha256) for row in rows[0]
     ]
 
@@ -144,7 +146,7 @@ def test_another_setting_gives_other_audio(changed: dict) -> None:
 
 def test_a_file_that_the_work_cache_has_lost_is_made_again(work: Path) -> None:
     first, origin = audio(under(tempo=1.1)), under(tempo=1.1)
-    path = origin.find()[0][0].path
+    path = origin.list_utterances()[0][0].path
     shutil.rmtree(work)
     assert under(tempo=1.1).locate(path).read_bytes() == first["a-tempo-1_1"]
 
@@ -154,8 +156,8 @@ def test_a_broken_file_is_rejected_with_the_reason_of_its_source(what: str, root
     suffix, data, _ = BROKEN[what]
     put(root / f"bad{suffix}", data)
     list_texts(root, {**TEXTS, f"bad{suffix}": "words that nobody hears"})
-    reason = source("plain", "test", INNER).find()[1][0].reason
-    kept, rejected = under(tempo=0.9).find()
+    reason = build_source("plain", "test", INNER).list_utterances()[1][0].reason
+    kept, rejected = under(tempo=0.9).list_utterances()
     assert len(kept) == 3
     assert [(row.id, row.path, row.reason) for row in rejected] == [
         ("bad-tempo-0_9", f"bad{suffix}", reason)
@@ -164,10 +166,12 @@ def test_a_broken_file_is_rejected_with_the_reason_of_its_source(what: str, root
 
 def test_speech_that_starts_after_the_cut_is_rejected_and_non_speech_kept(root: Path) -> None:
     late = np.concatenate([np.zeros(8_000), 0.1 * np.random.default_rng(0).uniform(-1, 1, 4_000)])
-    put(root / "a.wav", altered.as_flac(late))
-    assert [row.reason for row in under(cut=0.5).find()[1] if row.path == "a.wav"] == [SILENT]
+    put(root / "a.wav", altered.encode_flac(late))
+    assert [row.reason for row in under(cut=0.5).list_utterances()[1] if row.path == "a.wav"] == [
+        SILENT
+    ]
     silent = {**INNER, "columns": {"text": None, "speaker": None}}
-    kept, rejected = under("nonspeech-test", source=silent, cut=0.5).find()
+    kept, rejected = under("nonspeech-test", source=silent, cut=0.5).list_utterances()
     assert [row.text for row in kept] == ["", "", ""]
     assert not rejected
 
@@ -176,7 +180,7 @@ def test_silent_non_speech_has_no_ratio_to_noise(root: Path) -> None:
     put(root / "b.wav", clip(form="WAV", level=0.0))
     kept, rejected = under(
         "nonspeech-test", source={**INNER, "columns": {"text": None, "speaker": None}}, snr_db=5
-    ).find()
+    ).list_utterances()
     assert len(kept) == 2
     assert [(row.id, row.reason.partition(":")[0]) for row in rejected] == [("b-snr-5", "no ratio")]
 
@@ -189,14 +193,14 @@ def test_made_speech_keeps_the_names_of_the_set_that_it_is_of(root: Path) -> Non
         "seconds": [0.2, 0.3],
         "level_db": [-30, -20],
     }
-    plain = source("noises", "nonspeech-test", {**inner, "clips": 5}).find()[0]
-    kept, _ = under("nonspeech-test", source=inner, name="noises", tempo=0.9).find()
+    plain = build_source("noises", "nonspeech-test", {**inner, "clips": 5}).list_utterances()[0]
+    kept, _ = under("nonspeech-test", source=inner, name="noises", tempo=0.9).list_utterances()
     assert [row.id for row in kept] == [f"noises-00000{number}-tempo-0_9" for number in range(3)]
-    assert [unaltered(row).sha256 for row in kept] == [row.sha256 for row in plain[:3]], (
+    assert [restore_original(row).sha256 for row in kept] == [row.sha256 for row in plain[:3]], (
         "its first clips are those of the whole set"
     )
     assert (
-        next(row.id for row in under("nonspeech-test", source=inner, cut=0.5).find()[0])
+        next(row.id for row in under("nonspeech-test", source=inner, cut=0.5).list_utterances()[0])
         == "set-000000-cut-0_5"
     )
 
@@ -219,7 +223,7 @@ def test_the_scan_sees_what_is_changed_and_its_noise(
 
 def test_noise_of_which_nothing_is_kept_stops(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"its noise has no clip"):
-        under(snr_db=5, noise={**NOISE, "min_seconds": 50}).find()
+        under(snr_db=5, noise={**NOISE, "min_seconds": 50}).list_utterances()
 
 
 NESTED = {"kind": "altered", "source": INNER, "tempo": 0.9}
@@ -271,16 +275,20 @@ def test_real_speech_under_real_noise(recordings: Path, monkeypatch: pytest.Monk
         "columns": {"text": None, "speaker": None},
     }
     origin, plain = (
-        source("loud", "test", {"kind": "altered", "source": inner, "noise": noise, "snr_db": 0}),
-        source("p", "test", inner),
+        build_source(
+            "loud", "test", {"kind": "altered", "source": inner, "noise": noise, "snr_db": 0}
+        ),
+        build_source("p", "test", inner),
     )
-    kept, rejected = origin.find()
+    kept, rejected = origin.list_utterances()
     assert not rejected
-    before = {row.id: row for row in plain.find()[0]}
-    assert {unaltered(row).id for row in kept} == set(before)
+    before = {row.id: row for row in plain.list_utterances()[0]}
+    assert {restore_original(row).id for row in kept} == set(before)
     for row in kept:
-        speech = read(plain.locate(before[unaltered(row).id].path)).astype(np.float64)
-        heard = read(origin.locate(row.path)).astype(np.float64)
+        speech = read_waveform(plain.locate(before[restore_original(row).id].path)).astype(
+            np.float64
+        )
+        heard = read_waveform(origin.locate(row.path)).astype(np.float64)
         scale = heard @ speech / (speech @ speech)  # noise hardly correlates with it
         ratio = 10 * np.log10(
             np.mean((scale * speech) ** 2) / np.mean((heard - scale * speech) ** 2)

@@ -16,7 +16,7 @@ from components.config.errors import InputError
 from components.corpus.__main__ import sources
 from components.corpus.fetch.archive import Archive, archives
 from components.corpus.fetch.provision import needed
-from components.corpus.source import FolderSource, Source, read_folders, source
+from components.corpus.source import CorpusSource, FolderSource, build_source, collect_folders
 from tests.conftest import REPOSITORY
 
 LOCAL = {
@@ -46,10 +46,10 @@ def corpora() -> list[str]:
     return re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "catalogue/corpus.yaml").read_text(), re.M)
 
 
-def made(corpus: str) -> list[tuple[str, Source]]:
+def made(corpus: str) -> list[tuple[str, CorpusSource]]:
     """Every source of a corpus, in its role; no data is touched."""
     return [
-        (name, source(name, role, settings))
+        (name, build_source(name, role, settings))
         for role in catalogue.ROLES
         for name, settings in sources(corpus, role).items()
     ]
@@ -66,7 +66,7 @@ def test_a_corpus_has_all_roles_and_its_sources_are_typed(corpus: str) -> None:
 
 @pytest.mark.parametrize("corpus", corpora())
 def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
-    read = [each for _, origin in made(corpus) for each in read_folders(origin)]
+    read = [each for _, origin in made(corpus) for each in collect_folders(origin)]
     found = needed(made(corpus))  # raises where no archive holds a folder
     assert {archive.root for archive in found} == {root for root, _ in read}
     assert corpus in LOCAL or bool(found) == (not corpus.startswith(("spoken", "digits")))
@@ -201,7 +201,9 @@ def test_noise_of_the_conditions_is_in_no_training() -> None:
 def test_what_stands_inside_an_altered_source_is_fetched_too() -> None:
     musan = {"kind": "clips", "root": "musan", "folders": ["musan/noise/sound-bible"]}
     inner = {"kind": "librispeech", "root": "librispeech", "subsets": ["test-clean"]}
-    loud = source("loud", "test", {"kind": "altered", "source": inner, "noise": musan, "snr_db": 5})
+    loud = build_source(
+        "loud", "test", {"kind": "altered", "source": inner, "noise": musan, "snr_db": 5}
+    )
     assert [archive.file for archive in needed([("loud", loud)])] == [
         "test-clean.tar.gz",
         "musan.tar.gz",
@@ -212,7 +214,7 @@ def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
     read = {archive.file for corpus in corpora() for archive in needed(made(corpus))}
     unread = {archive.file for archive in all_archives()} - read
     assert {file for file in unread if not file.endswith("_opus.tar.gz")} == set()
-    opus = source(
+    opus = build_source(
         "pl",
         "dev",
         {"kind": "mls", "root": "mls", "language": "polish", "subset": "dev", "audio": "opus"},
@@ -223,7 +225,7 @@ def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
 def amounts(corpus: str, role: str) -> tuple[float, int]:
     """Hours and utterances of what the sources of a role read, as published."""
     read = [
-        origin.folders()
+        origin.list_folders()
         for name, origin in made(corpus)
         if isinstance(origin, FolderSource) and name in sources(corpus, role)
     ]
@@ -315,7 +317,7 @@ def test_speech_is_never_cut_by_its_corpus(role: str) -> None:
     for corpus in corpora():
         for name, settings in sources(corpus, role).items():
             with pytest.raises(Exception, match="unknown key 'max_seconds'"):
-                source(name, role, {**settings, "max_seconds": 20})
+                build_source(name, role, {**settings, "max_seconds": 20})
 
 
 def test_no_scan_of_a_missing_corpus_is_kept_in_git() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.config.errors import InputError
-from components.corpus.source import source
+from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
 
 
@@ -35,18 +35,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clips(role: str = "noise", **changed):
-    return source(
+    return build_source(
         "some", role, {"kind": "clips", "root": "sounds", "folders": ["musan/noise"], **changed}
     )
 
 
 def kept(**changed) -> list[str]:
-    return [row.id for row in clips(**changed).find()[0]]
+    return [row.id for row in clips(**changed).list_utterances()[0]]
 
 
 @pytest.mark.parametrize("role", ["nonspeech-train", "nonspeech-test", "noise"])
 def test_every_sound_below_the_folders_is_kept_without_text(role: str, root: Path) -> None:
-    rows, rejected = clips(role).find()
+    rows, rejected = clips(role).list_utterances()
     assert not rejected
     assert [row.id for row in rows] == ["noise-1", "noise-2", "noise-3"]
     assert {(row.text, row.speaker, row.split) for row in rows} == {("", "", role)}
@@ -65,7 +65,7 @@ def test_folders_and_names_are_picked(root: Path) -> None:
 
 
 def test_music_with_vocals_is_rejected(root: Path) -> None:
-    rows, rejected = clips(folders=["musan/music"], annotations="ANNOTATIONS").find()
+    rows, rejected = clips(folders=["musan/music"], annotations="ANNOTATIONS").list_utterances()
     assert [row.id for row in rows] == ["music-0"]
     assert {row.id: row.reason.partition(":")[0] for row in rejected} == {
         "music-1": "vocals",
@@ -87,7 +87,7 @@ def test_too_short_and_too_long_clips_are_rejected(root: Path) -> None:
     put(root / "own/short.wav", clip(form="WAV", seconds=0.03))
     put(root / "own/long.wav", clip(form="WAV", rate=8_000, seconds=3.0))
     put(root / "own/edge.wav", clip(form="WAV", seconds=0.5))
-    rows, rejected = clips(folders=["own"], min_seconds=0.5, max_seconds=2).find()
+    rows, rejected = clips(folders=["own"], min_seconds=0.5, max_seconds=2).list_utterances()
     assert [row.id for row in rows] == ["edge"]
     assert {row.id: row.reason for row in rejected} == {
         "long": "too long: 3.00 s where at most 2 are asked for",
@@ -108,7 +108,7 @@ def test_broken_files_are_rejected_and_silence_is_not(root: Path) -> None:
     put(root / f"own/cut{suffix}", data)
     put(root / "own/quiet.flac", clip(level=0.0))
     put(root / "own/notes.txt", b"not looked at")
-    rows, rejected = clips(folders=["own"]).find()
+    rows, rejected = clips(folders=["own"]).list_utterances()
     assert [row.id for row in rows] == ["quiet"]
     assert [row.reason.partition(":")[0] for row in rejected] == [reason]
 
@@ -143,7 +143,7 @@ def test_clips_do_not_fit_a_role_of_speech(role: str, root: Path) -> None:
 
 
 def test_rooms_stand_in_the_role_noise_alone(root: Path) -> None:
-    assert len(clips("noise", rooms=True).find()[0]) == 3
+    assert len(clips("noise", rooms=True).list_utterances()[0]) == 3
     with pytest.raises(InputError, match=r"rooms are no sound by themselves.*in the role noise"):
         clips("nonspeech-train", rooms=True)
 
@@ -154,6 +154,6 @@ def test_real_non_speech_is_kept(recordings: Path, monkeypatch: pytest.MonkeyPat
     told = re.search(r"Classes \(\d+\): (.*)\.", (recordings / "README.md").read_text())
     assert told
     classes = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", told[1])}
-    rows, rejected = clips("nonspeech-test", folders=["nonspeech"]).find()
+    rows, rejected = clips("nonspeech-test", folders=["nonspeech"]).list_utterances()
     assert not rejected
     assert Counter(row.path.split("/")[1] for row in rows) == classes

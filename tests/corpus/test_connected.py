@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.audio.sound import RATE, is_silent, read
+from components.audio.sound import RATE, is_silent, read_waveform
 from components.config.errors import InputError
-from components.corpus.source import source
+from components.corpus.source import build_source
 from tests.corpus.clips import clip, put
 
 WORDS = ("one", "two", "three")
@@ -52,31 +52,31 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def connected(role: str = "train", **changed):
-    return source("joined", role, {**SETTINGS, **changed})
+    return build_source("joined", role, {**SETTINGS, **changed})
 
 
 def audio(origin) -> dict[str, bytes]:
-    return {row.id: origin.locate(row.path).read_bytes() for row in origin.find()[0]}
+    return {row.id: origin.locate(row.path).read_bytes() for row in origin.list_utterances()[0]}
 
 
 def test_the_rows_say_what_the_files_are(root: Path) -> None:
     origin = connected()
-    kept, rejected = origin.find()
+    kept, rejected = origin.list_utterances()
     assert not rejected
     assert [row.speaker for row in kept] == ["ann"] * 4 + ["bob"] * 4
     assert len({row.text for row in kept}) > 4
     for row in kept:
         assert set(row.text.split()) <= set(WORDS)
         assert 2 <= len(row.text.split()) <= 5
-        samples = read(origin.locate(row.path))
+        samples = read_waveform(origin.locate(row.path))
         assert row.sample_rate == RATE
         assert row.samples == len(samples)
 
 
 def test_the_audio_is_words_with_pauses_around_them(root: Path) -> None:
     origin = connected(pause_seconds=[0.1, 0.1])
-    for row in origin.find()[0]:
-        samples = np.abs(read(origin.locate(row.path)))
+    for row in origin.list_utterances()[0]:
+        samples = np.abs(read_waveform(origin.locate(row.path)))
         pause = int(0.1 * RATE)
         for part in (samples[: pause - 10], samples[10 - pause :]):
             assert 0 < part.max() < 0.005  # faint, and no digital silence
@@ -88,9 +88,9 @@ def test_the_audio_is_words_with_pauses_around_them(root: Path) -> None:
 def test_the_same_bytes_in_another_work_cache(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, first = connected().find(), audio(connected())
+    rows, first = connected().list_utterances(), audio(connected())
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
-    assert connected().find() == rows
+    assert connected().list_utterances() == rows
     assert audio(connected()) == first
 
 
@@ -104,12 +104,12 @@ def test_a_file_that_the_work_cache_has_lost_is_made_again(root: Path, work: Pat
 def test_moving_the_root_changes_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan, first = connected().scan(), connected().find()
+    scan, first = connected().scan(), connected().list_utterances()
     shutil.copytree(root, tmp_path / "elsewhere")
     shutil.rmtree(root)
     monkeypatch.setenv("LIBRETTO_ROOT_WORDS", str(tmp_path / "elsewhere"))
     assert connected().scan() == scan
-    assert connected().find() == first
+    assert connected().list_utterances() == first
     assert str(tmp_path) not in str(scan) + str(first)
 
 
@@ -123,16 +123,16 @@ def test_only_the_takes_named_are_used(root: Path) -> None:
     assert files == sorted(
         [f"{word}_bob_{take}.wav" for word in WORDS for take in (1, 2)] + ["words.tsv"]
     )
-    for row in connected(speakers=["bob"], takes=[2, 2], words=[1, 1], pause_seconds=[0, 0]).find()[
-        0
-    ]:
+    for row in connected(
+        speakers=["bob"], takes=[2, 2], words=[1, 1], pause_seconds=[0, 0]
+    ).list_utterances()[0]:
         assert row.samples == 2 * int(8_000 * (0.3 + 0.01 * WORDS.index(row.text)))
 
 
 def test_two_roles_share_neither_names_nor_strings(root: Path) -> None:
     train, dev = (
-        connected("train", utterances=20).find()[0],
-        connected("dev", utterances=20).find()[0],
+        connected("train", utterances=20).list_utterances()[0],
+        connected("dev", utterances=20).list_utterances()[0],
     )
     assert not {row.id for row in train} & {row.id for row in dev}
     assert [row.text for row in train] != [row.text for row in dev]
@@ -142,14 +142,14 @@ def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
     put(root / "one_ann_0.wav", b"broken")
     put(root / "one_ann_1.wav", clip(rate=8_000, form="WAV", level=0.0))
     origin = connected(utterances=30)
-    kept, rejected = origin.find()
+    kept, rejected = origin.list_utterances()
     assert [(row.path, row.reason.partition(":")[0]) for row in rejected] == [
         ("one_ann_0.wav", "unreadable"),
         ("one_ann_1.wav", "silent"),
     ]
     assert not [row for row in kept if row.speaker == "ann" and "one" in row.text.split()]
     assert [row for row in kept if row.speaker == "bob" and "one" in row.text.split()]
-    assert not any(is_silent(read(origin.locate(row.path))) for row in kept)
+    assert not any(is_silent(read_waveform(origin.locate(row.path))) for row in kept)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
 )
 def test_a_wrong_setting_stops_with_the_way_out(root: Path, changed: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        connected(**changed).find()
+        connected(**changed).list_utterances()
 
 
 def test_a_take_that_is_not_there_stops(root: Path) -> None:
@@ -188,14 +188,14 @@ def test_real_digits_give_the_same_bytes_twice(
         "takes": [0, 4],
         "utterances": 10,
     }
-    first = source("digits", "dev", settings)
-    kept, rejected = first.find()
+    first = build_source("digits", "dev", settings)
+    kept, rejected = first.list_utterances()
     sound = audio(first)
     assert not rejected
     assert {row.speaker for row in kept} == {"george", "lucas"}
     digits = "zero one two three four five six seven eight nine"
     assert {word for row in kept for word in row.text.split()} == set(digits.split())
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
-    second = source("digits", "dev", settings)
+    second = build_source("digits", "dev", settings)
     assert audio(second) == sound
-    assert second.find() == (kept, rejected)
+    assert second.list_utterances() == (kept, rejected)

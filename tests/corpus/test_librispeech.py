@@ -11,7 +11,7 @@ import pytest
 
 from components.config.errors import InputError
 from components.corpus.manifest import MANIFEST, read_manifest, write_rows
-from components.corpus.source import source
+from components.corpus.source import build_source
 from components.text.utterance import Utterance
 from tests.corpus.clips import clip, lay_out, put
 
@@ -32,7 +32,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def libri(role: str = "train", **changed):
-    return source(
+    return build_source(
         "libri-train",
         role,
         {"kind": "librispeech", "root": "libri", "subsets": ["train"], **changed},
@@ -44,7 +44,7 @@ def reasons(rejected) -> dict[str, str]:
 
 
 def test_every_recording_is_kept_with_its_text(root: Path) -> None:
-    kept, rejected = libri().find()
+    kept, rejected = libri().list_utterances()
     assert {row.id: row.text for row in kept} == GOOD
     assert [row.id for row in kept] == sorted(GOOD)
     assert {row.speaker for row in kept} == {"1", "2"}
@@ -61,7 +61,7 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     put(root / "train/3/30/3-31-0000.flac", clip())
     put(root / "train/3/30/notes.flac", clip())
     put(root / "train/3/30/3-30-0000.TextGrid", b"not looked at")
-    kept, rejected = libri().find()
+    kept, rejected = libri().list_utterances()
     assert {row.id for row in kept} == {*GOOD, "3-30-0000"}
     assert reasons(rejected) == {
         "3-30-0001": "missing transcript",
@@ -81,7 +81,7 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
 
 def test_one_id_in_two_subsets_is_kept_once(root: Path) -> None:
     lay_out(root, {"1-10-0000": "FIRST WORDS", "9-90-0000": "NINTH"}, subset="more")
-    kept, rejected = libri(subsets=["train", "more"]).find()
+    kept, rejected = libri(subsets=["train", "more"]).list_utterances()
     assert len(kept) == 5
     assert reasons(rejected) == {"1-10-0000": "duplicate id"}
     assert kept[0].path.startswith("more/")  # the first by path
@@ -90,8 +90,11 @@ def test_one_id_in_two_subsets_is_kept_once(root: Path) -> None:
 def test_rate_and_channels_must_be_those_expected(root: Path) -> None:
     put(root / "train/1/10/1-10-0000.flac", clip(rate=8_000))
     put(root / "train/1/10/1-10-0001.flac", clip(channels=2))
-    assert reasons(libri().find()[1]) == {"1-10-0000": "wrong rate", "1-10-0001": "stereo"}
-    kept, _ = libri(rate=8_000).find()
+    assert reasons(libri().list_utterances()[1]) == {
+        "1-10-0000": "wrong rate",
+        "1-10-0001": "stereo",
+    }
+    kept, _ = libri(rate=8_000).list_utterances()
     assert [row.id for row in kept] == ["1-10-0000"]
 
 
@@ -99,14 +102,14 @@ def test_moving_the_root_changes_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(root / "train/1/10/1-10-0001.flac", b"broken")
-    scan, listed = libri().scan(), libri().find()
+    scan, listed = libri().scan(), libri().list_utterances()
     write_rows(tmp_path / MANIFEST, Utterance, listed[0])
     moved = tmp_path / "elsewhere" / "deep"
     shutil.copytree(root, moved)
     shutil.rmtree(root)
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRI", str(moved))
     assert libri().scan() == scan
-    assert libri().find() == listed
+    assert libri().list_utterances() == listed
     assert read_manifest(tmp_path) == listed[0]
     assert str(tmp_path) not in str(scan) + str(listed)
 
@@ -126,7 +129,7 @@ def test_the_scan_sees_new_files_and_changed_transcripts(root: Path) -> None:
 def test_folders_that_are_links_are_followed(root: Path, tmp_path: Path) -> None:
     shutil.move(root / "train" / "1", tmp_path / "far")
     (root / "train" / "1").symlink_to(tmp_path / "far")
-    assert len(libri().find()[0]) == len(GOOD)
+    assert len(libri().list_utterances()[0]) == len(GOOD)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_transcribed_speech_does_not_fit_a_role_without_text(root: Path) -> None
 
 def test_an_unknown_kind_names_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean 'librispeech'"):
-        source("a", "train", {"kind": "librispeach"})
+        build_source("a", "train", {"kind": "librispeach"})
 
 
 def test_real_excerpts_are_kept_whole(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +176,7 @@ def test_real_excerpts_are_kept_whole(recordings: Path, monkeypatch: pytest.Monk
         for row in re.findall(r"^\| ([a-z0-9-]+) \| (\d+) \| ([\d.]+) \| (\d+) ", section, re.M)
     }
     assert told
-    kept, rejected = libri(subsets=sorted(told)).find()
+    kept, rejected = libri(subsets=sorted(told)).list_utterances()
     assert not rejected
     counts = Counter(row.path.partition("/")[0] for row in kept)
     for subset, (utterances, minutes, speakers) in told.items():

@@ -14,19 +14,25 @@ from hypothesis import strategies as st
 
 from components.config.errors import InputError
 from components.corpus import listing, manifest
-from components.corpus.listing import ListedRecording, Rules, examine, lines_of, sizes_below
+from components.corpus.listing import (
+    AcceptanceRules,
+    ListedRecording,
+    check_recordings,
+    list_sizes_below,
+    read_lines,
+)
 from tests.corpus.clips import BROKEN, clip, put
 
-STRICT = Rules("train", rate=16_000, mono=True)
+STRICT = AcceptanceRules("train", rate=16_000, mono=True)
 
 
 def entry(path: str, text: str | None = "WORDS") -> ListedRecording:
     return ListedRecording(Path(path).stem, path, text, "1", "en")
 
 
-def outcome(root: Path, entries: list[ListedRecording], rules: Rules = STRICT):
+def outcome(root: Path, entries: list[ListedRecording], rules: AcceptanceRules = STRICT):
     there = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    return examine("tried", root, entries, there, rules)
+    return check_recordings("tried", root, entries, there, rules)
 
 
 def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Path) -> None:
@@ -39,17 +45,17 @@ def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Pa
     }.items():
         put(tmp_path / place, b"x" * size)
     (tmp_path / "r/s/link").symlink_to(tmp_path / "far")
-    found = sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
+    found = list_sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
     assert list(found.items()) == [("s/a/b/deep.wav", 1), ("s/link/linked.wav", 2), ("s/z.wav", 3)]
-    assert sizes_below(tmp_path / "r", "nothing here", lambda path: True) == {}
+    assert list_sizes_below(tmp_path / "r", "nothing here", lambda path: True) == {}
 
 
 def test_a_transcript_that_is_not_utf_8_stops_with_its_path(tmp_path: Path) -> None:
     put(tmp_path / "a/b.txt", "dzień\n \n\ndobry".encode())
-    assert list(lines_of(tmp_path, "a/b.txt")) == ["dzień", "dobry"]
+    assert list(read_lines(tmp_path, "a/b.txt")) == ["dzień", "dobry"]
     put(tmp_path / "a/b.txt", "dzień".encode("iso-8859-2"))
     with pytest.raises(InputError, match=r"^a/b\.txt: not UTF-8 text"):
-        list(lines_of(tmp_path, "a/b.txt"))
+        list(read_lines(tmp_path, "a/b.txt"))
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -96,7 +102,7 @@ def test_silence_and_a_missing_text_are_fine_where_there_is_no_speech(
     role: str, tmp_path: Path
 ) -> None:
     put(tmp_path / "d" / "quiet.flac", clip(level=0.0))
-    kept, rejected = outcome(tmp_path / "d", [entry("quiet.flac", None)], Rules(role))
+    kept, rejected = outcome(tmp_path / "d", [entry("quiet.flac", None)], AcceptanceRules(role))
     assert [row.text for row in kept] == [""]
     assert not rejected
 
@@ -188,8 +194,10 @@ def test_a_file_is_looked_at_again_only_when_it_changed(
 ) -> None:
     monkeypatch.setattr(listing, "CHUNK", 4)
     looked: list[str] = []
-    really = listing.look
-    monkeypatch.setattr(listing, "look", lambda path: looked.append(path.name) or really(path))
+    really = listing.inspect_file
+    monkeypatch.setattr(
+        listing, "inspect_file", lambda path: looked.append(path.name) or really(path)
+    )
     names = [f"{number}.flac" for number in range(40)]
     for name in names:
         put(tmp_path / "d" / name, clip())

@@ -18,7 +18,7 @@ import yaml
 
 from components.config.catalogue import ROLES
 from components.config.errors import InputError
-from components.corpus.source import source
+from components.corpus.source import build_source
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, put
 
@@ -65,7 +65,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def mls(role: str = "train", **changed):
-    return source(
+    return build_source(
         "pl",
         role,
         {"kind": "mls", "root": "mls", "language": "polish", "subset": "train", **changed},
@@ -77,7 +77,7 @@ def reasons(rejected) -> dict[str, str]:
 
 
 def test_every_recording_is_kept_with_its_text(root: Path) -> None:
-    kept, rejected = mls().find()
+    kept, rejected = mls().list_utterances()
     assert {row.id: row.text for row in kept} == GOOD
     assert {row.speaker for row in kept} == {"pl-1", "pl-2"}
     assert {row.language for row in kept} == {"pl"}
@@ -88,7 +88,7 @@ def test_every_recording_is_kept_with_its_text(root: Path) -> None:
 
 def test_the_small_variant_is_read_too(root: Path) -> None:
     lay_out(root, GOOD, form="OPUS")
-    kept, rejected = mls(audio="opus").find()
+    kept, rejected = mls(audio="opus").list_utterances()
     assert not rejected
     assert {row.id: row.text for row in kept} == GOOD
     assert {(row.sample_rate, row.samples) for row in kept} == {(16_000, 8_000)}
@@ -106,7 +106,7 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     put(base / "audio/3/30/notes.flac", clip())
     put(base / "audio/3/31/3_30_000007.flac", clip())
     put(base / "audio/3/30/3_30_000000.TextGrid", b"not looked at")
-    kept, rejected = mls(subset="dev").find()
+    kept, rejected = mls(subset="dev").list_utterances()
     assert {row.id for row in kept} == {"3_30_000000"}
     assert reasons(rejected) == {
         "3_30_000001": "missing transcript",
@@ -130,13 +130,15 @@ def test_a_limited_part_is_only_what_it_lists(parts: list[str], ids: list[str], 
     put(limited / "9hr/handles.txt", b"1_10_000000\n2_20_000000\n")
     put(limited / "1hr/0/handles.txt", b"1_10_000001\n")
     put(limited / "1hr/5/handles.txt", b"1_11_000000\n")
-    kept, rejected = mls(limited=parts).find()
+    kept, rejected = mls(limited=parts).list_utterances()
     assert [row.id for row in kept] == ids
     assert not rejected
-    assert [row.id for row in mls(limited=["9hr", "1hr"]).find()[0]] == sorted(GOOD)
+    assert [row.id for row in mls(limited=["9hr", "1hr"]).list_utterances()[0]] == sorted(GOOD)
     assert mls(limited=parts).scan()["texts"] != mls().scan()["texts"]
     put(limited / "9hr/handles.txt", b"1_10_000000\n7_70_000000\n")
-    assert reasons(mls(limited=["9hr"]).find()[1]) == {"7_70_000000": "transcript without audio"}
+    assert reasons(mls(limited=["9hr"]).list_utterances()[1]) == {
+        "7_70_000000": "transcript without audio"
+    }
 
 
 def test_the_scan_lists_books_and_sees_every_change(root: Path) -> None:
@@ -162,11 +164,11 @@ def test_the_scan_lists_books_and_sees_every_change(root: Path) -> None:
 def test_moving_the_root_changes_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan, listed = mls().scan(), mls().find()
+    scan, listed = mls().scan(), mls().list_utterances()
     shutil.move(root, tmp_path / "elsewhere")
     monkeypatch.setenv("LIBRETTO_ROOT_MLS", str(tmp_path / "elsewhere"))
     assert mls().scan() == scan
-    assert mls().find() == listed
+    assert mls().list_utterances() == listed
 
 
 def drop_audio(root: Path) -> None:
@@ -191,7 +193,7 @@ def drop_all(root: Path) -> None:
 )
 def test_an_empty_language_stops_with_its_name(drop, says: str, root: Path) -> None:
     drop(root)
-    for read in (mls().scan, mls().find):
+    for read in (mls().scan, mls().list_utterances):
         with pytest.raises(
             InputError,
             match=(
@@ -264,6 +266,6 @@ def test_transcribed_speech_does_not_fit_a_role_without_text(root: Path) -> None
 
 def test_an_utterance_over_thirty_seconds_is_kept(root: Path) -> None:
     put(root / "mls_polish/train/audio/1/10/1_10_000000.flac", clip(seconds=35))
-    kept, rejected = mls("test").find()
+    kept, rejected = mls("test").list_utterances()
     assert not rejected
     assert max(row.samples for row in kept) == 35 * 16_000

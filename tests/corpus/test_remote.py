@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from components.config.errors import InputError, TransientError
-from components.corpus.source import Source, source
+from components.corpus.source import CorpusSource, build_source
 from components.runtime.s3 import RemotePath, as_path
 from tests.bucket import Bucket
 
@@ -58,84 +58,86 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def listed(
     folder: Path, bucket: Bucket, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[dict[str, object], str], Source]:
+) -> Callable[[dict[str, object], str], CorpusSource]:
     """The source of these settings over the disk or over the bucket, on which the same lies."""
     bucket.fill(folder, "root")
     bucket.asked.clear()
     monkeypatch.setenv("LIBRETTO_WORKERS", "1")
 
-    def make(settings: dict[str, object], root: str) -> Source:
+    def make(settings: dict[str, object], root: str) -> CorpusSource:
         monkeypatch.setenv("LIBRETTO_ROOT_SAID", root)
         shutil.rmtree(work, ignore_errors=True)
-        return source("said", "noise" if settings["kind"] == "clips" else "train", settings)
+        return build_source("said", "noise" if settings["kind"] == "clips" else "train", settings)
 
     return make
 
 
 @pytest.mark.parametrize("settings", [TABLE, LIBRI, CLIPS], ids=["table", "librispeech", "clips"])
 def test_a_bucket_gives_the_manifest_of_a_folder(
-    settings: dict[str, object], folder: Path, listed: Callable[..., Source]
+    settings: dict[str, object], folder: Path, listed: Callable[..., CorpusSource]
 ) -> None:
     here = listed(settings, str(folder))
-    scan, found = here.scan(), here.find()
+    scan, found = here.scan(), here.list_utterances()
     there = listed(settings, "s3://recordings/root")
-    assert (there.scan(), there.find()) == (scan, found)
+    assert (there.scan(), there.list_utterances()) == (scan, found)
     row = found[0][0]
     assert there.locate(row.path).read_bytes() == here.locate(row.path).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut", "stall"])
 def test_what_passes_leaves_no_trace(
-    kind: str, folder: Path, listed: Callable[..., Source], bucket: Bucket
+    kind: str, folder: Path, listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
-    found = listed(LIBRI, str(folder)).find()
+    found = listed(LIBRI, str(folder)).list_utterances()
     bucket.first(kind, 1 if kind == "stall" else 2, "0000.flac" if kind == "stall" else "")
-    assert listed(LIBRI, "s3://recordings/root").find() == found
+    assert listed(LIBRI, "s3://recordings/root").list_utterances() == found
     assert max(bucket.asked.values()) >= 2, "it did go wrong"
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut"])
 def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(
-    kind: str, listed: Callable[..., Source], bucket: Bucket
+    kind: str, listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
     bucket.always(kind, "12-34-0001.flac")
     with pytest.raises(
         TransientError,
         match=r"s3://recordings/root/dev-clean/12/34/12-34-0001.flac: no whole answer in 4 tries",
     ) as stopped:
-        listed(LIBRI, "s3://recordings/root").find()
+        listed(LIBRI, "s3://recordings/root").list_utterances()
     assert stopped.value.exit_code == 75
     assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 4
 
 
 def test_a_recording_that_goes_between_listing_and_reading_is_rejected_as_on_a_disk(
-    listed: Callable[..., Source], bucket: Bucket
+    listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
     bucket.always("gone", "12-34-0001.flac")
-    kept, rejected = listed(LIBRI, "s3://recordings/root").find()
+    kept, rejected = listed(LIBRI, "s3://recordings/root").list_utterances()
     assert {row.id: row.reason for row in rejected}[
         "12-34-0001"
     ] == "unreadable: No such file or directory"
     assert len(kept) + len(rejected) == 6
 
 
-def test_an_expired_token_is_said_at_once(listed: Callable[..., Source], bucket: Bucket) -> None:
+def test_an_expired_token_is_said_at_once(
+    listed: Callable[..., CorpusSource], bucket: Bucket
+) -> None:
     bucket.always("expired", "12-34-0001.flac")
     with pytest.raises(
         InputError, match=r"12-34-0001.flac: refused: .*expired.*Renew the keys"
     ) as stopped:
-        listed(LIBRI, "s3://recordings/root").find()
+        listed(LIBRI, "s3://recordings/root").list_utterances()
     assert stopped.value.exit_code == 2
     assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 1
 
 
-def test_a_folder_or_bucket_that_is_not_there_is_named(listed: Callable[..., Source]) -> None:
+def test_a_folder_or_bucket_that_is_not_there_is_named(listed: Callable[..., CorpusSource]) -> None:
     with pytest.raises(InputError, match="no such folder in the bucket"):
-        listed(LIBRI, "s3://recordings/roof").find()
+        listed(LIBRI, "s3://recordings/roof").list_utterances()
     with pytest.raises(InputError, match=r"no folder 'dev-claen'.*Did you mean 'dev-clean'"):
-        listed({**LIBRI, "subsets": ["dev-claen"]}, "s3://recordings/root").find()
+        listed({**LIBRI, "subsets": ["dev-claen"]}, "s3://recordings/root").list_utterances()
     with pytest.raises(InputError, match=r"no such table.*Did you mean 'said.tsv'"):
-        listed({**TABLE, "table": "siad.tsv"}, "s3://recordings/root").find()
+        listed({**TABLE, "table": "siad.tsv"}, "s3://recordings/root").list_utterances()
 
 
 def test_a_place_is_of_a_bucket_by_its_beginning() -> None:

@@ -14,7 +14,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.corpus.generation import espeak
 from components.corpus.generation.grammar import WORDS, split_of
-from components.corpus.source import source
+from components.corpus.source import build_source
 from components.corpus.sources.spoken import family, voices
 
 SETTINGS: dict[str, Any] = {
@@ -35,7 +35,9 @@ SETTINGS: dict[str, Any] = {
 
 
 def digests(split: str, **changed: Any) -> dict[str, str]:
-    kept, rejected = source("some", split, {**SETTINGS, "split": split, **changed}).find()
+    kept, rejected = build_source(
+        "some", split, {**SETTINGS, "split": split, **changed}
+    ).list_utterances()
     assert not rejected
     return {row.id: row.sha256 for row in kept}
 
@@ -61,8 +63,8 @@ def test_more_utterances_leave_the_earlier_ones_as_they_are(work: Path) -> None:
 def test_a_lost_work_cache_is_made_again(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    origin = source("some", "test", {**SETTINGS, "split": "test", "utterances": 10})
-    row = origin.find()[0][0]
+    origin = build_source("some", "test", {**SETTINGS, "split": "test", "utterances": 10})
+    row = origin.list_utterances()[0][0]
     before = origin.locate(row.path).read_bytes()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     assert origin.locate(row.path).read_bytes() == before
@@ -79,7 +81,12 @@ def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
     )
     assert len(by_split["test"]) >= 10
     texts = {
-        split: {row.text for row in source("some", split, {**SETTINGS, "split": split}).find()[0]}
+        split: {
+            row.text
+            for row in build_source("some", split, {**SETTINGS, "split": split}).list_utterances()[
+                0
+            ]
+        }
         for split in by_split
     }
     assert all(split_of(text) == split for split, found in texts.items() for text in found)
@@ -87,14 +94,14 @@ def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
 
 
 def test_digits_are_strings_of_one_to_seven_by_the_voices_of_the_split(work: Path) -> None:
-    made = source("some", "dev", {**SETTINGS, "split": "dev", "texts": "digits"})
-    rows = made.find()[0]
+    made = build_source("some", "dev", {**SETTINGS, "split": "dev", "texts": "digits"})
+    rows = made.list_utterances()[0]
     assert {word for row in rows for word in row.text.split()} == set(WORDS["digit"])
     assert {2, 7} <= {len(row.text.split()) for row in rows} <= set(range(1, 8))
     assert {row.speaker for row in rows} <= {f"espeak-{name}" for name in voices("dev")}
-    made = source("some", "train", {**SETTINGS, "texts": "digits"})
-    seconds = sum(row.samples for row in made.find()[0]) / RATE
-    assert made.expected()[0] == pytest.approx(seconds, rel=0.15)  # type: ignore[attr-defined]
+    made = build_source("some", "train", {**SETTINGS, "texts": "digits"})
+    seconds = sum(row.samples for row in made.list_utterances()[0]) / RATE
+    assert made.estimate_size()[0] == pytest.approx(seconds, rel=0.15)  # type: ignore[attr-defined]
 
 
 def test_too_few_different_sentences_stop(work: Path) -> None:
@@ -104,15 +111,15 @@ def test_too_few_different_sentences_stop(work: Path) -> None:
     with pytest.raises(
         InputError, match=r"60 different sentences can't be drawn from 2 words a class"
     ) as raised:
-        source(
+        build_source(
             "some", "dev", {**SETTINGS, "split": "dev", "utterances": 60, "words_per_class": 2}
-        ).find()
+        ).list_utterances()
     assert "words_per_class" in str(raised.value)
 
 
 def test_a_split_in_another_role_stops() -> None:
     with pytest.raises(InputError, match=r"of split 'train' stands in the role 'test'"):
-        source("some", "test", SETTINGS)
+        build_source("some", "test", SETTINGS)
 
 
 def test_a_voice_that_the_library_refuses_stops() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.config.errors import InputError
-from components.corpus.source import source
+from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
 
 HEADER = ("path", "text", "speaker", "lang")
@@ -49,7 +49,7 @@ def table_of(root: Path) -> Path:
 
 def table(root: Path, role: str = "test", **changed):
     name = f"sub/{table_of(root).name}"
-    return source(
+    return build_source(
         "listed",
         role,
         {
@@ -67,7 +67,7 @@ def add(root: Path, *rows: tuple) -> None:
 
 
 def test_every_rate_and_format_is_kept_with_its_text(root: Path) -> None:
-    kept, rejected = table(root).find()
+    kept, rejected = table(root).list_utterances()
     assert not rejected
     assert [(row.id, row.text, row.speaker, row.language, row.sample_rate) for row in kept] == [
         (Path(path).stem, text, speaker, language, rate)
@@ -95,7 +95,7 @@ def test_broken_and_missing_files_are_rejected(root: Path) -> None:
         ("../../outside.wav", "x", "", ""),
         ("audio/a.wav", "another text", "", ""),
     )
-    kept, rejected = table(root).find()
+    kept, rejected = table(root).list_utterances()
     assert [row.id for row in kept] == ["b", "c", "d"]
     assert Counter(row.reason.partition(":")[0] for row in rejected) == {
         "truncated": 1,
@@ -110,26 +110,33 @@ def test_broken_and_missing_files_are_rejected(root: Path) -> None:
 def test_a_row_without_text_is_rejected_as_speech_and_kept_as_non_speech(root: Path) -> None:
     add(root, ("audio/e.wav", "", "", ""))
     put(root / "sub/audio/e.wav", clip(form="WAV", level=0.0))
-    assert [row.reason.partition(":")[0] for row in table(root).find()[1]] == ["missing transcript"]
-    kept, rejected = table(root, "nonspeech-test", columns={"text": None, "speaker": None}).find()
+    assert [row.reason.partition(":")[0] for row in table(root).list_utterances()[1]] == [
+        "missing transcript"
+    ]
+    kept, rejected = table(
+        root, "nonspeech-test", columns={"text": None, "speaker": None}
+    ).list_utterances()
     assert not rejected
     assert [(row.id, row.text, row.speaker) for row in kept] == [(name, "", "") for name in "abcde"]
 
 
 def test_part_of_a_table(root: Path) -> None:
     german = table(root, where={"lang": ["de"]})
-    assert [row.id for row in german.find()[0]] == ["c"]
+    assert [row.id for row in german.list_utterances()[0]] == ["c"]
     assert [path for path, _ in german.scan()["files"]] == [
         "sub/audio/c.ogg",
         f"sub/{table_of(root).name}",
     ]
     assert [
-        row.id for row in table(root, where={"lang": ["de", "en"], "speaker": ["ann"]}).find()[0]
+        row.id
+        for row in table(root, where={"lang": ["de", "en"], "speaker": ["ann"]}).list_utterances()[
+            0
+        ]
     ] == ["a", "b"]
 
 
 def test_a_constant_language_and_a_prefix_for_speakers(root: Path) -> None:
-    kept, _ = table(root, columns={}, language="xx", speaker_prefix="club-").find()
+    kept, _ = table(root, columns={}, language="xx", speaker_prefix="club-").list_utterances()
     assert {row.language for row in kept} == {"xx"}
     assert [row.speaker for row in kept] == ["club-ann", "club-ann", "club-bob", ""]
 
@@ -139,11 +146,11 @@ def test_names_are_safe_different_and_do_not_hang_on_other_files(root: Path) -> 
     for path in paths:
         put(root / "sub" / path, clip(form="FLAC" if path.endswith("flac") else "WAV"))
     add(root, *((path, "words", "", "") for path in paths))
-    names = {row.path: row.id for row in table(root).find()[0]}
+    names = {row.path: row.id for row in table(root).list_utterances()[0]}
     assert len(set(names.values())) == len(ROWS) + len(paths)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names.values())
     assert names["sub/x/a.b c.wav"] == "a-b-c"
-    some = {row.path: row.id for row in table(root, where={"lang": ["en"]}).find()[0]}
+    some = {row.path: row.id for row in table(root, where={"lang": ["en"]}).list_utterances()[0]}
     assert some.items() <= names.items()
 
 
@@ -151,12 +158,12 @@ def test_moving_the_root_changes_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(root, ("audio/gone.wav", "x", "", ""))
-    scan, listed = table(root).scan(), table(root).find()
+    scan, listed = table(root).scan(), table(root).list_utterances()
     moved = tmp_path / "elsewhere" / "deep"
     shutil.copytree(root, moved)
     monkeypatch.setenv("LIBRETTO_ROOT_TABLES", str(moved))
     assert table(root).scan() == scan
-    assert table(root).find() == listed
+    assert table(root).list_utterances() == listed
     assert str(tmp_path) not in str(scan) + str(listed)
 
 
@@ -212,14 +219,14 @@ def test_a_broken_table_stops_with_its_line(
     put(tmp_path / "t" / "bad.tsv", text.encode())
     monkeypatch.setenv("LIBRETTO_ROOT_TABLES", str(tmp_path / "t"))
     with pytest.raises(InputError, match=says):
-        source("bad", "test", {"kind": "table", "root": "tables", "table": "bad.tsv"}).scan()
+        build_source("bad", "test", {"kind": "table", "root": "tables", "table": "bad.tsv"}).scan()
 
 
 def test_a_table_that_is_no_text_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "t" / "bad.csv", "path,text\na.wav,é\n".encode("latin-1"))
     monkeypatch.setenv("LIBRETTO_ROOT_TABLES", str(tmp_path / "t"))
     with pytest.raises(InputError, match=r"bad\.csv.*UTF-8"):
-        source("bad", "test", {"kind": "table", "root": "tables", "table": "bad.csv"}).scan()
+        build_source("bad", "test", {"kind": "table", "root": "tables", "table": "bad.csv"}).scan()
 
 
 def told(recordings: Path, folder: str) -> int:
@@ -241,7 +248,7 @@ def test_real_speech_of_many_languages_is_kept_whole(
         "table": "ood.tsv",
         "columns": {"text": "transcript", "language": "language"},
     }
-    kept, rejected = source("ood", "test", settings).find()
+    kept, rejected = build_source("ood", "test", settings).list_utterances()
     assert not rejected
     assert len(kept) == told(recordings, "ood")
     rows = list(
@@ -258,7 +265,9 @@ def test_real_speech_of_many_languages_is_kept_whole(
         seen = next(one for one in kept if one.path == row["path"])
         assert seen.sample_rate == int(row["sample_rate"])
         assert seen.samples / seen.sample_rate == pytest.approx(float(row["seconds"]), abs=0.01)
-    portuguese = source("pt", "test", {**settings, "where": {"language": ["pt"]}}).find()[0]
+    portuguese = build_source(
+        "pt", "test", {**settings, "where": {"language": ["pt"]}}
+    ).list_utterances()[0]
     assert [row.id for row in portuguese] == [row.id for row in kept if row.language == "pt"]
 
 
@@ -280,7 +289,7 @@ def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(
             "columns": columns,
             "where": {"source_repository": [repository]},
         }
-        kept, rejected = source("ood", "test", settings).find()
+        kept, rejected = build_source("ood", "test", settings).list_utterances()
         assert not rejected
         assert len(kept) == int(count), repository
         assert {row.language for row in kept} == set(languages.split(", ")), repository
@@ -297,9 +306,11 @@ def test_real_non_speech_is_kept_without_text(
         "table": "nonspeech.tsv",
         "columns": {"text": None, "speaker": None},
     }
-    kept, rejected = source("real", "nonspeech-test", settings).find()
+    kept, rejected = build_source("real", "nonspeech-test", settings).list_utterances()
     assert not rejected
     assert len(kept) == told(recordings, "nonspeech")
     assert {(row.text, row.speaker, row.split) for row in kept} == {("", "", "nonspeech-test")}
-    birds = source("birds", "noise", {**settings, "where": {"class": ["birds"]}}).find()[0]
+    birds = build_source(
+        "birds", "noise", {**settings, "where": {"class": ["birds"]}}
+    ).list_utterances()[0]
     assert {row.path.partition("/")[0] for row in birds} == {"birds"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.audio.sound import as_flac
+from components.audio.sound import encode_flac
 from components.config.errors import InputError
 from components.features import extract
 from components.features.frames import FrameSource
@@ -333,7 +333,7 @@ def test_a_clip_without_a_frame_stops_before_any_work(
     least = 320 if family in ("parakeet", "fbank") else 400
     samples = {"long": 16_000, "click": least - 1}
     written = [
-        TarMember(name, as_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "")
+        TarMember(name, encode_flac(np.full(count, 0.1, np.float32)), count, 0, "", "", "")
         for name, count in samples.items()
     ]
     write_index(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.audio.sound import as_flac
+from components.audio.sound import encode_flac
 from components.config.errors import InputError
 from components.config.params import read_params
 from components.features.waveforms import AugmentedView, ShardClip, augment_of, augmentation_of
@@ -44,7 +44,7 @@ def put_noise(seed: int = 1, rooms: bool = True) -> None:
     for source, clips in held.items():
         (out / source).mkdir()
         samples = [
-            TarMember(f"{source}-{n}", as_flac(each), len(each), 0, "", "", "")
+            TarMember(f"{source}-{n}", encode_flac(each), len(each), 0, "", "", "")
             for n, each in enumerate(clips)
         ]
         write_index(
@@ -274,7 +274,9 @@ def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_e
     write_index(
         out / "clicks" / INDEX,
         write_tar(
-            out / "clicks/c.tar", [TarMember("click", as_flac(click), 330, 0, "", "", "")], "flac"
+            out / "clicks/c.tar",
+            [TarMember("click", encode_flac(click), 330, 0, "", "", "")],
+            "flac",
         ),
     )
     write_record(out, "shards", parameters=None, inputs={})

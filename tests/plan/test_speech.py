@@ -52,8 +52,8 @@ MADE = """
 from components.config import catalogue
 from components.corpus.source import source
 made = source("{name}", "{role}", catalogue.corpus("spoken").sources["{role}"]["{name}"])
-rows, _ = made.find()
-print(*made.expected(), sum(row.samples / row.sample_rate for row in rows), len(rows))
+rows, _ = made.list_utterances()
+print(*made.estimate_size(), sum(row.samples / row.sample_rate for row in rows), len(rows))
 """
 
 

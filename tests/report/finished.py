@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from components.audio.sound import as_flac
+from components.audio.sound import encode_flac
 from components.config.params import read_params
 from components.report.alignment import counts, operations
 from components.report.build import MADE, work
@@ -356,7 +356,7 @@ def shards(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
     for number, (name, heard) in enumerate(sets.items()):
         (out / name).mkdir()
         sounds = [
-            (each, as_flac(tone(each.seconds, 200 + 100 * number)), round(each.seconds * RATE))
+            (each, encode_flac(tone(each.seconds, 200 + 100 * number)), round(each.seconds * RATE))
             for each in heard
         ]
         samples = [

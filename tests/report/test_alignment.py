@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.report.alignment import columns, counts, operations
-from components.text.wer import word_errors
+from components.text.wer import count_word_errors
 
 texts = st.lists(st.sampled_from(["a", "b", "c", "ü"]), max_size=8).map(" ".join)
 
@@ -23,7 +23,7 @@ def test_operations_fit_both_sides_and_count_as_the_word_error_rate(
         assert [word for _, word, _ in shown if word] == left.split()
         assert [word for _, _, word in shown if word] == right.split()
         assert all((one == two) == (letter == "=") for letter, one, two in shown)
-        errors = word_errors([left], [right], "as-is")
+        errors = count_word_errors([left], [right], "as-is")
         assert counts(letters) == (errors.substitutions, errors.deletions, errors.insertions)
 
 

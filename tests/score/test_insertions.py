@@ -21,7 +21,7 @@ from components.score.insertions import (
 )
 from components.score.metrics import count
 from components.text.hypothesis import Hypothesis
-from components.text.wer import alignments
+from components.text.wer import align_pairs
 
 CHATML = "<|im_start|>user\n{speech} Transcribe speech to text.<|im_end|>\n<|im_start|>assistant\n"
 KNOWN = evidence(CHATML)
@@ -67,14 +67,14 @@ TEXTS = st.lists(WORDS, max_size=14).map(" ".join)
 
 
 def kinds(reference: str, hypothesis: str, known=KNOWN) -> dict[str, int]:
-    (alignment,) = alignments([reference], [hypothesis], FORM)
+    (alignment,) = align_pairs([reference], [hypothesis], FORM)
     return dict(Counter(kinds_of_words(reference, hypothesis, alignment, known)))
 
 
 @settings(deadline=None, max_examples=300)
 @given(TEXTS, TEXTS)
 def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> None:
-    (alignment,) = alignments([reference], [hypothesis], FORM)
+    (alignment,) = align_pairs([reference], [hypothesis], FORM)
     found = kinds_of_words(reference, hypothesis, alignment, KNOWN)
     assert len(found) == alignment.errors.insertions
     assert set(found) <= set(KINDS)

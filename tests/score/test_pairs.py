@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.text.wer import WordErrors, word_errors
+from components.text.wer import WordErrors, count_word_errors
 
 with (Path(__file__).parent / "pairs.tsv").open(encoding="utf-8", newline="") as stream:
     PAIRS = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -53,7 +53,7 @@ def test_there_are_fifty_and_more() -> None:
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair["what"])
 def test_the_counts_are_those_worked_out_by_hand(pair: dict[str, str]) -> None:
     split = int(pair["substitutions"]), int(pair["deletions"]), int(pair["insertions"])
-    found = word_errors([pair["reference"]], [pair["hypothesis"]], "casefold")
+    found = count_word_errors([pair["reference"]], [pair["hypothesis"]], "casefold")
     assert found == WordErrors(*split, words=len(pair["reference"].split()))
     assert least(pair["reference"].casefold().split(), pair["hypothesis"].casefold().split()) == {
         split

@@ -23,7 +23,7 @@ from components.runtime.hashing import folder_digests
 from components.score.build import METRICS
 from components.score.table import show
 from components.text.hypothesis import Hypothesis
-from components.text.wer import word_errors
+from components.text.wer import count_word_errors
 from tests.conftest import REPOSITORY
 from tests.score.workspace import CLEAN, COUNTS, KINDS, hold, rows, scores
 
@@ -96,7 +96,7 @@ def test_the_figures_are_those_of_the_texts() -> None:
     } == {"text_rate": 0.25, "clips": 4, "characters_a_minute": 15.0, "insertion_kinds": kinds}
     assert found["quiet"]["ctc"]["text_rate"] == 0.5
     for name, told in (("clean", CLEAN), ("other", CLEAN[:2]), ("dev", CLEAN[1:])):
-        errors = word_errors([row[2] for row in told], [row[3] for row in told], "casefold")
+        errors = count_word_errors([row[2] for row in told], [row[3] for row in told], "casefold")
         assert {key: found[name]["free"][key] for key in COUNTS} == {
             key: getattr(errors, key) for key in COUNTS
         }

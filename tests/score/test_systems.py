@@ -20,7 +20,7 @@ from components.decode.hypotheses import read_hypotheses
 from components.score.build import METRICS
 from components.score.systems import read_sets, read_texts
 from components.text.hypothesis import Hypothesis
-from components.text.wer import word_errors
+from components.text.wer import count_word_errors
 from tests.conftest import REPOSITORY
 from tests.score.workspace import CLEAN, CORPUS, COUNTS, QUIET, hold, lists, rows, scores
 
@@ -234,7 +234,7 @@ def test_every_utterance_has_its_errors() -> None:
     assert len(held) == 2 * (4 + 2 + 3 + 4)
     assert {row["role"] for row in held} == {"test", "dev", "nonspeech-test"}
     for row in held:
-        errors = word_errors([row["reference"]], [row["text"]], "casefold")
+        errors = count_word_errors([row["reference"]], [row["text"]], "casefold")
         assert {key: row[key] for key in COUNTS} == {key: getattr(errors, key) for key in COUNTS}
     for name in ("clean", "other", "dev"):
         for system, each in found[name].items():

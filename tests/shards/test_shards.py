@@ -25,13 +25,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.audio.sound import read
+from components.audio.sound import read_waveform
 from components.config.catalogue import ROLES
 from components.config.errors import InputError
 from components.config.params import Shards
 from components.corpus import __main__ as corpus
 from components.corpus.manifest import MANIFEST, read_manifest, read_rejects, write_rows
-from components.corpus.source import source
+from components.corpus.source import build_source
 from components.runtime.artifact import read_record, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
@@ -97,7 +97,7 @@ def house(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     entry = {role: {"clips": TABLE} if role == "test" else {} for role in ROLES}
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": entry}))
-    kept, rejected = source("clips", "test", TABLE).find()
+    kept, rejected = build_source("clips", "test", TABLE).list_utterances()
     assert not rejected
     for role, rows in (("test", kept), ("noise", None)):
         manifest = Path("data/corpus") / role
@@ -130,7 +130,7 @@ def test_the_record_says_which_sources_are_rooms() -> None:
         write_rows(
             Path("data/corpus/noise") / name / MANIFEST,
             Utterance,
-            source(name, "noise", entry).find()[0],
+            build_source(name, "noise", entry).list_utterances()[0],
         )
     for role in ("noise", "test"):
         run(stage(role))
@@ -156,7 +156,7 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
         facts = soundfile.info(io.BytesIO(data))
         assert (facts.format, facts.samplerate, facts.channels) == ("FLAC", 16_000, 1)
         assert item.entry.samples == facts.frames == len(audio(item))
-        assert np.abs(audio(item) - read(path)).max() <= 2**-15
+        assert np.abs(audio(item) - read_waveform(path)).max() <= 2**-15
         text = CLIPS[path.name][3]
         assert (item.entry.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
         speaker = f"speaker-{list(CLIPS).index(path.name) % 2}"

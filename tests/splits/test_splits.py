@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from components.config.errors import InputError
-from components.corpus.manifest import MANIFEST, copy_path, write_rows
+from components.corpus.manifest import MANIFEST, altered_path, write_rows
 from components.runtime.artifact import RECORD, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
@@ -56,7 +56,7 @@ def hold(
             for row in utterances
         }
         utterances = [
-            replace(row, path=f"unit/{copy_path(originals[row.id])}") for row in utterances
+            replace(row, path=f"unit/{altered_path(originals[row.id])}") for row in utterances
         ]
     write_rows(folder / source / MANIFEST, Utterance, utterances)
     parameters = {path.parent.name: {"kind": "plain"} for path in folder.glob(f"*/{MANIFEST}")}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.text.joining import Word, join_words, spread_words
+from components.text.joining import Word, estimate_word_times, join_words
 
 FOREVER = 1e9
 
@@ -78,7 +78,7 @@ def test_each_word_comes_once_where_times_are_unknown(
 ) -> None:
     words, windows = talk
     stretches = [
-        spread_words(" ".join(texts([heard(words, *window, broken)])), *window)
+        estimate_word_times(" ".join(texts([heard(words, *window, broken)])), *window)
         for window in windows
     ]
     assert texts(join_words(stretches, overlaps(windows), FOREVER)) == texts([words])
@@ -107,8 +107,8 @@ def test_measured_times_that_are_a_little_off_still_tell_one_repeat_from_the_nex
 
 def test_a_word_heard_differently_is_taken_once() -> None:
     one, other = (
-        spread_words("we saw the gray harbour at ni", 0, 4),
-        spread_words("ay harbor at night again", 2.4, 6),
+        estimate_word_times("we saw the gray harbour at ni", 0, 4),
+        estimate_word_times("ay harbor at night again", 2.4, 6),
     )
     assert texts(join_words([one, other], [None, (2.4, 4)], FOREVER)) == [
         "we",
@@ -123,7 +123,10 @@ def test_a_word_heard_differently_is_taken_once() -> None:
 
 
 def test_case_and_punctuation_do_not_hide_a_word() -> None:
-    one, other = spread_words("He said: well, then", 0, 3), spread_words("Well then go.", 1.8, 4)
+    one, other = (
+        estimate_word_times("He said: well, then", 0, 3),
+        estimate_word_times("Well then go.", 1.8, 4),
+    )
     assert texts(join_words([one, other], [None, (1.8, 3)], FOREVER)) == [
         "He",
         "said:",
@@ -153,7 +156,7 @@ def test_times_decide_where_nothing_is_in_common() -> None:
 def test_silence_on_a_side_costs_nothing_outside_the_overlap(
     one: str, other: str, both: str
 ) -> None:
-    stretches = [spread_words(one, 0, 2), spread_words(other, 4, 6)]
+    stretches = [estimate_word_times(one, 0, 2), estimate_word_times(other, 4, 6)]
     assert texts(join_words(stretches, [None, (2, 4)], FOREVER)) == both.split()
 
 
@@ -170,13 +173,13 @@ def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
 
 
 def test_stretches_that_only_touch_are_left_as_they_are() -> None:
-    stretches = [spread_words("so so", 0, 2), spread_words("so so", 2, 4)]
+    stretches = [estimate_word_times("so so", 0, 2), estimate_word_times("so so", 2, 4)]
     assert join_words(stretches, [None, None], FOREVER) == stretches
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40), st.floats(0, 9), st.floats(0, 9))
 def test_estimated_times_fill_the_stretch(text: str, start: float, seconds: float) -> None:
-    words = spread_words(text, start, start + seconds)
+    words = estimate_word_times(text, start, start + seconds)
     assert [word.text for word in words] == text.split()
     assert all(one.end == other.start for one, other in pairwise(words))
     if words:

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from components.text import forms
-from components.text.forms import FORMS, in_form, prepare
+from components.text.forms import FORMS, normalise, prepare
 from components.text.wer import (
     WordErrors,
-    alignments,
-    character_errors,
-    error_rate,
-    pair_errors,
-    word_errors,
+    align_pairs,
+    compute_wer,
+    count_character_errors,
+    count_pair_errors,
+    count_word_errors,
 )
 
 # Few words, so that texts have many in common; those that differ by case, or fold to more than one
@@ -63,7 +63,7 @@ def words(text: str, form: str) -> tuple[str, ...]:
 
 
 def counted(pairs: list[tuple[str, str]], form: str) -> WordErrors:
-    return word_errors(
+    return count_word_errors(
         [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
     )
 
@@ -93,7 +93,7 @@ def test_errors_are_the_edit_distance(pairs: list[tuple[str, str]], form: str) -
     )
     assert errors.wer == (total(errors) / errors.words if errors.words else 0.0)
     assert (
-        error_rate(
+        compute_wer(
             [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
         )
         == errors.wer
@@ -110,7 +110,7 @@ def test_errors_of_two_sets_add_up(one: list, other: list, form: str) -> None:
 @any_time
 @given(st.lists(texts(), max_size=5), FORM)
 def test_the_same_text_has_no_errors(said: list[str], form: str) -> None:
-    errors = word_errors(said, said, form)
+    errors = count_word_errors(said, said, form)
     assert (total(errors), errors.wer) == (0, 0.0)
     assert errors.words == sum(len(words(text, form)) for text in said)
 
@@ -119,8 +119,10 @@ def test_the_same_text_has_no_errors(said: list[str], form: str) -> None:
 @given(st.lists(texts(), min_size=1, max_size=5), FORM)
 def test_words_over_an_empty_reference_are_insertions(said: list[str], form: str) -> None:
     count = sum(len(words(text, form)) for text in said)
-    assert word_errors([" "] * len(said), said, form) == WordErrors(insertions=count)
-    assert word_errors(said, [""] * len(said), form) == WordErrors(deletions=count, words=count)
+    assert count_word_errors([" "] * len(said), said, form) == WordErrors(insertions=count)
+    assert count_word_errors(said, [""] * len(said), form) == WordErrors(
+        deletions=count, words=count
+    )
 
 
 @any_time
@@ -135,8 +137,8 @@ def test_casefold_is_as_is_on_folded_text(pairs: list[tuple[str, str]]) -> None:
 @any_time
 @given(texts(), st.sampled_from(["as-is", "casefold"]))
 def test_the_classic_forms_neither_merge_nor_drop_words(text: str, form: str) -> None:
-    assert tuple(in_form(text, form).split(" ")) == (words(text, form) or ("",))
-    assert in_form(in_form(text, form), form) == in_form(text, form)
+    assert tuple(normalise(text, form).split(" ")) == (words(text, form) or ("",))
+    assert normalise(normalise(text, form), form) == normalise(text, form)
 
 
 @any_time
@@ -148,7 +150,7 @@ def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]], form: str) -> N
     ]
     for one, errors in zip(
         spoken,
-        pair_errors([pair[0] for pair in pairs], [pair[1] for pair in pairs], form),
+        count_pair_errors([pair[0] for pair in pairs], [pair[1] for pair in pairs], form),
         strict=True,
     ):
         if one[0]:  # jiwer refuses an empty reference
@@ -166,7 +168,7 @@ def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]], form: str) -> N
 def test_character_errors_are_the_edit_distance_with_spaces(
     pairs: list[tuple[str, str]], form: str
 ) -> None:
-    found = character_errors(
+    found = count_character_errors(
         [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
     )
     spoken = [
@@ -191,7 +193,7 @@ def test_inserted_words_stand_where_the_hypothesis_has_them(
     of the reference.
     """
     for reference, hypothesis in pairs:
-        (found,) = alignments([reference], [hypothesis], form)
+        (found,) = align_pairs([reference], [hypothesis], form)
         said, heard = words(reference, form), words(hypothesis, form)
         assert len(found.inserted) == len(set(found.inserted)) == found.errors.insertions
         kept = [word for at, word in enumerate(heard) if at not in found.inserted]
@@ -205,12 +207,16 @@ def test_whispers_form_is_that_of_its_paper() -> None:
     and spelling are one.
     """
     said = "Uh, Mr. Quilter's [noise] COLOUR won't fade for twenty-five years (laughs)!"
-    assert in_form(said, "whisper") == "mister quilter is color will not fade for 25 years"
-    errors = word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "whisper")
+    assert normalise(said, "whisper") == "mister quilter is color will not fade for 25 years"
+    errors = count_word_errors(
+        ["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "whisper"
+    )
     assert total(errors) == 0
     assert (
         total(
-            word_errors(["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "casefold")
+            count_word_errors(
+                ["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "casefold"
+            )
         )
         == 4
     )
@@ -219,11 +225,11 @@ def test_whispers_form_is_that_of_its_paper() -> None:
 @any_time
 @given(st.text(max_size=30))
 def test_whispers_form_of_any_text_has_single_spaces(text: str) -> None:
-    form = in_form(text, "whisper")
+    form = normalise(text, "whisper")
     assert form == " ".join(form.split())
     assert (
         form
-        == in_form(f"  {text}\n", "whisper")
+        == normalise(f"  {text}\n", "whisper")
         == " ".join(EnglishTextNormalizer()(" ".join(text.lower().split())).split())
     )
 
@@ -238,26 +244,26 @@ def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.Mon
     held = dict(forms._held)
     assert len(held) == 40
     forms._held.clear()
-    assert [in_form(text, "whisper") for text in said] == [held[text.lower()] for text in said]
-    assert in_form(said[7], "whisper") == "i will take number 7 the gray one"
+    assert [normalise(text, "whisper") for text in said] == [held[text.lower()] for text in said]
+    assert normalise(said[7], "whisper") == "i will take number 7 the gray one"
 
 
 def test_an_example_by_hand() -> None:
     references = ["the cat sat on the mat", "GOOD morning"]
     hypotheses = ["the bat sat the mat today", "good morning"]
-    assert word_errors(references, hypotheses, "casefold") == WordErrors(
+    assert count_word_errors(references, hypotheses, "casefold") == WordErrors(
         substitutions=1, deletions=1, insertions=1, words=8
     )
-    assert word_errors(references, hypotheses, "casefold").wer == 3 / 8
-    assert word_errors(references, hypotheses, "as-is").substitutions == 2
+    assert count_word_errors(references, hypotheses, "casefold").wer == 3 / 8
+    assert count_word_errors(references, hypotheses, "as-is").substitutions == 2
 
 
 def test_the_rate_may_pass_one() -> None:
-    assert word_errors(["one"], ["a b c d"], "as-is").wer == 4.0
+    assert count_word_errors(["one"], ["a b c d"], "as-is").wer == 4.0
 
 
 def test_nothing_at_all_is_no_error() -> None:
-    assert word_errors([], [], "as-is") == WordErrors()
+    assert count_word_errors([], [], "as-is") == WordErrors()
 
 
 @pytest.mark.parametrize(
@@ -267,9 +273,9 @@ def test_sets_of_different_size_are_refused(references: list[str], hypotheses: l
     with pytest.raises(
         ValueError, match=f"{len(references)} references against {len(hypotheses)} hypotheses"
     ):
-        word_errors(references, hypotheses, "as-is")
+        count_word_errors(references, hypotheses, "as-is")
 
 
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(KeyError, match="upper"):
-        word_errors(["a"], ["a"], "upper")
+        count_word_errors(["a"], ["a"], "upper")

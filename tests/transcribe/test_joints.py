@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bench.joints import energies, trimmed
-from components.audio.segments import FRAME, Segment, pieces
-from components.audio.sound import RATE, read
+from components.audio.segments import FRAME_SAMPLES, Segment, stream_segments
+from components.audio.sound import RATE, read_waveform
 from components.text.joining import Word
 from components.transcribe.transcript import SegmentHypothesis, transcript_of
 
@@ -30,9 +30,9 @@ def hear(waveform: np.ndarray, floor: float) -> list[Word]:
     own. It listens no further than that.
     """
     energy = energies(waveform)
-    spectra = np.abs(np.fft.rfft(waveform[: len(energy) * FRAME].reshape(-1, FRAME), axis=1))[
-        :, 1:65
-    ]
+    spectra = np.abs(
+        np.fft.rfft(waveform[: len(energy) * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES), axis=1)
+    )[:, 1:65]
     spelt = np.array(list(LETTERS))[spectra.reshape(len(spectra), 16, 4).sum(2).argmax(1)]
     smooth = np.convolve(energy, np.ones(5) / 5, "same")
     around = np.lib.stride_tricks.sliding_window_view(
@@ -53,14 +53,14 @@ def counted(waveform: np.ndarray) -> tuple[list[Segment], int, int, int]:
     """(segments, words, words lost, words doubled) of a recording that is heard in segments."""
     heard = []
     floor = 1e-2 * float(energies(waveform).mean())
-    for piece in pieces([waveform]):
+    for piece in stream_segments([waveform]):
         words = hear(piece.samples, floor)
         heard.append(
             SegmentHypothesis(piece.segment, " ".join(word.text for word in words), 0.0, words)
         )
     found = transcript_of("long", len(waveform), heard).words
     whole = hear(waveform, floor)
-    covered = np.zeros(len(waveform) // FRAME + 2, int)
+    covered = np.zeros(len(waveform) // FRAME_SAMPLES + 2, int)
     for word in found:
         covered[round(word.start * 100) : round(word.end * 100)] += 1
     spans = [covered[round(word.start * 100) : round(word.end * 100)] for word in whole]
@@ -74,7 +74,7 @@ def long(recordings: Path) -> np.ndarray:
     """Half an hour of many voices, one utterance behind the other."""
     parts: list[np.ndarray] = []
     for file in sorted((recordings / "real-librispeech").rglob("*.flac")):
-        parts.append(read(file))
+        parts.append(read_waveform(file))
         if sum(map(len, parts)) > MINUTES * 60 * RATE:
             return np.concatenate(parts)
     pytest.skip(f"fewer than {MINUTES} minutes of recordings")

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from components.audio.sound import RATE, read
+from components.audio.sound import RATE, read_waveform
 from components.config import catalogue
 from components.config.errors import InputError
 from components.decode.hypotheses import read_hypotheses
@@ -131,9 +131,15 @@ def test_files_bytes_and_waveforms_are_heard_alike(tmp_path: Path) -> None:
     file = tmp_path / "a.flac"
     soundfile.write(file, np.repeat(tones.tone("ember fjord", 3)[:, None], 2, 1), RATE)
     transcriber = Transcriber.load()
-    ways = (file, str(file), file.read_bytes(), read(file), read(file).astype(np.float64))
+    ways = (
+        file,
+        str(file),
+        file.read_bytes(),
+        read_waveform(file),
+        read_waveform(file).astype(np.float64),
+    )
     assert len({transcriber(way).text for way in ways}) == 1
-    higher = transcriber(np.repeat(read(file), 2), 2 * RATE)
+    higher = transcriber(np.repeat(read_waveform(file), 2), 2 * RATE)
     assert higher.seconds == pytest.approx(transcriber(file).seconds)
 
 

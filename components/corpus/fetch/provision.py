@@ -17,7 +17,7 @@ from pathlib import Path
 from components.config.errors import InputError, nearest
 from components.corpus.fetch.archive import Archive, archives, md5_of, unpack
 from components.corpus.fetch.download import download
-from components.corpus.source import Source, read_folders
+from components.corpus.source import CorpusSource, collect_folders
 from components.runtime.data_roots import data_root, local_root
 from components.runtime.unit_cache import lock
 
@@ -25,13 +25,13 @@ BENCH = ".fetch"  # below the data root: what is being downloaded and unpacked
 MARK = ".archive.json"  # in an unpacked folder: what it came from
 
 
-def needed(sources: Iterable[tuple[str, Source]]) -> list[Archive]:
+def needed(sources: Iterable[tuple[str, CorpusSource]]) -> list[Archive]:
     """The archives that hold the folders of some sources (name, source), each once; raises
     InputError for a folder in none.
     """
     found: dict[tuple[str, str], Archive] = {}
     for name, root, folders in (
-        (name, *read) for name, origin in sources for read in read_folders(origin)
+        (name, *read) for name, origin in sources for read in collect_folders(origin)
     ):
         known = archives(root)
         for folder in folders:

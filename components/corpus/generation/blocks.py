@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.audio.sound import RATE, as_flac
+from components.audio.sound import RATE, encode_flac
 from components.config.errors import InputError
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
@@ -71,10 +71,12 @@ def _block(job: _Job) -> Path:
 
 def _chunk(plans: Sequence[Any], make: Maker, folder: Path) -> None:
     for plan, samples in zip(plans, make(plans), strict=True):
-        (folder / f"{plan.id}.flac").write_bytes(as_flac(samples))
+        (folder / f"{plan.id}.flac").write_bytes(encode_flac(samples))
 
 
-def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> list[Utterance]:
+def list_block_utterances(
+    folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]
+) -> list[Utterance]:
     """The manifest rows of finished blocks; ``describe(id)`` gives split, speaker, language and
     text.
     """
@@ -97,7 +99,7 @@ def rows(folders: Sequence[Path], describe: Callable[[str], dict[str, Any]]) -> 
     return sorted(found, key=lambda row: row.id)
 
 
-def locate(path: str, remake: Callable[[], Any], *, code: str) -> Path:
+def locate_generated(path: str, remake: Callable[[], Any], *, code: str) -> Path:
     """The file of a manifest path ``<unit>/<id>.flac``; ``remake`` is called where the work cache
     has lost it.
     """

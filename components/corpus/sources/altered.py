@@ -27,15 +27,15 @@ from typing import Any, Literal
 import soundfile
 
 from components.audio.condition import CHANGES, RANGES, Condition, apply_condition, clip_at
-from components.audio.sound import RATE, BrokenSound, as_flac, is_silent
+from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
-from components.corpus.generation.blocks import locate
+from components.corpus.generation.blocks import locate_generated
 from components.corpus.listing import SILENT
-from components.corpus.manifest import Reject, copy_path
-from components.corpus.source import Source, settings_of, source
+from components.corpus.manifest import Reject, altered_path
+from components.corpus.source import CorpusSource, build_source, parse_settings
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
@@ -49,7 +49,7 @@ NO_WORD = "cut: no word ends within the share that is kept"
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlteredSettings:
     """Of a source of kind ``altered``; exactly one of ``snr_db``, ``tempo``, ``cut`` and
     ``around_seconds``.
     """
@@ -74,7 +74,7 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class AlteredBlock:
     """One block of recordings to change; where their files and the clips of noise (None: made) lie
     is no part of its key.
     """
@@ -87,12 +87,12 @@ class Job:
     key: dict[str, Any]
 
 
-class Altered:
+class AlteredSource:
     """A source of kind ``altered``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
-        self.settings = settings_of(Settings, name, role, settings)
+        self.settings = parse_settings(AlteredSettings, name, role, settings)
         self._condition = _condition(name, self.settings)
         self._within = _part(name, "source", self.settings.name or name, role, self.settings.source)
         noise = self.settings.noise
@@ -100,10 +100,10 @@ class Altered:
             None if noise is None else _part(name, "noise", f"{name}-noise", "noise", noise)
         )
 
-    def origins(self) -> list[Source]:
+    def list_origins(self) -> list[CorpusSource]:
         return [self._within, *([self._noise] if self._noise else [])]
 
-    def lengthened(self, seconds: float, recordings: int) -> float:
+    def estimate_duration_s(self, seconds: float, recordings: int) -> float:
         return self._condition.lengthened(seconds, recordings)
 
     def scan(self) -> dict[str, Any]:
@@ -117,11 +117,11 @@ class Altered:
         files = {"files": within["files"]} if "files" in within else {}
         return {**stands_on, **files, "digest": data_digest(stands_on)}
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """The changed recordings, and what the source within refused or the change left
         nothing of.
         """
-        rows, refused = self._within.find()
+        rows, refused = self._within.list_utterances()
         texts = {row.id: self._text(row) for row in rows}
         rejected = [Reject(self._id(row.id), row.path, row.reason) for row in refused]
         rejected += [
@@ -133,7 +133,7 @@ class Altered:
         for job, unit in self._blocks(rows):
             listing, sums = json.loads((unit / LISTING).read_text()), unit_digests(unit)
             for row in job.rows:
-                path = copy_path(row)
+                path = altered_path(row)
                 if row.id in listing["refused"]:
                     rejected.append(Reject(self._id(row.id), row.path, listing["refused"][row.id]))
                 else:
@@ -155,7 +155,9 @@ class Altered:
         )
 
     def locate(self, path: str) -> Path:
-        return locate(path, lambda: self._blocks(self._within.find()[0]), code=__name__)
+        return locate_generated(
+            path, lambda: self._blocks(self._within.list_utterances()[0]), code=__name__
+        )
 
     def _id(self, original: str) -> str:
         return f"{original}-{self._condition.label()}"
@@ -167,12 +169,12 @@ class Altered:
             else row.text
         )
 
-    def _blocks(self, rows: list[Utterance]) -> list[tuple[Job, Path]]:
+    def _blocks(self, rows: list[Utterance]) -> list[tuple[AlteredBlock, Path]]:
         """The units of the work cache with the changed recordings, made where they are
         not there.
         """
         wanted = [row for row in rows if not row.text or self._text(row)]
-        clips = self._noise.find()[0] if self._noise else []
+        clips = self._noise.list_utterances()[0] if self._noise else []
         if self._noise and not clips:
             raise InputError(
                 f"source '{self.name}': its noise has no clip.",
@@ -199,7 +201,7 @@ class Altered:
             block = wanted[start : start + BLOCK]
             files = [self._within.locate(row.path) for row in block]
             jobs.append(
-                Job(
+                AlteredBlock(
                     self._condition,
                     block,
                     files,
@@ -222,11 +224,11 @@ def beginning(text: str, share: float) -> str:
     return text[: ends[-1]] if ends else ""
 
 
-def _block(job: Job) -> Path:
+def _block(job: AlteredBlock) -> Path:
     return cached_unit("audio", job.key, partial(_fill, job), code=__name__)
 
 
-def _fill(job: Job, folder: Path) -> None:
+def _fill(job: AlteredBlock, folder: Path) -> None:
     samples: dict[str, int] = {}
     refused: dict[str, str] = {}
     for row, file in zip(job.rows, job.files, strict=True):
@@ -237,14 +239,14 @@ def _fill(job: Job, folder: Path) -> None:
         except BrokenSound as reason:
             refused[row.id] = str(reason)
             continue
-        target = folder / copy_path(row)
+        target = folder / altered_path(row)
         target.parent.mkdir(exist_ok=True)
-        target.write_bytes(as_flac(sound))
+        target.write_bytes(encode_flac(sound))
         samples[row.id] = len(sound)
     (folder / LISTING).write_text(json.dumps({"samples": samples, "refused": refused}, indent=0))
 
 
-def _condition(name: str, settings: Settings) -> Condition:
+def _condition(name: str, settings: AlteredSettings) -> Condition:
     """The one change that settings ask for; raises InputError where it is none, more than one, or
     out of range.
     """
@@ -276,7 +278,7 @@ def _condition(name: str, settings: Settings) -> Condition:
     return condition
 
 
-def _part(name: str, key: str, own: str, role: str, settings: dict[str, Any]) -> Source:
+def _part(name: str, key: str, own: str, role: str, settings: dict[str, Any]) -> CorpusSource:
     """The source within or that of noise; raises InputError where it cannot be one."""
     if "kind" not in settings:
         raise InputError(
@@ -296,4 +298,4 @@ def _part(name: str, key: str, own: str, role: str, settings: dict[str, Any]) ->
             subject=name,
             hint="Take clips that are no rooms.",
         )
-    return source(own, role, settings)
+    return build_source(own, role, settings)

@@ -20,12 +20,12 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus.listing import (
+    AcceptanceRules,
     FileSource,
     ListedRecording,
-    Rules,
-    examine,
-    scan_of,
-    sizes_below,
+    build_scan,
+    check_recordings,
+    list_sizes_below,
 )
 from components.corpus.manifest import Reject
 from components.corpus.sources.table import ids_of
@@ -35,7 +35,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ClipsSettings:
     __pydantic_config__ = STRICT
     kind: Literal["clips"]
     root: str  # name of the data root
@@ -53,11 +53,11 @@ class Settings:
     max_seconds: float = float("inf")
 
 
-class Clips(FileSource[Settings]):
+class ClipsSource(FileSource[ClipsSettings]):
     """A source of kind ``clips``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        super().__init__(Settings, name, role, settings)
+        super().__init__(ClipsSettings, name, role, settings)
         if role in SPEECH_ROLES:
             raise InputError(
                 f"source '{name}': the kind 'clips' has no transcripts, which the role "
@@ -79,7 +79,7 @@ class Clips(FileSource[Settings]):
         sizes: dict[str, int] = {}
         for wanted in self.settings.folders:
             self._check_folder(wanted)
-            sizes |= sizes_below(
+            sizes |= list_sizes_below(
                 self._root, wanted, lambda path: not self._is_clip(path) or self._takes(path)
             )
         if not any(self._is_clip(path) for path in sizes):
@@ -100,16 +100,16 @@ class Clips(FileSource[Settings]):
     def _is_clip(self, path: str) -> bool:
         return PurePosixPath(path).name != self.settings.annotations
 
-    def folders(self) -> tuple[str, list[str]]:
+    def list_folders(self) -> tuple[str, list[str]]:
         return self.settings.root, self.settings.folders
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of clips and annotations, and the digest of the annotations' content."""
-        return scan_of(
+        return build_scan(
             self._root, self._files, [path for path in self._files if not self._is_clip(path)]
         )
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """Every clip; an id is the file's name, with a digest of its path where two files share
         that.
         """
@@ -118,10 +118,10 @@ class Clips(FileSource[Settings]):
         entries = [
             ListedRecording(ids[path], path, None, "", "", self._fault(path)) for path in paths
         ]
-        rules = Rules(
+        rules = AcceptanceRules(
             self.role, min_seconds=self.settings.min_seconds, max_seconds=self.settings.max_seconds
         )
-        return examine(self.name, self._root, entries, self._files, rules)
+        return check_recordings(self.name, self._root, entries, self._files, rules)
 
     def _fault(self, path: str) -> str:
         """Why a clip is refused by its annotation: an empty transcript must not stand over a

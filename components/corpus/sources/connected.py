@@ -22,13 +22,20 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
-from components.audio.sound import RATE, BrokenSound, as_flac, is_silent, read
+from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent, read_waveform
 from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
-from components.corpus.listing import SILENT, FileSource, scan_of, sizes_of, speech_only
+from components.corpus.listing import SILENT, FileSource, build_scan, check_speech_role, read_sizes
 from components.corpus.manifest import Reject
-from components.corpus.sources.table import Row, below_root, check_column, ids_of, read_rows, safe
+from components.corpus.sources.table import (
+    TableRow,
+    below_root,
+    check_column,
+    ids_of,
+    read_rows,
+    safe,
+)
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
 from components.runtime.s3 import readable
@@ -45,7 +52,7 @@ Words = dict[str, list[np.ndarray]]  # word → 16 kHz samples of each of its ta
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConnectedSettings:
     __pydantic_config__ = STRICT
     kind: Literal["connected"]
     root: str  # name of the data root
@@ -59,16 +66,16 @@ class Settings:
     language: str = "en"
 
 
-class Connected(FileSource[Settings]):
+class ConnectedSource(FileSource[ConnectedSettings]):
     """A source of kind ``connected``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        super().__init__(Settings, name, role, settings)
-        speech_only(name, role, self.settings.kind)
+        super().__init__(ConnectedSettings, name, role, settings)
+        check_speech_role(name, role, self.settings.kind)
         _check(name, self.settings)
 
     @cached_property
-    def _takes(self) -> list[tuple[str, Row]]:
+    def _takes(self) -> list[tuple[str, TableRow]]:
         """(path, row) of the takes to draw from, sorted by path."""
         table, (first, last) = self.settings.table, self.settings.takes
         rows = read_rows(self._root, table)
@@ -90,7 +97,7 @@ class Connected(FileSource[Settings]):
         takes = sorted(
             ((below_root(table, row["path"]), row) for row in wanted), key=lambda take: take[0]
         )
-        there = sizes_of(self._root, {path for path, _ in takes} - {""})
+        there = read_sizes(self._root, {path for path, _ in takes} - {""})
         for path, row in takes:
             if path not in there:
                 raise InputError(
@@ -104,10 +111,10 @@ class Connected(FileSource[Settings]):
         """Paths and sizes of the table and of the takes used, and the digest of the table's
         content.
         """
-        sizes = sizes_of(self._root, [self.settings.table, *(path for path, _ in self._takes)])
-        return scan_of(self._root, sizes, [self.settings.table])
+        sizes = read_sizes(self._root, [self.settings.table, *(path for path, _ in self._takes)])
+        return build_scan(self._root, sizes, [self.settings.table])
 
-    def expected(self) -> tuple[float, int]:
+    def estimate_size(self) -> tuple[float, int]:
         settings = self.settings
         words, pause, count = (
             np.mean(settings.words),
@@ -116,7 +123,7 @@ class Connected(FileSource[Settings]):
         )
         return float(count * (words * WORD_SECONDS + (words + 1) * pause)), count
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """The utterances made, and the takes that could not be used."""
         listing, sums = json.loads((self._unit / LISTING).read_text()), unit_digests(self._unit)
         kept = [
@@ -177,7 +184,7 @@ class Connected(FileSource[Settings]):
                 for number in range(self.settings.utterances):
                     name = f"{self.name}-{self.role}-{safe(speaker)}-{number:05d}"
                     text, samples = self._utterance(speaker, number, words[speaker])
-                    (folder / f"{name}.flac").write_bytes(as_flac(samples))
+                    (folder / f"{name}.flac").write_bytes(encode_flac(samples))
                     made_rows.append(
                         {"id": name, "speaker": speaker, "text": text, "samples": len(samples)}
                     )
@@ -192,7 +199,7 @@ class Connected(FileSource[Settings]):
         rejected, ids = [], ids_of([path for path, _ in self._takes])
         for path, row in self._takes:
             try:
-                samples = read(readable(self._root / path))
+                samples = read_waveform(readable(self._root / path))
                 reason = SILENT if is_silent(samples) else ""
             except BrokenSound as error:
                 samples, reason = np.zeros(0, np.float32), str(error)
@@ -225,7 +232,7 @@ class Connected(FileSource[Settings]):
         return (NOISE * generator.standard_normal(length)).astype(np.float32)
 
 
-def _number(table: str, row: Row) -> int:
+def _number(table: str, row: TableRow) -> int:
     if not row["take"].isdecimal():
         raise InputError(
             f"{table}: the take '{row['take']}' of '{row['path']}' is no number.",
@@ -234,7 +241,7 @@ def _number(table: str, row: Row) -> int:
     return int(row["take"])
 
 
-def _check(name: str, settings: Settings) -> None:
+def _check(name: str, settings: ConnectedSettings) -> None:
     holds = {
         "speakers": bool(settings.speakers)
         and len({safe(speaker) for speaker in settings.speakers}) == len(settings.speakers),

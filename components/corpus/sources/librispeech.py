@@ -19,14 +19,14 @@ from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus.listing import (
+    AcceptanceRules,
     FileSource,
     ListedRecording,
-    Rules,
-    examine,
-    lines_of,
-    scan_of,
-    sizes_below,
-    speech_only,
+    build_scan,
+    check_recordings,
+    check_speech_role,
+    list_sizes_below,
+    read_lines,
 )
 from components.corpus.manifest import Reject
 from components.text.utterance import Utterance
@@ -36,7 +36,7 @@ NAME = re.compile(r"(\w+)-(\w+)-\w+", re.ASCII)  # speaker, chapter, utterance
 
 
 @dataclass(frozen=True)
-class Settings:
+class LibriSpeechSettings:
     __pydantic_config__ = STRICT
     kind: Literal["librispeech"]
     root: str  # name of the data root
@@ -45,12 +45,12 @@ class Settings:
     rate: int = RATE  # Hz; a file of another rate is refused
 
 
-class LibriSpeech(FileSource[Settings]):
+class LibriSpeechSource(FileSource[LibriSpeechSettings]):
     """A source of kind ``librispeech``: recordings are mono and all of one rate."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        super().__init__(Settings, name, role, settings)
-        speech_only(name, role, self.settings.kind)
+        super().__init__(LibriSpeechSettings, name, role, settings)
+        check_speech_role(name, role, self.settings.kind)
 
     @cached_property
     def _files(self) -> dict[str, int]:
@@ -58,7 +58,7 @@ class LibriSpeech(FileSource[Settings]):
         sizes: dict[str, int] = {}
         for subset in self.settings.subsets:
             self._check_folder(subset)
-            sizes |= sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
+            sizes |= list_sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
         if not any(path.endswith(AUDIO) for path in sizes):
             raise InputError(
                 f"source '{self.name}': no {AUDIO} file lies in the subsets "
@@ -71,21 +71,21 @@ class LibriSpeech(FileSource[Settings]):
             )
         return sizes
 
-    def folders(self) -> tuple[str, list[str]]:
+    def list_folders(self) -> tuple[str, list[str]]:
         return self.settings.root, self.settings.subsets
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of recordings and transcript files, and the digest of the transcripts'
         content.
         """
-        return scan_of(
+        return build_scan(
             self._root, self._files, [path for path in self._files if path.endswith(TEXT)]
         )
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording, with its transcript, and every transcript without a recording."""
-        rules = Rules(self.role, rate=self.settings.rate, mono=True)
-        return examine(self.name, self._root, self._entries(), self._files, rules)
+        rules = AcceptanceRules(self.role, rate=self.settings.rate, mono=True)
+        return check_recordings(self.name, self._root, self._entries(), self._files, rules)
 
     def _entries(self) -> Sequence[ListedRecording]:
         """An entry a transcript line, and one a recording that no line names."""
@@ -101,7 +101,7 @@ class LibriSpeech(FileSource[Settings]):
 
     def _lines(self, path: str) -> Sequence[ListedRecording]:
         folder = PurePosixPath(path).parent
-        pairs = (line.strip().partition(" ") for line in lines_of(self._root, path))
+        pairs = (line.strip().partition(" ") for line in read_lines(self._root, path))
         return [self._entry(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
 
     def _entry(self, path: str, text: str | None) -> ListedRecording:

@@ -23,14 +23,14 @@ from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
 from components.corpus.listing import (
     FETCH,
+    AcceptanceRules,
     FileSource,
     ListedRecording,
-    Rules,
-    examine,
-    lines_of,
-    scan_of,
-    sizes_below,
-    speech_only,
+    build_scan,
+    check_recordings,
+    check_speech_role,
+    list_sizes_below,
+    read_lines,
 )
 from components.corpus.manifest import Reject
 from components.text.utterance import Utterance
@@ -50,7 +50,7 @@ NAME = re.compile(r"([^_]+)_([^_]+)_[^_]+")  # speaker, book, utterance
 
 
 @dataclass(frozen=True)
-class Settings:
+class MlsSettings:
     __pydantic_config__ = STRICT
     kind: Literal["mls"]
     root: str  # name of the data root
@@ -63,12 +63,12 @@ class Settings:
     rate: int = RATE  # Hz; a file of another rate is refused
 
 
-class Mls(FileSource[Settings]):
+class MlsSource(FileSource[MlsSettings]):
     """A source of kind ``mls``: recordings are mono and all of one rate."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        super().__init__(Settings, name, role, settings)
-        speech_only(name, role, self.settings.kind)
+        super().__init__(MlsSettings, name, role, settings)
+        check_speech_role(name, role, self.settings.kind)
         if self.settings.language not in CODES:
             raise InputError(
                 f"source '{name}': there is no language '{self.settings.language}'.",
@@ -110,7 +110,7 @@ class Mls(FileSource[Settings]):
     @cached_property
     def _sounds(self) -> dict[str, int]:
         """Size of each recording, by path relative to the root."""
-        sizes = sizes_below(
+        sizes = list_sizes_below(
             self._root, f"{self._base}/audio", lambda path: path.endswith(self._suffix)
         )
         if not sizes:
@@ -126,7 +126,7 @@ class Mls(FileSource[Settings]):
             hint=f"See that the data root is the folder that holds '{self._folder}'. {FETCH}",
         )
 
-    def folders(self) -> tuple[str, list[str]]:
+    def list_folders(self) -> tuple[str, list[str]]:
         return self.settings.root, [self._base]
 
     def scan(self) -> dict[str, Any]:
@@ -139,22 +139,22 @@ class Mls(FileSource[Settings]):
         books: dict[str, int] = defaultdict(int)
         for path, size in self._sounds.items():
             books[f"{PurePosixPath(path).parent}/"] += size
-        whole = scan_of(self._root, {**texts, **self._sounds}, self._texts)
+        whole = build_scan(self._root, {**texts, **self._sounds}, self._texts)
         return {
             **whole,
             "files": [[path, size] for path, size in sorted({**texts, **books}.items())],
         }
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording, with its transcript, and every transcript without a recording; of a
         limited part its ids alone.
         """
-        rules = Rules(self.role, rate=self.settings.rate, mono=True)
-        return examine(self.name, self._root, self._entries(), self._sounds, rules)
+        rules = AcceptanceRules(self.role, rate=self.settings.rate, mono=True)
+        return check_recordings(self.name, self._root, self._entries(), self._sounds, rules)
 
     def _entries(self) -> Sequence[ListedRecording]:
         transcripts, *lists = self._texts
-        pairs = (line.partition("\t") for line in lines_of(self._root, transcripts))
+        pairs = (line.partition("\t") for line in read_lines(self._root, transcripts))
         entries = [self._entry(name.strip(), text) for name, _, text in pairs]
         if not lists:
             named = {entry.path for entry in entries}
@@ -162,7 +162,7 @@ class Mls(FileSource[Settings]):
                 self._entry(PurePosixPath(path).stem, None, path)
                 for path in sorted(self._sounds.keys() - named)
             ]
-        wanted = {line.strip() for path in lists for line in lines_of(self._root, path)}
+        wanted = {line.strip() for path in lists for line in read_lines(self._root, path)}
         found = {entry.id for entry in entries}
         return [entry for entry in entries if entry.id in wanted] + [
             self._entry(name, None) for name in sorted(wanted - found)

@@ -22,10 +22,14 @@ from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
 from components.corpus.generation import espeak
-from components.corpus.generation.blocks import generate_blocks, locate, rows
+from components.corpus.generation.blocks import (
+    generate_blocks,
+    list_block_utterances,
+    locate_generated,
+)
 from components.corpus.generation.grammar import DRAWS, sentence
 from components.corpus.manifest import Reject
-from components.corpus.source import settings_of
+from components.corpus.source import parse_settings
 from components.runtime.hashing import data_digest, seed_of
 from components.text.utterance import Utterance
 
@@ -49,7 +53,7 @@ TEXT_SECONDS, TEXT_SPEED = {"sentences": 2.13, "digits": 1.05}, 192.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class SpokenSettings:
     """Of a source of kind ``spoken``; ranges are [lowest, highest]."""
 
     __pydantic_config__ = STRICT
@@ -72,7 +76,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SpokenUtterancePlan:
     """All that one utterance is made from."""
 
     id: str
@@ -112,12 +116,12 @@ def voices(split: str) -> list[str]:
     return sorted(variant for name in names for variant in families[name])
 
 
-class Spoken:
+class SpokenSource:
     """A source of kind ``spoken``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
-        self.settings = settings_of(Settings, name, role, settings)
+        self.settings = parse_settings(SpokenSettings, name, role, settings)
         if self.settings.split != role:
             raise InputError(
                 f"source '{name}' of split '{self.settings.split}' stands in the role '{role}'.",
@@ -129,14 +133,14 @@ class Spoken:
         stands_on = {"espeakng-loader": version("espeakng-loader"), "voices": espeak.variants()}
         return {**stands_on, "digest": data_digest(stands_on)}
 
-    def expected(self) -> tuple[float, int]:
+    def estimate_size(self) -> tuple[float, int]:
         settings = self.settings
         each = TEXT_SECONDS[settings.texts] * TEXT_SPEED / float(
             np.mean(settings.speed)
         ) + 2 * float(np.mean(settings.margin_seconds))
         return settings.utterances * each, settings.utterances
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         plans = self._plans()
         by_id = {plan.id: plan for plan in plans}
 
@@ -149,12 +153,12 @@ class Spoken:
                 "text": plan.text,
             }
 
-        return rows(self._blocks(plans), describe), []
+        return list_block_utterances(self._blocks(plans), describe), []
 
     def locate(self, path: str) -> Path:
-        return locate(path, lambda: self._blocks(self._plans()), code=__name__)
+        return locate_generated(path, lambda: self._blocks(self._plans()), code=__name__)
 
-    def _blocks(self, plans: list[Plan]) -> list[Path]:
+    def _blocks(self, plans: list[SpokenUtterancePlan]) -> list[Path]:
         key = {"kind": "spoken", "version": RESULT_VERSION, "scan": self.scan()["digest"]}
         return generate_blocks("corpus", self.name, plans, self.settings.chunk, speak_chunk, key)
 
@@ -173,10 +177,10 @@ class Spoken:
             hint="Lower its utterances or raise its words_per_class.",
         )
 
-    def _plans(self) -> list[Plan]:
+    def _plans(self) -> list[SpokenUtterancePlan]:
         settings = self.settings
         names = voices(settings.split)[: settings.voices or None]
-        plans: list[Plan] = []
+        plans: list[SpokenUtterancePlan] = []
         seen: set[str] = set()
         for number in range(settings.utterances):
             random = np.random.default_rng(seed_of("spoken", settings.split, settings.seed, number))
@@ -195,15 +199,15 @@ class Spoken:
 
 
 def _plan(
-    name: str, text: str, variant: str, settings: Settings, random: np.random.Generator
-) -> Plan:
+    name: str, text: str, variant: str, settings: SpokenSettings, random: np.random.Generator
+) -> SpokenUtterancePlan:
     def whole(bounds: list[int]) -> int:
         return int(random.integers(bounds[0], bounds[1] + 1))
 
     def real(bounds: list[float]) -> float:
         return round(float(random.uniform(*bounds)), 4)
 
-    return Plan(
+    return SpokenUtterancePlan(
         id=name,
         text=text,
         variant=variant,
@@ -218,13 +222,13 @@ def _plan(
     )
 
 
-def speak_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
+def speak_chunk(plans: Sequence[SpokenUtterancePlan]) -> list[np.ndarray]:
     """Samples at 16 kHz of each plan; to be called once in a fresh process."""
     library = espeak.Espeak()
     return [_speak(library, plan) for plan in plans]
 
 
-def _speak(library: espeak.Espeak, plan: Plan) -> np.ndarray:
+def _speak(library: espeak.Espeak, plan: SpokenUtterancePlan) -> np.ndarray:
     spoken = library.speak(
         plan.text,
         "en-us",

@@ -21,9 +21,13 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
-from components.corpus.generation.blocks import generate_blocks, locate, rows
+from components.corpus.generation.blocks import (
+    generate_blocks,
+    list_block_utterances,
+    locate_generated,
+)
 from components.corpus.manifest import Reject
-from components.corpus.source import settings_of
+from components.corpus.source import parse_settings
 from components.runtime.hashing import data_digest, seed_of
 from components.text.utterance import Utterance
 
@@ -32,7 +36,7 @@ CHUNK = 100  # clips a process makes; state does not leak here, so this shapes n
 
 
 @dataclass(frozen=True)
-class Settings:
+class SyntheticSettings:
     """Of a source of kind ``synthetic``; ranges are [lowest, highest]."""
 
     __pydantic_config__ = STRICT
@@ -44,19 +48,19 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SyntheticClipPlan:
     id: str
     seed: int
     seconds: float
     level_db: float
 
 
-class Synthetic:
+class SyntheticSource:
     """A source of kind ``synthetic``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
-        self.settings = settings_of(Settings, name, role, settings)
+        self.settings = parse_settings(SyntheticSettings, name, role, settings)
         if role in SPEECH_ROLES:
             raise InputError(
                 f"source '{name}' holds no speech but stands in the role '{role}'.",
@@ -67,15 +71,15 @@ class Synthetic:
     def scan(self) -> dict[str, Any]:
         return {"made_from": "parameters alone", "digest": data_digest({"kinds": sorted(KINDS)})}
 
-    def expected(self) -> tuple[float, int]:
+    def estimate_size(self) -> tuple[float, int]:
         return self.settings.clips * float(np.mean(self.settings.seconds)), self.settings.clips
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         silent = {"split": self.role, "speaker": "", "language": "", "text": ""}
-        return rows(self._blocks(), lambda name: silent), []
+        return list_block_utterances(self._blocks(), lambda name: silent), []
 
     def locate(self, path: str) -> Path:
-        return locate(path, self._blocks, code=__name__)
+        return locate_generated(path, self._blocks, code=__name__)
 
     def _blocks(self) -> list[Path]:
         settings, plans = self.settings, []
@@ -86,18 +90,20 @@ class Synthetic:
                 for bounds in (settings.seconds, settings.level_db)
             )
             plans.append(
-                Plan(f"{self.name}-{number:06d}", int(random.integers(2**62)), seconds, level)
+                SyntheticClipPlan(
+                    f"{self.name}-{number:06d}", int(random.integers(2**62)), seconds, level
+                )
             )
         key = {"kind": "synthetic", "version": RESULT_VERSION}
         return generate_blocks("corpus", self.name, plans, CHUNK, generate_chunk, key)
 
 
-def generate_chunk(plans: Sequence[Plan]) -> list[np.ndarray]:
+def generate_chunk(plans: Sequence[SyntheticClipPlan]) -> list[np.ndarray]:
     """Samples at 16 kHz of each plan."""
     return [clip(plan) for plan in plans]
 
 
-def clip(plan: Plan) -> np.ndarray:
+def clip(plan: SyntheticClipPlan) -> np.ndarray:
     """One clip: one kind of sound, or two in three cases of ten, coloured, at its level over a
     faint floor.
     """

@@ -22,16 +22,23 @@ from typing import Any, Literal
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
-from components.corpus.listing import FileSource, ListedRecording, Rules, examine, scan_of, sizes_of
+from components.corpus.listing import (
+    AcceptanceRules,
+    FileSource,
+    ListedRecording,
+    build_scan,
+    check_recordings,
+    read_sizes,
+)
 from components.corpus.manifest import Reject
 from components.runtime.s3 import RemotePath
 from components.text.utterance import Utterance
 
-Row = dict[str, str]
+TableRow = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Columns:
+class TableColumns:
     """Names of the table's columns; ``null`` where it has none."""
 
     __pydantic_config__ = STRICT
@@ -42,12 +49,12 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TableSettings:
     __pydantic_config__ = STRICT
     kind: Literal["table"]
     root: str  # name of the data root
     table: str  # path of the .tsv or .csv below the root
-    columns: Columns = Columns()
+    columns: TableColumns = TableColumns()
     language: str = ""  # of every row, where no column says it
     speaker_prefix: str = (
         ""  # put before each speaker, where two corpora use the same names for different people
@@ -57,11 +64,11 @@ class Settings:
     )  # take the rows whose column has one of these values
 
 
-class Table(FileSource[Settings]):
+class TableSource(FileSource[TableSettings]):
     """A source of kind ``table``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
-        super().__init__(Settings, name, role, settings)
+        super().__init__(TableSettings, name, role, settings)
         if (self.settings.columns.text is not None) != (role in SPEECH_ROLES):
             needs = "needs a text column" if role in SPEECH_ROLES else "takes no text"
             raise InputError(
@@ -79,7 +86,7 @@ class Table(FileSource[Settings]):
             )
 
     @cached_property
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[TableRow]:
         """All rows of the table, its columns checked."""
         rows = read_rows(self._root, self.settings.table)
         columns = self.settings.columns
@@ -94,7 +101,7 @@ class Table(FileSource[Settings]):
         return rows
 
     @cached_property
-    def _picked(self) -> list[tuple[int, Row]]:
+    def _picked(self) -> list[tuple[int, TableRow]]:
         """(index, row) of the rows that ``where`` picks."""
         wanted = {
             column: {str(value) for value in values}
@@ -134,22 +141,26 @@ class Table(FileSource[Settings]):
     def _files(self) -> dict[str, int]:
         """Size of each file that a picked row names, where it is there."""
         paths = {self._paths[index] for index, _ in self._picked} - {""}
-        return sizes_of(self._root, paths)
+        return read_sizes(self._root, paths)
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of the table and of the files that it names, and the digest of the
         table's content.
         """
         table, files = self.settings.table, self._files
-        return scan_of(self._root, {table: (self._root / table).stat().st_size, **files}, [table])
+        return build_scan(
+            self._root, {table: (self._root / table).stat().st_size, **files}, [table]
+        )
 
-    def find(self) -> tuple[list[Utterance], list[Reject]]:
+    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """Every row that ``where`` picks."""
         ids = ids_of(self._paths)
         entries = [self._entry(index, row, ids) for index, row in self._picked]
-        return examine(self.name, self._root, entries, self._files, Rules(self.role))
+        return check_recordings(
+            self.name, self._root, entries, self._files, AcceptanceRules(self.role)
+        )
 
-    def _entry(self, index: int, row: Row, ids: dict[str, str]) -> ListedRecording:
+    def _entry(self, index: int, row: TableRow, ids: dict[str, str]) -> ListedRecording:
         columns, path = self.settings.columns, self._paths[index]
         given = row[columns.path]
         fault = (
@@ -168,7 +179,7 @@ class Table(FileSource[Settings]):
         )
 
 
-def read_rows(root: Path | RemotePath, table: str) -> list[Row]:
+def read_rows(root: Path | RemotePath, table: str) -> list[TableRow]:
     """The rows of a TSV or CSV; raises InputError naming the file and line where it is missing or
     broken.
     """
@@ -206,7 +217,7 @@ def _tables(root: Path | RemotePath) -> list[str]:
     ]
 
 
-def _row(table: str, line: int, header: list[str], cells: list[str]) -> Row:
+def _row(table: str, line: int, header: list[str], cells: list[str]) -> TableRow:
     if len(cells) != len(header) or len(set(header)) != len(header):
         raise InputError(
             f"{table}, line {line}: {len(cells)} fields under a header of {len(set(header))} "
@@ -217,7 +228,7 @@ def _row(table: str, line: int, header: list[str], cells: list[str]) -> Row:
     return {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
 
 
-def check_column(table: str, rows: list[Row], column: str | None) -> None:
+def check_column(table: str, rows: list[TableRow], column: str | None) -> None:
     """Raises InputError where the table has no rows, or no column of that name."""
     if not rows:
         raise InputError(f"{table}: the table has no rows.", subject=table)
