@@ -15,8 +15,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.audio.segments import split_into_segments
-from components.audio.sound import RATE, SILENCE, BrokenSound
+from components.audio.segments import split_into_segments, stream_segments
+from components.audio.sound import RATE, SILENCE, BrokenSound, read_waveform, stream_blocks
 
 
 def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
