@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
-from components.config.catalogue import Prompt
+from components.config.entries import Prompt
 from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, written
 from components.llm import copying

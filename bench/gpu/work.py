@@ -21,7 +21,7 @@ import torch
 from bench.gpu import card
 from bench.gpu.networks import TEXT
 from components.audio.sound import RATE
-from components.config.params import Train
+from components.config.training import Train
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import parameters
 from components.model.speech_llm import SpeechLLM

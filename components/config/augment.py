@@ -1,37 +1,68 @@
-"""How what is heard in training is changed: the settings of augmentation, of waveforms and of
-frames.
+"""Settings of augmentation: how waveforms and frames are changed in training.
 
-In: plain data of ``params.yaml`` or of an encoder's catalogue entry. Out: typed settings, and what
-must hold of them.
+In: plain data of ``params.yaml`` or of an encoder's catalogue entry. Out: typed, checked settings.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Self
 
-from components.config.schema import STRICT
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from components.config.schema import (
+    STRICT,
+    DecibelLimits,
+    Limits,
+    RuleError,
+    Seed,
+    Share,
+    Unit,
+)
+
+
+def _check_band(limits: list[float]) -> list[float]:
+    """A limit below 500 Hz leaves no speech, one of 8,000 Hz takes nothing away at 16 kHz."""
+    if not 500 <= limits[0] <= limits[1] < 8000:
+        raise ValueError("the limits must be from 500 to below 8,000 Hz")
+    return limits
+
+
+SpeedFactors = Annotated[list[Annotated[float, Field(ge=0.5, le=2)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class AddedNoise:
+    """Clips of noise added to speech."""
+
     __pydantic_config__ = STRICT
-    probability: float  # of an utterance
-    snr_db: list[float]  # least, most
+    probability: Annotated[Share, Field(description="Of an utterance.")]
+    snr_db: Annotated[
+        DecibelLimits,
+        Field(description="Least and most power of speech over that of the noise."),
+    ]
 
 
 @dataclass(frozen=True)
 class Rooms:
+    """Impulse responses of rooms that speech is convolved with."""
+
     __pydantic_config__ = STRICT
-    probability: float  # of an utterance
+    probability: Annotated[Share, Field(description="Of an utterance.")]
 
 
 @dataclass(frozen=True)
 class Band:
-    """Recordings of other bandwidths: what lies above a limit is taken away."""
+    """Recordings of other bandwidths: frequencies above a limit are removed."""
 
     __pydantic_config__ = STRICT
-    probability: float  # of an utterance
-    hertz: list[float]  # least, most; a recording at 8 kHz ends at 4,000
+    probability: Annotated[Share, Field(description="Of an utterance.")]
+    hertz: Annotated[
+        Limits,
+        AfterValidator(_check_band),
+        Unit("Hz"),
+        Field(description="Least and most of the limit; a recording at 8 kHz ends at 4,000."),
+    ]
 
 
 @dataclass(frozen=True)
@@ -39,10 +70,13 @@ class Augment:
     """How waveforms of training are changed (components/audio/augmentation.py)."""
 
     __pydantic_config__ = STRICT
-    seed: int
-    views: int  # cached: differently changed ones that are stored of an utterance
-    speed: list[float]  # factors
-    level_db: list[float]  # least, most
+    seed: Annotated[Seed, Field(description="Of the random draws.")]
+    views: Annotated[
+        PositiveInt,
+        Field(description="Versions of an utterance that are stored, with cached features."),
+    ]
+    speed: Annotated[SpeedFactors, Field(description="Factors of tempo and pitch together.")]
+    level_db: Annotated[DecibelLimits, Field(description="Least and most gain.")]
     noise: AddedNoise
     rooms: Rooms
     band: Band
@@ -50,40 +84,34 @@ class Augment:
     @property
     def is_enabled(self) -> bool:
         """Whether anything is changed at all."""
-        drawn = (self.noise.probability, self.rooms.probability, self.band.probability)
-        return self.speed != [1] or self.level_db != [0, 0] or max(drawn) > 0
+        probabilities = (self.noise.probability, self.rooms.probability, self.band.probability)
+        return self.speed != [1] or self.level_db != [0, 0] or max(probabilities) > 0
+
+    @model_validator(mode="after")
+    def check_views(self) -> Self:
+        """Several views of an utterance that nothing changes would be the same."""
+        if self.views > 1 and not self.is_enabled:
+            raise RuleError(
+                "views",
+                f"{self.views} views of the same waveform would be stored.",
+                "Set it to 1, or switch an augmentation on.",
+            )
+        return self
 
 
 @dataclass(frozen=True)
 class SpecAugment:
+    """Masks over time and width of frames (SpecAugment, arXiv 1904.08779)."""
+
     __pydantic_config__ = STRICT
     enabled: bool
-    time_masks: int
-    time_frames: int  # longest mask, frames of the encoder
-    width_masks: int
-    width_share: float  # longest mask, share of the width
-
-
-def is_valid_band(band: Band) -> bool:
-    """Whether the limits are a range that leaves something and takes something away."""
-    return len(band.hertz) == 2 and 500 <= band.hertz[0] <= band.hertz[1] < 8000
-
-
-def augment_checks(augment: Augment) -> dict[str, bool]:
-    """What must hold of the settings, by their dotted keys in ``params.yaml``."""
-    ranges = {"level_db": augment.level_db, "noise.snr_db": augment.noise.snr_db}
-    shares = {
-        f"{key}.probability": getattr(augment, key).probability
-        for key in ("noise", "rooms", "band")
-    }
-    checks = {
-        "views": augment.views >= 1 and (augment.views == 1 or augment.is_enabled),
-        "speed": bool(augment.speed) and all(0.5 <= factor <= 2 for factor in augment.speed),
-        **{
-            key: len(pair) == 2 and -100 <= pair[0] <= pair[1] <= 100
-            for key, pair in ranges.items()
-        },
-        "band.hertz": is_valid_band(augment.band),
-        **{key: 0 <= share <= 1 for key, share in shares.items()},
-    }
-    return {f"features.augment.{key}": holds for key, holds in checks.items()}
+    time_masks: Annotated[NonNegativeInt, Field(description="Masks over time, per utterance.")]
+    time_frames: Annotated[
+        NonNegativeInt,
+        Unit("frames of the encoder"),
+        Field(description="Longest mask over time."),
+    ]
+    width_masks: Annotated[NonNegativeInt, Field(description="Masks over width, per utterance.")]
+    width_share: Annotated[
+        Share, Field(description="Longest mask over width, as a share of the width.")
+    ]

@@ -8,8 +8,8 @@ out. Cost: microseconds.
 from __future__ import annotations
 
 from components.config import catalogue
-from components.config.catalogue import EncoderSource
 from components.config.errors import InputError
+from components.config.model_sources import EncoderSource
 from components.config.params import Params
 
 COMPRESSOR = "ctc-compressor"  # the kind of bridge that reads CTC units

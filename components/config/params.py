@@ -1,7 +1,8 @@
 """The parameters of ``params.yaml`` as typed sections: what is computed.
 
-Fields carry no defaults: ``params.yaml`` is the one place that knows them. The four names (corpus,
-encoder, projector, llm) are plain scalars that point into ``catalogue/``.
+Each field carries its range, unit and description. Fields have no defaults: ``params.yaml`` is the
+one place of them and of the reasons. The four names (corpus, encoder, projector, llm) are plain
+scalars that point into ``catalogue/``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,29 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from components.config.augment import Augment, SpecAugment, augment_checks
+from components.config.augment import Augment
 from components.config.errors import InputError, nearest
-from components.config.schema import STRICT, parse_as
+from components.config.schema import (
+    RENAMED_KEYS,
+    STRICT,
+    RuleError,
+    Share,
+    Unit,
+    parse_as,
+)
+from components.config.training import Train, needs_live_features
 
 PARAMS = Path("params.yaml")
 NAMES = ("corpus", "encoder", "projector", "llm")
@@ -24,111 +41,37 @@ NAMES = ("corpus", "encoder", "projector", "llm")
 
 @dataclass(frozen=True)
 class Shards:
+    """Tars of utterances."""
+
     __pydantic_config__ = STRICT
-    utterances: int  # most utterances in a tar
-    seconds: float  # most seconds of audio in a tar
-    remote: bool  # tars go to the store, not to the stage's folder
+    utterances: Annotated[PositiveInt, Field(description="Most utterances in a tar.")]
+    seconds: Annotated[PositiveFloat, Unit("s"), Field(description="Most audio in a tar.")]
+    remote: Annotated[
+        bool, Field(description="Whether tars go to the store, not to the stage's folder.")
+    ]
 
 
 @dataclass(frozen=True)
 class Features:
+    """Frames of the encoder."""
+
     __pydantic_config__ = STRICT
-    mode: Literal["cached", "live"]
-    layer: (
-        int | Literal["last"]
-    )  # which hidden state of the encoder; "last" also serves its CTC head
-    batch_seconds: float  # seconds of audio in a batch, padding counted
-    threads: int  # threads of one worker process
-    remote: bool  # tars go to the store, not to the stage's folder
+    mode: Annotated[
+        Literal["cached", "live"],
+        Field(description="cached: computed once; live: inside train and decode, nothing stored."),
+    ]
+    layer: Annotated[
+        Annotated[int, Field(ge=0)] | Literal["last"],
+        Field(description="Hidden state of the encoder; last also serves its CTC head."),
+    ]
+    batch_seconds: Annotated[
+        PositiveFloat, Unit("s"), Field(description="Audio in a batch, padding counted.")
+    ]
+    threads: Annotated[PositiveInt, Field(description="Threads of a worker process.")]
+    remote: Annotated[
+        bool, Field(description="Whether tars go to the store, not to the stage's folder.")
+    ]
     augment: Augment
-
-
-@dataclass(frozen=True)
-class Matching:
-    __pydantic_config__ = STRICT
-    weight: float  # 0 switches it off
-    mse: float  # weight of the squared distance within it
-    cosine: float  # weight of 1 - cosine within it
-
-
-@dataclass(frozen=True)
-class Lora:
-    __pydantic_config__ = STRICT
-    rank: int
-    alpha: int
-    dropout: float
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class Full:
-    """Learning rates of what is tuned whole."""
-
-    __pydantic_config__ = STRICT
-    encoder: float
-    llm: float
-
-
-@dataclass(frozen=True)
-class CurriculumStage:
-    __pydantic_config__ = STRICT
-    name: str
-    steps: int
-    tune: list[Literal["projector", "lora", "llm", "encoder-lora", "encoder"]]
-    learning_rate: float  # of the projector and the matching head
-    warmup: int  # steps
-    decay: Literal["constant", "linear", "cosine"]
-    nonspeech_share: float  # share of utterances that are non-speech with an empty transcript
-    freeze: list[
-        str
-    ]  # patterns of parameter names that stay as they are although their part is tuned
-
-
-@dataclass(frozen=True)
-class Concatenate:
-    """Utterances joined to longer ones."""
-
-    __pydantic_config__ = STRICT
-    share: float  # of an epoch's utterances
-    seconds: float  # longest that comes out
-
-
-@dataclass(frozen=True)
-class Selection:
-    __pydantic_config__ = STRICT
-    every: int  # steps between checkpoints
-    patience: int  # checkpoints without a better one that end a stage; 0: never
-    utterances: int  # of each dev source, the first in index order
-
-
-@dataclass(frozen=True)
-class Train:
-    __pydantic_config__ = STRICT
-    seed: int
-    threads: int  # threads of one process
-    text_case: Literal["lower", "as-is"]  # of the targets
-    batch_seconds: float  # seconds of audio in a step's batch, padding counted
-    batch_tokens: int  # of the LLM's sequences in a step's batch, padding counted; 0: no limit
-    micro_batches: int  # parts that a step's batch is cut into, whatever the number of processes
-    packing: bool  # a part's sequences in one row
-    precision: Literal["fp32", "bf16", "fp16"]  # of the arithmetic; trained weights are fp32
-    gradient_checkpointing: bool  # of the LLM's layers
-    spike: float  # times the median loss that stop the run; 0: never
-    window_shards: int  # shards among which utterances are shuffled
-    max_seconds: float  # longer training utterances are left out, and counted
-    weight_decay: float
-    clip: float  # gradient norm
-    matching: Matching
-    lora: Lora  # of the LLM
-    encoder_lora: Lora
-    full: Full
-    # of the encoder's CTC loss beside cross-entropy, in stages that tune it; 0 switches it off
-    ctc_weight: float
-    spec_augment: SpecAugment
-    concatenate: Concatenate
-    text_mask: float  # share of the transcript's input tokens that are replaced
-    curriculum: list[CurriculumStage]
-    selection: Selection
 
 
 @dataclass(frozen=True)
@@ -136,55 +79,137 @@ class ConstraintSet:
     """One set of search constraints; 0 switches a limit off, and 1 the repetition penalty."""
 
     __pydantic_config__ = STRICT
-    beams: int
-    max_tokens: int  # for any utterance
-    length_penalty: float  # exponent of the length that divides a hypothesis' score
-    no_repeat_ngram: int  # order, in tokens of the LLM
-    max_tokens_per_second: float  # of the utterance's audio
-    extra_tokens: int  # added to the limit above
-    min_tokens_per_second: float  # of the utterance's audio
-    repetition_penalty: float  # by which the log-probability of a token that was said is multiplied
-    eos_threshold: (
-        float  # times the log-probability of the likeliest other token: an end below it is none
-    )
-    # units of a text in a row (letters with CTC, else tokens) that the encoder did not hear
-    max_unsupported_units: int
-    silence_gate: float  # evidence for speech, 0 to 1, below which the empty transcript competes
+    beams: Annotated[PositiveInt, Field(description="Width of the beam search; 1 is greedy.")]
+    max_tokens: Annotated[
+        PositiveInt, Unit("tokens of the LLM"), Field(description="Of any hypothesis.")
+    ]
+    length_penalty: Annotated[
+        NonNegativeFloat,
+        Field(description="Exponent of the length that divides the score of a hypothesis."),
+    ]
+    no_repeat_ngram: Annotated[
+        NonNegativeInt,
+        Unit("tokens of the LLM"),
+        Field(description="Length of token sequences that may not repeat."),
+    ]
+    max_tokens_per_second: Annotated[
+        NonNegativeFloat, Unit("tokens/s"), Field(description="Of the utterance's audio.")
+    ]
+    extra_tokens: Annotated[
+        NonNegativeInt, Field(description="Added to the limit of max_tokens_per_second.")
+    ]
+    min_tokens_per_second: Annotated[
+        NonNegativeFloat, Unit("tokens/s"), Field(description="Of the utterance's audio.")
+    ]
+    repetition_penalty: Annotated[
+        PositiveFloat,
+        Field(description="Factor of the log-probability of tokens that the hypothesis has."),
+    ]
+    eos_threshold: Annotated[
+        NonNegativeFloat,
+        Field(
+            description="An end whose log-probability is below so many times that of the likeliest "
+            "other token does not count."
+        ),
+    ]
+    max_unsupported_units: Annotated[
+        NonNegativeInt,
+        Unit("letters with CTC, else tokens"),
+        Field(description="In a row, without acoustic evidence."),
+    ]
+    silence_gate: Annotated[
+        Share,
+        Field(description="Evidence for speech below which the empty transcript competes."),
+    ]
 
     @property
     def needs_acoustic_evidence(self) -> bool:
+        """Whether a limit compares the text with what the encoder recognises."""
         return self.max_unsupported_units > 0 or self.silence_gate > 0
 
     def without_acoustic_limits(self) -> ConstraintSet:
-        """The same set with those limits off, for a model in which nothing tells what was heard."""
+        """The same set with those limits off, for a model without acoustic evidence."""
         return replace(self, max_unsupported_units=0, silence_gate=0)
+
+
+# Names of hypotheses that are no constraint sets.
+RESERVED_SETS = frozenset({"ctc", "llm", "whisper"})
 
 
 @dataclass(frozen=True)
 class Decode:
+    """Search for the hypotheses of the test sources."""
+
     __pydantic_config__ = STRICT
-    batch_seconds: float
-    threads: int
-    exact: bool  # the LLM in fp32, whatever its entry says: batched equals single to the letter
-    perplexity: bool  # of the references under the LLM alone
-    sets: dict[str, ConstraintSet]
+    batch_seconds: Annotated[
+        PositiveFloat, Unit("s"), Field(description="Audio in a batch, padding counted.")
+    ]
+    threads: Annotated[PositiveInt, Field(description="Threads of a worker process.")]
+    exact: Annotated[
+        bool,
+        Field(description="The LLM in fp32, whatever its entry says: batches change no text."),
+    ]
+    perplexity: Annotated[
+        bool, Field(description="Whether the LLM alone scores the references, by word.")
+    ]
+    sets: Annotated[
+        dict[str, ConstraintSet], Field(description="One hypothesis for an utterance and set.")
+    ]
+
+    @model_validator(mode="after")
+    def check_sets(self) -> Self:
+        """The set 'free' is the baseline of the stage score; some names are not sets."""
+        if "free" not in self.sets:
+            raise RuleError("sets", "the set 'free' is missing.", "Add it.")
+        for name in sorted(RESERVED_SETS & set(self.sets)):
+            raise RuleError(
+                "sets",
+                f"'{name}' is no name of a set: other hypotheses have it.",
+                "Rename the set.",
+            )
+        return self
 
 
 @dataclass(frozen=True)
 class Score:
+    """Word error rates and their statistics."""
+
     __pydantic_config__ = STRICT
-    text_form: Literal[
-        "as-is", "casefold", "whisper"
-    ]  # what both sides are brought to (components/text/forms.py)
-    resamples: int  # of speakers, for the intervals of rates; 0: no intervals
+    text_form: Annotated[
+        Literal["as-is", "casefold", "whisper"],
+        Field(description="Form of both texts that are compared (components/text/forms.py)."),
+    ]
+    resamples: Annotated[
+        NonNegativeInt,
+        Field(description="Of speakers, for the intervals of rates; 0: no intervals."),
+    ]
+
+    @model_validator(mode="after")
+    def check_resamples(self) -> Self:
+        """Fewer than 100 samples say nothing about the outer 2.5 %."""
+        if 0 < self.resamples < 100:
+            raise RuleError(
+                "resamples",
+                f"{self.resamples} are too few for a 95 % interval.",
+                "Set it to at least 100, or to 0 for no intervals.",
+            )
+        return self
 
 
 @dataclass(frozen=True)
 class Report:
+    """The HTML page of results."""
+
     __pydantic_config__ = STRICT
-    utterances: int  # in the error browser
-    clips: int  # utterances whose audio the page carries
-    megabytes: float  # of their FLAC together, 10^6 bytes
+    utterances: Annotated[NonNegativeInt, Field(description="Rows of the error browser.")]
+    clips: Annotated[NonNegativeInt, Field(description="Utterances whose audio the page has.")]
+    megabytes: Annotated[
+        NonNegativeFloat, Unit("10^6 bytes"), Field(description="Of their FLAC together.")
+    ]
+
+
+def _entry_of(kind: str) -> Any:
+    return Field(description=f"Name of an entry of catalogue/{kind}.yaml.")
 
 
 @dataclass(frozen=True)
@@ -192,10 +217,10 @@ class Params:
     """All of ``params.yaml``."""
 
     __pydantic_config__ = STRICT
-    corpus: str
-    encoder: str
-    projector: str
-    llm: str
+    corpus: Annotated[str, _entry_of("corpus")]
+    encoder: Annotated[str, _entry_of("encoder")]
+    projector: Annotated[str, _entry_of("projector")]
+    llm: Annotated[str, _entry_of("llm")]
     shards: Shards
     features: Features
     train: Train
@@ -203,6 +228,23 @@ class Params:
     score: Score
     report: Report
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @model_validator(mode="after")
+    def check_encoder(self) -> Self:
+        """Cached frames are those of the encoder before training; a CTC head reads the last
+        layer.
+        """
+        part = self.train.tuned_encoder_part
+        if part and self.features.mode != "live":
+            raise RuleError("features.mode", *needs_live_features(part))
+        if self.train.ctc_weight and self.features.layer != "last":
+            raise RuleError(
+                "features.layer",
+                f"train.ctc_weight is {self.train.ctc_weight:g}, but a CTC head reads the last "
+                f"layer, not layer {self.features.layer}.",
+                "Set features.layer to last, or train.ctc_weight to 0.",
+            )
+        return self
 
 
 def read_params(path: Path = PARAMS) -> Params:
@@ -237,7 +279,6 @@ def params_of(raw: Any, where: str) -> Params:
         raise InputError(f"{where}: a mapping of parameter sections is expected.")
     params = parse_as(Params, raw, where)
     params.raw.update(raw)
-    _check_values(params, where)
     return params
 
 
@@ -259,116 +300,11 @@ def _step(data: Any, part: str, key: str) -> str | int:
             hint=f"Positions: 0 to {len(data) - 1}.",
         )
     if not isinstance(data, Mapping) or part not in data:
-        known = data if isinstance(data, Mapping) else ()
+        names = data if isinstance(data, Mapping) else ()
+        hint = f"Its name is '{RENAMED_KEYS[part]}' now." if part in RENAMED_KEYS else ""
         raise InputError(
-            f"{PARAMS} has no '{key}': '{part}' is unknown.", subject=key, hint=nearest(part, known)
+            f"{PARAMS} has no '{key}': '{part}' is unknown.",
+            subject=key,
+            hint=hint or nearest(part, names),
         )
     return part
-
-
-def _check_values(params: Params, where: str) -> None:
-    train = params.train
-    checks = {
-        **augment_checks(params.features.augment),
-        "train.micro_batches": train.micro_batches >= 1,
-        "train.curriculum": bool(train.curriculum),
-        "train.selection.every": train.selection.every >= 1,
-        "shards.utterances": params.shards.utterances >= 1,
-        "features.batch_seconds": params.features.batch_seconds > 0,
-        "train.batch_seconds": train.batch_seconds > 0,
-        "decode.batch_seconds": params.decode.batch_seconds > 0,
-        **{
-            f"report.{key}": getattr(params.report, key) >= 0
-            for key in ("utterances", "clips", "megabytes")
-        },
-        "decode.sets": "free" in params.decode.sets
-        and not {"ctc", "llm", "whisper"} & set(params.decode.sets),
-    }
-    for stage in train.curriculum:
-        checks[f"train.curriculum.{stage.name}.nonspeech_share"] = 0 <= stage.nonspeech_share <= 1
-        checks[f"train.curriculum.{stage.name}.tune"] = bool(stage.tune)
-    checks |= {
-        "train.ctc_weight": train.ctc_weight >= 0,
-        "train.batch_tokens": train.batch_tokens >= 0,
-        "train.spike": train.spike == 0 or train.spike > 1,
-        "train.selection.patience": train.selection.patience >= 0,
-        "train.concatenate.share": 0 <= train.concatenate.share <= 1,
-        "train.concatenate.seconds": train.concatenate.seconds > 0 or not train.concatenate.share,
-        "train.text_mask": 0 <= train.text_mask < 1,
-        "score.resamples": params.score.resamples == 0 or params.score.resamples >= 100,
-    }
-    for name, each in params.decode.sets.items():
-        checks |= {
-            f"decode.sets.{name}.{key}": holds for key, holds in _search_checks(each).items()
-        }
-    for key, holds in checks.items():
-        if not holds:
-            raise InputError(
-                f"{where}: '{key}' is out of range.",
-                subject=key,
-                hint="See the comment beside it in params.yaml.",
-            )
-    _check_tuning(params, where)
-
-
-def _search_checks(rules: ConstraintSet) -> dict[str, bool]:
-    from_zero = (
-        "length_penalty",
-        "no_repeat_ngram",
-        "max_tokens_per_second",
-        "extra_tokens",
-        "min_tokens_per_second",
-        "eos_threshold",
-        "max_unsupported_units",
-    )
-    return {
-        **{key: getattr(rules, key) >= 0 for key in from_zero},
-        "beams": rules.beams >= 1,
-        "max_tokens": rules.max_tokens >= 1,
-        "repetition_penalty": rules.repetition_penalty > 0,
-        "silence_gate": 0 <= rules.silence_gate <= 1,
-    }
-
-
-def _check_tuning(params: Params, where: str) -> None:
-    """What can't be tuned together, or in this mode of features."""
-    train, layer = params.train, params.features.layer
-    for number, stage in enumerate(train.curriculum):
-        for lora, whole in (("lora", "llm"), ("encoder-lora", "encoder")):
-            if {lora, whole} <= set(stage.tune):
-                key = f"train.curriculum.{number}.tune"
-                raise InputError(
-                    f"{where}: stage '{stage.name}' tunes '{lora}' and '{whole}', of one side.",
-                    subject=key,
-                    hint="Name one of them, or tune them in two stages.",
-                )
-    hears = tunes_encoder(train)
-    if hears and params.features.mode != "live":
-        raise InputError(
-            f"{where}: '{hears}' is to be tuned, but cached frames are those of the encoder as "
-            "it was.",
-            subject="features.mode",
-            hint="Set features.mode to live.",
-        )
-    if train.ctc_weight and not hears:
-        raise InputError(
-            f"{where}: train.ctc_weight is {train.ctc_weight:g}, but the encoder stays frozen "
-            "in every stage.",
-            subject="train.ctc_weight",
-            hint="Tune 'encoder' or 'encoder-lora', or set it to 0.",
-        )
-    if train.ctc_weight and layer != "last":
-        raise InputError(
-            f"{where}: train.ctc_weight is {train.ctc_weight:g}, but a CTC head reads the last "
-            f"layer, not layer {layer}.",
-            subject="features.layer",
-            hint="Set features.layer to last, or train.ctc_weight to 0.",
-        )
-
-
-def tunes_encoder(train: Train) -> str:
-    """The first part of the encoder that a stage tunes; empty where it stays frozen in all."""
-    return next(
-        (part for stage in train.curriculum for part in stage.tune if part.startswith("encoder")),
-        "",
-    )

@@ -1,19 +1,38 @@
-"""Entries of ``catalogue/projector.yaml``: one dataclass a kind of bridge, and the one reader of
-all.
+"""Entries of ``catalogue/projector.yaml``: one dataclass for each kind of bridge.
 
 In: an entry as plain data, of the catalogue or of a model folder's ``config.json``. Out: the
-dataclass of its kind, checked. Each kind is built by the class that
-``components.model.bridges.projector`` lists under the same name. Cost: microseconds.
+dataclass of its kind, checked. The class that ``components.model.bridges.projector`` lists under
+the same name builds its network. Cost: microseconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self, cast, get_args, get_type_hints
 
-from components.config.errors import InputError, nearest
-from components.config.schema import STRICT, parse_as
+from pydantic import Field, PositiveInt, model_validator
+
+from components.config.schema import STRICT, Dropout, RuleError, Unit, parse_as
+
+Stack = Annotated[PositiveInt, Unit("frames"), Field(description="Joined into one vector.")]
+HiddenWidth = Annotated[PositiveInt, Field(description="Width between two linear layers.")]
+FeedForwardWidth = Annotated[
+    PositiveInt, Field(description="Width inside the feed-forward part of a layer.")
+]
+NumLayers = Annotated[PositiveInt, Field(description="Number of layers.")]
+Width = Annotated[PositiveInt, Field(description="Width of attention; a multiple of the heads.")]
+NumHeads = Annotated[PositiveInt, Field(description="Heads of attention.")]
+Segment = Annotated[PositiveInt, Unit("frames"), Field(description="Length of a segment.")]
+Queries = Annotated[PositiveInt, Field(description="Tokens of each segment, however short it is.")]
+DropoutRate = Annotated[Dropout, Field(description="Of all its layers, in training.")]
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise RuleError(
+            "heads", f"{heads} heads do not divide the width {width}.", "Change one of them."
+        )
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,7 @@ class ReleasedWeights:
 
     __pydantic_config__ = STRICT
     kind: Literal["slam-llm"]
-    file: str  # below LIBRETTO_MODELS
+    file: Annotated[str, Field(description="Path below LIBRETTO_MODELS.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +53,14 @@ class Projector:
     weights: ReleasedWeights | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
-    def fault(self) -> tuple[str, str] | None:
-        """A key whose value is out of range, and what it must be; a kind adds what holds between
-        its own.
-        """
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if type(value) is int and value < 1:  # a yes or no is none
-                return each.name, "must be at least 1"
-            if each.name == "dropout" and not 0 <= value < 1:
-                return each.name, "must be from 0 to below 1"
-        return None
-
 
 @dataclass(frozen=True)
 class Linear(Projector):
     """Stack ``stack`` frames → linear → ReLU → linear (SLAM-ASR, arXiv 2402.08846, section 3)."""
 
     kind: Literal["linear"]
-    stack: int  # frames joined into one
-    hidden: int  # width between the two linear layers
+    stack: Stack
+    hidden: HiddenWidth
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class StackLinear(Projector):
     """Stack ``stack`` frames → one linear layer (Fathullah et al., arXiv 2307.11795)."""
 
     kind: Literal["stack-linear"]
-    stack: int  # frames joined into one
+    stack: Stack
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,9 @@ class FullyConnected(Projector):
     """
 
     kind: Literal["fc"]
-    stack: int  # frames joined into one
-    hidden: int  # width between two layers
-    layers: int
+    stack: Stack
+    hidden: HiddenWidth
+    layers: NumLayers
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,19 @@ class Convolution(Projector):
     ``stride`` frames.
     """
 
-    kernel: int  # frames
-    stride: int  # frames
+    kernel: Annotated[PositiveInt, Unit("frames"), Field(description="That one token is made of.")]
+    stride: Annotated[PositiveInt, Unit("frames"), Field(description="Between two tokens.")]
 
-    def fault(self) -> tuple[str, str] | None:
+    @model_validator(mode="after")
+    def check_stride(self) -> Self:
+        """Each frame is part of some token."""
         if self.kernel < self.stride:
-            return "kernel", "must be at least the stride, or frames between would never be heard"
-        return super().fault()
+            raise RuleError(
+                "kernel",
+                f"it is {self.kernel}, below the stride {self.stride}: frames would be left out.",
+                "Set it to the stride or more.",
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Conv1dMlp(Convolution):
     """
 
     kind: Literal["conv1d-mlp"]
-    hidden: int  # width between the two linear layers
+    hidden: HiddenWidth
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class DwsMlp(Convolution):
     """
 
     kind: Literal["dws-mlp"]
-    hidden: int  # width between the two linear layers
+    hidden: HiddenWidth
 
 
 @dataclass(frozen=True)
@@ -116,30 +129,32 @@ class Conv1dTransformer(Convolution):
     """Conv1d → ``layers`` transformer encoder layers → linear (Pham et al., arXiv 2406.17272)."""
 
     kind: Literal["conv1d-transformer"]
-    width: int  # of the layers
-    heads: int  # of attention; the width is a multiple of them
-    hidden: int  # width inside a layer's feed-forward part
-    layers: int
-    dropout: float = 0.0
+    width: Width
+    heads: NumHeads
+    hidden: FeedForwardWidth
+    layers: NumLayers
+    dropout: DropoutRate = 0.0
 
-    def fault(self) -> tuple[str, str] | None:
-        return super().fault() or (
-            ("heads", "must divide the width") if self.width % self.heads else None
-        )
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        """Heads share the width equally."""
+        _check_heads(self.width, self.heads)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Projector):
     """What all kinds with attention have."""
 
-    width: int  # of attention
-    heads: int  # the width is a multiple of them
-    dropout: float = 0.0
+    width: Width
+    heads: NumHeads
+    dropout: DropoutRate = 0.0
 
-    def fault(self) -> tuple[str, str] | None:
-        return super().fault() or (
-            ("heads", "must divide the width") if self.width % self.heads else None
-        )
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        """Heads share the width equally."""
+        _check_heads(self.width, self.heads)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +164,8 @@ class CrossAttention(Attention):
     """
 
     kind: Literal["cross-attention"]
-    window: int  # frames of a segment
-    queries: int  # tokens of a segment, however short it is
+    window: Segment
+    queries: Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +175,10 @@ class WindowQFormer(Attention):
     """
 
     kind: Literal["window-qformer"]
-    window: int  # frames
-    queries: int  # tokens of a window
-    layers: int
-    hidden: int  # width inside a layer's feed-forward part
+    window: Segment
+    queries: Queries
+    layers: NumLayers
+    hidden: FeedForwardWidth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +188,10 @@ class SegmentQFormer(Attention):
     """
 
     kind: Literal["segment-qformer"]
-    window: int  # frames of a segment
-    queries: int  # tokens of a segment, however short it is
-    layers: int
-    hidden: int  # width inside a layer's feed-forward part
+    window: Segment
+    queries: Queries
+    layers: NumLayers
+    hidden: FeedForwardWidth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,45 +201,38 @@ class CtcCompressor(Attention):
     """
 
     kind: Literal["ctc-compressor"]
-    way: Literal[
-        "drop-blank", "average"
-    ]  # blanks go, or each run of one best unit becomes its mean
-    layers: int
-    hidden: int  # width inside a layer's feed-forward part
+    way: Annotated[
+        Literal["drop-blank", "average"],
+        Field(
+            description="drop-blank: frames whose best unit is blank go; average: frames in a row "
+            "with the same best unit become their mean."
+        ),
+    ]
+    layers: NumLayers
+    hidden: FeedForwardWidth
 
 
+AnyProjector = Annotated[
+    Linear
+    | StackLinear
+    | FullyConnected
+    | Conv1dMlp
+    | DwsMlp
+    | Conv1dTransformer
+    | WindowQFormer
+    | SegmentQFormer
+    | CrossAttention
+    | CtcCompressor,
+    Field(discriminator="kind"),
+]
 KINDS: dict[str, type[Projector]] = {
-    "linear": Linear,
-    "stack-linear": StackLinear,
-    "fc": FullyConnected,
-    "conv1d-mlp": Conv1dMlp,
-    "dws-mlp": DwsMlp,
-    "conv1d-transformer": Conv1dTransformer,
-    "window-qformer": WindowQFormer,
-    "segment-qformer": SegmentQFormer,
-    "cross-attention": CrossAttention,
-    "ctc-compressor": CtcCompressor,
+    get_args(get_type_hints(member)["kind"])[0]: member
+    for member in get_args(get_args(AnyProjector)[0])
 }
 
 
 def projector_of(data: Mapping[str, Any], where: str) -> Projector:
-    """The typed entry of its kind; raises InputError that names ``where`` and the nearest known
-    kind or key, or the range.
+    """The typed entry of its kind; raises InputError that names ``where``, the key and the nearest
+    known kind or key, or the range.
     """
-    kind = data.get("kind")
-    if kind is None:
-        raise InputError(f"{where}: 'kind' missing.", subject="kind", hint=nearest("", KINDS))
-    if kind not in KINDS:
-        raise InputError(
-            f"{where}: unknown kind '{kind}'.", subject="kind", hint=nearest(str(kind), KINDS)
-        )
-    entry = parse_as(KINDS[kind], data, where)
-    fault = entry.fault()
-    if fault is not None:
-        key, rule = fault
-        raise InputError(
-            f"{where}: '{key}' is {getattr(entry, key)}, and {rule}.",
-            subject=key,
-            hint="Correct it there.",
-        )
-    return entry
+    return parse_as(cast("type[Projector]", AnyProjector), data, where)

@@ -1,89 +1,234 @@
-"""Plain data → dataclasses, strictly: an unknown key, a missing one or a wrong type stops with the
-nearest known name.
+"""Plain data of YAML or JSON to dataclasses, checked by pydantic.
+
+In: a mapping and a dataclass whose annotations carry ranges, units and descriptions. Out: the
+dataclass, or InputError that names the file, the key and the nearest known name. Cost: 10 to 50 ms
+for the first data of a class, microseconds for the next.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Any, TypeVar, Union
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from components.config.errors import InputError, nearest
 
 T = TypeVar("T")
 
-# Read by pydantic where it checks a standard dataclass: refuse keys that are not fields.
-STRICT: dict[str, str] = {"extra": "forbid"}
+# pydantic reads it from the class attribute ``__pydantic_config__`` of a standard dataclass:
+# keys that are no fields and numbers that are not finite are refused.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+# Keys that had another name once → the name now.
+RENAMED_KEYS = {"max_unheard": "max_unsupported_units"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """The unit of a field, as an annotation: ``seconds: Annotated[float, Unit("s")]``."""
+
+    name: str
+
+
+class RuleError(ValueError):
+    """A rule between the fields of a section that does not hold; ``key`` is relative to the
+    section.
+    """
+
+    def __init__(self, key: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.hint = hint
+
+
+def _check_order(limits: list[float]) -> list[float]:
+    if limits[0] > limits[1]:
+        raise ValueError("the first value must not be above the second")
+    return limits
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+# Share of values that dropout sets to 0; all of them would leave nothing.
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0)]
+# Least and most.
+Limits = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_check_order)]
+DecibelLimits = Annotated[
+    list[Annotated[float, Field(ge=-100, le=100)]],
+    Field(min_length=2, max_length=2),
+    AfterValidator(_check_order),
+    Unit("dB"),
+]
 
 
 def parse_as(cls: type[T], data: Any, where: str) -> T:
-    """``data`` (a mapping from YAML) as ``cls``.
+    """``data`` (a mapping from YAML) as ``cls``, a dataclass or a union of some.
 
     Raises InputError that names ``where`` and the key, with the nearest known key for an unknown
     one.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     try:
-        return TypeAdapter(cls).validate_python(data)
+        return typing.cast(T, _adapter(typing.cast(Any, cls)).validate_python(data))
     except ValidationError as error:
-        # A mistyped key is unknown and missing at once: what is unknown comes first.
-        unknown = [
-            each
-            for each in error.errors()
-            if "unexpected" in each["type"] or "extra" in each["type"]
-        ]
-        first = (unknown or error.errors())[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if unknown:
-            hint = nearest(str(first["loc"][-1]), _fields_at(cls, first["loc"][:-1]))
-            raise InputError(f"{where}: unknown key '{key}'.", subject=key, hint=hint) from None
-        if first["type"] == "missing":
-            lacking = [
-                ".".join(str(part) for part in each["loc"])
-                for each in error.errors()
-                if each["type"] == "missing"
-            ]
-            says = ", ".join(f"'{each}'" for each in lacking)
-            raise InputError(
-                f"{where}: {says} missing.", subject=key, hint="It has no default: give it."
-            ) from None
-        raise InputError(
-            f"{where}: '{key}': {first['msg']} (given: {first['input']!r}).", subject=key
-        ) from None
+        raise _input_error(cls, error.errors(include_url=False), where) from None
 
 
-def _fields_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
-    """Field names of the dataclass that stands at ``location`` inside ``cls``."""
-    for part in location:
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-        inner = hints.get(part, cls)
-        candidates = [inner, *typing.get_args(inner)]
-        cls = next((kind for kind in candidates if dataclasses.is_dataclass(kind)), cls)
-    return (
-        [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+@lru_cache(maxsize=128)
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _input_error(cls: Any, errors: Sequence[ErrorDetails], where: str) -> InputError:
+    """The error that a user reads: of an unknown key, else of missing keys, else of the first
+    wrong value. (A mistyped key is unknown and missing at once: the unknown one comes first.)
+    """
+    for error in errors:
+        if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            return _unknown_key(cls, error["loc"], where)
+    missing = [_resolve(cls, error["loc"])[0] for error in errors if error["type"] == "missing"]
+    if missing:
+        names = ", ".join(f"'{key}'" for key in missing)
+        return InputError(
+            f"{where}: {names} missing.", subject=missing[0], hint="It has no default: add it."
+        )
+    error = errors[0]
+    key, field_type = _resolve(cls, error["loc"])
+    context = error.get("ctx", {})
+    if error["type"].startswith("union_tag"):
+        return _unknown_kind(key, error, where)
+    rule = context.get("error")
+    if isinstance(rule, RuleError):
+        key = ".".join(part for part in (key, rule.key) if part)
+        return InputError(f"{where}: '{key}': {rule}", subject=key, hint=rule.hint)
+    message = str(rule) if rule else error["msg"]
+    return InputError(
+        f"{where}: '{key}': {message} (value: {error['input']!r}).",
+        subject=key,
+        hint=_describe(field_type),
     )
+
+
+def _unknown_key(cls: Any, location: tuple[int | str, ...], where: str) -> InputError:
+    section_key, section = _resolve(cls, location[:-1])
+    name = str(location[-1])
+    key = f"{section_key}.{name}" if section_key else name
+    if name in RENAMED_KEYS:
+        return InputError(
+            f"{where}: '{key}' has the name '{RENAMED_KEYS[name]}' now.",
+            subject=key,
+            hint=f"Rename it to '{RENAMED_KEYS[name]}'.",
+        )
+    section = _without_annotations(section)
+    names = [field.name for field in _fields(section)]
+    return InputError(f"{where}: unknown key '{key}'.", subject=key, hint=nearest(name, names))
+
+
+def _unknown_kind(key: str, error: ErrorDetails, where: str) -> InputError:
+    """The error of a union whose discriminator is missing or none of its members'."""
+    context = error["ctx"]
+    discriminator = context["discriminator"].strip("'")
+    key = f"{key}.{discriminator}" if key else discriminator
+    if error["type"] == "union_tag_not_found":
+        return InputError(
+            f"{where}: '{key}' missing.", subject=key, hint="It has no default: add it."
+        )
+    kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
+    return InputError(
+        f"{where}: unknown {discriminator} '{context['tag']}'.",
+        subject=key,
+        hint=nearest(context["tag"], kinds),
+    )
+
+
+def _describe(field_type: Any) -> str:
+    """What the field of this type is and its unit, as a hint; empty where nothing says it."""
+    metadata = getattr(field_type, "__metadata__", ())
+    descriptions = [item.description for item in metadata if getattr(item, "description", None)]
+    units = [item.name for item in metadata if isinstance(item, Unit)]
+    if not descriptions:
+        return "Correct the value."
+    return f"It means: {descriptions[-1].rstrip('.')}{f' ({units[-1]})' if units else ''}."
+
+
+def _resolve(cls: Any, location: tuple[int | str, ...]) -> tuple[str, Any]:
+    """(dotted key in the data, annotated type there) of a location that pydantic gives, which also
+    names members of unions.
+    """
+    keys: list[str] = []
+    for part in location:
+        plain = _without_annotations(cls)
+        if dataclasses.is_dataclass(plain) and isinstance(plain, type):
+            keys.append(str(part))
+            cls = typing.get_type_hints(plain, include_extras=True).get(str(part), Any)
+        elif typing.get_origin(plain) in (list, tuple) and isinstance(part, int):
+            keys.append(str(part))
+            cls = typing.get_args(plain)[0]
+        elif typing.get_origin(plain) is dict:
+            keys.append(str(part))
+            cls = typing.get_args(plain)[1]
+        elif is_union(plain) and _member(plain, part) is not None:
+            cls = _member(plain, part)
+        else:
+            break
+    return ".".join(keys), cls
+
+
+def _without_annotations(cls: Any) -> Any:
+    """The type without ``Annotated`` and without ``None``."""
+    if typing.get_origin(cls) is Annotated:
+        return _without_annotations(typing.get_args(cls)[0])
+    if is_union(cls):
+        members = [member for member in typing.get_args(cls) if member is not type(None)]
+        return _without_annotations(members[0]) if len(members) == 1 else cls
+    return cls
+
+
+def is_union(cls: Any) -> bool:
+    """Whether the type is a union."""
+    return typing.get_origin(cls) in (Union, types.UnionType)
+
+
+def _member(union: Any, tag: int | str) -> Any:
+    """The dataclass of a discriminated union whose ``kind`` is ``tag``."""
+    for member in typing.get_args(union):
+        if dataclasses.is_dataclass(member):
+            kind = typing.get_type_hints(member).get("kind")
+            if tag in typing.get_args(kind):
+                return member
+    return None
+
+
+def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
 
 
 def non_default_fields(value: Any) -> Any:
-    """A dataclass (or what holds some) as plain data, without fields that stand at their defaults.
+    """A dataclass (or a container of some) as plain data, without fields that equal their
+    defaults.
 
-    For keys and records: a setting added later, whose default keeps what was, leaves the older ones
-    as they are. Who changes what a default does raises the RESULT_VERSION of the packages that read
-    it.
+    For keys and records: a setting that is added later, whose default keeps the old behaviour,
+    leaves older keys as they are.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            each.name: non_default_fields(getattr(value, each.name))
-            for each in dataclasses.fields(value)
-            if getattr(value, each.name) != _default(each)
+            field.name: non_default_fields(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if getattr(value, field.name) != _default(field)
         }
     if isinstance(value, dict):
-        return {key: non_default_fields(each) for key, each in value.items()}
-    return (
-        [non_default_fields(each) for each in value] if isinstance(value, (list, tuple)) else value
-    )
+        return {key: non_default_fields(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [non_default_fields(item) for item in value]
+    return value
 
 
-def _default(each: dataclasses.Field[Any]) -> Any:
-    return each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    return field.default_factory()

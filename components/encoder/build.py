@@ -8,6 +8,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError
+from components.config.model_sources import CtcTraining, EncoderSource
 from components.config.schema import non_default_fields
 from components.encoder import RESULT_VERSION, written
 from components.model.folders.description import read_config
@@ -39,7 +40,7 @@ def work(stage: Stage) -> None:
 
 
 def build_folder(
-    name: str, source: catalogue.EncoderSource, folder: Path
+    name: str, source: EncoderSource, folder: Path
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Links the encoder of a source into ``folder``, emptied once all of it is there: the digest of
     each file, and the inputs that shaped it.
@@ -57,7 +58,7 @@ def build_folder(
     return outputs, inputs
 
 
-def _unit(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
+def _unit(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The finished unit of a source, and the inputs that shaped it."""
     if source.kind == "ctc":
         return _trained(name, source)
@@ -96,7 +97,7 @@ def _written(what: dict[str, Any], write: Callable[[Path], None], *, code: str) 
     return cached_unit("encoder", {"version": RESULT_VERSION, **what}, write, code=code)
 
 
-def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str, Any]]:
+def _trained(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The unit of an encoder trained here; only the tars count as inputs, since they alone shape
     it.
     """
@@ -127,7 +128,7 @@ def _trained(name: str, source: catalogue.EncoderSource) -> tuple[Path, dict[str
 
 
 def _train(
-    ranks: Ranks, name: str, folder: Path, config: dict[str, Any], training: catalogue.CtcTraining
+    ranks: Ranks, name: str, folder: Path, config: dict[str, Any], training: CtcTraining
 ) -> None:
     from components.encoder import ctc
 

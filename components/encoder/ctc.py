@@ -30,8 +30,8 @@ from transformers import (
 
 from components.audio.augmentation import Augmentation
 from components.config.augment import Augment, Rooms
-from components.config.catalogue import CtcTraining
 from components.config.errors import InputError
+from components.config.model_sources import CtcTraining
 from components.model.encoders.ctc import frames_needed, loss_by_frames
 from components.model.folders.architecture import check_trained
 from components.model.spec_augment import mask_frames

@@ -21,7 +21,7 @@ import numpy as np
 
 from components.config import catalogue
 from components.config.augment import Augment
-from components.config.catalogue import EncoderNumerics
+from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.config.params import Features
 from components.features.key import noise_inputs, shape_key

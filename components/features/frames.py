@@ -12,9 +12,10 @@ import torch
 from components.audio.augmentation import perturbed_length
 from components.audio.sound import RATE
 from components.config.augment import Augment
-from components.config.catalogue import EncoderNumerics
+from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.config.schema import parse_as
+from components.config.training import needs_live_features
 from components.features.extract import check_lengths, encode_utterances
 from components.features.key import check_key
 from components.features.waveforms import UNAUGMENTED, AugmentedView, augmentation_of, view_folder
@@ -84,12 +85,8 @@ class FrameSource:
 
     def _check(self, encoder: SpeechEncoder, layer: int | str, padding: str) -> None:
         if not self.live:
-            raise InputError(
-                f"{self._features} holds frames of the encoder as it was; a tuned one gives "
-                "others.",
-                subject=str(self._features),
-                hint="Set features.mode to live.",
-            )
+            message, hint = needs_live_features()
+            raise InputError(f"{self._features}: {message}", subject=str(self._features), hint=hint)
         if (encoder.layer, encoder.padding) != (layer, padding):
             raise InputError(
                 f"{self._features} is of layer {layer} and padding '{padding}'; the encoder was tuned on layer "

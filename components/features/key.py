@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.augment import Augment
-from components.config.catalogue import EncoderNumerics
+from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.config.params import Features
 from components.config.schema import non_default_fields

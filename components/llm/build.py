@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
+from components.config.entries import LlmEntry, Prompt
 from components.config.errors import InputError
+from components.config.model_sources import CopyingTraining
 from components.config.schema import non_default_fields
 from components.llm import RESULT_VERSION
 from components.model.folders.folder import checkpoint_unit
@@ -45,7 +47,7 @@ def work(stage: Stage) -> None:
     print(f"llm: '{name}' in {OUT}")
 
 
-def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
+def _check_prompt(name: str, prompt: Prompt) -> None:
     """Stops here, before hours of features, where prompt and tokenizer do not fit."""
     from components.model.llms.causal import load_tokenizer
     from components.model.llms.prompt import PromptBuilder
@@ -56,7 +58,7 @@ def _check_prompt(name: str, prompt: catalogue.Prompt) -> None:
         raise InputError(f"llm '{name}': {error.args[0]}", subject=name, hint=error.hint) from None
 
 
-def _trained(name: str, entry: catalogue.Llm) -> tuple[Path, dict[str, Any]]:
+def _trained(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
     """The unit of an LLM trained here on the texts of the train role."""
     training = entry.source.training
     assert training is not None  # checked by the catalogue
@@ -90,8 +92,8 @@ def _train(
     name: str,
     folder: Path,
     texts: list[str],
-    entry: catalogue.Llm,
-    training: catalogue.CopyingTraining,
+    entry: LlmEntry,
+    training: CopyingTraining,
 ) -> None:
     from components.llm import copying
 

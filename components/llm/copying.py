@@ -19,7 +19,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from components.config.catalogue import CopyingTraining, Prompt
+from components.config.entries import Prompt
+from components.config.model_sources import CopyingTraining
 from components.model.folders.architecture import check_trained
 from components.model.llms.causal import target_loss
 from components.model.llms.prompt import PromptBuilder, sequences

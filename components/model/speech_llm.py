@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from components.config.catalogue import Prompt
+from components.config.entries import Prompt
 from components.config.errors import InputError
 from components.config.projector import Projector, projector_of
 from components.config.schema import non_default_fields

@@ -18,9 +18,11 @@ import torch
 
 from components.audio.sound import RATE
 from components.config import catalogue
-from components.config.catalogue import EncoderSource, LlmSource
+from components.config.entries import LlmEntry
 from components.config.errors import InputError, nearest
-from components.config.params import Params, Train
+from components.config.model_sources import EncoderSource, LlmSource
+from components.config.params import Params
+from components.config.training import Train
 from components.encoder.qwen_audio import whisper_shape
 from components.model.bridges.bridge import Bridge
 from components.model.bridges.projector import build_projector
@@ -299,7 +301,7 @@ def sized(network: Any, padding: str) -> Encoder:
     )
 
 
-def _llm(name: str, entry: catalogue.Llm, found: _Found) -> Llm:
+def _llm(name: str, entry: LlmEntry, found: _Found) -> Llm:
     shape = _shape("llm", name, entry.source)
     network = network_of(shape, causal=True)
     if entry.source.kind != "copying":

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from components.config.params import Params, Train
+from components.config.params import Params
+from components.config.training import Train
 from components.plan.load import (
     CONTEXT,
     LOGITS,

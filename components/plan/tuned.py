@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from components.config.params import CurriculumStage
+from components.config.training import CurriculumStage
 from components.model.trainable import module_of, selected
 
 Counts = Mapping[str, int]  # parameters by module

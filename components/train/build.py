@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import catalogue
+from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
 from components.config.errors import InputError
 from components.config.heads import check_weight
-from components.config.params import Train, tunes_encoder
 from components.config.projector import CtcCompressor, Projector, ReleasedWeights
 from components.config.schema import non_default_fields, parse_as
+from components.config.training import Train, needs_live_features
 from components.model.folders.description import has_ctc
 from components.optim.ranks import Ranks
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
@@ -67,7 +68,7 @@ def work(stage: Stage) -> None:
         "llm_dtype": llm.numerics.dtype,
     }
     targets = _lora_targets(catalogue.encoder(stage.params.encoder), llm)
-    tuned = tunes_encoder(settings) if projector.weights is None else ""
+    tuned = settings.tuned_encoder_part if projector.weights is None else None
     if tuned:
         _check_encoder(stage.params.encoder, settings, targets["encoder-lora"])
         parameters["encoder_lora"] = targets["encoder-lora"]
@@ -115,7 +116,7 @@ def work(stage: Stage) -> None:
 
 
 def _released(
-    name: str, settings: Train, projector: Projector, llm: catalogue.Llm, weights: ReleasedWeights
+    name: str, settings: Train, projector: Projector, llm: LlmEntry, weights: ReleasedWeights
 ) -> tuple[dict[str, Any], Path]:
     """What a released projector hangs on, and its unit; nothing is trained."""
     from components.train import released
@@ -150,7 +151,7 @@ def _inputs() -> dict[str, Any]:
     return found
 
 
-def _lora_targets(encoder: catalogue.Encoder, llm: catalogue.Llm) -> dict[str, list[str]]:
+def _lora_targets(encoder: EncoderEntry, llm: LlmEntry) -> dict[str, list[str]]:
     """What LoRA adapts, by the part that a curriculum names."""
     return {"lora": llm.lora.targets, "encoder-lora": encoder.lora.targets if encoder.lora else []}
 
@@ -158,12 +159,8 @@ def _lora_targets(encoder: catalogue.Encoder, llm: catalogue.Llm) -> dict[str, l
 def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
     """Raises InputError for an encoder that can't be tuned as the curriculum says."""
     if "empty" not in read_record(DATA / "features" / "train"):
-        raise InputError(
-            "train: the encoder is to be tuned, but cached frames are those of the encoder as "
-            "it was.",
-            subject="features.mode",
-            hint="Set features.mode to live.",
-        )
+        message, hint = needs_live_features(settings.tuned_encoder_part)
+        raise InputError(f"train: {message}", subject="features.mode", hint=hint)
     if any("encoder-lora" in stage.tune for stage in settings.curriculum) and not targets:
         raise InputError(
             f"encoder '{name}' has no lora.targets, and 'encoder-lora' is to be tuned.",
@@ -180,11 +177,11 @@ def _hearing(settings: Train) -> EncoderRunConfig | None:
     from components.model.speech_llm import EncoderRunConfig
 
     key = read_record(DATA / "features" / "train")["key"]
-    numerics = parse_as(catalogue.EncoderNumerics, key["numerics"], "data/features/train: numerics")
+    numerics = parse_as(EncoderNumerics, key["numerics"], "data/features/train: numerics")
     whole = any("encoder" in stage.tune for stage in settings.curriculum)
     return (
         EncoderRunConfig(key["layer"], "float32" if whole else numerics.dtype, numerics.padding)
-        if tunes_encoder(settings)
+        if settings.tuned_encoder_part
         else None
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from components.config.errors import InputError
-from components.config.params import Concatenate, CurriculumStage, Train
+from components.config.training import Concatenate, CurriculumStage, Train
 from components.runtime.hashing import seed_of
 from components.shards.order import batches, windows
 from components.shards.reader import IndexedUtterance

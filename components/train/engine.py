@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter
 
 from components.config.errors import BY_KIND, InputError, LibrettoError, TransientError
-from components.config.params import Train
+from components.config.training import Train
 from components.optim.ranks import Ranks, train_together
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import Engine, device, engine, workers

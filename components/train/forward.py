@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from components.config.params import Train
+from components.config.training import Train
 from components.features.frames import FrameSource
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from components.config.errors import InputError
-from components.config.params import CurriculumStage, Train
+from components.config.training import CurriculumStage, Train
 from components.features.frames import FrameSource
 from components.model.llms.causal import check_packing, load_llm
 from components.model.lora import check_gradients

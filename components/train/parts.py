@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
-from components.config.params import CurriculumStage, Lora, Train
+from components.config.training import CurriculumStage, Lora, Train
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.lora import adapted
 from components.model.speech_llm import SpeechLLM

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from components.config.catalogue import Llm
+from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.projector import Projector, ReleasedWeights
 from components.config.schema import non_default_fields
@@ -41,7 +41,7 @@ class Job:
     encoder: Path
     llm: Path
     projector: Projector
-    entry: Llm
+    entry: LlmEntry
     text_case: str
 
     def shape(self) -> ModelConfig:

@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import torch
 
-from components.config.params import Selection
+from components.config.training import Selection
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.optim.ranks import Ranks

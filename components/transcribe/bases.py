@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from components import llm
-from components.config.catalogue import EncoderSource, LlmSource
 from components.config.errors import InputError
+from components.config.model_sources import EncoderSource, LlmSource
 from components.config.schema import STRICT
 from components.encoder.build import build_folder
 from components.model.folders.folder import checkpoint_unit

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.config import catalogue
-from components.config.catalogue import EncoderNumerics
+from components.config.entries import EncoderNumerics
 from components.config.errors import InputError, nearest
+from components.config.model_sources import FETCHED
 from components.config.params import ConstraintSet, read_params
 from components.config.schema import STRICT, non_default_fields, parse_as
 from components.model.folders.description import has_ctc_for_layer
@@ -194,8 +195,6 @@ def read_description(folder: Path) -> Description:
             hint="Take the version of the package that wrote it.",
         )
     found = parse_as(Description, data, str(path))
-    for stage, base in (("encoder", found.encoder), ("llm", found.llm)):
-        catalogue.check_source(stage, base.name, base.source)
     if not found.decode.sets or found.decode.batch_seconds <= 0:
         raise InputError(
             f"{path} holds no constraint set, or no seconds for a batch.",
@@ -223,9 +222,7 @@ def check_files(folder: Path, files: dict[str, str]) -> None:
             hint="Copy the exported folder anew.",
         )
     for name, path in there.items():
-        if not catalogue.FETCHED.fullmatch(
-            path.name
-        ):  # whatever its digest: code has no place here
+        if not FETCHED.fullmatch(path.name):  # whatever its digest: code has no place here
             raise InputError(
                 f"{folder}: {name} is no file of a model.",
                 subject=name,

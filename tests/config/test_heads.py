@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.config import catalogue
 from components.config.errors import InputError
 from components.config.heads import has_ctc_by_entry
+from components.config.model_sources import EncoderSource
 from components.config.params import overridden
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
@@ -65,7 +65,7 @@ def test_what_has_passes(changed: dict[str, Any]) -> None:
 
 
 def test_a_folder_that_says_nothing_of_its_shape_is_left_to_the_training() -> None:
-    assert has_ctc_by_entry(catalogue.EncoderSource("folder", folder="mine")) is None
+    assert has_ctc_by_entry(EncoderSource("folder", folder="mine")) is None
     assert has_ctc_by_entry(
-        catalogue.EncoderSource("folder", folder="mine", shape={"architectures": ["WavLMForCTC"]})
+        EncoderSource("folder", folder="mine", shape={"architectures": ["WavLMForCTC"]})
     )

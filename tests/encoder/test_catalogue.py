@@ -16,7 +16,8 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.config import catalogue
-from components.config.catalogue import Encoder, EncoderSource
+from components.config.entries import EncoderEntry
+from components.config.model_sources import EncoderSource
 from components.config.params import read_params
 from components.config.schema import parse_as
 from components.encoder.qwen_audio import whisper_shape
@@ -210,6 +211,6 @@ def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
     assert lines, "README.md has no entry to copy"
     assert len(lines[1].splitlines()) == 4
     assert (
-        parse_as(Encoder, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind
+        parse_as(EncoderEntry, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind
         == "folder"
     )

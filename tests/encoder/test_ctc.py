@@ -14,8 +14,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from components.config.augment import AddedNoise, Band, SpecAugment
-from components.config.catalogue import CtcAugment, CtcTraining
 from components.config.errors import InputError
+from components.config.model_sources import CtcAugment, CtcTraining
 from components.encoder import ctc
 from components.model.encoders.encoder import SpeechEncoder
 from components.optim.ranks import Ranks, train_together

@@ -418,7 +418,7 @@ def test_another_layer_gives_other_frames(world: Path) -> None:
 
 
 def test_a_clip_shorter_than_a_frame_stops_with_its_name() -> None:
-    from components.config.catalogue import EncoderNumerics
+    from components.config.entries import EncoderNumerics
 
     with pytest.raises(InputError, match=r"'short' is shorter than one frame"):
         extract.check_frames(

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from components.config import catalogue
-from components.config.catalogue import EncoderSource, LlmSource
+from components.config.model_sources import EncoderSource, LlmSource
 from components.config.params import overridden
 from components.config.schema import non_default_fields
 from components.model.bridges.projector import build_projector

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from components.config import catalogue
-from components.config.catalogue import Llm
+from components.config.entries import LlmEntry
 from components.model.folders.architecture import network_of, parameters
 from tests.conftest import REPOSITORY
 
@@ -44,7 +44,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def real() -> dict[str, Llm]:
+def real() -> dict[str, LlmEntry]:
     """The entries of kind ``hub`` by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)

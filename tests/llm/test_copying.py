@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.config.catalogue import CopyingTraining
 from components.config.errors import InputError
+from components.config.model_sources import CopyingTraining
 from components.llm import copying
 from components.model.llms.causal import load_llm
 from components.optim.ranks import Ranks, train_together

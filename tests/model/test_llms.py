@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from components.config import catalogue
-from components.config.catalogue import Prompt
+from components.config.entries import Prompt
 from components.config.errors import InputError
 from components.model.llms.causal import load_llm, load_tokenizer
 from components.model.llms.prompt import PromptBuilder, sequences

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.config.catalogue import Prompt
+from components.config.entries import Prompt
 from components.config.errors import InputError
 from components.model.llms.causal import load_tokenizer, target_loss
 from components.model.llms.prompt import PromptBuilder, Sequences, sequences

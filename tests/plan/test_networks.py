@@ -12,7 +12,9 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from components.config import catalogue
+from components.config.entries import LoraTargets
 from components.config.errors import InputError
+from components.config.model_sources import EncoderSource, LlmSource
 from components.config.params import Params, read_params
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import network_of, parameters
@@ -162,7 +164,7 @@ def test_a_local_folder_that_is_no_encoder_says_so(
     monkeypatch.setattr(
         catalogue,
         "encoder",
-        lambda name: replace(entry, source=catalogue.EncoderSource("folder", folder="my-encoder")),
+        lambda name: replace(entry, source=EncoderSource("folder", folder="my-encoder")),
     )
     with pytest.raises(InputError, match=says):
         networks(replace(params, encoder="mine"))
@@ -189,11 +191,11 @@ def test_a_local_folder_tells_its_shape_itself(
 ) -> None:
     save_llm(tmp_path / "mine", "phi")
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
-    source = catalogue.LlmSource("folder", folder="mine")
+    source = LlmSource("folder", folder="mine")
     monkeypatch.setattr(
         catalogue,
         "llm",
-        lambda name: replace(llm_entry, source=source, lora=catalogue.LoraTargets(LORA["phi"])),
+        lambda name: replace(llm_entry, source=source, lora=LoraTargets(LORA["phi"])),
     )
     llm_entry = catalogue.READERS["llm"]("phi-2")
     found = networks(replace(params, llm="mine"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from components.config.params import CurriculumStage, read_params
+from components.config.params import read_params
+from components.config.training import CurriculumStage
 from components.features.frames import FrameSource
 from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
-from components.config.params import Concatenate, Train, read_params
+from components.config.params import read_params
+from components.config.training import Concatenate, Train
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.optim import checkpoint

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from components.config.augment import SpecAugment
 from components.config.errors import InputError
-from components.config.params import CurriculumStage, Train, read_params
+from components.config.params import read_params
+from components.config.training import CurriculumStage, Train
 from components.features.frames import FrameSource
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.config.catalogue import CheckpointSource
 from components.config.errors import InputError
+from components.config.model_sources import CheckpointSource
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
 from components.runtime.unit_cache import cached_unit, check_disk_space

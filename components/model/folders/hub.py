@@ -37,6 +37,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
+from components.config.model_sources import FETCHED, CheckpointSource
 from components.runtime.progress import Progress, progress
 from components.runtime.unit_cache import check_disk_space, lock
 
@@ -50,7 +51,7 @@ class HubEntry:
 
     stage: str
     name: str
-    source: catalogue.CheckpointSource
+    source: CheckpointSource
 
     @property
     def where(self) -> str:
@@ -359,8 +360,6 @@ def files_to_fetch(listed: list[str]) -> list[str]:
     """Of a repository's files those that a checkpoint needs: weights as safetensors if there are
     any, and descriptions.
     """
-    files = [
-        file for file in listed if catalogue.FETCHED.fullmatch(file) and not file.endswith(".md")
-    ]
+    files = [file for file in listed if FETCHED.fullmatch(file) and not file.endswith(".md")]
     safe = any(file.endswith(".safetensors") for file in files)
     return sorted(file for file in files if not (safe and file.startswith("pytorch_model")))

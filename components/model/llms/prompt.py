@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import AddedToken
 
-from components.config.catalogue import Prompt
+from components.config.entries import Prompt
 from components.config.errors import InputError
 
 SPECIAL = re.compile(
