@@ -79,8 +79,9 @@ def corpus(name: str) -> Corpus:
         for source, settings in (sources or {}).items() if role != "card" else ():
             if not isinstance(settings, dict) or "kind" not in settings:
                 raise InputError(
-                    f"corpus '{name}', {role}, source '{source}': no 'kind' is given.",
+                    f"corpus '{name}', {role}, source '{source}': 'kind' missing.",
                     subject=source,
+                    hint="Add it: components/corpus/sources has a module for each kind.",
                 )
     return Corpus({role: dict(entry.get(role) or {}) for role in ROLES})
 
