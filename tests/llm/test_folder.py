@@ -133,7 +133,7 @@ def test_what_a_source_lacks_is_said(kind: str, lacks: str, own: Path) -> None:
             | {"kind": kind}
         },
     )
-    with pytest.raises(
-        InputError, match=f"llm 'my-llm': a source of kind '{kind}' needs .*'{lacks}'"
-    ):
+    with pytest.raises(InputError, match=r"llm\.yaml: my-llm") as stopped:
         catalogue.llm("my-llm")
+    assert stopped.value.subject == f"source.{lacks}"
+    assert stopped.value.hint

@@ -219,11 +219,10 @@ def test_a_setting_of_a_training_that_is_out_of_range_stops_before_any_work(
 ) -> None:
     catalogue.READERS[kind]("tiny")
     tones.change(f"catalogue/{kind}.yaml", {f"tiny.source.training.{key}": value})
-    with pytest.raises(
-        InputError,
-        match=rf"{kind} 'tiny': source\.training\.{key} is {value}, which is out of range",
-    ):
+    with pytest.raises(InputError, match=rf"catalogue/{kind}\.yaml: tiny.*{value}") as stopped:
         catalogue.READERS[kind]("tiny")
+    assert stopped.value.subject == f"source.training.{key}"
+    assert stopped.value.hint
 
 
 @pytest.mark.parametrize(("key", "value"), [("stack", 0), ("hidden", -5)])
@@ -231,10 +230,7 @@ def test_a_projector_without_a_size_stops_every_stage(key: str, value: int, worl
     tones.change("catalogue/projector.yaml", {f"small.{key}": value})
     stopped = command("llm")
     assert stopped.returncode == 2
-    assert stopped.stderr.strip() == (
-        f"llm: catalogue/projector.yaml: small: '{key}' is {value}, and must be at least 1. "
-        "Correct it there."
-    )
+    assert f"catalogue/projector.yaml: small: '{key}'" in stopped.stderr
 
 
 @pytest.mark.parametrize("kind", TRAINED)

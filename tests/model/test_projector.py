@@ -356,34 +356,28 @@ def test_every_entry_of_the_catalogue_makes_a_bridge(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "says"),
+    ("name", "change", "subject"),
     [
-        (
-            "linear",
-            {"kind": "conv1d-mpl"},
-            r"unknown kind 'conv1d-mpl'\. Did you mean 'conv1d-mlp'",
-        ),
-        ("linear", {"kind": None}, r"'kind' missing\. Known: conv1d-mlp"),
-        ("linear", {"stak": 3}, r"unknown key 'stak'\. Did you mean 'stack'"),
-        ("linear", {"kernel": 3}, r"unknown key 'kernel'"),
-        ("linear", {"stack": 0}, r"'stack' is 0, and must be at least 1"),
-        ("stack-linear", {"stack": "three"}, r"'stack'.*'three'"),
-        ("fc", {"layers": 0}, r"'layers' is 0, and must be at least 1"),
-        ("conv1d-mlp", {"stride": 0}, r"'stride' is 0, and must be at least 1"),
-        ("dws-mlp", {"kernel": 2}, r"'kernel' is 2, and must be at least the stride"),
-        ("conv1d-transformer", {"heads": 3}, r"'heads' is 3, and must divide the width"),
-        (
-            "conv1d-transformer",
-            {"dropout": 1.0},
-            r"'dropout' is 1.0, and must be from 0 to below 1",
-        ),
-        ("window-qformer", {"heads": 3}, r"'heads' is 3, and must divide the width"),
-        ("segment-qformer", {"dropout": -0.1}, r"'dropout' is -0.1, and must be from 0 to below 1"),
-        ("cross-attention", {"queries": 0}, r"'queries' is 0, and must be at least 1"),
-        ("cross-attention", {"layers": 2}, r"unknown key 'layers'"),
-        ("ctc-compressor", {"way": "drop"}, r"'way': Input should be 'drop-blank' or 'average'"),
+        ("linear", {"kind": "linaer"}, "kind"),
+        ("linear", {"kind": None}, "kind"),
+        ("linear", {"stak": 3}, "stak"),
+        ("linear", {"kernel": 3}, "kernel"),
+        ("linear", {"stack": 0}, "stack"),
+        ("stack-linear", {"stack": "three"}, "stack"),
+        ("fc", {"layers": 0}, "layers"),
+        ("conv1d-mlp", {"stride": 0}, "stride"),
+        ("dws-mlp", {"kernel": 2}, "kernel"),
+        ("conv1d-transformer", {"heads": 3}, "heads"),
+        ("conv1d-transformer", {"dropout": 1.0}, "dropout"),
+        ("window-qformer", {"heads": 3}, "heads"),
+        ("segment-qformer", {"dropout": -0.1}, "dropout"),
+        ("cross-attention", {"queries": 0}, "queries"),
+        ("cross-attention", {"layers": 2}, "layers"),
+        ("ctc-compressor", {"way": "drop"}, "way"),
     ],
 )
-def test_a_wrong_entry_stops(name: str, change: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=f"projector mine: {says}"):
+def test_a_wrong_entry_stops(name: str, change: dict[str, Any], subject: str) -> None:
+    with pytest.raises(InputError, match="projector mine") as stopped:
         projector_of({**SMALL[name], **change}, "projector mine")
+    assert stopped.value.subject == subject
+    assert stopped.value.hint

@@ -283,29 +283,13 @@ def refused(says: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("parts", "changes", "says"),
     [
-        (["lora", "llm"], {}, r"tunes 'lora' and 'llm', of one side.*in two stages"),
-        (["encoder", "encoder-lora"], {}, r"tunes 'encoder-lora' and 'encoder', of one side"),
-        (
-            ["encoder"],
-            {"features.mode": "cached"},
-            r"'encoder' is to be tuned, but cached frames.*Set features\.mode to live",
-        ),
-        (
-            ["encoder-lora"],
-            {"features.mode": "cached"},
-            r"'encoder-lora' is to be tuned, but cached frames",
-        ),
-        (
-            ["projector"],
-            {"train.ctc_weight": 0.3},
-            r"the encoder stays frozen in every stage\. Tune 'encoder'",
-        ),
-        (
-            ["encoder"],
-            {"train.ctc_weight": 0.3, "features.layer": 1},
-            r"reads the last layer, not layer 1\. Set features\.layer to last",
-        ),
-        (["encoder"], {"train.ctc_weight": -1}, r"'train\.ctc_weight' is out of range"),
+        (["lora", "llm"], {}, r"train\.curriculum\.0\.tune"),
+        (["encoder", "encoder-lora"], {}, r"train\.curriculum\.0\.tune"),
+        (["encoder"], {"features.mode": "cached"}, r"'features\.mode': encoder"),
+        (["encoder-lora"], {"features.mode": "cached"}, r"'features\.mode': encoder-lora"),
+        (["projector"], {"train.ctc_weight": 0.3}, r"'train\.ctc_weight'"),
+        (["encoder"], {"train.ctc_weight": 0.3, "features.layer": 1}, r"'features\.layer'"),
+        (["encoder"], {"train.ctc_weight": -1}, r"'train\.ctc_weight'"),
     ],
 )
 def test_parameters_that_do_not_go_together_stop(
@@ -454,9 +438,7 @@ def test_cached_frames_are_refused_by_a_bridge_with_a_tuned_encoder(world: Path)
         "params.yaml", {"features.mode": "cached", "train.curriculum.0.tune": ["projector"]}
     )
     tones.run_features()
-    with pytest.raises(
-        InputError, match=r"holds frames of the encoder as it was.*Set features\.mode to live"
-    ):
+    with pytest.raises(InputError, match=r"features\.mode"):
         tones.run("decode")
 
 
