@@ -22,6 +22,7 @@ from components.config.errors import InputError
 from components.config.params import Params
 from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.transcribe.bases import is_trained_here
+from components.transcribe.version import package_version, source_commit
 
 SCORE, TRAIN, TABLE = (
     Path("metrics/score.json"),
@@ -78,6 +79,7 @@ def card_of(
     )
     parts = [
         _opening(params, shape),
+        _install(),
         _use(),
         _bases(params, entries, taken),
         _data(params.corpus),
@@ -168,10 +170,26 @@ def _opening(params: Params, shape: dict[str, Any]) -> str:
     )
 
 
+def _install() -> str:
+    """How to install the package that wrote the export, at its commit where one is known."""
+    commit, _, changes = source_commit().partition("+")
+    lines = [f"git checkout {commit}"] if commit else []
+    where = f", commit `{commit}`" if commit else ""
+    note = " Its files had changes that are not in this commit." if changes else ""
+    return (
+        f"## Install\n\nLibretto {package_version()}{where}, on Python 3.11 or 3.12.{note} "
+        "In a clone of its repository:\n\n```\n"
+        + "\n".join([*lines, "python -m pip install ."])
+        + "\n```"
+    )
+
+
 def _use() -> str:
     return (
-        '## Use\n\n```python\nfrom components.transcribe import Transcriber\n\nt = Transcriber.load("DIR")\n'
-        't("file.flac").text\n```\n\n```\npython -m components.transcribe file.flac --model DIR --format srt\n```'
+        '## Use\n\n```python\nfrom libretto import load\n\ntranscriber = load("DIR")\n'
+        'transcriber("file.flac").text\n```\n\n'
+        "```\nlibretto transcribe file.flac --model DIR --format srt\n```\n\n"
+        "`DIR` is this folder."
     )
 
 
