@@ -4,7 +4,7 @@
 no server (Prefect starts an ephemeral one) and takes the one that PREFECT_API_URL names. It works
 in a clone of the last commit, in a workspace only where ``--here`` says so. One ``dvc repro`` does
 the work; a stage that is up to date shows as Cached, the output of every other goes to the log as
-it comes, its progress with the time left is an artifact. What that costs: docs/deployments.md.
+it comes, its progress with the time left is an artifact. Its cost: docs/guide/deployments.md.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def up(url: str, host: str = "", port: int = 0) -> None:
     elif kind != PROCESSES:
         print(
             f"the pool '{POOL}' is of type {kind}: start its worker where that runs, "
-            "docs/deployments.md",
+            "docs/guide/deployments.md",
             file=sys.stderr,
         )
 

@@ -20,8 +20,8 @@ from components.config.schema import STRICT, parse_as
 from components.plan.networks import BYTES, Networks
 from components.plan.speech import Audio, speech_of
 
-# of the published matrix rate; docs/performance.md: 0.19 to 0.56 in features and full training
-# batches
+# of the published matrix rate; docs/results/performance.md: 0.19 to 0.56 in features and full
+# training batches
 SHARE = 0.3
 # of the published bandwidth, when one token after another is generated; there 0.02 to 0.13, most of
 # it waiting
