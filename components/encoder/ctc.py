@@ -35,9 +35,16 @@ from components.config.model_sources import CtcTraining
 from components.model.encoders.ctc import frames_needed, loss_by_frames
 from components.model.folders.architecture import check_trained
 from components.model.spec_augment import mask_frames
-from components.optim import checkpoint
-from components.optim.ranks import Ranks, split_micro_batches
-from components.optim.schedule import rate_at
+from components.optim.loop import (
+    LoopSettings,
+    MicroBatchLoss,
+    Objective,
+    StepBatch,
+    StepResult,
+    TrainingLoop,
+    build_adamw,
+)
+from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
 from components.shards.order import batches, split_by_length, windows
@@ -151,21 +158,30 @@ def train(ranks: Ranks, job: Job) -> None:
     examples = _examples(ranks, items, extractor, tokenizer, scratch, job.training)
     model = build(job.config, len(tokenizer), job.training.seed).train()
     _check_lengths(model, examples[: len(speech) * views_of(job.training)])
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=job.training.learning_rate,
-        weight_decay=job.training.weight_decay,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
     plan = _plan(items, len(speech), [example.seconds for example in examples], job.training)
-    _loop(ranks, job, model, optimiser, examples, plan)
-    _statistics(ranks, model, examples, plan, job.training)
+    optimiser = build_adamw(model, job.training.learning_rate, job.training.weight_decay)
+    loop = TrainingLoop(ranks, model, optimiser, _loop_settings(job, len(plan)))
+    loop.run(CtcObjective(model, examples, plan, job.training))
+    _statistics(model, examples, plan, job.training)
     if ranks.rank == 0:
         model.eval().save_pretrained(job.out)
         extractor.save_pretrained(job.out)
         tokenizer.save_pretrained(job.out)
     ranks.wait()
+
+
+def _loop_settings(job: Job, num_steps: int) -> LoopSettings:
+    return LoopSettings(
+        stage="encoder",
+        task="CTC training",
+        num_steps=num_steps,
+        warmup=job.training.warmup,
+        decay="cosine",
+        clip=job.training.clip,
+        micro_batches=job.training.micro_batches,
+        checkpoint_every=job.training.checkpoint_every,
+        checkpoint=Path(job.scratch) / "checkpoint",
+    )
 
 
 def _short_enough(ranks: Ranks, job: Job) -> tuple[list[IndexedUtterance], list[IndexedUtterance]]:
@@ -343,63 +359,39 @@ def ctc_loss(model: ParakeetForCTC, examples: Sequence[Example]) -> torch.Tensor
     )
 
 
-def _masked(example: Example, place: int, training: CtcTraining) -> Example:
-    """The example as it is learnt from, stretches of its log-mel hidden where the
-    training says so.
-    """
-    if training.augment is None:
-        return example
-    return replace(
-        example,
-        mel=mask_frames(
-            example.mel, training.augment.masks, seed_of("encoder-mask", training.seed, place)
-        ),
-    )
+@dataclass(frozen=True)
+class CtcObjective(Objective[int]):
+    """CTC loss of the planned batches; the items of a batch are indices of examples."""
 
+    model: ParakeetForCTC
+    examples: list[Example]
+    plan: list[list[int]]
+    training: CtcTraining
+    figure_names = ("loss",)
 
-def _loop(
-    ranks: Ranks,
-    job: Job,
-    model: ParakeetForCTC,
-    optimiser: torch.optim.Optimizer,
-    examples: list[Example],
-    plan: list[list[int]],
-) -> None:
-    training, saved = job.training, Path(job.scratch) / "checkpoint"
-    start = (
-        checkpoint.load(saved, model, optimiser)["step"] if checkpoint.has_checkpoint(saved) else 0
-    )
-    ranks.wait()
-    with progress("encoder", "CTC training", len(plan), "steps") as shown:
-        shown.advance(start)
-        for step in range(start, len(plan)):
-            for group in optimiser.param_groups:
-                group["lr"] = training.learning_rate * rate_at(
-                    step, len(plan), training.warmup, "cosine"
-                )
-            optimiser.zero_grad()
-            total = 0.0
-            for part in ranks.own_items(split_micro_batches(plan[step], training.micro_batches)):
-                torch.manual_seed(seed_of("dropout", training.seed, step, part[0]))
-                loss = ctc_loss(
-                    model, [_masked(examples[place], place, training) for place in part]
-                ) / len(plan[step])
-                loss.backward()
-                total += loss.item()
-            ranks.sum_gradients(model.parameters())
-            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-            optimiser.step()
-            if step + 1 < len(plan) and (step + 1) % training.checkpoint_every == 0:
-                if ranks.rank == 0:
-                    checkpoint.save(saved, model, optimiser, {"step": step + 1})
-                ranks.wait()
-            if ranks.rank == 0:
-                shown.advance(1, f"loss {total * ranks.count:.3f}")
+    def batch(self, step: int) -> StepBatch[int]:
+        return StepBatch(self.plan[step], len(self.plan[step]))
+
+    def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
+        torch.manual_seed(seed_of("dropout", self.training.seed, step, micro_batch[0]))
+        examples = [self._masked(index) for index in micro_batch]
+        loss = ctc_loss(self.model, examples) / batch.num_utterances
+        return MicroBatchLoss(loss, {"loss": loss.item()})
+
+    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> str:
+        return f"loss {result.figures['loss']:.3f}"
+
+    def _masked(self, index: int) -> Example:
+        """An example with stretches of its log-mel set to zero where the training masks."""
+        example, augment = self.examples[index], self.training.augment
+        if augment is None:
+            return example
+        seed = seed_of("encoder-mask", self.training.seed, index)
+        return replace(example, mel=mask_frames(example.mel, augment.masks, seed))
 
 
 @torch.no_grad()
 def _statistics(
-    ranks: Ranks,
     model: ParakeetForCTC,
     examples: list[Example],
     plan: list[list[int]],

@@ -24,11 +24,17 @@ from components.config.model_sources import CopyingTraining
 from components.model.folders.architecture import check_trained
 from components.model.llms.causal import target_loss
 from components.model.llms.prompt import PromptBuilder, sequences
-from components.optim import checkpoint
-from components.optim.ranks import Ranks, split_micro_batches
-from components.optim.schedule import rate_at
+from components.optim.loop import (
+    LoopSettings,
+    MicroBatchLoss,
+    Objective,
+    StepBatch,
+    StepResult,
+    TrainingLoop,
+    build_adamw,
+)
+from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
-from components.runtime.progress import progress
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -110,18 +116,28 @@ def train(ranks: Ranks, job: Job) -> None:
     )
     model = build(job.model_type, job.config, tokenizer, job.training.seed).train()
     builder = PromptBuilder(tokenizer, job.prompt, "lower")
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=job.training.learning_rate,
-        weight_decay=job.training.weight_decay,
-        betas=(0.9, 0.98),
-        fused=True,
+    optimiser = build_adamw(model, job.training.learning_rate, job.training.weight_decay)
+    TrainingLoop(ranks, model, optimiser, _loop_settings(job)).run(
+        CopyObjective(job, model, builder)
     )
-    _loop(ranks, job, model, optimiser, builder)
     if ranks.rank == 0:
         model.eval().save_pretrained(job.out)
         tokenizer.save_pretrained(job.out)
     ranks.wait()
+
+
+def _loop_settings(job: Job) -> LoopSettings:
+    return LoopSettings(
+        stage="llm",
+        task="copying",
+        num_steps=job.training.steps,
+        warmup=job.training.warmup,
+        decay="cosine",
+        clip=job.training.clip,
+        micro_batches=job.training.micro_batches,
+        checkpoint_every=job.training.checkpoint_every,
+        checkpoint=Path(job.scratch) / "checkpoint",
+    )
 
 
 def tasks(job: Job, words: Sequence[str], step: int) -> list[CopyTask]:
@@ -175,41 +191,38 @@ def damaged_embeddings(embed: torch.nn.Module, ids: Sequence[int], task: CopyTas
     return (1 - weight) * clean + weight * others + noise
 
 
-def _loop(
-    ranks: Ranks, job: Job, model: Any, optimiser: torch.optim.Optimizer, builder: PromptBuilder
-) -> None:
-    training, saved = job.training, Path(job.scratch) / "checkpoint"
-    words = sorted({word for text in job.texts for word in text.lower().split()})
-    start = (
-        checkpoint.load(saved, model, optimiser)["step"] if checkpoint.has_checkpoint(saved) else 0
-    )
-    ranks.wait()
-    embed = model.get_input_embeddings()
-    with progress("llm", "copying", training.steps, "steps") as display:
-        display.advance(start)
-        for step in range(start, training.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = training.learning_rate * rate_at(
-                    step, training.steps, training.warmup, "cosine"
-                )
-            optimiser.zero_grad()
-            batch = [(task, builder.target(task.text)) for task in tasks(job, words, step)]
-            count = sum(len(ids) + 1 for _, ids in batch)
-            seen = right = 0
-            for part in ranks.own_items(split_micro_batches(batch, training.micro_batches)):
-                torch.manual_seed(seed_of("dropout", training.seed, step, part[0][0].seed))
-                speech = [damaged_embeddings(embed, ids, task) for task, ids in part]
-                loss = target_loss(
-                    model, sequences(embed, builder, speech, [ids for _, ids in part])
-                )
-                (loss.total / count).backward()
-                seen, right = seen + loss.tokens, right + loss.correct
-            ranks.sum_gradients(model.parameters())
-            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-            optimiser.step()
-            if step + 1 < training.steps and (step + 1) % training.checkpoint_every == 0:
-                if ranks.rank == 0:
-                    checkpoint.save(saved, model, optimiser, {"step": step + 1})
-                ranks.wait()
-            if ranks.rank == 0:
-                display.advance(1, f"next-token accuracy {right / max(1, seen):.3f}")
+class CopyObjective(Objective[tuple[CopyTask, list[int]]]):
+    """Cross-entropy on the text to repeat; the items of a batch are (task, target ids)."""
+
+    figure_names = ("correct", "targets")
+
+    def __init__(self, job: Job, model: Any, builder: PromptBuilder) -> None:
+        self.job, self.model, self.builder = job, model, builder
+        self.words = sorted({word for text in job.texts for word in text.lower().split()})
+
+    def batch(self, step: int) -> StepBatch[tuple[CopyTask, list[int]]]:
+        items = [
+            (task, self.builder.target(task.text)) for task in tasks(self.job, self.words, step)
+        ]
+        return StepBatch(items, len(items), sum(len(ids) + 1 for _, ids in items))
+
+    def loss(
+        self,
+        micro_batch: list[tuple[CopyTask, list[int]]],
+        batch: StepBatch[tuple[CopyTask, list[int]]],
+        step: int,
+    ) -> MicroBatchLoss:
+        embed = self.model.get_input_embeddings()
+        first_task = micro_batch[0][0]
+        torch.manual_seed(seed_of("dropout", self.job.training.seed, step, first_task.seed))
+        speech = [damaged_embeddings(embed, ids, task) for task, ids in micro_batch]
+        inputs = sequences(embed, self.builder, speech, [ids for _, ids in micro_batch])
+        loss = target_loss(self.model, inputs)
+        return MicroBatchLoss(
+            loss.total / batch.num_targets, {"correct": loss.correct, "targets": loss.tokens}
+        )
+
+    def after_step(
+        self, step: int, batch: StepBatch[tuple[CopyTask, list[int]]], result: StepResult
+    ) -> str:
+        return f"next-token accuracy {result.figures['correct'] / result.figures['targets']:.3f}"

@@ -1,19 +1,232 @@
-"""Learning-rate schedules: linear warm-up, then constant (SLAM-ASR paper), linear decay (its
-released code) or cosine.
+"""The training loop of ``train``, ``encoder`` and ``llm``: schedule, micro-batches over ranks,
+optimiser steps, checkpoints and resume.
+
+In: an ``Objective`` (batches and their loss), a network, its optimiser and ``LoopSettings``. Out:
+the trained network, and a checkpoint every N steps. A run that is killed and started again ends
+with the same bits, because an objective draws all randomness from seeds that contain the step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from components.optim import checkpoint
+from components.optim.precision import Precision
+from components.optim.ranks import Ranks, split_micro_batches
+from components.runtime.progress import progress
+
+Item = TypeVar("Item")  # one element of a batch, such as an utterance
 
 
-def rate_at(step: int, steps: int, warmup: int, decay: str) -> float:
-    """Factor of the peak learning rate at ``step`` (from 0) of ``steps``."""
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a loop needs to know besides its objective."""
+
+    stage: str  # of the pipeline, for the progress display
+    task: str  # what is trained, for the progress display
+    num_steps: int
+    warmup: int  # steps in which the learning rate rises to its peak
+    decay: str  # of the learning rate after them: constant, linear or cosine
+    clip: float  # largest norm of the gradients of all parameters together
+    micro_batches: int  # per step, all ranks together
+    checkpoint_every: int  # steps; the last step has a checkpoint too
+    checkpoint: Path  # folder
+
+
+@dataclass(frozen=True)
+class StepBatch(Generic[Item]):
+    """What one optimiser step trains on; the counts are those that a loss is divided by."""
+
+    items: Sequence[Item]
+    num_utterances: int
+    num_targets: int = 0  # tokens; 0 where the loss does not need them
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class MicroBatchLoss:
+    """The share of a micro-batch in the loss of its step."""
+
+    total: torch.Tensor  # shape (), with the graph of the backward pass
+    figures: Mapping[str, float]  # summed over the step, for display and curves
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came out of one optimiser step, the same on every rank but for the time."""
+
+    figures: dict[str, float]  # summed over micro-batches and ranks
+    is_applied: bool  # False where gradients overflowed fp16 and the weights stayed as they were
+    duration_s: float
+
+
+class Objective(ABC, Generic[Item]):
+    """What a loop minimises. ``batch`` and ``loss`` are required; the other methods are hooks that
+    do nothing unless a training needs them.
+
+    ``figure_names`` are the keys of ``MicroBatchLoss.figures``.
+    """
+
+    figure_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def batch(self, step: int) -> StepBatch[Item]:
+        """The batch of a step (from 0), the same on every rank."""
+
+    @abstractmethod
+    def loss(self, micro_batch: list[Item], batch: StepBatch[Item], step: int) -> MicroBatchLoss:
+        """The share of ``micro_batch`` in the loss of ``batch``: shares of all micro-batches add up
+        to the loss.
+        """
+
+    def before_step(self, step: int) -> None:
+        """Is called before the losses of a step."""
+
+    def check_gradients(self) -> None:
+        """Is called after the backward passes of the first step, where this rank had any."""
+
+    def after_step(self, step: int, batch: StepBatch[Item], result: StepResult) -> str:
+        """Is called after a step; returns the note of the progress display."""
+        return ""
+
+    def checkpoint_state(self, num_steps_done: int) -> dict[str, Any]:
+        """Plain data that a checkpoint keeps for ``restore_state``. All ranks call it."""
+        return {}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Takes up what ``checkpoint_state`` returned."""
+
+    def stop_reason(self) -> str:
+        """Why the training ends before its last step; empty where it goes on."""
+        return ""
+
+
+@dataclass
+class TrainingLoop:
+    """Trains ``network`` with ``optimiser``, whose groups hold their peak learning rates."""
+
+    ranks: Ranks
+    network: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    settings: LoopSettings
+    precision: Precision = field(default_factory=lambda: Precision("fp32", "cpu"))
+
+    def __post_init__(self) -> None:
+        groups = self.optimiser.param_groups
+        self._peaks = [group["lr"] for group in groups]
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def run(self, objective: Objective[Item]) -> None:
+        """Makes all steps, from the newest checkpoint on where there is one."""
+        settings = self.settings
+        first_step = self._resume(objective)
+        self.ranks.wait()
+        display = progress(settings.stage, settings.task, settings.num_steps, "steps", first_step)
+        with display if self.ranks.rank == 0 else contextlib.nullcontext() as bar:
+            for step in range(first_step, settings.num_steps):
+                if reason := objective.stop_reason():
+                    if bar:
+                        bar.end(reason)
+                    break
+                batch = objective.batch(step)
+                note = objective.after_step(step, batch, self.step(objective, batch, step))
+                num_steps_done = step + 1
+                is_last = num_steps_done == settings.num_steps
+                if is_last or num_steps_done % settings.checkpoint_every == 0:
+                    self._save_checkpoint(objective, num_steps_done)
+                if bar:
+                    bar.advance(1, note)
+
+    def step(self, objective: Objective[Item], batch: StepBatch[Item], step: int) -> StepResult:
+        """One optimiser step on ``batch``; all ranks call it with the same one."""
+        started = time.monotonic()
+        settings = self.settings
+        objective.before_step(step)
+        factor = learning_rate_factor(step, settings.num_steps, settings.warmup, settings.decay)
+        for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self.optimiser.zero_grad()
+
+        names = objective.figure_names
+        sums = torch.zeros(len(names), dtype=torch.float64)
+        assigned = self.ranks.assigned_items(
+            split_micro_batches(batch.items, settings.micro_batches)
+        )
+        for micro_batch, is_real in assigned:
+            loss = objective.loss(micro_batch, batch, step)
+            self.precision.backward(loss.total if is_real else loss.total * 0.0)
+            sums += is_real * torch.tensor(
+                [loss.figures[name] for name in names], dtype=torch.float64
+            )
+        if assigned and step == 0:
+            objective.check_gradients()
+
+        self.ranks.sum_gradients(self._parameters)
+        is_applied = self.precision.step(
+            self.optimiser, lambda: self.ranks.clip(self._parameters, settings.clip)
+        )
+        figures = dict(zip(names, self.ranks.sum(sums).tolist(), strict=True))
+        return StepResult(figures, is_applied, time.monotonic() - started)
+
+    def _resume(self, objective: Objective[Item]) -> int:
+        """Restores the newest checkpoint; returns the number of steps that are done."""
+        if not checkpoint.has_checkpoint(self.settings.checkpoint):
+            return 0
+        state = checkpoint.load(self.settings.checkpoint, self.network, self.optimiser)
+        self.precision.restore(state.pop("scaler", None))
+        num_steps_done = int(state.pop("step"))
+        objective.restore_state(state)
+        return num_steps_done
+
+    def _save_checkpoint(self, objective: Objective[Item], num_steps_done: int) -> None:
+        state = {
+            "step": num_steps_done,
+            **objective.checkpoint_state(num_steps_done),
+            "scaler": self.precision.state(),
+        }
+        checkpoint.save(
+            self.settings.checkpoint,
+            self.network,
+            self.optimiser,
+            state,
+            write=self.ranks.rank == 0,
+        )
+        self.ranks.wait()
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup: int, decay: str) -> float:
+    """Factor of the peak learning rate at ``step`` (from 0) of ``num_steps``: linear warm-up, then
+    ``constant`` (SLAM-ASR, arXiv 2402.08846), ``linear`` decay (its released code) or ``cosine``.
+    """
     if step < warmup:
         return (step + 1) / warmup
-    share = (step - warmup) / max(1, steps - warmup)
+    share = (step - warmup) / max(1, num_steps - warmup)
     return {
         "constant": 1.0,
         "linear": 1.0 - share,
         "cosine": 0.5 * (1 + math.cos(math.pi * share)),
     }[decay]
+
+
+def build_adamw(
+    network: torch.nn.Module, learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) for all parameters of a network that is
+    trained from random weights.
+    """
+    return torch.optim.AdamW(
+        network.parameters(),
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
+    )

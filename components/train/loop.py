@@ -24,9 +24,9 @@ from components.model.lora import check_gradients
 from components.model.speech_llm import ModelConfig, SpeechLLM, load_tuned_encoder
 from components.model.trainable import printed
 from components.optim import checkpoint, recomputation
+from components.optim.loop import learning_rate_factor
 from components.optim.precision import Precision
 from components.optim.ranks import Ranks, split_micro_batches
-from components.optim.schedule import rate_at
 from components.optim.sharding import shard
 from components.runtime.hashing import seed_of
 from components.runtime.progress import Progress, progress
@@ -293,7 +293,7 @@ class _Stage:
     ) -> dict[str, Any]:
         settings, started = self.job.settings, time.monotonic()
         _training_mode(self.model)
-        factor = rate_at(step, steps, self.stage.warmup, self.stage.decay)
+        factor = learning_rate_factor(step, steps, self.stage.warmup, self.stage.decay)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimiser.zero_grad()

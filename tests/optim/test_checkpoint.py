@@ -14,7 +14,7 @@ import torch
 
 from components.config.errors import InputError
 from components.optim import checkpoint
-from components.optim.schedule import rate_at
+from components.optim.loop import learning_rate_factor
 from components.runtime.hashing import folder_digests
 
 
@@ -190,7 +190,7 @@ def test_no_checkpoint_is_there_before_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
 def test_a_schedule_warms_up_to_its_peak_and_decays(decay: str) -> None:
-    rates = [rate_at(step, 100, 20, decay) for step in range(100)]
+    rates = [learning_rate_factor(step, 100, 20, decay) for step in range(100)]
     assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert max(rates) == rates[19] == rates[20] == 1.0
     after = rates[20:]
@@ -209,6 +209,6 @@ def test_a_schedule_warms_up_to_its_peak_and_decays(decay: str) -> None:
 
 
 def test_a_schedule_without_warm_up_starts_at_its_peak() -> None:
-    assert rate_at(0, 10, 0, "linear") == 1.0
-    assert rate_at(0, 1, 0, "cosine") == 1.0
-    assert rate_at(9, 10, 10, "cosine") == 1.0
+    assert learning_rate_factor(0, 10, 0, "linear") == 1.0
+    assert learning_rate_factor(0, 1, 0, "cosine") == 1.0
+    assert learning_rate_factor(9, 10, 10, "cosine") == 1.0
