@@ -30,7 +30,7 @@ from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.shards.index import IndexEntry
 from components.shards.reader import IndexedUtterance
-from components.train import loop
+from components.train import stage as loop
 from components.train.forward import Forward
 from components.train.parts import TrainableParts
 

@@ -199,7 +199,7 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
     """
     from components.model.encoders.families import width_of
     from components.model.speech_llm import ModelConfig, folder_digest
-    from components.train import loop
+    from components.train import stage as loop
 
     llm, settings = catalogue.llm(task.llm), task.settings
     # As the encoder: a whole LLM is tuned in fp32.

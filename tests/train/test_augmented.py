@@ -15,7 +15,7 @@ from components.features.frames import FrameSource
 from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance
-from components.train import loop
+from components.train import stage as loop
 from components.train.data import plan
 from tests import world as tones
 from tests.features.test_waveforms import ALL, augment, put_noise, run

@@ -28,7 +28,8 @@ from components.optim.ranks import Ranks
 from components.runtime.stage import Stage
 from components.shards.reader import IndexedUtterance, entries
 from components.text.wer import WordErrors
-from components.train import build, loop
+from components.train import build
+from components.train import stage as loop
 from components.train.data import (
     concatenate_utterances,
     corrupt_input_tokens,

@@ -28,7 +28,7 @@ from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance, array, entries
 from components.text.wer import WordErrors
-from components.train import loop
+from components.train import stage as loop
 from components.train.data import plan
 from tests import world as tones
 

@@ -24,7 +24,7 @@ from components.model.speech_llm import SpeechLLM
 from components.model.trainable import plain_name
 from components.runtime.hashing import folder_digests
 from components.search.beam import search
-from components.train import loop
+from components.train import stage as loop
 from components.train.forward import Forward
 from tests import world as tones
 from tests.checkpoints import ENCODER_LORA, save_encoder
