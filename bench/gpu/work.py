@@ -25,14 +25,16 @@ from components.config.training import Train
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import parameters
 from components.model.speech_llm import SpeechLLM
+from components.optim.loop import StepBatch
 from components.optim.ranks import Ranks
 from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.shards.index import IndexEntry
 from components.shards.reader import IndexedUtterance
-from components.train import stage as loop
 from components.train.forward import Forward
+from components.train.objective import StageObjective
 from components.train.parts import TrainableParts
+from components.train.stage import StageTraining
 
 FRAMES_A_SECOND = 50  # of every encoder measured here
 TOKENS_A_SECOND = 3.7  # of text, as components/plan/load.py counts them
@@ -121,18 +123,26 @@ def training(
     """Steps of the curriculum's first stage as components.train takes them,
     micro-batches and all.
     """
-    job = loop.Job(Path(), Path(), Path(), scratch, scratch, device, settings, model.shape, {}, [])
-    stage = loop._Stage(
-        Ranks(), job, TrainableParts(model, settings, {}), settings.curriculum[0], 0, 0
-    )
+    stage = replace(settings.curriculum[0], steps=1, warmup=0)
+    training = StageTraining(Ranks(), TrainableParts(model, settings, {}), stage, scratch, device)
     items, noise = (
         utterances(size),
         Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device),
     )
-    places = [(item, True) for item in items]
     card.forget_peak(device)
-    forward = Forward(model, settings, stage.label, stage.precision, noise, noise, None)  # type: ignore[arg-type]
-    seconds = card.seconds(lambda: stage._step(0, 1, places, 0, forward), device, size.runs)
+    forward = Forward(
+        model,
+        settings,
+        training.context.label,
+        training.precision,
+        noise,  # type: ignore[arg-type]
+        noise,  # type: ignore[arg-type]
+        None,
+    )
+    objective = StageObjective(training.context, forward, items, len(items), [], noise)  # type: ignore[arg-type]
+    examples = [(item, True) for item in items]
+    batch = StepBatch(examples, len(examples), forward.target_tokens(examples))
+    seconds = card.seconds(lambda: training.loop.step(objective, batch, 0), device, size.runs)
     body, head = _counted(model)
     target = len(model.builder.target(TEXT)) + 1
     speech = model.projector.tokens_of(int(size.seconds * FRAMES_A_SECOND))

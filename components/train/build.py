@@ -89,7 +89,7 @@ def work(stage: Stage) -> None:
             "train",
             {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs},
             make,
-            code="components.train.loop",
+            code="components.train.curriculum",
         )
     else:
         inputs, unit = _released(
@@ -199,7 +199,7 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
     """
     from components.model.encoders.families import width_of
     from components.model.speech_llm import ModelConfig, folder_digest
-    from components.train import stage as loop
+    from components.train import curriculum
 
     llm, settings = catalogue.llm(task.llm), task.settings
     # As the encoder: a whole LLM is tuned in fp32.
@@ -219,9 +219,9 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
         _hearing(settings),
     )
     targets = _lora_targets(catalogue.encoder(task.encoder), llm)
-    loop.train(
+    curriculum.train(
         ranks,
-        loop.Job(
+        curriculum.BridgeTraining(
             DATA,
             ENCODER,
             LLM,

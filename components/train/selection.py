@@ -1,16 +1,22 @@
-"""Choosing a checkpoint by the word error rate of decoded dev utterances: loss and accuracy are no
-safe guide to it.
+"""Selection of a checkpoint by the word error rate of decoded dev utterances: loss and accuracy
+don't predict it well enough.
+
+In: the model at a checkpoint, and frames of dev. Out: the checkpoint with the lowest error rate so
+far. Cost: greedy decoding of ``train.selection.utterances`` utterances of each dev source.
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from components.config.training import Selection
+from components.config.training import Selection, Train
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
+from components.optim import checkpoint
 from components.optim.ranks import Ranks
 from components.search.beam import search
 from components.search.constraints import GREEDY
@@ -19,40 +25,83 @@ from components.shards.reader import IndexedUtterance, prefetch
 from components.text.wer import WordErrors, count_word_errors
 
 
+class CheckpointSelection:
+    """Saves the checkpoint with the lowest dev word error rate to ``folder``."""
+
+    def __init__(
+        self, ranks: Ranks, model: SpeechLLM, dev: FrameSource, settings: Train, folder: Path
+    ) -> None:
+        self.best: dict[str, Any] | None = None  # step and wer of the selected checkpoint
+        self.num_checks_without_gain = 0  # since then
+        self._ranks, self._model, self._dev = ranks, model, dev
+        self._settings, self._folder = settings, folder
+
+    def check(self, num_steps_done: int) -> float:
+        """Decodes dev and returns its word error rate. All ranks call it, decode a share each and
+        return the same.
+        """
+        self._model.eval()
+        utterances = selection_utterances(self._dev, self._settings.selection)
+        batch_seconds = self._settings.batch_seconds * 2
+        wer = dev_errors(self._model, self._dev, utterances, batch_seconds, self._ranks).wer
+        if self.best is None or wer < self.best["wer"]:
+            self.num_checks_without_gain = 0
+            self.best = {"step": num_steps_done, "wer": wer}
+            is_first_rank = self._ranks.rank == 0
+            checkpoint.save(self._folder, self._model, None, self.best, write=is_first_rank)
+        else:
+            self.num_checks_without_gain += 1
+        return wer
+
+    def stop_reason(self) -> str:
+        """Why the training stops: ``train.selection.patience`` checks without a lower error rate.
+        Empty where it goes on.
+        """
+        if 0 < self._settings.selection.patience <= self.num_checks_without_gain:
+            return f"no lower dev WER in {self.num_checks_without_gain} checks"
+        return ""
+
+
 def selection_utterances(source: FrameSource, settings: Selection) -> list[IndexedUtterance]:
-    """The first utterances of each dev source."""
-    held: dict[str, list[IndexedUtterance]] = {}
-    for item in source.items:
-        held.setdefault(item.source, []).append(item)
-    return [item for items in held.values() for item in items[: settings.utterances]]
+    """The first ``settings.utterances`` utterances of each dev source."""
+    by_source: dict[str, list[IndexedUtterance]] = {}
+    for utterance in source.items:
+        by_source.setdefault(utterance.source, []).append(utterance)
+    return [
+        utterance
+        for utterances in by_source.values()
+        for utterance in utterances[: settings.utterances]
+    ]
 
 
-@torch.no_grad()  # a tuned encoder would keep what a backward pass needs
+@torch.no_grad()  # a tuned encoder would keep activations for a backward pass
 def dev_errors(
     model: SpeechLLM,
     source: FrameSource,
-    items: list[IndexedUtterance],
+    utterances: list[IndexedUtterance],
     batch_seconds: float,
     ranks: Ranks,
 ) -> WordErrors:
-    """Word errors of greedy search over ``items``, case-folded, on every rank; each decodes its
-    share of the batches.
+    """Word errors of greedy search over ``utterances``, case-folded, the same on every rank; each
+    rank decodes its share of the batches.
     """
-    prefetch([source.located(item) for item in items])
+    prefetch([source.located(utterance) for utterance in utterances])
     total = WordErrors()
-    for batch, counts in ranks.assigned_items(
-        list(by_length(items, [item.entry.seconds for item in items], batch_seconds))
-    ):
-        found = search(
+    durations_s = [utterance.entry.seconds for utterance in utterances]
+    batches = list(by_length(utterances, durations_s, batch_seconds))
+    for batch, is_real in ranks.assigned_items(batches):
+        hypotheses = search(
             model,
             source.frames(batch),
-            [item.entry.seconds for item in batch],
+            [utterance.entry.seconds for utterance in batch],
             GREEDY,
             together=ranks.sharded,
         )
-        if counts:
+        if is_real:
             total += count_word_errors(
-                [item.entry.text for item in batch], [each.text for each in found], "casefold"
+                [utterance.entry.text for utterance in batch],
+                [hypothesis.text for hypothesis in hypotheses],
+                "casefold",
             )
-    counted = ranks.sum(torch.tensor(astuple(total), dtype=torch.int64)).tolist()
-    return WordErrors(*counted)
+    counts = ranks.sum(torch.tensor(astuple(total), dtype=torch.int64)).tolist()
+    return WordErrors(*counts)

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
-CODE = "components.train.loop"  # the module that computes what is kept here
+CODE = "components.train.curriculum"  # the module that computes what is kept here
 CURVE, BEST, DONE = (
     "curve.jsonl",
     "best",

@@ -192,7 +192,7 @@ def test_a_cosmetic_edit_of_code_relinks_finished_work(smoke: Project, tmp_path:
     after it runs.
     """
     project = smoke.copy(tmp_path / "project")
-    path = project.folder / "components/train/loop.py"
+    path = project.folder / "components/train/stage.py"
     path.write_text(path.read_text() + "\n# a remark\n")
     before = project.hashes()
     assert project.ran(project.dvc("repro")) == {"train"}

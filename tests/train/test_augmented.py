@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from components.features.frames import FrameSource
 from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance
-from components.train import stage as loop
 from components.train.data import plan
 from tests import world as tones
 from tests.features.test_waveforms import ALL, augment, put_noise, run
@@ -40,20 +39,24 @@ def drawn(world: Path) -> Path:
 
 @pytest.mark.parametrize(("mode", "step"), [("cached", 4), ("live", 9)])
 def test_a_killed_training_draws_the_same_again(
-    mode: str, step: int, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str,
+    step: int,
+    drawn: Path,
+    before_step: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(*ROLES, mode=mode)
     undisturbed = trained()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
-    known, left = loop._Stage._step, [step]
+    num_steps = [0]
 
-    def once(self: Any, *given: Any) -> dict[str, Any]:
-        left[0] -= 1
-        if left[0] == 0:
+    def kill(*_: Any) -> None:
+        num_steps[0] += 1
+        if num_steps[0] == step:
             raise KeyboardInterrupt
-        return known(self, *given)
 
-    monkeypatch.setattr(loop._Stage, "_step", once)
+    before_step(kill)
     with pytest.raises(KeyboardInterrupt):
         trained()
     assert trained() == undisturbed
@@ -134,8 +137,9 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
 
 
 def test_the_limit_of_seconds_holds_for_the_slowest_speed(
-    drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    drawn: Path, before_step: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     run(*ROLES)
     speech = tones.frame_source("train")
     limit = sorted(item.entry.seconds for item in speech.items)[6]
@@ -143,18 +147,11 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
     kept = {item.entry.id for item in split_by_length(speech.items, limit * 0.8)[0]}
     assert 0 < len(kept) < 7
     seen: set[str] = set()
-    known = loop._Stage._step
-
-    def step(
-        self: Any, number: int, steps: int, places: list[tuple[IndexedUtterance, bool]], *rest: Any
-    ) -> dict[str, Any]:
-        seen.update(item.entry.id for item, spoken in places if spoken)
-        return known(self, number, steps, places, *rest)
-
-    monkeypatch.setattr(loop._Stage, "_step", step)
+    before_step(
+        lambda objective, step, examples: seen.update(
+            utterance.entry.id for utterance, is_speech in examples if is_speech
+        )
+    )
     tones.run("train")
     assert seen == kept
-    assert (
-        f"{12 - len(kept)} of 12 utterances are over {limit} s and left out"
-        in capsys.readouterr().out
-    )
+    assert f"{12 - len(kept)} of 12" in caplog.text

@@ -10,6 +10,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from components.config.training import Concatenate, Train
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.optim import checkpoint
+from components.optim.loop import StepResult
 from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.stage import Stage
 from components.shards.reader import IndexedUtterance, entries
 from components.text.wer import WordErrors
-from components.train import build
-from components.train import stage as loop
+from components.train import build, selection
 from components.train.data import (
     concatenate_utterances,
     corrupt_input_tokens,
@@ -38,6 +39,7 @@ from components.train.data import (
     plan,
 )
 from components.train.forward import Forward
+from components.train.objective import StageObjective
 from tests import world as tones
 from tests.train.test_train import BRIDGE, CURVE, curve, stage_of, trained
 
@@ -240,7 +242,7 @@ def kept_reason(message: str) -> dict[str, Any]:
 
 
 def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, steps = FrameSource.frames, []
 
@@ -252,20 +254,10 @@ def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(
             each * float("nan") if item.entry.id == "tones-007" else each for item, each in found
         ]
 
-    real = loop._Stage._step
-
-    def step(
-        self: Any,
-        number: int,
-        count: int,
-        places: list[tuple[IndexedUtterance, bool]],
-        *sources: Any,
-    ) -> dict[str, Any]:
-        steps.append([item.entry.id for item, _ in places])
-        return real(self, number, count, places, *sources)
-
+    before_step(
+        lambda objective, step, examples: steps.append([item.entry.id for item, _ in examples])
+    )
     monkeypatch.setattr(FrameSource, "frames", frames)
-    monkeypatch.setattr(loop._Stage, "_step", step)
     with pytest.raises(InputError, match=r"the loss is nan at step \d of 'projector'") as stopped:
         tones.run("train")
     reason = kept_reason(str(stopped.value))
@@ -281,21 +273,16 @@ def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
         "params.yaml",
         {"train.spike": 5, "train.curriculum.0.steps": 16, "train.curriculum.1.steps": 2},
     )
-    real, spikes, steps = loop._Stage._step, [13], []
+    original, spikes, steps = StageObjective.after_step, [13], []
 
-    def step(
-        self: Any,
-        number: int,
-        count: int,
-        places: list[tuple[IndexedUtterance, bool]],
-        *sources: Any,
-    ) -> dict[str, Any]:
-        steps.append(number)
-        facts = real(self, number, count, places, *sources)
-        spiked = self.stage.name == "projector" and number in spikes
-        return facts | {"loss": facts["loss"] * 20} if spiked else facts
+    def after_step(self: StageObjective, step: int, batch: Any, result: StepResult) -> str:
+        steps.append(step)
+        if self.context.stage.name == "projector" and step in spikes:
+            figures = {**result.figures, "entropy": result.figures["entropy"] * 20}
+            result = replace(result, figures=figures)
+        return original(self, step, batch, result)
 
-    monkeypatch.setattr(loop._Stage, "_step", step)
+    monkeypatch.setattr(StageObjective, "after_step", after_step)
     with pytest.raises(
         InputError,
         match=r"times the median before it at step 13 of 'projector'.*raise train\.spike",
@@ -310,14 +297,17 @@ def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
 
 
 def test_a_stage_ends_after_as_many_checks_without_a_better_word_error_rate(
-    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both stages of 12 steps, a check every second: 0.9, 0.3, 0.3, 0.5 ends the first after 8; the
     second gets better to its end.
     """
+    caplog.set_level("INFO")
     rates = iter([0.9, 0.3, 0.3, 0.5, 0.8, 0.9, 0.7, 0.9, 0.6, 0.5])
     monkeypatch.setattr(
-        loop, "dev_errors", lambda *_: WordErrors(substitutions=round(10 * next(rates)), words=10)
+        selection,
+        "dev_errors",
+        lambda *_: WordErrors(substitutions=round(10 * next(rates)), words=10),
     )
     tones.change(
         "params.yaml",
@@ -331,26 +321,24 @@ def test_a_stage_ends_after_as_many_checks_without_a_better_word_error_rate(
     lines = curve()
     assert [line["step"] for line in lines] == [*map(str, range(8)), *map(str, range(12, 24))]
     assert [line["stopped"] for line in lines] == [*[""] * 7, "early", *[""] * 12]
-    assert "projector ends at step 8: no better dev WER in 2 checks" in capsys.readouterr().out
+    assert "'projector' stops at step 8" in caplog.text
 
 
 def test_a_stage_that_ended_early_stays_ended_after_a_kill(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "dev_errors", lambda *_: WordErrors(substitutions=5, words=10))
+    monkeypatch.setattr(selection, "dev_errors", lambda *_: WordErrors(substitutions=5, words=10))
     tones.change("params.yaml", {"train.selection.patience": 1, "train.curriculum.0.steps": 12})
-    real, touch, steps = loop._Stage._step, Path.touch, []
-
-    def step(self: Any, number: int, *rest: Any) -> dict[str, Any]:
-        steps.append((self.stage.name, number))
-        return real(self, number, *rest)
+    touch, steps = Path.touch, []
+    before_step(
+        lambda objective, step, examples: steps.append((objective.context.stage.name, step))
+    )
 
     def killed(self: Path, *rest: Any) -> None:
         if self.name == "done":
             raise KeyboardInterrupt
         touch(self, *rest)
 
-    monkeypatch.setattr(loop._Stage, "_step", step)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "touch", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -388,12 +376,12 @@ def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(
 
 
 def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tones.save_llm(tones.LLM, "bloom")
     tones.change("catalogue/llm.yaml", {"tiny.lora.targets": tones.LORA["bloom"]})
     tones.change("params.yaml", {"train.packing": True})
-    monkeypatch.setattr(loop._Stage, "_step", lambda *_: pytest.fail("a step was made"))
+    before_step(lambda *_: pytest.fail("a step was made"))
     with pytest.raises(InputError, match=r"Bloom.*Set train\.packing to false"):
         tones.run("train")
 
@@ -465,11 +453,12 @@ def test_a_batch_keeps_to_its_budget_of_tokens(
 
 
 def test_the_budget_counts_the_tokens_that_the_llm_reads(
-    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All micro-batches of a step together read no more, padding counted; who is over it alone is
     told.
     """
+    caplog.set_level("INFO")
     known, read = SpeechLLM.losses, []
 
     def losses(self: SpeechLLM, *given: Any) -> Any:
@@ -493,7 +482,7 @@ def test_the_budget_counts_the_tokens_that_the_llm_reads(
     tones.change("params.yaml", {"train.batch_tokens": 30})
     tones.run("train")
     assert {count for count, _ in read} == {1}
-    assert "utterances have over 30 tokens and make batches of their own" in capsys.readouterr().out
+    assert "more than 30 tokens" in caplog.text
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -28,7 +28,7 @@ from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance, array, entries
 from components.text.wer import WordErrors
-from components.train import stage as loop
+from components.train import selection
 from components.train.data import plan
 from tests import world as tones
 
@@ -45,25 +45,6 @@ def trained() -> dict[str, Any]:
 def curve() -> list[dict[str, str]]:
     with CURVE.open(newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-@pytest.fixture
-def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Registers a function that is called with (stage, step, places) before each step of a
-    training.
-    """
-    known = loop._Stage._step
-
-    def register(function: Callable[[Any, int, Places], None]) -> None:
-        def step(
-            self: Any, number: int, steps: int, places: Places, *sources: Any
-        ) -> dict[str, Any]:
-            function(self, number, places)
-            return known(self, number, steps, places, *sources)
-
-        monkeypatch.setattr(loop._Stage, "_step", step)
-
-    return register
 
 
 class Killed(Exception):
@@ -100,11 +81,11 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
     done: list[tuple[str, int]] = []
     kills = [(stage, step)]
 
-    def note(running: Any, number: int, places: Places) -> None:
-        if (running.stage.name, number) in kills:
+    def note(objective: Any, number: int, places: Places) -> None:
+        if (objective.context.stage.name, number) in kills:
             kills.clear()
             raise Killed
-        done.append((running.stage.name, number))
+        done.append((objective.context.stage.name, number))
 
     before_step(note)
     with pytest.raises(Killed):
@@ -146,7 +127,7 @@ def test_a_finished_training_is_taken_from_the_work_cache(
 ) -> None:
     first = trained()
     steps: list[int] = []
-    before_step(lambda running, number, places: steps.append(number))
+    before_step(lambda objective, number, places: steps.append(number))
     assert trained() == first
     assert not steps
     tones.change("params.yaml", {"train.seed": 2})
@@ -161,12 +142,13 @@ def test_a_curriculum_goes_on_from_where_another_with_the_same_beginning_was(
     before_step: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     everything_on()
     trained()
     stages: list[str] = []
-    before_step(lambda running, number, places: stages.append(running.stage.name))
+    before_step(lambda objective, number, places: stages.append(objective.context.stage.name))
     first, second = read_params().raw["train"]["curriculum"]
     last = {**second, "name": "last", "steps": 2, "learning_rate": 0.001}
     tones.change(
@@ -175,7 +157,7 @@ def test_a_curriculum_goes_on_from_where_another_with_the_same_beginning_was(
     )
     went_on, rows = trained(), curve()
     assert stages == ["last", "last"]
-    assert "stage 'projector' is taken from the work cache" in capsys.readouterr().out
+    assert "stage 'projector' is taken from the work cache" in caplog.text
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
     assert trained() == went_on
     assert curve() == rows
@@ -189,7 +171,7 @@ def test_what_a_stage_hangs_on_is_not_taken_from_another(
 ) -> None:
     trained()
     stages: list[str] = []
-    before_step(lambda running, number, places: stages.append(running.stage.name))
+    before_step(lambda objective, number, places: stages.append(objective.context.stage.name))
     first, second = read_params().raw["train"]["curriculum"]
     for change in (
         {"train.batch_seconds": 15},
@@ -232,8 +214,8 @@ def test_the_loss_counts_transcripts_and_their_ends_alone(
     )
     wanted: list[float] = []
 
-    def formula(running: Any, number: int, places: Places) -> None:
-        wanted.append(loss_of(running.model.eval(), places))
+    def formula(objective: Any, number: int, places: Places) -> None:
+        wanted.append(loss_of(objective.context.model.eval(), places))
 
     before_step(formula)
     tones.run("train")
@@ -333,8 +315,8 @@ def test_the_checkpoint_with_the_lowest_error_rate_on_dev_is_kept(
         seen.append(weights(model))
         return WordErrors(substitutions=round(10 * rates[len(seen) - 1]), words=10)
 
-    monkeypatch.setattr(loop, "dev_errors", errors)
-    before_step(lambda running, number, places: starts.append(weights(running.model)))
+    monkeypatch.setattr(selection, "dev_errors", errors)
+    before_step(lambda objective, number, places: starts.append(weights(objective.context.model)))
     tones.run("train")
     final = load_file(BRIDGE / "projector.safetensors")
     for name, tensor in final.items():
@@ -368,7 +350,9 @@ def test_lora_that_gets_no_gradient_stops_the_run_at_the_first_step(
 ) -> None:
     """As on layers whose weights a network reads without calling them."""
     steps: list[tuple[str, int]] = []
-    before_step(lambda running, number, places: steps.append((running.stage.name, number)))
+    before_step(
+        lambda objective, number, places: steps.append((objective.context.stage.name, number))
+    )
     monkeypatch.setattr(LoraLinear, "forward", lambda self, *given: self.base_layer(*given))
     with pytest.raises(
         InputError,
@@ -382,26 +366,29 @@ def test_lora_that_gets_no_gradient_stops_the_run_at_the_first_step(
 
 
 def test_longer_utterances_are_left_out_and_counted(
-    world: Path, before_step: Callable[..., None], capsys: pytest.CaptureFixture
+    world: Path, before_step: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     lengths = {item.entry.id: item.entry.seconds for item in entries(Path("data/shards/train"))}
     limit = sorted(lengths.values())[8]
     tones.change("params.yaml", {"train.max_seconds": limit})
     seen: set[str] = set()
     before_step(
-        lambda running, number, places: seen.update(
+        lambda objective, number, places: seen.update(
             item.entry.id for item, spoken in places if spoken
         )
     )
     tones.run("train")
     assert seen == {name for name, length in lengths.items() if length <= limit}
-    assert "3 of 12 utterances are over" in capsys.readouterr().out
+    assert "3 of 12" in caplog.text
 
 
 def test_nothing_to_train_on_stops_with_the_way_out(world: Path) -> None:
     tones.change("params.yaml", {"train.max_seconds": 0.1})
-    with pytest.raises(InputError, match=r"nothing is left to train on\. Raise train\.max_seconds"):
+    with pytest.raises(InputError) as stopped:
         tones.run("train")
+    assert stopped.value.subject == "projector"
+    assert "train.max_seconds" in stopped.value.hint
 
 
 def test_without_dev_there_is_no_checkpoint_to_choose(
@@ -426,8 +413,9 @@ def frames_of_train() -> list[int]:
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
 def test_few_utterances_shorter_than_a_stack_are_filled_up_and_counted(
-    mode: str, world: Path, capsys: pytest.CaptureFixture
+    mode: str, world: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     counts = sorted(frames_of_train())
     stack = next(each for each in counts if each > counts[0])
     short = sum(count < stack for count in counts)
@@ -440,10 +428,7 @@ def test_few_utterances_shorter_than_a_stack_are_filled_up_and_counted(
     for role in ("train", "dev", "nonspeech-train"):
         tones.run("features", role)
     tones.run("train")
-    assert (
-        f"train: {short} of 12 utterances have fewer frames than the {stack} of one token"
-        in capsys.readouterr().out
-    )
+    assert f"{short} of 12 utterances have fewer frames than the {stack}" in caplog.text
 
 
 def test_an_encoder_whose_frames_make_no_stack_stops_before_the_first_step(

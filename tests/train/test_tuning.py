@@ -24,8 +24,7 @@ from components.model.speech_llm import SpeechLLM
 from components.model.trainable import plain_name
 from components.runtime.hashing import folder_digests
 from components.search.beam import search
-from components.train import stage as loop
-from components.train.forward import Forward
+from components.train.objective import StageObjective
 from tests import world as tones
 from tests.checkpoints import ENCODER_LORA, save_encoder
 
@@ -254,28 +253,31 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("parts", [["projector", "encoder"], ["projector", "encoder-lora", "llm"]])
 def test_a_killed_training_of_an_encoder_ends_with_the_same_bits(
-    parts: list[str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: list[str],
+    world: Path,
+    before_step: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tuned(parts, steps=4, train__ctc_weight=0.5)
     undisturbed = run()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
-    known = loop._Stage._step
+    kills = [3]
 
-    def step(self: Any, number: int, *rest: Any) -> dict[str, Any]:
-        if number == 3:
-            monkeypatch.setattr(loop._Stage, "_step", known)
+    def kill(objective: StageObjective, step: int, examples: Any) -> None:
+        if step in kills:
+            kills.clear()
             raise Killed
-        return known(self, number, *rest)
 
-    monkeypatch.setattr(loop._Stage, "_step", step)
+    before_step(kill)
     with pytest.raises(Killed):
         tones.run("train")
     assert run() == undisturbed
 
 
-def refused(says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def refused(says: str, before_step: Callable[..., None]) -> None:
     """The training stops with these words, before any step."""
-    monkeypatch.setattr(loop._Stage, "_step", lambda *_: pytest.fail("a step was made"))
+    before_step(lambda *_: pytest.fail("a step was made"))
     with pytest.raises(InputError, match=says):
         run()
 
@@ -297,11 +299,11 @@ def test_parameters_that_do_not_go_together_stop(
     changes: dict[str, Any],
     says: str,
     world: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_step: Callable[..., None],
 ) -> None:
     tuned(parts)
     tones.change("params.yaml", changes)
-    refused(says, monkeypatch)
+    refused(says, before_step)
 
 
 @pytest.mark.parametrize(
@@ -323,11 +325,11 @@ def test_an_encoder_that_can_not_be_tuned_so_stops(
     weight: float,
     says: str,
     world: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_step: Callable[..., None],
 ) -> None:
     take(family)
     tuned(["projector"], parts, train__ctc_weight=weight)
-    refused(says, monkeypatch)
+    refused(says, before_step)
 
 
 @pytest.mark.parametrize(
@@ -347,16 +349,17 @@ def test_an_encoder_that_can_not_be_tuned_so_stops(
     ],
 )
 def test_patterns_that_do_not_fit_stop_before_the_first_stage(
-    freeze: list[str], says: str, world: Path, monkeypatch: pytest.MonkeyPatch
+    freeze: list[str], says: str, world: Path, before_step: Callable[..., None]
 ) -> None:
     tuned(["projector"], ["projector", "encoder"])
     tones.change("params.yaml", {"train.curriculum.1.freeze": freeze})
-    refused(says, monkeypatch)
+    refused(says, before_step)
 
 
 def test_patterns_freeze_what_they_name_and_the_table_says_so(
-    world: Path, ended: list[SpeechLLM], capsys: pytest.CaptureFixture
+    world: Path, ended: list[SpeechLLM], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     tuned(["projector", "encoder", "lora"], steps=2)
     tones.change(
         "params.yaml",
@@ -404,7 +407,7 @@ def test_patterns_freeze_what_they_name_and_the_table_says_so(
     assert [row["trained"] for row in rows.values() if row["part"] == "LLM"] == [0] * 4, (
         "two equal layers are one row"
     )
-    said = capsys.readouterr().out
+    said = caplog.text
     assert said.count("parameters in stage 'stage-0'") == 1
     assert "LLM: llm.model.layers.0-1" in said
 
@@ -475,14 +478,13 @@ def test_whole_networks_are_held_in_fp32(world: Path, ended: list[SpeechLLM]) ->
 
 @pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm"])
 def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
-    family: str, world: Path, ended: list[SpeechLLM], monkeypatch: pytest.MonkeyPatch
+    family: str, world: Path, ended: list[SpeechLLM], before_step: Callable[..., None]
 ) -> None:
     """Each step's value against torch's own loss, one utterance at a time; the LLM's loss does not
     reach the head.
     """
     take(family)
     wanted: list[float] = []
-    known = loop._Stage._step
 
     @torch.no_grad()
     def formula(
@@ -505,13 +507,11 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
                 values.append(float(loss) / len(frames))
         return sum(values) / len(places)
 
-    def step(
-        self: Any, number: int, steps: int, places: Any, epoch: int, forward: Forward
-    ) -> dict[str, Any]:
-        wanted.append(formula(self.model.eval().encoder, places, forward.speech, forward.silence))
-        return known(self, number, steps, places, epoch, forward)
+    def note(objective: StageObjective, step: int, examples: Any) -> None:
+        encoder, forward = objective.context.model.eval().encoder, objective.forward
+        wanted.append(formula(encoder, examples, forward.speech, forward.silence))
 
-    monkeypatch.setattr(loop._Stage, "_step", step)
+    before_step(note)
     tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
     run()
     lines = [line.split(",") for line in Path("metrics/curve.csv").read_text().splitlines()]
@@ -571,11 +571,12 @@ def relabel(change: Callable[[int, str], str]) -> None:
 
 
 def test_transcripts_that_the_head_can_not_write_are_counted(
-    world: Path, capsys: pytest.CaptureFixture
+    world: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One with a letter that it lacks in each of three tars; case is that of the head. Most without
     a path stop the run.
     """
+    caplog.set_level("INFO")
     relabel(lambda place, text: {0: f"{text} £"}.get(place, f"{text} " * 40))
     tuned(["projector", "encoder"], steps=2, train__ctc_weight=0.5)
     with pytest.raises(
@@ -588,9 +589,8 @@ def test_transcripts_that_the_head_can_not_write_are_counted(
         run()
     relabel(lambda place, text: {0: f"{text} £"}.get(place, text.upper()))
     run()
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "3 of 12 transcripts have units that its head lacks, 0 more units than frames" in said
-    assert "left out of its loss" in said
 
 
 def test_a_base_that_is_tuned_without_a_gradient_stops(
@@ -598,7 +598,9 @@ def test_a_base_that_is_tuned_without_a_gradient_stops(
 ) -> None:
     known = SpeechEncoder.parameters_with_gradient
     monkeypatch.setattr(
-        SpeechEncoder, "hung_on", lambda self: [*known(self), "model.ctc_head.weight"]
+        SpeechEncoder,
+        "parameters_with_gradient",
+        lambda self: [*known(self), "model.ctc_head.weight"],
     )
     tuned(["projector", "encoder"])
     with pytest.raises(

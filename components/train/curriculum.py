@@ -1,0 +1,156 @@
+"""Training of the bridge: a curriculum of stages, each from the checkpoint that the stage before it
+selected.
+
+In: frames of the roles train, nonspeech-train and dev, and the base checkpoints. Out:
+``bridge/`` and ``curve.csv`` in the folder of the training. A run that is killed at any step and
+started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.config.errors import InputError
+from components.config.training import Train
+from components.features.frames import FrameSource
+from components.model.encoders.encoder import SpeechEncoder
+from components.model.llms.causal import check_packing, load_llm
+from components.model.speech_llm import ModelConfig, SpeechLLM, load_tuned_encoder
+from components.model.trainable import printed
+from components.optim import recomputation
+from components.optim.ranks import Ranks
+from components.optim.sharding import shard
+from components.runtime.hashing import seed_of
+from components.runtime.unit_cache import Key
+from components.train.data import count_short
+from components.train.parts import TABLE, TrainableParts, write_table
+from components.train.stage import RoleSources, StageTraining
+from components.train.stage_cache import CURVE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BridgeTraining:
+    """What a process needs to know to train a bridge; plain data."""
+
+    data: Path
+    encoder: Path
+    llm: Path
+    out: Path
+    scratch: Path
+    device: str
+    settings: Train
+    model: ModelConfig
+    lora_targets: dict[str, list[str]]  # by the part: lora, encoder-lora
+    stage_keys: list[Key]  # of the ends of the stages in the work cache
+
+
+def train(ranks: Ranks, training: BridgeTraining) -> None:
+    """Trains all stages and, on the first rank, writes the model to ``training.out``.
+
+    Raises InputError where a stage, the encoder or the LLM does not fit the settings, where a role
+    has no utterance to train on or to select by, and where the loss diverges.
+    """
+    settings = training.settings
+    model = _build_model(training)
+    parts = TrainableParts(model, settings, training.lora_targets)
+    parts.check()
+    sources = _role_sources(training, model.encoder)
+    _check_frame_counts(ranks, sources.speech, model.projector.stride)
+    if settings.packing:
+        check_packing(model.llm)
+    if settings.gradient_checkpointing:
+        for network in filter(None, (model.llm, model.encoder and model.encoder.model)):
+            recomputation.enable(network)
+    if ranks.sharded:
+        shard(model.llm, ranks.count)
+
+    first_step, tables = 0, []
+    for index, stage in enumerate(settings.curriculum):
+        stage_training = StageTraining(
+            ranks, parts, stage, training.scratch, training.device, index, first_step
+        )
+        rows = parts.rows(sources.speech.encoder)
+        tables.append((stage.name, rows))
+        if ranks.rank == 0:
+            logger.info("train: parameters in stage '%s':\n%s", stage.name, printed(rows))
+        stage_training.restore(training.stage_keys[index])
+        stage_training.run(sources)
+        stage_training.store(training.stage_keys[index])
+        first_step += stage.steps
+
+    model.save(training.out / "bridge", write=ranks.rank == 0)
+    if ranks.rank == 0:
+        write_table(tables, training.out / "bridge" / TABLE)
+        _write_curve(training.scratch, training.out / "curve.csv")
+    ranks.wait()
+
+
+def _build_model(training: BridgeTraining) -> SpeechLLM:
+    """Encoder (where it is tuned) and LLM from their folders, the bridge with random weights."""
+    llm, tokenizer = load_llm(training.llm, training.model.llm_dtype, training.device)
+    encoder = load_tuned_encoder(training.model, training.encoder, training.device)
+    torch.manual_seed(seed_of("bridge", training.settings.seed))
+    model = SpeechLLM(training.model, llm, tokenizer, encoder).to(training.device)
+    model.use_ctc_head_of(training.encoder)
+    model.has_matching_head = bool(training.settings.matching.weight)
+    return model
+
+
+def _role_sources(training: BridgeTraining, tuned_encoder: SpeechEncoder | None) -> RoleSources:
+    """Frames of the roles, computed by one encoder where they are live."""
+
+    def source(role: str, encoder: SpeechEncoder | None) -> FrameSource:
+        return FrameSource(role, training.encoder, training.device, training.data, encoder)
+
+    speech = source("train", tuned_encoder)
+    nonspeech = source("nonspeech-train", speech.encoder)
+    dev = source("dev", speech.encoder)
+    if not dev.items:
+        raise InputError(
+            "train: the corpus has no utterance in its role dev to select a checkpoint by.",
+            subject="dev",
+            hint="Give the role a source.",
+        )
+    return RoleSources(speech, nonspeech, dev)
+
+
+def _check_frame_counts(ranks: Ranks, speech: FrameSource, stride: float) -> None:
+    """Logs how many utterances are shorter than one token of the projector; raises InputError where
+    most are.
+    """
+    num_short = count_short([speech.count(utterance, 0) for utterance in speech.items], stride)
+    if num_short and ranks.rank == 0:
+        logger.warning(
+            "train: %d of %d utterances have fewer frames than the %g of one token",
+            num_short,
+            len(speech.items),
+            stride,
+        )
+
+
+def _write_curve(scratch: Path, path: Path) -> None:
+    """Writes the curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer
+    (empty where dev was not decoded); and, in a training that has such, ctc (the encoder's CTC
+    loss), skipped (1 where fp16 overflowed) and stopped (``early`` where a stage ended before its
+    last step).
+    """
+    stage_paths = sorted(
+        scratch.glob(f"*/{CURVE}"), key=lambda path: int(path.parent.name.split("-")[0])
+    )
+    rows = [json.loads(line) for path in stage_paths for line in path.read_text().splitlines()]
+    columns = ["step", "stage", "loss", "matching", "accuracy", "dev_wer"]
+    columns += [name for name in ("ctc", "skipped", "stopped") if any(name in row for row in rows)]
+    lines = [",".join(_cell(row.get(column, "")) for column in columns) for row in rows]
+    path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
