@@ -36,6 +36,7 @@ from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFea
 from components.config.entries import Prompt
 from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, written
+from components.encoder.tokenizers import build_character_tokenizer
 from components.llm import copying
 from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
 from components.runtime.artifact import empty_folder, write_record
@@ -197,7 +198,7 @@ def tokenizer(pad: str = copying.PAD, form: str = "plain") -> PreTrainedTokenize
     """A small byte-level BPE; ``pad`` may be the end of sequence, as in many LLMs. ``form`` says
     whose special tokens it has.
     """
-    made = copying.tokenizer_for(TEXTS, 300)
+    made = copying.build_tokenizer(TEXTS, 300)
     made.pad_token = pad
     if form == "chat-words":  # as TinyLlama-Chat
         made.add_tokens(["<|im_start|>", "<|im_end|>"])
@@ -282,7 +283,7 @@ def save_llm(
 ) -> Path:
     """A folder that looks like the output of the stage ``llm``."""
     units = save_tokenizer(empty_folder(folder), form, pad)
-    model = copying.build(family, {**LLMS[family], **config}, units, seed)
+    model = copying.build_llm(family, {**LLMS[family], **config}, units, seed)
     model.save_pretrained(folder)
     write_record(folder, "llm", parameters=None, inputs={})
     return folder
@@ -318,10 +319,10 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
         )
         ASTFeatureExtractor(num_mel_bins=AST["num_mel_bins"]).save_pretrained(folder)
     else:
-        units = ctc.tokenizer_for(TEXTS, folder)
+        units = build_character_tokenizer(TEXTS, folder)
         if family == "parakeet":
             shape = {**PARAKEET, **config}
-            ctc.build(shape, len(units), seed).save_pretrained(folder)
+            ctc.build_encoder(shape, len(units), seed).save_pretrained(folder)
             ParakeetFeatureExtractor(feature_size=shape["num_mel_bins"]).save_pretrained(folder)
         else:
             settings, network, layer = WAVEFORM[family]

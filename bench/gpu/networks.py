@@ -19,7 +19,7 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from components.config import catalogue
-from components.llm.copying import tokenizer_for
+from components.llm.copying import build_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import network_of
 from components.model.folders.pretrained import DTYPES
@@ -111,5 +111,7 @@ def joined(
     torch.manual_seed(seed)  # of the bridge, which is drawn on the processor
     shape = ModelConfig("", width, "", dtype, catalogue.projector(projector), entry.prompt, "lower")
     return (
-        SpeechLLM(shape, llm, tokenizer_for([TEXT, entry.prompt.template], UNITS)).to(device).eval()
+        SpeechLLM(shape, llm, build_tokenizer([TEXT, entry.prompt.template], UNITS))
+        .to(device)
+        .eval()
     )

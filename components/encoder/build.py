@@ -132,8 +132,10 @@ def _train(
 ) -> None:
     from components.encoder import ctc
 
-    ctc.check(f"encoder '{name}'", config)
+    ctc.check_architecture(f"encoder '{name}'", config)
     ctc.train(
         ranks,
-        ctc.Job(str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training),
+        ctc.EncoderTraining(
+            str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training
+        ),
     )

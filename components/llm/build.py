@@ -98,10 +98,10 @@ def _train(
     from components.llm import copying
 
     source = entry.source
-    copying.check(f"llm '{name}'", source.model_type, source.config)
+    copying.check_architecture(f"llm '{name}'", source.model_type, source.config)
     copying.train(
         ranks,
-        copying.Job(
+        copying.LlmTraining(
             texts,
             str(folder),
             str(folder / "resume"),

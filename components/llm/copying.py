@@ -1,10 +1,10 @@
-"""Training a small LLM to do what the bridge will ask of it: repeat, in its prompt's form, the text
-it is shown.
+"""Training of a small LLM on the task that the bridge will set it: in the form of its prompt, repeat
+the text whose embeddings it reads.
 
-Texts of the train role → a folder in HF form: weights (safetensors) and its own BPE. A frozen LLM
-can only transcribe once it can copy, and copying is learnt from clean short word lists first;
-damage (lost, doubled and blended tokens) comes after, in a growing share, and makes it clean up.
-Cost at embedded size (0.9 M parameters, 700 steps): a minute and a half.
+Texts of the train role → a folder in HF form: weights (safetensors) and a BPE tokenizer of its own.
+A frozen LLM can transcribe only if it can copy. It learns to copy from clean short word lists first;
+corruption (lost, doubled and blended tokens) comes later, in a growing share, and teaches it to
+correct. Cost at embedded size (0.9 M parameters, 700 steps): a minute and a half.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a training process needs to know; plain data."""
+class LlmTraining:
+    """What a process needs to know to train an LLM; plain data."""
 
     texts: list[str]
-    out: str
-    scratch: str
-    model_type: str
-    config: dict[str, Any]
-    training: CopyingTraining
+    out: str  # folder of the finished LLM
+    scratch: str  # folder of checkpoints
+    model_type: str  # of transformers, such as llama
+    config: dict[str, Any]  # of that type
+    settings: CopyingTraining
     prompt: Prompt
 
 
 @dataclass(frozen=True)
 class CopyTask:
-    """One text to repeat and how damaged it is shown (0: clean)."""
+    """One text to repeat, and whether its embeddings are corrupted."""
 
     text: str
-    damage: float
-    seed: int
+    is_corrupted: bool
+    seed: int  # of the corruption
 
 
-def tokenizer_for(texts: Sequence[str], units: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over ``texts``."""
+def build_tokenizer(texts: Sequence[str], num_units: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of ``texts`` with ``num_units`` units."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=units,
+        vocab_size=num_units,
         special_tokens=[BOS, EOS, PAD],
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -78,21 +78,21 @@ def tokenizer_for(texts: Sequence[str], units: int) -> PreTrainedTokenizerFast:
     )
 
 
-def build(
+def build_llm(
     model_type: str, config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Any:
     """The model with random weights drawn from ``seed``, in fp32."""
     torch.manual_seed(seed_of("llm", seed))
-    ids = {
+    special_ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    shape = CONFIG_MAPPING[model_type](vocab_size=len(tokenizer), **ids, **config)
-    return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    full_config = CONFIG_MAPPING[model_type](vocab_size=len(tokenizer), **special_ids, **config)
+    return AutoModelForCausalLM.from_config(full_config, dtype=torch.float32)
 
 
-def check(where: str, model_type: str, config: dict[str, Any]) -> None:
+def check_architecture(where: str, model_type: str, config: dict[str, Any]) -> None:
     """Raises InputError, which names the catalogue entry ``where``, for an architecture that does
     not work.
     """
@@ -105,124 +105,131 @@ def check(where: str, model_type: str, config: dict[str, Any]) -> None:
     )
 
 
-def train(ranks: Ranks, job: Job) -> None:
-    """Trains as ``ranks`` says and, on the first rank, writes the finished folder to
-    ``job.out``.
-    """
-    prompt = job.prompt.template.replace("{speech}", " ")
-    # The prompt is learnt as often as the texts are many, so that its words become units.
-    tokenizer = tokenizer_for(
-        [*job.texts, *[prompt] * (len(job.texts) // 20 + 1)], job.training.units
-    )
-    model = build(job.model_type, job.config, tokenizer, job.training.seed).train()
-    builder = PromptBuilder(tokenizer, job.prompt, "lower")
-    optimiser = build_adamw(model, job.training.learning_rate, job.training.weight_decay)
-    TrainingLoop(ranks, model, optimiser, _loop_settings(job)).run(
-        CopyObjective(job, model, builder)
-    )
+def train(ranks: Ranks, training: LlmTraining) -> None:
+    """Trains the LLM and, on the first rank, writes the finished folder to ``training.out``."""
+    settings = training.settings
+    prompt = training.prompt.template.replace("{speech}", " ")
+    # The tokenizer sees the prompt once for every 20 texts, so that its words become units.
+    num_prompts = len(training.texts) // 20 + 1
+    tokenizer = build_tokenizer([*training.texts, *[prompt] * num_prompts], settings.units)
+    model = build_llm(training.model_type, training.config, tokenizer, settings.seed).train()
+    builder = PromptBuilder(tokenizer, training.prompt, "lower")
+    optimiser = build_adamw(model, settings.learning_rate, settings.weight_decay)
+    loop = TrainingLoop(ranks, model, optimiser, _loop_settings(training))
+    loop.run(CopyObjective(training, model, builder))
     if ranks.rank == 0:
-        model.eval().save_pretrained(job.out)
-        tokenizer.save_pretrained(job.out)
+        model.eval().save_pretrained(training.out)
+        tokenizer.save_pretrained(training.out)
     ranks.wait()
 
 
-def _loop_settings(job: Job) -> LoopSettings:
+def _loop_settings(training: LlmTraining) -> LoopSettings:
+    settings = training.settings
     return LoopSettings(
         stage="llm",
         task="copying",
-        num_steps=job.training.steps,
-        warmup=job.training.warmup,
+        num_steps=settings.steps,
+        warmup=settings.warmup,
         decay="cosine",
-        clip=job.training.clip,
-        micro_batches=job.training.micro_batches,
-        checkpoint_every=job.training.checkpoint_every,
-        checkpoint=Path(job.scratch) / "checkpoint",
+        clip=settings.clip,
+        micro_batches=settings.micro_batches,
+        checkpoint_every=settings.checkpoint_every,
+        checkpoint=Path(training.scratch) / "checkpoint",
     )
 
 
-def tasks(job: Job, words: Sequence[str], step: int) -> list[CopyTask]:
-    """The texts of a step: short clean word lists first, then sentences and word lists, more and
-    more of them damaged.
+def draw_tasks(training: LlmTraining, words: Sequence[str], step: int) -> list[CopyTask]:
+    """The tasks of a step: short clean word lists first, then sentences and word lists, a growing
+    share of them corrupted.
     """
-    training = job.training
-    random = np.random.default_rng(seed_of("copying", training.seed, step))
-    share = (step / training.steps - training.clean_share) / max(1 - training.clean_share, 1e-9)
-    found = []
-    for _ in range(training.batch):
-        listed = share < 0 or random.random() < 0.3
-        length = int(random.integers(1, 9 if share < 0 else 12))
+    settings = training.settings
+    random = np.random.default_rng(seed_of("copying", settings.seed, step))
+    # below 0: the first part of the training, in which all texts are clean
+    progress = (step / settings.steps - settings.clean_share) / max(1 - settings.clean_share, 1e-9)
+    corrupted_share = settings.noise_share * min(1.0, max(0.0, progress) * 1.5)
+    tasks = []
+    for _ in range(settings.batch):
+        is_word_list = progress < 0 or random.random() < 0.3
+        num_words = int(random.integers(1, 9 if progress < 0 else 12))
         text = (
-            " ".join(words[index] for index in random.integers(len(words), size=length))
-            if listed
-            else _draw(random, job.texts)
+            " ".join(words[index] for index in random.integers(len(words), size=num_words))
+            if is_word_list
+            else training.texts[int(random.integers(len(training.texts)))].lower()
         )
-        damaged = random.random() < training.noise_share * min(1.0, max(0.0, share) * 1.5)
-        found.append(CopyTask(text, 1.0 if damaged else 0.0, int(random.integers(2**62))))
-    return found
+        is_corrupted = bool(random.random() < corrupted_share)
+        tasks.append(CopyTask(text, is_corrupted, int(random.integers(2**62))))
+    return tasks
 
 
-def _draw(random: np.random.Generator, texts: Sequence[str]) -> str:
-    return texts[int(random.integers(len(texts)))].lower()
+def speech_embeddings(
+    embed: torch.nn.Embedding, ids: Sequence[int], task: CopyTask
+) -> torch.Tensor:
+    """What the LLM reads in place of speech: the embeddings of ``ids``, shape (frames, width),
+    corrupted where ``task`` says so.
 
-
-def damaged_embeddings(embed: torch.nn.Module, ids: Sequence[int], task: CopyTask) -> torch.Tensor:
-    """What stands in the speech's place for ``ids``: their embeddings, shape (frames, width),
-    damaged as ``task`` says.
-
-    Damage is what a projector does to text: a token may be lost, last two frames, or come out
-    blended with another.
+    The corruption is that of a projector: a token is lost, takes two frames, or is blended with
+    another token.
     """
-    if not task.damage or not ids:
-        return embed(torch.tensor(list(ids), dtype=torch.long))
+    if not task.is_corrupted or not ids:
+        return _embedded(embed, torch.tensor(list(ids), dtype=torch.long))
     random = np.random.default_rng(task.seed)
-    places = [
-        place
-        for place in range(len(ids))
+    indices = [
+        index
+        for index in range(len(ids))
         for _ in range(int(random.choice([0, 1, 2], p=[0.05, 0.75, 0.2])))
     ] or [0]
-    clean = embed(torch.tensor([ids[place] for place in places], dtype=torch.long))
-    others = embed(torch.from_numpy(random.integers(3, embed.num_embeddings, len(places))))
-    weight = torch.from_numpy(
-        np.where(random.random(len(places)) < 0.3, random.uniform(0, 0.5, len(places)), 0.0)
-    ).float()[:, None]
+    num_frames = len(indices)
+    clean = _embedded(embed, torch.tensor([ids[index] for index in indices], dtype=torch.long))
+    # (frames, width); the first three ids are special tokens
+    blended = _embedded(
+        embed, torch.from_numpy(random.integers(3, embed.num_embeddings, num_frames))
+    )
+    is_blended = random.random(num_frames) < 0.3
+    weights = np.where(is_blended, random.uniform(0, 0.5, num_frames), 0.0)
+    weight = torch.from_numpy(weights).float()[:, None]  # (frames, 1)
     noise = torch.from_numpy(random.standard_normal(tuple(clean.shape))).float() * (
         0.2 * clean.detach().std()
     )
-    return (1 - weight) * clean + weight * others + noise
+    return (1 - weight) * clean + weight * blended + noise
 
 
-class CopyObjective(Objective[tuple[CopyTask, list[int]]]):
-    """Cross-entropy on the text to repeat; the items of a batch are (task, target ids)."""
+def _embedded(embed: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+    """Embeddings of ``ids``, shape (ids, width)."""
+    embedded: torch.Tensor = embed(ids)
+    return embedded
+
+
+CopyItem = tuple[CopyTask, list[int]]  # and the token ids of its text
+
+
+class CopyObjective(Objective[CopyItem]):
+    """Cross-entropy on the text to repeat and its end of sequence, averaged over target tokens."""
 
     figure_names = ("correct", "targets")
 
-    def __init__(self, job: Job, model: Any, builder: PromptBuilder) -> None:
-        self.job, self.model, self.builder = job, model, builder
-        self.words = sorted({word for text in job.texts for word in text.lower().split()})
+    def __init__(self, training: LlmTraining, model: Any, builder: PromptBuilder) -> None:
+        self.training, self.model, self.builder = training, model, builder
+        self._words = sorted({word for text in training.texts for word in text.lower().split()})
 
-    def batch(self, step: int) -> StepBatch[tuple[CopyTask, list[int]]]:
-        items = [
-            (task, self.builder.target(task.text)) for task in tasks(self.job, self.words, step)
-        ]
+    def batch(self, step: int) -> StepBatch[CopyItem]:
+        """The tasks of a step."""
+        tasks = draw_tasks(self.training, self._words, step)
+        items = [(task, self.builder.target(task.text)) for task in tasks]
         return StepBatch(items, len(items), sum(len(ids) + 1 for _, ids in items))
 
     def loss(
-        self,
-        micro_batch: list[tuple[CopyTask, list[int]]],
-        batch: StepBatch[tuple[CopyTask, list[int]]],
-        step: int,
+        self, micro_batch: list[CopyItem], batch: StepBatch[CopyItem], step: int
     ) -> MicroBatchLoss:
+        """Cross-entropy of a micro-batch, divided by the target tokens of the step."""
         embed = self.model.get_input_embeddings()
         first_task = micro_batch[0][0]
-        torch.manual_seed(seed_of("dropout", self.job.training.seed, step, first_task.seed))
-        speech = [damaged_embeddings(embed, ids, task) for task, ids in micro_batch]
+        torch.manual_seed(seed_of("dropout", self.training.settings.seed, step, first_task.seed))
+        speech = [speech_embeddings(embed, ids, task) for task, ids in micro_batch]
         inputs = sequences(embed, self.builder, speech, [ids for _, ids in micro_batch])
         loss = target_loss(self.model, inputs)
-        return MicroBatchLoss(
-            loss.total / batch.num_targets, {"correct": loss.correct, "targets": loss.tokens}
-        )
+        figures = {"correct": loss.correct, "targets": loss.tokens}
+        return MicroBatchLoss(loss.total / batch.num_targets, figures)
 
-    def after_step(
-        self, step: int, batch: StepBatch[tuple[CopyTask, list[int]]], result: StepResult
-    ) -> str:
+    def after_step(self, step: int, batch: StepBatch[CopyItem], result: StepResult) -> str:
+        """The share of target tokens that the LLM ranks first, for the progress display."""
         return f"next-token accuracy {result.figures['correct'] / result.figures['targets']:.3f}"

@@ -66,7 +66,6 @@ LONG = {
     "components.encoder.ctc",
     "components.model.folders.hub",
     "components.plan.networks",
-    "components.train.loop",
     "components.transcribe.batch",
 }
 CODE = sorted(

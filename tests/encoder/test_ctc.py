@@ -17,6 +17,8 @@ from components.config.augment import AddedNoise, Band, SpecAugment
 from components.config.errors import InputError
 from components.config.model_sources import CtcAugment, CtcTraining
 from components.encoder import ctc
+from components.encoder.examples import compute_examples, plan_batches
+from components.encoder.tokenizers import build_character_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import read_record, recorded_digests
@@ -47,11 +49,11 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.Job:
+def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.EncoderTraining:
     out.mkdir(exist_ok=True)
     training = replace(TRAINING, **changed)
     shards = (str(SHARDS / "train"), str(SHARDS / "nonspeech-train"))
-    return ctc.Job(
+    return ctc.EncoderTraining(
         *shards,
         str(out),
         str(out.with_suffix(".scratch")),
@@ -156,7 +158,7 @@ def test_longer_utterances_are_left_out_where_asked_and_counted(
     known = ctc.ctc_loss
 
     def noting(model: Any, examples: Any) -> torch.Tensor:
-        seen.extend(example.seconds for example in examples)
+        seen.extend(example.duration_s for example in examples)
         return known(model, examples)
 
     monkeypatch.setattr(ctc, "ctc_loss", noting)
@@ -214,11 +216,11 @@ def test_subwords_serve_where_characters_do_not_fit(world: Path, tmp_path: Path)
 def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
     from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
-    units = ctc.tokenizer_for(TEXTS, Path())
+    units = build_character_tokenizer(TEXTS, Path())
     items = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
     scratch = Path("scratch")
     scratch.mkdir()
-    examples = ctc._examples(
+    examples = compute_examples(
         Ranks(),
         items,
         ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]),
@@ -226,7 +228,7 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
         scratch,
         TRAINING,
     )
-    model = ctc.build(PARAKEET, len(units), 1).eval()
+    model = ctc.build_encoder(PARAKEET, len(units), 1).eval()
     wanted = 0.0
     with torch.no_grad():
         for example in examples:
@@ -260,13 +262,13 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
 def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(world: Path) -> None:
     speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
     seconds = [item.entry.seconds for item in (*speech, *silence)]
-    plan = ctc._plan([*speech, *silence], len(speech), seconds, TRAINING)
+    plan = plan_batches([*speech, *silence], len(speech), seconds, TRAINING)
     places = [place for batch in plan for place in batch]
     assert sorted(place for place in places if place < len(speech)) == sorted(
         [*range(len(speech))] * TRAINING.epochs
     )
     assert len(places) - 2 * len(speech) == 2 * 3
-    assert plan == ctc._plan([*speech, *silence], len(speech), seconds, TRAINING)
+    assert plan == plan_batches([*speech, *silence], len(speech), seconds, TRAINING)
 
 
 def test_every_epoch_hears_another_view_of_every_utterance(world: Path) -> None:
@@ -278,10 +280,10 @@ def test_every_epoch_hears_another_view_of_every_utterance(world: Path) -> None:
     scratch.mkdir()
     extractor, units = (
         ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]),
-        ctc.tokenizer_for(TEXTS, Path()),
+        build_character_tokenizer(TEXTS, Path()),
     )
-    examples = ctc._examples(Ranks(), items, extractor, units, scratch, training)
-    plan = ctc._plan(items, len(speech), [example.seconds for example in examples], training)
+    examples = compute_examples(Ranks(), items, extractor, units, scratch, training)
+    plan = plan_batches(items, len(speech), [example.duration_s for example in examples], training)
     places = [place for batch in plan for place in batch if place < 3 * len(speech)]
     assert sorted(places) == list(range(3 * len(speech)))
     first, steps = set(places[: len(speech)]), len(plan) // 3
@@ -296,7 +298,7 @@ def test_every_epoch_hears_another_view_of_every_utterance(world: Path) -> None:
     ]
     assert all(alike)
     assert all(
-        max(examples[place].seconds for place in batch) * len(batch) <= training.batch_seconds
+        max(examples[place].duration_s for place in batch) * len(batch) <= training.batch_seconds
         for batch in plan
         if len(batch) > 1
     )

@@ -54,10 +54,10 @@ class Killed(Exception):
 
 def job(
     out: Path, family: str = "llama", config: dict[str, Any] | None = None, **changed: Any
-) -> copying.Job:
+) -> copying.LlmTraining:
     out.mkdir(exist_ok=True)
     training = CopyingTraining(**{**asdict(TRAINING), **changed})
-    return copying.Job(
+    return copying.LlmTraining(
         TEXTS,
         str(out),
         str(out.with_suffix(".scratch")),
@@ -135,7 +135,7 @@ def test_the_tokenizer_gives_any_text_back(text: str) -> None:
     assert UNITS.decode(UNITS(text, add_special_tokens=False).input_ids) == text
 
 
-UNITS = copying.tokenizer_for(TEXTS, 300)
+UNITS = copying.build_tokenizer(TEXTS, 300)
 
 
 def test_words_of_the_texts_and_of_the_prompt_become_units(tmp_path: Path) -> None:
@@ -150,22 +150,22 @@ def test_words_of_the_texts_and_of_the_prompt_become_units(tmp_path: Path) -> No
 def test_short_clean_word_lists_come_first_and_damage_later() -> None:
     made = job_of(steps=100, batch=50)
     words = ["amber", "birch"]
-    first = copying.tasks(made, words, 0)
-    assert not any(task.damage for task in first)
+    first = copying.draw_tasks(made, words, 0)
+    assert not any(task.is_corrupted for task in first)
     assert all(
         1 <= len(task.text.split()) <= 8 and set(task.text.split()) <= set(words) for task in first
     )
     shares = [
-        sum(task.damage > 0 for task in copying.tasks(made, words, step)) / 50
+        sum(task.is_corrupted for task in copying.draw_tasks(made, words, step)) / 50
         for step in (29, 50, 99)
     ]
     assert shares[0] == 0 < shares[1] < shares[2]
     assert shares[2] == pytest.approx(TRAINING.noise_share, abs=0.25)
-    assert first == copying.tasks(made, words, 0) != copying.tasks(made, words, 1)
+    assert first == copying.draw_tasks(made, words, 0) != copying.draw_tasks(made, words, 1)
 
 
-def job_of(**changed: Any) -> copying.Job:
-    return copying.Job(
+def job_of(**changed: Any) -> copying.LlmTraining:
+    return copying.LlmTraining(
         TEXTS, "", "", "llama", CONFIG, CopyingTraining(**{**asdict(TRAINING), **changed}), PROMPT
     )
 
@@ -173,21 +173,21 @@ def job_of(**changed: Any) -> copying.Job:
 def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None:
     torch.manual_seed(1)
     embed, ids = torch.nn.Embedding(300, 16), list(range(40, 60))
-    clean = copying.damaged_embeddings(embed, ids, copying.CopyTask("", 0.0, 5))
+    clean = copying.speech_embeddings(embed, ids, copying.CopyTask("", False, 5))
     assert torch.equal(clean, embed(torch.tensor(ids)))
-    damaged = copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, 5))
+    damaged = copying.speech_embeddings(embed, ids, copying.CopyTask("", True, 5))
     assert torch.equal(
-        damaged, copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, 5))
+        damaged, copying.speech_embeddings(embed, ids, copying.CopyTask("", True, 5))
     )
     assert not torch.equal(
-        damaged, copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, 6))
+        damaged, copying.speech_embeddings(embed, ids, copying.CopyTask("", True, 6))
     )
     lengths = [
-        len(copying.damaged_embeddings(embed, ids, copying.CopyTask("", 1.0, seed)))
+        len(copying.speech_embeddings(embed, ids, copying.CopyTask("", True, seed)))
         for seed in range(200)
     ]
     assert np.mean(lengths) == pytest.approx(1.15 * len(ids), rel=0.05)
-    assert len(copying.damaged_embeddings(embed, [], copying.CopyTask("", 1.0, 5))) == 0
+    assert len(copying.speech_embeddings(embed, [], copying.CopyTask("", True, 5))) == 0
 
 
 def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("family", LLMS)
 def test_every_family_is_built_from_its_seed(family: str) -> None:
-    one, same, other = (copying.build(family, LLMS[family], UNITS, seed) for seed in (1, 1, 2))
+    one, same, other = (copying.build_llm(family, LLMS[family], UNITS, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not all(
         torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)

@@ -70,7 +70,7 @@ def test_a_module_that_does_not_exist_is_an_error() -> None:
 
 def test_libraries_that_compute_are_named_with_their_versions() -> None:
     assert {"torch", "transformers", "numpy"} <= code_digest(
-        "components.train.loop"
+        "components.train.curriculum"
     ).libraries.keys()
     assert "transformers" not in code_digest("components.corpus.sources.spoken").libraries
     spoken = code_digest("components.corpus.sources.spoken").libraries

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.encoder import ctc
+from components.encoder.tokenizers import build_subword_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
 from components.search.alignment import Aligner, viterbi
 from tests.checkpoints import TEXTS, save_encoder
@@ -119,7 +119,7 @@ def test_times_lie_inside_the_recording_in_order(family: str, tmp_path: Path) ->
 
 def test_subwords_that_mark_beginnings_need_nothing_between_words(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder")
-    units = ctc.subwords_for(TEXTS, 32)
+    units = build_subword_tokenizer(TEXTS, 32)
     aligner = Aligner(SpeechEncoder(folder))
     letters = aligner._sequence([aligner._units(word) for word in ("amber", "birch")])[0]
     assert letters == aligner.head.tokenizer("amber birch").input_ids
