@@ -35,7 +35,7 @@ from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFea
 
 from components.config.entries import Prompt
 from components.config.projector import CtcCompressor, Linear, Projector
-from components.encoder import ctc, written
+from components.encoder import ctc, folders
 from components.encoder.tokenizers import build_character_tokenizer
 from components.llm import copying
 from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
@@ -304,9 +304,9 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
         for part, each in (("speech", "whisper"), ("events", "ast")):
             (folder / part).mkdir()
             _fill(folder / part, each, seed, config)
-        written.write_joined(folder, ["speech", "events"])
+        folders.write_joined(folder, ["speech", "events"])
     elif family == "fbank":
-        written.write_filterbank(folder, {"feature_size": 32, **config})
+        folders.write_filterbank(folder, {"feature_size": 32, **config})
     elif family == "whisper":
         # As published: encoder and decoder, in the class that they were trained in.
         WhisperForConditionalGeneration(WhisperConfig(**{**WHISPER, **config})).save_pretrained(

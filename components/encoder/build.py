@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.model_sources import CtcTraining, EncoderSource
 from components.config.schema import non_default_fields
-from components.encoder import RESULT_VERSION, written
+from components.encoder import RESULT_VERSION, folders
 from components.model.folders.description import read_config
 from components.model.folders.folder import checkpoint_unit
 from components.optim.ranks import Ranks, train_together
@@ -23,8 +24,11 @@ from components.shards.reader import entries
 OUT = Path("models/encoder")
 SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train")
 
+logger = logging.getLogger(__name__)
+
 
 def work(stage: Stage) -> None:
+    """Runs the stage; raises InputError where the entry or its checkpoint can't be used."""
     name = stage.params.encoder
     source = catalogue.encoder(name).source
     outputs, inputs = build_folder(name, source, OUT)
@@ -36,76 +40,83 @@ def work(stage: Stage) -> None:
         outputs=outputs,
         libraries=("torch", "transformers"),
     )
-    print(f"encoder: '{name}' in {OUT}")
+    logger.info("encoder: '%s' in %s", name, OUT)
 
 
 def build_folder(
     name: str, source: EncoderSource, folder: Path
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Links the encoder of a source into ``folder``, emptied once all of it is there: the digest of
-    each file, and the inputs that shaped it.
+    """Links the encoder of a source into ``folder``, which is emptied once all files are in the
+    work cache. Returns the digest of each file, and the inputs that the encoder was computed from.
+
+    Raises InputError as the source requires: for a checkpoint that is missing or incomplete, an
+    architecture that does not work, a corpus without speech to train on.
     """
-    unit, inputs = _unit(name, source)
-    parts = {}
-    for part, each in source.parts.items():
-        parts[part], inputs[part] = _unit(f"{name}.{part}", each)
+    unit, inputs = _cached_encoder(name, source)
+    part_units = {}
+    for part, part_source in source.parts.items():
+        part_units[part], inputs[part] = _cached_encoder(f"{name}.{part}", part_source)
     link_files(unit, empty_folder(folder))
     outputs = unit_digests(unit)
-    for part, unit in parts.items():
+    for part, part_unit in part_units.items():
         (folder / part).mkdir()
-        link_files(unit, folder / part)
-        outputs |= {f"{part}/{file}": digest for file, digest in unit_digests(unit).items()}
+        link_files(part_unit, folder / part)
+        digests = unit_digests(part_unit)
+        outputs |= {f"{part}/{file}": digest for file, digest in digests.items()}
     return outputs, inputs
 
 
-def _unit(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
-    """The finished unit of a source, and the inputs that shaped it."""
+def _cached_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
+    """The unit of a source in the work cache, and the inputs that it was computed from."""
+    where = f"encoder '{name}'"
     if source.kind == "ctc":
-        return _trained(name, source)
+        return _trained_encoder(name, source)
     if source.kind == "fbank":
-        written.check_filterbank(f"encoder '{name}'", source.config)
-        return _written(
+        folders.check_filterbank(where, source.config)
+        unit = _cached_folder(
             {"fbank": source.config},
-            lambda folder: written.write_filterbank(folder, source.config),
-            code="components.encoder.written",
-        ), {}
-    if source.kind == "joined":
-        return _written(
+            lambda folder: folders.write_filterbank(folder, source.config),
+            code="components.encoder.folders",
+        )
+    elif source.kind == "joined":
+        unit = _cached_folder(
             {"joined": list(source.parts)},
-            lambda folder: written.write_joined(folder, list(source.parts)),
-            code="components.encoder.written",
-        ), {}
-    return _encoder_of(
-        f"encoder '{name}'", checkpoint_unit("encoder", name, source, RESULT_VERSION)
-    ), {}
+            lambda folder: folders.write_joined(folder, list(source.parts)),
+            code="components.encoder.folders",
+        )
+    else:
+        unit = _audio_encoder(where, checkpoint_unit("encoder", name, source, RESULT_VERSION))
+    return unit, {}
 
 
-def _encoder_of(where: str, checkpoint: Path) -> Path:
-    """The unit as it is, or the encoder inside it where it is a Qwen-Audio."""
+def _audio_encoder(where: str, checkpoint: Path) -> Path:
+    """The unit of the audio encoder of a Qwen-Audio ``checkpoint``; another one is returned as it
+    is.
+    """
     if read_config(checkpoint).get("model_type") != "qwen":
         return checkpoint
     from components.encoder.qwen_audio import write_encoder
 
-    return _written(
+    return _cached_folder(
         {"qwen-audio": unit_digests(checkpoint)},
         lambda folder: write_encoder(where, checkpoint, folder),
         code="components.encoder.qwen_audio",
     )
 
 
-def _written(what: dict[str, Any], write: Callable[[Path], None], *, code: str) -> Path:
-    return cached_unit("encoder", {"version": RESULT_VERSION, **what}, write, code=code)
+def _cached_folder(key: dict[str, Any], write: Callable[[Path], None], *, code: str) -> Path:
+    return cached_unit("encoder", {"version": RESULT_VERSION, **key}, write, code=code)
 
 
-def _trained(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
-    """The unit of an encoder trained here; only the tars count as inputs, since they alone shape
-    it.
+def _trained_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
+    """The unit of an encoder that is trained here; its inputs are the digests of the tars, since
+    nothing else of the shards matters.
     """
-    training = source.training
-    assert training is not None  # checked by the catalogue
+    settings = source.training
+    assert settings is not None  # checked by the catalogue
     inputs = {"train": recorded_digests(SHARDS), "nonspeech-train": recorded_digests(NONSPEECH)}
 
-    def make(folder: Path) -> None:
+    def train(folder: Path) -> None:
         if not entries(SHARDS):
             raise InputError(
                 f"encoder '{name}': the corpus has no utterance in its role train to train it on.",
@@ -114,28 +125,25 @@ def _trained(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
             )
         train_together(
             _train,
-            (name, folder, source.config, training),
-            min(workers(), training.micro_batches),
-            training.threads,
+            (name, folder, source.config, settings),
+            min(workers(), settings.micro_batches),
+            settings.threads,
         )
 
-    return cached_unit(
-        "encoder",
-        {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs},
-        make,
-        code="components.encoder.ctc",
-    ), inputs
+    key = {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs}
+    return cached_unit("encoder", key, train, code="components.encoder.ctc"), inputs
 
 
 def _train(
-    ranks: Ranks, name: str, folder: Path, config: dict[str, Any], training: CtcTraining
+    ranks: Ranks, name: str, folder: Path, config: dict[str, Any], settings: CtcTraining
 ) -> None:
     from components.encoder import ctc
 
     ctc.check_architecture(f"encoder '{name}'", config)
+    scratch = folder / "resume"
     ctc.train(
         ranks,
         ctc.EncoderTraining(
-            str(SHARDS), str(NONSPEECH), str(folder), str(folder / "resume"), config, training
+            str(SHARDS), str(NONSPEECH), str(folder), str(scratch), config, settings
         ),
     )

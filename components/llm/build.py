@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,21 @@ from components.shards.reader import entries
 OUT = Path("models/llm")
 SHARDS = Path("data/shards/train")
 
+logger = logging.getLogger(__name__)
+
 
 def work(stage: Stage) -> None:
+    """Runs the stage; raises InputError where the entry, its checkpoint or its prompt can't be
+    used.
+    """
     name = stage.params.llm
     entry = catalogue.llm(name)
-    trained = entry.source.kind == "copying"
-    unit, inputs = (
-        _trained(name, entry)
-        if trained
-        else (checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {})
-    )
-    link_files(unit, empty_folder(OUT))
-    if not trained:
+    if entry.source.kind == "copying":
+        unit, inputs = _trained_llm(name, entry)
+        link_files(unit, empty_folder(OUT))
+    else:
+        unit, inputs = checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {}
+        link_files(unit, empty_folder(OUT))
         _check_prompt(name, entry.prompt)
     write_record(
         OUT,
@@ -44,11 +48,11 @@ def work(stage: Stage) -> None:
         outputs=unit_digests(unit),
         libraries=("torch", "transformers", "tokenizers"),
     )
-    print(f"llm: '{name}' in {OUT}")
+    logger.info("llm: '%s' in %s", name, OUT)
 
 
 def _check_prompt(name: str, prompt: Prompt) -> None:
-    """Stops here, before hours of features, where prompt and tokenizer do not fit."""
+    """Raises InputError, before hours of features, where prompt and tokenizer do not fit."""
     from components.model.llms.causal import load_tokenizer
     from components.model.llms.prompt import PromptBuilder
 
@@ -58,14 +62,16 @@ def _check_prompt(name: str, prompt: Prompt) -> None:
         raise InputError(f"llm '{name}': {error.args[0]}", subject=name, hint=error.hint) from None
 
 
-def _trained(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
-    """The unit of an LLM trained here on the texts of the train role."""
-    training = entry.source.training
-    assert training is not None  # checked by the catalogue
-    texts = [item.entry.text for item in entries(SHARDS)]
+def _trained_llm(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
+    """The unit of an LLM that is trained here on the texts of the train role, and the inputs that
+    it was computed from.
+    """
+    settings = entry.source.training
+    assert settings is not None  # checked by the catalogue
+    texts = [utterance.entry.text for utterance in entries(SHARDS)]
     inputs = {"texts": data_digest(texts), "prompt": non_default_fields(entry.prompt)}
 
-    def make(folder: Path) -> None:
+    def train(folder: Path) -> None:
         if not texts:
             raise InputError(
                 f"llm '{name}': the corpus has no utterance in its role train to train it on.",
@@ -74,17 +80,14 @@ def _trained(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
             )
         train_together(
             _train,
-            (name, folder, texts, entry, training),
-            min(workers(), training.micro_batches),
-            training.threads,
+            (name, folder, texts, entry, settings),
+            min(workers(), settings.micro_batches),
+            settings.threads,
         )
 
-    return cached_unit(
-        "llm",
-        {"version": RESULT_VERSION, "source": non_default_fields(entry.source), "inputs": inputs},
-        make,
-        code="components.llm.copying",
-    ), inputs
+    source = non_default_fields(entry.source)
+    key = {"version": RESULT_VERSION, "source": source, "inputs": inputs}
+    return cached_unit("llm", key, train, code="components.llm.copying"), inputs
 
 
 def _train(
@@ -93,21 +96,14 @@ def _train(
     folder: Path,
     texts: list[str],
     entry: LlmEntry,
-    training: CopyingTraining,
+    settings: CopyingTraining,
 ) -> None:
     from components.llm import copying
 
     source = entry.source
     copying.check_architecture(f"llm '{name}'", source.model_type, source.config)
-    copying.train(
-        ranks,
-        copying.LlmTraining(
-            texts,
-            str(folder),
-            str(folder / "resume"),
-            source.model_type,
-            source.config,
-            training,
-            entry.prompt,
-        ),
+    scratch = folder / "resume"
+    training = copying.LlmTraining(
+        texts, str(folder), str(scratch), source.model_type, source.config, settings, entry.prompt
     )
+    copying.train(ranks, training)

@@ -1,9 +1,8 @@
-"""Encoder folders that hold no weights of their own, written here in the form that
-``SpeechEncoder`` reads.
+"""Folders of encoders without weights of their own, in the form that ``SpeechEncoder`` reads.
 
-``fbank``: the settings of a log-mel front end, 100 frames a second; the LLM then hears no encoder
-at all. ``joined``: which encoders below the folder stand side by side, the first one setting the
-frame rate.
+``fbank``: the settings of a log-mel front end, 100 frames a second, whose frames the bridge reads
+directly. ``joined``: the names of encoders in subfolders, whose frames are concatenated; the first
+one sets the frame rate.
 """
 
 from __future__ import annotations
@@ -15,23 +14,24 @@ from typing import Any
 
 from components.config.errors import InputError
 
-SETTINGS = ("feature_size",)  # mel bands
+FILTERBANK_SETTINGS = ("feature_size",)  # number of mel bands
 
 
 def check_filterbank(where: str, config: dict[str, Any]) -> None:
     """Raises InputError, which names the catalogue entry ``where``, for settings that a log-mel
     front end does not have.
     """
-    if set(config) != set(SETTINGS):
+    if set(config) != set(FILTERBANK_SETTINGS):
         raise InputError(
-            f"{where}: a source of kind 'fbank' takes {', '.join(SETTINGS)}, not "
-            f"{', '.join(config)}.",
+            f"{where}: a source of kind 'fbank' has the settings "
+            f"{', '.join(FILTERBANK_SETTINGS)}, not {', '.join(config)}.",
             subject=where,
             hint="Correct source.config of the entry.",
         )
-    if type(config["feature_size"]) is not int or config["feature_size"] < 1:
+    feature_size = config["feature_size"]
+    if type(feature_size) is not int or feature_size < 1:
         raise InputError(
-            f"{where}: source.config: 'feature_size' is {config['feature_size']}.",
+            f"{where}: source.config: 'feature_size' is {feature_size}.",
             subject="feature_size",
             hint="Set it to the number of mel bands, such as 80.",
         )
@@ -45,18 +45,14 @@ def write_filterbank(folder: Path, config: dict[str, Any]) -> None:
 
     from components.model.encoders.families import FBANK
 
-    ParakeetFeatureExtractor(**config).save_pretrained(
-        folder
-    )  # that of the encoders trained here: 25 ms every 10 ms
+    # The extractor of the encoders that are trained here: windows of 25 ms every 10 ms.
+    ParakeetFeatureExtractor(**config).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": FBANK}) + "\n")
 
 
 def write_joined(folder: Path, parts: Sequence[str]) -> None:
-    """Writes the ``config.json`` of a folder whose subfolders ``parts`` are encoders
-    side by side.
-    """
+    """Writes the ``config.json`` of a folder whose subfolders ``parts`` are the joined encoders."""
     from components.model.encoders.families import JOINED
 
-    (folder / "config.json").write_text(
-        json.dumps({"model_type": JOINED, "parts": list(parts)}) + "\n"
-    )
+    config = {"model_type": JOINED, "parts": list(parts)}
+    (folder / "config.json").write_text(json.dumps(config) + "\n")
