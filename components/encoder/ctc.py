@@ -126,7 +126,7 @@ def train(ranks: Ranks, training: EncoderTraining) -> None:
         model.eval().save_pretrained(training.out)
         extractor.save_pretrained(training.out)
         tokenizer.save_pretrained(training.out)
-    ranks.wait()
+    ranks.barrier()
 
 
 def _training_utterances(

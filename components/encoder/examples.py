@@ -63,8 +63,8 @@ def compute_examples(
     views = num_views(training)
     num_examples = len(utterances) * views
     _write_mel(ranks, utterances, extractor, scratch, training)
-    ranks.wait()
-    mels = _read_mel(ranks.count, num_examples, scratch)
+    ranks.barrier()
+    mels = _read_mel(ranks.world_size, num_examples, scratch)
     targets = [
         torch.tensor(tokenizer(utterance.entry.text.lower()).input_ids, dtype=torch.long)
         for utterance in utterances

@@ -1,10 +1,10 @@
-"""Training of a small LLM on the task that the bridge will set it: in the form of its prompt, repeat
-the text whose embeddings it reads.
+"""Training of a small LLM on the task that the bridge will set it: repeat the text whose embeddings
+its prompt contains.
 
 Texts of the train role → a folder in HF form: weights (safetensors) and a BPE tokenizer of its own.
-A frozen LLM can transcribe only if it can copy. It learns to copy from clean short word lists first;
+A frozen LLM can transcribe only if it can copy. It learns to copy from clean short word lists;
 corruption (lost, doubled and blended tokens) comes later, in a growing share, and teaches it to
-correct. Cost at embedded size (0.9 M parameters, 700 steps): a minute and a half.
+correct errors. Cost at embedded size (0.9 M parameters, 700 steps): a minute and a half.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def train(ranks: Ranks, training: LlmTraining) -> None:
     if ranks.rank == 0:
         model.eval().save_pretrained(training.out)
         tokenizer.save_pretrained(training.out)
-    ranks.wait()
+    ranks.barrier()
 
 
 def _loop_settings(training: LlmTraining) -> LoopSettings:

@@ -1,8 +1,8 @@
 """Checkpoints of a training in progress: tensors as safetensors, counters as JSON, never a pickle.
 
 Randomness needs no state here: every draw is seeded by what it is for (seed, epoch, step,
-utterance), so the step number restores it. A checkpoint is written beside its place and renamed, so
-a kill leaves the one before it.
+utterance), so the step number restores it. A checkpoint is written beside the old one and renamed,
+so that a killed process leaves the old one.
 """
 
 from __future__ import annotations
@@ -19,134 +19,140 @@ from safetensors.torch import load_file, save_file
 from components.config.errors import InputError
 from components.optim.ranks import full_tensor, is_sharded
 
+TENSORS, STATE = "tensors.safetensors", "state.json"
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
 
 
-def named_trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def trainable_parameters(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that training changes, by name."""
     return {
-        name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
+        name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad
     }
 
 
 def save(
     folder: Path,
-    module: torch.nn.Module,
+    network: torch.nn.Module,
     optimiser: torch.optim.Optimizer | None,
     state: dict[str, Any],
     *,
     write: bool = True,
 ) -> None:
-    """Writes trained parameters, buffers, the optimiser's moments and ``state`` (plain data) to
-    ``folder``.
+    """Writes trainable parameters, buffers, the moments of ``optimiser`` and ``state`` (plain data)
+    to ``folder``.
 
-    With a sharded LLM all ranks call it, since all hold a part of it, and one of them writes.
+    All ranks call it where the LLM is sharded, since each holds a part of it; one of them writes.
     """
-    trainable = named_trainable(module)
-    tensors = {f"parameter.{name}": parameter.detach() for name, parameter in trainable.items()}
-    tensors |= {
-        f"buffer.{name}": buffer for name, buffer in module.named_buffers() if buffer.numel()
-    }
-    if optimiser is not None:
-        for name, parameter in trainable.items():
-            held = optimiser.state.get(parameter, {})
-            tensors |= {
-                f"{kind}.{name}": torch.as_tensor(held[kind]) for kind in _ADAM if kind in held
-            }
     gathered = {
         name: full_tensor(tensor.detach()).cpu()
-        for name, tensor in tensors.items()
+        for name, tensor in _tensors(network, optimiser).items()
         if write or is_sharded(tensor)
     }
     if not write:
         return
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    new, old = _sibling(folder, "new"), _sibling(folder, "old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     save_file(
-        {name: tensor.contiguous().clone() for name, tensor in gathered.items()},
-        fresh / "tensors.safetensors",
+        {name: tensor.contiguous().clone() for name, tensor in gathered.items()}, new / TENSORS
     )
-    (fresh / "state.json").write_text(json.dumps(state))
-    old = folder.with_name(folder.name + ".old")
+    (new / STATE).write_text(json.dumps(state))
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)  # of a run killed before it was gone
+        shutil.rmtree(old, ignore_errors=True)  # of a run that was killed before it was removed
         folder.rename(old)
-    fresh.rename(folder)
+    new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _tensors(
+    network: torch.nn.Module, optimiser: torch.optim.Optimizer | None
+) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint; a name is ``<kind>.<name in the network>``."""
+    parameters = trainable_parameters(network)
+    tensors = {f"parameter.{name}": parameter.detach() for name, parameter in parameters.items()}
+    tensors |= {
+        f"buffer.{name}": buffer for name, buffer in network.named_buffers() if buffer.numel()
+    }
+    if optimiser is not None:
+        for name, parameter in parameters.items():
+            moments = optimiser.state.get(parameter, {})
+            tensors |= {
+                f"{kind}.{name}": torch.as_tensor(moments[kind])
+                for kind in _ADAM
+                if kind in moments
+            }
+    return tensors
+
+
+def _sibling(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a whole checkpoint lies at ``folder`` (one that a kill left half renamed is put
-    back).
+    """Whether ``folder`` holds a complete checkpoint; one that a killed process left half renamed
+    is put back.
     """
-    old = folder.with_name(folder.name + ".old")
+    old = _sibling(folder, "old")
     if not folder.exists() and old.exists():
         old.rename(folder)
     return folder.exists()
 
 
 def load(
-    folder: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer | None
+    folder: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer | None
 ) -> dict[str, Any]:
     """Restores what ``save`` wrote and returns its ``state``.
 
-    Raises InputError, before anything is restored, where parameters or buffers are others, by name
-    or by shape.
+    Raises InputError, before anything is restored, where parameters or buffers of the network
+    differ from the saved ones by name or by shape.
     """
-    tensors = load_file(folder / "tensors.safetensors")
-    trainable, buffers = named_trainable(module), dict(module.named_buffers())
-    _check(
-        folder,
-        tensors,
-        {
-            "parameter": trainable,
-            "buffer": {name: each for name, each in buffers.items() if each.numel()},
-        },
-    )
+    tensors = load_file(folder / TENSORS)
+    parameters = trainable_parameters(network)
+    buffers = {name: buffer for name, buffer in network.named_buffers() if buffer.numel()}
+    _check(folder, tensors, {"parameter": parameters, "buffer": buffers})
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(".")
             if kind == "parameter":
-                trainable[rest].copy_(_laid_out_as(trainable[rest], tensor))
+                parameters[name].copy_(_distributed_like(parameters[name], tensor))
             elif kind == "buffer":
-                buffers[rest].copy_(tensor)
+                buffers[name].copy_(tensor)
             elif optimiser is not None:
-                parameter = trainable[rest]
+                parameter = parameters[name]
                 optimiser.state[parameter][kind] = (
-                    tensor if kind == "step" else _laid_out_as(parameter, tensor)
+                    tensor if kind == "step" else _distributed_like(parameter, tensor)
                 )
-    return json.loads((folder / "state.json").read_text())
+    state: dict[str, Any] = json.loads((folder / STATE).read_text())
+    return state
 
 
 def _check(
-    folder: Path, tensors: dict[str, torch.Tensor], wanted: Mapping[str, Mapping[str, torch.Tensor]]
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    expected: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> None:
-    """Raises InputError where ``tensors`` are not those that the module has."""
-    for kind, those in wanted.items():
+    """Raises InputError where ``tensors`` are not the ``expected`` ones (by kind and name)."""
+    for kind, expected_tensors in expected.items():
         saved = {
-            name.removeprefix(f"{kind}."): tuple(each.shape)
-            for name, each in tensors.items()
-            if name.startswith(f"{kind}.")
+            key.removeprefix(f"{kind}."): tuple(tensor.shape)
+            for key, tensor in tensors.items()
+            if key.startswith(f"{kind}.")
         }
-        shapes = {name: tuple(each.shape) for name, each in those.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in expected_tensors.items()}
         for name in sorted(saved.keys() | shapes.keys()):
             if saved.get(name) != shapes.get(name):
                 raise InputError(
-                    f"{folder} is a checkpoint of another model: its {kind} '{name}' is {saved.get(name, 'not there')}, "
-                    f"the model's is {shapes.get(name, 'not there')}.",
+                    f"{folder} is a checkpoint of another model: {kind} '{name}' has the shape "
+                    f"{saved.get(name, '(missing)')} there and "
+                    f"{shapes.get(name, '(missing)')} in the model.",
                     subject=name,
-                    hint=(
-                        "Give back the versions that it was made with, or delete that "
-                        "folder to train anew."
-                    ),
+                    hint="Install the versions that it was written with, or delete that folder "
+                    "to train from the start.",
                 )
 
 
-def _laid_out_as(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor`` on the device and in the dtype of ``parameter``; in parts where that
-    is sharded.
-    """
+def _distributed_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` on the device and in the dtype of ``parameter``, sharded where that is sharded."""
     if not is_sharded(parameter):
         return tensor.to(parameter)
     from torch.distributed.tensor import distribute_tensor

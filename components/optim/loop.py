@@ -129,7 +129,7 @@ class TrainingLoop:
         """Makes all steps, from the newest checkpoint on where there is one."""
         settings = self.settings
         first_step = self._resume(objective)
-        self.ranks.wait()
+        self.ranks.barrier()
         display = progress(settings.stage, settings.task, settings.num_steps, "steps", first_step)
         with display if self.ranks.rank == 0 else contextlib.nullcontext() as bar:
             for step in range(first_step, settings.num_steps):
@@ -172,7 +172,7 @@ class TrainingLoop:
 
         self.ranks.sum_gradients(self._parameters)
         is_applied = self.precision.step(
-            self.optimiser, lambda: self.ranks.clip(self._parameters, settings.clip)
+            self.optimiser, lambda: self.ranks.clip_gradients(self._parameters, settings.clip)
         )
         figures = dict(zip(names, self.ranks.sum(sums).tolist(), strict=True))
         return StepResult(figures, is_applied, time.monotonic() - started)
@@ -200,7 +200,7 @@ class TrainingLoop:
             state,
             write=self.ranks.rank == 0,
         )
-        self.ranks.wait()
+        self.ranks.barrier()
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup: int, decay: str) -> float:

@@ -1,9 +1,9 @@
-"""In which precision a training computes: fp32, bf16, or fp16 with its loss scaled.
+"""The precision of a training: fp32, bf16, or fp16 with a scaled loss.
 
-Losses are computed under autocast: matrix products in half precision, sums and norms in fp32; the
-weights that are trained, their gradients and AdamW's moments stay fp32. fp16 has too short a range
-for gradients (Micikevicius et al. 2018, arXiv 1710.03740), so the loss is scaled up, and a step
-whose gradients overflow by it is left out and the scale lowered.
+Losses are computed under autocast: matrix products in half precision, sums and norms in fp32;
+trained weights, their gradients and AdamW's moments are fp32. The range of fp16 is too small for
+gradients (Micikevicius et al. 2018, arXiv 1710.03740), so the loss is multiplied by a scale; a step
+whose gradients overflow is skipped, and the scale is lowered.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """One optimiser's arithmetic in ``name``: ``fp32``, ``bf16`` or ``fp16``."""
+    """The arithmetic of one optimiser; ``name`` is ``fp32``, ``bf16`` or ``fp16``."""
 
     def __init__(self, name: str, device: str) -> None:
         self._kind, self._half = torch.device(device).type, HALVES.get(name)
         self._scaler = torch.amp.GradScaler(self._kind) if name == "fp16" else None
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
-        """Around the computation of a loss."""
+        """The context in which a loss is computed."""
         return torch.autocast(self._kind, self._half) if self._half else contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the loss's gradients, scaled where fp16 wants it."""
-        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        """Adds the gradients of ``loss``, scaled in fp16."""
+        scaled_loss = self._scaler.scale(loss) if self._scaler else loss
+        torch.autograd.backward(scaled_loss)
 
     def step(self, optimiser: torch.optim.Optimizer, clip: Callable[[], object]) -> bool:
-        """Has ``clip`` clip the gradients' norm and makes the optimiser's step; False where scaled
-        gradients overflowed and none was made.
+        """Calls ``clip`` on unscaled gradients and makes the step of the optimiser; returns False
+        where scaled gradients overflowed and the step was skipped.
         """
         if self._scaler is None:
             clip()
@@ -48,10 +49,10 @@ class Precision:
         return self._scaler.get_scale() >= before
 
     def state(self) -> dict[str, Any] | None:
-        """The scaler's counters, for a checkpoint; None where there is none."""
+        """Counters of the loss scaler for a checkpoint; None without one."""
         return self._scaler.state_dict() if self._scaler else None
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Takes up what ``state`` gave."""
+        """Restores what ``state`` returned."""
         if self._scaler and state:
             self._scaler.load_state_dict(state)

@@ -1,10 +1,10 @@
 """Gradient checkpointing: activations inside a layer are computed again for the backward pass
-instead of being kept (Chen et al. 2016, arXiv 1604.06174). Costs about one more forward pass; keeps
-one vector a token and layer.
+instead of being stored (Chen et al. 2016, arXiv 1604.06174). It costs about one more forward pass
+and stores one vector for each token and layer.
 
-transformers does it in layers that are in training mode, but a frozen LLM stays in evaluation mode
-for the sake of its dropout. So only the layers' own flag is set, and not their children's, where
-the dropout is; what a layer itself drops by its flag (Whisper's) is set to 0.
+transformers recomputes in layers that are in training mode, but a frozen LLM is in evaluation mode
+because of its dropout. So only the flag of the layer itself is set, not those of its children,
+which contain the dropout; what a layer drops by its own flag (Whisper) is set to 0.
 """
 
 from __future__ import annotations
@@ -17,36 +17,31 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from components.config.errors import InputError
 
 
-def layers_of(network: nn.Module) -> list[nn.Module]:
-    """The layers of a network that can compute their activations again."""
+def checkpointed_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers of a network that can recompute their activations."""
     return [
         module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)
     ]
 
 
 def enable(network: Any) -> None:
-    """Switches it on, for when ``recomputing`` is called; raises InputError for a network that has
-    no such layers.
-    """
-    if not layers_of(network):
+    """Prepares a network for ``activate``; raises InputError for one without such layers."""
+    if not checkpointed_layers(network):
         raise InputError(
-            f"{type(network).__name__} has no layers that can compute their activations again.",
+            f"{type(network).__name__} has no layers that can recompute their activations.",
             subject="train.gradient_checkpointing",
             hint="Set train.gradient_checkpointing to false.",
         )
     network.activation_checkpointing_enable({"use_reentrant": False})
-    for layer in layers_of(network):
-        for name in [
-            name
-            for name, value in vars(layer).items()
-            if "dropout" in name and isinstance(value, float)
-        ]:
-            setattr(layer, name, 0.0)
+    for layer in checkpointed_layers(network):
+        for name, value in list(vars(layer).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(layer, name, 0.0)
 
 
-def recomputing(network: nn.Module) -> None:
-    """Has the layers do it until the network's mode is set again; where it was not enabled nothing
-    changes.
+def activate(network: nn.Module) -> None:
+    """Makes the layers recompute until the mode of the network is set again; without ``enable``
+    nothing changes.
     """
-    for layer in layers_of(network):
+    for layer in checkpointed_layers(network):
         layer.training = bool(layer.gradient_checkpointing)

@@ -69,8 +69,8 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
     if settings.gradient_checkpointing:
         for network in filter(None, (model.llm, model.encoder and model.encoder.model)):
             recomputation.enable(network)
-    if ranks.sharded:
-        shard(model.llm, ranks.count)
+    if ranks.is_sharded:
+        shard(model.llm, ranks.world_size)
 
     first_step, tables = 0, []
     for index, stage in enumerate(settings.curriculum):
@@ -90,7 +90,7 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
     if ranks.rank == 0:
         write_table(tables, training.out / "bridge" / TABLE)
         _write_curve(training.scratch, training.out / "curve.csv")
-    ranks.wait()
+    ranks.barrier()
 
 
 def _build_model(training: BridgeTraining) -> SpeechLLM:

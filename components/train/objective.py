@@ -227,7 +227,7 @@ def set_training_mode(model: SpeechLLM) -> None:
     model.projector.train()
     model.matching.train()
     for network in filter(None, (model.llm, model.encoder)):
-        recomputation.recomputing(network)
+        recomputation.activate(network)
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train()

@@ -49,7 +49,7 @@ def main(engine: str, path: Path, meeting: str) -> int:
         timeout=PATIENCE,
     )
     try:
-        train(Ranks(rank, count, sharded=engine == "fsdp"), task, place)
+        train(Ranks(rank, count, is_sharded=engine == "fsdp"), task, place)
     except LibrettoError as error:
         record_error(error, task.scratch, rank)
         print(f"train, rank {rank}: {error}", file=sys.stderr)

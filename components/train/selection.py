@@ -95,7 +95,7 @@ def dev_errors(
             source.frames(batch),
             [utterance.entry.seconds for utterance in batch],
             GREEDY,
-            together=ranks.sharded,
+            together=ranks.is_sharded,
         )
         if is_real:
             total += count_word_errors(

@@ -93,13 +93,13 @@ class StageTraining:
                 "beginning left it",
                 self.context.stage.name,
             )
-        self.context.ranks.wait()
+        self.context.ranks.barrier()
 
     def store(self, key: Key) -> None:
         """Stores the finished stage in the work cache, for trainings that begin like this one."""
         if self.context.ranks.rank == 0:
             stage_cache.store(key, self.context.folder)
-        self.context.ranks.wait()
+        self.context.ranks.barrier()
 
     def run(self, sources: RoleSources) -> None:
         """Trains the stage unless it is finished, and loads the weights of the selected checkpoint
@@ -111,7 +111,7 @@ class StageTraining:
             if self.context.ranks.rank == 0:
                 objective.write_curve()
                 (self.context.folder / DONE).touch()
-            self.context.ranks.wait()
+            self.context.ranks.barrier()
         checkpoint.load(self.context.folder / BEST, self.context.model, None)
 
     def _objective(self, sources: RoleSources) -> StageObjective:

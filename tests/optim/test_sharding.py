@@ -1,5 +1,5 @@
-"""An LLM in parts on two ranks: each holds half of its layers, and it computes and searches as a
-whole one does.
+"""An LLM sharded over two ranks: each has half of its layers, and it computes and searches as one
+that is not sharded.
 """
 
 from __future__ import annotations
@@ -29,63 +29,65 @@ def compute(ranks: Ranks, folder: str) -> None:
 
 
 @torch.no_grad()
-def compute_one(ranks: Ranks, place: Path, family: str) -> None:
-    """Loss and texts of three batches dealt to the ranks, to the folder ``place``."""
-    model = SpeechLLM.load(place / "bridge", place / "encoder", place / "llm", "cpu")
-    wanted = {name: parameter.clone() for name, parameter in model.llm.named_parameters()}
-    if ranks.sharded:
-        shard(model.llm, ranks.count)
-        held = [
+def compute_one(ranks: Ranks, folder: Path, family: str) -> None:
+    """Writes loss and texts of three batches, split over the ranks, to ``folder``."""
+    model = SpeechLLM.load(folder / "bridge", folder / "encoder", folder / "llm", "cpu")
+    expected = {name: parameter.clone() for name, parameter in model.llm.named_parameters()}
+    if ranks.is_sharded:
+        shard(model.llm, ranks.world_size)
+        parameters = [
             parameter
             for layer in decoder_layers(model.llm.base_model)
             for parameter in layer.parameters()
         ]
-        share = sum(parameter.to_local().numel() for parameter in held) / sum(
-            parameter.numel() for parameter in held
+        share = sum(parameter.to_local().numel() for parameter in parameters) / sum(
+            parameter.numel() for parameter in parameters
         )
-        assert all(map(is_sharded, held)), family
-        assert 0.45 < share < 0.55, f"{family}: a rank holds {share:.2f} of the layers"
+        assert all(map(is_sharded, parameters)), family
+        assert 0.45 < share < 0.55, f"{family}: a rank has {share:.2f} of the layers"
         assert all(
-            torch.equal(full_tensor(parameter), wanted[name])
+            torch.equal(full_tensor(parameter), expected[name])
             for name, parameter in model.llm.named_parameters()
         )
     batches = [frames_of([9, 4]), frames_of([14], seed=1), frames_of([6, 6, 5], seed=2)]
-    found = []
-    for batch, counts in ranks.assigned_items(batches):
+    results = []
+    for batch, is_real in ranks.assigned_items(batches):
         losses = float(model.losses(batch, ["one two"] * len(batch), 1.0, 1.0)[0].total)
         texts = [
-            each.text
-            for each in search(model, batch, [1.0] * len(batch), SEARCH, together=ranks.sharded)
+            hypothesis.text
+            for hypothesis in search(
+                model, batch, [1.0] * len(batch), SEARCH, together=ranks.is_sharded
+            )
         ]
-        found += [(losses, texts)] if counts else []
-    torch.save(found, place / f"{ranks.count}-{ranks.rank}.pt")
+        results += [(losses, texts)] if is_real else []
+    torch.save(results, folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
 
-def compute_in_parts(ranks: Ranks, folder: str) -> None:
-    compute(Ranks(ranks.rank, ranks.count, sharded=True), folder)
+def compute_sharded(ranks: Ranks, folder: str) -> None:
+    compute(Ranks(ranks.rank, ranks.world_size, is_sharded=True), folder)
 
 
 @pytest.mark.slow
-def test_an_llm_in_parts_computes_and_searches_as_a_whole_one(tmp_path: Path) -> None:
+def test_a_sharded_llm_computes_and_searches_as_one_that_is_not(tmp_path: Path) -> None:
     for family in FAMILIES:
         joined(tmp_path / family, family).save(tmp_path / family / "bridge")
     train_together(compute, (str(tmp_path),), 1, 1)
-    train_together(compute_in_parts, (str(tmp_path),), 2, 1)
+    train_together(compute_sharded, (str(tmp_path),), 2, 1)
     for family in FAMILIES:
-        alone, *parts = [
+        single, *parts = [
             torch.load(tmp_path / family / f"{name}.pt", weights_only=True)
             for name in ("1-0", "2-0", "2-1")
         ]
-        together = [parts[place % 2][place // 2] for place in range(3)]
-        assert [texts for _, texts in together] == [texts for _, texts in alone], family
+        together = [parts[index % 2][index // 2] for index in range(3)]
+        assert [texts for _, texts in together] == [texts for _, texts in single], family
         assert [loss for loss, _ in together] == pytest.approx(
-            [loss for loss, _ in alone], rel=1e-6
+            [loss for loss, _ in single], rel=1e-6
         ), family
 
 
-def test_a_rank_with_nothing_left_repeats_a_batch_that_does_not_count() -> None:
+def test_an_idle_rank_repeats_a_batch_that_does_not_count() -> None:
     shares = [
-        Ranks(rank, 3, sharded=True).assigned_items(["a", "b", "c", "d"]) for rank in range(3)
+        Ranks(rank, 3, is_sharded=True).assigned_items(["a", "b", "c", "d"]) for rank in range(3)
     ]
     assert shares == [
         [("a", True), ("d", True)],

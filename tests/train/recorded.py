@@ -16,7 +16,7 @@ import torch
 from components.optim.ranks import Ranks, full_tensor
 from components.train import rank
 
-known = Ranks.clip
+known = Ranks.clip_gradients
 
 
 calls = itertools.count()
@@ -37,5 +37,5 @@ def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> 
 
 
 if __name__ == "__main__":
-    Ranks.clip = clip  # type: ignore[method-assign]
+    Ranks.clip_gradients = clip  # type: ignore[method-assign]
     sys.exit(rank.main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))

@@ -132,7 +132,7 @@ def test_packing_and_accumulation_give_the_same_gradients(
     form: dict[str, Any], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[torch.Tensor]] = []
-    known = Ranks.clip
+    known = Ranks.clip_gradients
 
     def noted(self: Ranks, parameters: list[torch.nn.Parameter], most: float) -> float:
         seen[-1] += [each.grad.clone() for each in parameters]

@@ -1,0 +1,183 @@
+"""The training loop on a linear model: micro-batches, hooks, learning rates, resume, early stop."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.optim.loop import (
+    LoopSettings,
+    MicroBatchLoss,
+    Objective,
+    StepBatch,
+    StepResult,
+    TrainingLoop,
+    build_adamw,
+    learning_rate_factor,
+)
+from components.optim.ranks import Ranks, train_together
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class SquaredError(Objective[int]):
+    """Squares of a linear layer's outputs for seeded inputs; counts what the loop calls."""
+
+    figure_names = ("loss", "items")
+
+    def __init__(
+        self, network: torch.nn.Module, kill_at: int | None = None, stop_after: int | None = None
+    ) -> None:
+        self.network, self.kill_at, self.stop_after = network, kill_at, stop_after
+        self.results: list[StepResult] = []
+        self.calls: list[str] = []
+        self.num_checkpoints = 0
+
+    def batch(self, step: int) -> StepBatch[int]:
+        if step == self.kill_at:
+            raise Killed
+        return StepBatch(list(range(step, step + 5)), num_utterances=5)
+
+    def before_step(self, step: int) -> None:
+        self.calls.append(f"before {step}")
+
+    def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
+        inputs = torch.stack(
+            [torch.randn(4, generator=torch.Generator().manual_seed(item)) for item in micro_batch]
+        )
+        loss = self.network(inputs).pow(2).sum() / batch.num_utterances
+        return MicroBatchLoss(loss, {"loss": loss.item(), "items": len(micro_batch)})
+
+    def check_gradients(self) -> None:
+        self.calls.append("check")
+
+    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> str:
+        self.results.append(result)
+        return f"step {step}"
+
+    def checkpoint_state(self, num_steps_done: int) -> dict[str, Any]:
+        self.num_checkpoints += 1
+        return {"checkpoints": self.num_checkpoints}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self.num_checkpoints = state["checkpoints"]
+
+    def stop_reason(self) -> str:
+        return "enough" if len(self.results) == self.stop_after else ""
+
+
+def build(folder: Path, ranks: Ranks | None = None) -> tuple[torch.nn.Module, TrainingLoop]:
+    torch.manual_seed(1)
+    network = torch.nn.Linear(4, 3)
+    settings = LoopSettings("train", "test", 8, 2, "cosine", 1.0, 2, 3, folder / "checkpoint")
+    optimiser = build_adamw(network, 0.01, 0.1)
+    return network, TrainingLoop(ranks or Ranks(), network, optimiser, settings)
+
+
+def test_every_step_runs_and_its_figures_are_summed(tmp_path: Path) -> None:
+    network, loop = build(tmp_path)
+    objective = SquaredError(network)
+    loop.run(objective)
+    assert objective.calls == ["before 0", "check", *(f"before {step}" for step in range(1, 8))]
+    assert [result.figures["items"] for result in objective.results] == [5] * 8
+    assert all(result.is_applied for result in objective.results)
+    assert objective.results[-1].figures["loss"] < objective.results[0].figures["loss"]
+    assert objective.num_checkpoints == 3  # after 3, 6 and 8 steps
+    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
+    assert (state["step"], state["checkpoints"]) == (8, 3)
+
+
+def test_learning_rates_follow_the_schedule_and_the_peak_of_their_group(tmp_path: Path) -> None:
+    network, loop = build(tmp_path)
+    parameters = list(network.parameters())
+    loop.optimiser = torch.optim.AdamW(
+        [{"params": parameters[:1], "lr": 0.2}, {"params": parameters[1:], "lr": 0.02}]
+    )
+    loop.__post_init__()
+    objective = SquaredError(network)
+    rates = []
+    for step in range(3):
+        loop.step(objective, objective.batch(step), step)
+        rates.append([group["lr"] for group in loop.optimiser.param_groups])
+    factors = [learning_rate_factor(step, 8, 2, "cosine") for step in range(3)]
+    assert rates == [[0.2 * factor, 0.02 * factor] for factor in factors]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 7])
+def test_a_killed_run_resumes_to_the_same_bits(step: int, tmp_path: Path) -> None:
+    network, loop = build(tmp_path / "undisturbed")
+    loop.run(SquaredError(network))
+    killed, loop = build(tmp_path / "killed")
+    with pytest.raises(Killed):
+        loop.run(SquaredError(killed, kill_at=step))
+    resumed, loop = build(tmp_path / "killed")
+    objective = SquaredError(resumed)
+    loop.run(objective)
+    assert len(objective.results) == 8 - 3 * (step // 3)
+    assert objective.num_checkpoints == 3
+    for parameter, other in zip(network.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+
+
+def test_an_objective_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress.jsonl"))
+    network, loop = build(tmp_path)
+    objective = SquaredError(network, stop_after=4)
+    loop.run(objective)
+    assert len(objective.results) == 4
+    lines = (tmp_path / "progress.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["note"] == "enough"
+
+
+def train(ranks: Ranks, folder: str) -> None:
+    network, loop = build(Path(folder), ranks)
+    objective = SquaredError(network)
+    loop.run(objective)
+    figures = [result.figures["items"] for result in objective.results]
+    torch.save([network.state_dict(), figures], Path(folder) / f"{ranks.rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_weights_and_figures_of_one(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        train_together(train, (str(tmp_path / str(processes)),), processes, 1)
+    results = [
+        torch.load(tmp_path / path, weights_only=True) for path in ("1/0.pt", "2/0.pt", "2/1.pt")
+    ]
+    for weights, figures in results[1:]:
+        assert figures == results[0][1]
+        assert all(torch.equal(weights[name], results[0][0][name]) for name in weights)
+
+
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
+def test_a_schedule_warms_up_to_its_peak_and_decays(decay: str) -> None:
+    rates = [learning_rate_factor(step, 100, 20, decay) for step in range(100)]
+    assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert max(rates) == rates[19] == rates[20] == 1.0
+    after = rates[20:]
+    assert all(rate >= next_rate for rate, next_rate in pairwise(after))
+    assert {
+        "constant": after[-1] == 1.0,
+        "linear": 0 < after[-1] < 0.02,
+        "cosine": 0 < after[-1] < 0.001,
+    }[decay]
+    middle = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[decay]
+    assert rates[60] == pytest.approx(middle)
+    if decay == "linear":
+        assert after == pytest.approx([1 - step / 80 for step in range(80)])
+    if decay == "cosine":
+        assert rates[40] == pytest.approx(0.5 + 0.5 * 2**-0.5)
+
+
+def test_a_schedule_without_warm_up_starts_at_its_peak() -> None:
+    assert learning_rate_factor(0, 10, 0, "linear") == 1.0
+    assert learning_rate_factor(0, 1, 0, "cosine") == 1.0
+    assert learning_rate_factor(9, 10, 10, "cosine") == 1.0
