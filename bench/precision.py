@@ -39,13 +39,11 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
     """
     model = SpeechLLM.load(MODEL, ENCODER, LLM, device, dtype)
     source = FrameSource(role, ENCODER, device, DATA, model.encoder)
-    batches = by_length(source.items, [item.entry.seconds for item in source.items], batch_seconds)
+    batches = by_length(source.items, [item.duration_s for item in source.items], batch_seconds)
     found: Said = {}
     with progress("precision", f"{role}, {dtype}", len(source.items), "utterances") as shown:
         for batch in batches if batch_seconds else [[item] for item in source.items]:
-            texts = search(
-                model, source.frames(batch), [item.entry.seconds for item in batch], rules
-            )
+            texts = search(model, source.frames(batch), [item.duration_s for item in batch], rules)
             for item, said in zip(batch, texts, strict=True):
                 found.setdefault(item.source, {})[item.entry.id] = (item.entry.text, said.text)
             shown.advance(len(batch))

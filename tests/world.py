@@ -227,9 +227,7 @@ def run_features() -> None:
 def forget() -> None:
     """Drops the models and readers that the stages hold for the length of a process."""
     from components.decode import shard
-    from components.features import extract
 
-    extract._encoder.cache_clear()
     shard.forget()
 
 

@@ -125,7 +125,7 @@ def _languages(role: str) -> dict[tuple[str, str], str]:
     from components.shards.reader import description, entries
 
     return {
-        (item.source, item.entry.id): description(item)["language"]
+        (item.source, item.id): description(item)["language"]
         for item in entries(DATA / "shards" / role)
     }
 
@@ -135,7 +135,7 @@ def _recordings(role: str) -> dict[tuple[str, str], Any]:
     """Where the audio of each utterance of a role lies."""
     from components.shards.reader import entries
 
-    return {(item.source, item.entry.id): item for item in entries(DATA / "shards" / role)}
+    return {(item.source, item.id): item for item in entries(DATA / "shards" / role)}
 
 
 @lru_cache(maxsize=1)
@@ -173,14 +173,14 @@ def _rows(job: Job, clock: Clock) -> list[Hypothesis]:
     ]
     prefetch([source.located(item) for item in items])
     found: dict[str, Hypothesis] = {}
-    for batch in by_length(items, [item.entry.seconds for item in items], job.batch_seconds):
+    for batch in by_length(items, [item.duration_s for item in items], job.batch_seconds):
         started = time.perf_counter()
         for item, each in zip(batch, _said(job, source, batch), strict=True):
-            found[item.entry.id] = each
-        clock.add(sum(item.entry.seconds for item in batch), time.perf_counter() - started)
+            found[item.id] = each
+        clock.add(sum(item.duration_s for item in batch), time.perf_counter() - started)
     rows = []
     for item in items:
-        entry, said = item.entry, found[item.entry.id]
+        entry, said = item.entry, found[item.id]
         language = _languages(job.role)[job.source, entry.id]
         rows.append(
             replace(
@@ -190,7 +190,7 @@ def _rows(job: Job, clock: Clock) -> list[Hypothesis]:
                 speaker=entry.speaker,
                 language=language,
                 reference=entry.text,
-                duration_s=entry.seconds,
+                duration_s=entry.duration_s,
             )
         )
     return rows
@@ -199,19 +199,19 @@ def _rows(job: Job, clock: Clock) -> list[Hypothesis]:
 def _said(job: Job, source: Any, batch: Sequence[Any]) -> list[Hypothesis]:
     """What the system of a job says of each utterance of a batch."""
     if job.system == LLM_ONLY:
-        return [_alone_of(item.entry.text) for item in batch]
+        return [_alone_of(item.text) for item in batch]
     if job.system == WHISPER:
         from components.shards.reader import audio
 
         recordings = _recordings(job.role)
         return [
             Hypothesis(text)
-            for text in _whisper()([audio(recordings[job.source, item.entry.id]) for item in batch])
+            for text in _whisper()([audio(recordings[job.source, item.id]) for item in batch])
         ]
     frames = source.frames(batch)
     if job.constraints is None:
         return [Hypothesis(text) for text in _encoder(job.exact).ctc_text(frames)]
-    return _searched(job, job.constraints, frames, [item.entry.seconds for item in batch])
+    return _searched(job, job.constraints, frames, [item.duration_s for item in batch])
 
 
 def _alone_of(text: str) -> Hypothesis:

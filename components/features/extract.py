@@ -1,21 +1,21 @@
 """The stage: every shard of a role through the encoder → ``data/features/<role>``, one tar of
-``.npy`` a shard.
+``.npy`` files for each shard.
 
-Batches are formed inside one shard, by length, under a budget of padded seconds, so that a shard's
-frames never hang on who computes it. Where training's audio is augmented, a shard is computed once
-a view: ``<source>/view-1`` and so on have the layout of the source's folder, which holds the first
-view. Mode ``live`` stores nothing: the folder then holds only its record. Cost at embedded size:
-12,000 utterances in about 55 s on two cores.
+Batches are formed inside one shard, by length, under a budget of padded seconds, so that the frames
+of a shard do not depend on the worker that computes it. If training audio is augmented, a shard is
+computed once for each view: ``<source>/view-1`` and so on have the layout of the source's folder,
+which holds the first view. Mode ``live`` stores nothing: the folder then holds only its record.
+Cost at embedded size: 12,000 utterances in about 55 s on two cores.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import logging
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,12 @@ from components.config.augment import Augment
 from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.config.params import Features
+from components.features.encoding import (
+    encode_utterances,
+    is_storable,
+    largest_magnitude,
+    to_stored_dtype,
+)
 from components.features.key import noise_inputs, shape_key
 from components.features.waveforms import (
     UNAUGMENTED,
@@ -34,22 +40,27 @@ from components.features.waveforms import (
     view_folder,
 )
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
-from components.runtime.hashing import file_digest
+from components.runtime.hashing import data_digest, file_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.settings import device
 from components.runtime.stage import Stage
 from components.shards.index import INDEX, read_index, write_index
-from components.shards.order import by_length
 from components.shards.reader import IndexedUtterance, prefetch, sources
 from components.shards.store import cached_tar, digest_of, link_tar
 from components.shards.writer import TarMember, write_tar
 
+if TYPE_CHECKING:  # the stage starts without torch
+    import torch
+
+    from components.model.encoders.encoder import SpeechEncoder
+
 ENCODER, NOISE = Path("models/encoder"), Path("data/shards/noise")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class FeatureJob:
     """One shard to encode, at one view."""
 
     shards: Path  # folder of the source
@@ -63,37 +74,26 @@ class Job:
 
 
 def work(stage: Stage) -> None:
+    """Writes the features of a role, or the record alone in mode ``live``; raises InputError for an
+    utterance shorter than a frame and for a value that the stored dtype cannot hold.
+    """
     settings, numerics = stage.params.features, catalogue.encoder(stage.params.encoder).numerics
     shards, out = Path("data/shards") / stage.role, empty_folder(Path("data/features") / stage.role)
     augment, noise = augment_of(settings.augment, stage.role), None
     if augment is not None:
-        augmentation_of(augment, NOISE)  # stops here where it lacks something
+        augmentation_of(augment, NOISE)  # raises InputError here if noise or rooms are missing
         noise = noise_inputs(NOISE) if uses_noise(augment) else None
     key = shape_key(ENCODER, settings, numerics, augment, noise)
     outputs: dict[str, str] = {}
-    for source in sources(shards) if settings.mode == "cached" else []:
-        tars = {
-            name.split("/")[1]: digest
-            for name, digest in recorded_digests(shards).items()
-            if name.startswith(f"{source}/") and name.endswith(".tar")
-        }
-        for view in range(augment.views if augment else 1):
-            job_key = {**key, "view": view} if augment else key
-            jobs = [
-                Job(shards / source, name, digest, job_key, settings, numerics, augment, view)
-                for name, digest in sorted(tars.items())
-            ]
-            place_of = Path(source, view_folder(view)).as_posix()
-            outputs |= _source(stage, place_of, jobs, out / place_of)
-    reason = (
-        {}
-        if settings.mode == "cached"
-        else {"empty": "features.mode is live: train and decode run the encoder themselves"}
-    )
-    remote = (
-        {"remote": True} if settings.remote and not reason else {}
-    )  # where the tars lie is no part of what they are
-    # Of augmentation the record says what holds for the role: where it is off, nothing.
+    if settings.mode == "cached":
+        for source, jobs in _jobs(shards, settings, numerics, augment, key).items():
+            outputs |= _extract_source(stage, source, jobs, out / source)
+    facts: dict[str, Any] = {}
+    if settings.mode == "live":
+        facts["empty"] = "features.mode is live: train and decode run the encoder themselves"
+    elif settings.remote:
+        facts["remote"] = True  # not a parameter: where tars are does not change their content
+    # The record holds the augmentation of this role: none for a role that is not augmented.
     parameters = {
         name: value for name, value in asdict(settings).items() if name not in ("augment", "remote")
     }
@@ -111,153 +111,146 @@ def work(stage: Stage) -> None:
         outputs=outputs,
         key=key,
         libraries=("torch", "transformers"),
-        **reason,
-        **remote,
+        **facts,
     )
-    if reason:
-        print(f"{stage.label()}: nothing stored, {reason['empty']}")
+    if settings.mode == "live":
+        log.info("%s: nothing stored, %s", stage.label(), facts["empty"])
 
 
-def _source(stage: Stage, source: str, jobs: list[Job], out: Path) -> dict[str, str]:
+def _jobs(
+    shards: Path,
+    settings: Features,
+    numerics: EncoderNumerics,
+    augment: Augment | None,
+    key: dict[str, Any],
+) -> dict[str, list[FeatureJob]]:
+    """The jobs of a role by the folder of their source and view, relative to the role's folder."""
+    jobs: dict[str, list[FeatureJob]] = {}
+    for source in sources(shards):
+        tars = {
+            name.split("/")[1]: digest
+            for name, digest in recorded_digests(shards).items()
+            if name.startswith(f"{source}/") and name.endswith(".tar")
+        }
+        for view in range(augment.views if augment else 1):
+            job_key = {**key, "view": view} if augment else key
+            jobs[Path(source, view_folder(view)).as_posix()] = [
+                FeatureJob(
+                    shards / source, name, digest, job_key, settings, numerics, augment, view
+                )
+                for name, digest in sorted(tars.items())
+            ]
+    return jobs
+
+
+def _extract_source(stage: Stage, source: str, jobs: list[FeatureJob], out: Path) -> dict[str, str]:
+    """Writes one view of a source to ``out``; returns the digest of each file, by its path in the
+    role's folder.
+    """
     out.mkdir()
     units = {}
-    with progress(stage.label(), source, len(jobs), "shards") as shown:
+    with progress(stage.label(), source, len(jobs), "shards") as bar:
         for job, unit in fan_out(extract_shard, jobs, gpu=True):
             units[job.name] = unit
-            shown.advance()
+            bar.advance()
     for job in jobs:
         link_tar(units[job.name], job.name, out)
-    rows = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
-    write_index(out / INDEX, rows)
-    print(
-        f"{stage.label()}: {source}: {len(rows)} utterances, {sum(row.frames for row in rows)} "
-        "frames"
-    )
+    entries = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
+    write_index(out / INDEX, entries)
+    num_frames = sum(entry.frames for entry in entries)
+    log.info("%s: %s: %d utterances, %d frames", stage.label(), source, len(entries), num_frames)
     tars = {f"{source}/{job.name}": digest_of(units[job.name], job.name) for job in jobs}
     return {**tars, f"{source}/{INDEX}": file_digest(out / INDEX)}
 
 
-def extract_shard(job: Job) -> Path:
-    """The finished shard of features: one tar and its index."""
+def extract_shard(job: FeatureJob) -> Path:
+    """The finished shard of features in the work cache: one tar and its index."""
 
-    def make(folder: Path) -> None:
+    def fill(folder: Path) -> None:
         import torch
 
         torch.set_num_threads(job.settings.threads)
-        items = [
+        utterances = [
             IndexedUtterance(entry, job.shards.name, job.shards)
             for entry in read_index(job.shards / INDEX)
             if entry.shard == job.name
         ]
-        prefetch(items)
-        frames = _frames(job, items)
-        write_index(
-            folder / INDEX,
-            write_tar(
-                folder / job.name, (_sample(item, frames[item.entry.id]) for item in items), "npy"
-            ),
-        )
+        prefetch(utterances)
+        frames = compute_frames(job, utterances)
+        members = (_member(utterance, frames[utterance.id]) for utterance in utterances)
+        write_index(folder / INDEX, write_tar(folder / job.name, members, "npy"))
 
     return cached_tar(
         "features",
         {**job.key, "shard": job.digest},
         job.name,
         job.settings.remote,
-        make,
+        fill,
         code=__name__,
     )
 
 
 @lru_cache(maxsize=1)
-def _encoder(folder: Path, name: str, dtype: str, layer: int | str, padding: str) -> Any:
+def _encoder(
+    folder: Path, _digest: str, device_name: str, dtype: str, layer: int | str, padding: str
+) -> SpeechEncoder:
+    """The encoder of this worker process; ``_digest`` of its files loads another one anew."""
     from components.model.encoders.encoder import SpeechEncoder
 
-    return SpeechEncoder(folder, name, dtype, layer, padding)
+    return SpeechEncoder(folder, device_name, dtype, layer, padding)
 
 
-def _frames(job: Job, items: list[IndexedUtterance]) -> dict[str, np.ndarray]:
-    encoder = _encoder(
-        ENCODER, device(), job.numerics.dtype, job.settings.layer, job.numerics.padding
-    )
-    take = (
+def compute_frames(job: FeatureJob, utterances: list[IndexedUtterance]) -> dict[str, np.ndarray]:
+    """Frames of each utterance of a job by its id, shape (frames, width), in the stored dtype."""
+    settings, numerics = job.settings, job.numerics
+    digest = data_digest(job.key["encoder"])
+    encoder = _encoder(ENCODER, digest, device(), numerics.dtype, settings.layer, numerics.padding)
+    view = (
         AugmentedView(augmentation_of(job.augment, NOISE), job.view) if job.augment else UNAUGMENTED
     )
+    encoded = encode_utterances(
+        encoder, utterances, settings.batch_seconds, numerics.batching, view
+    )
     return {
-        item.entry.id: check_frames(
-            frames.float().cpu().numpy(), item.entry.id, job.numerics, job.settings.layer
-        )
-        for item, frames in encode_utterances(
-            encoder, items, job.settings.batch_seconds, job.numerics.batching, take
-        )
+        utterance.id: stored_frames(frames, utterance.id, numerics, settings.layer)
+        for utterance, frames in encoded
     }
 
 
-def encode_utterances(
-    encoder: Any,
-    items: list[IndexedUtterance],
-    batch_seconds: float,
-    batching: str,
-    take: AugmentedView = UNAUGMENTED,
-) -> Iterator[tuple[IndexedUtterance, Any]]:
-    """Each utterance and its frames on the encoder's device, batches formed by length under
-    ``batch_seconds`` of audio, what the encoder pads counted; raises InputError before any work
-    where one is shorter than a frame.
-    """
-    check_lengths(encoder, [(item.entry.id, take.samples(item)) for item in items])
-    seconds = [encoder.padded_seconds(take.samples(item)) for item in items]
-    for batch in by_length(items, seconds, batch_seconds):
-        for group in [batch] if batching == "padded" else equal_lengths(batch, take):
-            yield from zip(group, encoder([take.waveform(item) for item in group]), strict=True)
-
-
-def check_lengths(encoder: Any, samples: Iterable[tuple[str, int]]) -> None:
-    """Raises InputError where an utterance, given by its id, has too few samples for a frame."""
-    for name, count in samples:
-        if encoder.frames_of(count) < 1:
-            raise InputError(
-                f"Utterance '{name}' is shorter than one frame of the encoder: {count} samples, {encoder.least_samples} are "
-                "needed.",
-                subject=name,
-                hint="Leave it out of its source; features.augment.speed shortens too.",
-            )
-
-
-def equal_lengths(
-    batch: list[IndexedUtterance], take: AugmentedView = UNAUGMENTED
-) -> list[list[IndexedUtterance]]:
-    """The batch cut into groups of equal length: group norm over time takes in padding."""
-    groups: dict[int, list[IndexedUtterance]] = {}
-    for item in batch:
-        groups.setdefault(take.samples(item), []).append(item)
-    return list(groups.values())
-
-
-def check_frames(
-    frames: np.ndarray, name: str, numerics: EncoderNumerics, layer: int | str
+def stored_frames(
+    frames: torch.Tensor, utterance_id: str, numerics: EncoderNumerics, layer: int | str
 ) -> np.ndarray:
-    """Frames in the dtype that is stored; raises InputError for a value that it can't hold."""
+    """Frames as they are stored, shape (frames, width).
+
+    Raises InputError if there is none, or if a value is not finite or over ``numerics.max_abs``.
+    """
     if len(frames) == 0:
         raise InputError(
-            f"Utterance '{name}' is shorter than one frame of the encoder.",
-            subject=name,
+            f"Utterance '{utterance_id}' is shorter than one frame of the encoder.",
+            subject=utterance_id,
             hint="Leave it out of its source.",
         )
-    largest = float(np.abs(frames).max())
-    if not np.isfinite(largest) or largest > numerics.max_abs:
+    magnitude = largest_magnitude(frames)
+    if not is_storable(magnitude, numerics):
         raise InputError(
-            f"Utterance '{name}', layer {layer}: the largest value is {largest:g}, over "
+            f"Utterance '{utterance_id}', layer {layer}: the largest value is {magnitude:g}, over "
             f"{numerics.max_abs:g}.",
-            subject=name,
-            hint="Set numerics.dtype and numerics.features of the encoder's catalogue entry to float32, and max_abs "
-            "to the largest value that is right.",
+            subject=utterance_id,
+            hint="Set numerics.dtype and numerics.features of the encoder's catalogue entry to "
+            "float32, and max_abs to the largest value that is right.",
         )
-    return frames.astype(numerics.features)
+    return to_stored_dtype(frames, numerics).cpu().numpy()
 
 
-def _sample(item: IndexedUtterance, frames: np.ndarray) -> TarMember:
+def _member(utterance: IndexedUtterance, frames: np.ndarray) -> TarMember:
     stream = io.BytesIO()
     np.save(stream, frames, allow_pickle=False)
-    entry = item.entry
     return TarMember(
-        entry.id, stream.getvalue(), entry.samples, len(frames), entry.text, entry.speaker, ""
+        utterance.id,
+        stream.getvalue(),
+        utterance.num_samples,
+        len(frames),
+        utterance.text,
+        utterance.speaker,
+        "",
     )

@@ -1,5 +1,8 @@
-"""Frames for training and decoding: read from a features folder, or computed from the shards where
-the mode is live.
+"""Frames for training and decoding: read from a features folder, or computed from the shards in
+mode ``live``.
+
+In: the role, the encoder's folder, the data folder. Out: frames of utterances as tensors on one
+device. Cost: a read for each utterance, or the encoder's.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.config.schema import parse_as
 from components.config.training import needs_live_features
-from components.features.extract import check_lengths, encode_utterances
+from components.features.encoding import check_lengths, encode_utterances
 from components.features.key import check_key
 from components.features.waveforms import UNAUGMENTED, AugmentedView, augmentation_of, view_folder
 from components.model.encoders.encoder import SpeechEncoder
@@ -26,11 +29,11 @@ from components.shards.reader import IndexedUtterance, array, entries
 class FrameSource:
     """The utterances of one role and their frames on ``device``.
 
-    Live frames are heard with ``encoder`` where it is given, else with the one of ``folder``. Where
-    the role is augmented, an utterance has other frames in each epoch (cached: in as many as there
-    are views), told by ``epoch``; None is as recorded. ``items`` have the length of the recording.
-    Raises InputError for an encoder that is given where frames are stored, and for one of another
-    layer or padding than the folder of features says.
+    Live frames are computed by ``encoder`` if it is given, else by the one of ``folder``. If the
+    role is augmented, an utterance has other frames in each ``epoch`` (cached: in as many as there
+    are views); epoch None means as recorded. ``items`` have the length of the recording. Raises
+    InputError for an encoder that is given although frames are stored, and for one of another layer
+    or padding than the features folder says.
     """
 
     def __init__(
@@ -48,120 +51,106 @@ class FrameSource:
         )
         record = check_key(self._features, folder, shards, noise)
         key, augment = record["key"], record["parameters"].get("augment")
-        self.live = "empty" in record
-        self.items: list[IndexedUtterance] = entries(shards if self.live else self._features)
+        self.is_live = "empty" in record
+        self.layer: int | str = key["layer"]
+        self.items: list[IndexedUtterance] = entries(shards if self.is_live else self._features)
         numerics = parse_as(EncoderNumerics, key["numerics"], f"{self._features}: numerics")
-        self.device, self._batch_seconds, self._batching = (
-            device,
-            key["batch_seconds"],
-            numerics.batching,
-        )
+        self.device = device
+        self._batch_seconds, self._batching = key["batch_seconds"], numerics.batching
         if encoder is not None:
-            self._check(encoder, key["layer"], numerics.padding)
-        elif self.live:
-            encoder = SpeechEncoder(folder, device, numerics.dtype, key["layer"], numerics.padding)
+            self._check(encoder, numerics.padding)
+        elif self.is_live:
+            encoder = SpeechEncoder(folder, device, numerics.dtype, self.layer, numerics.padding)
         self.encoder = encoder
         self._augment = (
             parse_as(Augment, augment, f"{self._features}: augment") if augment else None
         )
         self._augmentation = (
-            augmentation_of(self._augment, noise, lengths_only=not self.live)
+            augmentation_of(self._augment, noise, lengths_only=not self.is_live)
             if self._augment
             else None
         )
-        self._view: tuple[int, dict[tuple[str, str], IndexedUtterance]] = (
-            0,
-            {},
-        )  # the one in use, by source and id
+        # the stored view in use, and its utterances by source and id
+        self._view: tuple[int, dict[tuple[str, str], IndexedUtterance]] = (0, {})
         if self.encoder and self._augment:  # before the first epoch, not in the one that draws it
             fastest = max(self._augment.speed)
             check_lengths(
                 self.encoder,
                 [
-                    (item.entry.id, perturbed_length(item.entry.samples, fastest))
-                    for item in self.items
+                    (utterance.id, perturbed_length(utterance.num_samples, fastest))
+                    for utterance in self.items
                 ],
             )
 
-    def _check(self, encoder: SpeechEncoder, layer: int | str, padding: str) -> None:
-        if not self.live:
+    def _check(self, encoder: SpeechEncoder, padding: str) -> None:
+        if not self.is_live:
             message, hint = needs_live_features()
             raise InputError(f"{self._features}: {message}", subject=str(self._features), hint=hint)
-        if (encoder.layer, encoder.padding) != (layer, padding):
+        if (encoder.layer, encoder.padding) != (self.layer, padding):
             raise InputError(
-                f"{self._features} is of layer {layer} and padding '{padding}'; the encoder was tuned on layer "
-                f"{encoder.layer} and padding '{encoder.padding}'.",
+                f"{self._features} is of layer {self.layer} and padding '{padding}'; the encoder "
+                f"was tuned on layer {encoder.layer} and padding '{encoder.padding}'.",
                 subject=str(self._features),
                 hint="Run 'dvc repro'.",
             )
 
     @property
     def stretch(self) -> float:
-        """By how much an epoch lengthens an utterance at most: seconds of audio a second of the
-        recording.
-        """
+        """The largest factor by which an epoch lengthens an utterance."""
         return 1 / min(self._augment.speed) if self._augment else 1.0
 
-    def seconds(self, item: IndexedUtterance, epoch: int | None = None) -> float:
-        """Seconds of an utterance in an epoch; nothing is read."""
-        return self._take(epoch).samples(item) / RATE
+    def seconds(self, utterance: IndexedUtterance, epoch: int | None = None) -> float:
+        """Seconds of an utterance in an epoch; reads nothing."""
+        return self._view_of(epoch).num_samples(utterance) / RATE
 
-    def count(self, item: IndexedUtterance, epoch: int | None = None) -> int:
-        """Frames of an utterance in an epoch, told without computing any."""
+    def count(self, utterance: IndexedUtterance, epoch: int | None = None) -> int:
+        """Number of frames of an utterance in an epoch, without computing any."""
         if self.encoder is None:
-            return self._stored(item, epoch).entry.frames
-        return self.encoder.frames_of(self._take(epoch).samples(item))
+            return self._stored(utterance, epoch).entry.frames
+        return self.encoder.frames_of(self._view_of(epoch).num_samples(utterance))
 
     def frames(
-        self, items: Sequence[IndexedUtterance], epoch: int | None = None
+        self, utterances: Sequence[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
         """Frames of each utterance in an epoch, shape (frames, width), float32, in the order of
-        ``items``; raises InputError for frames as recorded where only augmented ones are stored.
+        ``utterances``; raises InputError for frames as recorded if only augmented ones are stored.
         """
         if self.encoder is None:
             return [
-                torch.from_numpy(array(self._stored(item, epoch))).float().to(self.device)
-                for item in items
+                torch.from_numpy(array(self._stored(utterance, epoch))).float().to(self.device)
+                for utterance in utterances
             ]
-        heard = encode_utterances(
-            self.encoder, list(items), self._batch_seconds, self._batching, self._take(epoch)
+        encoded = encode_utterances(
+            self.encoder, utterances, self._batch_seconds, self._batching, self._view_of(epoch)
         )
-        found = {item.entry.id: frames.float() for item, frames in heard}
-        return [found[item.entry.id].clone() for item in items]
+        frames = {utterance.id: tensor.float() for utterance, tensor in encoded}
+        return [frames[utterance.id].clone() for utterance in utterances]
 
-    def located(self, item: IndexedUtterance, epoch: int | None = None) -> IndexedUtterance:
-        """Where lies what is read to hear an utterance in an epoch: its frames, or its
-        recording.
-        """
-        return self._stored(item, epoch) if self.encoder is None else item
+    def located(self, utterance: IndexedUtterance, epoch: int | None = None) -> IndexedUtterance:
+        """Where the input of an utterance is in an epoch: its stored frames, or its recording."""
+        return self._stored(utterance, epoch) if self.encoder is None else utterance
 
-    def _take(self, epoch: int | None) -> AugmentedView:
-        """How an epoch hears the role."""
+    def _view_of(self, epoch: int | None) -> AugmentedView:
+        """How the audio of the role is augmented in an epoch."""
         if self._augmentation is None or self._augment is None or epoch is None:
             return UNAUGMENTED
-        return AugmentedView(
-            self._augmentation, epoch if self.live else epoch % self._augment.views
-        )
+        view = epoch if self.is_live else epoch % self._augment.views
+        return AugmentedView(self._augmentation, view)
 
-    def _stored(self, item: IndexedUtterance, epoch: int | None) -> IndexedUtterance:
-        """Where the frames of an utterance lie that an epoch reads."""
+    def _stored(self, utterance: IndexedUtterance, epoch: int | None) -> IndexedUtterance:
+        """Where the stored frames of an utterance are that an epoch reads."""
         if self._augment is None:
-            return item
+            return utterance
         if epoch is None:
             raise InputError(
-                f"{self._features} holds frames of augmented audio alone.",
+                f"{self._features} contains frames of augmented audio only.",
                 subject=str(self._features),
                 hint="Set features.mode to live, or switch features.augment off.",
             )
         view = epoch % self._augment.views
         if view == 0:
-            return item
+            return utterance
         if self._view[0] != view:
-            self._view = (
-                view,
-                {
-                    (each.source, each.entry.id): each
-                    for each in entries(self._features, view_folder(view))
-                },
-            )
-        return self._view[1][item.source, item.entry.id]
+            stored = entries(self._features, view_folder(view))
+            self._view = (view, {(entry.source, entry.id): entry for entry in stored})
+        return self._view[1][utterance.source, utterance.id]

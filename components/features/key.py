@@ -1,4 +1,4 @@
-"""The key of a features folder: what its frames hang on. A reader refuses a folder of
+"""The key of a features folder: all that its frames depend on. A reader refuses a folder with
 another key.
 """
 
@@ -25,8 +25,8 @@ def shape_key(
     augment: Augment | None = None,
     noise: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What shapes the frames of any audio: encoder weights, layer, dtypes, batching; and how the
-    audio is augmented, where it is. The number of views is no part of it: it shapes none of them.
+    """What shapes the frames of any audio: encoder weights, layer, dtypes and batching, and the
+    augmentation if there is one. The number of views is left out: it does not change a view.
     """
     key = {
         "version": RESULT_VERSION,
@@ -41,28 +41,28 @@ def shape_key(
 
 
 def noise_inputs(noise: Path) -> dict[str, Any]:
-    """What augmentation takes from the shards of the role noise: their digests, and which sources
-    are rooms.
+    """What augmentation reads from the shards of the role noise: digests of the files, and which
+    sources are rooms.
     """
     record = read_record(noise)
     return {"files": record["outputs"], "rooms": record.get("rooms", [])}
 
 
 def check_key(features: Path, encoder: Path, shards: Path, noise: Path) -> dict[str, Any]:
-    """The record of a features folder; raises InputError where encoder, shards or (if it was used)
-    noise are not those that it was made from.
+    """The record of a features folder; raises InputError if encoder, shards or (if used) noise are
+    not those that it was computed from.
     """
     record = read_record(features)
-    known = record["inputs"]
-    held = {
+    inputs = record["inputs"]
+    sources = {
         "encoder": (encoder, recorded_digests),
         "shards": (shards, recorded_digests),
         "noise": (noise, noise_inputs),
     }
-    for what, (folder, read) in held.items():
-        if what in known and read(folder) != known[what]:
+    for name, (folder, read) in sources.items():
+        if name in inputs and read(folder) != inputs[name]:
             raise InputError(
-                f"{features} was made from other {what} than {folder} holds.",
+                f"{features} was computed from another {name} than {folder} contains now.",
                 subject=str(features),
                 hint="Run 'dvc repro features'.",
             )

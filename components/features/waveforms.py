@@ -1,10 +1,10 @@
-"""What an encoder hears of an utterance: its recording, or what augmentation makes of that at a
-view or an epoch.
+"""The waveform that an encoder gets for an utterance: its recording, or an augmented view of it.
 
 In: settings, the role, shards of the role noise. Out: waveforms (mono float32 at 16 kHz) and,
-without reading any, their lengths. The role train is augmented by all that is on; nonspeech-train
-by speed, band and level alone, which must not tell speech from the rest, while noise on top of
-noise would teach nothing; all other roles never. Cost: as components.audio.augmentation.
+without reading any, their lengths. The role train is augmented by all that is on. nonspeech-train
+is augmented by speed, band and level alone: these must not tell speech from non-speech, while noise
+on top of noise would teach nothing. All other roles are never augmented. Cost: as
+components.audio.augmentation.
 """
 
 from __future__ import annotations
@@ -24,36 +24,29 @@ from components.shards.reader import IndexedUtterance, ShardClip, audio, entries
 
 @dataclass(frozen=True)
 class AugmentedView:
-    """How utterances are heard once: as recorded, or augmented at a ``view`` (an epoch, where
-    nothing is stored).
-    """
+    """Utterances as recorded, or augmented as in one ``view`` (an epoch if nothing is stored)."""
 
     augmentation: Augmentation | None = None
     view: int = 0
 
-    def samples(self, item: IndexedUtterance) -> int:
-        """Samples of an utterance at 16 kHz; nothing is read."""
-        entry = item.entry
-        return (
-            self.augmentation.length(entry.samples, entry.id, self.view)
-            if self.augmentation
-            else entry.samples
-        )
+    def num_samples(self, utterance: IndexedUtterance) -> int:
+        """Samples of an utterance at 16 kHz; reads nothing."""
+        if self.augmentation is None:
+            return utterance.num_samples
+        return self.augmentation.length(utterance.num_samples, utterance.id, self.view)
 
-    def waveform(self, item: IndexedUtterance) -> np.ndarray:
-        """Mono float32 at 16 kHz, shape (``samples``,)."""
-        return (
-            self.augmentation(audio(item), item.entry.id, self.view)
-            if self.augmentation
-            else audio(item)
-        )
+    def waveform(self, utterance: IndexedUtterance) -> np.ndarray:
+        """Mono float32 at 16 kHz, shape (``num_samples``,)."""
+        if self.augmentation is None:
+            return audio(utterance)
+        return self.augmentation(audio(utterance), utterance.id, self.view)
 
 
 UNAUGMENTED = AugmentedView()
 
 
 def augment_of(settings: Augment, role: str) -> Augment | None:
-    """What of the settings holds for a role; None where it is left as recorded."""
+    """The augmentation of a role; None if its audio stays as recorded."""
     if role == "nonspeech-train":
         settings = replace(
             settings,
@@ -64,31 +57,31 @@ def augment_of(settings: Augment, role: str) -> Augment | None:
 
 
 def uses_noise(settings: Augment | None) -> bool:
-    """Whether the role noise is read at all."""
+    """Whether the role noise is read."""
     return settings is not None and (
         settings.noise.probability > 0 or settings.rooms.probability > 0
     )
 
 
 def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) -> Augmentation:
-    """The augmentation with its noise and rooms, from the shards ``noise``; raises InputError where
-    one is on and none is there.
+    """The augmentation with its noise and rooms, read from the shards ``noise``; raises InputError
+    if one of them is on and the shards contain none.
     """
     if lengths_only or not uses_noise(settings):
         return Augmentation(settings)
     rooms = noise_inputs(noise)["rooms"]
     clips = {
         kind: [
-            ShardClip(item)
-            for item in entries(noise)
-            if (item.source in rooms) == (kind == "rooms")
+            ShardClip(utterance)
+            for utterance in entries(noise)
+            if (utterance.source in rooms) == (kind == "rooms")
         ]
         for kind in ("noise", "rooms")
     }
-    for kind, found in clips.items():
-        if getattr(settings, kind).probability > 0 and not found:
+    for kind, clips_of_kind in clips.items():
+        if getattr(settings, kind).probability > 0 and not clips_of_kind:
             raise InputError(
-                f"features.augment.{kind} is on, but {noise} holds no {kind}.",
+                f"features.augment.{kind} is on, but {noise} contains no {kind}.",
                 subject=str(noise),
                 hint=NO_NOISE,
             )
@@ -96,7 +89,7 @@ def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) 
 
 
 def view_folder(view: int) -> str:
-    """Where a view lies inside the folder of its source: the first in it, so that one view has the
-    layout of none.
+    """The folder of a view below the folder of its source; empty for the first view, so that one
+    view has the layout of unaugmented features.
     """
     return f"view-{view}" if view else ""

@@ -1,12 +1,14 @@
 """The stage: the manifests of a role → tars and index in ``data/shards/<role>``.
 
-FLAC at 16 kHz mono goes in as it is; anything else is decoded, averaged to mono, resampled and
-written as 16-bit FLAC.
+FLAC at 16 kHz mono is copied unchanged; anything else is decoded, averaged to mono, resampled and
+written as 16-bit FLAC. Cost: limited by decoding and resampling on the worker processes.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,129 +32,152 @@ from components.shards.store import bytes_of, cached_tar, digest_of, link_tar
 from components.shards.writer import TarMember, write_tar
 from components.text.utterance import Utterance
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class ShardJob:
     """One shard to write."""
 
     name: str  # file name of the tar
     source: str
     role: str
-    settings: dict
-    rows: list[Utterance]
+    settings: dict[str, Any]  # of the source, as in the catalogue
+    utterances: list[Utterance]
     remote: bool
 
-    def key(self) -> dict:
+    def key(self) -> dict[str, Any]:
+        """What the content of the shard depends on."""
         return {
             "version": RESULT_VERSION,
             "rows": [
-                [row.id, row.sha256, row.text, row.speaker, row.language] for row in self.rows
+                [
+                    utterance.id,
+                    utterance.sha256,
+                    utterance.text,
+                    utterance.speaker,
+                    utterance.language,
+                ]
+                for utterance in self.utterances
             ],
         }
 
 
 def split_into_shards(
-    rows: list[Utterance], utterances: int, seconds: float
+    utterances: Sequence[Utterance], max_utterances: int, max_duration_s: float
 ) -> list[list[Utterance]]:
-    """Rows in manifest order, cut so that no shard holds more than so many utterances
-    or seconds.
+    """Utterances in manifest order, split so that a shard has at most ``max_utterances`` of them
+    and at most ``max_duration_s`` seconds; a longer utterance is a shard of its own.
     """
     shards: list[list[Utterance]] = []
-    held = 0.0
-    for row in rows:
-        length = row.duration_s
-        if not shards or len(shards[-1]) == utterances or held + length > seconds:
+    total_s = 0.0
+    for utterance in utterances:
+        duration_s = utterance.duration_s
+        if not shards or len(shards[-1]) == max_utterances or total_s + duration_s > max_duration_s:
             shards.append([])
-            held = 0.0
-        shards[-1].append(row)
-        held += length
+            total_s = 0.0
+        shards[-1].append(utterance)
+        total_s += duration_s
     return shards
 
 
-def write(job: Job) -> Path:
-    """The finished shard: one tar and its index."""
+def write_shard(job: ShardJob) -> Path:
+    """The finished shard in the work cache: one tar and its index. Raises InputError if a recording
+    is missing or has another content than the manifest says.
+    """
 
-    def make(folder: Path) -> None:
-        origin = build_source(job.source, job.role, job.settings)
-        samples = (_sample(row, origin.locate(row.path)) for row in job.rows)
-        write_index(folder / INDEX, write_tar(folder / job.name, samples, "flac"))
+    def fill(folder: Path) -> None:
+        source = build_source(job.source, job.role, job.settings)
+        members = (
+            _member(utterance, source.locate(utterance.path)) for utterance in job.utterances
+        )
+        write_index(folder / INDEX, write_tar(folder / job.name, members, "flac"))
 
-    return cached_tar("shards", job.key(), job.name, job.remote, make, code=__name__)
+    return cached_tar("shards", job.key(), job.name, job.remote, fill, code=__name__)
 
 
-def _sample(row: Utterance, path: Path | RemotePath) -> TarMember:
+def _member(utterance: Utterance, path: Path | RemotePath) -> TarMember:
     try:
-        data = read_verified(path, row.sha256)
+        data = read_verified(path, utterance.sha256)
     except (FileNotFoundError, IsADirectoryError):
         data = None
     if data is None:
         raise InputError(
-            f"{path} is gone or changed since the manifest was made.",
-            subject=row.id,
+            f"{path} is missing, or changed since the manifest was written.",
+            subject=utterance.id,
             hint="Run 'python -m components.corpus scan', then 'dvc repro'.",
         )
-    facts = soundfile.info(io.BytesIO(data))
-    if (facts.format, facts.samplerate, facts.channels) == ("FLAC", RATE, 1):
-        count = facts.frames
+    info = soundfile.info(io.BytesIO(data))
+    if (info.format, info.samplerate, info.channels) == ("FLAC", RATE, 1):
+        num_samples = info.frames
     else:
-        samples = read_waveform(data)
-        data, count = encode_flac(samples), len(samples)
-    return TarMember(row.id, data, count, 0, row.text, row.speaker, row.language)
+        waveform = read_waveform(data)
+        data, num_samples = encode_flac(waveform), len(waveform)
+    return TarMember(
+        utterance.id,
+        data,
+        num_samples,
+        0,
+        utterance.text,
+        utterance.speaker,
+        utterance.language,
+    )
 
 
 def work(stage: Stage) -> None:
+    """Writes the shards of a role; raises what ``write_shard`` raises."""
     out = empty_folder(Path("data/shards") / stage.role)
     manifests = Path("data/corpus") / stage.role
     limits = stage.params.shards
+    sources = catalogue.corpus(stage.params.corpus).sources[stage.role]
     outputs = {}
-    for name, settings in catalogue.corpus(stage.params.corpus).sources[stage.role].items():
+    for name, settings in sources.items():
         shards = split_into_shards(
             read_manifest(manifests / name), limits.utterances, limits.seconds
         )
         jobs = [
-            Job(f"{name}-{number:06d}.tar", name, stage.role, settings, rows, limits.remote)
-            for number, rows in enumerate(shards)
+            ShardJob(
+                f"{name}-{number:06d}.tar", name, stage.role, settings, utterances, limits.remote
+            )
+            for number, utterances in enumerate(shards)
         ]
-        units = _all(stage, name, jobs)
+        units = _write_shards(stage, name, jobs)
         (out / name).mkdir()
         for job in jobs:
             link_tar(units[job.name], job.name, out / name)
             outputs[f"{name}/{job.name}"] = digest_of(units[job.name], job.name)
-        write_index(
-            out / name / INDEX,
-            [entry for job in jobs for entry in read_index(units[job.name] / INDEX)],
-        )
+        entries = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
+        write_index(out / name / INDEX, entries)
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
-    inputs = {"corpus": read_record(manifests)["outputs"]}
-    libraries = ("soundfile", "soxr", "pyarrow")
-    rooms = catalogue.rooms_of(catalogue.corpus(stage.params.corpus).sources[stage.role])
-    facts: dict[str, Any] = (
-        {"rooms": rooms} if rooms else {}
-    )  # who adds noise knows by it what is none
-    facts |= (
-        {"remote": True} if limits.remote else {}
-    )  # where the tars lie is no part of what they are
-    parameters = {key: value for key, value in asdict(limits).items() if key != "remote"}
+    rooms = catalogue.rooms_of(sources)
+    facts: dict[str, Any] = {"rooms": rooms} if rooms else {}  # all other sources are noise
+    facts |= {"remote": True} if limits.remote else {}  # where tars are is no parameter of theirs
+    parameters = {name: value for name, value in asdict(limits).items() if name != "remote"}
     write_record(
         out,
         "shards",
         parameters=parameters,
-        inputs=inputs,
+        inputs={"corpus": read_record(manifests)["outputs"]},
         outputs=outputs,
-        libraries=libraries,
+        libraries=("soundfile", "soxr", "pyarrow"),
         **facts,
     )
 
 
-def _all(stage: Stage, name: str, jobs: list[Job]) -> dict[str, Path]:
+def _write_shards(stage: Stage, source: str, jobs: list[ShardJob]) -> dict[str, Path]:
+    """The unit of each job in the work cache, by the name of its tar."""
     units = {}
-    with progress(stage.label(), name, len(jobs), "shards") as shown:
-        for job, unit in fan_out(write, jobs):
+    with progress(stage.label(), source, len(jobs), "shards") as bar:
+        for job, unit in fan_out(write_shard, jobs):
             units[job.name] = unit
-            shown.advance()
-    stored = sum(bytes_of(units[job.name], job.name) for job in jobs)
-    print(
-        f"{stage.label()}: {name}: {sum(len(job.rows) for job in jobs)} utterances in "
-        f"{len(jobs)} shards, {stored / 1e6:.1f} MB"
+            bar.advance()
+    num_bytes = sum(bytes_of(units[job.name], job.name) for job in jobs)
+    log.info(
+        "%s: %s: %d utterances in %d shards, %.1f MB",
+        stage.label(),
+        source,
+        sum(len(job.utterances) for job in jobs),
+        len(jobs),
+        num_bytes / 1e6,
     )
     return units

@@ -1,9 +1,8 @@
-"""The index of a folder of tars (parquet): where each utterance's member lies, so that any one can
-be read by itself.
+"""The index of a folder of tars (parquet): where the payload of each utterance is, so that any one
+can be read by itself.
 
-One row an utterance. ``offset`` and ``size`` are the bytes of its payload (``.flac`` in shards,
-``.npy`` in features) inside the tar; ``json_offset`` and ``json_size`` those of its description. A
-tar is seekable, local or remote.
+One row for each utterance, its columns the fields of ``IndexEntry``. A tar is seekable, local or
+remote. Cost: some milliseconds for 10,000 rows.
 """
 
 from __future__ import annotations
@@ -17,39 +16,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 INDEX = "index.parquet"
+RATE = 16_000  # Hz, of all audio in shards
 
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One utterance of a shard."""
+    """One utterance of a shard; the fields are the columns of the parquet file, in order."""
 
     id: str
     shard: str  # file name of the tar
-    offset: int
-    size: int
-    json_offset: int
-    json_size: int
+    offset: int  # bytes from the start of the tar to the payload (.flac, or .npy of features)
+    size: int  # bytes of the payload
+    json_offset: int  # bytes from the start of the tar to the description
+    json_size: int  # bytes of the description
     samples: int  # at 16 kHz
     frames: int  # of the encoder; 0 in shards of audio
     text_length: int  # characters
     text: str  # as published
-    speaker: str
+    speaker: str  # empty: unknown
 
     @property
-    def seconds(self) -> float:
-        return self.samples / 16_000
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.samples / RATE
 
 
 def member_ranges(tar: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size in bytes of each member's data."""
+    """Offset and size in bytes of the data of each member, by its name."""
     with tarfile.open(tar) as archive:
         return {member.name: (member.offset_data, member.size) for member in archive}
 
 
 def write_index(path: Path, entries: Sequence[IndexEntry]) -> None:
     """Writes the index; the same entries give the same bytes."""
-    kinds = {"str": pa.string(), "int": pa.int64()}
-    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(IndexEntry)])
+    types = {"str": pa.string(), "int": pa.int64()}
+    schema = pa.schema([(field.name, types[str(field.type)]) for field in fields(IndexEntry)])
     pq.write_table(
         pa.Table.from_pylist([asdict(entry) for entry in entries], schema=schema),
         path,
@@ -58,5 +59,5 @@ def write_index(path: Path, entries: Sequence[IndexEntry]) -> None:
 
 
 def read_index(path: Path) -> list[IndexEntry]:
-    """The entries in the order of the shards."""
+    """The entries in the order in which they were written."""
     return [IndexEntry(**row) for row in pq.read_table(path).to_pylist()]

@@ -1,8 +1,8 @@
-"""Which utterances are visited, and in which order: shards permuted, then utterances within a
-window of shards, then batches of like lengths under a budget of seconds.
+"""The order in which utterances are visited: shards permuted, then utterances within a window of
+shards, then batches of similar lengths under a budget of seconds.
 
-A pure function of the index, the seed and the epoch: where a killed training stood is computed,
-never replayed, and the same order holds for local and remote shards.
+A pure function of the index, the seed and the epoch. So the position of a killed training is
+computed and not replayed, and local and remote shards have the same order.
 """
 
 from __future__ import annotations
@@ -19,73 +19,75 @@ Item = TypeVar("Item")
 
 
 def split_by_length(
-    items: Sequence[IndexedUtterance], longest: float
+    utterances: Sequence[IndexedUtterance], max_duration_s: float
 ) -> tuple[list[IndexedUtterance], int]:
-    """The utterances of at most ``longest`` seconds, and how many are left out."""
-    kept = [item for item in items if item.entry.seconds <= longest]
-    return kept, len(items) - len(kept)
+    """The utterances of at most ``max_duration_s`` seconds, and the number of longer ones."""
+    short = [utterance for utterance in utterances if utterance.duration_s <= max_duration_s]
+    return short, len(utterances) - len(short)
 
 
 def windows(
-    items: Sequence[IndexedUtterance], seed: int, epoch: int, shards: int
+    utterances: Sequence[IndexedUtterance], seed: int, epoch: int, num_shards: int
 ) -> list[list[int]]:
-    """Places in ``items``, shuffled within windows of ``shards`` shards; all places together are a
-    permutation.
+    """Indices of ``utterances``, shuffled within windows of ``num_shards`` shards; all windows
+    together are a permutation.
     """
     random = np.random.default_rng(seed_of("order", seed, epoch))
     members: dict[tuple[str, str], list[int]] = {}
-    for place, item in enumerate(items):
-        members.setdefault((item.source, item.entry.shard), []).append(place)
+    for index, utterance in enumerate(utterances):
+        members.setdefault((utterance.source, utterance.entry.shard), []).append(index)
     names = sorted(members)
     order = [names[index] for index in random.permutation(len(names))]
-    groups = [order[start : start + shards] for start in range(0, len(order), shards)]
+    groups = [order[start : start + num_shards] for start in range(0, len(order), num_shards)]
     return [
         [
-            int(place)
-            for place in random.permutation([place for name in group for place in members[name]])
+            int(index)
+            for index in random.permutation([index for name in group for index in members[name]])
         ]
         for group in groups
     ]
 
 
 def batches(
-    places: Sequence[int],
-    seconds: Sequence[float],
-    budget: float,
+    indices: Sequence[int],
+    durations_s: Sequence[float],
+    budget_s: float,
     seed: int,
-    tokens: Sequence[int] = (),
-    most: int = 0,
+    num_tokens: Sequence[int] = (),
+    max_tokens: int = 0,
     padded: bool = True,
 ) -> list[list[int]]:
-    """``places`` cut into batches of like lengths whose padded size stays within ``budget``
-    seconds, in shuffled order.
+    """``indices`` in batches of similar lengths whose padded size is at most ``budget_s`` seconds,
+    in shuffled order.
 
-    ``seconds[place]`` is an utterance's length. Where ``most`` is given, a batch holds no more of
-    ``tokens[place]`` either, filled up to its longest (``padded``) or as they are. One longer than
-    a budget makes a batch of its own.
+    ``durations_s[index]`` is the length of an utterance. If ``max_tokens`` is given, a batch has at
+    most so many of ``num_tokens[index]`` too, padded to its longest (``padded``) or as their sum.
+    An utterance longer than a budget is a batch of its own.
     """
-    cut: list[list[int]] = []
+    groups: list[list[int]] = []
     longest = total = 0
-    for place in sorted(places, key=lambda place: (seconds[place], place)):
-        count = tokens[place] if most else 0
-        # Sorted upwards, so the newcomer is the longest: it sets the padded length of all. In
-        # tokens it need not be.
-        if cut and seconds[place] * (len(cut[-1]) + 1) <= budget:
+    for index in sorted(indices, key=lambda index: (durations_s[index], index)):
+        count = num_tokens[index] if max_tokens else 0
+        # In ascending order, so the new utterance is the longest and sets the padded length of
+        # all. In tokens it need not be the longest.
+        if groups and durations_s[index] * (len(groups[-1]) + 1) <= budget_s:
             longest, total = max(longest, count), total + count
-            if (longest * (len(cut[-1]) + 1) if padded else total) <= most:
-                cut[-1].append(place)
+            if (longest * (len(groups[-1]) + 1) if padded else total) <= max_tokens:
+                groups[-1].append(index)
                 continue
-        cut.append([place])
+        groups.append([index])
         longest = total = count
-    return [cut[index] for index in np.random.default_rng(seed).permutation(len(cut))]
+    return [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
 
 
-def by_length(items: Sequence[Item], seconds: Sequence[float], budget: float) -> list[list[Item]]:
-    """All items in batches under ``budget`` seconds, longest first: for work whose order does not
-    matter.
+def by_length(
+    items: Sequence[Item], durations_s: Sequence[float], budget_s: float
+) -> list[list[Item]]:
+    """All items in batches of at most ``budget_s`` seconds, the longest first: for work whose order
+    does not matter.
     """
-    cut = batches(range(len(items)), seconds, budget, 0)
+    groups = batches(range(len(items)), durations_s, budget_s, 0)
     return [
-        [items[place] for place in batch]
-        for batch in sorted(cut, key=lambda batch: (-seconds[batch[-1]], batch[0]))
+        [items[index] for index in group]
+        for group in sorted(groups, key=lambda group: (-durations_s[group[-1]], group[0]))
     ]

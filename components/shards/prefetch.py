@@ -1,10 +1,10 @@
-"""Tars of the store, read ahead: whole, in the background, in the order in which a reader says that
-it will want them.
+"""Prefetching tars of the store: in the background, each as one object, in the order in which a
+reader will need them.
 
-In: digests, as they are announced. Out: bytes of a tar; from memory where it was announced, by a
-request for just these where it was not. A tar that was read whole is checked by its SHA-256. A tar
-costs one request each time that it comes in, and memory up to ``LIBRETTO_READ_AHEAD_MB`` for all;
-with less than the window of shards that a training mixes, tars come in more than once.
+In: digests of tars. Out: bytes of a tar; from memory if it was prefetched, else by a request for
+these bytes alone. A prefetched tar is checked by its SHA-256. Cost: one request each time that a
+tar is fetched, and memory up to ``LIBRETTO_READ_AHEAD_MB`` for all of them. If that is less than
+the window of shards that training mixes, tars are fetched more than once.
 """
 
 from __future__ import annotations
@@ -20,88 +20,88 @@ from components.runtime.s3 import read_verified
 from components.runtime.settings import read_ahead_bytes
 from components.shards.store import stored_tar
 
-STREAMS = 4  # tars that come in at once: enough for a network's bandwidth, no burst of requests
+STREAMS = 4  # tars that are fetched at once: enough for a network's bandwidth, few requests at once
 
 
 class TarPrefetcher:
-    """Tars in memory, the least recently used first; for any thread."""
+    """Tars in memory, the least recently used ones first; safe to use from any thread."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._largest = most, 0  # bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._largest = max_bytes, 0  # bytes; of the largest tar so far
         self._tars: OrderedDict[str, Future[bytes]] = OrderedDict()
-        self._wanted: dict[str, None] = {}  # in the order of reading
+        self._queue: dict[str, None] = {}  # digests in the order of reading
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="read-ahead")
 
-    def prefetch(self, wanted: Sequence[str]) -> None:
-        """Has the tars come in that are not there, the first ones first, as many as there is room
-        for; others make room.
+    def prefetch(self, digests: Sequence[str]) -> None:
+        """Fetches the tars that are not in memory, the first ones first, as many as there is memory
+        for; tars that are not among ``digests`` are dropped for them.
         """
         with self._lock:
-            self._wanted = dict.fromkeys(wanted)
+            self._queue = dict.fromkeys(digests)
             self._fill()
 
     def _fill(self) -> None:
-        for digest in self._wanted:
+        for digest in self._queue:
             if digest in self._tars:
                 continue
-            if not self._room():
+            if not self._has_room():
                 return
             self._tars[digest] = self._pool.submit(self._fetch, digest)
 
-    def _room(self) -> bool:
-        """Whether one more has room, once those have gone that nobody waits for."""
-        if not self._largest:
-            return (
-                len(self._tars) < STREAMS
-            )  # until the first is here, nobody knows how large they are
-        while self._tars and (len(self._tars) + 1) * self._largest > self._most:
-            spare = next((digest for digest in self._tars if digest not in self._wanted), None)
-            if spare is None:
+    def _has_room(self) -> bool:
+        """Whether one more tar has room, after tars that are not in the queue are dropped."""
+        if not self._largest:  # until the first tar is complete, their size is unknown
+            return len(self._tars) < STREAMS
+        while self._tars and (len(self._tars) + 1) * self._largest > self._max_bytes:
+            unused = next((digest for digest in self._tars if digest not in self._queue), None)
+            if unused is None:
                 return False
-            del self._tars[spare]
+            del self._tars[unused]
         return True
 
     def _fetch(self, digest: str) -> bytes:
-        data = _whole(digest)
+        data = _read_tar(digest)
         with self._lock:
             self._largest = max(self._largest, len(data))
             self._fill()
         return data
 
-    def part(self, digest: str, offset: int, size: int) -> bytes:
-        """``size`` bytes of a tar from ``offset`` on, fewer where it ends earlier; raises
-        FileNotFoundError where it is not there.
+    def read(self, digest: str, offset: int, size: int) -> bytes:
+        """``size`` bytes of a tar from ``offset`` on, fewer if it ends before.
+
+        Raises FileNotFoundError if the store has no such tar, and InputError if a prefetched tar
+        has another content than its name says.
         """
         with self._lock:
-            coming = self._tars.get(digest)
-            if coming is not None:
+            future = self._tars.get(digest)
+            if future is not None:
                 self._tars.move_to_end(digest)
-        if coming is None:
+        if future is None:
             return stored_tar(digest).read_bytes(offset, offset + size)
         try:
-            return coming.result()[offset : offset + size]
+            return future.result()[offset : offset + size]
         except BaseException:
             with self._lock:
-                self._tars.pop(digest, None)  # asked anew the next time
+                self._tars.pop(digest, None)  # the next read fetches it again
             raise
 
 
-def _whole(digest: str) -> bytes:
-    """A tar of the store; asked for once more where other bytes came. Raises InputError where they
-    come again.
+def _read_tar(digest: str) -> bytes:
+    """All bytes of a tar of the store; a second request is made if the digest is wrong. Raises
+    InputError if it is wrong again.
     """
     data = read_verified(stored_tar(digest), digest)
     if data is not None:
         return data
     raise InputError(
-        f"{stored_tar(digest)} holds other bytes than its name says.",
+        f"{stored_tar(digest)} has another content than its name says.",
         subject=digest,
-        hint="Remove it there, then run 'dvc repro -f shards' (or features): it is made again.",
+        hint="Remove it there, then run 'dvc repro -f shards' (or features) to write it again.",
     )
 
 
 @lru_cache(maxsize=1)
 def tar_prefetcher() -> TarPrefetcher:
-    """Of this process."""
+    """The prefetcher of this process."""
     return TarPrefetcher(read_ahead_bytes())

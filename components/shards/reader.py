@@ -1,8 +1,9 @@
-"""Reading shards: the entries of a role, and one utterance's audio or features by its place in a
-tar.
+"""Reading shards: the utterances of a role, and the audio or features of one utterance by its place
+in a tar.
 
-A role's folder holds a folder a source: ``<role>/<source>/index.parquet`` and tars. Nothing is
-unpickled: payloads are FLAC, or ``.npy`` read with ``allow_pickle=False``.
+A role's folder has a folder for each source: ``<role>/<source>/index.parquet`` and tars. Nothing is
+unpickled: payloads are FLAC, or ``.npy`` read with ``allow_pickle=False``. Cost: one read of a file
+for each utterance, or one request if its tar is in a bucket and not prefetched.
 """
 
 from __future__ import annotations
@@ -28,22 +29,54 @@ from components.shards.store import stored_tar
 
 @dataclass(frozen=True)
 class IndexedUtterance:
-    """An entry with the source it belongs to and the folder of its tar."""
+    """An utterance and where its payload is: its index entry, its source and the folder of its
+    tar.
+    """
 
     entry: IndexEntry
     source: str
     folder: Path
 
+    @property
+    def id(self) -> str:
+        """Id of the utterance, unique in its role."""
+        return self.entry.id
+
+    @property
+    def text(self) -> str:
+        """The transcript as published."""
+        return self.entry.text
+
+    @property
+    def speaker(self) -> str:
+        """Name of the speaker; empty if unknown."""
+        return self.entry.speaker
+
+    @property
+    def num_samples(self) -> int:
+        """Samples at 16 kHz."""
+        return self.entry.samples
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.entry.duration_s
+
+    @property
+    def tar(self) -> Path:
+        """The tar in the stage's output; it is elsewhere if the stage stores tars in a bucket."""
+        return self.folder / self.entry.shard
+
 
 def sources(role_folder: Path) -> list[str]:
-    """Names of the sources of a role's folder; raises InputError where the folder is not whole."""
+    """Names of the sources of a role's folder; raises InputError if its record is missing."""
     read_record(role_folder)
     return sorted(path.parent.name for path in role_folder.glob(f"*/{INDEX}"))
 
 
 def entries(role_folder: Path, below: str = "") -> list[IndexedUtterance]:
-    """Every utterance of a role, by source, shard and place; ``below`` names a folder inside each
-    source's, of the same layout.
+    """Every utterance of a role, by source, shard and place in the tar; ``below`` names a folder
+    inside that of each source, with the same layout.
     """
     return [
         IndexedUtterance(entry, source, role_folder / source / below)
@@ -52,153 +85,162 @@ def entries(role_folder: Path, below: str = "") -> list[IndexedUtterance]:
     ]
 
 
-def payload(item: IndexedUtterance) -> bytes:
-    """The bytes of an utterance's payload; raises InputError where the tar is shorter than its
-    index says.
+def payload(utterance: IndexedUtterance) -> bytes:
+    """The bytes of an utterance's payload; raises InputError if the tar is missing or shorter than
+    its index says.
     """
-    return _range(item, item.entry.offset, item.entry.size)
+    return _read_range(utterance, utterance.entry.offset, utterance.entry.size)
 
 
-def description(item: IndexedUtterance) -> dict[str, Any]:
-    """The ``.json`` member of an utterance."""
-    return json.loads(_range(item, item.entry.json_offset, item.entry.json_size))
+def description(utterance: IndexedUtterance) -> dict[str, Any]:
+    """The ``.json`` member of an utterance; raises InputError as ``payload`` does."""
+    entry = utterance.entry
+    return json.loads(_read_range(utterance, entry.json_offset, entry.json_size))
 
 
-def prefetch(items: Iterable[IndexedUtterance]) -> None:
-    """Tells which utterances will be read, in their order; where their tars lie in a bucket, these
-    come in meanwhile.
+def prefetch(utterances: Iterable[IndexedUtterance]) -> None:
+    """Starts to fetch the tars of utterances that will be read in this order; does nothing for tars
+    on this machine.
     """
-    tars = dict.fromkeys((item.folder, item.entry.shard) for item in items)
-    wanted = [stored[shard] for folder, shard in tars if (stored := _stored(folder))]
-    if wanted:
-        tar_prefetcher().prefetch(wanted)
+    tars = dict.fromkeys((utterance.folder, utterance.entry.shard) for utterance in utterances)
+    digests = [stored[shard] for folder, shard in tars if (stored := _stored_digests(folder))]
+    if digests:
+        tar_prefetcher().prefetch(digests)
 
 
-def _stored(folder: Path) -> dict[str, str]:
-    """Digest of each tar of a source's folder (or of a view in it) that lies in the store; empty
-    where they lie in the folder.
+def _stored_digests(folder: Path) -> dict[str, str]:
+    """Digest of each tar in the store, by its name in a source's folder (or a view in it); empty if
+    the tars are in the folder.
     """
-    above = next(
-        (each for each in (folder.parent, folder.parent.parent) if (each / RECORD).is_file()), None
+    role_folder = next(
+        (path for path in (folder.parent, folder.parent.parent) if (path / RECORD).is_file()), None
     )
-    if above is None:
+    if role_folder is None:
         return {}
-    record = above / RECORD
-    return _in_store(
-        record.absolute(), record.stat().st_mtime_ns, folder.relative_to(above).as_posix()
+    record = role_folder / RECORD
+    return _recorded_digests(
+        record.absolute(), record.stat().st_mtime_ns, folder.relative_to(role_folder).as_posix()
     )
 
 
 @lru_cache(maxsize=64)
-def _in_store(record: Path, _changed: int, below: str) -> dict[str, str]:
-    outputs = read_record(record.parent) if record.is_file() else {}
-    names = outputs["outputs"].items() if outputs.get("remote") else ()
+def _recorded_digests(record: Path, _mtime_ns: int, below: str) -> dict[str, str]:
+    content = read_record(record.parent) if record.is_file() else {}
+    outputs = content["outputs"].items() if content.get("remote") else ()
     return {
         name.removeprefix(f"{below}/"): digest
-        for name, digest in names
+        for name, digest in outputs
         if name.rpartition("/")[0] == below and name.endswith(".tar")
     }
 
 
-def _range(item: IndexedUtterance, offset: int, size: int) -> bytes:
-    path: Path | RemotePath = item.folder / item.entry.shard
-    digest = _stored(item.folder).get(item.entry.shard)
+def _read_range(utterance: IndexedUtterance, offset: int, size: int) -> bytes:
+    path: Path | RemotePath = utterance.tar
+    digest = _stored_digests(utterance.folder).get(utterance.entry.shard)
     try:
         if digest:
             path = stored_tar(digest)
-            data = tar_prefetcher().part(digest, offset, size)
+            data = tar_prefetcher().read(digest, offset, size)
         else:
-            with open(path, "rb") as stream:  # type: ignore[arg-type]
+            with utterance.tar.open("rb") as stream:
                 stream.seek(offset)
                 data = stream.read(size)
     except FileNotFoundError:
         raise InputError(
-            f"{path} is gone; it holds utterance '{item.entry.id}'.",
-            subject=item.entry.id,
+            f"{path} is missing; it contains utterance '{utterance.id}'.",
+            subject=utterance.id,
             hint="Run 'dvc repro'.",
         ) from None
     if len(data) != size:
         raise InputError(
-            f"{path} ends inside utterance '{item.entry.id}'.",
-            subject=item.entry.id,
+            f"{path} ends inside utterance '{utterance.id}'.",
+            subject=utterance.id,
             hint="Run 'dvc repro -f shards'.",
         )
     return data
 
 
-def audio(item: IndexedUtterance) -> np.ndarray:
-    """Mono float32 at 16 kHz, shape (samples,), of an utterance of an audio shard."""
-    try:
-        samples = read_waveform(payload(item))
-    except BrokenSound as error:
-        raise InputError(
-            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
-            subject=item.entry.id,
-        ) from None
-    if len(samples) != item.entry.samples:
-        raise InputError(
-            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {len(samples)} samples, not the"
-            f" {item.entry.samples} of the index.",
-            subject=item.entry.id,
-            hint="Run 'dvc repro -f shards'.",
-        )
-    return samples
+def audio(utterance: IndexedUtterance) -> np.ndarray:
+    """Mono float32 at 16 kHz, shape (samples,), of an utterance of an audio shard.
 
-
-def part(item: IndexedUtterance, start: int, count: int) -> np.ndarray:
-    """``count`` samples from ``start`` on of an utterance of an audio shard, as ``audio`` gives the
-    whole of it.
+    Raises InputError if it does not decode, or has another length than the index says.
     """
     try:
-        samples = read_excerpt(payload(item), start, count)
+        waveform = read_waveform(payload(utterance))
     except BrokenSound as error:
+        raise _broken_audio(utterance, error) from None
+    if len(waveform) != utterance.num_samples:
         raise InputError(
-            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {error}.",
-            subject=item.entry.id,
-        ) from None
-    if len(samples) != count:
-        raise InputError(
-            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}' ends before sample "
-            f"{start + count}.",
-            subject=item.entry.id,
+            f"{utterance.tar}, utterance '{utterance.id}': {len(waveform)} samples, not the "
+            f"{utterance.num_samples} of the index.",
+            subject=utterance.id,
             hint="Run 'dvc repro -f shards'.",
         )
-    return samples
+    return waveform
+
+
+def part(utterance: IndexedUtterance, start: int, count: int) -> np.ndarray:
+    """``count`` samples from ``start`` on of an utterance of an audio shard: a part of what
+    ``audio`` returns, shape (count,). Raises InputError as ``audio`` does.
+    """
+    try:
+        waveform = read_excerpt(payload(utterance), start, count)
+    except BrokenSound as error:
+        raise _broken_audio(utterance, error) from None
+    if len(waveform) != count:
+        raise InputError(
+            f"{utterance.tar}, utterance '{utterance.id}' ends before sample {start + count}.",
+            subject=utterance.id,
+            hint="Run 'dvc repro -f shards'.",
+        )
+    return waveform
+
+
+def _broken_audio(utterance: IndexedUtterance, error: BrokenSound) -> InputError:
+    return InputError(
+        f"{utterance.tar}, utterance '{utterance.id}': {error}.",
+        subject=utterance.id,
+        hint="Run 'dvc repro -f shards'.",
+    )
 
 
 @dataclass(frozen=True)
 class ShardClip:
-    """A recording of noise or of a room, read where it is wanted
+    """A recording of noise or of a room, read when it is needed
     (components.audio.augmentation.Recording).
     """
 
-    item: IndexedUtterance
+    utterance: IndexedUtterance
 
     @property
     def samples(self) -> int:
-        return self.item.entry.samples
+        """Samples at 16 kHz."""
+        return self.utterance.num_samples
 
     def read(self, start: int, count: int) -> np.ndarray:
-        return part(self.item, start, count)
+        """``count`` samples from ``start`` on, shape (count,)."""
+        return part(self.utterance, start, count)
 
 
-def array(item: IndexedUtterance) -> np.ndarray:
-    """Features of an utterance, shape (frames, width), in the dtype that they were stored in;
-    raises InputError where other bytes lie there than the index says.
+def array(utterance: IndexedUtterance) -> np.ndarray:
+    """Features of an utterance, shape (frames, width), in the dtype in which they are stored.
+
+    Raises InputError if the bytes are no array of as many frames as the index says.
     """
     try:
-        frames = np.load(io.BytesIO(payload(item)), allow_pickle=False)
+        frames = np.load(io.BytesIO(payload(utterance)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise _unlike(item, str(error).rstrip(".")) from None
-    if len(frames) != item.entry.frames:
-        raise _unlike(item, f"{len(frames)} frames, not the {item.entry.frames} of the index")
+        raise _broken_features(utterance, str(error).rstrip(".")) from None
+    if len(frames) != utterance.entry.frames:
+        raise _broken_features(
+            utterance, f"{len(frames)} frames, not the {utterance.entry.frames} of the index"
+        )
     return frames
 
 
-def _unlike(item: IndexedUtterance, what: str) -> InputError:
-    """The error for features that are not what the index says."""
+def _broken_features(utterance: IndexedUtterance, reason: str) -> InputError:
     return InputError(
-        f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': {what}.",
-        subject=item.entry.id,
+        f"{utterance.tar}, utterance '{utterance.id}': {reason}.",
+        subject=utterance.id,
         hint="Run 'dvc repro -f features'.",
     )

@@ -1,10 +1,10 @@
-"""Tars in a bucket (``LIBRETTO_STORE``), each under its SHA-256, where ``shards.remote`` or
+"""Tars in a bucket (``LIBRETTO_STORE``), each under its SHA-256, if ``shards.remote`` or
 ``features.remote`` is on.
 
 In: a finished tar in the folder of its unit. Out: the object ``<digest>.tar``, and ``stored.json``
-in the tar's place, so that no copy stays on this machine. The same tar is the same object, written
-once; nothing here is ever overwritten or removed. Cost: one request to ask, one to write (of parts,
-where it is large).
+in place of the tar, so that no copy stays on this machine. The same tar is the same object, written
+once; nothing is ever overwritten or removed. Cost: one request to ask for the object, one to write
+it (several for the parts of a large one).
 """
 
 from __future__ import annotations
@@ -24,36 +24,37 @@ STORED = "stored.json"
 
 
 def stored_tar(digest: str) -> RemotePath:
-    """Where the tar of this digest lies, or would."""
+    """The address of the tar with this digest, whether or not it exists."""
     return RemotePath(store_url()) / digest[:2] / f"{digest}.tar"
 
 
 def cached_tar(
-    stage: str, key: Key, name: str, remote: bool, make: Callable[[Path], None], *, code: str
+    stage: str, key: Key, name: str, remote: bool, write: Callable[[Path], None], *, code: str
 ) -> Path:
-    """The finished unit of the tar ``name``, which ``make(folder)`` writes with its index where it
-    is not there; the tar lies in the store where ``remote`` says so. Raises what
-    ``components.runtime.unit_cache.cached_unit`` raises, where ``code`` is explained too.
+    """The finished unit of the tar ``name``; ``write(folder)`` writes it with its index if the work
+    cache does not have it. With ``remote`` the tar is moved to the store.
+
+    Raises what ``components.runtime.unit_cache.cached_unit`` raises, where ``code`` is explained.
     """
 
     def fill(folder: Path) -> None:
-        make(folder)
+        write(folder)
         if remote:
-            _send(folder / name)
+            _move_to_store(folder / name)
 
     key = {**key, "name": name, **({"remote": True} if remote else {})}
     unit = cached_unit(stage, key, fill, code=code)
-    return cached_unit(stage, key, fill, code=code) if _drop_if_lost(unit) else unit
+    return cached_unit(stage, key, fill, code=code) if _remove_if_not_stored(unit) else unit
 
 
 def link_tar(unit: Path, name: str, target: Path) -> None:
-    """Links a unit's tar into ``target``, where it is not in the store."""
+    """Links a unit's tar into ``target``; does nothing if it is in the store."""
     if not _stored_record(unit):
         link_file(unit / name, target / name)
 
 
-def _send(tar: Path) -> None:
-    """Puts a tar into the store, and its digest and size in its place on the disk."""
+def _move_to_store(tar: Path) -> None:
+    """Writes a tar to the store and replaces it by a record of its digest and size."""
     digest, size = file_digest(tar), tar.stat().st_size
     if not _is_stored(digest, size):
         stored_tar(digest).write_bytes(tar.read_bytes())
@@ -64,29 +65,29 @@ def _send(tar: Path) -> None:
 
 
 def digest_of(unit: Path, name: str) -> str:
-    """SHA-256 of a unit's tar, wherever it lies."""
-    sent = _stored_record(unit)
-    return sent["sha256"] if sent else unit_digests(unit)[name]
+    """SHA-256 of a unit's tar, on this machine or in the store."""
+    record = _stored_record(unit)
+    return record["sha256"] if record else unit_digests(unit)[name]
 
 
 def bytes_of(unit: Path, name: str) -> int:
-    """Size of a unit's tar, wherever it lies."""
-    sent = _stored_record(unit)
-    return sent["bytes"] if sent else (unit / name).stat().st_size
+    """Size of a unit's tar, on this machine or in the store."""
+    record = _stored_record(unit)
+    return record["bytes"] if record else (unit / name).stat().st_size
 
 
 def _stored_record(unit: Path) -> dict[str, Any]:
-    """What a unit says of a tar that it sent to the store; empty where it holds its tar itself."""
+    """The record of a tar that the unit moved to the store; empty if the unit has its tar."""
     stored = unit / STORED
     return json.loads(stored.read_text()) if stored.is_file() else {}
 
 
-def _drop_if_lost(unit: Path) -> bool:
-    """Whether this store does not have what the unit says that it sent to one; the unit is then
-    dropped.
+def _remove_if_not_stored(unit: Path) -> bool:
+    """Whether the unit's tar was moved to a store and this store does not have it; the unit is then
+    removed.
     """
-    sent = _stored_record(unit)
-    if not sent or _is_stored(sent["sha256"], sent["bytes"]):
+    record = _stored_record(unit)
+    if not record or _is_stored(record["sha256"], record["bytes"]):
         return False
     shutil.rmtree(unit)
     return True

@@ -108,7 +108,7 @@ def plan(
     wanted = (
         0 if alone else round(len(speech) * stage.nonspeech_share / (1 - stage.nonspeech_share))
     )
-    recorded = [item.entry.seconds for item in items]
+    recorded = [item.duration_s for item in items]
     steps: list[Step] = []
     epoch = 0
     while len(steps) < stage.steps:

@@ -144,7 +144,7 @@ class StageObjective(Objective[Example]):
         figures, tokens = result.figures, batch.num_targets
         self._throughput.add(
             result.duration_s,
-            sum(utterance.entry.seconds for utterance, _ in batch.items),
+            sum(utterance.duration_s for utterance, _ in batch.items),
             int(figures["read"]),
             int(figures["padding"]),
         )

@@ -87,13 +87,13 @@ def dev_errors(
     """
     prefetch([source.located(utterance) for utterance in utterances])
     total = WordErrors()
-    durations_s = [utterance.entry.seconds for utterance in utterances]
+    durations_s = [utterance.duration_s for utterance in utterances]
     batches = list(by_length(utterances, durations_s, batch_seconds))
     for batch, is_real in ranks.assigned_items(batches):
         hypotheses = search(
             model,
             source.frames(batch),
-            [utterance.entry.seconds for utterance in batch],
+            [utterance.duration_s for utterance in batch],
             GREEDY,
             together=ranks.is_sharded,
         )

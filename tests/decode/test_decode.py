@@ -130,11 +130,11 @@ def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
         for item in source.items:
             frames = source.frames([item])
             for system, constraints in sets.items():
-                alone = search(model, frames, [item.entry.seconds], constraints)[0]
-                row = found[system, item.entry.id]
+                alone = search(model, frames, [item.duration_s], constraints)[0]
+                row = found[system, item.id]
                 assert (row.text, row.tokens) == (alone.text, alone.tokens)
                 assert row.score == pytest.approx(alone.score, rel=1e-4)
-            assert found["ctc", item.entry.id].text == encoder.ctc_text(frames)[0]
+            assert found["ctc", item.id].text == encoder.ctc_text(frames)[0]
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,9 +251,9 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
         frames = source.frames([item])
         evidence = ctc_evidence(encoder, frames, model.builder.text)
         (alone,) = search(
-            model, frames, [item.entry.seconds], read_params().decode.sets["bound"], evidence
+            model, frames, [item.duration_s], read_params().decode.sets["bound"], evidence
         )
-        assert found["bound", item.entry.id].text == alone.text
+        assert found["bound", item.id].text == alone.text
     assert any(
         found["bound", each].text != found["free", each].text
         for system, each in found
@@ -315,9 +315,7 @@ def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
                 break
             tokens.append(best)
     wanted = tokenizer.decode(tokens[1:], skip_special_tokens=True)
-    assert next(row.text for row in rows if row.utterance_id == item.entry.id) == " ".join(
-        wanted.split()
-    )
+    assert next(row.text for row in rows if row.utterance_id == item.id) == " ".join(wanted.split())
 
 
 def test_a_new_test_source_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
@@ -407,7 +405,7 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(
     tones.change("catalogue/encoder.yaml", {"tiny.numerics.padding": padding})
     for role in ROLES:
         tones.run("features", role)
-    counts = {item.entry.id: item.entry.frames for item in entries(Path("data/features/test"))}
+    counts = {item.id: item.entry.frames for item in entries(Path("data/features/test"))}
     assert counts == {"long": 1760, "usual": 50, "short": 2}
     tones.run("decode")
     rows = hypotheses()["test/recorded"]

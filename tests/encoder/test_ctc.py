@@ -162,7 +162,7 @@ def test_longer_utterances_are_left_out_where_asked_and_counted(
         return known(model, examples)
 
     monkeypatch.setattr(ctc, "ctc_loss", noting)
-    lengths = sorted(item.entry.seconds for item in entries(SHARDS / "train"))
+    lengths = sorted(item.duration_s for item in entries(SHARDS / "train"))
     limit = lengths[len(lengths) // 2]
     over = sum(length > limit for length in lengths)
     ctc.train(Ranks(), job(tmp_path / "cut", max_seconds=limit))
@@ -196,7 +196,7 @@ def test_subwords_serve_where_characters_do_not_fit(world: Path, tmp_path: Path)
     encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
     frames = encoder([audio(item) for item in items])
     assert [len(each) for each in frames] == [
-        pytest.approx(item.entry.seconds * 12.5, abs=1) for item in items
+        pytest.approx(item.duration_s * 12.5, abs=1) for item in items
     ]
     assert len(encoder.ctc_text(frames)) == len(frames)
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)

@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 
 from components.audio.sound import read_waveform
 from components.config.catalogue import ROLES
-from components.config.errors import InputError
 from components.config.params import Shards
 from components.corpus import __main__ as corpus
 from components.corpus.manifest import MANIFEST, read_manifest, read_rejects, write_rows
@@ -52,6 +51,7 @@ from components.shards.store import stored_tar
 from components.text.utterance import Utterance
 from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
+from tests.errors import refused
 
 CLIPS = {  # file → (rate, channels, format, text)
     "a.flac": (16_000, 1, "FLAC", "goes in as it is"),
@@ -148,28 +148,28 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
     """FLAC at 16 kHz mono byte for byte, anything else as 16-bit FLAC of what it sounds like."""
     run(stage())
     items = entries(OUT)
-    assert [item.entry.id for item in items] == list("abcdefg")
+    assert [item.id for item in items] == list("abcdefg")
     for item in items:
-        data, path = payload(item), recording(item.entry.id, tmp_path)
-        if item.entry.id in "af":
+        data, path = payload(item), recording(item.id, tmp_path)
+        if item.id in "af":
             assert data == path.read_bytes()
         facts = soundfile.info(io.BytesIO(data))
         assert (facts.format, facts.samplerate, facts.channels) == ("FLAC", 16_000, 1)
-        assert item.entry.samples == facts.frames == len(audio(item))
+        assert item.num_samples == facts.frames == len(audio(item))
         assert np.abs(audio(item) - read_waveform(path)).max() <= 2**-15
         text = CLIPS[path.name][3]
-        assert (item.entry.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
+        assert (item.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
         speaker = f"speaker-{list(CLIPS).index(path.name) % 2}"
         told = {
-            "id": item.entry.id,
+            "id": item.id,
             "text": text,
             "speaker": speaker,
             "language": "en",
             "samples": facts.frames,
         }
         assert description(item) == told
-        assert item.entry.speaker == speaker
-        assert item.entry.seconds == facts.frames / 16_000
+        assert item.speaker == speaker
+        assert item.duration_s == facts.frames / 16_000
 
 
 def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_tars(
@@ -183,7 +183,7 @@ def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_ta
     corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
     shutil.rmtree(work)
     run(stage())
-    there = {item.entry.id: item for item in entries(OUT)}
+    there = {item.id: item for item in entries(OUT)}
     assert len(there) == 2 * len(CLIPS)
     for name in "abcdefg":
         before, after = there[name].entry, there[f"{name}-tempo-0_8"].entry
@@ -220,12 +220,12 @@ def test_real_speech_of_every_rate_and_format_goes_in(
         (44_100, ".flac"),
     }
     items = entries(OUT)
-    assert sorted(item.entry.id for item in items) == sorted(rows)
+    assert sorted(item.id for item in items) == sorted(rows)
     for item in items:
-        row = rows[item.entry.id]
-        assert item.entry.text == row.text
-        assert item.entry.seconds == pytest.approx(row.samples / row.sample_rate, abs=1e-4)
-        assert len(audio(item)) == item.entry.samples
+        row = rows[item.id]
+        assert item.text == row.text
+        assert item.duration_s == pytest.approx(row.samples / row.sample_rate, abs=1e-4)
+        assert len(audio(item)) == item.num_samples
 
 
 def test_a_tar_says_nothing_of_when_where_and_by_whom_it_was_made() -> None:
@@ -275,7 +275,7 @@ def test_webdataset_reads_the_same_members() -> None:
     tars = [str(path) for path in sorted(OUT.glob("clips/*.tar"))]
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
     items = entries(OUT)
-    assert [sample["__key__"] for sample in samples] == [item.entry.id for item in items]
+    assert [sample["__key__"] for sample in samples] == [item.id for item in items]
     for sample, item in zip(samples, items, strict=True):
         assert sample["flac"] == payload(item)
         assert json.loads(sample["json"]) == description(item)
@@ -337,12 +337,9 @@ def test_a_recording_that_is_not_what_the_manifest_says_stops(
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-2] + b"xy")
-    with pytest.raises(
-        InputError, match=rf"{path.name} is gone or changed.*corpus scan.*dvc repro"
-    ) as stopped:
+    with refused(name, path.name):
         run(stage())
-    assert stopped.value.subject == name
-    with pytest.raises(InputError, match=r"data/shards/test is missing or not whole"):
+    with refused(None, "data/shards/test"):
         entries(OUT)
 
 
@@ -366,11 +363,8 @@ def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
         if place == "payload"
         else item.entry.json_offset + item.entry.json_size
     )
-    with pytest.raises(
-        InputError, match=rf"{item.entry.shard} ends inside utterance 'c'.*dvc repro"
-    ) as stopped:
+    with refused("c", item.entry.shard):
         (payload if place == "payload" else description)(damaged(item, data[: end - 1]))
-    assert stopped.value.subject == "c"
     assert (payload if place == "payload" else description)(damaged(item, data[:end]))
 
 
@@ -379,23 +373,17 @@ def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
     item = entries(OUT)[1]
     data = bytearray((item.folder / item.entry.shard).read_bytes())
     data[item.entry.offset : item.entry.offset + 4] = b"none"
-    with pytest.raises(
-        InputError, match=rf"{item.entry.shard}, utterance 'b': unreadable"
-    ) as stopped:
+    with refused("b", item.entry.shard):
         audio(damaged(item, bytes(data)))
-    assert stopped.value.subject == "b"
 
 
 def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
     run(stage())
     item = entries(OUT)[0]
-    longer = replace(item, entry=replace(item.entry, samples=item.entry.samples + 1))
-    with pytest.raises(
-        InputError,
-        match=rf"{item.entry.shard}, utterance 'a': {item.entry.samples} samples, not the",
-    ):
+    longer = replace(item, entry=replace(item.entry, samples=item.num_samples + 1))
+    with refused("a", item.entry.shard, str(item.num_samples)):
         audio(longer)
-    with pytest.raises(InputError, match=rf"{item.entry.shard}, utterance 'a'"):
+    with refused("a", item.entry.shard):
         audio(replace(item, entry=replace(item.entry, offset=item.entry.offset + 1)))
 
 
@@ -442,7 +430,7 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:
     run(stage())
-    here = {item.entry.id: (payload(item), description(item)) for item in entries(OUT)}
+    here = {item.id: (payload(item), description(item)) for item in entries(OUT)}
     local = read_record(OUT)
     index = (OUT / "clips" / INDEX).read_bytes()
 
@@ -464,7 +452,7 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     ]
     tars = {name: digest for name, digest in record["outputs"].items() if name.endswith(".tar")}
     assert set(bucket.names()) == {f"tars/{digest[:2]}/{digest}.tar" for digest in tars.values()}
-    assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here
+    assert {item.id: (payload(item), description(item)) for item in entries(OUT)} == here
     assert len(here) == len(CLIPS)
 
     bucket.asked.clear()
@@ -474,7 +462,7 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     )
     bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
     run(stage(remote=True))
-    assert {item.entry.id: (payload(item), description(item)) for item in entries(OUT)} == here, (
+    assert {item.id: (payload(item), description(item)) for item in entries(OUT)} == here, (
         "what was lost is made again"
     )
 
@@ -497,7 +485,7 @@ def test_all_that_is_announced_comes_in_while_nobody_reads(
     while sum(count for (method, _), count in bucket.asked.items() if method == "GET") < len(tars):
         assert time.monotonic() < end, "not all of them came"
         time.sleep(0.1)
-    assert {digest: reader.part(digest, 0, 1000) for digest in tars} == tars
+    assert {digest: reader.read(digest, 0, 1000) for digest in tars} == tars
     assert set(bucket.asked.values()) == {1}
 
 
@@ -521,9 +509,7 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
     tar_prefetcher.cache_clear()
     bucket.always("wrong", ".tar")
     prefetch(items)
-    with pytest.raises(
-        InputError, match=r"holds other bytes than its name says.*dvc repro -f shards"
-    ):
+    with refused(None):
         payload(items[0])
     tar_prefetcher.cache_clear()
     bucket.fault = lambda method, path: ""
@@ -537,12 +523,12 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
     for length in (0, 1024):
         bucket.client.put_object(Bucket="recordings", Key=name, Body=kept[:length])
         tar_prefetcher.cache_clear()
-        with pytest.raises(InputError, match=r"s3://recordings/ahead/.* ends inside utterance"):
+        with refused(None, "s3://recordings/ahead/"):
             list(map(payload, items))
     bucket.client.delete_object(Bucket="recordings", Key=name)
     tar_prefetcher.cache_clear()
-    with pytest.raises(InputError, match=r"s3://recordings/ahead/.*is gone; it holds utterance"):
+    with refused(None, "s3://recordings/ahead/"):
         list(map(payload, items))
     monkeypatch.delenv("LIBRETTO_STORE")
-    with pytest.raises(InputError, match="LIBRETTO_STORE= is no address of S3"):
+    with refused(None, "LIBRETTO_STORE"):
         payload(items[0])

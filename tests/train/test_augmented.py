@@ -121,7 +121,7 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
         for step in steps
     ]
     recorded = [
-        max(items[place].entry.seconds for (place,) in step.places) * len(step.places)
+        max(items[place].duration_s for (place,) in step.places) * len(step.places)
         for step in steps
     ]
     assert max(sizes) <= settings.batch_seconds < max(recorded)
@@ -142,7 +142,7 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
     caplog.set_level("INFO")
     run(*ROLES)
     speech = tones.frame_source("train")
-    limit = sorted(item.entry.seconds for item in speech.items)[6]
+    limit = sorted(item.duration_s for item in speech.items)[6]
     tones.change("params.yaml", {"train.max_seconds": limit})
     kept = {item.entry.id for item in split_by_length(speech.items, limit * 0.8)[0]}
     assert 0 < len(kept) < 7

@@ -490,7 +490,7 @@ def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
     share: float, held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
 ) -> None:
     speech = held[0]
-    lengths = [item.entry.seconds for item in speech]
+    lengths = [item.duration_s for item in speech]
     counts = Counter()
     for seed in range(40):
         found = concatenate_utterances(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
@@ -546,7 +546,7 @@ def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(
     settings = setting(settings, concatenate=Concatenate(1.0, 4.0), batch_seconds=6)
     steps = plan(speech, silence, settings, stage_of(60, 0.0))
     for step in steps:
-        lengths = [sum(speech[each].entry.seconds for each in place) for place in step.places]
+        lengths = [sum(speech[each].duration_s for each in place) for place in step.places]
         assert len(lengths) == 1 or max(lengths) * len(lengths) <= 6
     groups = [place for step in steps for place in step.places if len(place) > 1]
     assert len(set(groups)) > len(speech)

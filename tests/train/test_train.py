@@ -369,7 +369,7 @@ def test_longer_utterances_are_left_out_and_counted(
     world: Path, before_step: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    lengths = {item.entry.id: item.entry.seconds for item in entries(Path("data/shards/train"))}
+    lengths = {item.entry.id: item.duration_s for item in entries(Path("data/shards/train"))}
     limit = sorted(lengths.values())[8]
     tones.change("params.yaml", {"train.max_seconds": limit})
     seen: set[str] = set()
@@ -512,7 +512,7 @@ def test_a_batch_keeps_to_its_budget_padding_counted(
     items = [*speech, *silence]
     for step in plan(speech, silence, settings, stage_of(40, 0.25)):
         assert (
-            max(items[place].entry.seconds for (place,) in step.places) * len(step.places)
+            max(items[place].duration_s for (place,) in step.places) * len(step.places)
             <= settings.batch_seconds
         )
 
@@ -521,11 +521,11 @@ def test_utterances_as_long_as_the_limit_are_kept(
     held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech = held[0]
-    limit = speech[0].entry.seconds
+    limit = speech[0].duration_s
     kept, left_out = split_by_length(speech, limit)
     assert speech[0] in kept
     assert len(kept) + left_out == len(speech)
-    assert all(item.entry.seconds <= limit for item in kept)
+    assert all(item.duration_s <= limit for item in kept)
 
 
 def augment(**changed: Any) -> SpecAugment:

@@ -107,7 +107,7 @@ def texts(model: SpeechLLM, source: FrameSource) -> list[str]:
     found = search(
         model.eval(),
         heard(source),
-        [item.entry.seconds for item in items],
+        [item.duration_s for item in items],
         read_params().decode.sets["free"],
     )
     return [each.text for each in found]
@@ -212,7 +212,7 @@ def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     assert not torch.allclose(frames[0], plain_frames[0], atol=1e-3)
     free = {row.utterance_id: row.text for row in rows if row.system == "free"}
     assert [free[item.entry.id] for item in items] == [
-        search(model, [each], [item.entry.seconds], read_params().decode.sets["free"])[0].text
+        search(model, [each], [item.duration_s], read_params().decode.sets["free"])[0].text
         for each, item in zip(frames, items, strict=True)
     ]
 

@@ -85,7 +85,7 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
     place = empty_folder(tmp_path / "elsewhere")
     (tmp_path / "exported").rename(place / "model")
     for item in entries(Path("data/shards/dev")):
-        (place / f"{item.entry.id}.flac").write_bytes(payload(item))
+        (place / f"{item.id}.flac").write_bytes(payload(item))
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),

@@ -58,7 +58,7 @@ def bridge(world: Path) -> None:
 
 def recordings_of(role: str) -> dict[str, bytes]:
     """The FLAC of each utterance of a role."""
-    return {item.entry.id: payload(item) for item in entries(Path("data/shards") / role)}
+    return {item.id: payload(item) for item in entries(Path("data/shards") / role)}
 
 
 def long_tone(words: int, seed: int = 0, pauses: bool = False) -> np.ndarray:
