@@ -72,7 +72,7 @@ def compute_examples(
 
     def duration_s(index: int) -> float:
         if training.augment is None:
-            return utterances[index // views].entry.seconds
+            return utterances[index // views].duration_s
         return len(mels[index]) / FRAMES_PER_SECOND
 
     return [

@@ -261,7 +261,7 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
 
 def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(world: Path) -> None:
     speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
-    seconds = [item.entry.seconds for item in (*speech, *silence)]
+    seconds = [item.duration_s for item in (*speech, *silence)]
     plan = plan_batches([*speech, *silence], len(speech), seconds, TRAINING)
     places = [place for batch in plan for place in batch]
     assert sorted(place for place in places if place < len(speech)) == sorted(
