@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -378,3 +380,146 @@ def test_no_stage_depends_on_runtime_settings() -> None:
         for path in [*stage["deps"], *stage["outs"]]
         if Path(str(path)).is_absolute()
     ]
+
+
+# Words that a reader from another lab cannot search for. As a whole name, and as a part of one.
+BARE = set(
+    [
+        "each",
+        "found",
+        "place",
+        "places",
+        "placed",
+        "held",
+        "hold",
+        "holds",
+        "heard",
+        "hears",
+        "hearing",
+        "known",
+        "knows",
+        "wanted",
+        "wants",
+        "shown",
+        "shows",
+        "show",
+        "kept",
+        "keep",
+        "keeps",
+        "said",
+        "say",
+        "says",
+        "told",
+        "tell",
+        "tells",
+        "made",
+        "makes",
+        "whole",
+        "stand",
+        "stands",
+        "standing",
+        "hung",
+        "sped",
+        "strung",
+        "misread",
+        "mine",
+        "turns",
+        "fresh",
+        "contents",
+        "stated",
+        "typed",
+        "announce",
+        "ahead",
+        "patiently",
+        "meeting",
+        "seats",
+        "apart",
+        "beside",
+        "lies",
+        "lie",
+        "there",
+        "here",
+        "alike",
+        "alone",
+        "around",
+        "taken",
+        "takes",
+        "lacking",
+        "begun",
+        "rest",
+        "others",
+        "within",
+        "lost",
+        "thing",
+        "things",
+        "what",
+        "whose",
+        "how",
+        "asked",
+        "asks",
+        "reach",
+        "extended",
+        "bears",
+        "fits",
+        "quiet",
+        "spoken",
+        "laid",
+        "bench",
+        "unheard",
+        "unasked",
+        "way_out",
+    ]
+)
+PARTS = {
+    "heard",
+    "hears",
+    "hearing",
+    "unheard",
+    "unasked",
+    "hung",
+    "told",
+    "said",
+    "sped",
+    "strung",
+    "misread",
+    "patiently",
+    "wanted",
+    "shown",
+    "kept",
+    "held",
+    "stands",
+}
+
+
+def bound_names(path: Path) -> Iterator[tuple[str, int]]:
+    """Every name that a module binds: functions, classes, arguments, variables, attributes."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_names_are_words_of_the_field(path: Path) -> None:
+    private = [
+        f"line {line}: {name}"
+        for name, line in bound_names(path)
+        if name.strip("_").lower() in BARE
+        or PARTS & set(re.split(r"_|(?<=[a-z])(?=[A-Z])", name.strip("_").lower()))
+    ]
+    assert not private
+
+
+def test_a_class_name_is_used_once() -> None:
+    names = Counter(
+        node.name
+        for path in CODE
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not [name for name, count in names.items() if count > 1]
