@@ -143,8 +143,8 @@ def test_a_generator_that_was_edited_is_not_served_its_old_output(workspace: Wor
 def test_an_edit_of_a_comment_relinks_everything(workspace: Workspace) -> None:
     before, units = workspace.manifests(), workspace.units()
     times = {unit: (unit / "unit.json").stat().st_mtime_ns for unit in units if unit.is_dir()}
-    workspace.edit("corpus/sources/synthetic.py", "\nimport ", "\n# A comment.\nimport ")
-    workspace.edit("audio/sound.py", "def decode(", "# Another comment.\ndef decode(")
+    workspace.edit("corpus/sources/synthetic.py", "\nfrom ", "\n# A comment.\nfrom ")
+    workspace.edit("audio/sound.py", "\nfrom ", "\n# Another comment.\nfrom ")
     assert workspace.manifests() == before
     assert workspace.units() == units and times
     assert times == {unit: (unit / "unit.json").stat().st_mtime_ns for unit in times}
@@ -153,7 +153,7 @@ def test_an_edit_of_a_comment_relinks_everything(workspace: Workspace) -> None:
 def test_an_edit_of_the_search_reruns_decoding_and_no_features(workspace: Workspace) -> None:
     modules = ("components.features.extract", "components.encoder.ctc", "components.shards.build")
     before = {module: workspace.digest(module) for module in (*modules, "components.decode.shard")}
-    workspace.edit("search/beam.py", "def _distinct(", "SIZE = 1\n\n\ndef _distinct(")
+    workspace.edit("search/beam.py", "\nimport ", "\nSIZE = 1\nimport ")
     after = {module: workspace.digest(module) for module in before}
     assert {module for module in before if after[module] != before[module]} == {
         "components.decode.shard"
