@@ -124,8 +124,7 @@ def _unknown_key(cls: Any, location: tuple[int | str, ...], where: str) -> Input
             subject=key,
             hint=f"Rename it to '{RENAMED_KEYS[name]}'.",
         )
-    section = _without_annotations(section)
-    names = [field.name for field in _fields(section)]
+    names = [field.name for field in _fields(_without_annotations(section))]
     return InputError(f"{where}: unknown key '{key}'.", subject=key, hint=nearest(name, names))
 
 
@@ -165,7 +164,7 @@ def _resolve(cls: Any, location: tuple[int | str, ...]) -> tuple[str, Any]:
         plain = _without_annotations(cls)
         if dataclasses.is_dataclass(plain) and isinstance(plain, type):
             keys.append(str(part))
-            cls = typing.get_type_hints(plain, include_extras=True).get(str(part), Any)
+            cls = _field_types(plain).get(str(part), Any)
         elif typing.get_origin(plain) in (list, tuple) and isinstance(part, int):
             keys.append(str(part))
             cls = typing.get_args(plain)[0]
@@ -177,6 +176,13 @@ def _resolve(cls: Any, location: tuple[int | str, ...]) -> tuple[str, Any]:
         else:
             break
     return ".".join(keys), cls
+
+
+def _field_types(cls: Any) -> dict[str, Any]:
+    """Annotated types of a dataclass by the keys that its fields have in the data."""
+    aliases = getattr(cls, "__pydantic_config__", {}).get("alias_generator") or str
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {aliases(name): hint for name, hint in hints.items()}
 
 
 def _without_annotations(cls: Any) -> Any:

@@ -1,30 +1,12 @@
 """Runtime settings: how and where a run happens, never what it computes.
 
-They come from the environment, or from one file of ``NAME=value`` lines that ``LIBRETTO_SETTINGS``
-names by an absolute path (the environment wins). No DVC stage depends on them, so changing one
-leaves ``dvc status`` clean.
+In: variables of the environment whose names begin with ``LIBRETTO_``, or one file of
+``NAME=value`` lines that ``LIBRETTO_SETTINGS`` names by an absolute path (the environment wins).
+Out: typed, checked values; they are read anew on each call. No DVC stage depends on them, so
+changing one leaves ``dvc status`` clean. Cost: microseconds.
 
-=========================  ===================================================================================================
-LIBRETTO_WORK              work cache, an absolute path (default: the user's cache directory)
-LIBRETTO_WORK_GB           size at which the oldest finished units of the work cache are dropped (default 50)
-LIBRETTO_ROOT_<NAME>       data root of a source whose catalogue entry says ``root: <name>``: a folder, or ``s3://bucket/prefix``
-LIBRETTO_STORE             ``s3://bucket/prefix`` for tars, where ``shards.remote`` or ``features.remote`` is on
-LIBRETTO_READ_AHEAD_MB     of memory, in each process that trains, for tars read ahead from the store (default 2000)
-LIBRETTO_S3_TRIES          how often S3 is asked before a failure that may pass counts (default 7: 8 to 16 s of waiting)
-LIBRETTO_S3_TIMEOUT        seconds without an answer of S3 after which it is asked again (default 20)
-LIBRETTO_OPENSLR           base address of a mirror of https://www.openslr.org/resources (default: each archive's own address)
-LIBRETTO_MODELS            folder in which encoders and LLMs of kind ``folder`` lie
-LIBRETTO_DEVICE            ``cpu``, ``cuda``, ``cuda:1`` … (default: the GPU when there is one)
-LIBRETTO_WORKERS           worker processes on this machine (default: the processor's cores)
-LIBRETTO_FANOUT            who does work by shard: ``local`` (default: processes of this machine) or ``ray`` (runtime/ray_pool.py)
-LIBRETTO_RAY               address of the Ray cluster, host:port of its head (default ``auto``: the one that this machine is part of)
-LIBRETTO_GPUS              GPUs that a worker takes: 2, or 0.5 where two share one (default 1 where the device is a GPU)
-LIBRETTO_ENGINE            ``ddp`` or ``fsdp``: training by torchrun, see components/train/engine.py (default: processes of this
-                           machine on the CPU; ``ddp`` where there are several GPUs)
-LIBRETTO_NODES             machines that train together (default 1)
-LIBRETTO_MEETING           host:port of the first of them, where the ranks meet
-LIBRETTO_PROGRESS          file to which progress goes as JSON lines
-=========================  ===================================================================================================
+``LIBRETTO_ROOT_<NAME>`` sets the data root of a source whose catalogue entry says
+``root: <name>``: a folder, or ``s3://bucket/prefix``.
 
 For checkpoints of a hub those of huggingface_hub hold, from the environment alone: ``HF_HOME``
 (cache), ``HF_ENDPOINT`` (mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. Telemetry is off.
@@ -36,14 +18,158 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from components.config.errors import InputError
+from components.config.schema import RuleError, Unit, parse_as
 
-GPU_DRIVERS = (
-    Path("/dev/nvidiactl"),
-    Path("/dev/kfd"),
-    Path("/dev/dxg"),
-)  # without one, torch (seconds) need not be asked
+PREFIX = "LIBRETTO_"
+RENAMED_SETTINGS = {"LIBRETTO_MEETING": "LIBRETTO_RENDEZVOUS"}
+
+# Device files of GPU drivers; without any, torch, which takes seconds to load, is not asked.
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+
+
+def _check_absolute(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ValueError("it must be an absolute path, since queued experiments run in copies")
+    return path
+
+
+def _check_store(address: str) -> str:
+    if not address.startswith("s3://"):
+        raise ValueError("it must be an address of S3, s3://bucket/prefix")
+    return address.rstrip("/")
+
+
+def _check_gpus(share: float) -> float:
+    if share > 1 and share != int(share):
+        raise ValueError("it must be a count or a share of one, such as 2 or 0.5")
+    return share
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_check_absolute)]
+
+
+def _setting_name(field: str) -> str:
+    return f"{PREFIX}{field.upper()}"
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """All runtime settings but the data roots; None where a default depends on the machine."""
+
+    __pydantic_config__ = ConfigDict(
+        alias_generator=_setting_name, extra="ignore", allow_inf_nan=False
+    )
+    work: Annotated[
+        AbsolutePath | None,
+        Field(description="Work cache, an absolute path; default: in the user's cache directory."),
+    ] = None
+    work_gb: Annotated[
+        NonNegativeFloat,
+        Unit("10^9 bytes"),
+        Field(description="Size at which the oldest finished units of the work cache go."),
+    ] = 50
+    store: Annotated[
+        str | None,
+        AfterValidator(lambda address: address and _check_store(address)),
+        Field(
+            description="s3://bucket/prefix for tars, where shards.remote or features.remote is on."
+        ),
+    ] = None
+    read_ahead_mb: Annotated[
+        NonNegativeFloat,
+        Unit("10^6 bytes"),
+        Field(description="Memory, in each process that trains, for tars read ahead from there."),
+    ] = 2000
+    s3_tries: Annotated[
+        PositiveInt,
+        Field(description="Requests to S3 before a failure counts; 7 wait 8 to 16 s in all."),
+    ] = 7
+    s3_timeout: Annotated[
+        PositiveFloat,
+        Unit("s"),
+        Field(description="Without an answer of S3, after which the request is repeated."),
+    ] = 20
+    openslr: Annotated[
+        str,
+        Field(
+            description="Address of a mirror of https://www.openslr.org/resources; default: each "
+            "archive's own address."
+        ),
+    ] = ""
+    models: Annotated[
+        AbsolutePath | None,
+        Field(description="Folder of the encoders and LLMs of kind folder, an absolute path."),
+    ] = None
+    device: Annotated[
+        str, Field(description="cpu, cuda, cuda:1 …; default: the GPU when there is one.")
+    ] = ""
+    workers: Annotated[
+        NonNegativeInt | None,
+        Field(description="Worker processes on this machine; default: the processor's cores."),
+    ] = None
+    fanout: Annotated[
+        Literal["local", "ray"],
+        Field(
+            description="Where work by shard runs: in processes of this machine, or as Ray tasks."
+        ),
+    ] = "local"
+    ray: Annotated[
+        str,
+        Field(
+            description="Address of the Ray cluster, host:port of its head; auto: the one that "
+            "this machine is part of."
+        ),
+    ] = "auto"
+    gpus: Annotated[
+        NonNegativeFloat | None,
+        AfterValidator(lambda share: share and _check_gpus(share)),
+        Field(
+            description="GPUs that a worker takes: 2, or 0.5 where two share one; default: 1 where "
+            "the device is a GPU."
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["", "ddp", "fsdp"],
+        Field(
+            description="Training by torchrun (components/train/engine.py); default: processes of "
+            "this machine on the CPU, ddp where there are several GPUs."
+        ),
+    ] = ""
+    nodes: Annotated[PositiveInt, Field(description="Machines that train together.")] = 1
+    rendezvous: Annotated[
+        str, Field(description="host:port of the first of them, where the ranks connect.")
+    ] = ""
+    progress: Annotated[
+        Path | None, Field(description="File to which progress goes as JSON lines.")
+    ] = None
+
+    @model_validator(mode="after")
+    def check_nodes(self) -> Self:
+        """Several machines need an engine and an address at which their ranks connect."""
+        has_port = self.rendezvous.rpartition(":")[2].isdecimal()
+        if self.nodes > 1 and not (self.engine and has_port):
+            raise RuleError(
+                "LIBRETTO_NODES",
+                f"{self.nodes} machines need an engine and a rendezvous.",
+                "Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_RENDEZVOUS to host:port of the "
+                "first of them.",
+            )
+        return self
 
 
 @cache
@@ -55,7 +181,8 @@ def _file() -> dict[str, str]:
     if not path.is_absolute() or not path.is_file():
         raise InputError(
             f"LIBRETTO_SETTINGS={name} is not an absolute path of a file.",
-            hint="Give one, or unset it.",
+            subject="LIBRETTO_SETTINGS",
+            hint="Set it to one, or unset it.",
         )
     pairs = (
         line.split("=", 1)
@@ -65,134 +192,125 @@ def _file() -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def setting(name: str, default: str = "") -> str:
-    """The value of one runtime setting, from the environment or the settings file."""
-    return os.environ.get(name) or _file().get(name, default)
+def read_settings() -> RuntimeSettings:
+    """All settings; raises InputError that names the variable for a wrong value and an old name."""
+    values = _file() | {
+        name: value for name, value in os.environ.items() if name.startswith(PREFIX) and value
+    }
+    for name, new_name in RENAMED_SETTINGS.items():
+        if name in values:
+            raise InputError(
+                f"The setting {name} has the name {new_name} now.",
+                subject=name,
+                hint=f"Set {new_name}.",
+            )
+    return parse_as(RuntimeSettings, values, "runtime settings")
 
 
-def _directory(name: str, default: Path) -> Path:
-    path = Path(setting(name, str(default))).expanduser()
-    if not path.is_absolute():
-        raise InputError(
-            f"{name}={path} is not an absolute path.",
-            hint="Queued experiments run in copies: make it absolute.",
-        )
-    return path
+def setting(name: str) -> str:
+    """The text of one variable, from the environment or the settings file; empty where it is not
+    set.
+    """
+    return os.environ.get(name) or _file().get(name, "")
+
+
+def root_setting(name: str) -> tuple[str, str]:
+    """(variable, its value) of the data root ``name``; the value is empty where it is not set."""
+    variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
+    return variable, setting(variable)
 
 
 def work_root() -> Path:
     """Root of the work cache."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return _directory("LIBRETTO_WORK", base / "libretto")
-
-
-def _number(name: str, default: str) -> float:
-    value = setting(name, default)
-    try:
-        return float(value)
-    except ValueError:
-        raise InputError(
-            f"{name}={value} is not a number.", subject=name, hint="Set it to one, or unset it."
-        ) from None
+    return read_settings().work or base / "libretto"
 
 
 def work_bytes() -> int:
     """Size in bytes above which the work cache drops its oldest finished units."""
-    return int(_number("LIBRETTO_WORK_GB", "50") * 1e9)
+    return int(read_settings().work_gb * 1e9)
 
 
 def openslr_mirror() -> str:
-    """Base address from which archives are fetched in place of their own; empty where
-    none is set.
+    """Base address from which archives are fetched in place of their own; empty where none is
+    set.
     """
-    return setting("LIBRETTO_OPENSLR").rstrip("/")
-
-
-def root_setting(name: str) -> tuple[str, str]:
-    """(name of the setting, its value) of the data root ``name``; the value is empty where it is
-    not set.
-    """
-    variable = f"LIBRETTO_ROOT_{name.upper().replace('-', '_')}"
-    return variable, setting(variable)
+    return read_settings().openslr.rstrip("/")
 
 
 def store_url() -> str:
-    """Address of the store; raises InputError where it is not set or none of S3."""
-    value = setting("LIBRETTO_STORE").rstrip("/")
-    if not value.startswith("s3://"):
+    """Address of the store; raises InputError where it is not set."""
+    address = read_settings().store
+    if not address:
         raise InputError(
-            f"LIBRETTO_STORE={value} is no address of S3.",
+            "LIBRETTO_STORE is not set.",
             subject="LIBRETTO_STORE",
             hint="Set it to s3://bucket/prefix.",
         )
-    return value
+    return address
 
 
 def read_ahead_bytes() -> int:
-    """Memory for tars that are read ahead."""
-    return int(_number("LIBRETTO_READ_AHEAD_MB", "2000") * 1e6)
+    """Memory in bytes for tars that are read ahead."""
+    return int(read_settings().read_ahead_mb * 1e6)
 
 
 def s3_tries() -> int:
-    """How often S3 is asked the same."""
-    return max(1, int(_number("LIBRETTO_S3_TRIES", "7")))
+    """Requests to S3 before a failure counts."""
+    return read_settings().s3_tries
 
 
 def s3_timeout() -> float:
-    """Seconds without an answer of S3 after which it is asked again."""
-    return _number("LIBRETTO_S3_TIMEOUT", "20")
+    """Seconds without an answer of S3 after which a request is repeated."""
+    return read_settings().s3_timeout
 
 
 def models_root() -> Path:
     """Folder of local checkpoints; raises InputError where it is not set."""
-    if not setting("LIBRETTO_MODELS"):
+    folder = read_settings().models
+    if not folder:
         raise InputError(
             "LIBRETTO_MODELS is not set.",
-            hint="Set it to the folder that holds the checkpoint's folder.",
+            subject="LIBRETTO_MODELS",
+            hint="Set it to the folder that contains the checkpoint's folder.",
         )
-    return _directory("LIBRETTO_MODELS", Path("/"))
+    return folder
 
 
 def workers() -> int:
-    """Worker processes on this machine."""
-    return max(1, int(_number("LIBRETTO_WORKERS", str(len(os.sched_getaffinity(0))))))
+    """Worker processes on this machine, at least 1."""
+    count = read_settings().workers
+    return max(1, len(os.sched_getaffinity(0)) if count is None else count)
 
 
 def fanout() -> str:
-    """Who does work by shard, ``local`` or ``ray``; raises InputError for anything else."""
-    chosen = setting("LIBRETTO_FANOUT", "local")
-    if chosen not in ("local", "ray"):
-        raise InputError(
-            f"LIBRETTO_FANOUT={chosen} is not known.",
-            subject="LIBRETTO_FANOUT",
-            hint="Known: local, ray.",
-        )
-    return chosen
+    """Where work by shard runs: ``local`` or ``ray``."""
+    return read_settings().fanout
 
 
 def ray_address() -> str:
-    """Where the Ray cluster is."""
-    return setting("LIBRETTO_RAY", "auto")
+    """Address of the Ray cluster."""
+    return read_settings().ray
 
 
 def gpu_share() -> float:
     """GPUs that a worker takes, a count or a share of one; 0 where the device is no GPU. Raises
-    InputError for what can't be had.
+    InputError for a GPU as device of which a worker takes none.
     """
-    on_gpu = device().startswith("cuda")
-    share = _number("LIBRETTO_GPUS", "1" if on_gpu else "0")
-    if share < 0 or (share > 1 and share != int(share)) or (on_gpu and not share):
+    uses_gpu = device().startswith("cuda")
+    share = read_settings().gpus
+    if uses_gpu and share == 0:
         raise InputError(
-            f"LIBRETTO_GPUS={share:g} is neither a count nor a share of one.",
+            "LIBRETTO_GPUS is 0, but the device is a GPU.",
             subject="LIBRETTO_GPUS",
-            hint="Such as 1 or 0.5.",
+            hint="Set it to a count or a share, such as 1 or 0.5.",
         )
-    return share
+    return float(uses_gpu) if share is None else share
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How training is spread over processes; ``name`` is empty where nothing is set."""
+    """How training is distributed over processes; ``name`` is empty where nothing is set."""
 
     name: str
     nodes: int
@@ -200,41 +318,21 @@ class Engine:
 
 
 def engine() -> Engine:
-    """The engine of training; raises InputError for one that there is not, and for several machines
-    without a place to meet.
-    """
-    chosen = Engine(
-        setting("LIBRETTO_ENGINE"), int(_number("LIBRETTO_NODES", "1")), setting("LIBRETTO_MEETING")
-    )
-    if chosen.name not in ("", "ddp", "fsdp"):
-        raise InputError(
-            f"LIBRETTO_ENGINE={chosen.name} is no engine.",
-            subject="LIBRETTO_ENGINE",
-            hint="Known: ddp, fsdp.",
-        )
-    if chosen.nodes > 1 and not (chosen.name and chosen.rendezvous.rpartition(":")[2].isdecimal()):
-        raise InputError(
-            f"LIBRETTO_NODES={chosen.nodes}: several machines need an engine and a place to meet.",
-            subject="LIBRETTO_NODES",
-            hint=(
-                "Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_MEETING to host:port of "
-                "the first of them."
-            ),
-        )
-    return chosen
+    """The engine of training."""
+    settings = read_settings()
+    return Engine(settings.engine, settings.nodes, settings.rendezvous)
 
 
 def device() -> str:
     """Name of the torch device: the setting, else the GPU when there is one, else the CPU."""
-    chosen = setting("LIBRETTO_DEVICE")
-    if chosen or not any(path.exists() for path in GPU_DRIVERS):
-        return chosen or "cpu"
+    name = read_settings().device
+    if name or not any(path.exists() for path in GPU_DRIVERS):
+        return name or "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def progress_file() -> Path | None:
-    """File for progress in JSON lines, if one was asked for."""
-    value = setting("LIBRETTO_PROGRESS")
-    return Path(value) if value else None
+    """File for progress in JSON lines; None where none is set."""
+    return read_settings().progress

@@ -1,7 +1,7 @@
 """The processes that train: those of this machine by themselves, or ``torchrun``'s, on one machine
 or several.
 
-In: a task and the runtime settings (``LIBRETTO_ENGINE``, ``LIBRETTO_NODES``, ``LIBRETTO_MEETING``).
+In: a task and the runtime settings (``LIBRETTO_ENGINE``, ``LIBRETTO_NODES``, ``LIBRETTO_RENDEZVOUS``).
 Out: what the task writes, the same but for rounding whatever the engine, since the batch of a step
 comes from the parameters alone. Cost: a few seconds to start.
 

@@ -54,8 +54,10 @@ def test_a_file_of_settings_needs_an_absolute_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIBRETTO_SETTINGS", name)
-    with pytest.raises(InputError, match=f"LIBRETTO_SETTINGS={name} is not an absolute path"):
+    with pytest.raises(InputError) as stopped:
         settings.workers()
+    assert stopped.value.subject == "LIBRETTO_SETTINGS"
+    assert stopped.value.hint
 
 
 @pytest.mark.parametrize(
@@ -63,10 +65,12 @@ def test_a_file_of_settings_needs_an_absolute_path(
     [("LIBRETTO_WORK", settings.work_root), ("LIBRETTO_MODELS", settings.models_root)],
 )
 def test_a_relative_folder_stops(name: str, root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queued experiments run in copies of the workspace, where it would lie somewhere else."""
+    """Queued experiments run in copies of the workspace, where it would be another folder."""
     monkeypatch.setenv(name, "some/cache")
-    with pytest.raises(InputError, match=rf"{name}=some/cache is not an absolute path.*absolute"):
+    with pytest.raises(InputError) as stopped:
         root()
+    assert stopped.value.subject == name
+    assert stopped.value.hint
     monkeypatch.setenv(name, "~/cache")
     assert root() == Path.home() / "cache"
 
@@ -88,24 +92,21 @@ def test_the_size_of_the_work_cache_is_given_in_gigabytes(monkeypatch: pytest.Mo
 
 def test_a_data_root_that_is_not_set_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIBRETTO_ROOT_CALL_CENTRE", raising=False)
-    with pytest.raises(
-        InputError,
-        match=r"data root 'call-centre' is not set.*Set LIBRETTO_ROOT_CALL_CENTRE to the folder",
-    ):
+    with pytest.raises(InputError, match="LIBRETTO_ROOT_CALL_CENTRE") as stopped:
         roots.data_root("call-centre")
+    assert stopped.value.subject == "call-centre"
 
 
 def test_a_data_root_that_is_no_folder_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "lost"))
-    with pytest.raises(
-        InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost is not an absolute path of a folder"
-    ):
-        roots.data_root("calls")
-    (tmp_path / "lost").write_text("a file")
-    with pytest.raises(InputError, match="is not an absolute path of a folder"):
-        roots.data_root("calls")
+    for _ in range(2):
+        with pytest.raises(InputError, match="LIBRETTO_ROOT_CALLS=.*lost") as stopped:
+            roots.data_root("calls")
+        assert stopped.value.subject == "calls"
+        assert stopped.value.hint
+        (tmp_path / "lost").write_text("a file")
 
 
 def test_a_data_root_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +117,55 @@ def test_a_data_root_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_folder_of_models_says_how_to_set_it() -> None:
-    with pytest.raises(InputError, match=r"LIBRETTO_MODELS is not set.*Set it"):
+    with pytest.raises(InputError) as stopped:
         settings.models_root()
+    assert stopped.value.subject == "LIBRETTO_MODELS"
+    assert stopped.value.hint
+
+
+NUMBERS = ("WORK_GB", "READ_AHEAD_MB", "S3_TRIES", "S3_TIMEOUT", "WORKERS", "GPUS", "NODES")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["-1", "many", "nan"])
+def test_every_number_has_a_range(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"LIBRETTO_{name}", value)
+    with pytest.raises(InputError) as stopped:
+        settings.read_settings()
+    assert stopped.value.subject == f"LIBRETTO_{name}"
+    assert stopped.value.hint
+
+
+def test_all_numbers_are_tested() -> None:
+    values = vars(settings.RuntimeSettings())
+    numbers = {name.upper() for name, value in values.items() if type(value) in (int, float)}
+    assert numbers | {"WORKERS", "GPUS"} == set(NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FANOUT", "rai"), ("ENGINE", "dpp"), ("STORE", "/a/folder"), ("GPUS", "1.5")],
+)
+def test_a_wrong_value_names_its_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"LIBRETTO_{name}", value)
+    with pytest.raises(InputError) as stopped:
+        settings.read_settings()
+    assert stopped.value.subject == f"LIBRETTO_{name}"
+
+
+def test_an_old_name_stops_and_names_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_MEETING", "host:29500")
+    with pytest.raises(InputError) as stopped:
+        settings.engine()
+    assert stopped.value.subject == "LIBRETTO_MEETING"
+    assert "LIBRETTO_RENDEZVOUS" in stopped.value.hint
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORK_GB", "")
+    assert settings.work_bytes() == 50_000_000_000
 
 
 def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
