@@ -102,7 +102,7 @@ def test_a_data_root_that_is_no_folder_stops(
 ) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "lost"))
     for _ in range(2):
-        with pytest.raises(InputError, match="LIBRETTO_ROOT_CALLS=.*lost") as stopped:
+        with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost") as stopped:
             roots.data_root("calls")
         assert stopped.value.subject == "calls"
         assert stopped.value.hint
