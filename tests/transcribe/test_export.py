@@ -297,7 +297,7 @@ def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
                     },
                 }
             },
-            "not taken",
+            r"llm\.source\.files",
         ),
     ]:
         path.write_text(json.dumps({**known, **change}))
