@@ -143,13 +143,8 @@ def test_a_generator_that_was_edited_is_not_served_its_old_output(workspace: Wor
 def test_an_edit_of_a_comment_relinks_everything(workspace: Workspace) -> None:
     before, units = workspace.manifests(), workspace.units()
     times = {unit: (unit / "unit.json").stat().st_mtime_ns for unit in units if unit.is_dir()}
-<<<<<<< HEAD
     workspace.edit("corpus/sources/synthetic.py", "\nfrom ", "\n# A comment.\nfrom ")
     workspace.edit("audio/sound.py", "\nfrom ", "\n# Another comment.\nfrom ")
-=======
-    workspace.edit("corpus/sources/synthetic.py", "\nimport ", "\n# A comment.\nimport ")
-    workspace.edit("audio/sound.py", "\ndef resample(", "\n# Another comment.\ndef resample(")
->>>>>>> 15e1816 (Mend the test of comments in code digests)
     assert workspace.manifests() == before
     assert workspace.units() == units and times
     assert times == {unit: (unit / "unit.json").stat().st_mtime_ns for unit in times}
