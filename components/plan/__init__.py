@@ -1,3 +1,3 @@
-"""What a run will cost, before it costs: downloads, disk, parameters, memory and hours. No stage of
+"""What a run will cost, before it runs: downloads, disk, parameters, memory and hours. No stage of
 its own.
 """

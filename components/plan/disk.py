@@ -1,135 +1,173 @@
-"""Bytes that a run writes, disk by disk, with every copy that the links of these disks really make.
+"""Bytes that a run writes, disk by disk, with every copy that the links of these disks make.
 
-A finished unit lies in the work cache, a stage links or copies it into the workspace, and DVC takes
-it into its cache and lays it out anew by the link types of its configuration. Which links are
-possible is tried with an empty file. Cost: milliseconds.
+In: the stages that will run, their networks and audio, and a machine. Out: a line for each output,
+and what is needed and free on each disk. Cost: milliseconds.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.config import catalogue
 from components.config.errors import InputError
-from components.runtime.settings import work_root
+from components.config.params import Params
+from components.corpus.fetch.archive import Archive
+from components.plan.machine import Machine, can_link, existing_parent
+from components.plan.networks import BYTES, CheckpointFiles, Networks
+from components.plan.speech import BYTES_PER_SECOND, AudioAmount, augmented_views
+from components.runtime.settings import models_root, root_setting
 
-FICLONE = 0x40049409  # ioctl_ficlone(2)
-
-
-@dataclass(frozen=True)
-class Written:
-    """Bytes of one kind, each of them in every one of ``places``."""
-
-    what: str
-    bytes: float
-    places: tuple[Path, ...]
-    instead: str = "linked"  # what is said where there are none
+# Bytes of an utterance besides its audio or frames: headers and padding of two members, JSON.
+TAR_BYTES = 2_000
+WEIGHT_BYTES = 4.0  # of a trained parameter: fp32
+CHECKPOINT_BYTES = 12.0  # of a trained parameter: its fp32 weight and AdamW's two moments
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskUse:
+    """Bytes of one kind, which are written to each of ``folders``."""
+
+    name: str
+    num_bytes: float
+    folders: tuple[Path, ...]
+    remark: str = "linked"  # in place of the folders where there are none
+
+
+@dataclass(frozen=True)
+class DiskSpace:
     """What is needed and free on one disk."""
 
-    disk: Path  # a folder that lies on it
-    needed: float  # bytes
-    free: float  # bytes
+    folder: Path  # on that disk
+    needed_bytes: float
+    free_bytes: float
 
 
-def output_places() -> tuple[Path, ...]:
-    """The folders in which a stage's output takes up room of its own: one for each copy that is
-    made of it.
+def list_disk_uses(
+    params: Params,
+    networks: Networks,
+    audio: Sequence[AudioAmount],
+    up_to_date: Mapping[str, int],
+    output_folders: tuple[Path, ...],
+) -> list[DiskUse]:
+    """What the stages write that are not up to date; ``output_folders`` as those of a machine."""
+    uses = []
+    for role in catalogue.ROLES:
+        uses += _tars(params, networks, audio, role, up_to_date, output_folders)
+    for stage in ("encoder", "llm"):
+        if stage not in up_to_date:
+            uses += [
+                DiskUse(
+                    f"{checkpoint.name}, as safetensors",
+                    checkpoint.converted_bytes or checkpoint.num_bytes,
+                    _checkpoint_folders(checkpoint, output_folders),
+                )
+                for checkpoint in networks.checkpoints
+                if checkpoint.stage == stage
+            ]
+    if "train" not in up_to_date:
+        num_stage_ends = sum(sum(counts.values()) for counts in networks.stages)
+        work = output_folders[:1]
+        uses += [
+            DiskUse("bridge", WEIGHT_BYTES * networks.num_trained, output_folders),
+            DiskUse("checkpoint of its training", CHECKPOINT_BYTES * networks.num_trained, work),
+            DiskUse("ends of its stages", WEIGHT_BYTES * num_stage_ends, work),
+        ]
+    return [use for use in uses if use.num_bytes]
+
+
+def _tars(
+    params: Params,
+    networks: Networks,
+    audio: Sequence[AudioAmount],
+    role: str,
+    up_to_date: Mapping[str, int],
+    output_folders: tuple[Path, ...],
+) -> list[DiskUse]:
+    """Shards and features of a role."""
+    seconds = sum(amount.seconds for amount in audio if amount.role == role)
+    overhead = TAR_BYTES * sum(amount.num_utterances for amount in audio if amount.role == role)
+    uses = []
+    if f"shards@{role}" not in up_to_date:
+        num_bytes = seconds * BYTES_PER_SECOND[".flac"] + overhead
+        uses.append(DiskUse(f"shards, {role}", num_bytes, output_folders))
+    is_cached = params.features.mode == "cached" and role != "noise"
+    if is_cached and f"features@{role}" not in up_to_date:
+        num_views, stretch = augmented_views(params.features, role)
+        encoder, dtype = networks.encoder, catalogue.encoder(params.encoder).numerics.features
+        num_values = seconds * stretch * encoder.frame_rate * encoder.width
+        num_bytes = num_values * BYTES[dtype] + num_views * overhead
+        uses.append(DiskUse(f"features, {role}", num_bytes, output_folders))
+    return uses
+
+
+def _checkpoint_folders(
+    checkpoint: CheckpointFiles, output_folders: tuple[Path, ...]
+) -> tuple[Path, ...]:
+    """Where a checkpoint takes up space besides its origin: not in the work cache where it is
+    linked from there unchanged.
     """
-    work, workspace, cache = existing(work_root()), Path.cwd(), existing(Path(_dvc("cache", "dir")))
-    types = _dvc("config", "cache.type", default="reflink,copy").split(
-        ","
-    )  # where none are configured: DVC's own
-    hard, cloned = links(workspace, cache), clones(workspace, cache)
-    # DVC takes an output into its cache as a clone, as a hard link only where that type stands
-    # first, else as a copy; then it lays the output out anew from there.
-    shared = cloned or (hard and types[0] == "hardlink")
-    places = [work]
-    if not (shared and links(work, workspace)):
-        places.append(cache)
-    if not (
-        (hard and "hardlink" in types) or (cloned and "reflink" in types) or "symlink" in types
-    ):
-        places.append(workspace)
-    return tuple(places)
+    origin = hub_folder() if checkpoint.repo else models_root()
+    is_linked = can_link(existing_parent(origin), output_folders[0])
+    return output_folders[1:] if is_linked and not checkpoint.converted_bytes else output_folders
 
 
-def _dvc(*question: str, default: str = "") -> str:
-    """What DVC says of its configuration."""
-    asked = subprocess.run(
-        [sys.executable, "-m", "dvc", *question], capture_output=True, text=True, check=False
-    )
-    if asked.returncode and default:
-        return default
-    if asked.returncode:
-        raise InputError(
-            f"'dvc {' '.join(question)}' failed: {asked.stderr.strip()}",
-            hint="Run from the root of the repository.",
-        )
-    return asked.stdout.strip()
+def hub_folder() -> Path:
+    """The cache of the model hub's library."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
-def links(one: Path, other: Path) -> bool:
-    """Whether a file of the folder ``one`` can be a hard link in ``other``."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=one) as file:
-            link = other / f".{Path(file.name).name}.link"
-            os.link(file.name, link)
-            link.unlink()
-        return True
-    except OSError:
-        return False
+def archive_folders(archive: Archive) -> tuple[Path, ...]:
+    """The data root of an archive; none where it is not set."""
+    _, value = root_setting(archive.root)
+    return (Path(value).expanduser(),) if value else ()
 
 
-def clones(one: Path, other: Path) -> bool:
-    """Whether a file of the folder ``one`` can be cloned (reflink) into ``other``."""
-    try:
-        with (
-            tempfile.NamedTemporaryFile(dir=one) as file,
-            tempfile.NamedTemporaryFile(dir=other) as clone,
-        ):
-            fcntl.ioctl(clone.fileno(), FICLONE, file.fileno())
-        return True
-    except OSError:
-        return False
+def list_downloaded(
+    archives: Sequence[Archive], checkpoints: Sequence[CheckpointFiles]
+) -> list[DiskUse]:
+    """What is fetched, as it is on the disk."""
+    # FLAC and noise are as large packed as unpacked. An archive stays until all of it is unpacked;
+    # one is unpacked at a time.
+    unset = "a data root that is not set"
+    uses = [
+        DiskUse(archive.folder, archive.packed.bytes or 0, archive_folders(archive), unset)
+        for archive in archives
+    ]
+    if archives:
+        largest = max(archives, key=lambda archive: archive.packed.bytes or 0)
+        name, num_bytes = f"{largest.file}, until it is unpacked", largest.packed.bytes or 0
+        uses.append(DiskUse(name, num_bytes, archive_folders(largest), unset))
+    return uses + [
+        DiskUse(f"{checkpoint.name}, as fetched", checkpoint.num_bytes, (hub_folder(),))
+        for checkpoint in checkpoints
+    ]
 
 
-def existing(path: Path) -> Path:
-    """The folder itself, or the first above it that is there: what will be made lies on
-    its disk.
-    """
-    return next(each for each in (path, *path.parents) if each.is_dir())
-
-
-def rooms(written: Sequence[Written]) -> list[Room]:
+def sum_by_disk(uses: Sequence[DiskUse], machine: Machine) -> list[DiskSpace]:
     """Needed and free bytes of every disk that something is written to."""
-    disks: dict[int, tuple[Path, float]] = {}
-    for each in written:
-        for place in map(existing, each.places):
-            number = place.stat().st_dev
-            first, needed = disks.get(number, (place, 0.0))
-            disks[number] = (first, needed + each.bytes)
-    return [Room(disk, needed, shutil.disk_usage(disk).free) for disk, needed in disks.values()]
+    needed = dict.fromkeys(machine.disks, 0.0)
+    for use in uses:
+        for folder in use.folders:
+            needed[machine.disk_of(folder)] += use.num_bytes
+    return [
+        DiskSpace(disk.folders[0], num_bytes, disk.free_bytes)
+        for disk, num_bytes in needed.items()
+        if num_bytes
+    ]
 
 
-def check(found: Sequence[Room]) -> None:
+def check_space(spaces: Sequence[DiskSpace]) -> None:
     """Raises InputError for the first disk that is too small."""
-    for room in found:
-        if room.needed > room.free:
+    for space in spaces:
+        if space.needed_bytes > space.free_bytes:
             raise InputError(
-                f"The disk of {room.disk} is too small: {room.needed / 1e9:,.1f} GB will be written, "
-                f"{room.free / 1e9:,.1f} GB are free.",
-                subject=str(room.disk),
-                hint="Make room, or move what is large (LIBRETTO_WORK, HF_HOME, the data roots, DVC's cache.dir), or "
-                "set features.mode to live, which stores no features.",
+                f"The disk of {space.folder} is too small: {space.needed_bytes / 1e9:,.1f} GB will "
+                f"be written, {space.free_bytes / 1e9:,.1f} GB are free.",
+                subject=str(space.folder),
+                hint="Free some space, or move what is large (LIBRETTO_WORK, HF_HOME, the data "
+                "roots, DVC's cache.dir), or set features.mode to live, which stores no features.",
             )

@@ -1,11 +1,11 @@
-"""Memory and hours of a run on one accelerator: estimates from the shapes of its networks, and the
-assumptions they rest on.
+"""Memory and hours of a stage on one accelerator: estimates from the sizes of its networks, and the
+assumptions behind them.
 
 In: networks, audio by source, parameters, a GPU of ``catalogue/gpu.yaml``. Out: peak bytes and
 hours, here of the stages that train nothing; ``components.plan.training`` has the one that does. A
 forward pass costs 2 operations a parameter and token (Kaplan et al. 2020, arXiv 2001.08361, section
-2.1); attention, convolutions and data loading are left out, which the assumed share of the card's
-rate has to cover. Cost: microseconds.
+2.1). Attention, convolutions and data loading are left out; the assumed share of the card's rate
+has to cover them. Cost: microseconds.
 """
 
 from __future__ import annotations
@@ -18,195 +18,204 @@ from components.config import catalogue
 from components.config.params import Params
 from components.config.schema import STRICT, parse_as
 from components.plan.networks import BYTES, Networks
-from components.plan.speech import Audio, speech_of
+from components.plan.speech import AudioAmount, augmented_views
 
-# of the published matrix rate; docs/results/performance.md: 0.19 to 0.56 in features and full
-# training batches
-SHARE = 0.3
-# of the published bandwidth, when one token after another is generated; there 0.02 to 0.13, most of
-# it waiting
-READING = 0.1
+# Share of the published matrix rate; docs/results/performance.md: 0.19 to 0.56 in features and full
+# training batches.
+MATRIX_SHARE = 0.3
+# Share of the published bandwidth when one token after another is generated; docs/results/performance.md:
+# 0.02 to 0.13, most of it waiting.
+BANDWIDTH_SHARE = 0.1
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
-PROMPT_TOKENS = 20
-WINDOW = 30.0  # seconds that Whisper's own decoder listens to at once
-LONGEST = 2.0  # the longest transcript of a batch, in means
-LOGITS = 12  # bytes of a logit in training: its half, fp32 copy and gradient
-WAVEFORM = 20e6  # bytes of a second of audio in a convolutional front end of 512 channels, fp32
-CONTEXT = 1.0e9  # bytes of an accelerator's own libraries
+PROMPT_TOKENS = 20  # of the templates in catalogue/llm.yaml, about
+WINDOW_S = 30.0  # that Whisper's decoder takes at once (Radford et al. 2022, arXiv 2212.04356, 2.1)
+LONGEST = 2.0  # the longest transcript of a batch, in means; assumed
+LOGIT_BYTES = 12  # of a logit in training: half precision, and its gradient; fp32 copy, and its own
+# Bytes of a second of audio in a convolutional front end: three times the first layer's output of
+# 3,200 frames and 512 channels in fp32 (wav2vec 2.0, arXiv 2006.11477, section 4.2).
+FRONT_END_BYTES = 20e6
+# Values that a layer holds at once without a backward pass, a token and unit of width: query, key,
+# value and output of the attention, the MLP's four before and after its activation, the residuals.
+LAYER_VALUES = 16
+LIBRARY_BYTES = 1.0e9  # of an accelerator's context and libraries; assumed
+TESTED_ROLES = ("dev", "test", "nonspeech-test")
 ASSUMPTIONS = (
-    f"{SHARE:.0%} of the matrix rate, and when decoding {READING:.0%} of the bandwidth besides; {TEXT_TOKENS} text tokens a second of "
-    f"speech, {PROMPT_TOKENS} of the prompt; full batches of utterances of the mean length; hours of one card; cached frames are read as "
-    "fast as they are used"
+    f"{MATRIX_SHARE:.0%} of the matrix rate, and when decoding {BANDWIDTH_SHARE:.0%} of the "
+    f"bandwidth as well; {TEXT_TOKENS} text tokens a second of speech, {PROMPT_TOKENS} of the "
+    "prompt; full batches of utterances of the mean length; hours of one card; cached frames are "
+    "read as fast as they are used"
 )
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card by its data sheet."""
+    """A card by its data sheet: an entry of ``catalogue/gpu.yaml``."""
 
     __pydantic_config__ = STRICT
-    memory: float  # GB
+    memory: float  # GB (10^9 bytes)
     rates: dict[str, float]  # Tflop/s by dtype
     bandwidth: float  # TB/s
 
 
 @dataclass(frozen=True)
-class Load:
+class StageLoad:
     """What a stage computes on an accelerator."""
 
     stage: str
     dtype: str  # of most of it
-    computed: dict[str, float]  # operations by dtype
-    read: float  # bytes of weights read one token after another
-    memory: float  # peak bytes, of one process
+    operations: dict[str, float]  # by dtype
+    weight_bytes: float  # that are read, one token after another
+    peak_bytes: float  # of memory, in one process
 
     @property
-    def operations(self) -> float:
-        """In all dtypes."""
-        return sum(self.computed.values())
+    def total_operations(self) -> float:
+        """Operations in all dtypes."""
+        return sum(self.operations.values())
 
-    def hours(self, gpu: Gpu) -> float | None:
-        """On one card; None where it does not compute in one of these dtypes."""
-        wanted = {dtype: count for dtype, count in self.computed.items() if count}
-        if not wanted.keys() <= gpu.rates.keys():
+    def estimate_hours(self, gpu: Gpu) -> float | None:
+        """Hours on one card; None where it does not compute in one of these dtypes."""
+        operations = {dtype: count for dtype, count in self.operations.items() if count}
+        if not operations.keys() <= gpu.rates.keys():
             return None
-        busy = sum(count / (gpu.rates[dtype] * 1e12 * SHARE) for dtype, count in wanted.items())
-        return (busy + self.read / (gpu.bandwidth * 1e12 * READING)) / 3600
+        seconds = sum(
+            count / (gpu.rates[dtype] * 1e12 * MATRIX_SHARE) for dtype, count in operations.items()
+        )
+        seconds += self.weight_bytes / (gpu.bandwidth * 1e12 * BANDWIDTH_SHARE)
+        return seconds / 3600
 
 
-def gpu_of(name: str) -> Gpu:
+def read_gpu(name: str) -> Gpu:
     """The card of that name; raises InputError with the nearest known name."""
     return parse_as(Gpu, catalogue.raw_entry("gpu", name), f"catalogue/gpu.yaml: {name}")
 
 
-def together(*counts: tuple[str, float]) -> dict[str, float]:
+def sum_by_dtype(*counts: tuple[str, float]) -> dict[str, float]:
     """Operations by dtype, those of one dtype added up."""
-    found: dict[str, float] = {}
+    operations: dict[str, float] = {}
     for dtype, count in counts:
-        found[dtype] = found.get(dtype, 0.0) + count
-    return found
+        operations[dtype] = operations.get(dtype, 0.0) + count
+    return operations
 
 
-def computed(nets: Networks, audio: Audio) -> float:
-    """Seconds of a source that the encoder computes: whole windows, where it has some."""
-    window = nets.encoder.window
-    if not window or not audio.utterances:
-        return audio.seconds
-    return audio.utterances * window * math.ceil(audio.seconds / audio.utterances / window)
+def encoded_seconds(networks: Networks, amount: AudioAmount) -> float:
+    """Seconds of a source that the encoder computes: full windows, where it has some."""
+    window_s = networks.encoder.window_s
+    if not window_s or not amount.num_utterances:
+        return amount.seconds
+    return amount.num_utterances * window_s * math.ceil(amount.mean_s / window_s)
 
 
-def encoding(nets: Networks, seconds: float) -> float:
-    """Operations of the encoder for so many seconds."""
-    return 2 * nets.encoder.parameters * nets.encoder.tokens * seconds
+def encoder_operations(networks: Networks, seconds: float) -> float:
+    """Operations of the encoder for so many seconds of audio."""
+    encoder = networks.encoder
+    return 2 * encoder.num_parameters * encoder.token_rate * seconds
 
 
-def encoder_memory(nets: Networks, batch_seconds: float, dtype: str) -> float:
+def encoder_bytes(networks: Networks, batch_seconds: float, dtype: str) -> float:
     """Bytes of the encoder's weights and of what it computes for so many seconds at once."""
-    weights = nets.encoder.parameters * BYTES[dtype]
-    return weights + batch_seconds * (
-        WAVEFORM + 16 * nets.encoder.tokens * nets.encoder.width * BYTES[dtype]
-    )
+    encoder = networks.encoder
+    layer_bytes = LAYER_VALUES * encoder.token_rate * encoder.width * BYTES[dtype]
+    weight_bytes = encoder.num_parameters * BYTES[dtype]
+    return weight_bytes + batch_seconds * (FRONT_END_BYTES + layer_bytes)
 
 
-def features_load(params: Params, nets: Networks, audio: Sequence[Audio], dtype: str) -> Load:
-    """The stage features, cached: every role but noise, in each of its views."""
+def estimate_features(
+    params: Params, networks: Networks, audio: Sequence[AudioAmount], dtype: str
+) -> StageLoad:
+    """The stage features with frames cached: every role but noise, in each of its views."""
     seconds = sum(
-        computed(nets, each) * speech_of(params.features, each.role)[1]
-        for each in audio
-        if each.role != "noise"
+        encoded_seconds(networks, amount) * augmented_views(params.features, amount.role)[1]
+        for amount in audio
+        if amount.role != "noise"
     )
-    memory = encoder_memory(nets, max(params.features.batch_seconds, nets.encoder.window), dtype)
-    return Load("features", dtype, {dtype: encoding(nets, seconds)}, 0.0, memory + CONTEXT)
+    batch_seconds = max(params.features.batch_seconds, networks.encoder.window_s)
+    peak_bytes = encoder_bytes(networks, batch_seconds, dtype) + LIBRARY_BYTES
+    operations = {dtype: encoder_operations(networks, seconds)}
+    return StageLoad("features", dtype, operations, 0.0, peak_bytes)
 
 
-def tokens_of(nets: Networks, speech_seconds: float) -> float:
+def count_tokens(networks: Networks, speech_seconds: float) -> float:
     """Tokens of the LLM for an utterance of so many seconds: speech as the bridge joins it, prompt,
     transcript and its end.
     """
-    return nets.speech_tokens(speech_seconds) + speech_seconds * TEXT_TOKENS + PROMPT_TOKENS + 1
+    text = speech_seconds * TEXT_TOKENS
+    return networks.speech_tokens(speech_seconds) + text + PROMPT_TOKENS + 1
 
 
-def mean_of(audio: Sequence[Audio], roles: tuple[str, ...]) -> float:
-    """Seconds of an utterance of some roles, on average."""
-    chosen = [each for each in audio if each.role in roles]
-    return (
-        sum(each.seconds for each in chosen) / max(1, sum(each.utterances for each in chosen))
-        or 1.0
-    )
+def mean_seconds(audio: Sequence[AudioAmount], role: str) -> float:
+    """Seconds of an utterance of a role, on average; 1 where the role has none."""
+    amounts = [amount for amount in audio if amount.role == role]
+    num_utterances = max(1, sum(amount.num_utterances for amount in amounts))
+    return sum(amount.seconds for amount in amounts) / num_utterances or 1.0
 
 
-def generated(audio: Audio, utterances: int, batch_seconds: float) -> float:
+def generation_steps(amount: AudioAmount, num_utterances: int, batch_seconds: float) -> float:
     """Steps of generation for so many utterances of a source, batch by batch."""
-    mean = audio.seconds / max(1, audio.utterances)
-    batches = math.ceil(utterances * mean / batch_seconds)
-    return batches * (LONGEST * mean * TEXT_TOKENS + 1 if audio.speech else 1)
+    num_batches = math.ceil(num_utterances * amount.mean_s / batch_seconds)
+    return num_batches * (LONGEST * amount.mean_s * TEXT_TOKENS + 1 if amount.has_speech else 1)
 
 
-def decode_load(
-    params: Params, nets: Networks, audio: Sequence[Audio], dtype: str, encoder_dtype: str
-) -> Load:
+def estimate_decode(
+    params: Params,
+    networks: Networks,
+    audio: Sequence[AudioAmount],
+    dtype: str,
+    encoder_dtype: str,
+) -> StageLoad:
     """The stage decode: every constraint set on all that is tested."""
-    settings, llm, size = params.decode, nets.llm, BYTES[dtype]
-    tested = [each for each in audio if each.role in ("dev", "test", "nonspeech-test")]
-    live = params.features.mode == "live"
-    operations, read, memory = 0.0, 0.0, 0.0
-    longest = max((each.seconds / max(1, each.utterances) for each in tested), default=1.0)
+    settings, llm, num_bytes = params.decode, networks.llm, BYTES[dtype]
+    tested = [amount for amount in audio if amount.role in TESTED_ROLES]
+    longest_s = max((amount.mean_s for amount in tested), default=1.0)
+    operations, weight_bytes, peak_bytes = 0.0, 0.0, 0.0
     for rules in settings.sets.values():
-        for each in tested:
-            mean = each.seconds / max(1, each.utterances)
-            operations += (
-                2
-                * llm.parameters
-                * each.utterances
-                * (tokens_of(nets, mean) + rules.beams * mean * TEXT_TOKENS)
-            )
-            read += generated(each, each.utterances, settings.batch_seconds) * llm.parameters * size
-        rows = rules.beams * max(1.0, settings.batch_seconds / longest)
-        cache = (
-            rows
-            * (nets.speech_tokens(longest) + PROMPT_TOKENS + rules.max_tokens)
-            * llm.layers
-            * llm.kv_width
-            * size
-        )
-        memory = max(memory, cache + rows * llm.vocabulary * LOGITS)
-    heard_live = sum(encoding(nets, computed(nets, each)) for each in tested) if live else 0.0
-    memory += encoder_memory(nets, settings.batch_seconds, encoder_dtype) if live else 0.0
-    written, weights = _whisper_alone(nets, tested)
-    return Load(
+        for amount in tested:
+            tokens = count_tokens(networks, amount.mean_s)
+            tokens += rules.beams * amount.mean_s * TEXT_TOKENS
+            operations += 2 * llm.num_parameters * amount.num_utterances * tokens
+            steps = generation_steps(amount, amount.num_utterances, settings.batch_seconds)
+            weight_bytes += steps * llm.num_parameters * num_bytes
+        num_rows = rules.beams * max(1.0, settings.batch_seconds / longest_s)
+        row_tokens = networks.speech_tokens(longest_s) + PROMPT_TOKENS + rules.max_tokens
+        cache_bytes = num_rows * row_tokens * llm.num_layers * llm.kv_width * num_bytes
+        peak_bytes = max(peak_bytes, cache_bytes + num_rows * llm.vocabulary_size * LOGIT_BYTES)
+    peak_bytes += llm.num_parameters * num_bytes + _whisper_bytes(networks) + LIBRARY_BYTES
+    encoding = 0.0
+    if params.features.mode == "live":
+        seconds = sum(encoded_seconds(networks, amount) for amount in tested)
+        encoding = encoder_operations(networks, seconds)
+        peak_bytes += encoder_bytes(networks, settings.batch_seconds, encoder_dtype)
+    whisper_operations, whisper_weight_bytes = _estimate_whisper(networks, tested)
+    return StageLoad(
         "decode",
         dtype,
-        together((dtype, operations), (encoder_dtype, heard_live), ("float32", written)),
-        read + weights,
-        memory + llm.parameters * size + _whisper_memory(nets) + CONTEXT,
+        sum_by_dtype(
+            (dtype, operations), (encoder_dtype, encoding), ("float32", whisper_operations)
+        ),
+        weight_bytes + whisper_weight_bytes,
+        peak_bytes,
     )
 
 
-def _whisper_alone(nets: Networks, tested: Sequence[Audio]) -> tuple[float, float]:
-    """Operations, and bytes of weights read, of the decoder of a whole Whisper: window after
-    window, greedy, in float32.
+def _estimate_whisper(networks: Networks, tested: Sequence[AudioAmount]) -> tuple[float, float]:
+    """Operations, and bytes of weights read, of a whole Whisper that transcribes by itself: window
+    after window, greedy, in float32.
     """
-    decoder, tokens = (
-        nets.encoder.writer,
-        TEXT_TOKENS * sum(each.seconds for each in tested if each.speech),
-    )
-    if not decoder:
+    num_parameters = networks.encoder.decoder_parameters
+    if not num_parameters:
         return 0.0, 0.0
-    windows = sum(
-        each.utterances * math.ceil(each.seconds / max(1, each.utterances) / WINDOW)
-        for each in tested
+    tokens = TEXT_TOKENS * sum(amount.seconds for amount in tested if amount.has_speech)
+    num_windows = sum(
+        amount.num_utterances * math.ceil(amount.mean_s / WINDOW_S) for amount in tested
     )
-    return encoding(nets, windows * WINDOW) + 2 * decoder * tokens, tokens * decoder * BYTES[
-        "float32"
-    ]
+    operations = encoder_operations(networks, num_windows * WINDOW_S) + 2 * num_parameters * tokens
+    return operations, tokens * num_parameters * BYTES["float32"]
 
 
-def _whisper_memory(nets: Networks) -> float:
-    """Bytes of a whole Whisper in float32, where its own decoder is heard: it lies
-    beside the rest.
+def _whisper_bytes(networks: Networks) -> float:
+    """Bytes of a whole Whisper in float32, where it transcribes by itself; its weights are in
+    memory besides those of the LLM.
     """
-    return (
-        (nets.encoder.parameters + nets.encoder.writer) * BYTES["float32"]
-        if nets.encoder.writer
-        else 0.0
-    )
+    encoder = networks.encoder
+    if not encoder.decoder_parameters:
+        return 0.0
+    return (encoder.num_parameters + encoder.decoder_parameters) * BYTES["float32"]

@@ -1,20 +1,27 @@
 """A plan as tables for the terminal. What is counted is exact; what is estimated says so, with its
 assumptions.
+
+In: a plan. Out: text on standard output. Cost: milliseconds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
 from components.config import catalogue
 from components.plan.load import ASSUMPTIONS
-from components.plan.run import Plan, fits
+from components.plan.run import RunPlan, has_memory
+
+PLAIN_WIDTH = 120  # columns where the output is no terminal
+TEXT_COLUMNS = ("source", "by", "from", "in")  # the others have figures, aligned to the right
 
 
-def show(plan: Plan) -> None:
+def print_plan(plan: RunPlan) -> None:
     """Prints the plan."""
-    console = Console(width=None if Console().is_terminal else 120)
+    console = Console(width=None if Console().is_terminal else PLAIN_WIDTH)
     params = plan.params
     console.print(
         f"corpus {params.corpus}, encoder {params.encoder}, projector {params.projector}, llm "
@@ -22,133 +29,124 @@ def show(plan: Plan) -> None:
     )
     for table in (_audio(plan), _downloads(plan), _disk(plan), _parameters(plan), _loads(plan)):
         console.print(table)
-    if plan.stands:
-        console.print(
-            f"Stand already, by dvc.lock ({gb(sum(plan.stands.values()))} GB): "
-            f"{', '.join(plan.stands)}."
-        )
-    for kind, name in (("encoder", params.encoder), ("llm", params.llm)):
-        if (
-            catalogue.READERS[kind](name).source.kind in ("ctc", "copying")
-            and kind not in plan.stands
-        ):
-            console.print(
-                f"The {kind} {name} is trained here, on the processor: its time is not counted."
-            )
-    if any(each.rests_on == "nothing" for each in plan.audio) or not all(
-        each.bytes for each in plan.downloads
-    ):
-        console.print("What is not known is not counted: disk, memory and hours are the least.")
-    if plan.engine:
-        held = (
-            f" each holds 1/{plan.ranks} of the LLM's layers, and memory is that of one;"
-            if plan.engine == "fsdp"
-            else ""
-        )
-        console.print(
-            f"{plan.ranks} ranks ({plan.engine}) train:{held} the hours are those of one card, "
-            "which they share at best."
-        )
+    for remark in _remarks(plan):
+        console.print(remark)
     console.print(f"Memory and hours are estimates, not measured: {ASSUMPTIONS}.")
 
 
-def gb(size: float) -> str:
+def _remarks(plan: RunPlan) -> Iterator[str]:
+    """Sentences below the tables."""
+    if plan.up_to_date:
+        yield (
+            f"Up to date by dvc.lock ({format_gb(sum(plan.up_to_date.values()))} GB): "
+            f"{', '.join(plan.up_to_date)}."
+        )
+    for kind, name in (("encoder", plan.params.encoder), ("llm", plan.params.llm)):
+        is_trained_here = catalogue.READERS[kind](name).source.kind in ("ctc", "copying")
+        if is_trained_here and kind not in plan.up_to_date:
+            yield f"The {kind} {name} is trained here, on the processor: its time is not counted."
+    has_all_audio = all(amount.is_known for amount in plan.audio)
+    if not has_all_audio or not all(download.num_bytes for download in plan.downloads):
+        yield "What is not known is not counted: disk, memory and hours are lower bounds."
+    if plan.engine:
+        share = (
+            f" each has 1/{plan.num_ranks} of the LLM's layers, and memory is that of one;"
+            if plan.engine == "fsdp"
+            else ""
+        )
+        yield (
+            f"{plan.num_ranks} ranks ({plan.engine}) train:{share} the hours are those of one "
+            "card, which they share at best."
+        )
+
+
+def format_gb(num_bytes: float) -> str:
     """Bytes as GB (10^9): two digits below ten."""
-    return f"{size / 1e9:,.2f}" if size < 1e10 else f"{size / 1e9:,.0f}"
+    return f"{num_bytes / 1e9:,.2f}" if num_bytes < 1e10 else f"{num_bytes / 1e9:,.0f}"
+
+
+def format_hours(hours: float) -> str:
+    """Hours, or minutes below one."""
+    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def format_millions(count: int) -> str:
+    """A count of parameters in millions, as papers print it; empty for none."""
+    return f"{count / 1e6:,.2f} M" if count else ""
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(first, title=title, title_justify="left")
     for column in columns:
-        table.add_column(
-            column, justify="left" if column in ("source", "by", "from", "in") else "right"
-        )
+        table.add_column(column, justify="left" if column in TEXT_COLUMNS else "right")
     return table
 
 
-def _audio(plan: Plan) -> Table:
+def _audio(plan: RunPlan) -> Table:
     table = _table("Audio", "role", "source", "hours", "utterances", "by")
-    for each in plan.audio:
-        known = each.rests_on != "nothing"
-        table.add_row(
-            each.role,
-            each.source,
-            f"{each.seconds / 3600:,.1f}" if known else "not known",
-            f"{each.utterances:,}" if known else "",
-            each.rests_on if known else "until 'corpus' has run",
-        )
+    for amount in plan.audio:
+        if amount.is_known:
+            figures = (
+                f"{amount.seconds / 3600:,.1f}",
+                f"{amount.num_utterances:,}",
+                amount.basis,
+            )
+        else:
+            figures = ("not known", "", "until 'corpus' has run")
+        table.add_row(amount.role, amount.source, *figures)
     return table
 
 
-def _downloads(plan: Plan) -> Table:
-    table = _table("Download", "what", "GB", "from")
-    for each in plan.downloads:
-        table.add_row(each.what, gb(each.bytes) if each.bytes else "not known", each.origin)
-    table.add_row("all", gb(sum(each.bytes for each in plan.downloads)), "")
+def _downloads(plan: RunPlan) -> Table:
+    table = _table("Download", "name", "GB", "from")
+    for download in plan.downloads:
+        size = format_gb(download.num_bytes) if download.num_bytes else "not known"
+        table.add_row(download.name, size, download.origin)
+    table.add_row("all", format_gb(sum(download.num_bytes for download in plan.downloads)), "")
     return table
 
 
-def _disk(plan: Plan) -> Table:
-    table = _table("Disk", "what", "GB", "copies", "in")
-    for each in plan.written:
+def _disk(plan: RunPlan) -> Table:
+    table = _table("Disk", "name", "GB", "copies", "in")
+    for use in plan.disk_uses:
+        folders = ", ".join(map(str, use.folders)) or use.remark
+        table.add_row(use.name, format_gb(use.num_bytes), str(len(use.folders)), folders)
+    for space in plan.disk_spaces:
         table.add_row(
-            each.what,
-            gb(each.bytes),
-            str(len(each.places)),
-            ", ".join(map(str, each.places)) or each.instead,
-        )
-    for room in plan.rooms:
-        table.add_row(
-            f"disk of {room.disk}: all that is written",
-            gb(room.needed),
+            f"disk of {space.folder}: all that is written",
+            format_gb(space.needed_bytes),
             "",
-            f"{gb(room.free)} GB free",
+            f"{format_gb(space.free_bytes)} GB free",
         )
     return table
 
 
-def _parameters(plan: Plan) -> Table:
+def _parameters(plan: RunPlan) -> Table:
     table = _table("Parameters", "module", "trained", "frozen")
-    for module, (trained, frozen) in plan.networks.modules.items():
-        if trained or frozen:
-            table.add_row(module, millions(trained), millions(frozen))
-    table.add_row(
-        "all",
-        millions(plan.networks.trained),
-        millions(sum(frozen for _, frozen in plan.networks.modules.values())),
-    )
+    modules = plan.networks.modules
+    for module, counts in modules.items():
+        if any(counts):
+            table.add_row(module, *map(format_millions, counts))
+    num_frozen = sum(frozen for _, frozen in modules.values())
+    table.add_row("all", format_millions(plan.networks.num_trained), format_millions(num_frozen))
     return table
 
 
-def duration(hours: float) -> str:
-    """Hours, or minutes below one."""
-    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-
-
-def millions(count: int) -> str:
-    """A count of parameters in millions, as papers print it."""
-    return f"{count / 1e6:,.2f} M" if count else ""
-
-
-def _loads(plan: Plan) -> Table:
-    table = _table(
-        "Memory and hours (estimates)",
-        "on",
-        *(f"{load.stage} ({load.dtype})" for load in plan.loads),
-    )
-    table.add_row("peak memory, GB", *(gb(load.memory) for load in plan.loads))
-    for memory in plan.memory:
-        said = [f"{'fits' if fits(load, memory) else 'TOO LARGE'}" for load in plan.loads]
-        many = f", {memory.processes} processes" if memory.processes > 1 else ""
-        table.add_row(f"{memory.name}: {gb(memory.bytes)} GB{many}", *said)
-    for name, card in plan.gpus.items():
-        hours = [load.hours(card) for load in plan.loads]
-        large = [load.memory > card.memory * 1e9 for load in plan.loads]
-        table.add_row(
-            f"{name}: time",
-            *(
-                ("too large" if big else "not in this dtype" if hour is None else duration(hour))
-                for hour, big in zip(hours, large)
-            ),
-        )
+def _loads(plan: RunPlan) -> Table:
+    stages = [f"{load.stage} ({load.dtype})" for load in plan.loads]
+    table = _table("Memory and hours (estimates)", "on", *stages)
+    table.add_row("peak memory, GB", *(format_gb(load.peak_bytes) for load in plan.loads))
+    for memory in plan.memories:
+        verdicts = ["fits" if has_memory(load, memory) else "TOO LARGE" for load in plan.loads]
+        processes = f", {memory.num_processes} processes" if memory.num_processes > 1 else ""
+        table.add_row(f"{memory.name}: {format_gb(memory.num_bytes)} GB{processes}", *verdicts)
+    for name, gpu in plan.gpus.items():
+        times = []
+        for load in plan.loads:
+            hours = load.estimate_hours(gpu)
+            if load.peak_bytes > gpu.memory * 1e9:
+                times.append("too large")
+            else:
+                times.append("not in this dtype" if hours is None else format_hours(hours))
+        table.add_row(f"{name}: time", *times)
     return table

@@ -1,18 +1,14 @@
 """The plan of a run: downloads, disk, parameters, memory and hours, put together; and the check
-that it will do.
+that it fits.
 
-In: parameters, and cards by name where it is not to run here. Out: plain figures; ``check`` raises
-where a disk or the memory is too small. Cost: as components.plan.networks.
+In: parameters, and cards by name where it is not to run here. Out: plain figures; ``check_plan``
+raises where a disk or the memory is too small. Cost: as components.plan.sizes.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from components.config import catalogue
 from components.config.errors import InputError
@@ -21,281 +17,213 @@ from components.config.params import Params
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.provision import needed
 from components.corpus.source import build_source
-from components.plan.disk import Room, Written, existing, links, output_places, rooms
-from components.plan.disk import check as check_rooms
-from components.plan.load import Gpu, Load, decode_load, features_load, gpu_of
-from components.plan.networks import BYTES, Checkpoint, Networks, networks
-from components.plan.speech import RATES, Audio, audio_of, speech_of
+from components.plan.disk import (
+    DiskSpace,
+    DiskUse,
+    archive_folders,
+    check_space,
+    hub_folder,
+    list_disk_uses,
+    list_downloaded,
+    sum_by_disk,
+)
+from components.plan.load import (
+    Gpu,
+    StageLoad,
+    estimate_decode,
+    estimate_features,
+    read_gpu,
+)
+from components.plan.machine import Machine, Memory, find_output_folders, read_machine
+from components.plan.networks import CheckpointFiles, Networks, read_networks
+from components.plan.speech import AudioAmount, list_audio
 from components.plan.stage_status import up_to_date_stages
-from components.plan.training import train_load
-from components.runtime.settings import device, models_root, root_setting, workers
+from components.plan.training import estimate_train
 from components.train.engine import ranks
 
-SPARING = (
-    ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM "
-    "among GPUs (LIBRETTO_ENGINE=fsdp)"
+LESS_TRAINING_MEMORY = (
+    ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs "
+    "(LIBRETTO_ENGINE=fsdp)"
 )
-# bytes of an utterance beside its audio or frames: headers and padding of two members, JSON
-TAR = 2_000
 
 
 @dataclass(frozen=True)
 class Download:
-    """What will be fetched; 0 bytes where the size is not known."""
-
-    what: str
-    origin: str
-    bytes: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a stage may use: a card, or this machine."""
+    """A file or checkpoint that will be fetched."""
 
     name: str
-    bytes: float
-    processes: int = 1  # that hold the weights side by side
+    origin: str  # address, or repository of the hub
+    num_bytes: float  # 0 where the size is not known
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Figures of one run."""
 
     params: Params
-    audio: list[Audio]
+    audio: list[AudioAmount]
     networks: Networks
     downloads: list[Download]
-    written: list[Written]
-    rooms: list[Room]
-    stands: dict[str, int]  # bytes of outputs that are there, by stage
-    loads: list[Load]
-    memory: list[Memory]
+    disk_uses: list[DiskUse]
+    disk_spaces: list[DiskSpace]
+    up_to_date: dict[str, int]  # bytes of existing outputs by stage
+    loads: list[StageLoad]
+    memories: list[Memory]
     gpus: dict[str, Gpu]
     engine: str  # torchrun's, that trains here; empty where it trains without
-    ranks: int
+    num_ranks: int
 
 
-def plan_of(params: Params, gpus: Sequence[str] = ()) -> Plan:
-    """The plan of these parameters, on the cards ``gpus`` or (none named) on this machine."""
-    cards = {name: gpu_of(name) for name in gpus or catalogue.names("gpu")}
-    nets, audio, stands = networks(params), audio_of(params.corpus), up_to_date_stages(params)
-    check_networks(params, nets)
-    archives = (
-        [] if all(f"corpus@{role}" in stands for role in catalogue.ROLES) else _archives(params)
-    )
+def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None = None) -> RunPlan:
+    """The plan of these parameters, on the cards ``gpus`` or (none named) on ``machine``, by
+    default this one.
+
+    Raises InputError for an unknown card and for networks that can't do what the parameters ask.
+    """
+    cards = {name: read_gpu(name) for name in gpus or catalogue.names("gpu")}
+    networks, audio = read_networks(params), list_audio(params.corpus)
+    up_to_date = up_to_date_stages(params)
+    check_networks(params, networks)
+    archives = [] if _is_complete("corpus", up_to_date) else _archives(params)
     checkpoints = [
-        each
-        for each in nets.checkpoints
-        if each.repo and each.stage not in stands and not _cached(each)
+        checkpoint
+        for checkpoint in networks.checkpoints
+        if checkpoint.repo and checkpoint.stage not in up_to_date and not _is_fetched(checkpoint)
     ]
-    downloads = [Download(each.folder, each.url, each.packed.bytes or 0) for each in archives]
-    downloads += [Download(each.what, each.repo, each.bytes) for each in checkpoints]
-    written = [*_fetched(archives, checkpoints), *_outputs(params, nets, audio, stands)]
-    memory = [Memory(name, cards[name].memory * 1e9) for name in gpus] or [_machine(params)]
-    return Plan(
+    if machine is None:
+        roots = [folder for archive in archives for folder in archive_folders(archive)]
+        machine = read_machine(find_output_folders(), [*roots, hub_folder()])
+    folders = machine.output_folders
+    uses = list_downloaded(archives, checkpoints)
+    uses += list_disk_uses(params, networks, audio, up_to_date, folders)
+    downloads = [
+        Download(archive.folder, archive.url, archive.packed.bytes or 0) for archive in archives
+    ]
+    downloads += [
+        Download(checkpoint.name, checkpoint.repo, checkpoint.num_bytes)
+        for checkpoint in checkpoints
+    ]
+    num_processes = max(1, min(machine.num_workers, params.train.micro_batches))
+    return RunPlan(
         params,
         audio,
-        nets,
+        networks,
         downloads,
-        written,
-        rooms(written),
-        stands,
-        loads_of(params, nets, audio, stands),
-        memory,
+        uses,
+        sum_by_disk(uses, machine),
+        up_to_date,
+        estimate_loads(params, networks, audio, up_to_date),
+        [Memory(name, cards[name].memory * 1e9) for name in gpus]
+        or [Memory(machine.name, machine.memory_bytes, num_processes)],
         cards,
-        *training_ranks(params, nets, stands),
+        *training_ranks(params, networks, up_to_date),
     )
 
 
-def check(plan: Plan) -> None:
+def check_plan(plan: RunPlan) -> None:
     """Raises InputError where a disk, or the memory of all that it may run on, is too small."""
-    check_rooms(plan.rooms)
-    peak = max(plan.loads, key=lambda load: load.memory, default=None)
-    if peak and not any(fits(peak, each) for each in plan.memory):
-        largest = max(plan.memory, key=lambda each: each.bytes)
+    check_space(plan.disk_spaces)
+    peak = max(plan.loads, key=lambda load: load.peak_bytes, default=None)
+    if peak and not any(has_memory(peak, memory) for memory in plan.memories):
+        largest = max(plan.memories, key=lambda memory: memory.num_bytes)
+        needed_bytes = peak.peak_bytes * largest.num_processes
         raise InputError(
-            f"The stage '{peak.stage}' needs about {peak.memory * largest.processes / 1e9:,.1f} GB of memory, {largest.name} has "
-            f"{largest.bytes / 1e9:,.1f} GB.",
+            f"The stage '{peak.stage}' needs about {needed_bytes / 1e9:,.1f} GB of memory, "
+            f"{largest.name} has {largest.num_bytes / 1e9:,.1f} GB.",
             subject=peak.stage,
-            hint=f"Lower {peak.stage}.batch_seconds{SPARING if peak.stage == 'train' else ''}, take a smaller encoder or LLM, or plan "
-            "for another card with --gpu.",
+            hint=f"Lower {peak.stage}.batch_seconds"
+            f"{LESS_TRAINING_MEMORY if peak.stage == 'train' else ''}, use a smaller encoder or "
+            "LLM, or plan for another card with --gpu.",
         )
 
 
-def check_networks(params: Params, nets: Networks) -> None:
-    """Raises InputError where the networks can't do what the parameters ask; the stage ``train``
-    would say it hours later.
+def check_networks(params: Params, networks: Networks) -> None:
+    """Raises InputError where the networks can't do what the parameters ask: the stage ``train``
+    would find it hours later.
     """
-    check_heads(params, nets.encoder.ctc)
-    if nets.stages and params.train.packing and not nets.llm.packs:
+    check_heads(params, networks.encoder.has_ctc)
+    if networks.stages and params.train.packing and not networks.llm.has_position_ids:
         raise InputError(
-            f"llm '{params.llm}' takes no positions: it would mix up sequences that are packed "
+            f"llm '{params.llm}' has no position ids: it would mix up sequences that are packed "
             "into one row.",
             subject="train.packing",
             hint="Set train.packing to false.",
         )
 
 
-def loads_of(
-    params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]
-) -> list[Load]:
-    """What the stages compute that use an accelerator and whose outputs do not stand."""
-    encoder, llm = (
-        catalogue.encoder(params.encoder).numerics.dtype,
-        catalogue.llm(params.llm).numerics.dtype,
-    )
-    found = []
-    if (
-        params.features.mode == "cached"
-        and not {f"features@{role}" for role in catalogue.ROLES if role != "noise"} <= stands.keys()
-    ):
-        found.append(features_load(params, nets, audio, encoder))
-    # What is tuned whole is held in fp32.
-    encoder, llm = (
-        "float32" if nets.modules[name][0] else dtype
-        for name, dtype in (("encoder", encoder), ("LLM", llm))
-    )
-    if _trains(nets, stands):
-        name, count = training_ranks(params, nets, stands)
-        found.append(train_load(params, nets, audio, llm, encoder, count if name == "fsdp" else 1))
-    if "decode" not in stands:
-        found.append(decode_load(params, nets, audio, llm, encoder))
-    return found
+def estimate_loads(
+    params: Params,
+    networks: Networks,
+    audio: Sequence[AudioAmount],
+    up_to_date: Mapping[str, int],
+) -> list[StageLoad]:
+    """What the stages compute that use an accelerator and are not up to date."""
+    encoder_dtype = catalogue.encoder(params.encoder).numerics.dtype
+    dtype = catalogue.llm(params.llm).numerics.dtype
+    loads = []
+    if params.features.mode == "cached" and not _is_complete("features", up_to_date, ("noise",)):
+        loads.append(estimate_features(params, networks, audio, encoder_dtype))
+    # What is tuned as a whole has fp32 weights.
+    encoder_dtype = "float32" if networks.modules["encoder"][0] else encoder_dtype
+    dtype = "float32" if networks.modules["LLM"][0] else dtype
+    if _has_training(networks, up_to_date):
+        engine, num_ranks = training_ranks(params, networks, up_to_date)
+        num_sharing = num_ranks if engine == "fsdp" else 1
+        loads.append(estimate_train(params, networks, audio, dtype, encoder_dtype, num_sharing))
+    if "decode" not in up_to_date:
+        loads.append(estimate_decode(params, networks, audio, dtype, encoder_dtype))
+    return loads
 
 
-def _trains(nets: Networks, stands: dict[str, int]) -> bool:
-    """Whether a training is to come: a released projector has none, and one may stand."""
-    return bool(nets.stages) and "train" not in stands
+def _is_complete(stage: str, up_to_date: Mapping[str, int], without: tuple[str, ...] = ()) -> bool:
+    """Whether a stage is up to date for all roles but those of ``without``."""
+    return all(f"{stage}@{role}" in up_to_date for role in catalogue.ROLES if role not in without)
 
 
-def training_ranks(params: Params, nets: Networks, stands: dict[str, int]) -> tuple[str, int]:
-    """torchrun's engine and its ranks; no name and one rank where it trains without, or
+def _has_training(networks: Networks, up_to_date: Mapping[str, int]) -> bool:
+    """Whether a training will run: none where the projector is a released one, or is trained."""
+    return bool(networks.stages) and "train" not in up_to_date
+
+
+def training_ranks(
+    params: Params, networks: Networks, up_to_date: Mapping[str, int]
+) -> tuple[str, int]:
+    """torchrun's engine and its number of ranks; no name and one rank where it trains without, or
     not at all.
     """
-    chosen, processes = ranks(params.train) if _trains(nets, stands) else (None, 1)
-    return (chosen.name, processes * chosen.nodes) if chosen else ("", 1)
+    if not _has_training(networks, up_to_date):
+        return "", 1
+    engine, num_processes = ranks(params.train)
+    return engine.name, num_processes * engine.nodes
 
 
-def fits(load: Load, memory: Memory) -> bool:
-    """Whether a stage fits into a memory."""
-    return load.memory * memory.processes <= memory.bytes
+def has_memory(load: StageLoad, memory: Memory) -> bool:
+    """Whether a memory is large enough for a stage, in all processes."""
+    return load.peak_bytes * memory.num_processes <= memory.num_bytes
 
 
 def _archives(params: Params) -> list[Archive]:
     """The archives of the corpus whose folders are not in their data roots."""
-    listed = [
+    sources = [
         (name, build_source(name, role, settings))
-        for role, sources in catalogue.corpus(params.corpus).sources.items()
-        for name, settings in sources.items()
+        for role, entries in catalogue.corpus(params.corpus).sources.items()
+        for name, settings in entries.items()
     ]
     return [
-        each
-        for each in needed(listed)
-        if not any((root / each.folder).is_dir() for root in _place(each))
+        archive
+        for archive in needed(sources)
+        if not any((root / archive.folder).is_dir() for root in archive_folders(archive))
     ]
 
 
-def _place(archive: Archive) -> tuple[Path, ...]:
-    """The data root of an archive; none where it is not set."""
-    _, value = root_setting(archive.root)
-    return (Path(value).expanduser(),) if value else ()
-
-
-def _cached(checkpoint: Checkpoint) -> bool:
-    """Whether all files of a checkpoint lie in the cache of the hub's library."""
+def _is_fetched(checkpoint: CheckpointFiles) -> bool:
+    """Whether all files of a checkpoint are in the cache of the hub's library."""
     from huggingface_hub import try_to_load_from_cache
 
-    if not checkpoint.revision:
+    if not checkpoint.revision or not checkpoint.files:
         return False
-    found = [
+    paths = [
         try_to_load_from_cache(checkpoint.repo, file, revision=checkpoint.revision)
         for file in checkpoint.files
     ]
-    return bool(found) and all(isinstance(path, str) for path in found)
-
-
-def _fetched(archives: Sequence[Archive], checkpoints: Sequence[Checkpoint]) -> list[Written]:
-    from huggingface_hub import constants
-
-    # FLAC and noise hardly shrink; an archive lies beside what comes out of it until that is whole.
-    unset = "a data root that is not set"
-    data = [Written(each.folder, each.packed.bytes or 0, _place(each), unset) for each in archives]
-    if archives:
-        largest = max(archives, key=lambda each: each.packed.bytes or 0)
-        data.append(
-            Written(
-                f"{largest.file}, until it is unpacked",
-                largest.packed.bytes or 0,
-                _place(largest),
-                unset,
-            )
-        )
-    hub = Path(constants.HF_HUB_CACHE)
-    return data + [Written(f"{each.what}, as fetched", each.bytes, (hub,)) for each in checkpoints]
-
-
-def _outputs(
-    params: Params, nets: Networks, audio: Sequence[Audio], stands: dict[str, int]
-) -> list[Written]:
-    """What the stages write that do not stand."""
-    places = output_places()
-    numerics = catalogue.encoder(params.encoder).numerics
-    found = []
-    for role in catalogue.ROLES:
-        seconds = sum(each.seconds for each in audio if each.role == role)
-        tars = TAR * sum(each.utterances for each in audio if each.role == role)
-        if f"shards@{role}" not in stands:
-            found.append(Written(f"shards, {role}", seconds * RATES[".flac"] + tars, places))
-        if (
-            params.features.mode == "cached"
-            and role != "noise"
-            and f"features@{role}" not in stands
-        ):
-            views, stretch = speech_of(params.features, role)
-            size = (
-                seconds
-                * stretch
-                * nets.encoder.rate
-                * nets.encoder.width
-                * BYTES[numerics.features]
-            )
-            found.append(Written(f"features, {role}", size + views * tars, places))
-    for stage in ("encoder", "llm"):
-        chosen = [each for each in nets.checkpoints if each.stage == stage]
-        if stage not in stands:
-            found += [
-                Written(f"{each.what}, as safetensors", *_kept(each, places)) for each in chosen
-            ]
-    if "train" not in stands:
-        found.append(Written("bridge", 4.0 * nets.trained, places))
-        found.append(
-            Written("checkpoint of its training", 12.0 * nets.trained, places[:1])
-        )  # weights, AdamW's two moments
-        found.append(
-            Written(
-                "ends of its stages",
-                4.0 * sum(sum(tuned.values()) for tuned in nets.stages),
-                places[:1],
-            )
-        )
-    return [each for each in found if each.bytes]
-
-
-def _kept(checkpoint: Checkpoint, places: tuple[Path, ...]) -> tuple[float, tuple[Path, ...]]:
-    """Bytes and places of a checkpoint in the work cache and behind it: nothing new where it is
-    linked from where it came.
-    """
-    from huggingface_hub import constants
-
-    origin = Path(constants.HF_HUB_CACHE) if checkpoint.repo else models_root()
-    if not checkpoint.converted and links(existing(origin), places[0]):
-        places = places[1:]
-    return checkpoint.converted or checkpoint.bytes, places
-
-
-def _machine(params: Params) -> Memory:
-    if device() != "cpu":
-        found = torch.cuda.get_device_properties(device())
-        return Memory(found.name, float(found.total_memory))
-    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return Memory("this machine", total, max(1, min(workers(), params.train.micro_batches)))
+    return all(isinstance(path, str) for path in paths)

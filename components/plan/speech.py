@@ -1,8 +1,8 @@
-"""How much audio a corpus holds, by source: exactly where its manifests are there, else as
-published or as asked for.
+"""How much audio a corpus has, by source: exactly where its manifests exist, else as published or
+as its settings ask for.
 
-In: the catalogue's sources by role. Out: utterances and seconds of each, with what the figure rests
-on. No audio is opened and no data root is needed. Cost: reading manifests.
+In: the catalogue's sources by role. Out: utterances and seconds of each, with what the figure is
+based on. No audio is opened and no data root is needed. Cost: reading manifests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.config import catalogue
 from components.config.params import Features
@@ -28,120 +28,139 @@ from components.corpus.sources.clips import SUFFIXES
 from components.features.waveforms import augment_of
 from components.runtime.artifact import RECORD
 
-SECONDS = 10.0  # of an utterance, where their number is not known
+MEAN_S = 10.0  # seconds of an utterance where their number is not known; LibriSpeech has 12.3
 # Bytes of a second of 16 kHz speech by file format: 16-bit PCM; FLAC as train-clean-100 (6.39 GB
-# for 100.6 h); anything else as Opus at 32 kbit/s.
-RATES, OTHER = {".wav": 32_000, ".flac": 17_600}, 4_000
+# for 100.6 h, www.openslr.org/12).
+BYTES_PER_SECOND = {".wav": 32_000, ".flac": 17_600}
+COMPRESSED_BYTES_PER_SECOND = 4_000  # any other format: as Opus at 32 kbit/s (www.openslr.org/94)
+UNKNOWN = "nothing"
+
+
+class Amount(NamedTuple):
+    """Audio without a name."""
+
+    seconds: float
+    num_utterances: int
 
 
 @dataclass(frozen=True)
-class Audio:
-    """What a source holds, or will hold."""
+class AudioAmount:
+    """What a source has, or will have."""
 
     role: str
     source: str
     seconds: float
-    utterances: int
-    rests_on: str  # manifest, settings, publisher, file sizes, or nothing
+    num_utterances: int
+    basis: str  # manifest, settings, publisher, file sizes, or nothing
 
     @property
-    def speech(self) -> bool:
+    def has_speech(self) -> bool:
         """Whether there are transcripts."""
         return self.role in catalogue.SPEECH_ROLES
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the figures are based on anything."""
+        return self.basis != UNKNOWN
 
-def speech_of(settings: Features, role: str) -> tuple[int, float]:
-    """How often a role is encoded (its views), and how many seconds are encoded in all a second of
-    its audio.
+    @property
+    def mean_s(self) -> float:
+        """Seconds of an utterance, on average."""
+        return self.seconds / max(1, self.num_utterances)
+
+
+def augmented_views(settings: Features, role: str) -> tuple[int, float]:
+    """How often a role is encoded (its views), and how many seconds are encoded in all for a second
+    of its audio.
     """
     augment = augment_of(settings.augment, role)
     if augment is None:
         return 1, 1.0
-    return augment.views, augment.views * sum(1 / speed for speed in augment.speed) / len(
-        augment.speed
-    )
+    stretch = sum(1 / speed for speed in augment.speed) / len(augment.speed)
+    return augment.views, augment.views * stretch
 
 
-def audio_of(corpus: str) -> list[Audio]:
+def list_audio(corpus: str) -> list[AudioAmount]:
     """Every source of a corpus, by role."""
-    listed = [
-        (role, name, settings)
-        for role, found in catalogue.corpus(corpus).sources.items()
-        for name, settings in found.items()
+    return [
+        _audio(corpus, role, name, settings)
+        for role, sources in catalogue.corpus(corpus).sources.items()
+        for name, settings in sources.items()
     ]
-    return [_audio(corpus, role, name, settings) for role, name, settings in listed]
 
 
-def _audio(corpus: str, role: str, name: str, settings: dict[str, Any]) -> Audio:
-    if held := _in_manifest(role, name, settings):
-        return Audio(role, name, *held, "manifest")
-    return Audio(
-        role,
-        name,
-        *_foreseen(build_source(name, role, settings), SCANS / corpus / role / f"{name}.json"),
-    )
+def _audio(corpus: str, role: str, name: str, settings: dict[str, Any]) -> AudioAmount:
+    if amount := _from_manifest(role, name, settings):
+        return AudioAmount(role, name, *amount, "manifest")
+    scan = SCANS / corpus / role / f"{name}.json"
+    amount, basis = _expected(build_source(name, role, settings), scan)
+    return AudioAmount(role, name, *amount, basis)
 
 
-def _foreseen(origin: CorpusSource, scan: Path) -> tuple[float, int, str]:
-    """Seconds and utterances of a source without a manifest, and what they rest on; a derived
-    source's scan lists the files of the one that it changes.
+def _expected(origin: CorpusSource, scan: Path) -> tuple[Amount, str]:
+    """What a source without a manifest will have, and what that is based on; the scan of a derived
+    source lists the files of the one that it changes.
     """
     if isinstance(origin, DerivedSource):
-        seconds, utterances, rests_on = _foreseen(origin.list_origins()[0], scan)
-        return origin.estimate_duration_s(seconds, utterances), utterances, rests_on
+        amount, basis = _expected(origin.list_origins()[0], scan)
+        return Amount(origin.estimate_duration_s(*amount), amount.num_utterances), basis
     if isinstance(origin, GeneratedSource):
-        return *origin.estimate_size(), "settings"
-    if held := _scanned(scan):  # before the publisher: a part of it may lie here
-        return *held, "file sizes"
-    if held := _published(origin):
-        return *held, "publisher"
-    return 0.0, 0, "nothing"
+        return Amount(*origin.estimate_size()), "settings"
+    if scanned := _from_scan(scan):  # before the publisher: a part of the set may be all there is
+        return scanned, "file sizes"
+    if published := _from_publisher(origin):
+        return published, "publisher"
+    return Amount(0.0, 0), UNKNOWN
 
 
-def _in_manifest(role: str, name: str, settings: dict[str, Any]) -> tuple[float, int] | None:
-    """Seconds and utterances of a manifest that was made with these very settings."""
+def _from_manifest(role: str, name: str, settings: dict[str, Any]) -> Amount | None:
+    """The sum of a manifest, where one was written with exactly these settings."""
     record, manifest = OUT / role / RECORD, OUT / role / name / MANIFEST
-    if (
-        not (record.is_file() and manifest.is_file())
-        or json.loads(record.read_text())["parameters"].get(name) != settings
-    ):
+    if not (record.is_file() and manifest.is_file()):
         return None
-    rows = read_manifest(manifest.parent)
-    return sum(row.duration_s for row in rows), len(rows)
+    if json.loads(record.read_text())["parameters"].get(name) != settings:
+        return None
+    utterances = read_manifest(manifest.parent)
+    seconds = sum(utterance.duration_s for utterance in utterances)
+    return Amount(seconds, len(utterances))
 
 
-def _published(origin: CorpusSource) -> tuple[float, int] | None:
-    """Seconds and utterances of the archives that hold a source's folders; none where one of them
-    does not say.
+def _from_publisher(origin: CorpusSource) -> Amount | None:
+    """The sum over the archives of a source's folders; None where it is not published for one of
+    them.
     """
     if not isinstance(origin, FolderSource):
         return None
     root, folders = origin.list_folders()
-    seconds, utterances = 0.0, 0
+    amounts = []
     for folder in folders:
-        said = [held for archive in archives(root) if (held := _held(archive, folder))]
-        if not said:
+        published = (_published(archive, folder) for archive in archives(root))
+        amount = next((amount for amount in published if amount), None)
+        if amount is None:
             return None
-        seconds, utterances = seconds + said[0][0], utterances + said[0][1]
-    return seconds, utterances
+        amounts.append(amount)
+    return Amount(
+        sum(amount.seconds for amount in amounts), sum(amount.num_utterances for amount in amounts)
+    )
 
 
-def _held(archive: Archive, folder: str) -> tuple[float, int] | None:
-    """Seconds and utterances of ``folder``, where it is the archive's or one below it."""
+def _published(archive: Archive, folder: str) -> Amount | None:
+    """What is published of ``folder``, where it is the archive's or one below it."""
     if PurePosixPath(folder).parts[0] != archive.folder or (hours := archive.hours(folder)) is None:
         return None
-    return 3600 * hours, archive.utterances(folder) or max(1, round(3600 * hours / SECONDS))
+    seconds = 3600 * hours
+    return Amount(seconds, archive.utterances(folder) or max(1, round(seconds / MEAN_S)))
 
 
-def _scanned(scan: Path) -> tuple[float, int] | None:
-    """Seconds, by their sizes, and number of the sound files of a committed scan; none where there
-    are none.
+def _from_scan(scan: Path) -> Amount | None:
+    """The sound files of a committed scan, their seconds by their sizes; None where there are
+    none.
     """
     files = json.loads(scan.read_text()).get("files", []) if scan.is_file() else []
-    sounds = [(PurePosixPath(path).suffix.lower(), size) for path, size in files]
-    sounds = [(suffix, size) for suffix, size in sounds if suffix in SUFFIXES]
-    return (
-        (sum(size / RATES.get(suffix, OTHER) for suffix, size in sounds), len(sounds))
-        if sounds
-        else None
-    )
+    sizes = [(PurePosixPath(path).suffix.lower(), num_bytes) for path, num_bytes in files]
+    seconds = [
+        num_bytes / BYTES_PER_SECOND.get(suffix, COMPRESSED_BYTES_PER_SECOND)
+        for suffix, num_bytes in sizes
+        if suffix in SUFFIXES
+    ]
+    return Amount(sum(seconds), len(seconds)) if seconds else None

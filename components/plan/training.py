@@ -10,178 +10,221 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from components.config.params import Params
 from components.config.training import Train
 from components.plan.load import (
-    CONTEXT,
-    LOGITS,
+    LIBRARY_BYTES,
+    LOGIT_BYTES,
     TEXT_TOKENS,
-    Load,
-    computed,
-    encoder_memory,
-    encoding,
-    generated,
-    mean_of,
-    together,
-    tokens_of,
+    StageLoad,
+    count_tokens,
+    encoded_seconds,
+    encoder_bytes,
+    encoder_operations,
+    generation_steps,
+    mean_seconds,
+    sum_by_dtype,
 )
 from components.plan.networks import BYTES, Networks
-from components.plan.speech import Audio
+from components.plan.speech import AudioAmount
+from components.plan.tuning import ModuleCounts
 
-HALVES = {"bf16": "bfloat16", "fp16": "float16"}  # of train.precision
-# Values that a layer keeps for the backward pass, a token and unit of width: 34 bytes in half
-# precision (Korthikanti et al. 2022, arXiv 2205.05198, section 4, without what the attention matrix
-# takes: fused kernels never store it). Frozen layers keep less.
-KEPT = 17
-# of them, the layer's input: all that gradient checkpointing keeps (Chen et al. 2016, arXiv
-# 1604.06174)
-INPUT = 1
-# bytes of a parameter being trained beside its fp32 weight: gradient and AdamW's two moments
-MOVING = 12
-# layers of a shared LLM that lie whole on a rank: the one that runs, and the next on its way
-# (FSDP2)
-GATHERED = 2
+HALF_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}  # by train.precision
+# Values that a layer stores for the backward pass, a token and unit of width: 34 bytes in half
+# precision (Korthikanti et al. 2022, arXiv 2205.05198, section 4, without the attention matrix,
+# which fused kernels never store). Frozen layers store less.
+STORED_VALUES = 17
+# Of them the layer's input, which is all that gradient checkpointing stores (Chen et al. 2016,
+# arXiv 1604.06174).
+STORED_INPUTS = 1
+# Bytes of a trained parameter besides its fp32 weight: gradient and AdamW's two moments in fp32.
+STATE_BYTES = 12
+# Layers of a shared LLM that a rank has in full: the one that runs, and the next, which is gathered
+# meanwhile (FSDP2).
+GATHERED_LAYERS = 2
 
 
-def train_load(
+@dataclass(frozen=True)
+class _Training:
+    """What all estimates of a training depend on."""
+
+    settings: Train
+    networks: Networks
+    mean_s: float  # seconds of an utterance
+    fill: float  # seconds that the encoder computes for one of audio: windows that are filled up
+    dtype: str  # of the LLM's weights
+    compute_dtype: str  # of the LLM's arithmetic
+    encoder_dtype: str  # of the encoder's weights
+    encoder_compute_dtype: str
+    num_sharing: int  # ranks that share the LLM's layers
+
+
+def estimate_train(
     params: Params,
-    nets: Networks,
-    audio: Sequence[Audio],
+    networks: Networks,
+    audio: Sequence[AudioAmount],
     dtype: str,
     encoder_dtype: str,
-    shared: int = 1,
-) -> Load:
-    """The stage train; ``dtype`` and ``encoder_dtype`` are those of the weights, ``shared`` the
-    ranks that share the LLM's layers.
+    num_sharing: int = 1,
+) -> StageLoad:
+    """The stage train; ``dtype`` and ``encoder_dtype`` are those of the weights, ``num_sharing`` is
+    the number of ranks that share the LLM's layers.
     """
-    settings, live, again = (
-        params.train,
-        params.features.mode == "live",
-        params.train.gradient_checkpointing,
+    settings = params.train
+    speech = [amount for amount in audio if amount.role == "train"]
+    num_seconds = sum(amount.seconds for amount in speech) or 1.0
+    training = _Training(
+        settings,
+        networks,
+        mean_seconds(audio, "train"),
+        sum(encoded_seconds(networks, amount) for amount in speech) / num_seconds,
+        dtype,
+        HALF_DTYPES.get(settings.precision, dtype),
+        encoder_dtype,
+        HALF_DTYPES.get(settings.precision, encoder_dtype),
+        num_sharing,
     )
-    mean = mean_of(audio, ("train",))
-    arithmetic, encoder_arithmetic = (
-        HALVES.get(settings.precision, dtype),
-        HALVES.get(settings.precision, encoder_dtype),
+    is_live = params.features.mode == "live"
+    peak_bytes = _llm_bytes(training) + _state_bytes(networks, num_sharing) + LIBRARY_BYTES
+    if is_live:
+        peak_bytes += _encoder_bytes(training)
+    return StageLoad(
+        "train",
+        training.compute_dtype,
+        _operations(training, is_live),
+        _dev_steps(settings, audio) * networks.llm.num_parameters * BYTES[dtype],
+        peak_bytes,
     )
-    speech = [each for each in audio if each.role == "train"]
-    filled = sum(computed(nets, each) for each in speech) / (
-        sum(each.seconds for each in speech) or 1.0
-    )  # windows that are filled up
-    read, frozen, heard = (
-        0.0,
-        0.0,
-        0.0,
-    )  # the LLM's operations, those of a frozen encoder and of a tuned one
-    for stage, tuned in zip(settings.curriculum, nets.stages, strict=True):
-        utterances = stage.steps * step_seconds(settings, nets, mean) / mean
-        tokens = utterances * tokens_of(nets, mean)
-        read += tokens * ((4 + 2 * again) * nets.llm.parameters + 2 * tuned.get("llm", 0))
-        read += 6 * utterances * nets.speech_tokens(mean) * tuned.get("projector", 0)
-        if live:
-            once = encoding(nets, utterances * mean * filled)
-            if tuned.get("encoder", 0) + tuned.get("encoder-lora", 0):
-                heard += (
-                    2 + again + tuned.get("encoder", 0) / max(1, nets.encoder.parameters)
-                ) * once
+
+
+def _operations(training: _Training, is_live: bool) -> dict[str, float]:
+    """Operations by dtype: of the LLM and the bridge, and of an encoder that computes live."""
+    settings, networks, mean_s = training.settings, training.networks, training.mean_s
+    recomputes = settings.gradient_checkpointing
+    llm, frozen, tuned = 0.0, 0.0, 0.0  # operations of the LLM, of a frozen and of a tuned encoder
+    for stage, counts in zip(settings.curriculum, networks.stages, strict=True):
+        num_utterances = stage.steps * step_seconds(settings, networks, mean_s) / mean_s
+        tokens = num_utterances * count_tokens(networks, mean_s)
+        llm_parameters = networks.llm.num_parameters
+        llm += tokens * ((4 + 2 * recomputes) * llm_parameters + 2 * counts.get("llm", 0))
+        llm += 6 * num_utterances * networks.speech_tokens(mean_s) * counts.get("projector", 0)
+        if is_live:
+            forward = encoder_operations(networks, num_utterances * mean_s * training.fill)
+            if _tunes_encoder(counts):
+                num_parameters = max(1, networks.encoder.num_parameters)
+                tuned += (2 + recomputes + counts.get("encoder", 0) / num_parameters) * forward
             else:
-                frozen += once
-    # Greedy search on dev at each checkpoint: every token reads the weights once for a batch of
-    # utterances.
-    checkpoints = sum(
-        math.ceil(stage.steps / settings.selection.every) for stage in settings.curriculum
+                frozen += forward
+    return sum_by_dtype(
+        (training.compute_dtype, llm),
+        (training.encoder_dtype, frozen),
+        (training.encoder_compute_dtype, tuned),
     )
-    dev = [each for each in audio if each.role == "dev"]
-    most = settings.selection.utterances
-    steps = checkpoints * sum(
-        generated(each, min(most, each.utterances), 2 * settings.batch_seconds) for each in dev
-    )
-    memory = (
-        _llm_memory(nets, settings, mean, dtype, arithmetic, shared)
-        + _states(nets, shared)
-        + CONTEXT
-    )
-    if live:
-        memory += _encoder_memory(nets, settings, mean, filled, encoder_dtype, encoder_arithmetic)
-    operations = together((arithmetic, read), (encoder_dtype, frozen), (encoder_arithmetic, heard))
-    return Load("train", arithmetic, operations, steps * nets.llm.parameters * BYTES[dtype], memory)
 
 
-def step_seconds(settings: Train, nets: Networks, mean: float) -> float:
-    """Seconds of audio in a step, full under the budgets of seconds and of tokens. Padding counts
-    in the first, packed or not.
+def _tunes_encoder(counts: ModuleCounts) -> bool:
+    """Whether a stage of the curriculum tunes the encoder, or LoRA in it."""
+    return counts.get("encoder", 0) + counts.get("encoder-lora", 0) > 0
+
+
+def _dev_steps(settings: Train, audio: Sequence[AudioAmount]) -> float:
+    """Steps of greedy search on dev, at each checkpoint: each step reads the weights once for a
+    batch of utterances.
     """
-    utterances = settings.batch_seconds / mean
+    selection = settings.selection
+    num_checkpoints = sum(math.ceil(stage.steps / selection.every) for stage in settings.curriculum)
+    return num_checkpoints * sum(
+        generation_steps(
+            amount,
+            min(selection.utterances, amount.num_utterances),
+            2 * settings.batch_seconds,
+        )
+        for amount in audio
+        if amount.role == "dev"
+    )
+
+
+def step_seconds(settings: Train, networks: Networks, mean_s: float) -> float:
+    """Seconds of audio in a step that is full under the budgets of seconds and of tokens. Padding
+    counts in the first, packed or not.
+    """
+    num_utterances = settings.batch_seconds / mean_s
     if settings.batch_tokens:
-        utterances = min(utterances, settings.batch_tokens / tokens_of(nets, mean))
-    return max(1.0, utterances) * mean
+        num_utterances = min(num_utterances, settings.batch_tokens / count_tokens(networks, mean_s))
+    return max(1.0, num_utterances) * mean_s
 
 
-def _part(settings: Train, nets: Networks, mean: float) -> float:
-    """Seconds of audio in a micro-batch: at least those of an utterance, a joined one where
-    utterances are joined.
+def _micro_batch_seconds(training: _Training) -> float:
+    """Seconds of audio in a micro-batch: at least those of an utterance, a concatenated one where
+    utterances are concatenated.
     """
-    longest = max(mean, settings.concatenate.seconds * bool(settings.concatenate.share))
-    return max(longest, step_seconds(settings, nets, mean) / settings.micro_batches)
+    settings = training.settings
+    concatenated_s = settings.concatenate.seconds * bool(settings.concatenate.share)
+    seconds = step_seconds(settings, training.networks, training.mean_s)
+    return max(training.mean_s, concatenated_s, seconds / settings.micro_batches)
 
 
-def _kept(layers: int, again: bool) -> int:
-    """Values that all layers keep, a token and unit of width: with gradient checkpointing their
-    inputs, and all of the one in work.
+def _stored_values(num_layers: int, recomputes: bool) -> int:
+    """Values that all layers store, a token and unit of width: with gradient checkpointing their
+    inputs, and all of the one that is computed.
     """
-    return layers * INPUT + KEPT if again else layers * KEPT
+    if recomputes:
+        return num_layers * STORED_INPUTS + STORED_VALUES
+    return num_layers * STORED_VALUES
 
 
-def _llm_memory(
-    nets: Networks, settings: Train, mean: float, dtype: str, arithmetic: str, shared: int
-) -> float:
-    """Bytes of the LLM's weights on a rank, and of what it keeps of a micro-batch."""
-    llm, part, again = nets.llm, _part(settings, nets, mean), settings.gradient_checkpointing
-    layer = llm.layered / llm.layers
-    whole = llm.parameters - llm.layered
-    weights = (whole + llm.layered / shared + (GATHERED * layer if shared > 1 else 0)) * BYTES[
-        dtype
+def _llm_bytes(training: _Training) -> float:
+    """Bytes of the LLM's weights on a rank, and of what it stores of a micro-batch."""
+    llm, recomputes = training.networks.llm, training.settings.gradient_checkpointing
+    num_sharing, seconds = training.num_sharing, _micro_batch_seconds(training)
+    layer = llm.layer_parameters / llm.num_layers
+    unshared = llm.num_parameters - llm.layer_parameters
+    gathered = GATHERED_LAYERS * layer if num_sharing > 1 else 0
+    weight_bytes = (unshared + llm.layer_parameters / num_sharing + gathered) * BYTES[
+        training.dtype
     ]
-    if (
-        arithmetic != dtype
-    ):  # autocast's copy of each weight is kept for the backward pass, but where a layer is computed again
-        weights += (layer if again else llm.layered) * BYTES[arithmetic]
-    kept = (
-        part
-        / mean
-        * tokens_of(nets, mean)
-        * llm.width
-        * _kept(llm.layers, again)
-        * BYTES[arithmetic]
-    )
-    return weights + kept + part * TEXT_TOKENS * llm.vocabulary * LOGITS
+    if training.compute_dtype != training.dtype:
+        # Autocast stores a copy of each weight for the backward pass, unless the layer is computed
+        # again.
+        copied = layer if recomputes else llm.layer_parameters
+        weight_bytes += copied * BYTES[training.compute_dtype]
+    num_tokens = seconds / training.mean_s * count_tokens(training.networks, training.mean_s)
+    num_values = num_tokens * llm.width * _stored_values(llm.num_layers, recomputes)
+    logit_bytes = seconds * TEXT_TOKENS * llm.vocabulary_size * LOGIT_BYTES
+    return weight_bytes + num_values * BYTES[training.compute_dtype] + logit_bytes
 
 
-def _states(nets: Networks, shared: int) -> float:
-    """Bytes of the fp32 weights beside the two bases, and of the states of the stage that trains
-    most; the LLM's own lie where its layers do.
+def _state_bytes(networks: Networks, num_sharing: int) -> float:
+    """Bytes of the fp32 weights besides those of encoder and LLM, and of the states of the stage
+    that trains most; the LLM's own states are shared with its layers.
     """
-    beside = sum(
-        sum(counts) for name, counts in nets.modules.items() if name not in ("encoder", "LLM")
+    weights = sum(
+        sum(counts) for name, counts in networks.modules.items() if name not in ("encoder", "LLM")
     )
-    alone = 1 - nets.llm.layered / nets.llm.parameters * (1 - 1 / shared)
-    moving = max(
-        (sum(tuned.values()) - tuned.get("llm", 0) * (1 - alone) for tuned in nets.stages),
+    llm = networks.llm
+    own_share = 1 - llm.layer_parameters / llm.num_parameters * (1 - 1 / num_sharing)
+    states = max(
+        (
+            sum(counts.values()) - counts.get("llm", 0) * (1 - own_share)
+            for counts in networks.stages
+        ),
         default=0.0,
     )
-    return beside * BYTES["float32"] + moving * MOVING
+    return weights * BYTES["float32"] + states * STATE_BYTES
 
 
-def _encoder_memory(
-    nets: Networks, settings: Train, mean: float, filled: float, dtype: str, arithmetic: str
-) -> float:
-    """Bytes of an encoder that hears live, and of what its layers keep where it is tuned."""
-    seconds = _part(settings, nets, mean) * filled
-    memory = encoder_memory(nets, seconds, dtype)
-    if any(tuned.get("encoder", 0) + tuned.get("encoder-lora", 0) for tuned in nets.stages):
-        kept = _kept(nets.encoder.layers, settings.gradient_checkpointing)
-        memory += seconds * nets.encoder.tokens * nets.encoder.width * kept * BYTES[arithmetic]
-        if arithmetic != dtype:  # autocast's copies, as of the LLM's weights
-            memory += nets.encoder.parameters * BYTES[arithmetic]
-    return memory
+def _encoder_bytes(training: _Training) -> float:
+    """Bytes of an encoder that computes live, and of what its layers store where it is tuned."""
+    encoder, dtype = training.networks.encoder, training.encoder_dtype
+    seconds = _micro_batch_seconds(training) * training.fill
+    num_bytes = encoder_bytes(training.networks, seconds, dtype)
+    if any(map(_tunes_encoder, training.networks.stages)):
+        recomputes = training.settings.gradient_checkpointing
+        num_values = seconds * encoder.token_rate * encoder.width
+        num_values *= _stored_values(encoder.num_layers, recomputes)
+        num_bytes += num_values * BYTES[training.encoder_compute_dtype]
+        if training.encoder_compute_dtype != dtype:  # autocast's copies, as of the LLM's weights
+            num_bytes += encoder.num_parameters * BYTES[training.encoder_compute_dtype]
+    return num_bytes

@@ -1,0 +1,196 @@
+"""Parameters, widths and rates of one network, counted on torch's meta device, where a tensor has a
+shape and no values.
+
+In: what a ``config.json`` or a catalogue entry says of the network. Out: plain figures. Cost: up to
+half a second a network, besides the import of torch and transformers (4 s), so
+``components.plan.sizes`` keeps the figures and imports this module only for those it lacks.
+
+``python -m components.plan.counts`` writes the figures of the networks that ``params.yaml`` names,
+which come with this package.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from components.audio.sound import RATE
+from components.config.errors import InputError, nearest
+from components.config.projector import Projector
+from components.encoder.qwen_audio import whisper_shape
+from components.model.bridges.projector import build_projector
+from components.model.encoders.families import KNOWN
+from components.model.folders.architecture import network_of, parameters
+from components.model.matching import Matching
+from components.optim.sharding import decoder_layers
+from components.plan.sizes import (
+    COMMITTED,
+    BridgeSize,
+    EncoderCounts,
+    EncoderSize,
+    LayerSizes,
+    LlmCounts,
+    LlmSize,
+    SizeReader,
+)
+
+MOST_FRAMES = 1_500  # of an utterance whose tokens are listed: 30 s at 50 Hz
+
+
+def count_encoder(where: str, shape: dict[str, Any], padding: str) -> EncoderCounts:
+    """The encoder of the catalogue entry ``where``, which ``shape`` (the keys of a
+    ``config.json``) and ``padding`` (``window`` or ``none``) describe.
+
+    Raises InputError for a family that is not known and for a shape that makes no network.
+    """
+    kind = shape.get("model_type", "")
+    is_qwen = kind == "qwen" and "audio" in shape
+    if not is_qwen and kind not in KNOWN:
+        raise InputError(
+            f"{where}: its model_type '{kind}' is of no known family.",
+            subject=where,
+            hint=nearest(kind, KNOWN),
+        )
+    network = network_of(_whisper(shape) if is_qwen else shape)
+    kind = network.config.model_type
+    # As it is loaded: Whisper's encoder half, AST below its classes, others with the head that they
+    # have.
+    loaded = (
+        network.get_encoder()
+        if kind == "whisper"
+        else _body(network)
+        if kind == "audio-spectrogram-transformer"
+        else network
+    )
+    return EncoderCounts(
+        size_of(network, padding), layer_sizes(loaded, _body(loaded)), parameters(network)
+    )
+
+
+def _whisper(shape: dict[str, Any]) -> dict[str, Any]:
+    """The shape of a Whisper for that of a Qwen-Audio; the decoder, which is not counted, has heads
+    that fit its width.
+    """
+    audio = whisper_shape(shape["audio"])
+    return {
+        "model_type": "whisper",
+        "decoder_attention_heads": audio["encoder_attention_heads"],
+        **audio,
+    }
+
+
+def _body(network: Any) -> Any:
+    """What is below a head, by the name of its family, or plainly ``encoder`` (Parakeet)."""
+    if network.config.model_type == "parakeet_ctc":
+        return network.encoder
+    return getattr(network, network.base_model_prefix, network)
+
+
+def size_of(network: Any, padding: str) -> EncoderSize:
+    """What a network on the meta device gives as an encoder; see components.model.encoders.families
+    for the reasons.
+    """
+    config, has_ctc = network.config, type(network).__name__.endswith("ForCTC")
+    if config.model_type == "whisper":
+        return EncoderSize(
+            num_parameters=parameters(network.get_encoder()),
+            width=int(config.d_model),
+            frame_rate=50.0,
+            token_rate=50.0,
+            window_s=30.0 if padding == "window" else 0.0,
+            num_layers=int(config.encoder_layers),
+            decoder_parameters=parameters(network.get_decoder()),
+        )
+    body = _body(network)
+    if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
+        config = body.config
+        frame_rate = token_rate = 100.0 / config.subsampling_factor
+        window_s = 0.0
+    elif config.model_type == "audio-spectrogram-transformer":
+        bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+        frame_rate, window_s = 100.0 / config.time_stride, 10.0
+        token_rate = bands * frame_rate
+    else:
+        frame_rate = token_rate = RATE / math.prod(config.conv_stride)
+        window_s = 0.0
+    return EncoderSize(
+        num_parameters=parameters(body),
+        width=int(config.hidden_size),
+        frame_rate=frame_rate,
+        token_rate=token_rate,
+        window_s=window_s,
+        num_layers=int(config.num_hidden_layers),
+        has_ctc=has_ctc,
+    )
+
+
+def count_llm(shape: dict[str, Any]) -> LlmCounts:
+    """The causal LLM of the keys of a ``config.json``; raises InputError for a shape that makes no
+    network.
+    """
+    network = network_of(shape, causal=True)
+    config = network.config
+    heads = int(config.num_attention_heads)
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    arguments = inspect.signature(network.base_model.forward).parameters
+    size = LlmSize(
+        num_parameters=parameters(network),
+        width=int(config.hidden_size),
+        num_layers=int(config.num_hidden_layers),
+        vocabulary_size=int(config.vocab_size),
+        kv_width=2 * int(getattr(config, "num_key_value_heads", None) or heads) * head_width,
+        layer_parameters=parameters(decoder_layers(network.base_model)),
+        has_position_ids="position_ids" in arguments,
+    )
+    return LlmCounts(size, layer_sizes(network))
+
+
+def count_bridge(entry: Projector, encoder_width: int, llm_width: int) -> BridgeSize:
+    """The bridge of a catalogue entry between these widths, and the matching head of that LLM."""
+    with torch.device("meta"):
+        bridge = build_projector(entry, encoder_width, llm_width)
+        matching = Matching(llm_width)
+    return BridgeSize(
+        float(bridge.stride),
+        tuple(bridge.tokens_of(max(1, num_frames)) for num_frames in range(MOST_FRAMES + 1)),
+        layer_sizes(bridge).parameters,
+        layer_sizes(matching).parameters,
+    )
+
+
+def layer_sizes(network: nn.Module, body: nn.Module | None = None) -> LayerSizes:
+    """Parameters and linear layers by name; parameters of ``body`` alone where it is a part of the
+    network. A tensor that two layers share counts once.
+    """
+    tunable = {id(parameter) for parameter in (body or network).parameters()}
+    return LayerSizes(
+        {
+            name: parameter.numel()
+            for name, parameter in network.named_parameters()
+            if id(parameter) in tunable
+        },
+        {
+            name: (module.in_features, module.out_features)
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Linear)
+        },
+    )
+
+
+def main() -> None:
+    """Counts the networks that ``params.yaml`` names, and writes their figures."""
+    from components.config.params import read_params
+    from components.plan.networks import read_networks
+
+    reader = SizeReader({})
+    read_networks(read_params(), reader)
+    COMMITTED.write_text(json.dumps(reader.figures, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
