@@ -150,14 +150,18 @@ def count_llm(shape: dict[str, Any]) -> LlmCounts:
     return LlmCounts(size, layer_sizes(network))
 
 
-def count_bridge(entry: Projector, encoder_width: int, llm_width: int) -> BridgeSize:
-    """The bridge of a catalogue entry between these widths, and the matching head of that LLM."""
+def count_bridge(
+    entry: Projector, encoder_width: int, llm_width: int, most_frames: int = MOST_FRAMES
+) -> BridgeSize:
+    """The bridge of a catalogue entry between these widths, and the matching head of that LLM;
+    tokens are listed of utterances of up to ``most_frames`` frames.
+    """
     with torch.device("meta"):
         bridge = build_projector(entry, encoder_width, llm_width)
         matching = Matching(llm_width)
     return BridgeSize(
         float(bridge.stride),
-        tuple(bridge.tokens_of(max(1, num_frames)) for num_frames in range(MOST_FRAMES + 1)),
+        tuple(bridge.tokens_of(max(1, num_frames)) for num_frames in range(most_frames + 1)),
         layer_sizes(bridge).parameters,
         layer_sizes(matching).parameters,
     )

@@ -23,8 +23,8 @@ from components.plan.speech import AudioAmount, augmented_views
 # Share of the published matrix rate; docs/results/performance.md: 0.19 to 0.56 in features and full
 # training batches.
 MATRIX_SHARE = 0.3
-# Share of the published bandwidth when one token after another is generated; docs/results/performance.md:
-# 0.02 to 0.13, most of it waiting.
+# Share of the published bandwidth when one token after another is generated;
+# docs/results/performance.md: 0.02 to 0.13, most of it waiting.
 BANDWIDTH_SHARE = 0.1
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
 PROMPT_TOKENS = 20  # of the templates in catalogue/llm.yaml, about

@@ -83,9 +83,10 @@ class Networks:
 
 
 def read_networks(params: Params, sizes: SizeReader | None = None) -> Networks:
-    """The networks of the names in ``params``, from ``sizes`` or a reader of its own; raises InputError for a shape that makes none, for
-    parts and patterns of the curriculum that do not fit them, and for a ``config.json`` that is
-    needed and can't be read.
+    """The networks of the names in ``params``, read with ``sizes`` or a reader of its own.
+
+    Raises InputError for a shape that makes no network, for parts and patterns of the curriculum
+    that match nothing, and for a ``config.json`` that is needed and can't be read.
     """
     encoder_entry, llm_entry = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
     projector_entry = catalogue.projector(params.projector)

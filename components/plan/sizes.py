@@ -152,14 +152,13 @@ class SizeReader:
     def _read(self, kind: type[Counts], key: dict[str, Any], count: Callable[[], Counts]) -> Counts:
         """What ``count`` gives for this key, or gave before."""
         adapter, digest = TypeAdapter(kind), data_digest(key)
+
+        def write(folder: Path) -> None:
+            (folder / FILE).write_bytes(adapter.dump_json(count()))
+
         figures = self._committed.get(digest)
         if figures is None:
-            unit = cached_unit(
-                "plan",
-                key,
-                lambda folder: (folder / FILE).write_bytes(adapter.dump_json(count())),
-                code="components.plan.counts",
-            )
+            unit = cached_unit("plan", key, write, code="components.plan.counts")
             figures = json.loads((unit / FILE).read_text())
         self.figures[digest] = figures
         return adapter.validate_python(figures)

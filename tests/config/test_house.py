@@ -67,7 +67,11 @@ LONG = {
     "components.corpus.listing",
     "components.encoder.ctc",
     "components.model.folders.hub",
+<<<<<<< HEAD
     "components.plan.networks",
+=======
+    "components.train.loop",
+>>>>>>> 7b7293e (Plan for a machine given as values; keep counted networks; the plan's names and prose)
     "components.transcribe.batch",
 }
 CODE = sorted(
@@ -302,6 +306,7 @@ def test_a_stage_starts_without_torch() -> None:
         "shards.build",
         "transcribe.__main__",
         "transcribe.export",
+        "plan.__main__",
     ]
     script = BLOCK.format(
         blocked=["torch", "transformers", "peft"], modules=[f"components.{name}" for name in starts]

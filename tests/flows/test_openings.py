@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from components.config.params import overridden
-from components.plan.load import gpu_of
-from components.plan.networks import networks
-from components.plan.run import loads_of
-from components.plan.speech import audio_of
+from components.plan.load import read_gpu
+from components.plan.networks import read_networks
+from components.plan.run import estimate_loads
+from components.plan.speech import list_audio
 from flows import recipe as recipes
 from tests.conftest import REPOSITORY
 
@@ -66,10 +66,10 @@ def test_hours_and_memory_are_those_of_the_plan(name: str, monkeypatch: pytest.M
     memory = []
     for cell in recipes.expand(recipes.read_recipe(name)):
         params = overridden(cell.overrides, name)
-        loads = loads_of(params, networks(params), audio_of(params.corpus), {})
-        memory.append(max(load.memory for load in loads) / 1e9)
+        loads = estimate_loads(params, read_networks(params), list_audio(params.corpus), {})
+        memory.append(max(load.peak_bytes for load in loads) / 1e9)
         for card, found in hours.items():
-            found.append(sum(load.hours(gpu_of(card)) or 0 for load in loads))
+            found.append(sum(load.estimate_hours(read_gpu(card)) or 0 for load in loads))
     h200, rest = said(name, "Hours").split("on an H200")
     assert ends(h200) == pytest.approx([min(hours["h200"]), max(hours["h200"])], rel=0.05)
     assert ends(rest.split("on an A100")[0]) == pytest.approx(

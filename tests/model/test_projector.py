@@ -24,7 +24,7 @@ from components.model.bridges.projector import BRIDGES, build_projector
 from components.model.encoders.ctc_head import CtcHead
 from components.model.lora import check_gradients
 from components.model.speech_llm import SpeechLLM
-from components.plan.networks import networks
+from components.plan.networks import read_networks
 from tests.checkpoints import frames_of, joined
 from tests.conftest import REPOSITORY
 
@@ -165,10 +165,10 @@ def test_a_plan_tells_its_weights_and_its_stride(
     monkeypatch.chdir(REPOSITORY)
     params = replace(read_params(), projector="mine")
     monkeypatch.chdir(tmp_path)
-    found = networks(params)
+    found = read_networks(params)
     made = bridge(name, found.encoder.width, found.llm.width)
     assert found.modules["projector"] == (sum(each.numel() for each in made.parameters()), 0)
-    assert found.stride == made.stride
+    assert found.bridge.stride == made.stride
 
 
 @every_kind

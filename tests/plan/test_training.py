@@ -1,4 +1,4 @@
-"""What a plan says of a training follows what training does, by hand-made figures: tokens,
+"""The estimate of a training follows what training does, by figures calculated by hand: tokens,
 precision, recomputation, budgets, ranks.
 """
 
@@ -12,15 +12,15 @@ import pytest
 
 from components.config.errors import InputError
 from components.config.params import overridden
-from components.plan.load import Load, gpu_of
-from components.plan.networks import Networks, networks
-from components.plan.speech import Audio
-from components.plan.training import train_load
+from components.plan.load import StageLoad, read_gpu
+from components.plan.networks import Networks, read_networks
+from components.plan.speech import AudioAmount
+from components.plan.training import estimate_train
 from tests.conftest import REPOSITORY
 
 SPEECH = [
-    Audio("train", "made", 40_000.0, 10_000, "settings"),
-    Audio("dev", "made", 400.0, 100, "settings"),
+    AudioAmount("train", "voices", 40_000.0, 10_000, "settings"),
+    AudioAmount("dev", "voices", 400.0, 100, "settings"),
 ]  # of 4 s each
 NAMES = {
     "encoder": "ctc-tiny",
@@ -33,59 +33,66 @@ NAMES = {
     "train.curriculum.1.tune": ["projector"],
     "train.matching.weight": 0.0,
 }
-Planned = Callable[..., tuple[Load, Networks]]
+Estimate = Callable[..., tuple[StageLoad, Networks]]
 
 
 @pytest.fixture
-def planned(monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """The load of a training and its networks, with some parameters changed."""
+def estimate(monkeypatch: pytest.MonkeyPatch) -> Estimate:
+    """Estimates a training with some parameters changed; returns its load and its networks."""
     monkeypatch.chdir(REPOSITORY)
 
-    def of(shared: int = 1, dtype: str = "float32", **changed: Any) -> tuple[Load, Networks]:
-        params = overridden(
-            {**NAMES, **{key.replace("__", "."): value for key, value in changed.items()}},
-            "overrides",
-        )
-        nets = networks(params)
-        return train_load(params, nets, SPEECH, dtype, "float32", shared), nets
+    def estimate(
+        num_sharing: int = 1, dtype: str = "float32", **changed: Any
+    ) -> tuple[StageLoad, Networks]:
+        values = {key.replace("__", "."): value for key, value in changed.items()}
+        params = overridden({**NAMES, **values}, "overrides")
+        networks = read_networks(params)
+        load = estimate_train(params, networks, SPEECH, dtype, "float32", num_sharing)
+        return load, networks
 
-    return of
+    return estimate
 
 
-def test_operations_are_those_of_the_formulas(planned: Planned) -> None:
+def test_operations_are_those_of_the_formulas(estimate: Estimate) -> None:
     """200 steps of ten utterances of 4 s: each 20 tokens of speech, 14.8 of text, 20 of the prompt,
     and the end.
     """
-    load, nets = planned()
+    load, networks = estimate()
     tokens = 2_000 * (20 + 4 * 3.7 + 20 + 1)
     llm, encoder, projector = (
-        nets.llm.parameters,
-        nets.encoder.parameters,
-        nets.modules["projector"][0],
+        networks.llm.num_parameters,
+        networks.encoder.num_parameters,
+        networks.modules["projector"][0],
     )
-    assert load.operations == pytest.approx(
+    assert load.total_operations == pytest.approx(
         4 * llm * tokens + 6 * projector * 2_000 * 20 + 2 * encoder * 25 * 8_000
     )
-    again = planned(train__gradient_checkpointing=True)[0]
-    assert again.operations - load.operations == pytest.approx(
+    recomputing = estimate(train__gradient_checkpointing=True)[0]
+    assert recomputing.total_operations - load.total_operations == pytest.approx(
         2 * llm * tokens
-    )  # the frozen encoder keeps nothing
-    whole = planned(train__curriculum__0__tune=["llm"])[0].operations
-    assert whole - load.operations == pytest.approx(
+    )  # the frozen encoder stores nothing
+    tuned = estimate(train__curriculum__0__tune=["llm"])[0].total_operations
+    assert tuned - load.total_operations == pytest.approx(
         (2 * llm * tokens - 6 * projector * 2_000 * 20) / 2
     )  # of half of the steps
 
 
-def test_an_encoder_costs_its_way_back_and_its_own_gradients(planned: Planned) -> None:
-    frozen, nets = planned()
-    forward = 2 * nets.encoder.parameters * 25 * 4_000  # of one of the two stages
+def test_a_tuned_encoder_costs_a_backward_pass_and_its_own_gradients(estimate: Estimate) -> None:
+    frozen, networks = estimate()
+    forward = 2 * networks.encoder.num_parameters * 25 * 4_000  # of one of the two stages
     for tune, passes in ((["projector", "encoder-lora"], 1), (["projector", "encoder"], 2)):
-        load = planned(train__curriculum__0__tune=tune)[0]
-        assert load.operations - frozen.operations == pytest.approx(passes * forward, rel=1e-6)
-        again = planned(train__curriculum__0__tune=tune, train__gradient_checkpointing=True)[0]
-        frozen_again = planned(train__gradient_checkpointing=True)[0]
-        assert again.operations - frozen_again.operations == pytest.approx((passes + 1) * forward)
-        assert again.memory < load.memory > frozen.memory
+        load = estimate(train__curriculum__0__tune=tune)[0]
+        assert load.total_operations - frozen.total_operations == pytest.approx(
+            passes * forward, rel=1e-6
+        )
+        recomputing = estimate(train__curriculum__0__tune=tune, train__gradient_checkpointing=True)[
+            0
+        ]
+        frozen_recomputing = estimate(train__gradient_checkpointing=True)[0]
+        assert recomputing.total_operations - frozen_recomputing.total_operations == pytest.approx(
+            (passes + 1) * forward
+        )
+        assert recomputing.peak_bytes < load.peak_bytes > frozen.peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -99,95 +106,108 @@ def test_an_encoder_costs_its_way_back_and_its_own_gradients(planned: Planned) -
     ],
 )
 def test_tokens_are_those_that_the_bridge_makes_of_an_utterance(
-    projector: str, tokens: int, planned: Planned
+    projector: str, tokens: int, estimate: Estimate
 ) -> None:
-    assert planned(projector=projector)[1].speech_tokens(4.0) == tokens
+    assert estimate(projector=projector)[1].speech_tokens(4.0) == tokens
 
 
-def test_half_precision_is_faster_and_keeps_half_of_the_activations(planned: Planned) -> None:
-    """But for a copy of the weights, that the backward pass wants."""
+def test_half_precision_is_faster_and_stores_half_of_the_activations(estimate: Estimate) -> None:
+    """But for a copy of the weights, which the backward pass needs."""
     full, half = (
-        planned(train__batch_seconds=400)[0],
-        planned(train__precision="bf16", train__batch_seconds=400)[0],
+        estimate(train__batch_seconds=400)[0],
+        estimate(train__precision="bf16", train__batch_seconds=400)[0],
     )
-    h200 = gpu_of("h200")
+    h200 = read_gpu("h200")
     assert (full.dtype, half.dtype) == ("float32", "bfloat16")
-    assert (half.hours(h200) or 0) < (full.hours(h200) or 0)
-    assert half.memory < full.memory
-    assert half.computed.keys() == {
+    assert (half.estimate_hours(h200) or 0) < (full.estimate_hours(h200) or 0)
+    assert half.peak_bytes < full.peak_bytes
+    assert half.operations.keys() == {
         "bfloat16",
         "float32",
     }  # a frozen encoder is run as its entry says
-    tunes = {
-        f"train__curriculum__{number}__tune": ["projector", "encoder-lora"] for number in (0, 1)
+    tune_both = {
+        f"train__curriculum__{index}__tune": ["projector", "encoder-lora"] for index in (0, 1)
     }
-    tuned = planned(train__precision="bf16", **tunes)[0]
-    assert {dtype for dtype, count in tuned.computed.items() if count} == {"bfloat16"}
-    assert half.hours(gpu_of("t4")) is None
-    assert planned(train__precision="fp16")[0].hours(gpu_of("t4"))
-    small, nets = planned(train__batch_seconds=4, train__micro_batches=1)
-    copied = planned(train__batch_seconds=4, train__micro_batches=1, train__precision="bf16")[0]
-    kept = 55.8 * nets.llm.width * nets.llm.layers * 17
-    assert copied.memory - small.memory == pytest.approx(2 * nets.llm.layered - 2 * kept)
+    tuned = estimate(train__precision="bf16", **tune_both)[0]
+    assert {dtype for dtype, count in tuned.operations.items() if count} == {"bfloat16"}
+    assert half.estimate_hours(read_gpu("t4")) is None
+    assert estimate(train__precision="fp16")[0].estimate_hours(read_gpu("t4"))
+    small, networks = estimate(train__batch_seconds=4, train__micro_batches=1)
+    copied = estimate(train__batch_seconds=4, train__micro_batches=1, train__precision="bf16")[0]
+    stored_values = 55.8 * networks.llm.width * networks.llm.num_layers * 17
+    assert copied.peak_bytes - small.peak_bytes == pytest.approx(
+        2 * networks.llm.layer_parameters - 2 * stored_values
+    )
 
 
-def test_gradient_checkpointing_keeps_a_vector_a_token_and_layer(planned: Planned) -> None:
-    load, nets = planned(features__mode="cached")
-    again = planned(features__mode="cached", train__gradient_checkpointing=True)[0]
+def test_gradient_checkpointing_stores_a_vector_a_token_and_layer(estimate: Estimate) -> None:
+    load, networks = estimate(features__mode="cached")
+    recomputing = estimate(features__mode="cached", train__gradient_checkpointing=True)[0]
     tokens = 5 * 55.8  # of a micro-batch
-    assert load.memory - again.memory == pytest.approx(
-        4 * tokens * nets.llm.width * (17 * nets.llm.layers - (nets.llm.layers + 17))
+    assert load.peak_bytes - recomputing.peak_bytes == pytest.approx(
+        4
+        * tokens
+        * networks.llm.width
+        * (17 * networks.llm.num_layers - (networks.llm.num_layers + 17))
     )
 
 
-def test_budgets_cut_a_step(planned: Planned) -> None:
-    load = planned()[0]
-    half = planned(train__batch_tokens=279)[0]  # of 558
-    assert half.operations == pytest.approx(load.operations / 2)
-    assert half.memory < load.memory
-    assert planned(train__batch_tokens=10_000)[0] == load
-    assert planned(train__micro_batches=5)[0].memory < load.memory
+def test_budgets_cut_a_step(estimate: Estimate) -> None:
+    load = estimate()[0]
+    half = estimate(train__batch_tokens=279)[0]  # of 558
+    assert half.total_operations == pytest.approx(load.total_operations / 2)
+    assert half.peak_bytes < load.peak_bytes
+    assert estimate(train__batch_tokens=10_000)[0] == load
+    assert estimate(train__micro_batches=5)[0].peak_bytes < load.peak_bytes
     assert (
-        planned(train__concatenate__share=0.5, train__concatenate__seconds=90)[0].memory
-        > load.memory
+        estimate(train__concatenate__share=0.5, train__concatenate__seconds=90)[0].peak_bytes
+        > load.peak_bytes
     )
 
 
-def test_what_is_trained_is_held_with_its_states_for_the_stage_that_trains_most(
-    planned: Planned,
+def test_optimiser_states_are_those_of_the_stage_that_trains_most(
+    estimate: Estimate,
 ) -> None:
-    frozen, nets = planned(features__mode="cached")
-    tuned = planned(features__mode="cached", train__curriculum__0__tune=["projector", "llm"])[0]
-    assert tuned.memory - frozen.memory == pytest.approx(12 * nets.llm.parameters)
+    frozen, networks = estimate(features__mode="cached")
+    tuned = estimate(features__mode="cached", train__curriculum__0__tune=["projector", "llm"])[0]
+    assert tuned.peak_bytes - frozen.peak_bytes == pytest.approx(12 * networks.llm.num_parameters)
 
 
-def test_patterns_leave_parameters_frozen(planned: Planned) -> None:
-    lower = planned(
+def test_patterns_leave_parameters_frozen(estimate: Estimate) -> None:
+    lower = estimate(
         train__curriculum__0__tune=["llm"], train__curriculum__0__freeze=["llm.model.layers.*"]
     )[1]
-    assert lower.modules["LLM"] == (lower.llm.parameters - lower.llm.layered, lower.llm.layered)
-    with pytest.raises(
-        InputError,
-        match=r"stage 'projector': the pattern 'llm\.layers\..*matches nothing.*llm\.model\.layers",
-    ):
-        planned(train__curriculum__0__tune=["llm"], train__curriculum__0__freeze=["llm.layers.0.*"])
+    assert lower.modules["LLM"] == (
+        lower.llm.num_parameters - lower.llm.layer_parameters,
+        lower.llm.layer_parameters,
+    )
+    with pytest.raises(InputError) as caught:
+        estimate(
+            train__curriculum__0__tune=["llm"], train__curriculum__0__freeze=["llm.layers.0.*"]
+        )
+    assert caught.value.subject == "llm.layers.0.*"
+    assert "llm.model.layers" in caught.value.hint
     stage = {"train__curriculum__0__tune": ["encoder"]}
-    layers = (f"encoder.model.encoder.layers.{those}.*" for those in ("[0-1]", "?"))
-    half, whole = (
-        planned(**stage, train__curriculum__0__freeze=[pattern])[1] for pattern in layers
+    layers = (f"encoder.model.encoder.layers.{index}.*" for index in ("[0-1]", "?"))
+    half, none = (
+        estimate(**stage, train__curriculum__0__freeze=[pattern])[1] for pattern in layers
     )
-    assert half.modules["encoder"][1] * 2 == whole.modules["encoder"][1] > 0
+    assert half.modules["encoder"][1] * 2 == none.modules["encoder"][1] > 0
 
 
-def test_layers_of_a_shared_llm_are_divided_by_the_ranks(planned: Planned) -> None:
-    alone, nets = planned(features__mode="cached", train__curriculum__0__tune=["projector", "llm"])
-    shared = planned(4, features__mode="cached", train__curriculum__0__tune=["projector", "llm"])[0]
-    layer = nets.llm.layered / nets.llm.layers
-    assert alone.memory - shared.memory == pytest.approx(
-        16 * nets.llm.layered * 3 / 4 - 4 * 2 * layer
+def test_layers_of_a_shared_llm_are_divided_by_the_ranks(estimate: Estimate) -> None:
+    unshared, networks = estimate(
+        features__mode="cached", train__curriculum__0__tune=["projector", "llm"]
+    )
+    shared = estimate(4, features__mode="cached", train__curriculum__0__tune=["projector", "llm"])[
+        0
+    ]
+    layer = networks.llm.layer_parameters / networks.llm.num_layers
+    assert unshared.peak_bytes - shared.peak_bytes == pytest.approx(
+        16 * networks.llm.layer_parameters * 3 / 4 - 4 * 2 * layer
     )
 
 
-def test_a_projector_that_is_taken_over_trains_nothing(planned: Planned) -> None:
-    nets = planned(projector="linear")[1]
-    assert replace(nets, stages=()).trained == nets.trained > 0
+def test_a_released_projector_trains_nothing(estimate: Estimate) -> None:
+    networks = estimate(projector="linear")[1]
+    assert replace(networks, stages=()).num_trained == networks.num_trained > 0
