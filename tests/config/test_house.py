@@ -67,11 +67,6 @@ LONG = {
     "components.corpus.listing",
     "components.encoder.ctc",
     "components.model.folders.hub",
-<<<<<<< HEAD
-    "components.plan.networks",
-=======
-    "components.train.loop",
->>>>>>> 7b7293e (Plan for a machine given as values; keep counted networks; the plan's names and prose)
     "components.transcribe.batch",
 }
 CODE = sorted(
