@@ -38,7 +38,11 @@ from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, folders
 from components.encoder.tokenizers import build_character_tokenizer
 from components.llm import copying
-from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
+from components.model.batch import IGNORED, LlmInputs, SpeechOutput, collate, interleave
+from components.model.folders.trained_model import ModelConfig, folder_digest
+from components.model.llms.prompt import PromptBuilder
+from components.model.matching import MatchingWeights
+from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, write_record
 
 torch.set_num_threads(
@@ -117,6 +121,7 @@ LORA = {
     "gpt_neox": ["query_key_value", "dense"],
     "bloom": ["query_key_value", "dense"],
 }
+BOTH = MatchingWeights(1.0, 1.0)
 # The same of the encoders. WavLM's attention reads the weights of its projections without calling
 # them.
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
@@ -388,6 +393,37 @@ def frames_of(lengths: list[int], width: int = 12, seed: int = 0) -> list[torch.
     return [torch.randn(length, width, generator=random) for length in lengths]
 
 
+def output_of(
+    model: SpeechLLM,
+    frames: list[torch.Tensor],
+    texts: list[str],
+    matching: MatchingWeights | None = None,
+    **options: Any,
+) -> SpeechOutput:
+    """The model's output for transcripts; ``options`` are those of ``collate``."""
+    targets = [model.builder.target(text) for text in texts]
+    return model(collate(model.builder, targets, frames, **options), matching)
+
+
+def inputs_of(
+    embed: torch.nn.Module,
+    builder: PromptBuilder,
+    speech: list[torch.Tensor],
+    targets: list[list[int]] | None,
+    **options: Any,
+) -> LlmInputs:
+    """What the LLM reads of projected speech and transcripts; ``options`` are those of
+    ``collate``.
+    """
+    return interleave(embed, collate(builder, targets, speech=speech, **options), speech)
+
+
+def targets_of(inputs: LlmInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row, column and token of each target, each (targets,)."""
+    rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)
+    return rows, columns, inputs.labels[rows, columns]
+
+
 def learn(model: SpeechLLM, family: str, frames: list[torch.Tensor], texts: list[str]) -> SpeechLLM:
     """The model, trained with LoRA on a few utterances until their transcripts are the
     likeliest.
@@ -399,9 +435,10 @@ def learn(model: SpeechLLM, family: str, frames: list[torch.Tensor], texts: list
     optimiser = torch.optim.AdamW(parameters, lr=0.01)
     for _ in range(150):
         optimiser.zero_grad()
-        loss, _ = model.losses(frames, texts, 0, 0)
-        if loss.correct == loss.tokens and float(loss.total.detach()) < 0.1 * loss.tokens:
+        output = output_of(model, frames, texts)
+        is_learnt = output.num_correct == output.num_targets
+        if is_learnt and float(output.loss.detach()) < 0.1 * output.num_targets:
             break
-        (loss.total / loss.tokens).backward()
+        (output.loss / output.num_targets).backward()
         optimiser.step()
     return model.eval()

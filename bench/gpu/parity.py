@@ -13,6 +13,8 @@ import torch
 
 from bench.gpu.networks import TEXT, encoder, joined
 from bench.gpu.work import Size, waveforms
+from components.model.batch import collate
+from components.model.matching import MatchingWeights
 from components.search.beam import search
 from components.search.constraints import GREEDY
 
@@ -53,8 +55,9 @@ def made(encoder_name: str, llm_name: str, device: str, seed: int = 1) -> Made:
     model.tune(["projector"])
     random = torch.Generator().manual_seed(1)
     heard = [torch.randn(length, WIDTH, generator=random).to(device) for length in (20, 33, 41)]
-    entropy, matching = model.losses(heard, [TEXT, TEXT[:20], ""], 1.0, 1.0)
-    loss = entropy.total + matching
+    targets = [model.builder.target(text) for text in (TEXT, TEXT[:20], "")]
+    output = model(collate(model.builder, targets, heard), MatchingWeights(1.0, 1.0))
+    loss = output.loss + output.matching_loss
     loss.backward()
     gradients = {
         name: each.grad.cpu() for name, each in model.named_parameters() if each.grad is not None

@@ -31,7 +31,7 @@ from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.shards.index import IndexEntry
 from components.shards.reader import IndexedUtterance
-from components.train.forward import Forward
+from components.train.forward import ForwardPass
 from components.train.objective import StageObjective
 from components.train.parts import TrainableParts
 from components.train.stage import StageTraining
@@ -127,10 +127,10 @@ def training(
     training = StageTraining(Ranks(), TrainableParts(model, settings, {}), stage, scratch, device)
     items, noise = (
         utterances(size),
-        Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device),
+        Noise(int(size.seconds * FRAMES_A_SECOND), model.config.encoder_width, device),
     )
     card.forget_peak(device)
-    forward = Forward(
+    forward = ForwardPass(
         model,
         settings,
         training.context.label,
@@ -141,7 +141,7 @@ def training(
     )
     objective = StageObjective(training.context, forward, items, len(items), [], noise)  # type: ignore[arg-type]
     examples = [(item, True) for item in items]
-    batch = StepBatch(examples, len(examples), forward.target_tokens(examples))
+    batch = StepBatch(examples, len(examples), forward.count_targets(examples))
     seconds = card.seconds(lambda: training.loop.step(objective, batch, 0), device, size.runs)
     body, head = _counted(model)
     target = len(model.builder.target(TEXT)) + 1
@@ -155,7 +155,7 @@ def training(
     )
     return _row(
         "training",
-        model.shape.llm_dtype,
+        model.config.llm_dtype,
         seconds,
         operations,
         device,
@@ -171,7 +171,7 @@ def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
     rules = replace(
         GREEDY, beams=size.beams, max_tokens=wanted, min_tokens_per_second=TOKENS_A_SECOND
     )
-    noise = Noise(int(size.seconds * FRAMES_A_SECOND), model.shape.encoder_width, device)
+    noise = Noise(int(size.seconds * FRAMES_A_SECOND), model.config.encoder_width, device)
     frames, lengths = noise.frames(utterances(size)), [size.seconds] * size.utterances
     card.forget_peak(device)
     seconds = card.seconds(lambda: search(model, frames, lengths, rules), device, size.runs)
@@ -188,7 +188,7 @@ def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
     weights = (body + head) * next(iter(model.llm.parameters())).element_size() * (wanted + 1)
     return _row(
         "decoding",
-        model.shape.llm_dtype,
+        model.config.llm_dtype,
         seconds,
         operations,
         device,

@@ -22,8 +22,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 from components.config.entries import Prompt
 from components.config.model_sources import CopyingTraining
 from components.model.folders.architecture import check_trained
-from components.model.llms.causal import target_loss
-from components.model.llms.prompt import PromptBuilder, sequences
+from components.model.batch import collate, interleave
+from components.model.llms.causal import target_output
+from components.model.llms.prompt import PromptBuilder
 from components.optim.loop import (
     LoopSettings,
     MicroBatchLoss,
@@ -225,10 +226,10 @@ class CopyObjective(Objective[CopyItem]):
         first_task = micro_batch[0][0]
         torch.manual_seed(seed_of("dropout", self.training.settings.seed, step, first_task.seed))
         speech = [speech_embeddings(embed, ids, task) for task, ids in micro_batch]
-        inputs = sequences(embed, self.builder, speech, [ids for _, ids in micro_batch])
-        loss = target_loss(self.model, inputs)
-        figures = {"correct": loss.correct, "targets": loss.tokens}
-        return MicroBatchLoss(loss.total / batch.num_targets, figures)
+        copies = collate(self.builder, [ids for _, ids in micro_batch], speech=speech)
+        output = target_output(self.model, interleave(embed, copies, speech))
+        figures = {"correct": output.num_correct, "targets": output.num_targets}
+        return MicroBatchLoss(output.loss / batch.num_targets, figures)
 
     def after_step(self, step: int, batch: StepBatch[CopyItem], result: StepResult) -> str:
         """The share of target tokens that the LLM ranks first, for the progress display."""

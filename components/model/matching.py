@@ -1,76 +1,83 @@
-"""The matching loss of Pham et al. (arXiv 2406.17272): projected speech is drawn towards the text's
-embeddings.
+"""The matching loss of Pham et al. (arXiv 2406.17272): projected speech is drawn towards the
+embeddings of its text.
 
 Cross-attention with the text embeddings as query and the projected speech as key and value brings
-the speech to the text's length; mean squared error and cosine distance compare the two. The text
-side is detached. The paper leaves the projections open: here query and key have one linear map
-each, and the value is the projected speech itself, so that the loss acts on what the LLM will read.
+the speech to the length of the text; mean squared error and cosine distance compare the two. The
+text side is detached. The paper leaves the projections open: here query and key have one linear map
+each, and the value is the projected speech itself, so that the loss acts on what the LLM reads.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-# width of query and key: at the width of a 7B LLM the two would outweigh the projector, and are
-# gone after training
-MOST = 256
+# Width of query and key. At the width of a 7B LLM the two would have more parameters than the
+# projector, and they are not used after training.
+MAX_WIDTH = 256
 
 
-class Matching(nn.Module):
-    """Cross-attention of width ``width`` between text embeddings and projected speech."""
+@dataclass(frozen=True)
+class MatchingWeights:
+    """Weights within the matching loss."""
+
+    mse: float  # of the mean squared error
+    cosine: float  # of 1 - cosine
+
+
+class MatchingHead(nn.Module):
+    """Cross-attention between text embeddings and projected speech, both of ``width``."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query = nn.Linear(width, min(width, MOST), bias=False)
-        self.key = nn.Linear(width, min(width, MOST), bias=False)
+        self.query = nn.Linear(width, min(width, MAX_WIDTH), bias=False)
+        self.key = nn.Linear(width, min(width, MAX_WIDTH), bias=False)
 
     def attend(self, text: torch.Tensor, speech: torch.Tensor) -> torch.Tensor:
-        """(tokens, width) and (frames, width) → the speech at the text's length,
-        (tokens, width).
+        """Text (tokens, H) and speech (frames, H) → the speech at the length of the text, (tokens,
+        H).
         """
-        # Embeddings are small at first; without the norm the attention would start flat and stay
-        # so.
-        query = self.query(nn.functional.layer_norm(text, text.shape[-1:]))
-        key = self.key(nn.functional.layer_norm(speech, speech.shape[-1:]))
-        return torch.softmax(query @ key.T / math.sqrt(query.shape[-1]), -1) @ speech
+        # Embeddings are small at first; without the norm the attention would start flat and not
+        # leave that state.
+        query = self.query(nn.functional.layer_norm(text, text.shape[-1:]))  # (tokens, width)
+        key = self.key(nn.functional.layer_norm(speech, speech.shape[-1:]))  # (frames, width)
+        scores = query @ key.T / math.sqrt(query.shape[-1])  # (tokens, frames)
+        return torch.softmax(scores, -1) @ speech  # (tokens, H)
 
     def forward(
         self,
-        text: Sequence[torch.Tensor],
+        texts: Sequence[torch.Tensor],
         speech: Sequence[torch.Tensor],
-        mse: float,
-        cosine: float,
+        weights: MatchingWeights,
         scale: float,
     ) -> torch.Tensor:
         """Sum over text tokens of ``mse`` · mean squared error / ``scale`` + ``cosine`` · (1 -
-        cosine); 0 where no text is.
+        cosine), shape (); 0 where no utterance has text.
 
-        ``scale`` is the mean square of the LLM's embeddings (``mean_square``): those of one LLM are
-        a hundred times those of another.
+        ``texts`` are the text embeddings of each utterance, (tokens, H). ``scale`` is the mean
+        square of the LLM's embeddings (``mean_square``): those of one LLM are a hundred times
+        those of another.
         """
         pairs = [
-            (each.detach(), self.attend(each.detach(), heard))
-            for each, heard in zip(text, speech, strict=True)
-            if len(each)
+            (text.detach(), self.attend(text.detach(), vectors))
+            for text, vectors in zip(texts, speech, strict=True)
+            if len(text)
         ]
         if not pairs:
             return speech[0].sum() * 0.0
-        wanted, got = (torch.cat(side).float() for side in zip(*pairs, strict=True))
-        distance = (got - wanted).pow(2).mean(-1) / scale
-        return (
-            mse * distance + cosine * (1 - nn.functional.cosine_similarity(got, wanted, dim=-1))
-        ).sum()
+        target, attended = (torch.cat(side).float() for side in zip(*pairs, strict=True))  # (N, H)
+        squared_error = (attended - target).pow(2).mean(-1) / scale  # (N,)
+        distance = 1 - nn.functional.cosine_similarity(attended, target, dim=-1)  # (N,)
+        return (weights.mse * squared_error + weights.cosine * distance).sum()
 
 
 def mean_square(embeddings: torch.Tensor) -> float:
-    """Mean square of a table of embeddings (tokens, width); of the whole table, so that no batch
-    weighs in.
+    """Mean square of a table of embeddings, (tokens, H): of the whole table, so that it does not
+    depend on the batch.
     """
-    return (
-        float(torch.linalg.vector_norm(embeddings.detach(), dtype=torch.float32)) ** 2
-        / embeddings.numel()
-    )
+    norm = float(torch.linalg.vector_norm(embeddings.detach(), dtype=torch.float32))
+    return norm**2 / embeddings.numel()

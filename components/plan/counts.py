@@ -26,7 +26,7 @@ from components.encoder.qwen_audio import whisper_shape
 from components.model.bridges.projector import build_projector
 from components.model.encoders.families import KNOWN
 from components.model.folders.architecture import network_of, parameters
-from components.model.matching import Matching
+from components.model.matching import MatchingHead
 from components.optim.sharding import decoder_layers
 from components.plan.sizes import (
     COMMITTED,
@@ -158,7 +158,7 @@ def count_bridge(
     """
     with torch.device("meta"):
         bridge = build_projector(entry, encoder_width, llm_width)
-        matching = Matching(llm_width)
+        matching = MatchingHead(llm_width)
     return BridgeSize(
         float(bridge.stride),
         tuple(bridge.tokens_of(max(1, num_frames)) for num_frames in range(most_frames + 1)),

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from components.model.encoders.ctc import CtcUnits
-from components.model.matching import Matching
+from components.model.matching import MatchingHead
 
 # Cosine of a token's embedding and the speech that it attends to, from which on it counts as heard.
 # With the default bridge no token reaches 0.30 on synthetic non-speech; on spoken-dev 19 of 20
@@ -143,7 +143,9 @@ class MatchedEvidence:
     utterance, (tokens, LLM width), ``embed`` the LLM's embedding table.
     """
 
-    def __init__(self, matching: Matching, speech: torch.Tensor, embed: torch.nn.Module) -> None:
+    def __init__(
+        self, matching: MatchingHead, speech: torch.Tensor, embed: torch.nn.Module
+    ) -> None:
         self._matching, self._speech, self._embed = matching, speech, embed
         self._known: dict[int, float] = {}
 

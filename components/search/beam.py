@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from components.config.params import ConstraintSet
-from components.model.llms.prompt import sequences
+from components.model.batch import collate
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import Evidence, MatchedEvidence
 from components.search.constraints import limits, processors
@@ -43,8 +43,9 @@ def search(
     hold the LLM together search at the same time, each its own batch; none stops before all are
     done.
     """
-    speech = model.projector(frames)
-    batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, None)
+    batch = collate(model.builder, None, frames)
+    speech = model.project(batch)  # B of (speech tokens, H)
+    inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
         if not model.has_matching_head:
             raise ValueError(
@@ -74,8 +75,8 @@ def search(
         # It warns that no-repeat looks at new tokens only: that is what is wanted.
         warnings.filterwarnings("ignore", message=".*no_repeat_ngram_size.*")
         made = model.llm.generate(
-            inputs_embeds=batch.embeddings,
-            attention_mask=batch.mask,
+            inputs_embeds=inputs.embeddings,
+            attention_mask=inputs.attention_mask,
             generation_config=config,
             logits_processor=processors(
                 constraints,
@@ -83,7 +84,7 @@ def search(
                 evidence or (),
                 eos,
                 model.builder.special,
-                batch.embeddings.device,
+                inputs.embeddings.device,
             ),
             synced_gpus=together,
         )
@@ -169,10 +170,7 @@ def _scored(
 def _log_probabilities(
     model: SpeechLLM, speech: Sequence[torch.Tensor], tokens: Sequence[Sequence[int]]
 ) -> list[float]:
-    batch = sequences(model.llm.get_input_embeddings(), model.builder, speech, tokens)
-    hidden = model.llm.base_model(
-        inputs_embeds=batch.embeddings, attention_mask=batch.mask, use_cache=False
-    ).last_hidden_state
-    logits = model.llm.get_output_embeddings()(hidden[batch.rows, batch.columns]).float()
-    found = logits.log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
-    return torch.zeros(len(speech), device=found.device).index_add_(0, batch.rows, found).tolist()
+    """The log-probability of each text, end of sequence included, after its projected speech."""
+    output = model(collate(model.builder, tokens, speech=speech))
+    scores = torch.zeros(len(speech), device=output.token_log_probs.device)  # (B,)
+    return scores.index_add_(0, output.row_index, output.token_log_probs).tolist()

@@ -20,8 +20,9 @@ from components.config.errors import InputError
 from components.config.training import Train
 from components.features.frames import FrameSource
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.trained_model import ModelConfig
 from components.model.llms.causal import check_packing, load_llm
-from components.model.speech_llm import ModelConfig, SpeechLLM, load_tuned_encoder
+from components.model.speech_llm import SpeechLLM, load_tuned_encoder
 from components.model.trainable import printed
 from components.optim import recomputation
 from components.optim.ranks import Ranks
@@ -86,7 +87,7 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
         stage_training.store(training.stage_keys[index])
         first_step += stage.steps
 
-    model.save(training.out / "bridge", write=ranks.rank == 0)
+    model.save(training.out / "bridge", is_writer=ranks.rank == 0)
     if ranks.rank == 0:
         write_table(tables, training.out / "bridge" / TABLE)
         _write_curve(training.scratch, training.out / "curve.csv")

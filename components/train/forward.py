@@ -1,10 +1,9 @@
 """The forward pass of a training step: the recordings of a micro-batch → their frames, masked → its
 share of the step's loss.
 
-In: examples (utterances or joined ones, and whether they are speech) and the epoch that hears them.
-Out: the loss with its graph and what it is made of. Everything random is drawn from the seed, the
-stage, the utterance and the epoch or step. Cost: the encoder's pass where frames are live, and the
-LLM's.
+In: examples (utterances or concatenated ones, and whether they are speech) and the epoch. Out: the
+loss with its graph and its parts. Everything random is drawn from the seed, the stage, the
+utterance and the epoch or step. Cost: the encoder's pass where frames are live, and the LLM's.
 """
 
 from __future__ import annotations
@@ -17,165 +16,198 @@ import torch
 
 from components.config.training import Train
 from components.features.frames import FrameSource
+from components.model.batch import SpeechBatch, collate
+from components.model.matching import MatchingWeights
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM
 from components.optim.precision import Precision
 from components.runtime.hashing import seed_of
-from components.shards.reader import prefetch
+from components.shards.reader import IndexedUtterance, prefetch
 from components.train.data import Example, corrupt_input_tokens, parts_of, pieces_of
 from components.train.encoder_ctc import EncoderCtcLoss
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """What a micro-batch adds to its step: ``total`` with a graph, the others as sums
-    of numbers.
-    """
+    """What a micro-batch adds to its step: ``total`` with a graph, all else as plain sums."""
 
-    total: torch.Tensor
-    entropy: float
-    matching: float
-    correct: int  # target tokens that the LLM ranks first
-    ctc: float  # 0 where that loss is off
-    read: int  # tokens of the LLM's sequences
-    padding: int  # beside them
-
-    def sums(self) -> torch.Tensor:
-        """Shape (6,), float64: cross-entropy, matching, tokens ranked first, CTC; the LLM's tokens
-        and padding.
-        """
-        return torch.tensor(
-            [self.entropy, self.matching, self.correct, self.ctc, self.read, self.padding],
-            dtype=torch.float64,
-        )
+    total: torch.Tensor  # ()
+    cross_entropy: float  # over target tokens
+    matching: float  # over text tokens
+    num_correct: int  # target tokens that the LLM ranks first
+    ctc: float  # over utterances; 0 where that loss is off
+    num_tokens: int  # of the LLM's sequences
+    num_padding: int  # positions beside them
 
 
 @dataclass
-class Forward:
-    """The losses of one stage of the curriculum, ``label`` in all its seeds."""
+class ForwardPass:
+    """The losses of one stage of the curriculum; ``label`` is part of all its seeds."""
 
     model: SpeechLLM
     settings: Train
     label: str
     precision: Precision
     speech: FrameSource
-    silence: FrameSource
-    auxiliary: EncoderCtcLoss | None  # the encoder's own loss, where it is on
-    _plain: list[int] = field(init=False)  # tokens that may stand in for masked ones
+    nonspeech: FrameSource
+    encoder_ctc: EncoderCtcLoss | None  # the encoder's own loss, where it is on
+    _replacements: list[int] = field(init=False)  # tokens that may replace corrupted ones
 
     def __post_init__(self) -> None:
-        known = self.model.llm.get_input_embeddings().num_embeddings
-        self._plain = (
-            [token for token in self.model.builder.plain_tokens() if token < known]
+        vocabulary_size = self.model.llm.get_input_embeddings().num_embeddings
+        self._replacements = (
+            [token for token in self.model.builder.plain_tokens() if token < vocabulary_size]
             if self.settings.text_mask
             else []
         )
 
-    def prefetch(self, coming: Sequence[tuple[int, Sequence[Example]]]) -> None:
-        """Tells the reader what is heard next: of each step its epoch and its examples."""
+    def prefetch(self, upcoming: Sequence[tuple[int, Sequence[Example]]]) -> None:
+        """Tells the reader what is read next: of each step its epoch and its examples."""
         pieces = (
-            (epoch, item, spoken)
-            for epoch, examples in coming
-            for item, spoken in pieces_of(examples)
+            (epoch, utterance, is_speech)
+            for epoch, examples in upcoming
+            for utterance, is_speech in pieces_of(examples)
         )
         prefetch(
             [
-                (self.speech if spoken else self.silence).located(item, epoch)
-                for epoch, item, spoken in pieces
+                (self.speech if is_speech else self.nonspeech).located(utterance, epoch)
+                for epoch, utterance, is_speech in pieces
             ]
         )
 
-    def text(self, example: Example) -> str:
+    def transcript(self, example: Example) -> str:
         """The transcript that an example is trained on."""
-        item, spoken = example
-        return item.entry.text if spoken else ""
+        utterance, is_speech = example
+        return utterance.entry.text if is_speech else ""
 
-    def target_tokens(self, places: Sequence[Example]) -> int:
-        """Tokens that the examples of a step are trained on, ends of sequence too."""
-        return sum(len(self.model.builder.target(self.text(each))) + 1 for each in places)
+    def count_targets(self, examples: Sequence[Example]) -> int:
+        """Tokens that the examples of a step are trained on, ends of sequence included."""
+        target = self.model.builder.target
+        return sum(len(target(self.transcript(example))) + 1 for example in examples)
 
     def loss(
-        self, part: list[Example], step: int, epoch: int, tokens: int, utterances: int
+        self,
+        examples: list[Example],
+        step: int,
+        epoch: int,
+        num_step_targets: int,
+        num_step_utterances: int,
     ) -> StepLoss:
-        """The loss of a micro-batch as a share of a step of so many target ``tokens`` and
-        recordings (``utterances``).
+        """The loss of a micro-batch, as a share of a step of so many target tokens and
+        recordings.
         """
-        settings, weight = self.settings, self.settings.matching.weight
-        torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, part[0][0].entry.id))
-        heard, texts = self._frames(part, epoch), [self.text(each) for each in part]
+        settings = self.settings
+        first_id = examples[0][0].entry.id
+        torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, first_id))
+        frames = self._frames(examples, epoch)  # of each recording: (frames, encoder width)
+        weights, weight = settings.matching, settings.matching.weight
         with self.precision.computing():
-            entropy, matching = self.model.losses(
-                self._masked(part, epoch, heard),
-                texts,
-                settings.matching.mse * bool(weight),
-                settings.matching.cosine * bool(weight),
-                self._read(part, texts, epoch),
-                settings.packing,
-                self._templates(part, step),
+            output = self.model(
+                self._batch(examples, frames, step, epoch),
+                MatchingWeights(weights.mse, weights.cosine) if weight else None,
             )
-        total = (entropy.total + weight * matching) / tokens
-        beside = self.auxiliary.loss(pieces_of(part), heard) if self.auxiliary else None
-        if beside is not None:  # a mean of utterances, since each is a mean of frames
-            total = total + settings.ctc_weight * beside / utterances
+        total = (output.loss + weight * output.matching_loss) / num_step_targets
+        ctc = self.encoder_ctc.loss(pieces_of(examples), frames) if self.encoder_ctc else None
+        if ctc is not None:  # a mean over utterances, since each is a mean over frames
+            total = total + settings.ctc_weight * ctc / num_step_utterances
         return StepLoss(
             total,
-            entropy.total.item(),
-            matching.item(),
-            entropy.correct,
-            0.0 if beside is None else beside.item(),
-            entropy.read,
-            entropy.padding,
+            output.loss.item(),
+            output.matching_loss.item(),
+            output.num_correct,
+            0.0 if ctc is None else ctc.item(),
+            output.num_tokens,
+            output.num_padding,
         )
 
-    def _frames(self, part: list[Example], epoch: int) -> list[torch.Tensor]:
-        """Frames of every recording in ``part``; a joined utterance has several.
+    def _batch(
+        self, examples: list[Example], frames: list[torch.Tensor], step: int, epoch: int
+    ) -> SpeechBatch:
+        targets = [self.model.builder.target(self.transcript(example)) for example in examples]
+        return collate(
+            self.model.builder,
+            targets,
+            self._masked_frames(examples, epoch, frames),
+            input_tokens=self._input_tokens(examples, targets, epoch),
+            template_index=self._template_index(examples, step),
+            is_packed=self.settings.packing,
+        )
 
-        A tuned encoder computes in the precision of the training, a frozen one in its own: as where
+    def _frames(self, examples: list[Example], epoch: int) -> list[torch.Tensor]:
+        """Frames of every recording, each (frames, encoder width); a concatenated utterance has
+        several recordings.
+
+        A tuned encoder computes in the precision of the training, a frozen one in its own, as where
         frames are cached.
         """
-        pieces = pieces_of(part)
+        pieces = pieces_of(examples)
         encoder = self.model.encoder
-        tuned = encoder is not None and any(
+        is_tuned = encoder is not None and any(
             parameter.requires_grad for parameter in encoder.parameters()
         )
-        with self.precision.computing() if tuned else contextlib.nullcontext():
-            spoken = iter(
-                self.speech.frames([item for item, is_speech in pieces if is_speech], epoch)
+        with self.precision.computing() if is_tuned else contextlib.nullcontext():
+            speech = iter(self.speech.frames([item for item, spoken in pieces if spoken], epoch))
+            nonspeech = iter(
+                self.nonspeech.frames([item for item, spoken in pieces if not spoken], epoch)
             )
-            quiet = iter(
-                self.silence.frames([item for item, is_speech in pieces if not is_speech], epoch)
-            )
-        return [next(spoken) if is_speech else next(quiet) for _, is_speech in pieces]
+        return [next(speech) if is_speech else next(nonspeech) for _, is_speech in pieces]
 
-    def _masked(
-        self, part: list[Example], epoch: int, frames: list[torch.Tensor]
+    def _masked_frames(
+        self, examples: list[Example], epoch: int, frames: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Frames of every utterance: those of its recordings, masked, one after the other."""
         seed = self._seeds("mask", epoch)
-        left = (
-            mask_frames(each, self.settings.spec_augment, seed(item.entry.id))
-            for each, (item, _) in zip(frames, pieces_of(part), strict=True)
+        masked = (
+            mask_frames(recording, self.settings.spec_augment, seed(item.entry.id))
+            for recording, (item, _) in zip(frames, pieces_of(examples), strict=True)
         )
-        return [torch.cat([next(left) for _ in parts_of(item)]) for item, _ in part]
+        return [torch.cat([next(masked) for _ in parts_of(item)]) for item, _ in examples]
 
-    def _read(self, part: list[Example], texts: list[str], epoch: int) -> list[list[int]] | None:
-        """The tokens that the LLM reads of each transcript, where not all of them are its own."""
-        share, target, seed = (
-            self.settings.text_mask,
-            self.model.builder.target,
-            self._seeds("text-mask", epoch),
-        )
+    def _input_tokens(
+        self, examples: list[Example], targets: list[list[int]], epoch: int
+    ) -> list[list[int]] | None:
+        """The tokens that the LLM reads of each transcript; None where they are the targets."""
+        share, seed = self.settings.text_mask, self._seeds("text-mask", epoch)
         if not share:
             return None
         return [
-            corrupt_input_tokens(target(text), share, self._plain, seed(item.entry.id))
-            for text, (item, _) in zip(texts, part, strict=True)
+            corrupt_input_tokens(target, share, self._replacements, seed(item.entry.id))
+            for target, (item, _) in zip(targets, examples, strict=True)
         ]
 
-    def _templates(self, part: list[Example], step: int) -> list[int]:
-        """Which of the prompt's templates stands around each utterance at this step."""
-        count, seed = len(self.model.builder.drawn), self._seeds("prompt", step)
-        return [seed(item.entry.id) % count if count > 1 else 0 for item, _ in part]
+    def _template_index(self, examples: list[Example], step: int) -> list[int]:
+        """Which of the prompt's templates surrounds each utterance at this step."""
+        count, seed = len(self.model.builder.templates), self._seeds("prompt", step)
+        return [seed(item.entry.id) % count if count > 1 else 0 for item, _ in examples]
 
-    def _seeds(self, kind: str, turn: int) -> Callable[[str], int]:
-        return lambda utterance: seed_of(kind, self.settings.seed, self.label, turn, utterance)
+    def _seeds(self, kind: str, index: int) -> Callable[[str], int]:
+        """Seeds by utterance id, of one kind of draw at a step or epoch."""
+        return lambda utterance: seed_of(kind, self.settings.seed, self.label, index, utterance)
+
+
+class TokenCounter:
+    """Tokens of the LLM that an utterance takes, before anything is computed, for a batch's budget
+    in tokens: prompt, speech as the projector makes it of the frames, transcript and its end.
+
+    Each transcript is tokenized once.
+    """
+
+    def __init__(self, model: SpeechLLM, speech: FrameSource, nonspeech: FrameSource) -> None:
+        self._builder, self._projector = model.builder, model.projector
+        self._sources = (nonspeech, speech)
+        self._transcript_tokens: dict[str, int] = {}
+
+    def __call__(self, utterance: IndexedUtterance, is_speech: bool, epoch: int) -> int:
+        """Tokens of an utterance in an epoch; those of speech at the most, where the bridge's
+        number depends on what the frames are.
+        """
+        source = self._sources[is_speech]
+        frames = sum(source.count(part, epoch) for part in parts_of(utterance))
+        prompt = len(self._builder.before) + len(self._builder.after)
+        text = self._count_transcript(utterance.entry.text if is_speech else "")
+        return prompt + text + self._projector.tokens_of(frames)
+
+    def _count_transcript(self, text: str) -> int:
+        if text not in self._transcript_tokens:
+            self._transcript_tokens[text] = len(self._builder.target(text)) + 1
+        return self._transcript_tokens[text]

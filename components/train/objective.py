@@ -1,6 +1,6 @@
 """The objective of a curriculum stage: its batches, its loss, its curve and its checks.
 
-In: utterances, the planned steps and a ``Forward``. Out: losses with their graph for the training
+In: utterances, the planned steps and a ``ForwardPass``. Out: losses with their graph for the training
 loop, and a curve, one row a step.
 
 Loss: cross-entropy on the transcript and its end of sequence, and the matching loss, both divided
@@ -29,7 +29,7 @@ from components.optim.ranks import Ranks
 from components.shards.reader import IndexedUtterance
 from components.train.data import Example, Step, join_utterances, pieces_of
 from components.train.divergence import DivergenceGuard
-from components.train.forward import Forward
+from components.train.forward import ForwardPass
 from components.train.selection import CheckpointSelection
 from components.train.stage_cache import BEST, CURVE
 from components.train.throughput import Throughput
@@ -70,7 +70,7 @@ class StageObjective(Objective[Example]):
     def __init__(
         self,
         context: StageContext,
-        forward: Forward,
+        forward: ForwardPass,
         utterances: Sequence[IndexedUtterance],
         num_speech: int,
         steps: list[Step],
@@ -95,7 +95,7 @@ class StageObjective(Objective[Example]):
             self.forward.prefetch([(planned.epoch, self._examples(planned)) for planned in coming])
             self._has_prefetched = True
         examples, epoch = self._examples(self.steps[step]), self.steps[step].epoch
-        num_targets = self.forward.target_tokens(examples)
+        num_targets = self.forward.count_targets(examples)
         return StepBatch(examples, len(pieces_of(examples)), num_targets, epoch)
 
     def _examples(self, planned: Step) -> list[Example]:
@@ -123,12 +123,12 @@ class StageObjective(Objective[Example]):
                 step, loss.total.item(), _ids(micro_batch), _ids(batch.items)
             )
         figures = {
-            "entropy": loss.entropy,
+            "entropy": loss.cross_entropy,
             "matching": loss.matching,
-            "correct": loss.correct,
+            "correct": loss.num_correct,
             "ctc": loss.ctc,
-            "read": loss.read,
-            "padding": loss.padding,
+            "read": loss.num_tokens,
+            "padding": loss.num_padding,
         }
         return MicroBatchLoss(loss.total, figures)
 

@@ -29,8 +29,7 @@ from components.shards.reader import IndexedUtterance
 from components.train import stage_cache
 from components.train.data import plan
 from components.train.encoder_ctc import EncoderCtcLoss
-from components.train.forward import Forward
-from components.train.lengths import Lengths
+from components.train.forward import ForwardPass, TokenCounter
 from components.train.objective import StageContext, StageObjective
 from components.train.parts import TrainableParts
 from components.train.stage_cache import BEST, DONE
@@ -119,7 +118,7 @@ class StageTraining:
         ctc_loss = EncoderCtcLoss(sources.speech, speech) if self.context.has_ctc_loss else None
         if ctc_loss and ctc_loss.said and self.context.ranks.rank == 0:
             logger.warning(ctc_loss.said)
-        forward = Forward(
+        forward = ForwardPass(
             self.context.model,
             self.context.settings,
             self.context.label,
@@ -141,7 +140,7 @@ class StageTraining:
 
         token_counter = None
         if self.context.settings.batch_tokens:
-            token_counter = Lengths(self.context.model, sources.speech, sources.nonspeech)
+            token_counter = TokenCounter(self.context.model, sources.speech, sources.nonspeech)
             self._log_long_utterances(token_counter, speech, nonspeech)
         steps = plan(
             speech, nonspeech, self.context.settings, self.context.stage, durations_s, token_counter
@@ -176,7 +175,7 @@ class StageTraining:
 
     def _log_long_utterances(
         self,
-        token_counter: Lengths,
+        token_counter: TokenCounter,
         speech: list[IndexedUtterance],
         nonspeech: list[IndexedUtterance],
     ) -> None:

@@ -18,11 +18,24 @@ from components.config import catalogue
 from components.config.entries import Prompt
 from components.config.errors import InputError
 from components.model.llms.causal import load_llm, load_tokenizer
-from components.model.llms.prompt import PromptBuilder, sequences
+from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM
 from components.search.beam import search
 from components.search.constraints import GREEDY
-from tests.checkpoints import FORMS, LLMS, LORA, frames_of, joined, learn, save_llm, save_tokenizer
+from tests.checkpoints import (
+    BOTH,
+    FORMS,
+    LLMS,
+    LORA,
+    frames_of,
+    inputs_of,
+    joined,
+    learn,
+    output_of,
+    save_llm,
+    save_tokenizer,
+    targets_of,
+)
 
 NAMES = catalogue.names("llm")
 REAL = [name for name in NAMES if catalogue.llm(name).source.kind == "hub"]
@@ -191,14 +204,15 @@ def test_the_released_code_has_one_string_of_prompt_and_transcript(
     ).input_ids
     builder = PromptBuilder(units, catalogue.llm("vicuna-7b-released").prompt, "lower")
     embed, speech = torch.nn.Embedding(len(units), 8), frames_of([4], 8)
-    batch = sequences(embed, builder, speech, [builder.target(text)])
+    inputs = inputs_of(embed, builder, speech, [builder.target(text)])
+    labels = targets_of(inputs)[2].tolist()
     read = torch.cat(
         [speech[0], embed(torch.tensor([units.bos_token_id, *whole, units.eos_token_id]))]
     )
-    assert torch.equal(batch.embeddings[0], read)
-    assert batch.targets.tolist() == [*whole[len(builder.after) - 1 :], units.eos_token_id]
-    assert builder.text(batch.targets.tolist()) == written
-    assert units.convert_ids_to_tokens(batch.targets[0].item()) != "▁" + written[0]
+    assert torch.equal(inputs.embeddings[0], read)
+    assert labels == [*whole[len(builder.after) - 1 :], units.eos_token_id]
+    assert builder.text(labels) == written
+    assert units.convert_ids_to_tokens(labels[0]) != "▁" + written[0]
     papers = PromptBuilder(units, catalogue.llm("vicuna-7b").prompt, "lower").target(text)
     assert papers == units(written, add_special_tokens=False).input_ids != builder.target(text)
 
@@ -248,18 +262,18 @@ def test_every_family_follows_every_width_of_frames(
 ) -> None:
     """Filter banks, Whisper tiny to large, HuBERT, WavLM, Conformer, two joined."""
     model = joined(tmp_path, family, width=width)
-    loss, matching = model.losses(frames_of([7, 12], width), ["amber", "birch cedar"], 1.0, 1.0)
-    assert loss.tokens == sum(
+    output = output_of(model, frames_of([7, 12], width), ["amber", "birch cedar"], BOTH)
+    assert output.num_targets == sum(
         len(model.builder.target(text)) + 1 for text in ("amber", "birch cedar")
     )
-    assert torch.isfinite(loss.total + matching)
-    batch = sequences(
+    assert torch.isfinite(output.loss + output.matching_loss)
+    inputs = inputs_of(
         model.llm.get_input_embeddings(),
         model.builder,
         model.projector(frames_of([7, 12], width)),
         None,
     )
-    assert batch.embeddings.shape[-1] == model.llm.get_input_embeddings().embedding_dim
+    assert inputs.embeddings.shape[-1] == model.llm.get_input_embeddings().embedding_dim
 
 
 @pytest.mark.parametrize("family", LLMS)
@@ -270,12 +284,12 @@ def test_the_wanted_dtype_is_that_of_the_llm_and_an_overflow_shows_in_the_loss(
     """A loss that is no number stops the training; in float32 the same weights have one."""
     model, frames, texts = joined(tmp_path, family), frames_of([7, 12]), ["amber", "birch cedar"]
     with torch.no_grad():
-        exact = model.losses(frames, texts, 0, 0)[0]
+        exact = output_of(model, frames, texts)
         model.llm = load_llm(tmp_path / "llm", dtype, "cpu")[0]
         assert {parameter.dtype for parameter in model.llm.parameters()} == {getattr(torch, dtype)}
         assert {parameter.dtype for parameter in model.projector.parameters()} == {torch.float32}
-        assert float(model.losses(frames, texts, 0, 0)[0].total) == pytest.approx(
-            float(exact.total), rel=0.01 if dtype == "float16" else 0.1
+        assert float(output_of(model, frames, texts).loss) == pytest.approx(
+            float(exact.loss), rel=0.01 if dtype == "float16" else 0.1
         )
         weights = load_file(tmp_path / "llm/model.safetensors")
         norms = [
@@ -291,7 +305,7 @@ def test_the_wanted_dtype_is_that_of_the_llm_and_an_overflow_shows_in_the_loss(
         )
         for each, whole in (("float16", False), ("bfloat16", True), ("float32", True)):
             model.llm = load_llm(tmp_path / "llm", each, "cpu")[0]
-            assert bool(torch.isfinite(model.losses(frames, texts, 0, 0)[0].total)) == whole, each
+            assert bool(torch.isfinite(output_of(model, frames, texts).loss)) == whole, each
 
 
 def test_sampling_and_penalties_of_a_checkpoint_do_not_reach_the_search(tmp_path: Path) -> None:

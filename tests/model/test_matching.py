@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.model.matching import Matching, mean_square
+from components.model.matching import MatchingHead, MatchingWeights, mean_square
 
 WIDTH = 6
 
@@ -22,12 +22,12 @@ def pairs(
     )
 
 
-def matching(seed: int = 0) -> Matching:
+def matching(seed: int = 0) -> MatchingHead:
     torch.manual_seed(seed)
-    return Matching(WIDTH)
+    return MatchingHead(WIDTH)
 
 
-def attended(head: Matching, text: np.ndarray, speech: np.ndarray) -> np.ndarray:
+def attended(head: MatchingHead, text: np.ndarray, speech: np.ndarray) -> np.ndarray:
     """Cross-attention with text as query, speech as key and value, both normalised before the
     projections.
     """
@@ -59,7 +59,9 @@ def test_the_loss_is_that_of_the_formula(
         (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
     )
     total = (mse * distance + cosine * (1 - similarity)).sum()
-    assert head(text, speech, mse, cosine, 1.7).item() == pytest.approx(total, rel=1e-5)
+    assert head(text, speech, MatchingWeights(mse, cosine), 1.7).item() == pytest.approx(
+        total, rel=1e-5
+    )
 
 
 def test_the_scale_of_an_llms_embeddings_does_not_change_the_loss() -> None:
@@ -67,16 +69,24 @@ def test_the_scale_of_an_llms_embeddings_does_not_change_the_loss() -> None:
     scale = mean_square(torch.cat(text))
     assert scale == pytest.approx(float(torch.cat(text).pow(2).mean()))
     small = head(
-        [0.01 * each for each in text], [0.01 * each for each in speech], 1.0, 0.0, 1e-4 * scale
+        [0.01 * each for each in text],
+        [0.01 * each for each in speech],
+        MatchingWeights(1.0, 0.0),
+        1e-4 * scale,
     )
-    assert small.item() == pytest.approx(head(text, speech, 1.0, 0.0, scale).item(), rel=0.2)
+    assert small.item() == pytest.approx(
+        head(text, speech, MatchingWeights(1.0, 0.0), scale).item(), rel=0.2
+    )
 
 
 def test_utterances_weigh_the_same_however_a_batch_is_cut() -> None:
     head, (text, speech) = matching(), pairs([(3, 8), (5, 4), (1, 6)])
-    parts = [head(text[:1], speech[:1], 1.0, 1.0, 0.5), head(text[1:], speech[1:], 1.0, 1.0, 0.5)]
+    parts = [
+        head(text[:1], speech[:1], MatchingWeights(1.0, 1.0), 0.5),
+        head(text[1:], speech[1:], MatchingWeights(1.0, 1.0), 0.5),
+    ]
     assert float(sum(parts).detach()) == pytest.approx(
-        head(text, speech, 1.0, 1.0, 0.5).item(), rel=1e-6
+        head(text, speech, MatchingWeights(1.0, 1.0), 0.5).item(), rel=1e-6
     )
 
 
@@ -84,7 +94,7 @@ def test_the_text_is_not_pulled_towards_the_speech() -> None:
     head, (text, speech) = matching(), pairs([(3, 8), (0, 2)])
     for each in (*text, *speech):
         each.requires_grad_(True)
-    head(text, speech, 1.0, 1.0, 1.0).backward()
+    head(text, speech, MatchingWeights(1.0, 1.0), 1.0).backward()
     assert all(each.grad is None or not each.grad.any() for each in text)
     assert speech[0].grad is not None
     assert speech[0].grad.abs().sum() > 0
@@ -97,29 +107,34 @@ def test_the_text_is_not_pulled_towards_the_speech() -> None:
 def test_without_text_the_loss_is_nothing() -> None:
     head, (text, speech) = matching(), pairs([(0, 4), (0, 9)])
     speech = [each.requires_grad_(True) for each in speech]
-    loss = head(text, speech, 1.0, 1.0, 1.0)
+    loss = head(text, speech, MatchingWeights(1.0, 1.0), 1.0)
     assert loss.item() == 0.0
     loss.backward()
     assert all(each.grad is None or not each.grad.any() for each in speech)
     text, speech = pairs([(3, 8)])
     _, silent = pairs([(0, 5)])
     assert torch.equal(
-        head([*text, text[0][:0]], [*speech, *silent], 1.0, 1.0, 1.0),
-        head(text, speech, 1.0, 1.0, 1.0),
+        head([*text, text[0][:0]], [*speech, *silent], MatchingWeights(1.0, 1.0), 1.0),
+        head(text, speech, MatchingWeights(1.0, 1.0), 1.0),
     )
 
 
 def test_the_loss_falls_as_speech_comes_nearer_to_the_text() -> None:
     head, (text, speech) = matching(), pairs([(4, 4)])
     steps = [
-        head(text, [text[0].mean(0) * share + speech[0] * (1 - share)], 1.0, 1.0, 1.0).item()
+        head(
+            text,
+            [text[0].mean(0) * share + speech[0] * (1 - share)],
+            MatchingWeights(1.0, 1.0),
+            1.0,
+        ).item()
         for share in (0.0, 0.5, 1.0)
     ]
     assert steps[0] > steps[1] > steps[2]
     wanted = [torch.ones(3, WIDTH)]
-    assert head(wanted, [torch.ones(5, WIDTH)], 1.0, 1.0, 1.0).item() == pytest.approx(
-        0.0, abs=1e-5
-    )
+    assert head(
+        wanted, [torch.ones(5, WIDTH)], MatchingWeights(1.0, 1.0), 1.0
+    ).item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_speech_learns_to_say_the_text() -> None:
@@ -129,7 +144,7 @@ def test_speech_learns_to_say_the_text() -> None:
     losses = []
     for _ in range(120):
         optimiser.zero_grad()
-        loss = head(text, [heard], 1.0, 1.0, 1.0)
+        loss = head(text, [heard], MatchingWeights(1.0, 1.0), 1.0)
         loss.backward()
         optimiser.step()
         losses.append(loss.item())

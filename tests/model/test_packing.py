@@ -13,7 +13,7 @@ from components.config.errors import InputError
 from components.model.llms import causal
 from components.model.llms.causal import check_packing
 from components.model.speech_llm import SpeechLLM
-from tests.checkpoints import LLMS, LORA, frames_of, joined
+from tests.checkpoints import BOTH, LLMS, LORA, frames_of, joined, output_of
 
 TEXTS = ["amber birch", "", "cedar delta ember fjord grove", "heron"]
 PACKING = [family for family in LLMS if family != "bloom"]
@@ -34,9 +34,9 @@ def learning(folder: Path, family: str) -> SpeechLLM:
 
 def gradients(model: SpeechLLM, packed: bool) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
-    entropy, matching = model.losses(frames_of([3, 9, 21, 6]), TEXTS, 1.0, 1.0, packed=packed)
-    (entropy.total + matching).backward()
-    return entropy.total.item(), {
+    output = output_of(model, frames_of([3, 9, 21, 6]), TEXTS, BOTH, is_packed=packed)
+    (output.loss + output.matching_loss).backward()
+    return output.loss.item(), {
         name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None
     }
 
@@ -59,10 +59,10 @@ def test_packed_and_padded_sequences_have_one_loss_and_one_gradient(
 
 def test_packing_leaves_no_padding(tmp_path: Path) -> None:
     model, frames = learning(tmp_path, "llama"), frames_of([3, 9, 21, 6])
-    padded, packed = (model.losses(frames, TEXTS, 0, 0, packed=each)[0] for each in (False, True))
-    assert packed.padding == 0 < padded.padding
-    assert packed.read == padded.read
-    assert (packed.tokens, packed.correct) == (padded.tokens, padded.correct)
+    padded, packed = (output_of(model, frames, TEXTS, is_packed=value) for value in (False, True))
+    assert packed.num_padding == 0 < padded.num_padding
+    assert packed.num_tokens == padded.num_tokens
+    assert (packed.num_targets, packed.num_correct) == (padded.num_targets, padded.num_correct)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -84,13 +84,13 @@ def test_a_network_whose_sequences_see_each_other_is_refused(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a mask of ones attention goes on over the border, and no error says so."""
-    known, llm = causal._hidden, joined(tmp_path, "llama").llm.to(dtype)
+    known, llm = causal.hidden_states, joined(tmp_path, "llama").llm.to(dtype)
 
     def leaking(llm, embeddings, mask, positions) -> torch.Tensor:
         ones = torch.ones(embeddings.shape[:2], dtype=torch.long)
         return known(llm, embeddings, mask if positions is None else ones, positions)
 
-    monkeypatch.setattr(causal, "_hidden", leaking)
+    monkeypatch.setattr(causal, "hidden_states", leaking)
     with pytest.raises(InputError, match="does not keep sequences apart"):
         check_packing(llm)
 
@@ -100,11 +100,12 @@ def test_replaced_tokens_are_read_and_the_transcript_stays_the_target(tmp_path: 
     texts = ["amber birch", "cedar"]
     own = [model.builder.target(text) for text in texts]
     other = [[(token + 3) % 200 + 20 for token in ids] for ids in own]
-    plain, same = model.losses(frames, texts, 0, 0)[0], model.losses(frames, texts, 0, 0, own)[0]
-    assert torch.equal(plain.total, same.total)
-    replaced = model.losses(frames, texts, 0, 0, other)[0]
-    assert (replaced.tokens, replaced.read) == (plain.tokens, plain.read)
-    assert replaced.total.item() != pytest.approx(plain.total.item(), rel=1e-4)
+    plain = output_of(model, frames, texts)
+    same = output_of(model, frames, texts, input_tokens=own)
+    assert torch.equal(plain.loss, same.loss)
+    replaced = output_of(model, frames, texts, input_tokens=other)
+    assert (replaced.num_targets, replaced.num_tokens) == (plain.num_targets, plain.num_tokens)
+    assert replaced.loss.item() != pytest.approx(plain.loss.item(), rel=1e-4)
 
 
 def test_a_transcript_beyond_the_vocabulary_of_the_llm_stops_with_its_text(tmp_path: Path) -> None:
@@ -113,4 +114,4 @@ def test_a_transcript_beyond_the_vocabulary_of_the_llm_stops_with_its_text(tmp_p
     with pytest.raises(
         InputError, match=r"makes token \d+ of 'amber zebra'; the LLM has \d+\. Take the tokenizer"
     ):
-        model.losses(frames_of([4]), ["amber zebra"], 0, 0)
+        output_of(model, frames_of([4]), ["amber zebra"])

@@ -12,11 +12,12 @@ import torch
 
 from components.config.projector import Linear
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.trained_model import ModelConfig, folder_digest
 from components.model.llms.causal import load_llm
-from components.model.speech_llm import ModelConfig, SpeechLLM, folder_digest
+from components.model.speech_llm import SpeechLLM
 from components.search.beam import search
 from components.search.constraints import GREEDY
-from tests.checkpoints import ENCODERS, LLMS, PROMPT, learn, save_encoder, save_llm
+from tests.checkpoints import BOTH, ENCODERS, LLMS, PROMPT, learn, output_of, save_encoder, save_llm
 from tests.model.test_encoder import wave
 
 RATE = 16_000
@@ -70,9 +71,9 @@ def test_a_waveform_becomes_text_through_every_pair(
     frames = heard[encoder]
     model = bridge(folders, encoder, llm, frames)
     trained = model.tune(["projector"])["projector"]
-    loss, matching = model.losses(frames, TEXTS, 1.0, 1.0)
-    assert loss.tokens == sum(len(model.builder.target(text)) + 1 for text in TEXTS)
-    (loss.total + matching).backward()
+    output = output_of(model, frames, TEXTS, BOTH)
+    assert output.num_targets == sum(len(model.builder.target(text)) + 1 for text in TEXTS)
+    (output.loss + output.matching_loss).backward()
     assert all(
         parameter.grad is not None and parameter.grad.abs().sum() > 0
         for parameter in model.projector.parameters()
@@ -82,8 +83,9 @@ def test_a_waveform_becomes_text_through_every_pair(
     with torch.no_grad():  # a short step down the slope
         for parameter in trained:
             parameter -= 1e-3 * parameter.grad / length
-        after, beside = model.losses(frames, TEXTS, 1.0, 1.0)
-    assert float(after.total + beside) < float((loss.total + matching).detach())
+        after = output_of(model, frames, TEXTS, BOTH)
+    before = (output.loss + output.matching_loss).detach()
+    assert float(after.loss + after.matching_loss) < float(before)
     model.save(tmp_path / "bridge")
     again = SpeechLLM.load(
         tmp_path / "bridge", folders / "encoder" / encoder, folders / "llm" / llm, "cpu"

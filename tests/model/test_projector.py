@@ -25,7 +25,7 @@ from components.model.encoders.ctc_head import CtcHead
 from components.model.lora import check_gradients
 from components.model.speech_llm import SpeechLLM
 from components.plan.networks import read_networks
-from tests.checkpoints import frames_of, joined
+from tests.checkpoints import BOTH, frames_of, joined, output_of
 from tests.conftest import REPOSITORY
 
 LAYERS = {"width": 16, "heads": 2, "hidden": 32, "layers": 2}
@@ -179,8 +179,8 @@ def test_a_bridge_learns_an_utterance(name: str, tmp_path: Path) -> None:
     losses = []
     for _ in range(12):
         optimiser.zero_grad()
-        entropy, matching = model.losses(frames, ["amber birch"], 1.0, 1.0)
-        loss = entropy.total + matching
+        output = output_of(model, frames, ["amber birch"], BOTH)
+        loss = output.loss + output.matching_loss
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))

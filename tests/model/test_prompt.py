@@ -4,6 +4,7 @@ its formula.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,20 @@ from hypothesis import strategies as st
 
 from components.config.entries import Prompt
 from components.config.errors import InputError
-from components.model.llms.causal import load_tokenizer, target_loss
-from components.model.llms.prompt import PromptBuilder, Sequences, sequences
-from tests.checkpoints import LLMS, LORA, frames_of, joined, save_tokenizer, tokenizer
+from components.model.batch import IGNORED, LlmInputs
+from components.model.llms.causal import load_tokenizer, target_output
+from components.model.llms.prompt import PromptBuilder
+from tests.checkpoints import (
+    LLMS,
+    LORA,
+    frames_of,
+    inputs_of,
+    joined,
+    output_of,
+    save_tokenizer,
+    targets_of,
+    tokenizer,
+)
 
 PAPER = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
 SPEECH_FIRST = Prompt("{speech}USER: Transcribe speech to text. ASSISTANT: ")
@@ -27,9 +39,10 @@ def embedding(size: int = 300) -> torch.nn.Embedding:
     return torch.nn.Embedding(size, WIDTH)
 
 
-def rows_of(batch: Sequences) -> list[torch.Tensor]:
+def rows_of(inputs: LlmInputs) -> list[torch.Tensor]:
     """What the LLM reads of each utterance, padding taken off."""
-    return [row[mask.bool()] for row, mask in zip(batch.embeddings, batch.mask, strict=True)]
+    masks = inputs.attention_mask
+    return [row[mask.bool()] for row, mask in zip(inputs.embeddings, masks, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +59,8 @@ def test_text_stands_around_the_speech_as_the_template_says(
     units, embed, speech = tokenizer(), embedding(), frames_of([3, 7], WIDTH)
     builder = PromptBuilder(units, prompt)
     answer = [] if text is None else [*units(text).input_ids, units.eos_token_id]
-    batch = sequences(embed, builder, speech, None if text is None else [builder.target(text)] * 2)
-    for row, frames in zip(rows_of(batch), speech, strict=True):
+    inputs = inputs_of(embed, builder, speech, None if text is None else [builder.target(text)] * 2)
+    for row, frames in zip(rows_of(inputs), speech, strict=True):
         ids = [units.bos_token_id, *units(before).input_ids]
         wanted = torch.cat(
             [
@@ -78,10 +91,10 @@ def test_bos_stands_after_the_speech_where_the_entry_says_so() -> None:
     units, embed, speech = tokenizer(), embedding(), frames_of([3, 7], WIDTH)
     for template in (SPEECH_FIRST.template, "{speech}"):
         builder = PromptBuilder(units, Prompt(template, bos="after-speech"))
-        batch = sequences(embed, builder, speech, [builder.target("amber")] * 2)
+        inputs = inputs_of(embed, builder, speech, [builder.target("amber")] * 2)
         text = units(template.removeprefix("{speech}")).input_ids if template != "{speech}" else []
         ids = [units.bos_token_id, *text, *units("amber").input_ids, units.eos_token_id]
-        for row, frames in zip(rows_of(batch), speech, strict=True):
+        for row, frames in zip(rows_of(inputs), speech, strict=True):
             assert torch.equal(row, torch.cat([frames, embed(torch.tensor(ids))]))
 
 
@@ -159,39 +172,42 @@ def test_the_end_is_a_target_whatever_the_padding_token_is(pad: str) -> None:
     builder = PromptBuilder(units, PAPER)
     texts = ["amber birch cedar", "", "delta"]
     targets = [builder.target(text) for text in texts]
-    batch = sequences(embedding(), builder, frames_of([2, 9, 4], WIDTH), targets)
-    assert batch.targets.tolist() == [
+    inputs = inputs_of(embedding(), builder, frames_of([2, 9, 4], WIDTH), targets)
+    rows, columns, labels = targets_of(inputs)
+    assert labels.tolist() == [
         token for target in targets for token in (*target, units.eos_token_id)
     ]
-    assert batch.rows.tolist() == [
+    assert rows.tolist() == [
         row for row, target in enumerate(targets) for _ in range(len(target) + 1)
     ]
     # The last place of an utterance is read, and the one after it holds its end of sequence: the
     # last that is not padding.
     for row, target in enumerate(targets):
-        places = batch.columns[batch.rows == row]
-        length = int(batch.mask[row].sum())
+        places = columns[rows == row]
+        length = int(inputs.attention_mask[row].sum())
         assert places.tolist() == list(range(length - 2 - len(target), length - 1))
 
 
 def test_an_empty_transcript_has_the_end_alone_as_target() -> None:
     builder = PromptBuilder(tokenizer(), PAPER)
     assert builder.target("") == builder.target(" \n ") == []
-    batch = sequences(embedding(), builder, frames_of([3], WIDTH), [builder.target("")])
-    assert batch.targets.tolist() == [builder.eos]
-    assert batch.columns.tolist() == [len(builder.before) + 3 + len(builder.after) - 1]
+    inputs = inputs_of(embedding(), builder, frames_of([3], WIDTH), [builder.target("")])
+    _, columns, labels = targets_of(inputs)
+    assert labels.tolist() == [builder.eos]
+    assert columns.tolist() == [len(builder.before) + 3 + len(builder.after) - 1]
 
 
 def test_padding_stands_left_for_generation_and_right_for_training() -> None:
     builder, speech = PromptBuilder(tokenizer(), PAPER), frames_of([2, 6], WIDTH)
-    generation = sequences(embedding(), builder, speech, None)
-    training = sequences(embedding(), builder, speech, [[5, 6], [5, 6]])
-    assert generation.mask[0].tolist() == [0] * 4 + [1] * (generation.mask.shape[1] - 4)
-    assert training.mask[0].tolist() == [1] * (training.mask.shape[1] - 4) + [0] * 4
-    assert generation.mask[1].all()
-    assert training.mask[1].all()
+    generation = inputs_of(embedding(), builder, speech, None)
+    training = inputs_of(embedding(), builder, speech, [[5, 6], [5, 6]])
+    left, right = generation.attention_mask, training.attention_mask
+    assert left[0].tolist() == [0] * 4 + [1] * (left.shape[1] - 4)
+    assert right[0].tolist() == [1] * (right.shape[1] - 4) + [0] * 4
+    assert left[1].all()
+    assert right[1].all()
     assert not generation.embeddings[0, :4].any()
-    assert len(generation.targets) == 0
+    assert len(targets_of(generation)[2]) == 0
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
@@ -227,7 +243,7 @@ def test_the_loss_is_cross_entropy_on_transcript_and_end_alone(family: str, tmp_
     )
     total, count, right = 0.0, 0, 0
     with torch.no_grad():
-        loss, _ = model.losses(frames, texts, 0, 0)
+        output = output_of(model, frames, texts)
         for text, each in zip(texts, frames, strict=True):
             answer = [*units(text.lower()).input_ids, units.eos_token_id]
             embed = llm.get_input_embeddings()
@@ -240,8 +256,8 @@ def test_the_loss_is_cross_entropy_on_transcript_and_end_alone(family: str, tmp_
             right += sum(
                 int(probabilities[place].argmax() == token) for place, token in enumerate(answer)
             )
-    assert (loss.tokens, loss.correct) == (count, right)
-    assert float(loss.total) == pytest.approx(total, rel=1e-5)
+    assert (output.num_targets, output.num_correct) == (count, right)
+    assert float(output.loss) == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "</s>"])
@@ -254,21 +270,15 @@ def test_the_end_is_learnt_where_padding_is_the_same_token(pad: str, tmp_path: P
     )
     for _ in range(40):
         optimiser.zero_grad()
-        loss, _ = model.losses(frames, texts, 0, 0)
-        (loss.total / loss.tokens).backward()
+        output = output_of(model, frames, texts)
+        (output.loss / output.num_targets).backward()
         optimiser.step()
     speech = model.projector(frames)
-    batch = sequences(
-        model.llm.get_input_embeddings(),
-        model.builder,
-        speech,
-        [model.builder.target(text) for text in texts],
-    )
-    ends = batch.targets == model.tokenizer.eos_token_id
-    alone = Sequences(
-        batch.embeddings, batch.mask, batch.rows[ends], batch.columns[ends], batch.targets[ends]
-    )
-    assert target_loss(model.llm, alone).correct == 2
+    targets = [model.builder.target(text) for text in texts]
+    inputs = inputs_of(model.llm.get_input_embeddings(), model.builder, speech, targets)
+    is_end = inputs.labels == model.tokenizer.eos_token_id
+    ends = replace(inputs, labels=inputs.labels.where(is_end, IGNORED))
+    assert target_output(model.llm, ends).num_correct == 2
 
 
 def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first(
@@ -281,9 +291,9 @@ def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first
     embed = torch.nn.Embedding(len(units), 4)
     speech = [torch.randn(length, 4) for length in (2, 3)]
     targets = [builder.target("delta"), builder.target("ember fjord")]
-    drawn = sequences(embed, builder, speech, targets, packed=True, templates=[1, 0])
-    for place, start in ((0, 0), (1, int((drawn.positions == 0).nonzero()[1, 1]))):
-        one = sequences(
+    drawn = inputs_of(embed, builder, speech, targets, is_packed=True, template_index=[1, 0])
+    for place, start in ((0, 0), (1, int((drawn.position_ids == 0).nonzero()[1, 1]))):
+        one = inputs_of(
             embed, alone[1 - place], speech[place : place + 1], targets[place : place + 1]
         )
         assert torch.equal(
@@ -291,6 +301,6 @@ def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first
         )
     assert (builder.before, builder.after) == (alone[0].before, alone[0].after)
     assert torch.equal(
-        sequences(embed, builder, speech, None).embeddings,
-        sequences(embed, alone[0], speech, None).embeddings,
+        inputs_of(embed, builder, speech, None).embeddings,
+        inputs_of(embed, alone[0], speech, None).embeddings,
     )

@@ -17,7 +17,7 @@ from components.runtime.artifact import write_record
 from components.runtime.hashing import folder_digests
 from components.search.beam import search
 from components.search.constraints import GREEDY
-from tests.checkpoints import LLMS, LORA, frames_of, joined, save_llm
+from tests.checkpoints import BOTH, LLMS, LORA, frames_of, joined, output_of, save_llm
 
 SEARCH = replace(GREEDY, beams=4, max_tokens=20)
 TEXTS = ["amber birch", "", "delta ember fjord grove"]
@@ -45,12 +45,9 @@ def test_a_model_read_back_gives_the_same(family: str, lora: bool, tmp_path: Pat
     model.save(tmp_path / "bridge")
     again, frames = loaded(tmp_path), frames_of([9, 4, 14])
     with torch.no_grad():
-        for kept, read in zip(
-            model.losses(frames, TEXTS, 1.0, 1.0),
-            again.losses(frames, TEXTS, 1.0, 1.0),
-            strict=True,
-        ):
-            assert torch.equal(getattr(kept, "total", kept), getattr(read, "total", read))
+        saved, read = (output_of(each, frames, TEXTS, BOTH) for each in (model, again))
+    assert torch.equal(saved.loss, read.loss)
+    assert torch.equal(saved.matching_loss, read.matching_loss)
     found = search(again, frames, [1.0] * 3, SEARCH)
     assert found == search(model, frames, [1.0] * 3, SEARCH)
     assert not any(parameter.requires_grad for parameter in again.parameters())
@@ -139,8 +136,8 @@ def test_every_lora_weight_gets_a_gradient_and_nothing_frozen_does(
         ),
     ):
         check_gradients(model, "the test")
-    loss, matching = model.losses(frames_of([9, 4, 14]), TEXTS, 1.0, 1.0)
-    (loss.total + matching).backward()
+    output = output_of(model, frames_of([9, 4, 14]), TEXTS, BOTH)
+    (output.loss + output.matching_loss).backward()
     check_gradients(model, "the test")
     trained = {id(parameter) for group in groups.values() for parameter in group}
     lora = {name for name, parameter in model.named_parameters() if "lora_" in name}
@@ -183,9 +180,9 @@ def test_lora_can_not_be_tuned_before_it_is_added(tmp_path: Path) -> None:
 def test_lora_starts_as_no_change(tmp_path: Path) -> None:
     model, frames = joined(tmp_path), frames_of([9, 4, 14])
     with torch.no_grad():
-        before = model.losses(frames, TEXTS, 0, 0)[0].total
+        before = output_of(model, frames, TEXTS).loss
         model.add_lora(2, 4, 0.0, LORA["llama"], 1)
-        assert torch.equal(model.losses(frames, TEXTS, 0, 0)[0].total, before)
+        assert torch.equal(output_of(model, frames, TEXTS).loss, before)
 
 
 @pytest.mark.parametrize("family", ["llama", "phi"])
@@ -198,8 +195,8 @@ def test_one_utterance_is_learnt_to_the_letter(family: str, tmp_path: Path) -> N
     optimiser = torch.optim.AdamW(parameters, lr=0.01)
     for _ in range(60):
         optimiser.zero_grad()
-        loss, matching = model.losses(frames, [text], 1.0, 1.0)
-        ((loss.total + 0.1 * matching) / loss.tokens).backward()
+        output = output_of(model, frames, [text], BOTH)
+        ((output.loss + 0.1 * output.matching_loss) / output.num_targets).backward()
         optimiser.step()
     found = search(model.eval(), frames, [2.0], SEARCH)[0]
     assert found.text == text

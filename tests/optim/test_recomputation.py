@@ -15,7 +15,7 @@ from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.speech_llm import SpeechLLM
 from components.optim import recomputation
-from tests.checkpoints import LLMS, LORA, frames_of, joined, save_encoder
+from tests.checkpoints import BOTH, LLMS, LORA, frames_of, joined, output_of, save_encoder
 
 DROPOUT = {
     "llama": "attention_dropout",
@@ -36,8 +36,8 @@ def gradients(model: SpeechLLM) -> tuple[dict[str, torch.Tensor], Counter[str]]:
         if name.endswith(".mlp")
     ]
     model.zero_grad()
-    entropy, matching = model.losses(frames_of([4, 9]), ["amber birch", "cedar"], 1.0, 1.0)
-    (entropy.total + matching).backward()
+    output = output_of(model, frames_of([4, 9]), ["amber birch", "cedar"], BOTH)
+    (output.loss + output.matching_loss).backward()
     for hook in hooks:
         hook.remove()
     return {

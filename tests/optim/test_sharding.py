@@ -15,7 +15,7 @@ from components.optim.ranks import Ranks, full_tensor, is_sharded, train_togethe
 from components.optim.sharding import decoder_layers, shard
 from components.search.beam import search
 from components.search.constraints import GREEDY
-from tests.checkpoints import frames_of, joined
+from tests.checkpoints import frames_of, joined, output_of
 
 SEARCH = replace(GREEDY, beams=2, max_tokens=12)
 
@@ -52,7 +52,7 @@ def compute_one(ranks: Ranks, folder: Path, family: str) -> None:
     batches = [frames_of([9, 4]), frames_of([14], seed=1), frames_of([6, 6, 5], seed=2)]
     results = []
     for batch, is_real in ranks.assigned_items(batches):
-        losses = float(model.losses(batch, ["one two"] * len(batch), 1.0, 1.0)[0].total)
+        losses = float(output_of(model, batch, ["one two"] * len(batch)).loss)
         texts = [
             hypothesis.text
             for hypothesis in search(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from components.model.encoders.ctc import CtcUnits
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.matching import Matching
+from components.model.matching import MatchingHead
 from components.search.acoustic_evidence import (
     CtcEvidence,
     MatchedEvidence,
@@ -150,7 +150,7 @@ def test_units_that_the_head_lacks_are_left_out_of_a_text(tmp_path: Path) -> Non
 
 def test_a_token_is_heard_where_the_speech_it_attends_to_looks_like_it() -> None:
     embed = torch.nn.Embedding.from_pretrained(torch.eye(4) * 3)
-    evidence = MatchedEvidence(Matching(4), embed.weight[[0, 2]].repeat(3, 1), embed)
+    evidence = MatchedEvidence(MatchingHead(4), embed.weight[[0, 2]].repeat(3, 1), embed)
     evidence._matching.query.weight.data = evidence._matching.key.weight.data = torch.eye(4) * 3
     reach = PrefixState()
     for token, unheard in ((0, 0), (2, 0), (1, 1), (2, 0), (3, 1), (1, 2)):

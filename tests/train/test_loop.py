@@ -22,6 +22,7 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.config.training import Concatenate, Train
 from components.features.frames import FrameSource
+from components.model.batch import SpeechBatch, SpeechOutput
 from components.model.speech_llm import SpeechLLM
 from components.optim import checkpoint
 from components.optim.loop import StepResult
@@ -38,7 +39,7 @@ from components.train.data import (
     parts_of,
     plan,
 )
-from components.train.forward import Forward
+from components.train.forward import ForwardPass
 from components.train.objective import StageObjective
 from tests import world as tones
 from tests.train.test_train import BRIDGE, CURVE, curve, stage_of, trained
@@ -459,14 +460,15 @@ def test_the_budget_counts_the_tokens_that_the_llm_reads(
     told.
     """
     caplog.set_level("INFO")
-    known, read = SpeechLLM.losses, []
+    forward, read = SpeechLLM.forward, []
 
-    def losses(self: SpeechLLM, *given: Any) -> Any:
-        found = known(self, *given)
-        read.append((len(given[0]), found[0].read + found[0].padding))
-        return found
+    def recorded(self: SpeechLLM, batch: SpeechBatch, *options: Any) -> SpeechOutput:
+        output = forward(self, batch, *options)
+        if batch.frames:  # training; search scores speech that is projected already
+            read.append((len(batch.frames), output.num_tokens + output.num_padding))
+        return output
 
-    monkeypatch.setattr(SpeechLLM, "losses", losses)
+    monkeypatch.setattr(SpeechLLM, "forward", recorded)
     tones.change(
         "params.yaml",
         {
@@ -521,7 +523,7 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
     )
     assert join_utterances([first]) is first
     heard: dict[str, tuple[torch.Tensor, str]] = {}
-    known = Forward._masked
+    known = ForwardPass._masked_frames
 
     def frames(
         self: Any, part: list[tuple[IndexedUtterance, bool]], epoch: int, pieces: list[torch.Tensor]
@@ -533,7 +535,7 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
                 heard[item.entry.id] = each, item.entry.text
         return found
 
-    monkeypatch.setattr(Forward, "_masked", frames)
+    monkeypatch.setattr(ForwardPass, "_masked_frames", frames)
     tones.change("params.yaml", {"train.concatenate": {"share": 1.0, "seconds": 4}})
     tones.run("train")
     assert any("+" in name for name in heard)
@@ -569,27 +571,18 @@ def test_replaced_tokens_are_a_share_of_plain_ones_and_the_same_again() -> None:
 def test_replaced_tokens_are_read_in_training_and_never_special_ones(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known, seen = SpeechLLM.losses, []
+    forward, seen = SpeechLLM.forward, []
 
-    def losses(
-        self: SpeechLLM,
-        frames: Any,
-        texts: list[str],
-        mse: float,
-        cosine: float,
-        heard: Any,
-        *rest: Any,
-    ) -> Any:
-        own = [self.builder.target(text) for text in texts]
-        special = {self.builder.eos, *self.tokenizer.all_special_ids}
-        seen.extend(
-            (len(ids), sum(a != b for a, b in zip(ids, other, strict=True)))
-            for ids, other in zip(own, heard, strict=True)
-        )
-        assert not special & {token for ids in heard for token in ids}
-        return known(self, frames, texts, mse, cosine, heard, *rest)
+    def recorded(self: SpeechLLM, batch: SpeechBatch, *options: Any) -> SpeechOutput:
+        if batch.frames:  # training; search scores speech that is projected already
+            special = {self.builder.eos, *self.tokenizer.all_special_ids}
+            for ids, labels in zip(batch.input_ids, batch.labels, strict=True):
+                assert ids[-1] == labels[-1] == self.builder.eos
+                assert not special & set(ids[:-1].tolist())
+                seen.append((len(ids) - 1, int((ids != labels).sum())))
+        return forward(self, batch, *options)
 
-    monkeypatch.setattr(SpeechLLM, "losses", losses)
+    monkeypatch.setattr(SpeechLLM, "forward", recorded)
     tones.change("params.yaml", {"train.text_mask": 0.4})
     tones.run("train")
     total, changed = (sum(each) for each in zip(*seen, strict=True))

@@ -509,7 +509,7 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
 
     def note(objective: StageObjective, step: int, examples: Any) -> None:
         encoder, forward = objective.context.model.eval().encoder, objective.forward
-        wanted.append(formula(encoder, examples, forward.speech, forward.silence))
+        wanted.append(formula(encoder, examples, forward.speech, forward.nonspeech))
 
     before_step(note)
     tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)

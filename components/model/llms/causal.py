@@ -8,7 +8,6 @@ the weights once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from components.config.errors import InputError
+from components.model.batch import IGNORED, LlmInputs, SpeechOutput
 from components.model.folders.pretrained import DTYPES
-from components.model.llms.prompt import Sequences
 from components.model.llms.sentencepiece import readable
 
 # Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the
@@ -27,19 +26,6 @@ HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm
 
 # Relative; about ten roundings of the dtype. Sequences that see each other are off by 0.1 and more.
 PACKING_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-
-
-@dataclass(frozen=True)
-class TargetLoss:
-    """Sum of the cross-entropy over target tokens, their number, and how many were ranked first;
-    and what the LLM read for it: all tokens of its sequences, and the padding beside them.
-    """
-
-    total: torch.Tensor
-    tokens: int
-    correct: int
-    read: int
-    padding: int
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -90,18 +76,22 @@ def _unfit(folder: Path, error: Exception) -> InputError:
     )
 
 
-def target_loss(llm: Any, batch: Sequences) -> TargetLoss:
-    """Cross-entropy on the targets of ``batch``; logits are computed at their places alone."""
-    hidden = _hidden(llm, batch.embeddings, batch.mask, batch.positions)
-    logits = llm.get_output_embeddings()(hidden[batch.rows, batch.columns]).float()
-    total = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
-    padding = batch.embeddings.shape[0] * batch.embeddings.shape[1] - batch.tokens
-    return TargetLoss(
-        total,
-        len(batch.targets),
-        int((logits.argmax(-1) == batch.targets).sum()),
-        batch.tokens,
-        padding,
+def target_output(llm: Any, inputs: LlmInputs) -> SpeechOutput:
+    """Hidden states → logits at the target positions alone → their cross-entropy; no matching loss."""
+    hidden = hidden_states(llm, inputs.embeddings, inputs.attention_mask, inputs.position_ids)
+    rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)  # each (N,)
+    labels = inputs.labels[rows, columns]  # (N,)
+    logits = llm.get_output_embeddings()(hidden[rows, columns]).float()  # (N, vocabulary)
+    log_probs = logits.log_softmax(-1)  # (N, vocabulary)
+    return SpeechOutput(
+        loss=torch.nn.functional.nll_loss(log_probs, labels, reduction="sum"),
+        matching_loss=logits.new_zeros(()),
+        token_log_probs=log_probs.detach().gather(1, labels[:, None])[:, 0],  # (N,)
+        row_index=rows,
+        num_targets=len(labels),
+        num_correct=int((logits.argmax(-1) == labels).sum()),
+        num_tokens=inputs.num_tokens,
+        num_padding=inputs.num_padding,
     )
 
 
@@ -125,17 +115,17 @@ def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
     return -float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
 
-def _hidden(
+def hidden_states(
     llm: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
 ) -> torch.Tensor:
-    """Last hidden states (batch, length, width).
+    """The last layer's hidden states, (B, T, H), of embeddings (B, T, H).
 
-    Where ``positions`` restart and neither a mask nor a cache is given, attention stays within each
-    run of positions.
+    Where ``positions`` (B, T) restart and neither a mask nor a cache is given, attention stays
+    within each run of positions.
     """
-    placed = {} if positions is None else {"position_ids": positions}
+    options = {} if positions is None else {"position_ids": positions}
     return llm.base_model(
-        inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **placed
+        inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **options
     ).last_hidden_state
 
 
@@ -157,9 +147,11 @@ def check_packing(llm: Any) -> None:
     positions = torch.cat(
         [torch.arange(len(each), device=first.device) for each in (first, second)]
     )[None]
-    apart = torch.cat([_hidden(llm, each[None], None, None)[0] for each in (first, second)]).float()
+    apart = torch.cat(
+        [hidden_states(llm, each[None], None, None)[0] for each in (first, second)]
+    ).float()
     try:
-        together = _hidden(llm, torch.cat([first, second])[None], None, positions)[0].float()
+        together = hidden_states(llm, torch.cat([first, second])[None], None, positions)[0].float()
         off = float((together - apart).norm() / apart.norm())
     except TypeError:  # it takes no positions
         off = float("inf")

@@ -1,9 +1,8 @@
-"""The prompt: the one place that knows the order of speech and text, and how a transcript becomes a
-target.
+"""The prompt: which tokens surround the speech, and how a transcript becomes target tokens.
 
-The catalogue's template holds ``{speech}`` where the projected frames stand: ``USER: {speech}
+The catalogue's template has ``{speech}`` at the position of the projected frames: ``USER: {speech}
 Transcribe speech to text. ASSISTANT: `` is the order of the SLAM-ASR paper (section 3); its
-released code puts the speech first and the BOS after it. Special tokens stand in the template by
+released code puts the speech first and the BOS after it. Special tokens are in the template by
 their names; in a transcript the same letters are plain text.
 """
 
@@ -11,127 +10,122 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from transformers import AddedToken
 
 from components.config.entries import Prompt
 from components.config.errors import InputError
 
-SPECIAL = re.compile(
-    r"<\|[^<>|]+\|>"
-)  # how ChatML and the Llama 3 family write their special tokens
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """A batch for the LLM: ``embeddings`` (batch, length, width), ``mask`` (batch, length), and for
-    each target token the place (row, column) whose next token it is; ``targets`` has shape
-    (tokens,), ``rows`` and ``columns`` alike.
-
-    Packed, all utterances stand in one row: ``positions`` (1, length) restart with each of them,
-    and there is no mask.
-    """
-
-    embeddings: torch.Tensor
-    mask: torch.Tensor | None
-    rows: torch.Tensor
-    columns: torch.Tensor
-    targets: torch.Tensor
-    positions: torch.Tensor | None = None
-
-    @property
-    def tokens(self) -> int:
-        """What the LLM reads, padding left out."""
-        return self.embeddings.shape[1] if self.mask is None else int(self.mask.sum())
+# How ChatML and the Llama 3 family write their special tokens.
+SPECIAL = re.compile(r"<\|[^<>|]+\|>")
 
 
 class PromptBuilder:
-    """Token ids around the speech, and targets, for one tokenizer.
+    """Token ids around the speech, and targets, for one tokenizer; an LLM of ``vocabulary_size``
+    embeddings reads them.
 
     Raises InputError where the tokenizer does not know a special token that the prompt names, or
-    has no end of sequence.
+    has no end of sequence, or where the prompt has a token that the LLM has no embedding of.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Prompt, text_case: str = "as-is") -> None:
-        self._tokenizer, self._case = tokenizer, text_case
-        for token in dict.fromkeys(SPECIAL.findall("".join((prompt.template, *prompt.others)))):
-            self._special(token, "template")
-        self.drawn = [
-            self._around(template, prompt.bos) for template in (prompt.template, *prompt.others)
-        ]  # what training draws from
-        self.before, self.after = self.drawn[0]
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt: Prompt,
+        text_case: str = "as-is",
+        vocabulary_size: int | None = None,
+    ) -> None:
+        self._tokenizer, self._case, self._vocabulary_size = tokenizer, text_case, vocabulary_size
+        templates = (prompt.template, *prompt.others)
+        for token in dict.fromkeys(SPECIAL.findall("".join(templates))):
+            self._special_id(token, "template")
+        # (ids before, ids after the speech) of each; training draws one, search takes the first.
+        self.templates = [self._split(template, prompt.bos) for template in templates]
+        self.before, self.after = self.templates[0]
         if not prompt.eos and tokenizer.eos_token_id is None:
             raise InputError(
                 f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.",
                 subject=tokenizer.name_or_path,
                 hint="Name one of its tokens in prompt.eos of the LLM's catalogue entry.",
             )
-        self.eos = self._special(prompt.eos, "eos") if prompt.eos else int(tokenizer.eos_token_id)
-        self._lead = (
-            prompt.template.partition("{speech}")[2] if prompt.transcript == "attached" else ""
+        self.eos = (
+            self._special_id(prompt.eos, "eos") if prompt.eos else int(tokenizer.eos_token_id)
         )
-        self._led = self._plain(self._lead) if self._lead else []
+        # Where prompt and transcript are tokenized as one string, the text that precedes the
+        # transcript, and its ids.
+        is_attached = prompt.transcript == "attached"
+        self._prefix = prompt.template.partition("{speech}")[2] if is_attached else ""
+        self._prefix_ids = self._plain_ids(self._prefix) if self._prefix else []
+        prompt_ids = [token for sides in self.templates for ids in sides for token in ids]
+        self._check_vocabulary([*prompt_ids, self.eos], "the prompt and its end")
 
-    def _around(self, template: str, place: str) -> tuple[list[int], list[int]]:
-        """Ids before and after the speech."""
+    def _split(self, template: str, bos_position: str) -> tuple[list[int], list[int]]:
+        """Ids before and after the speech, with the BOS ``first``, ``after-speech`` or nowhere."""
         before, after = (
             list(self._tokenizer(part, add_special_tokens=False).input_ids)
             for part in template.split("{speech}")
         )
-        begun, bos = (
-            {"first": before, "after-speech": after}.get(place),
-            self._tokenizer.bos_token_id,
-        )
-        if (
-            begun is not None and bos is not None and begun[:1] != [bos]
-        ):  # a template may write it out
-            begun.insert(0, bos)
+        part = {"first": before, "after-speech": after}.get(bos_position)
+        bos = self._tokenizer.bos_token_id
+        if part is not None and bos is not None and part[:1] != [bos]:  # a template may have it
+            part.insert(0, bos)
         return before, after
 
-    def _special(self, token: str, field: str) -> int:
-        """The id of ``token``, which must be one token of the vocabulary; from here on it is no
-        part of plain text.
+    def _special_id(self, token: str, field: str) -> int:
+        """The id of ``token``, which must be one token of the vocabulary; afterwards it is no part
+        of plain text.
         """
-        found = self._tokenizer.convert_tokens_to_ids(token)
-        if found is None or (
-            found == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token
-        ):
+        index = self._tokenizer.convert_tokens_to_ids(token)
+        is_unknown = index == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token
+        if index is None or is_unknown:
             raise InputError(
                 f"prompt.{field} names '{token}', which the tokenizer of "
                 f"{self._tokenizer.name_or_path} does not have.",
                 subject=token,
-                hint=("Set the prompt in the LLM's catalogue entry by the checkpoint's chat form."),
+                hint="Set the prompt in the LLM's catalogue entry to the checkpoint's chat format.",
             )
-        known = self._tokenizer.added_tokens_decoder.get(found)
-        if known is None or not known.special:  # some checkpoints add their chat tokens as words
+        added = self._tokenizer.added_tokens_decoder.get(index)
+        if added is None or not added.special:  # some checkpoints add their chat tokens as words
             self._tokenizer.add_tokens(
                 [AddedToken(token, special=True, normalized=False)], special_tokens=True
             )
-        return int(found)
+        return int(index)
+
+    def _check_vocabulary(self, ids: Sequence[int], source: str) -> None:
+        """Raises InputError where ``ids``, the tokens of ``source``, are beyond the LLM's
+        vocabulary.
+        """
+        if self._vocabulary_size is not None and ids and max(ids) >= self._vocabulary_size:
+            raise InputError(
+                f"The tokenizer of {self._tokenizer.name_or_path} makes token {max(ids)} of "
+                f"{source}; the LLM has {self._vocabulary_size}.",
+                subject=self._tokenizer.name_or_path,
+                hint="Take the tokenizer that the checkpoint was trained with.",
+            )
 
     def target(self, text: str) -> list[int]:
         """Token ids of a transcript, without the end of sequence; empty for an empty one.
 
         Raises InputError where the first of them would be joined with the end of the template,
-        which search reads alone.
+        which search reads alone, and for a token that the LLM has no embedding of.
         """
-        text = " ".join(text.split())
-        text = text.lower() if self._case == "lower" else text
-        ids = self._plain(self._lead + text) if text else self._led
-        if ids[: len(self._led)] != self._led:
+        words = " ".join(text.split())
+        words = words.lower() if self._case == "lower" else words
+        ids = self._plain_ids(self._prefix + words) if words else self._prefix_ids
+        if ids[: len(self._prefix_ids)] != self._prefix_ids:
             raise InputError(
                 f"The tokenizer of {self._tokenizer.name_or_path} joins the end of the "
-                f"prompt's template with '{text[:40]}'.",
+                f"prompt's template with '{words[:40]}'.",
                 subject="prompt.transcript",
                 hint="Set prompt.transcript of the LLM's catalogue entry to apart.",
             )
-        return ids[len(self._led) :]
+        target = ids[len(self._prefix_ids) :]
+        self._check_vocabulary(target, f"'{text[:40]}'")
+        return target
 
-    def _plain(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str) -> list[int]:
         """Ids of ``text``, special tokens split: '</s>' in a transcript is four characters that
         somebody wrote, not the end.
         """
@@ -142,98 +136,21 @@ class PromptBuilder:
     @cached_property
     def special(self) -> set[int]:
         """Ids of tokens that are no text."""
-        added = {
-            token for token, known in self._tokenizer.added_tokens_decoder.items() if known.special
-        }
-        return {*self._tokenizer.all_special_ids, self.eos} | added
+        added = self._tokenizer.added_tokens_decoder.items()
+        added_ids = {index for index, token in added if token.special}
+        return {*self._tokenizer.all_special_ids, self.eos} | added_ids
 
     def plain_tokens(self) -> list[int]:
-        """Ids of the vocabulary that are no special tokens: what a transcript may be made of."""
+        """Ids of the vocabulary that are no special tokens: what a transcript may consist of."""
         return sorted(set(self._tokenizer.get_vocab().values()) - self.special)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""
         tokens = list(tokens)
         end = tokens.index(self.eos) if self.eos in tokens else len(tokens)
-        # No clean-up: it would take the space before punctuation out of words that stand apart in
+        # No clean-up: it would remove the space before punctuation that is a word of its own in
         # the transcript.
         text = self._tokenizer.decode(
             tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return " ".join(text.split())
-
-
-def sequences(
-    embed: torch.nn.Module,
-    builder: PromptBuilder,
-    speech: Sequence[torch.Tensor],
-    targets: Sequence[Sequence[int]] | None,
-    heard: Sequence[Sequence[int]] | None = None,
-    packed: bool = False,
-    templates: Sequence[int] | None = None,
-) -> Sequences:
-    """Prompt, speech (each (frames, width)) and, where given, targets with their end of sequence,
-    as one batch.
-
-    Without targets the padding stands on the left, as generation wants it; with them on the right,
-    or nowhere: ``packed`` puts all into one row. ``templates`` says which of the builder's stands
-    around each; the first, where it is not given. ``heard`` are the tokens that are read in place
-    of the targets, as many of each. What counts as a target is known by its place, never by the
-    padding id, since for some LLMs that is the end of sequence itself.
-    """
-    device = speech[0].device
-    answers = (
-        [[*target, builder.eos] for target in targets]
-        if targets is not None
-        else [[] for _ in speech]
-    )
-    read = [[*given, builder.eos] for given in heard] if heard is not None else answers
-
-    def embedded(ids: Sequence[int]) -> torch.Tensor:
-        return embed(torch.tensor(list(ids), dtype=torch.long, device=device))
-
-    around = [tuple(map(embedded, each)) for each in builder.drawn]
-    chosen = [around[place] for place in (templates or [0] * len(speech))]
-    rows = [
-        torch.cat([before, frames.to(before.dtype), after, embedded(ids)])
-        for (before, after), frames, ids in zip(chosen, speech, read, strict=True)
-    ]
-    lengths = [len(row) for row in rows]
-    # The token at column c is predicted from column c - 1.
-    places = [
-        (row, lengths[row] - len(answer) - 1 + step)
-        for row, answer in enumerate(answers)
-        for step in range(len(answer))
-    ]
-    at = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2)
-    flat = torch.tensor(
-        [token for answer in answers for token in answer], dtype=torch.long, device=device
-    )
-    if packed:
-        starts = torch.tensor([0, *lengths[:-1]], device=device).cumsum(0)
-        positions = torch.cat([torch.arange(length, device=device) for length in lengths])[None]
-        columns = starts[at[:, 0]] + at[:, 1]
-        return Sequences(
-            torch.cat(rows)[None], None, torch.zeros_like(columns), columns, flat, positions
-        )
-    embeddings, mask = _padded(rows, left=targets is None)
-    return Sequences(embeddings, mask, at[:, 0], at[:, 1], flat)
-
-
-def _padded(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, length, width) of the rows, filled up with zeros, and the mask (batch, length) of
-    what they are.
-    """
-    longest, device = max(len(row) for row in rows), rows[0].device
-    padded = torch.stack(
-        [
-            torch.nn.functional.pad(
-                row, (0, 0, longest - len(row), 0) if left else (0, 0, 0, longest - len(row))
-            )
-            for row in rows
-        ]
-    )
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    columns = torch.arange(longest, device=device)[None]
-    mask = columns >= longest - lengths[:, None] if left else columns < lengths[:, None]
-    return padded, mask.long()

@@ -1,0 +1,150 @@
+"""The folder of a trained model: what training changed, and nothing else.
+
+``projector.safetensors``, ``matching.safetensors``, LoRA in PEFT's format (``lora`` of the LLM,
+``encoder-lora``), ``llm.safetensors`` and ``encoder.safetensors`` with those parameters of a base
+checkpoint that were tuned themselves, and ``config.json``, which pins encoder and LLM by digest.
+Costs reading or writing these files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from components.config.entries import Prompt
+from components.config.errors import InputError
+from components.config.projector import Projector, projector_of
+from components.config.schema import non_default_fields
+from components.model import lora
+from components.model.folders.description import MATCHING
+from components.model.trainable import plain_name
+from components.optim.ranks import full_tensor, is_sharded
+from components.runtime.artifact import recorded_digests
+from components.runtime.hashing import data_digest
+
+if TYPE_CHECKING:
+    from components.model.speech_llm import SpeechLLM
+
+CONFIG = "config.json"
+PROJECTOR = "projector.safetensors"
+LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, by the base they adapt
+
+
+@dataclass(frozen=True)
+class EncoderRunConfig:
+    """How a tuned encoder was run in training, and must be run afterwards."""
+
+    layer: int | str
+    dtype: str
+    padding: str
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the ``config.json`` of a model folder says."""
+
+    encoder: str  # digest of its files
+    encoder_width: int  # values per frame
+    llm: str  # digest of its files
+    llm_dtype: str
+    projector: Projector
+    prompt: Prompt
+    text_case: str
+    # Only where the encoder is tuned; the frames of a frozen one may come from anywhere.
+    encoder_run: EncoderRunConfig | None = None
+
+
+def folder_digest(folder: Path) -> str:
+    """One digest of all files of an encoder or LLM folder."""
+    return data_digest(recorded_digests(folder))
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """What the ``config.json`` of a model folder says; raises InputError for a projector entry
+    that is not valid.
+    """
+    data = json.loads((folder / CONFIG).read_text())
+    # Folders of older versions call it 'hearing'.
+    encoder_run = data.pop("hearing", None) or data.pop("encoder_run", None)
+    return ModelConfig(
+        **{
+            **data,
+            "projector": projector_of(data["projector"], f"{folder / CONFIG}: projector"),
+            "prompt": Prompt(**data["prompt"]),
+            "encoder_run": EncoderRunConfig(**encoder_run) if encoder_run else None,
+        }
+    )
+
+
+def check_base(folder: Path, config: ModelConfig, encoder: Path, llm: Path) -> None:
+    """Raises InputError where the model of ``folder`` was trained on other base checkpoints than
+    the folders ``encoder`` and ``llm``.
+    """
+    for name, base, digest in (("encoder", encoder, config.encoder), ("llm", llm, config.llm)):
+        if folder_digest(base) != digest:
+            raise InputError(
+                f"{folder} was trained on another {name} than {base}.",
+                subject=str(folder),
+                hint="Run 'dvc repro'.",
+            )
+
+
+def write_trained(model: SpeechLLM, folder: Path, *, is_writer: bool) -> None:
+    """Writes what was trained of ``model`` and its configuration. With a sharded LLM all ranks call
+    it, and the one that ``is_writer`` writes.
+    """
+    tuned = {
+        plain_name(name): full_tensor(parameter.detach()).cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if plain_name(name) in model.tuned_names and (is_writer or is_sharded(parameter))
+    }
+    if not is_writer:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(model.projector, folder / PROJECTOR)
+    if model.has_matching_head:
+        _write_weights(model.matching, folder / MATCHING)
+    for side, adapter in LORA.items():
+        own = {
+            name.removeprefix(f"{side}."): tuned[name]
+            for name in sorted(model.tuned_names)
+            if name.startswith(f"{side}.")
+        }
+        if own:
+            save_file(own, folder / f"{side}.safetensors")
+        if side in model.lora_wrappers:
+            lora.write(model.lora_wrappers[side], folder / adapter)
+    config = json.dumps(non_default_fields(model.config), indent=1, sort_keys=True)
+    (folder / CONFIG).write_text(config + "\n")
+
+
+def _write_weights(module: torch.nn.Module, path: Path) -> None:
+    weights = module.state_dict().items()
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights}, path)
+
+
+def read_trained(model: SpeechLLM, folder: Path) -> None:
+    """Gives ``model``, built over its base checkpoints, the weights that ``folder`` has."""
+    model.projector.load_state_dict(load_file(folder / PROJECTOR))
+    # A released projector has no matching head, nor has a model that was trained without the loss.
+    model.has_matching_head = (folder / MATCHING).is_file()
+    if model.has_matching_head:
+        model.matching.load_state_dict(load_file(folder / MATCHING))
+    for side, adapter in LORA.items():
+        if (folder / f"{side}.safetensors").is_file():
+            _copy_tuned(model, side, folder / f"{side}.safetensors")
+        if (folder / adapter).is_dir():
+            model.lora_wrappers[side] = lora.read(model.base_network(side), folder / adapter)
+
+
+@torch.no_grad()
+def _copy_tuned(model: SpeechLLM, side: str, path: Path) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in load_file(path).items():
+        parameters[f"{side}.{name}"].copy_(tensor)
+        model.tuned_names.add(f"{side}.{name}")
