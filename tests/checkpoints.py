@@ -38,10 +38,10 @@ from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, folders
 from components.encoder.tokenizers import build_character_tokenizer
 from components.llm import copying
-from components.model.batch import IGNORED, LlmInputs, SpeechOutput, collate, interleave
-from components.model.folders.trained_model import ModelConfig, folder_digest
+from components.model.llms.batch import IGNORED, LlmInputs, SpeechOutput, collate, interleave
 from components.model.llms.prompt import PromptBuilder
 from components.model.matching import MatchingWeights
+from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, write_record
 

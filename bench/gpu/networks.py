@@ -23,7 +23,7 @@ from components.llm.copying import build_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import network_of
 from components.model.folders.pretrained import DTYPES
-from components.model.folders.trained_model import ModelConfig
+from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs along the river until the night falls"

@@ -13,7 +13,7 @@ import torch
 
 from bench.gpu.networks import TEXT, encoder, joined
 from bench.gpu.work import Size, waveforms
-from components.model.batch import collate
+from components.model.llms.batch import collate
 from components.model.matching import MatchingWeights
 from components.search.beam import search
 from components.search.constraints import GREEDY

@@ -100,7 +100,7 @@ def _model(exact: bool) -> Any:
 
 def _tuned(exact: bool) -> Any:
     """The encoder of the bridge; None where it was not tuned."""
-    from components.model.folders.trained_model import read_model_config
+    from components.model.model_folder import read_model_config
 
     return _model(exact).encoder if read_model_config(MODEL).encoder_run else None
 
@@ -148,9 +148,9 @@ def _whisper() -> Any:
 @lru_cache(maxsize=1)
 def _alone() -> Any:
     """The LLM as it was before the training, its prompt builder and BOS."""
-    from components.model.folders.trained_model import read_model_config
     from components.model.llms.causal import load_llm
     from components.model.llms.prompt import PromptBuilder
+    from components.model.model_folder import read_model_config
 
     shape = read_model_config(MODEL)
     llm, tokenizer = load_llm(LLM, shape.llm_dtype, device())

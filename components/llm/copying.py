@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 from components.config.entries import Prompt
 from components.config.model_sources import CopyingTraining
 from components.model.folders.architecture import check_trained
-from components.model.batch import collate, interleave
+from components.model.llms.batch import collate, interleave
 from components.model.llms.causal import target_output
 from components.model.llms.prompt import PromptBuilder
 from components.optim.loop import (

@@ -3,7 +3,7 @@
 
 In shapes, B is the number of utterances, T the length of the LLM's sequences, H the width of the
 LLM, N the number of target tokens. ``SpeechLLM.load`` reads a trained model over its base
-checkpoints (see ``folders.trained_model`` for what its folder holds).
+checkpoints (see ``model_folder`` for what its folder holds).
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import torch
 from torch import nn
 
 from components.model import lora
-from components.model.batch import LlmInputs, SpeechBatch, SpeechOutput, interleave
 from components.model.bridges.compressor import Compressor
 from components.model.bridges.projector import build_projector
 from components.model.encoders.ctc_head import read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.trained_model import (
+from components.model.llms.batch import LlmInputs, SpeechBatch, SpeechOutput, interleave
+from components.model.llms.causal import load_llm, target_output
+from components.model.llms.prompt import PromptBuilder
+from components.model.matching import MatchingHead, MatchingWeights, mean_square
+from components.model.model_folder import (
     LORA,
     ModelConfig,
     check_base,
@@ -30,9 +33,6 @@ from components.model.folders.trained_model import (
     read_trained,
     write_trained,
 )
-from components.model.llms.causal import load_llm, target_output
-from components.model.llms.prompt import PromptBuilder
-from components.model.matching import MatchingHead, MatchingWeights, mean_square
 from components.model.trainable import plain_name, selected
 
 

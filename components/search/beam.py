@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from components.config.params import ConstraintSet
-from components.model.batch import collate
+from components.model.llms.batch import collate
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import Evidence, MatchedEvidence
 from components.search.constraints import limits, processors

@@ -29,7 +29,7 @@ from components.train.stage_cache import stage_keys
 from components.train.throughput import read_throughput
 
 if TYPE_CHECKING:  # a stage starts without torch
-    from components.model.folders.trained_model import EncoderRunConfig
+    from components.model.model_folder import EncoderRunConfig
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -174,7 +174,7 @@ def _hearing(settings: Train) -> EncoderRunConfig | None:
     """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW
     would lose small steps in half precision.
     """
-    from components.model.folders.trained_model import EncoderRunConfig
+    from components.model.model_folder import EncoderRunConfig
 
     key = read_record(DATA / "features" / "train")["key"]
     numerics = parse_as(EncoderNumerics, key["numerics"], "data/features/train: numerics")
@@ -198,7 +198,7 @@ def train(ranks: Ranks, task: Task, place: str = "") -> None:
     settings).
     """
     from components.model.encoders.families import width_of
-    from components.model.folders.trained_model import ModelConfig, folder_digest
+    from components.model.model_folder import ModelConfig, folder_digest
     from components.train import curriculum
 
     llm, settings = catalogue.llm(task.llm), task.settings

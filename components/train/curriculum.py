@@ -20,8 +20,8 @@ from components.config.errors import InputError
 from components.config.training import Train
 from components.features.frames import FrameSource
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.trained_model import ModelConfig
 from components.model.llms.causal import check_packing, load_llm
+from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM, load_tuned_encoder
 from components.model.trainable import printed
 from components.optim import recomputation

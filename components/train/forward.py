@@ -16,7 +16,7 @@ import torch
 
 from components.config.training import Train
 from components.features.frames import FrameSource
-from components.model.batch import SpeechBatch, collate
+from components.model.llms.batch import SpeechBatch, collate
 from components.model.matching import MatchingWeights
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM

@@ -26,7 +26,7 @@ from components.config.schema import non_default_fields
 from components.model.bridges.projector import build_projector
 from components.model.encoders.families import width_of
 from components.model.folders.conversion import convert
-from components.model.folders.trained_model import CONFIG, ModelConfig, folder_digest
+from components.model.model_folder import CONFIG, ModelConfig, folder_digest
 from components.runtime.settings import models_root
 
 PREFIX = "encoder_projector."

@@ -30,7 +30,7 @@ from components.audio.sound import RATE, BrokenSound, resample, stream_blocks
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.description import has_acoustic_evidence
-from components.model.folders.trained_model import CONFIG, read_model_config
+from components.model.model_folder import CONFIG, read_model_config
 from components.model.speech_llm import SpeechLLM
 from components.runtime import settings
 from components.search.acoustic_evidence import ctc_evidence

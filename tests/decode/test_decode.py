@@ -23,8 +23,8 @@ from components.corpus import __main__ as corpus
 from components.decode import shard
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.trained_model import ModelConfig, folder_digest
 from components.model.llms.causal import load_llm
+from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import folder_digests

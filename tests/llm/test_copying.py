@@ -82,7 +82,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
     family: str, config: dict[str, Any], call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copying.train(Ranks(), job(tmp_path / "undisturbed", family, config))
-    known, left = copying.target_loss, [call]
+    known, left = copying.target_output, [call]
 
     def dying(*arguments: Any) -> Any:
         left[0] -= 1
@@ -90,7 +90,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
             raise Killed
         return known(*arguments)
 
-    monkeypatch.setattr(copying, "target_loss", dying)
+    monkeypatch.setattr(copying, "target_output", dying)
     with pytest.raises(Killed):
         copying.train(Ranks(), job(tmp_path / "killed", family, config))
     torch.manual_seed(99)
@@ -192,14 +192,14 @@ def test_a_clean_text_is_shown_as_its_embeddings_and_a_damaged_one_not() -> None
 
 def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
-    known = copying.target_loss
+    known = copying.target_output
 
     def noting(*arguments: Any) -> Any:
-        loss = known(*arguments)
-        shares.append(loss.correct / loss.tokens)
-        return loss
+        output = known(*arguments)
+        shares.append(output.num_correct / output.num_targets)
+        return output
 
-    monkeypatch.setattr(copying, "target_loss", noting)
+    monkeypatch.setattr(copying, "target_output", noting)
     copying.train(Ranks(), job(tmp_path / "out", steps=60, clean_share=1.0, noise_share=0.0))
     assert np.mean(shares[-10:]) > np.mean(shares[:10]) + 0.1
 

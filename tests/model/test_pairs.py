@@ -12,8 +12,8 @@ import torch
 
 from components.config.projector import Linear
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.trained_model import ModelConfig, folder_digest
 from components.model.llms.causal import load_llm
+from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
 from components.search.beam import search
 from components.search.constraints import GREEDY

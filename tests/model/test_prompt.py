@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from components.config.entries import Prompt
 from components.config.errors import InputError
-from components.model.batch import IGNORED, LlmInputs
+from components.model.llms.batch import IGNORED, LlmInputs
 from components.model.llms.causal import load_tokenizer, target_output
 from components.model.llms.prompt import PromptBuilder
 from tests.checkpoints import (

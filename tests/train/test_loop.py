@@ -22,7 +22,7 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.config.training import Concatenate, Train
 from components.features.frames import FrameSource
-from components.model.batch import SpeechBatch, SpeechOutput
+from components.model.llms.batch import SpeechBatch, SpeechOutput
 from components.model.speech_llm import SpeechLLM
 from components.optim import checkpoint
 from components.optim.loop import StepResult

@@ -82,9 +82,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[SpeechLLM]:
     models: list[SpeechLLM] = []
     known = SpeechLLM.save
 
-    def save(self: SpeechLLM, folder: Path, *, write: bool = True) -> None:
+    def save(self: SpeechLLM, folder: Path, *, is_writer: bool = True) -> None:
         models.append(self)
-        known(self, folder, write=write)
+        known(self, folder, is_writer=is_writer)
 
     monkeypatch.setattr(SpeechLLM, "save", save)
     return models

@@ -17,8 +17,8 @@ from components.audio.sound import RATE, read_waveform
 from components.config import catalogue
 from components.config.errors import InputError
 from components.decode.hypotheses import read_hypotheses
-from components.model.folders.trained_model import ModelConfig, folder_digest
 from components.model.llms.causal import load_llm
+from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, write_record
 from components.shards.reader import entries, payload

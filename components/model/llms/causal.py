@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from components.config.errors import InputError
-from components.model.batch import IGNORED, LlmInputs, SpeechOutput
 from components.model.folders.pretrained import DTYPES
+from components.model.llms.batch import IGNORED, LlmInputs, SpeechOutput
 from components.model.llms.sentencepiece import readable
 
 # Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the
