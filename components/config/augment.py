@@ -13,21 +13,20 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_v
 from components.config.schema import (
     STRICT,
     DecibelLimits,
-    Limits,
     RuleError,
     Seed,
     Share,
     Unit,
+    check_order,
 )
 
-
-def _check_band(limits: list[float]) -> list[float]:
-    """A limit below 500 Hz leaves no speech, one of 8,000 Hz takes nothing away at 16 kHz."""
-    if not 500 <= limits[0] <= limits[1] < 8000:
-        raise ValueError("the limits must be from 500 to below 8,000 Hz")
-    return limits
-
-
+# A limit below 500 Hz leaves no speech; one of 8,000 Hz removes nothing at 16 kHz.
+FrequencyLimits = Annotated[
+    list[Annotated[float, Field(ge=500, lt=8000)]],
+    Field(min_length=2, max_length=2),
+    AfterValidator(check_order),
+    Unit("Hz"),
+]
 SpeedFactors = Annotated[list[Annotated[float, Field(ge=0.5, le=2)]], Field(min_length=1)]
 
 
@@ -36,7 +35,7 @@ class AddedNoise:
     """Clips of noise added to speech."""
 
     __pydantic_config__ = STRICT
-    probability: Annotated[Share, Field(description="Of an utterance.")]
+    probability: Annotated[Share, Field(description="For an utterance to get noise.")]
     snr_db: Annotated[
         DecibelLimits,
         Field(description="Least and most power of speech over that of the noise."),
@@ -48,7 +47,7 @@ class Rooms:
     """Impulse responses of rooms that speech is convolved with."""
 
     __pydantic_config__ = STRICT
-    probability: Annotated[Share, Field(description="Of an utterance.")]
+    probability: Annotated[Share, Field(description="For an utterance to get a room.")]
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,10 @@ class Band:
     """Recordings of other bandwidths: frequencies above a limit are removed."""
 
     __pydantic_config__ = STRICT
-    probability: Annotated[Share, Field(description="Of an utterance.")]
+    probability: Annotated[Share, Field(description="For an utterance to get a limit.")]
     hertz: Annotated[
-        Limits,
-        AfterValidator(_check_band),
-        Unit("Hz"),
-        Field(description="Least and most of the limit; a recording at 8 kHz ends at 4,000."),
+        FrequencyLimits,
+        Field(description="Lowest and highest limit; a recording at 8 kHz ends at 4,000."),
     ]
 
 
@@ -70,7 +67,7 @@ class Augment:
     """How waveforms of training are changed (components/audio/augmentation.py)."""
 
     __pydantic_config__ = STRICT
-    seed: Annotated[Seed, Field(description="Of the random draws.")]
+    seed: Annotated[Seed, Field(description="Seed of the random draws.")]
     views: Annotated[
         PositiveInt,
         Field(description="Versions of an utterance that are stored, with cached features."),
@@ -104,7 +101,7 @@ class SpecAugment:
     """Masks over time and width of frames (SpecAugment, arXiv 1904.08779)."""
 
     __pydantic_config__ = STRICT
-    enabled: bool
+    enabled: Annotated[bool, Field(description="Whether masks are applied.")]
     time_masks: Annotated[NonNegativeInt, Field(description="Masks over time, per utterance.")]
     time_frames: Annotated[
         NonNegativeInt,

@@ -25,9 +25,9 @@ class EncoderNumerics:
 
     __pydantic_config__ = STRICT
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], Field(description="Of the computation.")
+        Literal["float32", "float16", "bfloat16"], Field(description="Of weights and computation.")
     ]
-    features: Annotated[Literal["float32", "float16"], Field(description="Of what is stored.")]
+    features: Annotated[Literal["float32", "float16"], Field(description="Of stored frames.")]
     batching: Annotated[
         Literal["padded", "equal-length"],
         Field(description="equal-length: group norm over time forbids padding."),
@@ -75,7 +75,7 @@ class Prompt:
     """
 
     __pydantic_config__ = STRICT
-    template: str
+    template: Annotated[str, Field(description="Text with {speech} exactly once.")]
     bos: Annotated[
         Literal["first", "after-speech", "none"],
         Field(description="Position of the tokenizer's BOS, where it has one; never doubled."),
@@ -137,7 +137,7 @@ class LlmNumerics:
 
     __pydantic_config__ = STRICT
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], Field(description="Of the computation.")
+        Literal["float32", "float16", "bfloat16"], Field(description="Of weights and computation.")
     ]
 
 

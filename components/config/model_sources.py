@@ -50,21 +50,21 @@ class CtcTraining:
     """How an encoder is trained here (``components.encoder.ctc``)."""
 
     __pydantic_config__ = STRICT
-    seed: Annotated[Seed, Field(description="Of initial weights, order and augmentation.")]
-    epochs: PositiveInt
+    seed: Annotated[Seed, Field(description="Seed of weights, order and augmentation.")]
+    epochs: Annotated[PositiveInt, Field(description="Passes over the train role.")]
     batch_seconds: Annotated[
         PositiveFloat, Unit("s"), Field(description="Audio in a step, padding counted.")
     ]
     micro_batches: Annotated[PositiveInt, Field(description="Parts of a step's batch.")]
     threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
     window_shards: Annotated[
-        PositiveInt, Unit("shards"), Field(description="Among which utterances are shuffled.")
+        PositiveInt, Unit("shards"), Field(description="Window in which utterances are shuffled.")
     ]
     learning_rate: Annotated[
         PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
-    weight_decay: Annotated[NonNegativeFloat, Field(description="Of AdamW.")]
+    weight_decay: Annotated[NonNegativeFloat, Field(description="Weight decay of AdamW.")]
     clip: Annotated[PositiveFloat, Field(description="Largest norm of the gradient.")]
     nonspeech_share: Annotated[
         float, Field(ge=0, lt=1, description="Share of utterances that are non-speech.")
@@ -72,9 +72,11 @@ class CtcTraining:
     statistics_batches: Annotated[
         PositiveInt,
         Unit("batches"),
-        Field(description="From which batch-norm statistics are computed at the end."),
+        Field(description="Batches from which batch-norm statistics are computed at the end."),
     ]
-    checkpoint_every: Annotated[PositiveInt, Unit("steps"), Field(description="Between two.")]
+    checkpoint_every: Annotated[
+        PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")
+    ]
     max_seconds: Annotated[
         NonNegativeFloat,
         Unit("s"),
@@ -97,17 +99,17 @@ class CopyingTraining:
     """How an LLM is trained here (``components.llm.copying``)."""
 
     __pydantic_config__ = STRICT
-    seed: Annotated[Seed, Field(description="Of initial weights and texts.")]
+    seed: Annotated[Seed, Field(description="Seed of initial weights and texts.")]
     units: Annotated[PositiveInt, Field(description="Size of the BPE vocabulary.")]
     steps: Annotated[PositiveInt, Field(description="Optimiser steps.")]
-    batch: Annotated[PositiveInt, Unit("texts"), Field(description="In a step.")]
+    batch: Annotated[PositiveInt, Unit("texts"), Field(description="Texts in a step.")]
     micro_batches: Annotated[PositiveInt, Field(description="Parts of a step's batch.")]
     threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
     learning_rate: Annotated[
         PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
-    weight_decay: Annotated[NonNegativeFloat, Field(description="Of AdamW.")]
+    weight_decay: Annotated[NonNegativeFloat, Field(description="Weight decay of AdamW.")]
     clip: Annotated[PositiveFloat, Field(description="Largest norm of the gradient.")]
     clean_share: Annotated[
         Share, Field(description="Share of steps that only copy short word lists.")
@@ -115,7 +117,9 @@ class CopyingTraining:
     noise_share: Annotated[
         Share, Field(description="Share of texts that are damaged at the end of training.")
     ]
-    checkpoint_every: Annotated[PositiveInt, Unit("steps"), Field(description="Between two.")]
+    checkpoint_every: Annotated[
+        PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")
+    ]
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class CheckpointSource:
     gigabytes: Annotated[
         NonNegativeFloat,
         Unit("10^9 bytes"),
-        Field(description="hub: of the files, where they are more than the weights of shape."),
+        Field(description="hub: size of the files, where shape does not tell it."),
     ] = 0.0
 
     @model_validator(mode="after")
@@ -200,12 +204,14 @@ class EncoderSource(CheckpointSource):
     ``joined`` (several, whose frames are concatenated).
     """
 
-    kind: Literal["hub", "folder", "ctc", "fbank", "joined"]
+    kind: Annotated[
+        Literal["hub", "folder", "ctc", "fbank", "joined"], Field(description="Kind of source.")
+    ]
     config: Annotated[
         dict[str, Any],
         Field(description="ctc: architecture of the network; fbank: settings of the log-mel."),
     ] = field(default_factory=dict)
-    training: CtcTraining | None = None
+    training: Annotated[CtcTraining | None, Field(description="ctc: how it is trained.")] = None
     parts: Annotated[
         dict[str, EncoderSource],
         Field(description="joined: the sources by name; the first sets the frame rate."),
@@ -218,11 +224,13 @@ class LlmSource(CheckpointSource):
     checkpoint) or ``copying`` (trained here to copy and clean text).
     """
 
-    kind: Literal["hub", "folder", "copying"]
+    kind: Annotated[Literal["hub", "folder", "copying"], Field(description="Kind of source.")]
     model_type: Annotated[
         str, Field(description="copying: name of an architecture of transformers.")
     ] = ""
     config: Annotated[dict[str, Any], Field(description="copying: settings of it.")] = field(
         default_factory=dict
     )
-    training: CopyingTraining | None = None
+    training: Annotated[
+        CopyingTraining | None, Field(description="copying: how it is trained.")
+    ] = None

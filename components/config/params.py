@@ -81,7 +81,7 @@ class ConstraintSet:
     __pydantic_config__ = STRICT
     beams: Annotated[PositiveInt, Field(description="Width of the beam search; 1 is greedy.")]
     max_tokens: Annotated[
-        PositiveInt, Unit("tokens of the LLM"), Field(description="Of any hypothesis.")
+        PositiveInt, Unit("tokens of the LLM"), Field(description="Longest hypothesis.")
     ]
     length_penalty: Annotated[
         NonNegativeFloat,
@@ -93,13 +93,17 @@ class ConstraintSet:
         Field(description="Length of token sequences that may not repeat."),
     ]
     max_tokens_per_second: Annotated[
-        NonNegativeFloat, Unit("tokens/s"), Field(description="Of the utterance's audio.")
+        NonNegativeFloat,
+        Unit("tokens/s"),
+        Field(description="Longest hypothesis, by the utterance's audio."),
     ]
     extra_tokens: Annotated[
         NonNegativeInt, Field(description="Added to the limit of max_tokens_per_second.")
     ]
     min_tokens_per_second: Annotated[
-        NonNegativeFloat, Unit("tokens/s"), Field(description="Of the utterance's audio.")
+        NonNegativeFloat,
+        Unit("tokens/s"),
+        Field(description="Shortest hypothesis, by the utterance's audio."),
     ]
     repetition_penalty: Annotated[
         PositiveFloat,
@@ -115,7 +119,7 @@ class ConstraintSet:
     max_unsupported_units: Annotated[
         NonNegativeInt,
         Unit("letters with CTC, else tokens"),
-        Field(description="In a row, without acoustic evidence."),
+        Field(description="Most in a row that the encoder does not support."),
     ]
     silence_gate: Annotated[
         Share,
@@ -181,7 +185,7 @@ class Score:
     ]
     resamples: Annotated[
         NonNegativeInt,
-        Field(description="Of speakers, for the intervals of rates; 0: no intervals."),
+        Field(description="Bootstrap samples of speakers, for intervals; 0: no intervals."),
     ]
 
     @model_validator(mode="after")
@@ -204,7 +208,7 @@ class Report:
     utterances: Annotated[NonNegativeInt, Field(description="Rows of the error browser.")]
     clips: Annotated[NonNegativeInt, Field(description="Utterances whose audio the page has.")]
     megabytes: Annotated[
-        NonNegativeFloat, Unit("10^6 bytes"), Field(description="Of their FLAC together.")
+        NonNegativeFloat, Unit("10^6 bytes"), Field(description="Most FLAC of these together.")
     ]
 
 

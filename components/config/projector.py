@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from components.config.schema import STRICT, Dropout, RuleError, Unit, parse_as
 
-Stack = Annotated[PositiveInt, Unit("frames"), Field(description="Joined into one vector.")]
+Stack = Annotated[PositiveInt, Unit("frames"), Field(description="Joined into one token.")]
 HiddenWidth = Annotated[PositiveInt, Field(description="Width between two linear layers.")]
 FeedForwardWidth = Annotated[
     PositiveInt, Field(description="Width inside the feed-forward part of a layer.")
@@ -40,7 +40,7 @@ class ReleasedWeights:
     """A projector that others trained: taken as it is, in place of a training."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["slam-llm"]
+    kind: Annotated[Literal["slam-llm"], Field(description="Format of the file.")]
     file: Annotated[str, Field(description="Path below LIBRETTO_MODELS.")]
 
 
@@ -50,8 +50,13 @@ class Projector:
 
     __pydantic_config__ = STRICT
     kind: str
-    weights: ReleasedWeights | None = None
-    card: dict[str, Any] = field(default_factory=dict)
+    weights: Annotated[
+        ReleasedWeights | None,
+        Field(description="Weights that others trained; null: they are trained here."),
+    ] = None
+    card: Annotated[dict[str, Any], Field(description="For people; no stage reads it.")] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class Convolution(Projector):
     ``stride`` frames.
     """
 
-    kernel: Annotated[PositiveInt, Unit("frames"), Field(description="That one token is made of.")]
-    stride: Annotated[PositiveInt, Unit("frames"), Field(description="Between two tokens.")]
+    kernel: Annotated[PositiveInt, Unit("frames"), Field(description="Frames of one token.")]
+    stride: Annotated[PositiveInt, Unit("frames"), Field(description="Distance of two tokens.")]
 
     @model_validator(mode="after")
     def check_stride(self) -> Self:

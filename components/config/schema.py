@@ -47,7 +47,8 @@ class RuleError(ValueError):
         self.hint = hint
 
 
-def _check_order(limits: list[float]) -> list[float]:
+def check_order(limits: list[float]) -> list[float]:
+    """The limits; raises ValueError where the first is above the second."""
     if limits[0] > limits[1]:
         raise ValueError("the first value must not be above the second")
     return limits
@@ -58,11 +59,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
 # Least and most.
-Limits = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_check_order)]
 DecibelLimits = Annotated[
     list[Annotated[float, Field(ge=-100, le=100)]],
     Field(min_length=2, max_length=2),
-    AfterValidator(_check_order),
+    AfterValidator(check_order),
     Unit("dB"),
 ]
 

@@ -61,11 +61,11 @@ class CurriculumStage:
     """One stage of training; it starts from the checkpoint that the stage before it selected."""
 
     __pydantic_config__ = STRICT
-    name: str
+    name: Annotated[str, Field(description="Name of the stage.")]
     steps: Annotated[PositiveInt, Field(description="Optimiser steps.")]
     tune: Annotated[list[Part], Field(min_length=1, description="Parts that are trained.")]
     learning_rate: Annotated[
-        LearningRate, Field(description="Of the projector and the matching head, peak.")
+        LearningRate, Field(description="Peak, of the projector and the matching head.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
     decay: Annotated[
@@ -99,7 +99,7 @@ class Concatenate:
     """Utterances that are joined to longer ones."""
 
     __pydantic_config__ = STRICT
-    share: Annotated[Share, Field(description="Of an epoch's utterances.")]
+    share: Annotated[Share, Field(description="Share of an epoch's utterances.")]
     seconds: Annotated[
         NonNegativeFloat, Unit("s"), Field(description="Longest utterance that results.")
     ]
@@ -121,14 +121,14 @@ class Selection:
     """How the checkpoint of a stage is selected: by the decoded word error rate on dev."""
 
     __pydantic_config__ = STRICT
-    every: Annotated[PositiveInt, Unit("steps"), Field(description="Between two checkpoints.")]
+    every: Annotated[PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")]
     patience: Annotated[
         NonNegativeInt,
         Unit("checkpoints"),
-        Field(description="Without a better one, after which a stage ends; 0: never."),
+        Field(description="A stage ends after so many without a better one; 0: never."),
     ]
     utterances: Annotated[
-        PositiveInt, Field(description="Of each dev source, the first in index order.")
+        PositiveInt, Field(description="Decoded of each dev source, the first in index order.")
     ]
 
 
@@ -137,9 +137,11 @@ class Train:
     """Training of the bridge."""
 
     __pydantic_config__ = STRICT
-    seed: Annotated[Seed, Field(description="Of initial weights, order and dropout.")]
+    seed: Annotated[Seed, Field(description="Seed of initial weights, order and dropout.")]
     threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
-    text_case: Annotated[Literal["lower", "as-is"], Field(description="Of the targets.")]
+    text_case: Annotated[
+        Literal["lower", "as-is"], Field(description="Letter case of the targets.")
+    ]
     batch_seconds: Annotated[
         PositiveFloat, Unit("s"), Field(description="Audio in a step's batch, padding counted.")
     ]
@@ -157,20 +159,22 @@ class Train:
     ]
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"],
-        Field(description="Of the arithmetic; trained weights stay in fp32."),
+        Field(description="Precision of the arithmetic; trained weights stay in fp32."),
     ]
-    gradient_checkpointing: Annotated[bool, Field(description="Of the LLM's layers.")]
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Whether the LLM's activations are computed again.")
+    ]
     spike: Annotated[
         NonNegativeFloat,
         Field(description="Loss, in medians of the last 100 steps, that stops the run; 0: never."),
     ]
     window_shards: Annotated[
-        PositiveInt, Unit("shards"), Field(description="Among which utterances are shuffled.")
+        PositiveInt, Unit("shards"), Field(description="Window in which utterances are shuffled.")
     ]
     max_seconds: Annotated[
         PositiveFloat, Unit("s"), Field(description="Longer training utterances are left out.")
     ]
-    weight_decay: Annotated[NonNegativeFloat, Field(description="Of AdamW.")]
+    weight_decay: Annotated[NonNegativeFloat, Field(description="Weight decay of AdamW.")]
     clip: Annotated[PositiveFloat, Field(description="Largest norm of the gradient.")]
     matching: Matching
     lora: Annotated[Lora, Field(description="Of the LLM.")]

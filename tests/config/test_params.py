@@ -267,7 +267,7 @@ LIVE = {("features", "mode"): "live", ("train", "curriculum", 0, "tune"): ["enco
         ({("features", "augment", "rooms", "probability"): -0.5}, ""),
         ({("features", "augment", "band", "probability"): 2}, ""),
         ({("features", "augment", "band", "hertz"): [7000, 3000]}, ""),
-        ({("features", "augment", "band", "hertz"): [3000, 8000]}, ""),
+        ({("features", "augment", "band", "hertz"): [3000, 8000]}, "features.augment.band.hertz.1"),
         ({("train", "batch_seconds"): 0}, ""),
         ({("decode", "batch_seconds"): 0}, ""),
         ({("score", "resamples"): -1}, ""),
