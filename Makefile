@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
 .ONESHELL:
-.PHONY: run test test-slow serve stop lint setup
+.PHONY: run test test-slow serve stop lint docs setup
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
@@ -37,6 +37,9 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+docs: setup  ## the documentation site, docs/_build/html; a warning is an error
+	python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html docs docs/_build/html
 
 .dvc/plots.html: requirements.lock | setup  ## what `dvc plots` needs to draw without a network
 	python -m flows.plots

@@ -206,9 +206,9 @@ def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
 
 def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
     lines = re.search(
-        r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
+        r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "docs/guide/encoders.md").read_text(), re.DOTALL
     )
-    assert lines, "README.md has no entry to copy"
+    assert lines, "docs/guide/encoders.md has no entry to copy"
     assert len(lines[1].splitlines()) == 4
     assert (
         parse_as(EncoderEntry, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind

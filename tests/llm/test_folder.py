@@ -1,4 +1,4 @@
-"""An LLM of one's own: the five lines that the README gives, a local folder, and what is said where
+"""An LLM of one's own: the five lines that docs/guide/llms.md gives, a local folder, and what is said where
 they do not fit.
 """
 
@@ -22,18 +22,18 @@ from tests import world as tones
 from tests.checkpoints import save_llm
 from tests.conftest import REPOSITORY
 
-LINES = re.search(r"```yaml\n(my-llm:.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+LINES = re.search(r"```yaml\n(my-llm:.*?)```", (REPOSITORY / "docs/guide/llms.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
 def own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint below LIBRETTO_MODELS, the README's lines in the catalogue, its name in
+    """A checkpoint below LIBRETTO_MODELS, the lines of docs/guide/llms.md in the catalogue, its name in
     ``params.yaml``.
     """
     folder = save_llm(tmp_path / "local/my-llm", "qwen3", form="qwen")
     (folder / "inputs.json").unlink()
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "local"))
-    assert LINES, "README.md has no entry to copy"
+    assert LINES, "docs/guide/llms.md has no entry to copy"
     with Path("catalogue/llm.yaml").open("a") as file:
         file.write(LINES[1])
     tones.change("params.yaml", {"llm": "my-llm"})
