@@ -204,13 +204,15 @@ def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
     assert [key for key in source.shape if key in DTYPE] == ["torch_dtype"]
 
 
-def test_the_readme_entry_of_an_encoder_of_ones_own_is_whole() -> None:
+def test_the_entry_of_an_encoder_of_ones_own_is_whole() -> None:
     lines = re.search(
-        r"```yaml\n(my-encoder:.*?)```", (REPOSITORY / "docs/guide/encoders.md").read_text(), re.DOTALL
+        r"```yaml\n(my-encoder:.*?)```",
+        (REPOSITORY / "docs/guide/encoders.md").read_text(),
+        re.DOTALL,
     )
     assert lines, "docs/guide/encoders.md has no entry to copy"
     assert len(lines[1].splitlines()) == 4
     assert (
-        parse_as(EncoderEntry, yaml.safe_load(lines[1])["my-encoder"], "README.md").source.kind
+        parse_as(EncoderEntry, yaml.safe_load(lines[1])["my-encoder"], "encoders.md").source.kind
         == "folder"
     )

@@ -1,5 +1,5 @@
-"""An LLM of one's own: the five lines that docs/guide/llms.md gives, a local folder, and what is said where
-they do not fit.
+"""An LLM of one's own: the five lines that docs/guide/llms.md gives, a local folder, and what is
+said where they do not fit.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from tests import world as tones
 from tests.checkpoints import save_llm
 from tests.conftest import REPOSITORY
 
-LINES = re.search(r"```yaml\n(my-llm:.*?)```", (REPOSITORY / "docs/guide/llms.md").read_text(), re.DOTALL)
+LINES = re.search(
+    r"```yaml\n(my-llm:.*?)```", (REPOSITORY / "docs/guide/llms.md").read_text(), re.DOTALL
+)
 
 
 @pytest.fixture
 def own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint below LIBRETTO_MODELS, the lines of docs/guide/llms.md in the catalogue, its name in
-    ``params.yaml``.
+    """A checkpoint below LIBRETTO_MODELS, the lines of docs/guide/llms.md in the catalogue, its
+    name in ``params.yaml``.
     """
     folder = save_llm(tmp_path / "local/my-llm", "qwen3", form="qwen")
     (folder / "inputs.json").unlink()
