@@ -15,7 +15,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.params import NAMES
-from components.report import ancestry, curves, tables
+from components.report import error_curves, provenance, tables
 from components.report.browser import Browsed, browsed
 from components.report.browser import payload as browser_data
 from components.report.clips import clips
@@ -58,8 +58,8 @@ def work(stage: Stage) -> None:
         **contents_of(experiment, shown, held, sources),
         "title": f"Libretto report: {names['corpus']}",
         "names": names,
-        "training": curves.training(CURVE, TRAIN),
-        "artifacts": ancestry.artifacts(MADE),
+        "training": error_curves.training(CURVE, TRAIN),
+        "artifacts": provenance.artifacts(MADE),
         "timings": [],
     }
     data, audio = browser_data(shown, list(held)), list(held.values())
@@ -76,7 +76,7 @@ def work(stage: Stage) -> None:
     timed = RUNS / "report" / PAGE
     timed.parent.mkdir(parents=True, exist_ok=True)
     timed.write_text(
-        page(context | {"timings": ancestry.timings(RUNS)}, data, audio), encoding="utf-8"
+        page(context | {"timings": provenance.timings(RUNS)}, data, audio), encoding="utf-8"
     )
     print(
         f"{stage.label()}: {out / PAGE}: {len(shown.utterances)} of {shown.total} utterances, {len(held)} clips,"
@@ -98,8 +98,8 @@ def contents_of(
 ) -> dict[str, Any]:
     """What the page shows of one run's figures, by the names that ``page.html`` uses."""
     scores, systems = experiment.scores, experiment.systems
-    found = {name: curves.condition_of(settings) for name, settings in sources.items()}
-    conditions = {name: curves.condition_text(*each) for name, each in found.items() if each}
+    found = {name: error_curves.condition_of(settings) for name, settings in sources.items()}
+    conditions = {name: error_curves.condition_text(*each) for name, each in found.items() if each}
     return {
         "words": tables.words(scores),
         "forms": tables.forms(scores),
@@ -113,8 +113,8 @@ def contents_of(
         "heat": tables.heat(scores, conditions),
         "languages": tables.groups(experiment.groups, "language"),
         "speakers": tables.speakers(experiment.speakers),
-        "figures": curves.conditions(experiment, sources)
-        + curves.durations(experiment.groups, systems, list(conditions)),
+        "figures": error_curves.conditions(experiment, sources)
+        + error_curves.durations(experiment.groups, systems, list(conditions)),
         "without": [name for name in dict.fromkeys([*scores, *sources]) if not scores.get(name)],
         "total": shown.total,
         "held": len(shown.utterances),
