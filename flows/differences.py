@@ -111,7 +111,7 @@ def _row(base: Errors, own: Errors, resamples: int) -> dict[str, str]:
     return {
         "difference": signed(result.difference) + ends,
         "p": f"{result.matched_p:.4f}",
-        f"p < {ALPHA}": "*" if result.significant else "",
+        f"p < {ALPHA}": "*" if result.is_significant else "",
     }
 
 

@@ -93,7 +93,7 @@ def _row(name: str, old: Errors, new: Errors | None, resamples: int) -> dict[str
     ):
         return {"set": name, "outcome": NOT_ALIKE}
     found = compare(old.errors, new.errors, old.words, old.speakers, resamples)
-    outcome = (BETTER if found.difference < 0 else WORSE) if found.significant else SAME
+    outcome = (BETTER if found.difference < 0 else WORSE) if found.is_significant else SAME
     return {
         "set": name,
         "outcome": outcome,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.score.table import rate
+from components.score.table import format_rate
 
 SCORE = Path("metrics/score.json")
 TRAIN = Path("metrics/train.json")
@@ -25,7 +25,7 @@ def word_errors(scores: Scores) -> list[dict[str, Any]]:
         {
             "set": name,
             "system": system,
-            "WER %": rate(own),
+            "WER %": format_rate(own),
             **{short: own.get(long, "") for short, long in COUNTS.items()},
             **({"inserted": kinds(own)} if "insertion_kinds" in own else {}),
             **({"CER %": percent(own["cer"])} if "cer" in own else {}),

@@ -1,3 +1,4 @@
-"""``report``: figures, curves and every hypothesis → one static page, ``data/report/index.html``;
-``compare`` lays runs side by side.
+"""``report``: figures, curves and all hypotheses → one static page, ``data/report/index.html``.
+
+``compare`` puts several runs side by side.
 """

@@ -7,13 +7,15 @@ import sys
 from components.config.errors import LibrettoError
 from components.config.params import NAMES
 from components.report.build import work
-from components.report.comparison import compare
+from components.report.comparison import write_comparison
+from components.runtime.logs import configure_logging
 from components.runtime.stage import run_stage
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
+        configure_logging()
         try:
-            compare(sys.argv[2:])
+            write_comparison(sys.argv[2:])
         except LibrettoError as error:
             print(f"report: {error}", file=sys.stderr)
             sys.exit(error.exit_code)

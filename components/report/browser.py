@@ -1,45 +1,47 @@
-"""The data of the error browser: utterances by damage, with what each system made of them and how
-it aligns.
+"""The data of the error browser: utterances with most errors first, each with the hypotheses of all
+systems and their alignment.
 
 In: experiments (one for the stage, several to compare). Out: plain data for the page (JSON). Cost:
-jiwer's alignment, about a second for 20,000 hypotheses; and about 400 bytes of page for each
+the alignment, about a second for 20,000 hypotheses, and about 400 bytes of page for each
 hypothesis.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from components.config.errors import InputError, nearest
-from components.report.alignment import operations
-from components.report.experiment import Experiment, Key, Utterance
+from components.report.alignment import edit_operations
+from components.report.experiment import (
+    Experiment,
+    ScoredHypothesis,
+    ScoredUtterance,
+    UtteranceKey,
+)
 from components.text.forms import FORMS, normalise
 
 
 @dataclass(frozen=True)
-class Browsed:
-    """Utterances in the order of their damage, at most as many as the page shall hold; ``total`` is
-    how many there were.
-    """
+class RankedUtterances:
+    """The utterances with most errors first, at most as many as the page may have."""
 
-    utterances: list[Utterance]
+    utterances: list[ScoredUtterance]
     systems: list[str]
-    total: int
-    form: str
+    total: int  # utterances before the limit
+    form: str  # text form in which words were compared
 
 
-def browsed(experiments: Sequence[Experiment], most: int) -> Browsed:
-    """The ``most`` utterances with most errors of all systems; a system of a labelled experiment is
-    called ``label/system``.
+def rank_utterances(experiments: Sequence[Experiment], max_utterances: int) -> RankedUtterances:
+    """The ``max_utterances`` utterances with most errors of all systems together.
 
-    Raises InputError where experiments compared words in different forms, or mean different
-    utterances by one name.
+    A system of a labelled experiment is called ``label/system``. Raises InputError if experiments
+    compared words in different text forms, or if one id means different utterances.
     """
     form, systems = experiments[0].form, list[str]()
-    merged: dict[Key, Utterance] = {}
+    merged: dict[UtteranceKey, ScoredUtterance] = {}
     for experiment in experiments:
         if experiment.form != form:
             raise InputError(
@@ -48,95 +50,118 @@ def browsed(experiments: Sequence[Experiment], most: int) -> Browsed:
                 subject="score.text_form",
                 hint="Score both in one form.",
             )
-        systems += [_named(experiment, system) for system in experiment.systems]
-        for each in experiment.utterances:
-            _add(merged, each, experiment)
+        systems += [_system_name(experiment, system) for system in experiment.systems]
+        for utterance in experiment.utterances:
+            _merge(merged, utterance, experiment)
     if form not in FORMS:
         raise InputError(
             f"No text form is called '{form}'.",
             subject="score.text_form",
             hint=nearest(form, FORMS),
         )
-    ranked = sorted(merged.values(), key=lambda each: (-each.damage, each.set, each.id))
-    return Browsed(ranked[:most], systems, len(ranked), form)
+    ranked = sorted(
+        merged.values(),
+        key=lambda utterance: (-utterance.num_errors, utterance.set, utterance.id),
+    )
+    return RankedUtterances(ranked[:max_utterances], systems, len(ranked), form)
 
 
-def _named(experiment: Experiment, system: str) -> str:
+def _system_name(experiment: Experiment, system: str) -> str:
     return f"{experiment.label}/{system}" if experiment.label else system
 
 
-def _add(merged: dict[Key, Utterance], each: Utterance, experiment: Experiment) -> None:
-    there = merged.setdefault(each.key, replace(each, said={}))
-    if there.reference != each.reference:
+def _merge(
+    merged: dict[UtteranceKey, ScoredUtterance],
+    utterance: ScoredUtterance,
+    experiment: Experiment,
+) -> None:
+    """Adds the results of an utterance of ``experiment``."""
+    target = merged.setdefault(utterance.key, replace(utterance, results={}))
+    if target.reference != utterance.reference:
         raise InputError(
-            f"Utterance '{each.id}' of {each.set} has another reference in '{experiment.label}'.",
-            subject=each.id,
+            f"Utterance '{utterance.id}' of {utterance.set} has another reference in "
+            f"'{experiment.label}'.",
+            subject=utterance.id,
             hint="Compare runs on the same test sets.",
         )
-    there.said.update({_named(experiment, system): said for system, said in each.said.items()})
+    for system, result in utterance.results.items():
+        target.results[_system_name(experiment, system)] = result
 
 
-def payload(shown: Browsed, clips: Sequence[Key]) -> dict[str, Any]:
-    """What the page's script reads. An utterance is a list: set, id, speaker, language, seconds,
-    reference, reference as compared (0: as it stands), number of its clip (-1: none), and by system
-    0 (silent about it) or a list: text, text as compared (0), operations, substitutions, deletions,
-    insertions, kind, n-best.
+def browser_data(ranked: RankedUtterances, clips: Sequence[UtteranceKey]) -> dict[str, Any]:
+    """The data for the page's script.
+
+    An utterance is a list: index of its set, id, speaker, language, seconds, reference, reference
+    in the text form (0 if it is the same text), index of its clip (-1 for none), and for each
+    system the list of ``_result_row`` (0 if the system has no hypothesis).
     """
-    sets = sorted({(each.set, each.speech) for each in shown.utterances})
-    place = {name: number for number, (name, _) in enumerate(sets)}
-    clip = {key: number for number, key in enumerate(clips)}
-    pairs = [
-        (normalise(each.reference, shown.form), normalise(said.hypothesis.text, shown.form))
-        for each in shown.utterances
-        for said in each.said.values()
-    ]
-    aligned = iter(
-        zip(pairs, operations([left for left, _ in pairs], [right for _, right in pairs]))
-    )
+    sets = sorted({(utterance.set, utterance.is_speech) for utterance in ranked.utterances})
+    set_indices = {name: index for index, (name, _) in enumerate(sets)}
+    clip_indices = {key: index for index, key in enumerate(clips)}
+    operations = _align(ranked)
     rows = []
-    for each in shown.utterances:
-        made: dict[str, list[Any]] = {}
-        for system, said in each.said.items():
-            (_, compared), letters = next(aligned)
-            made[system] = [
-                said.hypothesis.text,
-                _unless_plain(compared, said.hypothesis.text),
-                letters,
-                said.substitutions,
-                said.deletions,
-                said.insertions,
-                said.kind,
-                [
-                    (alternative.text, _finite(alternative.score))
-                    for alternative in said.hypothesis.alternatives
-                ],
-            ]
+    for utterance in ranked.utterances:
+        results = {
+            system: _result_row(result, ranked.form, next(operations))
+            for system, result in utterance.results.items()
+        }
         rows.append(
             [
-                place[each.set],
-                each.id,
-                each.speaker,
-                each.language,
-                round(each.seconds, 2),
-                each.reference,
-                _unless_plain(normalise(each.reference, shown.form), each.reference),
-                clip.get(each.key, -1),
-                [made.get(system, 0) for system in shown.systems],
+                set_indices[utterance.set],
+                utterance.id,
+                utterance.speaker,
+                utterance.language,
+                round(utterance.duration_s, 2),
+                utterance.reference,
+                _in_form_if_different(utterance.reference, ranked.form),
+                clip_indices.get(utterance.key, -1),
+                [results.get(system, 0) for system in ranked.systems],
             ]
         )
     return {
         "sets": [name for name, _ in sets],
-        "speech": [speech for _, speech in sets],
-        "systems": shown.systems,
+        "speech": [is_speech for _, is_speech in sets],
+        "systems": ranked.systems,
         "utterances": rows,
     }
 
 
-def _unless_plain(compared: str, text: str) -> str | int:
-    """``compared``; 0 where it is ``text`` to the letter, which the page then takes. Words of it
-    stand one space apart.
+def _align(ranked: RankedUtterances) -> Iterator[str]:
+    """The edit operations of every result, in the order of utterances and systems."""
+    references, hypotheses = [], []
+    for utterance in ranked.utterances:
+        reference = normalise(utterance.reference, ranked.form)
+        for result in utterance.results.values():
+            references.append(reference)
+            hypotheses.append(normalise(result.hypothesis.text, ranked.form))
+    return iter(edit_operations(references, hypotheses))
+
+
+def _result_row(result: ScoredHypothesis, form: str, operations: str) -> list[Any]:
+    """Text, text in the form (0 if it is the same), edit operations, substitutions, deletions,
+    insertions, kind of the insertions, n-best list (text and log-probability).
     """
-    return 0 if compared == text else compared
+    return [
+        result.hypothesis.text,
+        _in_form_if_different(result.hypothesis.text, form),
+        operations,
+        result.errors.substitutions,
+        result.errors.deletions,
+        result.errors.insertions,
+        result.kind,
+        [
+            (alternative.text, _finite(alternative.score))
+            for alternative in result.hypothesis.alternatives
+        ],
+    ]
+
+
+def _in_form_if_different(text: str, form: str) -> str | int:
+    """The text in the form, words separated by single spaces; 0 if it is the same text, which the
+    page then uses.
+    """
+    converted = normalise(text, form)
+    return 0 if converted == text else converted
 
 
 def _finite(score: float | None) -> float | None:

@@ -1,13 +1,14 @@
 """The stage: figures, hypotheses, curves and the audio of the worst utterances →
 ``data/report/index.html``.
 
-The page holds nothing that differs between two equal runs; a copy with times and machines goes to
-``runs/report/index.html``. Cost: a few seconds for 10,000 utterances under three systems; the page
-is then about 10 MB and its clips.
+The page is the same for two equal runs; a copy with times and machines is written to
+``runs/report/index.html``. Cost: a few seconds for 10,000 utterances and three systems; the page is
+then about 10 MB without its clips.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,25 +16,25 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.params import NAMES
-from components.report import error_curves, provenance, tables
-from components.report.browser import Browsed, browsed
-from components.report.browser import payload as browser_data
-from components.report.clips import clips
-from components.report.experiment import Experiment, Key, read_experiment
-from components.report.page import page
+from components.report import error_curves, provenance, tables, training_curves
+from components.report.browser import RankedUtterances, browser_data, rank_utterances
+from components.report.clips import read_clips
+from components.report.experiment import Experiment, read_experiment
+from components.report.page import render_page
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.stage import RUNS, Stage
+from components.score.insertions import CLIP_KINDS, KINDS
+from components.text.forms import FORMS
 
+logger = logging.getLogger(__name__)
 OUT, SHARDS, PAGE = Path("data/report"), Path("data/shards"), "index.html"
-CURVE, TRAIN, SCORE = (
-    Path("metrics/curve.csv"),
-    Path("metrics/train.json"),
-    Path("metrics/score.json"),
-)
+CURVE = Path("metrics/curve.csv")
+TRAIN = Path("metrics/train.json")
+SCORE = Path("metrics/score.json")
 ROLES = ("dev", "test", "nonspeech-test")
-# Whose records the page shows, from the figures back to the recordings.
-MADE = (
+# Artifacts whose records are on the page, from the figures back to the recordings.
+ARTIFACTS = (
     Path("data/score"),
     Path("data/decode"),
     Path("models/bridge"),
@@ -49,78 +50,92 @@ MEGABYTE = 1_000_000
 
 
 def work(stage: Stage) -> None:
+    """Writes the page, its record and the copy with times."""
     out, settings = empty_folder(OUT), stage.params.report
     experiment, sources = read_experiment(Path(".")), _sources(stage.params.corpus)
-    shown = browsed([experiment], settings.utterances)
-    held = clips(shown.utterances, SHARDS, settings.clips, int(settings.megabytes * MEGABYTE))
+    ranked = rank_utterances([experiment], settings.utterances)
+    max_bytes = int(settings.megabytes * MEGABYTE)
+    clips = read_clips(ranked.utterances, SHARDS, settings.clips, max_bytes)
     names = {key: getattr(stage.params, key) for key in NAMES}
     context = {
-        **contents_of(experiment, shown, held, sources),
+        **page_context(experiment, ranked, len(clips), sources),
         "title": f"Libretto report: {names['corpus']}",
         "names": names,
-        "training": error_curves.training(CURVE, TRAIN),
-        "artifacts": provenance.artifacts(MADE),
+        "training": training_curves.draw_training(CURVE, TRAIN),
+        "artifacts": provenance.read_artifacts(ARTIFACTS),
         "timings": [],
     }
-    data, audio = browser_data(shown, list(held)), list(held.values())
-    (out / PAGE).write_text(page(context, data, audio), encoding="utf-8")
+    data, audio = browser_data(ranked, list(clips)), list(clips.values())
+    (out / PAGE).write_text(render_page(context, data, audio), encoding="utf-8")
+    _write_record(out, asdict(settings))
+    timed = RUNS / "report" / PAGE
+    timed.parent.mkdir(parents=True, exist_ok=True)
+    context["timings"] = provenance.run_times(RUNS)
+    timed.write_text(render_page(context, data, audio), encoding="utf-8")
+    logger.info(
+        "%s: %s: %d of %d utterances, %d clips, %.1f MB",
+        stage.label(),
+        out / PAGE,
+        len(ranked.utterances),
+        ranked.total,
+        len(clips),
+        (out / PAGE).stat().st_size / MEGABYTE,
+    )
+
+
+def _write_record(out: Path, parameters: dict[str, Any]) -> None:
     inputs = {
-        "score": recorded_digests(MADE[0]),
-        "decode": recorded_digests(MADE[1]),
+        "score": recorded_digests(ARTIFACTS[0]),
+        "decode": recorded_digests(ARTIFACTS[1]),
         "metrics": {path.name: file_digest(path) for path in (CURVE, TRAIN, SCORE)},
         "shards": {role: recorded_digests(SHARDS / role) for role in ROLES},
     }
-    write_record(
-        out, "report", parameters=asdict(settings), inputs=inputs, libraries=("jinja2", "jiwer")
-    )
-    timed = RUNS / "report" / PAGE
-    timed.parent.mkdir(parents=True, exist_ok=True)
-    timed.write_text(
-        page(context | {"timings": provenance.timings(RUNS)}, data, audio), encoding="utf-8"
-    )
-    print(
-        f"{stage.label()}: {out / PAGE}: {len(shown.utterances)} of {shown.total} utterances, {len(held)} clips,"
-        f" {(out / PAGE).stat().st_size / MEGABYTE:.1f} MB"
-    )
+    libraries = ("jinja2", "jiwer")
+    write_record(out, "report", parameters=parameters, inputs=inputs, libraries=libraries)
 
 
 def _sources(corpus: str) -> dict[str, Mapping[str, Any]]:
-    """Settings of each set, from the catalogue: they say under which condition it stands."""
+    """Settings of each set from the catalogue, which name its condition."""
     roles = catalogue.corpus(corpus).sources
     return {name: settings for role in ROLES for name, settings in roles[role].items()}
 
 
-def contents_of(
+def page_context(
     experiment: Experiment,
-    shown: Browsed,
-    held: Mapping[Key, bytes],
+    ranked: RankedUtterances,
+    num_clips: int,
     sources: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What the page shows of one run's figures, by the names that ``page.html`` uses."""
-    scores, systems = experiment.scores, experiment.systems
-    found = {name: error_curves.condition_of(settings) for name, settings in sources.items()}
-    conditions = {name: error_curves.condition_text(*each) for name, each in found.items() if each}
+    """The figures of a run, by the names that ``page.html`` uses."""
+    scores = experiment.scores
+    by_set = {name: error_curves.condition_of(settings) for name, settings in sources.items()}
+    conditions = {
+        name: error_curves.format_condition(*condition)
+        for name, condition in by_set.items()
+        if condition
+    }
+    condition_charts = error_curves.draw_conditions(experiment, sources)
+    duration_charts = error_curves.draw_durations(experiment.groups, experiment.systems, conditions)
     return {
-        "words": tables.words(scores),
-        "forms": tables.forms(scores),
-        "form_names": tables.FORMS,
-        "kinds": tables.kinds(scores, tables.KINDS, "wer"),
-        "kind_names": tables.KINDS,
-        "quiet": tables.quiet(scores),
-        "quiet_kinds": tables.kinds(scores, tables.QUIET_KINDS, "text_rate"),
-        "quiet_kind_names": tables.QUIET_KINDS,
-        "perplexities": tables.perplexities(scores),
-        "heat": tables.heat(scores, conditions),
-        "languages": tables.groups(experiment.groups, "language"),
-        "speakers": tables.speakers(experiment.speakers),
-        "figures": error_curves.conditions(experiment, sources)
-        + error_curves.durations(experiment.groups, systems, list(conditions)),
-        "without": [name for name in dict.fromkeys([*scores, *sources]) if not scores.get(name)],
-        "total": shown.total,
-        "held": len(shown.utterances),
-        "form": shown.form,
-        "clip_count": len(held),
+        "word_errors": tables.word_error_rows(scores),
+        "forms": tables.form_rows(scores),
+        "form_names": list(FORMS),
+        "kinds": tables.kind_rows(scores, KINDS, "wer"),
+        "kind_names": KINDS,
+        "nonspeech": tables.nonspeech_rows(scores),
+        "clip_kinds": tables.kind_rows(scores, CLIP_KINDS, "text_rate"),
+        "clip_kind_names": CLIP_KINDS,
+        "perplexities": tables.perplexity_rows(scores),
+        "heat_maps": tables.heat_maps(scores, conditions),
+        "languages": tables.language_rows(experiment.groups),
+        "speakers": tables.speaker_rows(experiment.speakers),
+        "charts": condition_charts + duration_charts,
+        "empty_sets": [name for name in dict.fromkeys([*scores, *sources]) if not scores.get(name)],
+        "total": ranked.total,
+        "num_utterances": len(ranked.utterances),
+        "form": ranked.form,
+        "num_clips": num_clips,
         "runs": [],
         "comparison": [],
-        "chances": [],
+        "differences": [],
     }

@@ -1,9 +1,9 @@
-"""Line charts as SVG for an HTML page: axes, lines told apart by colour, dash and marker, whiskers
-of intervals, marks with words.
+"""Line charts as SVG for an HTML page: axes, lines that differ in colour, dash and marker, whiskers
+for intervals, labelled marks.
 
-In: series of points. Out: ``Figure`` with escaped SVG. Colours are classes of the page's style
-sheet (``s0`` to ``s5``), so that a dark page has its own; nothing is said by colour alone. Cost:
-milliseconds; a line of more than ``MOST`` points is thinned by means.
+In: series of points. Out: a ``Chart`` with escaped SVG. Colours are classes of the page's style
+sheet (``s0`` to ``s5``), so that a dark page can use other colours. No information is in the colour
+alone. Cost: milliseconds; a line of more than ``MAX_POINTS`` points is thinned by means.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 250  # units of the view box: a letter of 12 stays readable on a phone
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 44
-MOST = 400  # points in a line: more than the pixels it gets
-MARKED = 40  # points: up to so many each gets a marker
-STYLES = 6  # colours, each with its dash; and shapes of markers
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 44  # margins around the plot
+MAX_POINTS = 400  # in a line: more than the pixels that it gets
+MAX_MARKERS = 40  # a line with more points has no markers
+STYLES = 6  # colours, each with its dash, and as many shapes of markers
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value, and the ends of its interval where it has one."""
+    """A value and the ends of its interval, if it has one."""
 
     x: float
     y: float
@@ -33,28 +33,32 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One line; its points in the order of x."""
+    """One line; its points in the order of x.
+
+    ``style`` selects colour, dash and marker, 36 combinations in all. A system has the same style
+    in all charts.
+    """
 
     label: str
     points: Sequence[Point]
-    style: int = (
-        0  # colour, dash and marker, 36 in all: the same system looks the same in all charts
-    )
+    style: int = 0
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says; ``ticks`` (value → word) where round numbers won't do."""
+    """The label of an axis, its limits if they are fixed, and its ticks (value → text) if they are
+    not round numbers.
+    """
 
     label: str
     ticks: dict[float, str] = field(default_factory=dict)
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A chart for the page, with the same figures as a table."""
+class Chart:
+    """A chart for the page, with the same values as a table (``head`` and ``rows``)."""
 
     title: str
     svg: Markup
@@ -63,55 +67,54 @@ class Figure:
     rows: list[list[str]]
 
 
-def figure(
+def draw_chart(
     key: str,
     title: str,
     series: Sequence[Series],
-    x: Axis,
-    y: Axis,
+    x_axis: Axis,
+    y_axis: Axis,
     *,
     marks: Sequence[tuple[float, str]] = (),
     head: Sequence[str] = (),
     rows: Sequence[Sequence[str]] = (),
-) -> Figure:
-    """A chart of one or more series; ``key`` is the beginning of its element ids, ``marks`` are
-    places on the x axis that get a word.
+) -> Chart:
+    """A chart of one or more series.
 
-    Points whose value is no number are left out. Raises ValueError where no point is left.
+    ``key`` is the prefix of its element ids, ``marks`` are values of x with a text. Points whose y
+    is not finite are left out. Raises ValueError if no point remains.
     """
-    shown = [
-        replace(each, points=[point for point in each.points if math.isfinite(point.y)])
-        for each in series
+    finite = [
+        replace(line, points=[point for point in line.points if math.isfinite(point.y)])
+        for line in series
     ]
-    shown = [each for each in shown if each.points]
-    if not shown:
+    lines = [line for line in finite if line.points]
+    if not lines:
         raise ValueError(f"no points for '{title}'")
-    across = Scale.over(
-        [point.x for each in shown for point in each.points] + list(x.ticks), x, LEFT, WIDTH - RIGHT
-    )
-    values = [
+    x_values = [point.x for line in lines for point in line.points] + list(x_axis.ticks)
+    x_scale = Scale.for_values(x_values, x_axis, LEFT, WIDTH - RIGHT)
+    y_values = [
         value
-        for each in shown
-        for point in each.points
+        for line in lines
+        for point in line.points
         for value in (point.y, point.low, point.high)
         if value is not None
     ]
-    up = Scale.over(values, y, HEIGHT - BOTTOM, TOP)
-    parts = [_title(key, title, shown), _grid(across, up, x, y)]
-    parts += [_mark(across, *mark, _crowded(shown, mark[0], up)) for mark in marks]
-    parts += [_line(each, across, up) for each in shown]
+    y_scale = Scale.for_values(y_values, y_axis, HEIGHT - BOTTOM, TOP)
+    parts = [_title(key, title, lines), _grid(x_scale, y_scale, x_axis, y_axis)]
+    parts += [_mark(x_scale, *mark, _is_crowded(lines, mark[0], y_scale)) for mark in marks]
+    parts += [_line(line, x_scale, y_scale) for line in lines]
     svg = Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">{}</svg>'
     ).format(WIDTH, HEIGHT, key, key, Markup("").join(parts))
-    legend = [(_swatch(each.style), each.label) for each in shown]
-    return Figure(
+    legend = [(_swatch(line.style), line.label) for line in lines]
+    return Chart(
         title, svg, legend if len(legend) > 1 else [], list(head), [list(row) for row in rows]
     )
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values → units of the view box, and the ticks that fit."""
+    """Maps the values ``low`` to ``high`` to the units ``start`` to ``end`` of the view box."""
 
     low: float
     high: float
@@ -120,42 +123,45 @@ class Scale:
     ticks: dict[float, str]
 
     @classmethod
-    def over(cls, values: Sequence[float], axis: Axis, start: float, end: float) -> Scale:
-        low = axis.least if axis.least is not None else min(values)
-        high = axis.most if axis.most is not None else max(values)
+    def for_values(cls, values: Sequence[float], axis: Axis, start: float, end: float) -> Scale:
+        """The scale on which all values, the limits of the axis and its ticks are visible."""
+        low = axis.minimum if axis.minimum is not None else min(values)
+        high = axis.maximum if axis.maximum is not None else max(values)
         if high <= low:
             low, high = low - 0.5, high + 0.5
         if axis.ticks:
-            room = 0.06 * (high - low)
-            return cls(low - room, high + room, start, end, axis.ticks)
+            margin = 0.06 * (high - low)
+            return cls(low - margin, high + margin, start, end, axis.ticks)
         ticks = round_ticks(low, high)
-        return cls(
-            low,
-            max(high, max(ticks)) if axis.most is None and axis.least is not None else high,
-            start,
-            end,
-            {value: f"{value:g}" for value in ticks},
-        )
+        if axis.maximum is None and axis.minimum is not None:
+            high = max(high, max(ticks))
+        return cls(low, high, start, end, {value: f"{value:g}" for value in ticks})
 
     def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
+        """The unit of a value, rounded to one decimal."""
+        fraction = (value - self.low) / (self.high - self.low)
+        return round(self.start + fraction * (self.end - self.start), 1)
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Three to six round values (1, 2 or 5 times a power of ten apart) between two."""
+    """Three to six round values between two, with steps of 1, 2 or 5 times a power of ten.
+
+    >>> round_ticks(0, 7.3)
+    [0, 2, 4, 6]
+    """
     raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [round(count * step, 10) for count in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def thinned(points: Sequence[Point], most: int = MOST) -> list[Point]:
-    """At most ``most`` points: means of runs of neighbours of equal number (the last may be
-    shorter), at the run's middle.
+def thin_points(points: Sequence[Point], max_points: int = MAX_POINTS) -> list[Point]:
+    """At most ``max_points`` points: means over runs of neighbours, at the x of the run's middle.
+
+    The runs have equal lengths; the last one may be shorter.
     """
-    size = math.ceil(len(points) / most)
+    size = math.ceil(len(points) / max_points)
     if size <= 1:
         return list(points)
     runs = [points[start : start + size] for start in range(0, len(points), size)]
@@ -164,86 +170,86 @@ def thinned(points: Sequence[Point], most: int = MOST) -> list[Point]:
 
 def _title(key: str, title: str, series: Sequence[Series]) -> Markup:
     ends = "; ".join(
-        f"{each.label}: from {each.points[0].y:.4g} to {each.points[-1].y:.4g}" for each in series
+        f"{line.label}: from {line.points[0].y:.4g} to {line.points[-1].y:.4g}" for line in series
     )
     return Markup('<title id="{}-t">{}</title><desc id="{}-d">{}</desc>').format(
         key, title, key, ends
     )
 
 
-def _grid(across: Scale, up: Scale, x: Axis, y: Axis) -> Markup:
+def _grid(x_scale: Scale, y_scale: Scale, x_axis: Axis, y_axis: Axis) -> Markup:
     parts = []
-    for value, word in up.ticks.items():
+    for value, text in y_scale.ticks.items():
         parts.append(
             Markup(
                 '<path class="grid" d="M{} {}H{}"/><text class="tick end" x="{}" y="{}">{}</text>'
-            ).format(LEFT, up(value), WIDTH - RIGHT, LEFT - 6, up(value) + 4, word)
+            ).format(LEFT, y_scale(value), WIDTH - RIGHT, LEFT - 6, y_scale(value) + 4, text)
         )
-    for value, word in across.ticks.items():
+    for value, text in x_scale.ticks.items():
         parts.append(
             Markup(
                 '<path class="grid" d="M{0} {1}v4"/><text class="tick middle" x="{0}" '
                 'y="{2}">{3}</text>'
-            ).format(across(value), HEIGHT - BOTTOM, HEIGHT - BOTTOM + 17, word)
+            ).format(x_scale(value), HEIGHT - BOTTOM, HEIGHT - BOTTOM + 17, text)
         )
     parts.append(
         Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
     )
-    parts.append(Markup('<text class="tick" x="2" y="12">{}</text>').format(y.label))
+    parts.append(Markup('<text class="tick" x="2" y="12">{}</text>').format(y_axis.label))
     parts.append(
         Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(
-            WIDTH - RIGHT, HEIGHT - 8, x.label
+            WIDTH - RIGHT, HEIGHT - 8, x_axis.label
         )
     )
     return Markup("").join(parts)
 
 
-def _crowded(series: Sequence[Series], place: float, up: Scale) -> bool:
-    """Whether lines run through the upper half where the word of a mark would stand:
-    right of it.
-    """
-    after = [up(point.y) for each in series for point in each.points if point.x >= place] or [
+def _is_crowded(series: Sequence[Series], x: float, y_scale: Scale) -> bool:
+    """Whether lines run through the upper half right of ``x``, where the text of a mark is."""
+    heights = [y_scale(point.y) for line in series for point in line.points if point.x >= x] or [
         float(HEIGHT)
     ]
-    return sum(after) / len(after) < (TOP + HEIGHT - BOTTOM) / 2
+    return sum(heights) / len(heights) < (TOP + HEIGHT - BOTTOM) / 2
 
 
-def _mark(across: Scale, place: float, word: str, low: bool) -> Markup:
-    side = "end" if across(place) > WIDTH * 0.6 else ""
-    shift = -4 if side else 4
+def _mark(x_scale: Scale, x: float, text: str, is_low: bool) -> Markup:
+    anchor = "end" if x_scale(x) > WIDTH * 0.6 else ""
+    shift = -4 if anchor else 4
     return Markup(
         '<path class="mark" d="M{} {}V{}"/><text class="tick {}" x="{}" y="{}">{}</text>'
     ).format(
-        across(place),
+        x_scale(x),
         TOP,
         HEIGHT - BOTTOM,
-        side,
-        across(place) + shift,
-        HEIGHT - BOTTOM - 8 if low else TOP + 11,
-        word,
+        anchor,
+        x_scale(x) + shift,
+        HEIGHT - BOTTOM - 8 if is_low else TOP + 11,
+        text,
     )
 
 
-def _line(series: Series, across: Scale, up: Scale) -> Markup:
+def _line(series: Series, x_scale: Scale, y_scale: Scale) -> Markup:
     colour = series.style % STYLES
-    points = thinned(series.points)
-    way = "L".join(f"{across(point.x)} {up(point.y)}" for point in points)
-    parts = [Markup('<path class="line s{}" d="M{}"/>').format(colour, way)]
-    if len(points) <= MARKED:
+    points = thin_points(series.points)
+    path = "L".join(f"{x_scale(point.x)} {y_scale(point.y)}" for point in points)
+    parts = [Markup('<path class="line s{}" d="M{}"/>').format(colour, path)]
+    if len(points) <= MAX_MARKERS:
         for point in points:
             if point.low is not None and point.high is not None:
                 parts.append(
                     Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(
-                        colour, across(point.x), up(point.low), up(point.high)
+                        colour, x_scale(point.x), y_scale(point.low), y_scale(point.high)
                     )
                 )
-            parts.append(_marker(series.style, across(point.x), up(point.y)))
+            parts.append(_marker(series.style, x_scale(point.x), y_scale(point.y)))
     return Markup("").join(parts)
 
 
 def _marker(style: int, x: float, y: float) -> Markup:
-    """A circle, square, triangle, diamond, cross or triangle on its tip: by style, so that lines
-    differ without colour. Where colours come round again, each gets the shape after the one it had.
+    """A circle, square, triangle, diamond, cross or inverted triangle, so that lines differ without
+    colour.
+
+    A colour that is used again has the next shape.
     """
     shapes = (
         f"M{x - 3.2:.1f} {y}a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0 -6.4 0z",
@@ -265,12 +271,15 @@ def _swatch(style: int) -> Markup:
     ).format(style % STYLES, _marker(style, 15, 6))
 
 
-def whisker(value: float, low: float, high: float, most: float) -> Markup:
-    """A small picture of a value with its interval, on a scale from 0 to ``most``, for a cell of a
-    table that says it in words too.
+def draw_interval(value: float, low: float, high: float, maximum: float) -> Markup:
+    """A small picture of a value and its interval on a scale from 0 to ``maximum``, for a table
+    that has the numbers too.
     """
-    place = [round(4 + 112 * min(each / most, 1), 1) if most else 4 for each in (low, value, high)]
+    start, middle, end = (
+        round(4 + 112 * min(rate / maximum, 1), 1) if maximum else 4 for rate in (low, value, high)
+    )
     return Markup(
-        '<svg class="interval" viewBox="0 0 120 12" aria-hidden="true"><path class="axis" d="M4 6H116"/>'
-        '<path class="whisker s0" d="M{} 6H{}"/><circle class="marker s0" cx="{}" cy="6" r="3.4"/></svg>'
-    ).format(escape(place[0]), place[2], place[1])
+        '<svg class="interval" viewBox="0 0 120 12" aria-hidden="true">'
+        '<path class="axis" d="M4 6H116"/><path class="whisker s0" d="M{} 6H{}"/>'
+        '<circle class="marker s0" cx="{}" cy="6" r="3.4"/></svg>'
+    ).format(escape(start), end, middle)

@@ -1,8 +1,7 @@
-"""The audio that the page carries: FLAC of the worst utterances, as it lies in the shards, within a
-count and a budget of bytes.
+"""Audio clips for the page: FLAC of the utterances with most errors, limited in number and bytes.
 
-In: utterances in the order of their damage, ``data/shards``. Out: bytes by utterance. Cost: the
-index of each role, and one read a clip.
+In: utterances, most errors first, and ``data/shards``. Out: FLAC, as in the shards, by utterance.
+Cost: the index of each role, and one read a clip.
 """
 
 from __future__ import annotations
@@ -11,50 +10,52 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from components.config.errors import InputError
-from components.report.experiment import Key, Utterance
+from components.report.experiment import ScoredUtterance, UtteranceKey
 from components.shards.reader import IndexedUtterance, entries, payload
 
-FLAC = b"fLaC"  # first bytes of a stream (RFC 9639, section 6)
+FLAC_MAGIC = b"fLaC"  # first bytes of a stream (RFC 9639, section 6)
 
 
-def clips(ranked: Iterable[Utterance], shards: Path, most: int, budget: int) -> dict[Key, bytes]:
-    """FLAC of the first ``most`` utterances that have errors; one that would pass ``budget`` (bytes
-    in all) is left out.
+def read_clips(
+    utterances: Iterable[ScoredUtterance], shards: Path, max_clips: int, max_bytes: int
+) -> dict[UtteranceKey, bytes]:
+    """FLAC of the first ``max_clips`` utterances that have errors.
 
-    Raises InputError for an utterance that no shard holds, a tar that is gone or shorter than its
-    index says, and what is no FLAC.
+    A clip that would exceed ``max_bytes`` (of all clips together) is left out. Raises InputError if
+    no shard has the utterance, if a tar is missing or shorter than its index says, and if the bytes
+    are not FLAC.
     """
-    found: dict[Key, bytes] = {}
-    held: dict[str, dict[Key, IndexedUtterance]] = {}
-    left = budget
-    for each in ranked:
-        if len(found) >= most or not each.damage:
+    clips: dict[UtteranceKey, bytes] = {}
+    indices: dict[str, dict[UtteranceKey, IndexedUtterance]] = {}
+    remaining_bytes = max_bytes
+    for utterance in utterances:
+        if len(clips) >= max_clips or not utterance.num_errors:
             break
-        if each.role not in held:
-            held[each.role] = {
-                (item.source, item.entry.id): item for item in entries(shards / each.role)
+        if utterance.role not in indices:
+            indices[utterance.role] = {
+                (item.source, item.entry.id): item for item in entries(shards / utterance.role)
             }
-        item = held[each.role].get(each.key)
+        item = indices[utterance.role].get(utterance.key)
         if item is None:
             raise InputError(
-                f"{shards / each.role / each.set} holds no utterance '{each.id}', which was "
-                "scored.",
-                subject=each.id,
+                f"{shards / utterance.role / utterance.set} has no utterance '{utterance.id}', "
+                "which was scored.",
+                subject=utterance.id,
                 hint="Run 'dvc repro'.",
             )
-        if item.entry.size > left:
+        if item.entry.size > remaining_bytes:
             continue
-        found[each.key] = _flac(item)
-        left -= item.entry.size
-    return found
+        clips[utterance.key] = _read_flac(item)
+        remaining_bytes -= item.entry.size
+    return clips
 
 
-def _flac(item: IndexedUtterance) -> bytes:
+def _read_flac(item: IndexedUtterance) -> bytes:
     data = payload(item)
-    if not data.startswith(FLAC):
+    if not data.startswith(FLAC_MAGIC):
         raise InputError(
-            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': no FLAC lies "
-            "where the index says.",
+            f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': the index points to "
+            "bytes that are not FLAC.",
             subject=item.entry.id,
             hint="Run 'dvc repro -f shards'.",
         )

@@ -1,38 +1,29 @@
-"""The report's charts: training by step, word error rate by condition of the audio and by its
-duration.
+"""Charts of the word error rate: over conditions of the audio, and by duration of the utterances.
 
-In: ``metrics/curve.csv`` and ``metrics/train.json``, the scores, the corpus' entry in the
-catalogue, ``groups.csv``. Out: figures. What there is no data for has no chart.
+In: the scores, the corpus' entry in the catalogue, ``groups.csv``. Out: charts; without data there
+is no chart.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from components.report.charts import Axis, Figure, Point, Series, figure
+from components.report.charts import Axis, Chart, Point, Series, draw_chart
 from components.report.experiment import Experiment, Scores
+from components.report.training_curves import ERROR_RATE
 
-# Settings of a source of kind `altered`, exactly one of which it has: title, unit, and the value
-# that leaves the audio as it was.
+# Settings of a source of kind `altered`, of which it has exactly one: title, unit, and the value
+# that leaves the audio unchanged.
 CONDITIONS: dict[str, tuple[str, str, float | None]] = {
     "snr_db": ("signal-to-noise ratio", "dB", None),
     "tempo": ("tempo", "", 1.0),
     "cut": ("share of the audio kept", "", 1.0),
     "around_seconds": ("noise before and after", "s", 0.0),
 }
-TRAINED = {
-    "loss": ("Loss in training", Axis("cross-entropy, nats a token", least=0)),
-    "accuracy": (
-        "Accuracy of the next token in training",
-        Axis("% of target tokens", least=0, most=100),
-    ),
-}
-RATE = Axis("word error rate, %", least=0)
+Sources = Mapping[str, Mapping[str, Any]]  # settings of each set, from the catalogue
 
 
 def condition_of(settings: Mapping[str, Any]) -> tuple[str, float] | None:
@@ -47,181 +38,118 @@ def condition_of(settings: Mapping[str, Any]) -> tuple[str, float] | None:
     )
 
 
-def condition_text(name: str, value: float) -> str:
-    """A condition in words: ``signal-to-noise ratio 5 dB``."""
+def format_condition(name: str, value: float) -> str:
+    """A condition for a reader.
+
+    >>> format_condition("snr_db", 5.0)
+    'signal-to-noise ratio 5 dB'
+    """
     return f"{CONDITIONS[name][0]} {value:g} {CONDITIONS[name][1]}".rstrip()
 
 
-def training(curve: Path, summary: Path) -> list[Figure]:
-    """Loss, accuracy of the next token and dev word error rate by optimiser step; the jump, and
-    where stages begin, are marked.
-    """
-    with curve.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows:
-        return []
-    steps = [int(row["step"]) for row in rows]
-    stages = [
-        (step, row["stage"])
-        for step, row, before in zip(steps, rows, [None, *rows])
-        if before and before["stage"] != row["stage"]
-    ]
-    jump = json.loads(summary.read_text())["jump"]["step"]
-    jumps = [(jump, f"jump at {jump}")] if jump is not None else []
-    few = [
-        rows[number]
-        for number in sorted({round(share * (len(rows) - 1) / 11) for share in range(12)})
-    ]
-    x = Axis("optimiser step", least=0, most=len(rows))
-    figures = []
-    for name, (title, axis) in TRAINED.items():
-        factor = 100 if name == "accuracy" else 1
-        points = [Point(step, factor * _number(row[name])) for step, row in zip(steps, rows)]
-        if any(math.isfinite(point.y) for point in points):
-            table = [
-                [row["step"], row["stage"], f"{factor * _number(row[name]):.4g}"] for row in few
-            ]
-            figures.append(
-                figure(
-                    f"train-{name}",
-                    title,
-                    [Series(name, points)],
-                    x,
-                    axis,
-                    head=("step", "stage", axis.label),
-                    rows=table,
-                    marks=jumps if name == "accuracy" and jumps else stages,
-                )
-            )
-    return figures + _dev(rows, stages, x)
+@dataclass(frozen=True)
+class _RatePoint:
+    """The figures of a set, by system, at a value of the x axis."""
+
+    x: float
+    set: str
+    figures: Mapping[str, Any]
 
 
-def _dev(
-    rows: Sequence[Mapping[str, str]], stages: Sequence[tuple[float, str]], x: Axis
-) -> list[Figure]:
-    decoded = [
-        (int(row["step"]) + 1, row["stage"], _number(row["dev_wer"]))
-        for row in rows
-        if row["dev_wer"]
-    ]
-    if not decoded:
-        return []
-    points = [Point(step, 100 * rate) for step, _, rate in decoded]
-    table = [[str(step), stage, f"{100 * rate:.2f}"] for step, stage, rate in decoded]
-    return [
-        figure(
-            "train-dev",
-            "Word error rate on dev in training, greedy search",
-            [Series("dev", points)],
-            x,
-            RATE,
-            marks=stages,
-            head=("step", "stage", RATE.label),
-            rows=table,
-        )
-    ]
+def draw_conditions(experiment: Experiment, sources: Sources) -> list[Chart]:
+    """Word error rate over the values of each condition.
 
-
-def _number(cell: str) -> float:
-    return float(cell) if cell else math.nan
-
-
-def conditions(experiment: Experiment, sources: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
-    """Word error rate over each condition that sets stand under; ``sources`` are the settings of
-    each set. What the sets were made of stands beside them, as the condition that changes nothing:
-    its rate over the same utterances.
+    The chart also has the set from which the altered sets were made, at the value that changes
+    nothing: its rate over the same utterances.
     """
     groups: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for name in experiment.scores:
-        found = condition_of(sources.get(name, {}))
-        if found:
-            groups.setdefault((found[0], _written(sources[name].get("source"))), []).append(
-                (found[1], name)
-            )
-    figures = []
-    for number, ((kind, source), sets) in enumerate(sorted(groups.items())):
-        title, unit, plain = CONDITIONS[kind]
-        label = f"{title}, {unit}" if unit else title
+        condition = condition_of(sources.get(name, {}))
+        if condition:
+            key = (condition[0], _as_json(sources[name].get("source")))
+            groups.setdefault(key, []).append((condition[1], name))
+    charts = []
+    for index, ((condition_name, source), sets) in enumerate(sorted(groups.items())):
+        title, unit, neutral = CONDITIONS[condition_name]
         sets.sort()
-        ticks, rates = (
-            {value: f"{value:g}" for value, _ in sets},
-            [(value, name, experiment.scores[name]) for value, name in sets],
-        )
-        clean = _origin(sources[sets[0][1]], source, experiment.scores, sources)
-        if clean:
+        ticks = {value: f"{value:g}" for value, _ in sets}
+        points = [_RatePoint(value, name, experiment.scores[name]) for value, name in sets]
+        original = _original_set(sources[sets[0][1]], source, experiment.scores, sources)
+        if original:
             values = [value for value, _ in sets]
-            place = (
-                plain
-                if plain is not None
-                else values[-1] + max(5.0, (values[-1] - values[0]) / max(1, len(values) - 1))
-            )
-            ticks[place] = "clean" if plain is None else f"{place:g}"
-            rates = sorted(
-                [*rates, (place, clean, _same_utterances(experiment, clean, sets[0][1]))],
-                key=lambda rate: rate[0],
-            )
-        figures += _over(
-            f"condition-{number}",
-            f"Word error rate over {title}{f' ({clean})' if clean else ''}",
-            rates,
-            Axis(label, ticks=dict(sorted(ticks.items()))),
+            x = neutral if neutral is not None else _next_value(values)
+            ticks[x] = "clean" if neutral is None else f"{x:g}"
+            figures = _same_utterances(experiment, original, sets[0][1])
+            points.append(_RatePoint(x, original, figures))
+            points.sort(key=lambda point: point.x)
+        charts += _draw_rates(
+            f"condition-{index}",
+            f"Word error rate over {title}{f' ({original})' if original else ''}",
+            points,
+            Axis(f"{title}, {unit}" if unit else title, ticks=dict(sorted(ticks.items()))),
             experiment.systems,
         )
-    return figures
+    return charts
 
 
-def _origin(
-    settings: Mapping[str, Any],
-    source: str,
-    scores: Scores,
-    sources: Mapping[str, Mapping[str, Any]],
+def _next_value(values: Sequence[float]) -> float:
+    """A value above the last one, by the mean step and at least by 5."""
+    return values[-1] + max(5.0, (values[-1] - values[0]) / max(1, len(values) - 1))
+
+
+def _original_set(
+    settings: Mapping[str, Any], source: str, scores: Scores, sources: Sources
 ) -> str | None:
-    """The set that an altered one was made of: the one it names, or whose settings are those of its
-    source.
+    """The set from which an altered one was made: the one that it names, or the one whose settings
+    are those of its source.
     """
     if settings.get("name") in scores:
         return str(settings["name"])
-    return next((name for name in scores if _written(sources.get(name)) == source), None)
+    return next((name for name in scores if _as_json(sources.get(name)) == source), None)
 
 
-def _same_utterances(experiment: Experiment, clean: str, altered: str) -> dict[str, dict[str, Any]]:
-    """Figures by system of a set over those of its utterances that an altered set has; an altered
-    one's id is ``<id>-<condition>``.
+def _same_utterances(
+    experiment: Experiment, original: str, altered: str
+) -> dict[str, dict[str, Any]]:
+    """Figures by system of a set, over those of its utterances that an altered set has.
+
+    The id of an altered utterance is ``<id>-<condition>``.
     """
-    own = {each.id: each for each in experiment.utterances if each.set == clean}
-    kept = []
-    for each in experiment.utterances:
-        name = each.id
-        while each.set == altered and name and name not in own:
+    originals = {
+        utterance.id: utterance for utterance in experiment.utterances if utterance.set == original
+    }
+    utterances = []
+    for utterance in experiment.utterances:
+        if utterance.set != altered:
+            continue
+        name = utterance.id
+        while name and name not in originals:
             name = name.rpartition("-")[0]
-        if each.set == altered and name:
-            kept.append(own[name])
-    if len(kept) in (0, len(own)):
-        return experiment.scores[clean]
-    words = max(1, sum(each.words for each in kept))
+        if name:
+            utterances.append(originals[name])
+    if len(utterances) in (0, len(originals)):
+        return experiment.scores[original]
+    words = max(1, sum(utterance.words for utterance in utterances))
     return {
         system: {
-            "wer": sum(each.said[system].errors for each in kept if system in each.said) / words
+            "wer": sum(
+                utterance.results[system].errors.errors
+                for utterance in utterances
+                if system in utterance.results
+            )
+            / words
         }
-        for system, figures in experiment.scores[clean].items()
+        for system, figures in experiment.scores[original].items()
         if "wer" in figures
     }
 
 
-def _over(
-    key: str,
-    title: str,
-    rates: Sequence[tuple[float, str, Mapping[str, Any]]],
-    axis: Axis,
-    systems: Sequence[str],
-) -> list[Figure]:
-    """A line for each system over (place, set, figures by system); no figure where no set has a
-    word error rate.
-    """
+def _draw_rates(
+    key: str, title: str, points: Sequence[_RatePoint], axis: Axis, systems: Sequence[str]
+) -> list[Chart]:
+    """A line for each system; no chart if no set has a word error rate."""
     lines = {
-        system: [
-            (place, name, own[system]) for place, name, own in rates if "wer" in own.get(system, {})
-        ]
+        system: [point for point in points if "wer" in point.figures.get(system, {})]
         for system in systems
     }
     lines = {system: line for system, line in lines.items() if line}
@@ -230,93 +158,88 @@ def _over(
     series = [
         Series(
             system,
-            [
-                Point(
-                    place,
-                    100 * own["wer"],
-                    _percent(own.get("wer_low")),
-                    _percent(own.get("wer_high")),
-                )
-                for place, _, own in line
-            ],
+            [_chart_point(point.x, point.figures[system]) for point in line],
             systems.index(system),
         )
         for system, line in lines.items()
     ]
     rows = [
-        [axis.ticks.get(place, f"{place:g}"), name, system, f"{100 * own['wer']:.2f}"]
+        [
+            axis.ticks.get(point.x, f"{point.x:g}"),
+            point.set,
+            system,
+            f"{100 * point.figures[system]['wer']:.2f}",
+        ]
         for system, line in lines.items()
-        for place, name, own in line
+        for point in line
     ]
-    return [
-        figure(
-            key, title, series, axis, RATE, head=(axis.label, "set", "system", "WER %"), rows=rows
-        )
-    ]
+    head = (axis.label, "set", "system", "WER %")
+    return [draw_chart(key, title, series, axis, ERROR_RATE, head=head, rows=rows)]
 
 
-def durations(
-    groups: Sequence[Mapping[str, str]], systems: Sequence[str], leave: Sequence[str] = ()
-) -> list[Figure]:
-    """Word error rate by duration of the audio, a chart a set, from the rows of ``groups.csv``;
-    without the sets to ``leave`` out.
+def _chart_point(x: float, figures: Mapping[str, Any]) -> Point:
+    low, high = (
+        None if figures.get(key) is None else 100 * figures[key] for key in ("wer_low", "wer_high")
+    )
+    return Point(x, 100 * figures["wer"], low, high)
+
+
+def draw_durations(
+    groups: Sequence[Mapping[str, str]], systems: Sequence[str], exclude: Collection[str] = ()
+) -> list[Chart]:
+    """Word error rate by duration of the audio, a chart for each set, from the rows of
+    ``groups.csv``; without the sets of ``exclude``.
     """
     sets: dict[str, list[Mapping[str, str]]] = {}
     for row in groups:
-        if row["by"] == "duration" and row["set"] not in leave and int(row["words"]):
+        if row["by"] == "duration" and row["set"] not in exclude and int(row["words"]):
             sets.setdefault(row["set"], []).append(row)
-    figures = []
-    for number, (name, rows) in enumerate(sorted(sets.items())):
-        place = {
-            group: float(column)
-            for column, group in enumerate(dict.fromkeys(row["group"] for row in rows))
-        }
-        series = [
-            Series(
-                system,
-                [
-                    Point(
-                        place[row["group"]],
-                        100 * float(row["wer"]),
-                        _cell(row, "low"),
-                        _cell(row, "high"),
-                    )
-                    for row in rows
-                    if row["system"] == system
-                ],
-                style,
-            )
-            for style, system in enumerate(systems)
-            if any(row["system"] == system for row in rows)
-        ]
-        table = [
+    return [
+        _draw_set_durations(f"duration-{index}", name, rows, systems)
+        for index, (name, rows) in enumerate(sorted(sets.items()))
+    ]
+
+
+def _draw_set_durations(
+    key: str, name: str, rows: Sequence[Mapping[str, str]], systems: Sequence[str]
+) -> Chart:
+    labels = dict.fromkeys(row["group"] for row in rows)
+    x_values = {label: float(index) for index, label in enumerate(labels)}
+    series = [
+        Series(
+            system,
+            [
+                Point(
+                    x_values[row["group"]],
+                    100 * float(row["wer"]),
+                    _percent(row.get("low")),
+                    _percent(row.get("high")),
+                )
+                for row in rows
+                if row["system"] == system
+            ],
+            style,
+        )
+        for style, system in enumerate(systems)
+        if any(row["system"] == system for row in rows)
+    ]
+    return draw_chart(
+        key,
+        f"Word error rate by duration ({name})",
+        series,
+        Axis("duration of the audio, s", ticks={x: label for label, x in x_values.items()}),
+        ERROR_RATE,
+        head=("seconds", "system", "WER %", "words"),
+        rows=[
             [row["group"], row["system"], f"{100 * float(row['wer']):.2f}", row["words"]]
             for row in rows
-        ]
-        axis = Axis(
-            "duration of the audio, s", ticks={value: group for group, value in place.items()}
-        )
-        figures.append(
-            figure(
-                f"duration-{number}",
-                f"Word error rate by duration ({name})",
-                series,
-                axis,
-                RATE,
-                head=("seconds", "system", "WER %", "words"),
-                rows=table,
-            )
-        )
-    return figures
+        ],
+    )
 
 
-def _cell(row: Mapping[str, str], name: str) -> float | None:
-    return 100 * float(row[name]) if row.get(name) else None
+def _percent(cell: str | None) -> float | None:
+    return 100 * float(cell) if cell else None
 
 
-def _percent(fraction: float | None) -> float | None:
-    return None if fraction is None else 100 * fraction
-
-
-def _written(settings: Any) -> str:
+def _as_json(settings: Any) -> str:
     return json.dumps(settings, sort_keys=True)

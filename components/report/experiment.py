@@ -1,12 +1,12 @@
-"""What the report reads of a finished run: its figures, and of each utterance what every system
-made of it.
+"""A finished run as the report reads it: its figures, and every system's hypothesis of each
+utterance.
 
-In: a folder that is a workspace (``metrics/score.json``, ``data/score``, ``data/decode``) or holds
-just ``score.json`` and ``utterances.parquet``. Out: an ``Experiment``. Cost: about a second for
+In: a folder that is a workspace (``metrics/score.json``, ``data/score``, ``data/decode``) or has
+only ``score.json`` and ``utterances.parquet``. Out: an ``Experiment``. Cost: about a second for
 30,000 rows of utterances.
 
-What ``score`` counted is taken as it counted it; nothing is scored again. n-best lists come from
-``data/decode``; where a system has none (or the folder is not there) its list is empty.
+The counts of ``score`` are used as they are; nothing is scored again. The n-best lists come from
+``data/decode``; a list is empty if the system has none or the folder does not exist.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 
 from components.config.errors import InputError
 from components.decode.hypotheses import read_alternatives
+from components.score.insertions import TEXT
 from components.text.hypothesis import LLM_ONLY, Hypothesis
+from components.text.wer import WordErrors
 
 COLUMNS = (
     "set",
@@ -39,120 +41,108 @@ COLUMNS = (
     "words",
     "kind",
 )
-Scores = dict[str, dict[str, dict[str, Any]]]
-Key = tuple[str, str]  # set, id of an utterance
+RESCORE = "Run 'dvc repro -f score'."
+Scores = dict[str, dict[str, dict[str, Any]]]  # set → system → figures
+UtteranceKey = tuple[str, str]  # set, id of the utterance
 
 
 @dataclass(frozen=True)
 class ScoredHypothesis:
-    """A hypothesis and its word errors. ``kind`` is that of the insertions, empty where there is
-    none.
-    """
+    """A hypothesis with its word errors, and the main kind of its insertions; "" if it has none."""
 
     hypothesis: Hypothesis
-    substitutions: int
-    deletions: int
-    insertions: int
+    errors: WordErrors
     kind: str
-
-    @property
-    def errors(self) -> int:
-        return self.substitutions + self.deletions + self.insertions
 
 
 @dataclass
-class Utterance:
-    """One utterance of a set; ``said`` by system, in the order of the systems; ``seconds`` of
-    audio; ``words`` of the reference.
-    """
+class ScoredUtterance:
+    """One utterance of a set, with the result of each system in the order of the systems."""
 
     set: str
     role: str
     id: str
     speaker: str
     language: str
-    seconds: float
+    duration_s: float  # of the audio
     reference: str
-    words: int
-    said: dict[str, ScoredHypothesis] = field(default_factory=dict)
+    words: int  # of the reference
+    results: dict[str, ScoredHypothesis] = field(default_factory=dict)
 
     @property
-    def key(self) -> Key:
+    def key(self) -> UtteranceKey:
+        """Set and id."""
         return self.set, self.id
 
     @property
-    def speech(self) -> bool:
+    def is_speech(self) -> bool:
+        """Whether its set is one of speech."""
         return not self.role.startswith("nonspeech")
 
     @property
-    def damage(self) -> int:
-        """Errors of all systems together: what the page sorts by, and whose audio it carries."""
-        return sum(each.errors for each in self.said.values())
+    def num_errors(self) -> int:
+        """Errors of all systems together: the page is sorted by it and has audio of the first."""
+        return sum(result.errors.errors for result in self.results.values())
 
 
 @dataclass
 class Experiment:
-    """A finished run; ``label`` is empty where there is but one."""
+    """A finished run; ``label`` is empty if there is only one."""
 
     label: str
     scores: Scores
-    utterances: list[Utterance]
+    utterances: list[ScoredUtterance]
     groups: list[dict[str, str]]  # rows of groups.csv
     speakers: list[dict[str, str]]  # rows of speakers.csv
 
     @property
     def systems(self) -> list[str]:
-        """Systems that wrote text, in the order in which they come up in the utterances, then in
-        the scores.
-        """
+        """Systems that wrote text: in the order of the utterances' results, then of the scores."""
+        written = [system for utterance in self.utterances for system in utterance.results]
         scored = [
             system for systems in self.scores.values() for system in systems if system != LLM_ONLY
         ]
-        return list(
-            dict.fromkeys([*(system for each in self.utterances for system in each.said), *scored])
-        )
+        return list(dict.fromkeys([*written, *scored]))
 
     @property
     def form(self) -> str:
-        """The text form that words were compared in; raises InputError where two sets had two."""
-        found = {
+        """The text form in which words were compared; raises InputError if two sets have two."""
+        forms = {
             figures["text_form"]
             for systems in self.scores.values()
             for figures in systems.values()
             if "text_form" in figures
         }
-        if len(found) > 1:
+        if len(forms) > 1:
             raise InputError(
-                f"The scores hold for {len(found)} text forms: {', '.join(sorted(found))}.",
+                f"The scores mix {len(forms)} text forms: {', '.join(sorted(forms))}.",
                 subject="text_form",
-                hint="Run 'dvc repro -f score'.",
+                hint=RESCORE,
             )
-        return next(iter(found), "casefold")
+        return next(iter(forms), "casefold")
 
 
 def read_experiment(root: Path, label: str = "") -> Experiment:
-    """The run in ``root``; raises InputError that names the file which is missing or of an older
-    form.
+    """The run in ``root``; raises InputError that names the file if one is missing or has an older
+    format.
     """
-    score, table = (
-        _found(root, "metrics/score.json", "score.json"),
-        _found(root, "data/score/utterances.parquet", "utterances.parquet"),
-    )
-    utterances = _utterances(table, root / "data" / "decode")
-    found = Experiment(
+    scores = _find(root, "metrics/score.json", "score.json")
+    table = _find(root, "data/score/utterances.parquet", "utterances.parquet")
+    experiment = Experiment(
         label,
-        json.loads(score.read_text()),
-        utterances,
-        *(_rows(table.with_name(name)) for name in ("groups.csv", "speakers.csv")),
+        json.loads(scores.read_text()),
+        _read_utterances(table, root / "data" / "decode"),
+        _read_csv(table.with_name("groups.csv")),
+        _read_csv(table.with_name("speakers.csv")),
     )
-    return replace(found, scores=_ordered(found))
+    return replace(experiment, scores=_order_scores(experiment))
 
 
-def _ordered(experiment: Experiment) -> Scores:
-    """The scores with sets and systems in the order of the utterances (JSON has them by name), the
-    LLM alone last.
+def _order_scores(experiment: Experiment) -> Scores:
+    """The scores with sets and systems in the order of the utterances, the LLM alone last; JSON has
+    them in alphabetical order.
     """
-    sets = dict.fromkeys([*(each.set for each in experiment.utterances), *experiment.scores])
+    written = (utterance.set for utterance in experiment.utterances)
     systems = [*experiment.systems, LLM_ONLY]
     return {
         name: {
@@ -160,86 +150,87 @@ def _ordered(experiment: Experiment) -> Scores:
             for system in systems
             if system in experiment.scores[name]
         }
-        for name in sets
+        for name in dict.fromkeys([*written, *experiment.scores])
         if name in experiment.scores
     }
 
 
-def _found(root: Path, *names: str) -> Path:
+def _find(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_file():
             return root / name
     raise InputError(
         f"{root / names[0]} is missing.",
         subject=str(root),
-        hint="Run 'dvc repro score' there first.",
+        hint="Run 'dvc repro score' in that folder first.",
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
-def _utterances(path: Path, hypotheses: Path) -> list[Utterance]:
-    held = pq.read_table(path)
-    missing = [name for name in COLUMNS if name not in held.column_names]
+def _read_utterances(path: Path, hypotheses: Path) -> list[ScoredUtterance]:
+    """The rows of ``utterances.parquet``, one utterance for all its systems."""
+    table = pq.read_table(path)
+    missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
-        raise InputError(
-            f"{path} has no column '{missing[0]}'.",
-            subject=str(path),
-            hint="Run 'dvc repro -f score'.",
-        )
-    found: dict[Key, Utterance] = {}
-    nbest: dict[tuple[str, str], dict[tuple[str, str], list[Hypothesis]]] = {}
-    for row in held.select(COLUMNS).to_pylist():
-        if row["system"] == LLM_ONLY:
+        raise InputError(f"{path} has no column '{missing[0]}'.", subject=str(path), hint=RESCORE)
+    utterances: dict[UtteranceKey, ScoredUtterance] = {}
+    n_best: dict[tuple[str, str], dict[tuple[str, str], list[Hypothesis]]] = {}
+    for row in table.select(COLUMNS).to_pylist():
+        system, role, name = row["system"], row["role"], row["set"]
+        if system == LLM_ONLY:
             continue
-        place = (row["role"], row["set"])
-        if place not in nbest:
-            nbest[place] = read_alternatives(hypotheses / row["role"] / f"{row['set']}.parquet")
-        each = found.setdefault(
-            (row["set"], row["id"]),
-            Utterance(
-                row["set"],
-                row["role"],
-                row["id"],
-                row["speaker"] or "",
-                row["language"] or "",
-                row["seconds"],
-                row["reference"] or "",
-                row["words"] or 0,
-            ),
-        )
-        if row["system"] in each.said:
+        if (role, name) not in n_best:
+            n_best[role, name] = read_alternatives(hypotheses / role / f"{name}.parquet")
+        key = (name, row["id"])
+        utterance = utterances.setdefault(key, _utterance(row))
+        if system in utterance.results:
             raise InputError(
-                f"{path}: '{row['system']}' stands twice for utterance '{row['id']}' of "
-                f"{row['set']}.",
+                f"{path}: two rows of '{system}' for utterance '{row['id']}' of {name}.",
                 subject=row["id"],
-                hint="Run 'dvc repro -f score'.",
+                hint=RESCORE,
             )
-        each.said[row["system"]] = _said(
-            row, each.speech, nbest[place].get((row["system"], row["id"]), [])
-        )
-    return list(found.values())
+        alternatives = n_best[role, name].get((system, row["id"]), [])
+        utterance.results[system] = _scored_hypothesis(row, utterance, alternatives)
+    return list(utterances.values())
 
 
-def _said(row: dict[str, Any], speech: bool, alternatives: list[Hypothesis]) -> ScoredHypothesis:
+def _utterance(row: dict[str, Any]) -> ScoredUtterance:
+    return ScoredUtterance(
+        set=row["set"],
+        role=row["role"],
+        id=row["id"],
+        speaker=row["speaker"] or "",
+        language=row["language"] or "",
+        duration_s=row["seconds"],
+        reference=row["reference"] or "",
+        words=row["words"] or 0,
+    )
+
+
+def _scored_hypothesis(
+    row: dict[str, Any], utterance: ScoredUtterance, alternatives: list[Hypothesis]
+) -> ScoredHypothesis:
     text, insertions, kind = row["text"] or "", row["insertions"] or 0, row["kind"] or ""
-    if not speech and text.strip():  # each word is one too many, whether or not they were counted
-        insertions, kind = insertions or len(text.split()), kind or "text"
+    if not utterance.is_speech and text.strip():
+        # On non-speech each word is an insertion, whether or not it was counted.
+        insertions, kind = insertions or len(text.split()), kind or TEXT
     hypothesis = Hypothesis(
         text,
         alternatives=alternatives,
         system=row["system"],
-        utterance_id=row["id"],
-        speaker=row["speaker"] or "",
-        language=row["language"] or "",
-        reference=row["reference"] or "",
-        duration_s=row["seconds"],
+        utterance_id=utterance.id,
+        speaker=utterance.speaker,
+        language=utterance.language,
+        reference=utterance.reference,
+        duration_s=utterance.duration_s,
     )
-    return ScoredHypothesis(
-        hypothesis, row["substitutions"] or 0, row["deletions"] or 0, insertions, kind
+    errors = WordErrors(
+        row["substitutions"] or 0, row["deletions"] or 0, insertions, utterance.words
     )
+    return ScoredHypothesis(hypothesis, errors, kind)

@@ -1,9 +1,9 @@
-"""What the page says of where its figures come from: the records of the artifacts, and (in the copy
-of ``runs/``) times and machines.
+"""Provenance of the figures on the page: the records of the artifacts, and (in the copy below
+``runs/``) times and machines.
 
-In: ``inputs.json`` of each artifact, ``runs/<stage>/*.json``. Out: rows of text. The records hold
-nothing that differs between two equal runs, so the page that is hashed shows them alone; the rest
-is for ``runs/report/index.html``.
+In: ``inputs.json`` of each artifact, ``runs/<stage>/*.json``. Out: rows of text. The records are
+equal for two equal runs, so the page that DVC hashes shows only these. Times and machines are only
+in ``runs/report/index.html``.
 """
 
 from __future__ import annotations
@@ -16,71 +16,70 @@ from typing import Any
 
 from components.runtime.artifact import read_record
 
-SHOWN = 100  # inputs of an artifact; a large corpus has thousands of tars
-DIGEST = 16  # hexadecimal digits of a hash: enough to tell any two apart
+MAX_INPUTS = 100  # of an artifact on the page; a large corpus has thousands of tars
+DIGEST_DIGITS = 16  # hexadecimal digits of a hash on the page: enough to tell two apart
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """One artifact: where it lies, the stage that made it, and what of, as rows of name
-    and value.
-    """
+class ArtifactRecord:
+    """The record of one artifact; parameters, inputs and libraries are rows of name and value."""
 
     path: str
     stage: str
     parameters: list[tuple[str, str]]
     inputs: list[tuple[str, str]]
-    more: int  # inputs that are not shown
+    num_omitted: int  # inputs that are not in ``inputs``
     libraries: list[tuple[str, str]]
 
 
-def artifacts(folders: Sequence[Path]) -> list[Artifact]:
-    """The artifacts in the order given; raises InputError where a folder is not whole."""
-    found = []
+def read_artifacts(folders: Sequence[Path]) -> list[ArtifactRecord]:
+    """The records in the order of ``folders``; raises InputError if a folder is incomplete."""
+    artifacts = []
     for folder in folders:
         record = read_record(folder)
-        inputs = [(name, _short(value)) for name, value in _flat(record.get("inputs"))]
-        found.append(
-            Artifact(
+        inputs = [(name, _shorten(value)) for name, value in _flatten(record.get("inputs"))]
+        artifacts.append(
+            ArtifactRecord(
                 folder.as_posix(),
                 str(record["stage"]),
-                _flat(record.get("parameters")),
-                inputs[:SHOWN],
-                max(0, len(inputs) - SHOWN),
-                _flat(record.get("libraries")),
+                _flatten(record.get("parameters")),
+                inputs[:MAX_INPUTS],
+                max(0, len(inputs) - MAX_INPUTS),
+                _flatten(record.get("libraries")),
             )
         )
-    return found
+    return artifacts
 
 
-def _flat(data: Any, above: str = "") -> list[tuple[str, str]]:
-    """Nested plain data as rows: names joined by dots, values as text. Lists of plain values are
-    one value.
+def _flatten(data: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as rows: names joined by dots, values as text.
+
+    A list of plain values is one value.
     """
     if isinstance(data, dict) and data:
         return [
             row
             for name, value in data.items()
-            for row in _flat(value, f"{above}.{name}" if above else str(name))
+            for row in _flatten(value, f"{prefix}.{name}" if prefix else str(name))
         ]
     if isinstance(data, list) and any(isinstance(value, (dict, list)) for value in data):
         return [
-            row for number, value in enumerate(data) for row in _flat(value, f"{above}.{number}")
+            row for index, value in enumerate(data) for row in _flatten(value, f"{prefix}.{index}")
         ]
-    if data is None and not above:
+    if data is None and not prefix:
         return []
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    return [(above, text)] if above else []
+    return [(prefix, text)] if prefix else []
 
 
-def _short(value: str) -> str:
-    whole = len(value) == 64 and set(value) <= set("0123456789abcdef")
-    return value[:DIGEST] if whole else value
+def _shorten(value: str) -> str:
+    is_sha256 = len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return value[:DIGEST_DIGITS] if is_sha256 else value
 
 
-def timings(runs: Path) -> list[list[str]]:
-    """The latest run of each stage, in the order they ran: stage, start, seconds, host, revision of
-    the code.
+def run_times(runs: Path) -> list[list[str]]:
+    """The latest run of each stage in the order of their start: stage, start, seconds, host,
+    revision of the code.
     """
     latest: dict[str, dict[str, Any]] = {}
     for path in sorted(runs.glob("*/*.json")):

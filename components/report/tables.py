@@ -1,8 +1,8 @@
 """The report's tables: word error rates with intervals, text forms, kinds of insertions, text on
 non-speech, comparison of runs.
 
-In: scores (set → system → figures, rates as fractions). Out: rows as plain text for the page, rates
-in percent. A figure that is not there is an empty cell.
+In: scores (set → system → figures, rates as fractions). Out: rows of plain text for the page, rates
+in percent. A missing figure is an empty cell.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from markupsafe import Markup
-
-from components.report.charts import whisker
+from components.report.charts import draw_interval
 from components.report.experiment import Experiment, Scores
+from components.text.forms import FORMS
 
-FORMS = ("as-is", "casefold", "whisper")
-SPEAKERS = 100  # a corpus may have thousands, each under every system
-KINDS = ("loop", "echo", "refusal", "run-on", "other")
-QUIET_KINDS = ("loop", "echo", "refusal", "text")
-# Least value of each level of the heat maps: insertions for 100 words, and percent of clips with
-# text.
+Figures = Mapping[str, Any]
+COUNTS = ("substitutions", "deletions", "insertions", "words")
+MAX_SPEAKERS = 100  # rows; a corpus may have thousands of speakers, each with every system
+# Minimum of each level of the heat maps: insertions per 100 words, and percent of clips with text.
 LEVELS = {"insertions": (0.0, 1e-9, 0.5, 1.0, 2.0, 5.0), "text": (0.0, 1e-9, 1.0, 5.0, 20.0, 50.0)}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A cell of a heat map: its number as text, a level from 0 to 5, and where the error browser
-    shows what is behind it.
+class HeatCell:
+    """A cell of a heat map: its number as text, its level from 0 to 5, and a link to its utterances
+    in the error browser.
     """
 
     text: str
@@ -38,91 +35,96 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Heat:
-    """A heat map: rows of sets (with their condition), a column a system; None where a system has
-    no figure.
+class HeatMap:
+    """A heat map: a row for each set (name, condition, cells), a column for each system; None if a
+    system has no figure.
     """
 
     title: str
     systems: list[str]
-    rows: list[tuple[str, str, list[Cell | None]]]
+    rows: list[tuple[str, str, list[HeatCell | None]]]
 
 
-def link(name: str, system: str, kind: str = "") -> str:
-    """Address of the error browser with its filters set."""
-    return "#errors?" + urlencode(
-        {"set": name, "first": system, **({"kind": kind} if kind else {})}
-    )
+def browser_link(name: str, system: str, kind: str = "") -> str:
+    """The address of the error browser with filters for a set, a system and a kind of error.
 
-
-def words(scores: Scores) -> list[dict[str, Any]]:
-    """A row for each set of speech and system; ``first`` is the number of a set's rows in its
-    first, and 0 in the others.
+    >>> browser_link("test-clean", "free", "loop")
+    '#errors?set=test-clean&first=free&kind=loop'
     """
-    found = _with(scores, "wer")
-    sets = [name for name, _, _ in found]
-    most = max((own.get("wer_high", own["wer"]) for _, _, own in found), default=0.0)
-    return [
-        {
-            "set": name,
-            "first": 0 if number and sets[number - 1] == name else sets.count(name),
-            "system": system,
-            "wer": percent(own["wer"]),
-            "interval": _interval(own),
-            "by": own.get("interval_by", ""),
-            "picture": _picture(own, most),
-            "counts": [
-                _count(own, key) for key in ("substitutions", "deletions", "insertions", "words")
-            ],
-            "cer": percent(own.get("cer")),
-            "form": own.get("text_form", ""),
-            "link": link(name, system),
-        }
-        for number, (name, system, own) in enumerate(found)
-    ]
+    filters = {"set": name, "first": system, **({"kind": kind} if kind else {})}
+    return "#errors?" + urlencode(filters)
 
 
-def _with(scores: Scores, key: str) -> list[tuple[str, str, dict[str, Any]]]:
+def word_error_rows(scores: Scores) -> list[dict[str, Any]]:
+    """A row for each set of speech and system.
+
+    ``rowspan`` is the number of a set's rows in its first row, and 0 in the others.
+    """
+    entries = _with_figure(scores, "wer")
+    sets = [name for name, _, _ in entries]
+    maximum = max((figures.get("wer_high", figures["wer"]) for _, _, figures in entries), default=0)
+    rows = []
+    for index, (name, system, figures) in enumerate(entries):
+        is_repeated = index > 0 and sets[index - 1] == name
+        bounds = _bounds(figures)
+        rows.append(
+            {
+                "set": name,
+                "rowspan": 0 if is_repeated else sets.count(name),
+                "system": system,
+                "wer": percent(figures["wer"]),
+                "interval": _interval(figures),
+                "by": figures.get("interval_by", ""),
+                "picture": draw_interval(figures["wer"], *bounds, maximum) if bounds else "",
+                "counts": [_count(figures, key) for key in COUNTS],
+                "cer": percent(figures.get("cer")),
+                "form": figures.get("text_form", ""),
+                "link": browser_link(name, system),
+            }
+        )
+    return rows
+
+
+def _with_figure(scores: Scores, key: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Set, system and figures, where the figures have that key."""
     return [
-        (name, system, own)
+        (name, system, figures)
         for name, systems in scores.items()
-        for system, own in systems.items()
-        if key in own
+        for system, figures in systems.items()
+        if key in figures
     ]
 
 
-def _interval(own: Mapping[str, Any]) -> str:
-    return f"{percent(own['wer_low'])} to {percent(own['wer_high'])}" if _bounded(own) else ""
+def _bounds(figures: Figures) -> tuple[float, float] | None:
+    low, high = figures.get("wer_low"), figures.get("wer_high")
+    return None if low is None or high is None else (low, high)
 
 
-def _picture(own: Mapping[str, Any], most: float) -> Markup | str:
-    return whisker(own["wer"], own["wer_low"], own["wer_high"], most) if _bounded(own) else ""
+def _interval(figures: Figures) -> str:
+    bounds = _bounds(figures)
+    return f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds else ""
 
 
-def _bounded(own: Mapping[str, Any]) -> bool:
-    return own.get("wer_low") is not None and own.get("wer_high") is not None
-
-
-def forms(scores: Scores) -> list[list[str]]:
+def form_rows(scores: Scores) -> list[list[str]]:
     """Set, system, word error rate in each text form."""
     return [
-        [name, system, *(percent(own["forms"].get(form)) for form in FORMS)]
-        for name, system, own in _with(scores, "forms")
+        [name, system, *(percent(figures["forms"].get(form)) for form in FORMS)]
+        for name, system, figures in _with_figure(scores, "forms")
     ]
 
 
-def kinds(scores: Scores, of: Sequence[str], beside: str) -> list[list[str]]:
-    """Set, system and the number of each kind of insertion, of the sets whose figures have
-    ``beside``.
+def kind_rows(scores: Scores, kinds: Sequence[str], figure: str) -> list[list[str]]:
+    """Set, system and the number of insertions of each kind, where the figures have the key
+    ``figure``.
     """
     return [
-        [name, system, *(str(own["insertion_kinds"].get(kind, 0)) for kind in of)]
-        for name, system, own in _with(scores, "insertion_kinds")
-        if beside in own
+        [name, system, *(str(figures["insertion_kinds"].get(kind, 0)) for kind in kinds)]
+        for name, system, figures in _with_figure(scores, "insertion_kinds")
+        if figure in figures
     ]
 
 
-def quiet(scores: Scores) -> list[list[str]]:
+def nonspeech_rows(scores: Scores) -> list[list[str]]:
     """Set, system, percent of clips with text, clips, characters a minute, of sets
     without speech.
     """
@@ -130,65 +132,65 @@ def quiet(scores: Scores) -> list[list[str]]:
         [
             name,
             system,
-            percent(own["text_rate"]),
-            _count(own, "clips"),
-            _decimal(own.get("characters_a_minute")),
+            percent(figures["text_rate"]),
+            _count(figures, "clips"),
+            _decimal(figures.get("characters_a_minute")),
         ]
-        for name, system, own in _with(scores, "text_rate")
+        for name, system, figures in _with_figure(scores, "text_rate")
     ]
 
 
-def perplexities(scores: Scores) -> list[list[str]]:
-    """Set, perplexity of a word under the LLM alone, words; before the perplexity the run's label
-    where systems have one.
+def perplexity_rows(scores: Scores) -> list[list[str]]:
+    """Set, perplexity of a word under the LLM alone, words; with the label of the run before the
+    perplexity if systems have one.
     """
     return [
         [
             name,
             *filter(None, system.rpartition("/")[:1]),
-            _decimal(own["perplexity"]),
-            _count(own, "words"),
+            _decimal(figures["perplexity"]),
+            _count(figures, "words"),
         ]
-        for name, system, own in _with(scores, "perplexity")
+        for name, system, figures in _with_figure(scores, "perplexity")
     ]
 
 
-def heat(scores: Scores, conditions: Mapping[str, str]) -> list[Heat]:
-    """Insertions for 100 reference words, and the share of clips with text on non-speech, by set
-    and system.
+def heat_maps(scores: Scores, conditions: Mapping[str, str]) -> list[HeatMap]:
+    """Insertions per 100 reference words, and the share of clips with text on non-speech, by set
+    and system; ``conditions`` has the text beside a set's name.
     """
     maps = []
     for key, figure, title in (
-        ("insertions", "insertions", "Insertions for 100 words of the reference"),
+        ("insertions", "insertions", "Insertions per 100 words of the reference"),
         ("text", "text_rate", "Text on audio without speech, % of clips"),
     ):
-        found = _with(scores, figure)
-        systems = list(dict.fromkeys(system for _, system, _ in found))
+        entries = _with_figure(scores, figure)
+        systems = list(dict.fromkeys(system for _, system, _ in entries))
         rows = []
-        for name in dict.fromkeys(name for name, _, _ in found):
-            own = {system: figures for other, system, figures in found if other == name}
+        for name in dict.fromkeys(name for name, _, _ in entries):
+            by_system = {system: figures for entry, system, figures in entries if entry == name}
             cells = [
-                _cell(key, name, system, own[system]) if system in own else None
+                _heat_cell(key, name, system, by_system[system]) if system in by_system else None
                 for system in systems
             ]
             rows.append((name, conditions.get(name, ""), cells))
         if rows:
-            maps.append(Heat(title, systems, rows))
+            maps.append(HeatMap(title, systems, rows))
     return maps
 
 
-def _cell(key: str, name: str, system: str, own: Mapping[str, Any]) -> Cell:
-    value = 100 * (
-        own["text_rate"] if key == "text" else own["insertions"] / max(1, own.get("words", 1))
-    )
-    level = max(number for number, least in enumerate(LEVELS[key]) if value >= least)
-    return Cell(f"{value:.2f}", level, link(name, system, "text" if key == "text" else "insertion"))
+def _heat_cell(key: str, name: str, system: str, figures: Figures) -> HeatCell:
+    if key == "text":
+        value = 100 * figures["text_rate"]
+    else:
+        value = 100 * (figures["insertions"] / max(1, figures.get("words", 1)))
+    level = max(index for index, minimum in enumerate(LEVELS[key]) if value >= minimum)
+    kind = "text" if key == "text" else "insertion"
+    return HeatCell(f"{value:.2f}", level, browser_link(name, system, kind))
 
 
-def groups(rows: Sequence[Mapping[str, str]], by: str) -> list[list[str]]:
-    """Set, system, group, word error rate, interval, words, of the rows of ``groups.csv`` by
-    language or duration.
-    """
+def language_rows(groups: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Set, system, language, word error rate, interval, words, from the rows of ``groups.csv``."""
     return [
         [
             row["set"],
@@ -200,58 +202,63 @@ def groups(rows: Sequence[Mapping[str, str]], by: str) -> list[list[str]]:
             else "",
             row["words"],
         ]
-        for row in rows
-        if row["by"] == by
+        for row in groups
+        if row["by"] == "language"
     ]
 
 
-def speakers(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """Set, system, speaker, word error rate, words, of the rows of ``speakers.csv``: the
-    ``SPEAKERS`` with the highest rates.
+def speaker_rows(speakers: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Set, system, speaker, word error rate, words, from the rows of ``speakers.csv``: the
+    ``MAX_SPEAKERS`` with the highest rates.
     """
-    ranked = sorted(rows, key=lambda row: -float(row["wer"]))[:SPEAKERS]
+    ranked = sorted(speakers, key=lambda row: -float(row["wer"]))[:MAX_SPEAKERS]
     return [
         [row["set"], row["system"], row["speaker"], percent(_fraction(row["wer"])), row["words"]]
         for row in ranked
     ]
 
 
-def side_by_side(experiments: Sequence[Experiment]) -> list[list[str]]:
-    """Set, system, word error rate of each run with its interval, and its difference to the first,
-    in points; for non-speech the share of clips with text. Sets and systems of any run; a run that
-    lacks one has empty cells.
+def compare_rates(experiments: Sequence[Experiment]) -> list[list[str]]:
+    """Set, system, name of the rate, the rate of each run, and its difference to the first run in
+    percentage points.
+
+    The rate is the word error rate with its interval, or for non-speech the share of clips with
+    text. There are rows for the sets and systems of all runs; a run that lacks one has empty cells.
     """
-    rows = []
-    places = dict.fromkeys(
+    entries = dict.fromkeys(
         (name, system)
-        for each in experiments
-        for name, systems in each.scores.items()
+        for experiment in experiments
+        for name, systems in experiment.scores.items()
         for system in systems
     )
-    for name, system in places:
-        found = [each.scores.get(name, {}).get(system, {}) for each in experiments]
-        key = next((key for key in ("wer", "text_rate") if any(key in own for own in found)), None)
-        if key is None:
-            continue
-        cells = []
-        for own in found:
-            cells.append(
-                percent(own.get(key))
-                + (
-                    f" ({_interval(own)})"
-                    if key == "wer" and _bounded(own) and "wer" in own
-                    else ""
-                )
-            )
-        for own in found[1:]:
-            known = key in own and key in found[0]
-            cells.append(f"{100 * (own[key] - found[0][key]):+.2f}" if known else "")
-        rows.append([name, system, "WER" if key == "wer" else "clips with text", *cells])
+    rows = []
+    for name, system in entries:
+        figures = [experiment.scores.get(name, {}).get(system, {}) for experiment in experiments]
+        key = next(
+            (key for key in ("wer", "text_rate") if any(key in run for run in figures)), None
+        )
+        if key is not None:
+            label = "WER" if key == "wer" else "clips with text"
+            rows.append([name, system, label, *_compare_runs(figures, key)])
     return rows
 
 
+def _compare_runs(runs: Sequence[Figures], key: str) -> list[str]:
+    rates = [
+        percent(run.get(key))
+        + (f" ({_interval(run)})" if key == "wer" and key in run and _bounds(run) else "")
+        for run in runs
+    ]
+    first = runs[0]
+    differences = [
+        f"{100 * (run[key] - first[key]):+.2f}" if key in run and key in first else ""
+        for run in runs[1:]
+    ]
+    return [*rates, *differences]
+
+
 def percent(fraction: float | None) -> str:
-    """A fraction as percent with two decimals; empty where there is none."""
+    """A fraction as percent with two decimals; empty if there is none."""
     return "" if fraction is None else f"{100 * fraction:.2f}"
 
 
@@ -263,5 +270,5 @@ def _decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _count(own: Mapping[str, Any], key: str) -> str:
-    return str(own.get(key, ""))
+def _count(figures: Figures, key: str) -> str:
+    return str(figures.get(key, ""))

@@ -1,9 +1,9 @@
-"""The stage: ``data/decode`` and ``data/systems`` → ``metrics/score.json`` (kept in git) and three
-tables in ``data/score``.
+"""The stage: ``data/decode`` and ``data/systems`` → ``metrics/score.json`` (in git) and tables in
+``data/score``.
 
-``speakers.csv`` and ``groups.csv`` hold rates of parts of a set, ``utterances.parquet`` a row for
-each utterance and system with its texts and errors: what a report shows and what runs are compared
-by. Cost: ``python -m bench.scoring`` measures it.
+``speakers.csv`` and ``groups.csv`` have the rates of parts of a set. ``utterances.parquet`` has a
+row for each utterance and system with texts and errors, for the report and for comparing runs.
+Cost: ``python -m bench.scoring`` measures it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,37 @@ from components.config import catalogue
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
-from components.score.insertions import EchoPhrases, evidence
+from components.score.insertions import LlmPhrases, collect_phrases
 from components.score.metrics import (
-    Counts,
-    by_group,
+    ErrorCounts,
     clip_kinds,
-    count,
-    groups,
-    kinds_of_utterances,
+    count_errors,
+    group_rows,
+    llm_metrics,
     nonspeech_metrics,
+    positions_by_label,
     speech_metrics,
-    text_metrics,
 )
-from components.score.sources import check_words, condition_of, settings_of
-from components.score.systems import SUFFIX, Set, read_sets
+from components.score.sources import check_words, condition_figure, read_source
+from components.score.systems import SUFFIX, DecodedSet, read_sets
 from components.text.forms import FORMS, prepare
 from components.text.hypothesis import LLM_ONLY, Hypothesis
 
-HYPOTHESES, SYSTEMS, OUT, METRICS = (
-    Path("data/decode"),
-    Path("data/systems"),
-    Path("data/score"),
-    Path("metrics/score.json"),
+HYPOTHESES = Path("data/decode")
+SYSTEMS = Path("data/systems")
+OUT = Path("data/score")
+METRICS = Path("metrics/score.json")
+SPEAKER_COLUMNS = (
+    "set",
+    "system",
+    "speaker",
+    "wer",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "words",
 )
-COLUMNS = ("set", "system", "speaker", "wer", "substitutions", "deletions", "insertions", "words")
-PARTS = (
+GROUP_COLUMNS = (
     "set",
     "system",
     "by",
@@ -59,7 +65,7 @@ PARTS = (
     "insertions",
     "words",
 )
-# columns, and the attributes of a hypothesis that they hold
+# Columns of the table of utterances → attributes of a hypothesis.
 ATTRIBUTES = {
     "id": "utterance_id",
     "speaker": "speaker",
@@ -68,7 +74,7 @@ ATTRIBUTES = {
     "reference": "reference",
     "text": "text",
 }
-NUMBERS = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
+COUNTS = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
 UTTERANCES = pa.schema(
     [
         ("set", pa.string()),
@@ -80,129 +86,134 @@ UTTERANCES = pa.schema(
         ("seconds", pa.float64()),
         ("reference", pa.string()),
         ("text", pa.string()),
-        *((name, pa.int64()) for name in NUMBERS),
+        *((name, pa.int64()) for name in COUNTS),
         ("kind", pa.string()),
     ]
 )
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores one system on one set."""
+
+    form: str
+    resamples: int
+    phrases: LlmPhrases
+
+    def score(
+        self, decoded: DecodedSet, hypotheses: Sequence[Hypothesis]
+    ) -> tuple[dict[str, Any], ErrorCounts, list[str]]:
+        """The figures of a system, its counts, and the kind of insertions of each utterance."""
+        references = [hypothesis.reference for hypothesis in hypotheses]
+        texts = [hypothesis.text for hypothesis in hypotheses]
+        counts = count_errors(references, texts, self.form, self.phrases)
+        if decoded.is_speech:
+            figures = speech_metrics(hypotheses, counts, self.form, self.resamples)
+            return figures, counts, counts.main_kinds()
+        kinds = clip_kinds(hypotheses, self.phrases)
+        return nonspeech_metrics(hypotheses, kinds), counts, kinds
 
 
 def work(stage: Stage) -> None:
+    """Scores all sets and writes metrics, tables and record.
+
+    Raises InputError for hypotheses that are incomplete or do not fit the corpus.
+    """
     params = stage.params
-    form, resamples, prompt = (
-        params.score.text_form,
-        params.score.resamples,
-        catalogue.llm(params.llm).prompt,
-    )
-    inputs = {"decode": recorded_digests(HYPOTHESES), "systems": _digests()}
-    out, known = empty_folder(OUT), evidence(prompt.template, *prompt.others)
+    prompt = catalogue.llm(params.llm).prompt
+    phrases = collect_phrases(prompt.template, *prompt.others)
+    scorer = _Scorer(params.score.text_form, params.score.resamples, phrases)
+    inputs = {"decode": recorded_digests(HYPOTHESES), "systems": _system_digests()}
+    out = empty_folder(OUT)
     sets = read_sets(HYPOTHESES, SYSTEMS, params.decode.sets)
-    notes = {
-        each.name: _notes(params.corpus, each) for each in sets
-    }  # before the work: a wrong total stops
-    _prepare(sets, form)
+    # A wrong number of words stops before the work.
+    facts = {decoded.name: _set_figures(params.corpus, decoded) for decoded in sets}
+    _normalise_all(sets, scorer.form)
     scores: dict[str, dict[str, Any]] = {}
-    speakers: list[tuple[Any, ...]] = [COLUMNS]
-    parts: list[tuple[Any, ...]] = [PARTS]
+    speakers: Rows = [SPEAKER_COLUMNS]
+    groups: Rows = [GROUP_COLUMNS]
     with pq.ParquetWriter(out / "utterances.parquet", UTTERANCES, compression="zstd") as writer:
-        for each in sets:
-            scores[each.name] = {}
-            for system, rows in each.systems.items():
+        for decoded in sets:
+            scores[decoded.name] = {}
+            for system, hypotheses in decoded.systems.items():
                 if system == LLM_ONLY:
-                    scores[each.name][LLM_ONLY] = text_metrics(rows)
+                    scores[decoded.name][LLM_ONLY] = llm_metrics(hypotheses)
                     continue
-                figures, counts, kinds = _figures(each, rows, form, resamples, known)
-                scores[each.name][system] = {**figures, **notes[each.name]}
-                writer.write_table(_table(each, system, rows, counts, kinds))
-                if not _quiet(each):
-                    lines = by_group([row.speaker for row in rows])
-                    speakers += [
-                        (each.name, system, speaker, *counts.figures(at).values())
-                        for speaker, at in lines
-                    ]
-                    parts += [
-                        (each.name, system, *line) for line in groups(rows, counts, resamples)
-                    ]
+                figures, counts, kinds = scorer.score(decoded, hypotheses)
+                scores[decoded.name][system] = {**figures, **facts[decoded.name]}
+                writer.write_table(_utterance_table(decoded, system, counts, kinds))
+                if decoded.is_speech:
+                    key = (decoded.name, system)
+                    speakers += [(*key, *row) for row in _speaker_rows(hypotheses, counts)]
+                    parts = group_rows(hypotheses, counts, scorer.resamples)
+                    groups += [(*key, *row) for row in parts]
     METRICS.parent.mkdir(exist_ok=True)
     METRICS.write_text(json.dumps(scores, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    _write(out / "speakers.csv", speakers)
-    _write(out / "groups.csv", parts)
-    write_record(
-        out,
-        "score",
-        parameters=asdict(params.score),
-        inputs=inputs,
-        libraries=("jiwer", "RapidFuzz", "whisper_normalizer"),
-    )
+    _write_csv(out / "speakers.csv", speakers)
+    _write_csv(out / "groups.csv", groups)
+    libraries = ("jiwer", "RapidFuzz", "whisper_normalizer")
+    parameters = asdict(params.score)
+    write_record(out, "score", parameters=parameters, inputs=inputs, libraries=libraries)
 
 
-def _digests() -> dict[str, str]:
-    """Digest of each text of other systems; what else lies there changes no figure."""
-    return (
-        {path: digest for path, digest in folder_digests(SYSTEMS).items() if path.endswith(SUFFIX)}
-        if SYSTEMS.is_dir()
-        else {}
-    )
+def _system_digests() -> dict[str, str]:
+    """Digest of each text of other systems; other files in the folder change no figure."""
+    if not SYSTEMS.is_dir():
+        return {}
+    digests = folder_digests(SYSTEMS).items()
+    return {path: digest for path, digest in digests if path.endswith(SUFFIX)}
 
 
-def _quiet(each: Set) -> bool:
-    return each.role.startswith("nonspeech")
-
-
-def _notes(corpus: str, each: Set) -> dict[str, Any]:
-    """What stands beside the figures of every system of a set: its condition, and whether its words
-    were checked.
+def _set_figures(corpus: str, decoded: DecodedSet) -> dict[str, Any]:
+    """The figures that all systems of a set have: its condition, and whether the number of its
+    words was checked.
     """
-    settings = settings_of(corpus, each.role, each.name)
-    return {
-        **condition_of(settings),
-        **check_words(each.name, settings, [row.reference for row in each.rows]),
-    }
+    settings = read_source(corpus, decoded.role, decoded.name)
+    references = [utterance.reference for utterance in decoded.utterances]
+    return {**condition_figure(settings), **check_words(decoded.name, settings, references)}
 
 
-def _prepare(sets: Sequence[Set], form: str) -> None:
-    """Normalises all texts that are compared in Whisper's form: those of speech, and of non-speech
-    where it is the reported one.
+def _normalise_all(sets: Sequence[DecodedSet], form: str) -> None:
+    """Prepares the texts that are compared in each form: those of speech, and those of non-speech
+    if Whisper's form is the reported one.
     """
-    rows = (
-        row
-        for each in sets
-        if form == "whisper" or not _quiet(each)
-        for rows in each.systems.values()
-        for row in rows
-    )
-    texts = [text for row in rows for text in (row.reference, row.text)]
+    texts = [
+        text
+        for decoded in sets
+        if form == "whisper" or decoded.is_speech
+        for hypotheses in decoded.systems.values()
+        for hypothesis in hypotheses
+        for text in (hypothesis.reference, hypothesis.text)
+    ]
     for name in FORMS:
         prepare(texts, name)
 
 
-def _figures(
-    each: Set, rows: Sequence[Hypothesis], form: str, resamples: int, known: EchoPhrases
-) -> tuple[dict[str, Any], Counts, list[str]]:
-    """Figures of one system over a set, its counts, and the kind of each utterance."""
-    counts = count(rows, form, known)
-    if _quiet(each):
-        kinds = clip_kinds(rows, known)
-        return nonspeech_metrics(rows, kinds), counts, kinds
-    return speech_metrics(rows, counts, form, resamples), counts, kinds_of_utterances(counts)
+def _speaker_rows(hypotheses: Sequence[Hypothesis], counts: ErrorCounts) -> Rows:
+    speakers = positions_by_label([hypothesis.speaker for hypothesis in hypotheses])
+    return [
+        (speaker, *counts.figures(positions).values()) for speaker, positions in speakers.items()
+    ]
 
 
-def _table(
-    each: Set, system: str, rows: Sequence[Hypothesis], counts: Counts, kinds: Sequence[str]
+def _utterance_table(
+    decoded: DecodedSet, system: str, counts: ErrorCounts, kinds: Sequence[str]
 ) -> pa.Table:
-    number = len(rows)
+    hypotheses = decoded.systems[system]
+    num_rows = len(hypotheses)
     columns: dict[str, Any] = {
-        "set": [each.name] * number,
-        "role": [each.role] * number,
-        "system": [system] * number,
+        "set": [decoded.name] * num_rows,
+        "role": [decoded.role] * num_rows,
+        "system": [system] * num_rows,
         "kind": kinds,
     }
-    columns |= {
-        name: [getattr(row, attribute) for row in rows] for name, attribute in ATTRIBUTES.items()
-    }
-    columns |= {name: getattr(counts, name) for name in NUMBERS}
+    for name, attribute in ATTRIBUTES.items():
+        columns[name] = [getattr(hypothesis, attribute) for hypothesis in hypotheses]
+    columns |= {name: getattr(counts, name) for name in COUNTS}
     return pa.table({name: columns[name] for name in UTTERANCES.names}, schema=UTTERANCES)
 
 
-def _write(path: Path, lines: Sequence[tuple[Any, ...]]) -> None:
+def _write_csv(path: Path, rows: Rows) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(lines)
+        csv.writer(stream, lineterminator="\n").writerows(rows)

@@ -1,10 +1,9 @@
-"""The numbers of a set: word and character errors of each system with intervals and kinds of
-inserted words, by form; parts of it by length and language; on non-speech which clips give text,
-and how much of it.
+"""The figures of a set: word and character errors of a system with intervals and kinds of inserted
+words, in each text form; parts of the set by duration and language; text on non-speech.
 
-In: rows of one system, in the order of the utterances. Out: plain figures; rates are fractions,
-rounded to six digits. Cost: about 10 s for a million reference words once their Whisper form is
-there (``components.text.forms.prepare``).
+In: hypotheses of one system, in the order of the utterances. Out: plain figures; rates are
+fractions, rounded to six digits. Cost: about 10 s for a million reference words if their Whisper
+form is in memory (``components.text.forms.prepare``).
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ from components.score.insertions import (
     CLIP_KINDS,
     FORM,
     KINDS,
-    EchoPhrases,
+    LlmPhrases,
     kind_of_clip,
     kinds_of_words,
     main_kind,
 )
-from components.score.intervals import interval
-from components.score.systems import AGAIN
+from components.score.intervals import Interval, error_rate_interval
 from components.text.forms import FORMS
 from components.text.hypothesis import Hypothesis
-from components.text.wer import align_pairs, compute_wer, count_character_errors
+from components.text.wer import WordErrors, align_pairs, compute_wer, count_character_errors
 
-ERRORS = ("substitutions", "deletions", "insertions")
 EDGES = (2, 5, 10, 20, 30)  # seconds; an utterance at an edge belongs to the longer ones
 DURATIONS = ("<2", "2–5", "5–10", "10–20", "20–30", ">30")  # seconds
+REDECODE = "Run 'dvc repro -f decode'."
+ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
-class Counts:
-    """One system over a set: arrays of int64 [utterances], and the kind of each inserted word of an
-    utterance.
+class ErrorCounts:
+    """The errors of one system over a set: int64 arrays (utterances,), and for each utterance the
+    kinds of its inserted words.
     """
 
     substitutions: np.ndarray
@@ -55,166 +54,204 @@ class Counts:
 
     @property
     def errors(self) -> np.ndarray:
-        return self.substitutions + self.deletions + self.insertions
+        """Word errors of each utterance, (utterances,)."""
+        errors: np.ndarray = self.substitutions + self.deletions + self.insertions
+        return errors
 
-    def figures(self, at: Any = slice(None)) -> dict[str, Any]:
-        """Word error rate and the counts behind it over the utterances ``at`` (an index of arrays);
-        0 over no words.
+    @property
+    def cer(self) -> float:
+        """Character errors over reference characters, a fraction; 0 over no characters."""
+        characters = int(self.characters.sum())
+        return float(self.character_errors.sum()) / characters if characters else 0.0
+
+    def word_errors(self, index: Any = ALL) -> WordErrors:
+        """The sums over the utterances ``index`` (an index of arrays)."""
+        counts = (self.substitutions, self.deletions, self.insertions, self.words)
+        return WordErrors(*(int(count[index].sum()) for count in counts))
+
+    def figures(self, index: Any = ALL) -> dict[str, Any]:
+        """Word error rate and the counts behind it over the utterances ``index``; rate 0 over no
+        words.
         """
-        words = int(self.words[at].sum())
-        rate = round(float(self.errors[at].sum()) / words, 6) if words else 0.0
+        errors = self.word_errors(index)
         return {
-            "wer": rate,
-            **{each: int(getattr(self, each)[at].sum()) for each in ERRORS},
-            "words": words,
+            "wer": round(errors.wer, 6),
+            "substitutions": errors.substitutions,
+            "deletions": errors.deletions,
+            "insertions": errors.insertions,
+            "words": errors.words,
         }
 
+    def interval(
+        self, speakers: Sequence[str], resamples: int, index: Any = ALL
+    ) -> Interval | None:
+        """The 95 % interval of the word error rate over the utterances ``index``; ``speakers`` has
+        all utterances. None without resamples or reference words.
+        """
+        selected = [speakers[position] for position in np.arange(len(speakers))[index]]
+        return error_rate_interval(self.errors[index], self.words[index], selected, resamples)
 
-def count(rows: Sequence[Hypothesis], form: str, known: EchoPhrases) -> Counts:
-    """Counts of one system in a text form; ``known`` are the phrases by which kinds of inserted
-    words are told apart.
+    def main_kinds(self) -> list[str]:
+        """The main kind of the inserted words of each utterance; empty if there are none."""
+        return [main_kind(kinds) for kinds in self.kinds]
+
+    def kind_counts(self) -> dict[str, int]:
+        """The number of inserted words of each kind; they add up to the insertions in the form
+        ``components.score.insertions.FORM``.
+        """
+        counts = Counter(kind for kinds in self.kinds for kind in kinds)
+        return {kind: counts[kind] for kind in KINDS}
+
+
+def count_errors(
+    references: Sequence[str], texts: Sequence[str], form: str, phrases: LlmPhrases
+) -> ErrorCounts:
+    """The errors of one system in a text form; ``phrases`` mark the kinds of inserted words.
+
+    Raises ValueError if the numbers of texts differ.
     """
-    references, texts = [row.reference for row in rows], [row.text for row in rows]
-    found = align_pairs(references, texts, form)
+    aligned = align_pairs(references, texts, form)
     substitutions, deletions, insertions, words = (
-        np.array([astuple(each.errors) for each in found], dtype=np.int64).reshape(-1, 4).T
+        np.array([astuple(alignment.errors) for alignment in aligned], dtype=np.int64)
+        .reshape(-1, 4)
+        .T
     )
-    wrong, characters = (
+    wrong_characters, characters = (
         np.array(count_character_errors(references, texts, form), dtype=np.int64).reshape(-1, 2).T
     )
-    plain = found if form == FORM else align_pairs(references, texts, FORM)
+    aligned_for_kinds = aligned if form == FORM else align_pairs(references, texts, FORM)
     kinds = [
-        kinds_of_words(row.reference, row.text, each, known)
-        for row, each in zip(rows, plain, strict=True)
+        kinds_of_words(reference, text, alignment, phrases)
+        for reference, text, alignment in zip(references, texts, aligned_for_kinds, strict=True)
     ]
-    return Counts(substitutions, deletions, insertions, words, wrong, characters, kinds)
+    return ErrorCounts(
+        substitutions, deletions, insertions, words, wrong_characters, characters, kinds
+    )
 
 
 def speech_metrics(
-    rows: Sequence[Hypothesis], counts: Counts, form: str, resamples: int
+    hypotheses: Sequence[Hypothesis], counts: ErrorCounts, form: str, resamples: int
 ) -> dict[str, Any]:
-    """Figures of one system over a set: word error rate with its 95 % interval (where ``resamples``
-    is not 0 and there are reference words), errors, character error rate, the rate in every text
-    form, and inserted words by kind.
+    """Figures of one system over a set: word error rate with its 95 % interval (if ``resamples`` is
+    not 0 and there are reference words), errors, character error rate, the rate in every text form,
+    and inserted words by kind.
     """
-    references, texts = [row.reference for row in rows], [row.text for row in rows]
-    own = counts.figures()
+    references = [hypothesis.reference for hypothesis in hypotheses]
+    texts = [hypothesis.text for hypothesis in hypotheses]
+    figures = counts.figures()
     forms = {
-        name: own["wer"] if name == form else round(compute_wer(references, texts, name), 6)
+        name: figures["wer"] if name == form else round(compute_wer(references, texts, name), 6)
         for name in FORMS
     }
-    characters = int(counts.characters.sum())
-    cer = round(float(counts.character_errors.sum()) / characters, 6) if characters else 0.0
-    kinds = Counter(kind for each in counts.kinds for kind in each)
+    speakers = [hypothesis.speaker for hypothesis in hypotheses]
     return {
-        **own,
-        **bounds(counts, rows, resamples),
-        "cer": cer,
+        **figures,
+        **_interval_figures(counts.interval(speakers, resamples)),
+        "cer": round(counts.cer, 6),
         "text_form": form,
         "forms": forms,
-        "insertion_kinds": {kind: kinds[kind] for kind in KINDS},
+        "insertion_kinds": counts.kind_counts(),
     }
 
 
-def bounds(
-    counts: Counts, rows: Sequence[Hypothesis], resamples: int, at: Any = slice(None)
-) -> dict[str, Any]:
-    """Ends of the interval over the utterances ``at``, and what was resampled; empty where there is
-    none.
-    """
-    speakers = [rows[each].speaker for each in np.arange(len(rows))[at]]
-    found = interval(counts.errors[at], counts.words[at], speakers, resamples)
-    return (
-        {"wer_low": round(found.low, 6), "wer_high": round(found.high, 6), "interval_by": found.by}
-        if found
-        else {}
-    )
+def _interval_figures(interval: Interval | None) -> dict[str, Any]:
+    if interval is None:
+        return {}
+    return {
+        "wer_low": round(interval.low, 6),
+        "wer_high": round(interval.high, 6),
+        "interval_by": interval.by,
+    }
 
 
-def text_metrics(rows: Sequence[Hypothesis]) -> dict[str, Any]:
+def llm_metrics(hypotheses: Sequence[Hypothesis]) -> dict[str, Any]:
     """Perplexity of a word of the references under the LLM alone: exp(-sum of log-probabilities /
-    words); none over no words.
+    words); no perplexity over no words.
 
-    Raises InputError for an utterance without a log-probability, and where the perplexity is more
-    than a number can say.
+    Raises InputError for an utterance without a log-probability, and if the perplexity exceeds the
+    range of a float.
     """
-    words = sum(len(row.reference.split()) for row in rows)
-    wrong = next((row for row in rows if not math.isfinite(row.score)), None)
-    if wrong is not None:
-        raise InputError(
-            f"The LLM alone gives '{wrong.utterance_id}' the log-probability {wrong.score}.",
-            subject=wrong.utterance_id,
-            hint=AGAIN,
-        )
+    words = sum(len(hypothesis.reference.split()) for hypothesis in hypotheses)
+    for hypothesis in hypotheses:
+        if not math.isfinite(hypothesis.score):
+            raise InputError(
+                f"The log-probability of '{hypothesis.utterance_id}' under the LLM alone is "
+                f"{hypothesis.score}.",
+                subject=hypothesis.utterance_id,
+                hint=REDECODE,
+            )
     if not words:
         return {"words": 0}
     try:
-        return {
-            "perplexity": round(math.exp(-sum(row.score for row in rows) / words), 4),
-            "words": words,
-        }
+        perplexity = math.exp(-sum(hypothesis.score for hypothesis in hypotheses) / words)
     except OverflowError:
         raise InputError(
-            "The perplexity of a word is above all numbers: are words apart by spaces in this "
-            "language?",
+            "The perplexity of a word exceeds the range of a float: are words separated by spaces "
+            "in this language?",
             subject="decode.perplexity",
             hint="Set decode.perplexity to false.",
         ) from None
+    return {"perplexity": round(perplexity, 4), "words": words}
 
 
-def clip_kinds(rows: Sequence[Hypothesis], known: EchoPhrases) -> list[str]:
-    """The kind of text of each clip of non-speech; empty where there is none."""
-    return [kind_of_clip(row.reference, row.text, known) for row in rows]
+def clip_kinds(hypotheses: Sequence[Hypothesis], phrases: LlmPhrases) -> list[str]:
+    """The kind of text of each clip of non-speech; empty if it has no text."""
+    return [
+        kind_of_clip(hypothesis.reference, hypothesis.text, phrases) for hypothesis in hypotheses
+    ]
 
 
-def nonspeech_metrics(rows: Sequence[Hypothesis], kinds: Sequence[str]) -> dict[str, Any]:
-    """The share of clips to which a system gives any text at all, its characters a minute of audio
-    (white space within it counts once), and those clips by the kind of their text.
+def nonspeech_metrics(hypotheses: Sequence[Hypothesis], kinds: Sequence[str]) -> dict[str, Any]:
+    """The share of clips with any text, characters a minute of audio (a run of white space counts
+    as one), and the number of clips by kind of their text.
     """
-    characters, minutes = (
-        sum(len(" ".join(row.text.split())) for row in rows),
-        sum(row.duration_s for row in rows) / 60,
-    )
+    characters = sum(len(" ".join(hypothesis.text.split())) for hypothesis in hypotheses)
+    minutes = sum(hypothesis.duration_s for hypothesis in hypotheses) / 60
     counts = Counter(kinds)
     return {
-        "text_rate": round(sum(map(bool, kinds)) / len(rows), 6),
-        "clips": len(rows),
+        "text_rate": round(sum(map(bool, kinds)) / len(hypotheses), 6),
+        "clips": len(hypotheses),
         "characters_a_minute": round(characters / minutes, 4) if minutes else 0.0,
         "insertion_kinds": {kind: counts[kind] for kind in CLIP_KINDS},
     }
 
 
-def by_group(labels: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each label, sorted, with the positions of its utterances."""
-    names, held = np.unique(np.array(labels, dtype=object), return_inverse=True)
-    return ((str(name), np.flatnonzero(held == number)) for number, name in enumerate(names))
+def positions_by_label(labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """The indices of the utterances with each label; labels in alphabetical order."""
+    names, inverse = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    return {str(name): np.flatnonzero(inverse == index) for index, name in enumerate(names)}
 
 
-def kinds_of_utterances(counts: Counts) -> list[str]:
-    """The main kind of the inserted words of each utterance; empty where none is inserted."""
-    return [main_kind(each) for each in counts.kinds]
+def duration_label(duration_s: float) -> str:
+    """The bucket of an utterance's duration.
 
-
-def duration(seconds: float) -> str:
-    """The bucket of an utterance's length."""
-    return DURATIONS[bisect_right(EDGES, seconds)]
-
-
-def groups(rows: Sequence[Hypothesis], counts: Counts, resamples: int) -> Iterator[tuple[Any, ...]]:
-    """(by, group, rate, low, high, substitutions, deletions, insertions, words) of the parts of a
-    set that have utterances: by duration, short ones first, and by language where any is known. The
-    groups of one kind add up to the set.
-
-    Each has an interval over its own speakers (empty where there is none): wide, or saying nothing,
-    where utterances are few.
+    >>> duration_label(1.9), duration_label(2), duration_label(45)
+    ('<2', '2–5', '>30')
     """
-    kinds = {
-        "duration": [duration(row.duration_s) for row in rows],
-        "language": [row.language for row in rows],
-    }
-    for kind, labels in kinds.items():
-        found = dict(by_group(labels)) if any(labels) else {}
-        for label in (each for each in DURATIONS if each in found) if kind == "duration" else found:
-            rate, *errors = counts.figures(found[label]).values()
-            ends = bounds(counts, rows, resamples, found[label])
-            yield (kind, label, rate, ends.get("wer_low", ""), ends.get("wer_high", ""), *errors)
+    return DURATIONS[bisect_right(EDGES, duration_s)]
+
+
+def group_rows(
+    hypotheses: Sequence[Hypothesis], counts: ErrorCounts, resamples: int
+) -> Iterator[tuple[Any, ...]]:
+    """(by, group, rate, low, high, substitutions, deletions, insertions, words) of the parts of a
+    set: by duration, short ones first, and by language if any is known.
+
+    Groups without utterances are left out. The groups of one kind add up to the set. ``low`` and
+    ``high`` are the interval over the group's own speakers (empty if there is none); with few
+    utterances it is wide, or has no information.
+    """
+    speakers = [hypothesis.speaker for hypothesis in hypotheses]
+    by_duration = positions_by_label(
+        [duration_label(hypothesis.duration_s) for hypothesis in hypotheses]
+    )
+    languages = [hypothesis.language for hypothesis in hypotheses]
+    by_language = positions_by_label(languages) if any(languages) else {}
+    groups = [
+        ("duration", label, by_duration[label]) for label in DURATIONS if label in by_duration
+    ]
+    groups += [("language", label, positions) for label, positions in by_language.items()]
+    for by, label, positions in groups:
+        rate, *errors = counts.figures(positions).values()
+        bounds = _interval_figures(counts.interval(speakers, resamples, positions))
+        yield (by, label, rate, bounds.get("wer_low", ""), bounds.get("wer_high", ""), *errors)

@@ -1,10 +1,10 @@
-"""What the corpus says of a set that is scored: under which condition it stands, and how many words
-it must have.
+"""Facts of the corpus about a set that is scored: its condition, and the number of words that it
+must have.
 
 In: the set's entry in ``catalogue/corpus.yaml`` and, for LibriSpeech, the word totals in
 ``catalogue/archive.yaml``. Out: the condition of an altered set, and whether the words were
-checked. A total that differs means that references were altered on the way, an excerpt that
-utterances were left out: no rate of either may stand beside published ones.
+checked. A different total means that references were changed, missing utterances that the set
+is an excerpt. A rate of either is not comparable with published ones.
 """
 
 from __future__ import annotations
@@ -16,40 +16,35 @@ from components.config import catalogue
 from components.config.errors import InputError, nearest
 from components.corpus.fetch.archive import archives
 
-ALTERED = (
-    "snr_db",
-    "tempo",
-    "cut",
-    "around_seconds",
-)  # what a source of kind altered changes: one of them
+CONDITIONS = ("snr_db", "tempo", "cut", "around_seconds")  # a source of kind altered has one
 LIBRISPEECH = "librispeech"  # the kind, and the entry of its archives
 
 
-def settings_of(corpus: str, role: str, name: str) -> Mapping[str, Any]:
-    """The settings of a source; raises InputError where the corpus lists no such one."""
-    listed = catalogue.corpus(corpus).sources.get(role, {})
-    if name not in listed:
+def read_source(corpus: str, role: str, name: str) -> Mapping[str, Any]:
+    """The settings of a source; raises InputError if the corpus does not list it."""
+    sources = catalogue.corpus(corpus).sources.get(role, {})
+    if name not in sources:
         raise InputError(
-            f"data/decode holds {role}/{name}, which the corpus '{corpus}' does not list.",
+            f"data/decode has {role}/{name}, which the corpus '{corpus}' does not list.",
             subject=name,
-            hint=f"Run 'dvc repro'. {nearest(name, listed)}",
+            hint=f"Run 'dvc repro'. {nearest(name, sources)}",
         )
-    return listed[name]
+    return sources[name]
 
 
-def condition_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+def condition_figure(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``{"condition": {"name": …, "value": …}}`` of an altered set (decibels, factor, share or
-    seconds); nothing for another.
+    seconds); empty for another.
 
-    Raises InputError where an altered set does not say what was changed.
+    Raises InputError if an altered set has no condition.
     """
     if settings["kind"] != "altered":
         return {}
-    name = next((each for each in ALTERED if settings.get(each) is not None), None)
+    name = next((name for name in CONDITIONS if settings.get(name) is not None), None)
     if name is None:
         raise InputError(
-            f"An altered source says none of {', '.join(ALTERED)}.",
-            hint="Give it one in catalogue/corpus.yaml.",
+            f"An altered source has none of {', '.join(CONDITIONS)}.",
+            hint="Set one in catalogue/corpus.yaml.",
         )
     return {"condition": {"name": name, "value": float(settings[name])}}
 
@@ -57,24 +52,31 @@ def condition_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_words(
     name: str, settings: Mapping[str, Any], references: Sequence[str]
 ) -> dict[str, bool]:
-    """``{"words_checked": True}`` where the references are all of one LibriSpeech subset whose
-    total is known, False where some of its utterances are not there, and nothing for other sets.
+    """``{"words_checked": True}`` if the references are all of one LibriSpeech subset with a known
+    total, False if some of its utterances are missing; empty for other sets.
 
-    Raises InputError where all are there and their words, as they stand, are of another number.
+    Raises InputError if all utterances are there but the number of their words differs.
     """
     if settings["kind"] != LIBRISPEECH or len(settings["subsets"]) != 1:
         return {}
     subset = settings["subsets"][0]
-    known = [each for each in archives(LIBRISPEECH) if each.folder == subset and each.packed.words]
-    if not known:
+    archive = next(
+        (
+            archive
+            for archive in archives(LIBRISPEECH)
+            if archive.folder == subset and archive.packed.words
+        ),
+        None,
+    )
+    if archive is None:
         return {}
-    if known[0].utterances(subset) != len(references):
+    if archive.utterances(subset) != len(references):
         return {"words_checked": False}
-    words = sum(len(reference.split()) for reference in references)
-    if words != known[0].packed.words:
+    words, expected = sum(len(reference.split()) for reference in references), archive.packed.words
+    if words != expected:
         raise InputError(
-            f"{name}: {words:,} reference words in {len(references):,} utterances, but {subset} has {known[0].packed.words:,}: some were "
-            "altered.",
+            f"{name}: {words:,} reference words in {len(references):,} utterances, but {subset} "
+            f"has {expected:,}: some were changed.",
             subject=name,
             hint="Compare data/corpus with the transcripts as published.",
         )

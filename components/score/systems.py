@@ -1,11 +1,11 @@
-"""Whose texts are scored: the systems of ``data/decode``, and others beside them that left a plain
-file.
+"""The systems that are scored: those of ``data/decode``, and other systems whose texts are in a
+plain file.
 
-In: ``data/decode/<role>/<set>.parquet``, and ``data/systems/<system>/<set>.tsv`` (UTF-8, a line:
-id, tab, text; no header; an empty text is a text). Out: the rows of each set by system. Every
-system must have said something about each utterance of a set, once, and against the same
-references: a missing, unknown or doubled id, a text that is no text, a broken line or a name that
-is taken stops before any figure is made. Cost: some 100,000 rows a second.
+In: ``data/decode/<role>/<set>.parquet``, and ``data/systems/<system>/<set>.tsv`` (UTF-8; a line is
+id, tab, text; no header; the text may be empty). Out: the hypotheses of each set by system. Every
+system must have exactly one text for each utterance of a set, and the same references. A missing,
+unknown or duplicate id, a missing text, a broken line or the name of an own system stops before any
+figure is computed. Cost: some 100,000 rows a second.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 
 from components.config.errors import InputError, nearest
 from components.decode.hypotheses import read_hypotheses
+from components.score.metrics import REDECODE
 from components.text.hypothesis import CTC, LLM_ONLY, WHISPER, Hypothesis
 
 SUFFIX = ".tsv"
-TAKEN = (CTC, LLM_ONLY, WHISPER)  # names of systems that decode may write
-AGAIN = "Run 'dvc repro -f decode'."
+RESERVED = (CTC, LLM_ONLY, WHISPER)  # names of systems that decode may write
 
 
 @dataclass(frozen=True)
-class Set:
-    """One source that was decoded: its role, and the rows of each system in one order of
+class DecodedSet:
+    """One source that was decoded: its role, and the hypotheses of each system in one order of
     utterances.
     """
 
@@ -36,107 +36,129 @@ class Set:
     systems: dict[str, list[Hypothesis]]
 
     @property
-    def rows(self) -> list[Hypothesis]:
-        """Rows of one system: for what they say of the utterances."""
+    def is_speech(self) -> bool:
+        """Whether it is a set of speech."""
+        return not self.role.startswith("nonspeech")
+
+    @property
+    def utterances(self) -> list[Hypothesis]:
+        """The hypotheses of one system, for the facts about the utterances."""
         return next(iter(self.systems.values()))
 
 
-def by_system(rows: Iterable[Hypothesis]) -> dict[str, list[Hypothesis]]:
-    """Rows by system, in the order of their first row."""
-    found: dict[str, list[Hypothesis]] = {}
-    for row in rows:
-        found.setdefault(row.system, []).append(row)
-    return found
+def read_sets(
+    hypotheses: Path, other_systems: Path, own_names: Iterable[str] = ()
+) -> list[DecodedSet]:
+    """The sets in the folder ``hypotheses``, sorted by path, with the systems of the folder
+    ``other_systems`` (which may be missing).
 
-
-def read_sets(hypotheses: Path, others: Path, taken: Iterable[str] = ()) -> list[Set]:
-    """The sets below ``hypotheses``, sorted by path, with the systems of the folder ``others``
-    (which may be missing).
-
-    ``taken`` are names of ours beside those that stand in the hypotheses. Raises InputError that
-    names the file and the line or id.
+    ``own_names`` are names of own systems that need not be in the hypotheses. Raises InputError
+    that names the file and the line or id.
     """
-    found: dict[str, Set] = {}
+    sets: dict[str, DecodedSet] = {}
     for path in sorted(hypotheses.glob("*/*.parquet")):
-        name, systems = path.stem, by_system(read_hypotheses(path))
-        if name in found:
+        name = path.stem
+        if name in sets:
             raise InputError(
                 f"Two sources are called '{name}'.",
                 subject=name,
                 hint="Rename one in catalogue/corpus.yaml.",
             )
-        if systems:  # else the source has no utterance
+        systems = _by_system(read_hypotheses(path))
+        if systems:  # none: the source has no utterance
             _check_texts(name, systems)
-            found[name] = Set(name, path.parent.name, _in_one_order(name, systems))
-    ours = {*TAKEN, *taken, *(system for each in found.values() for system in each.systems)}
-    for file in sorted(others.glob(f"*{SUFFIX}")):
-        raise InputError(
-            f"{file} is of no system.",
-            subject=str(file),
-            hint=f"Move it to {others}/<system>/<set>{SUFFIX}.",
-        )
-    for folder in sorted(path for path in others.glob("[!.]*") if path.is_dir()):
-        if folder.name in ours:
+            sets[name] = DecodedSet(name, path.parent.name, _in_same_order(name, systems))
+    used = (system for decoded in sets.values() for system in decoded.systems)
+    reserved = {*RESERVED, *own_names, *used}
+    for path in _system_files(other_systems, reserved):
+        decoded = sets.get(path.stem)
+        if decoded is None or path.suffix != SUFFIX:
             raise InputError(
-                f"{folder}: a system of ours is called '{folder.name}' too.",
+                f"{path}: no set of speech or non-speech has this name.",
+                subject=str(path),
+                hint=f"{nearest(path.stem, sets)} The file's name is <set>{SUFFIX}.",
+            )
+        system = path.parent.name
+        added = _read_system(path, system, decoded.utterances)
+        sets[decoded.name] = replace(decoded, systems={**decoded.systems, system: added})
+    return list(sets.values())
+
+
+def _by_system(hypotheses: Iterable[Hypothesis]) -> dict[str, list[Hypothesis]]:
+    systems: dict[str, list[Hypothesis]] = {}
+    for hypothesis in hypotheses:
+        systems.setdefault(hypothesis.system, []).append(hypothesis)
+    return systems
+
+
+def _system_files(root: Path, reserved: Iterable[str]) -> list[Path]:
+    """The files of all systems below ``root``, hidden ones left out; raises InputError for a
+    reserved name and for a text outside a system's folder.
+    """
+    for path in sorted(root.glob(f"*{SUFFIX}")):
+        raise InputError(
+            f"{path} is not in the folder of a system.",
+            subject=str(path),
+            hint=f"Move it to {root}/<system>/<set>{SUFFIX}.",
+        )
+    files: list[Path] = []
+    for folder in sorted(path for path in root.glob("[!.]*") if path.is_dir()):
+        if folder.name in reserved:
+            raise InputError(
+                f"{folder}: '{folder.name}' is the name of a system of this project.",
                 subject=folder.name,
                 hint="Rename the folder.",
             )
-        for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-            each = found.get(path.stem)
-            if each is None or path.suffix != SUFFIX:
-                raise InputError(
-                    f"{path}: no set of speech or non-speech is called so.",
-                    subject=str(path),
-                    hint=f"{nearest(path.stem, found)} The file's name is <set>{SUFFIX}.",
-                )
-            found[each.name] = replace(
-                each, systems={**each.systems, folder.name: _joined(path, folder.name, each.rows)}
-            )
-    return list(found.values())
+        files += sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return files
 
 
 def _check_texts(name: str, systems: Mapping[str, list[Hypothesis]]) -> None:
-    for system, rows in systems.items():
-        for row in rows:
-            for what, text in (("reference", row.reference), ("text", row.text)):
+    for system, hypotheses in systems.items():
+        for hypothesis in hypotheses:
+            texts = {"reference": hypothesis.reference, "text": hypothesis.text}
+            for field, text in texts.items():
                 if not isinstance(text, str):
                     raise InputError(
-                        f"{name}: the {what} of '{row.utterance_id}' in the hypotheses of '{system}' is "
-                        f"no text: {text!r}.",
-                        subject=row.utterance_id,
-                        hint=AGAIN,
+                        f"{name}: the {field} of '{hypothesis.utterance_id}' in the hypotheses of "
+                        f"'{system}' is not a text: {text!r}.",
+                        subject=hypothesis.utterance_id,
+                        hint=REDECODE,
                     )
 
 
-def _in_one_order(name: str, systems: dict[str, list[Hypothesis]]) -> dict[str, list[Hypothesis]]:
-    """The systems, each with the utterances of the first in its order; raises InputError where one
-    has others or other references.
+def _in_same_order(name: str, systems: dict[str, list[Hypothesis]]) -> dict[str, list[Hypothesis]]:
+    """All systems with the utterances in the order of the first system; raises InputError if one
+    has other utterances or references.
     """
     first = next(iter(systems.values()))
-    wanted = {row.utterance_id: row.reference for row in first}
-    for system, rows in systems.items():
-        counts = Counter(row.utterance_id for row in rows)
-        wrong = sorted(
-            (counts.keys() ^ wanted.keys()) | {each for each, count in counts.items() if count > 1}
-        )
-        if wrong:
+    references = {hypothesis.utterance_id: hypothesis.reference for hypothesis in first}
+    for system, hypotheses in systems.items():
+        counts = Counter(hypothesis.utterance_id for hypothesis in hypotheses)
+        duplicates = {utterance_id for utterance_id, count in counts.items() if count > 1}
+        wrong_ids = sorted((counts.keys() ^ references.keys()) | duplicates)
+        if wrong_ids:
             raise InputError(
-                f"{name}: the hypotheses of '{system}' miss or double {wrong[:3]}.",
+                f"{name}: missing or duplicate utterances in the hypotheses of '{system}': "
+                f"{wrong_ids[:3]}.",
                 subject=name,
-                hint=AGAIN,
+                hint=REDECODE,
             )
-        other = next(
-            (row.utterance_id for row in rows if row.reference != wanted[row.utterance_id]), None
-        )
-        if other is not None:
-            raise InputError(
-                f"{name}: '{other}' has another reference in the hypotheses of '{system}'.",
-                subject=other,
-                hint=AGAIN,
-            )
-    held = {system: {row.utterance_id: row for row in rows} for system, rows in systems.items()}
-    return {system: [held[system][row.utterance_id] for row in first] for system in systems}
+        for hypothesis in hypotheses:
+            if hypothesis.reference != references[hypothesis.utterance_id]:
+                raise InputError(
+                    f"{name}: '{hypothesis.utterance_id}' has another reference in the hypotheses "
+                    f"of '{system}'.",
+                    subject=hypothesis.utterance_id,
+                    hint=REDECODE,
+                )
+    by_id = {
+        system: {hypothesis.utterance_id: hypothesis for hypothesis in hypotheses}
+        for system, hypotheses in systems.items()
+    }
+    return {
+        system: [by_id[system][utterance_id] for utterance_id in references] for system in systems
+    }
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -150,52 +172,52 @@ def read_texts(path: Path) -> dict[str, str]:
             hint="Save it as UTF-8.",
         ) from None
     texts: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip("\r") and number == len(lines):  # after the last line's end
+    for line_number, line in enumerate(lines, 1):
+        if not line.strip("\r") and line_number == len(lines):  # after the end of the last line
             continue
-        name, *text = line.removesuffix("\r").split("\t")
-        if len(text) != 1 or not name:
+        utterance_id, *fields = line.removesuffix("\r").split("\t")
+        if len(fields) != 1 or not utterance_id:
             raise InputError(
-                f"{path}, line {number}: not an id, one tab and a text: {line[:60]!r}.",
+                f"{path}, line {line_number}: not an id, one tab and a text: {line[:60]!r}.",
                 subject=str(path),
-                hint="A line is one utterance; an empty text keeps its tab.",
+                hint="A line is one utterance; the tab is needed before an empty text too.",
             )
-        if name in texts:
+        if utterance_id in texts:
             raise InputError(
-                f"{path}, line {number}: '{name}' stands there twice.",
-                subject=name,
-                hint="Keep one line of it.",
+                f"{path}, line {line_number}: second line of '{utterance_id}'.",
+                subject=utterance_id,
+                hint="Remove one of the two.",
             )
-        texts[name] = text[0]
+        texts[utterance_id] = fields[0]
     return texts
 
 
-def _joined(path: Path, system: str, rows: list[Hypothesis]) -> list[Hypothesis]:
-    """The texts of a file as rows beside ``rows`` of the same set; raises InputError for ids that
-    are missing or unknown.
+def _read_system(path: Path, system: str, utterances: list[Hypothesis]) -> list[Hypothesis]:
+    """The texts of a file as hypotheses of ``utterances``; raises InputError for ids that are
+    missing or unknown.
     """
     texts = read_texts(path)
-    known = {row.utterance_id for row in rows}
-    if unknown := sorted(texts.keys() - known):
+    ids = {utterance.utterance_id for utterance in utterances}
+    if unknown := sorted(texts.keys() - ids):
         raise InputError(
             f"{path}: {len(unknown)} ids are unknown, such as {unknown[:3]}.",
             subject=unknown[0],
-            hint="Ids are those of data/decode.",
+            hint="Use the ids of data/decode.",
         )
-    if missing := sorted(known - texts.keys()):
+    if missing := sorted(ids - texts.keys()):
         raise InputError(
             f"{path}: {len(missing)} utterances are missing, such as {missing[:3]}.",
             subject=missing[0],
-            hint="Give each a line; where nothing was recognised its text is empty.",
+            hint="Add a line for each; if nothing was recognised, its text is empty.",
         )
     return [
         replace(
-            row,
+            utterance,
             system=system,
-            text=texts[row.utterance_id],
+            text=texts[utterance.utterance_id],
             tokens=[],
             score=math.nan,
             alternatives=[],
         )
-        for row in rows
+        for utterance in utterances
     ]

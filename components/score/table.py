@@ -1,7 +1,7 @@
-"""The result tables for the terminal: error rates with intervals, inserted words by kind, text on
-non-speech, seconds a stage, where the artifacts lie.
+"""Result tables for the terminal: error rates with intervals, inserted words by kind, text on
+non-speech, seconds of each stage, and where the artifacts are.
 
-In: ``metrics/score.json`` and ``runs/``. Out: lines on standard output; costs nothing.
+In: ``metrics/score.json`` and ``runs/``. Out: tables on standard output. Cost: milliseconds.
 """
 
 from __future__ import annotations
@@ -29,113 +29,119 @@ ARTIFACTS = {
     "data/score/groups.csv": "by length and language",
     "data/score/utterances.parquet": "errors of every utterance",
     "metrics/curve.csv": "training curve",
-    "metrics/train.json": "where its accuracy jumps",
+    "metrics/train.json": "training step at which the accuracy jumps",
     "metrics/score.json": "these figures",
 }
-WIDTH = 110  # columns, where the output is no terminal
+WIDTH = 110  # columns, if the output is not a terminal
+COUNTS = ("substitutions", "deletions", "insertions", "words")
 Figures = Iterator[tuple[str, str, Mapping[str, Any]]]
 
 
-def show() -> None:
-    """Prints the tables; raises InputError where nothing was scored yet."""
+def print_tables() -> None:
+    """Prints all tables; raises InputError if nothing was scored yet."""
     if not METRICS.is_file():
-        raise InputError(f"{METRICS} is not there.", hint="Run 'dvc repro'.")
+        raise InputError(f"{METRICS} is missing.", subject=str(METRICS), hint="Run 'dvc repro'.")
     scores = json.loads(METRICS.read_text())
     console = Console(width=None if Console().is_terminal else WIDTH)
-    console.print(_words(scores))
-    parts = [
+    console.print(_word_errors(scores))
+    incomplete = [
         name
         for name, systems in scores.items()
-        if any(each.get("words_checked") is False for each in systems.values())
+        if any(figures.get("words_checked") is False for figures in systems.values())
     ]
-    if parts:
+    if incomplete:
         console.print(
-            "Not all of the published set, so not to stand beside published rates: "
-            f"{', '.join(parts)}"
+            "Part of a published set only, not comparable with published rates: "
+            f"{', '.join(incomplete)}"
         )
-    for table in (_insertions(scores), _silence(scores)):
+    for table in (_insertion_kinds(scores), _nonspeech(scores)):
         if table.row_count:
             console.print(table)
     console.print(_seconds(stage_seconds()))
-    console.print(
-        "Artifacts: "
-        + ", ".join(f"{path} ({what})" for path, what in ARTIFACTS.items() if Path(path).exists())
-    )
+    artifacts = (f"{path} ({label})" for path, label in ARTIFACTS.items() if Path(path).exists())
+    console.print("Artifacts: " + ", ".join(artifacts))
 
 
-def _holding(scores: Mapping[str, Any], key: str) -> Figures:
-    """Set, system and figures of those that have one of that name."""
+def _with_figure(scores: Mapping[str, Any], key: str) -> Figures:
+    """Set, system and figures, where the figures have that key."""
     return (
-        (name, system, each)
+        (name, system, figures)
         for name, systems in scores.items()
-        for system, each in systems.items()
-        if key in each
+        for system, figures in systems.items()
+        if key in figures
     )
 
 
-def rate(own: Mapping[str, Any]) -> str:
-    """A word error rate in percent, with its interval where there is one: ``2.72 (2.10–3.41)``."""
-    ends = f" ({100 * own['wer_low']:.2f}–{100 * own['wer_high']:.2f})" if "wer_low" in own else ""
-    return f"{100 * own['wer']:.2f}{ends}"
+def format_rate(figures: Mapping[str, Any]) -> str:
+    """A word error rate in percent, with its interval if there is one.
+
+    >>> format_rate({"wer": 0.0272, "wer_low": 0.021, "wer_high": 0.0341})
+    '2.72 (2.10–3.41)'
+    """
+    interval = (
+        f" ({100 * figures['wer_low']:.2f}–{100 * figures['wer_high']:.2f})"
+        if "wer_low" in figures
+        else ""
+    )
+    return f"{100 * figures['wer']:.2f}{interval}"
 
 
-def _titled(title: str) -> Table:
-    """An empty table whose names are never broken."""
+def _empty_table(title: str) -> Table:
+    """A table whose columns for set and system never break a name."""
     table = Table(title=title)
     for column in ("set", "system"):
         table.add_column(column, no_wrap=True)
     return table
 
 
-def _words(scores: Mapping[str, Any]) -> Table:
-    table = _titled("Word error rate (95 % interval) and character error rate")
+def _word_errors(scores: Mapping[str, Any]) -> Table:
+    table = _empty_table("Word error rate (95 % interval) and character error rate")
     for column in ("WER %", "sub", "del", "ins", "words", "CER %", "text form"):
         table.add_column(column, justify="right")
-    for name, system, each in _holding(scores, "wer"):
-        counts = (str(each[key]) for key in ("substitutions", "deletions", "insertions", "words"))
+    for name, system, figures in _with_figure(scores, "wer"):
         table.add_row(
             name,
             system,
-            rate(each),
-            *counts,
-            f"{100 * each['cer']:.2f}" if "cer" in each else "",
-            each["text_form"],
+            format_rate(figures),
+            *(str(figures[key]) for key in COUNTS),
+            f"{100 * figures['cer']:.2f}" if "cer" in figures else "",
+            figures["text_form"],
         )
     return table
 
 
-def _insertions(scores: Mapping[str, Any]) -> Table:
+def _insertion_kinds(scores: Mapping[str, Any]) -> Table:
     """Inserted words by kind, of the systems that inserted any."""
-    table = _titled("Inserted words by kind")
+    table = _empty_table("Inserted words by kind")
     for column in KINDS:
         table.add_column(column, justify="right")
-    for name, system, each in _holding(scores, "wer"):
-        kinds = each.get("insertion_kinds", {})
+    for name, system, figures in _with_figure(scores, "wer"):
+        kinds = figures.get("insertion_kinds", {})
         if any(kinds.values()):
             table.add_row(name, system, *(str(kinds[kind]) for kind in KINDS))
     return table
 
 
-def _silence(scores: Mapping[str, Any]) -> Table:
-    table = _titled("Text on non-speech, clips by its kind")
+def _nonspeech(scores: Mapping[str, Any]) -> Table:
+    table = _empty_table("Text on non-speech, clips by kind of their text")
     for column in ("clips with text %", "clips", "characters a minute", *CLIP_KINDS):
         table.add_column(column, justify="right")
-    for name, system, each in _holding(scores, "text_rate"):
-        kinds = each.get("insertion_kinds", {})
-        shown = f"{each['characters_a_minute']:.1f}" if "characters_a_minute" in each else ""
+    for name, system, figures in _with_figure(scores, "text_rate"):
+        kinds = figures.get("insertion_kinds", {})
+        has_rate = "characters_a_minute" in figures
         table.add_row(
             name,
             system,
-            f"{100 * each['text_rate']:.1f}",
-            str(each["clips"]),
-            shown,
+            f"{100 * figures['text_rate']:.1f}",
+            str(figures["clips"]),
+            f"{figures['characters_a_minute']:.1f}" if has_rate else "",
             *(str(kinds.get(kind, "")) for kind in CLIP_KINDS),
         )
     return table
 
 
 def stage_seconds() -> dict[str, float]:
-    """Seconds of the latest run of each stage, in the order they ran, from ``runs/``."""
+    """Seconds of the latest run of each stage, from ``runs/``, in the order of their start."""
     latest: dict[str, tuple[str, float]] = {}
     for path in RUNS.glob("*/*.json"):
         record = json.loads(path.read_text())
@@ -143,17 +149,17 @@ def stage_seconds() -> dict[str, float]:
             latest[record["stage"]] = (record["started"], record["seconds"])
     return {
         stage: seconds
-        for stage, (started, seconds) in sorted(latest.items(), key=lambda entry: entry[1][0])
+        for stage, (started, seconds) in sorted(latest.items(), key=lambda item: item[1][0])
     }
 
 
-def _seconds(stages: dict[str, float]) -> Table:
-    """Seconds by stage, the roles of a matrix stage added up."""
+def _seconds(stages: Mapping[str, float]) -> Table:
+    """Seconds by stage; the roles of a matrix stage are added up."""
     sums: dict[str, float] = {}
     for stage, seconds in stages.items():
         name = stage.split("@")[0]
         sums[name] = sums.get(name, 0.0) + seconds
-    table = Table("stage", title="Seconds a stage (latest run)")
+    table = Table("stage", title="Seconds of each stage (latest run)")
     table.add_column("seconds", justify="right")
     for name, total in sums.items():
         table.add_row(name, f"{total:.1f}")

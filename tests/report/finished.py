@@ -1,5 +1,5 @@
-"""A finished run in the current folder, in the form that ``score``, ``decode``, ``shards`` and
-``train`` leave it; small.
+"""A small finished run in the current folder, with the files of ``score``, ``decode``, ``shards``
+and ``train``.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ import yaml
 
 from components.audio.sound import encode_flac
 from components.config.params import read_params
-from components.report.alignment import counts, operations
-from components.report.build import MADE, work
+from components.report.alignment import edit_operations
+from components.report.build import ARTIFACTS, work
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage
 from components.shards.index import INDEX, write_index
 from components.shards.writer import TarMember, write_tar
 from tests.conftest import REPOSITORY
 
-EVIL = "</script><img src=x onerror=window.broken=1><b>bold</b> &amp; 'quoted' \"twice\" <!-- end"
+MARKUP = "</script><img src=x onerror=window.broken=1><b>bold</b> &amp; 'quoted' \"twice\" <!-- end"
 SYSTEMS = ("free", "constrained", "ctc")
 RATE = 16_000
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An utterance and what each of SYSTEMS made of it; the first has two others in its n-best
-    list.
-    """
+class DecodedUtterance:
+    """An utterance with a text of each of SYSTEMS; the first system has two alternatives."""
 
     id: str
     reference: str
@@ -47,26 +45,30 @@ class Heard:
 
 
 CLEAN = [
-    Heard(
+    DecodedUtterance(
         "c-1",
         "the cat sat on the mat",
         ("the bat sat the mat today", "the cat sat on the mat", "the cat sad on a mat"),
         1.25,
     ),
-    Heard("c-2", "GOOD morning", ("good morning", "good mourning", "good"), speaker="bob"),
-    Heard("c-3", "yes", ("yes yes yes yes yes yes yes", "yes", ""), kind="loop"),
-    Heard("c-4", EVIL, (EVIL, EVIL.replace("bold", "bald"), "quoted"), 2.0, speaker="<i>eve</i>"),
-    Heard("c-5", "grüße an alle", ("grüße an alle",) * 3, language="de"),
+    DecodedUtterance(
+        "c-2", "GOOD morning", ("good morning", "good mourning", "good"), speaker="bob"
+    ),
+    DecodedUtterance("c-3", "yes", ("yes yes yes yes yes yes yes", "yes", ""), kind="loop"),
+    DecodedUtterance(
+        "c-4", MARKUP, (MARKUP, MARKUP.replace("bold", "bald"), "quoted"), 2.0, speaker="<i>eve</i>"
+    ),
+    DecodedUtterance("c-5", "grüße an alle", ("grüße an alle",) * 3, language="de"),
 ]
-QUIET = [
-    Heard("q-1", "", ("thank you", "", ""), kind="text"),
-    Heard("q-2", "", ("", "", "")),
-    Heard("q-3", "", ("", "", "hm"), kind="text"),
+NONSPEECH = [
+    DecodedUtterance("q-1", "", ("thank you", "", ""), kind="text"),
+    DecodedUtterance("q-2", "", ("", "", "")),
+    DecodedUtterance("q-3", "", ("", "", "hm"), kind="text"),
 ]
 ROLES = {
     "dev": {"dev": CLEAN[:3]},
     "test": {"clean": CLEAN, "noisy": CLEAN[:2]},
-    "nonspeech-test": {"quiet": QUIET},
+    "nonspeech-test": {"nonspeech": NONSPEECH},
 }
 CORPUS = {
     "dev": {"dev": {"kind": "made", "split": "dev"}},
@@ -79,12 +81,12 @@ CORPUS = {
             "seed": 1,
         },
     },
-    "nonspeech-test": {"quiet": {"kind": "synthetic"}},
+    "nonspeech-test": {"nonspeech": {"kind": "synthetic"}},
 }
-Roles = Mapping[str, Mapping[str, Sequence[Heard]]]
+Roles = Mapping[str, Mapping[str, Sequence[DecodedUtterance]]]
 
 
-def write(
+def write_run(
     roles: Roles = ROLES,
     *,
     audio: bool = True,
@@ -92,102 +94,106 @@ def write(
     curve: Sequence[tuple[float, float]] | None = None,
 ) -> None:
     """Fills the current folder."""
-    score(roles, intervals)
+    write_scores(roles, intervals)
     for role, sets in roles.items():
-        hypotheses(role, sets)
+        write_hypotheses(role, sets)
         if audio:
-            shards(role, sets)
-    record(
+            write_shards(role, sets)
+    write_folder_record(
         "data/decode",
         "decode",
         {"sets": {"free": {"beams": 4}}},
         {"model": {"bridge": {"bridge.safetensors": "0f" * 32}}},
     )
-    for folder in MADE[2:]:
+    for folder in ARTIFACTS[2:]:
         if not folder.is_dir():
             folder.mkdir(parents=True)
-            record(
+            write_folder_record(
                 str(folder),
                 folder.parts[1],
                 {"seed": 1, "curriculum": [{"name": "projector", "steps": 3}]},
                 {},
             )
-    training(
+    write_training(
         curve
         if curve is not None
         else [(3.0 - 0.02 * step, 0.2 if step < 60 else 0.9) for step in range(100)]
     )
-    settings()
+    write_settings()
 
 
-def settings(**report: float) -> None:
+def write_settings(**report: float) -> None:
     """``params.yaml`` of the repository with a corpus of its own, and what ``report`` sets."""
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | {"corpus": "heard"}
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | {"corpus": "recorded"}
     params["report"] |= report
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     Path("catalogue").mkdir(exist_ok=True)
-    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"heard": CORPUS}))
+    Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"recorded": CORPUS}))
 
 
-def run(**report: float) -> str:
+def run_report(**report: float) -> str:
     """The stage, as ``python -m components.report`` runs it; the page's text."""
     if report:
-        settings(**report)
+        write_settings(**report)
     work(Stage("report", read_params(), ""))
     return Path("data/report/index.html").read_text(encoding="utf-8")
 
 
-def record(folder: str, stage: str, parameters: Any, inputs: dict[str, Any]) -> None:
+def write_folder_record(folder: str, stage: str, parameters: Any, inputs: dict[str, Any]) -> None:
     write_record(Path(folder), stage, parameters=parameters, inputs=inputs, libraries=("numpy",))
 
 
-def rows_of(role: str, name: str, heard: Sequence[Heard]) -> list[dict[str, Any]]:
-    """Rows of utterances.parquet of a set."""
+def build_rows(
+    role: str, name: str, utterances: Sequence[DecodedUtterance]
+) -> list[dict[str, Any]]:
+    """The rows of ``utterances.parquet`` of a set."""
     rows = []
-    for place, system in enumerate(SYSTEMS):
-        texts = [each.texts[place] for each in heard if place < len(each.texts)]
-        known = [each for each in heard if place < len(each.texts)]
-        folded = operations(
-            [each.reference.casefold() for each in known], [text.casefold() for text in texts]
+    for system_index, system in enumerate(SYSTEMS):
+        decoded = [utterance for utterance in utterances if system_index < len(utterance.texts)]
+        texts = [utterance.texts[system_index] for utterance in decoded]
+        operations = edit_operations(
+            [utterance.reference.casefold() for utterance in decoded],
+            [text.casefold() for text in texts],
         )
-        for each, text, letters in zip(known, texts, folded):
-            substitutions, deletions, insertions = counts(letters)
-            kind = "" if not insertions else (each.kind if place in (0, 2) else "") or "other"
+        for utterance, text, letters in zip(decoded, texts, operations):
+            substitutions, deletions, insertions = (letters.count(letter) for letter in "SDI")
+            has_kind = insertions and system != "constrained"
+            kind = ((utterance.kind if has_kind else "") or "other") if insertions else ""
             rows.append(
                 {
                     "set": name,
                     "role": role,
                     "system": system,
-                    "id": each.id,
-                    "speaker": each.speaker,
-                    "language": each.language,
-                    "seconds": each.seconds,
-                    "reference": each.reference,
+                    "id": utterance.id,
+                    "speaker": utterance.speaker,
+                    "language": utterance.language,
+                    "seconds": utterance.seconds,
+                    "reference": utterance.reference,
                     "text": text,
                     "substitutions": substitutions,
                     "deletions": deletions,
                     "insertions": insertions,
-                    "words": len(each.reference.split()),
+                    "words": len(utterance.reference.split()),
                     "character_errors": 0,
-                    "characters": len(each.reference),
+                    "characters": len(utterance.reference),
                     "kind": kind,
                 }
             )
     return rows
 
 
-def score(roles: Roles, intervals: bool = True) -> None:
+def write_scores(roles: Roles, intervals: bool = True) -> None:
     out, metrics, groups = empty_folder(Path("data/score")), {}, []
     table = [
         row
         for role, sets in roles.items()
-        for name, heard in sets.items()
-        for row in rows_of(role, name, heard)
+        for name, utterances in sets.items()
+        for row in build_rows(role, name, utterances)
     ]
     for role, sets in roles.items():
         for name in sets:
             metrics[name] = {
-                system: figures(
+                system: build_figures(
                     role,
                     [row for row in table if (row["set"], row["system"]) == (name, system)],
                     intervals,
@@ -250,7 +256,7 @@ def score(roles: Roles, intervals: bool = True) -> None:
                     (name, "free", "ann", 0.25, 1, 1, 1, 12)
                     for sets in roles.values()
                     for name in sets
-                    if name != "quiet"
+                    if name != "nonspeech"
                 ),
             ]
         )
@@ -273,7 +279,7 @@ def score(roles: Roles, intervals: bool = True) -> None:
     pq.write_table(pa.Table.from_pylist(table, schema=schema), out / "utterances.parquet")
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/score.json").write_text(json.dumps(metrics, indent=1, sort_keys=True))
-    record(
+    write_folder_record(
         "data/score",
         "score",
         {"text_form": "casefold"},
@@ -281,7 +287,7 @@ def score(roles: Roles, intervals: bool = True) -> None:
     )
 
 
-def figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> dict[str, Any]:
+def build_figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> dict[str, Any]:
     if role.startswith("nonspeech"):
         rate = sum(bool(row["text"].strip()) for row in rows) / len(rows)
         texts = sum(bool(row["text"].strip()) for row in rows)
@@ -316,7 +322,7 @@ def figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> di
     }
 
 
-def hypotheses(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
+def write_hypotheses(role: str, sets: Mapping[str, Sequence[DecodedUtterance]]) -> None:
     """``data/decode/<role>/<set>.parquet`` with the columns that the report reads; ``ctc`` has no
     n-best.
     """
@@ -328,20 +334,20 @@ def hypotheses(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
             ("others", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))),
         ]
     )
-    for name, heard in sets.items():
+    for name, utterances in sets.items():
         rows = []
-        for place, system in enumerate(SYSTEMS):
-            for each in heard:
-                if place < len(each.texts):
+        for system_index, system in enumerate(SYSTEMS):
+            for utterance in utterances:
+                if system_index < len(utterance.texts):
                     others = [
-                        {"text": f"{each.texts[place]} maybe", "score": -2.5},
+                        {"text": f"{utterance.texts[system_index]} maybe", "score": -2.5},
                         {"text": "", "score": float("nan")},
                     ]
                     rows.append(
                         {
                             "system": system,
-                            "id": each.id,
-                            "text": each.texts[place],
+                            "id": utterance.id,
+                            "text": utterance.texts[system_index],
                             "others": others if system == "free" else [],
                         }
                     )
@@ -350,42 +356,53 @@ def hypotheses(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
-def shards(role: str, sets: Mapping[str, Sequence[Heard]]) -> None:
+def write_shards(role: str, sets: Mapping[str, Sequence[DecodedUtterance]]) -> None:
     """``data/shards/<role>``: a tone for each utterance."""
     out = empty_folder(Path("data/shards") / role)
-    for number, (name, heard) in enumerate(sets.items()):
+    for number, (name, utterances) in enumerate(sets.items()):
         (out / name).mkdir()
         sounds = [
-            (each, encode_flac(tone(each.seconds, 200 + 100 * number)), round(each.seconds * RATE))
-            for each in heard
+            (
+                utterance,
+                encode_flac(build_tone(utterance.seconds, 200 + 100 * number)),
+                round(utterance.seconds * RATE),
+            )
+            for utterance in utterances
         ]
         samples = [
-            TarMember(each.id, flac, length, 0, each.reference, each.speaker, each.language)
-            for each, flac, length in sounds
+            TarMember(
+                utterance.id,
+                flac,
+                length,
+                0,
+                utterance.reference,
+                utterance.speaker,
+                utterance.language,
+            )
+            for utterance, flac, length in sounds
         ]
         write_index(
             out / name / INDEX, write_tar(out / name / f"{name}-000000.tar", samples, "flac")
         )
-    record(str(out), "shards", {"utterances": 250}, {})
+    write_folder_record(str(out), "shards", {"utterances": 250}, {})
 
 
-def tone(seconds: float, pitch: float) -> np.ndarray:
+def build_tone(seconds: float, pitch: float) -> np.ndarray:
     """Mono float32 at 16 kHz."""
     return (0.2 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE)).astype(
         np.float32
     )
 
 
-def training(curve: Sequence[tuple[float, float]]) -> None:
+def write_training(curve: Sequence[tuple[float, float]]) -> None:
     """``metrics/curve.csv`` of losses and accuracies, decoded every 25 steps, in two stages; and
     its summary.
     """
     lines = ["step,stage,loss,matching,accuracy,dev_wer"]
     for step, (loss, accuracy) in enumerate(curve):
         dev = f"{1 - accuracy:.6f}" if step % 25 == 24 else ""
-        lines.append(
-            f"{step},{'projector' if step < len(curve) / 2 else 'lora'},{loss:.6f},,{accuracy:.6f},{dev}"
-        )
+        stage = "projector" if step < len(curve) / 2 else "lora"
+        lines.append(f"{step},{stage},{loss:.6f},,{accuracy:.6f},{dev}")
     Path("metrics/curve.csv").write_text("\n".join(lines) + "\n")
     jump = next((step for step, (_, accuracy) in enumerate(curve) if accuracy > 0.5), None)
     Path("metrics/train.json").write_text(
@@ -393,19 +410,21 @@ def training(curve: Sequence[tuple[float, float]]) -> None:
     )
 
 
-def many(count: int) -> list[Heard]:
+def build_utterances(count: int) -> list[DecodedUtterance]:
     """``count`` different utterances, every third with errors."""
     word = [f"word{number}" for number in range(97)]
-    made = []
+    utterances = []
     for number in range(count):
-        reference = " ".join(word[(number * 7 + place) % 97] for place in range(12))
+        reference = " ".join(word[(number * 7 + position) % 97] for position in range(12))
         worse = reference.replace("word", "ward", number % 3)
-        made.append(
-            Heard(f"u-{number:05d}", reference, (worse, reference, reference), 0.1 + number % 10)
+        utterances.append(
+            DecodedUtterance(
+                f"u-{number:05d}", reference, (worse, reference, reference), 0.1 + number % 10
+            )
         )
-    return made
+    return utterances
 
 
-def without_system(heard: Sequence[Heard]) -> list[Heard]:
-    """The same utterances, about which the last system says nothing."""
-    return [replace(each, texts=each.texts[:-1]) for each in heard]
+def drop_last_system(utterances: Sequence[DecodedUtterance]) -> list[DecodedUtterance]:
+    """The same utterances, without a text of the last system."""
+    return [replace(utterance, texts=utterance.texts[:-1]) for utterance in utterances]

@@ -1,6 +1,4 @@
-"""The page in a browser without a window: it opens from its file, finds, sorts, plays and is read
-by keyboard, on a phone, in the dark.
-"""
+"""The page in a headless browser: filters, sorting, playback, keyboard, a phone, dark mode."""
 
 from __future__ import annotations
 
@@ -13,7 +11,15 @@ from typing import Any
 import pytest
 
 from tests.report import finished
-from tests.report.finished import CLEAN, EVIL, QUIET, ROLES, many, run, without_system
+from tests.report.finished import (
+    CLEAN,
+    MARKUP,
+    NONSPEECH,
+    ROLES,
+    build_utterances,
+    drop_last_system,
+    run_report,
+)
 
 pytestmark = pytest.mark.slow
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
@@ -21,18 +27,21 @@ OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with its page, and beside it the pages of a run of 10,000 utterances and of one in
-    which a system is silent about a set.
+    """Pages of three runs: a few utterances, 10,000 utterances, and a system without texts of a
+    set.
     """
     root = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         for name, roles in (
             ("few", ROLES),
-            ("many", {"test": {"clean": many(10_000)}, "dev": {}, "nonspeech-test": {}}),
+            (
+                "many",
+                {"test": {"clean": build_utterances(10_000)}, "dev": {}, "nonspeech-test": {}},
+            ),
             (
                 "silent",
                 {
-                    "test": {"clean": CLEAN, "noisy": without_system(CLEAN)},
+                    "test": {"clean": CLEAN, "noisy": drop_last_system(CLEAN)},
                     "dev": {},
                     "nonspeech-test": {},
                 },
@@ -40,18 +49,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             (root / name).mkdir()
             patch.chdir(root / name)
-            finished.write(roles, audio=name == "few")
+            finished.write_run(roles, audio=name == "few")
             if name != "few":
                 for role in ROLES:
-                    finished.shards(role, {})
-            run(clips=60 if name == "few" else 0)
+                    finished.write_shards(role, {})
+            run_report(clips=60 if name == "few" else 0)
     return root
 
 
 @pytest.fixture
 def opened(chromium: Any, folder: Path) -> Iterator[Callable[..., Any]]:
-    """Opens the page; at the end nothing was fetched, and the console stayed empty."""
-    contexts, said, asked = [], [], []
+    """Opens the page; afterwards nothing was fetched and the console is empty."""
+    contexts, messages, urls = [], [], []
 
     def open_page(name: str = "few", **options: Any) -> Any:
         contexts.append(
@@ -59,17 +68,17 @@ def opened(chromium: Any, folder: Path) -> Iterator[Callable[..., Any]]:
         )
         page = contexts[-1].new_page()
         page.set_default_timeout(60_000)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: urls.append(request.url))
         page.goto((folder / name / "data/report/index.html").as_uri())
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert messages == []
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def ids(page: Any) -> list[str]:
@@ -82,38 +91,38 @@ def item(page: Any, name: str) -> Any:
     ).first
 
 
-def until(page: Any, holds: str) -> None:
+def until(page: Any, condition: str) -> None:
     """Waits for an expression; playwright's own way evaluates a string inside the page, which the
     page's policy forbids.
     """
     end = time.monotonic() + 60
-    while not page.evaluate(holds):
-        assert time.monotonic() < end, f"never: {holds}"
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"never: {condition}"
         page.wait_for_timeout(50)
 
 
-def test_it_opens_with_the_worst_first(opened: Callable[..., Any]) -> None:
+def test_it_opens_with_most_errors_first(opened: Callable[..., Any]) -> None:
     page = opened()
     assert ids(page)[0] == "c-4" and len(ids(page)) == 13
     assert page.locator("#status").inner_text() == "1 to 13 of 13 utterances."
     assert page.locator("html").get_attribute("lang") == "en"
 
 
-def test_texts_like_markup_are_shown_and_never_run(opened: Callable[..., Any]) -> None:
+def test_texts_like_markup_stay_texts(opened: Callable[..., Any]) -> None:
     page = opened()
     raw = item(page, "c-4").locator("details.raw")
     raw.locator("summary").click()
-    assert raw.locator("dd").first.inner_text() == EVIL
+    assert raw.locator("dd").first.inner_text() == MARKUP
     assert page.evaluate(
         "window.broken === undefined && document.images.length === 0 && "
         "document.querySelectorAll('main i').length === 0"
     )
-    page.locator("#f-text").fill(EVIL[:30])
+    page.locator("#f-text").fill(MARKUP[:30])
     until(page, "document.querySelectorAll('#list > li').length === 1")
     assert page.evaluate("document.images.length") == 0
 
 
-def test_the_words_stand_against_each_other(opened: Callable[..., Any]) -> None:
+def test_words_are_aligned(opened: Callable[..., Any]) -> None:
     page = opened()
     page.locator("#f-set").select_option(label="clean (5)")
     rows = item(page, "c-1").locator("table").first.locator("tr")
@@ -142,7 +151,7 @@ def test_the_words_stand_against_each_other(opened: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "system", "wanted"),
+    ("kind", "system", "expected"),
     [
         ("any", "", {"c-1", "c-2", "c-3", "c-4", "q-1", "q-3"}),
         ("any", "constrained", {"c-2", "c-4"}),
@@ -159,25 +168,25 @@ def test_the_words_stand_against_each_other(opened: Callable[..., Any]) -> None:
     ],
 )
 def test_filters_by_kind_and_system(
-    opened: Callable[..., Any], kind: str, system: str, wanted: set[str]
+    opened: Callable[..., Any], kind: str, system: str, expected: set[str]
 ) -> None:
     page = opened()
     page.locator("#f-kind").select_option(kind)
     page.locator("#f-first").select_option(label=system or "any system shown")
-    assert set(ids(page)) == wanted
-    assert ("No utterance fits" in page.locator("#status").inner_text()) == (not wanted)
+    assert set(ids(page)) == expected
+    assert ("No utterance fits" in page.locator("#status").inner_text()) == (not expected)
 
 
-def test_filters_by_set_text_audio_and_systems_shown(opened: Callable[..., Any]) -> None:
+def test_filters_by_set_text_audio_and_systems(opened: Callable[..., Any]) -> None:
     page = opened()
-    page.locator("#f-set").select_option(label="quiet (3)")
-    assert set(ids(page)) == {each.id for each in QUIET}
+    page.locator("#f-set").select_option(label="nonspeech (3)")
+    assert set(ids(page)) == {utterance.id for utterance in NONSPEECH}
     page.locator("#f-audio").check()
     assert set(ids(page)) == {"q-1", "q-3"}
     page.locator("#f-systems input").nth(0).uncheck()
     assert item(page, "q-3").locator("tbody tr").count() == 3
     page.locator("#f-kind").select_option("text")
-    assert set(ids(page)) == {"q-3"}, "what a hidden system wrote counts no more"
+    assert set(ids(page)) == {"q-3"}, "hidden systems do not count"
     page.locator("#f-audio").uncheck()
     page.locator("#f-kind").select_option("")
     page.locator("#f-set").select_option("")
@@ -192,7 +201,7 @@ def test_sorting(opened: Callable[..., Any]) -> None:
     page.locator("#f-sort").select_option("seconds")
     assert ids(page)[:2] == ["c-4", "c-1"]
     page.locator("#f-sort").select_option("id")
-    assert ids(page) == [each.id for each in CLEAN]
+    assert ids(page) == [utterance.id for utterance in CLEAN]
     page.locator("#f-first").select_option(label="free")
     page.locator("#f-second").select_option(label="ctc")
     page.locator("#f-sort").select_option("worse")
@@ -203,7 +212,7 @@ def test_sorting(opened: Callable[..., Any]) -> None:
     assert ids(page)[0] == "c-3"
 
 
-def test_what_the_compared_system_is_silent_about_is_neither_worse_nor_better(
+def test_utterances_without_a_text_of_the_compared_system_are_last(
     opened: Callable[..., Any],
 ) -> None:
     page = opened("silent")
@@ -217,7 +226,7 @@ def test_what_the_compared_system_is_silent_about_is_neither_worse_nor_better(
             assert page.evaluate(sets) == ["clean"] * 5 + ["noisy"] * 5, (system, order)
 
 
-def test_a_mean_is_over_the_systems_that_said_something(opened: Callable[..., Any]) -> None:
+def test_a_mean_is_over_the_systems_with_a_text(opened: Callable[..., Any]) -> None:
     """c-3: free has 6 errors, constrained none, ctc 1 on clean and no text on noisy; so 7 / 3 and 6
     / 2 more than constrained's none.
     """
@@ -255,10 +264,10 @@ def test_audio_plays_and_only_one_at_a_time(opened: Callable[..., Any]) -> None:
     )
 
 
-def test_the_keyboard_alone_is_enough(opened: Callable[..., Any]) -> None:
+def test_everything_works_by_keyboard(opened: Callable[..., Any]) -> None:
     page = opened()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
+    assert page.evaluate("document.activeElement.textContent").startswith("Skip")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "errors"
@@ -290,15 +299,15 @@ def test_the_keyboard_alone_is_enough(opened: Callable[..., Any]) -> None:
     assert outline != "none"
 
 
-def test_the_keyboard_turns_pages_of_ten_thousand(opened: Callable[..., Any]) -> None:
+def test_pages_by_keyboard(opened: Callable[..., Any]) -> None:
     page = opened("many")
     assert page.locator("#status").inner_text() == "1 to 20 of 10000 utterances."
     assert page.locator("#list > li").count() == 20
     page.keyboard.press("n")
-    assert page.locator("#place").inner_text() == "page 2 of 500"
+    assert page.locator("#page-number").inner_text() == "page 2 of 500"
     second = ids(page)
     page.keyboard.press("k")
-    assert page.locator("#place").inner_text() == "page 1 of 500"
+    assert page.locator("#page-number").inner_text() == "page 1 of 500"
     page.keyboard.press("j")
     assert ids(page) == second
     page.locator("#previous").click()
@@ -311,7 +320,7 @@ def test_the_keyboard_turns_pages_of_ten_thousand(opened: Callable[..., Any]) ->
     )
 
 
-def test_a_cell_of_the_table_leads_to_its_utterances(opened: Callable[..., Any]) -> None:
+def test_a_cell_of_the_table_links_to_its_utterances(opened: Callable[..., Any]) -> None:
     page = opened()
     page.locator(".heat a", has_text="33.33").first.click()
     until(page, "document.querySelectorAll('#list > li').length === 1")
@@ -323,7 +332,7 @@ def test_a_cell_of_the_table_leads_to_its_utterances(opened: Callable[..., Any])
     assert ids(page) == ["q-3"], "the address keeps the filters"
 
 
-def test_a_cell_leads_there_each_time_and_lifts_the_filter_by_audio(
+def test_a_cell_works_again_and_resets_the_filter_by_audio(
     opened: Callable[..., Any],
 ) -> None:
     page = opened()
@@ -338,7 +347,7 @@ def test_a_cell_leads_there_each_time_and_lifts_the_filter_by_audio(
     until(page, "!document.querySelector('#f-audio').checked")
 
 
-def test_an_address_with_unknown_words_shows_all(opened: Callable[..., Any]) -> None:
+def test_an_address_with_unknown_values_shows_all(opened: Callable[..., Any]) -> None:
     page = opened()
     page.evaluate("location.hash = '#errors?sort=foo&kind=bar&set=none&first=none&second=none'")
     until(page, "document.activeElement.id === 'errors'")
@@ -349,12 +358,12 @@ def test_an_address_with_unknown_words_shows_all(opened: Callable[..., Any]) -> 
     ] == ["errors", "", "", "", "1"]
 
 
-def test_other_hypotheses_are_shown(opened: Callable[..., Any]) -> None:
+def test_the_n_best_list(opened: Callable[..., Any]) -> None:
     raw = item(opened(), "c-1").locator("details.raw")
     raw.locator("summary").click()
     raw.locator("ol").wait_for()
-    others = raw.locator("ol li").all_inner_texts()
-    assert others == [f"{CLEAN[0].texts[0]} maybe -2.50", "no text"]
+    alternatives = raw.locator("ol li").all_inner_texts()
+    assert alternatives == [f"{CLEAN[0].texts[0]} maybe -2.50", "no text"]
 
 
 @pytest.mark.parametrize("name", ["few", "many"])
@@ -368,22 +377,22 @@ def test_a_phone_never_scrolls_sideways(opened: Callable[..., Any], name: str) -
     )
     assert page.evaluate(OVERFLOW) <= 0
     lines = item(page, "c-1" if name == "few" else ids(page)[0]).locator("table")
-    assert lines.count() > 1, "long utterances are broken into lines"
+    assert lines.count() > 1, "long utterances have several lines"
     assert all(
         lines.nth(number).evaluate("node => node.scrollWidth <= window.innerWidth")
         for number in range(lines.count())
     )
 
 
-def test_the_keyboard_scrolls_the_words_that_are_wider_than_a_phone(
+def test_words_wider_than_a_phone_scroll_by_keyboard(
     opened: Callable[..., Any],
 ) -> None:
     page = opened(viewport={"width": 375, "height": 740})
     boxes = page.locator(".aligned").evaluate_all(
         "nodes => nodes.map((box) => [box.scrollWidth > box.clientWidth, box.tabIndex === 0])"
     )
-    assert {wide for wide, _ in boxes} == {True, False}
-    assert all(wide == reached for wide, reached in boxes)
+    assert {is_wide for is_wide, _ in boxes} == {True, False}
+    assert all(is_wide == has_focus for is_wide, has_focus in boxes)
     box = page.locator(".aligned[tabindex]").first
     assert box.get_attribute("role") == "region" and box.get_attribute("aria-label")
     box.focus()
@@ -396,7 +405,8 @@ def test_dark_mode_has_its_own_colours(opened: Callable[..., Any]) -> None:
     for scheme in ("light", "dark"):
         page = opened(color_scheme=scheme)
         shades[scheme] = page.evaluate(
-            "['backgroundColor', 'color'].map((name) => Math.max(...getComputedStyle(document.body)[name]"
+            "['backgroundColor', 'color'].map((name) => "
+            "Math.max(...getComputedStyle(document.body)[name]"
             ".match(/[0-9]+/g).slice(0, 3).map(Number)))"
         )
     assert shades["light"][0] > 200 > 80 > shades["light"][1]
@@ -404,7 +414,7 @@ def test_dark_mode_has_its_own_colours(opened: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_level_of_the_heat_map_can_be_read(opened: Callable[..., Any], scheme: str) -> None:
+def test_every_level_of_the_heat_map_has_contrast(opened: Callable[..., Any], scheme: str) -> None:
     """WCAG 2, level AA: 4.5 to 1."""
     page = opened(color_scheme=scheme)
     for level in range(1, 6):
@@ -419,7 +429,7 @@ def test_every_level_of_the_heat_map_can_be_read(opened: Callable[..., Any], sch
 
 def luminance(colour: str) -> float:
     """Relative luminance of ``rgb(r, g, b)``, from 0 to 1."""
-    shares = [int(each) / 255 for each in re.findall(r"\d+", colour)]
+    shares = [int(level) / 255 for level in re.findall(r"\d+", colour)]
     red, green, blue = (
         share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
     )
@@ -427,9 +437,7 @@ def luminance(colour: str) -> float:
 
 
 def test_nothing_but_the_page_s_own_script_runs(chromium: Any, folder: Path) -> None:
-    """The policy holds against a script and a handler that get into the page: the one guard left if
-    escaping failed.
-    """
+    """The policy blocks a script and a handler that get into the page, in case escaping fails."""
     context = chromium.new_context()
     page = context.new_page()
     page.goto((folder / "few/data/report/index.html").as_uri())

@@ -1,6 +1,4 @@
-"""What kind an inserted word is of, and that the kinds of a set add up to its insertions whatever
-the texts.
-"""
+"""Kinds of inserted words, and that they add up to the insertions for any texts."""
 
 from __future__ import annotations
 
@@ -13,18 +11,17 @@ from hypothesis import strategies as st
 from components.score.insertions import (
     FORM,
     KINDS,
-    evidence,
+    collect_phrases,
+    find_loops,
     kind_of_clip,
     kinds_of_words,
-    loops,
     main_kind,
 )
-from components.score.metrics import count
-from components.text.hypothesis import Hypothesis
+from components.score.metrics import count_errors
 from components.text.wer import align_pairs
 
 CHATML = "<|im_start|>user\n{speech} Transcribe speech to text.<|im_end|>\n<|im_start|>assistant\n"
-KNOWN = evidence(CHATML)
+PHRASES = collect_phrases(CHATML)
 WORDS = st.sampled_from(
     [
         "the",
@@ -66,19 +63,19 @@ WORDS = st.sampled_from(
 TEXTS = st.lists(WORDS, max_size=14).map(" ".join)
 
 
-def kinds(reference: str, hypothesis: str, known=KNOWN) -> dict[str, int]:
+def kinds(reference: str, hypothesis: str, phrases=PHRASES) -> dict[str, int]:
     (alignment,) = align_pairs([reference], [hypothesis], FORM)
-    return dict(Counter(kinds_of_words(reference, hypothesis, alignment, known)))
+    return dict(Counter(kinds_of_words(reference, hypothesis, alignment, phrases)))
 
 
 @settings(deadline=None, max_examples=300)
 @given(TEXTS, TEXTS)
 def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> None:
     (alignment,) = align_pairs([reference], [hypothesis], FORM)
-    found = kinds_of_words(reference, hypothesis, alignment, KNOWN)
-    assert len(found) == alignment.errors.insertions
-    assert set(found) <= set(KINDS)
-    assert (main_kind(found) in found) if found else main_kind(found) == ""
+    marks = kinds_of_words(reference, hypothesis, alignment, PHRASES)
+    assert len(marks) == alignment.errors.insertions
+    assert set(marks) <= set(KINDS)
+    assert (main_kind(marks) in marks) if marks else main_kind(marks) == ""
 
 
 @pytest.mark.parametrize(
@@ -100,13 +97,13 @@ def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> 
         ("the cat sat", "transcribe speech to text the cat sat", {"echo": 4}),
         ("the cat sat", "the cat sat Speech to text.", {"echo": 3}),  # a part of the prompt
         ("the cat sat", "USER: the cat sat ASSISTANT:", {"echo": 2}),
-        ("the cat sat", "user the cat sat", {"other": 1}),  # the word alone may have been heard
+        ("the cat sat", "user the cat sat", {"other": 1}),  # the word alone may be speech
         ("the cat sat", "the cat sat<|im_end|> <|im_start|>", {"echo": 1}),
         (
             "he can transcribe speech to text",
             "well he can transcribe speech to text",
             {"other": 1},
-        ),  # it was said
+        ),  # the reference has it
         # refusal
         ("the cat sat", "i'm sorry the cat sat", {"refusal": 2}),
         ("yes", "I’m sorry, but I can't hear any speech.", {"refusal": 7}),
@@ -120,12 +117,12 @@ def test_the_kinds_add_up_to_the_insertions(reference: str, hypothesis: str) -> 
             "i can do it",
             "i can't do it now",
             {"run-on": 1},
-        ),  # no refusal: words that were said follow
-        ("i'm sorry about that", "i'm sorry about all that", {"other": 1}),  # it was said
+        ),  # no refusal: words of the reference follow
+        ("i'm sorry about that", "i'm sorry about all that", {"other": 1}),  # the reference has it
         # run-on
         ("the cat sat", "the cat sat on the mat", {"run-on": 3}),
         ("the cat sat", "well the cat sat on", {"other": 1, "run-on": 1}),
-        ("the cat", "a dog ran off", {"other": 2}),  # nothing was heard, so nothing runs on
+        ("the cat", "a dog ran off", {"other": 2}),  # no correct word, so no run-on
         ("", "on the mat", {"other": 3}),
         ("", "on on", {"loop": 2}),
     ],
@@ -142,27 +139,28 @@ def test_a_kind_by_hand(reference: str, hypothesis: str, expected: dict[str, int
         ("hello there (i'm sorry, i hear nothing)", {"refusal": 5}),
     ],
 )
-def test_what_a_normaliser_takes_away_keeps_its_kind(text: str, expected: dict[str, int]) -> None:
-    row = Hypothesis(text, [], 0.0, [], "free", "1", "", "en", "hello there", 1.0)
-    counts = count([row], "whisper", KNOWN)
+def test_words_that_a_normaliser_removes_have_a_kind(text: str, expected: dict[str, int]) -> None:
+    counts = count_errors(["hello there"], [text], "whisper", PHRASES)
     assert counts.insertions.sum() == 0, "Whisper's form drops fillers and brackets"
     assert Counter(counts.kinds[0]) == expected
 
 
-def test_the_prompt_in_use_is_known() -> None:
-    asked = "please write down what this person says: {speech}"
-    assert kinds("the cat sat", "write down what the cat sat", known=evidence(asked)) == {"echo": 3}
+def test_the_prompt_of_the_llm_is_used() -> None:
+    template = "please write down what this person says: {speech}"
+    assert kinds(
+        "the cat sat", "write down what the cat sat", phrases=collect_phrases(template)
+    ) == {"echo": 3}
     assert kinds("the cat sat", "write down what the cat sat") == {"other": 3}
     assert kinds("the cat sat", "here is the cat sat") == {"other": 2}, "people say that too"
     assert kinds("the cat sat", "here is the transcription the cat sat") == {"echo": 4}
-    assert kinds("the cat sat", "write what down the cat sat", known=evidence(asked)) == {
-        "other": 3
-    }, "in another order"
+    assert kinds(
+        "the cat sat", "write what down the cat sat", phrases=collect_phrases(template)
+    ) == {"other": 3}, "in another order"
 
 
-def test_one_kind_stands_for_an_utterance() -> None:
+def test_the_main_kind_of_an_utterance() -> None:
     assert main_kind(["other", "loop", "loop"]) == "loop"
-    assert main_kind(["run-on", "echo"]) == "echo", "of equals the first of the list"
+    assert main_kind(["run-on", "echo"]) == "echo", "a tie: the first of the list"
     assert main_kind([]) == ""
 
 
@@ -180,7 +178,7 @@ def test_one_kind_stands_for_an_utterance() -> None:
     ],
 )
 def test_a_clip_without_speech_has_one_kind(text: str, kind: str) -> None:
-    assert kind_of_clip("", text, KNOWN) == kind
+    assert kind_of_clip("", text, PHRASES) == kind
 
 
 @settings(deadline=None)
@@ -189,14 +187,14 @@ def test_a_clip_without_speech_has_one_kind(text: str, kind: str) -> None:
     st.integers(2, 6),
     st.lists(st.sampled_from("xyz"), max_size=4, unique=True),
 )
-def test_whatever_is_repeated_is_found(gram: list[str], times: int, around: list[str]) -> None:
-    found = loops([*around, *gram * times, *around], around)
+def test_repeated_sequences_are_loops(gram: list[str], times: int, context: list[str]) -> None:
+    loops = find_loops([*context, *gram * times, *context], context)
     assert any(
-        start <= len(around) and end >= len(around) + len(gram) * times for start, end in found
+        start <= len(context) and end >= len(context) + len(gram) * times for start, end in loops
     )
-    assert not loops(gram * times, gram * times), "the reference repeats it as often"
+    assert not find_loops(gram * times, gram * times), "the reference repeats it as often"
 
 
-def test_a_very_long_loop_takes_no_time() -> None:
-    """A model that never stops: 20,000 words are looked at in seconds at most."""
-    assert loops(["so", "it", "goes"] * 7000, ["so", "it", "goes"]) == [(0, 21000)]
+def test_a_very_long_loop_is_fast() -> None:
+    """A model that never stops: 21,000 words take seconds at most."""
+    assert find_loops(["so", "it", "goes"] * 7000, ["so", "it", "goes"]) == [(0, 21000)]

@@ -1,7 +1,7 @@
-"""Pairs whose substitutions, deletions and insertions were worked out by hand (``pairs.tsv``).
+"""Pairs whose substitutions, deletions and insertions were counted by hand (``pairs.tsv``).
 
-Only pairs of which every least alignment has the same counts: "a b" against "b a" is two replaced
-or one moved, so it proves nothing.
+Only pairs whose minimal alignments all have the same counts: "a b" against "b a" is two
+substitutions, or a deletion and an insertion, so it tests nothing.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ with (Path(__file__).parent / "pairs.tsv").open(encoding="utf-8", newline="") as
 Split = tuple[int, int, int]
 
 
-def least(reference: list[str], hypothesis: list[str]) -> set[Split]:
-    """(substitutions, deletions, insertions) of every least alignment, by filling the table of
+def minimal_splits(reference: list[str], hypothesis: list[str]) -> set[Split]:
+    """(substitutions, deletions, insertions) of every minimal alignment, by filling the table of
     Wagner and Fischer 1974.
     """
     table: dict[tuple[int, int], tuple[int, set[Split]]] = {(0, 0): (0, {(0, 0, 0)})}
     for i in range(len(reference) + 1):
         for j in range(len(hypothesis) + 1):
-            ways: list[tuple[int, set[Split]]] = []
+            options: list[tuple[int, set[Split]]] = []
             if i and j:
                 cost, splits = table[i - 1, j - 1]
                 wrong = int(reference[i - 1] != hypothesis[j - 1])
-                ways.append((cost + wrong, {(s + wrong, d, n) for s, d, n in splits}))
+                options.append((cost + wrong, {(s + wrong, d, n) for s, d, n in splits}))
             if i:
                 cost, splits = table[i - 1, j]
-                ways.append((cost + 1, {(s, d + 1, n) for s, d, n in splits}))
+                options.append((cost + 1, {(s, d + 1, n) for s, d, n in splits}))
             if j:
                 cost, splits = table[i, j - 1]
-                ways.append((cost + 1, {(s, d, n + 1) for s, d, n in splits}))
-            if ways:
-                lowest = min(cost for cost, _ in ways)
+                options.append((cost + 1, {(s, d, n + 1) for s, d, n in splits}))
+            if options:
+                lowest = min(cost for cost, _ in options)
                 table[i, j] = (
                     lowest,
-                    set().union(*(splits for cost, splits in ways if cost == lowest)),
+                    set().union(*(splits for cost, splits in options if cost == lowest)),
                 )
     return table[len(reference), len(hypothesis)][1]
 
 
-def test_there_are_fifty_and_more() -> None:
+def test_there_are_at_least_fifty_pairs() -> None:
     assert len(PAIRS) >= 50
     assert len({(pair["reference"], pair["hypothesis"]) for pair in PAIRS}) == len(PAIRS)
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair["what"])
-def test_the_counts_are_those_worked_out_by_hand(pair: dict[str, str]) -> None:
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair["name"])
+def test_the_counts_are_those_by_hand(pair: dict[str, str]) -> None:
     split = int(pair["substitutions"]), int(pair["deletions"]), int(pair["insertions"])
-    found = count_word_errors([pair["reference"]], [pair["hypothesis"]], "casefold")
-    assert found == WordErrors(*split, words=len(pair["reference"].split()))
-    assert least(pair["reference"].casefold().split(), pair["hypothesis"].casefold().split()) == {
-        split
-    }, "the pair proves nothing"
+    errors = count_word_errors([pair["reference"]], [pair["hypothesis"]], "casefold")
+    assert errors == WordErrors(*split, words=len(pair["reference"].split()))
+    assert minimal_splits(
+        pair["reference"].casefold().split(), pair["hypothesis"].casefold().split()
+    ) == {split}, "the counts depend on the alignment"

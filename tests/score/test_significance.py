@@ -1,6 +1,4 @@
-"""Tests between two systems, against plain references written from their formulas, and against what
-chance makes of them.
-"""
+"""Tests between two systems, against plain implementations of their formulas and on random data."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.score.intervals import SEED
-from components.score.significance import FEW, compare, matched_pairs
+from components.score.significance import MAX_EXACT, compare, matched_pairs
 
 
-def made(
+def draw_systems(
     utterances: int, better: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Errors of two systems at rates 0.2 and 0.2 - ``better``, words, and ten speakers."""
@@ -32,7 +30,7 @@ def plain_bootstrap(
 ) -> dict[str, float]:
     """Resample by resample, speaker by speaker, as the paper says; the draws alone are numpy's."""
     names = list(dict.fromkeys(speakers))
-    draw, found = np.random.default_rng(SEED), []
+    draw, differences = np.random.default_rng(SEED), []
     for _ in range(resamples):
         wrong_first = wrong_second = total = 0
         for number in draw.integers(len(names), size=len(names)):
@@ -43,33 +41,36 @@ def plain_bootstrap(
                         wrong_second + other,
                         total + count,
                     )
-        found.append(wrong_second / total - wrong_first / total)
-    found.sort()
-    lower, upper = sum(each <= 1e-12 for each in found), sum(each >= -1e-12 for each in found)
+        differences.append(wrong_second / total - wrong_first / total)
+    differences.sort()
+    lower = sum(difference <= 1e-12 for difference in differences)
+    upper = sum(difference >= -1e-12 for difference in differences)
 
     def point(share: float) -> float:
-        place = share * (len(found) - 1)
-        low = math.floor(place)
-        return found[low] + (place - low) * (found[min(low + 1, len(found) - 1)] - found[low])
+        position = share * (len(differences) - 1)
+        low = math.floor(position)
+        high = min(low + 1, len(differences) - 1)
+        return differences[low] + (position - low) * (differences[high] - differences[low])
 
     return {
         "difference": sum(second) / sum(words) - sum(first) / sum(words),
         "low": point(0.025),
         "high": point(0.975),
         "better": (
-            sum(each < -1e-12 for each in found) + sum(abs(each) <= 1e-12 for each in found) / 2
+            sum(difference < -1e-12 for difference in differences)
+            + sum(abs(difference) <= 1e-12 for difference in differences) / 2
         )
-        / len(found),
+        / len(differences),
         "bootstrap_p": min(1.0, 2 * (min(lower, upper) + 1) / (resamples + 1)),
     }
 
 
 @pytest.mark.parametrize("better", [0.0, 0.02, 0.1])
 def test_the_paired_bootstrap_is_that_of_its_formula(better: float) -> None:
-    first, second, words, speakers = made(60, better, seed=3)
-    found = compare(first, second, words, speakers, 300)
-    known = plain_bootstrap(first.tolist(), second.tolist(), words.tolist(), speakers, 300)
-    assert {key: getattr(found, key) for key in known} == pytest.approx(known, abs=1e-9)
+    first, second, words, speakers = draw_systems(60, better, seed=3)
+    result = compare(first, second, words, speakers, 300)
+    expected = plain_bootstrap(first.tolist(), second.tolist(), words.tolist(), speakers, 300)
+    assert {key: getattr(result, key) for key in expected} == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -77,11 +78,11 @@ def test_matched_pairs_of_many_utterances_are_those_of_its_formula(seed: int) ->
     """W = mean / (deviation / root of n), the deviation over n - 1, and both tails of the normal
     curve, by adding its density up.
     """
-    first, second, _, _ = made(400, 0.01, seed)
+    first, second, _, _ = draw_systems(400, 0.01, seed)
     differences = (second - first).tolist()
-    assert sum(each != 0 for each in differences) > FEW
+    assert sum(difference != 0 for difference in differences) > MAX_EXACT
     mean = sum(differences) / len(differences)
-    variance = sum((each - mean) ** 2 for each in differences) / (len(differences) - 1)
+    variance = sum((difference - mean) ** 2 for difference in differences) / (len(differences) - 1)
     size = abs(mean) / math.sqrt(variance / len(differences))
     width = 0.0005
     area = sum(
@@ -94,67 +95,67 @@ def test_matched_pairs_of_many_utterances_are_those_of_its_formula(seed: int) ->
 @given(st.lists(st.integers(-4, 4), max_size=11))
 def test_matched_pairs_of_few_utterances_count_every_flip_of_signs(differences: list[int]) -> None:
     flips = [
-        abs(sum(sign * each for sign, each in zip(signs, differences)))
+        abs(sum(sign * size for sign, size in zip(signs, differences)))
         for signs in itertools.product((1, -1), repeat=len(differences))
     ]
-    share = sum(each >= abs(sum(differences)) for each in flips) / len(flips)
-    found = matched_pairs(
+    share = sum(flip >= abs(sum(differences)) for flip in flips) / len(flips)
+    p_value = matched_pairs(
         np.array([5] * len(differences), dtype=int),
-        np.array([5 + each for each in differences], dtype=int),
+        np.array([5 + difference for difference in differences], dtype=int),
     )
-    assert found == pytest.approx(share)
+    assert p_value == pytest.approx(share)
 
 
-def test_both_ways_to_count_meet() -> None:
-    """Where the normal curve takes over, it says what the flips of signs say, wherever that
-    matters.
-    """
+def test_the_exact_and_the_normal_test_agree() -> None:
+    """At the number of utterances where the normal distribution replaces the exact test."""
     draw = random.Random(1)
     for _ in range(20):
-        differences = np.array([draw.choice([-2, -1, -1, 1, 1, 2, 2]) for _ in range(FEW)])
+        differences = np.array([draw.choice([-2, -1, -1, 1, 1, 2, 2]) for _ in range(MAX_EXACT)])
         more = np.concatenate([differences, [1, -1]])
-        exact, normal = (matched_pairs(np.zeros(len(each)), each) for each in (differences, more))
+        exact, normal = (
+            matched_pairs(np.zeros(len(values)), values) for values in (differences, more)
+        )
         assert exact == pytest.approx(normal, abs=0.1)
         assert exact > 0.1 or exact == pytest.approx(normal, abs=0.03)
 
 
-def test_the_first_against_the_second_is_the_second_against_the_first() -> None:
-    first, second, words, speakers = made(200, 0.03)
-    there, back = (
+def test_swapping_the_systems_changes_the_sign() -> None:
+    first, second, words, speakers = draw_systems(200, 0.03)
+    forward, backward = (
         compare(first, second, words, speakers, 500),
         compare(second, first, words, speakers, 500),
     )
-    assert there.difference == -back.difference
-    assert there.better == pytest.approx(1 - back.better)
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
-    assert (there.matched_p, there.bootstrap_p) == (back.matched_p, back.bootstrap_p)
+    assert forward.difference == -backward.difference
+    assert forward.better == pytest.approx(1 - backward.better)
+    assert (forward.low, forward.high) == pytest.approx((-backward.high, -backward.low))
+    assert (forward.matched_p, forward.bootstrap_p) == (backward.matched_p, backward.bootstrap_p)
 
 
-def test_a_system_against_itself_shows_nothing() -> None:
-    first, _, words, speakers = made(100, 0)
-    found = compare(first, first, words, speakers, 500)
-    assert (found.difference, found.low, found.high, found.better) == (0, 0, 0, 0.5)
-    assert (found.matched_p, found.bootstrap_p, found.significant) == (1, 1, False)
+def test_a_system_does_not_differ_from_itself() -> None:
+    first, _, words, speakers = draw_systems(100, 0)
+    result = compare(first, first, words, speakers, 500)
+    assert (result.difference, result.low, result.high, result.better) == (0, 0, 0, 0.5)
+    assert (result.matched_p, result.bootstrap_p, result.is_significant) == (1, 1, False)
 
 
-def test_a_much_better_system_is_significant_and_chance_is_rarely() -> None:
-    found = compare(*made(300, 0.08), 1000)
-    assert found.difference < found.high < 0
-    assert found.better == 1
-    assert found.significant
-    assert 0 < found.bootstrap_p < 0.01
-    by_chance = [compare(*made(120, 0, seed), 200) for seed in range(200)]
-    assert sum(each.significant for each in by_chance) / 200 < 0.1
-    assert sum(each.low <= 0 <= each.high for each in by_chance) / 200 > 0.85
+def test_a_much_better_system_is_significant_and_an_equal_one_rarely() -> None:
+    result = compare(*draw_systems(300, 0.08), 1000)
+    assert result.difference < result.high < 0
+    assert result.better == 1
+    assert result.is_significant
+    assert 0 < result.bootstrap_p < 0.01
+    by_chance = [compare(*draw_systems(120, 0, seed), 200) for seed in range(200)]
+    assert sum(result.is_significant for result in by_chance) / 200 < 0.1
+    assert sum(result.low <= 0 <= result.high for result in by_chance) / 200 > 0.85
 
 
-def test_without_resamples_the_matched_pairs_stand_alone() -> None:
-    first, second, words, speakers = made(100, 0.05)
-    found = compare(first, second, words, speakers, 0)
-    assert math.isnan(found.low) and math.isnan(found.better)
-    assert found.matched_p == matched_pairs(first, second)
-    with pytest.raises(ValueError, match="99 and 100 error counts"):
+def test_without_resamples_there_are_only_matched_pairs() -> None:
+    first, second, words, speakers = draw_systems(100, 0.05)
+    result = compare(first, second, words, speakers, 0)
+    assert math.isnan(result.low) and math.isnan(result.better)
+    assert result.matched_p == matched_pairs(first, second)
+    with pytest.raises(ValueError, match="99 and 100"):
         compare(first[1:], second, words, speakers, 10)
-    with pytest.raises(ValueError, match="of 0 words"):
+    with pytest.raises(ValueError, match="0 words"):
         compare(first, second, np.zeros_like(words), speakers, 10)
     assert matched_pairs(np.zeros(60), np.ones(60)) == 0

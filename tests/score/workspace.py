@@ -1,5 +1,5 @@
-"""A workspace that can be scored: hypotheses of two systems on sets with and without speech, and
-the catalogue that lists them.
+"""Builders of a workspace to score: hypotheses of systems on sets with and without speech, and the
+catalogue that lists the sets.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from components.score.build import METRICS
 from components.score.build import work as run
 from components.text.hypothesis import Hypothesis
 
-# id, speaker, reference → what two systems make of it.
+# id, speaker, reference, text of the system "free", text of the system "ctc".
 CLEAN = [
     ("c-1", "ann", "the cat sat on the mat", "the bat sat the mat today", "the cat sat on the mat"),
     ("c-2", "ann", "GOOD morning", "good morning", "good mourning"),
     ("c-3", "bob", "yes", "", "yes yes"),
     ("c-4", "", "who is this", "who is it", "who is this"),
 ]
-QUIET = [
+NONSPEECH = [
     ("q-1", "", "", "", "thank you"),
     ("q-2", "", "", " ", ""),
     ("q-3", "", "", "hm", "you"),
@@ -39,7 +39,7 @@ CORPUS = {
         "other": {"kind": "altered", "source": {"kind": "table"}, "snr_db": 5, "seed": 1},
     },
     "dev": {"dev": {"kind": "table"}},
-    "nonspeech-test": {"quiet": {"kind": "altered", "source": {"kind": "table"}, "tempo": 0.8}},
+    "nonspeech-test": {"nonspeech": {"kind": "altered", "source": {"kind": "table"}, "tempo": 0.8}},
 }
 LLM = {
     "source": {"kind": "folder", "folder": "x"},
@@ -49,29 +49,33 @@ LLM = {
 }
 
 
-def lists(corpora: dict) -> None:
+def write_catalogue(corpora: dict) -> None:
+    """Writes ``catalogue/corpus.yaml``."""
     Path("catalogue").mkdir(exist_ok=True)
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump(corpora))
 
 
-def rows(system: str, told: list[tuple], column: int) -> list[Hypothesis]:
+def build_hypotheses(system: str, utterances: list[tuple], column: int) -> list[Hypothesis]:
+    """Hypotheses of a system with the texts of a column of ``utterances``."""
     return [
         Hypothesis(text[column - 3], [1, 2], -1.5, [], system, name, speaker, "", reference, 2.0)
-        for name, speaker, reference, *text in told
+        for name, speaker, reference, *text in utterances
     ]
 
 
-def hold(name: str, found: list[Hypothesis]) -> None:
+def write_set(name: str, hypotheses: list[Hypothesis]) -> None:
+    """Writes ``data/decode/<name>.parquet`` and the record of the folder."""
     path = Path("data/decode") / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_hypotheses(path, found)
+    write_hypotheses(path, hypotheses)
     write_record(Path("data/decode"), "decode", parameters={}, inputs={})
 
 
-def scores(form: str = "casefold", resamples: int = 200) -> dict:
+def run_score(form: str = "casefold", resamples: int = 200) -> dict:
+    """Runs the stage and returns ``metrics/score.json``."""
     decode = SimpleNamespace(sets={"free": None})
     params = SimpleNamespace(
-        corpus="mine", llm="plain", decode=decode, score=Score(form, resamples)
+        corpus="embedded", llm="plain", decode=decode, score=Score(form, resamples)
     )  # type: ignore[arg-type,call-arg]
     run(Stage("score", params, ""))  # type: ignore[arg-type]
     return json.loads(METRICS.read_text())
