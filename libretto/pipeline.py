@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if done.returncode:
         return recorded_exit_code(start_s) or done.returncode
     from components.score.build import METRICS
-    from components.score.table import show
+    from components.score.table import print_tables
 
     if METRICS.is_file():  # some targets end before the scores
-        show()
+        print_tables()
     return 0
 
 

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from libretto.workspace import check_workspace
 
     check_workspace("score")
-    from components.score.table import show
+    from components.score.table import print_tables
 
-    show()
+    print_tables()
     return 0
