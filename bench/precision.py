@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from components.config.params import ConstraintSet, read_params
-from components.decode.shard import DATA, ENCODER, LLM, MODEL
+from components.decode.decoder import WORKSPACE
+from components.decode.shard import DATA
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.runtime.progress import progress
@@ -37,8 +38,8 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
     """What the LLM in ``dtype`` says of each utterance of a role, in batches of so many seconds or
     alone.
     """
-    model = SpeechLLM.load(MODEL, ENCODER, LLM, device, dtype)
-    source = FrameSource(role, ENCODER, device, DATA, model.encoder)
+    model = SpeechLLM.load(WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm, device, dtype)
+    source = FrameSource(role, WORKSPACE.encoder, device, DATA, model.encoder)
     batches = by_length(source.items, [item.duration_s for item in source.items], batch_seconds)
     found: Said = {}
     with progress("precision", f"{role}, {dtype}", len(source.items), "utterances") as shown:

@@ -70,7 +70,6 @@ def world(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LIBRETTO_WORKERS", "1")
     monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
-    world.forget()
     return folder
 
 

@@ -208,8 +208,7 @@ def change(path: str, changes: dict[str, Any]) -> None:
 
 
 def run(name: str, role: str = "") -> None:
-    """One stage, as in a process of its own: nothing that another run loaded is there."""
-    forget()
+    """One stage by its work function."""
     module = importlib.import_module(
         {"features": "components.features.extract", "decode": "components.decode.run"}.get(
             name, f"components.{name}.build"
@@ -222,13 +221,6 @@ def run_features() -> None:
     """Features of all roles."""
     for role in LAYOUT:
         run("features", role)
-
-
-def forget() -> None:
-    """Drops the models and readers that the stages hold for the length of a process."""
-    from components.decode import shard
-
-    shard.forget()
 
 
 def frame_source(role: str) -> FrameSource:

@@ -2,14 +2,16 @@
 ``data/decode/<role>/<source>.parquet``.
 
 The unit is one shard under one system; batches are formed inside it, by length. An utterance is
-decoded as it stands in its source, however long it is: only components.transcribe cuts at pauses.
-Beside the constraint sets stand the encoder's own CTC and, where the encoder is a whole Whisper,
-its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4 sets and CTC in
-about 25 s on two cores.
+decoded in one piece, however long it is; only components.transcribe cuts at pauses. Beside the
+constraint sets there is the system of the encoder's own CTC and, if the encoder is a whole Whisper,
+that of its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4 sets and
+CTC in about 25 s on two cores.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from typing import Any
 from components.config import catalogue
 from components.config.params import ConstraintSet, Decode
 from components.decode import RESULT_VERSION
+from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
-from components.decode.shard import DATA, ENCODER, LLM, MODEL, UNIT, Job, decode_shard, throughput
+from components.decode.shard import DATA, UNIT, DecodeJob, decode_shard, throughput_by_system
 from components.model.folders.description import (
     has_acoustic_evidence,
     has_ctc_for_layer,
@@ -33,128 +36,121 @@ from components.text.hypothesis import CTC, LLM_ONLY, WHISPER
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
+log = logging.getLogger(__name__)
 
 
 def work(stage: Stage) -> None:
-    out, settings = empty_folder(OUT), stage.params.decode
-    settings = replace(
-        settings,
-        sets=enforceable_sets(settings.sets, has_acoustic_evidence(ENCODER, _layer(), MODEL)),
-    )
-    systems: dict[str, ConstraintSet | None] = {
-        **settings.sets,
-        **({CTC: None} if _writes_ctc() else {}),
-    }
-    if has_own_decoder(ENCODER):
-        systems[WHISPER] = None
-    alone: dict[str, ConstraintSet | None] = {LLM_ONLY: None} if settings.perplexity else {}
-    jobs = [
-        job
-        for role in ROLES
-        for job in _jobs(
-            role, systems | (alone if role in catalogue.SPEECH_ROLES else {}), settings
-        )
-    ]
+    """Decodes all sources; raises InputError if a part of the model is not the one that the bridge
+    was trained on.
+    """
+    out, settings, layer = empty_folder(OUT), stage.params.decode, _layer()
+    has_evidence = has_acoustic_evidence(WORKSPACE.encoder, layer, WORKSPACE.bridge)
+    settings = replace(settings, sets=enforceable_sets(settings.sets, has_evidence))
+    jobs = _jobs(settings, layer)
     units = {}
-    with progress(stage.label(), "hypotheses", len(jobs), "shards") as shown:
+    with progress(stage.label(), "hypotheses", len(jobs), "shards") as bar:
         for job, unit in fan_out(decode_shard, jobs, gpu=True):
             units[job] = unit
-            shown.advance(1, f"{job.source}: {job.system}")
+            bar.advance(1, f"{job.source}: {job.system}")
     for role, source in sorted({(job.role, job.source) for job in jobs}):
-        rows = [
-            row
+        hypotheses = [
+            hypothesis
             for job in jobs
             if (job.role, job.source) == (role, source)
-            for row in read_hypotheses(units[job] / UNIT)
+            for hypothesis in read_hypotheses(units[job] / UNIT)
         ]
         (out / role).mkdir(exist_ok=True)
-        write_hypotheses(out / role / f"{source}.parquet", rows)
-        print(
-            f"{stage.label()}: {role}/{source}: {len(rows)} hypotheses, "
-            f"{len({row.utterance_id for row in rows})} utterances"
+        write_hypotheses(out / role / f"{source}.parquet", hypotheses)
+        log.info(
+            "%s: %s/%s: %d hypotheses, %d utterances",
+            stage.label(),
+            role,
+            source,
+            len(hypotheses),
+            len({hypothesis.utterance_id for hypothesis in hypotheses}),
         )
-    stage.facts["seconds_of_audio_a_second"] = throughput(units)
-    inputs = {
-        "model": _model_key(),
-        "shards": {role: recorded_digests(DATA / "shards" / role) for role in ROLES},
-    }
-    # Off, it leaves the record as it was before there was such a setting.
+    stage.facts["seconds_of_audio_a_second"] = throughput_by_system(units)
+    # A record without perplexity is the same as before that setting existed.
     parameters = {
-        key: value for key, value in asdict(settings).items() if key != "perplexity" or value
+        name: value for name, value in asdict(settings).items() if name != "perplexity" or value
     }
     write_record(
         out,
         "decode",
         parameters=parameters,
-        inputs=inputs,
+        inputs={
+            "model": _model_digests(),
+            "shards": {role: recorded_digests(DATA / "shards" / role) for role in ROLES},
+        },
         libraries=("torch", "transformers", "peft"),
     )
 
 
-def enforceable_sets(sets: dict[str, ConstraintSet], heard: bool) -> dict[str, ConstraintSet]:
-    """The constraint sets as they act here. Where nothing tells what was ``heard``, limits that ask
-    for it are off, and it is said.
+def enforceable_sets(
+    sets: Mapping[str, ConstraintSet], has_evidence: bool
+) -> dict[str, ConstraintSet]:
+    """The constraint sets that can be enforced: without acoustic evidence the limits that need it
+    are switched off, and a log message says so.
     """
-    if heard:
-        return sets
-    for name in (name for name, each in sets.items() if each.needs_acoustic_evidence):
-        print(
-            f"decode: {name}: max_unsupported_units and silence_gate are off: the encoder gives no CTC for these frames, and the bridge has no "
-            "matching head that was trained"
-        )
-    return {name: each.without_acoustic_limits() for name, each in sets.items()}
-
-
-def _writes_ctc() -> bool:
-    """Whether the encoder has a CTC head that the stored layer serves."""
-    return has_ctc_for_layer(ENCODER, _layer())
+    if has_evidence:
+        return dict(sets)
+    for name, constraints in sets.items():
+        if constraints.needs_acoustic_evidence:
+            log.warning(
+                "decode: %s: max_unsupported_units and silence_gate are off: the encoder has no "
+                "CTC head for these frames, and the bridge has no trained matching head",
+                name,
+            )
+    return {name: constraints.without_acoustic_limits() for name, constraints in sets.items()}
 
 
 def _layer() -> int | str:
-    return read_record(DATA / "features" / "test")["key"]["layer"]
+    """The encoder layer of the frames."""
+    layer: int | str = read_record(DATA / "features" / "test")["key"]["layer"]
+    return layer
 
 
-def _model_key() -> dict[str, Any]:
+def _model_digests() -> dict[str, Any]:
     return {
-        "bridge": recorded_digests(MODEL),
-        "encoder": recorded_digests(ENCODER),
-        "llm": recorded_digests(LLM),
+        "bridge": recorded_digests(WORKSPACE.bridge),
+        "encoder": recorded_digests(WORKSPACE.encoder),
+        "llm": recorded_digests(WORKSPACE.llm),
     }
 
 
-def _jobs(role: str, systems: dict[str, ConstraintSet | None], settings: Decode) -> list[Job]:
-    record = read_record(DATA / "features" / role)
-    tars = {
-        name: digest
-        for name, digest in (record["outputs"] or record["inputs"]["shards"]).items()
-        if name.endswith(".tar")
-    }
-    model, frames = data_digest(_model_key()), data_digest(record["key"])
+def _jobs(settings: Decode, layer: int | str) -> list[DecodeJob]:
+    """All jobs of the stage, by role, system, source and shard."""
+    systems: dict[str, ConstraintSet | None] = dict(settings.sets)
+    if has_ctc_for_layer(WORKSPACE.encoder, layer):
+        systems[CTC] = None
+    if has_own_decoder(WORKSPACE.encoder):
+        systems[WHISPER] = None
+    model = data_digest(_model_digests())
+    features = {role: read_record(DATA / "features" / role) for role in ROLES}
+    shards = {role: recorded_digests(DATA / "shards" / role) for role in ROLES}
+    inputs = data_digest({"model": model, "features": features, "shards": shards})
     jobs = []
-    for system, constraints in systems.items():
-        for name, digest in sorted(tars.items()):
-            source, _, shard = name.partition("/")
-            key = {
-                "version": RESULT_VERSION,
-                "model": model,
-                "frames": frames,
-                "shard": digest,
-                "batch_seconds": settings.batch_seconds,
-                "exact": settings.exact,
-                "system": system,
-                "constraints": constraints and asdict(constraints),
-            }
-            jobs.append(
-                Job(
-                    role,
-                    source,
-                    shard,
-                    system,
-                    constraints,
-                    settings.batch_seconds,
-                    settings.threads,
-                    settings.exact,
-                    key,
+    for role in ROLES:
+        role_systems = dict(systems)
+        if settings.perplexity and role in catalogue.SPEECH_ROLES:
+            role_systems[LLM_ONLY] = None
+        key = {
+            "version": RESULT_VERSION,
+            "model": model,
+            "frames": data_digest(features[role]["key"]),
+            "batch_seconds": settings.batch_seconds,
+            "exact": settings.exact,
+        }
+        files = features[role]["outputs"] or features[role]["inputs"]["shards"]
+        tars = sorted((name, digest) for name, digest in files.items() if name.endswith(".tar"))
+        for system, constraints in role_systems.items():
+            key |= {"system": system, "constraints": constraints and asdict(constraints)}
+            for name, digest in tars:
+                source, _, shard = name.partition("/")
+                shard_key = {**key, "shard": digest}
+                jobs.append(
+                    DecodeJob(
+                        role, source, shard, system, constraints, layer, settings, inputs, shard_key
+                    )
                 )
-            )
     return jobs

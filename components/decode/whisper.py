@@ -1,9 +1,9 @@
-"""Whisper's own decoder (Radford et al. 2022): the baseline beside the LLM, where the encoder is a
+"""Whisper's own decoder (Radford et al. 2022): the baseline beside the LLM, if the encoder is a
 whole Whisper checkpoint.
 
-In: waveforms, mono float32 at 16 kHz. Out: a text each. Greedy, as transcription, in the language
-that the checkpoint finds where it knows several; audio over 30 s in windows, their texts joined.
-Each window is decoded by itself. Cost: the checkpoint's.
+In: waveforms, mono float32 at 16 kHz. Out: a text for each. Greedy, as transcription, in the
+language that a multilingual checkpoint detects. Audio over 30 s is cut into windows and their texts
+are joined; each window is decoded by itself. Cost: the checkpoint's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.model.encoders.whisper import windows
 from components.model.folders.description import unsupported_folder
 from components.model.folders.pretrained import read_extractor
 
-LONGEST = 224  # tokens of a window: half of the decoder's positions, as in Whisper's own code
+MAX_TOKENS = 224  # of a window: half of the decoder's positions, as in Whisper's own code
 
 
 class WhisperDecoder:
@@ -41,38 +41,32 @@ class WhisperDecoder:
         except (OSError, ValueError) as error:
             raise unsupported_folder(folder, error) from None
         self._network: Any = network.eval().requires_grad_(False).to(device)
-        self._network.generation_config.max_length = (
-            None  # of checkpoints without one of their own: it fights max_new_tokens
-        )
+        # A default length of the checkpoint would conflict with max_new_tokens.
+        self._network.generation_config.max_length = None
 
     @torch.inference_mode()
     def __call__(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """The text of each waveform; empty for an empty one."""
-        window = (
-            int(self._network.config.max_source_positions) * 2 * int(self._extractor.hop_length)
-        )
-        return [
-            " ".join(" ".join(self._window(piece) for piece in windows(waveform, window)).split())
+        config = self._network.config
+        window = int(config.max_source_positions) * 2 * int(self._extractor.hop_length)  # samples
+        texts = [
+            " ".join(self._decode_window(samples) for samples in windows(waveform, window))
             for waveform in waveforms
         ]
+        return [" ".join(text.split()) for text in texts]
 
-    def _window(self, waveform: np.ndarray) -> str:
+    def _decode_window(self, waveform: np.ndarray) -> str:
+        """The text of at most 30 s of audio."""
         features = self._extractor(
             waveform, sampling_rate=RATE, return_tensors="pt"
-        ).input_features.to(self._device)
-        asked = (
-            {"task": "transcribe"}
-            if getattr(self._network.generation_config, "is_multilingual", False)
-            else {}
-        )
-        tokens = self._network.generate(
+        ).input_features.to(self._device)  # (1, mel bins, mel frames)
+        is_multilingual = getattr(self._network.generation_config, "is_multilingual", False)
+        token_ids = self._network.generate(
             input_features=features,
             do_sample=False,
             num_beams=1,
-            max_new_tokens=self._most(),
-            **asked,
-        )
-        return self._tokenizer.decode(tokens[0].tolist(), skip_special_tokens=True)
-
-    def _most(self) -> int:
-        return min(LONGEST, int(self._network.config.max_target_positions) - 8)
+            max_new_tokens=min(MAX_TOKENS, int(self._network.config.max_target_positions) - 8),
+            **({"task": "transcribe"} if is_multilingual else {}),
+        )  # (1, tokens)
+        text: str = self._tokenizer.decode(token_ids[0].tolist(), skip_special_tokens=True)
+        return text

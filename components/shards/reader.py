@@ -95,7 +95,8 @@ def payload(utterance: IndexedUtterance) -> bytes:
 def description(utterance: IndexedUtterance) -> dict[str, Any]:
     """The ``.json`` member of an utterance; raises InputError as ``payload`` does."""
     entry = utterance.entry
-    return json.loads(_read_range(utterance, entry.json_offset, entry.json_size))
+    member: dict[str, Any] = json.loads(_read_range(utterance, entry.json_offset, entry.json_size))
+    return member
 
 
 def prefetch(utterances: Iterable[IndexedUtterance]) -> None:
@@ -228,7 +229,7 @@ def array(utterance: IndexedUtterance) -> np.ndarray:
     Raises InputError if the bytes are no array of as many frames as the index says.
     """
     try:
-        frames = np.load(io.BytesIO(payload(utterance)), allow_pickle=False)
+        frames: np.ndarray = np.load(io.BytesIO(payload(utterance)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise _broken_features(utterance, str(error).rstrip(".")) from None
     if len(frames) != utterance.entry.frames:

@@ -17,11 +17,11 @@ from transformers import (
 
 from components.audio.sound import RATE
 from components.config import catalogue
-from components.config.errors import InputError
 from components.config.params import read_params
 from components.corpus import __main__ as corpus
-from components.decode import shard
+from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
+from components.decode.shard import DecodeJob, ShardDecoder, Throughput, _shard_decoder
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
 from components.model.model_folder import ModelConfig, folder_digest
@@ -35,6 +35,7 @@ from components.shards.reader import audio, entries
 from components.text.hypothesis import Hypothesis
 from tests import world as tones
 from tests.checkpoints import LORA, save_encoder, save_llm
+from tests.errors import refused
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
@@ -58,8 +59,8 @@ def save_bridge(seed: int = 1) -> None:
     with torch.no_grad():
         model.projector.linear2.weight *= 6
     model.add_lora(2, 4, 0.0, LORA["llama"], seed)
-    model.save(empty_folder(shard.MODEL))
-    write_record(shard.MODEL, "train", parameters=None, inputs={})
+    model.save(empty_folder(WORKSPACE.bridge))
+    write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +72,15 @@ def bridge(world: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(shard, system) of each unit that is decoded from now on, not taken from the work cache."""
     units: list[tuple[str, str]] = []
-    known = shard._rows
+    decode = ShardDecoder.decode
 
-    def rows(job: shard.Job, clock: shard.Clock) -> list[Hypothesis]:
+    def decode_and_note(
+        self: ShardDecoder, job: DecodeJob, throughput: Throughput
+    ) -> list[Hypothesis]:
         units.append((job.shard, job.system))
-        return known(job, clock)
+        return decode(self, job, throughput)
 
-    monkeypatch.setattr(shard, "_rows", rows)
+    monkeypatch.setattr(ShardDecoder, "decode", decode_and_note)
     return units
 
 
@@ -109,7 +112,7 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
             assert (row.reference, row.speaker, row.duration_s) == (
                 item.text,
                 item.speaker,
-                item.seconds,
+                item.duration_s,
             )
             assert math.isnan(row.score) == (row.system == "ctc")
             assert row.system == "ctc" or row.score < 0
@@ -124,7 +127,7 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
 def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
     tones.run("decode")
     found = {(row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows}
-    model = SpeechLLM.load(shard.MODEL, tones.ENCODER, tones.LLM, "cpu")
+    model = SpeechLLM.load(WORKSPACE.bridge, tones.ENCODER, tones.LLM, "cpu")
     encoder, sets = SpeechEncoder(tones.ENCODER), read_params().decode.sets
     for role in ROLES:
         source = tones.frame_source(role)
@@ -136,6 +139,32 @@ def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
                 assert (row.text, row.tokens) == (alone.text, alone.tokens)
                 assert row.score == pytest.approx(alone.score, rel=1e-4)
             assert found["ctc", item.id].text == encoder.ctc_text(frames)[0]
+
+
+def test_a_decoder_loads_the_llm_only_when_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tones.run("decode")
+    texts = {
+        row.utterance_id: row.text for row in hypotheses()["test/tones-test"] if row.system == "ctc"
+    }
+    monkeypatch.setattr(SpeechLLM, "load", lambda *arguments: pytest.fail("loaded"))
+    decoder, source = Decoder(WORKSPACE, "cpu", "last"), tones.frame_source("test")
+    for utterance in source.items:
+        if utterance.source == "tones-test":
+            frames = source.frames([utterance])
+            [hypothesis] = decoder.decode(frames, [utterance.duration_s], None)
+            assert hypothesis.text == texts[utterance.id]
+
+
+def test_a_worker_keeps_its_decoder_until_the_inputs_change() -> None:
+    tones.run("decode")
+    loaded = _shard_decoder.cache_info()
+    tones.change("params.yaml", {"decode.batch_seconds": 2})
+    tones.run("decode")
+    assert _shard_decoder.cache_info().misses == loaded.misses
+    assert _shard_decoder.cache_info().hits > loaded.hits
+    save_bridge(seed=2)
+    tones.run("decode")
+    assert _shard_decoder.cache_info().misses == loaded.misses + 1
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,15 +198,15 @@ def test_a_second_run_decodes_nothing(decoded: list[tuple[str, str]]) -> None:
 def test_a_killed_run_goes_on_with_the_units_that_are_missing(
     decoded: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = shard._rows
+    decode = ShardDecoder.decode
 
-    def dying(job: shard.Job, clock: shard.Clock) -> list[Hypothesis]:
+    def interrupted(self: ShardDecoder, job: DecodeJob, throughput: Throughput) -> list[Hypothesis]:
         if len(decoded) == 4:
             raise KeyboardInterrupt
-        return known(job, clock)
+        return decode(self, job, throughput)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard, "_rows", dying)
+        patch.setattr(ShardDecoder, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tones.run("decode")
     assert len(decoded) == 4
@@ -244,7 +273,7 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
     tones.run("decode")
     found = {(row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows}
     model, encoder, source = (
-        SpeechLLM.load(shard.MODEL, tones.ENCODER, tones.LLM, "cpu"),
+        SpeechLLM.load(WORKSPACE.bridge, tones.ENCODER, tones.LLM, "cpu"),
         SpeechEncoder(tones.ENCODER),
         tones.frame_source("test"),
     )
@@ -263,7 +292,7 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
 
 
 def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
-    decoded: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    decoded: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     tones.change("params.yaml", {"features.layer": 1})
     tones.run_features()
@@ -275,12 +304,13 @@ def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
     )
     tones.run("decode")
     assert hypotheses() != plain, "the matching head tells"
-    (shard.MODEL / "matching.safetensors").unlink()
-    write_record(shard.MODEL, "train", parameters={}, inputs={})
-    capsys.readouterr()
+    (WORKSPACE.bridge / "matching.safetensors").unlink()
+    write_record(WORKSPACE.bridge, "train", parameters={}, inputs={})
+    caplog.clear()
     tones.run("decode")
     assert hypotheses() == plain
-    assert "decode: free: max_unsupported_units and silence_gate are off" in capsys.readouterr().out
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.name.startswith("components.decode") and "free" in warning.getMessage()
     assert read_record(Path("data/decode"))["parameters"]["sets"]["free"]["silence_gate"] == 0
 
 
@@ -299,7 +329,6 @@ def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
     assert len(rows) == sum(len(entries(Path("data/shards") / role)) for role in ROLES)
     assert all(math.isnan(row.score) and not row.tokens for row in rows)
     assert len({row.text for row in rows}) > 1
-    tones.forget()
     network = WhisperForConditionalGeneration.from_pretrained(tones.ENCODER).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(tones.ENCODER)
     item = entries(Path("data/shards/test"))[0]
@@ -418,7 +447,7 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(
 
 def test_a_model_of_another_llm_is_refused() -> None:
     save_llm(tones.LLM, seed=2)
-    with pytest.raises(InputError, match="trained on another llm"):
+    with refused("models/bridge", "models/llm"):
         tones.run("decode")
 
 

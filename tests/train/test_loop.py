@@ -354,7 +354,6 @@ def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(
 ) -> None:
     monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress.jsonl"))
     stage = Stage("train", read_params(), "")
-    tones.forget()
     build.work(stage)
     kept = stage.facts["throughput"]
     assert list(kept) == ["0-projector", "1-lora"]

@@ -1,0 +1,145 @@
+"""The decoder: one trained model in memory, and what it writes for frames of speech.
+
+In: the folders of a model. Out: hypotheses of each utterance of a batch. The stage ``decode`` and
+``transcribe`` use it alike. Each part is loaded when it is first needed and then kept, so the
+encoder's own text needs no LLM. Cost: loading, then the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.config.params import ConstraintSet
+from components.model.folders.description import has_ctc_for_layer
+from components.text.hypothesis import Hypothesis
+
+if TYPE_CHECKING:  # the stage starts its workers without torch
+    import numpy as np
+    import torch
+
+    from components.decode.whisper import WhisperDecoder
+    from components.model.encoders.encoder import SpeechEncoder
+    from components.model.speech_llm import SpeechLLM
+
+
+@dataclass(frozen=True)
+class ModelFolders:
+    """Where the three parts of a trained model are."""
+
+    bridge: Path
+    encoder: Path
+    llm: Path
+
+
+WORKSPACE = ModelFolders(Path("models/bridge"), Path("models/encoder"), Path("models/llm"))
+
+
+class Decoder:
+    """A model on one device.
+
+    ``layer`` is that of the frames. ``encoder_dtype`` and ``padding`` are those of an encoder that
+    was not tuned; a tuned one runs as it was tuned. ``llm_dtype`` replaces the dtype that the LLM
+    was trained with. Loading raises InputError if encoder or LLM are not those that the bridge was
+    trained on.
+    """
+
+    def __init__(
+        self,
+        folders: ModelFolders,
+        device: str,
+        layer: int | str,
+        *,
+        encoder_dtype: str = "float32",
+        padding: str = "window",
+        llm_dtype: str | None = None,
+    ) -> None:
+        self.folders, self.device, self.layer = folders, device, layer
+        self.has_ctc = has_ctc_for_layer(folders.encoder, layer)
+        self._encoder_dtype, self._padding, self._llm_dtype = encoder_dtype, padding, llm_dtype
+
+    @cached_property
+    def model(self) -> SpeechLLM:
+        """Bridge and LLM, with the encoder if it was tuned."""
+        from components.model.speech_llm import SpeechLLM
+
+        folders = self.folders
+        return SpeechLLM.load(
+            folders.bridge, folders.encoder, folders.llm, self.device, self._llm_dtype
+        )
+
+    @property
+    def tuned_encoder(self) -> SpeechEncoder | None:
+        """The encoder of the bridge; None if it was not tuned."""
+        from components.model.model_folder import read_model_config
+
+        is_tuned = read_model_config(self.folders.bridge).encoder_run is not None
+        return self.model.encoder if is_tuned else None
+
+    @cached_property
+    def encoder(self) -> SpeechEncoder:
+        """The tuned encoder, else the one of the encoder folder."""
+        from components.model.encoders.encoder import SpeechEncoder
+
+        return self.tuned_encoder or SpeechEncoder(
+            self.folders.encoder, self.device, self._encoder_dtype, self.layer, self._padding
+        )
+
+    @cached_property
+    def _whisper(self) -> WhisperDecoder:
+        from components.decode.whisper import WhisperDecoder
+
+        return WhisperDecoder(self.folders.encoder, self.device)
+
+    @cached_property
+    def _base_llm(self) -> tuple[Any, Any, int | None]:
+        """The LLM before training, the builder of its prompts, and the id of its BOS token."""
+        from components.model.llms.causal import load_llm
+        from components.model.llms.prompt import PromptBuilder
+        from components.model.model_folder import read_model_config
+
+        config = read_model_config(self.folders.bridge)
+        llm, tokenizer = load_llm(self.folders.llm, config.llm_dtype, self.device)
+        builder = PromptBuilder(tokenizer, config.prompt, config.text_case)
+        return llm, builder, tokenizer.bos_token_id
+
+    def decode(
+        self,
+        frames: Sequence[torch.Tensor],
+        durations_s: Sequence[float],
+        constraints: ConstraintSet | None,
+    ) -> list[Hypothesis]:
+        """The hypothesis of each utterance from its frames, each (frames, encoder width).
+
+        ``constraints`` is None for the encoder's own text by CTC; raises InputError if the encoder
+        has no CTC head.
+        """
+        from components.search.acoustic_evidence import ctc_evidence
+        from components.search.beam import search
+
+        if constraints is None:
+            return [Hypothesis(text) for text in self.encoder.ctc_text(frames)]
+        needs_ctc = self.has_ctc and constraints.needs_acoustic_evidence
+        evidence = (
+            ctc_evidence(self.encoder, frames, self.model.builder.text) if needs_ctc else None
+        )
+        return search(self.model, frames, durations_s, constraints, evidence)
+
+    def decode_by_whisper(self, waveforms: Sequence[np.ndarray]) -> list[Hypothesis]:
+        """What Whisper's own decoder writes for each waveform, mono float32 at 16 kHz; raises
+        InputError if the encoder folder is no whole Whisper.
+        """
+        return [Hypothesis(text) for text in self._whisper(waveforms)]
+
+    def score_references(self, references: Sequence[str]) -> list[Hypothesis]:
+        """The log-probability of each reference under the LLM before training, without speech; the
+        text is empty.
+        """
+        from components.model.llms.causal import log_probability
+
+        llm, builder, bos = self._base_llm
+        token_ids = [builder.target(reference) for reference in references]
+        return [Hypothesis("", ids, log_probability(llm, bos, ids)) for ids in token_ids]
