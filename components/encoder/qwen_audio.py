@@ -1,10 +1,10 @@
-"""The audio encoder inside a Qwen-Audio checkpoint (arXiv 2311.07919) → a folder that holds a
-Whisper encoder alone.
+"""The audio encoder inside a Qwen-Audio checkpoint (arXiv 2311.07919) → a folder with a Whisper
+encoder.
 
-Its tensors ``transformer.audio.*`` carry the names of OpenAI's Whisper; here they get those of
-transformers. What comes behind the last layer norm (pooling by two, the projection to the LLM,
-marks of begin and end) is left out: the projector here does that work. Only safetensors are read,
-and of them only these tensors.
+Its tensors ``transformer.audio.*`` have the names of OpenAI's Whisper; here they get those of
+transformers. What follows the last layer norm (pooling by two, the projection to the LLM, marks of
+begin and end) is skipped, since the bridge replaces it. Only safetensors files are read, and of
+them only these tensors. Cost: the encoder in memory once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from components.config.errors import InputError
 
 PREFIX = "transformer.audio."
-LEFT_OUT = ("proj.", "audio_bos_eos_token.")
+SKIPPED_PREFIXES = ("proj.", "audio_bos_eos_token.")
 NAMES = (
     (r"^positional_embedding$", "embed_positions.weight"),
     (r"^ln_post\.", "layer_norm."),
@@ -38,25 +38,25 @@ NAMES = (
 
 
 def whisper_name(name: str) -> str | None:
-    """The name in transformers' WhisperEncoder of a Qwen-Audio tensor; None for one that is left
-    out.
+    """The name of a Qwen-Audio tensor in transformers' WhisperEncoder; None for one that is
+    skipped.
     """
-    rest = name.removeprefix(PREFIX)
-    if rest == name or rest.startswith(LEFT_OUT):
+    whisper = name.removeprefix(PREFIX)
+    if whisper == name or whisper.startswith(SKIPPED_PREFIXES):
         return None
-    for pattern, wanted in NAMES:
-        rest = re.sub(pattern, wanted, rest)
-    return rest
+    for pattern, replacement in NAMES:
+        whisper = re.sub(pattern, replacement, whisper)
+    return whisper
 
 
 def whisper_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The encoder's tensors under the names of transformers' WhisperEncoder."""
-    return {wanted: tensor for name, tensor in tensors.items() if (wanted := whisper_name(name))}
+    return {whisper: tensor for name, tensor in tensors.items() if (whisper := whisper_name(name))}
 
 
 def whisper_shape(audio: Mapping[str, Any]) -> dict[str, int]:
-    """``audio`` of a Qwen-Audio ``config.json`` in the words of Whisper's, as far as the encoder
-    goes.
+    """``audio`` of a Qwen-Audio ``config.json`` as the encoder's part of a Whisper
+    configuration.
     """
     width, layers, heads, positions, mel = (
         int(audio[name]) for name in ("n_state", "n_layer", "n_head", "n_ctx", "n_mels")
@@ -72,9 +72,10 @@ def whisper_shape(audio: Mapping[str, Any]) -> dict[str, int]:
 
 
 def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
-    """Writes the encoder of ``checkpoint`` to ``folder``; raises InputError, which names the
-    catalogue entry ``where``, for a Qwen that does not hear and where the tensors are not those of
-    a Whisper.
+    """Writes the encoder of ``checkpoint`` to ``folder``.
+
+    Raises InputError, which names the catalogue entry ``where``, for a Qwen without an audio
+    encoder and where the tensors are not those of a Whisper.
     """
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -93,7 +94,7 @@ def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{where}: the audio encoder is not of Whisper's form: {reason}",
+            f"{where}: the audio encoder is not a Whisper encoder: {reason}",
             subject=where,
             hint="Take the checkpoint as published.",
         ) from None
@@ -102,13 +103,13 @@ def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
 
 
 def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the audio encoder, out of all weight files."""
-    found: dict[str, torch.Tensor] = {}
+    """The tensors of the audio encoder from all weight files."""
+    tensors: dict[str, torch.Tensor] = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
-            found |= {
+            tensors |= {
                 name: weights.get_tensor(name)
                 for name in weights.keys()  # noqa: SIM118
                 if name.startswith(PREFIX)
             }
-    return found
+    return tensors

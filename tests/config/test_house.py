@@ -65,7 +65,6 @@ LONG = {
     "components.config.catalogue",
     "components.config.params",
     "components.corpus.listing",
-    "components.encoder.ctc",
     "components.model.folders.hub",
     "components.transcribe.batch",
 }

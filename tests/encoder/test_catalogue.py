@@ -1,5 +1,5 @@
-"""Every entry of catalogue/encoder.yaml: typed, of a known kind, fetched whole, of the published
-size, and run as its family asks.
+"""Every entry of catalogue/encoder.yaml: typed, of a known kind, complete, of the published size,
+and batched as its family requires.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from components.model.folders.folder import DTYPE
 from tests.conftest import REPOSITORY
 
 # The encoders of the papers, and those trained or written here.
-WANTED = {
+EXPECTED = {
     "ctc-tiny",
     "ctc-smoke",
     "conformer-ctc",
@@ -114,18 +114,16 @@ def hub_sources() -> dict[str, EncoderSource]:
     """Every hub source of the catalogue, parts of joined ones too, by its repository."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        found = [
+        all_sources = [
             source
             for name in catalogue.names("encoder")
             for source in sources(catalogue.encoder(name).source)
         ]
-    return {source.repo: source for source in found if source.kind == "hub"}
+    return {source.repo: source for source in all_sources if source.kind == "hub"}
 
 
 def encoder_of(source: EncoderSource) -> Any:
-    """The encoder without weights; of Qwen-Audio the one that is taken out of it, of Whisper the
-    half that is run.
-    """
+    """The encoder without weights: of Qwen-Audio its audio encoder, of Whisper its encoder."""
     if "audio" in source.shape:
         with torch.device("meta"):
             return WhisperEncoder(WhisperConfig(**whisper_shape(source.shape["audio"])))
@@ -134,18 +132,18 @@ def encoder_of(source: EncoderSource) -> Any:
 
 
 def test_the_encoders_of_the_papers_have_a_name() -> None:
-    assert set(names()) >= WANTED
+    assert set(names()) >= EXPECTED
     assert read_params().encoder in names()
 
 
 @pytest.mark.parametrize("name", names())
-def test_an_entry_is_typed_and_says_what_it_is(name: str) -> None:
+def test_an_entry_is_typed_and_documented(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9-]+", name), "DVC takes no dots"
     entry = catalogue.encoder(name)
     assert entry.card.get("notes") or name == "ctc-smoke"
     for source in sources(entry.source):
         if source.kind == "hub":
-            # Group norm over time takes the padding for sound.
+            # Group norm over time would count padding as sound.
             assert entry.numerics.batching == (
                 "equal-length" if source.shape.get("feat_extract_norm") == "group" else "padded"
             )
@@ -155,16 +153,15 @@ def test_an_entry_is_typed_and_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_what_is_fetched_is_a_whole_checkpoint(name: str) -> None:
+def test_the_files_of_a_source_are_a_complete_checkpoint(name: str) -> None:
     for source in sources(catalogue.encoder(name).source):
         if source.kind == "hub":
             assert len(set(source.files)) == len(source.files)
             assert "config.json" in source.files
             assert any(file.endswith((".safetensors", ".bin")) for file in source.files)
             assert not any(file.endswith((".py", ".h5", ".msgpack")) for file in source.files)
-            assert ("preprocessor_config.json" in source.files) == (
-                name != "qwen-audio"
-            )  # the extractor of that one is made here
+            # The extractor of Qwen-Audio is written here.
+            assert ("preprocessor_config.json" in source.files) == (name != "qwen-audio")
             assert name not in WITH_CTC or {"vocab.json", "tokenizer_config.json"} <= set(
                 source.files
             )
@@ -175,9 +172,8 @@ def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
     source, (width, layers, millions) = hub_sources()[repo], PUBLISHED[repo]
     encoder = encoder_of(source)
     assert (encoder.config.hidden_size, encoder.config.num_hidden_layers) == (width, layers)
-    fixed = (
-        1500 * width if encoder.config.model_type == "whisper" else 0
-    )  # its positions are no weights that were learnt
+    # Whisper's positions are not trained.
+    fixed = 1500 * width if encoder.config.model_type == "whisper" else 0
     assert parameters(encoder) - fixed == pytest.approx(millions * 1e6, rel=0.02)
     assert source.shape.get("torch_dtype") in BYTES
     with_head = {catalogue.encoder(name).source.repo for name in WITH_CTC}
@@ -187,7 +183,7 @@ def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
 
 
 @pytest.mark.parametrize("repo", WEIGHTS)
-def test_the_shape_gives_the_bytes_of_the_published_weights(repo: str) -> None:
+def test_the_shape_has_the_size_of_the_published_weights(repo: str) -> None:
     shape = hub_sources()[repo].shape
     assert parameters(network_of(shape)) * BYTES[shape["torch_dtype"]] == pytest.approx(
         WEIGHTS[repo], rel=1e-3
@@ -195,16 +191,14 @@ def test_the_shape_gives_the_bytes_of_the_published_weights(repo: str) -> None:
 
 
 @pytest.mark.parametrize("repo", sorted(hub_sources()))
-def test_the_weights_that_are_fetched_are_told_once(repo: str) -> None:
-    """``gigabytes`` stands where more is fetched than the shape describes: the LLM behind
-    Qwen-Audio's encoder.
-    """
+def test_gigabytes_are_stated_where_the_shape_does_not_give_them(repo: str) -> None:
+    """More is fetched than the shape describes where an LLM follows: in Qwen-Audio."""
     source = hub_sources()[repo]
     assert bool(source.gigabytes) == (repo == "Qwen/Qwen-Audio")
     assert [key for key in source.shape if key in DTYPE] == ["torch_dtype"]
 
 
-def test_the_entry_of_an_encoder_of_ones_own_is_whole() -> None:
+def test_the_documented_entry_of_a_local_encoder_is_complete() -> None:
     lines = re.search(
         r"```yaml\n(my-encoder:.*?)```",
         (REPOSITORY / "docs/guide/encoders.md").read_text(),

@@ -1,6 +1,4 @@
-"""The encoder stage: training with CTC that a kill does not change, and local checkpoints taken as
-they are.
-"""
+"""The encoder stage: training with CTC, killed trainings, and local checkpoints."""
 
 from __future__ import annotations
 
@@ -49,7 +47,9 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.EncoderTraining:
+def training_in(
+    out: Path, config: dict[str, Any] | None = None, **changed: Any
+) -> ctc.EncoderTraining:
     out.mkdir(exist_ok=True)
     training = replace(TRAINING, **changed)
     shards = (str(SHARDS / "train"), str(SHARDS / "nonspeech-train"))
@@ -62,7 +62,7 @@ def job(out: Path, config: dict[str, Any] | None = None, **changed: Any) -> ctc.
     )
 
 
-# Dropout draws at random: a run that goes on has to draw the same.
+# Dropout draws at random: a resumed run has to draw the same.
 DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "layerdrop": 0.2}
 
 
@@ -85,42 +85,42 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ctc.train(Ranks(), job(tmp_path / "undisturbed", config, augment=augment))
-    known, left = ctc.ctc_loss, [call]
+    ctc.train(Ranks(), training_in(tmp_path / "undisturbed", config, augment=augment))
+    original, countdown = ctc.ctc_loss, [call]
 
-    def dying(*arguments: Any) -> torch.Tensor:
-        left[0] -= 1
-        if left[0] == 0:
+    def die(*arguments: Any) -> torch.Tensor:
+        countdown[0] -= 1
+        if countdown[0] == 0:
             raise Killed
-        return known(*arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(ctc, "ctc_loss", dying)
+    monkeypatch.setattr(ctc, "ctc_loss", die)
     with pytest.raises(Killed):
-        ctc.train(Ranks(), job(tmp_path / "killed", config, augment=augment))
+        ctc.train(Ranks(), training_in(tmp_path / "killed", config, augment=augment))
     torch.manual_seed(99)
-    ctc.train(Ranks(), job(tmp_path / "killed", config, augment=augment))
+    ctc.train(Ranks(), training_in(tmp_path / "killed", config, augment=augment))
     assert folder_digests(tmp_path / "killed") == folder_digests(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(world: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
-        train_together(ctc.train, (job(tmp_path / str(processes)),), processes, 1)
+        train_together(ctc.train, (training_in(tmp_path / str(processes)),), processes, 1)
     assert folder_digests(tmp_path / "1") == folder_digests(tmp_path / "2")
 
 
 def test_the_folder_is_read_by_the_auto_classes(world: Path, tmp_path: Path) -> None:
-    ctc.train(Ranks(), job(tmp_path / "out"))
+    ctc.train(Ranks(), training_in(tmp_path / "out"))
     model = AutoModelForCTC.from_pretrained(tmp_path / "out", local_files_only=True)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "out", local_files_only=True)
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert model.config.vocab_size == len(units)
     assert extractor.feature_size == PARAKEET["num_mel_bins"]
-    for item in entries(SHARDS / "train"):
-        assert units.decode(units(item.entry.text).input_ids, group_tokens=False) == item.entry.text
+    for utterance in entries(SHARDS / "train"):
+        assert units.decode(units(utterance.text).input_ids, group_tokens=False) == utterance.text
     encoder = SpeechEncoder(tmp_path / "out")
-    frames = encoder([audio(item) for item in entries(SHARDS / "dev")])
-    assert all(torch.isfinite(each).all() for each in frames)
+    frames = encoder([audio(utterance) for utterance in entries(SHARDS / "dev")])
+    assert all(torch.isfinite(utterance_frames).all() for utterance_frames in frames)
     assert len(encoder.ctc_text(frames)) == len(frames)
     assert not [
         path
@@ -129,10 +129,10 @@ def test_the_folder_is_read_by_the_auto_classes(world: Path, tmp_path: Path) -> 
     ]
 
 
-def test_the_trained_model_writes_down_what_it_was_trained_on(world: Path, tmp_path: Path) -> None:
+def test_the_trained_model_transcribes_its_training_data(world: Path, tmp_path: Path) -> None:
     ctc.train(
         Ranks(),
-        job(
+        training_in(
             tmp_path / "out",
             epochs=60,
             nonspeech_share=0.1,
@@ -141,62 +141,54 @@ def test_the_trained_model_writes_down_what_it_was_trained_on(world: Path, tmp_p
             checkpoint_every=1000,
         ),
     )
-    encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
-    texts = encoder.ctc_text(encoder([audio(item) for item in items]))
+    encoder, utterances = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
+    texts = encoder.ctc_text(encoder([audio(utterance) for utterance in utterances]))
     assert (
-        sum(text == item.entry.text for text, item in zip(texts, items, strict=True))
-        >= len(items) / 2
+        sum(text == utterance.text for text, utterance in zip(texts, utterances, strict=True))
+        >= len(utterances) / 2
     )
     silence = entries(SHARDS / "nonspeech-train")
-    assert sum(map(len, encoder.ctc_text(encoder([audio(item) for item in silence])))) <= 8
+    assert (
+        sum(map(len, encoder.ctc_text(encoder([audio(utterance) for utterance in silence])))) <= 8
+    )
 
 
-def test_longer_utterances_are_left_out_where_asked_and_counted(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_utterances_over_the_limit_are_left_out_and_counted(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[float] = []
-    known = ctc.ctc_loss
+    original = ctc.ctc_loss
 
-    def noting(model: Any, examples: Any) -> torch.Tensor:
+    def note_durations(model: Any, examples: Any) -> torch.Tensor:
         seen.extend(example.duration_s for example in examples)
-        return known(model, examples)
+        return original(model, examples)
 
-    monkeypatch.setattr(ctc, "ctc_loss", noting)
-    lengths = sorted(item.duration_s for item in entries(SHARDS / "train"))
+    monkeypatch.setattr(ctc, "ctc_loss", note_durations)
+    lengths = sorted(utterance.duration_s for utterance in entries(SHARDS / "train"))
     limit = lengths[len(lengths) // 2]
     over = sum(length > limit for length in lengths)
-    ctc.train(Ranks(), job(tmp_path / "cut", max_seconds=limit))
+    ctc.train(Ranks(), training_in(tmp_path / "cut", max_seconds=limit))
     assert max(seen) == limit  # one as long as the limit is kept
-    assert (
-        f"encoder: {over} of {len(lengths)} utterances are over {limit:g} s and left out"
-        in capsys.readouterr().out
-    )
-    ctc.train(Ranks(), job(tmp_path / "whole"))
+    assert f"{over} of {len(lengths)}" in caplog.text
+    caplog.clear()
+    ctc.train(Ranks(), training_in(tmp_path / "whole"))
     assert max(seen) == lengths[-1]
-    assert "left out" not in capsys.readouterr().out
-    with pytest.raises(
-        InputError, match=r"none of 12 utterances has at most 0\.01 s.*training\.max_seconds"
-    ):
-        ctc.train(Ranks(), job(tmp_path / "none", max_seconds=0.01))
+    assert not [record for record in caplog.records if record.name == ctc.__name__]
+    with pytest.raises(InputError, match=r"12 utterances.*0\.01 s.*training\.max_seconds"):
+        ctc.train(Ranks(), training_in(tmp_path / "none", max_seconds=0.01))
 
 
 COARSE = {"subsampling_factor": 8}
 
 
-def test_subwords_serve_where_characters_do_not_fit(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError,
-        match=(
-            r"10 of 12 transcripts have more units than .* "
-            r"frames.*training\.units.*subsampling_factor"
-        ),
-    ):
-        ctc.train(Ranks(), job(tmp_path / "characters", COARSE))
-    ctc.train(Ranks(), job(tmp_path / "out", COARSE, units=60))
-    encoder, items = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
-    frames = encoder([audio(item) for item in items])
-    assert [len(each) for each in frames] == [
-        pytest.approx(item.duration_s * 12.5, abs=1) for item in items
+def test_subwords_are_possible_where_characters_are_not(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"10 of 12 .*training\.units.*subsampling_factor"):
+        ctc.train(Ranks(), training_in(tmp_path / "characters", COARSE))
+    ctc.train(Ranks(), training_in(tmp_path / "out", COARSE, units=60))
+    encoder, utterances = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
+    frames = encoder([audio(utterance) for utterance in utterances])
+    assert [len(item) for item in frames] == [
+        pytest.approx(utterance.duration_s * 12.5, abs=1) for utterance in utterances
     ]
     assert len(encoder.ctc_text(frames)) == len(frames)
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
@@ -206,30 +198,30 @@ def test_subwords_serve_where_characters_do_not_fit(world: Path, tmp_path: Path)
         for path in (tmp_path / "out").iterdir()
         if path.suffix not in (".json", ".safetensors")
     ]
-    for item in items:
-        ids = units(item.entry.text).input_ids
-        assert len(ids) < len(item.entry.text)
-        # As frames say it: every unit held for two of them, a blank (unit 0) behind it.
-        assert units.decode([frame for unit in ids for frame in (unit, unit, 0)]) == item.entry.text
+    for utterance in utterances:
+        ids = units(utterance.text).input_ids
+        assert len(ids) < len(utterance.text)
+        # As in frames: every unit in two of them, then a blank (unit 0).
+        assert units.decode([frame for unit in ids for frame in (unit, unit, 0)]) == utterance.text
 
 
 def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
     from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
     units = build_character_tokenizer(TEXTS, Path())
-    items = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
+    utterances = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
     scratch = Path("scratch")
     scratch.mkdir()
     examples = compute_examples(
         Ranks(),
-        items,
+        utterances,
         ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]),
         units,
         scratch,
         TRAINING,
     )
     model = ctc.build_encoder(PARAKEET, len(units), 1).eval()
-    wanted = 0.0
+    expected = 0.0
     with torch.no_grad():
         for example in examples:
             mel = example.mel[None].float()
@@ -245,8 +237,8 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
                 reduction="sum",
             )
             assert torch.isfinite(loss)
-            wanted += float(loss) / frames
-        assert float(ctc.ctc_loss(model, examples)) == pytest.approx(wanted, rel=1e-4)
+            expected += float(loss) / frames
+        assert float(ctc.ctc_loss(model, examples)) == pytest.approx(expected, rel=1e-4)
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.003)
     losses = []
@@ -255,56 +247,57 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
         loss = ctc.ctc_loss(model, examples)
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(loss.utterance())
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(world: Path) -> None:
+def test_an_epoch_has_every_utterance_once_and_its_share_of_non_speech(world: Path) -> None:
     speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
-    seconds = [item.duration_s for item in (*speech, *silence)]
+    seconds = [utterance.duration_s for utterance in (*speech, *silence)]
     plan = plan_batches([*speech, *silence], len(speech), seconds, TRAINING)
-    places = [place for batch in plan for place in batch]
-    assert sorted(place for place in places if place < len(speech)) == sorted(
+    indices = [index for batch in plan for index in batch]
+    assert sorted(index for index in indices if index < len(speech)) == sorted(
         [*range(len(speech))] * TRAINING.epochs
     )
-    assert len(places) - 2 * len(speech) == 2 * 3
+    assert len(indices) - 2 * len(speech) == 2 * 3
     assert plan == plan_batches([*speech, *silence], len(speech), seconds, TRAINING)
 
 
-def test_every_epoch_hears_another_view_of_every_utterance(world: Path) -> None:
+def test_every_epoch_has_another_view_of_every_utterance(world: Path) -> None:
     from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
     training = replace(TRAINING, augment=AUGMENT, epochs=3)
     speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
-    items, scratch = [*speech, *silence], Path("scratch")
+    utterances, scratch = [*speech, *silence], Path("scratch")
     scratch.mkdir()
     extractor, units = (
         ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"]),
         build_character_tokenizer(TEXTS, Path()),
     )
-    examples = compute_examples(Ranks(), items, extractor, units, scratch, training)
-    plan = plan_batches(items, len(speech), [example.duration_s for example in examples], training)
-    places = [place for batch in plan for place in batch if place < 3 * len(speech)]
-    assert sorted(places) == list(range(3 * len(speech)))
-    first, steps = set(places[: len(speech)]), len(plan) // 3
-    assert {place % 3 for place in first} == {0}, steps
+    examples = compute_examples(Ranks(), utterances, extractor, units, scratch, training)
+    plan = plan_batches(
+        utterances, len(speech), [example.duration_s for example in examples], training
+    )
+    indices = [index for batch in plan for index in batch if index < 3 * len(speech)]
+    assert sorted(indices) == list(range(3 * len(speech)))
+    first, steps = set(indices[: len(speech)]), len(plan) // 3
+    assert {index % 3 for index in first} == {0}, steps
     lengths = [
-        [len(examples[3 * place + view].mel) for view in range(3)] for place in range(len(speech))
+        [len(examples[3 * index + view].mel) for view in range(3)] for index in range(len(speech))
     ]
-    assert sum(len(set(each)) > 1 for each in lengths) > len(speech) / 2
-    alike = [
-        torch.equal(one.target, examples[place - place % 3].target)
-        for place, one in enumerate(examples)
-    ]
-    assert all(alike)
+    assert sum(len(set(view_lengths)) > 1 for view_lengths in lengths) > len(speech) / 2
     assert all(
-        max(examples[place].duration_s for place in batch) * len(batch) <= training.batch_seconds
+        torch.equal(example.target, examples[index - index % 3].target)
+        for index, example in enumerate(examples)
+    )
+    assert all(
+        max(examples[index].duration_s for index in batch) * len(batch) <= training.batch_seconds
         for batch in plan
         if len(batch) > 1
     )
 
 
-def test_the_stage_trains_once_and_records_what_it_used(
+def test_the_stage_trains_once_and_records_its_inputs(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = {"kind": "ctc", "config": PARAKEET, "training": asdict(TRAINING)}
@@ -338,11 +331,13 @@ def checkpoint(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return folder
 
 
-def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) -> None:
+def test_pickles_and_code_of_a_local_checkpoint_are_not_copied(checkpoint: Path) -> None:
     tones.run("encoder")
     names = {path.name for path in tones.ENCODER.iterdir()}
-    taken = {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")}
-    assert names == taken | {"inputs.json"}
+    copied = {
+        path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")
+    }
+    assert names == copied | {"inputs.json"}
     assert (tones.ENCODER / "model.safetensors").read_bytes() == (
         checkpoint / "model.safetensors"
     ).read_bytes()
@@ -350,7 +345,7 @@ def test_a_local_checkpoint_is_taken_without_pickles_and_code(checkpoint: Path) 
     SpeechEncoder(tones.ENCODER)
 
 
-def test_a_local_checkpoint_that_is_edited_is_taken_anew(checkpoint: Path) -> None:
+def test_an_edited_local_checkpoint_is_copied_again(checkpoint: Path) -> None:
     tones.run("encoder")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "note": 1}))
@@ -358,24 +353,21 @@ def test_a_local_checkpoint_that_is_edited_is_taken_anew(checkpoint: Path) -> No
     assert json.loads((tones.ENCODER / "config.json").read_text())["note"] == 1
 
 
-def test_what_a_local_checkpoint_lacks_is_said(
+def test_an_incomplete_local_checkpoint_is_refused(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "pytorch_model.bin").unlink()
     with pytest.raises(
         InputError,
-        match=(
-            r"encoder 'tiny': .* is no checkpoint: config\.json and weights \(safetensors or "
-            r".*save_pretrained"
-        ),
-    ):
+        match=r"encoder 'tiny'.*config\.json",
+    ) as refused:
         tones.run("encoder")
+    assert refused.value.hint
     tones.change("catalogue/encoder.yaml", {"tiny.source.folder": "elsewhere"})
-    with pytest.raises(
-        InputError, match=r"encoder 'tiny': .*elsewhere is not a folder.*Put the checkpoint there"
-    ):
+    with pytest.raises(InputError, match=r"encoder 'tiny'.*elsewhere") as refused:
         tones.run("encoder")
+    assert refused.value.hint
     monkeypatch.delenv("LIBRETTO_MODELS")
-    with pytest.raises(InputError, match="LIBRETTO_MODELS is not set"):
+    with pytest.raises(InputError, match="LIBRETTO_MODELS"):
         tones.run("encoder")

@@ -1,5 +1,5 @@
-"""Every LLM of a model hub in catalogue/llm.yaml: of the published size, and adapted where its
-entry says.
+"""Every LLM of a model hub in catalogue/llm.yaml: its size is the published one, and LoRA adapts
+the layers that its entry names.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def test_the_shape_is_that_of_the_published_checkpoint(name: str) -> None:
 def test_lora_adapts_the_attention_of_every_layer_and_nothing_else(name: str) -> None:
     targets, layers = real()[name].lora.targets, network(name).config.num_hidden_layers
     for target in targets:
-        found = {
+        adapted = {
             path: module
             for path, module in network(name).named_modules()
             if path.rpartition(".")[2] == target
         }
-        assert len(found) == layers, f"{target} stands in {len(found)} of {layers} layers"
-        for path, module in found.items():
+        assert len(adapted) == layers, f"{target} is in {len(adapted)} of {layers} layers"
+        for path, module in adapted.items():
             assert isinstance(module, nn.Linear)
             # SpeechBrain's recipe adapts every linear layer.
             assert (
