@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.report import finished
 from tests.report.finished import (
     CLEAN,
@@ -452,3 +457,17 @@ def test_nothing_but_the_page_s_own_script_runs(chromium: Any, folder: Path) -> 
     }""")
     assert page.evaluate("window.broken === undefined")
     context.close()
+
+
+def test_the_picture_for_the_readme(folder: Path, tmp_path: Path) -> None:
+    if not (shutil.which("chromium") or shutil.which("chromium-browser")):
+        pytest.skip("the package chromium is not installed: apt-get install chromium")
+    picture = tmp_path / "report.png"
+    command = [sys.executable, REPOSITORY / "docs/screenshot.py"]
+    subprocess.run([*command, folder / "few/data/report/index.html", picture], check=True)
+    header = picture.read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", header[16:])
+    assert width == 1200 and 500 < height < 3000
+    missing = subprocess.run([*command, folder / "nowhere.html", picture], capture_output=True)
+    assert missing.returncode == 1 and b"nowhere.html" in missing.stderr
