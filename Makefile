@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
 .ONESHELL:
-.PHONY: run test test-slow serve stop lint docs setup
+.PHONY: run test test-slow serve stop lint docs reference setup
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
@@ -40,6 +40,10 @@ lint: setup
 
 docs: setup  ## the documentation site, docs/_build/html; a warning is an error
 	python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html docs docs/_build/html
+
+reference: setup  ## the pages of docs/reference that are written from the code
+	PYTHONPATH=. python docs/reference.py docs/reference
+	python docs/commands.py
 
 .dvc/plots.html: requirements.lock | setup  ## what `dvc plots` needs to draw without a network
 	python -m flows.plots

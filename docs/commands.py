@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/reference/commands.md"
 HEAD = """# Commands
 
-<!-- written by 'python docs/commands.py'; edit the parsers, not this page -->
+<!-- written by 'make reference'; edit the parsers, not this page -->
 
 `libretto COMMAND` and `python -m MODULE` start the same code. `libretto` is installed with the
 package; the modules `flows` and `bench` exist in a checkout only. Exit codes: 0, 1 for a partial

@@ -196,7 +196,18 @@ def test_the_page_of_commands_is_up_to_date(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     page = reference.page()
-    assert page == reference.PAGE.read_text(), "run 'python docs/commands.py'"
+    assert page == reference.PAGE.read_text(), "run 'make reference'"
+
+
+def test_the_pages_of_fields_are_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    runpy.run_path("docs/reference.py")["main"]([str(tmp_path)])
+    for path in tmp_path.iterdir():
+        assert path.read_text() == (REPOSITORY / "docs/reference" / path.name).read_text(), (
+            "run 'make reference'"
+        )
 
 
 @pytest.mark.slow
