@@ -1,7 +1,7 @@
 """Entries of ``catalogue/projector.yaml``: one dataclass for each kind of bridge.
 
 In: an entry as plain data, of the catalogue or of a model folder's ``config.json``. Out: the
-dataclass of its kind, checked. The class that ``components.model.bridges.projector`` lists under
+dataclass of its kind, checked. The class that ``components.model.bridges.registry`` lists for
 the same name builds its network. Cost: microseconds.
 """
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from components.model import lora
 from components.model.bridges.compressor import Compressor
-from components.model.bridges.projector import build_projector
+from components.model.bridges.registry import build_projector
 from components.model.encoders.ctc_head import read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.batch import LlmInputs, SpeechBatch, SpeechOutput, interleave

@@ -23,7 +23,7 @@ from components.audio.sound import RATE
 from components.config.errors import InputError, nearest
 from components.config.projector import Projector
 from components.encoder.qwen_audio import whisper_shape
-from components.model.bridges.projector import build_projector
+from components.model.bridges.registry import build_projector
 from components.model.encoders.families import KNOWN
 from components.model.folders.architecture import network_of, parameters
 from components.model.matching import MatchingHead

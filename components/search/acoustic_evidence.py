@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import CtcUnits
+from components.model.encoders.ctc import CtcHead
 from components.model.matching import MatchingHead
 
 # Cosine of a token's embedding and the speech that it attends to, from which on it counts as heard.
@@ -85,7 +85,7 @@ class CtcEvidence:
         self,
         scores: torch.Tensor,
         heard: str,
-        head: CtcUnits,
+        head: CtcHead,
         text: Callable[[tuple[int, ...]], str],
     ) -> None:
         self._scores, self._head, self._text = scores, head, text
@@ -124,7 +124,7 @@ class CtcEvidence:
         lacks are left out of the text, and one that does not fit into the frames can't have been
         said.
         """
-        target = self._head.has_units(text)
+        target = self._head.encode_known(text)
         if not target:
             return self._blank if not letters(text) else NEVER
         lengths = (torch.tensor([len(self._scores)]), torch.tensor([len(target)]))
@@ -192,7 +192,7 @@ def ctc_evidence(
     """Evidence of utterances by the CTC head of their encoder, from last-layer frames, each
     (frames, width); ``text`` gives the text of some tokens of the LLM.
     """
-    head, heard = CtcUnits(encoder), encoder.ctc_text(frames)
+    head, heard = CtcHead(encoder), encoder.ctc_text(frames)
     known = lru_cache(maxsize=100_000)(text)
     return [
         CtcEvidence(scores.cpu(), said, head, known)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import CtcUnits, frames_needed
+from components.model.encoders.ctc import CtcHead, frames_needed
 from components.text.joining import Word, estimate_word_times
 
 
@@ -78,7 +78,7 @@ class Aligner:
     """Word times by the CTC head of a ``SpeechEncoder``; raises InputError where it has none."""
 
     def __init__(self, encoder: Any) -> None:
-        self.head = CtcUnits(encoder)
+        self.head = CtcHead(encoder)
         self._scores, self._rate = encoder.head, encoder.rate
         self._between = self._delimiter()
 
@@ -115,7 +115,7 @@ class Aligner:
 
     def _units(self, word: str) -> list[int]:
         """Ids of a word's units; those that the head does not know are left out."""
-        return self.head.has_units(word)
+        return self.head.encode_known(word)
 
     def _delimiter(self) -> list[int]:
         """What stands between two words: a unit of its own for letters, nothing for subwords, which

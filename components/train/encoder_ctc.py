@@ -14,7 +14,7 @@ import torch
 
 from components.config.errors import InputError
 from components.features.frames import FrameSource
-from components.model.encoders.ctc import CtcUnits, frames_needed
+from components.model.encoders.ctc import CtcHead, frames_needed
 from components.shards.reader import IndexedUtterance
 
 
@@ -25,11 +25,11 @@ class EncoderCtcLoss:
         assert (
             source.encoder is not None
         )  # only a tuned encoder has this loss, and frames are then live
-        self.head = CtcUnits(source.encoder)
+        self.head = CtcHead(source.encoder)
         self.targets: dict[str, list[int]] = {}
         lacking, long = [], []
         for item in items:
-            target = self.head.target(item.entry.text)
+            target = self.head.encode(item.entry.text)
             if target is None:
                 lacking.append(item.entry.id)
             elif frames_needed(target) > source.count(item):

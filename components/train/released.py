@@ -23,7 +23,7 @@ from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.projector import Projector, ReleasedWeights
 from components.config.schema import non_default_fields
-from components.model.bridges.projector import build_projector
+from components.model.bridges.registry import build_projector
 from components.model.encoders.families import width_of
 from components.model.folders.conversion import convert
 from components.model.model_folder import CONFIG, ModelConfig, folder_digest

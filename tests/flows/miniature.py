@@ -22,7 +22,7 @@ from components.config import catalogue
 from components.config.model_sources import EncoderSource, LlmSource
 from components.config.params import overridden
 from components.config.schema import non_default_fields
-from components.model.bridges.projector import build_projector
+from components.model.bridges.registry import build_projector
 from components.runtime.artifact import write_record
 from flows.recipe import Cell
 from tests import world

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from components.config.errors import InputError
 from components.config.projector import CtcCompressor
 from components.model.bridges.compressor import Compressor
-from components.model.bridges.projector import build_projector
-from components.model.encoders.ctc_head import CtcHead, check_ctc, read_ctc_head
+from components.model.bridges.registry import build_projector
+from components.model.encoders.ctc_head import CtcHeadWeights, check_ctc, read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import read_record
@@ -41,7 +41,7 @@ def built(way: str, units: int = 12) -> Compressor:
     with torch.no_grad():
         for parameter in bridge.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    bridge.set_ctc_head(CtcHead(torch.eye(12)[:units], torch.zeros(units), BLANK))
+    bridge.set_ctc_head(CtcHeadWeights(torch.eye(12)[:units], torch.zeros(units), BLANK))
     return bridge.eval()
 
 

@@ -12,8 +12,8 @@ import torch
 
 from components.config import catalogue
 from components.config.projector import CrossAttention, SegmentQFormer, WindowQFormer
-from components.model.bridges.projector import build_projector
-from components.model.bridges.qformer import Queries, sinusoids
+from components.model.bridges.qformer import QueryBridge, sinusoids
+from components.model.bridges.registry import build_projector
 from tests.checkpoints import frames_of
 
 WINDOWS = WindowQFormer(
@@ -27,11 +27,11 @@ Entry = WindowQFormer | SegmentQFormer | CrossAttention
 Weights = dict[str, np.ndarray]
 
 
-def built(entry: Entry) -> Queries:
+def built(entry: Entry) -> QueryBridge:
     """A bridge whose weights are all away from zero and one."""
     torch.manual_seed(3)
     bridge = build_projector(entry, 12, 10)
-    assert isinstance(bridge, Queries)
+    assert isinstance(bridge, QueryBridge)
     with torch.no_grad():
         for parameter in bridge.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.model.encoders.ctc import CtcUnits
+from components.model.encoders.ctc import CtcHead
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.matching import MatchingHead
 from components.search.acoustic_evidence import (
@@ -35,7 +35,7 @@ class Units:
 
     blank = 0
 
-    def known(self, text: str) -> list[int]:
+    def encode_known(self, text: str) -> list[int]:
         return ["abc".index(each) + 1 for each in text]
 
 
@@ -143,9 +143,9 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
 
 def test_units_that_the_head_lacks_are_left_out_of_a_text(tmp_path: Path) -> None:
     save_encoder(tmp_path, "parakeet")
-    head = CtcUnits(SpeechEncoder(tmp_path))
-    assert head.has_units("amber 7 birch") == head.has_units("amber  birch")
-    assert head.has_units("") == []
+    head = CtcHead(SpeechEncoder(tmp_path))
+    assert head.encode_known("amber 7 birch") == head.encode_known("amber  birch")
+    assert head.encode_known("") == []
 
 
 def test_a_token_is_heard_where_the_speech_it_attends_to_looks_like_it() -> None:

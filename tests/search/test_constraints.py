@@ -56,7 +56,7 @@ class Heard:
     def most(self, token: int) -> int:
         return self._ctc.most(token)
 
-    def extended(self, reach: PrefixState, token: int) -> PrefixState:
+    def extend(self, reach: PrefixState, token: int) -> PrefixState:
         return self._ctc.extend(reach, token)
 
     def speech(self, tokens: list[int]) -> float:

@@ -17,7 +17,7 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.decode.hypotheses import read_hypotheses
 from components.features.frames import FrameSource
-from components.model.encoders.ctc import CtcUnits
+from components.model.encoders.ctc import CtcHead
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
 from components.model.speech_llm import SpeechLLM
@@ -535,9 +535,9 @@ def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
     tones.change("params.yaml", {"features.mode": "live"})
     tones.run("features", "train")
     source = FrameSource("train", tones.ENCODER, "cpu", encoder=encoder)
-    head, items = CtcUnits(encoder), source.items[:2]
+    head, items = CtcHead(encoder), source.items[:2]
     head.loss(
-        source.frames(items), [head.target(item.entry.text) or [] for item in items]
+        source.frames(items), [head.encode(item.entry.text) or [] for item in items]
     ).backward()
     missing = [
         name

@@ -1,9 +1,9 @@
 """What every bridge is: a module that turns frames of the encoder into fewer vectors of the LLM's
 width.
 
-In: utterances, each (frames, encoder width). Out: as many, each (tokens, LLM width). An utterance
-gives what it would alone, whatever stands beside it. How many tokens come out is told before
-anything is computed.
+In: utterances, each (frames, encoder width). Out: as many, each (tokens, H), H the LLM's width. An
+utterance gives the same vectors in any batch. How many tokens it gives is known before anything is
+computed.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import nn
 
 
 class Bridge(nn.Module, ABC):
-    """The interface: all that training, search and plan know of a bridge."""
+    """The interface that training, search and plan use."""
 
-    stride: float  # frames of the encoder that one token stands for
+    stride: float  # frames of the encoder per token
 
     @abstractmethod
     def tokens_of(self, frames: int) -> int:
-        """Tokens that an utterance of so many frames gives, at least one; the most, where that
-        hangs on what is heard.
+        """Tokens of an utterance of so many frames, at least one; the maximum, where the number
+        depends on what the frames are.
         """
 
     @abstractmethod
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (frames, encoder width) → (tokens, LLM width)."""
+        """Each (frames, encoder width) → (tokens, H)."""
 
 
-class Windowed(Bridge):
-    """A token for each window of ``size`` frames, which start every ``step`` frames.
+class WindowedBridge(Bridge):
+    """A token for each window of ``size`` frames; windows start every ``step`` frames.
 
-    The last frames, where they fill no window, are dropped; an utterance shorter than one window is
+    The last frames are dropped where they fill no window; an utterance shorter than one window is
     filled up with zeros.
     """
 
@@ -46,10 +46,9 @@ class Windowed(Bridge):
         return max(1, (frames - self.size) // self.step + 1)
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        cut = [self.windows(each) for each in frames]
-        return self.mix_windows(
-            list(self.project(torch.cat(cut)).split([len(each) for each in cut]))
-        )
+        windows = [self.windows(utterance) for utterance in frames]  # each (tokens, width, size)
+        vectors = self.project(torch.cat(windows))  # (all tokens, H)
+        return self.mix_windows(list(vectors.split([len(utterance) for utterance in windows])))
 
     def windows(self, frames: torch.Tensor) -> torch.Tensor:
         """(frames, width) → (tokens, width, size)."""
@@ -59,19 +58,28 @@ class Windowed(Bridge):
 
     @abstractmethod
     def project(self, windows: torch.Tensor) -> torch.Tensor:
-        """(windows, encoder width, size) → (windows, LLM width, or what ``mix_windows`` takes), each by
-        itself.
+        """(windows, encoder width, size) → (windows, H, or the width that ``mix_windows`` takes),
+        each window by itself.
         """
 
     def mix_windows(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (windows, width) → (windows, LLM width), where the windows of an utterance are to
-        see each other.
+        """Each (windows, width) → (windows, H), for bridges where the windows of an utterance
+        attend to each other.
         """
         return utterances
 
 
-def stacked(windows: torch.Tensor) -> torch.Tensor:
+def stack_frames(windows: torch.Tensor) -> torch.Tensor:
     """(windows, width, size) → (windows, size · width): the frames of a window side by side, the
     first one first.
     """
     return windows.transpose(1, 2).flatten(1)
+
+
+def pad_frames(utterances: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Utterances (or windows), each (frames, width), as one batch (B, T, width), and its mask
+    (B, T): True for a frame, False for padding.
+    """
+    batch = nn.utils.rnn.pad_sequence(list(utterances), batch_first=True)  # (B, T, width)
+    lengths = torch.tensor([len(utterance) for utterance in utterances], device=batch.device)
+    return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]

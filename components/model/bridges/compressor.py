@@ -1,10 +1,10 @@
-"""The CTC compressor: frames whose best CTC unit is the blank are dropped, or runs of one best unit
-become their mean.
+"""The CTC compressor: frames whose best CTC unit is the blank are dropped, or frames in a row with
+one best unit become their mean.
 
-In: last-layer frames of an encoder with a CTC head, and that head, which stays the encoder's own.
-Out: what is left of the frames, through a small transformer, in the LLM's width: as many vectors as
-the speech has units, not as it has seconds. After SpeechLLaMA (Wu et al., arXiv 2307.03917). Cost:
-one matrix more a frame, and attention over what is left.
+In: last-layer frames of an encoder with a CTC head, and that head, which is not changed. Out: the
+remaining frames, through a small transformer, in the LLM's width: as many vectors as the speech has
+units, whatever its seconds. After SpeechLLaMA (Wu et al., arXiv 2307.03917). Cost: one matrix more
+per frame, and attention over the remaining ones.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import torch
 from torch import nn
 
 from components.config.projector import CtcCompressor
-from components.model.bridges.bridge import Bridge
-from components.model.bridges.qformer import padded
-from components.model.encoders.ctc_head import CtcHead
+from components.model.bridges.bridge import Bridge, pad_frames
+from components.model.encoders.ctc_head import CtcHeadWeights
 
 
 class Compressor(Bridge):
-    """What is left of the frames → linear → transformer layers of the pre-norm form with GELU →
-    norm → linear.
+    """The remaining frames → linear → transformer layers of the pre-norm form with GELU → norm →
+    linear.
 
-    The layers are told no positions: the encoder's frames carry theirs. ``read_units`` has to give
-    it the encoder's head before frames come; the head is neither trained nor saved with it.
+    The layers get no positions: the encoder's frames have theirs. ``set_ctc_head`` has to give it
+    the encoder's head before ``forward``; the head is neither trained nor saved with it.
     """
 
     unit_weight: torch.Tensor | None
@@ -34,7 +33,7 @@ class Compressor(Bridge):
     def __init__(self, entry: CtcCompressor, encoder_width: int, llm_width: int) -> None:
         super().__init__()
         self.way = entry.way
-        self.stride = 1.0  # at the most: what is left hangs on the speech
+        self.stride = 1.0  # the least: how many frames remain depends on the speech
         self.blank = -1
         self.register_buffer("unit_weight", None, persistent=False)
         self.register_buffer("unit_bias", None, persistent=False)
@@ -53,37 +52,37 @@ class Compressor(Bridge):
         )
         self.linear2 = nn.Linear(entry.width, llm_width)
 
-    def set_ctc_head(self, head: CtcHead) -> None:
-        """Takes the head by which frames are read."""
+    def set_ctc_head(self, head: CtcHeadWeights) -> None:
+        """Takes the head by which frames are read as units."""
         device = self.linear1.weight.device
-        self.unit_weight, self.unit_bias, self.blank = (
-            head.weight.to(device),
-            head.bias.to(device),
-            head.blank,
-        )
+        self.unit_weight = head.weight.to(device)  # (units, encoder width)
+        self.unit_bias = head.bias.to(device)  # (units,)
+        self.blank = head.blank
 
     def tokens_of(self, frames: int) -> int:
-        """Vectors for so many frames at the most: one each."""
+        """Vectors of so many frames at most: one each."""
         return frames
 
-    def compressed(self, frames: torch.Tensor) -> torch.Tensor:
-        """(frames, encoder width) → fewer of them: those that are no blank, or the mean of each run
-        of one best unit.
+    def compress(self, frames: torch.Tensor) -> torch.Tensor:
+        """(frames, encoder width) → fewer of them: those that are not blank, or the mean of each
+        run of one best unit.
 
-        Nothing but blanks is one vector, their mean: what is said of silence has to stand
-        somewhere.
+        Blanks alone become one vector, their mean, so that silence has a token too. Raises
+        RuntimeError without a head.
         """
         if self.unit_weight is None:
-            raise RuntimeError("The compressor was not given the encoder's CTC head.")
-        best = nn.functional.linear(frames, self.unit_weight, self.unit_bias).argmax(-1)
+            raise RuntimeError("The compressor has no CTC head: call set_ctc_head first.")
+        scores = nn.functional.linear(frames, self.unit_weight, self.unit_bias)  # (frames, units)
+        best = scores.argmax(-1)  # (frames,)
         if self.way == "drop-blank":
-            kept = frames[best != self.blank]
-            return kept if len(kept) else frames.mean(0, keepdim=True)
+            remaining = frames[best != self.blank]
+            return remaining if len(remaining) else frames.mean(0, keepdim=True)
         lengths = torch.unique_consecutive(best, return_counts=True)[1].tolist()
         return torch.stack([run.mean(0) for run in frames.split(lengths)])
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (frames, encoder width) → (what is left of them, LLM width)."""
-        batch, there = padded([self.compressed(each) for each in frames])
-        made = self.linear2(self.layers(self.linear1(batch), src_key_padding_mask=~there))
-        return [each[: int(count)] for each, count in zip(made, there.sum(1), strict=True)]
+        """Each (frames, encoder width) → (remaining frames, H)."""
+        batch, mask = pad_frames([self.compress(utterance) for utterance in frames])
+        hidden = self.layers(self.linear1(batch), src_key_padding_mask=~mask)  # (B, T, width)
+        vectors = self.linear2(hidden)  # (B, T, H)
+        return [row[: int(count)] for row, count in zip(vectors, mask.sum(1), strict=True)]

@@ -1,8 +1,9 @@
-"""Bridges of trained queries: frames in windows → a fixed number of vectors a window, by attention.
+"""Bridges of trained queries: frames in windows → a fixed number of vectors per window, by
+attention.
 
 In: frames of any length, cut into windows. Out: ``queries`` vectors of the LLM's width for each
-window. Q-Formers (Li et al. 2023, arXiv 2301.12597) over short windows as SALMONN has them and over
-an encoder's whole segments as Yu et al., and plain cross-attention. Cost: attention of queries ·
+window. Q-Formers (Li et al. 2023, arXiv 2301.12597) over short windows as in SALMONN and over the
+encoder's whole segments as in Yu et al., and plain cross-attention. Cost: attention of queries ·
 frames within a window, so it grows with the audio and not with its square.
 """
 
@@ -17,34 +18,24 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from components.config.projector import CrossAttention, SegmentQFormer, WindowQFormer
-from components.model.bridges.bridge import Bridge
+from components.model.bridges.bridge import Bridge, pad_frames
 
 INIT_STD = 0.02  # standard deviation of new queries, as of BERT's weights
 
 
-def sinusoids(places: torch.Tensor, width: int) -> torch.Tensor:
-    """Positions as sines and cosines side by side (Vaswani et al. 2017, arXiv 1706.03762, section
-    3.5): (places, width).
+def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Positions (N,) as sines and cosines side by side (Vaswani et al. 2017, arXiv 1706.03762,
+    section 3.5): (N, width).
     """
     half = (width + 1) // 2
-    rates = torch.exp(torch.arange(half, device=places.device) * (-math.log(1e4) / half))
-    angles = places[:, None].float() * rates
+    rates = torch.exp(torch.arange(half, device=positions.device) * (-math.log(1e4) / half))
+    angles = positions[:, None].float() * rates  # (N, half)
     return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
-
-
-def padded(pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pieces (frames, width) as one batch (pieces, longest, width), and where a frame is one:
-    (pieces, longest), true or false.
-    """
-    batch = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
-    lengths = torch.tensor([len(piece) for piece in pieces], device=batch.device)
-    return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]
 
 
 class QFormer(nn.Module):
     """Layers of self-attention among the queries, cross-attention to the frames and a feed-forward
-    network, each with the norm behind it, as in BERT; cross-attention in every layer, as in
-    SALMONN.
+    network, each followed by its norm, as in BERT; cross-attention in every layer, as in SALMONN.
     """
 
     def __init__(self, entry: WindowQFormer | SegmentQFormer, encoder_width: int) -> None:
@@ -62,17 +53,17 @@ class QFormer(nn.Module):
         self.network = Blip2QFormerModel(config)
 
     def forward(
-        self, queries: torch.Tensor, frames: torch.Tensor, there: torch.Tensor
+        self, queries: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """(windows, queries, width) and (windows, frames, encoder width) → (windows, queries,
-        width).
+        """(windows, queries, width), (windows, frames, encoder width) and the mask (windows,
+        frames) → (windows, queries, width).
         """
         return self.network(
-            query_embeds=queries, encoder_hidden_states=frames, encoder_attention_mask=there
+            query_embeds=queries, encoder_hidden_states=frames, encoder_attention_mask=mask
         ).last_hidden_state
 
 
-class Attention(nn.Module):
+class QueryAttention(nn.Module):
     """One multi-head attention of the queries to the frames, and nothing else."""
 
     def __init__(self, entry: CrossAttention, encoder_width: int) -> None:
@@ -82,28 +73,27 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, queries: torch.Tensor, frames: torch.Tensor, there: torch.Tensor
+        self, queries: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """(windows, queries, width) and (windows, frames, encoder width) → (windows, queries,
-        width).
+        """(windows, queries, width), (windows, frames, encoder width) and the mask (windows,
+        frames) → (windows, queries, width).
         """
-        # In memory as torch multiplies it: of other layouts it rounds frozen weights in another way
-        # than trained ones.
-        query, read = (each.transpose(0, 1).contiguous() for each in (queries, frames))
-        return (
-            self.attention(query, read, read, key_padding_mask=~there, need_weights=False)[0]
-            .transpose(0, 1)
-            .contiguous()
-        )
+        # The memory layout in which torch multiplies: of other layouts it rounds frozen weights
+        # differently from trained ones.
+        query = queries.transpose(0, 1).contiguous()  # (queries, windows, width)
+        keys = frames.transpose(0, 1).contiguous()  # (frames, windows, encoder width)
+        attended = self.attention(query, keys, keys, key_padding_mask=~mask, need_weights=False)[0]
+        return attended.transpose(0, 1).contiguous()  # (windows, queries, width)
 
 
-class Queries(Bridge):
-    """Frames, normalised and cut into windows of ``entry.window`` → ``entry.queries`` trained
-    vectors that each window answers → a linear layer of the LLM's width.
+class QueryBridge(Bridge):
+    """Frames, normalised and cut into windows of ``entry.window`` → ``entry.queries`` vectors per
+    window by attention → a linear layer.
 
-    A last part is a window of its own from ``rest`` frames on (the only one always is); ``placed``
-    adds the number of its window to every frame, as sinusoids: trained positions of windows that no
-    utterance reaches would stay what they were drawn as.
+    Frames after the last full window are a window of their own if they are at least
+    ``least_frames``; an utterance always has one window. ``has_positions`` adds the index of its
+    window to every frame, as sinusoids: trained positions would stay at their random values for
+    indices that no utterance reaches.
     """
 
     def __init__(
@@ -111,12 +101,16 @@ class Queries(Bridge):
         entry: Any,
         encoder_width: int,
         llm_width: int,
-        attention: type[QFormer] | type[Attention],
-        rest: int,
-        placed: bool,
+        attention: type[QFormer] | type[QueryAttention],
+        least_frames: int,
+        has_positions: bool,
     ) -> None:
         super().__init__()
-        self.window, self.rest, self.placed = entry.window, rest, placed
+        self.window, self.least_frames, self.has_positions = (
+            entry.window,
+            least_frames,
+            has_positions,
+        )
         self.stride = entry.window / entry.queries
         self.norm = nn.LayerNorm(encoder_width)
         self.queries = nn.Parameter(INIT_STD * torch.randn(entry.queries, entry.width))
@@ -125,45 +119,47 @@ class Queries(Bridge):
 
     def windows_of(self, frames: int) -> int:
         """Windows of so many frames."""
-        return max(1, (frames + self.window - self.rest) // self.window)
+        return max(1, (frames + self.window - self.least_frames) // self.window)
 
     def tokens_of(self, frames: int) -> int:
-        """Vectors for so many frames."""
+        """Vectors of so many frames."""
         return self.windows_of(frames) * len(self.queries)
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (frames, encoder width) → (windows · queries, LLM width)."""
-        counts = [self.windows_of(len(each)) for each in frames]
-        pieces = [
-            piece
-            for each, count in zip(frames, counts, strict=True)
-            for piece in each.split(self.window)[:count]
+        """Each (frames, encoder width) → (windows · queries, H)."""
+        counts = [self.windows_of(len(utterance)) for utterance in frames]
+        windows = [
+            window
+            for utterance, count in zip(frames, counts, strict=True)
+            for window in utterance.split(self.window)[:count]
         ]
-        batch, there = padded(pieces)
-        heard = self.norm(batch)
-        if self.placed:
-            numbers = torch.cat([torch.arange(count, device=batch.device) for count in counts])
-            heard = heard + sinusoids(numbers, heard.shape[-1])[:, None]
-        answers = self.linear(self.attention(self.queries.repeat(len(pieces), 1, 1), heard, there))
-        return [each.flatten(0, 1) for each in answers.split(counts)]
+        batch, mask = pad_frames(windows)  # (windows, frames, encoder width)
+        keys = self.norm(batch)
+        if self.has_positions:
+            index = torch.cat([torch.arange(count, device=batch.device) for count in counts])
+            keys = keys + sinusoids(index, keys.shape[-1])[:, None]
+        queries = self.queries.repeat(len(windows), 1, 1)  # (windows, queries, width)
+        vectors = self.linear(self.attention(queries, keys, mask))  # (windows, queries, H)
+        return [utterance.flatten(0, 1) for utterance in vectors.split(counts)]
 
 
-def window_qformer(entry: WindowQFormer, encoder_width: int, llm_width: int) -> Queries:
-    """SALMONN's (Tang et al., arXiv 2310.13289): a last part from half a window on is kept, and 30
-    s at 50 Hz give 88 windows of 17 frames.
+def build_window_qformer(entry: WindowQFormer, encoder_width: int, llm_width: int) -> QueryBridge:
+    """SALMONN's (Tang et al., arXiv 2310.13289): a last window counts from half its length on, and
+    30 s at 50 Hz give 88 windows of 17 frames.
     """
-    return Queries(entry, encoder_width, llm_width, QFormer, (entry.window + 1) // 2, placed=False)
+    half = (entry.window + 1) // 2
+    return QueryBridge(entry, encoder_width, llm_width, QFormer, half, has_positions=False)
 
 
-def segment_qformer(entry: SegmentQFormer, encoder_width: int, llm_width: int) -> Queries:
-    """That of Yu et al. (arXiv 2309.13963): every segment of the encoder's longest input by one and
-    the same Q-Former.
+def build_segment_qformer(entry: SegmentQFormer, encoder_width: int, llm_width: int) -> QueryBridge:
+    """That of Yu et al. (arXiv 2309.13963): one Q-Former for every segment of the encoder's longest
+    input.
     """
-    return Queries(entry, encoder_width, llm_width, QFormer, 1, placed=True)
+    return QueryBridge(entry, encoder_width, llm_width, QFormer, 1, has_positions=True)
 
 
-def cross_attention(entry: CrossAttention, encoder_width: int, llm_width: int) -> Queries:
+def build_cross_attention(entry: CrossAttention, encoder_width: int, llm_width: int) -> QueryBridge:
     """Trained queries by one attention, segment by segment (after the comparison of Yu et al.,
     arXiv 2309.13963).
     """
-    return Queries(entry, encoder_width, llm_width, Attention, 1, placed=True)
+    return QueryBridge(entry, encoder_width, llm_width, QueryAttention, 1, has_positions=True)

@@ -46,7 +46,7 @@ def loss_by_frames(
     return (losses / frames.to(losses.device)).sum()
 
 
-class CtcUnits:
+class CtcHead:
     """The CTC head of a speech encoder and its units; the encoder must have one."""
 
     def __init__(self, encoder: Any) -> None:
@@ -57,14 +57,14 @@ class CtcUnits:
         upper, lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
         self.cased = str.upper if upper and not lower else str.lower if lower and not upper else str
 
-    def target(self, text: str) -> list[int] | None:
+    def encode(self, text: str) -> list[int] | None:
         """Unit ids of a transcript, in the case that the units are in; None where it has a unit
         that the head lacks.
         """
         ids = list(self.tokenizer(self.cased(text)).input_ids) if text else []
         return None if self.tokenizer.unk_token_id in ids else ids
 
-    def has_units(self, text: str) -> list[int]:
+    def encode_known(self, text: str) -> list[int]:
         """Unit ids of a text, those left out that the head lacks."""
         ids = self.tokenizer(self.cased(text)).input_ids if text else []
         return [unit for unit in ids if unit not in (self.tokenizer.unk_token_id, self.blank)]

@@ -20,7 +20,7 @@ HEADS = ("ctc_head", "lm_head")  # Parakeet; HuBERT, wav2vec2, WavLM
 
 
 @dataclass(frozen=True)
-class CtcHead:
+class CtcHeadWeights:
     """Units of a frame: ``weight`` (units, encoder width), ``bias`` (units), and the unit
     ``blank``.
     """
@@ -37,7 +37,7 @@ def check_ctc(folder: Path, layer: int | str) -> None:
     check_units(str(folder), has_ctc(folder), layer)
 
 
-def read_ctc_head(folder: Path) -> CtcHead:
+def read_ctc_head(folder: Path) -> CtcHeadWeights:
     """The head of a folder; raises InputError where it has none."""
     check_ctc(folder, "last")
     tensors: dict[str, torch.Tensor] = {}
@@ -51,7 +51,7 @@ def read_ctc_head(folder: Path) -> CtcHead:
     for head in HEADS:
         if {f"{head}.weight", f"{head}.bias"} <= tensors.keys():
             weight = tensors[f"{head}.weight"]  # Parakeet's is a convolution over one frame
-            return CtcHead(
+            return CtcHeadWeights(
                 weight.reshape(len(weight), -1),
                 tensors[f"{head}.bias"],
                 int(read_settings(folder).pad_token_id),
