@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import re
 from itertools import pairwise
+from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.report import alignment, charts, tables
 from components.report.charts import (
     BOTTOM,
     HEIGHT,
@@ -120,3 +123,9 @@ def marks(svg: str) -> list[ElementTree.Element]:
 def outline(path: str) -> str:
     """A path without its start."""
     return re.sub(r"^M\S+ [-.0-9]+", "", path)
+
+
+@pytest.mark.parametrize("module", [alignment, charts, tables], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
