@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.decode.hypotheses import write_hypotheses
 from components.runtime.artifact import write_record
 from components.runtime.stage import Stage
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--systems", type=int, default=1)
     parser.add_argument("--speakers", type=int, default=40, help="of each set")
     options = parser.parse_args()
-    params = overridden({"corpus": "librispeech"}, "bench")
+    params = read_overridden_params({"corpus": "librispeech"}, "bench")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree("catalogue", Path(folder) / "catalogue")
         with contextlib.chdir(folder):

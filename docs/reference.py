@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.params import Params, read_params
-from components.config.projector import KINDS as PROJECTORS
+from components.config.projector import PROJECTOR_KINDS
 from components.config.schema import Unit, is_union
 from components.corpus.fetch.archive import Collection
 from components.corpus.source import KINDS as CORPUS_SOURCES
@@ -238,7 +238,7 @@ def catalogue_page() -> str:
     text += entry_section("`encoder.yaml`", EncoderEntry)
     text += entry_section("`llm.yaml`", LlmEntry)
     text += "\n## `projector.yaml`\n\nThe key `kind` of an entry decides which fields it has.\n"
-    for kind, cls in PROJECTORS.items():
+    for kind, cls in PROJECTOR_KINDS.items():
         text += entry_section(f"kind `{kind}`", cls, "### ")
     text += entry_section("`archive.yaml`", Collection)
     return text + entry_section("`gpu.yaml`", Gpu)

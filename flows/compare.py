@@ -36,7 +36,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
-from components.runtime.devices import gpus
+from components.runtime.devices import visible_gpus
 from flows import experiments
 from flows import recipe as recipes
 from flows.comparison import against_first, over_seeds, side_by_side, table
@@ -190,7 +190,7 @@ def devices(jobs: int) -> list[str]:
     """What each worker is to see as its GPU, empty where there is none: ``jobs`` of them dealt out
     in turn, 0 for one a GPU.
     """
-    found = gpus() or [""]
+    found = visible_gpus() or [""]
     return [found[place % len(found)] for place in range(jobs or len(found))]
 
 

@@ -16,7 +16,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
-from components.config.catalogue import parsed
+from components.config.catalogue import parse_yaml
 from components.config.errors import InputError, nearest
 
 
@@ -59,7 +59,7 @@ def parameters() -> dict[str, Any]:
     lock = Path(LOCK_FILE)
     if not lock.is_file():
         return {}
-    stages = (parsed(lock.read_text()) or {}).get("stages", {})
+    stages = (parse_yaml(lock.read_text()) or {}).get("stages", {})
     files = [each for stage in stages.values() for each in stage.get("params", {}).items()]
     return {
         f"{file}: {key}": value

@@ -20,7 +20,7 @@ from dvc.repo import Repo
 from dvc.repo.experiments.refs import ExpRefInfo
 
 from components.config.errors import InputError, TransientError
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from flows.command import DVC, environment, run
 from flows.recipe import Cell
 
@@ -71,7 +71,7 @@ def is_done(cell: Cell, revision: str | None) -> bool:
     params = yaml.safe_load(run("git", "show", f"{revision}:params.yaml"))
     return (
         all(name.startswith(OF_A_RESULT) for name in changed)
-        and params == overridden(cell.overrides, cell.name).raw
+        and params == read_overridden_params(cell.overrides, cell.name).raw
     )
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from components.config import catalogue
 from components.config.errors import InputError, nearest
-from components.config.params import Params, overridden
+from components.config.params import Params, read_overridden_params
 from components.config.schema import STRICT, parse_as
 from components.runtime.stage import check_names
 
@@ -144,7 +144,9 @@ def check(cell: Cell) -> None:
     """Raises InputError where an override names an unknown parameter or catalogue entry, or gives
     it a wrong value, and where figures are published for a set that is not tested.
     """
-    params = overridden(cell.overrides, f"cell '{cell.name}'" if cell.name else "overrides")
+    params = read_overridden_params(
+        cell.overrides, f"cell '{cell.name}'" if cell.name else "overrides"
+    )
     check_names(params)
     tested = _tested(params)
     for name in (*cell.wer, *cell.perplexity):

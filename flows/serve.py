@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from components.config.errors import InputError, LibrettoError, TransientError
-from components.runtime.devices import gpus
+from components.runtime.devices import visible_gpus
 from components.runtime.settings import work_root
 
 POOL, PROCESSES = "libretto", "process"
@@ -147,7 +147,7 @@ def make_pool(log: Path) -> str:
             return client.read_work_pool(POOL).type
         except ObjectNotFound:
             prefect("work-pool", "create", POOL, "--type", PROCESSES, log=log)
-    prefect("work-pool", "set-concurrency-limit", POOL, str(len(gpus()) or 1), log=log)
+    prefect("work-pool", "set-concurrency-limit", POOL, str(len(visible_gpus()) or 1), log=log)
     return PROCESSES
 
 

@@ -19,7 +19,7 @@ from components.audio.sound import RATE, BrokenSound, is_silent, read_waveform
 from components.audio.tempo import LEAST, MOST, change_tempo
 from components.config.errors import InputError
 from components.runtime.hashing import seed_of
-from components.runtime.s3 import RemotePath, readable
+from components.runtime.s3 import RemotePath, local_path_or_bytes
 
 CHANGES = {
     "snr_db": "snr",
@@ -107,7 +107,7 @@ def clip_at(path: Path | RemotePath) -> np.ndarray:
     longer is.
     """
     try:
-        return read_waveform(readable(path))
+        return read_waveform(local_path_or_bytes(path))
     except BrokenSound as reason:
         raise InputError(
             f"{path}: {reason}.", subject=str(path), hint="It was whole a moment ago: run again."

@@ -17,7 +17,7 @@ import yaml
 
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.errors import InputError, nearest
-from components.config.projector import Projector, projector_of
+from components.config.projector import Projector, parse_projector
 from components.config.schema import parse_as
 
 FOLDER = Path("catalogue")
@@ -35,7 +35,7 @@ class Corpus:
 
 
 @lru_cache(maxsize=16)
-def parsed(text: str) -> dict[str, Any]:
+def parse_yaml(text: str) -> dict[str, Any]:
     """The data of a catalogue file or of DVC's, parsed once and fast (3 ms for the corpora); nobody
     changes it.
     """
@@ -48,7 +48,7 @@ def _load(kind: str) -> dict[str, Any]:
         raise InputError(
             f"{path.resolve()} is missing.", hint="Run from the root of the repository."
         )
-    return parsed(path.read_text())
+    return parse_yaml(path.read_text())
 
 
 def names(kind: str) -> list[str]:
@@ -86,7 +86,7 @@ def corpus(name: str) -> Corpus:
     return Corpus({role: dict(entry.get(role) or {}) for role in ROLES})
 
 
-def rooms_of(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def names_of_rooms(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Names of the sources of the role noise that are impulse responses of rooms; the others are
     added to speech.
     """
@@ -103,7 +103,7 @@ def projector(name: str) -> Projector:
     training.
     """
     return replace(
-        projector_of(raw_entry("projector", name), f"catalogue/projector.yaml: {name}"), card={}
+        parse_projector(raw_entry("projector", name), f"catalogue/projector.yaml: {name}"), card={}
     )
 
 

@@ -12,7 +12,7 @@ from components.config.errors import InputError
 from components.config.model_sources import EncoderSource
 from components.config.params import Params
 
-COMPRESSOR = "ctc-compressor"  # the kind of bridge that reads CTC units
+COMPRESSOR_KIND = "ctc-compressor"  # the kind of bridge that reads CTC units
 
 
 def has_ctc_by_entry(source: EncoderSource) -> bool | None:
@@ -30,7 +30,7 @@ def has_ctc_by_entry(source: EncoderSource) -> bool | None:
     )
 
 
-def check_heads(params: Params, there: bool | None = None) -> None:
+def check_ctc_heads(params: Params, there: bool | None = None) -> None:
     """Raises InputError where the bridge or the loss wants CTC units that the encoder can't give.
 
     ``there`` says whether the encoder has a head; None asks its catalogue entry, and what that does
@@ -38,13 +38,13 @@ def check_heads(params: Params, there: bool | None = None) -> None:
     """
     name, projector = params.encoder, catalogue.projector(params.projector)
     there = has_ctc_by_entry(catalogue.encoder(name).source) if there is None else there
-    if projector.kind == COMPRESSOR:
-        check_units(f"encoder '{name}'", there is not False, params.features.layer)
+    if projector.kind == COMPRESSOR_KIND:
+        check_ctc_units(f"encoder '{name}'", there is not False, params.features.layer)
     if projector.weights is None:
-        check_weight(f"encoder '{name}'", there is not False, params.train.ctc_weight)
+        check_ctc_weight(f"encoder '{name}'", there is not False, params.train.ctc_weight)
 
 
-def check_units(whose: str, there: bool, layer: int | str) -> None:
+def check_ctc_units(whose: str, there: bool, layer: int | str) -> None:
     """Raises InputError where frames of that layer of an encoder can't be read as CTC units;
     ``whose`` names it.
     """
@@ -52,7 +52,7 @@ def check_units(whose: str, there: bool, layer: int | str) -> None:
         raise InputError(
             f"The projector reads CTC units, and {whose} has no CTC head.",
             subject="projector",
-            hint=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR}.",
+            hint=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR_KIND}.",
         )
     if layer != "last":
         raise InputError(
@@ -63,7 +63,7 @@ def check_units(whose: str, there: bool, layer: int | str) -> None:
         )
 
 
-def check_weight(whose: str, there: bool, weight: float) -> None:
+def check_ctc_weight(whose: str, there: bool, weight: float) -> None:
     """Raises InputError where the loss of a CTC head is weighed that an encoder does not have;
     ``whose`` names it.
     """

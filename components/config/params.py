@@ -261,10 +261,10 @@ def read_params(path: Path = PARAMS) -> Params:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
-    return params_of(raw, str(path))
+    return parse_params(raw, str(path))
 
 
-def overridden(overrides: Mapping[str, Any], where: str) -> Params:
+def read_overridden_params(overrides: Mapping[str, Any], where: str) -> Params:
     """``params.yaml`` with some values set by their dotted keys, as ``dvc exp run -S`` would set
     them; ``where`` names the overrides in errors. Raises InputError for a key that ``params.yaml``
     does not have, and for a wrong value.
@@ -272,10 +272,10 @@ def overridden(overrides: Mapping[str, Any], where: str) -> Params:
     raw = yaml.safe_load(PARAMS.read_text())
     for key, value in overrides.items():
         _set(raw, key, copy.deepcopy(value))  # a later key may reach into it
-    return params_of(raw, where)
+    return parse_params(raw, where)
 
 
-def params_of(raw: Any, where: str) -> Params:
+def parse_params(raw: Any, where: str) -> Params:
     """Plain data as typed parameters; raises InputError naming ``where`` and the key
     that is wrong.
     """

@@ -230,13 +230,13 @@ AnyProjector = Annotated[
     | CtcCompressor,
     Field(discriminator="kind"),
 ]
-KINDS: dict[str, type[Projector]] = {
+PROJECTOR_KINDS: dict[str, type[Projector]] = {
     get_args(get_type_hints(member)["kind"])[0]: member
     for member in get_args(get_args(AnyProjector)[0])
 }
 
 
-def projector_of(data: Mapping[str, Any], where: str) -> Projector:
+def parse_projector(data: Mapping[str, Any], where: str) -> Projector:
     """The typed entry of its kind; raises InputError that names ``where``, the key and the nearest
     known kind or key, or the range.
     """

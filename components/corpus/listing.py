@@ -140,7 +140,7 @@ def list_sizes_below(
     if isinstance(root, RemotePath):
         held = {
             path.relative_to(root).as_posix(): size
-            for path, size in (root / folder).sizes().items()
+            for path, size in (root / folder).file_sizes().items()
         }
         return {path: held[path] for path in sorted(held) if takes(path)}
     files = (

@@ -49,7 +49,7 @@ def work(stage: Stage) -> None:
     jobs = _jobs(settings, layer)
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as bar:
-        for job, unit in fan_out(decode_shard, jobs, gpu=True):
+        for job, unit in fan_out(decode_shard, jobs, uses_gpu=True):
             units[job] = unit
             bar.advance(1, f"{job.source}: {job.system}")
     for role, source in sorted({(job.role, job.source) for job in jobs}):

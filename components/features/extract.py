@@ -150,7 +150,7 @@ def _extract_source(stage: Stage, source: str, jobs: list[FeatureJob], out: Path
     out.mkdir()
     units = {}
     with progress(stage.label(), source, len(jobs), "shards") as bar:
-        for job, unit in fan_out(extract_shard, jobs, gpu=True):
+        for job, unit in fan_out(extract_shard, jobs, uses_gpu=True):
             units[job.name] = unit
             bar.advance()
     for job in jobs:

@@ -18,7 +18,7 @@ from components.audio.augmentation import Augmentation
 from components.config.augment import Augment
 from components.config.errors import InputError
 from components.features.key import noise_inputs
-from components.runtime.stage import NO_NOISE
+from components.runtime.stage import NO_NOISE_HINT
 from components.shards.reader import IndexedUtterance, ShardClip, audio, entries
 
 
@@ -83,7 +83,7 @@ def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) 
             raise InputError(
                 f"features.augment.{kind} is on, but {noise} contains no {kind}.",
                 subject=str(noise),
-                hint=NO_NOISE,
+                hint=NO_NOISE_HINT,
             )
     return Augmentation(settings, clips["noise"], clips["rooms"])
 

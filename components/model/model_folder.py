@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from components.config.entries import Prompt
 from components.config.errors import InputError
-from components.config.projector import Projector, projector_of
+from components.config.projector import Projector, parse_projector
 from components.config.schema import non_default_fields
 from components.model import lora
 from components.model.folders.description import MATCHING
@@ -74,7 +74,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     return ModelConfig(
         **{
             **data,
-            "projector": projector_of(data["projector"], f"{folder / CONFIG}: projector"),
+            "projector": parse_projector(data["projector"], f"{folder / CONFIG}: projector"),
             "prompt": Prompt(**data["prompt"]),
             "encoder_run": EncoderRunConfig(**encoder_run) if encoder_run else None,
         }

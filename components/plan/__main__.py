@@ -16,7 +16,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.plan.report import print_plan
 from components.plan.run import check_plan, plan_run
 from components.runtime.stage import check_names
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        params = overridden(parse_assignments(options.set_param), "overrides")
+        params = read_overridden_params(parse_assignments(options.set_param), "overrides")
         check_names(params)
         plan = plan_run(params, options.gpu)
         print_plan(plan)

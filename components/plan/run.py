@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.heads import check_heads
+from components.config.heads import check_ctc_heads
 from components.config.params import Params
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.provision import needed
@@ -141,7 +141,7 @@ def check_networks(params: Params, networks: Networks) -> None:
     """Raises InputError where the networks can't do what the parameters ask: the stage ``train``
     would find it hours later.
     """
-    check_heads(params, networks.encoder.has_ctc)
+    check_ctc_heads(params, networks.encoder.has_ctc)
     if networks.stages and params.train.packing and not networks.llm.has_position_ids:
         raise InputError(
             f"llm '{params.llm}' has no position ids: it would mix up sequences that are packed "

@@ -28,9 +28,9 @@ from components.runtime.settings import work_root
 
 ROOT = Path(__file__).parents[2]  # of the packages of this project
 PACKAGE = "components"
-NAMED = re.compile(rf"{PACKAGE}(\.\w+)+")
+MODULE_NAME = re.compile(rf"{PACKAGE}(\.\w+)+")
 # Distributions whose version can change a result, by the name that they are imported by.
-COMPUTING = {
+COMPUTING_LIBRARIES = {
     "espeakng_loader": "espeakng-loader",
     "jiwer": "jiwer",
     "numpy": "numpy",
@@ -77,8 +77,12 @@ def code_digest(module: str) -> CodeDigest:
         digest = _module_digest(file)
         closure[name] = digest.tree
         names += [imported for imported in digest.imports if imported.startswith(PACKAGE)]
-        libraries |= {imported.partition(".")[0] for imported in digest.imports} & COMPUTING.keys()
-    versions = {COMPUTING[name]: version(COMPUTING[name]) for name in sorted(libraries)}
+        libraries |= {
+            imported.partition(".")[0] for imported in digest.imports
+        } & COMPUTING_LIBRARIES.keys()
+    versions = {
+        COMPUTING_LIBRARIES[name]: version(COMPUTING_LIBRARIES[name]) for name in sorted(libraries)
+    }
     return CodeDigest(data_digest(closure), versions)
 
 
@@ -132,5 +136,5 @@ def parse_module(source: str) -> ModuleDigest:
             imports |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.partition(":")[0]
-            imports |= {name} if NAMED.fullmatch(name) else set()
+            imports |= {name} if MODULE_NAME.fullmatch(name) else set()
     return ModuleDigest(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), sorted(imports))

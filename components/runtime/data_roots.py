@@ -29,11 +29,11 @@ def data_root(name: str) -> Path | RemotePath:
     return root
 
 
-def local_root(name: str, make: bool = False) -> Path:
+def local_root(name: str, create: bool = False) -> Path:
     """The same where it has to be a folder of this machine, made where ``make`` says so."""
     variable, value = _root_value(name)
     root = Path(value).expanduser()
-    if make and root.is_absolute():
+    if create and root.is_absolute():
         with contextlib.suppress(OSError):  # what stands in the way shows in the next line
             root.mkdir(parents=True, exist_ok=True)
     if not root.is_absolute() or not root.is_dir():

@@ -14,7 +14,7 @@ from components.config.errors import InputError
 DEVICES = Path("/dev")
 
 
-def gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that may be used: those that it names, else all
     that the driver shows.
 
@@ -32,7 +32,7 @@ def gpus() -> list[str]:
     ]
 
 
-def shared_out(found: Sequence[str], share: float) -> list[str]:
+def share_gpus(found: Sequence[str], share: float) -> list[str]:
     """What each worker's ``CUDA_VISIBLE_DEVICES`` is to say, where a worker takes ``share`` GPUs: 2
     of them, or half of one.
 

@@ -19,9 +19,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
-from components.runtime.devices import gpus, shared_out
+from components.runtime.devices import share_gpus, visible_gpus
 from components.runtime.logs import configure_logging
-from components.runtime.ray_pool import AGAIN, ray_tasks, worker_killed
+from components.runtime.ray_pool import MAX_RESTARTS, run_ray_tasks, worker_killed_error
 from components.runtime.settings import device, fanout, gpu_share, workers
 
 Item = TypeVar("Item")
@@ -39,19 +39,19 @@ def fan_out(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
-    gpu: bool = False,
-    here: bool = False,
+    uses_gpu: bool = False,
+    is_local: bool = False,
 ) -> Iterator[tuple[Item, Result]]:
     """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator,
     ``here`` that it is not worth a cluster.
 
-    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``AGAIN``
+    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``MAX_RESTARTS``
     times over.
     """
-    if fanout() == "ray" and not here and items:
-        yield from ray_tasks(function, items, gpu_share() if gpu else 0)
+    if fanout() == "ray" and not is_local and items:
+        yield from run_ray_tasks(function, items, gpu_share() if uses_gpu else 0)
         return
-    seats = _device_slots(gpu)[: len(items)]
+    seats = _device_slots(uses_gpu)[: len(items)]
     if len(seats) <= 1:
         yield from ((item, function(item)) for item in items)
     else:
@@ -65,11 +65,11 @@ def _device_slots(gpu: bool) -> list[str]:
     chosen = device() if gpu else "cpu"
     if chosen == "cpu":
         return [""] * workers()
-    found, share = gpus(), gpu_share()
+    found, share = visible_gpus(), gpu_share()
     # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker,
     # which sees them all.
     return (
-        shared_out(found, share)
+        share_gpus(found, share)
         if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ)
         else [""]
     )
@@ -101,8 +101,8 @@ def _processes(
                     result = future.result()
                 except BrokenProcessPool:
                     killed[unit] += 1
-                    if killed[unit] > AGAIN:
-                        raise worker_killed() from None
+                    if killed[unit] > MAX_RESTARTS:
+                        raise worker_killed_error() from None
                     pools[seat] = _pool(seats[seat])
                     left.appendleft(unit)
                     continue

@@ -26,11 +26,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # times that a unit is taken up again after its worker was killed: a unit that kills its worker each
 # time is no accident
-AGAIN = 2
+MAX_RESTARTS = 2
 # units that Ray has at a time: to look through those that are waiting costs the square of their
 # number
-AHEAD = 1000
-PASSED = (
+MAX_QUEUED_TASKS = 1000
+PASSED_VARIABLES = (
     "LIBRETTO_",
     "OMP_WAIT_POLICY",
     "TOKENIZERS_PARALLELISM",
@@ -39,7 +39,7 @@ PASSED = (
 )  # settings; no keys
 
 
-def ray_tasks(
+def run_ray_tasks(
     function: Callable[[Item], Result], items: Sequence[Item], gpus: float
 ) -> Iterator[tuple[Item, Result]]:
     """Yields (item, result) as tasks finish, each with one core and ``gpus`` GPUs (a count, or a
@@ -49,7 +49,7 @@ def ray_tasks(
     InputError where the cluster has nowhere the GPUs that one asks for, and TransientError where no
     cluster answers or a unit was lost too often.
     """
-    ray = _connected()
+    ray = _connect()
     if (
         gpus
         and max(
@@ -63,15 +63,20 @@ def ray_tasks(
             subject="LIBRETTO_GPUS",
             hint="'ray status' shows what there is; LIBRETTO_GPUS says how many a worker takes.",
         )
-    settings = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=AGAIN, retry_exceptions=False)(_unit)
+    settings = {
+        name: value for name, value in os.environ.items() if name.startswith(PASSED_VARIABLES)
+    }
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_RESTARTS, retry_exceptions=False)(
+        _run_unit
+    )
     shared = ray.put((function, str(Path.cwd()), settings))
     waiting = iter(items)
     left: dict[Any, Item] = {}
     try:
         while True:
             left.update(
-                (task.remote(shared, item), item) for item in islice(waiting, AHEAD - len(left))
+                (task.remote(shared, item), item)
+                for item in islice(waiting, MAX_QUEUED_TASKS - len(left))
             )
             if not left:
                 return
@@ -80,21 +85,21 @@ def ray_tasks(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise worker_killed() from error
+        raise worker_killed_error() from error
     finally:
         for reference in left:
             ray.cancel(reference, force=True)
 
 
-def worker_killed() -> TransientError:
+def worker_killed_error() -> TransientError:
     return TransientError(
-        f"The workers of one unit were killed {AGAIN + 1} times.",
+        f"The workers of one unit were killed {MAX_RESTARTS + 1} times.",
         hint="Run again: finished units are kept. Where it comes again, the memory may be too small: "
         "set LIBRETTO_WORKERS lower.",
     )
 
 
-def _unit(shared: tuple[Callable[[Any], Any], str, Mapping[str, str]], item: Any) -> Any:
+def _run_unit(shared: tuple[Callable[[Any], Any], str, Mapping[str, str]], item: Any) -> Any:
     """What a worker does: goes to the workspace, takes over the settings, computes."""
     function, folder, settings = shared
     os.chdir(folder)
@@ -102,7 +107,7 @@ def _unit(shared: tuple[Callable[[Any], Any], str, Mapping[str, str]], item: Any
     return function(item)
 
 
-def _connected() -> Any:
+def _connect() -> Any:
     """The module ``ray``, connected; raises InputError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -115,12 +120,12 @@ def _connected() -> Any:
         ) from None
     if not ray.is_initialized():
         try:
-            _reach(ray_address())
+            _check_port(ray_address())
             # Modules of this project are found in the workspace, whatever folder 'ray start' ran
             # in.
             ray.init(
                 address=ray_address(),
-                runtime_env={"env_vars": {"PYTHONPATH": _path()}},
+                runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
                 log_to_driver=False,
                 logging_level="ERROR",
             )
@@ -133,14 +138,14 @@ def _connected() -> Any:
     return ray
 
 
-def _reach(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raises OSError where nobody listens: Ray itself would ask for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _path() -> str:
+def _python_path() -> str:
     return os.pathsep.join(
         dict.fromkeys(
             filter(None, [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from components.config.errors import InputError, TransientError
 from components.runtime.settings import s3_timeout, s3_tries
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 SCHEME = "s3://"
 REFUSALS = (
     "xpired",
@@ -38,7 +38,7 @@ FIRST_WAIT, LONGEST_WAIT = (
 
 
 @dataclass(frozen=True)
-class Status:
+class RemoteStatus:
     """Of a file, as ``os.stat`` names it."""
 
     st_size: int  # bytes
@@ -85,10 +85,10 @@ class RemotePath:
         except FileNotFoundError:
             return ""
 
-    def stat(self) -> Status:
+    def stat(self) -> RemoteStatus:
         found = self._request(lambda system: system.info(self.url))
         changed = found.get("LastModified")
-        return Status(found["size"] or 0, int(changed.timestamp() * 1e9) if changed else 0)
+        return RemoteStatus(found["size"] or 0, int(changed.timestamp() * 1e9) if changed else 0)
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies directly in the folder."""
@@ -97,7 +97,7 @@ class RemotePath:
             for name in self._request(lambda system: system.ls(self.url, detail=False))
         )
 
-    def sizes(self) -> dict[RemotePath, int]:
+    def file_sizes(self) -> dict[RemotePath, int]:
         """Bytes of each file at any depth; a folder that is not there gives nothing. A request for
         each thousand files.
         """
@@ -106,7 +106,7 @@ class RemotePath:
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
         """The files at any depth whose name matches."""
-        return (path for path in self.sizes() if PurePosixPath(path.url).match(pattern))
+        return (path for path in self.file_sizes() if PurePosixPath(path.url).match(pattern))
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """The files whose path below this one matches, as many folders deep as the pattern is."""
@@ -145,11 +145,11 @@ class RemotePath:
     def unlink(self) -> None:
         self._request(lambda system: system.rm_file(self.url))
 
-    def _request(self, question: Callable[[Any], Answer]) -> Answer:
+    def _request(self, question: Callable[[Any], Response]) -> Response:
         return with_retries(lambda: question(_filesystem()), self.url)
 
 
-def readable(path: Path | RemotePath) -> Path | bytes:
+def local_path_or_bytes(path: Path | RemotePath) -> Path | bytes:
     """What components.audio reads: a file of this machine as it lies there, one of a bucket as its
     bytes.
     """
@@ -188,7 +188,7 @@ def write_atomically(path: Path | RemotePath, data: bytes) -> None:
     partial.replace(path)
 
 
-def with_retries(ask: Callable[[], Answer], url: str) -> Answer:
+def with_retries(request: Callable[[], Response], url: str) -> Response:
     """What ``ask`` answers, asked again where that may help; raises as this module's first lines
     say.
     """
@@ -197,19 +197,19 @@ def with_retries(ask: Callable[[], Answer], url: str) -> Answer:
     tries = s3_tries()
     for number in range(1, tries + 1):
         try:
-            return ask()
+            return request()
         except FileNotFoundError:
             raise FileNotFoundError(
                 errno.ENOENT, os.strerror(errno.ENOENT), url
             ) from None  # as a disk says it
         except (PermissionError, NoCredentialsError, TokenRetrievalError) as error:
-            raise _refused(url, error) from None
-        except (OSError, BotoCoreError, *_of_the_network()) as error:
+            raise _refusal(url, error) from None
+        except (OSError, BotoCoreError, *_network_errors()) as error:
             if any(word in str(error) for word in REFUSALS):
-                raise _refused(url, error) from None
+                raise _refusal(url, error) from None
             if number == tries:
                 raise TransientError(
-                    f"{url}: no whole answer in {tries} tries: {_words(error)}.",
+                    f"{url}: no whole answer in {tries} tries: {_message_of(error)}.",
                     subject=url,
                     hint="Run again: what is done is kept. LIBRETTO_S3_TRIES and LIBRETTO_S3_TIMEOUT give more "
                     "patience.",
@@ -218,9 +218,9 @@ def with_retries(ask: Callable[[], Answer], url: str) -> Answer:
     raise AssertionError("unreachable")
 
 
-def _refused(url: str, error: BaseException) -> InputError:
+def _refusal(url: str, error: BaseException) -> InputError:
     return InputError(
-        f"{url}: refused: {_words(error)}.",
+        f"{url}: refused: {_message_of(error)}.",
         subject=url,
         hint=(
             "Renew the keys or the token in the environment (AWS_…), or ask for the "
@@ -229,11 +229,11 @@ def _refused(url: str, error: BaseException) -> InputError:
     )
 
 
-def _words(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().rstrip(".")
 
 
-def _of_the_network() -> tuple[type[Exception], ...]:
+def _network_errors() -> tuple[type[Exception], ...]:
     from aiohttp import ClientError
     from botocore.exceptions import ClientError as Answered
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError
-from components.config.heads import check_heads
+from components.config.heads import check_ctc_heads
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
@@ -30,7 +30,7 @@ from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
 
 RUNS = Path("runs")
-NO_NOISE = (
+NO_NOISE_HINT = (
     "Give the role a source (rooms say 'rooms: true'), name a corpus that has some, or "
     "set the probability to 0."
 )
@@ -79,12 +79,12 @@ def run_stage(
             "message": str(error),
             "hint": error.hint,
         }
-        _keep_error(name, record)
+        _write_error(name, record)
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def _keep_error(name: str, record: dict[str, str]) -> None:
+def _write_error(name: str, record: dict[str, str]) -> None:
     try:
         path = error_path(name)
     except LibrettoError:  # the work cache itself is set wrong: standard error has the message
@@ -93,10 +93,12 @@ def _keep_error(name: str, record: dict[str, str]) -> None:
     path.write_text(json.dumps(record, indent=1))
 
 
-def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None], role: str) -> None:
+def _run(
+    name: str, work: Callable[[Stage], None], command_line_names: dict[str, str | None], role: str
+) -> None:
     started = time.time()
-    before = _snapshot(name, tuple(given))
-    for key, value in given.items():
+    before = _snapshot(name, tuple(command_line_names))
+    for key, value in command_line_names.items():
         if value is not None and value != before["names"][key]:
             raise InputError(
                 f"params.yaml says {key}: {before['names'][key]}, but the stage was started "
@@ -112,7 +114,7 @@ def _run(name: str, work: Callable[[Stage], None], given: dict[str, str | None],
     for kind in ("encoder", "llm"):  # said before hours of work, not after
         catalogue.check_pinned(kind, getattr(stage.params, kind))
     work(stage)
-    if _snapshot(name, tuple(given)) != before:
+    if _snapshot(name, tuple(command_line_names)) != before:
         raise InputError(
             f"params.yaml or the catalogue changed while the stage '{stage.label()}' ran; its "
             "result is not recorded.",
@@ -133,7 +135,7 @@ def check_names(params: Params) -> None:
     for key in NAMES:
         catalogue.READERS[key](getattr(params, key))
     _check_noise(params)
-    check_heads(params)
+    check_ctc_heads(params)
 
 
 def _check_noise(params: Params) -> None:
@@ -141,14 +143,14 @@ def _check_noise(params: Params) -> None:
     hours of work, not after.
     """
     sources = catalogue.corpus(params.corpus).sources["noise"]
-    rooms = catalogue.rooms_of(sources)
+    rooms = catalogue.names_of_rooms(sources)
     for kind, there in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
         if getattr(params.features.augment, kind).probability and not there:
             raise InputError(
                 f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no "
                 f"{kind} in its role noise.",
                 subject=params.corpus,
-                hint=NO_NOISE,
+                hint=NO_NOISE_HINT,
             )
 
 

@@ -167,7 +167,7 @@ def trim(limit: int | None = None) -> tuple[int, int]:
     """
     limit = work_bytes() if limit is None else limit
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
-    sized = [(*found, path) for path in units if (found := _last_used(path))]
+    sized = [(*found, path) for path in units if (found := _usage_of(path))]
     total, dropped = sum(size for _, size, _ in sized), 0
     for used, size, path in sorted(sized, key=lambda entry: entry[0]):
         if total <= limit or time.time() - used < 3600:
@@ -178,7 +178,7 @@ def trim(limit: int | None = None) -> tuple[int, int]:
     return dropped, total
 
 
-def _last_used(unit: Path) -> tuple[float, int] | None:
+def _usage_of(unit: Path) -> tuple[float, int] | None:
     """When a unit was last written to or taken, and its bytes; None where it is gone: others make,
     finish and drop units meanwhile.
 

@@ -149,7 +149,7 @@ def work(stage: Stage) -> None:
         entries = [entry for job in jobs for entry in read_index(units[job.name] / INDEX)]
         write_index(out / name / INDEX, entries)
         outputs[f"{name}/{INDEX}"] = file_digest(out / name / INDEX)
-    rooms = catalogue.rooms_of(sources)
+    rooms = catalogue.names_of_rooms(sources)
     facts: dict[str, Any] = {"rooms": rooms} if rooms else {}  # all other sources are noise
     facts |= {"remote": True} if limits.remote else {}  # where tars are is no parameter of theirs
     parameters = {name: value for name, value in asdict(limits).items() if name != "remote"}

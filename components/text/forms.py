@@ -70,7 +70,7 @@ def prepare(texts: Iterable[str], form: str) -> None:
     new = list(dict.fromkeys(key for text in texts if (key := _key(text)) not in _held))
     chunks = [tuple(new[start : start + CHUNK]) for start in range(0, len(new), CHUNK)]
     done = (
-        fan_out(_chunk, chunks, here=True)
+        fan_out(_chunk, chunks, is_local=True)
         if len(new) > FEW
         else ((chunk, _chunk(chunk)) for chunk in chunks)
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.config import catalogue
 from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
 from components.config.errors import InputError
-from components.config.heads import check_weight
+from components.config.heads import check_ctc_weight
 from components.config.projector import CtcCompressor, Projector, ReleasedWeights
 from components.config.schema import non_default_fields, parse_as
 from components.config.training import Train, needs_live_features
@@ -167,7 +167,7 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
             subject="lora.targets",
             hint="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
         )
-    check_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
+    check_ctc_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
 
 
 def _hearing(settings: Train) -> EncoderRunConfig | None:

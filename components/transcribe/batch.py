@@ -129,7 +129,9 @@ def list_files(source: AnyPath) -> dict[str, int]:
     InputError where there is none.
     """
     if isinstance(source, RemotePath):
-        sizes = {path.relative_to(source).as_posix(): size for path, size in source.sizes().items()}
+        sizes = {
+            path.relative_to(source).as_posix(): size for path, size in source.file_sizes().items()
+        }
     else:
         sizes = {
             path.relative_to(source).as_posix(): path.stat().st_size
@@ -240,7 +242,7 @@ def _read_listing(target: AnyPath) -> list[Listed]:
 def _work(jobs: Sequence[Job], listed: int) -> None:
     left = sum(len(job.files) for job in jobs)
     with progress("transcribe", f"{left} of {listed} recordings", left, "recordings") as shown:
-        for job, failed in fan_out(transcribe, jobs, gpu=True):
+        for job, failed in fan_out(transcribe, jobs, uses_gpu=True):
             shown.advance(
                 len(job.files), f"part {job.shard}" + (f", {failed} without text" if failed else "")
             )

@@ -11,7 +11,7 @@ import pytest
 from components.config.errors import InputError
 from components.config.heads import has_ctc_by_entry
 from components.config.model_sources import EncoderSource
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
 
@@ -48,7 +48,7 @@ LIVE = {"features.mode": "live", "train.curriculum.0.tune": ["encoder"], "train.
 )
 def test_what_has_no_units_to_give_stops_every_stage(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        check_names(overridden(changed, "overrides"))
+        check_names(read_overridden_params(changed, "overrides"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_has_no_units_to_give_stops_every_stage(changed: dict[str, Any], sa
     ],
 )
 def test_what_has_passes(changed: dict[str, Any]) -> None:
-    check_names(overridden(changed, "overrides"))
+    check_names(read_overridden_params(changed, "overrides"))
 
 
 def test_a_folder_that_says_nothing_of_its_shape_is_left_to_the_training() -> None:

@@ -17,8 +17,14 @@ import yaml
 from components.config import catalogue
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.errors import InputError
-from components.config.params import NAMES, Params, overridden, params_of, read_params
-from components.config.projector import projector_of
+from components.config.params import (
+    NAMES,
+    Params,
+    parse_params,
+    read_overridden_params,
+    read_params,
+)
+from components.config.projector import parse_projector
 from components.config.schema import non_default_fields, parse_as
 from components.corpus.source import build_source
 from components.plan.__main__ import main as run_plan
@@ -125,7 +131,7 @@ def test_every_number_is_finite(value: float, tmp_path: Path) -> None:
 PARSERS = {
     "encoder": partial(parse_as, EncoderEntry),
     "llm": partial(parse_as, LlmEntry),
-    "projector": projector_of,
+    "projector": parse_projector,
 }
 # Settings of networks, which a stage checks with the network's own class, and the card.
 UNTYPED = {"config", "shape", "card"}
@@ -192,7 +198,7 @@ def test_an_old_name_stops_and_names_the_new_one(tmp_path: Path) -> None:
     assert error.subject == "decode.sets.free.max_unheard"
     assert "'max_unsupported_units'" in error.hint
     with pytest.raises(InputError) as stopped:
-        overridden({"decode.sets.free.max_unheard": 3}, "the command line")
+        read_overridden_params({"decode.sets.free.max_unheard": 3}, "the command line")
     assert "'max_unsupported_units'" in stopped.value.hint
 
 
@@ -283,7 +289,7 @@ def test_a_value_out_of_range_stops(changes: dict, subject: str, tmp_path: Path)
 
 def test_a_tuned_encoder_with_live_features_is_accepted(tmp_path: Path) -> None:
     changes = {**LIVE, ("train", "ctc_weight"): 0.3}
-    assert params_of(changed(changes), "here").train.tuned_encoder_part == "encoder"
+    assert parse_params(changed(changes), "here").train.tuned_encoder_part == "encoder"
 
 
 @pytest.mark.parametrize("text", ["", "- a list\n", "corpus: [spoken\n", "5"])

@@ -11,7 +11,7 @@ import pytest
 from components.config import catalogue
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.params import Params
-from components.config.projector import KINDS
+from components.config.projector import PROJECTOR_KINDS
 from components.corpus.source import KINDS as CORPUS_SOURCES
 from components.runtime.settings import RuntimeSettings
 from tests.conftest import REPOSITORY
@@ -40,7 +40,9 @@ def test_the_pages_are_the_same_each_time(
     assert {name: (tmp_path / "again" / f"{name}.md").read_text() for name in PAGES} == pages
 
 
-@pytest.mark.parametrize("cls", [Params, RuntimeSettings, EncoderEntry, LlmEntry, *KINDS.values()])
+@pytest.mark.parametrize(
+    "cls", [Params, RuntimeSettings, EncoderEntry, LlmEntry, *PROJECTOR_KINDS.values()]
+)
 def test_every_field_is_described(cls: type, reference: SimpleNamespace) -> None:
     for row in reference.rows_of(cls):
         assert row.description or row.key == "kind", row.key
@@ -61,7 +63,7 @@ def test_every_parameter_has_a_row_with_its_value(pages: dict[str, str]) -> None
 def test_every_setting_and_kind_is_listed(pages: dict[str, str]) -> None:
     for name in vars(RuntimeSettings()):
         assert f"`LIBRETTO_{name.upper()}`" in pages["settings"]
-    for kind in (*CORPUS_SOURCES, *KINDS):
+    for kind in (*CORPUS_SOURCES, *PROJECTOR_KINDS):
         assert f"### kind `{kind}`" in pages["catalogue"]
     for path in (REPOSITORY / catalogue.FOLDER).glob("*.yaml"):
         assert f"## `{path.name}`" in pages["catalogue"]

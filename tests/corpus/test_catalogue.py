@@ -140,7 +140,7 @@ def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
     assert not folders["nonspeech-train"] & folders["nonspeech-test"]
     assert not folders["noise"] & folders["nonspeech-test"]
     assert {each["root"] for each in listed["noise"].values()} == {"musan", "rirs"}
-    assert catalogue.rooms_of(listed["noise"]) == ["rirs-rooms"]
+    assert catalogue.names_of_rooms(listed["noise"]) == ["rirs-rooms"]
     assert {archive.file for archive in needed(made("librispeech-musan"))} >= {
         "musan.tar.gz",
         "rirs_noises.zip",

@@ -20,7 +20,7 @@ import yaml
 
 from components.config import catalogue
 from components.config.model_sources import EncoderSource, LlmSource
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.config.schema import non_default_fields
 from components.model.bridges.registry import build_projector
 from components.runtime.artifact import write_record
@@ -89,7 +89,7 @@ class Miniature:
 
 def miniature(cell: Cell) -> Miniature:
     """The cell made small; ``params.yaml`` and ``catalogue/`` are those of the current folder."""
-    params = overridden(cell.overrides, cell.name)
+    params = read_overridden_params(cell.overrides, cell.name)
     encoder, llm = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
     raw = _small(copy.deepcopy(params.raw)) | {
         "corpus": "tones",
@@ -193,9 +193,9 @@ def lay_out(each: Miniature, shards: Path, folder: Path) -> None:
 
 def _release(path: Path, each: Miniature) -> None:
     """A projector as others released it, of random weights."""
-    from components.config.projector import projector_of
+    from components.config.projector import parse_projector
 
-    bridge = build_projector(projector_of(each.entries["projector"], "released"), WIDTH, WIDTH)
+    bridge = build_projector(parse_projector(each.entries["projector"], "released"), WIDTH, WIDTH)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {f"encoder_projector.{name}": tensor for name, tensor in bridge.state_dict().items()}, path

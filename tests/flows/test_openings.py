@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.plan.load import read_gpu
 from components.plan.networks import read_networks
 from components.plan.run import estimate_loads
@@ -65,7 +65,7 @@ def test_hours_and_memory_are_those_of_the_plan(name: str, monkeypatch: pytest.M
     hours: dict[str, list[float]] = {"h200": [], "a100-80gb": []}
     memory = []
     for cell in recipes.expand(recipes.read_recipe(name)):
-        params = overridden(cell.overrides, name)
+        params = read_overridden_params(cell.overrides, name)
         loads = estimate_loads(params, read_networks(params), list_audio(params.corpus), {})
         memory.append(max(load.peak_bytes for load in loads) / 1e9)
         for card, found in hours.items():

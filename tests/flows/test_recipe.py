@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from flows import compare, recipe
 from flows.recipe import Cell, Recipe
 
@@ -73,7 +73,9 @@ def test_what_one_cell_changes_in_a_list_the_others_keep(root: Path) -> None:
     cells = recipe.expand(Recipe(overrides={"train.curriculum": [stage]}, grid=grid))
     for cell in cells:
         recipe.check(cell)
-    assert [overridden(cell.overrides, "").train.curriculum[0].steps for cell in cells] == [
+    assert [
+        read_overridden_params(cell.overrides, "").train.curriculum[0].steps for cell in cells
+    ] == [
         7,
         stage["steps"],
     ]

@@ -17,7 +17,7 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_params
-from components.config.projector import KINDS, Projector, projector_of
+from components.config.projector import PROJECTOR_KINDS, Projector, parse_projector
 from components.model.bridges.bridge import Bridge
 from components.model.bridges.compressor import Compressor
 from components.model.bridges.registry import BRIDGES, build_projector
@@ -80,7 +80,7 @@ every_kind = pytest.mark.parametrize("name", SMALL)
 
 
 def entry(name: str) -> Projector:
-    return projector_of(SMALL[name], name)
+    return parse_projector(SMALL[name], name)
 
 
 def bridge(name: str, width: int = WIDTH, llm_width: int = LLM_WIDTH) -> Bridge:
@@ -96,8 +96,8 @@ def bridge(name: str, width: int = WIDTH, llm_width: int = LLM_WIDTH) -> Bridge:
 
 def test_every_kind_has_an_entry_here_and_one_of_960_ms() -> None:
     kinds = {data["kind"] for data in SMALL.values()}
-    assert kinds == KINDS.keys()
-    assert set(KINDS.values()) == BRIDGES.keys()
+    assert kinds == PROJECTOR_KINDS.keys()
+    assert set(PROJECTOR_KINDS.values()) == BRIDGES.keys()
     assert kinds - BY_SPEECH == {SMALL[name]["kind"] for name in SMALL if bridge(name).stride >= 48}
 
 
@@ -379,6 +379,6 @@ def test_every_entry_of_the_catalogue_makes_a_bridge(monkeypatch: pytest.MonkeyP
 )
 def test_a_wrong_entry_stops(name: str, change: dict[str, Any], subject: str) -> None:
     with pytest.raises(InputError, match="projector mine") as stopped:
-        projector_of({**SMALL[name], **change}, "projector mine")
+        parse_projector({**SMALL[name], **change}, "projector mine")
     assert stopped.value.subject == subject
     assert stopped.value.hint

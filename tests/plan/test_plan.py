@@ -15,7 +15,7 @@ import pytest
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.plan.__main__ import main, parse_assignments
 from components.plan.disk import DiskUse
 from components.plan.load import StageLoad, read_gpu
@@ -54,7 +54,7 @@ def command(
 def planned(gpus: tuple[str, ...] = (), machine: Machine = LARGE, **overrides: object) -> RunPlan:
     """The plan with some parameters changed, on a machine with room for everything."""
     values = {key.replace("__", "."): value for key, value in overrides.items()}
-    return plan_run(overridden(values, "overrides"), gpus, machine)
+    return plan_run(read_overridden_params(values, "overrides"), gpus, machine)
 
 
 def load_of(stage: str, plan: RunPlan) -> StageLoad:
@@ -213,7 +213,9 @@ def test_the_decoder_of_a_whole_whisper_is_counted() -> None:
         return load_of("decode", planned(**{**PAPER, "encoder": encoder}))
 
     whisper, qwen_audio = decode("whisper-large-v2"), decode("qwen-audio")
-    size = read_networks(overridden({"encoder": "whisper-large-v2"}, "overrides")).encoder
+    size = read_networks(
+        read_overridden_params({"encoder": "whisper-large-v2"}, "overrides")
+    ).encoder
     num_parameters = size.num_parameters + size.decoder_parameters
     assert 1.5e9 < num_parameters < 1.6e9, "Radford et al. 2022, table 1: 1,550 M"
     # dev-other, test-clean, test-other, and clips; hardly any is longer than a window
@@ -232,7 +234,9 @@ def test_training_on_live_features_computes_full_windows_too() -> None:
 
     live, cached = train("live"), train("cached")
     seconds = (500 + 650) * 50  # of audio in all steps
-    encoder = read_networks(overridden({"encoder": "whisper-small"}, "overrides")).encoder
+    encoder = read_networks(
+        read_overridden_params({"encoder": "whisper-small"}, "overrides")
+    ).encoder
     without_windows = 2 * encoder.num_parameters * 50 * seconds
     # utterances of 12 s in windows of 30 s
     assert live.total_operations - cached.total_operations > 2 * without_windows
@@ -292,23 +296,23 @@ def test_a_stage_is_up_to_date_by_the_lock_and_its_outputs(
     for name in ("catalogue", "dvc.yaml", "dvc.lock", "params.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
-    assert up_to_date_stages(overridden({}, "overrides")) == {}  # recorded, but missing
+    assert up_to_date_stages(read_overridden_params({}, "overrides")) == {}  # recorded, but missing
     monkeypatch.setattr("components.plan.stage_status.LOCK", tmp_path / "empty.lock")
     (tmp_path / "empty.lock").write_text("schema: '2.0'\n")
-    assert up_to_date_stages(overridden({}, "overrides")) == {}
+    assert up_to_date_stages(read_overridden_params({}, "overrides")) == {}
     monkeypatch.setattr("components.plan.stage_status.LOCK", tmp_path / "dvc.lock")
     for path in ("data/corpus", "data/shards", "data/features"):
         for role in ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise"):
             (tmp_path / path / role).mkdir(parents=True)
     for path in ("data/splits", "models/encoder", "models/llm"):
         (tmp_path / path).mkdir(parents=True)
-    sizes = up_to_date_stages(overridden({}, "overrides"))
+    sizes = up_to_date_stages(read_overridden_params({}, "overrides"))
     assert sizes["features@train"] > 1e8
     assert "train" not in sizes  # its output does not exist
-    other = up_to_date_stages(overridden({"llm": "phi-tiny"}, "overrides"))
+    other = up_to_date_stages(read_overridden_params({"llm": "phi-tiny"}, "overrides"))
     assert "features@train" in other
     assert "llm" not in other
-    changed = up_to_date_stages(overridden({"shards.utterances": 100}, "overrides"))
+    changed = up_to_date_stages(read_overridden_params({"shards.utterances": 100}, "overrides"))
     assert "corpus@train" in changed
     # the stages that depend on it are not up to date either
     assert not any(name.startswith(("shards", "features", "encoder")) for name in changed)
@@ -401,7 +405,7 @@ def test_ranks_share_the_llm(monkeypatch: pytest.MonkeyPatch, command: Run) -> N
 def test_ranks_matter_to_no_plan_without_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
     monkeypatch.setenv("LIBRETTO_WORKERS", "3")  # more than micro-batches
-    released = overridden(
+    released = read_overridden_params(
         {
             "encoder": "wavlm-large",
             "projector": "slam-asr-wavlm-large-vicuna-7b",
@@ -414,7 +418,7 @@ def test_ranks_matter_to_no_plan_without_a_training(monkeypatch: pytest.MonkeyPa
 
 
 def test_networks_that_can_not_do_what_is_asked_stop_the_plan() -> None:
-    packed = overridden({"train.packing": True}, "overrides")
+    packed = read_overridden_params({"train.packing": True}, "overrides")
     networks = read_networks(packed)
     check_networks(packed, networks)
     with pytest.raises(InputError) as caught:
@@ -423,7 +427,7 @@ def test_networks_that_can_not_do_what_is_asked_stop_the_plan() -> None:
     assert caught.value.subject == "train.packing"
     assert "llama-tiny" in str(caught.value)
     assert caught.value.hint
-    compressed = overridden({"projector": "ctc-compressor"}, "overrides")
+    compressed = read_overridden_params({"projector": "ctc-compressor"}, "overrides")
     check_networks(compressed, networks)
     with pytest.raises(InputError) as caught:
         encoder = replace(networks.encoder, has_ctc=False)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.config.errors import InputError
-from components.config.params import overridden
+from components.config.params import read_overridden_params
 from components.plan.load import StageLoad, read_gpu
 from components.plan.networks import Networks, read_networks
 from components.plan.speech import AudioAmount
@@ -45,7 +45,7 @@ def estimate(monkeypatch: pytest.MonkeyPatch) -> Estimate:
         num_sharing: int = 1, dtype: str = "float32", **changed: Any
     ) -> tuple[StageLoad, Networks]:
         values = {key.replace("__", "."): value for key, value in changed.items()}
-        params = overridden({**NAMES, **values}, "overrides")
+        params = read_overridden_params({**NAMES, **values}, "overrides")
         networks = read_networks(params)
         load = estimate_train(params, networks, SPEECH, dtype, "float32", num_sharing)
         return load, networks

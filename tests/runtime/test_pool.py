@@ -16,7 +16,7 @@ import pytest
 
 from components.config.errors import InputError, TransientError
 from components.runtime import devices
-from components.runtime.devices import gpus, shared_out
+from components.runtime.devices import share_gpus, visible_gpus
 from components.runtime.pool import fan_out
 from tests.conftest import REPOSITORY
 
@@ -86,9 +86,9 @@ def test_few_units_or_a_bound_need_no_processes(monkeypatch: pytest.MonkeyPatch)
     assert list(fan_out(square, [])) == []
     assert list(fan_out(square, [5])) == [(5, (25, os.getpid()))]
     monkeypatch.setenv("LIBRETTO_DEVICE", "cuda:1")
-    assert {process for _, (_, process) in fan_out(square, range(3), gpu=True)} == {os.getpid()}, (
-        "one GPU, one worker"
-    )
+    assert {process for _, (_, process) in fan_out(square, range(3), uses_gpu=True)} == {
+        os.getpid()
+    }, "one GPU, one worker"
 
 
 def test_results_come_as_they_are_asked_for_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +146,11 @@ def test_each_worker_sees_its_gpus(
         "LIBRETTO_GPUS": str(share),
     }.items():
         monkeypatch.setenv(name, value)
-    assert shared_out(gpus(), share) == seats
+    assert share_gpus(visible_gpus(), share) == seats
     if len(seats) > 1:
         seen = {
             process: devices
-            for _, (process, devices) in fan_out(seeing, range(2 * len(seats)), gpu=True)
+            for _, (process, devices) in fan_out(seeing, range(2 * len(seats)), uses_gpu=True)
         }
         assert sorted(seen.values()) == sorted(seats)
 
@@ -162,11 +162,11 @@ def test_gpus_are_those_of_the_driver_or_those_that_are_named(
         (tmp_path / name).touch()
     monkeypatch.setattr(devices, "DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpus() == ["0", "1"]
+    assert visible_gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus() == []
+    assert visible_gpus() == []
     with pytest.raises(InputError, match="this machine has 1"):
-        shared_out(["0"], 2)
+        share_gpus(["0"], 2)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=name):
-        list(fan_out(square, range(3), gpu=True))
+        list(fan_out(square, range(3), uses_gpu=True))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

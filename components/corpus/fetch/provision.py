@@ -59,7 +59,7 @@ def provide(archive: Archive) -> str:
     Raises InputError (wrong checksum, unsafe or broken archive, full disk, no such file) or
     TransientError (network).
     """
-    root = local_root(archive.root, make=True)
+    root = local_root(archive.root, create=True)
     folder, bench = root / archive.folder, root / BENCH
     if folder.is_dir():
         return _recognised(archive, folder)

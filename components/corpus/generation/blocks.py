@@ -36,7 +36,7 @@ def generate_blocks(
     ]
     with progress(stage_name, name, len(plans), "utterances") as shown:
         folders = {}
-        for job, folder in fan_out(_block, [_Job(*job) for job in jobs], here=True):
+        for job, folder in fan_out(_block, [_Job(*job) for job in jobs], is_local=True):
             folders[job.plans[0].id] = folder
             shown.advance(len(job.plans))
     return [folders[job[0][0].id] for job in jobs]

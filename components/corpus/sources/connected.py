@@ -38,7 +38,7 @@ from components.corpus.sources.table import (
 )
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
-from components.runtime.s3 import readable
+from components.runtime.s3 import local_path_or_bytes
 from components.runtime.unit_cache import cached_unit, unit_digests
 from components.text.utterance import Utterance
 
@@ -199,7 +199,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         rejected, ids = [], ids_of([path for path, _ in self._takes])
         for path, row in self._takes:
             try:
-                samples = read_waveform(readable(self._root / path))
+                samples = read_waveform(local_path_or_bytes(self._root / path))
                 reason = SILENT if is_silent(samples) else ""
             except BrokenSound as error:
                 samples, reason = np.zeros(0, np.float32), str(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from components.config.heads import check_units
+from components.config.heads import check_ctc_units
 from components.model.folders.description import has_ctc, unsupported_folder
 from components.model.folders.pretrained import read_settings
 
@@ -34,7 +34,7 @@ def check_ctc(folder: Path, layer: int | str) -> None:
     """Raises InputError where frames of that layer of the folder's encoder can't be read as CTC
     units.
     """
-    check_units(str(folder), has_ctc(folder), layer)
+    check_ctc_units(str(folder), has_ctc(folder), layer)
 
 
 def read_ctc_head(folder: Path) -> CtcHeadWeights:
