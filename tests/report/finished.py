@@ -22,13 +22,15 @@ from components.report.alignment import edit_operations
 from components.report.build import ARTIFACTS, work
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage
+from components.score.build import GROUP_COLUMNS, SPEAKER_COLUMNS, UTTERANCES
 from components.shards.index import INDEX, write_index
 from components.shards.writer import TarMember, write_tar
 from tests.conftest import REPOSITORY
 
 MARKUP = "</script><img src=x onerror=window.broken=1><b>bold</b> &amp; 'quoted' \"twice\" <!-- end"
 SYSTEMS = ("free", "constrained", "ctc")
-RATE = 16_000
+RATE = 16_000  # Hz
+COUNTS = ("substitutions", "deletions", "insertions", "words")
 
 
 @dataclass(frozen=True)
@@ -183,100 +185,25 @@ def build_rows(
 
 
 def write_scores(roles: Roles, intervals: bool = True) -> None:
-    out, metrics, groups = empty_folder(Path("data/score")), {}, []
-    table = [
+    """``data/score`` and ``metrics/score.json``."""
+    out = empty_folder(Path("data/score"))
+    rows = [
         row
         for role, sets in roles.items()
         for name, utterances in sets.items()
         for row in build_rows(role, name, utterances)
     ]
+    metrics: dict[str, dict[str, Any]] = {name: {} for sets in roles.values() for name in sets}
     for role, sets in roles.items():
         for name in sets:
-            metrics[name] = {
-                system: build_figures(
-                    role,
-                    [row for row in table if (row["set"], row["system"]) == (name, system)],
-                    intervals,
-                )
-                for system in SYSTEMS
-                if any((row["set"], row["system"]) == (name, system) for row in table)
-            }
-    for row in table:
-        if not row["role"].startswith("nonspeech"):
-            wer = round(
-                (row["substitutions"] + row["deletions"] + row["insertions"]) / row["words"], 6
-            )
-            group = "0 to 1 s" if row["seconds"] < 1 else "1 to 5 s"
-            same = {
-                key: row[key]
-                for key in ("set", "system", "substitutions", "deletions", "insertions", "words")
-            }
-            groups.append(
-                {
-                    **same,
-                    "by": "duration",
-                    "group": group,
-                    "wer": wer,
-                    "low": wer / 2,
-                    "high": wer * 1.5,
-                }
-            )
-    columns = [
-        "set",
-        "system",
-        "by",
-        "group",
-        "wer",
-        "low",
-        "high",
-        "substitutions",
-        "deletions",
-        "insertions",
-        "words",
-    ]
-    unique = {(row["set"], row["system"], row["group"]): row for row in groups}
-    with (out / "groups.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(unique.values())
-    with (out / "speakers.csv").open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(
-            [
-                (
-                    "set",
-                    "system",
-                    "speaker",
-                    "wer",
-                    "substitutions",
-                    "deletions",
-                    "insertions",
-                    "words",
-                ),
-                *(
-                    (name, "free", "ann", 0.25, 1, 1, 1, 12)
-                    for sets in roles.values()
-                    for name in sets
-                    if name != "nonspeech"
-                ),
-            ]
-        )
-    texts = ("set", "role", "system", "id", "speaker", "language", "reference", "text", "kind")
-    numbers = (
-        "substitutions",
-        "deletions",
-        "insertions",
-        "words",
-        "character_errors",
-        "characters",
-    )
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in texts),
-            ("seconds", pa.float64()),
-            *((name, pa.int64()) for name in numbers),
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist(table, schema=schema), out / "utterances.parquet")
+            for system in SYSTEMS:
+                selected = [row for row in rows if (row["set"], row["system"]) == (name, system)]
+                if selected:
+                    metrics[name][system] = build_figures(role, selected, intervals)
+    speakers = [(name, "free", "ann", 0.25, 1, 1, 1, 12) for name in metrics if name != "nonspeech"]
+    write_csv(out / "groups.csv", GROUP_COLUMNS, build_groups(rows))
+    write_csv(out / "speakers.csv", SPEAKER_COLUMNS, speakers)
+    pq.write_table(pa.Table.from_pylist(rows, schema=UTTERANCES), out / "utterances.parquet")
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/score.json").write_text(json.dumps(metrics, indent=1, sort_keys=True))
     write_folder_record(
@@ -285,6 +212,23 @@ def write_scores(roles: Roles, intervals: bool = True) -> None:
         {"text_form": "casefold"},
         {"decode": {"test/clean.parquet": "ab" * 32}},
     )
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([columns, *rows])
+
+
+def build_groups(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """Rows of ``groups.csv``: a group has the figures of its last utterance."""
+    groups = {}
+    for row in rows:
+        if not row["role"].startswith("nonspeech"):
+            counts = [row[key] for key in COUNTS]
+            wer = round(sum(counts[:3]) / row["words"], 6)
+            key = (row["set"], row["system"], "0 to 1 s" if row["seconds"] < 1 else "1 to 5 s")
+            groups[key] = (*key[:2], "duration", key[2], wer, wer / 2, wer * 1.5, *counts)
+    return list(groups.values())
 
 
 def build_figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool) -> dict[str, Any]:
@@ -297,10 +241,7 @@ def build_figures(role: str, rows: Sequence[Mapping[str, Any]], intervals: bool)
             "characters_a_minute": 12.5,
             "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "text": texts},
         }
-    sums = {
-        key: sum(row[key] for row in rows)
-        for key in ("substitutions", "deletions", "insertions", "words")
-    }
+    sums = {key: sum(row[key] for row in rows) for key in COUNTS}
     wer = round((sums["substitutions"] + sums["deletions"] + sums["insertions"]) / sums["words"], 6)
     kinds = {
         kind: sum(row["insertions"] for row in rows if row["kind"] == kind)
