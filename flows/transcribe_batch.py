@@ -18,7 +18,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
 from components.config.errors import BY_CODE, LibrettoError
-from components.transcribe.batch import SHARD
+from components.transcribe.batch import SHARD_SIZE
 from components.transcribe.transcript import FAILED
 from flows.pipeline import AGAIN, run_command
 
@@ -42,7 +42,7 @@ def transcribe_batch(
     out: str,
     model: str = "",
     constraints: str = "",
-    shard: int = SHARD,
+    shard: int = SHARD_SIZE,
     again: bool = False,
 ) -> int:
     """Transcribes the recordings of ``within`` that ``out`` does not hold yet, both a folder or
@@ -83,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--shard",
         type=int,
-        default=SHARD,
+        default=SHARD_SIZE,
         metavar="N",
-        help=f"recordings in a part (default {SHARD})",
+        help=f"recordings in a part (default {SHARD_SIZE})",
     )
     parser.add_argument(
         "--again", action="store_true", help="take up anew the shards of recordings that changed"

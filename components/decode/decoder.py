@@ -88,6 +88,12 @@ class Decoder:
             self.folders.encoder, self.device, self._encoder_dtype, self.layer, self._padding
         )
 
+    def load(self, *, with_llm: bool) -> None:
+        """Loads the encoder now, and bridge and LLM if asked for; raises InputError if they do not
+        belong together.
+        """
+        _ = (self.model if with_llm else None), self.encoder
+
     @cached_property
     def _whisper(self) -> WhisperDecoder:
         from components.decode.whisper import WhisperDecoder

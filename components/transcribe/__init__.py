@@ -1,7 +1,7 @@
 """From recordings to text: ``Transcriber`` in Python, ``python -m components.transcribe`` on the
 command line. No stage of its own.
 
-``Transcriber.load("DIR")("file.flac").text``; without a folder the model of the workspace is taken.
+``Transcriber.load("DIR")("file.flac").text``; without a folder it uses the model of the workspace.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ __all__ = ["Transcriber"]
 
 
 def __getattr__(name: str) -> Any:
-    if (
-        name == "Transcriber"
-    ):  # torch is loaded where it is used, and not by a command that only refuses its parameters
+    if name == "Transcriber":  # loads torch, which a command with a wrong parameter need not do
         from components.transcribe.transcriber import Transcriber
 
         return Transcriber

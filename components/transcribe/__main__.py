@@ -1,12 +1,12 @@
 """``python -m components.transcribe FILE|FOLDER|- … [--model DIR] [--format txt|json|srt|vtt|tsv]
 [--out DIR]``: recordings to text.
 
-Text goes to standard output (or to a file each below ``--out``), progress and what failed to
-standard error, a line a file. The exit code is 0 where all went well, 1 where some files gave no
-text, 2 for a wrong parameter or model, 75 where a base checkpoint could not be fetched. ``python -m
-components.transcribe export DIR [--with-bases]`` writes the workspace's model into a folder of its
-own; ``python -m components.transcribe batch IN OUT`` fills a table from a folder or bucket
-(components/transcribe/batch.py).
+Text goes to standard output, or to one file for each recording below ``--out``; progress and
+failures go to standard error, one line for each failed file. The exit code is 0 if all files gave
+text, 1 if some gave none, 2 for a wrong parameter or model, 75 if a base checkpoint could not be
+fetched. ``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model
+into a folder of its own; ``python -m components.transcribe batch IN OUT`` fills a table from a
+folder or bucket (components/transcribe/batch.py).
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from components.audio.segments import MAX_SECONDS
 from components.config.errors import InputError, LibrettoError
 from components.runtime.progress import progress
 from components.runtime.s3 import write_atomically
-from components.transcribe.formats import FORMATS, HEADS, ONE_A_FILE
-from components.transcribe.sources import Source, arrived, outputs, sources
+from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE
+from components.transcribe.inputs import AudioInput, list_inputs, output_paths, with_stdin_in_file
 from components.transcribe.transcript import FAILED, Failure, Transcript
 
-if TYPE_CHECKING:
-    from components.transcribe.transcriber import Recording, Transcriber
+if TYPE_CHECKING:  # a wrong parameter is refused before torch is loaded
+    from components.transcribe.recording import Recording
+    from components.transcribe.transcriber import Transcriber
+
+SET_HELP = "a constraint set of the model, or ctc (default: constrained)"
+MODEL_HELP = "an exported folder (default: the model of this workspace)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Transcribes, or exports, as the command line says; returns the exit code."""
+    """Transcribes or exports, as the command line says; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if arguments[:1] == ["export"]:
             return _export(arguments[1:])
         if arguments[:1] == ["batch"]:
-            from components.transcribe import batch
-
-            return batch.main(arguments[1:])
+            return _batch(arguments[1:])
         return _transcribe(_options(arguments), sys.stdout)
     except LibrettoError as error:
         print(f"transcribe: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read the text has enough of it
+    except BrokenPipeError:  # the reader of standard output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
@@ -59,26 +61,16 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER|-",
-        help="anything that libsndfile reads; - is standard input",
+        help="any file that libsndfile reads; - is standard input",
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="DIR",
-        help="an exported folder (default: the model of this workspace)",
-    )
+    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--format", choices=FORMATS, default="txt")
-    parser.add_argument(
-        "--set",
-        default="",
-        metavar="NAME",
-        help="a constraint set of the model, or ctc (default: constrained)",
-    )
+    parser.add_argument("--set", default="", metavar="NAME", help=SET_HELP)
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="a file for each recording in this folder, not standard output",
+        help="one file for each recording in this folder, not standard output",
     )
     parser.add_argument(
         "--segment-seconds",
@@ -98,14 +90,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
-    found = sources(options.inputs)
-    if options.format in ONE_A_FILE and len(found) > 1 and options.out is None:
+    inputs = list_inputs(options.inputs)
+    if options.format in ONE_PER_FILE and len(inputs) > 1 and options.out is None:
         raise InputError(
-            f"{len(found)} recordings as {options.format} can't stand one behind the other.",
+            f"{len(inputs)} recordings as {options.format} need a file each.",
             subject="format",
             hint="Give --out DIR, or another format.",
         )
-    places = outputs(found, options.out, options.format) if options.out else {}
+    paths = output_paths(inputs, options.out, options.format) if options.out else {}
     for name, value in (
         ("OMP_WAIT_POLICY", "PASSIVE"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
@@ -117,55 +109,55 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
     from components.transcribe.transcriber import Transcriber
 
     logging.disable_progress_bar()  # ours shows rate and time left
-    model = Transcriber.load(
+    transcriber = Transcriber.load(
         options.model, "", options.set, options.segment_seconds, options.batch_seconds
     )
-    write = _writer(options, found, places, stream)
-    failed = 0
-    with arrived(found) as here:
-        for result in _results(model, here):
+    write = _writer(options, len(inputs), paths, stream)
+    num_failed = 0
+    with with_stdin_in_file(inputs) as files:
+        for result in _results(transcriber, files):
             if isinstance(result, Failure):
-                failed += 1
+                num_failed += 1
                 print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
             else:
                 write(result)
-    return FAILED if failed else 0
+    return FAILED if num_failed else 0
 
 
-def _results(model: Transcriber, found: Sequence[Source]) -> Iterator[Transcript | Failure]:
-    lengths = {each.name: each.seconds() for each in found}
-    with progress(
-        "transcribe", f"{len(found)} recordings", sum(lengths.values()), "s of audio"
-    ) as shown:
-        for result in model.stream(map(_recording, found), shown.advance):
-            shown.advance(
-                lengths[result.name] if isinstance(result, Failure) else result.silent, result.name
-            )
+def _results(
+    transcriber: Transcriber, inputs: Sequence[AudioInput]
+) -> Iterator[Transcript | Failure]:
+    lengths = {audio_input.name: audio_input.seconds() for audio_input in inputs}
+    task = f"{len(inputs)} recordings"
+    with progress("transcribe", task, sum(lengths.values()), "s of audio") as bar:
+        for result in transcriber.stream(map(_recording, inputs), bar.advance):
+            skipped_s = lengths[result.name] if isinstance(result, Failure) else result.silent
+            bar.advance(skipped_s, result.name)
             yield result
 
 
-def _recording(source: Source) -> Recording:
-    from components.transcribe.transcriber import Recording, recording_of
+def _recording(audio_input: AudioInput) -> Recording:
+    from components.transcribe.recording import Recording, open_recording
 
-    assert source.path is not None, "standard input has arrived"
-    return Recording(source.name, recording_of(source.path).blocks)
+    assert audio_input.path is not None, "standard input is in a file"
+    return Recording(audio_input.name, open_recording(audio_input.path).blocks)
 
 
 def _writer(
-    options: argparse.Namespace, found: Sequence[Source], places: dict[str, Path], stream: TextIO
+    options: argparse.Namespace, num_inputs: int, paths: dict[str, Path], stream: TextIO
 ) -> Callable[[Transcript], None]:
-    """What takes a transcript to where it belongs."""
-    form, head = FORMATS[options.format], HEADS.get(options.format, "")
+    """What writes a transcript to its file in ``paths``, or to ``stream`` if there are none."""
+    to_text, head = FORMATS[options.format], HEADS.get(options.format, "")
 
     def to_file(transcript: Transcript) -> None:
-        write_atomically(places[transcript.name], (head + form(transcript)).encode())
+        write_atomically(paths[transcript.name], (head + to_text(transcript)).encode())
 
     def to_stream(transcript: Transcript) -> None:
-        name = f"{transcript.name}\t" if options.format == "txt" and len(found) > 1 else ""
-        stream.write(name + form(transcript))
+        name = f"{transcript.name}\t" if options.format == "txt" and num_inputs > 1 else ""
+        stream.write(name + to_text(transcript))
         stream.flush()
 
-    if places:
+    if paths:
         return to_file
     stream.write(head)
     return to_stream
@@ -179,17 +171,56 @@ def _export(arguments: Sequence[str]) -> int:
         description="Writes the model into a folder of its own.",
     )
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="a new folder, or one that was exported before"
+        "folder", type=Path, metavar="DIR", help="a new folder, or one of an earlier export"
     )
     parser.add_argument(
         "--with-bases",
         action="store_true",
-        help="encoder and LLM too, where they were not trained here",
+        help="encoder and LLM too, if they were not trained by a stage",
     )
     options = parser.parse_args(arguments)
     for line in export(options.folder, options.with_bases):
         print(line, file=sys.stderr)
     return 0
+
+
+def _batch(arguments: Sequence[str]) -> int:
+    from components.transcribe.batch import SHARD_SIZE, run
+
+    parser = argparse.ArgumentParser(
+        prog="python -m components.transcribe batch",
+        description="A folder or bucket of recordings to parquet.",
+    )
+    parser.add_argument("source", metavar="IN", help="a folder, or s3://bucket/prefix")
+    parser.add_argument(
+        "target",
+        metavar="OUT",
+        help="a folder, or s3://bucket/prefix; a batch that was started there continues",
+    )
+    parser.add_argument("--model", default="", metavar="DIR", help=MODEL_HELP)
+    parser.add_argument("--set", default="", metavar="NAME", help=SET_HELP)
+    parser.add_argument(
+        "--shard",
+        type=int,
+        default=SHARD_SIZE,
+        metavar="N",
+        help=f"recordings in a part (default {SHARD_SIZE})",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="repeat the shards of recordings that changed"
+    )
+    options = parser.parse_args(arguments)
+    if options.shard < 1:
+        parser.error("--shard is at least 1")
+    summary = run(
+        options.source, options.target, options.model, options.set, options.shard, options.again
+    )
+    num_texts = summary.num_recordings - summary.num_failed
+    print(
+        f"{options.target}: {summary.num_recordings} recordings, {num_texts} with a transcript, "
+        f"{summary.num_failed} without (the column 'failure' has the reason)"
+    )
+    return FAILED if summary.num_failed else 0
 
 
 if __name__ == "__main__":

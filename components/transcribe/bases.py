@@ -1,14 +1,14 @@
 """The base checkpoints of an exported model: where they come from, and where they are found again.
 
-In: the source of a base, as the catalogue had it, and the digest of its files. Out: a folder with
-just these files: in the export itself, else a checkpoint of that name below LIBRETTO_MODELS, else
-what the hub has at the pinned commit, laid out in the work cache. Cost: as the stages ``encoder``
-and ``llm``; a base that was found once costs nothing.
+In: the source of a base, as in the catalogue, and the digest of its files. Out: a folder with just
+these files: in the export itself, else a checkpoint of that name below LIBRETTO_MODELS, else what
+the hub has at the pinned commit, linked into the work cache. Cost: as the stages ``encoder`` and
+``llm``; a base that was found once costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from components.runtime.hashing import data_digest
 from components.runtime.settings import models_root, setting
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 
-TRAINED_HERE = ("ctc", "copying")  # kinds of sources that exist nowhere else
+TRAINED_KINDS = ("ctc", "copying")  # kinds of sources that a stage trains: no hub has them
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseCheckpoint:
     """A base checkpoint by its name in the catalogue, and the digest of its files."""
 
     __pydantic_config__ = STRICT
@@ -37,45 +37,48 @@ class Base:
 
 
 @dataclass(frozen=True)
-class EncoderBase(Base):
+class EncoderBase(BaseCheckpoint):
+    """The encoder that a bridge was trained on."""
+
     source: EncoderSource
 
 
 @dataclass(frozen=True)
-class LlmBase(Base):
+class LlmBase(BaseCheckpoint):
+    """The LLM that a bridge was trained on."""
+
     source: LlmSource
 
 
-def is_trained_here(source: EncoderSource | LlmSource) -> bool:
-    """Whether a source, or one of its parts, is trained by a stage of the pipeline and can be had
-    nowhere else.
+def is_trained_by_stage(source: EncoderSource | LlmSource) -> bool:
+    """Whether a source, or one of its parts, is trained by a stage of the pipeline, so that no hub
+    has it.
     """
-    return any(
-        each.kind in TRAINED_HERE for each in (source, *getattr(source, "parts", {}).values())
-    )
+    parts = getattr(source, "parts", {}).values()
+    return any(part.kind in TRAINED_KINDS for part in (source, *parts))
 
 
 def base_folder(
-    stage: str, base: EncoderBase | LlmBase, inside: Path, held: dict[str, str]
+    stage: str, base: EncoderBase | LlmBase, exported: Path, digests: Mapping[str, str]
 ) -> Path:
-    """The folder of a base; ``inside`` is its place in the export, ``held`` the digests of the
-    files that lie there, by name.
+    """The folder of a base; ``exported`` is its place in the export, ``digests`` those of the files
+    in it, by name, empty if the export does not contain the base.
 
-    Raises InputError where it is nowhere, or has other files.
+    Raises InputError if the base cannot be found, or has other files.
     """
-    if held:
-        if data_digest(held) != base.digest:
+    if digests:
+        if data_digest(digests) != base.digest:
             raise InputError(
-                f"{inside} is another {stage} than the bridge was trained on.",
+                f"{exported} is another {stage} than the bridge was trained on.",
                 subject=base.name,
-                hint="Copy the exported folder anew.",
+                hint="Copy the exported folder again.",
             )
-        return inside
-    if is_trained_here(base.source):
+        return exported
+    if is_trained_by_stage(base.source):
         raise InputError(
-            f"The {stage} '{base.name}' was trained with the model, and {inside} is missing.",
+            f"The {stage} '{base.name}' was trained with the model, and {exported} is missing.",
             subject=base.name,
-            hint="Export the model anew: what was trained with it comes along.",
+            hint="Export the model again: the export then contains it.",
         )
     return cached_unit(
         "base",
@@ -86,30 +89,31 @@ def base_folder(
 
 
 def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
-    others = []
-    for source in _places(base):
+    """Links the files of a base into a folder; raises InputError if all sources have others."""
+    refused = []
+    for source in _sources(base):
         try:
-            outputs = _laid_out(stage, base.name, source, folder)
+            outputs = _link_source(stage, base.name, source, folder)
         except InputError:
             if source is base.source:
                 raise
-            continue  # a folder of that name may hold anything
+            continue  # a local folder with that name may contain anything
         if data_digest(outputs) == base.digest:
             write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
             return
-        others.append(source.folder or source.repo)
+        refused.append(source.folder or source.repo)
         for name in outputs:
             (folder / name).unlink()
     raise InputError(
-        f"{stage} '{base.name}': {', '.join(others)} holds other files than the bridge was "
-        "trained on.",
+        f"{stage} '{base.name}': the files of {', '.join(refused)} are not those that the bridge "
+        "was trained on.",
         subject=base.name,
         hint="Put the same checkpoint below LIBRETTO_MODELS, or export the model --with-bases.",
     )
 
 
-def _places(base: EncoderBase | LlmBase) -> Iterator[Any]:
-    """Where a base may be: local folders by the names that it goes by, then its own source."""
+def _sources(base: EncoderBase | LlmBase) -> Iterator[Any]:
+    """Where a base may be: local folders with one of its names, then its own source."""
     source = base.source
     if source.kind == "hub" and setting("LIBRETTO_MODELS"):
         for name in (base.name, source.repo.rpartition("/")[2], source.repo):
@@ -118,8 +122,8 @@ def _places(base: EncoderBase | LlmBase) -> Iterator[Any]:
     yield source
 
 
-def _laid_out(stage: str, name: str, source: Any, folder: Path) -> dict[str, str]:
-    """Links the files of a source into a folder; their digests by name."""
+def _link_source(stage: str, name: str, source: Any, folder: Path) -> dict[str, str]:
+    """Links the files of a source into a folder; returns their digests by name."""
     if stage == "encoder":
         return build_folder(name, source, folder)[0]
     unit = checkpoint_unit("llm", name, source, llm.RESULT_VERSION)

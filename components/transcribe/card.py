@@ -1,9 +1,9 @@
 """The card of an exported model: ``README.md`` with the header that model hubs read.
 
-In: parameters, the catalogue's entries of those names, ``metrics/`` and
-``models/bridge/parameters.json`` where they are there. Out: Markdown behind a YAML header (licence,
-base models, data sets, results; https://huggingface.co/docs/hub/model-cards). Only named fields are
-taken; paths of this machine and values of its environment are not among them. Cost: milliseconds.
+In: parameters, the catalogue's entries of those names, and, if they exist, ``metrics/`` and
+``models/bridge/parameters.json``. Out: Markdown behind a YAML header (licence, base models, data
+sets, results; https://huggingface.co/docs/hub/model-cards). Only named fields are written; paths of
+this machine and values of its environment are not among them. Cost: milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params
 from components.runtime.artifact import RECORD, read_record, recorded_digests
-from components.transcribe.bases import is_trained_here
+from components.transcribe.bases import is_trained_by_stage
 from components.transcribe.version import package_version, source_commit
 
 SCORE, TRAIN, TABLE = (
@@ -29,26 +29,24 @@ SCORE, TRAIN, TABLE = (
     Path("metrics/train.json"),
     Path("models/bridge/parameters.json"),
 )
-SPOKEN = {
+# data sets of a hub, by kind of source
+HUB_DATASETS = {
     "librispeech": "openslr/librispeech_asr",
     "mls": "facebook/multilingual_librispeech",
-}  # data sets of a hub, by kind of source
-LICENCES = {
-    "Apache-2.0": "apache-2.0",
-    "MIT": "mit",
-    "BSD-3-Clause": "bsd-3-clause",
-}  # as hubs spell them
-OURS = "Apache-2.0"  # of the bridge
+}
+# licences as hubs spell them
+HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
+BRIDGE_LICENCE = "Apache-2.0"
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
 DECODED, SCORED = Path("data/decode"), Path("data/score")
 
 
-def card_of(
-    params: Params, shape: dict[str, Any], taken: Sequence[str], bridge: dict[str, str]
+def build_card(
+    params: Params, config: dict[str, Any], included: Sequence[str], bridge: dict[str, str]
 ) -> str:
-    """The text of the card; ``shape`` is what the bridge's ``config.json`` says, ``taken`` names
-    the bases that lie in the folder, ``bridge`` holds the digests of its files: results of another
-    one are left out.
+    """The text of the card; ``config`` is the bridge's ``config.json``, ``included`` names the
+    bases in the folder, ``bridge`` has the digests of the bridge's files: results of another bridge
+    are left out.
     """
     entries: dict[str, Any] = {
         "encoder": catalogue.encoder(params.encoder),
@@ -78,10 +76,10 @@ def card_of(
         width=1000,
     )
     parts = [
-        _opening(params, shape),
+        _opening(params, config),
         _install(),
         _use(),
-        _bases(params, entries, taken),
+        _bases(params, entries, included),
         _data(params.corpus),
         _training(params),
         _scores(scores),
@@ -90,26 +88,26 @@ def card_of(
 
 
 def is_scored(bridge: dict[str, str]) -> bool:
-    """Whether ``metrics/score.json`` is of the bridge with these files, by the records of the
-    stages between.
+    """Whether ``metrics/score.json`` belongs to the bridge with these file digests, by the records
+    of ``decode`` and ``score``.
     """
     if not all((folder / RECORD).is_file() for folder in (DECODED, SCORED)):
         return False
-    return read_record(DECODED)["inputs"]["model"]["bridge"] == bridge and read_record(SCORED)[
-        "inputs"
-    ]["decode"] == recorded_digests(DECODED)
+    decoded_bridge: dict[str, str] = read_record(DECODED)["inputs"]["model"]["bridge"]
+    scored: dict[str, str] = read_record(SCORED)["inputs"]["decode"]
+    return decoded_bridge == bridge and scored == recorded_digests(DECODED)
 
 
 def check_secrets(text: str) -> None:
-    """Raises InputError where a text holds the value of a variable of the environment that is named
-    like a secret.
+    """Raises InputError if a text contains the value of an environment variable whose name is that
+    of a secret.
     """
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 6 and value in text:
             raise InputError(
-                f"The export would hold the value of {name}.",
+                f"The export would contain the value of {name}.",
                 subject=name,
-                hint="It stands in params.yaml, the catalogue or metrics: take it out of there.",
+                hint="Remove it from params.yaml, the catalogue, metrics or the bridge.",
             )
 
 
@@ -122,26 +120,24 @@ def _sources(entry: Any) -> list[Any]:
 
 
 def _licence(entries: dict[str, Any]) -> str:
-    """The one licence of bridge and bases, as hubs spell it; ``other`` where there are several, or
-    one that is no standard.
+    """The licence of bridge and bases as hubs spell it; ``other`` if there are several, or one that
+    hubs have no name for.
     """
-    found = {
-        OURS,
-        *(
-            str(entry.card.get("licence", OURS if is_trained_here(entry.source) else "unknown"))
-            for entry in entries.values()
-        ),
-    }
-    return LICENCES.get(found.pop(), "other") if len(found) == 1 else "other"
+    licences = {BRIDGE_LICENCE}
+    for entry in entries.values():
+        default = BRIDGE_LICENCE if is_trained_by_stage(entry.source) else "unknown"
+        licences.add(str(entry.card.get("licence", default)))
+    return HUB_LICENCES.get(licences.pop(), "other") if len(licences) == 1 else "other"
 
 
 def _datasets(corpus: str) -> list[str]:
     sources = catalogue.corpus(corpus).sources["train"]
-    return sorted({SPOKEN[each["kind"]] for each in sources.values() if each["kind"] in SPOKEN})
+    kinds = {settings["kind"] for settings in sources.values()}
+    return sorted(HUB_DATASETS[kind] for kind in kinds if kind in HUB_DATASETS)
 
 
 def _results(params: Params, scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """Word error rates in the form of a model index, in percent."""
+    """Word error rates in percent, in the form of a model index."""
     results = [
         {
             "task": {"type": "automatic-speech-recognition"},
@@ -161,17 +157,19 @@ def _name(params: Params) -> str:
     return f"{params.encoder} + {params.projector} + {params.llm}"
 
 
-def _opening(params: Params, shape: dict[str, Any]) -> str:
-    tuned = " Parts of the encoder were tuned too." if shape.get("hearing") else ""
+def _opening(params: Params, config: dict[str, Any]) -> str:
+    is_tuned = config.get("encoder_run") or config.get("hearing")  # now, and in older folders
+    tuned = " Parts of the encoder were tuned too." if is_tuned else ""
     return (
-        f"# {_name(params)}\n\nSpeech recognition by a large language model: the speech encoder `{params.encoder}`, a bridge "
-        f"(`{params.projector}`) and the LLM `{params.llm}`, trained with Libretto on the corpus `{params.corpus}`.{tuned} "
-        f"This folder holds what was trained; weights are safetensors, and loading it runs no code of it."
+        f"# {_name(params)}\n\nSpeech recognition by a large language model: the speech encoder "
+        f"`{params.encoder}`, a bridge (`{params.projector}`) and the LLM `{params.llm}`, trained "
+        f"with Libretto on the corpus `{params.corpus}`.{tuned} This folder contains what was "
+        "trained; weights are safetensors, and loading it runs no code from it."
     )
 
 
 def _install() -> str:
-    """How to install the package that wrote the export, at its commit where one is known."""
+    """How to install the package that wrote the export, at its commit if it is known."""
     commit, _, changes = source_commit().partition("+")
     lines = [f"git checkout {commit}"] if commit else []
     where = f", commit `{commit}`" if commit else ""
@@ -193,7 +191,7 @@ def _use() -> str:
     )
 
 
-def _bases(params: Params, entries: dict[str, Any], taken: Sequence[str]) -> str:
+def _bases(params: Params, entries: dict[str, Any], included: Sequence[str]) -> str:
     lines = [
         "## Base models",
         "",
@@ -201,7 +199,7 @@ def _bases(params: Params, entries: dict[str, Any], taken: Sequence[str]) -> str
         "| --- | --- | --- | --- | --- |",
     ]
     for stage, entry in entries.items():
-        held = "yes" if stage in taken else "no"
+        in_folder = "yes" if stage in included else "no"
         for source in _sources(entry):
             if source.kind == "joined":
                 continue
@@ -214,14 +212,14 @@ def _bases(params: Params, entries: dict[str, Any], taken: Sequence[str]) -> str
             )
             lines.append(
                 f"| {stage} | {getattr(params, stage)} | {where} | "
-                f"{entry.card.get('licence', 'not stated')} | {held} |"
+                f"{entry.card.get('licence', 'not stated')} | {in_folder} |"
             )
     return "\n".join(
         [
             *lines,
             "",
-            f"The bridge is under {OURS}. What is adapted to a base is of use with that base "
-            "alone, whose licence holds.",
+            f"The bridge is under {BRIDGE_LICENCE}. Adapters work only with their base, whose "
+            "licence applies.",
         ]
     )
 
@@ -238,7 +236,7 @@ def _data(corpus: str) -> str:
 
 
 def _training(params: Params) -> str:
-    """What was tuned, in which stages, and how it went."""
+    """What was tuned, in which stages, and the best checkpoints."""
     lines = ["## Training", ""]
     for stage in params.train.curriculum:
         lines.append(
@@ -246,7 +244,9 @@ def _training(params: Params) -> str:
             f"{stage.learning_rate:g}"
         )
     for modules in [stage["modules"] for stage in _read(TABLE) or ()][-1:]:
-        trained, total = (sum(each[key] for each in modules) for key in ("trained", "parameters"))
+        trained, total = (
+            sum(module[key] for module in modules) for key in ("trained", "parameters")
+        )
         lines.append(
             f"- parameters: {total:,}, of which {trained:,} were trained in the last stage"
         )
@@ -268,7 +268,7 @@ def _scores(scores: dict[str, Any]) -> str:
         for system, figures in systems.items()
         if "wer" in figures
     ]
-    other = [
+    nonspeech = [
         (name, system, figures)
         for name, systems in scores.items()
         for system, figures in systems.items()
@@ -292,14 +292,14 @@ def _scores(scores: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {system} | {100 * figures['wer']:.2f} | {span} | {figures['words']} |"
             )
-    if other:
+    if nonspeech:
         lines += [
             "",
             "| non-speech | system | clips with text % | clips |",
             "| --- | --- | --- | --- |",
         ]
         lines += [
-            f"| {name} | {system} | {100 * each['text_rate']:.2f} | {each['clips']} |"
-            for name, system, each in other
+            f"| {name} | {system} | {100 * figures['text_rate']:.2f} | {figures['clips']} |"
+            for name, system, figures in nonspeech
         ]
     return "\n".join(lines)

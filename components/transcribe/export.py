@@ -1,17 +1,18 @@
 """The workspace's model → a folder that loads elsewhere, with nothing but this package and the base
 checkpoints.
 
-In: ``models/`` and what ``params.yaml``, the catalogue and ``metrics/`` say of it. Out: ``bridge/``
-(what was trained), ``libretto.json`` (pins of encoder and LLM, how the encoder is heard, the
-search, a digest of each file), ``README.md`` (the card), and ``encoder/`` and ``llm/`` where they
-were trained here or are asked for. Written beside its place and renamed. Cost: reading all files
-for their digests; weights of bases are linked where the file system allows.
+In: ``models/`` and what ``params.yaml``, the catalogue and ``metrics/`` say about it. Out:
+``bridge/`` (what was trained), ``libretto.json`` (pins of encoder and LLM, how the encoder is run,
+the search, a digest of each file), ``README.md`` (the card), and ``encoder/`` and ``llm/`` if they
+were trained by a stage or are asked for. It is written beside its place and renamed. Cost: reading
+all files for their digests; weights of bases are linked if the file system allows it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,32 +21,24 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params, read_params
 from components.config.schema import non_default_fields
+from components.decode.decoder import WORKSPACE
 from components.model.folders.description import MATCHING
 from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.unit_cache import check_disk_space, link_file
 from components.transcribe import card
-from components.transcribe.bases import is_trained_here
-from components.transcribe.setup import (
-    BRIDGE,
-    DESCRIPTION,
-    ENCODER,
-    FOLDERS,
-    FORMAT,
-    LLM,
-    Setup,
-    of_workspace,
-)
+from components.transcribe.bases import is_trained_by_stage
+from components.transcribe.setup import DESCRIPTION, FOLDERS, FORMAT, Setup, workspace_setup
 
 ADAPTERS = ("lora", "encoder-lora")
+BASE_FOLDERS = {"encoder": WORKSPACE.encoder, "llm": WORKSPACE.llm}
 
 
 def export(folder: Path, with_bases: bool = False) -> list[str]:
-    """Writes the model of the workspace to ``folder`` and returns what is to be said of it, a line
-    each.
+    """Writes the model of the workspace to ``folder``; returns a summary, some lines of text.
 
-    Raises InputError for a model that is not whole, a folder that holds something else, and a base
-    that may not be passed on.
+    Raises InputError for an incomplete model, for a folder with other content, and for a base whose
+    licence forbids copies.
     """
     if (
         folder.exists()
@@ -53,85 +46,110 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
         and (not folder.is_dir() or any(folder.iterdir()))
     ):
         raise InputError(
-            f"{folder} is not empty, and no export of before.",
+            f"{folder} is not empty, and not an earlier export.",
             subject=str(folder),
             hint="Name another folder.",
         )
-    params, setup = read_params(), of_workspace()
-    shape = json.loads((BRIDGE / "config.json").read_text())
+    params, setup = read_params(), workspace_setup()
+    config = json.loads((WORKSPACE.bridge / "config.json").read_text())
     entries: dict[str, Any] = {
         "encoder": catalogue.encoder(params.encoder),
         "llm": catalogue.llm(params.llm),
     }
-    bases = {}
-    for stage, place in (("encoder", ENCODER), ("llm", LLM)):
-        name, digest = getattr(params, stage), data_digest(recorded_digests(place))
-        if shape[stage] != digest:
-            raise InputError(
-                f"{BRIDGE} was trained on another {stage} than {place} holds.",
-                subject=stage,
-                hint="Run 'dvc repro'.",
-            )
-        bases[stage] = {
-            "name": name,
-            "source": non_default_fields(entries[stage].source),
-            "digest": digest,
-        }
-    taken = [stage for stage in bases if with_bases or is_trained_here(entries[stage].source)]
-    for stage in taken:
+    bases = _bases(params, entries, config)
+    included = [
+        stage for stage in bases if with_bases or is_trained_by_stage(entries[stage].source)
+    ]
+    for stage in included:
         _check_licence(stage, bases[stage]["name"], entries[stage])
     _check_training(params)
-    text = card.card_of(params, shape, taken, recorded_digests(BRIDGE))
+    text = card.build_card(params, config, included, recorded_digests(WORKSPACE.bridge))
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with check_disk_space(0, partial, str(folder)):
-        files = _bridge(partial, _title(bases["llm"]), setup)
-        for stage, place in (("encoder", ENCODER), ("llm", LLM)):
-            files |= _base(stage, place, partial / stage) if stage in taken else {}
-        description = {
-            "format": FORMAT,
-            **bases,
-            "hearing": asdict(setup.hearing),
-            "decode": asdict(setup.decode),
-            "files": files,
-        }
-        (partial / "README.md").write_text(text, encoding="utf-8")
-        (partial / DESCRIPTION).write_text(
-            json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
+        files = _write_folder(partial, setup, bases, included, text)
         _check_secrets(partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
     return [
         f"{folder}: {len(files)} files",
-        *(_said(stage, bases[stage], stage in taken) for stage in bases),
+        *(_summary(stage, bases[stage], stage in included) for stage in bases),
     ]
 
 
-def _check_training(params: Params) -> None:
-    """Raises InputError where the bridge was trained otherwise than ``params.yaml`` and the
-    catalogue say now: the card names both.
+def _bases(
+    params: Params, entries: dict[str, Any], config: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Name, source and digest of encoder and LLM; raises InputError if they are not those of the
+    bridge, whose ``config.json`` is ``config``.
     """
-    made = read_record(BRIDGE)["parameters"] or {}
-    for name, now in {
+    bases = {}
+    for stage, path in BASE_FOLDERS.items():
+        digest = data_digest(recorded_digests(path))
+        if config[stage] != digest:
+            raise InputError(
+                f"{WORKSPACE.bridge} was trained on another {stage} than {path} contains.",
+                subject=stage,
+                hint="Run 'dvc repro'.",
+            )
+        bases[stage] = {
+            "name": getattr(params, stage),
+            "source": non_default_fields(entries[stage].source),
+            "digest": digest,
+        }
+    return bases
+
+
+def _write_folder(
+    folder: Path,
+    setup: Setup,
+    bases: dict[str, dict[str, Any]],
+    included: Sequence[str],
+    text: str,
+) -> dict[str, str]:
+    """Writes all files of an export; returns their digests, of all but card and description."""
+    files = _copy_bridge(folder, _title(bases["llm"]), setup)
+    for stage in included:
+        files |= _link_base(stage, BASE_FOLDERS[stage], folder / stage)
+    description = {
+        "format": FORMAT,
+        **bases,
+        "features": asdict(setup.features),
+        "decode": asdict(setup.decode),
+        "files": files,
+    }
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / DESCRIPTION).write_text(
+        json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
+    return files
+
+
+def _check_training(params: Params) -> None:
+    """Raises InputError if the bridge was trained with other parameters than ``params.yaml`` and
+    the catalogue have now, since the card states them.
+    """
+    recorded = read_record(WORKSPACE.bridge)["parameters"] or {}
+    current = {
         "train": asdict(params.train),
         "projector": non_default_fields(catalogue.projector(params.projector)),
-    }.items():
-        if name in made and made[name] != json.loads(json.dumps(now)):
+    }
+    for name, value in current.items():
+        if name in recorded and recorded[name] != json.loads(json.dumps(value)):
             raise InputError(
-                f"{BRIDGE} was trained with other parameters ({name}) than params.yaml and the "
-                "catalogue name.",
+                f"{WORKSPACE.bridge} was trained with other parameters ({name}) than params.yaml "
+                "and the catalogue have.",
                 subject=name,
                 hint="Run 'dvc repro', or set them back.",
             )
 
 
 def _check_secrets(folder: Path) -> None:
-    """As ``card.check_secrets`` for every text of an export but those of its bases; takes the
-    folder away before it raises.
+    """Checks every text of an export but those of its bases as ``card.check_secrets`` does; removes
+    the folder before it raises.
     """
     texts = [
         path
@@ -147,64 +165,63 @@ def _check_secrets(folder: Path) -> None:
 
 
 def _check_licence(stage: str, name: str, entry: Any) -> None:
-    """Raises InputError where the catalogue says that a base may not be passed on."""
+    """Raises InputError if the catalogue says that a base may not be copied."""
     if str(entry.card.get("copies", "")).startswith("forbidden"):
         raise InputError(
             f"{stage} '{name}': its licence ({entry.card.get('licence', 'unknown')}) forbids "
             "copies.",
             subject=name,
-            hint="Export without --with-bases: whoever loads the model fetches it.",
+            hint="Export without --with-bases: it is then fetched when the model is loaded.",
         )
 
 
 def _title(base: dict[str, Any]) -> str:
-    """The repository of a base that comes from a hub, else its name."""
+    """The repository of a base from a hub, else its name."""
     return str(base["source"].get("repo") or base["name"])
 
 
-def _bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
-    """Copies what was trained; the digest of each file. The matching head goes along where the
-    search asks it, in place of CTC.
+def _copy_bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
+    """Copies what was trained; returns the digest of each file. The matching head is copied only if
+    the search needs it in place of CTC.
     """
-    asks = (
-        any(each.needs_acoustic_evidence for each in setup.decode.sets.values()) and not setup.ctc
+    needs_matching = not setup.has_ctc and any(
+        constraints.needs_acoustic_evidence for constraints in setup.decode.sets.values()
     )
-    found = {}
-    for name, digest in sorted(recorded_digests(BRIDGE).items()):
-        if name == RECORD or (name == MATCHING and not asks):
+    digests = {}
+    for name, digest in sorted(recorded_digests(WORKSPACE.bridge).items()):
+        if name == RECORD or (name == MATCHING and not needs_matching):
             continue
         target = folder / "bridge" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(BRIDGE / name, target)
+        shutil.copyfile(WORKSPACE.bridge / name, target)
         if file_digest(target) != digest:
             raise InputError(
-                f"{BRIDGE / name} is not what the stage train wrote.",
+                f"{WORKSPACE.bridge / name} is not what the stage train wrote.",
                 subject=name,
                 hint="Run 'dvc repro'.",
             )
-        if (
-            target.name == "adapter_config.json" and target.parent.name in ADAPTERS
-        ):  # PEFT notes there where the LLM lay
+        # PEFT writes the local path of the LLM into its configuration.
+        if target.name == "adapter_config.json" and target.parent.name in ADAPTERS:
             config = json.loads(target.read_text()) | {
                 "base_model_name_or_path": llm if target.parent.name == "lora" else None
             }
             target.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        found[f"bridge/{name}"] = file_digest(target)
-    return found
+        digests[f"bridge/{name}"] = file_digest(target)
+    return digests
 
 
-def _base(stage: str, place: Path, folder: Path) -> dict[str, str]:
-    """Links the files of a base; the digest of each, by its path in the export."""
-    outputs = recorded_digests(place)
+def _link_base(stage: str, source: Path, folder: Path) -> dict[str, str]:
+    """Links the files of a base; returns the digest of each, by its path in the export."""
+    outputs = recorded_digests(source)
     for name in outputs:
-        link_file((place / name).resolve(), folder / name)
+        link_file((source / name).resolve(), folder / name)
     write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
     return {f"{stage}/{name}": digest for name, digest in outputs.items()}
 
 
-def _said(stage: str, base: dict[str, Any], taken: bool) -> str:
+def _summary(stage: str, base: dict[str, Any], is_included: bool) -> str:
     source = base["source"]
-    if taken:
+    if is_included:
         return (
             f"{stage} '{base['name']}': in the folder; whoever passes it on passes this "
             "checkpoint on, under its own licence"
@@ -214,4 +231,4 @@ def _said(stage: str, base: dict[str, Any], taken: bool) -> str:
         if source["kind"] == "hub"
         else f"LIBRETTO_MODELS/{source.get('folder', '')}"
     )
-    return f"{stage} '{base['name']}': not in the folder; taken from {where} where it is loaded"
+    return f"{stage} '{base['name']}': not in the folder; read from {where} when it is loaded"

@@ -1,7 +1,7 @@
-"""Transcripts as text: ``txt``, ``json`` (a line a recording), ``srt``, ``vtt``, ``tsv``.
+"""Transcripts as text: ``txt``, ``json`` (one line for each recording), ``srt``, ``vtt``, ``tsv``.
 
-In: a transcript. Out: the text of a file of that format. Captions (srt, vtt) hold at most 84
-letters and 7 seconds and end at pauses where word times are known; else a caption is a segment. SRT
+In: a transcript. Out: the text of a file of that format. Captions (srt, vtt) have at most 84
+characters and 7 seconds and end at pauses if word times are known; else a caption is a segment. SRT
 as SubRip writes it; WebVTT by the W3C's recommendation of 2019.
 """
 
@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from components.text.joining import Word
 from components.transcribe.transcript import Passage, Transcript
 
-LETTERS, SECONDS, PAUSE = (
-    84,
-    7.0,
-    0.8,
-)  # of a caption: two lines of 42, how long it may stand, and the silence that ends it
+MAX_CHARACTERS = 84  # of a caption: two lines of 42
+MAX_SECONDS = 7.0  # of a caption
+PAUSE_SECONDS = 0.8  # a longer pause ends a caption
 TSV_HEAD = "name\tstart\tend\ttext\n"
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and when it is shown, in seconds."""
+    """A text and the seconds between which it is displayed."""
 
     start: float
     end: float
@@ -34,26 +32,26 @@ class Caption:
 
 def captions(transcript: Transcript) -> list[Caption]:
     """The captions of a transcript, none of them empty."""
-    return [caption for passage in transcript.segments for caption in _of_passage(passage)]
+    return [caption for passage in transcript.segments for caption in _captions_of(passage)]
 
 
-def _of_passage(passage: Passage) -> Iterator[Caption]:
+def _captions_of(passage: Passage) -> Iterator[Caption]:
     if not passage.words:
         if passage.text:
             yield Caption(passage.start, passage.end, passage.text)
         return
-    held: list[Word] = []
+    line: list[Word] = []
     for word in passage.words:
-        letters = sum(len(each.text) + 1 for each in held) + len(word.text)
-        if held and (
-            letters > LETTERS
-            or word.end - held[0].start > SECONDS
-            or word.start - held[-1].end > PAUSE
+        num_characters = sum(len(previous.text) + 1 for previous in line) + len(word.text)
+        if line and (
+            num_characters > MAX_CHARACTERS
+            or word.end - line[0].start > MAX_SECONDS
+            or word.start - line[-1].end > PAUSE_SECONDS
         ):
-            yield _caption(held)
-            held = []
-        held.append(word)
-    yield _caption(held)
+            yield _caption(line)
+            line = []
+        line.append(word)
+    yield _caption(line)
 
 
 def _caption(words: list[Word]) -> Caption:
@@ -66,36 +64,33 @@ def as_txt(transcript: Transcript) -> str:
 
 
 def as_json(transcript: Transcript) -> str:
-    """All that is known, on one line."""
+    """Text, passages and words as JSON on one line."""
     return json.dumps(transcript.plain(), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_srt(transcript: Transcript) -> str:
     """SubRip captions."""
-    found = enumerate(captions(transcript), 1)
     return "".join(
-        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{each.text}\n\n"
-        for number, each in found
+        f"{number}\n{_clock(caption.start, ',')} --> {_clock(caption.end, ',')}\n{caption.text}\n\n"
+        for number, caption in enumerate(captions(transcript), 1)
     )
 
 
 def as_vtt(transcript: Transcript) -> str:
-    """WebVTT captions; what would be markup is written as text."""
-    found = captions(transcript)
+    """WebVTT captions; the text is escaped, so that it has no markup."""
     return "WEBVTT\n\n" + "".join(
-        (
-            f"{_clock(each.start, '.')} --> "
-            f"{_clock(each.end, '.')}\n{html.escape(each.text, quote=False)}\n\n"
-        )
-        for each in found
+        f"{_clock(caption.start, '.')} --> {_clock(caption.end, '.')}\n"
+        f"{html.escape(caption.text, quote=False)}\n\n"
+        for caption in captions(transcript)
     )
 
 
 def as_tsv(transcript: Transcript) -> str:
-    """A line a segment, without the head: name, start and end in seconds, text."""
+    """One line for each segment, without the head: name, start and end in seconds, text."""
     name = " ".join(transcript.name.split())  # a tab in a file's name would be a column
     return "".join(
-        f"{name}\t{each.start:.3f}\t{each.end:.3f}\t{each.text}\n" for each in transcript.segments
+        f"{name}\t{passage.start:.3f}\t{passage.end:.3f}\t{passage.text}\n"
+        for passage in transcript.segments
     )
 
 
@@ -107,11 +102,12 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
     "tsv": as_tsv,
 }
 HEADS = {"tsv": TSV_HEAD}
-ONE_A_FILE = ("srt", "vtt")  # formats of which two can't stand one behind the other
+ONE_PER_FILE = ("srt", "vtt")  # formats of which a file has one transcript only
 
 
 def _clock(seconds: float, point: str) -> str:
+    """Seconds as hours, minutes, seconds and milliseconds; ``point`` is the decimal sign."""
     milliseconds = round(seconds * 1000)
-    hours, rest = divmod(milliseconds, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+    hours, milliseconds = divmod(milliseconds, 3_600_000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}{point}{milliseconds % 1000:03d}"

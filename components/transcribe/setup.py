@@ -1,14 +1,14 @@
-"""What a transcription needs: the three folders of a model, how its encoder is heard, and the
-search.
+"""What a transcription needs: the three folders of a model, how its encoder is run, and the search.
 
 In: an exported folder (``components/transcribe/export.py``), or the workspace that trained the
 model. Out: a ``Setup``. Of an exported folder every file is checked by its digest, and nothing in
-it is run: weights are safetensors, all else is JSON. Cost: one reading of the files.
+it is executed: weights are safetensors, all else is JSON. Cost: one reading of the files.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,26 +18,23 @@ from components.config.entries import EncoderNumerics
 from components.config.errors import InputError, nearest
 from components.config.model_sources import FETCHED
 from components.config.params import ConstraintSet, read_params
-from components.config.schema import STRICT, non_default_fields, parse_as
+from components.config.schema import RENAMED_KEYS, STRICT, non_default_fields, parse_as
+from components.decode.decoder import WORKSPACE, ModelFolders
 from components.model.folders.description import has_ctc_for_layer
 from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.runtime.hashing import data_digest, file_digest
+from components.text.hypothesis import CTC
 from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 
-BRIDGE, ENCODER, LLM = Path("models/bridge"), Path("models/encoder"), Path("models/llm")
 DESCRIPTION = "libretto.json"  # of an exported folder
-FORMAT = 1  # of the description: raised when an older reader would misunderstand it
-CTC = "ctc"  # in place of a constraint set: the encoder's own text
-FOLDERS = (
-    "bridge",
-    "encoder",
-    "llm",
-)  # of an exported folder; the last two where it holds its bases
+FORMAT = 2  # of the description: raised when an older reader would misunderstand it
+# folders of an export; encoder and llm only if it contains its bases
+FOLDERS = ("bridge", "encoder", "llm")
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How the encoder is run, and whether its frames are rounded as stored ones are."""
+    """How the encoder is run; frames of mode ``cached`` are rounded as the stored ones."""
 
     __pydantic_config__ = STRICT
     layer: int | Literal["last"]
@@ -46,8 +43,8 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
-class Search:
-    """The constraint sets, and the audio in a batch, padding counted."""
+class SearchConfig:
+    """The constraint sets by name, and the seconds of audio in a batch, padding included."""
 
     __pydantic_config__ = STRICT
     batch_seconds: float
@@ -55,34 +52,30 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Description:
+class ExportDescription:
     """``libretto.json`` of an exported folder."""
 
     __pydantic_config__ = STRICT
     format: int
     encoder: EncoderBase
     llm: LlmBase
-    hearing: FeatureConfig
-    decode: Search
-    files: dict[
-        str, str
-    ]  # SHA-256 by relative path, of all but the card and the description itself
+    features: FeatureConfig
+    decode: SearchConfig
+    files: dict[str, str]  # SHA-256 by relative path, of all but the card and this file
 
 
 @dataclass(frozen=True)
 class Setup:
     """A model to transcribe with."""
 
-    bridge: Path
-    encoder: Path
-    llm: Path
-    hearing: FeatureConfig
-    decode: Search
+    folders: ModelFolders
+    features: FeatureConfig
+    decode: SearchConfig
 
     @property
-    def ctc(self) -> bool:
-        """Whether the encoder has a CTC head that the frames serve."""
-        return has_ctc_for_layer(self.encoder, self.hearing.layer)
+    def has_ctc(self) -> bool:
+        """Whether the encoder has a CTC head for the layer of the frames."""
+        return has_ctc_for_layer(self.folders.encoder, self.features.layer)
 
     def constraints(self, name: str) -> ConstraintSet | None:
         """The constraint set of that name, None for the encoder's own text; raises InputError for
@@ -96,80 +89,77 @@ class Setup:
             )
         return None if name == CTC else self.decode.sets[name]
 
-    def usual(self) -> str:
-        """The set that is taken where none is named: ``constrained``, else the first."""
+    def default_set(self) -> str:
+        """The name of the set that is used if none is named: ``constrained``, else the first."""
         return "constrained" if "constrained" in self.decode.sets else next(iter(self.decode.sets))
 
 
-def setup_of(folder: Path | None) -> Setup:
-    """The setup of an exported folder, or of the workspace where none is given; raises InputError
-    where it is not whole.
+def load_setup(folder: Path | None) -> Setup:
+    """The setup of an exported folder, or of the workspace if ``folder`` is None; raises InputError
+    if it is incomplete.
     """
-    return of_workspace() if folder is None else of_export(folder)
+    return workspace_setup() if folder is None else export_setup(folder)
 
 
-def of_workspace() -> Setup:
-    """The model of the current folder, as ``params.yaml`` says; raises InputError where that is not
-    what the bridge was trained on.
+def workspace_setup() -> Setup:
+    """The model of the current folder, as ``params.yaml`` says; raises InputError if the bridge was
+    trained on other frames.
     """
     params = read_params()
-    record = read_record(BRIDGE)
-    hearing = FeatureConfig(
+    record = read_record(WORKSPACE.bridge)
+    features = FeatureConfig(
         params.features.layer, params.features.mode, catalogue.encoder(params.encoder).numerics
     )
-    trained = (
-        record["inputs"].get("train", {}).get("key")
-    )  # a released bridge was trained elsewhere
+    trained = record["inputs"].get("train", {}).get("key")  # a released bridge has none
     if trained and (trained["layer"], trained["numerics"]) != (
-        hearing.layer,
-        non_default_fields(hearing.numerics),
+        features.layer,
+        non_default_fields(features.numerics),
     ):
         raise InputError(
-            f"{BRIDGE} was trained on other frames than params.yaml and the catalogue say.",
-            subject=str(BRIDGE),
+            f"{WORKSPACE.bridge} was trained on other frames than params.yaml and the catalogue "
+            "say.",
+            subject=str(WORKSPACE.bridge),
             hint="Run 'dvc repro', or set them back.",
         )
-    return Setup(
-        BRIDGE, ENCODER, LLM, hearing, Search(params.decode.batch_seconds, params.decode.sets)
-    )
+    search = SearchConfig(params.decode.batch_seconds, params.decode.sets)
+    return Setup(WORKSPACE, features, search)
 
 
-def of_export(folder: Path) -> Setup:
-    """The model of an exported folder. Bases that it does not hold are taken from LIBRETTO_MODELS
-    or fetched from the hub.
+def export_setup(folder: Path) -> Setup:
+    """The model of an exported folder. Base checkpoints that are not in it are read from
+    LIBRETTO_MODELS or fetched from the hub.
 
-    Raises InputError for a folder that is none, a file that is not what was exported, and a base
-    that is nowhere; TransientError where the network fails.
+    Raises InputError for a folder without a model, for a file that is not the exported one, and for
+    a base that cannot be found; TransientError if the network fails.
     """
     folder = folder.resolve()
-    described = read_description(folder)
-    check_files(folder, described.files)
+    description = read_description(folder)
+    check_files(folder, description.files)
     encoder, llm = (
-        base_folder(stage, base, folder / stage, _below(described.files, stage))
-        for stage, base in (("encoder", described.encoder), ("llm", described.llm))
+        base_folder(stage, base, folder / stage, _files_below(description.files, stage))
+        for stage, base in (("encoder", description.encoder), ("llm", description.llm))
     )
-    return Setup(folder / "bridge", encoder, llm, described.hearing, described.decode)
+    folders = ModelFolders(folder / "bridge", encoder, llm)
+    return Setup(folders, description.features, description.decode)
 
 
-def key_of(folder: Path | None) -> str:
-    """What tells one model from another: a digest of all that shapes its transcripts, wherever it
-    lies.
-    """
-    if folder is None:
-        setup = of_workspace()
-        files = {str(each): recorded_digests(each) for each in (BRIDGE, ENCODER, LLM)}
-        return data_digest(
-            {
-                "files": files,
-                "hearing": non_default_fields(setup.hearing),
-                "decode": non_default_fields(setup.decode),
-            }
-        )
-    return data_digest(non_default_fields(read_description(folder)))
+def model_key(folder: Path | None) -> str:
+    """A digest of all that shapes the transcripts of a model, wherever its folder is."""
+    if folder is not None:
+        return data_digest(non_default_fields(read_description(folder)))
+    setup = workspace_setup()
+    folders = (WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm)
+    return data_digest(
+        {
+            "files": {str(path): recorded_digests(path) for path in folders},
+            "features": non_default_fields(setup.features),
+            "decode": non_default_fields(setup.decode),
+        }
+    )
 
 
-def _below(files: dict[str, str], folder: str) -> dict[str, str]:
-    """The digests of the files in a folder of an export, by their names there."""
+def _files_below(files: Mapping[str, str], folder: str) -> dict[str, str]:
+    """The digests of the files in a folder of an export, by their names in that folder."""
     return {
         name.removeprefix(f"{folder}/"): digest
         for name, digest in files.items()
@@ -177,60 +167,80 @@ def _below(files: dict[str, str], folder: str) -> dict[str, str]:
     }
 
 
-def read_description(folder: Path) -> Description:
-    """``libretto.json`` of a folder, every entry of it checked."""
+def read_description(folder: Path) -> ExportDescription:
+    """``libretto.json`` of a folder; raises InputError if it is missing, of another format, or has
+    a wrong entry.
+    """
     path = folder / DESCRIPTION
     try:
         data: Any = json.loads(path.read_text())
     except (OSError, ValueError):
         raise InputError(
-            f"{folder} is no exported model: it has no {DESCRIPTION} that can be read.",
+            f"{folder} is no exported model: it has no readable {DESCRIPTION}.",
             subject=str(folder),
-            hint="'python -m components.transcribe export DIR' writes one.",
+            hint="'libretto export DIR' writes one.",
         ) from None
+    if isinstance(data, dict) and data.get("format") == 1:
+        data = _from_format_1(data)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(
             f"{path} is not of format {FORMAT}.",
             subject=str(path),
-            hint="Take the version of the package that wrote it.",
+            hint="Use the version of the package that wrote it.",
         )
-    found = parse_as(Description, data, str(path))
-    if not found.decode.sets or found.decode.batch_seconds <= 0:
+    description = parse_as(ExportDescription, data, str(path))
+    if not description.decode.sets or description.decode.batch_seconds <= 0:
         raise InputError(
-            f"{path} holds no constraint set, or no seconds for a batch.",
+            f"{path} has no constraint set, or no positive batch_seconds.",
             subject=str(path),
-            hint="Export the model anew.",
+            hint="Export the model again.",
         )
-    return found
+    return description
 
 
-def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Raises InputError where the model's files are not those that were exported, each by its
-    bytes.
+def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """A description of format 1, which has older names, in the current format."""
+    data = {**data, "format": FORMAT}
+    if "hearing" in data:
+        data["features"] = data.pop("hearing")
+    decode = data.get("decode")
+    if isinstance(decode, dict) and isinstance(decode.get("sets"), dict):
+        sets = {
+            name: {RENAMED_KEYS.get(key, key): value for key, value in fields.items()}
+            for name, fields in decode["sets"].items()
+            if isinstance(fields, dict)
+        }
+        data["decode"] = {**decode, "sets": {**decode["sets"], **sets}}
+    return data
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raises InputError if the model's files in ``folder`` are not the exported ones, by name and
+    content; ``files`` are the digests of the description.
     """
-    there = {
+    paths = {
         path.relative_to(folder).as_posix(): path
         for name in FOLDERS
         for path in (folder / name).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != RECORD
     }
-    there = {name: path for name, path in there.items() if path.name != RECORD}
-    for name in sorted(there.keys() ^ files.keys()):
+    for name in sorted(paths.keys() ^ files.keys()):
         raise InputError(
-            f"{folder}: {name} is {'not part of the export' if name in there else 'missing'}.",
+            f"{folder}: {name} is {'not part of the export' if name in paths else 'missing'}.",
             subject=name,
-            hint="Copy the exported folder anew.",
+            hint="Copy the exported folder again.",
         )
-    for name, path in there.items():
-        if not FETCHED.fullmatch(path.name):  # whatever its digest: code has no place here
+    for name, path in paths.items():
+        # whatever its digest: a model contains no code
+        if not FETCHED.fullmatch(path.name):
             raise InputError(
                 f"{folder}: {name} is no file of a model.",
                 subject=name,
-                hint="Take models from whom you trust.",
+                hint="Use models only from sources that you trust.",
             )
         if file_digest(path) != files[name]:
             raise InputError(
                 f"{folder}: {name} is not the file that was exported.",
                 subject=name,
-                hint="Copy the exported folder anew.",
+                hint="Copy the exported folder again.",
             )

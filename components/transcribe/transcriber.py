@@ -1,16 +1,16 @@
-"""Recordings → transcripts by a joined model: long ones in segments, segments of several recordings
-in one batch.
+"""Recordings → transcripts by a trained model: long recordings in segments, segments of several
+recordings in one batch.
 
-In: an exported folder or the workspace, and recordings in any number. Out: a transcript each, in
-their order, or the reason why there is none. Batches are formed by length among the segments of
-``POOL`` batches' audio, whatever recordings they are of; an utterance's text does not hang on its
-batch. A segment that is shorter than one frame of the encoder has an empty text. Cost: loading the
-model, then encoder and search; memory: the model, one batch, and the audio of a pool.
+In: an exported folder or the workspace, and any number of recordings. Out: a transcript for each,
+in their order, or the reason why there is none. Batches are formed by length among the segments of
+``POOL_BATCHES`` batches' audio, over all recordings; the text of a segment does not depend on its
+batch. A segment shorter than one frame of the encoder has an empty text. Cost: loading the model,
+then encoder and search; memory: the model, one batch, and the audio of a pool.
 """
 
 from __future__ import annotations
 
-import os
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,55 +26,48 @@ from components.audio.segments import (
     SegmentWaveform,
     stream_segments,
 )
-from components.audio.sound import RATE, BrokenSound, resample, stream_blocks
+from components.audio.sound import RATE, BrokenSound
 from components.config.errors import InputError
-from components.model.encoders.encoder import SpeechEncoder
+from components.decode.decoder import Decoder
+from components.features.encoding import encode, is_storable, largest_magnitude, to_stored_dtype
 from components.model.folders.description import has_acoustic_evidence
-from components.model.model_folder import CONFIG, read_model_config
-from components.model.speech_llm import SpeechLLM
+from components.model.model_folder import CONFIG
 from components.runtime import settings
-from components.search.acoustic_evidence import ctc_evidence
 from components.search.alignment import Aligner
-from components.search.beam import search
 from components.shards.order import by_length
-from components.transcribe.setup import CTC, Setup, setup_of
-from components.transcribe.transcript import Failure, SegmentHypothesis, Transcript, transcript_of
+from components.text.hypothesis import CTC, Hypothesis
+from components.transcribe.recording import Recording, open_recording
+from components.transcribe.setup import Setup, load_setup
+from components.transcribe.transcript import Failure, SegmentHypothesis, Transcript, join_segments
 
-POOL = 8  # batches among whose segments batches are formed
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A name, and what gives its waveform (mono float32 at 16 kHz) in blocks; it raises BrokenSound
-    where it can't be trusted.
-    """
-
-    name: str
-    blocks: Callable[[], Iterator[np.ndarray]]
+POOL_BATCHES = 8  # batches of audio that are collected before batches are formed by length
 
 
 @dataclass
-class _Job:
-    """A recording on its way."""
+class _RecordingState:
+    """A recording that is being transcribed."""
 
     name: str
-    samples: int = 0
-    open: bool = True  # more segments may come
-    waiting: int = 0  # segments in the pool
-    heard: list[SegmentHypothesis] = field(default_factory=list)
+    num_samples: int = 0
+    is_open: bool = True  # more segments may follow
+    num_pending: int = 0  # segments in the pool
+    hypotheses: list[SegmentHypothesis] = field(default_factory=list)
     failure: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        return not self.is_open and not self.num_pending
 
     def result(self) -> Transcript | Failure:
         if self.failure:
             return Failure(self.name, self.failure)
-        return transcript_of(
-            self.name, self.samples, sorted(self.heard, key=lambda each: each.segment.start)
-        )
+        in_order = sorted(self.hypotheses, key=lambda hypothesis: hypothesis.segment.start)
+        return join_segments(self.name, self.num_samples, in_order)
 
 
 class Transcriber:
-    """A model that is ready to listen: ``Transcriber.load(folder)``, then a call with a file, its
-    bytes or a waveform.
+    """A loaded model: ``Transcriber.load(folder)``, then a call with a file, its bytes or a
+    waveform.
     """
 
     def __init__(
@@ -82,50 +75,48 @@ class Transcriber:
         setup: Setup,
         device: str,
         constraints: str = "",
-        most: float = MAX_SECONDS,
+        segment_seconds: float = MAX_SECONDS,
         batch_seconds: float = 0,
     ) -> None:
-        self.system = constraints or setup.usual()
+        folders, self.features = setup.folders, setup.features
+        self.system = constraints or setup.default_set()
         self.constraints = setup.constraints(self.system)
         if self.constraints and not has_acoustic_evidence(
-            setup.encoder, setup.hearing.layer, setup.bridge
+            folders.encoder, self.features.layer, folders.bridge
         ):
             self.constraints = self.constraints.without_acoustic_limits()
-        self.hearing, self.most = setup.hearing, most
+        self.segment_seconds = segment_seconds
         self.batch_seconds = batch_seconds or setup.decode.batch_seconds
-        if not (4 * OVERLAP_SECONDS <= most < float("inf") and self.batch_seconds > 0):
+        if not (4 * OVERLAP_SECONDS <= segment_seconds < math.inf and self.batch_seconds > 0):
             raise InputError(
-                f"Segments of {most:g} s in batches of {self.batch_seconds:g} s can't be made.",
+                f"Segments of {segment_seconds:g} s in batches of {self.batch_seconds:g} s are not "
+                "possible.",
                 subject="segment-seconds",
                 hint=f"Segments have at least {4 * OVERLAP_SECONDS:g} s.",
             )
-        if not (setup.bridge / CONFIG).is_file():
+        if not (folders.bridge / CONFIG).is_file():
             raise InputError(
-                f"{setup.bridge} holds no model.",
-                subject=str(setup.bridge),
+                f"{folders.bridge} contains no model.",
+                subject=str(folders.bridge),
                 hint="Run 'dvc repro'.",
             )
-        tuned = read_model_config(setup.bridge).encoder_run is not None
-        self.units = setup.ctc
-        if self.constraints is None and not self.units:
+        numerics = self.features.numerics
+        self.decoder = Decoder(
+            folders,
+            device,
+            self.features.layer,
+            encoder_dtype=numerics.dtype,
+            padding=numerics.padding,
+        )
+        if self.constraints is None and not self.decoder.has_ctc:
             raise InputError(
-                f"{setup.encoder} has no CTC head that the model's layer serves.",
+                f"{folders.encoder} has no CTC head for the layer of the model's frames.",
                 subject=CTC,
                 hint="Name a constraint set.",
             )
-        # The encoder's own text needs no LLM, unless the encoder was tuned and lies with the rest.
-        model = (
-            SpeechLLM.load(setup.bridge, setup.encoder, setup.llm, device)
-            if tuned or self.constraints
-            else None
-        )
-        numerics = self.hearing.numerics
-        own = model.encoder if model is not None else None
-        self.model = model
-        self.encoder = own or SpeechEncoder(
-            setup.encoder, device, numerics.dtype, self.hearing.layer, numerics.padding
-        )
-        self.aligner = Aligner(self.encoder) if self.units else None
+        self.decoder.load(with_llm=self.constraints is not None)
+        self.encoder = self.decoder.encoder
+        self.aligner = Aligner(self.encoder) if self.decoder.has_ctc else None
 
     @classmethod
     def load(
@@ -133,184 +124,156 @@ class Transcriber:
         folder: str | Path | None = None,
         device: str = "",
         constraints: str = "",
-        most: float = MAX_SECONDS,
+        segment_seconds: float = MAX_SECONDS,
         batch_seconds: float = 0,
     ) -> Transcriber:
-        """The model of an exported folder; of the workspace that is the current folder, where none
-        is given.
+        """The model of an exported folder, or of the workspace that is the current folder.
 
         ``device`` is torch's name of one (default: that of the runtime settings), ``constraints`` a
-        constraint set of the model, or ``ctc`` for the encoder's own text, ``most`` the seconds of
-        a segment. Raises InputError where the model is not whole, and for an unknown set;
-        TransientError where a base has to be fetched and the network fails.
+        constraint set of the model, or ``ctc`` for the encoder's own text, ``segment_seconds`` the
+        longest segment, ``batch_seconds`` the audio in a batch (default: as the model says). Raises
+        InputError if the model is incomplete and for an unknown set; TransientError if a base
+        checkpoint has to be fetched and the network fails.
         """
         return cls(
-            setup_of(Path(folder) if folder is not None else None),
+            load_setup(Path(folder) if folder is not None else None),
             device or settings.device(),
             constraints,
-            most,
+            segment_seconds,
             batch_seconds,
         )
 
     def __call__(self, sound: str | Path | bytes | np.ndarray, rate: int = RATE) -> Transcript:
-        """The transcript of a file (anything that libsndfile reads), of the bytes of one, or of a
-        waveform: mono samples at ``rate`` Hz, shape (samples,), floats in [-1, 1]. Raises
-        InputError with the reason where it gives no trustworthy sound.
+        """The transcript of a file (any that libsndfile reads), of the bytes of one, or of a
+        waveform: mono samples at ``rate`` Hz, shape (samples,), floats in [-1, 1].
+
+        Raises InputError with the reason if it is broken, empty or not finite.
         """
-        result = next(self.stream([recording_of(sound, rate)]))
+        result = next(self.stream([open_recording(sound, rate)]))
         if isinstance(result, Failure):
-            raise InputError(f"{result.name}: {result.reason}.", subject=result.name)
+            raise InputError(
+                f"{result.name}: {result.reason}.",
+                subject=result.name,
+                hint="Check the recording, or convert it to FLAC or WAV.",
+            )
         return result
 
     def stream(
-        self, recordings: Iterable[Recording], told: Callable[[float], None] = lambda seconds: None
+        self,
+        recordings: Iterable[Recording],
+        on_progress: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Transcript | Failure]:
         """A transcript or failure for each recording, in their order, as soon as it and all before
         it are done.
 
-        ``told`` is called with seconds of audio as they are done with.
+        ``on_progress`` is called with the seconds of audio that were transcribed.
         """
-        jobs: deque[_Job] = deque()
-        pool: list[tuple[_Job, SegmentWaveform]] = []
-        pooled = 0.0
+        states: deque[_RecordingState] = deque()
+        pool: list[tuple[_RecordingState, SegmentWaveform]] = []
+        pool_seconds = 0.0
         for recording in recordings:
-            job = _Job(recording.name)
-            jobs.append(job)
+            state = _RecordingState(recording.name)
+            states.append(state)
             try:
-                for piece in stream_segments(
-                    _counted(recording.blocks(), job), self.most, MIN_SECONDS, OVERLAP_SECONDS
+                for segment in stream_segments(
+                    _counted(recording.blocks(), state),
+                    self.segment_seconds,
+                    MIN_SECONDS,
+                    OVERLAP_SECONDS,
                 ):
-                    job.waiting += 1
-                    pool.append((job, piece))
-                    pooled += piece.segment.seconds
-                    if pooled >= POOL * self.batch_seconds:
-                        self._listen(pool, told)
-                        pooled = 0.0
-                        yield from _done(jobs)
+                    state.num_pending += 1
+                    pool.append((state, segment))
+                    pool_seconds += segment.segment.seconds
+                    if pool_seconds >= POOL_BATCHES * self.batch_seconds:
+                        self._transcribe_pool(pool, on_progress)
+                        pool_seconds = 0.0
+                        yield from _results(states)
             except BrokenSound as error:
-                job.failure = str(error)
-            job.open = False
-            yield from _done(jobs)
-        self._listen(pool, told)
-        yield from _done(jobs)
+                state.failure = str(error)
+            state.is_open = False
+            yield from _results(states)
+        self._transcribe_pool(pool, on_progress)
+        yield from _results(states)
 
-    def _listen(
-        self, pool: list[tuple[_Job, SegmentWaveform]], told: Callable[[float], None]
+    def _transcribe_pool(
+        self,
+        pool: list[tuple[_RecordingState, SegmentWaveform]],
+        on_progress: Callable[[float], None],
     ) -> None:
-        """Hears all pieces of the pool and empties it."""
-        kept = [(job, piece) for job, piece in pool if not job.failure]
-        seconds = [self.encoder.padded_seconds(len(piece.samples)) for _, piece in kept]
-        for batch in by_length(kept, seconds, self.batch_seconds):
-            found = self._heard([piece for _, piece in batch])
-            for (job, piece), each in zip(batch, found, strict=True):
-                if isinstance(each, SegmentHypothesis):
-                    job.heard.append(each)
+        """Transcribes all segments of the pool and empties it."""
+        pending = [(state, segment) for state, segment in pool if not state.failure]
+        seconds = [self.encoder.padded_seconds(len(segment.samples)) for _, segment in pending]
+        for batch in by_length(pending, seconds, self.batch_seconds):
+            results = self._transcribe_batch([segment for _, segment in batch])
+            for (state, segment), result in zip(batch, results, strict=True):
+                if isinstance(result, SegmentHypothesis):
+                    state.hypotheses.append(result)
                 else:
-                    job.failure = f"{piece.segment.start / RATE:.1f} s: {each}"
-            told(sum(piece.segment.seconds for _, piece in batch))
-        for job, _ in pool:
-            job.waiting -= 1
+                    state.failure = f"{segment.segment.start / RATE:.1f} s: {result}"
+            on_progress(sum(segment.segment.seconds for _, segment in batch))
+        for state, _ in pool:
+            state.num_pending -= 1
         pool.clear()
 
     @torch.inference_mode()
-    def _heard(self, batch: Sequence[SegmentWaveform]) -> list[SegmentHypothesis | str]:
-        """What is heard of each piece, or why nothing can be."""
-        made: list[SegmentHypothesis | str] = [
-            SegmentHypothesis(piece.segment, "", 0.0, [] if self.units else None) for piece in batch
-        ]
-        long = [
-            place
-            for place, piece in enumerate(batch)
-            if self.encoder.frames_of(len(piece.samples)) > 0
-        ]
-        frames = dict(
-            zip(long, self._frames([batch[place].samples for place in long]), strict=True)
-        )
-        for place in long:
-            largest = float(frames[place].abs().max())
-            if not largest <= (
-                self.hearing.numerics.max_abs if self.hearing.mode == "cached" else float("inf")
-            ):
-                made[place] = f"a value of the encoder's frames is {largest:g}"
-                del frames[place]
-        whole = list(frames)
-        for place, (text, score) in zip(
-            whole,
-            self._texts([batch[place] for place in whole], list(frames.values())),
-            strict=True,
-        ):
-            words = self.aligner(frames[place], text) if self.aligner is not None else None
-            made[place] = SegmentHypothesis(batch[place].segment, text, score, words)
-        return made
-
-    def _frames(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Frames of each waveform, shape (frames, width), float32; rounded as the stage
-        ``features`` stores them, where it does.
-        """
-        groups: dict[int, list[int]] = {}
-        for place, waveform in enumerate(waveforms):
-            groups.setdefault(
-                len(waveform) if self.hearing.numerics.batching == "equal-length" else 0, []
-            ).append(place)
-        found: dict[int, torch.Tensor] = {}
-        for places in groups.values():
-            found |= zip(places, self.encoder([waveforms[place] for place in places]), strict=True)
-        stored = (
-            torch.float16
-            if (self.hearing.mode, self.hearing.numerics.features) == ("cached", "float16")
-            else torch.float32
-        )
-        return [found[place].float().to(stored).float() for place in range(len(waveforms))]
-
-    def _texts(
-        self, batch: Sequence[SegmentWaveform], frames: Sequence[torch.Tensor]
-    ) -> list[tuple[str, float]]:
-        """(text, log-probability) of each piece."""
-        if not batch:
-            return []
-        if self.constraints is None or self.model is None:
-            return [(text, float("nan")) for text in self.encoder.ctc_text(frames)]
-        seconds = [piece.segment.seconds for piece in batch]
-        asks = self.units and self.constraints.needs_acoustic_evidence
-        evidence = ctc_evidence(self.encoder, frames, self.model.builder.text) if asks else None
-        return [
-            (each.text, each.score)
-            for each in search(self.model, frames, seconds, self.constraints, evidence)
-        ]
-
-
-def recording_of(sound: str | Path | bytes | np.ndarray, rate: int = RATE) -> Recording:
-    """What a caller gives as a recording; raises InputError for a waveform of another shape."""
-    if isinstance(sound, np.ndarray):
-        if sound.ndim != 1 or not np.issubdtype(sound.dtype, np.floating):
-            raise InputError(
-                f"The waveform has shape {sound.shape} of {sound.dtype}; one of floats, shape "
-                "(samples,), is wanted.",
-                subject="waveform",
-                hint="Average its channels, and divide integers by their full scale.",
+    def _transcribe_batch(self, batch: Sequence[SegmentWaveform]) -> list[SegmentHypothesis | str]:
+        """The hypothesis of each segment, or the reason why it has none."""
+        results: list[SegmentHypothesis | str] = [
+            SegmentHypothesis(
+                segment.segment, Hypothesis("", score=0.0), None if self.aligner is None else []
             )
-        return Recording("waveform", lambda: _checked(sound, rate))
-    if isinstance(sound, bytes):
-        return Recording("bytes", lambda: stream_blocks(sound))
-    path = Path(sound)
-    return Recording(os.fspath(sound), lambda: stream_blocks(path))
+            for segment in batch
+        ]
+        indices = [
+            index
+            for index, segment in enumerate(batch)
+            if self.encoder.frames_of(len(segment.samples)) > 0
+        ]
+        frames: dict[int, torch.Tensor] = {}
+        encoded = self._encode([batch[index].samples for index in indices])
+        for index, segment_frames in zip(indices, encoded, strict=True):
+            magnitude = largest_magnitude(segment_frames)
+            if self._is_valid(magnitude):
+                frames[index] = self._as_decoded(segment_frames)
+            else:
+                results[index] = f"a value of the encoder's frames is {magnitude:g}"
+        if not frames:
+            return results
+        durations_s = [batch[index].segment.seconds for index in frames]
+        hypotheses = self.decoder.decode(list(frames.values()), durations_s, self.constraints)
+        for index, hypothesis in zip(frames, hypotheses, strict=True):
+            words = (
+                self.aligner(frames[index], hypothesis.text) if self.aligner is not None else None
+            )
+            results[index] = SegmentHypothesis(batch[index].segment, hypothesis, words)
+        return results
+
+    def _encode(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """Frames of each waveform, shape (frames, width), in the encoder's dtype."""
+        return encode(self.encoder, waveforms, self.features.numerics.batching)
+
+    def _is_valid(self, magnitude: float) -> bool:
+        """Whether frames with this largest absolute value can be decoded: those that the stage
+        ``features`` would refuse are refused.
+        """
+        if self.features.mode == "cached":
+            return is_storable(magnitude, self.features.numerics)
+        return not math.isnan(magnitude)
+
+    def _as_decoded(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames in float32, shape (frames, width), rounded as the model got them in training."""
+        if self.features.mode == "cached":
+            return to_stored_dtype(frames, self.features.numerics).float()
+        return frames.float()
 
 
-def _checked(waveform: np.ndarray, rate: int) -> Iterator[np.ndarray]:
-    if not len(waveform):
-        raise BrokenSound("empty: no samples")
-    if not np.isfinite(waveform).all():
-        raise BrokenSound("not finite: holds NaN or infinite samples")
-    yield resample(waveform.astype(np.float32, copy=False), rate)
-
-
-def _counted(blocks: Iterator[np.ndarray], job: _Job) -> Iterator[np.ndarray]:
+def _counted(blocks: Iterator[np.ndarray], state: _RecordingState) -> Iterator[np.ndarray]:
     for block in blocks:
-        job.samples += len(block)
+        state.num_samples += len(block)
         yield block
 
 
-def _done(jobs: deque[_Job]) -> Iterator[Transcript | Failure]:
-    """Results of the first recordings in the queue that nothing more is to come of."""
-    while jobs and not jobs[0].open and not jobs[0].waiting:
-        yield jobs.popleft().result()
+def _results(states: deque[_RecordingState]) -> Iterator[Transcript | Failure]:
+    """The results of the recordings at the head of the queue that are done."""
+    while states and states[0].is_done:
+        yield states.popleft().result()

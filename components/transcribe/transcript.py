@@ -1,8 +1,8 @@
-"""What comes out of a recording: its text, the passages of it, and the words with their times where
-the encoder tells them.
+"""The result for a recording: its text, the passages of it, and the words with their times if the
+encoder gives them.
 
-In: what was heard of each segment. Out: a ``Transcript``; the words of an overlap stand in one
-passage alone. Times are seconds from the beginning of the recording.
+In: the hypothesis of each segment. Out: a ``Transcript``; the words of an overlap are in one
+passage only. Times are seconds from the beginning of the recording.
 """
 
 from __future__ import annotations
@@ -13,85 +13,83 @@ from typing import Any
 
 from components.audio.segments import Segment
 from components.audio.sound import RATE
+from components.text.hypothesis import Hypothesis
 from components.text.joining import Word, estimate_word_times, join_words
 
-FAILED = 1  # exit code where some recordings gave no text
-# seconds by which the middles of one word may differ, heard in two segments, where its times are
-# measured
-MEASURED = 0.5
-ESTIMATED = 4.0  # the same where words are spread over a segment
+FAILED = 1  # exit code if some recordings gave no text
+# Seconds by which the middles of one word may differ between two segments, if its times are
+# measured, and if they are estimated from the length of the segment.
+MEASURED, ESTIMATED = 0.5, 4.0
 
 
 @dataclass(frozen=True)
 class SegmentHypothesis:
-    """The raw text of a segment, its log-probability (nan for the encoder's own text), and its
-    words, in seconds from the beginning of the segment, where their times are measured.
+    """The hypothesis of a segment, and its words in seconds from the beginning of the segment; None
+    if their times are not measured.
     """
 
     segment: Segment
-    text: str
-    score: float
+    hypothesis: Hypothesis
     words: list[Word] | None
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch of a recording and its text; ``words`` is empty where the encoder tells
-    no times.
-    """
+    """A part of a recording and its text; ``words`` is empty if their times are unknown."""
 
-    start: float
-    end: float
+    start: float  # seconds
+    end: float  # seconds
     text: str
-    score: float
+    score: float  # log-probability; nan for the encoder's own text
     words: list[Word]
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of one recording of so many ``seconds``, of which ``silent`` were left out since
-    they hold no sound.
-    """
+    """The text of one recording."""
 
     name: str
-    seconds: float
-    silent: float
+    seconds: float  # of the recording
+    silent: float  # seconds that were left out since there is no sound in them
     segments: list[Passage]
 
     @property
     def text(self) -> str:
-        return " ".join(each.text for each in self.segments if each.text)
+        """The whole text on one line."""
+        return " ".join(passage.text for passage in self.segments if passage.text)
 
     @property
     def words(self) -> list[Word]:
-        return [word for each in self.segments for word in each.words]
+        """The words of all passages; empty if their times are unknown."""
+        return [word for passage in self.segments for word in passage.words]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it; a score that is no number is null."""
+        """The transcript as JSON has it; a score that is not finite is null."""
         return {
             "name": self.name,
             "seconds": round(self.seconds, 3),
             "silent_seconds": round(self.silent, 3),
             "text": self.text,
-            "segments": [
-                {
-                    "start": round(each.start, 3),
-                    "end": round(each.end, 3),
-                    "text": each.text,
-                    "score": _finite(each.score),
-                    "words": [
-                        {
-                            "text": word.text,
-                            "start": round(word.start, 3),
-                            "end": round(word.end, 3),
-                            "score": _finite(word.score),
-                        }
-                        for word in each.words
-                    ],
-                }
-                for each in self.segments
-            ],
+            "segments": [_plain_passage(passage) for passage in self.segments],
         }
+
+
+def _plain_passage(passage: Passage) -> dict[str, Any]:
+    return {
+        "start": round(passage.start, 3),
+        "end": round(passage.end, 3),
+        "text": passage.text,
+        "score": _finite(passage.score),
+        "words": [
+            {
+                "text": word.text,
+                "start": round(word.start, 3),
+                "end": round(word.end, 3),
+                "score": _finite(word.score),
+            }
+            for word in passage.words
+        ],
+    }
 
 
 def _finite(score: float | None) -> float | None:
@@ -100,52 +98,62 @@ def _finite(score: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A recording that gave no text, and why."""
+    """A recording that gave no text, and the reason."""
 
     name: str
     reason: str
 
 
-def transcript_of(name: str, samples: int, heard: Sequence[SegmentHypothesis]) -> Transcript:
-    """What was heard of a recording of so many samples (16 kHz), segment by segment, as
-    one text.
+def join_segments(
+    name: str, num_samples: int, hypotheses: Sequence[SegmentHypothesis]
+) -> Transcript:
+    """The hypotheses of the segments of a recording as one transcript; ``num_samples`` is the
+    length of the recording at 16 kHz.
     """
-    timed = [_placed(each) for each in heard]
-    bounds = [(each.segment.start / RATE, each.segment.end / RATE) for each in heard]
+    timed_words = [_timed_words(hypothesis) for hypothesis in hypotheses]
+    bounds = [
+        (hypothesis.segment.start / RATE, hypothesis.segment.end / RATE)
+        for hypothesis in hypotheses
+    ]
+    # for each segment the seconds that it shares with the one before it
     shared: list[tuple[float, float] | None] = [None]
     shared += [
-        (other[0], one[1]) if each.segment.overlaps else None
-        for one, other, each in zip(bounds, bounds[1:], heard[1:])
+        (start, end) if hypothesis.segment.overlaps else None
+        for (_, end), (start, _), hypothesis in zip(bounds, bounds[1:], hypotheses[1:])
     ]
-    tolerance = MEASURED if all(each.words is not None for each in heard) else ESTIMATED
-    words = join_words(timed, shared[: len(heard)], tolerance)
+    is_measured = all(hypothesis.words is not None for hypothesis in hypotheses)
+    words = join_words(
+        timed_words, shared[: len(hypotheses)], MEASURED if is_measured else ESTIMATED
+    )
     middles = [(span[0] + span[1]) / 2 if span else None for span in shared]
     passages = []
-    for place, (each, mine) in enumerate(zip(heard, words, strict=True)):
-        start, end = bounds[place]
-        after = middles[place + 1] if place + 1 < len(heard) else None
+    for index, (hypothesis, own_words) in enumerate(zip(hypotheses, words, strict=True)):
+        start, end = bounds[index]
+        next_start = middles[index + 1] if index + 1 < len(hypotheses) else None
         passages.append(
             Passage(
-                middles[place] or start,
-                after or end,
-                " ".join(word.text for word in mine),
-                each.score,
-                mine if each.words is not None else [],
+                middles[index] or start,
+                next_start or end,
+                " ".join(word.text for word in own_words),
+                hypothesis.hypothesis.score,
+                own_words if hypothesis.words is not None else [],
             )
         )
-    covered = sum(end - start for start, end in bounds) - sum(
+    covered_s = sum(end - start for start, end in bounds) - sum(
         span[1] - span[0] for span in shared if span
     )
-    return Transcript(name, samples / RATE, max(0.0, samples / RATE - covered), passages)
+    duration_s = num_samples / RATE
+    return Transcript(name, duration_s, max(0.0, duration_s - covered_s), passages)
 
 
-def _placed(heard: SegmentHypothesis) -> list[Word]:
-    """The words of a segment in seconds from the beginning of the recording, spread over it where
-    their times are not known.
+def _timed_words(hypothesis: SegmentHypothesis) -> list[Word]:
+    """The words of a segment in seconds from the beginning of the recording; their times are
+    estimated if they are not measured.
     """
-    start, end = heard.segment.start / RATE, heard.segment.end / RATE
-    if heard.words is None:
-        return estimate_word_times(heard.text, start, end)
+    start, end = hypothesis.segment.start / RATE, hypothesis.segment.end / RATE
+    if hypothesis.words is None:
+        return estimate_word_times(hypothesis.hypothesis.text, start, end)
     return [
-        Word(word.text, start + word.start, start + word.end, word.score) for word in heard.words
+        Word(word.text, start + word.start, start + word.end, word.score)
+        for word in hypothesis.words
     ]

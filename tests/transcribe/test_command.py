@@ -20,15 +20,15 @@ import pytest
 import soundfile
 
 from components.audio.sound import RATE
-from components.config.errors import InputError
 from components.text.joining import Word
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
 from components.transcribe.formats import FORMATS, captions
-from components.transcribe.sources import outputs, sources
+from components.transcribe.inputs import list_inputs, output_paths
 from components.transcribe.transcript import Passage, Transcript
 from tests import world as tones
 from tests.conftest import REPOSITORY
+from tests.errors import refused
 from tests.transcribe.test_transcriber import long_tone, save_bridge
 
 
@@ -196,11 +196,13 @@ def test_two_texts_never_share_a_file(tmp_path: Path) -> None:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "a.wav").touch()
-    with pytest.raises(InputError, match="both be written"):
-        outputs(sources([str(tmp_path / "one"), str(tmp_path / "two")]), Path("out"), "txt")
-    above = outputs(sources([str(tmp_path)]), Path("out"), "txt")
+    with refused(str(tmp_path / "one/a.wav"), str(tmp_path / "two/a.wav")):
+        output_paths(
+            list_inputs([str(tmp_path / "one"), str(tmp_path / "two")]), Path("out"), "txt"
+        )
+    above = output_paths(list_inputs([str(tmp_path)]), Path("out"), "txt")
     assert sorted(above.values()) == [Path("out/one/a.txt"), Path("out/two/a.txt")]
-    assert len(sources([str(tmp_path), str(tmp_path / "one/a.wav")])) == 2
+    assert len(list_inputs([str(tmp_path), str(tmp_path / "one/a.wav")])) == 2
 
 
 def test_a_kill_leaves_no_half_text(

@@ -17,8 +17,9 @@ import pytest
 from bench.joints import energies, trimmed
 from components.audio.segments import FRAME_SAMPLES, Segment, stream_segments
 from components.audio.sound import RATE, read_waveform
+from components.text.hypothesis import Hypothesis
 from components.text.joining import Word
-from components.transcribe.transcript import SegmentHypothesis, transcript_of
+from components.transcribe.transcript import SegmentHypothesis, join_segments
 
 MINUTES = 44  # 31 of them stay where the pauses are cut out
 LETTERS = "bdfghjklmnprstvw"
@@ -56,9 +57,11 @@ def counted(waveform: np.ndarray) -> tuple[list[Segment], int, int, int]:
     for piece in stream_segments([waveform]):
         words = hear(piece.samples, floor)
         heard.append(
-            SegmentHypothesis(piece.segment, " ".join(word.text for word in words), 0.0, words)
+            SegmentHypothesis(
+                piece.segment, Hypothesis(" ".join(word.text for word in words), score=0.0), words
+            )
         )
-    found = transcript_of("long", len(waveform), heard).words
+    found = join_segments("long", len(waveform), heard).words
     whole = hear(waveform, floor)
     covered = np.zeros(len(waveform) // FRAME_SAMPLES + 2, int)
     for word in found:
