@@ -24,7 +24,7 @@ from components.model.speech_llm import SpeechLLM
 from components.runtime.progress import progress
 from components.runtime.settings import device as chosen_device
 from components.search.beam import search
-from components.shards.order import by_length
+from components.shards.order import batch_by_length
 from components.text.wer import compute_wer
 from flows.results import aligned
 
@@ -40,10 +40,12 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
     """
     model = SpeechLLM.load(WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm, device, dtype)
     source = FrameSource(role, WORKSPACE.encoder, device, DATA, model.encoder)
-    batches = by_length(source.items, [item.duration_s for item in source.items], batch_seconds)
+    batches = batch_by_length(
+        source.utterances, [item.duration_s for item in source.utterances], batch_seconds
+    )
     found: Said = {}
-    with progress("precision", f"{role}, {dtype}", len(source.items), "utterances") as shown:
-        for batch in batches if batch_seconds else [[item] for item in source.items]:
+    with progress("precision", f"{role}, {dtype}", len(source.utterances), "utterances") as shown:
+        for batch in batches if batch_seconds else [[item] for item in source.utterances]:
             texts = search(model, source.frames(batch), [item.duration_s for item in batch], rules)
             for item, said in zip(batch, texts, strict=True):
                 found.setdefault(item.source, {})[item.entry.id] = (item.entry.text, said.text)

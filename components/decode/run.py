@@ -21,7 +21,7 @@ from components.config.params import ConstraintSet, Decode
 from components.decode import RESULT_VERSION
 from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
-from components.decode.shard import DATA, UNIT, DecodeJob, decode_shard, throughput_by_system
+from components.decode.shard import DATA, UNIT, DecodeJob, decode_shard, speed_by_system
 from components.model.folders.description import (
     has_acoustic_evidence,
     has_ctc_for_layer,
@@ -69,7 +69,7 @@ def work(stage: Stage) -> None:
             len(hypotheses),
             len({hypothesis.utterance_id for hypothesis in hypotheses}),
         )
-    stage.facts["seconds_of_audio_a_second"] = throughput_by_system(units)
+    stage.facts["seconds_of_audio_a_second"] = speed_by_system(units)
     # A record without perplexity is the same as before that setting existed.
     parameters = {
         name: value for name, value in asdict(settings).items() if name != "perplexity" or value

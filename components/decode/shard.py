@@ -19,15 +19,21 @@ from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import write_hypotheses
 from components.runtime.settings import device
 from components.runtime.unit_cache import cached_unit
-from components.shards.order import by_length
-from components.shards.reader import IndexedUtterance, audio, description, entries, prefetch
+from components.shards.order import batch_by_length
+from components.shards.reader import (
+    IndexedUtterance,
+    list_utterances,
+    prefetch,
+    read_audio,
+    read_description,
+)
 from components.text.hypothesis import LLM_ONLY, WHISPER, Hypothesis
 
 if TYPE_CHECKING:  # the stage starts its workers without torch
     from components.features.frames import FrameSource
 
 DATA = Path("data")
-UNIT, THROUGHPUT = "hypotheses.parquet", "throughput.json"
+UNIT, TIMING = "hypotheses.parquet", "throughput.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +52,7 @@ class DecodeJob:
 
 
 @dataclass
-class Throughput:
+class DecodeTiming:
     """Seconds of audio and of work over the batches after the first, which loads and warms up."""
 
     batches: int = 0
@@ -84,22 +90,22 @@ class ShardDecoder:
         if role not in self._recordings:
             self._recordings[role] = {
                 (recording.source, recording.id): recording
-                for recording in entries(self.data / "shards" / role)
+                for recording in list_utterances(self.data / "shards" / role)
             }
         return self._recordings[role][utterance.source, utterance.id]
 
-    def decode(self, job: DecodeJob, throughput: Throughput) -> list[Hypothesis]:
+    def decode(self, job: DecodeJob, throughput: DecodeTiming) -> list[Hypothesis]:
         """The hypotheses of a job, in the order of its shard."""
         source = self.frames(job.role)
         utterances = [
             utterance
-            for utterance in source.items
+            for utterance in source.utterances
             if utterance.source == job.source and utterance.entry.shard == job.shard
         ]
-        prefetch([source.located(utterance) for utterance in utterances])
+        prefetch([source.locate(utterance) for utterance in utterances])
         hypotheses: dict[str, Hypothesis] = {}
         durations_s = [utterance.duration_s for utterance in utterances]
-        for batch in by_length(utterances, durations_s, job.settings.batch_seconds):
+        for batch in batch_by_length(utterances, durations_s, job.settings.batch_seconds):
             started = time.perf_counter()
             for utterance, hypothesis in zip(batch, self._decode_batch(job, batch), strict=True):
                 hypotheses[utterance.id] = hypothesis
@@ -111,7 +117,7 @@ class ShardDecoder:
                 system=job.system,
                 utterance_id=utterance.id,
                 speaker=utterance.speaker,
-                language=description(self.recording(job.role, utterance))["language"],
+                language=read_description(self.recording(job.role, utterance))["language"],
                 reference=utterance.text,
                 duration_s=utterance.duration_s,
             )
@@ -122,7 +128,7 @@ class ShardDecoder:
         if job.system == LLM_ONLY:
             return self.decoder.score_references([utterance.text for utterance in batch])
         if job.system == WHISPER:
-            waveforms = [audio(self.recording(job.role, utterance)) for utterance in batch]
+            waveforms = [read_audio(self.recording(job.role, utterance)) for utterance in batch]
             return self.decoder.decode_by_whisper(waveforms)
         durations_s = [utterance.duration_s for utterance in batch]
         return self.decoder.decode(
@@ -144,22 +150,22 @@ def decode_shard(job: DecodeJob) -> Path:
         import torch
 
         torch.set_num_threads(job.settings.threads)
-        throughput = Throughput()
+        throughput = DecodeTiming()
         decoder = _shard_decoder(job.inputs, job.layer, job.settings.exact, device())
         write_hypotheses(folder / UNIT, decoder.decode(job, throughput))
-        (folder / THROUGHPUT).write_text(json.dumps(vars(throughput)))
+        (folder / TIMING).write_text(json.dumps(vars(throughput)))
 
     return cached_unit("decode", job.key, fill, code=__name__)
 
 
-def throughput_by_system(units: Mapping[DecodeJob, Path]) -> dict[str, float]:
+def speed_by_system(units: Mapping[DecodeJob, Path]) -> dict[str, float]:
     """Seconds of audio that one worker decodes in a second (RTFx), by system, as measured when the
     units were computed: reading or computing frames, and the search. A system whose shards have one
     batch each has no value.
     """
     sums: dict[str, list[float]] = {}
     for job, unit in units.items():
-        throughput = Throughput(**json.loads((unit / THROUGHPUT).read_text()))
+        throughput = DecodeTiming(**json.loads((unit / TIMING).read_text()))
         total = sums.setdefault(job.system, [0.0, 0.0])
         total[0], total[1] = total[0] + throughput.audio, total[1] + throughput.seconds
     return {

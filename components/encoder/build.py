@@ -19,7 +19,7 @@ from components.runtime.artifact import empty_folder, recorded_digests, write_re
 from components.runtime.settings import workers
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
-from components.shards.reader import entries
+from components.shards.reader import list_utterances
 
 OUT = Path("models/encoder")
 SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train")
@@ -117,7 +117,7 @@ def _trained_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, 
     inputs = {"train": recorded_digests(SHARDS), "nonspeech-train": recorded_digests(NONSPEECH)}
 
     def train(folder: Path) -> None:
-        if not entries(SHARDS):
+        if not list_utterances(SHARDS):
             raise InputError(
                 f"encoder '{name}': the corpus has no utterance in its role train to train it on.",
                 subject=name,

@@ -49,7 +49,7 @@ from components.optim.loop import (
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 from components.shards.order import split_by_length
-from components.shards.reader import IndexedUtterance, entries
+from components.shards.reader import IndexedUtterance, list_utterances
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _training_utterances(
     enough.
     """
     longest_s = training.settings.max_seconds or math.inf
-    utterances = entries(Path(training.shards))
+    utterances = list_utterances(Path(training.shards))
     speech, num_long = split_by_length(utterances, longest_s)
     if not speech:
         raise InputError(
@@ -151,7 +151,7 @@ def _training_utterances(
             len(utterances),
             longest_s,
         )
-    nonspeech, _ = split_by_length(entries(Path(training.nonspeech)), longest_s)
+    nonspeech, _ = split_by_length(list_utterances(Path(training.nonspeech)), longest_s)
     return speech, nonspeech
 
 

@@ -25,8 +25,8 @@ from components.config.model_sources import CtcTraining
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
-from components.shards.order import batches, windows
-from components.shards.reader import IndexedUtterance, ShardClip, audio
+from components.shards.order import form_batches, shuffle_in_windows
+from components.shards.reader import IndexedUtterance, ShardClip, read_audio
 
 FRAMES_PER_SECOND = 100  # of the log-mel
 
@@ -128,7 +128,7 @@ def _view_reader(
     """
     augment = training.augment
     if augment is None:
-        return lambda utterance, view: audio(utterance)
+        return lambda utterance, view: read_audio(utterance)
     settings = Augment(
         training.seed,
         num_views(training),
@@ -145,7 +145,7 @@ def _view_reader(
             hint="Give the role a source, or set the probability to 0.",
         )
     augmentation = Augmentation(settings, noise_clips)
-    return lambda utterance, view: augmentation(audio(utterance), utterance.entry.id, view)
+    return lambda utterance, view: augmentation(read_audio(utterance), utterance.entry.id, view)
 
 
 def plan_batches(
@@ -169,11 +169,13 @@ def plan_batches(
         nonspeech = list(range(num_speech, len(utterances)))
         order = random.permutation(len(nonspeech))[:num_nonspeech]
         nonspeech = [nonspeech[index] for index in order]
-        groups = windows(utterances[:num_speech], training.seed, epoch, training.window_shards)
+        groups = shuffle_in_windows(
+            utterances[:num_speech], training.seed, epoch, training.window_shards
+        )
         for group_index, group in enumerate(groups):
             members = (*group, *nonspeech[group_index :: len(groups)])
             examples = [index * views + epoch % views for index in members]
-            plan += batches(
+            plan += form_batches(
                 examples, durations_s, training.batch_seconds, seed_of(seed, group_index)
             )
     return plan

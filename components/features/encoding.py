@@ -16,7 +16,7 @@ import numpy as np
 from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.features.waveforms import UNAUGMENTED, AugmentedView
-from components.shards.order import by_length
+from components.shards.order import batch_by_length
 from components.shards.reader import IndexedUtterance
 
 if TYPE_CHECKING:  # the stage imports this module before its workers need torch
@@ -58,7 +58,7 @@ def encode_utterances(
     lengths = [view.num_samples(utterance) for utterance in utterances]
     check_lengths(encoder, zip((utterance.id for utterance in utterances), lengths, strict=True))
     seconds = [encoder.padded_seconds(length) for length in lengths]
-    for batch in by_length(utterances, seconds, batch_seconds):
+    for batch in batch_by_length(utterances, seconds, batch_seconds):
         waveforms = [view.waveform(utterance) for utterance in batch]
         yield from zip(batch, encode(encoder, waveforms, batching), strict=True)
 

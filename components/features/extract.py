@@ -34,8 +34,8 @@ from components.features.key import noise_inputs, shape_key
 from components.features.waveforms import (
     UNAUGMENTED,
     AugmentedView,
-    augment_of,
-    augmentation_of,
+    build_augmentation,
+    role_augment,
     uses_noise,
     view_folder,
 )
@@ -46,7 +46,7 @@ from components.runtime.progress import progress
 from components.runtime.settings import device
 from components.runtime.stage import Stage
 from components.shards.index import INDEX, read_index, write_index
-from components.shards.reader import IndexedUtterance, prefetch, sources
+from components.shards.reader import IndexedUtterance, list_sources, prefetch
 from components.shards.store import cached_tar, digest_of, link_tar
 from components.shards.writer import TarMember, write_tar
 
@@ -79,9 +79,9 @@ def work(stage: Stage) -> None:
     """
     settings, numerics = stage.params.features, catalogue.encoder(stage.params.encoder).numerics
     shards, out = Path("data/shards") / stage.role, empty_folder(Path("data/features") / stage.role)
-    augment, noise = augment_of(settings.augment, stage.role), None
+    augment, noise = role_augment(settings.augment, stage.role), None
     if augment is not None:
-        augmentation_of(augment, NOISE)  # raises InputError here if noise or rooms are missing
+        build_augmentation(augment, NOISE)  # raises InputError here if noise or rooms are missing
         noise = noise_inputs(NOISE) if uses_noise(augment) else None
     key = shape_key(ENCODER, settings, numerics, augment, noise)
     outputs: dict[str, str] = {}
@@ -126,7 +126,7 @@ def _jobs(
 ) -> dict[str, list[FeatureJob]]:
     """The jobs of a role by the folder of their source and view, relative to the role's folder."""
     jobs: dict[str, list[FeatureJob]] = {}
-    for source in sources(shards):
+    for source in list_sources(shards):
         tars = {
             name.split("/")[1]: digest
             for name, digest in recorded_digests(shards).items()
@@ -206,7 +206,9 @@ def compute_frames(job: FeatureJob, utterances: list[IndexedUtterance]) -> dict[
     digest = data_digest(job.key["encoder"])
     encoder = _encoder(ENCODER, digest, device(), numerics.dtype, settings.layer, numerics.padding)
     view = (
-        AugmentedView(augmentation_of(job.augment, NOISE), job.view) if job.augment else UNAUGMENTED
+        AugmentedView(build_augmentation(job.augment, NOISE), job.view)
+        if job.augment
+        else UNAUGMENTED
     )
     encoded = encode_utterances(
         encoder, utterances, settings.batch_seconds, numerics.batching, view

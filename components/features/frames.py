@@ -21,9 +21,14 @@ from components.config.schema import parse_as
 from components.config.training import needs_live_features
 from components.features.encoding import check_lengths, encode_utterances
 from components.features.key import check_key
-from components.features.waveforms import UNAUGMENTED, AugmentedView, augmentation_of, view_folder
+from components.features.waveforms import (
+    UNAUGMENTED,
+    AugmentedView,
+    build_augmentation,
+    view_folder,
+)
 from components.model.encoders.encoder import SpeechEncoder
-from components.shards.reader import IndexedUtterance, array, entries
+from components.shards.reader import IndexedUtterance, list_utterances, read_frames
 
 
 class FrameSource:
@@ -53,7 +58,9 @@ class FrameSource:
         key, augment = record["key"], record["parameters"].get("augment")
         self.is_live = "empty" in record
         self.layer: int | str = key["layer"]
-        self.items: list[IndexedUtterance] = entries(shards if self.is_live else self._features)
+        self.utterances: list[IndexedUtterance] = list_utterances(
+            shards if self.is_live else self._features
+        )
         numerics = parse_as(EncoderNumerics, key["numerics"], f"{self._features}: numerics")
         self.device = device
         self._batch_seconds, self._batching = key["batch_seconds"], numerics.batching
@@ -66,7 +73,7 @@ class FrameSource:
             parse_as(Augment, augment, f"{self._features}: augment") if augment else None
         )
         self._augmentation = (
-            augmentation_of(self._augment, noise, lengths_only=not self.is_live)
+            build_augmentation(self._augment, noise, lengths_only=not self.is_live)
             if self._augment
             else None
         )
@@ -78,7 +85,7 @@ class FrameSource:
                 self.encoder,
                 [
                     (utterance.id, perturbed_length(utterance.num_samples, fastest))
-                    for utterance in self.items
+                    for utterance in self.utterances
                 ],
             )
 
@@ -95,15 +102,15 @@ class FrameSource:
             )
 
     @property
-    def stretch(self) -> float:
+    def max_stretch(self) -> float:
         """The largest factor by which an epoch lengthens an utterance."""
         return 1 / min(self._augment.speed) if self._augment else 1.0
 
-    def seconds(self, utterance: IndexedUtterance, epoch: int | None = None) -> float:
+    def duration_s(self, utterance: IndexedUtterance, epoch: int | None = None) -> float:
         """Seconds of an utterance in an epoch; reads nothing."""
         return self._view_of(epoch).num_samples(utterance) / RATE
 
-    def count(self, utterance: IndexedUtterance, epoch: int | None = None) -> int:
+    def num_frames(self, utterance: IndexedUtterance, epoch: int | None = None) -> int:
         """Number of frames of an utterance in an epoch, without computing any."""
         if self.encoder is None:
             return self._stored(utterance, epoch).entry.frames
@@ -117,7 +124,9 @@ class FrameSource:
         """
         if self.encoder is None:
             return [
-                torch.from_numpy(array(self._stored(utterance, epoch))).float().to(self.device)
+                torch.from_numpy(read_frames(self._stored(utterance, epoch)))
+                .float()
+                .to(self.device)
                 for utterance in utterances
             ]
         encoded = encode_utterances(
@@ -126,7 +135,7 @@ class FrameSource:
         frames = {utterance.id: tensor.float() for utterance, tensor in encoded}
         return [frames[utterance.id].clone() for utterance in utterances]
 
-    def located(self, utterance: IndexedUtterance, epoch: int | None = None) -> IndexedUtterance:
+    def locate(self, utterance: IndexedUtterance, epoch: int | None = None) -> IndexedUtterance:
         """Where the input of an utterance is in an epoch: its stored frames, or its recording."""
         return self._stored(utterance, epoch) if self.encoder is None else utterance
 
@@ -151,6 +160,6 @@ class FrameSource:
         if view == 0:
             return utterance
         if self._view[0] != view:
-            stored = entries(self._features, view_folder(view))
+            stored = list_utterances(self._features, view_folder(view))
             self._view = (view, {(entry.source, entry.id): entry for entry in stored})
         return self._view[1][utterance.source, utterance.id]

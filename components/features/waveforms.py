@@ -19,7 +19,7 @@ from components.config.augment import Augment
 from components.config.errors import InputError
 from components.features.key import noise_inputs
 from components.runtime.stage import NO_NOISE_HINT
-from components.shards.reader import IndexedUtterance, ShardClip, audio, entries
+from components.shards.reader import IndexedUtterance, ShardClip, list_utterances, read_audio
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class AugmentedView:
     def waveform(self, utterance: IndexedUtterance) -> np.ndarray:
         """Mono float32 at 16 kHz, shape (``num_samples``,)."""
         if self.augmentation is None:
-            return audio(utterance)
-        return self.augmentation(audio(utterance), utterance.id, self.view)
+            return read_audio(utterance)
+        return self.augmentation(read_audio(utterance), utterance.id, self.view)
 
 
 UNAUGMENTED = AugmentedView()
 
 
-def augment_of(settings: Augment, role: str) -> Augment | None:
+def role_augment(settings: Augment, role: str) -> Augment | None:
     """The augmentation of a role; None if its audio stays as recorded."""
     if role == "nonspeech-train":
         settings = replace(
@@ -63,7 +63,7 @@ def uses_noise(settings: Augment | None) -> bool:
     )
 
 
-def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) -> Augmentation:
+def build_augmentation(settings: Augment, noise: Path, lengths_only: bool = False) -> Augmentation:
     """The augmentation with its noise and rooms, read from the shards ``noise``; raises InputError
     if one of them is on and the shards contain none.
     """
@@ -73,7 +73,7 @@ def augmentation_of(settings: Augment, noise: Path, lengths_only: bool = False) 
     clips = {
         kind: [
             ShardClip(utterance)
-            for utterance in entries(noise)
+            for utterance in list_utterances(noise)
             if (utterance.source in rooms) == (kind == "rooms")
         ]
         for kind in ("noise", "rooms")

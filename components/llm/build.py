@@ -19,7 +19,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.settings import workers
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
-from components.shards.reader import entries
+from components.shards.reader import list_utterances
 
 OUT = Path("models/llm")
 SHARDS = Path("data/shards/train")
@@ -68,7 +68,7 @@ def _trained_llm(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
     """
     settings = entry.source.training
     assert settings is not None  # checked by the catalogue
-    texts = [utterance.entry.text for utterance in entries(SHARDS)]
+    texts = [utterance.entry.text for utterance in list_utterances(SHARDS)]
     inputs = {"texts": data_digest(texts), "prompt": non_default_fields(entry.prompt)}
 
     def train(folder: Path) -> None:

@@ -25,7 +25,7 @@ from components.corpus.source import (
     build_source,
 )
 from components.corpus.sources.clips import SUFFIXES
-from components.features.waveforms import augment_of
+from components.features.waveforms import role_augment
 from components.runtime.artifact import RECORD
 
 MEAN_S = 10.0  # seconds of an utterance where their number is not known; LibriSpeech has 12.3
@@ -73,7 +73,7 @@ def augmented_views(settings: Features, role: str) -> tuple[int, float]:
     """How often a role is encoded (its views), and how many seconds are encoded in all for a second
     of its audio.
     """
-    augment = augment_of(settings.augment, role)
+    augment = role_augment(settings.augment, role)
     if augment is None:
         return 1, 1.0
     stretch = sum(1 / speed for speed in augment.speed) / len(augment.speed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.config.errors import InputError
 from components.report.experiment import ScoredUtterance, UtteranceKey
-from components.shards.reader import IndexedUtterance, entries, payload
+from components.shards.reader import IndexedUtterance, list_utterances, read_payload
 
 FLAC_MAGIC = b"fLaC"  # first bytes of a stream (RFC 9639, section 6)
 
@@ -33,7 +33,8 @@ def read_clips(
             break
         if utterance.role not in indices:
             indices[utterance.role] = {
-                (item.source, item.entry.id): item for item in entries(shards / utterance.role)
+                (item.source, item.entry.id): item
+                for item in list_utterances(shards / utterance.role)
             }
         item = indices[utterance.role].get(utterance.key)
         if item is None:
@@ -51,7 +52,7 @@ def read_clips(
 
 
 def _read_flac(item: IndexedUtterance) -> bytes:
-    data = payload(item)
+    data = read_payload(item)
     if not data.startswith(FLAC_MAGIC):
         raise InputError(
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': the index points to "

@@ -41,7 +41,7 @@ class IndexEntry:
         return self.samples / RATE
 
 
-def member_ranges(tar: Path) -> dict[str, tuple[int, int]]:
+def read_member_ranges(tar: Path) -> dict[str, tuple[int, int]]:
     """Offset and size in bytes of the data of each member, by its name."""
     with tarfile.open(tar) as archive:
         return {member.name: (member.offset_data, member.size) for member in archive}

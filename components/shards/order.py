@@ -26,7 +26,7 @@ def split_by_length(
     return short, len(utterances) - len(short)
 
 
-def windows(
+def shuffle_in_windows(
     utterances: Sequence[IndexedUtterance], seed: int, epoch: int, num_shards: int
 ) -> list[list[int]]:
     """Indices of ``utterances``, shuffled within windows of ``num_shards`` shards; all windows
@@ -48,7 +48,7 @@ def windows(
     ]
 
 
-def batches(
+def form_batches(
     indices: Sequence[int],
     durations_s: Sequence[float],
     budget_s: float,
@@ -80,13 +80,13 @@ def batches(
     return [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
 
 
-def by_length(
+def batch_by_length(
     items: Sequence[Item], durations_s: Sequence[float], budget_s: float
 ) -> list[list[Item]]:
     """All items in batches of at most ``budget_s`` seconds, the longest first: for work whose order
     does not matter.
     """
-    groups = batches(range(len(items)), durations_s, budget_s, 0)
+    groups = form_batches(range(len(items)), durations_s, budget_s, 0)
     return [
         [items[index] for index in group]
         for group in sorted(groups, key=lambda group: (-durations_s[group[-1]], group[0]))

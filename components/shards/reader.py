@@ -68,31 +68,31 @@ class IndexedUtterance:
         return self.folder / self.entry.shard
 
 
-def sources(role_folder: Path) -> list[str]:
+def list_sources(role_folder: Path) -> list[str]:
     """Names of the sources of a role's folder; raises InputError if its record is missing."""
     read_record(role_folder)
     return sorted(path.parent.name for path in role_folder.glob(f"*/{INDEX}"))
 
 
-def entries(role_folder: Path, below: str = "") -> list[IndexedUtterance]:
+def list_utterances(role_folder: Path, below: str = "") -> list[IndexedUtterance]:
     """Every utterance of a role, by source, shard and place in the tar; ``below`` names a folder
     inside that of each source, with the same layout.
     """
     return [
         IndexedUtterance(entry, source, role_folder / source / below)
-        for source in sources(role_folder)
+        for source in list_sources(role_folder)
         for entry in read_index(role_folder / source / below / INDEX)
     ]
 
 
-def payload(utterance: IndexedUtterance) -> bytes:
+def read_payload(utterance: IndexedUtterance) -> bytes:
     """The bytes of an utterance's payload; raises InputError if the tar is missing or shorter than
     its index says.
     """
     return _read_range(utterance, utterance.entry.offset, utterance.entry.size)
 
 
-def description(utterance: IndexedUtterance) -> dict[str, Any]:
+def read_description(utterance: IndexedUtterance) -> dict[str, Any]:
     """The ``.json`` member of an utterance; raises InputError as ``payload`` does."""
     entry = utterance.entry
     member: dict[str, Any] = json.loads(_read_range(utterance, entry.json_offset, entry.json_size))
@@ -161,13 +161,13 @@ def _read_range(utterance: IndexedUtterance, offset: int, size: int) -> bytes:
     return data
 
 
-def audio(utterance: IndexedUtterance) -> np.ndarray:
+def read_audio(utterance: IndexedUtterance) -> np.ndarray:
     """Mono float32 at 16 kHz, shape (samples,), of an utterance of an audio shard.
 
     Raises InputError if it does not decode, or has another length than the index says.
     """
     try:
-        waveform = read_waveform(payload(utterance))
+        waveform = read_waveform(read_payload(utterance))
     except BrokenSound as error:
         raise _broken_audio(utterance, error) from None
     if len(waveform) != utterance.num_samples:
@@ -180,12 +180,12 @@ def audio(utterance: IndexedUtterance) -> np.ndarray:
     return waveform
 
 
-def part(utterance: IndexedUtterance, start: int, count: int) -> np.ndarray:
+def read_audio_part(utterance: IndexedUtterance, start: int, count: int) -> np.ndarray:
     """``count`` samples from ``start`` on of an utterance of an audio shard: a part of what
     ``audio`` returns, shape (count,). Raises InputError as ``audio`` does.
     """
     try:
-        waveform = read_excerpt(payload(utterance), start, count)
+        waveform = read_excerpt(read_payload(utterance), start, count)
     except BrokenSound as error:
         raise _broken_audio(utterance, error) from None
     if len(waveform) != count:
@@ -220,16 +220,16 @@ class ShardClip:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """``count`` samples from ``start`` on, shape (count,)."""
-        return part(self.utterance, start, count)
+        return read_audio_part(self.utterance, start, count)
 
 
-def array(utterance: IndexedUtterance) -> np.ndarray:
+def read_frames(utterance: IndexedUtterance) -> np.ndarray:
     """Features of an utterance, shape (frames, width), in the dtype in which they are stored.
 
     Raises InputError if the bytes are no array of as many frames as the index says.
     """
     try:
-        frames: np.ndarray = np.load(io.BytesIO(payload(utterance)), allow_pickle=False)
+        frames: np.ndarray = np.load(io.BytesIO(read_payload(utterance)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise _broken_features(utterance, str(error).rstrip(".")) from None
     if len(frames) != utterance.entry.frames:

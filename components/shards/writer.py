@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shards.index import IndexEntry, member_ranges
+from components.shards.index import IndexEntry, read_member_ranges
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_tar(path: Path, members: Iterable[TarMember], payload: str) -> list[In
             for ending, data in sorted({payload: member.payload, "json": text}.items()):
                 archive.addfile(_header(f"{member.id}.{ending}", len(data)), io.BytesIO(data))
             rows.append(_row(member))
-    ranges = member_ranges(path)
+    ranges = read_member_ranges(path)
     entries = []
     for row in rows:
         offset, size = ranges[f"{row['id']}.{payload}"]

@@ -114,7 +114,7 @@ def _role_sources(training: BridgeTraining, tuned_encoder: SpeechEncoder | None)
     speech = source("train", tuned_encoder)
     nonspeech = source("nonspeech-train", speech.encoder)
     dev = source("dev", speech.encoder)
-    if not dev.items:
+    if not dev.utterances:
         raise InputError(
             "train: the corpus has no utterance in its role dev to select a checkpoint by.",
             subject="dev",
@@ -127,12 +127,14 @@ def _check_frame_counts(ranks: Ranks, speech: FrameSource, stride: float) -> Non
     """Logs how many utterances are shorter than one token of the projector; raises InputError where
     most are.
     """
-    num_short = count_short([speech.count(utterance, 0) for utterance in speech.items], stride)
+    num_short = count_short(
+        [speech.num_frames(utterance, 0) for utterance in speech.utterances], stride
+    )
     if num_short and ranks.rank == 0:
         logger.warning(
             "train: %d of %d utterances have fewer frames than the %g of one token",
             num_short,
-            len(speech.items),
+            len(speech.utterances),
             stride,
         )
 

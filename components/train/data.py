@@ -14,7 +14,7 @@ import numpy as np
 from components.config.errors import InputError
 from components.config.training import Concatenate, CurriculumStage, Train
 from components.runtime.hashing import seed_of
-from components.shards.order import batches, windows
+from components.shards.order import form_batches, shuffle_in_windows
 from components.shards.reader import IndexedUtterance
 
 Place = tuple[int, ...]  # of an utterance among all; of a joined one, those of its parts
@@ -114,7 +114,9 @@ def plan(
     while len(steps) < stage.steps:
         seed = seed_of("train-batches", settings.seed, stage.name, epoch)
         extra = _drawn(len(speech), len(silence), wanted, seed)
-        groups = windows(base, seed_of(settings.seed, stage.name), epoch, settings.window_shards)
+        groups = shuffle_in_windows(
+            base, seed_of(settings.seed, stage.name), epoch, settings.window_shards
+        )
         seconds = lengths(epoch) if lengths else recorded
         for number, group in enumerate(groups):
             chosen = [first + place for place in group]
@@ -157,7 +159,7 @@ def _batches(
     known = sorted(set(places))
     whole = [sum(seconds[each] for each in place) for place in known]
     at = {place: number for number, place in enumerate(known)}
-    cut = batches(
+    cut = form_batches(
         [at[place] for place in places],
         whole,
         settings.batch_seconds,

@@ -32,7 +32,7 @@ class EncoderCtcLoss:
             target = self.head.encode(item.entry.text)
             if target is None:
                 lacking.append(item.entry.id)
-            elif frames_needed(target) > source.count(item):
+            elif frames_needed(target) > source.num_frames(item):
                 long.append(item.entry.id)
             else:
                 self.targets[item.entry.id] = target

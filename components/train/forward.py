@@ -70,7 +70,7 @@ class ForwardPass:
         )
         prefetch(
             [
-                (self.speech if is_speech else self.nonspeech).located(utterance, epoch)
+                (self.speech if is_speech else self.nonspeech).locate(utterance, epoch)
                 for epoch, utterance, is_speech in pieces
             ]
         )
@@ -202,7 +202,7 @@ class TokenCounter:
         number depends on what the frames are.
         """
         source = self._sources[is_speech]
-        frames = sum(source.count(part, epoch) for part in parts_of(utterance))
+        frames = sum(source.num_frames(part, epoch) for part in parts_of(utterance))
         prompt = len(self._builder.before) + len(self._builder.after)
         text = self._count_transcript(utterance.entry.text if is_speech else "")
         return prompt + text + self._projector.tokens_of(frames)

@@ -20,7 +20,7 @@ from components.optim import checkpoint
 from components.optim.ranks import Ranks
 from components.search.beam import search
 from components.search.constraints import GREEDY
-from components.shards.order import by_length
+from components.shards.order import batch_by_length
 from components.shards.reader import IndexedUtterance, prefetch
 from components.text.wer import WordErrors, count_word_errors
 
@@ -65,7 +65,7 @@ class CheckpointSelection:
 def selection_utterances(source: FrameSource, settings: Selection) -> list[IndexedUtterance]:
     """The first ``settings.utterances`` utterances of each dev source."""
     by_source: dict[str, list[IndexedUtterance]] = {}
-    for utterance in source.items:
+    for utterance in source.utterances:
         by_source.setdefault(utterance.source, []).append(utterance)
     return [
         utterance
@@ -85,10 +85,10 @@ def dev_errors(
     """Word errors of greedy search over ``utterances``, case-folded, the same on every rank; each
     rank decodes its share of the batches.
     """
-    prefetch([source.located(utterance) for utterance in utterances])
+    prefetch([source.locate(utterance) for utterance in utterances])
     total = WordErrors()
     durations_s = [utterance.duration_s for utterance in utterances]
-    batches = list(by_length(utterances, durations_s, batch_seconds))
+    batches = list(batch_by_length(utterances, durations_s, batch_seconds))
     for batch, is_real in ranks.assigned_items(batches):
         hypotheses = search(
             model,

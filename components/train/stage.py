@@ -130,7 +130,7 @@ class StageTraining:
 
         def durations_s(epoch: int) -> list[float]:
             return [
-                source.seconds(utterance, epoch)
+                source.duration_s(utterance, epoch)
                 for source, utterances in (
                     (sources.speech, speech),
                     (sources.nonspeech, nonspeech),
@@ -156,8 +156,12 @@ class StageTraining:
         needs one of them and none is short enough.
         """
         longest, share = self.context.settings.max_seconds, self.context.stage.nonspeech_share
-        speech, num_long = split_by_length(sources.speech.items, longest / sources.speech.stretch)
-        nonspeech, _ = split_by_length(sources.nonspeech.items, longest / sources.nonspeech.stretch)
+        speech, num_long = split_by_length(
+            sources.speech.utterances, longest / sources.speech.max_stretch
+        )
+        nonspeech, _ = split_by_length(
+            sources.nonspeech.utterances, longest / sources.nonspeech.max_stretch
+        )
         if (share < 1 and not speech) or (share and not nonspeech):
             raise InputError(
                 f"train, stage '{self.context.stage.name}': there is no utterance to train on.",
@@ -168,7 +172,7 @@ class StageTraining:
             logger.warning(
                 "train: %d of %d utterances are longer than %s s and left out",
                 num_long,
-                len(sources.speech.items),
+                len(sources.speech.utterances),
                 longest,
             )
         return speech, nonspeech

@@ -34,7 +34,7 @@ from components.model.folders.description import has_acoustic_evidence
 from components.model.model_folder import CONFIG
 from components.runtime import settings
 from components.search.alignment import Aligner
-from components.shards.order import by_length
+from components.shards.order import batch_by_length
 from components.text.hypothesis import CTC, Hypothesis
 from components.transcribe.recording import Recording, open_recording
 from components.transcribe.setup import Setup, load_setup
@@ -203,7 +203,7 @@ class Transcriber:
         """Transcribes all segments of the pool and empties it."""
         pending = [(state, segment) for state, segment in pool if not state.failure]
         seconds = [self.encoder.padded_seconds(len(segment.samples)) for _, segment in pending]
-        for batch in by_length(pending, seconds, self.batch_seconds):
+        for batch in batch_by_length(pending, seconds, self.batch_seconds):
             results = self._transcribe_batch([segment for _, segment in batch])
             for (state, segment), result in zip(batch, results, strict=True):
                 if isinstance(result, SegmentHypothesis):

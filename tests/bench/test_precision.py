@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import precision
-from components.shards.reader import entries
+from components.shards.reader import list_utterances
 from tests.decode.test_decode import save_bridge
 
 
@@ -20,7 +20,9 @@ def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(
     precision.main(["--device", "cpu", "--out", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
     sources = {
-        item.source: 0 for role in precision.ROLES for item in entries(Path("data/shards") / role)
+        item.source: 0
+        for role in precision.ROLES
+        for item in list_utterances(Path("data/shards") / role)
     }
     assert {(row["set"], row["LLM"], row["batch"]) for row in found["rows"]} == {
         (source, dtype, batch)
@@ -33,7 +35,7 @@ def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(
         "a batch changes nothing in float32"
     )
     assert sum(row["utterances"] for row in exact if row["batch"] == "alone") == sum(
-        len(entries(Path("data/shards") / role)) for role in precision.ROLES
+        len(list_utterances(Path("data/shards") / role)) for role in precision.ROLES
     )
     assert "other than float32 alone %" in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ from components.config.params import read_params
 from components.corpus import __main__ as corpus
 from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
-from components.decode.shard import DecodeJob, ShardDecoder, Throughput, _shard_decoder
+from components.decode.shard import DecodeJob, DecodeTiming, ShardDecoder, _shard_decoder
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
 from components.model.model_folder import ModelConfig, folder_digest
@@ -31,7 +31,7 @@ from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from components.search.acoustic_evidence import ctc_evidence
 from components.search.beam import search
-from components.shards.reader import audio, entries
+from components.shards.reader import list_utterances, read_audio
 from components.text.hypothesis import Hypothesis
 from tests import world as tones
 from tests.checkpoints import LORA, save_encoder, save_llm
@@ -75,7 +75,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     decode = ShardDecoder.decode
 
     def decode_and_note(
-        self: ShardDecoder, job: DecodeJob, throughput: Throughput
+        self: ShardDecoder, job: DecodeJob, throughput: DecodeTiming
     ) -> list[Hypothesis]:
         units.append((job.shard, job.system))
         return decode(self, job, throughput)
@@ -103,7 +103,9 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
     for name, rows in found.items():
         role, _, source = name.partition("/")
         items = [
-            item.entry for item in entries(Path("data/shards") / role) if item.source == source
+            item.entry
+            for item in list_utterances(Path("data/shards") / role)
+            if item.source == source
         ]
         assert [(row.system, row.utterance_id) for row in rows] == [
             (system, item.id) for system in ("free", "greedy", "ctc") for item in items
@@ -131,7 +133,7 @@ def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
     encoder, sets = SpeechEncoder(tones.ENCODER), read_params().decode.sets
     for role in ROLES:
         source = tones.frame_source(role)
-        for item in source.items:
+        for item in source.utterances:
             frames = source.frames([item])
             for system, constraints in sets.items():
                 alone = search(model, frames, [item.duration_s], constraints)[0]
@@ -148,7 +150,7 @@ def test_a_decoder_loads_the_llm_only_when_it_needs_it(monkeypatch: pytest.Monke
     }
     monkeypatch.setattr(SpeechLLM, "load", lambda *arguments: pytest.fail("loaded"))
     decoder, source = Decoder(WORKSPACE, "cpu", "last"), tones.frame_source("test")
-    for utterance in source.items:
+    for utterance in source.utterances:
         if utterance.source == "tones-test":
             frames = source.frames([utterance])
             [hypothesis] = decoder.decode(frames, [utterance.duration_s], None)
@@ -200,7 +202,9 @@ def test_a_killed_run_goes_on_with_the_units_that_are_missing(
 ) -> None:
     decode = ShardDecoder.decode
 
-    def interrupted(self: ShardDecoder, job: DecodeJob, throughput: Throughput) -> list[Hypothesis]:
+    def interrupted(
+        self: ShardDecoder, job: DecodeJob, throughput: DecodeTiming
+    ) -> list[Hypothesis]:
         if len(decoded) == 4:
             raise KeyboardInterrupt
         return decode(self, job, throughput)
@@ -277,7 +281,7 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
         SpeechEncoder(tones.ENCODER),
         tones.frame_source("test"),
     )
-    for item in source.items:
+    for item in source.utterances:
         frames = source.frames([item])
         evidence = ctc_evidence(encoder, frames, model.builder.text)
         (alone,) = search(
@@ -326,13 +330,13 @@ def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
     save_bridge()
     tones.run("decode")
     rows = [row for each in hypotheses().values() for row in each if row.system == "whisper"]
-    assert len(rows) == sum(len(entries(Path("data/shards") / role)) for role in ROLES)
+    assert len(rows) == sum(len(list_utterances(Path("data/shards") / role)) for role in ROLES)
     assert all(math.isnan(row.score) and not row.tokens for row in rows)
     assert len({row.text for row in rows}) > 1
     network = WhisperForConditionalGeneration.from_pretrained(tones.ENCODER).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(tones.ENCODER)
-    item = entries(Path("data/shards/test"))[0]
-    heard = extractor(audio(item), sampling_rate=RATE, return_tensors="pt").input_features
+    item = list_utterances(Path("data/shards/test"))[0]
+    heard = extractor(read_audio(item), sampling_rate=RATE, return_tensors="pt").input_features
     tokens = [network.config.decoder_start_token_id]
     with torch.no_grad():
         while len(tokens) < 225:  # greedy by hand: the whole network anew for each token
@@ -435,7 +439,7 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(
     tones.change("catalogue/encoder.yaml", {"tiny.numerics.padding": padding})
     for role in ROLES:
         tones.run("features", role)
-    counts = {item.id: item.entry.frames for item in entries(Path("data/features/test"))}
+    counts = {item.id: item.entry.frames for item in list_utterances(Path("data/features/test"))}
     assert counts == {"long": 1760, "usual": 50, "short": 2}
     tones.run("decode")
     rows = hypotheses()["test/recorded"]

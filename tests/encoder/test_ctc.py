@@ -21,7 +21,7 @@ from components.model.encoders.encoder import SpeechEncoder
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import read_record, recorded_digests
 from components.runtime.hashing import folder_digests
-from components.shards.reader import audio, entries
+from components.shards.reader import list_utterances, read_audio
 from tests import world as tones
 from tests.checkpoints import PARAKEET, TEXTS, save_encoder
 
@@ -116,10 +116,10 @@ def test_the_folder_is_read_by_the_auto_classes(world: Path, tmp_path: Path) -> 
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert model.config.vocab_size == len(units)
     assert extractor.feature_size == PARAKEET["num_mel_bins"]
-    for utterance in entries(SHARDS / "train"):
+    for utterance in list_utterances(SHARDS / "train"):
         assert units.decode(units(utterance.text).input_ids, group_tokens=False) == utterance.text
     encoder = SpeechEncoder(tmp_path / "out")
-    frames = encoder([audio(utterance) for utterance in entries(SHARDS / "dev")])
+    frames = encoder([read_audio(utterance) for utterance in list_utterances(SHARDS / "dev")])
     assert all(torch.isfinite(utterance_frames).all() for utterance_frames in frames)
     assert len(encoder.ctc_text(frames)) == len(frames)
     assert not [
@@ -141,15 +141,16 @@ def test_the_trained_model_transcribes_its_training_data(world: Path, tmp_path: 
             checkpoint_every=1000,
         ),
     )
-    encoder, utterances = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
-    texts = encoder.ctc_text(encoder([audio(utterance) for utterance in utterances]))
+    encoder, utterances = SpeechEncoder(tmp_path / "out"), list_utterances(SHARDS / "train")
+    texts = encoder.ctc_text(encoder([read_audio(utterance) for utterance in utterances]))
     assert (
         sum(text == utterance.text for text, utterance in zip(texts, utterances, strict=True))
         >= len(utterances) / 2
     )
-    silence = entries(SHARDS / "nonspeech-train")
+    silence = list_utterances(SHARDS / "nonspeech-train")
     assert (
-        sum(map(len, encoder.ctc_text(encoder([audio(utterance) for utterance in silence])))) <= 8
+        sum(map(len, encoder.ctc_text(encoder([read_audio(utterance) for utterance in silence]))))
+        <= 8
     )
 
 
@@ -164,7 +165,7 @@ def test_utterances_over_the_limit_are_left_out_and_counted(
         return original(model, examples)
 
     monkeypatch.setattr(ctc, "ctc_loss", note_durations)
-    lengths = sorted(utterance.duration_s for utterance in entries(SHARDS / "train"))
+    lengths = sorted(utterance.duration_s for utterance in list_utterances(SHARDS / "train"))
     limit = lengths[len(lengths) // 2]
     over = sum(length > limit for length in lengths)
     ctc.train(Ranks(), training_in(tmp_path / "cut", max_seconds=limit))
@@ -185,8 +186,8 @@ def test_subwords_are_possible_where_characters_are_not(world: Path, tmp_path: P
     with pytest.raises(InputError, match=r"10 of 12 .*training\.units.*subsampling_factor"):
         ctc.train(Ranks(), training_in(tmp_path / "characters", COARSE))
     ctc.train(Ranks(), training_in(tmp_path / "out", COARSE, units=60))
-    encoder, utterances = SpeechEncoder(tmp_path / "out"), entries(SHARDS / "train")
-    frames = encoder([audio(utterance) for utterance in utterances])
+    encoder, utterances = SpeechEncoder(tmp_path / "out"), list_utterances(SHARDS / "train")
+    frames = encoder([read_audio(utterance) for utterance in utterances])
     assert [len(item) for item in frames] == [
         pytest.approx(utterance.duration_s * 12.5, abs=1) for utterance in utterances
     ]
@@ -209,7 +210,10 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
     from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
     units = build_character_tokenizer(TEXTS, Path())
-    utterances = [*entries(SHARDS / "train")[:4], *entries(SHARDS / "nonspeech-train")[:1]]
+    utterances = [
+        *list_utterances(SHARDS / "train")[:4],
+        *list_utterances(SHARDS / "nonspeech-train")[:1],
+    ]
     scratch = Path("scratch")
     scratch.mkdir()
     examples = compute_examples(
@@ -252,7 +256,7 @@ def test_the_loss_is_that_of_the_formula_and_falls(world: Path) -> None:
 
 
 def test_an_epoch_has_every_utterance_once_and_its_share_of_non_speech(world: Path) -> None:
-    speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
+    speech, silence = list_utterances(SHARDS / "train"), list_utterances(SHARDS / "nonspeech-train")
     seconds = [utterance.duration_s for utterance in (*speech, *silence)]
     plan = plan_batches([*speech, *silence], len(speech), seconds, TRAINING)
     indices = [index for batch in plan for index in batch]
@@ -267,7 +271,7 @@ def test_every_epoch_has_another_view_of_every_utterance(world: Path) -> None:
     from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
     training = replace(TRAINING, augment=AUGMENT, epochs=3)
-    speech, silence = entries(SHARDS / "train"), entries(SHARDS / "nonspeech-train")
+    speech, silence = list_utterances(SHARDS / "train"), list_utterances(SHARDS / "nonspeech-train")
     utterances, scratch = [*speech, *silence], Path("scratch")
     scratch.mkdir()
     extractor, units = (

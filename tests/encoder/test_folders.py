@@ -19,7 +19,7 @@ from components.encoder.qwen_audio import whisper_tensors
 from components.model.encoders.encoder import SpeechEncoder
 from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import folder_digests
-from components.shards.reader import array, audio, entries
+from components.shards.reader import list_utterances, read_audio, read_frames
 from tests import world as tones
 from tests.checkpoints import WHISPER, save_encoder
 
@@ -48,8 +48,8 @@ def test_without_an_encoder_features_are_log_mel(world: Path) -> None:
     encoder = built_encoder({"kind": "fbank", "config": {"feature_size": 80}})
     assert (encoder.width, encoder.rate, encoder.has_ctc) == (80, 100, False)
     tones.run("features", "dev")
-    for utterance in entries(Path("data/features/dev")):
-        frames = array(utterance).astype("float32")
+    for utterance in list_utterances(Path("data/features/dev")):
+        frames = read_frames(utterance).astype("float32")
         assert frames.shape == (utterance.entry.samples // 160, 80)
         assert abs(frames.mean(0)).max() < 0.01  # normalised per utterance and band
         assert frames.std(0) == pytest.approx(1, abs=0.05)
@@ -75,11 +75,13 @@ def test_joined_encoders_are_one_folder(world: Path, local: Path) -> None:
     }
     encoder = built_encoder({"kind": "joined", "parts": folders})
     assert (encoder.width, encoder.rate) == (64, 50)
-    sound = [audio(utterance) for utterance in entries(Path("data/shards/dev"))]
+    sound = [read_audio(utterance) for utterance in list_utterances(Path("data/shards/dev"))]
     for frames, speech in zip(encoder(sound), SpeechEncoder(local / "whisper")(sound), strict=True):
         assert torch.equal(frames[:, :32], speech)
     tones.run("features", "dev")
-    assert {array(utterance).shape[1] for utterance in entries(Path("data/features/dev"))} == {64}
+    assert {
+        read_frames(utterance).shape[1] for utterance in list_utterances(Path("data/features/dev"))
+    } == {64}
     with pytest.raises(InputError, match=r"tiny: 'source\.parts\.events\.folder'"):
         built_encoder({"kind": "joined", "parts": {**folders, "events": {"kind": "folder"}}})
 

@@ -19,7 +19,7 @@ from components.model.encoders.encoder import SpeechEncoder
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import file_digest, folder_digests
 from components.shards.index import INDEX, read_index, write_index
-from components.shards.reader import IndexedUtterance, array, audio, entries
+from components.shards.reader import IndexedUtterance, list_utterances, read_audio, read_frames
 from components.shards.writer import TarMember, write_tar
 from tests import world as tones
 from tests.checkpoints import ENCODERS, PARAKEET, save_encoder
@@ -47,14 +47,14 @@ def made_again(
 
 def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
     for role, layout in tones.LAYOUT.items():
-        audios, features = entries(SHARDS / role), entries(OUT / role)
+        audios, features = list_utterances(SHARDS / role), list_utterances(OUT / role)
         assert [item.id for item in features] == [item.id for item in audios]
         assert {path.relative_to(OUT) for path in OUT.rglob("*.tar")} == {
             path.relative_to(SHARDS) for path in SHARDS.rglob("*.tar")
         }
         assert len(features) == sum(map(sum, layout.values()))
         for sound, item in zip(audios, features, strict=True):
-            frames = array(item)
+            frames = read_frames(item)
             assert frames.dtype == np.float16
             assert frames.shape == (item.entry.frames, WIDTH)
             assert item.entry.frames == pytest.approx(sound.duration_s * 25, abs=1)
@@ -71,9 +71,13 @@ def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
 
 def test_what_is_stored_is_what_the_encoder_gives(world: Path) -> None:
     encoder = SpeechEncoder(tones.ENCODER)
-    for sound, item in zip(entries(SHARDS / "train"), entries(OUT / "train"), strict=True):
-        alone = encoder([audio(sound)])[0].numpy()
-        np.testing.assert_allclose(array(item).astype(np.float32), alone, rtol=1e-3, atol=1e-4)
+    for sound, item in zip(
+        list_utterances(SHARDS / "train"), list_utterances(OUT / "train"), strict=True
+    ):
+        alone = encoder([read_audio(sound)])[0].numpy()
+        np.testing.assert_allclose(
+            read_frames(item).astype(np.float32), alone, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_two_runs_give_the_same_bytes_whatever_the_batches_before(
@@ -123,7 +127,9 @@ def test_a_value_that_can_not_be_held_stops_with_its_utterance(
     value: float, says: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = SpeechEncoder.__call__
-    wanted = next(item for item in entries(SHARDS / "train") if item.id == "tones-006").num_samples
+    wanted = next(
+        item for item in list_utterances(SHARDS / "train") if item.id == "tones-006"
+    ).num_samples
 
     def call(self: SpeechEncoder, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
         found = [each.clone() for each in known(self, waveforms)]
@@ -142,14 +148,14 @@ def test_a_value_that_can_not_be_held_stops_with_its_utterance(
     )
     if np.isfinite(value):
         made_again("train", tmp_path, monkeypatch)
-        item = next(item for item in entries(OUT / "train") if item.id == "tones-006")
-        assert array(item)[1, 2] == np.float32(value)
+        item = next(item for item in list_utterances(OUT / "train") if item.id == "tones-006")
+        assert read_frames(item)[1, 2] == np.float32(value)
 
 
 def test_a_broken_recording_stops_with_its_utterance(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item = next(item for item in entries(SHARDS / "train") if item.id == "tones-006")
+    item = next(item for item in list_utterances(SHARDS / "train") if item.id == "tones-006")
     tar = item.folder / item.entry.shard
     data = bytearray(tar.read_bytes())
     start = item.entry.offset + item.entry.size // 2
@@ -164,7 +170,7 @@ def test_a_broken_recording_stops_with_its_utterance(
 def test_a_tar_that_ends_too_early_stops_with_its_utterance(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item = next(item for item in entries(SHARDS / "train") if item.id == "tones-006")
+    item = next(item for item in list_utterances(SHARDS / "train") if item.id == "tones-006")
     tar = item.folder / item.entry.shard
     tar.write_bytes(tar.read_bytes()[: item.entry.offset + 100])
     write_record(SHARDS / "train", "shards", parameters=None, inputs={})
@@ -232,14 +238,18 @@ def test_live_and_cached_frames_agree_to_half_precision(
         encode_with(family, padding=padding)
         made_again("train", tmp_path, monkeypatch)
     cached = tones.frame_source("train")
-    stored_frames = cached.frames(cached.items)
+    stored_frames = cached.frames(cached.utterances)
     tones.change("params.yaml", {"features.mode": "live"})
     tones.run("features", "train")
     live = tones.frame_source("train")
-    assert [item.id for item in live.items] == [item.id for item in cached.items]
-    for items in (live.items, live.items[::-1], [*live.items[3:5], live.items[3]]):
+    assert [item.id for item in live.utterances] == [item.id for item in cached.utterances]
+    for items in (
+        live.utterances,
+        live.utterances[::-1],
+        [*live.utterances[3:5], live.utterances[3]],
+    ):
         for item, frames in zip(items, live.frames(items), strict=True):
-            wanted = stored_frames[[other.id for other in cached.items].index(item.id)]
+            wanted = stored_frames[[other.id for other in cached.utterances].index(item.id)]
             assert frames.dtype == wanted.dtype == torch.float32
             torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
     assert live.frames([]) == cached.frames([]) == []
@@ -277,7 +287,9 @@ def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
 ) -> None:
     encode_with(family, dtype="float16")
     made_again("dev", tmp_path, monkeypatch)
-    assert {array(item).dtype for item in entries(OUT / "dev")} == {np.dtype(np.float16)}
+    assert {read_frames(item).dtype for item in list_utterances(OUT / "dev")} == {
+        np.dtype(np.float16)
+    }
     file, name = last_norm(family)
     weights = load_file(file)
     save_file({**weights, name: weights[name] * 6e4}, file, metadata={"format": "pt"})
@@ -290,8 +302,13 @@ def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
         {f"tiny.numerics.{name}": value for name, value in hint.items()},
     )
     made_again("dev", tmp_path, monkeypatch)
-    assert {array(item).dtype for item in entries(OUT / "dev")} == {np.dtype(np.float32)}
-    assert max(float(np.abs(array(item)).max()) for item in entries(OUT / "dev")) > 65_504
+    assert {read_frames(item).dtype for item in list_utterances(OUT / "dev")} == {
+        np.dtype(np.float32)
+    }
+    assert (
+        max(float(np.abs(read_frames(item)).max()) for item in list_utterances(OUT / "dev"))
+        > 65_504
+    )
 
 
 def test_log_mel_over_what_its_entry_allows_stops(
@@ -330,7 +347,7 @@ def test_a_clip_without_a_frame_stops_before_any_work(
     with refused("click", str(least - 1), str(least)):
         made_again("dev", tmp_path, monkeypatch)
         source = tones.frame_source("dev")
-        source.frames(source.items)
+        source.frames(source.utterances)
 
 
 @pytest.mark.parametrize(("padding", "largest"), [("window", 1), ("none", 5)])
@@ -384,11 +401,11 @@ def test_the_key_follows_what_shapes_the_frames_and_not_where_they_are_made(
 
 
 def test_another_layer_gives_other_frames(world: Path) -> None:
-    last = {item.id: array(item) for item in entries(OUT / "dev")}
+    last = {item.id: read_frames(item) for item in list_utterances(OUT / "dev")}
     for layer in (0, 1, 2):
         tones.change("params.yaml", {"features.layer": layer})
         tones.run("features", "dev")
-        frames = {item.id: array(item) for item in entries(OUT / "dev")}
+        frames = {item.id: read_frames(item) for item in list_utterances(OUT / "dev")}
         assert {name: each.shape for name, each in frames.items()} == {
             name: each.shape for name, each in last.items()
         }
@@ -415,7 +432,7 @@ def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
     write_record(SHARDS / "noise", "shards", parameters=None, inputs={})
     tones.run("features", "noise")
     assert read_index(OUT / "noise/none" / INDEX) == []
-    assert FrameSource("noise", tones.ENCODER, "cpu").items == []
+    assert FrameSource("noise", tones.ENCODER, "cpu").utterances == []
 
 
 def test_the_record_knows_the_digest_of_every_file(world: Path) -> None:

@@ -14,12 +14,12 @@ import torch
 from components.audio.sound import encode_flac
 from components.config.params import read_params
 from components.features import extract
-from components.features.waveforms import AugmentedView, ShardClip, augment_of, augmentation_of
+from components.features.waveforms import AugmentedView, ShardClip, build_augmentation, role_augment
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import check_names
 from components.shards.index import INDEX, write_index
-from components.shards.reader import audio, entries, part
+from components.shards.reader import list_utterances, read_audio, read_audio_part
 from components.shards.writer import TarMember, write_tar
 from tests import world as tones
 from tests.errors import refused
@@ -80,18 +80,21 @@ def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -
     run("train", "nonspeech-train")
     cached = {role: tones.frame_source(role) for role in ("train", "nonspeech-train")}
     stored = {
-        role: [source.frames(source.items, epoch) for epoch in range(4)]
+        role: [source.frames(source.utterances, epoch) for epoch in range(4)]
         for role, source in cached.items()
     }
     counts = {
-        role: [[source.count(item, epoch) for item in source.items] for epoch in range(4)]
+        role: [[source.num_frames(item, epoch) for item in source.utterances] for epoch in range(4)]
         for role, source in cached.items()
     }
     for role, source in cached.items():
-        wanted = [(item.source, item.id, item.num_samples) for item in entries(SHARDS / role)]
+        wanted = [
+            (item.source, item.id, item.num_samples) for item in list_utterances(SHARDS / role)
+        ]
         for below in ("", "view-1", "view-2"):
             assert [
-                (item.source, item.id, item.num_samples) for item in entries(OUT / role, below)
+                (item.source, item.id, item.num_samples)
+                for item in list_utterances(OUT / role, below)
             ] == wanted
         assert len(list((OUT / role).rglob("*.tar"))) == 3 * len(
             list((SHARDS / role).rglob("*.tar"))
@@ -108,19 +111,19 @@ def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -
         assert not any(
             torch.equal(*pair) for pair in zip(stored[role][0], stored[role][1], strict=True)
         )
-        assert source.stretch == pytest.approx(1.25)
+        assert source.max_stretch == pytest.approx(1.25)
     run("train", "nonspeech-train", mode="live")
     for role in cached:
         live = tones.frame_source(role)
         for epoch in (2, 0, 1):
-            backwards = live.frames(live.items[::-1], epoch)[::-1]
+            backwards = live.frames(live.utterances[::-1], epoch)[::-1]
             for item, frames, wanted in zip(
-                live.items, backwards, stored[role][epoch], strict=True
+                live.utterances, backwards, stored[role][epoch], strict=True
             ):
-                assert len(frames) == live.count(item, epoch)
+                assert len(frames) == live.num_frames(item, epoch)
                 torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
-                assert live.seconds(item, epoch) == cached[role].seconds(item, epoch)
-        assert [live.count(item, 3) for item in live.items] != counts[role][3]
+                assert live.duration_s(item, epoch) == cached[role].duration_s(item, epoch)
+        assert [live.num_frames(item, 3) for item in live.utterances] != counts[role][3]
 
 
 def test_other_roles_and_training_with_all_off_stay_as_recorded(world: Path) -> None:
@@ -146,15 +149,15 @@ def test_other_roles_and_training_with_all_off_stay_as_recorded(world: Path) -> 
 
 def test_without_an_epoch_live_frames_are_clean_and_stored_ones_are_refused(drawn: Path) -> None:
     clean = tones.frame_source("train")
-    wanted = clean.frames(clean.items)
+    wanted = clean.frames(clean.utterances)
     run("train", mode="live")
     live = tones.frame_source("train")
-    for frames, each in zip(live.frames(live.items), wanted, strict=True):
+    for frames, each in zip(live.frames(live.utterances), wanted, strict=True):
         torch.testing.assert_close(frames, each, rtol=1e-3, atol=1e-4)
     run("train")
     cached = tones.frame_source("train")
     with refused("data/features/train", "features.mode"):
-        cached.frames(cached.items)
+        cached.frames(cached.utterances)
 
 
 def test_finished_views_are_taken_from_the_work_cache(
@@ -179,11 +182,11 @@ def test_finished_views_are_taken_from_the_work_cache(
 def test_other_cuts_into_shards_draw_the_same(drawn: Path) -> None:
     run("train", mode="live")
     source = tones.frame_source("train")
-    before = source.frames(source.items, 5)
+    before = source.frames(source.utterances, 5)
     tones.write_shards("train", {"tones": [2, 10]})
     run("train", mode="live")
     again = tones.frame_source("train")
-    for one, other in zip(again.frames(again.items, 5), before, strict=True):
+    for one, other in zip(again.frames(again.utterances, 5), before, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -201,7 +204,7 @@ def test_other_noise_gives_another_key_and_stored_frames_are_refused(drawn: Path
 
 
 def test_rooms_are_never_added_and_noise_is_no_room(drawn: Path) -> None:
-    found = augmentation_of(read_params().features.augment, NOISE)
+    found = build_augmentation(read_params().features.augment, NOISE)
     assert [clip.utterance.source for clip in found.rooms if isinstance(clip, ShardClip)] == [
         "hall"
     ]
@@ -213,21 +216,21 @@ def test_rooms_are_never_added_and_noise_is_no_room(drawn: Path) -> None:
 
 def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
     settings = read_params().features.augment
-    of = {role: augment_of(settings, role) for role in (*tones.LAYOUT, "noise")}
+    of = {role: role_augment(settings, role) for role in (*tones.LAYOUT, "noise")}
     assert [role for role in of if of[role]] == ["train", "nonspeech-train"]
     assert of["train"] == settings
     quiet = of["nonspeech-train"]
     assert quiet is not None
     assert (quiet.noise.probability, quiet.rooms.probability) == (0, 0)
-    item = entries(SHARDS / "nonspeech-train")[0]
+    item = list_utterances(SHARDS / "nonspeech-train")[0]
     for view in range(8):
         made, length = (
-            AugmentedView(augmentation_of(quiet, NOISE), view).waveform(item),
-            AugmentedView(augmentation_of(quiet, NOISE), view).num_samples(item),
+            AugmentedView(build_augmentation(quiet, NOISE), view).waveform(item),
+            AugmentedView(build_augmentation(quiet, NOISE), view).num_samples(item),
         )
         assert len(made) == length
         if length == item.num_samples:
-            ratio = made[audio(item) != 0] / audio(item)[audio(item) != 0]
+            ratio = made[read_audio(item) != 0] / read_audio(item)[read_audio(item) != 0]
             np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
 
 
@@ -285,7 +288,9 @@ def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_e
 def test_a_part_of_a_recording_is_that_part_of_the_whole(
     start: int, count: int, drawn: Path
 ) -> None:
-    item = next(item for item in entries(NOISE) if item.num_samples == 60_000)
-    assert np.array_equal(part(item, start, count), audio(item)[start : start + count])
+    item = next(item for item in list_utterances(NOISE) if item.num_samples == 60_000)
+    assert np.array_equal(
+        read_audio_part(item, start, count), read_audio(item)[start : start + count]
+    )
     with refused("hum-1", "hum-000000.tar"):
-        part(item, start, 60_001 - start)
+        read_audio_part(item, start, 60_001 - start)

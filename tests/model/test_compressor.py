@@ -162,7 +162,7 @@ def test_a_compressor_trains_saves_without_the_head_and_loads_to_the_same(
     assert isinstance(model.projector, Compressor)
     assert saved.keys() == {name for name, _ in model.projector.named_parameters()}
     source = tones.frame_source("dev")
-    frames = source.frames(source.items)
+    frames = source.frames(source.utterances)
     made = [len(each) for each in model.projector(frames)]
     counts = [model.projector.tokens_of(len(each)) for each in frames]
     assert all(1 <= one <= most for one, most in zip(made, counts, strict=True))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from components.shards.reader import array, entries
+from components.shards.reader import list_utterances, read_frames
 from tests.model.hub_server import Hub, serving
 
 from .pairs import (
@@ -118,7 +118,7 @@ def test_a_pair_runs_by_its_names_from_end_to_end(
             path.name for path in (models / name).iterdir() if path.suffix in (".bin", ".py")
         ]
     for role in ("train", "dev", "test", "nonspeech-test"):
-        frames = [array(item) for item in entries(data / "features" / role)]
+        frames = [read_frames(item) for item in list_utterances(data / "features" / role)]
         assert frames and all(
             each.shape[1] == encoder.width and np.isfinite(each).all() for each in frames
         )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.shards.index import IndexEntry
-from components.shards.order import batches, by_length, windows
+from components.shards.order import batch_by_length, form_batches, shuffle_in_windows
 from components.shards.reader import IndexedUtterance
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=9)  # utterances of each shard
@@ -43,7 +43,7 @@ def test_windows_hold_every_utterance_once_and_few_shards_each(
     sizes: list[int], seed: int, epoch: int, shards: int
 ) -> None:
     items = located(sizes)
-    found = windows(items, seed, epoch, shards)
+    found = shuffle_in_windows(items, seed, epoch, shards)
     assert sorted(flat(found)) == list(range(len(items)))
     held = [
         {(items[place].source, items[place].entry.shard) for place in window} for window in found
@@ -58,14 +58,17 @@ def test_windows_hold_every_utterance_once_and_few_shards_each(
 def test_the_order_is_the_same_again_and_wherever_the_shards_lie(
     sizes: list[int], seed: int, epoch: int, shards: int
 ) -> None:
-    first = windows(located(sizes), seed, epoch, shards)
-    assert windows(located(sizes), seed, epoch, shards) == first
-    assert windows(located(sizes, "bucket/elsewhere"), seed, epoch, shards) == first
+    first = shuffle_in_windows(located(sizes), seed, epoch, shards)
+    assert shuffle_in_windows(located(sizes), seed, epoch, shards) == first
+    assert shuffle_in_windows(located(sizes, "bucket/elsewhere"), seed, epoch, shards) == first
 
 
 def test_seed_and_epoch_change_the_order_of_shards_and_of_utterances() -> None:
     items = located([30] * 8)
-    orders = [windows(items, seed, epoch, 1) for seed, epoch in ((1, 0), (1, 1), (2, 0), (0, 1))]
+    orders = [
+        shuffle_in_windows(items, seed, epoch, 1)
+        for seed, epoch in ((1, 0), (1, 1), (2, 0), (0, 1))
+    ]
     assert len({tuple(flat(order)) for order in orders}) == 4
     assert len({tuple(items[window[0]].entry.shard for window in order) for order in orders}) == 4
     inside = {
@@ -77,7 +80,7 @@ def test_seed_and_epoch_change_the_order_of_shards_and_of_utterances() -> None:
 
 def test_a_wide_window_mixes_its_shards() -> None:
     items = located([50, 50])
-    [window] = windows(items, 1, 0, 2)
+    [window] = shuffle_in_windows(items, 1, 0, 2)
     first_half = {items[place].entry.shard for place in window[:50]}
     assert len(first_half) == 2
 
@@ -88,11 +91,11 @@ def test_batches_hold_every_place_once_within_the_budget(
     seconds: list[float], budget: float, seed: int, random
 ) -> None:
     places = random.sample(range(len(seconds)), len(seconds))[: max(1, len(seconds) - 3)]
-    found = batches(places, seconds, budget, seed)
+    found = form_batches(places, seconds, budget, seed)
     assert sorted(flat(found)) == sorted(places)
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(seconds[place] for place in batch) <= budget
-    assert batches(sorted(places), seconds, budget, seed) == found, (
+    assert form_batches(sorted(places), seconds, budget, seed) == found, (
         "the order in which places come does not matter"
     )
 
@@ -102,18 +105,19 @@ def test_batches_hold_every_place_once_within_the_budget(
 def test_another_seed_only_changes_the_order_of_batches(
     seconds: list[float], budget: float, seed: int
 ) -> None:
-    found = batches(range(len(seconds)), seconds, budget, seed)
-    other = batches(range(len(seconds)), seconds, budget, seed + 1)
+    found = form_batches(range(len(seconds)), seconds, budget, seed)
+    other = form_batches(range(len(seconds)), seconds, budget, seed + 1)
     assert sorted(map(sorted, found)) == sorted(map(sorted, other))
 
 
 def test_batches_are_shuffled_and_hold_like_lengths() -> None:
     seconds = [1.0 + place % 10 for place in range(200)]
-    found = batches(range(200), seconds, 30.0, 1)
+    found = form_batches(range(200), seconds, 30.0, 1)
     longest = [max(seconds[place] for place in batch) for batch in found]
     assert longest != sorted(longest)
     assert longest != [
-        max(seconds[place] for place in batch) for batch in batches(range(200), seconds, 30.0, 2)
+        max(seconds[place] for place in batch)
+        for batch in form_batches(range(200), seconds, 30.0, 2)
     ]
     padding = sum(len(batch) * max(seconds[place] for place in batch) for batch in found) / sum(
         seconds
@@ -126,7 +130,7 @@ def test_batches_are_shuffled_and_hold_like_lengths() -> None:
 def test_by_length_gives_all_items_longest_first(seconds: list[float], budget: float) -> None:
     items = [f"clip {place}" for place in range(len(seconds))]
     length = dict(zip(items, seconds))
-    found = by_length(items, seconds, budget)
+    found = batch_by_length(items, seconds, budget)
     assert sorted(item for batch in found for item in batch) == sorted(items)
     longest = [max(length[item] for item in batch) for batch in found]
     assert longest == sorted(longest, reverse=True)

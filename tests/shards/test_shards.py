@@ -40,12 +40,12 @@ from components.shards.index import INDEX, IndexEntry, read_index, write_index
 from components.shards.prefetch import STREAMS, TarPrefetcher, tar_prefetcher
 from components.shards.reader import (
     IndexedUtterance,
-    audio,
-    description,
-    entries,
-    payload,
+    list_sources,
+    list_utterances,
     prefetch,
-    sources,
+    read_audio,
+    read_description,
+    read_payload,
 )
 from components.shards.store import stored_tar
 from components.text.utterance import Utterance
@@ -147,16 +147,16 @@ def recording(name: str, tmp_path: Path) -> Path:
 def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
     """FLAC at 16 kHz mono byte for byte, anything else as 16-bit FLAC of what it sounds like."""
     run(stage())
-    items = entries(OUT)
+    items = list_utterances(OUT)
     assert [item.id for item in items] == list("abcdefg")
     for item in items:
-        data, path = payload(item), recording(item.id, tmp_path)
+        data, path = read_payload(item), recording(item.id, tmp_path)
         if item.id in "af":
             assert data == path.read_bytes()
         facts = soundfile.info(io.BytesIO(data))
         assert (facts.format, facts.samplerate, facts.channels) == ("FLAC", 16_000, 1)
-        assert item.num_samples == facts.frames == len(audio(item))
-        assert np.abs(audio(item) - read_waveform(path)).max() <= 2**-15
+        assert item.num_samples == facts.frames == len(read_audio(item))
+        assert np.abs(read_audio(item) - read_waveform(path)).max() <= 2**-15
         text = CLIPS[path.name][3]
         assert (item.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
         speaker = f"speaker-{list(CLIPS).index(path.name) % 2}"
@@ -167,7 +167,7 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
             "language": "en",
             "samples": facts.frames,
         }
-        assert description(item) == told
+        assert read_description(item) == told
         assert item.speaker == speaker
         assert item.duration_s == facts.frames / 16_000
 
@@ -183,12 +183,12 @@ def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_ta
     corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
     shutil.rmtree(work)
     run(stage())
-    there = {item.id: item for item in entries(OUT)}
+    there = {item.id: item for item in list_utterances(OUT)}
     assert len(there) == 2 * len(CLIPS)
     for name in "abcdefg":
         before, after = there[name].entry, there[f"{name}-tempo-0_8"].entry
         assert (after.text, after.speaker) == (before.text, before.speaker)
-        assert after.samples == len(audio(there[after.id])) == round(before.samples / 0.8)
+        assert after.samples == len(read_audio(there[after.id])) == round(before.samples / 0.8)
 
 
 def test_real_speech_of_every_rate_and_format_goes_in(
@@ -219,13 +219,13 @@ def test_real_speech_of_every_rate_and_format_goes_in(
         (22_050, ".wav"),
         (44_100, ".flac"),
     }
-    items = entries(OUT)
+    items = list_utterances(OUT)
     assert sorted(item.id for item in items) == sorted(rows)
     for item in items:
         row = rows[item.id]
         assert item.text == row.text
         assert item.duration_s == pytest.approx(row.samples / row.sample_rate, abs=1e-4)
-        assert len(audio(item)) == item.num_samples
+        assert len(read_audio(item)) == item.num_samples
 
 
 def test_a_tar_says_nothing_of_when_where_and_by_whom_it_was_made() -> None:
@@ -274,16 +274,16 @@ def test_webdataset_reads_the_same_members() -> None:
     run(stage())
     tars = [str(path) for path in sorted(OUT.glob("clips/*.tar"))]
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
-    items = entries(OUT)
+    items = list_utterances(OUT)
     assert [sample["__key__"] for sample in samples] == [item.id for item in items]
     for sample, item in zip(samples, items, strict=True):
-        assert sample["flac"] == payload(item)
-        assert json.loads(sample["json"]) == description(item)
+        assert sample["flac"] == read_payload(item)
+        assert json.loads(sample["json"]) == read_description(item)
 
 
 def test_the_index_gives_the_place_of_every_member() -> None:
     run(stage())
-    for item in entries(OUT):
+    for item in list_utterances(OUT):
         entry, data = item.entry, (OUT / "clips" / item.entry.shard).read_bytes()
         with tarfile.open(OUT / "clips" / entry.shard) as archive:
             for ending, offset, size in (
@@ -313,7 +313,9 @@ def test_the_index_has_a_row_an_utterance_and_plain_columns() -> None:
 def test_a_role_without_sources_is_an_empty_folder_with_its_record() -> None:
     run(stage("noise"))
     assert [path.name for path in Path("data/shards/noise").iterdir()] == ["inputs.json"]
-    assert sources(Path("data/shards/noise")) == entries(Path("data/shards/noise")) == []
+    assert (
+        list_sources(Path("data/shards/noise")) == list_utterances(Path("data/shards/noise")) == []
+    )
 
 
 def test_finished_shards_are_linked_and_never_made_again(tmp_path: Path) -> None:
@@ -340,7 +342,7 @@ def test_a_recording_that_is_not_what_the_manifest_says_stops(
     with refused(name, path.name):
         run(stage())
     with refused(None, "data/shards/test"):
-        entries(OUT)
+        list_utterances(OUT)
 
 
 def damaged(item: IndexedUtterance, data: bytes) -> IndexedUtterance:
@@ -356,7 +358,7 @@ def damaged(item: IndexedUtterance, data: bytes) -> IndexedUtterance:
 @pytest.mark.parametrize("place", ["payload", "description"])
 def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
     run(stage())
-    item = entries(OUT)[2]
+    item = list_utterances(OUT)[2]
     data = (item.folder / item.entry.shard).read_bytes()
     end = (
         item.entry.offset + item.entry.size
@@ -364,38 +366,40 @@ def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
         else item.entry.json_offset + item.entry.json_size
     )
     with refused("c", item.entry.shard):
-        (payload if place == "payload" else description)(damaged(item, data[: end - 1]))
-    assert (payload if place == "payload" else description)(damaged(item, data[:end]))
+        (read_payload if place == "payload" else read_description)(damaged(item, data[: end - 1]))
+    assert (read_payload if place == "payload" else read_description)(damaged(item, data[:end]))
 
 
 def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
     run(stage())
-    item = entries(OUT)[1]
+    item = list_utterances(OUT)[1]
     data = bytearray((item.folder / item.entry.shard).read_bytes())
     data[item.entry.offset : item.entry.offset + 4] = b"none"
     with refused("b", item.entry.shard):
-        audio(damaged(item, bytes(data)))
+        read_audio(damaged(item, bytes(data)))
 
 
 def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
     run(stage())
-    item = entries(OUT)[0]
+    item = list_utterances(OUT)[0]
     longer = replace(item, entry=replace(item.entry, samples=item.num_samples + 1))
     with refused("a", item.entry.shard, str(item.num_samples)):
-        audio(longer)
+        read_audio(longer)
     with refused("a", item.entry.shard):
-        audio(replace(item, entry=replace(item.entry, offset=item.entry.offset + 1)))
+        read_audio(replace(item, entry=replace(item.entry, offset=item.entry.offset + 1)))
 
 
 def test_shards_are_read_through_a_link(tmp_path: Path) -> None:
     """As DVC places them where its cache is on another disk."""
     run(stage())
-    heard = [audio(item) for item in entries(OUT)]
+    heard = [read_audio(item) for item in list_utterances(OUT)]
     os.rename(OUT, tmp_path / "elsewhere")
     OUT.symlink_to(tmp_path / "elsewhere")
     assert all(
         np.array_equal(one, other)
-        for one, other in zip(heard, [audio(item) for item in entries(OUT)], strict=True)
+        for one, other in zip(
+            heard, [read_audio(item) for item in list_utterances(OUT)], strict=True
+        )
     )
 
 
@@ -430,7 +434,7 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:
     run(stage())
-    here = {item.id: (payload(item), description(item)) for item in entries(OUT)}
+    here = {item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)}
     local = read_record(OUT)
     index = (OUT / "clips" / INDEX).read_bytes()
 
@@ -452,7 +456,9 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     ]
     tars = {name: digest for name, digest in record["outputs"].items() if name.endswith(".tar")}
     assert set(bucket.names()) == {f"tars/{digest[:2]}/{digest}.tar" for digest in tars.values()}
-    assert {item.id: (payload(item), description(item)) for item in entries(OUT)} == here
+    assert {
+        item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
+    } == here
     assert len(here) == len(CLIPS)
 
     bucket.asked.clear()
@@ -462,9 +468,9 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     )
     bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
     run(stage(remote=True))
-    assert {item.id: (payload(item), description(item)) for item in entries(OUT)} == here, (
-        "what was lost is made again"
-    )
+    assert {
+        item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
+    } == here, "what was lost is made again"
 
 
 @pytest.mark.slow
@@ -495,14 +501,14 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
 ) -> None:
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/ahead")
     run(stage(remote=True))
-    items = entries(OUT)
-    apart = [payload(item) for item in items]
+    items = list_utterances(OUT)
+    apart = [read_payload(item) for item in items]
     for kind, more in (("", 0), ("503", 1), ("cut", 1), ("wrong", 1)):
         tar_prefetcher.cache_clear()
         bucket.first(kind, 1, ".tar")
         bucket.asked.clear()
         prefetch(items)
-        assert [payload(item) for item in items] == apart
+        assert [read_payload(item) for item in items] == apart
         tars = {path: count for (method, path), count in bucket.asked.items() if method == "GET"}
         assert set(tars.values()) == {1 + more}, kind
 
@@ -510,12 +516,12 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
     bucket.always("wrong", ".tar")
     prefetch(items)
     with refused(None):
-        payload(items[0])
+        read_payload(items[0])
     tar_prefetcher.cache_clear()
     bucket.fault = lambda method, path: ""
     monkeypatch.setenv("LIBRETTO_READ_AHEAD_MB", "0.001")
     prefetch(items)
-    assert [payload(item) for item in items] == apart, (
+    assert [read_payload(item) for item in items] == apart, (
         "with no room for any, each utterance is a request"
     )
     name = next(name for name in bucket.names() if name.startswith("ahead"))
@@ -524,11 +530,11 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
         bucket.client.put_object(Bucket="recordings", Key=name, Body=kept[:length])
         tar_prefetcher.cache_clear()
         with refused(None, "s3://recordings/ahead/"):
-            list(map(payload, items))
+            list(map(read_payload, items))
     bucket.client.delete_object(Bucket="recordings", Key=name)
     tar_prefetcher.cache_clear()
     with refused(None, "s3://recordings/ahead/"):
-        list(map(payload, items))
+        list(map(read_payload, items))
     monkeypatch.delenv("LIBRETTO_STORE")
     with refused(None, "LIBRETTO_STORE"):
-        payload(items[0])
+        read_payload(items[0])

@@ -80,7 +80,7 @@ def test_each_epoch_hears_its_own_draw_and_dev_none(
         self: FrameSource, items: Sequence[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
         found = known(self, items, epoch)
-        asked.append((self.items[0].source == "tones-dev", epoch))
+        asked.append((self.utterances[0].source == "tones-dev", epoch))
         for item, each in zip(items, found, strict=True):
             heard.setdefault((item.entry.id, epoch), []).append(each)
         return found
@@ -105,17 +105,17 @@ def test_each_epoch_hears_its_own_draw_and_dev_none(
 def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) -> None:
     run("train", "nonspeech-train", mode="live")
     speech, silence = tones.frame_source("train"), tones.frame_source("nonspeech-train")
-    items = [*speech.items, *silence.items]
+    items = [*speech.utterances, *silence.utterances]
 
     def lengths(epoch: int) -> list[float]:
         return [
-            (speech if place < len(speech.items) else silence).seconds(item, epoch)
+            (speech if place < len(speech.utterances) else silence).duration_s(item, epoch)
             for place, item in enumerate(items)
         ]
 
     settings = read_params().train
     stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
-    steps = plan(speech.items, silence.items, settings, stage, lengths)
+    steps = plan(speech.utterances, silence.utterances, settings, stage, lengths)
     sizes = [
         max(lengths(step.epoch)[place] for (place,) in step.places) * len(step.places)
         for step in steps
@@ -131,9 +131,9 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
         for step in steps
         if step.epoch == 1
         for (place,) in step.places
-        if place < len(speech.items)
+        if place < len(speech.utterances)
     ]
-    assert sorted(spoken) == list(range(len(speech.items)))
+    assert sorted(spoken) == list(range(len(speech.utterances)))
 
 
 def test_the_limit_of_seconds_holds_for_the_slowest_speed(
@@ -142,9 +142,9 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
     caplog.set_level("INFO")
     run(*ROLES)
     speech = tones.frame_source("train")
-    limit = sorted(item.duration_s for item in speech.items)[6]
+    limit = sorted(item.duration_s for item in speech.utterances)[6]
     tones.change("params.yaml", {"train.max_seconds": limit})
-    kept = {item.entry.id for item in split_by_length(speech.items, limit * 0.8)[0]}
+    kept = {item.entry.id for item in split_by_length(speech.utterances, limit * 0.8)[0]}
     assert 0 < len(kept) < 7
     seen: set[str] = set()
     before_step(

@@ -17,7 +17,7 @@ from components.config.errors import InputError
 from components.features.frames import FrameSource
 from components.runtime.artifact import write_record
 from components.runtime.hashing import folder_digests
-from components.shards.reader import IndexedUtterance, entries
+from components.shards.reader import IndexedUtterance, list_utterances
 from tests import world as tones
 
 FEATURES, SHARDS = Path("data/features"), Path("data/shards")
@@ -57,7 +57,7 @@ def without(tar: Path, member: str) -> None:
 
 
 def last_of(folder: Path) -> IndexedUtterance:
-    return entries(folder)[-1]
+    return list_utterances(folder)[-1]
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])

@@ -29,7 +29,7 @@ from components.optim.loop import StepResult
 from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.stage import Stage
-from components.shards.reader import IndexedUtterance, entries
+from components.shards.reader import IndexedUtterance, list_utterances
 from components.text.wer import WordErrors
 from components.train import build, selection
 from components.train.data import (
@@ -390,8 +390,8 @@ def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(
 def held(world: Path) -> tuple[list[IndexedUtterance], list[IndexedUtterance], Train]:
     """Speech, non-speech and settings."""
     return (
-        entries(Path("data/features/train")),
-        entries(Path("data/features/nonspeech-train")),
+        list_utterances(Path("data/features/train")),
+        list_utterances(Path("data/features/nonspeech-train")),
         read_params().train,
     )
 

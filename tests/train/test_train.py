@@ -26,7 +26,7 @@ from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
-from components.shards.reader import IndexedUtterance, array, entries
+from components.shards.reader import IndexedUtterance, list_utterances, read_frames
 from components.text.wer import WordErrors
 from components.train import selection
 from components.train.data import plan
@@ -230,7 +230,7 @@ def loss_of(model: SpeechLLM, places: Places) -> float:
     for item, spoken in places:
         answer = [*(units(item.entry.text).input_ids if spoken else []), units.eos_token_id]
         after = [*units(" Transcribe speech to text. ASSISTANT: ").input_ids, *answer]
-        speech = model.projector([torch.from_numpy(array(item)).float()])[0]
+        speech = model.projector([torch.from_numpy(read_frames(item)).float()])[0]
         row = torch.cat([embed(torch.tensor(before)), speech, embed(torch.tensor(after))])
         logits = model.llm(inputs_embeds=row[None]).logits[0, -len(answer) - 1 : -1].double()
         total += float(
@@ -369,7 +369,9 @@ def test_longer_utterances_are_left_out_and_counted(
     world: Path, before_step: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    lengths = {item.entry.id: item.duration_s for item in entries(Path("data/shards/train"))}
+    lengths = {
+        item.entry.id: item.duration_s for item in list_utterances(Path("data/shards/train"))
+    }
     limit = sorted(lengths.values())[8]
     tones.change("params.yaml", {"train.max_seconds": limit})
     seen: set[str] = set()
@@ -408,7 +410,7 @@ def test_without_dev_there_is_no_checkpoint_to_choose(
 
 
 def frames_of_train() -> list[int]:
-    return [item.entry.frames for item in entries(Path("data/features/train"))]
+    return [item.entry.frames for item in list_utterances(Path("data/features/train"))]
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
@@ -457,8 +459,8 @@ def test_another_encoder_than_that_of_the_features_stops(world: Path) -> None:
 def held(world: Path) -> Iterator[tuple[list[IndexedUtterance], list[IndexedUtterance], Train]]:
     """Speech, non-speech and settings."""
     yield (
-        entries(Path("data/features/train")),
-        entries(Path("data/features/nonspeech-train")),
+        list_utterances(Path("data/features/train")),
+        list_utterances(Path("data/features/nonspeech-train")),
         read_params().train,
     )
 

@@ -99,11 +99,11 @@ def bases() -> dict[str, torch.Tensor]:
 
 @torch.no_grad()  # with a graph attention takes another kernel
 def heard(source: FrameSource) -> list[torch.Tensor]:
-    return source.frames(source.items)
+    return source.frames(source.utterances)
 
 
 def texts(model: SpeechLLM, source: FrameSource) -> list[str]:
-    items = source.items
+    items = source.utterances
     found = search(
         model.eval(),
         heard(source),
@@ -201,7 +201,7 @@ def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     tones.run("decode")
     model = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
     source = FrameSource("test", tones.ENCODER, "cpu", encoder=model.encoder)
-    items = [item for item in source.items if item.source == "tones-test"]
+    items = [item for item in source.utterances if item.source == "tones-test"]
     frames = [source.frames([item])[0] for item in items]
     rows = read_hypotheses(Path("data/decode/test/tones-test.parquet"))
     heard = {row.utterance_id: row.text for row in rows if row.system == "ctc"}
@@ -535,7 +535,7 @@ def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
     tones.change("params.yaml", {"features.mode": "live"})
     tones.run("features", "train")
     source = FrameSource("train", tones.ENCODER, "cpu", encoder=encoder)
-    head, items = CtcHead(encoder), source.items[:2]
+    head, items = CtcHead(encoder), source.utterances[:2]
     head.loss(
         source.frames(items), [head.encode(item.entry.text) or [] for item in items]
     ).backward()

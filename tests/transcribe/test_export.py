@@ -26,7 +26,7 @@ from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
-from components.shards.reader import entries, payload
+from components.shards.reader import list_utterances, read_payload
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
 from components.transcribe.export import export
@@ -86,8 +86,8 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
     export(tmp_path / "exported", with_bases)
     place = empty_folder(tmp_path / "elsewhere")
     (tmp_path / "exported").rename(place / "model")
-    for item in entries(Path("data/shards/dev")):
-        (place / f"{item.id}.flac").write_bytes(payload(item))
+    for item in list_utterances(Path("data/shards/dev")):
+        (place / f"{item.id}.flac").write_bytes(read_payload(item))
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),

@@ -21,7 +21,7 @@ from components.model.llms.causal import load_llm
 from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, write_record
-from components.shards.reader import entries, payload
+from components.shards.reader import list_utterances, read_payload
 from components.transcribe import Transcriber
 from components.transcribe.recording import Recording, open_recording
 from components.transcribe.transcript import Failure, Transcript
@@ -59,7 +59,7 @@ def bridge(world: Path) -> None:
 
 def recordings_of(role: str) -> dict[str, bytes]:
     """The FLAC of each utterance of a role."""
-    return {item.id: payload(item) for item in entries(Path("data/shards") / role)}
+    return {item.id: read_payload(item) for item in list_utterances(Path("data/shards") / role)}
 
 
 def long_tone(words: int, seed: int = 0, pauses: bool = False) -> np.ndarray:
