@@ -59,6 +59,8 @@ def test_without_words_the_rates_are_zero() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with refused("text_form", "'whispr'", "'whisper'"):
         score(["a"], ["a"], text_form="whispr")
+    with refused("resamples", "-1"):
+        score(["a"], ["a"], resamples=-1)
     with refused("hypotheses", "2", "1"):
         score(["a"], ["a", "b"])
     with refused("speakers", "0", "1"):
