@@ -17,15 +17,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from components.runtime.tables import format_table
 from flows.command import DVC
-from flows.results import aligned
-from flows.serve import address, start_server, stop
+from flows.serve import build_address, start_server, stop_process
 
 FLOW = (sys.executable, "-m", "flows.pipeline", "--here")
 PORT = 4299
 
 
-def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
+def time_run(command: Sequence[str], environment: Mapping[str, str]) -> float:
     """Of one run, which has to succeed."""
     start = time.perf_counter()
     subprocess.run(command, env=environment, capture_output=True, check=True)
@@ -46,18 +46,18 @@ def main() -> None:
         os.environ["PREFECT_HOME"] = name
         os.environ.pop("PREFECT_API_URL", None)
         plain = dict(os.environ)
-        found = {"dvc repro": [seconds([*DVC, "repro"], plain) for _ in range(times)]}
-        found["flow, first start of Prefect"] = [seconds(FLOW, plain)]
-        found["flow, no server"] = [seconds(FLOW, plain) for _ in range(times)]
+        found = {"dvc repro": [time_run([*DVC, "repro"], plain) for _ in range(times)]}
+        found["flow, first start of Prefect"] = [time_run(FLOW, plain)]
+        found["flow, no server"] = [time_run(FLOW, plain) for _ in range(times)]
         start_server("127.0.0.1", PORT, home)
         try:
-            asked = {**plain, "PREFECT_API_URL": address("127.0.0.1", PORT)}
-            found["flow, with a server"] = [seconds(FLOW, asked) for _ in range(times)]
+            asked = {**plain, "PREFECT_API_URL": build_address("127.0.0.1", PORT)}
+            found["flow, with a server"] = [time_run(FLOW, asked) for _ in range(times)]
         finally:
-            stop(home, "server")
+            stop_process(home, "server")
     least = min(found["dvc repro"])
     print(
-        aligned(
+        format_table(
             [
                 {
                     "run": name,

@@ -25,15 +25,15 @@ import numpy as np
 
 from components.audio.segments import FRAME_SAMPLES, stream_segments
 from components.audio.sound import RATE, read_waveform
+from components.runtime.tables import format_table
 from components.text.joining import Word
 from components.transcribe import Transcriber
-from flows.results import aligned
 
-AROUND = (
+CONTEXT_S = (
     10.0  # seconds before and after a place that are heard in one go: as long as a segment may be
 )
-SHIFTS = (0.0, -5.0, 5.0)  # seconds from a place to the middle of what is heard around it
-NEAR = (
+SHIFTS_S = (0.0, -5.0, 5.0)  # seconds from a place to the middle of what is heard around it
+DISTANCES_S = (
     0.5,
     1.0,
     3.0,
@@ -41,23 +41,23 @@ NEAR = (
 
 
 @dataclass(frozen=True)
-class Count:
+class JointCount:
     """Places, words near them, and how many of those the transcript lacks or has twice."""
 
-    places: int
-    words: int
-    lost: int
-    doubled: int
+    num_places: int
+    num_words: int
+    num_missing: int
+    num_doubled: int
 
 
-def energies(waveform: np.ndarray) -> np.ndarray:
+def frame_energy(waveform: np.ndarray) -> np.ndarray:
     """Mean square of each 10 ms."""
     return (
         waveform[: len(waveform) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES) ** 2
     ).mean(axis=1)
 
 
-def level(energy: np.ndarray, seconds: float) -> np.ndarray:
+def smooth_energy(energy: np.ndarray, seconds: float) -> np.ndarray:
     """Mean energy of so many seconds around each 10 ms."""
     sums = np.concatenate([[0], np.cumsum(energy, dtype=np.float64)])
     places, half = np.arange(len(energy)), round(50 * seconds)
@@ -65,12 +65,12 @@ def level(energy: np.ndarray, seconds: float) -> np.ndarray:
     return (sums[end] - sums[start]) / (end - start)
 
 
-def trimmed(waveform: np.ndarray) -> np.ndarray:
+def cut_pauses(waveform: np.ndarray) -> np.ndarray:
     """The waveform with at most 30 ms left of each stretch that is 15 dB below the ten seconds
     around it.
     """
-    energy = energies(waveform)
-    quiet = energy < 10**-1.5 * level(energy, 10)
+    energy = frame_energy(waveform)
+    quiet = energy < 10**-1.5 * smooth_energy(energy, 10)
     places = np.arange(len(energy))
     kept = places - np.maximum.accumulate(np.where(quiet, 0, places + 1)) < 3
     return (
@@ -80,7 +80,7 @@ def trimmed(waveform: np.ndarray) -> np.ndarray:
     )
 
 
-def concatenated(folder: Path, minutes: float) -> np.ndarray:
+def read_recordings(folder: Path, minutes: float) -> np.ndarray:
     """So many minutes of the recordings below a folder, or all of them."""
     parts: list[np.ndarray] = []
     for file in sorted(path for ending in ("flac", "wav") for path in folder.rglob(f"*.{ending}")):
@@ -90,7 +90,7 @@ def concatenated(folder: Path, minutes: float) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def covered(words: Sequence[Word], seconds: float) -> np.ndarray:
+def count_coverage(words: Sequence[Word], seconds: float) -> np.ndarray:
     """How many words lie over each 10 ms."""
     found: np.ndarray = np.zeros(int(seconds * 100) + 2, int)
     for word in words:
@@ -100,7 +100,7 @@ def covered(words: Sequence[Word], seconds: float) -> np.ndarray:
     return found
 
 
-def lost_and_doubled(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]:
+def count_faults(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]:
     """Of some words those that less than half of is covered, and those that more than half of is
     covered twice.
     """
@@ -113,11 +113,11 @@ def lost_and_doubled(words: Sequence[Word], over: np.ndarray) -> tuple[int, int]
     )
 
 
-def sure(model: Transcriber, waveform: np.ndarray, place: float) -> list[Word]:
+def find_reliable_words(model: Transcriber, waveform: np.ndarray, place: float) -> list[Word]:
     """The words around a place that the encoder hears whatever stands around them, in seconds of
     the whole.
     """
-    first, *others = (_heard(model, waveform, place + shift) for shift in SHIFTS)
+    first, *others = (_transcribe_around(model, waveform, place + shift) for shift in SHIFTS_S)
     return [
         word
         for word in first
@@ -125,9 +125,9 @@ def sure(model: Transcriber, waveform: np.ndarray, place: float) -> list[Word]:
     ]
 
 
-def _heard(model: Transcriber, waveform: np.ndarray, middle: float) -> list[Word]:
-    start = max(0.0, middle - AROUND)
-    words = model(waveform[int(start * RATE) : int((middle + AROUND) * RATE)]).words
+def _transcribe_around(model: Transcriber, waveform: np.ndarray, middle: float) -> list[Word]:
+    start = max(0.0, middle - CONTEXT_S)
+    words = model(waveform[int(start * RATE) : int((middle + CONTEXT_S) * RATE)]).words
     return [Word(word.text, word.start + start, word.end + start) for word in words]
 
 
@@ -136,26 +136,32 @@ def _is_same(one: Word, other: Word) -> bool:
     return one.text == other.text and shared > min(one.end - one.start, other.end - other.start) / 2
 
 
-def counted(
+def count_joints(
     model: Transcriber, waveform: np.ndarray, distances: Sequence[float]
-) -> Iterator[tuple[str, float, Count]]:
+) -> Iterator[tuple[str, float, JointCount]]:
     """What is lost and doubled within each of the ``distances`` of the joints of a recording, and
     of the middles of its segments.
     """
     segments = [piece.segment for piece in stream_segments([waveform])]
     joints = [((one.end + other.start) / 2 / RATE, inf) for one, other in pairwise(segments)]
     middles = [((each.start + each.end) / 2 / RATE, each.seconds / 2) for each in segments]
-    over = covered(model(waveform).words, len(waveform) / RATE)
+    over = count_coverage(model(waveform).words, len(waveform) / RATE)
     for name, places in {"joints": joints, "middles of segments": middles}.items():
-        heard = [(place, room, sure(model, waveform, place)) for place, room in places]
+        heard = [
+            (place, room, find_reliable_words(model, waveform, place)) for place, room in places
+        ]
         for distance in distances:
             near = [
                 [word for word in words if abs((word.start + word.end) / 2 - place) <= distance]
                 for place, room, words in heard
                 if room > distance
             ]
-            sums = np.sum([lost_and_doubled(words, over) for words in near] or [(0, 0)], axis=0)
-            yield name, distance, Count(len(near), sum(map(len, near)), int(sums[0]), int(sums[1]))
+            sums = np.sum([count_faults(words, over) for words in near] or [(0, 0)], axis=0)
+            yield (
+                name,
+                distance,
+                JointCount(len(near), sum(map(len, near)), int(sums[0]), int(sums[1])),
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,29 +175,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--minutes", type=float, default=30, help="of audio (default: 30)")
     parser.add_argument(
-        "--near", type=float, nargs="+", default=NEAR, metavar="S", help="seconds from a place"
+        "--near",
+        type=float,
+        nargs="+",
+        default=DISTANCES_S,
+        metavar="S",
+        help="seconds from a place",
     )
     options = parser.parse_args(arguments)
     model, long = (
         Transcriber.load(options.model, constraints="ctc"),
-        concatenated(options.folder, options.minutes),
+        read_recordings(options.folder, options.minutes),
     )
     rows = []
-    for name, waveform in {"as it is": long, "pauses cut out": trimmed(long)}.items():
-        for where, distance, count in counted(model, waveform, options.near):
+    for name, waveform in {"as it is": long, "pauses cut out": cut_pauses(long)}.items():
+        for where, distance, count in count_joints(model, waveform, options.near):
             rows.append(
                 {
                     "recording": name,
                     "minutes": f"{len(waveform) / RATE / 60:.1f}",
                     "at": where,
-                    "places": str(count.places),
+                    "places": str(count.num_places),
                     "within s": f"{distance:g}",
-                    "words": str(count.words),
-                    "lost": str(count.lost),
-                    "doubled": str(count.doubled),
+                    "words": str(count.num_words),
+                    "lost": str(count.num_missing),
+                    "doubled": str(count.num_doubled),
                 }
             )
-    print(aligned(rows))
+    print(format_table(rows))
 
 
 if __name__ == "__main__":

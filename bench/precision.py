@@ -23,18 +23,18 @@ from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.runtime.progress import progress
 from components.runtime.settings import device as chosen_device
+from components.runtime.tables import format_table
 from components.search.beam import search
 from components.shards.order import batch_by_length
 from components.text.wer import compute_wer
-from flows.results import aligned
 
 ROLES = ("dev", "test")
 DTYPES = ("float32", "bfloat16")
-ALONE = 0.0  # seconds of audio in a batch: each utterance is one
-Said = dict[str, dict[str, tuple[str, str]]]  # by source and id: reference and hypothesis
+SINGLE = 0.0  # seconds of audio in a batch: each utterance is one
+Texts = dict[str, dict[str, tuple[str, str]]]  # by source and id: reference and hypothesis
 
 
-def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, device: str) -> Said:
+def decode(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, device: str) -> Texts:
     """What the LLM in ``dtype`` says of each utterance of a role, in batches of so many seconds or
     alone.
     """
@@ -43,7 +43,7 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
     batches = batch_by_length(
         source.utterances, [item.duration_s for item in source.utterances], batch_seconds
     )
-    found: Said = {}
+    found: Texts = {}
     with progress("precision", f"{role}, {dtype}", len(source.utterances), "utterances") as shown:
         for batch in batches if batch_seconds else [[item] for item in source.utterances]:
             texts = search(model, source.frames(batch), [item.duration_s for item in batch], rules)
@@ -53,7 +53,7 @@ def decoded(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, d
     return found
 
 
-def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
+def build_rows(made: dict[tuple[str, float], Texts]) -> list[dict[str, Any]]:
     """A row for each source, precision and way; ``made`` holds what was said by precision and
     seconds of a batch.
     """
@@ -63,8 +63,8 @@ def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
             "LLM": dtype,
             "batch": f"{way:g} s" if way else "alone",
             "utterances": len(said),
-            "other than alone": _others(said, made[dtype, ALONE][source]),
-            "other than float32": _others(said, made["float32", ALONE][source]),
+            "other than alone": _share_of_changes(said, made[dtype, SINGLE][source]),
+            "other than float32": _share_of_changes(said, made["float32", SINGLE][source]),
             "wer": compute_wer(
                 [pair[0] for pair in said.values()], [pair[1] for pair in said.values()], "casefold"
             ),
@@ -75,12 +75,12 @@ def rows(made: dict[tuple[str, float], Said]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["set"])
 
 
-def _others(said: dict[str, tuple[str, str]], first: dict[str, tuple[str, str]]) -> float:
+def _share_of_changes(said: dict[str, tuple[str, str]], first: dict[str, tuple[str, str]]) -> float:
     """The share of utterances of which something else is said."""
     return sum(said[each] != first[each] for each in first) / len(first)
 
 
-def _shown(row: dict[str, Any]) -> dict[str, str]:
+def _format_row(row: dict[str, Any]) -> dict[str, str]:
     share = {
         name: f"{100 * row[name]:.2f}" for name in ("other than alone", "other than float32", "wer")
     }
@@ -114,11 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rules, found, texts = settings.sets[options.set].without_acoustic_limits(), [], {}
     for role in ROLES:
         made = {
-            (dtype, way): decoded(role, dtype, rules, way, device)
+            (dtype, way): decode(role, dtype, rules, way, device)
             for dtype in DTYPES
-            for way in (ALONE, settings.batch_seconds)
+            for way in (SINGLE, settings.batch_seconds)
         }
-        found += rows(made)
+        found += build_rows(made)
         texts[role] = {f"{dtype}, {way:g} s": said for (dtype, way), said in made.items()}
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             + "\n"
         )
-    print(aligned([_shown(row) for row in found]))
+    print(format_table([_format_row(row) for row in found]))
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ RARE = """colour mister doctor can't twenty hundred seven favour honour i'll we'
 letter window morning question garden nobody yesterday river silence manner evening certain among"""
 LENGTHS = (3, 45)  # words of an utterance
 ERRORS = 0.05  # of words
-RATE = 2.7  # words a second
+WORDS_PER_SECOND = 2.7  # words a second
 
 
-def rows(words: int, systems: int, speakers: int, seed: int) -> list[Hypothesis]:
+def generate_hypotheses(words: int, systems: int, speakers: int, seed: int) -> list[Hypothesis]:
     """Hypotheses of about so many reference words, for each system."""
     drawn = random.Random(seed)
     rare = RARE.split()
@@ -51,8 +51,8 @@ def rows(words: int, systems: int, speakers: int, seed: int) -> list[Hypothesis]
     found = []
     for system in range(systems):
         for number, said in enumerate(made):
-            text, speaker = _heard(said, rare, drawn), f"speaker-{number % speakers}"
-            seconds = len(said) / RATE
+            text, speaker = _corrupt(said, rare, drawn), f"speaker-{number % speakers}"
+            seconds = len(said) / WORDS_PER_SECOND
             found.append(
                 Hypothesis(
                     text,
@@ -68,7 +68,7 @@ def rows(words: int, systems: int, speakers: int, seed: int) -> list[Hypothesis]
     return found
 
 
-def _heard(said: Sequence[str], rare: Sequence[str], drawn: random.Random) -> str:
+def _corrupt(said: Sequence[str], rare: Sequence[str], drawn: random.Random) -> str:
     heard: list[str] = []
     for word in said:
         chance = drawn.random() / ERRORS
@@ -104,7 +104,7 @@ def main() -> None:
             for seed, name in enumerate(
                 ("test/test-clean", "test/test-other", "nonspeech-test/synthetic-test")
             ):
-                found = rows(
+                found = generate_hypotheses(
                     options.words // 2 if seed < 2 else 5_000,
                     options.systems,
                     options.speakers,

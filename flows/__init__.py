@@ -1,12 +1,12 @@
-"""When, where and how often: Prefect over the DAG that DVC holds."""
+"""When, where and how often a pipeline runs: Prefect over the DAG that DVC owns."""
 
 import os
 
-# Before Prefect is imported, which reads them then; what somebody has set stays.
+# Prefect reads these when it is imported; a value that is set already stays.
 for _name, _value in {
-    # the first start makes the database; Prefect gives it 20
+    # seconds; the first start creates the database, and Prefect's own limit is 20
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # nobody is told of what runs here
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # no telemetry
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -1,10 +1,10 @@
-"""Where a flow works: a clone of the last commit while somebody edits the workspace, or the
-workspace itself, which it then has alone.
+"""Where a flow works: in a clone of the last commit while somebody edits the workspace, or in the
+workspace itself, under a lock.
 
-A clone shares the workspace's DVC cache by links, so nothing large is copied and nothing that was
-computed is computed again. What comes out returns as a DVC experiment of the workspace (``dvc exp
-show``, ``dvc exp apply``) or as a branch with one commit. The clone of a flow that was killed is
-removed by the next one.
+A clone shares the workspace's DVC cache by links, so nothing large is copied and nothing is
+computed twice. The result returns as a DVC experiment of the workspace (``dvc exp show``, ``dvc exp
+apply``) or as a branch with one commit. The clone of a flow that was killed is removed by the next
+flow.
 """
 
 from __future__ import annotations
@@ -25,83 +25,76 @@ from components.runtime.hashing import data_digest
 from components.runtime.settings import work_root
 from flows.command import run
 
-RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git holds of a result
+RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git tracks of a result
 
 
 @dataclass(frozen=True)
 class CloneLocation:
-    """The folder in which a flow works, and the workspace that its result is for."""
+    """The folder in which a flow works, and the workspace that gets its result."""
 
     folder: Path
-    above: Path
+    workspace: Path
 
-    def as_experiment(self) -> str:
-        """Makes what came out an experiment of the workspace; returns its name, empty where all is
-        as in the commit cloned.
+    def save_experiment(self) -> str:
+        """Saves the result as an experiment of the workspace; returns its name, empty if all is as
+        in the commit that was cloned.
 
         An experiment of DVC is a commit on the one that it started from, under a reference that
         names both. ``dvc exp save`` would refuse one of which some stages never ran.
         """
-        base, name = run("git", "rev-parse", "HEAD"), f"flow-{self.folder.name}".lower()
+        base, name = run("git", "rev-parse", "HEAD"), self._name
         commit_result(f"dvc: commit experiment {name}")
         if run("git", "rev-parse", "HEAD") == base:
             return ""
-        run(
-            "git",
-            "-C",
-            str(self.above),
-            "fetch",
-            "--quiet",
-            str(self.folder),
-            f"HEAD:{ExpRefInfo(base, name)}",
-        )
+        self._fetch(f"HEAD:{ExpRefInfo(base, name)}")
         return name
 
-    def as_branch(self, message: str, name: str = "") -> tuple[str, str]:
-        """Commits what came out as a branch of the workspace, in place of an earlier one of that
-        name; returns branch and commit.
+    def save_branch(self, message: str, name: str = "") -> tuple[str, str]:
+        """Commits the result as a branch of the workspace, in place of an earlier one of that name;
+        returns branch and commit.
         """
-        name = name or f"flow-{self.folder.name}".lower()
+        name = name or self._name
         commit = commit_result(message)
-        run(
-            "git",
-            "-C",
-            str(self.above),
-            "fetch",
-            "--quiet",
-            str(self.folder),
-            f"+HEAD:refs/heads/{name}",
-        )
+        self._fetch(f"+HEAD:refs/heads/{name}")
         return name, commit
+
+    @property
+    def _name(self) -> str:
+        """Of an experiment or a branch."""
+        return f"flow-{self.folder.name}".lower()
+
+    def _fetch(self, reference: str) -> None:
+        """Fetches a reference of the clone into the workspace."""
+        run("git", "-C", str(self.workspace), "fetch", "--quiet", str(self.folder), reference)
 
 
 @contextlib.contextmanager
-def workspace() -> Iterator[CloneLocation]:
-    """The current workspace, held against a second flow; the system frees it when its holder dies.
-    Raises TransientError where another flow works in it.
+def lock_workspace() -> Iterator[CloneLocation]:
+    """The current workspace, locked against a second flow; the system releases the lock when this
+    process ends. Raises TransientError if another flow works in it.
     """
     folder = Path.cwd()
-    place = work_root() / "workspaces" / f"{data_digest(str(folder))[:12]}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    path = work_root() / "workspaces" / f"{data_digest(str(folder))[:12]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(place, timeout=0):
+        with FileLock(path, timeout=0):
             yield CloneLocation(folder, folder)
     except Timeout:
         raise TransientError(
             f"Another flow works in {folder}.",
             subject=str(folder),
-            hint="Wait for its end, or leave out --here: then each works in a clone.",
+            hint="Wait until it has ended, or leave out --here: each flow then works in a clone.",
         ) from None
 
 
 @contextlib.contextmanager
-def clone(say: Callable[[str], None]) -> Iterator[CloneLocation]:
-    """Changes into a clone of the current workspace, which goes in any case: what is to stay is
-    brought back before.
+def clone_workspace(log: Callable[[str], None]) -> Iterator[CloneLocation]:
+    """Changes into a clone of the current workspace, which is removed in the end: save the result
+    before.
 
-    ``say`` is told what is cloned. Raises InputError outside a Git repository.
+    ``log`` gets a line on what is cloned. Raises InputError outside a Git repository.
     """
-    above = Path.cwd()
+    workspace = Path.cwd()
     revision = run(
         "git",
         "rev-parse",
@@ -110,61 +103,58 @@ def clone(say: Callable[[str], None]) -> Iterator[CloneLocation]:
         hint="A clone needs a commit to start from; --here needs none.",
     )
     if run("git", "status", "--porcelain", "--untracked-files=no"):
-        say(f"the workspace has changes that are not committed: this runs {revision} without them")
+        log(f"the workspace has changes that are not committed: this runs {revision} without them")
     parent = work_root() / "clones"
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent)
+    _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{revision}-", dir=parent))
     with FileLock(f"{folder}.lock"):
         try:
-            run("git", "clone", "--quiet", str(above), str(folder))
+            run("git", "clone", "--quiet", str(workspace), str(folder))
             with contextlib.chdir(folder):
-                _take_along(above)
-                say(f"runs {revision} in {folder}")
-                yield CloneLocation(folder, above)
+                _configure(workspace)
+                log(f"runs {revision} in {folder}")
+                yield CloneLocation(folder, workspace)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
-def _sweep(parent: Path) -> None:
-    """Removes the clones that nobody holds: of flows that were killed."""
+def _remove_abandoned(parent: Path) -> None:
+    """Removes the clones that no process has locked: of flows that were killed."""
     for folder in (path for path in parent.iterdir() if path.is_dir()):
-        place = Path(f"{folder}.lock")
-        if not place.exists():
-            continue  # one that is being made
-        with contextlib.suppress(Timeout), FileLock(place, timeout=0):
+        lock = Path(f"{folder}.lock")
+        if not lock.exists():
+            continue  # it is being created
+        with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
-            place.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
-def _take_along(above: Path) -> None:
-    """What a clone needs of the workspace and Git does not hold: DVC's cache with the results that
-    stand, and how its remotes are reached.
+def _configure(workspace: Path) -> None:
+    """Gives the current clone what Git does not track: DVC's cache with the results so far, access
+    to its remotes, and the author of commits.
     """
-    local = above / ".dvc/config.local"
+    local = workspace / ".dvc/config.local"
     if local.is_file():
-        shutil.copy(local, ".dvc/config.local")  # with its mode: it may hold keys
-    with Repo(str(above)) as repo:
+        shutil.copy(local, ".dvc/config.local")  # with its file mode: it may contain keys
+    with Repo(str(workspace)) as repo:
         cache = repo.cache.local_cache_dir
-    with Repo() as repo, repo.config.edit("local") as held:
-        held["cache"]["dir"] = cache
+    with Repo() as repo, repo.config.edit("local") as config:
+        config["cache"]["dir"] = cache
     with Repo() as repo:
         repo.checkout(allow_missing=True)  # what the cache lacks is computed
-    name, mail = (
-        run("git", "-C", str(above), "config", "--default", "libretto", key)
-        for key in ("user.name", "user.email")
-    )
-    run("git", "config", "user.name", name)
-    run("git", "config", "user.email", mail)
+    for key in ("user.name", "user.email"):
+        value = run("git", "-C", str(workspace), "config", "--default", "libretto", key)
+        run("git", "config", key, value)
 
 
 def commit_result(message: str) -> str:
-    """Commits ``dvc.lock``, metrics and scans as they are, and nothing else; returns the commit,
-    the last one where they are as in it.
+    """Commits ``dvc.lock``, metrics and scans as they are, and nothing else; returns the commit:
+    the last one if they are unchanged.
     """
-    held = [each for each in RESULT if Path(each).exists()]
-    run("git", "add", *held)
-    if run("git", "status", "--porcelain", "--untracked-files=no", "--", *held):
-        run("git", "commit", "--quiet", "-m", message, "--", *held)
+    paths = [path for path in RESULT if Path(path).exists()]
+    run("git", "add", *paths)
+    if run("git", "status", "--porcelain", "--untracked-files=no", "--", *paths):
+        run("git", "commit", "--quiet", "-m", message, "--", *paths)
     return run("git", "rev-parse", "--short", "HEAD")

@@ -7,14 +7,16 @@ their word error rates.
     python -m flows.compare --llm llama-tiny phi-tiny
 
 Everything is checked before any work. Experiments run in copies of the last commit and the changes
-on top of it, one at a time or one a GPU, with the DVC cache and the work cache in common: a cell
-computes only what no other has. A cell that is done already is taken as it is, and one that still
-runs is waited for, so the same command goes on where it stopped. A cell that fails is a failed row,
-the others go on, and the exit code is 1; it is 75 where a worker was killed, and what that had not
-done is still queued. What a recipe's source publishes stands beside our figures. Cells that differ
-in ``train.seed`` alone come once more, as mean and range. The first cell is the baseline: of each
-other one the difference of word error rates follows with its interval and the p-value of the
-matched-pairs test, from the errors of each utterance as DVC has them.
+on top of it, one at a time or one a GPU; they share the DVC cache and the work cache, so a cell
+computes only what no other has. The same command continues where it stopped: a cell that is done
+is not run again, and one that still runs is waited for. A cell that fails is a failed row, the
+others go on, and the exit code is 1; it is 75 if a worker was killed, and then the cells that were
+not done are still queued.
+
+The table also has the published figures of the recipe's source. Cells that differ in ``train.seed``
+alone come once more, as mean and range. The first cell is the baseline: for each other one the
+difference of word error rates follows with its interval and the p-value of the matched-pairs test,
+from the errors of each utterance in DVC's cache.
 """
 
 from __future__ import annotations
@@ -37,105 +39,117 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
 from components.runtime.devices import visible_gpus
+from components.runtime.tables import format_table
 from flows import experiments
 from flows import recipe as recipes
-from flows.comparison import against_first, over_seeds, side_by_side, table
-from flows.recipe import Cell, Recipe
-from flows.results import aligned
+from flows.comparison import (
+    Row,
+    add_published,
+    build_table,
+    compare_to_first,
+    summarize_seeds,
+)
+from flows.recipe import Recipe, RecipeCell
 
-WATCHERS: TaskRunner[Any] = ThreadPoolTaskRunner(
-    max_workers=8
-)  # cells that are waited for at once: more than run
-FAILED = 1  # exit code where a cell failed
+# Cells that are waited for at once: more than run.
+WATCHERS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=8)
+FAILED = 1  # exit code if a cell failed
 Names = Mapping[str, Sequence[str]]  # by dial: encoder, llm, …
 
 
 @dataclass
-class Comparison:
-    """What came out: rows of each experiment, of those over seeds, of differences to the first, and
-    which failed.
+class RecipeComparison:
+    """The result of all cells: rows of each experiment, of those over seeds, of the differences to
+    the first, and which failed.
     """
 
-    rows: list[dict[str, str]]
+    rows: list[Row]
     failed: list[str]
-    seeds: list[dict[str, str]]
-    differences: list[dict[str, str]] = field(default_factory=list)
-    first: str = ""
+    seeds: list[Row]
+    differences: list[Row] = field(default_factory=list)
+    baseline: str = ""
     remark: str = ""
 
-    def text(self) -> str:
+    def format_text(self) -> str:
         """All of it as aligned text."""
-        parts = [aligned(self.rows)]
-        parts += [f"Over seeds, mean (least–most):\n{aligned(self.seeds)}"] if self.seeds else []
-        heading = (
-            f"Against {self.first}, in percent points of words (95 % interval; p of matched pairs):"
-        )
-        parts += [f"{heading}\n{aligned(self.differences)}"] if self.differences else []
+        parts = [format_table(self.rows)]
+        if self.seeds:
+            parts.append(f"Over seeds, mean (least–most):\n{format_table(self.seeds)}")
+        if self.differences:
+            heading = (
+                f"Against {self.baseline}, in percent points of words (95 % interval; p of matched "
+                "pairs):"
+            )
+            parts.append(f"{heading}\n{format_table(self.differences)}")
         return "\n\n".join([*parts, *filter(None, [self.remark])])
 
 
-def cells_of(recipe_name: str, names: Names, only: str = "") -> dict[str, Cell]:
+def expand_cells(recipe_name: str, names: Names, only: str = "") -> dict[str, RecipeCell]:
     """Experiment name → cell, all checked, of a recipe, or of names for each dial."""
     recipe = recipes.read_recipe(recipe_name) if recipe_name else Recipe()
     dials = {dial: list(values) for dial, values in names.items() if values}
     if dials and recipe.cells:
         raise InputError(
             f"The recipe '{recipe_name}' names its cells.",
+            subject=recipe_name,
             hint=f"Leave out --{next(iter(dials))}.",
         )
-    found = recipes.expand(replace(recipe, grid={**recipe.grid, **dials}))
+    cells = recipes.expand(replace(recipe, grid={**recipe.grid, **dials}))
     if only:
-        known = [cell.name for cell in found]
-        if only not in known:
-            raise InputError(f"There is no cell '{only}'.", subject=only, hint=nearest(only, known))
-        found = [cell for cell in found if cell.name == only]
-    for cell in found:
-        recipes.check(cell)
-    return {"-".join(filter(None, (recipe_name or "compare", cell.name))): cell for cell in found}
+        cell_names = [cell.name for cell in cells]
+        if only not in cell_names:
+            raise InputError(
+                f"There is no cell '{only}'.", subject=only, hint=nearest(only, cell_names)
+            )
+        cells = [cell for cell in cells if cell.name == only]
+    for cell in cells:
+        recipes.check_cell(cell)
+    return {"-".join(filter(None, (recipe_name or "compare", cell.name))): cell for cell in cells}
 
 
 @task(cache_policy=NO_CACHE)
-def check_plans(cells: dict[str, Cell]) -> None:
-    """Raises InputError before anything is queued where a disk or the memory will not do for a cell
-    by itself.
+def check_plans(cells: dict[str, RecipeCell]) -> None:
+    """Raises InputError for the first cell that does not fit by itself: a disk or the memory is too
+    small; nothing is queued then.
     """
     for name, cell in cells.items():
         done = subprocess.run(
-            [sys.executable, "-m", "components.plan", *cell.arguments()],
+            [sys.executable, "-m", "components.plan", *cell.build_arguments()],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise InputError(
-                f"'{name}': {(done.stderr.strip().splitlines() or ['no plan'])[-1]}", subject=name
-            )
+            last_line = (done.stderr.strip().splitlines() or ["no plan"])[-1]
+            raise InputError(f"'{name}': {last_line}", subject=name)
 
 
 @task(cache_policy=NO_CACHE)
-def queue(cells: dict[str, Cell], again: bool) -> set[str]:
-    """Queues the cells that are neither done nor under way; returns those that were done before."""
-    experiments.settle(list(cells))
-    shown, under_way = experiments.results(), experiments.waiting()
-    done = (
-        set()
-        if again
-        else {name for name, cell in cells.items() if experiments.is_done(cell, shown.get(name))}
-    )
-    experiments.put(
-        {name: cell for name, cell in cells.items() if name not in done and name not in under_way}
+def queue_cells(cells: dict[str, RecipeCell], again: bool) -> set[str]:
+    """Queues the cells that are neither done nor queued; returns those that are done, none if all
+    are to run again.
+    """
+    experiments.fail_orphans(list(cells))
+    commits, unfinished = experiments.list_results(), experiments.list_unfinished()
+    done = {
+        name
+        for name, cell in cells.items()
+        if not again and experiments.is_done(cell, commits.get(name))
+    }
+    experiments.enqueue(
+        {name: cell for name, cell in cells.items() if name not in done | unfinished.keys()}
     )
     return done
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def run_cell(name: str, done: bool) -> State:
-    """Waits for one experiment of the queue; Failed with the last words of its stage."""
+    """Waits for one experiment of the queue; Failed with the last line of its stage."""
     if done:
         return Completed(name="Cached", message="done before")
-    experiments.wait(name)
-    if name not in experiments.results():
-        return Failed(message=experiments.reason(name))
+    experiments.wait_for(name)
+    if name not in experiments.list_results():
+        return Failed(message=experiments.read_failure(name))
     return Completed(message=f"dvc exp apply {name}")
 
 
@@ -147,75 +161,71 @@ def compare(
     jobs: int = 0,
     again: bool = False,
     plan: bool = True,
-) -> Comparison:
+) -> RecipeComparison:
     """Runs a recipe's cells, or one for each of the ``names`` of a dial (``{"llm": ["phi-2",
     "vicuna-7b"]}``), and compares them.
 
     ``jobs`` experiments run at once (0: one a GPU), ``again`` runs even those that are done.
     """
-    cells = cells_of(recipe, names or {}, only)
+    cells = expand_cells(recipe, names or {}, only)
     if plan:
         check_plans(cells)
-    done = queue(cells, again)
+    done = queue_cells(cells, again)
     try:
         if len(done) < len(cells):
-            experiments.start(devices(jobs))
-        states = [run_cell.submit(name, name in done, return_state=False) for name in cells]
-        for each in states:
-            each.wait()
+            experiments.start_workers(list_devices(jobs))
+        runs = [run_cell.submit(name, name in done, return_state=False) for name in cells]
+        for run in runs:
+            run.wait()
     except BaseException:
-        experiments.stop(list(cells))  # a cancelled flow leaves no experiment running
+        experiments.cancel(list(cells))  # a cancelled flow leaves no experiment running
         raise
-    lost = [
-        error
-        for each in states
-        if isinstance(error := each.result(raise_on_failure=False), TransientError)
-    ]
-    if lost:
-        raise lost[0]
-    found = compared(cells)
+    for run in runs:
+        if isinstance(error := run.result(raise_on_failure=False), TransientError):
+            raise error
+    comparison = collect_results(cells)
     create_table_artifact(
-        found.rows, key="comparison", description=f"{recipe or 'names'}, side by side"
+        comparison.rows, key="comparison", description=f"{recipe or 'names'}, side by side"
     )
     create_table_artifact(
-        found.differences,
+        comparison.differences,
         key="differences",
-        description=f"Against {found.first}; p of matched pairs",
+        description=f"Against {comparison.baseline}; p of matched pairs",
     )
-    get_run_logger().info("%s", found.text())
-    return found
+    get_run_logger().info("%s", comparison.format_text())
+    return comparison
 
 
-def devices(jobs: int) -> list[str]:
-    """What each worker is to see as its GPU, empty where there is none: ``jobs`` of them dealt out
-    in turn, 0 for one a GPU.
+def list_devices(jobs: int) -> list[str]:
+    """The CUDA_VISIBLE_DEVICES of each of ``jobs`` workers, 0 for one a GPU: the GPUs in turn, or
+    empty if there are none.
     """
-    found = visible_gpus() or [""]
-    return [found[place % len(found)] for place in range(jobs or len(found))]
+    devices = visible_gpus() or [""]
+    return [devices[index % len(devices)] for index in range(jobs or len(devices))]
 
 
-def compared(cells: dict[str, Cell]) -> Comparison:
+def collect_results(cells: dict[str, RecipeCell]) -> RecipeComparison:
     """The results of the cells as DVC has them now."""
-    shown = experiments.results()
-    rows, failed = table(list(cells), shown)
-    differences, remark = against_first(list(cells), failed, shown)
-    return Comparison(
-        side_by_side(rows, cells),
+    commits, names = experiments.list_results(), list(cells)
+    rows, failed = build_table(names, commits)
+    differences, remark = compare_to_first(names, failed, commits)
+    return RecipeComparison(
+        add_published(rows, cells),
         failed,
-        over_seeds(cells, shown),
+        summarize_seeds(cells, commits),
         differences,
-        next(iter(cells)),
+        names[0],
         remark,
     )
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m flows.compare",
-        description="Runs experiments and lays their results side by side.",
+        description="Runs experiments and prints their results side by side.",
     )
     parser.add_argument(
-        "recipe", nargs="?", default="", help=f"one of: {', '.join(recipes.names())}"
+        "recipe", nargs="?", default="", help=f"one of: {', '.join(recipes.list_names())}"
     )
     parser.add_argument("--only", metavar="CELL", default="", help="just this cell of the recipe")
     parser.add_argument(
@@ -230,7 +240,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-plan",
         action="store_true",
-        help="queue even what a plan says will not do (python -m components.plan)",
+        help="queue even if the plan says that a disk or the memory is too small",
     )
     for name in NAMES:
         parser.add_argument(
@@ -241,30 +251,29 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     options = parser.parse_args(arguments)
     if not options.recipe and not any(getattr(options, name) for name in NAMES):
-        parser.error("give a recipe, or names to compare such as --llm A B")
+        parser.error("name a recipe, or names to compare such as --llm A B")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compares from the command line; returns the exit code."""
-    options = _options(arguments)
+    options = _parse_options(arguments)
     names: dict[str, Any] = {name: values for name in NAMES if (values := getattr(options, name))}
     try:
-        cells = cells_of(
-            options.recipe, names, options.only
-        )  # before Prefect starts: a wrong name is said at once
+        # Before Prefect starts, so that a wrong name stops at once.
+        cells = expand_cells(options.recipe, names, options.only)
         if options.dry_run:
             for name, cell in cells.items():
-                print(shlex.join(["dvc", *experiments.queue_command(name, cell)]))
+                print(shlex.join(["dvc", *experiments.build_command(name, cell)]))
             return 0
-        found = compare(
+        comparison = compare(
             options.recipe, names, options.only, options.jobs, options.again, not options.no_plan
         )
     except LibrettoError as error:
         print(f"compare: {error}", file=sys.stderr)
         return error.exit_code
-    print(found.text())
-    return FAILED if found.failed else 0
+    print(comparison.format_text())
+    return FAILED if comparison.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""What is said of several experiments side by side: their rates, what is published of them, means
-over seeds, and which differences to the first are real.
+"""Tables of several experiments side by side: their rates, published ones, means over seeds, and
+which differences to the first are significant.
+
+In: names and commits of experiments, and the cells of a recipe. Out: rows of text by column. Cost:
+about a second an experiment, for its errors by utterance.
 """
 
 from __future__ import annotations
@@ -9,116 +12,124 @@ from pathlib import Path
 from typing import Any
 
 from components.config.params import read_params
-from flows.differences import UTTERANCES, differences, read_errors
-from flows.experiments import committed, reason
-from flows.recipe import Cell
-from flows.results import SCORE, TRAIN, perplexities, spread, text_on_nonspeech, word_errors
+from flows.differences import UTTERANCES, list_differences, read_errors
+from flows.experiments import read_committed, read_failure
+from flows.recipe import RecipeCell
+from flows.results import (
+    SCORE,
+    TRAIN,
+    list_perplexities,
+    list_texts,
+    list_word_errors,
+    summarize_repeats,
+)
+
+Row = dict[str, str]  # text by column
 
 
-def table(names: Sequence[str], shown: Mapping[str, str]) -> tuple[list[dict[str, str]], list[str]]:
+def build_table(names: Sequence[str], commits: Mapping[str, str]) -> tuple[list[Row], list[str]]:
     """Rows (experiment × set and system, WER and clips with text in percent; the optimiser step at
     which the training's accuracy jumps), and the names of the failed experiments.
+
+    ``commits`` are those of the experiments that succeeded, by name.
     """
     rows, failed = [], []
     for name in names:
-        row = {"experiment": name}
-        metrics = _metrics(shown.get(name))
-        if metrics is None:
+        scores = _read_metrics(commits.get(name))
+        if scores is None:
             failed.append(name)
-            row["state"] = f"failed: {reason(name)}"
-        else:
-            row |= {
-                "state": "done",
-                **{
-                    f"{each['set']}/{each['system']}": each["WER %"]
-                    for each in word_errors(metrics)
-                },
-            }
-            row |= {
-                f"{each['set']}/{each['system']} text %": each["clips with text %"]
-                for each in text_on_nonspeech(metrics)
-            }
-            row |= {
-                f"{each} perplexity": f"{figure:.2f}"
-                for each, figure in perplexities(metrics).items()
-            }
-            training = _metrics(shown.get(name), TRAIN) or {}
-            if training.get("steps"):  # else a released projector: nothing was trained
-                row["jump at step"] = str((training.get("jump") or {}).get("step") or "none")
-        rows.append(row)
+            rows.append({"experiment": name, "state": f"failed: {read_failure(name)}"})
+            continue
+        training = _read_metrics(commits.get(name), TRAIN) or {}
+        rows.append({"experiment": name, "state": "done"} | _figures(scores, training))
     return rows, failed
 
 
-def side_by_side(rows: Sequence[dict[str, str]], cells: Mapping[str, Cell]) -> list[dict[str, str]]:
-    """The rows with what is published of their cells: a column for each set of which any is, "-"
-    where there is none.
+def _figures(scores: Mapping[str, Any], training: Mapping[str, Any]) -> Row:
+    """The figures of one experiment by column."""
+    row = {f"{word['set']}/{word['system']}": word["WER %"] for word in list_word_errors(scores)}
+    for text in list_texts(scores):
+        row[f"{text['set']}/{text['system']} text %"] = text["clips with text %"]
+    for name, perplexity in list_perplexities(scores).items():
+        row[f"{name} perplexity"] = f"{perplexity:.2f}"
+    if training.get("steps"):  # a released projector has none: nothing was trained
+        row["jump at step"] = str((training.get("jump") or {}).get("step") or "none")
+    return row
+
+
+def add_published(rows: Sequence[Row], cells: Mapping[str, RecipeCell]) -> list[Row]:
+    """The rows with the published figures of their cells: a column for each set that has any, "-"
+    if a cell has none.
     """
-    said = {
+    published = {
         name: {
-            **{f"{each} published": figure for each, figure in cell.wer.items()},
-            **{f"{each} perplexity published": figure for each, figure in cell.perplexity.items()},
+            **{f"{test_set} published": figure for test_set, figure in cell.wer.items()},
+            **{
+                f"{test_set} perplexity published": figure
+                for test_set, figure in cell.perplexity.items()
+            },
         }
         for name, cell in cells.items()
     }
-    columns = dict.fromkeys(column for figures in said.values() for column in figures)
+    columns = list(dict.fromkeys(column for figures in published.values() for column in figures))
+
+    def format_figure(name: str, column: str) -> str:
+        figures = published[name]
+        return f"{figures[column]:.2f}" if column in figures else "-"
+
     return [
-        row
-        | {
-            column: f"{said[name][column]:.2f}" if column in said[name] else "-"
-            for column in columns
-        }
+        row | {column: format_figure(name, column) for column in columns}
         for row, name in zip(rows, cells, strict=True)
     ]
 
 
-def over_seeds(cells: Mapping[str, Cell], shown: Mapping[str, str]) -> list[dict[str, str]]:
+def summarize_seeds(cells: Mapping[str, RecipeCell], commits: Mapping[str, str]) -> list[Row]:
     """Rows of cells that differ in ``train.seed`` alone, together: what their names have in common,
-    and mean and range of what those that succeeded gave.
+    and mean and range of those that succeeded.
     """
-    alike: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, cell in cells.items():
-        alike.setdefault(
-            repr({key: value for key, value in cell.overrides.items() if key != "train.seed"}), []
-        ).append(name)
+        overrides = {key: value for key, value in cell.overrides.items() if key != "train.seed"}
+        groups.setdefault(repr(overrides), []).append(name)
     rows = []
-    for names in (each for each in alike.values() if len(each) > 1):
-        label = (
-            "-".join(
-                words[0]
-                for words in zip(*(name.split("-") for name in names))
-                if len(set(words)) == 1
-            )
-            or names[0]
-        )
-        found = [metrics for name in names if (metrics := _metrics(shown.get(name)))]
-        rows += [{"experiments": label, **row} for row in (spread(found) if found else ())]
+    for names in groups.values():
+        repeats = [scores for name in names if (scores := _read_metrics(commits.get(name)))]
+        if len(names) > 1 and repeats:
+            label = _common_name(names)
+            rows += [{"experiments": label, **row} for row in summarize_repeats(repeats)]
     return rows
 
 
-def against_first(
-    names: Sequence[str], failed: Sequence[str], shown: Mapping[str, str]
-) -> tuple[list[dict[str, str]], str]:
-    """Rows of differences of each other experiment to the first one, and what else is to be said:
-    which have none and why.
+def _common_name(names: Sequence[str]) -> str:
+    """The parts between hyphens that names share at the same position; else the first name."""
+    parts = zip(*(name.split("-") for name in names))
+    return "-".join(words[0] for words in parts if len(set(words)) == 1) or names[0]
+
+
+def compare_to_first(
+    names: Sequence[str], failed: Sequence[str], commits: Mapping[str, str]
+) -> tuple[list[Row], str]:
+    """Rows of the differences of each other experiment to the first, and a remark: which have none
+    and why.
     """
-    first, done = names[0], [name for name in names if name not in failed]
     if len(names) < 2:
         return [], ""
-    if first in failed:
-        return [], f"Nothing stands against the first cell, {first}: it failed."
-    held = {name: read_errors(shown[name]) for name in done}
-    rows = differences(
+    if names[0] in failed:
+        return [], f"Nothing is compared with the first cell, {names[0]}: it failed."
+    errors = {name: read_errors(commits[name]) for name in names if name not in failed}
+    rows = list_differences(
         names,
-        {name: errors for name, errors in held.items() if errors},
+        {name: systems for name, systems in errors.items() if systems},
         read_params().score.resamples,
     )
-    lacking = [name for name, errors in held.items() if errors is None]
-    said = (
-        f"No {UTTERANCES} is in DVC's cache (dvc fetch may bring it), so nothing to "
-        f"compare, of: {', '.join(lacking)}"
+    missing = [name for name, systems in errors.items() if systems is None]
+    if not missing:
+        return rows, ""
+    return rows, (
+        f"Not compared, since DVC's cache has no {UTTERANCES} of them (dvc fetch may bring it): "
+        f"{', '.join(missing)}."
     )
-    return rows, said if lacking else ""
 
 
-def _metrics(revision: str | None, file: Path = SCORE) -> dict[str, Any] | None:
-    return committed(revision, file) if revision else None
+def _read_metrics(revision: str | None, file: Path = SCORE) -> dict[str, Any] | None:
+    return read_committed(revision, file) if revision else None

@@ -1,7 +1,7 @@
-"""What DVC says of its DAG: which stages, in which order, and with which parameters they last ran.
+"""DVC's DAG: its stages, their order, and the parameters with which they last ran.
 
-There is no second DAG: every answer here is asked of DVC in the current folder, about 0.3 s a
-question.
+There is no second DAG: every answer here comes from DVC in the current folder. Cost: about 0.3 s a
+call.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from components.config.catalogue import parse_yaml
 from components.config.errors import InputError, nearest
 
 
-def stages(targets: Sequence[str] = ()) -> list[str]:
-    """Addresses (``corpus@train``) of all stages, or of ``targets`` and what they need, in the
-    order of ``dvc repro``.
+def list_stages(targets: Sequence[str] = ()) -> list[str]:
+    """Addresses (``corpus@train``) of all stages, or of ``targets`` and all that they depend on, in
+    the order of ``dvc repro``.
 
     Raises InputError for a target that DVC does not know.
     """
     with Repo() as repo:
         for target in targets:
             _check_target(repo, target)
-        chosen = collect_stages(repo, targets or [PROJECT_FILE])
-        return [
-            stage.addressing for stage in plan_repro(get_active_graph(repo.index.graph), chosen)
-        ]
+        stages = collect_stages(repo, targets or [PROJECT_FILE])
+        graph = get_active_graph(repo.index.graph)
+        return [stage.addressing for stage in plan_repro(graph, stages)]
 
 
 def is_clean() -> bool:
-    """Whether ``dvc repro`` would find nothing to do; not where DVC can't tell: it will say why."""
+    """Whether ``dvc repro`` would find nothing to do; False if DVC can't tell: it will say why."""
     with contextlib.suppress(DvcException), Repo() as repo:
         return not repo.status()
     return False
@@ -52,41 +51,40 @@ def _check_target(repo: Repo, target: str) -> None:
         ) from None
 
 
-def parameters() -> dict[str, Any]:
-    """What ``dvc.lock`` says that the stages last ran with: ``params.yaml: train.seed`` → value;
-    empty where there is no lock.
+def read_parameters() -> dict[str, Any]:
+    """The parameters with which the stages last ran, by ``dvc.lock``: ``params.yaml: train.seed`` →
+    value; empty if there is no lock.
     """
     lock = Path(LOCK_FILE)
     if not lock.is_file():
         return {}
     stages = (parse_yaml(lock.read_text()) or {}).get("stages", {})
-    files = [each for stage in stages.values() for each in stage.get("params", {}).items()]
+    files = [item for stage in stages.values() for item in stage.get("params", {}).items()]
     return {
         f"{file}: {key}": value
-        for file, held in files
-        for name, own in held.items()
-        for key, value in _flat(name, own)
+        for file, sections in files
+        for name, section in sections.items()
+        for key, value in _flatten(name, section)
     }
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
     if isinstance(value, dict) and value:
-        for key, own in value.items():
-            yield from _flat(f"{name}.{key}", own)
+        for key, item in value.items():
+            yield from _flatten(f"{name}.{key}", item)
     else:
         yield name, value
 
 
-def changed_parameters(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row for each parameter that is new, gone or another one; none where there was no run
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each parameter that was added, removed or changed; none if there was no run
     before.
     """
-    names = (
-        sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-        if before
-        else []
-    )
+    if not before:
+        return []
     return [
         {"parameter": name, "before": str(before.get(name, "-")), "now": str(now.get(name, "-"))}
-        for name in names
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]

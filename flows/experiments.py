@@ -1,9 +1,8 @@
-"""DVC's queue of experiments: what is in it and what came out, put in, worked off by one worker a
-GPU.
+"""DVC's queue of experiments: what is in it, what came out, and the workers that run it, one a GPU.
 
-DVC's workers are processes of their own: they go on when whoever queued goes, and stop ten seconds
-after the queue is empty. One that was killed leaves its experiment as running for ever; ``settle``
-marks it failed.
+DVC's workers are processes of their own: they go on when the process that queued has ended, and
+stop ten seconds after the queue is empty. A worker that was killed leaves its experiment as running
+for ever; ``fail_orphans`` marks it as failed.
 """
 
 from __future__ import annotations
@@ -21,112 +20,115 @@ from dvc.repo.experiments.refs import ExpRefInfo
 
 from components.config.errors import InputError, TransientError
 from components.config.params import read_overridden_params
-from flows.command import DVC, environment, run
-from flows.recipe import Cell
+from flows.command import DVC, build_environment, run
+from flows.recipe import RecipeCell
 
-OF_A_RESULT = (
-    "params.yaml",
-    "dvc.lock",
-    "metrics/",
-)  # in what the commit of an experiment may differ from the one it hangs on
-POLL = 5.0  # seconds between two looks at the queue, each of which costs 0.3
-STARTED = 60.0  # seconds in which a worker must have come up
+# Files in which the commit of an experiment may differ from the one that it is based on.
+RESULT_FILES = ("params.yaml", "dvc.lock", "metrics/")
+POLL_S = 5.0  # between two reads of the queue, each of which takes 0.3 s
+START_S = 60.0  # in which a worker must have started
+QUEUED, RUNNING = "Queued", "Running"
 
 
-def waiting() -> dict[str, str]:
-    """The experiments that are not done, by name: ``Queued`` or ``Running``."""
+def list_unfinished() -> dict[str, str]:
+    """The experiments that are not done, by name: QUEUED or RUNNING."""
     with Repo() as repo:
-        held = repo.experiments.celery_queue
+        queue = repo.experiments.celery_queue
         return {
-            **{each.name: "Queued" for each in held.iter_queued()},
-            **{each.name: "Running" for each in held.iter_active()},
+            **{entry.name: QUEUED for entry in queue.iter_queued()},
+            **{entry.name: RUNNING for entry in queue.iter_active()},
         }
 
 
-def results() -> dict[str, str]:
+def list_results() -> dict[str, str]:
     """The commit of each experiment of the last commit that succeeded, by name.
 
-    Asked of Git: ``dvc exp show`` looks into the copies in which experiments run, and hangs for
-    ever where one goes meanwhile.
+    Read from Git: ``dvc exp show`` looks into the copies in which experiments run, and waits for
+    ever if one is removed meanwhile.
     """
-    place = f"{ExpRefInfo(run('git', 'rev-parse', 'HEAD'))}/"
-    lines = run("git", "for-each-ref", "--format=%(refname) %(objectname)", place).splitlines()
-    return dict(line.removeprefix(place).split() for line in lines)
+    prefix = f"{ExpRefInfo(run('git', 'rev-parse', 'HEAD'))}/"
+    lines = run("git", "for-each-ref", "--format=%(refname) %(objectname)", prefix).splitlines()
+    return dict(line.removeprefix(prefix).split() for line in lines)
 
 
-def committed(revision: str, file: Path) -> Any:
-    """What a commit holds as JSON at this path, None where it holds nothing there."""
+def read_committed(revision: str, file: Path) -> Any:
+    """The content of a JSON file in a commit; None if the commit has no such file."""
     if not run("git", "ls-tree", "--name-only", revision, "--", str(file)):
         return None
     return json.loads(run("git", "show", f"{revision}:{file}"))
 
 
-def is_done(cell: Cell, revision: str | None) -> bool:
-    """Whether this commit is what the cell would give: it has these parameters, and is of nothing
-    but what is committed.
+def is_done(cell: RecipeCell, revision: str | None) -> bool:
+    """Whether this commit is the result of the cell: it has these parameters, and all else is as
+    committed.
     """
     if revision is None or run("git", "status", "--porcelain", "--untracked-files=no"):
         return False
     changed = run("git", "diff", "--name-only", "HEAD", revision).split()
     params = yaml.safe_load(run("git", "show", f"{revision}:params.yaml"))
     return (
-        all(name.startswith(OF_A_RESULT) for name in changed)
+        all(name.startswith(RESULT_FILES) for name in changed)
         and params == read_overridden_params(cell.overrides, cell.name).raw
     )
 
 
-def queue_command(name: str, cell: Cell) -> list[str]:
-    return ["exp", "run", "--queue", "-n", name, *cell.arguments()]
+def build_command(name: str, cell: RecipeCell) -> list[str]:
+    """The arguments of ``dvc`` that queue a cell as an experiment."""
+    return ["exp", "run", "--queue", "-n", name, *cell.build_arguments()]
 
 
-def put(cells: Mapping[str, Cell]) -> None:
+def enqueue(cells: Mapping[str, RecipeCell]) -> None:
     """Queues the cells, in place of earlier experiments of the same names."""
-    present = set(run(*DVC, "exp", "list", "--name-only").split())
-    earlier = [name for name in cells if name in present]
+    names = set(run(*DVC, "exp", "list", "--name-only").split())
+    earlier = [name for name in cells if name in names]
     if earlier:
         run(*DVC, "exp", "remove", *earlier)
     for name, cell in cells.items():
-        run(*DVC, *queue_command(name, cell))
+        run(*DVC, *build_command(name, cell))
 
 
-def settle(names: Sequence[str]) -> list[str]:
-    """Marks those of ``names`` failed that count as running while no worker works; returns them."""
-    if workers():
+def fail_orphans(names: Sequence[str]) -> list[str]:
+    """Marks those of ``names`` as failed that count as running although there is no worker; returns
+    them.
+    """
+    if count_workers():
         return []
-    left = [name for name, state in waiting().items() if state == "Running" and name in names]
-    if left:
-        run(*DVC, "queue", "kill", *left)
-    return left
+    orphans = [
+        name for name, state in list_unfinished().items() if state == RUNNING and name in names
+    ]
+    if orphans:
+        run(*DVC, "queue", "kill", *orphans)
+    return orphans
 
 
-def workers() -> int:
-    """DVC's workers that answer; asking takes some seconds."""
+def count_workers() -> int:
+    """DVC's workers that answer; that takes some seconds."""
     with Repo() as repo:
         return len(repo.experiments.celery_queue.worker_status())
 
 
-def start(devices: Sequence[str]) -> None:
-    """A worker for each device that has none yet; a device is what CUDA_VISIBLE_DEVICES is to say,
-    or empty for none.
+def start_workers(devices: Sequence[str]) -> None:
+    """Starts a worker for each device that has none yet; a device is the worker's
+    CUDA_VISIBLE_DEVICES, or empty for none.
 
-    Raises TransientError where one does not come up.
+    Raises TransientError if one does not start.
     """
     for count, device in enumerate(devices, 1):
-        seen = {"CUDA_VISIBLE_DEVICES": device} if device else {}
-        _start_worker(count, seen)  # those that work already stay
-        end = time.monotonic() + STARTED
-        while workers() < count and waiting():
+        _start_worker(count, {"CUDA_VISIBLE_DEVICES": device} if device else {})
+        end = time.monotonic() + START_S
+        while count_workers() < count and list_unfinished():
             if time.monotonic() > end:
                 raise TransientError(
-                    f"Worker {count} of DVC's queue did not start in {STARTED:g} s.",
+                    f"Worker {count} of DVC's queue did not start in {START_S:g} s.",
+                    subject="dvc queue",
                     hint="'dvc queue start' says why.",
                 )
             time.sleep(1)
 
 
-def _start_worker(count: int, seen: Mapping[str, str]) -> None:
-    """Has DVC see to ``count`` workers. Their output goes to DVC's files: a worker that held a pipe
-    of ours would be waited for.
+def _start_worker(count: int, variables: Mapping[str, str]) -> None:
+    """Has DVC start workers until there are ``count``. Their output goes to DVC's files: a worker
+    that had a pipe of this process would have to be waited for.
     """
     command = [*DVC, "queue", "start", "--jobs", str(count)]
     done = subprocess.run(
@@ -135,42 +137,44 @@ def _start_worker(count: int, seen: Mapping[str, str]) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,
-        env={**environment(), **seen},
+        env={**build_environment(), **variables},
     )
     if done.returncode:
-        raise InputError("'dvc queue start' failed.", hint="Run it by hand: it says why.")
+        raise InputError(
+            "'dvc queue start' failed.",
+            subject="dvc queue",
+            hint="Run it in a terminal: it says why.",
+        )
 
 
-def wait(name: str) -> None:
-    """Waits until the experiment is done, well or not; raises TransientError where its worker is
-    gone.
+def wait_for(name: str) -> None:
+    """Waits until the experiment has ended, well or not; raises TransientError if its worker was
+    killed.
     """
-    quiet = time.monotonic()
-    while name in waiting():
-        time.sleep(POLL)
-        if time.monotonic() - quiet > STARTED:
-            if not workers() and name in waiting():
-                settle([name])
+    checked = time.monotonic()
+    while name in list_unfinished():
+        time.sleep(POLL_S)
+        if time.monotonic() - checked > START_S:
+            if not count_workers() and name in list_unfinished():
+                fail_orphans([name])
                 raise TransientError(
                     f"'{name}': its worker was killed.",
                     subject=name,
-                    hint="Run again: finished units are kept.",
+                    hint="Run again: finished units are in the work cache.",
                 )
-            quiet = time.monotonic()
+            checked = time.monotonic()
 
 
-def stop(names: Sequence[str]) -> None:
-    """Takes the experiments that are not done out of the queue and kills those that run."""
-    found = waiting()
-    for word, state in (("remove", "Queued"), ("kill", "Running")):
-        own = [name for name in names if found.get(name) == state]
-        if own:
-            subprocess.run(
-                [*DVC, "queue", word, *own], capture_output=True, check=False
-            )  # one may have ended meanwhile
+def cancel(names: Sequence[str]) -> None:
+    """Removes the experiments from the queue that have not started, and kills those that run."""
+    unfinished = list_unfinished()
+    for command, state in (("remove", QUEUED), ("kill", RUNNING)):
+        chosen = [name for name in names if unfinished.get(name) == state]
+        if chosen:  # one may have ended meanwhile, so a failure is ignored
+            subprocess.run([*DVC, "queue", command, *chosen], capture_output=True, check=False)
 
 
-def reason(name: str) -> str:
+def read_failure(name: str) -> str:
     """The last line that a failed experiment's stage wrote, from its log."""
     log = subprocess.run([*DVC, "queue", "logs", name], capture_output=True, text=True, check=False)
     lines = [

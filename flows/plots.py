@@ -1,9 +1,9 @@
-"""``python -m flows.plots``: from here on the pages of ``dvc plots`` draw without a network.
+"""``python -m flows.plots``: makes the pages of ``dvc plots`` draw without a network.
 
-DVC's own page fetches Vega from a server and stays blank without one. This one carries it:
-``.dvc/plots.html``, made of the JavaScript inside the package vl-convert-python and named to DVC in
-``.dvc/config.local``, so that a clone in which it was not made falls back to DVC's page. Both lie
-outside git. ``make run`` makes it; it costs seconds, and a megabyte in each page.
+DVC's own page loads Vega from a server and stays blank without one. This one contains it:
+``.dvc/plots.html``, from the JavaScript in the package vl-convert-python, named to DVC in
+``.dvc/config.local``, so that a clone without it uses DVC's page. Neither file is tracked by Git.
+``make run`` writes it; it costs seconds, and a megabyte in each page.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from components.config.errors import InputError, LibrettoError
 
 PAGE = Path(".dvc/plots.html")
 VEGA_LITE = "5.21"  # DVC's charts are written for version 5
-# What DVC fills in stands in braces; it puts its links to the server at {scripts}, which is left
-# out.
+# DVC replaces what is in braces. It would put its links to the server at {scripts}, which is left
+# out here.
 TEMPLATE = """<!DOCTYPE html>
 <html>
 <head>
@@ -36,22 +36,24 @@ JAVASCRIPT
 """
 
 
-def page() -> str:
+def build_page() -> str:
     """The page's HTML, with Vega, Vega-Lite and Vega-Embed (BSD-3-Clause) in it."""
     import vl_convert
 
-    return TEMPLATE.replace(
-        "JAVASCRIPT", vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
-    )
+    javascript = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
+    return TEMPLATE.replace("JAVASCRIPT", javascript)
 
 
 def install() -> None:
     """Writes the page and names it to DVC; raises InputError outside a DVC repository."""
-    if not PAGE.parent.is_dir():
+    folder = PAGE.parent.resolve()
+    if not folder.is_dir():
         raise InputError(
-            f"{PAGE.parent.resolve()} is missing.", hint="Run from the root of the repository."
+            f"{folder} is missing.",
+            subject=str(folder),
+            hint="Run from the root of the repository.",
         )
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(build_page(), encoding="utf-8")
     subprocess.run(
         [sys.executable, "-m", "dvc", "config", "--local", "plots.html_template", PAGE.name],
         check=True,

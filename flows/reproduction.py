@@ -1,8 +1,8 @@
 """One ``dvc repro`` in a process of its own, followed stage by stage.
 
-DVC says which stage begins, is up to date or comes out of its cache; that is all that a flow needs
-to show each as a task. Asking DVC for one stage after the other would load the project anew for
-each (about a second a stage).
+DVC prints which stage starts, is up to date or comes from its run cache; a flow needs no more to
+show each stage as a task. A process for each stage would load the project anew (about a second a
+stage).
 """
 
 from __future__ import annotations
@@ -18,118 +18,119 @@ from components.runtime.stage import error_path
 from flows.command import DVC, Command
 
 RAN, UP_TO_DATE, CACHED = "ran", "up to date", "taken from the run cache"
-# what DVC 3.67 says where a stage begins (dvc/stage/run.py, dvc/stage/__init__.py,
-# dvc/stage/cache.py)
+# What DVC 3.67 prints when a stage starts (dvc/stage/run.py, dvc/stage/__init__.py,
+# dvc/stage/cache.py).
 HEADINGS = {
     RAN: re.compile(r"Running stage '(.+)':"),
     UP_TO_DATE: re.compile(r"(?:Stage )?'(.+)' didn't change, skipping"),
     CACHED: re.compile(r"Stage '(.+)' is cached - skipping run, checking out outputs"),
 }
 FAILED = re.compile(r"failed to reproduce '([^']+)'")
-Say = Callable[[str], None]
-Show = Callable[[dict[str, Any]], None]
+Log = Callable[[str], None]
+OnProgress = Callable[[dict[str, Any]], None]
 
 
 class Reproduction:
     """``dvc repro`` of some targets: ``follow`` each stage of ``order`` once, in that order, and
-    ``end`` in any case.
+    ``terminate`` in any case.
     """
 
     def __init__(self, targets: Sequence[str], order: Sequence[str]) -> None:
         self._arguments = [*DVC, "repro", *targets]
         self._order = list(order)
-        self._left: list[str] = []  # stages whose heading has not come yet
+        self._pending: list[str] = []  # stages whose heading has not come yet
         self._command: Command | None = None
         self._lines: Iterator[str] = iter(())
-        self._heading: tuple[str, str] | None = (
-            None  # of the next stage, read while the one before was followed
-        )
+        # Outcome and stage of a heading that was read while the stage before was followed.
+        self._heading: tuple[str, str] | None = None
 
-    def follow(self, stage: str, say: Say, show: Show) -> str:
-        """Waits until ``stage`` is done and tells how: RAN, UP_TO_DATE or CACHED.
+    def follow(self, stage: str, log: Log, on_progress: OnProgress) -> str:
+        """Waits until ``stage`` is done and returns how: RAN, UP_TO_DATE or CACHED.
 
-        ``say`` gets each line of output as it comes, ``show`` the stage's last progress about every
-        two seconds. Raises the error that the stage left in its ``error.json``; followed once more
-        after that, it is run again.
+        ``log`` gets each line of output as it comes, ``on_progress`` the stage's last progress
+        about every two seconds. Raises the error that the stage wrote to its ``error.json``; a
+        stage that is followed once more after that runs again.
         """
         if self._command is None:
             self._start(stage)
-        outcome = UP_TO_DATE  # DVC has no word for a stage that it need not look at
+        outcome = UP_TO_DATE  # DVC prints nothing of a stage that it need not check
         if self._heading and self._heading[1] == stage:
             outcome, self._heading = self._heading[0], None
-        last = ""
+        last_line = ""
         while self._heading is None and (line := next(self._lines, None)) is not None:
             if not line:
-                self._show(stage, show)
+                self._report(stage, on_progress)
                 continue
-            last = line
-            say(line)
-            found = self._heading_of(line)
-            if found and found[1] == stage:
-                outcome = found[0]
-            elif found:
-                self._heading = found
+            last_line = line
+            log(line)
+            heading = self._parse_heading(line)
+            if heading and heading[1] == stage:
+                outcome = heading[0]
+            elif heading:
+                self._heading = heading
         if self._heading is None:
-            self._finish(stage, last)
+            self._finish(stage, last_line)
         return outcome
 
     def _start(self, stage: str) -> None:
-        self._left = self._order[self._order.index(stage) :]
-        for each in self._left:
-            report_of(each).unlink(missing_ok=True)  # of an earlier run
-        self._command = Command(
-            self._arguments, report_of(stage).parent.with_name("progress.jsonl")
-        )
-        self._lines, self._heading = self._command.lines(), None
+        self._pending = self._order[self._order.index(stage) :]
+        for pending in self._pending:
+            error_file(pending).unlink(missing_ok=True)  # of an earlier run
+        progress = error_file(stage).parent.with_name("progress.jsonl")
+        self._command = Command(self._arguments, progress)
+        self._lines, self._heading = self._command.read_lines(), None
 
-    def _heading_of(self, line: str) -> tuple[str, str] | None:
-        """(how, stage) where a stage that has not begun yet begins with this line; a stage may
-        print what it likes.
+    def _parse_heading(self, line: str) -> tuple[str, str] | None:
+        """Outcome and stage if a pending stage starts with this line; a stage may print what it
+        likes.
         """
-        for how, pattern in HEADINGS.items():
+        for outcome, pattern in HEADINGS.items():
             match = pattern.fullmatch(line)
-            if match and match[1] in self._left:
-                del self._left[: self._left.index(match[1]) + 1]
-                return how, match[1]
+            if match and match[1] in self._pending:
+                del self._pending[: self._pending.index(match[1]) + 1]
+                return outcome, match[1]
         return None
 
-    def _show(self, stage: str, show: Show) -> None:
+    def _report(self, stage: str, on_progress: OnProgress) -> None:
         assert self._command is not None
-        progress = self._command.progress()
+        progress = self._command.read_progress()
         if progress and progress["stage"] == stage:
-            show(progress)
+            on_progress(progress)
 
-    def _finish(self, stage: str, last: str) -> None:
-        """The process has ended: with the last stage, or with an error in this one."""
+    def _finish(self, stage: str, last_line: str) -> None:
+        """The process has ended: with the last stage, or with an error, which is raised if it is
+        this stage's.
+        """
         assert self._command is not None
-        code = self._command.code()
-        self.end()
-        failed = FAILED.search(last)
-        if code and (
-            failed is None or failed[1] == stage
-        ):  # else a later one failed before it began: it will say so when it is followed
-            raise error_of(stage, last)
+        code = self._command.wait()
+        self.terminate()
+        failed = FAILED.search(last_line)
+        # If a later stage failed before it started, that is raised when it is followed.
+        if code and (failed is None or failed[1] == stage):
+            raise read_error(stage, last_line)
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         """Ends what still runs."""
         if self._command:
-            self._command.end()
+            self._command.terminate()
             self._command = None
 
 
-def report_of(stage: str) -> Path:
-    """Where a stage leaves its ``error.json``; roles of one stage share it, since they run one
-    after the other.
+def error_file(stage: str) -> Path:
+    """The ``error.json`` of a stage; roles of one stage share it, since they run one after the
+    other.
     """
     return error_path(stage.split("@")[0])
 
 
-def error_of(stage: str, last: str) -> LibrettoError:
-    """The error that a stage left behind, or one with the last line of its output."""
-    report = report_of(stage)
-    if not report.is_file():
+def read_error(stage: str, last_line: str) -> LibrettoError:
+    """The error that a stage wrote, or one with the last line of its output."""
+    file = error_file(stage)
+    if not file.is_file():
         return LibrettoError(
-            f"{stage}: {last or 'no output'}", subject=stage, hint="See the log of this task run."
+            f"{stage}: {last_line or 'no output'}",
+            subject=stage,
+            hint="See the log of this task run.",
         )
-    record = json.loads(report.read_text())
+    record = json.loads(file.read_text())
     return BY_KIND[record["kind"]](f"{stage}: {record['message']}", subject=record["subject"])

@@ -1,13 +1,13 @@
-"""New data → a new model, and into use only where it is better: the flow that a schedule starts
-every week.
+"""New data → a new model, used only if it is better: the flow that a schedule starts every week.
 
 ``python -m flows.retrain [--guarded SET …] [--system constrained] [--push]``. It scans the data
-roots in a clone of the last commit; where nothing is new it ends there. Else the pipeline runs, and
-the result comes back as the branch ``retrain``. The model is promoted by flows/promotion.py's rule,
-as a version of the DVC artifact ``bridge``; the one before stays a version of its own:
+roots in a clone of the last commit, and ends if nothing is new. Otherwise the pipeline runs, and
+the result returns as the branch ``retrain``. By the rule in flows/promotion.py the model is
+promoted to a version of the DVC artifact ``bridge``; the model before it stays a version of its
+own:
 
     dvc artifacts get . bridge --rev v1.0.0      # its bridge
-    git checkout bridge@v1.0.0 && dvc checkout   # all that it was made with
+    git checkout bridge@v1.0.0 && dvc checkout   # all that it was trained with
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from prefect.cache_policies import NO_CACHE
 from components.config.errors import BY_CODE, LibrettoError
 from components.config.params import read_params
 from flows import dag
-from flows.clone import clone
+from flows.clone import clone_workspace
 from flows.command import run
-from flows.differences import UTTERANCES, errors_of, read_errors
-from flows.experiments import committed
-from flows.pipeline import AGAIN, check_plan, publish, push, reproduce, run_command
-from flows.promotion import Outcome, Verdict, judge, promote, versions
+from flows.differences import UTTERANCES, collect_errors, read_errors
+from flows.experiments import read_committed
+from flows.pipeline import RETRIES, check_plan, publish, push, reproduce, run_command
+from flows.promotion import RunOutcome, Verdict, judge, list_versions, promote
 from flows.results import SCORE
 
 BRANCH = "retrain"  # the last attempt, promoted or not
 SOURCES = "data/sources"
 
 
-@task(**AGAIN)
-def scan() -> bool:
-    """Looks at the data roots; whether they hold something else than in the last attempt, or in the
-    last commit where there was none.
+@task(**RETRIES)
+def find_new_data() -> bool:
+    """Scans the data roots; returns whether they differ from the last attempt, or from the last
+    commit if there was none.
     """
-    code, last = run_command(
+    code, last_line = run_command(
         [sys.executable, "-m", "components.corpus", "scan", "--corpus", read_params().corpus],
         "corpus",
     )
     if code:
-        raise BY_CODE.get(code, LibrettoError)(last)
+        raise BY_CODE.get(code, LibrettoError)(last_line, subject="corpus")
     run("git", "add", SOURCES)
     last_attempt = run("git", "branch", "--list", "--remotes", f"origin/{BRANCH}")
-    return bool(
-        run("git", "diff", "--cached", "--name-only", last_attempt or "HEAD", "--", SOURCES)
-    )
+    changed = run("git", "diff", "--cached", "--name-only", last_attempt or "HEAD", "--", SOURCES)
+    return bool(changed)
 
 
 @task(cache_policy=NO_CACHE)
 def decide(system: str, guarded: Sequence[str]) -> Verdict:
-    """The new model of this clone against the one in use: the last version, or the last commit
-    where none was promoted yet.
+    """The new model of this clone against the one in use: the last version, or the last commit if
+    none was promoted yet.
     """
-    used = (versions() or ["HEAD"])[0]
-    scores = committed(used, SCORE)
-    errors = read_errors(used) if scores else None
+    revision = (list_versions() or ["HEAD"])[0]
+    scores = read_committed(revision, SCORE)
+    errors = read_errors(revision) if scores else None
     if errors is None:
-        return Verdict(True, f"{used} has no scores to stand against", [])
-    new = Outcome(errors_of(pq.read_table(UTTERANCES)), json.loads(SCORE.read_text()))
-    return judge(Outcome(errors, scores), new, system, guarded, read_params().score.resamples)
+        return Verdict(True, f"{revision} has no scores to compare with", [])
+    new = RunOutcome(collect_errors(pq.read_table(UTTERANCES)), json.loads(SCORE.read_text()))
+    old = RunOutcome(errors, scores)
+    return judge(old, new, system, guarded, read_params().score.resamples)
 
 
 @flow(name="retrain", persist_result=False)
@@ -76,27 +76,33 @@ def retrain(
     push_results: bool = False,
     plan: bool = True,
 ) -> str:
-    """Returns what became of it: nothing new, kept the model in use, or the tag of the new one."""
-    say = get_run_logger().info
-    with clone(say) as place:
-        if not scan():
-            say("nothing new in the data roots")
+    """Scans, trains on new data and promotes the model if it is better on the ``guarded`` sets of
+    speech, as transcribed by ``system``.
+
+    Returns ``nothing new``, ``kept`` if the model in use stays, or the tag of the new one. ``plan``
+    stops before any work if a disk or the memory is too small, ``push_results`` sends all to the
+    DVC remote.
+    """
+    log = get_run_logger().info
+    with clone_workspace(log) as location:
+        if not find_new_data():
+            log("nothing new in the data roots")
             return "nothing new"
-        before = dag.parameters()
+        before = dag.read_parameters()
         if plan:
             check_plan()
         reproduce(())
         publish(before)
         verdict = decide(system, guarded)
-        create_table_artifact(verdict.rows, key="promotion", description=verdict.why)
+        create_table_artifact(verdict.rows, key="promotion", description=verdict.reason)
         if push_results:
             push()
-        _, commit = place.as_branch(f"Retrained: {verdict.why}", BRANCH)
-        if not verdict.promoted:
-            say(f"not promoted: {verdict.why}. It is the branch '{BRANCH}'.")
+        _, commit = location.save_branch(f"Retrained: {verdict.reason}", BRANCH)
+        if not verdict.is_promoted:
+            log(f"not promoted: {verdict.reason}. It is the branch '{BRANCH}'.")
             return "kept"
-        tag = promote(str(place.above), commit, verdict.why)
-        say(f"promoted as {tag}: {verdict.why}")
+        tag = promote(str(location.workspace), commit, verdict.reason)
+        log(f"promoted as {tag}: {verdict.reason}")
         return tag
 
 
@@ -119,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-plan",
         action="store_true",
-        help="run even where the plan says that a disk or the memory will not do",
+        help="run even if the plan says that a disk or the memory is too small",
     )
     options = parser.parse_args(arguments)
     try:

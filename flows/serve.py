@@ -1,10 +1,10 @@
 """Server, worker and deployments on this machine: ``python -m flows.serve [--server URL]
 [--stop]``, or ``make serve``.
 
-Brings up what is not up yet: Prefect's server (on loopback unless ``--host`` says otherwise), the
+Starts what does not run yet: Prefect's server (on loopback unless ``--host`` says otherwise), the
 work pool, the deployments of ``prefect.yaml``, the rule that ends runs whose process is gone, and a
-worker. Server and worker go on when the terminal closes; their logs and process numbers lie in the
-work cache, ``serve/``.
+worker. Server and worker go on when the terminal closes; their logs and process ids are in the work
+cache, ``serve/``.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from components.config.errors import InputError, LibrettoError, TransientError
 from components.runtime.devices import visible_gpus
 from components.runtime.settings import work_root
 
-POOL, PROCESSES = "libretto", "process"
-HEARTBEAT = 30  # seconds between two signs of life of a run; Prefect takes no less
-SILENCE = 3 * HEARTBEAT  # after so many without one a run counts as crashed
-# seconds that server and worker have to end by themselves; a worker gives its runs 30 of them
-GRACE = 45
-STARTED = 120  # seconds in which the server must answer; the first start makes its database
+POOL, PROCESSES = "libretto", "process"  # name and type of the work pool
+HEARTBEAT_S = 30  # between two heartbeats of a run; Prefect accepts no less
+SILENCE_S = 3 * HEARTBEAT_S  # without a heartbeat, after which a run counts as crashed
+# In which server and worker may end by themselves; a worker gives its runs 30 of them.
+GRACE_S = 45
+START_S = 120  # in which the server must answer; the first start creates its database
 RULE = "Runs without a sign of life have crashed"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
-def address(host: str, port: int) -> str:
+def build_address(host: str, port: int) -> str:
+    """The address of the server's API."""
     return f"http://{host}:{port}/api"
 
 
 def is_up(url: str) -> bool:
-    """Whether a Prefect server answers there."""
+    """Whether a Prefect server answers at ``url``."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5):
             return True
@@ -49,27 +50,26 @@ def is_up(url: str) -> bool:
 
 
 def start_server(host: str, port: int, folder: Path) -> None:
-    """Starts the server and waits until it answers; raises TransientError where it does not or
+    """Starts the server and waits until it answers; raises TransientError if it does not, or
     ends.
     """
-    # Not with --background: that leaves its log a pipe which nobody reads, and the first warning
-    # then ends the server.
-    process = start(folder, "server", "start", "--host", host, "--port", str(port))
-    end = time.monotonic() + STARTED
-    while not is_up(address(host, port)):
+    # Without --background: with it the log is a pipe that nobody reads, and the first warning ends
+    # the server.
+    process = start_process(folder, "server", "start", "--host", host, "--port", str(port))
+    end, url = time.monotonic() + START_S, build_address(host, port)
+    while not is_up(url):
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
             raise TransientError(
-                f"The server does not answer at {address(host, port)}.",
+                f"The server does not answer at {url}.",
+                subject=url,
                 hint=f"See {folder / 'server.log'}.",
             )
         time.sleep(0.5)
 
 
-def make_rule() -> None:
-    """Has the server end runs that give no sign of life: those whose machine or process
-    was killed.
-    """
+def create_crash_rule() -> None:
+    """Has the server end runs that send no heartbeat: those whose machine or process was killed."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -84,20 +84,20 @@ def make_rule() -> None:
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
-        within=timedelta(seconds=SILENCE),
+        within=timedelta(seconds=SILENCE_S),
     )
-    message = f"No sign of life for {SILENCE} s: its process is gone."
+    message = f"No sign of life for {SILENCE_S} s: its process is gone."
     action = ChangeFlowRunState(
         name="Crashed", state=StateType.CRASHED, message=message, force=True
     )
     with get_client(sync_client=True) as client:
-        for held in client.read_automations_by_name(RULE):
-            client.delete_automation(held.id)
+        for automation in client.read_automations_by_name(RULE):
+            client.delete_automation(automation.id)
         client.create_automation(AutomationCore(name=RULE, trigger=trigger, actions=[action]))
 
 
-def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Starts Prefect's ``name`` in a session of its own, its log and its number in ``folder``."""
+def start_process(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Starts Prefect's ``name`` in a session of its own, with its log and its id in ``folder``."""
     with (folder / f"{name}.log").open("a") as log:
         command = [sys.executable, "-m", "prefect", name, *arguments]
         process = subprocess.Popen(
@@ -111,33 +111,33 @@ def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def number(folder: Path, name: str) -> int:
-    """The process number of the server or worker that was started here, 0 where it is gone."""
+def find_process(folder: Path, name: str) -> int:
+    """The process id of the server or worker that was started here, 0 if it is gone."""
     try:
-        found = int((folder / f"{name}.pid").read_text())
-        command = Path(f"/proc/{found}/cmdline").read_bytes()
+        process_id = int((folder / f"{name}.pid").read_text())
+        command = Path(f"/proc/{process_id}/cmdline").read_bytes()
     except (OSError, ValueError):
         return 0
-    return found if f"prefect\0{name}\0".encode() in command else 0
+    return process_id if f"prefect\0{name}\0".encode() in command else 0
 
 
-def stop(folder: Path, name: str) -> None:
-    """Ends the server or worker that was started here: asked to, then killed after ``GRACE``
+def stop_process(folder: Path, name: str) -> None:
+    """Ends the server or worker that was started here: asks it to, and kills it after ``GRACE_S``
     seconds.
     """
-    end = time.monotonic() + GRACE
-    if found := number(folder, name):
-        os.kill(found, signal.SIGTERM)
-    while found := number(folder, name):
+    end = time.monotonic() + GRACE_S
+    if process_id := find_process(folder, name):
+        os.kill(process_id, signal.SIGTERM)
+    while process_id := find_process(folder, name):
         if time.monotonic() > end:
-            os.kill(found, signal.SIGKILL)
+            os.kill(process_id, signal.SIGKILL)
         time.sleep(0.2)
     (folder / f"{name}.pid").unlink(missing_ok=True)
 
 
-def make_pool(log: Path) -> str:
-    """The type of the work pool, which is made where there is none: of processes, as many at once
-    as this machine has GPUs.
+def create_pool(log: Path) -> str:
+    """The type of the work pool. A pool that does not exist is created: of processes, as many at
+    once as this machine has GPUs.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -146,43 +146,46 @@ def make_pool(log: Path) -> str:
         try:
             return client.read_work_pool(POOL).type
         except ObjectNotFound:
-            prefect("work-pool", "create", POOL, "--type", PROCESSES, log=log)
-    prefect("work-pool", "set-concurrency-limit", POOL, str(len(visible_gpus()) or 1), log=log)
+            run_prefect("work-pool", "create", POOL, "--type", PROCESSES, log=log)
+    run_prefect("work-pool", "set-concurrency-limit", POOL, str(len(visible_gpus()) or 1), log=log)
     return PROCESSES
 
 
-def up(url: str, host: str = "", port: int = 0) -> None:
-    """Brings up what the server at ``url`` lacks, and with a ``host`` the server itself."""
+def start_services(url: str, host: str = "", port: int = 0) -> None:
+    """Starts what the server at ``url`` lacks, and with a ``host`` the server itself.
+
+    Raises TransientError if no server answers, and InputError if Prefect refuses a deployment.
+    """
     folder = work_root() / "serve"
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT))
+    os.environ.update(PREFECT_API_URL=url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT_S))
     if not is_up(url):
         if not host:
             raise TransientError(
                 f"No server answers at {url}.", subject=url, hint="Start it, or leave out --server."
             )
         start_server(host, port, folder)
-    kind = make_pool(folder / "deploy.log")
-    prefect("deploy", "--all", log=folder / "deploy.log")
-    make_rule()
-    if kind == PROCESSES and not number(folder, "worker"):
-        start(folder, "worker", "start", "--pool", POOL, "--type", PROCESSES)
-    elif kind != PROCESSES:
+    pool_type = create_pool(folder / "deploy.log")
+    run_prefect("deploy", "--all", log=folder / "deploy.log")
+    create_crash_rule()
+    if pool_type == PROCESSES and not find_process(folder, "worker"):
+        start_process(folder, "worker", "start", "--pool", POOL, "--type", PROCESSES)
+    elif pool_type != PROCESSES:
         print(
-            f"the pool '{POOL}' is of type {kind}: start its worker where that runs, "
+            f"the pool '{POOL}' is of type {pool_type}: start its worker where that runs, "
             "docs/guide/deployments.md",
             file=sys.stderr,
         )
 
 
-def down() -> None:
-    """Ends worker and server; a run that works is ended with its worker, and is marked so."""
+def stop_services() -> None:
+    """Ends worker and server; a run is ended with its worker, and is marked so."""
     for name in ("worker", "server"):
-        stop(work_root() / "serve", name)
+        stop_process(work_root() / "serve", name)
 
 
-def prefect(*arguments: str, log: Path) -> None:
-    """Runs a command of Prefect; raises InputError with the end of what it says where it fails."""
+def run_prefect(*arguments: str, log: Path) -> None:
+    """Runs a command of Prefect; raises InputError with its last line if it fails."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
@@ -191,15 +194,13 @@ def prefect(*arguments: str, log: Path) -> None:
     with log.open("a") as stream:
         stream.write(done.stdout + done.stderr)
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()
-        raise InputError(
-            f"'prefect {' '.join(arguments)}' failed: {words[-1] if words else 'it said nothing'}",
-            hint=f"See {log}.",
-        )
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        words = f"prefect {' '.join(arguments)}"
+        raise InputError(f"'{words}' failed: {lines[-1]}", subject=words, hint=f"See {log}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Brings up or ends, from the command line; returns the exit code."""
+    """Starts or ends the services from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m flows.serve", description="Server, worker and deployments on this machine."
     )
@@ -219,10 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.stop:
-            down()
+            stop_services()
             return 0
-        url = options.server or address(options.host, options.port)
-        up(url, *(() if options.server else (options.host, options.port)))
+        url = options.server or build_address(options.host, options.port)
+        start_services(url, *(() if options.server else (options.host, options.port)))
     except LibrettoError as error:
         print(f"serve: {error}", file=sys.stderr)
         return error.exit_code

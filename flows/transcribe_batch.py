@@ -1,9 +1,9 @@
 """A folder or bucket of recordings to text, as a flow: ``python -m flows.transcribe_batch IN OUT
 [--model DIR] [--set NAME] [--again]``.
 
-What it does stands in components/transcribe/batch.py: parts of parquet, each recording in exactly
-one. The flow starts it, logs what it says, shows its progress with the time left, and tries again
-what may pass; it goes on where it stopped, whoever stopped it.
+The work is done by components/transcribe/batch.py: parts of parquet, each recording in exactly one.
+The flow starts it, logs its output, shows its progress with the time left, and tries again after an
+error that may pass; it continues where it stopped, for whatever reason.
 """
 
 from __future__ import annotations
@@ -20,40 +20,42 @@ from prefect.artifacts import create_table_artifact
 from components.config.errors import BY_CODE, LibrettoError
 from components.transcribe.batch import SHARD_SIZE
 from components.transcribe.transcript import FAILED
-from flows.pipeline import AGAIN, run_command
+from flows.old_names import refuse_old_names
+from flows.pipeline import RETRIES, run_command
 
 
-@task(**AGAIN)
+@task(**RETRIES)
 def transcribe(arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit code (0, or 1 where some recordings gave no text) and last line of the command; raises
-    what it ended with.
+    """Exit code (0, or 1 if some recordings gave no text) and last line of the command; raises the
+    error that it ended with.
     """
-    code, last = run_command(
-        [sys.executable, "-m", "components.transcribe", "batch", *arguments], "transcribe"
-    )
+    command = [sys.executable, "-m", "components.transcribe", "batch", *arguments]
+    code, last_line = run_command(command, "transcribe")
     if code not in (0, FAILED):
-        raise BY_CODE.get(code, LibrettoError)(last.removeprefix("transcribe: "))
-    return code, last
+        message = last_line.removeprefix("transcribe: ")
+        raise BY_CODE.get(code, LibrettoError)(message, subject="transcribe")
+    return code, last_line
 
 
+@refuse_old_names({"within": "source"})
 @flow(name="transcribe-batch", persist_result=False)
 def transcribe_batch(
-    within: str,
+    source: str,
     out: str,
     model: str = "",
     constraints: str = "",
     shard: int = SHARD_SIZE,
     again: bool = False,
 ) -> int:
-    """Transcribes the recordings of ``within`` that ``out`` does not hold yet, both a folder or
-    ``s3://bucket/prefix``; returns 0, or 1 where some gave no text. ``model`` is an exported folder
+    """Transcribes the recordings of ``source`` that ``out`` does not have yet, both a folder or
+    ``s3://bucket/prefix``; returns 0, or 1 if some gave no text. ``model`` is an exported folder
     (empty: the workspace's), ``constraints`` a set of it.
     """
     settings: dict[str, Any] = {"--model": model, "--set": constraints, "--shard": str(shard)}
-    given = [part for name, value in settings.items() if value for part in (name, value)]
-    code, last = transcribe([within, out, *given, *(["--again"] if again else [])])
+    options = [part for name, value in settings.items() if value for part in (name, value)]
+    code, last_line = transcribe([source, out, *options, *(["--again"] if again else [])])
     create_table_artifact(
-        [{"out": out, "result": last}],
+        [{"out": out, "result": last_line}],
         key="transcribed",
         description="Recordings, and those without a transcript",
     )
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m flows.transcribe_batch",
         description="Recordings of a folder or bucket to parquet.",
     )
-    parser.add_argument("within", metavar="IN", help="a folder, or s3://bucket/prefix")
+    parser.add_argument("source", metavar="IN", help="a folder, or s3://bucket/prefix")
     parser.add_argument("out", metavar="OUT", help="a folder, or s3://bucket/prefix")
     parser.add_argument(
         "--model",
@@ -87,13 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"recordings in a part (default {SHARD_SIZE})",
     )
-    parser.add_argument(
-        "--again", action="store_true", help="take up anew the shards of recordings that changed"
-    )
+    parser.add_argument("--again", action="store_true", help="transcribe changed recordings again")
     options = parser.parse_args(arguments)
     try:
         return transcribe_batch(
-            options.within,
+            options.source,
             options.out,
             str(options.model or ""),
             options.set,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.recipe import Cell
+    from flows.recipe import RecipeCell
 
 PARAMETERS = Path("params.yaml")
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     cell = find_cell(options.recipe, options.only)
     if options.dry_run:
-        print("\n".join(cell.arguments()[1::2]))  # without the ``-S`` before each
+        print("\n".join(cell.build_arguments()[1::2]))  # without the ``-S`` before each
         return 0
     if not options.on_top:
         check_unchanged()
@@ -63,7 +63,7 @@ def recipe_lines() -> list[str]:
     """Each recipe with its first sentence, a line each."""
     from flows import recipe
 
-    names = recipe.names()
+    names = recipe.list_names()
     width = max(map(len, names))
     return [f"{name:{width}}  {_summary(recipe.FOLDER / f'{name}.yaml')}" for name in names]
 
@@ -79,7 +79,7 @@ def _summary(path: Path) -> str:
     return text.removeprefix("Source:").strip()
 
 
-def find_cell(name: str, only: str) -> Cell:
+def find_cell(name: str, only: str) -> RecipeCell:
     """The cell of a recipe, checked; raises InputError if the recipe has several and ``only`` names
     none of them.
     """
@@ -98,7 +98,7 @@ def find_cell(name: str, only: str) -> Cell:
         raise InputError(
             f"The recipe '{name}' has no cell '{only}'.", subject=only, hint=nearest(only, cells)
         )
-    recipe.check(cells[cell_name])
+    recipe.check_cell(cells[cell_name])
     return cells[cell_name]
 
 

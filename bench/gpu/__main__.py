@@ -22,7 +22,7 @@ from bench.gpu import card, networks, work
 from components.config.params import read_params
 from components.model.folders.pretrained import DTYPES
 from components.runtime.settings import device as chosen_device
-from flows.results import aligned
+from components.runtime.tables import format_table
 
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")
 LLMS = ("tinyllama", "phi-2", "vicuna-7b")
@@ -30,32 +30,34 @@ PROJECTOR, WIDTH = "linear", 1280  # of SLAM-ASR; frames as wide as those of its
 # A small batch shows what a step costs by itself, a large one what the card can do; 64 utterances
 # and Vicuna-7B take 29 GB.
 TRUE = {
-    "features": (work.Size(10, 12, 0, 3),),
-    "training": (work.Size(10, 8, 0, 3), work.Size(10, 64, 0, 3)),
-    "decoding": (work.Size(10, 8, 4, 3), work.Size(10, 64, 4, 3)),
+    "features": (work.WorkSize(10, 12, 0, 3),),
+    "training": (work.WorkSize(10, 8, 0, 3), work.WorkSize(10, 64, 0, 3)),
+    "decoding": (work.WorkSize(10, 8, 4, 3), work.WorkSize(10, 64, 4, 3)),
 }
 TINY = {
-    "features": (work.Size(1, 2, 0, 1),),
-    "training": (work.Size(1, 2, 0, 1),),
-    "decoding": (work.Size(1, 2, 2, 1),),
+    "features": (work.WorkSize(1, 2, 0, 1),),
+    "training": (work.WorkSize(1, 2, 0, 1),),
+    "decoding": (work.WorkSize(1, 2, 2, 1),),
 }
 
 
 def measure(device: str, tiny: bool) -> dict[str, Any]:
     """All measures of a device as plain data."""
     sizes, start = (TINY if tiny else TRUE), time.perf_counter()
-    rates = {name: card.matrix_rate(device, DTYPES[name], 3) for name in ("float32", "bfloat16")}
+    rates = {
+        name: card.measure_matrix_rate(device, DTYPES[name], 3) for name in ("float32", "bfloat16")
+    }
     found: dict[str, Any] = {
-        "card": card.name(device),
+        "card": card.card_name(device),
         "torch": torch.__version__,
         "tiny": tiny,
         "matrix rate": rates,
-        "copy bandwidth": card.copy_bandwidth(device, 3),
+        "copy bandwidth": card.measure_bandwidth(device, 3),
         "rows": [],
     }
 
     def add(
-        name: str, kind: str, run: Callable[[str, str, bool, work.Size], dict[str, Any]]
+        name: str, kind: str, run: Callable[[str, str, bool, work.WorkSize], dict[str, Any]]
     ) -> None:
         for size in sizes[kind]:
             try:
@@ -66,7 +68,7 @@ def measure(device: str, tiny: bool) -> dict[str, Any]:
                 row["share of the matrix rate"] = row["operations/s"] / rates[row["dtype"]]
             if "weights read, B/s" in row:
                 row["share of the bandwidth"] = row["weights read, B/s"] / found["copy bandwidth"]
-            found["rows"].append({"network": name, "utterances": size.utterances, **row})
+            found["rows"].append({"network": name, "utterances": size.num_utterances, **row})
 
     for name in ENCODERS:
         add(name, "features", _features)
@@ -76,22 +78,24 @@ def measure(device: str, tiny: bool) -> dict[str, Any]:
     return {**found, "seconds": time.perf_counter() - start}
 
 
-def _features(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, Any]:
-    with networks.encoder(name, device, tiny) as encoder:
-        return work.features(encoder, size, device)
+def _features(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[str, Any]:
+    with networks.build_encoder(name, device, tiny) as encoder:
+        return work.measure_features(encoder, size, device)
 
 
-def _training(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, Any]:
-    model = networks.joined(name, PROJECTOR, WIDTH, device, tiny)
+def _training(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[str, Any]:
+    model = networks.build_speech_llm(name, PROJECTOR, WIDTH, device, tiny)
     with TemporaryDirectory() as scratch:
-        return work.training(model, read_params().train, size, device, Path(scratch))
+        return work.measure_training(model, read_params().train, size, device, Path(scratch))
 
 
-def _decoding(name: str, device: str, tiny: bool, size: work.Size) -> dict[str, Any]:
-    return work.decoding(networks.joined(name, PROJECTOR, WIDTH, device, tiny), size, device)
+def _decoding(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[str, Any]:
+    return work.measure_decoding(
+        networks.build_speech_llm(name, PROJECTOR, WIDTH, device, tiny), size, device
+    )
 
 
-def table(found: dict[str, Any]) -> str:
+def format_measures(found: dict[str, Any]) -> str:
     """The measures as text."""
     rates = ", ".join(
         f"{name} {rate / 1e12:.3g} Tflop/s" for name, rate in found["matrix rate"].items()
@@ -100,10 +104,10 @@ def table(found: dict[str, Any]) -> str:
         f"{found['card']}, torch {found['torch']}: {rates}, copy "
         f"{found['copy bandwidth'] / 1e9:.3g} GB/s; {found['seconds']:.0f} s"
     )
-    return first + "\n" + aligned([_shown(row) for row in found["rows"]])
+    return first + "\n" + format_table([_format_row(row) for row in found["rows"]])
 
 
-def _shown(row: dict[str, Any]) -> dict[str, str]:
+def _format_row(row: dict[str, Any]) -> dict[str, str]:
     if "failed" in row:
         return {
             "network": row["network"],
@@ -154,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = measure(options.device or chosen_device(), options.tiny)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    print(format_measures(found))
 
 
 if __name__ == "__main__":

@@ -18,55 +18,55 @@ MATRIX = {"cuda": 8192, "cpu": 384}  # rows and columns of the square matrices
 COPIED = {"cuda": 2**30, "cpu": 2**24}  # bytes
 
 
-def seconds(run: Callable[[], Any], device: str, runs: int) -> float:
+def measure_seconds(run: Callable[[], Any], device: str, runs: int) -> float:
     """The median of ``runs`` runs after one that warms up; a GPU is waited for, since its work is
     queued.
     """
     taken = []
     for _ in range(runs + 1):
-        wait(device)
+        synchronize(device)
         start = time.perf_counter()
         run()
-        wait(device)
+        synchronize(device)
         taken.append(time.perf_counter() - start)
     return median(taken[1:])
 
 
-def wait(device: str) -> None:
+def synchronize(device: str) -> None:
     """Until the device has done all that it was given."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
-def forget_peak(device: str) -> None:
+def reset_peak(device: str) -> None:
     """Frees what is held for nothing and starts the count of the peak anew."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: str) -> int | None:
+def peak_bytes(device: str) -> int | None:
     """Most bytes of the GPU that tensors took since ``forget_peak``; None on a processor, where
     nobody counts them.
     """
     return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
 
 
-def matrix_rate(device: str, dtype: torch.dtype, runs: int) -> float:
+def measure_matrix_rate(device: str, dtype: torch.dtype, runs: int) -> float:
     """Operations a second of a product of two large square matrices: 2 n³ of them."""
     size = MATRIX[device.split(":")[0]]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / seconds(lambda: left @ right, device, runs)
+    return 2 * size**3 / measure_seconds(lambda: left @ right, device, runs)
 
 
-def copy_bandwidth(device: str, runs: int) -> float:
+def measure_bandwidth(device: str, runs: int) -> float:
     """Bytes a second of a copy within the device's memory, read and written ones together."""
     count = COPIED[device.split(":")[0]]
     source = torch.zeros(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * count / seconds(lambda: target.copy_(source), device, runs)
+    return 2 * count / measure_seconds(lambda: target.copy_(source), device, runs)
 
 
-def name(device: str) -> str:
+def card_name(device: str) -> str:
     """The card's name."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "processor"

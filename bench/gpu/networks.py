@@ -60,7 +60,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn(
+def draw_network(
     shape: dict[str, Any], dtype: torch.dtype, device: str, causal: bool, tiny: bool, seed: int
 ) -> Any:
     """A network of the shape, frozen, its weights drawn from ``seed`` in ``dtype``; tiny ones the
@@ -79,10 +79,12 @@ def drawn(
 
 
 @contextmanager
-def encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator[SpeechEncoder]:
+def build_encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator[SpeechEncoder]:
     """The encoder of a catalogue entry, in the entry's dtype, as the stages load it."""
     entry = catalogue.encoder(name)
-    network = drawn(entry.source.shape, DTYPES[entry.numerics.dtype], device, False, tiny, seed)
+    network = draw_network(
+        entry.source.shape, DTYPES[entry.numerics.dtype], device, False, tiny, seed
+    )
     with TemporaryDirectory() as scratch:
         if network.config.model_type == "whisper":
             network = network.get_encoder()  # the decoder is not needed
@@ -100,7 +102,7 @@ def encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator[Speec
         )
 
 
-def joined(
+def build_speech_llm(
     name: str, projector: str, width: int, device: str, tiny: bool, dtype: str = "", seed: int = 1
 ) -> SpeechLLM:
     """The LLM of a catalogue entry, in the entry's dtype or ``dtype``, behind a projector for
@@ -108,7 +110,7 @@ def joined(
     """
     entry = catalogue.llm(name)
     dtype = dtype or entry.numerics.dtype
-    llm = drawn(entry.source.shape, DTYPES[dtype], device, True, tiny, seed)
+    llm = draw_network(entry.source.shape, DTYPES[dtype], device, True, tiny, seed)
     torch.manual_seed(seed)  # of the bridge, which is drawn on the processor
     shape = ModelConfig("", width, "", dtype, catalogue.projector(projector), entry.prompt, "lower")
     return (

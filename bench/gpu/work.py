@@ -1,10 +1,10 @@
-"""What is measured: frames of an encoder, training steps and beam search of an LLM, each through
-the code of its stage.
+"""What is measured: frames of an encoder, training steps and beam search of an LLM, each with the
+code of its stage.
 
-In: a network of ``networks``, a size. Out: a row of plain figures. Operations are counted by
-formula: 2 a parameter and token forward; as much again where gradients pass through frozen weights,
-twice as much where the weights have gradients of their own (Kaplan et al. 2020, arXiv 2001.08361,
-section 2.1). Embedding tables look up and count nothing, the output matrix counts where it is used,
+In: a network of ``bench.gpu.networks``, a size. Out: a row of plain figures. Operations are counted
+by formula: 2 a parameter and token forward; as much again where gradients pass through frozen
+weights, twice as much where the weights have gradients of their own (Kaplan et al. 2020, arXiv
+2001.08361, section 2.1). Embedding tables count nothing, the output matrix counts where it is used,
 attention scores are left out: a share of the measured rate is a lower bound.
 """
 
@@ -36,100 +36,96 @@ from components.train.objective import StageObjective
 from components.train.parts import TrainableParts
 from components.train.stage import StageTraining
 
-FRAMES_A_SECOND = 50  # of every encoder measured here
-TOKENS_A_SECOND = 3.7  # of text, as components/plan/load.py counts them
+FRAMES_PER_SECOND = 50  # of every encoder measured here
+TOKENS_PER_SECOND = 3.7  # of text, as components/plan/load.py counts them
 
 
 @dataclass(frozen=True)
-class Size:
+class WorkSize:
     """How much is computed at once, and how often."""
 
     seconds: float  # of an utterance
-    utterances: int  # of a batch
-    beams: int
-    runs: int  # of which the median counts
+    num_utterances: int  # of a batch
+    num_beams: int
+    num_runs: int  # the median of them counts
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of an utterance."""
+        return int(self.seconds * FRAMES_PER_SECOND)
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of audio in a batch."""
+        return self.seconds * self.num_utterances
 
 
-class Noise:
-    """Random frames in place of a role's, of one length each; what a training step asks of
-    components.features.frames.
+class NoiseFrames:
+    """Random frames in place of a role's, all of one length; the part of
+    components.features.frames that a training step uses.
     """
 
-    def __init__(self, count: int, width: int, device: str) -> None:
-        self._frames = torch.randn(count, width, generator=torch.Generator().manual_seed(1)).to(
-            device
-        )
+    def __init__(self, num_frames: int, width: int, device: str) -> None:
+        random = torch.Generator().manual_seed(1)
+        self._frames = torch.randn(num_frames, width, generator=random).to(device)
 
     def frames(
         self, items: Sequence[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
-        """The same frames for each utterance, shape (frames, width)."""
+        """The same frames for each utterance, (frames, width)."""
         return [self._frames.clone() for _ in items]
 
 
-def waveforms(size: Size) -> list[np.ndarray]:
-    """Noise in place of speech; mono float32 at 16 kHz."""
+def draw_waveforms(size: WorkSize) -> list[np.ndarray]:
+    """Noise in place of speech: mono float32 at 16 kHz, each (samples,)."""
     random = np.random.default_rng(1)
     return [
         0.1 * random.standard_normal(int(size.seconds * RATE)).astype(np.float32)
-        for _ in range(size.utterances)
+        for _ in range(size.num_utterances)
     ]
 
 
-def utterances(size: Size) -> list[IndexedUtterance]:
-    """Utterances of a batch; they differ in their names alone."""
+def build_utterances(size: WorkSize) -> list[IndexedUtterance]:
+    """Utterances of a batch, which differ in their ids alone."""
     entry = IndexEntry(
-        "",
-        "",
-        0,
-        0,
-        0,
-        0,
-        int(size.seconds * RATE),
-        int(size.seconds * FRAMES_A_SECOND),
-        len(TEXT),
-        TEXT,
-        "",
+        "", "", 0, 0, 0, 0, int(size.seconds * RATE), size.num_frames, len(TEXT), TEXT, ""
     )
     return [
-        IndexedUtterance(replace(entry, id=str(number)), "noise", Path())
-        for number in range(size.utterances)
+        IndexedUtterance(replace(entry, id=str(index)), "noise", Path())
+        for index in range(size.num_utterances)
     ]
 
 
-def features(encoder: SpeechEncoder, size: Size, device: str) -> dict[str, Any]:
-    """Frames of a batch, the front end on the processor included, as the stage ``features``
-    computes them.
+def measure_features(encoder: SpeechEncoder, size: WorkSize, device: str) -> dict[str, Any]:
+    """Frames of a batch, with the front end on the processor, as the stage ``features`` computes
+    them.
     """
-    batch = waveforms(size)
-    card.forget_peak(device)
-    seconds = card.seconds(lambda: encoder(batch), device, size.runs)
-    count = parameters(encoder.model)
-    computed = sum(encoder.padded_seconds(len(each)) for each in batch)
-    audio = size.seconds * size.utterances
+    batch = draw_waveforms(size)
+    card.reset_peak(device)
+    seconds = card.measure_seconds(lambda: encoder(batch), device, size.num_runs)
+    num_parameters = parameters(encoder.model)
+    encoded_seconds = sum(encoder.padded_seconds(len(waveform)) for waveform in batch)
     return _row(
         "features",
         str(encoder.dtype).removeprefix("torch."),
         seconds,
-        2 * count * computed * encoder.rate,
+        2 * num_parameters * encoded_seconds * encoder.rate,
         device,
-        **{"audio h/h": audio / seconds, "parameters": count},
+        **{"audio h/h": size.batch_seconds / seconds, "parameters": num_parameters},
     )
 
 
-def training(
-    model: SpeechLLM, settings: Train, size: Size, device: str, scratch: Path
+def measure_training(
+    model: SpeechLLM, settings: Train, size: WorkSize, device: str, scratch: Path
 ) -> dict[str, Any]:
-    """Steps of the curriculum's first stage as components.train takes them,
-    micro-batches and all.
+    """Steps of the curriculum's first stage as components.train computes them, with its
+    micro-batches.
     """
     stage = replace(settings.curriculum[0], steps=1, warmup=0)
     training = StageTraining(Ranks(), TrainableParts(model, settings, {}), stage, scratch, device)
-    items, noise = (
-        utterances(size),
-        Noise(int(size.seconds * FRAMES_A_SECOND), model.config.encoder_width, device),
-    )
-    card.forget_peak(device)
+    utterances = build_utterances(size)
+    noise = NoiseFrames(size.num_frames, model.config.encoder_width, device)
+    card.reset_peak(device)
     forward = ForwardPass(
         model,
         settings,
@@ -139,19 +135,26 @@ def training(
         noise,  # type: ignore[arg-type]
         None,
     )
-    objective = StageObjective(training.context, forward, items, len(items), [], noise)  # type: ignore[arg-type]
-    examples = [(item, True) for item in items]
-    batch = StepBatch(examples, len(examples), forward.count_targets(examples))
-    seconds = card.seconds(lambda: training.loop.step(objective, batch, 0), device, size.runs)
-    body, head = _counted(model)
-    target = len(model.builder.target(TEXT)) + 1
-    speech = model.projector.tokens_of(int(size.seconds * FRAMES_A_SECOND))
-    tokens = size.utterances * (
-        len(model.builder.before) + speech + len(model.builder.after) + target
+    objective = StageObjective(
+        training.context,
+        forward,
+        utterances,
+        len(utterances),
+        [],
+        noise,  # type: ignore[arg-type]
     )
+    examples = [(utterance, True) for utterance in utterances]
+    batch = StepBatch(examples, len(examples), forward.count_targets(examples))
+    seconds = card.measure_seconds(
+        lambda: training.loop.step(objective, batch, 0), device, size.num_runs
+    )
+    layers, output = _count_parameters(model)
+    target_tokens = len(model.builder.target(TEXT)) + 1
+    speech_tokens = model.projector.tokens_of(size.num_frames)
+    tokens = size.num_utterances * (_prefix_tokens(model, size) + target_tokens)
     operations = (
-        4 * (body * tokens + head * size.utterances * target)
-        + 6 * parameters(model.projector) * size.utterances * speech
+        4 * (layers * tokens + output * size.num_utterances * target_tokens)
+        + 6 * parameters(model.projector) * size.num_utterances * speech_tokens
     )
     return _row(
         "training",
@@ -159,33 +162,38 @@ def training(
         seconds,
         operations,
         device,
-        **{"audio h/h": size.seconds * size.utterances / seconds, "tokens/s": tokens / seconds},
+        **{"audio h/h": size.batch_seconds / seconds, "tokens/s": tokens / seconds},
     )
 
 
-def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
+def measure_decoding(model: SpeechLLM, size: WorkSize, device: str) -> dict[str, Any]:
     """Beam search of a batch, of as many tokens as speech of that length has: random weights would
     never end.
     """
-    wanted = max(2, int(size.seconds * TOKENS_A_SECOND))
+    num_tokens = max(2, int(size.seconds * TOKENS_PER_SECOND))
     rules = replace(
-        GREEDY, beams=size.beams, max_tokens=wanted, min_tokens_per_second=TOKENS_A_SECOND
+        GREEDY,
+        beams=size.num_beams,
+        max_tokens=num_tokens,
+        min_tokens_per_second=TOKENS_PER_SECOND,
     )
-    noise = Noise(int(size.seconds * FRAMES_A_SECOND), model.config.encoder_width, device)
-    frames, lengths = noise.frames(utterances(size)), [size.seconds] * size.utterances
-    card.forget_peak(device)
-    seconds = card.seconds(lambda: search(model, frames, lengths, rules), device, size.runs)
-    body, head = _counted(model)
-    speech = model.projector.tokens_of(len(frames[0]))
-    prefix = len(model.builder.before) + speech + len(model.builder.after)
+    noise = NoiseFrames(size.num_frames, model.config.encoder_width, device)
+    frames = noise.frames(build_utterances(size))
+    durations_s = [size.seconds] * size.num_utterances
+    card.reset_peak(device)
+    seconds = card.measure_seconds(
+        lambda: search(model, frames, durations_s, rules), device, size.num_runs
+    )
+    layers, output = _count_parameters(model)
+    prefix_tokens = _prefix_tokens(model, size)
     # The prefix runs through the network once for each beam, every token after it too, and the best
     # text once more for its score.
-    rows = size.utterances * size.beams
+    num_rows = size.num_utterances * size.num_beams
     operations = 2 * (
-        body * (rows * (prefix + wanted) + size.utterances * (prefix + wanted))
-        + head * rows * wanted
+        layers * (num_rows + size.num_utterances) * (prefix_tokens + num_tokens)
+        + output * num_rows * num_tokens
     )
-    weights = (body + head) * next(iter(model.llm.parameters())).element_size() * (wanted + 1)
+    weight_bytes = (layers + output) * next(iter(model.llm.parameters())).element_size()
     return _row(
         "decoding",
         model.config.llm_dtype,
@@ -193,17 +201,23 @@ def decoding(model: SpeechLLM, size: Size, device: str) -> dict[str, Any]:
         operations,
         device,
         **{
-            "audio h/h": size.seconds * size.utterances / seconds,
-            "tokens/s": size.utterances * wanted / seconds,
-            "weights read, B/s": weights / seconds,
+            "audio h/h": size.batch_seconds / seconds,
+            "tokens/s": size.num_utterances * num_tokens / seconds,
+            "weights read, B/s": weight_bytes * (num_tokens + 1) / seconds,
         },
     )
 
 
-def _counted(model: SpeechLLM) -> tuple[int, int]:
+def _prefix_tokens(model: SpeechLLM, size: WorkSize) -> int:
+    """Tokens of an utterance before its transcript: prompt and speech."""
+    speech_tokens = model.projector.tokens_of(size.num_frames)
+    return len(model.builder.before) + speech_tokens + len(model.builder.after)
+
+
+def _count_parameters(model: SpeechLLM) -> tuple[int, int]:
     """Parameters of the LLM's layers and of its output matrix."""
-    head = parameters(model.llm.get_output_embeddings())
-    return parameters(model.llm.base_model) - parameters(model.llm.get_input_embeddings()), head
+    layers = parameters(model.llm.base_model) - parameters(model.llm.get_input_embeddings())
+    return layers, parameters(model.llm.get_output_embeddings())
 
 
 def _row(
@@ -215,6 +229,6 @@ def _row(
         "seconds": seconds,
         "operations": operations,
         "operations/s": operations / seconds,
-        "peak bytes": card.peak(device),
+        "peak bytes": card.peak_bytes(device),
         **figures,
     }

@@ -12,7 +12,7 @@ import torch
 
 from bench.gpu import __main__ as command
 from bench.gpu import networks, work
-from bench.gpu.parity import difference, made
+from bench.gpu.parity import compare_outputs, compute
 from components.config.params import read_params
 from components.model.folders.pretrained import DTYPES
 from tests.conftest import REPOSITORY
@@ -73,9 +73,11 @@ def test_what_does_not_fit_the_card_is_a_row_that_says_so(
 
 
 def test_a_training_step_trains_the_bridge_alone_and_counts_by_the_formula(tmp_path: Path) -> None:
-    model = networks.joined("tinyllama", "linear", 8, "cpu", True)
+    model = networks.build_speech_llm("tinyllama", "linear", 8, "cpu", True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    row = work.training(model, read_params().train, work.Size(2, 3, 0, 1), "cpu", tmp_path)
+    row = work.measure_training(
+        model, read_params().train, work.WorkSize(2, 3, 0, 1), "cpu", tmp_path
+    )
     changed = {
         name.split(".")[0]
         for name, tensor in model.state_dict().items()
@@ -106,8 +108,10 @@ def test_search_writes_as_many_tokens_as_it_counts(monkeypatch: pytest.MonkeyPat
 
     real = work.search
     monkeypatch.setattr(work, "search", counted)
-    row = work.decoding(
-        networks.joined("phi-2", "linear", 8, "cpu", True), work.Size(2, 3, 2, 1), "cpu"
+    row = work.measure_decoding(
+        networks.build_speech_llm("phi-2", "linear", 8, "cpu", True),
+        work.WorkSize(2, 3, 2, 1),
+        "cpu",
     )
     assert set(lengths) == {7}  # 2 s at 3.7 a second
     assert row["tokens/s"] == pytest.approx(3 * 7 / row["seconds"])
@@ -116,10 +120,10 @@ def test_search_writes_as_many_tokens_as_it_counts(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("encoder", "llm"), PAIRS)
 def test_the_same_weights_make_the_same_on_one_device(encoder: str, llm: str) -> None:
     """And other weights something else, in everything that is compared."""
-    here = made(encoder, llm, "cpu")
-    same = difference(here, made(encoder, llm, "cpu"))
+    here = compute(encoder, llm, "cpu")
+    same = compare_outputs(here, compute(encoder, llm, "cpu"))
     assert max(same.frames, same.loss, same.gradients, same.texts) < 1e-6
-    other = difference(here, made(encoder, llm, "cpu", seed=2))
+    other = compare_outputs(here, compute(encoder, llm, "cpu", seed=2))
     assert min(other.frames, other.loss, other.gradients, other.texts) > 1e-3
     assert here.gradients.keys() == {
         *(f"projector.linear{number}.{part}" for number in (1, 2) for part in ("weight", "bias")),
@@ -132,7 +136,7 @@ def test_the_same_weights_make_the_same_on_one_device(encoder: str, llm: str) ->
 @pytest.mark.parametrize(("encoder", "llm"), PAIRS)
 def test_a_gpu_makes_what_the_processor_makes(encoder: str, llm: str) -> None:
     """In float32, by rounding; texts to the letter."""
-    found = difference(made(encoder, llm, "cpu"), made(encoder, llm, "cuda"))
+    found = compare_outputs(compute(encoder, llm, "cpu"), compute(encoder, llm, "cuda"))
     assert found.frames < 1e-3
     assert found.loss < 1e-4
     assert found.gradients < 1e-3

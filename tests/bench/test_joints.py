@@ -17,15 +17,15 @@ from tests.transcribe.test_transcriber import long_tone, save_bridge
 
 
 def test_a_word_counts_as_lost_or_doubled_by_what_covers_it() -> None:
-    over = joints.covered([Word("a", 0.0, 1.0), Word("b", 0.9, 2.0), Word("c", 3.0, 3.4)], 4)
+    over = joints.count_coverage([Word("a", 0.0, 1.0), Word("b", 0.9, 2.0), Word("c", 3.0, 3.4)], 4)
     heard = [
         Word("a", 0.0, 0.9),
         Word("lost", 2.2, 3.1),
         Word("half", 2.9, 3.3),
         Word("twice", 0.85, 1.0),
     ]
-    assert joints.lost_and_doubled(heard, over) == (1, 1)
-    assert joints.lost_and_doubled([], over) == (0, 0)
+    assert joints.count_faults(heard, over) == (1, 1)
+    assert joints.count_faults([], over) == (0, 0)
 
 
 @pytest.mark.usefixtures("world")
@@ -55,12 +55,12 @@ def test_only_words_that_are_heard_whatever_stands_around_count() -> None:
         )
 
     whole = np.arange(40 * RATE, dtype=np.float64)  # a sample says where it stands
-    assert joints.sure(listener, whole, 20.0) == [Word("always", 20.0, 20.5)]  # type: ignore[arg-type]
+    assert joints.find_reliable_words(listener, whole, 20.0) == [Word("always", 20.0, 20.5)]  # type: ignore[arg-type]
 
 
 def test_pauses_are_cut_out_and_sound_stays() -> None:
     sound = np.sin(np.arange(3 * RATE) * 0.3).astype(np.float32)
     quiet = sound.copy()
     quiet[RATE : 2 * RATE] *= 1e-3
-    assert abs(len(joints.trimmed(quiet)) - 2 * RATE) < 0.1 * RATE
-    assert len(joints.trimmed(sound)) == len(sound)
+    assert abs(len(joints.cut_pauses(quiet)) - 2 * RATE) < 0.1 * RATE
+    assert len(joints.cut_pauses(sound)) == len(sound)

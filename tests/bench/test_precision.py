@@ -50,5 +50,5 @@ def test_shares_and_rates_are_counted_by_hand() -> None:
     }
     assert [
         (row["other than alone"], row["other than float32"], row["wer"])
-        for row in precision.rows(made)
+        for row in precision.build_rows(made)
     ] == [(0.0, 0.0, 0.0), (0.0, 1 / 3, 1 / 3), (1 / 3, 0.0, 0.0)]

@@ -23,6 +23,6 @@ def test_it_measures_so_many_words(
         r"scored 2,000 reference words, 2 systems, in [0-9.]+ s; [0-9.]+ s of a core",
         capsys.readouterr().out,
     )
-    made = scoring.rows(2000, 2, 5, seed=1)
+    made = scoring.generate_hypotheses(2000, 2, 5, seed=1)
     assert sum(len(row.reference.split()) for row in made if row.system == "system-0") >= 2000
     assert {row.speaker for row in made} == {f"speaker-{number}" for number in range(5)}

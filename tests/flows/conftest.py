@@ -1,4 +1,4 @@
-"""Small projects with a DAG of their own, and a Prefect that keeps to a temporary folder."""
+"""Small projects with a DAG of their own, and a Prefect that uses a temporary folder alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
 
-# A stage that notes its run; declared below in an order that is not the order of the DAG.
+# Each stage notes that it ran; they are declared in an order that is not the order of the DAG.
 NOTE = "python note.py {name}"
 STAGES: dict[str, Any] = {
     "score": {
@@ -32,8 +32,8 @@ STAGES: dict[str, Any] = {
     "a": {"cmd": NOTE.format(name="a"), "deps": ["input"], "outs": ["a"]},
     "side": {"cmd": NOTE.format(name="side"), "deps": ["a"], "outs": ["side"]},
 }
-# Notes the run, then does as the file `order-<name>` says: fails with that kind of error, once or
-# always, or sleeps once and goes on.
+# Notes the run, then obeys the file `order-<name>`: fails with that kind of error, once or always,
+# or sleeps once and goes on.
 NOTE_PY = """
 import json, os, sys, time
 from pathlib import Path
@@ -48,20 +48,22 @@ kind, *once = orders.read_text().split() if orders.exists() else [""]
 if once:
     orders.unlink()
 if kind == "sleep":
-    progress = {"stage": name.replace("-", "@"), "task": "sleeping", "done": 1, "total": 4, "unit": "winks", "per_second": 0.5,
-                "seconds_left": 6, "note": ""}
+    progress = {"stage": name.replace("-", "@"), "task": "sleeping", "done": 1, "total": 4,
+                "unit": "winks", "per_second": 0.5, "seconds_left": 6, "note": ""}
     Path(os.environ["LIBRETTO_PROGRESS"]).open("a").write(json.dumps(progress) + "\\n")
     time.sleep(float(once[0]))
 elif kind:
     if kind != "silent":
-        message = f"{name} broke: {kind}. Mend it."
+        error = {"stage": name, "kind": kind, "subject": "", "message": f"{name} broke: {kind}.",
+                 "hint": "Mend it."}
         error_path(name).parent.mkdir(parents=True, exist_ok=True)
-        error_path(name).write_text(json.dumps({"stage": name, "kind": kind, "subject": "", "message": message, "hint": "Mend it."}))
+        error_path(name).write_text(json.dumps(error))
     print("last words of", name)
     sys.exit(75 if kind == "transient" else 2)
 if name == "score":
     Path("metrics").mkdir(exist_ok=True)
-    scores = {"heard": {"free": {"wer": 0.025}, "ctc": {"wer": 0.075}}, "noise": {"free": {"text_rate": 0.5}}}
+    scores = {"speech": {"free": {"wer": 0.025}, "ctc": {"wer": 0.075}},
+              "noise": {"free": {"text_rate": 0.5}}}
     Path("metrics/score.json").write_text(json.dumps(scores))
 else:
     Path(name).write_text(name)
@@ -94,9 +96,9 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surroundings: None) -> Project:
-    """Makes a committed project with the stages given and changes into it."""
+    """Creates a committed project with some stages and changes into it."""
 
-    def make(stages: dict[str, Any] | None = None, name: str = "project") -> Path:
+    def create(stages: dict[str, Any] | None = None, name: str = "project") -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "dvc.yaml").write_text(
@@ -115,12 +117,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surroundings: None)
             subprocess.run(command.split(), check=True)
         return folder
 
-    return make
+    return create
 
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Callable[[], list[str]]:
-    """Reads which stages ran since it was last asked."""
+    """Reads which stages ran since the last call."""
     path = tmp_path / "notes"
 
     def read() -> list[str]:
@@ -146,16 +148,16 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def processes(words: str, home: str) -> list[int]:
-    """Numbers of the processes whose command line holds these words and whose environment holds
-    this path of the test's.
+    """Ids of the processes with these words in their command line and this path, which only the
+    test uses, in their environment.
     """
-    found = []
+    process_ids = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            mine = home.encode() in (path / "environ").read_bytes()
+            is_own = home.encode() in (path / "environ").read_bytes()
         except OSError:
             continue
-        if words in command and mine:
-            found.append(int(path.name))
-    return found
+        if words in command and is_own:
+            process_ids.append(int(path.name))
+    return process_ids

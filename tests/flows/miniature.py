@@ -1,9 +1,9 @@
 """A cell of a recipe at tiny size: the same code on tiny checkpoints of the same families, in
 seconds.
 
-Kept of the cell: prompts, LoRA targets, dtypes, the kinds of its bridge, what is tuned when, every
-loss, every way to change or to batch its data. Made small: widths, ranks, steps, seconds. Two cells
-that only differ in what is made small are one miniature.
+As in the cell: prompts, LoRA targets, dtypes, the kinds of its bridge, the tuned parts of small
+stage, every loss, every way to change or to batch its data. Small: widths, ranks, steps, seconds.
+Two cells that differ only in those are one miniature.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from components.config.params import read_overridden_params
 from components.config.schema import non_default_fields
 from components.model.bridges.registry import build_projector
 from components.runtime.artifact import write_record
-from flows.recipe import Cell
+from flows.recipe import RecipeCell
 from tests import world
 from tests.checkpoints import save_encoder, save_llm
 
-STEPS = 2  # of each stage of a curriculum
+STEPS = 2  # of small stage of a curriculum
 TOKENS = 4  # most in a hypothesis
 WIDTH = 32  # of every network
-# What is the same in all miniatures, wherever it stands in the parameters.
+# Parameters that have the same value in all miniatures, in whatever section.
 SMALL = {
     "batch_seconds": 5,
     "micro_batches": 2,
@@ -50,7 +50,7 @@ SMALL = {
     "seconds": 3,
 }
 NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "stack": 3}
-# Utterances of each shard, by role and source.
+# Utterances of small shard, by role and source.
 LAYOUT = {
     "train": {"tones": [4, 3]},
     "dev": {"tones-dev": [2]},
@@ -71,7 +71,7 @@ TOKENIZERS = {
 
 @dataclass(frozen=True)
 class Miniature:
-    """What stands in the place of a cell: families, parameters and catalogue, without names."""
+    """Families, parameters and catalogue of a cell, without names."""
 
     encoder: str
     llm: str
@@ -87,8 +87,8 @@ class Miniature:
         )
 
 
-def miniature(cell: Cell) -> Miniature:
-    """The cell made small; ``params.yaml`` and ``catalogue/`` are those of the current folder."""
+def miniature(cell: RecipeCell) -> Miniature:
+    """The cell at tiny size; ``params.yaml`` and ``catalogue/`` are those of the current folder."""
     params = read_overridden_params(cell.overrides, cell.name)
     encoder, llm = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
     raw = _small(copy.deepcopy(params.raw)) | {
@@ -98,8 +98,8 @@ def miniature(cell: Cell) -> Miniature:
         "llm": "tiny",
     }
     sources = {
-        role: {name: {"kind": "clips", "rooms": name == "rooms"} for name in held}
-        for role, held in LAYOUT.items()
+        role: {name: {"kind": "clips", "rooms": name == "rooms"} for name in counts}
+        for role, counts in LAYOUT.items()
     }
     parts = ("prompt", "lora", "numerics")
     entries = {
@@ -125,7 +125,7 @@ def miniature(cell: Cell) -> Miniature:
 
 
 def _narrow(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry of a bridge made small."""
+    """The entry of a bridge at tiny size."""
     released = (
         {"weights": {**entry["weights"], "file": "released.pt"}} if "weights" in entry else {}
     )
@@ -152,50 +152,50 @@ def llm_family(source: LlmSource) -> str:
 def _tokenizer(name: str, source: LlmSource) -> str:
     if source.kind == "copying":
         return "plain"
-    known = [form for start, form in TOKENIZERS.items() if name.startswith(start)]
-    return (known or ["sentencepiece" if name.startswith(SENTENCEPIECE) else "plain"])[0]
+    forms = [form for prefix, form in TOKENIZERS.items() if name.startswith(prefix)]
+    return (forms or ["sentencepiece" if name.startswith(SENTENCEPIECE) else "plain"])[0]
 
 
 def _small(data: Any) -> Any:
-    """Parameters with what SMALL names in them as it says."""
+    """Parameters with the values of SMALL in place of those that it names."""
     if isinstance(data, dict):
         return {
             key: SMALL[key] if key in SMALL and not isinstance(value, dict) else _small(value)
             for key, value in data.items()
         }
-    return [_small(each) for each in data] if isinstance(data, list) else data
+    return [_small(item) for item in data] if isinstance(data, list) else data
 
 
 def write_shards() -> None:
     """``data/shards`` of all roles in the current folder, with a source of rooms."""
-    for role, held in LAYOUT.items():
-        world.write_shards(role, held)
+    for role, counts in LAYOUT.items():
+        world.write_shards(role, counts)
     write_record(Path("data/shards/noise"), "shards", parameters=None, inputs={}, rooms=["rooms"])
 
 
-def lay_out(each: Miniature, shards: Path, folder: Path) -> None:
+def write_workspace(small: Miniature, shards: Path, folder: Path) -> None:
     """Fills ``folder`` with a workspace in which the stages from ``features`` on can run;
     ``LIBRETTO_MODELS`` is ``folder/models``.
     """
     shutil.copytree(shards, folder / "data/shards")
-    save_encoder(folder / world.ENCODER, each.encoder)
-    save_llm(folder / world.LLM, each.llm, form=each.tokenizer)
-    (folder / "params.yaml").write_text(yaml.safe_dump(each.params, sort_keys=False))
+    save_encoder(folder / world.ENCODER, small.encoder)
+    save_llm(folder / world.LLM, small.llm, form=small.tokenizer)
+    (folder / "params.yaml").write_text(yaml.safe_dump(small.params, sort_keys=False))
     (folder / "catalogue").mkdir()
-    names = {kind: each.params[kind] for kind in each.entries}
-    for kind, entry in each.entries.items():
+    names = {kind: small.params[kind] for kind in small.entries}
+    for kind, entry in small.entries.items():
         (folder / f"catalogue/{kind}.yaml").write_text(
             yaml.safe_dump({names[kind]: entry}, sort_keys=False)
         )
-    if "weights" in each.entries["projector"]:
-        _release(folder / "models" / each.entries["projector"]["weights"]["file"], each)
+    if "weights" in small.entries["projector"]:
+        _release(folder / "models" / small.entries["projector"]["weights"]["file"], small)
 
 
-def _release(path: Path, each: Miniature) -> None:
-    """A projector as others released it, of random weights."""
+def _release(path: Path, small: Miniature) -> None:
+    """Writes a projector as others release theirs, of random weights."""
     from components.config.projector import parse_projector
 
-    bridge = build_projector(parse_projector(each.entries["projector"], "released"), WIDTH, WIDTH)
+    bridge = build_projector(parse_projector(small.entries["projector"], "released"), WIDTH, WIDTH)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {f"encoder_projector.{name}": tensor for name, tensor in bridge.state_dict().items()}, path

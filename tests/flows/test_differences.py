@@ -1,4 +1,4 @@
-"""Experiments against the first: which rows there are, and that their errors come out of DVC's
+"""Experiments against the first: which rows there are, and that their errors are read from DVC's
 cache.
 """
 
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from components.score.build import UTTERANCES as SCHEMA
 from components.score.significance import compare
-from flows.differences import NOT_ALIKE, differences, errors_of, read_errors
+from flows.differences import OTHER_UTTERANCES, collect_errors, list_differences, read_errors
 
 from .conftest import Project
 
 
 def table(
-    wrong: float, seed: int, name: str = "heard", utterances: int = 200, role: str = "test"
+    wrong: float, seed: int, name: str = "speech", utterances: int = 200, role: str = "test"
 ) -> pa.Table:
     """Utterances of ten speakers, of which about a share of the words is wrong."""
     draw, sizes = np.random.default_rng(seed), np.random.default_rng(0)
@@ -54,63 +54,61 @@ def table(
 
 
 def test_a_better_experiment_is_marked_and_an_equal_one_is_not() -> None:
-    found = {
-        name: errors_of(table(wrong, seed))
+    errors = {
+        name: collect_errors(table(wrong, seed))
         for name, wrong, seed in (("base", 0.2, 1), ("good", 0.1, 2), ("same", 0.2, 3))
     }
-    good, same = differences(["base", "good", "same"], found, 300)
-    base, own = found["base"]["heard", "free"], found["good"]["heard", "free"]
-    known = compare(base.errors, own.errors, base.words, base.speakers, 300)
+    good, same = list_differences(["base", "good", "same"], errors, 300)
+    base, better = errors["base"]["speech", "free"], errors["good"]["speech", "free"]
+    test = compare(base.errors, better.errors, base.words, base.speakers, 300)
     assert good["experiment"] == "good"
     assert (
         good["difference"]
-        == f"{100 * known.difference:+.2f} ({100 * known.low:+.2f} to {100 * known.high:+.2f})"
+        == f"{100 * test.difference:+.2f} ({100 * test.low:+.2f} to {100 * test.high:+.2f})"
     )
     assert good["difference"].startswith("-")
     assert (good["p"], good["p < 0.05"]) == ("0.0000", "*")
     assert same["p < 0.05"] == ""
     assert float(same["p"]) > 0.05
-    assert "(" not in differences(["base", "good"], found, 0)[0]["difference"], (
+    assert "(" not in list_differences(["base", "good"], errors, 0)[0]["difference"], (
         "no resamples, no interval"
     )
 
 
-def test_only_what_heard_the_same_is_compared() -> None:
-    found = {
-        "base": errors_of(
+def test_only_results_of_the_same_utterances_are_compared() -> None:
+    errors = {
+        "base": collect_errors(
             pa.concat_tables(
                 [
                     table(0.2, 1),
-                    table(0.2, 1, "quiet", role="nonspeech-test"),
+                    table(0.2, 1, "noise", role="nonspeech-test"),
                     table(0.2, 1, "more"),
                 ]
             )
         ),
-        "fewer": errors_of(table(0.2, 2, utterances=199)),
-        "elsewhere": errors_of(table(0.2, 2, "there")),
-        "both": errors_of(
-            pa.concat_tables([table(0.1, 2, "more"), table(0.1, 2, "quiet", role="nonspeech-test")])
+        "fewer": collect_errors(table(0.2, 2, utterances=199)),
+        "another-set": collect_errors(table(0.2, 2, "another")),
+        "both": collect_errors(
+            pa.concat_tables([table(0.1, 2, "more"), table(0.1, 2, "noise", role="nonspeech-test")])
         ),
     }
-    rows = differences(["base", "fewer", "elsewhere", "failed", "both"], found, 100)
+    rows = list_differences(["base", "fewer", "another-set", "failed", "both"], errors, 100)
     assert [(row["experiment"], row["set"]) for row in rows] == [
-        ("fewer", "heard"),
+        ("fewer", "speech"),
         ("both", "more"),
     ]
-    assert rows[0]["difference"] == NOT_ALIKE
-    assert differences(["failed", "base"], found, 100) == [], (
-        "the first failed: nothing stands against it"
-    )
+    assert rows[0]["difference"] == OTHER_UTTERANCES
+    assert list_differences(["failed", "base"], errors, 100) == [], "there is no baseline"
 
 
 def test_errors_come_from_the_cache_by_revision(project: Project) -> None:
-    write = f"{sys.executable} -c \"import shutil; shutil.copytree('made', 'data/score')\""
-    folder = project({"score": {"cmd": write, "deps": ["made"], "outs": ["data/score"]}})
-    (folder / "made").mkdir()
+    write = f"{sys.executable} -c \"import shutil; shutil.copytree('scored', 'data/score')\""
+    folder = project({"score": {"cmd": write, "deps": ["scored"], "outs": ["data/score"]}})
+    (folder / "scored").mkdir()
     (folder / ".gitignore").write_text("/data/score\n")
     revisions = []
-    for number in (1, 2):
-        pq.write_table(table(0.2, number), folder / "made/utterances.parquet")
+    for seed in (1, 2):
+        pq.write_table(table(0.2, seed), folder / "scored/utterances.parquet")
         for command in (f"{sys.executable} -m dvc repro -q", "git add -A", "git commit -qm scored"):
             subprocess.run(command.split(), check=True)
         revisions.append(
@@ -119,10 +117,10 @@ def test_errors_come_from_the_cache_by_revision(project: Project) -> None:
             ).stdout.strip()
         )
     shutil.rmtree(folder / "data/score")
-    for number, revision in zip((1, 2), revisions, strict=True):
-        found, known = read_errors(revision), errors_of(table(0.2, number))
-        assert found is not None and found.keys() == known.keys() == {("heard", "free")}
-        assert np.array_equal(found["heard", "free"].errors, known["heard", "free"].errors)
+    for seed, revision in zip((1, 2), revisions, strict=True):
+        errors, expected = read_errors(revision), collect_errors(table(0.2, seed))
+        assert errors is not None and errors.keys() == expected.keys() == {("speech", "free")}
+        assert np.array_equal(errors["speech", "free"].errors, expected["speech", "free"].errors)
     first = subprocess.run(
         ["git", "rev-list", "--max-parents=0", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -1,5 +1,5 @@
-"""The opening of a recipe says what a plan says today: hours of the cheapest and the dearest cell,
-memory.
+"""The opening of a recipe has the figures of today's plan: hours of the cheapest and the dearest
+cell, memory.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ PLANNED = sorted(
 )
 
 
-def said(name: str, heading: str) -> str:
-    """What stands behind a heading of the opening."""
+def read_heading(name: str, heading: str) -> str:
+    """The text after a heading of the opening."""
     return re.findall(
         rf"^# {heading}: (.*)$", Path(f"{recipes.FOLDER}/{name}.yaml").read_text(), re.MULTILINE
     )[0]
 
 
-def ends(text: str) -> list[float]:
+def extremes(text: str) -> list[float]:
     """Least and most of the numbers in a text."""
-    numbers = [float(each) for each in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)]
+    numbers = [float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)]
     return [min(numbers), max(numbers)]
 
 
-def test_every_recipe_of_a_paper_opens_with_all_that_it_takes(
+def test_every_recipe_of_a_paper_opens_with_its_cost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert {*PLANNED, *EMBEDDED} == set(recipes.names())
+    assert {*PLANNED, *EMBEDDED} == set(recipes.list_names())
     for name in PLANNED:
         text = Path(f"{recipes.FOLDER}/{name}.yaml").read_text()
         assert text.startswith(f"# python -m flows.compare {name}\n")
@@ -68,11 +68,13 @@ def test_hours_and_memory_are_those_of_the_plan(name: str, monkeypatch: pytest.M
         params = read_overridden_params(cell.overrides, name)
         loads = estimate_loads(params, read_networks(params), list_audio(params.corpus), {})
         memory.append(max(load.peak_bytes for load in loads) / 1e9)
-        for card, found in hours.items():
-            found.append(sum(load.estimate_hours(read_gpu(card)) or 0 for load in loads))
-    h200, rest = said(name, "Hours").split("on an H200")
-    assert ends(h200) == pytest.approx([min(hours["h200"]), max(hours["h200"])], rel=0.05)
-    assert ends(rest.split("on an A100")[0]) == pytest.approx(
+        for card, totals in hours.items():
+            totals.append(sum(load.estimate_hours(read_gpu(card)) or 0 for load in loads))
+    h200, a100 = read_heading(name, "Hours").split("on an H200")
+    assert extremes(h200) == pytest.approx([min(hours["h200"]), max(hours["h200"])], rel=0.05)
+    assert extremes(a100.split("on an A100")[0]) == pytest.approx(
         [min(hours["a100-80gb"]), max(hours["a100-80gb"])], rel=0.05
     )
-    assert ends(said(name, "Memory")) == pytest.approx([min(memory), max(memory)], rel=0.05)
+    assert extremes(read_heading(name, "Memory")) == pytest.approx(
+        [min(memory), max(memory)], rel=0.05
+    )

@@ -1,5 +1,5 @@
-"""The training curves of two experiments in one chart of ``dvc plots``, on a page that asks no
-server for anything.
+"""The training curves of two experiments in one chart of ``dvc plots``, on a page that needs no
+server.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from .conftest import ROOT, Project
 
 pytestmark = pytest.mark.slow
 
-# A curve that jumps at the step which stands in params.yaml; at 0 none was trained.
+# A curve that jumps at a step of params.yaml; at 0 nothing was trained.
 TRAIN = """
 import yaml
 from pathlib import Path
 from components.train.emergence import write
-place = yaml.safe_load(open("params.yaml"))["place"]
+jump = yaml.safe_load(open("params.yaml"))["jump"]
 Path("metrics").mkdir(exist_ok=True)
-rows = [f"{step},one,1.0,0.0,{0.3 if step < place else 0.9},{0.5 if step == 99 else ''}" for step in range(100 if place else 0)]
-Path("metrics/curve.csv").write_text("\\n".join(["step,stage,loss,matching,accuracy,dev_wer", *rows]) + "\\n")
+rows = [f"{step},one,1.0,0.0,{0.3 if step < jump else 0.9},{0.5 if step == 99 else ''}"
+        for step in range(100 if jump else 0)]
+header = "step,stage,loss,matching,accuracy,dev_wer"
+Path("metrics/curve.csv").write_text("\\n".join([header, *rows]) + "\\n")
 write(Path("metrics/curve.csv"), Path("metrics/train.json"))
 Path("metrics/score.json").write_text('{"test": {"free": {"wer": 0.5}}}')
 """
@@ -39,16 +41,16 @@ SCORE = {"metrics/score.json": {"cache": False}}
 STAGES = {
     "train": {
         "cmd": "python train.py",
-        "params": ["place"],
+        "params": ["jump"],
         "metrics": [*STAGE["metrics"], SCORE],
         "plots": STAGE["plots"],
     }
 }
-NOBODY = "http://127.0.0.1:9"  # a proxy that does not answer
+NO_PROXY = "http://127.0.0.1:9"  # a proxy that does not answer
 
 
-class Page(HTMLParser):
-    """Addresses that a page asks for, and its scripts."""
+class PlotPage(HTMLParser):
+    """Addresses that a page requests, and its scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -68,11 +70,11 @@ class Page(HTMLParser):
             self.scripts.append(data)
 
     def charts(self) -> list[dict[str, Any]]:
-        found = (
+        matches = (
             re.search(r"var spec = (\{.*\});\s*vegaEmbed\(", script, re.DOTALL)
             for script in self.scripts
         )
-        return [json.loads(each[1]) for each in found if each]
+        return [json.loads(match[1]) for match in matches if match]
 
 
 def dvc(*arguments: str) -> str:
@@ -87,19 +89,19 @@ def recorded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     no network.
     """
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, NOBODY)
+        monkeypatch.setenv(name, NO_PROXY)
     folder = project(STAGES)
     (folder / "train.py").write_text(TRAIN)
-    (folder / "params.yaml").write_text("place: 50\n")
+    (folder / "params.yaml").write_text("jump: 50\n")
     (folder / ".gitignore").write_text("/metrics/curve.csv\n/dvc_plots\n/.dvc/plots.html\n")
     dvc("repro")
     for command in ("git add -A", "git commit -qm run"):
         subprocess.run(command.split(), check=True)
-    for name, place in {"early": 30, "late": 70, "released": 0}.items():
-        dvc("exp", "run", "-S", f"place={place}", "-n", name)
+    for name, jump in {"early": 30, "late": 70, "released": 0}.items():
+        dvc("exp", "run", "-S", f"jump={jump}", "-n", name)
 
 
-def test_both_experiments_stand_in_one_chart_without_a_network(recorded: None) -> None:
+def test_both_experiments_are_in_one_chart_without_a_network(recorded: None) -> None:
     import vl_convert
 
     plots.install()
@@ -108,14 +110,14 @@ def test_both_experiments_stand_in_one_chart_without_a_network(recorded: None) -
         (("diff", "early", "late"), {"early", "late"}),
     ):
         dvc("plots", *command)
-        page = Page(Path("dvc_plots/index.html").read_text())
+        page = PlotPage(Path("dvc_plots/index.html").read_text())
         assert page.addresses == []
         assert "vegaEmbed" in page.scripts[0] and len(page.scripts[0]) > 500_000, (
             "the library itself"
         )
         (chart,) = page.charts()
         if command == ("show",):
-            continue  # of the workspace, where the released projector was taken last
+            continue  # of the workspace, where the released projector was last
         drawn = vl_convert.vegalite_to_svg(chart, vl_version=plots.VEGA_LITE, allowed_base_urls=[])
         words = set(re.findall(r">([^<>]+)</text>", drawn))
         assert {*revisions, "Accuracy of the next token in training", "optimiser step"} <= words
@@ -129,12 +131,11 @@ def test_both_experiments_stand_in_one_chart_without_a_network(recorded: None) -
         )
 
 
-def test_metrics_and_comparison_tell_the_step_of_the_jump(recorded: None) -> None:
-    (baseline,) = [
-        each for each in json.loads(dvc("exp", "show", "--json")) if each["rev"] != "workspace"
-    ]
+def test_metrics_and_comparison_have_the_step_of_the_jump(recorded: None) -> None:
+    shown = json.loads(dvc("exp", "show", "--json"))
+    (baseline,) = [entry for entry in shown if entry["rev"] != "workspace"]
     assert baseline["data"]["metrics"]["metrics/train.json"]["data"]["jump"]["step"] == 50
-    rows, failed = comparison.table(["early", "late", "released"], experiments.results())
+    rows, failed = comparison.build_table(["early", "late", "released"], experiments.list_results())
     assert not failed
     assert [row.get("jump at step") for row in rows] == ["30", "70", None]
     dvc("exp", "apply", "early")
@@ -145,6 +146,8 @@ def test_outside_a_repository_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="Run from the root"):
+    with pytest.raises(InputError) as caught:
         plots.install()
+    assert caught.value.subject == str(tmp_path / ".dvc")
+    assert caught.value.hint
     assert not list(tmp_path.iterdir())

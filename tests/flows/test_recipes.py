@@ -1,5 +1,5 @@
-"""Every recipe: what it opens with, what it expands to, and each of its shapes from features to
-metrics at tiny size.
+"""Every recipe: its opening, its cells, and each of its shapes from features to metrics at tiny
+size.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import pytest
 
 from components.model.speech_llm import SpeechLLM
 from flows import compare, recipe
-from flows.recipe import Cell
+from flows.recipe import RecipeCell
 from tests import world
 
 from .conftest import ROOT
-from .miniature import LAYOUT, STEPS, Miniature, lay_out, miniature, write_shards
+from .miniature import LAYOUT, STEPS, Miniature, miniature, write_shards, write_workspace
 
-# Of a paper, and thus at a size and price that somebody wants to know before; the others run on two
-# cores.
+# Of a paper, so their size and price must be in the opening; the others run on two cores.
 PAPERS = (
     "event-encoder",
     "fathullah",
@@ -36,26 +35,26 @@ PAPERS = (
 FACTS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
 
 
-def cells() -> dict[str, Cell]:
+def cells() -> dict[str, RecipeCell]:
     """Every cell of every recipe by the experiment's name."""
     with contextlib.chdir(ROOT):
         return {
             "-".join(filter(None, (name, cell.name))): cell
-            for name in recipe.names()
+            for name in recipe.list_names()
             for cell in recipe.expand(recipe.read_recipe(name))
         }
 
 
 def shapes() -> dict[str, Miniature]:
-    """The first cell of each shape, made small: what is not among them differs from one of them in
-    names and sizes only.
+    """The first cell of each shape at tiny size: every other cell differs from one of them in names
+    and sizes only.
     """
-    found: dict[str, tuple[str, Miniature]] = {}
+    first_cells: dict[str, tuple[str, Miniature]] = {}
     with contextlib.chdir(ROOT):
         for name, cell in cells().items():
             small = miniature(cell)
-            found.setdefault(small.key, (name, small))
-    return dict(found.values())
+            first_cells.setdefault(small.key, (name, small))
+    return dict(first_cells.values())
 
 
 RECIPES = sorted(path.stem for path in (ROOT / "flows/recipes").glob("*.yaml"))
@@ -63,25 +62,25 @@ SHAPES = shapes()
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_opens_with_its_launch_line_and_what_it_costs(name: str) -> None:
+def test_a_recipe_opens_with_its_launch_line_and_its_cost(name: str) -> None:
     lines = (ROOT / f"flows/recipes/{name}.yaml").read_text().splitlines()
     opening = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
     assert opening[:2] == [f"# python -m flows.compare {name}", "#"] and len(opening) > 2
     if name.startswith(PAPERS) and name != "slam-asr-released":
-        said = re.findall(r"^# (\w+): \S", "\n".join(opening), re.MULTILINE)
-        assert said == list(FACTS)
+        headings = re.findall(r"^# (\w+): \S", "\n".join(opening), re.MULTILINE)
+        assert headings == list(FACTS)
         assert "PLAN" not in "".join(opening)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_cell_is_valid_and_shown_by_a_dry_run(
+def test_every_cell_is_valid_and_printed_by_a_dry_run(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert compare.main([name, "--dry-run"]) == 0, capsys.readouterr().err
     lines = capsys.readouterr().out.splitlines()
-    named = [shlex.split(line)[5] for line in lines]
-    assert named == [
+    names = [shlex.split(line)[5] for line in lines]
+    assert names == [
         "-".join(filter(None, (name, cell.name)))
         for cell in recipe.expand(recipe.read_recipe(name))
     ]
@@ -103,7 +102,7 @@ def test_a_shape_runs_from_features_to_metrics(
 ) -> None:
     """Trained as its cell says, decoded in every system, scored on every set."""
     small, folder = SHAPES[name], tmp_path / "cell"
-    lay_out(small, shards, folder)
+    write_workspace(small, shards, folder)
     for key, value in {
         "LIBRETTO_WORKERS": "1",
         "LIBRETTO_DEVICE": "cpu",
@@ -134,9 +133,9 @@ def test_a_shape_runs_from_features_to_metrics(
     scores = json.loads(Path("metrics/score.json").read_text())
     systems = set(small.params["decode"]["sets"])
     for source in [*LAYOUT["dev"], *LAYOUT["test"]]:
-        alone = scores[source].pop("llm", None)
-        assert (alone is not None) == small.params["decode"]["perplexity"]
-        assert alone is None or alone["perplexity"] > 1
+        llm_scores = scores[source].pop("llm", None)
+        assert (llm_scores is not None) == small.params["decode"]["perplexity"]
+        assert llm_scores is None or llm_scores["perplexity"] > 1
         assert systems <= set(scores[source]) <= systems | {"ctc"}
-        assert all(each["words"] > 0 and each["wer"] >= 0 for each in scores[source].values())
+        assert all(score["words"] > 0 and score["wer"] >= 0 for score in scores[source].values())
     assert all(systems <= set(scores[source]) for source in LAYOUT["nonspeech-test"])

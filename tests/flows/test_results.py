@@ -1,11 +1,11 @@
-"""Metrics as rows, and rows as text."""
+"""Metrics as rows."""
 
 from __future__ import annotations
 
-from flows.results import aligned, spread, text_on_nonspeech, word_errors
+from flows.results import list_texts, list_word_errors, summarize_repeats
 
 SCORES = {
-    "heard": {
+    "speech": {
         "free": {
             "wer": 0.025,
             "substitutions": 3,
@@ -27,11 +27,11 @@ SCORES = {
 }
 
 
-def test_speech_gives_rates_in_percent_with_their_counts() -> None:
-    assert word_errors(SCORES) == [
-        {"set": "heard", "system": "free", "WER %": "2.50", "S": 3, "D": 1, "I": 1, "words": 200},
+def test_rates_of_speech_are_in_percent_with_their_counts() -> None:
+    assert list_word_errors(SCORES) == [
+        {"set": "speech", "system": "free", "WER %": "2.50", "S": 3, "D": 1, "I": 1, "words": 200},
         {
-            "set": "heard",
+            "set": "speech",
             "system": "ctc",
             "WER %": "110.00",
             "S": 200,
@@ -42,65 +42,60 @@ def test_speech_gives_rates_in_percent_with_their_counts() -> None:
     ]
 
 
-def test_an_interval_kinds_and_characters_stand_beside_a_rate_where_there_are_any() -> None:
+def test_intervals_kinds_and_characters_are_in_the_row_if_there_are_any() -> None:
     kinds = {"loop": 3, "echo": 0, "refusal": 0, "run-on": 0, "other": 1}
-    own = {
+    figures = {
         "wer": 0.0272,
         "wer_low": 0.021,
         "wer_high": 0.0341,
         "cer": 0.0105,
         "insertion_kinds": kinds,
     }
-    (row,) = word_errors({"heard": {"free": own}})
+    (row,) = list_word_errors({"speech": {"free": figures}})
     assert (row["WER %"], row["CER %"], row["inserted"]) == (
         "2.72 (2.10–3.41)",
         "1.05",
         "3 loop, 1 other",
     )
-    (row,) = word_errors({"heard": {"free": {**own, "insertion_kinds": dict.fromkeys(kinds, 0)}}})
+    (row,) = list_word_errors(
+        {"speech": {"free": {**figures, "insertion_kinds": dict.fromkeys(kinds, 0)}}}
+    )
     assert row["inserted"] == "none"
-    quiet = {
+    texts = {
         "text_rate": 0.5,
         "clips": 4,
         "characters_a_minute": 61.25,
         "insertion_kinds": {"loop": 0, "echo": 0, "refusal": 0, "text": 2},
     }
-    (row,) = text_on_nonspeech({"noise": {"free": quiet}})
+    (row,) = list_texts({"noise": {"free": texts}})
     assert (row["characters a minute"], row["texts"]) == ("61.2", "2 text")
 
 
-def test_nonspeech_gives_the_share_of_clips_with_text() -> None:
-    assert text_on_nonspeech(SCORES) == [
+def test_the_row_of_nonspeech_has_the_share_of_clips_with_text() -> None:
+    assert list_texts(SCORES) == [
         {"set": "noise", "system": "free", "clips with text %": "50.00", "clips": 4}
     ]
 
 
-def test_columns_are_aligned() -> None:
-    assert (
-        aligned([{"a": "1", "b": "x"}, {"a": "1000", "c": "y"}])
-        == "a     b  c\n1     x\n1000     y"
-    )
-
-
-def test_repeats_give_mean_and_range() -> None:
+def test_repeats_are_summarized_by_mean_and_range() -> None:
     worse = {
-        "heard": {
+        "speech": {
             "free": {"wer": 0.035, "insertions": 4, "words": 200},
             "ctc": {"wer": 1.0, "insertions": 20, "words": 200},
         },
         "noise": {"free": {"text_rate": 0.0, "clips": 4}},
     }
-    assert spread([SCORES, worse]) == [
+    assert summarize_repeats([SCORES, worse]) == [
         {
             "seeds": "2",
-            "set": "heard",
+            "set": "speech",
             "system": "free",
             "WER %": "3.00 (2.50–3.50)",
             "insertions %": "1.25 (0.50–2.00)",
         },
         {
             "seeds": "2",
-            "set": "heard",
+            "set": "speech",
             "system": "ctc",
             "WER %": "105.00 (100.00–110.00)",
             "insertions %": "10.00 (10.00–10.00)",

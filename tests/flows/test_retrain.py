@@ -1,5 +1,5 @@
-"""New data → a run → a version, where the rule says so; the models before stay at hand. A toy whose
-model is as good as its data say.
+"""New data → a run → a version, if the rule says so; earlier models stay available. The model of
+the project is as good as its data say.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config.errors import InputError
-from flows.differences import Errors
-from flows.promotion import Outcome, judge, next_version
+from flows.differences import UtteranceErrors
+from flows.promotion import RunOutcome, judge, next_version
 from flows.retrain import retrain
 
 from .conftest import ROOT, Project
 
 SPEAKERS = 8
-TABLE = {"kind": "table", "root": "said", "table": "said.tsv", "language": "en"}
+TABLE = {"kind": "table", "root": "voices", "table": "voices.tsv", "language": "en"}
 CORPUS = {
-    "said": {
-        "train": {"said": TABLE},
+    "voices": {
+        "train": {"voices": TABLE},
         "dev": {},
         "test": {},
         "nonspeech-train": {},
@@ -38,28 +38,30 @@ CORPUS = {
         "noise": {},
     }
 }
-# Errors of each utterance, and clips with text, as the environment says of a model of so many
-# recordings.
+# Errors of each utterance, and clips with text, are those that a file lists for a model trained on
+# that many recordings.
 TRAIN_PY = """
 import json, os, sys
 import pyarrow as pa, pyarrow.parquet as pq
 from pathlib import Path
 
-heard = len(json.loads(Path("data/sources/said/train/said.json").read_text())["files"])
-wrong, text_rate = json.loads(Path(os.environ["NOTES"]).read_text())[str(heard)]
+num_files = len(json.loads(Path("data/sources/voices/train/voices.json").read_text())["files"])
+wrong, text_rate = json.loads(Path(os.environ["NOTES"]).read_text())[str(num_files)]
 for folder in ("metrics", "data/score", "models/bridge"):
     os.makedirs(folder, exist_ok=True)
-Path("models/bridge/weights").write_text(f"of {heard} files")
-rows = [{"set": "test", "role": "test", "system": "constrained", "id": f"{n:03d}", "speaker": str(n % 8), "words": 10,
-         "substitutions": wrong + n % 2, "deletions": 0, "insertions": 0} for n in range(80)]
+Path("models/bridge/weights").write_text(f"of {num_files} files")
+rows = [{"set": "test", "role": "test", "system": "constrained", "id": f"{n:03d}",
+         "speaker": str(n % 8), "words": 10, "substitutions": wrong + n % 2, "deletions": 0,
+         "insertions": 0} for n in range(80)]
 pq.write_table(pa.Table.from_pylist(rows), "data/score/utterances.parquet")
-scores = {"test": {"constrained": {"wer": (wrong + 0.5) / 10}}, "noise": {"constrained": {"text_rate": text_rate}}}
+scores = {"test": {"constrained": {"wer": (wrong + 0.5) / 10}},
+          "noise": {"constrained": {"text_rate": text_rate}}}
 Path("metrics/score.json").write_text(json.dumps(scores))
 """
 STAGES = {
     "train": {
         "cmd": "python train.py",
-        "deps": ["data/sources/said/train", "train.py"],
+        "deps": ["data/sources/voices/train", "train.py"],
         "outs": ["data/score", "models/bridge"],
         "metrics": [{"metrics/score.json": {"cache": False}}],
     }
@@ -70,20 +72,20 @@ STAGES = {
 def data(
     project: Project, prefect_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[int, int, float], None]:
-    """A project over a data root, and what adds a recording to it, with the quality of the model
-    that is then trained.
+    """A project over a data root; returns a function that adds a recording to it, with the quality
+    of the model that is trained then.
     """
     folder, root, qualities = project(STAGES), tmp_path / "root", {}
-    monkeypatch.setenv("LIBRETTO_ROOT_SAID", str(root))
+    monkeypatch.setenv("LIBRETTO_ROOT_VOICES", str(root))
     root.mkdir()
-    (root / "said.tsv").write_text("path\ttext\tspeaker\n")
+    (root / "voices.tsv").write_text("path\ttext\tspeaker\n")
     (folder / "catalogue").mkdir()
     for path in (ROOT / "catalogue").iterdir():
         shutil.copy(path, folder / "catalogue")
     (folder / "catalogue/corpus.yaml").write_text(yaml.safe_dump(CORPUS))
     (folder / "params.yaml").write_text(
         re.sub(
-            "^corpus: .*", "corpus: said", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE
+            "^corpus: .*", "corpus: voices", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE
         )
     )
     (folder / "train.py").write_text(TRAIN_PY)
@@ -98,7 +100,7 @@ def data(
     def add(wrong: int, text_rate: float) -> None:
         number = len(qualities) + 1
         soundfile.write(root / f"{number}.flac", np.zeros(16_000, dtype=np.float32), 16_000)
-        with (root / "said.tsv").open("a") as table:
+        with (root / "voices.tsv").open("a") as table:
             table.write(f"{number}.flac\tword\ts{number}\n")
         qualities[str(len(qualities) + 2)] = [
             wrong,
@@ -124,14 +126,14 @@ def dvc(*arguments: str) -> None:
 def test_a_model_is_promoted_only_where_it_is_better(
     data: Callable[[int, float], None], tmp_path: Path
 ) -> None:
-    assert retrain(plan=False) == "bridge@v1.0.0", "there was none to stand against"
+    assert retrain(plan=False) == "bridge@v1.0.0", "there was none to compare with"
     assert retrain(plan=False) == "nothing new"
 
     data(4, 0.25)
     assert retrain(plan=False) == "kept", "worse"
     assert git("tag").split() == ["bridge@v1.0.0"]
     assert "worse on test" in git("log", "-1", "--format=%B", "retrain")
-    assert retrain(plan=False) == "nothing new", "what was tried is not tried again"
+    assert retrain(plan=False) == "nothing new", "the same data are not tried twice"
 
     data(1, 0.5)
     assert retrain(plan=False) == "kept", "better, but it writes more on noise"
@@ -147,17 +149,17 @@ def test_a_model_is_promoted_only_where_it_is_better(
     assert Path("models/bridge/weights").read_text() == "of 5 files"
 
 
-def errors(*wrong: int) -> Errors:
+def errors(*wrong: int) -> UtteranceErrors:
     count = len(wrong)
-    speakers = [str(place % SPEAKERS) for place in range(count)]
-    return Errors(
-        [str(place) for place in range(count)], speakers, np.array(wrong), np.full(count, 10)
+    speakers = [str(index % SPEAKERS) for index in range(count)]
+    return UtteranceErrors(
+        [str(index) for index in range(count)], speakers, np.array(wrong), np.full(count, 10)
     )
 
 
-def outcome(text_rate: float = 0.0, **sets: Errors) -> Outcome:
+def outcome(text_rate: float = 0.0, **sets: UtteranceErrors) -> RunOutcome:
     scores = {"noise": {"free": {"text_rate": text_rate}}}
-    return Outcome({(name, "free"): own for name, own in sets.items()}, scores)
+    return RunOutcome({(name, "free"): counts for name, counts in sets.items()}, scores)
 
 
 MANY = 60
@@ -199,7 +201,7 @@ OLD = outcome(0.1, clean=errors(*[2] * MANY), other=errors(*[4] * MANY))
             "other utterances on clean",
         ),
         (
-            Outcome(
+            RunOutcome(
                 {
                     **outcome(clean=errors(*[1] * MANY)).errors,
                     ("other", "free"): errors(*[4] * MANY),
@@ -211,30 +213,32 @@ OLD = outcome(0.1, clean=errors(*[2] * MANY), other=errors(*[4] * MANY))
         ),
     ],
 )
-def test_rule(new: Outcome, promoted: bool, why: str) -> None:
+def test_rule(new: RunOutcome, promoted: bool, why: str) -> None:
     verdict = judge(OLD, new, "free", resamples=50)
-    assert (verdict.promoted, why in verdict.why) == (promoted, True), verdict.why
+    assert (verdict.is_promoted, why in verdict.reason) == (promoted, True), verdict.reason
 
 
 def test_only_guarded_sets_decide() -> None:
     new = outcome(0.1, clean=errors(*[1] * MANY), other=errors(*[9] * MANY))
-    assert judge(OLD, new, "free", ["clean"], 50).promoted
-    with pytest.raises(InputError, match="Did you mean 'clean'"):
+    assert judge(OLD, new, "free", ["clean"], 50).is_promoted
+    with pytest.raises(InputError) as caught:
         judge(OLD, new, "free", ["claen"], 50)
+    assert caught.value.subject == "claen"
+    assert "'clean'" in caught.value.hint
 
 
 @given(
     st.lists(st.integers(0, 9), min_size=2, max_size=40),
     st.lists(st.integers(0, 9), min_size=2, max_size=40),
 )
-def test_no_two_models_are_each_better_than_the_other(first: list[int], second: list[int]) -> None:
+def test_of_two_models_at_most_one_is_better(first: list[int], second: list[int]) -> None:
     count = min(len(first), len(second))
     one, two = outcome(clean=errors(*first[:count])), outcome(clean=errors(*second[:count]))
     assert not (
-        judge(one, two, "free", resamples=20).promoted
-        and judge(two, one, "free", resamples=20).promoted
+        judge(one, two, "free", resamples=20).is_promoted
+        and judge(two, one, "free", resamples=20).is_promoted
     )
-    assert not judge(one, one, "free", resamples=20).promoted
+    assert not judge(one, one, "free", resamples=20).is_promoted
 
 
 def test_versions_count_on() -> None:

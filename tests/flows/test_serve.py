@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.command import GUARD
+
 from .conftest import NOTE_PY, ROOT, STAGES, processes
 
 pytestmark = pytest.mark.slow
@@ -32,14 +34,14 @@ TERMINAL = [
     "-c",
     "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
 ]
-# Kept apart from prefect.yaml's: these run a toy.
+# Not those of prefect.yaml: these run a small project.
 DEPLOYMENTS = {
-    "name": "toy",
+    "name": "small",
     "deployments": [
         {
             "name": name,
             "entrypoint": "flows/pipeline.py:pipeline",
-            "parameters": {"plan": False, "here": False, **parameters},
+            "parameters": {"plan": False, "in_workspace": False, **parameters},
             "schedules": schedules,
             "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
             "work_pool": {"name": "libretto"},
@@ -56,27 +58,27 @@ DEPLOYMENTS = {
 }
 
 
-class Machine:
-    """A workspace with a server and a worker; asks the server."""
+class ServedWorkspace:
+    """A workspace with a server and a worker, and requests to that server."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.url, self.port = folder, f"http://127.0.0.1:{port}/api", port
 
-    def ask(
+    def request(
         self, path: str, question: dict[str, Any] | None = None, method: str | None = None
     ) -> Any:
         data = None if question is None else json.dumps(question).encode()
-        request = urllib.request.Request(
+        message = urllib.request.Request(
             f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
         )
         for _ in range(20):
             try:
-                with urllib.request.urlopen(request, timeout=120) as answer:
+                with urllib.request.urlopen(message, timeout=120) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
                 if error.code != 503:
                     raise
-                time.sleep(0.5)  # its database is busy; Prefect's own client asks again too
+                time.sleep(0.5)  # its database is busy; Prefect's own client tries again too
             except OSError as error:
                 log = (self.folder.parent / "work/serve/server.log").read_text()
                 raise AssertionError(f"the server is gone: {error}\n{log[-4000:]}") from error
@@ -84,30 +86,32 @@ class Machine:
 
     def run(self, deployment: str = "on-demand", **parameters: Any) -> str:
         """Starts a run; returns its id."""
-        number = self.ask(f"deployments/name/pipeline/{deployment}")["id"]
-        return self.ask(f"deployments/{number}/create_flow_run", {"parameters": parameters})["id"]
+        number = self.request(f"deployments/name/pipeline/{deployment}")["id"]
+        return self.request(f"deployments/{number}/create_flow_run", {"parameters": parameters})[
+            "id"
+        ]
 
     def state(self, run: str) -> str:
-        return self.ask(f"flow_runs/{run}")["state_type"]
+        return self.request(f"flow_runs/{run}")["state_type"]
 
-    def wait(self, what: Callable[[], Any], seconds: float) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float) -> Any:
         end = time.monotonic() + seconds
-        while not (found := what()):
+        while not (result := condition()):
             assert time.monotonic() < end, f"not within {seconds} s; {self.states()}"
             time.sleep(1)
-        return found
+        return result
 
     def states(self) -> list[tuple[str, str]]:
         return [
             (run["name"], run["state_name"])
-            for run in self.ask("flow_runs/filter", {"sort": "START_TIME_DESC"})
+            for run in self.request("flow_runs/filter", {"sort": "START_TIME_DESC"})
         ]
 
     def wait_for_state(self, run: str, *states: str, seconds: float = 240) -> str:
         return self.wait(lambda: (state := self.state(run)) in states and state, seconds)
 
-    def order(self, stage: str, what: str) -> None:
-        (self.folder.parent / f"order-{stage}").write_text(what)
+    def order(self, stage: str, command: str) -> None:
+        (self.folder.parent / f"order-{stage}").write_text(command)
 
     def edit(self, text: str) -> None:
         """Commits another input, so that there is something to do."""
@@ -115,7 +119,7 @@ class Machine:
         subprocess.run(["git", "commit", "-qam", text], cwd=self.folder, check=True)
 
     def knobs(self) -> dict[str, int]:
-        """What the locks of the last commit's experiments say that ``side`` ran with."""
+        """The value with which ``side`` ran, by the locks of the last commit's experiments."""
         git = ["git", "-C", str(self.folder)]
         head = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -140,9 +144,9 @@ class Machine:
         }
 
     def at_work(self, stage: str) -> list[int]:
-        """Numbers of the stage's processes, once it does what it was ordered to."""
-        ordered = (self.folder.parent / f"order-{stage}").exists()
-        return [] if ordered else processes(f"note.py {stage}", os.environ["PREFECT_HOME"])
+        """Ids of the stage's processes, once it obeys its order."""
+        is_waiting = (self.folder.parent / f"order-{stage}").exists()
+        return [] if is_waiting else processes(f"note.py {stage}", os.environ["PREFECT_HOME"])
 
     def serve(self, *arguments: str) -> str:
         command = [
@@ -178,8 +182,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """``python -m flows.serve`` over a toy project, ended with ``--stop``."""
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedWorkspace]:
+    """``python -m flows.serve`` in a small project, ended with ``--stop``."""
     base = tmp_path_factory.mktemp("machine")
     folder = base / "project"
     folder.mkdir()
@@ -221,26 +225,26 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             "git commit -qm start",
         ):
             subprocess.run(command.split(), cwd=folder, check=True)
-        made = Machine(folder, free_port())
-        printed = made.serve()
-        assert f"http://127.0.0.1:{made.port}" in printed
+        machine = ServedWorkspace(folder, free_port())
+        printed = machine.serve()
+        assert f"http://127.0.0.1:{machine.port}" in printed
         try:
-            yield made
+            yield machine
         finally:
-            made.serve("--stop")
-            assert not reaches(f"http://127.0.0.1:{made.port}"), "the server has ended"
+            machine.serve("--stop")
+            assert not has_answer(f"http://127.0.0.1:{machine.port}"), "the server has ended"
 
 
-def test_a_schedule_fires_and_its_run_comes_back_as_an_experiment(machine: Machine) -> None:
+def test_a_schedule_starts_a_run_that_returns_an_experiment(machine: ServedWorkspace) -> None:
     def done() -> bool:
-        runs = machine.ask(
+        runs = machine.request(
             "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
         )
         return any(run["auto_scheduled"] for run in runs)
 
     machine.wait(done, 240)
-    deployment = machine.ask("deployments/name/pipeline/each-minute")
-    machine.ask(f"deployments/{deployment['id']}/pause_deployment", method="POST")
+    deployment = machine.request("deployments/name/pipeline/each-minute")
+    machine.request(f"deployments/{deployment['id']}/pause_deployment", method="POST")
     listed = subprocess.run(
         [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
         cwd=machine.folder,
@@ -251,8 +255,8 @@ def test_a_schedule_fires_and_its_run_comes_back_as_an_experiment(machine: Machi
     assert not (machine.folder / "a").exists(), "it worked in a clone"
 
 
-def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keeps_its_record(
-    machine: Machine,
+def test_a_second_run_waits_and_an_experiment_meanwhile_has_its_own_record(
+    machine: ServedWorkspace,
 ) -> None:
     machine.edit("2")
     machine.order("a", "sleep 40")
@@ -266,24 +270,26 @@ def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keep
         "exp",
         "run",
         "--name",
-        "beside",
+        "meanwhile",
         "-S",
         "knob.yaml:value=2",
         "side",
     ]
-    beside = subprocess.run(
+    experiment = subprocess.run(
         command, cwd=machine.folder, capture_output=True, text=True, timeout=120, check=False
     )
-    assert beside.returncode == 0, beside.stderr
+    assert experiment.returncode == 0, experiment.stderr
     assert machine.state(first) == "RUNNING"
     assert machine.state(second) in ("SCHEDULED", "PENDING"), "it waits"
     assert machine.wait_for_state(first, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
     assert machine.wait_for_state(second, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
-    assert machine.knobs() == {"beside": 2, "flow": 1}, "each record says what its own run had"
-    tasks = machine.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [first]}}})
+    assert machine.knobs() == {"meanwhile": 2, "flow": 1}, "the values of each run are its own"
+    tasks = machine.request("task_runs/filter", {"flow_runs": {"id": {"any_": [first]}}})
     assert sorted(task["name"] for task in tasks) == ["a", "b@x", "b@y", "score", "side"]
-    artifacts = machine.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first]}}})
-    assert {each["key"] for each in artifacts} >= {
+    artifacts = machine.request(
+        "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first]}}}
+    )
+    assert {artifact["key"] for artifact in artifacts} >= {
         "stages",
         "score",
         "nonspeech",
@@ -292,23 +298,23 @@ def test_two_runs_at_once_wait_for_each_other_and_an_experiment_beside_them_keep
     }
 
 
-def test_a_killed_worker_leaves_no_run_running_and_no_lock_behind(machine: Machine) -> None:
+def test_a_killed_worker_leaves_no_run_and_no_lock(machine: ServedWorkspace) -> None:
     machine.edit("3")
     machine.order("a", "sleep 600")
-    run = machine.run(here=True)
+    run = machine.run(in_workspace=True)
     stage = machine.wait(lambda: machine.at_work("a"), 180)
-    for number in [machine.worker, *begotten(machine.worker)]:
-        os.kill(number, signal.SIGKILL)
-    machine.wait(lambda: not any(Path(f"/proc/{number}").exists() for number in stage), 20)
+    for process_id in [machine.worker, *descendants(machine.worker)]:
+        os.kill(process_id, signal.SIGKILL)
+    machine.wait(lambda: not any(Path(f"/proc/{process_id}").exists() for process_id in stage), 20)
     assert machine.wait_for_state(run, "CRASHED", seconds=240) == "CRASHED"
 
     machine.serve()  # a new worker, on the same server
-    again = machine.run(here=True)
-    assert machine.wait_for_state(again, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
+    second = machine.run(in_workspace=True)
+    assert machine.wait_for_state(second, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
 
 
-def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(
-    machine: Machine, chromium: Any
+def test_the_page_of_a_run_has_its_tasks_and_artifacts(
+    machine: ServedWorkspace, chromium: Any
 ) -> None:
     run = machine.run()
     assert machine.wait_for_state(run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
@@ -318,7 +324,7 @@ def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(
     page.on("pageerror", lambda error: broken.append(str(error)))
     tabs = page.locator("[role=tablist]")
     page.goto(f"http://127.0.0.1:{machine.port}/runs/flow-run/{run}")
-    page.get_by_text(machine.ask(f"flow_runs/{run}")["name"]).first.wait_for()
+    page.get_by_text(machine.request(f"flow_runs/{run}")["name"]).first.wait_for()
     page.get_by_text("Completed").first.wait_for()
     tabs.get_by_text("Task Runs", exact=True).click()
     for stage in ("a", "b@x", "b@y", "score", "side"):
@@ -332,8 +338,8 @@ def test_the_page_of_the_server_shows_the_run_its_tasks_and_artifacts(
     assert broken == []
 
 
-def test_the_deployments_of_the_project_are_taken_with_schedules_limits_and_parameters(
-    machine: Machine, tmp_path: Path
+def test_the_deployments_of_the_project_have_schedules_limits_and_parameters(
+    machine: ServedWorkspace, tmp_path: Path
 ) -> None:
     shutil.copytree(
         ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__")
@@ -351,33 +357,33 @@ def test_the_deployments_of_the_project_are_taken_with_schedules_limits_and_para
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    held = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     flows = {
         "nightly": "pipeline",
         "weekly": "retrain",
         "on-demand": "compare",
         "recordings": "transcribe-batch",
     }
-    assert [each["name"] for each in held] == list(flows)
-    for each in held:
-        found = machine.ask(f"deployments/name/{flows[each['name']]}/{each['name']}")
-        assert found["parameters"] == each["parameters"]
-        assert set(each["parameters"]) == set(found["parameter_openapi_schema"]["properties"]), (
-            "all that the flow takes, and nothing else"
-        )
+    assert [deployment["name"] for deployment in deployments] == list(flows)
+    for deployment in deployments:
+        name = deployment["name"]
+        served = machine.request(f"deployments/name/{flows[name]}/{name}")
+        assert served["parameters"] == deployment["parameters"]
+        properties = served["parameter_openapi_schema"]["properties"]
+        assert set(deployment["parameters"]) == set(properties), "all parameters of the flow"
         assert (
-            found["tags"],
-            found["work_pool_name"],
-            found["global_concurrency_limit"]["limit"],
-        ) == (each["tags"], "libretto", 1)
-        assert [every["schedule"]["cron"] for every in found["schedules"]] == [
-            every["cron"] for every in each.get("schedules", [])
+            served["tags"],
+            served["work_pool_name"],
+            served["global_concurrency_limit"]["limit"],
+        ) == (deployment["tags"], "libretto", 1)
+        assert [item["schedule"]["cron"] for item in served["schedules"]] == [
+            item["cron"] for item in deployment.get("schedules", [])
         ]
-        machine.ask(f"deployments/{found['id']}", method="DELETE")
+        machine.request(f"deployments/{served['id']}", method="DELETE")
 
 
 @pytest.fixture
-def bucket(machine: Machine) -> Iterator[str]:
+def bucket(machine: ServedWorkspace) -> Iterator[str]:
     """An S3 server with a bucket, as the workspace's remote; its keys are the secrets. The server's
     address.
     """
@@ -386,15 +392,15 @@ def bucket(machine: Machine) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
-            machine.wait(lambda: reaches(url), 60)
+            machine.wait(lambda: has_answer(url), 60)
             urllib.request.urlopen(
-                urllib.request.Request(f"{url}/kept", method="PUT"), timeout=30
+                urllib.request.Request(f"{url}/results", method="PUT"), timeout=30
             ).close()
             for command in (
-                "remote add --default kept s3://kept",
-                f"remote modify kept endpointurl {url}",
-                f"remote modify --local kept access_key_id {SECRETS[0]}",
-                f"remote modify --local kept secret_access_key {SECRETS[1]}",
+                "remote add --default results s3://results",
+                f"remote modify results endpointurl {url}",
+                f"remote modify --local results access_key_id {SECRETS[0]}",
+                f"remote modify --local results secret_access_key {SECRETS[1]}",
             ):
                 subprocess.run(
                     [sys.executable, "-m", "dvc", *command.split()], cwd=machine.folder, check=True
@@ -405,7 +411,7 @@ def bucket(machine: Machine) -> Iterator[str]:
             server.kill()
 
 
-def reaches(url: str) -> bool:
+def has_answer(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -415,25 +421,29 @@ def reaches(url: str) -> bool:
         return False
 
 
-def test_a_result_is_pushed_and_its_secrets_are_nowhere(machine: Machine, bucket: str) -> None:
+def test_a_result_is_pushed_and_its_secrets_are_nowhere(
+    machine: ServedWorkspace, bucket: str
+) -> None:
     run = machine.run(push_results=True, commit=True)
     assert machine.wait_for_state(run, "COMPLETED", "FAILED", "CRASHED") == "COMPLETED"
-    with urllib.request.urlopen(f"{bucket}/kept?list-type=2", timeout=30) as answer:
+    with urllib.request.urlopen(f"{bucket}/results?list-type=2", timeout=30) as answer:
         assert answer.read().count(b"<Key>files/md5/") >= 3
 
-    held = machine.folder / ".dvc/config.local"
-    assert SECRETS[1] in held.read_text()
-    base, spilt = machine.folder.parent, []
-    for path in (each for each in base.rglob("*") if each.is_file() and each != held):
+    config = machine.folder / ".dvc/config.local"
+    assert SECRETS[1] in config.read_text()
+    leaks = []
+    for path in machine.folder.parent.rglob("*"):
+        if not path.is_file() or path == config:
+            continue
         data = path.read_bytes()
-        spilt += [(str(path), secret) for secret in SECRETS if secret.encode() in data]
+        leaks += [(str(path), secret) for secret in SECRETS if secret.encode() in data]
     history = subprocess.run(
         ["git", "log", "--all", "--patch", "--format=%B"],
         cwd=machine.folder,
         capture_output=True,
         check=True,
     ).stdout
-    for what in (
+    for kind in (
         "logs",
         "artifacts",
         "flow_runs",
@@ -443,22 +453,21 @@ def test_a_result_is_pushed_and_its_secrets_are_nowhere(machine: Machine, bucket
         "variables",
         "events",
     ):
-        history += json.dumps(machine.ask(f"{what}/filter", {})).encode()
-    assert not spilt and not [secret for secret in SECRETS if secret.encode() in history]
+        history += json.dumps(machine.request(f"{kind}/filter", {})).encode()
+    assert not leaks and not [secret for secret in SECRETS if secret.encode() in history]
 
 
-def begotten(number: int) -> list[int]:
-    """Numbers of the worker's processes: what it started, and the runs that those are; not what a
-    run has started in turn.
+def descendants(process_id: int) -> list[int]:
+    """Ids of the worker's processes: those that it started, down to the runs; not the commands that
+    a run has started.
     """
     children = [
-        int(each)
-        for task in Path(f"/proc/{number}/task").iterdir()
-        for each in (task / "children").read_text().split()
+        int(child)
+        for task in Path(f"/proc/{process_id}/task").iterdir()
+        for child in (task / "children").read_text().split()
     ]
-    ours = [
-        each
-        for each in children
-        if b"flows/guard.py" not in Path(f"/proc/{each}/cmdline").read_bytes()
+    guard = GUARD.splitlines()[0].encode()
+    processes = [
+        child for child in children if guard not in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
-    return [*ours, *(later for each in ours for later in begotten(each))]
+    return [*processes, *(below for child in processes for below in descendants(child))]

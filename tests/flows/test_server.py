@@ -73,7 +73,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     pytest.fail("the server did not start in two minutes")
 
 
-def ask(url: str, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
+def post(url: str, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
     request = urllib.request.Request(
         f"{url}/{path}", json.dumps(question).encode(), {"Content-Type": "application/json"}
     )
@@ -101,30 +101,29 @@ def test_against_a_server(
     project()
     assert run_flow("--here").returncode == 0
     assert len(notes()) == 5
-    runs = ask(server, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    runs = post(server, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     assert sorted(run["name"] for run in runs) == ["a", "b@x", "b@y", "score", "side"]
-    assert {
-        each["key"] for each in ask(server, "artifacts/filter", {}) if each["type"] == "table"
-    } == {
+    artifacts = post(server, "artifacts/filter", {})
+    assert {artifact["key"] for artifact in artifacts if artifact["type"] == "table"} == {
         "stages",
         "score",
         "nonspeech",
         "parameters",
     }
-    logs = ask(server, "logs/filter", {})
+    logs = post(server, "logs/filter", {})
     assert any(line["message"].startswith("working on b-x") for line in logs)
 
     (tmp_path / "order-a").write_text("input")
     Path("input").write_text("2")
     failed = run_flow("--here")
     assert failed.returncode == 2
-    assert "a: a broke: input. Mend it." in failed.stderr
-    states = ask(server, "flow_runs/filter", {"sort": "START_TIME_DESC"})
+    assert "a broke: input" in failed.stderr
+    states = post(server, "flow_runs/filter", {"sort": "START_TIME_DESC"})
     assert [run["state"]["type"] for run in states] == ["FAILED", "COMPLETED"]
-    assert "a broke: input. Mend it." in states[0]["state"]["message"]
+    assert "a broke: input" in states[0]["state"]["message"]
 
 
-def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(
+def test_a_clone_leaves_the_workspace_unchanged_and_returns_the_result(
     project: Project, notes: Notes, tmp_path: Path
 ) -> None:
     folder = project()
@@ -144,7 +143,7 @@ def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(
     assert name.startswith("flow-")
     (folder / "input").write_text("1")
     subprocess.run([sys.executable, "-m", "dvc", "exp", "apply", name.strip()], check=True)
-    assert (folder / "a").read_text() == "a", "from the cache that they have in common"
+    assert (folder / "a").read_text() == "a", "from the cache that both share"
     status = subprocess.run(
         [sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True
     )
@@ -154,9 +153,9 @@ def test_a_clone_leaves_the_workspace_alone_and_brings_the_result_back(
     subprocess.run(["git", "add", "dvc.lock", "metrics"], check=True)
     subprocess.run(["git", "commit", "-qm", "result"], check=True)
     shutil.rmtree(folder / ".dvc/cache/runs")
-    again = run_flow()
-    assert again.returncode == 0, again.stderr
-    assert notes() == [], "what the cache holds stands, also where DVC remembers no run"
+    second = run_flow()
+    assert second.returncode == 0, second.stderr
+    assert notes() == [], "results in the cache are used, even if DVC has no record of the run"
 
 
 def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(
@@ -173,14 +172,12 @@ def test_a_second_flow_in_one_workspace_is_refused_and_one_in_a_clone_is_not(
             time.sleep(0.2)
         refused = run_flow("--here")
         assert refused.returncode == 75
-        assert (
-            f"Another flow works in {folder}. Wait for its end, or leave out --here"
-            in refused.stderr
-        )
-        (folder.parent / "work/clones/left").mkdir(parents=True)  # by a flow that was killed
-        (folder.parent / "work/clones/left.lock").touch()
-        beside = run_flow("side")
-        assert beside.returncode == 0, beside.stderr
+        assert str(folder) in refused.stderr
+        assert "--here" in refused.stderr
+        (folder.parent / "work/clones/abandoned").mkdir(parents=True)  # by a flow that was killed
+        (folder.parent / "work/clones/abandoned.lock").touch()
+        second = run_flow("side")
+        assert second.returncode == 0, second.stderr
         assert not list((folder.parent / "work/clones").iterdir())
         assert first.wait(120) == 0
     assert set(notes()) == {"a", "b-x", "b-y", "score", "side"}
@@ -197,4 +194,4 @@ def test_a_push_without_a_remote_is_not_tried_again(project: Project) -> None:
     project()
     done = run_flow("--push", "a")
     assert done.returncode == 2
-    assert "There is no DVC remote to push to. 'dvc remote add" in done.stderr
+    assert "dvc remote add" in done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.joints import energies, trimmed
+from bench.joints import cut_pauses, frame_energy
 from components.audio.segments import FRAME_SAMPLES, Segment, stream_segments
 from components.audio.sound import RATE, read_waveform
 from components.text.hypothesis import Hypothesis
@@ -30,7 +30,7 @@ def hear(waveform: np.ndarray, floor: float) -> list[Word]:
     it, or by the quietest place of the 0.4 s around: fewer letters than that have no word of their
     own. It listens no further than that.
     """
-    energy = energies(waveform)
+    energy = frame_energy(waveform)
     spectra = np.abs(
         np.fft.rfft(waveform[: len(energy) * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES), axis=1)
     )[:, 1:65]
@@ -53,7 +53,7 @@ def hear(waveform: np.ndarray, floor: float) -> list[Word]:
 def counted(waveform: np.ndarray) -> tuple[list[Segment], int, int, int]:
     """(segments, words, words lost, words doubled) of a recording that is heard in segments."""
     heard = []
-    floor = 1e-2 * float(energies(waveform).mean())
+    floor = 1e-2 * float(frame_energy(waveform).mean())
     for piece in stream_segments([waveform]):
         words = hear(piece.samples, floor)
         heard.append(
@@ -88,7 +88,7 @@ def long(recordings: Path) -> np.ndarray:
 def test_at_a_hundred_joints_at_most_one_word_is_lost_or_doubled(
     pauses: bool, long: np.ndarray
 ) -> None:
-    waveform = long if pauses else trimmed(long)
+    waveform = long if pauses else cut_pauses(long)
     segments, words, lost, doubled = counted(waveform)
     joints, overlapping = len(segments) - 1, sum(each.overlaps for each in segments)
     print(
