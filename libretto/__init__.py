@@ -6,7 +6,8 @@ that ``import libretto`` takes milliseconds and loads no numerical library.
 ::
 
     transcriber = libretto.load("exported")
-    transcriber("talk.flac").text
+    text = transcriber("talk.flac").text
+    libretto.score(["the reference"], [text]).wer
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from components.score.error_rates import score
     from components.transcribe.transcriber import Transcriber
 
-__all__ = ["Transcriber", "__version__", "load"]
+__all__ = ["Transcriber", "__version__", "load", "score"]
+MODULES = {
+    "Transcriber": "components.transcribe.transcriber",
+    "score": "components.score.error_rates",
+}
 
 
 def load(
@@ -37,8 +43,8 @@ def load(
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Transcriber":
-        return import_module("components.transcribe.transcriber").Transcriber
+    if name in MODULES:
+        return getattr(import_module(MODULES[name]), name)
     if name == "__version__":
         from components.transcribe.version import package_version
 

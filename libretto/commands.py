@@ -61,7 +61,7 @@ COMMANDS = {
             prefix=("export",),
             needs_workspace=True,
         ),
-        Command("score", "print the scores of the last run", "libretto.scores"),
+        Command("score", "print the scores of the last run, or of two files", "libretto.scores"),
         Command(
             "compare",
             "run experiments and print their results side by side",

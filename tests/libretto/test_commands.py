@@ -132,6 +132,38 @@ def test_completion_knows_commands_and_options(
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+# score
+
+
+def test_two_files_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "reference.tsv").write_text("a\tthe cat sat\nb\tGOOD morning\n")
+    (tmp_path / "hypothesis.tsv").write_text("b\tgood mourning\na\tthe cat the cat sat\n")
+    files = [str(tmp_path / name) for name in ("reference.tsv", "hypothesis.tsv")]
+    assert run_command(["score", *files]) == 0
+    text = capsys.readouterr().out
+    assert "WER 60.00 %" in text
+    assert "1 substitutions, 0 deletions, 2 insertions in 5 words" in text
+    with pytest.raises(SystemExit, match="2"):
+        run_command(["score", files[0]])
+    (tmp_path / "hypothesis.tsv").write_text("c\tgood mourning\n")
+    assert run_command(["score", *files]) == 2
+    (tmp_path / "hypothesis.tsv").unlink()
+    assert run_command(["score", *files]) == 2
+    assert "hypothesis.tsv" in capsys.readouterr().err
+
+
+def test_the_public_names_are_those_of_the_components() -> None:
+    import libretto
+    from components.score.error_rates import score
+    from components.transcribe.transcriber import Transcriber
+
+    assert libretto.Transcriber is Transcriber
+    assert libretto.score is score
+    assert libretto.__version__
+    with pytest.raises(AttributeError):
+        libretto.transcriber  # noqa: B018
+
+
 # use
 
 
