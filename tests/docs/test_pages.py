@@ -18,7 +18,7 @@ from components.runtime.settings import PREFIX, RuntimeSettings
 from components.score.build import UTTERANCES
 from components.shards.index import IndexEntry
 from components.text.utterance import Utterance
-from components.transcribe.batch import ROWS
+from components.transcribe.parts import PART_SCHEMA
 from tests.conftest import REPOSITORY
 
 from .markdown import PAGES, anchors, links, prose
@@ -148,7 +148,7 @@ def plain(schema: pa.Schema) -> dict[str, str]:
             "`data/score/utterances.parquet`: one row for each set, system and utterance.",
             UTTERANCES,
         ),
-        ("| `part-000000.parquet`, … | one row for each recording of a shard |\n", ROWS),
+        ("| `part-000000.parquet`, … | one row for each recording of a shard |\n", PART_SCHEMA),
     ],
 )
 def test_the_columns_of_the_formats_page_are_those_of_the_files(heading: str, columns: Any) -> None:
