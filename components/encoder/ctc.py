@@ -105,7 +105,7 @@ def train(ranks: Ranks, training: EncoderTraining) -> None:
     speech, nonspeech = _training_utterances(ranks, training)
     utterances = [*speech, *nonspeech]
     scratch.mkdir(parents=True, exist_ok=True)
-    texts = [utterance.entry.text.lower() for utterance in speech]
+    texts = [utterance.text.lower() for utterance in speech]
     if settings.units:
         tokenizer = build_subword_tokenizer(texts, settings.units)
     else:

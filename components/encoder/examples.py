@@ -66,7 +66,7 @@ def compute_examples(
     ranks.barrier()
     mels = _read_mel(ranks.world_size, num_examples, scratch)
     targets = [
-        torch.tensor(tokenizer(utterance.entry.text.lower()).input_ids, dtype=torch.long)
+        torch.tensor(tokenizer(utterance.text.lower()).input_ids, dtype=torch.long)
         for utterance in utterances
     ]
 
@@ -93,7 +93,7 @@ def _write_mel(
     """
     views = num_views(training)
     read_view = _view_reader(
-        training, [ShardClip(utterance) for utterance in utterances if not utterance.entry.text]
+        training, [ShardClip(utterance) for utterance in utterances if not utterance.text]
     )
     indices = ranks.own_items(range(len(utterances) * views))
     mels: list[np.ndarray] = []
@@ -145,7 +145,7 @@ def _view_reader(
             hint="Give the role a source, or set the probability to 0.",
         )
     augmentation = Augmentation(settings, noise_clips)
-    return lambda utterance, view: augmentation(read_audio(utterance), utterance.entry.id, view)
+    return lambda utterance, view: augmentation(read_audio(utterance), utterance.id, view)
 
 
 def plan_batches(

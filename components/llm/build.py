@@ -68,7 +68,7 @@ def _trained_llm(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
     """
     settings = entry.source.training
     assert settings is not None  # checked by the catalogue
-    texts = [utterance.entry.text for utterance in list_utterances(SHARDS)]
+    texts = [utterance.text for utterance in list_utterances(SHARDS)]
     inputs = {"texts": data_digest(texts), "prompt": non_default_fields(entry.prompt)}
 
     def train(folder: Path) -> None:

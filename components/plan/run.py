@@ -39,7 +39,7 @@ from components.plan.networks import CheckpointFiles, Networks, read_networks
 from components.plan.speech import AudioAmount, list_audio
 from components.plan.stage_status import up_to_date_stages
 from components.plan.training import estimate_train
-from components.train.engine import ranks
+from components.train.engine import choose_ranks
 
 LESS_TRAINING_MEMORY = (
     ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs "
@@ -193,7 +193,7 @@ def training_ranks(
     """
     if not _has_training(networks, up_to_date):
         return "", 1
-    engine, num_processes = ranks(params.train)
+    engine, num_processes = choose_ranks(params.train)
     return engine.name, num_processes * engine.nodes
 
 

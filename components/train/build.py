@@ -1,5 +1,5 @@
 """The stage: features (or shards) and LLM → ``models/bridge``, the training curve
-``metrics/curve.csv`` and what it says, ``metrics/train.json`` (kept in git).
+``metrics/curve.csv`` and its summary ``metrics/train.json`` (in git).
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ ROLES = ("train", "dev", "nonspeech-train")
 
 
 @dataclass(frozen=True)
-class Task:
+class BridgeTask:
     """What the ranks train; plain data. Entries of the catalogue are read by their names."""
 
-    folder: Path  # absolute: of the unit that is made
+    folder: Path  # absolute, of the unit in the work cache
     settings: Train
     encoder: str
     projector: str
     llm: str
-    ends: list[dict[str, Any]]  # keys of the stages' ends in the work cache
+    stage_keys: list[dict[str, Any]]  # of the ends of the stages in the work cache
 
     @property
     def scratch(self) -> Path:
-        """Checkpoints, and what the ranks tell each other."""
+        """Checkpoints, and files that the ranks exchange."""
         return self.folder / "resume"
 
 
 def work(stage: Stage) -> None:
-    settings, llm, projector = (
-        stage.params.train,
-        catalogue.llm(stage.params.llm),
-        catalogue.projector(stage.params.projector),
-    )
+    """Runs the stage; raises InputError where parameters, encoder, LLM and frames do not fit
+    together.
+    """
+    settings, llm = stage.params.train, catalogue.llm(stage.params.llm)
+    projector = catalogue.projector(stage.params.projector)
     parameters = {
         "train": asdict(settings),
         "projector": non_default_fields(projector),
@@ -68,38 +68,21 @@ def work(stage: Stage) -> None:
         "llm_dtype": llm.numerics.dtype,
     }
     targets = _lora_targets(catalogue.encoder(stage.params.encoder), llm)
-    tuned = settings.tuned_encoder_part if projector.weights is None else None
-    if tuned:
+    if projector.weights is None and settings.tuned_encoder_part:
         _check_encoder(stage.params.encoder, settings, targets["encoder-lora"])
         parameters["encoder_lora"] = targets["encoder-lora"]
-    inputs = _inputs()
+    inputs = _input_digests()
     if isinstance(projector, CtcCompressor):
-        _check_units()
-
-    def make(folder: Path) -> None:
-        ends = stage_keys(RESULT_VERSION, parameters, inputs)
-        task = Task(
-            folder, settings, stage.params.encoder, stage.params.projector, stage.params.llm, ends
-        )
-        engine.run(train, task)
-        stage.facts["throughput"] = read_throughput(task.scratch)
-
+        _check_ctc_frames()
     if projector.weights is None:
-        unit = cached_unit(
-            "train",
-            {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs},
-            make,
-            code="components.train.curriculum",
-        )
+        unit = _trained_bridge(stage, parameters, inputs)
     else:
-        inputs, unit = _released(
+        inputs, unit = _released_bridge(
             stage.params.projector, settings, projector, llm, projector.weights
         )
-    link_files(unit, empty_folder(OUT.with_name(".bridge-unit")))
-    _lay_out(OUT.with_name(".bridge-unit"))
-    emergence.write(
-        CURVE, METRICS
-    )  # of the curve and not of the unit: those made earlier have it too
+    _link_outputs(unit)
+    # From the curve and not from the unit, so that older units have it too.
+    emergence.write_summary(CURVE, METRICS)
     outputs = {
         name.removeprefix("bridge/"): digest
         for name, digest in unit_digests(unit).items()
@@ -115,44 +98,60 @@ def work(stage: Stage) -> None:
     )
 
 
-def _released(
+def _trained_bridge(stage: Stage, parameters: dict[str, Any], inputs: dict[str, Any]) -> Path:
+    """The unit of the trained bridge."""
+    params = stage.params
+
+    def run(folder: Path) -> None:
+        keys = stage_keys(RESULT_VERSION, parameters, inputs)
+        task = BridgeTask(folder, params.train, params.encoder, params.projector, params.llm, keys)
+        engine.run_ranks(train, task)
+        stage.facts["throughput"] = read_throughput(task.scratch)
+
+    return cached_unit(
+        "train",
+        {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs},
+        run,
+        code="components.train.curriculum",
+    )
+
+
+def _released_bridge(
     name: str, settings: Train, projector: Projector, llm: LlmEntry, weights: ReleasedWeights
 ) -> tuple[dict[str, Any], Path]:
-    """What a released projector hangs on, and its unit; nothing is trained."""
+    """The inputs of a released projector and its unit; nothing is trained."""
     from components.train import released
 
-    file = released.find_weights(name, weights)
+    path = released.find_weights(name, weights)
     inputs = {
         "encoder": recorded_digests(ENCODER),
         "llm": recorded_digests(LLM),
-        "released": file_digest(file),
+        "released": file_digest(path),
     }
-    job = released.Job(file, ENCODER, LLM, projector, llm, settings.text_case)
-    key = {"version": RESULT_VERSION, "shape": non_default_fields(job.shape()), "inputs": inputs}
+    source = released.ReleasedBridge(path, ENCODER, LLM, projector, llm, settings.text_case)
+    config = non_default_fields(source.model_config())
     return inputs, cached_unit(
         "train",
-        key,
-        lambda folder: released.convert_released(job, folder),
+        {"version": RESULT_VERSION, "shape": config, "inputs": inputs},
+        lambda folder: released.convert_released(source, folder),
         code="components.train.released",
     )
 
 
-def _inputs() -> dict[str, Any]:
-    """Digests of what the weights hang on: frames where they are cached, else shards; and both base
-    checkpoints.
+def _input_digests() -> dict[str, Any]:
+    """Digests of what the weights depend on: frames where they are cached, else shards; and both
+    base checkpoints.
     """
-    found: dict[str, Any] = {"encoder": recorded_digests(ENCODER), "llm": recorded_digests(LLM)}
+    digests: dict[str, Any] = {"encoder": recorded_digests(ENCODER), "llm": recorded_digests(LLM)}
     for role in ROLES:
         record = read_record(DATA / "features" / role)
-        found[role] = {
-            "key": record["key"],
-            "files": record["outputs"] or record["inputs"]["shards"],
-        }
-    return found
+        files = record["outputs"] or record["inputs"]["shards"]
+        digests[role] = {"key": record["key"], "files": files}
+    return digests
 
 
 def _lora_targets(encoder: EncoderEntry, llm: LlmEntry) -> dict[str, list[str]]:
-    """What LoRA adapts, by the part that a curriculum names."""
+    """Names of the layers that LoRA adapts, by the part that a curriculum names."""
     return {"lora": llm.lora.targets, "encoder-lora": encoder.lora.targets if encoder.lora else []}
 
 
@@ -170,76 +169,68 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
     check_ctc_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
 
 
-def _hearing(settings: Train) -> EncoderRunConfig | None:
-    """How the encoder is run where it is tuned: as the features say; whole in fp32, since AdamW
-    would lose small steps in half precision.
+def _encoder_run(settings: Train) -> EncoderRunConfig | None:
+    """How a tuned encoder computes: as the features say, and in fp32 where it is tuned without
+    LoRA, since AdamW would lose small steps in half precision. None for a frozen one.
     """
     from components.model.model_folder import EncoderRunConfig
 
+    if not settings.tuned_encoder_part:
+        return None
     key = read_record(DATA / "features" / "train")["key"]
     numerics = parse_as(EncoderNumerics, key["numerics"], "data/features/train: numerics")
-    whole = any("encoder" in stage.tune for stage in settings.curriculum)
-    return (
-        EncoderRunConfig(key["layer"], "float32" if whole else numerics.dtype, numerics.padding)
-        if settings.tuned_encoder_part
-        else None
-    )
+    is_fully_tuned = any("encoder" in stage.tune for stage in settings.curriculum)
+    dtype = "float32" if is_fully_tuned else numerics.dtype
+    return EncoderRunConfig(key["layer"], dtype, numerics.padding)
 
 
-def _check_units() -> None:
-    """Raises InputError where the frames at hand can't be read as CTC units."""
+def _check_ctc_frames() -> None:
+    """Raises InputError where the CTC head can't read the layer of the frames."""
     from components.model.encoders.ctc_head import check_ctc
 
     check_ctc(ENCODER, read_record(DATA / "features" / "train")["key"]["layer"])
 
 
-def train(ranks: Ranks, task: Task, place: str = "") -> None:
-    """Trains as one of the ranks, on the device ``place`` (default: that of the runtime
-    settings).
-    """
+def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
+    """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime settings)."""
     from components.model.encoders.families import width_of
     from components.model.model_folder import ModelConfig, folder_digest
     from components.train import curriculum
 
     llm, settings = catalogue.llm(task.llm), task.settings
-    # As the encoder: a whole LLM is tuned in fp32.
-    dtype = (
-        "float32"
-        if any("llm" in stage.tune for stage in settings.curriculum)
-        else llm.numerics.dtype
-    )
-    shape = ModelConfig(
+    # In fp32 where it is tuned without LoRA, as the encoder.
+    is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
+    config = ModelConfig(
         folder_digest(ENCODER),
         width_of(ENCODER),
         folder_digest(LLM),
-        dtype,
+        "float32" if is_llm_tuned else llm.numerics.dtype,
         catalogue.projector(task.projector),
         llm.prompt,
         settings.text_case,
-        _hearing(settings),
+        _encoder_run(settings),
     )
-    targets = _lora_targets(catalogue.encoder(task.encoder), llm)
-    curriculum.train(
-        ranks,
-        curriculum.BridgeTraining(
-            DATA,
-            ENCODER,
-            LLM,
-            task.folder,
-            task.scratch,
-            place or device(),
-            settings,
-            shape,
-            targets,
-            task.ends,
-        ),
+    training = curriculum.BridgeTraining(
+        DATA,
+        ENCODER,
+        LLM,
+        task.folder,
+        task.scratch,
+        rank_device or device(),
+        settings,
+        config,
+        _lora_targets(catalogue.encoder(task.encoder), llm),
+        task.stage_keys,
     )
+    curriculum.train(ranks, training)
 
 
-def _lay_out(unit: Path) -> None:
-    """Moves the linked unit's two outputs to where DVC expects them."""
+def _link_outputs(unit: Path) -> None:
+    """Links the two outputs of the unit to where DVC expects them."""
+    folder = OUT.with_name(".bridge-unit")
+    link_files(unit, empty_folder(folder))
     shutil.rmtree(OUT, ignore_errors=True)
-    (unit / "bridge").rename(OUT)
+    (folder / "bridge").rename(OUT)
     CURVE.parent.mkdir(exist_ok=True)
-    os.replace(unit / "curve.csv", CURVE)
-    shutil.rmtree(unit)
+    os.replace(folder / "curve.csv", CURVE)
+    shutil.rmtree(folder)

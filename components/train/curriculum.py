@@ -29,8 +29,8 @@ from components.optim.ranks import Ranks
 from components.optim.sharding import shard
 from components.runtime.hashing import seed_of
 from components.runtime.unit_cache import Key
-from components.train.data import count_short
-from components.train.parts import TABLE, TrainableParts, write_table
+from components.train.data import count_short_utterances
+from components.train.parts import TABLE, TrainableParts, write_tables
 from components.train.stage import RoleSources, StageTraining
 from components.train.stage_cache import CURVE
 
@@ -89,7 +89,7 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
 
     model.save(training.out / "bridge", is_writer=ranks.rank == 0)
     if ranks.rank == 0:
-        write_table(tables, training.out / "bridge" / TABLE)
+        write_tables(tables, training.out / "bridge" / TABLE)
         _write_curve(training.scratch, training.out / "curve.csv")
     ranks.barrier()
 
@@ -127,7 +127,7 @@ def _check_frame_counts(ranks: Ranks, speech: FrameSource, stride: float) -> Non
     """Logs how many utterances are shorter than one token of the projector; raises InputError where
     most are.
     """
-    num_short = count_short(
+    num_short = count_short_utterances(
         [speech.num_frames(utterance, 0) for utterance in speech.utterances], stride
     )
     if num_short and ranks.rank == 0:

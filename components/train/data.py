@@ -1,7 +1,7 @@
-"""What a step trains on: the batches of a curriculum stage, as places among speech and non-speech;
-what is joined to long utterances; replaced input tokens.
+"""What a step trains on: the batches of a curriculum stage, as indices among speech and non-speech;
+utterances that are concatenated; corrupted input tokens.
 
-A pure function of seed, stage and step: a resumed run computes where it stood.
+A pure function of seed, stage and step, so that a resumed run computes the same.
 """
 
 from __future__ import annotations
@@ -17,191 +17,194 @@ from components.runtime.hashing import seed_of
 from components.shards.order import form_batches, shuffle_in_windows
 from components.shards.reader import IndexedUtterance
 
-Place = tuple[int, ...]  # of an utterance among all; of a joined one, those of its parts
-Example = tuple[IndexedUtterance, bool]  # an utterance, and whether it is speech
-Tokens = Callable[
-    [IndexedUtterance, bool, int], int
-]  # (utterance, whether it is speech, epoch) → the LLM's tokens
+Indices = tuple[int, ...]  # one utterance among all; several where they are concatenated
+TrainingExample = tuple[IndexedUtterance, bool]  # an utterance, and whether it is speech
+# (utterance, whether it is speech, epoch) → tokens of the LLM
+CountTokens = Callable[[IndexedUtterance, bool, int], int]
 
 
-def count_short(counts: Sequence[int], stride: float) -> int:
-    """How many utterances have fewer frames than one token of the projector stands for.
+def count_short_utterances(frame_counts: Sequence[int], stride: float) -> int:
+    """How many utterances have fewer frames than one token of the projector covers.
 
-    Raises InputError where most have: such an encoder and such a projector give the LLM next to
-    nothing to read.
+    Raises InputError where most have: with such an encoder and such a projector the LLM reads next
+    to nothing.
     """
-    short = sum(count < stride for count in counts)
-    if 2 * short > len(counts):
-        says = (
-            f"train: {short} of {len(counts)} utterances have fewer frames than the "
-            f"{stride:g} of one token."
-        )
+    num_short = sum(count < stride for count in frame_counts)
+    if 2 * num_short > len(frame_counts):
         raise InputError(
-            says,
+            f"train: {num_short} of {len(frame_counts)} utterances have fewer frames than the "
+            f"{stride:g} of one token.",
             subject="projector",
-            hint=("Name a projector with a lower stride, or an encoder with more frames a second."),
+            hint="Name a projector with a lower stride, or an encoder with more frames a second.",
         )
-    return short
+    return num_short
 
 
 @dataclass(frozen=True)
-class Step:
-    """The batch of a step: utterances by their places, several where they are joined."""
+class PlannedStep:
+    """The batch of a step."""
 
     epoch: int  # of the stage
-    places: list[Place]
+    members: list[Indices]
 
 
 @dataclass(frozen=True)
-class JoinedUtterances(IndexedUtterance):
-    """Utterances put together to one: ``entry`` tells their text and length as a whole."""
+class ConcatenatedUtterance(IndexedUtterance):
+    """Several utterances as one; ``entry`` has their text and length together."""
 
     parts: tuple[IndexedUtterance, ...] = ()
 
 
-def join_utterances(items: Sequence[IndexedUtterance]) -> IndexedUtterance:
-    """One utterance of several, their frames and texts one after the other; a single
-    one is itself.
+def concatenate_utterances(utterances: Sequence[IndexedUtterance]) -> IndexedUtterance:
+    """One utterance with the frames and texts of several, one after the other; a single one is
+    returned as it is.
     """
-    if len(items) == 1:
-        return items[0]
-    first, entries = items[0], [item.entry for item in items]
-    whole = replace(
+    if len(utterances) == 1:
+        return utterances[0]
+    first, entries = utterances[0], [utterance.entry for utterance in utterances]
+    entry = replace(
         first.entry,
-        id="+".join(each.id for each in entries),
-        samples=sum(each.samples for each in entries),
-        frames=sum(each.frames for each in entries),
-        text=" ".join(each.text for each in entries),
-        text_length=sum(each.text_length + 1 for each in entries) - 1,
+        id="+".join(entry.id for entry in entries),
+        samples=sum(entry.samples for entry in entries),
+        frames=sum(entry.frames for entry in entries),
+        text=" ".join(entry.text for entry in entries),
+        text_length=sum(entry.text_length + 1 for entry in entries) - 1,
     )
-    return JoinedUtterances(whole, first.source, first.folder, tuple(items))
+    return ConcatenatedUtterance(entry, first.source, first.folder, tuple(utterances))
 
 
-def parts_of(item: IndexedUtterance) -> tuple[IndexedUtterance, ...]:
-    """The utterances whose frames make up ``item``."""
-    return item.parts if isinstance(item, JoinedUtterances) else (item,)
+def recordings_of(utterance: IndexedUtterance) -> tuple[IndexedUtterance, ...]:
+    """The utterances whose frames make up ``utterance``."""
+    return utterance.parts if isinstance(utterance, ConcatenatedUtterance) else (utterance,)
 
 
-def pieces_of(examples: Sequence[Example]) -> list[Example]:
-    """The same, joined utterances taken apart."""
-    return [(part, spoken) for item, spoken in examples for part in parts_of(item)]
+def separate_recordings(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+    """The examples with every concatenated utterance replaced by its recordings."""
+    return [
+        (recording, is_speech)
+        for utterance, is_speech in examples
+        for recording in recordings_of(utterance)
+    ]
 
 
-def plan(
+def plan_steps(
     speech: Sequence[IndexedUtterance],
-    silence: Sequence[IndexedUtterance],
+    nonspeech: Sequence[IndexedUtterance],
     settings: Train,
     stage: CurriculumStage,
-    lengths: Callable[[int], Sequence[float]] | None = None,
-    tokens: Tokens | None = None,
-) -> list[Step]:
-    """The batch of each step: places in ``[*speech, *silence]``.
+    epoch_durations: Callable[[int], Sequence[float]] | None = None,
+    count_tokens: CountTokens | None = None,
+) -> list[PlannedStep]:
+    """The batch of each step, as indices of ``[*speech, *nonspeech]``.
 
-    Epochs follow each other until the stage's steps are filled; in each, non-speech is spread
-    evenly in its share. With a share of 1 there is no speech, and an epoch is all non-speech once.
-    ``lengths`` gives the seconds of all places in an epoch, where they are not those of the
-    recordings; ``tokens(item, spoken, epoch)`` counts the LLM's tokens of an utterance, for the
-    budget in tokens.
+    Epochs follow each other until the stage has all its steps; in each, non-speech is spread evenly
+    in its share. With a share of 1 there is no speech, and an epoch is all non-speech once.
+    ``epoch_durations(epoch)`` gives the seconds of all utterances in an epoch, where they are not
+    those of the recordings; ``count_tokens`` is for the budget in tokens.
     """
-    items, alone = [*speech, *silence], stage.nonspeech_share == 1
-    base, first = (silence, len(speech)) if alone else (speech, 0)
-    wanted = (
-        0 if alone else round(len(speech) * stage.nonspeech_share / (1 - stage.nonspeech_share))
-    )
-    recorded = [item.duration_s for item in items]
-    steps: list[Step] = []
+    utterances = [*speech, *nonspeech]
+    share = stage.nonspeech_share
+    has_speech = share < 1
+    base, offset = (speech, 0) if has_speech else (nonspeech, len(speech))
+    num_nonspeech = round(len(speech) * share / (1 - share)) if has_speech else 0
+    recorded = [utterance.duration_s for utterance in utterances]
+    steps: list[PlannedStep] = []
     epoch = 0
     while len(steps) < stage.steps:
         seed = seed_of("train-batches", settings.seed, stage.name, epoch)
-        extra = _drawn(len(speech), len(silence), wanted, seed)
+        extra = _draw_evenly(len(speech), len(nonspeech), num_nonspeech, seed)
         groups = shuffle_in_windows(
             base, seed_of(settings.seed, stage.name), epoch, settings.window_shards
         )
-        seconds = lengths(epoch) if lengths else recorded
-        for number, group in enumerate(groups):
-            chosen = [first + place for place in group]
-            whole: list[Place] = [(each,) for each in chosen]
-            if not alone:
-                whole = concatenate_utterances(
-                    chosen, seconds, settings.concatenate, seed_of("strung", seed, number)
+        durations_s = epoch_durations(epoch) if epoch_durations else recorded
+        for group_index, group in enumerate(groups):
+            indices = [offset + index for index in group]
+            members: list[Indices] = [(index,) for index in indices]
+            if has_speech:
+                members = draw_concatenations(
+                    indices, durations_s, settings.concatenate, seed_of("strung", seed, group_index)
                 )
-            whole += [(place,) for place in extra[number :: len(groups)]]
-            counts = {}
-            if tokens and settings.batch_tokens:
-                counts = {
-                    place: tokens(
-                        join_utterances([items[each] for each in place]),
-                        place[0] < len(speech),
+            members += [(index,) for index in extra[group_index :: len(groups)]]
+            token_counts = {}
+            if count_tokens and settings.batch_tokens:
+                token_counts = {
+                    member: count_tokens(
+                        concatenate_utterances([utterances[index] for index in member]),
+                        member[0] < len(speech),
                         epoch,
                     )
-                    for place in whole
+                    for member in members
                 }
+            group_seed = seed_of(seed, group_index)
             steps += [
-                Step(epoch, places)
-                for places in _batches(whole, seconds, settings, seed_of(seed, number), counts)
+                PlannedStep(epoch, batch)
+                for batch in _batches(members, durations_s, settings, group_seed, token_counts)
             ]
         epoch += 1
     return steps[: stage.steps]
 
 
 def _batches(
-    places: list[Place],
-    seconds: Sequence[float],
+    members: list[Indices],
+    durations_s: Sequence[float],
     settings: Train,
     seed: int,
-    counts: dict[Place, int],
-) -> list[list[Place]]:
-    """Places of utterances cut into batches under the budgets of seconds and, where ``counts`` are
+    token_counts: dict[Indices, int],
+) -> list[list[Indices]]:
+    """Splits ``members`` into batches under the budgets of seconds and, where ``token_counts`` are
     given, of tokens.
     """
-    # By place, as ever: what lies at equal lengths side by side does so whether or not other
-    # utterances are joined.
-    known = sorted(set(places))
-    whole = [sum(seconds[each] for each in place) for place in known]
-    at = {place: number for number, place in enumerate(known)}
-    cut = form_batches(
-        [at[place] for place in places],
-        whole,
+    # Sorted by index, so that equal lengths have the same order with and without concatenation.
+    unique = sorted(set(members))
+    position = {member: index for index, member in enumerate(unique)}
+    index_batches = form_batches(
+        [position[member] for member in members],
+        [sum(durations_s[index] for index in member) for member in unique],
         settings.batch_seconds,
         seed,
-        [counts[place] for place in known if counts],
-        settings.batch_tokens * bool(counts),
+        [token_counts[member] for member in unique if token_counts],
+        settings.batch_tokens * bool(token_counts),
         not settings.packing,
     )
-    return [[known[number] for number in batch] for batch in cut]
+    return [[unique[index] for index in batch] for batch in index_batches]
 
 
-def concatenate_utterances(
-    places: Sequence[int], lengths: Sequence[float], settings: Concatenate, seed: int
-) -> list[Place]:
-    """``places``, of ``lengths`` in seconds, a share of them joined at random to utterances of up
-    to ``seconds`` (for long speech, after Yu et al. 2023, arXiv 2309.13963; joined are frames, not
-    samples, so that they can be kept).
+def draw_concatenations(
+    indices: Sequence[int], durations_s: Sequence[float], settings: Concatenate, seed: int
+) -> list[Indices]:
+    """Groups of ``indices``, a share of them concatenated at random to utterances of up to
+    ``settings.seconds`` (for long speech, after Yu et al. 2023, arXiv 2309.13963; here frames are
+    concatenated, not samples, so that they can be cached).
 
-    The first places, in their random order, are the share. As many as fit are lined up, and of
-    these from two to all are joined, so that all lengths up to the longest are heard.
+    The first indices, in their random order, are the share. As many as fit are lined up, and from
+    two to all of these are concatenated, so that all lengths up to the longest occur.
     """
-    count = round(settings.share * len(places))
+    count = round(settings.share * len(indices))
     random = np.random.default_rng(seed)
-    left, found = list(places[:count]), []
-    while left:
-        fits, seconds = 1, lengths[left[0]]
-        while fits < len(left) and seconds + lengths[left[fits]] <= settings.seconds:
-            seconds += lengths[left[fits]]
-            fits += 1
-        taken = int(random.integers(2, fits + 1)) if fits > 1 else 1
-        found.append(tuple(left[:taken]))
-        left = left[taken:]
-    return [*found, *((place,) for place in places[count:])]
+    queue: list[int] = list(indices[:count])
+    groups: list[Indices] = []
+    while queue:
+        num_fitting, total_s = 1, durations_s[queue[0]]
+        while (
+            num_fitting < len(queue)
+            and total_s + durations_s[queue[num_fitting]] <= settings.seconds
+        ):
+            total_s += durations_s[queue[num_fitting]]
+            num_fitting += 1
+        size = int(random.integers(2, num_fitting + 1)) if num_fitting > 1 else 1
+        groups.append(tuple(queue[:size]))
+        queue = queue[size:]
+    return [*groups, *((index,) for index in indices[count:])]
 
 
-def _drawn(first: int, count: int, wanted: int, seed: int) -> list[int]:
-    """``wanted`` places from ``first`` on among ``count``, each as often as any other but one."""
+def _draw_evenly(offset: int, population: int, count: int, seed: int) -> list[int]:
+    """``count`` indices among ``population`` from ``offset`` on, each drawn equally often or once
+    more.
+    """
     random = np.random.default_rng(seed)
-    rounds = -(-wanted // count) if count else 0
-    return [first + int(place) for _ in range(rounds) for place in random.permutation(count)][
-        :wanted
-    ]
+    rounds = -(-count // population) if population else 0
+    drawn = [offset + int(index) for _ in range(rounds) for index in random.permutation(population)]
+    return drawn[:count]
 
 
 def corrupt_input_tokens(
@@ -210,15 +213,16 @@ def corrupt_input_tokens(
     """The tokens of a transcript, each replaced with the probability ``share`` by another of
     ``vocabulary``.
 
-    What the LLM then reads before a token is no safe guide to it, and it has to listen (Fathullah
-    et al. 2023, arXiv 2307.11795, which leaves open by what tokens are replaced: a wrong word is
-    what search may have written there).
+    What the LLM reads before a token then does not predict it reliably, and it has to use the
+    speech (Fathullah et al. 2023, arXiv 2307.11795, which does not say by what tokens they are
+    replaced: a wrong word is what search may have written there).
     """
     if not share:
         return list(ids)
     random = np.random.default_rng(seed)
-    hit, drawn = random.random(len(ids)) < share, random.integers(0, len(vocabulary), len(ids))
+    is_replaced = random.random(len(ids)) < share
+    replacements = random.integers(0, len(vocabulary), len(ids))
     return [
-        int(vocabulary[other]) if replaced else token
-        for token, replaced, other in zip(ids, hit, drawn, strict=True)
+        int(vocabulary[replacement]) if replaced else token
+        for token, replaced, replacement in zip(ids, is_replaced, replacements, strict=True)
     ]

@@ -1,9 +1,9 @@
-"""What stops a training that has gone wrong: a loss that is no number, one that jumps, steps that
+"""Stops a training that diverges: a loss that is not a finite number, one that jumps, steps that
 overflow one after the other.
 
-The step, its loss and all of its utterances are kept in ``stopped.json`` of the training's own
-folder, which the message names. The checkpoint before it stays: started again as it is, the
-training goes on from there.
+The step, its loss and all of its utterances are written to ``stopped.json`` in the folder of the
+training, which the message names. The last checkpoint stays: a training that is started again
+resumes from it.
 """
 
 from __future__ import annotations
@@ -18,74 +18,78 @@ from typing import Any
 from components.config.errors import InputError
 
 STOPPED = "stopped.json"
-WINDOW = 100  # steps whose median loss is what a spike is measured by
-LEAST = 10  # steps before there is one to speak of
-# The scale of fp16 starts at 65,536 and is halved by each overflow: after so many in a row it is
-# the gradients themselves.
-SKIPPED_IN_A_ROW = 20
-NAMED = 5  # utterances in a message; all are in the file
+WINDOW = 100  # steps; a spike is measured against their median loss
+MIN_STEPS = 10  # before a spike can be detected
+# The loss scale of fp16 starts at 65,536 and is halved by each overflow: after so many in a row the
+# gradients themselves overflow.
+MAX_SKIPPED_STEPS = 20
+MAX_NAMED_UTTERANCES = 5  # in a message; all are in the file
 
 
 class DivergenceGuard:
-    """Watches one stage's steps; ``folder`` is where the reason is kept."""
+    """Checks the steps of one stage; the reason of a stop is written to ``folder``."""
 
     def __init__(self, folder: Path, stage: str, spike: float) -> None:
         self._folder, self._stage, self._spike = folder, stage, spike
 
     def non_finite(
-        self, step: int, loss: float, part: Sequence[str], ids: Sequence[str]
+        self, step: int, loss: float, micro_batch: Sequence[str], batch: Sequence[str]
     ) -> InputError:
-        """The error for a loss that is no number, of the micro-batch ``part`` among the step's
-        ``ids``.
+        """The error for a loss that is not a finite number; ``micro_batch`` and ``batch`` are ids
+        of utterances.
         """
         return self._error(
             f"the loss is {loss}",
             step,
             loss,
-            part,
-            ids,
+            micro_batch,
+            batch,
             "Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.",
         )
 
     def check(
-        self, step: int, line: dict[str, Any], before: Sequence[dict[str, Any]], ids: Sequence[str]
+        self,
+        step: int,
+        row: dict[str, Any],
+        curve: Sequence[dict[str, Any]],
+        batch: Sequence[str],
     ) -> None:
-        """Raises InputError where the curve's ``line`` of this step, after those ``before`` it, is
-        no training any more.
+        """Raises InputError where ``row`` of this step, after the rows of ``curve``, shows that the
+        training diverges; ``batch`` are ids of utterances.
         """
-        skipped = 0
-        for each in (line, *reversed(before)):
-            if not each.get("skipped"):
+        num_skipped = 0
+        for previous in (row, *reversed(curve)):
+            if not previous.get("skipped"):
                 break
-            skipped += 1
-        if skipped >= SKIPPED_IN_A_ROW:
+            num_skipped += 1
+        if num_skipped >= MAX_SKIPPED_STEPS:
             raise self._error(
-                f"gradients overflow fp16 in {skipped} steps in a row",
+                f"gradients overflow fp16 in {num_skipped} steps in a row",
                 step,
-                line["loss"],
-                ids,
-                ids,
+                row["loss"],
+                batch,
+                batch,
                 "Set train.precision to bf16 or fp32, or lower the learning rate.",
             )
-        last = [each["loss"] for each in before[-WINDOW:]]
-        if self._spike and len(last) >= LEAST and line["loss"] > self._spike * median(last):
+        losses = [previous["loss"] for previous in curve[-WINDOW:]]
+        if self._spike and len(losses) >= MIN_STEPS and row["loss"] > self._spike * median(losses):
             raise self._error(
-                f"the loss is {line['loss']:.3f}, {line['loss'] / median(last):.1f} times the "
+                f"the loss is {row['loss']:.3f}, {row['loss'] / median(losses):.1f} times the "
                 "median before it",
                 step,
-                line["loss"],
-                ids,
-                ids,
-                "Look at these utterances, lower the learning rate, or raise train.spike.",
+                row["loss"],
+                batch,
+                batch,
+                "Check these utterances, lower the learning rate, or raise train.spike.",
             )
 
     def _error(
         self,
-        what: str,
+        reason: str,
         step: int,
         loss: float,
-        part: Sequence[str],
-        ids: Sequence[str],
+        suspects: Sequence[str],
+        batch: Sequence[str],
         hint: str,
     ) -> InputError:
         path = self._folder / STOPPED
@@ -93,18 +97,17 @@ class DivergenceGuard:
         record = {
             "stage": self._stage,
             "step": step,
-            "reason": what,
+            "reason": reason,
             "loss": str(loss),
-            "utterances": list(ids),
+            "utterances": list(batch),
         }
-        fresh = path.with_suffix(
-            f".{os.getpid()}"
-        )  # another rank may come upon it at the same time
-        fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False))
-        fresh.replace(path)
-        names = ", ".join(part[:NAMED])
+        # Another rank may write it at the same time.
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+        temporary.replace(path)
+        names = ", ".join(suspects[:MAX_NAMED_UTTERANCES])
         return InputError(
-            f"train: {what} at step {step} of '{self._stage}' ({names} …; all utterances of "
+            f"train: {reason} at step {step} of '{self._stage}' ({names} …; all utterances of "
             f"the step: {path}).",
             subject=names,
             hint=hint,

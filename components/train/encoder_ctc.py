@@ -1,9 +1,9 @@
-"""The encoder's own CTC loss beside the LLM's: units of the transcripts, and those that have none
-or no path.
+"""The encoder's own CTC loss beside the loss of the LLM: units of the transcripts, and those that
+have none or no path.
 
 In: utterances of a stage and their last-layer frames. Out: the sum of CTC loss / frames of a
 micro-batch. Cost: small beside the encoder's pass. A transcript that the head can't write, or that
-has more units than frames, is left out, counted and said.
+has more units than frames, is left out of this loss, counted and logged.
 """
 
 from __future__ import annotations
@@ -19,50 +19,57 @@ from components.shards.reader import IndexedUtterance
 
 
 class EncoderCtcLoss:
-    """CTC targets of ``items``; raises InputError where most of them have no path."""
+    """CTC targets of ``utterances``; raises InputError where most of them have no path.
 
-    def __init__(self, source: FrameSource, items: Sequence[IndexedUtterance]) -> None:
-        assert (
-            source.encoder is not None
-        )  # only a tuned encoder has this loss, and frames are then live
+    ``skipped_summary`` says how many have none; empty where all have one.
+    """
+
+    def __init__(self, source: FrameSource, utterances: Sequence[IndexedUtterance]) -> None:
+        # Only a tuned encoder has this loss, and frames are then live.
+        assert source.encoder is not None
         self.head = CtcHead(source.encoder)
         self.targets: dict[str, list[int]] = {}
-        lacking, long = [], []
-        for item in items:
-            target = self.head.encode(item.entry.text)
+        without_units, too_long = [], []
+        for utterance in utterances:
+            target = self.head.encode(utterance.text)
             if target is None:
-                lacking.append(item.entry.id)
-            elif frames_needed(target) > source.num_frames(item):
-                long.append(item.entry.id)
+                without_units.append(utterance.id)
+            elif frames_needed(target) > source.num_frames(utterance):
+                too_long.append(utterance.id)
             else:
-                self.targets[item.entry.id] = target
-        self.said = ""
-        if lacking or long:
-            self.said = (
-                f"train: without a path in the encoder's CTC: {len(lacking)} of {len(items)} transcripts have units that its head "
-                f"lacks, {len(long)} more units than frames ({', '.join([*lacking, *long][:3])} …): they are left out of its loss"
+                self.targets[utterance.id] = target
+        skipped_ids = [*without_units, *too_long]
+        self.skipped_summary = ""
+        if skipped_ids:
+            self.skipped_summary = (
+                f"train: {len(without_units)} of {len(utterances)} transcripts have units that the "
+                f"CTC head of the encoder does not have, {len(too_long)} more units than frames "
+                f"({', '.join(skipped_ids[:3])} …): its loss leaves them out"
             )
-        if 2 * (len(lacking) + len(long)) > len(items):
+        if 2 * len(skipped_ids) > len(utterances):
             raise InputError(
-                f"{self.said}.",
+                f"{self.skipped_summary}.",
                 subject="train.ctc_weight",
-                hint=(
-                    "Set train.ctc_weight to 0, or take an encoder whose CTC head writes "
-                    "these transcripts."
-                ),
+                hint="Set train.ctc_weight to 0, or name an encoder whose CTC head writes these "
+                "transcripts.",
             )
 
     def loss(
-        self, part: Sequence[tuple[IndexedUtterance, bool]], frames: Sequence[torch.Tensor]
+        self, examples: Sequence[tuple[IndexedUtterance, bool]], frames: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Sum of CTC loss / frames over (utterance, whether it is speech) that have a path;
-        non-speech is all blanks.
+        """Sum of CTC loss / frames, shape (), over (utterance, whether it is speech) that have a
+        path; non-speech is all blanks. ``frames`` are (frames, width) of each.
         """
-        found = [
-            (each, self.targets.get(item.entry.id) if spoken else [])
-            for (item, spoken), each in zip(part, frames, strict=True)
+        targets = [
+            self.targets.get(utterance.id) if is_speech else [] for utterance, is_speech in examples
         ]
-        held = [(each, target) for each, target in found if target is not None]
-        if not held:  # the head has a gradient all the same
+        pairs = [
+            (utterance_frames, target)
+            for utterance_frames, target in zip(frames, targets, strict=True)
+            if target is not None
+        ]
+        if not pairs:  # the head gets a gradient of zero
             return self.head.loss(frames[:1], [[]]) * 0.0
-        return self.head.loss([each for each, _ in held], [target for _, target in held])
+        return self.head.loss(
+            [utterance_frames for utterance_frames, _ in pairs], [target for _, target in pairs]
+        )

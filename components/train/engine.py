@@ -1,21 +1,23 @@
-"""The processes that train: those of this machine by themselves, or ``torchrun``'s, on one machine
-or several.
+"""Starts the processes that train: those of this machine, or those of ``torchrun`` on one or
+several machines.
 
-In: a task and the runtime settings (``LIBRETTO_ENGINE``, ``LIBRETTO_NODES``, ``LIBRETTO_RENDEZVOUS``).
-Out: what the task writes, the same but for rounding whatever the engine, since the batch of a step
-comes from the parameters alone. Cost: a few seconds to start.
+In: a task and the runtime settings (``LIBRETTO_ENGINE``, ``LIBRETTO_NODES``,
+``LIBRETTO_RENDEZVOUS``). Out: what the task writes, the same but for rounding with every engine,
+since the batch of a step depends on the parameters only. Cost: a few seconds to start.
 
-============  =================================================================================================================
-(not set)     CPU: ``LIBRETTO_WORKERS`` processes of this machine, no more than there are micro-batches. GPU: ``ddp`` over all
-              GPUs where there are several, else one process
-``ddp``       torchrun; every rank holds all weights, gradients are summed over ranks
-``fsdp``      torchrun; the LLM's layers lie in parts on all ranks (FSDP2): for an LLM that one GPU can't hold
-============  =================================================================================================================
+============  ======================================================================================
+(not set)     CPU: ``LIBRETTO_WORKERS`` processes of this machine, at most as many as micro-batches.
+              GPU: ``ddp`` over all GPUs where there are several, else one process
+``ddp``       torchrun; every rank has all weights, gradients are summed over ranks
+``fsdp``      torchrun; the layers of the LLM are sharded over all ranks (FSDP2): for an LLM that is
+              too large for one GPU
+============  ======================================================================================
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -33,106 +35,88 @@ from components.optim.ranks import Ranks, train_together
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import Engine, device, engine, workers
 
-RANK = "components.train.rank"  # the module that torchrun runs
-TASK, FAILED = "task.json", "failed"
+RANK_MODULE = "components.train.rank"  # the module that torchrun runs
+TASK_FILE, ERROR_FOLDER = "task.json", "failed"
+
+logger = logging.getLogger(__name__)
 
 
-class Task(Protocol):
-    """What the ranks compute: plain data that can be written as JSON."""
+class RankTask(Protocol):
+    """What the ranks compute; plain data that can be written as JSON."""
 
     @property
     def settings(self) -> Train:
-        """Of the training."""
+        """The section ``train`` of the parameters."""
 
     @property
     def scratch(self) -> Path:
-        """Folder, absolute, of what only the unfinished training needs."""
+        """Absolute path of the folder with checkpoints."""
 
 
-def run(function: Callable[[Ranks, Any], None], task: Task) -> None:
-    """``function(ranks, task)`` by the engine of the runtime settings.
+def run_ranks(function: Callable[[Ranks, Any], None], task: RankTask) -> None:
+    """Runs ``function(ranks, task)`` with the engine of the runtime settings.
 
-    Raises InputError as ``ranks`` does, what a rank raised, and TransientError where one was
+    Raises InputError as ``choose_ranks`` does, what a rank raised, and TransientError where one was
     killed.
     """
-    chosen, processes = ranks(task.settings)
+    chosen, num_processes = choose_ranks(task.settings)
     if chosen.name:
-        _torchrun(task, chosen, processes)
+        _run_torchrun(task, chosen, num_processes)
     else:
-        train_together(function, (task,), processes, task.settings.threads)
+        train_together(function, (task,), num_processes, task.settings.threads)
 
 
-def ranks(settings: Train) -> tuple[Engine, int]:
-    """The engine, without a name where no torchrun is started, and how many processes of this
-    machine train.
+def choose_ranks(settings: Train) -> tuple[Engine, int]:
+    """The engine, without a name where torchrun is not needed, and the number of processes on this
+    machine.
 
-    Raises InputError where there would be more ranks than micro-batches, and for fp16 in parts.
+    Raises InputError where there would be more ranks than micro-batches, and for fp16 with FSDP.
     """
-    chosen, gpus = engine(), _gpus(device())
+    chosen, num_gpus = engine(), _count_gpus(device())
     if chosen.name == "fsdp" and settings.precision == "fp16":
         raise InputError(
-            "train: ranks that hold an LLM in parts would not agree on which step overflowed fp16.",
+            "train: ranks that share a sharded LLM would not agree on which step overflowed fp16.",
             subject="train.precision",
             hint="Set train.precision to bf16, or LIBRETTO_ENGINE to ddp.",
         )
-    if not chosen.name and gpus < 2:
-        return chosen, 1 if gpus else min(workers(), settings.micro_batches)
-    processes = gpus or workers()
-    if processes * chosen.nodes > settings.micro_batches:
+    if not chosen.name and num_gpus < 2:
+        return chosen, 1 if num_gpus else min(workers(), settings.micro_batches)
+    num_processes = num_gpus or workers()
+    world_size = num_processes * chosen.nodes
+    if world_size > settings.micro_batches:
         raise InputError(
-            f"train: {processes * chosen.nodes} ranks would share the {settings.micro_batches} micro-batches of a step: some "
-            "would have nothing to do.",
+            f"train: {world_size} ranks would share the {settings.micro_batches} micro-batches of "
+            "a step: some would have nothing to do.",
             subject="train.micro_batches",
-            hint=(
-                "Set train.micro_batches to their number or a multiple of it, or start "
-                "fewer processes."
-            ),
+            hint="Set train.micro_batches to the number of ranks or a multiple of it, or start "
+            "fewer processes.",
         )
-    return replace(chosen, name=chosen.name or "ddp"), processes
+    return replace(chosen, name=chosen.name or "ddp"), num_processes
 
 
-def _gpus(name: str) -> int:
-    """GPUs that train: all for ``cuda``, one for ``cuda:1``; 0 for the CPU."""
-    if not name.startswith("cuda"):
+def _count_gpus(device_name: str) -> int:
+    """Number of GPUs: all for ``cuda``, one for ``cuda:1``; 0 for the CPU."""
+    if not device_name.startswith("cuda"):
         return 0
     import torch
 
-    return torch.cuda.device_count() if name == "cuda" else 1
+    return torch.cuda.device_count() if device_name == "cuda" else 1
 
 
-def _torchrun(task: Task, chosen: Engine, processes: int) -> None:
-    failed = task.scratch / FAILED
-    shutil.rmtree(failed, ignore_errors=True)
-    failed.mkdir(parents=True)
-    path = task.scratch / TASK
-    path.write_bytes(TypeAdapter(type(task)).dump_json(task, indent=1))
-    several = chosen.nodes > 1
-    # One machine's launcher and ranks meet in files, so that nothing listens beyond loopback.
-    meeting = (
-        [f"--rdzv-endpoint={chosen.rendezvous}"]
-        if several
-        else ["--rdzv-conf=store_type=file", f"--rdzv-endpoint={failed / 'meeting'}"]
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nnodes={chosen.nodes}",
-        f"--nproc-per-node={processes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-id={task.scratch.parent.name}",
-        *meeting,
-        "-m",
-        RANK,
-        chosen.name,
-        str(path),
-        "env://" if several else f"file://{failed / 'ranks'}",
-    ]
+def _run_torchrun(task: RankTask, chosen: Engine, num_processes: int) -> None:
+    error_folder = task.scratch / ERROR_FOLDER
+    shutil.rmtree(error_folder, ignore_errors=True)
+    error_folder.mkdir(parents=True)
+    task_path = task.scratch / TASK_FILE
+    task_path.write_bytes(TypeAdapter(type(task)).dump_json(task, indent=1))
+    has_other_nodes = chosen.nodes > 1
+    command = _torchrun_command(task, chosen, num_processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(task.settings.threads)}
-    if several:
-        print(
-            f"train: waits for {chosen.nodes} nodes; start on each of the others, in this "
-            f"folder: {' '.join(['python', *command[1:]])}"
+    if has_other_nodes:
+        logger.info(
+            "train: waits for %d nodes; start on each other node, in this folder: %s",
+            chosen.nodes,
+            " ".join(["python", *command[1:]]),
         )
     else:
         environment |= {
@@ -140,34 +124,63 @@ def _torchrun(task: Task, chosen: Engine, processes: int) -> None:
             "NCCL_SOCKET_IFNAME": "lo",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         }
-    done = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent)
+    process = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent)
     errors = sorted(
-        (_error(file) for file in failed.glob("*.json")),
+        (_read_error(path) for path in error_folder.glob("*.json")),
         key=lambda error: not isinstance(error, InputError),
     )
     if errors:
         raise errors[0]
-    if done.returncode:
+    if process.returncode:
         raise TransientError(
-            f"A training process was killed or failed; torchrun ended with {done.returncode} "
+            f"A training process was killed or failed; torchrun returned {process.returncode} "
             "(see above).",
-            hint="Run again: it goes on from its checkpoint.",
+            hint="Run again: it resumes from its checkpoint.",
         )
 
 
+def _torchrun_command(task: RankTask, chosen: Engine, num_processes: int) -> list[str]:
+    """The command line of a node. On one machine launcher and ranks meet in files, so that nothing
+    listens beyond loopback.
+    """
+    error_folder = task.scratch / ERROR_FOLDER
+    if chosen.nodes > 1:
+        rendezvous = [f"--rdzv-endpoint={chosen.rendezvous}"]
+        init_method = "env://"
+    else:
+        endpoint = error_folder / "rendezvous"
+        rendezvous = ["--rdzv-conf=store_type=file", f"--rdzv-endpoint={endpoint}"]
+        init_method = f"file://{error_folder / 'ranks'}"
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={chosen.nodes}",
+        f"--nproc-per-node={num_processes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-id={task.scratch.parent.name}",
+        *rendezvous,
+        "-m",
+        RANK_MODULE,
+        chosen.name,
+        str(task.scratch / TASK_FILE),
+        init_method,
+    ]
+
+
 def record_error(error: LibrettoError, folder: Path, rank: int) -> None:
-    """Leaves what a rank raised where ``run`` finds it; standard error has it too."""
+    """Writes what a rank raised to where ``run_ranks`` reads it."""
     record = {
         "kind": error.kind,
         "message": error.args[0],
         "subject": error.subject,
         "hint": error.hint,
     }
-    (folder / FAILED / f"{rank}.json").write_text(json.dumps(record))
+    (folder / ERROR_FOLDER / f"{rank}.json").write_text(json.dumps(record))
 
 
-def _error(file: Path) -> LibrettoError:
-    record = json.loads(file.read_text())
+def _read_error(path: Path) -> LibrettoError:
+    record = json.loads(path.read_text())
     return BY_KIND[record["kind"]](
         record["message"], subject=record["subject"], hint=record["hint"]
     )

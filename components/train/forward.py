@@ -23,7 +23,12 @@ from components.model.speech_llm import SpeechLLM
 from components.optim.precision import Precision
 from components.runtime.hashing import seed_of
 from components.shards.reader import IndexedUtterance, prefetch
-from components.train.data import Example, corrupt_input_tokens, parts_of, pieces_of
+from components.train.data import (
+    TrainingExample,
+    corrupt_input_tokens,
+    recordings_of,
+    separate_recordings,
+)
 from components.train.encoder_ctc import EncoderCtcLoss
 
 
@@ -61,12 +66,12 @@ class ForwardPass:
             else []
         )
 
-    def prefetch(self, upcoming: Sequence[tuple[int, Sequence[Example]]]) -> None:
+    def prefetch(self, upcoming: Sequence[tuple[int, Sequence[TrainingExample]]]) -> None:
         """Tells the reader what is read next: of each step its epoch and its examples."""
         pieces = (
             (epoch, utterance, is_speech)
             for epoch, examples in upcoming
-            for utterance, is_speech in pieces_of(examples)
+            for utterance, is_speech in separate_recordings(examples)
         )
         prefetch(
             [
@@ -75,19 +80,19 @@ class ForwardPass:
             ]
         )
 
-    def transcript(self, example: Example) -> str:
+    def transcript(self, example: TrainingExample) -> str:
         """The transcript that an example is trained on."""
         utterance, is_speech = example
-        return utterance.entry.text if is_speech else ""
+        return utterance.text if is_speech else ""
 
-    def count_targets(self, examples: Sequence[Example]) -> int:
+    def count_targets(self, examples: Sequence[TrainingExample]) -> int:
         """Tokens that the examples of a step are trained on, ends of sequence included."""
         target = self.model.builder.target
         return sum(len(target(self.transcript(example))) + 1 for example in examples)
 
     def loss(
         self,
-        examples: list[Example],
+        examples: list[TrainingExample],
         step: int,
         epoch: int,
         num_step_targets: int,
@@ -97,7 +102,7 @@ class ForwardPass:
         recordings.
         """
         settings = self.settings
-        first_id = examples[0][0].entry.id
+        first_id = examples[0][0].id
         torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, first_id))
         frames = self._frames(examples, epoch)  # of each recording: (frames, encoder width)
         weights, weight = settings.matching, settings.matching.weight
@@ -107,7 +112,11 @@ class ForwardPass:
                 MatchingWeights(weights.mse, weights.cosine) if weight else None,
             )
         total = (output.loss + weight * output.matching_loss) / num_step_targets
-        ctc = self.encoder_ctc.loss(pieces_of(examples), frames) if self.encoder_ctc else None
+        ctc = (
+            self.encoder_ctc.loss(separate_recordings(examples), frames)
+            if self.encoder_ctc
+            else None
+        )
         if ctc is not None:  # a mean over utterances, since each is a mean over frames
             total = total + settings.ctc_weight * ctc / num_step_utterances
         return StepLoss(
@@ -121,7 +130,7 @@ class ForwardPass:
         )
 
     def _batch(
-        self, examples: list[Example], frames: list[torch.Tensor], step: int, epoch: int
+        self, examples: list[TrainingExample], frames: list[torch.Tensor], step: int, epoch: int
     ) -> SpeechBatch:
         targets = [self.model.builder.target(self.transcript(example)) for example in examples]
         return collate(
@@ -133,52 +142,54 @@ class ForwardPass:
             is_packed=self.settings.packing,
         )
 
-    def _frames(self, examples: list[Example], epoch: int) -> list[torch.Tensor]:
+    def _frames(self, examples: list[TrainingExample], epoch: int) -> list[torch.Tensor]:
         """Frames of every recording, each (frames, encoder width); a concatenated utterance has
         several recordings.
 
         A tuned encoder computes in the precision of the training, a frozen one in its own, as where
         frames are cached.
         """
-        pieces = pieces_of(examples)
+        pieces = separate_recordings(examples)
         encoder = self.model.encoder
         is_tuned = encoder is not None and any(
             parameter.requires_grad for parameter in encoder.parameters()
         )
         with self.precision.computing() if is_tuned else contextlib.nullcontext():
-            speech = iter(self.speech.frames([item for item, spoken in pieces if spoken], epoch))
+            speech = iter(
+                self.speech.frames([item for item, is_speech in pieces if is_speech], epoch)
+            )
             nonspeech = iter(
-                self.nonspeech.frames([item for item, spoken in pieces if not spoken], epoch)
+                self.nonspeech.frames([item for item, is_speech in pieces if not is_speech], epoch)
             )
         return [next(speech) if is_speech else next(nonspeech) for _, is_speech in pieces]
 
     def _masked_frames(
-        self, examples: list[Example], epoch: int, frames: list[torch.Tensor]
+        self, examples: list[TrainingExample], epoch: int, frames: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Frames of every utterance: those of its recordings, masked, one after the other."""
         seed = self._seeds("mask", epoch)
         masked = (
-            mask_frames(recording, self.settings.spec_augment, seed(item.entry.id))
-            for recording, (item, _) in zip(frames, pieces_of(examples), strict=True)
+            mask_frames(recording, self.settings.spec_augment, seed(item.id))
+            for recording, (item, _) in zip(frames, separate_recordings(examples), strict=True)
         )
-        return [torch.cat([next(masked) for _ in parts_of(item)]) for item, _ in examples]
+        return [torch.cat([next(masked) for _ in recordings_of(item)]) for item, _ in examples]
 
     def _input_tokens(
-        self, examples: list[Example], targets: list[list[int]], epoch: int
+        self, examples: list[TrainingExample], targets: list[list[int]], epoch: int
     ) -> list[list[int]] | None:
         """The tokens that the LLM reads of each transcript; None where they are the targets."""
         share, seed = self.settings.text_mask, self._seeds("text-mask", epoch)
         if not share:
             return None
         return [
-            corrupt_input_tokens(target, share, self._replacements, seed(item.entry.id))
+            corrupt_input_tokens(target, share, self._replacements, seed(item.id))
             for target, (item, _) in zip(targets, examples, strict=True)
         ]
 
-    def _template_index(self, examples: list[Example], step: int) -> list[int]:
+    def _template_index(self, examples: list[TrainingExample], step: int) -> list[int]:
         """Which of the prompt's templates surrounds each utterance at this step."""
         count, seed = len(self.model.builder.templates), self._seeds("prompt", step)
-        return [seed(item.entry.id) % count if count > 1 else 0 for item, _ in examples]
+        return [seed(item.id) % count if count > 1 else 0 for item, _ in examples]
 
     def _seeds(self, kind: str, index: int) -> Callable[[str], int]:
         """Seeds by utterance id, of one kind of draw at a step or epoch."""
@@ -202,9 +213,9 @@ class TokenCounter:
         number depends on what the frames are.
         """
         source = self._sources[is_speech]
-        frames = sum(source.num_frames(part, epoch) for part in parts_of(utterance))
+        frames = sum(source.num_frames(part, epoch) for part in recordings_of(utterance))
         prompt = len(self._builder.before) + len(self._builder.after)
-        text = self._count_transcript(utterance.entry.text if is_speech else "")
+        text = self._count_transcript(utterance.text if is_speech else "")
         return prompt + text + self._projector.tokens_of(frames)
 
     def _count_transcript(self, text: str) -> int:

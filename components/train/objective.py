@@ -1,7 +1,7 @@
 """The objective of a curriculum stage: its batches, its loss, its curve and its checks.
 
-In: utterances, the planned steps and a ``ForwardPass``. Out: losses with their graph for the training
-loop, and a curve, one row a step.
+In: utterances, the planned steps and a ``ForwardPass``. Out: losses with their graph for the
+training loop, and a curve, one row for each step.
 
 Loss: cross-entropy on the transcript and its end of sequence, and the matching loss, both divided
 by the target tokens of the whole step, so that the number of ranks and micro-batches does not
@@ -27,7 +27,12 @@ from components.optim import recomputation
 from components.optim.loop import MicroBatchLoss, Objective, StepBatch, StepResult
 from components.optim.ranks import Ranks
 from components.shards.reader import IndexedUtterance
-from components.train.data import Example, Step, join_utterances, pieces_of
+from components.train.data import (
+    PlannedStep,
+    TrainingExample,
+    concatenate_utterances,
+    separate_recordings,
+)
 from components.train.divergence import DivergenceGuard
 from components.train.forward import ForwardPass
 from components.train.selection import CheckpointSelection
@@ -58,14 +63,15 @@ class StageContext:
         return self.folder.name
 
 
-class StageObjective(Objective[Example]):
+class StageObjective(Objective[TrainingExample]):
     """Batches, loss, checks and checkpoint selection of a stage.
 
     ``utterances`` are speech, ``num_speech`` of them, and then non-speech; ``steps`` hold indices
     among them.
     """
 
-    figure_names = ("entropy", "matching", "correct", "ctc", "read", "padding")
+    # fields of StepLoss
+    figure_names = ("cross_entropy", "matching", "num_correct", "ctc", "num_tokens", "num_padding")
 
     def __init__(
         self,
@@ -73,7 +79,7 @@ class StageObjective(Objective[Example]):
         forward: ForwardPass,
         utterances: Sequence[IndexedUtterance],
         num_speech: int,
-        steps: list[Step],
+        steps: list[PlannedStep],
         dev: FrameSource,
     ) -> None:
         self.context, self.forward, self.steps = context, forward, steps
@@ -88,23 +94,25 @@ class StageObjective(Objective[Example]):
         self._curve: list[dict[str, Any]] = []
         self._has_prefetched = False
 
-    def batch(self, step: int) -> StepBatch[Example]:
+    def batch(self, step: int) -> StepBatch[TrainingExample]:
         """The planned batch of a step; every ``PREFETCH_STEPS`` steps the reader prefetches."""
         if step % PREFETCH_STEPS == 0 or not self._has_prefetched:
-            coming = self.steps[step : step + 2 * PREFETCH_STEPS]
-            self.forward.prefetch([(planned.epoch, self._examples(planned)) for planned in coming])
+            upcoming = self.steps[step : step + 2 * PREFETCH_STEPS]
+            self.forward.prefetch(
+                [(planned.epoch, self._examples(planned)) for planned in upcoming]
+            )
             self._has_prefetched = True
         examples, epoch = self._examples(self.steps[step]), self.steps[step].epoch
         num_targets = self.forward.count_targets(examples)
-        return StepBatch(examples, len(pieces_of(examples)), num_targets, epoch)
+        return StepBatch(examples, len(separate_recordings(examples)), num_targets, epoch)
 
-    def _examples(self, planned: Step) -> list[Example]:
+    def _examples(self, planned: PlannedStep) -> list[TrainingExample]:
         return [
             (
-                join_utterances([self._utterances[index] for index in indices]),
+                concatenate_utterances([self._utterances[index] for index in indices]),
                 indices[0] < self._num_speech,
             )
-            for indices in planned.places
+            for indices in planned.members
         ]
 
     def before_step(self, step: int) -> None:
@@ -112,7 +120,7 @@ class StageObjective(Objective[Example]):
         set_training_mode(self.context.model)
 
     def loss(
-        self, micro_batch: list[Example], batch: StepBatch[Example], step: int
+        self, micro_batch: list[TrainingExample], batch: StepBatch[TrainingExample], step: int
     ) -> MicroBatchLoss:
         """The loss of a micro-batch; raises InputError where it is not a finite number."""
         loss = self.forward.loss(
@@ -122,14 +130,7 @@ class StageObjective(Objective[Example]):
             raise self._guard.non_finite(
                 step, loss.total.item(), _ids(micro_batch), _ids(batch.items)
             )
-        figures = {
-            "entropy": loss.cross_entropy,
-            "matching": loss.matching,
-            "correct": loss.num_correct,
-            "ctc": loss.ctc,
-            "read": loss.num_tokens,
-            "padding": loss.num_padding,
-        }
+        figures = {name: getattr(loss, name) for name in self.figure_names}
         return MicroBatchLoss(loss.total, figures)
 
     def check_gradients(self) -> None:
@@ -139,21 +140,21 @@ class StageObjective(Objective[Example]):
             self.context.model, f"train, stage '{self.context.stage.name}'", spared=("matching.",)
         )
 
-    def after_step(self, step: int, batch: StepBatch[Example], result: StepResult) -> str:
+    def after_step(self, step: int, batch: StepBatch[TrainingExample], result: StepResult) -> str:
         """Adds a row to the curve; raises InputError where the loss diverges."""
         figures, tokens = result.figures, batch.num_targets
         self._throughput.add(
             result.duration_s,
             sum(utterance.duration_s for utterance, _ in batch.items),
-            int(figures["read"]),
-            int(figures["padding"]),
+            int(figures["num_tokens"]),
+            int(figures["num_padding"]),
         )
         row = {
             "step": self.context.first_step + step,
             "stage": self.context.stage.name,
-            "loss": figures["entropy"] / tokens,
+            "loss": figures["cross_entropy"] / tokens,
             "matching": figures["matching"] / tokens,
-            "accuracy": figures["correct"] / tokens,
+            "accuracy": figures["num_correct"] / tokens,
         }
         if self.context.has_ctc_loss:
             row["ctc"] = figures["ctc"] / batch.num_utterances
@@ -233,5 +234,5 @@ def set_training_mode(model: SpeechLLM) -> None:
             module.train()
 
 
-def _ids(examples: Sequence[Example]) -> list[str]:
-    return [utterance.entry.id for utterance, _ in pieces_of(examples)]
+def _ids(examples: Sequence[TrainingExample]) -> list[str]:
+    return [utterance.id for utterance, _ in separate_recordings(examples)]

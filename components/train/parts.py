@@ -1,9 +1,9 @@
-"""The parts of encoder, bridge and LLM that a curriculum tunes: their settings, LoRA where a stage
-wants it, learning rates.
+"""The parts of encoder, bridge and LLM that a curriculum tunes: their settings, their LoRA and
+their learning rates.
 
-In: the train section and the targets of the catalogue. Out: a model with what a stage tunes made
-trainable, and ``parameters.json``. Everything that does not fit the model stops before the first
-stage. Cost: seconds.
+In: the train section and the LoRA targets of the catalogue. Out: a model in which the parameters
+that a stage tunes are trainable, and ``parameters.json``. Settings that do not fit the model raise
+an error before the first stage. Cost: seconds.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TrainableParts:
         return self.settings.lora if part == "lora" else self.settings.encoder_lora
 
     def uses_ctc_loss(self, stage: CurriculumStage) -> bool:
-        """Whether the encoder's CTC loss weighs in: its head is then tuned with the whole encoder,
-        and read as it is by LoRA.
+        """Whether the encoder's CTC loss is part of the loss: its head is then tuned with the whole
+        encoder, and frozen with LoRA.
         """
         return bool(self.settings.ctc_weight) and any(
             part.startswith("encoder") for part in stage.tune
@@ -50,21 +50,23 @@ class TrainableParts:
         """Raises InputError for a stage of the curriculum with a part, a LoRA target or a pattern
         that the model does not have.
         """
-        wanted = {part for stage in self.settings.curriculum for part in stage.tune}
-        loras = []
-        for part in sorted(wanted & SIDES.keys()):
+        tuned_parts = {part for stage in self.settings.curriculum for part in stage.tune}
+        lora_names = []
+        for part in sorted(tuned_parts & SIDES.keys()):
             side = SIDES[part]
             network = self.model.llm if side == "llm" else self.model.encoder
-            assert network is not None  # build: it is there where a part of it is tuned
-            layers = adapted(network, self.targets[part])
-            loras += [f"{side}.{layer}.lora_{matrix}.weight" for layer in layers for matrix in "AB"]
-        heads = {self.uses_ctc_loss(stage) for stage in self.settings.curriculum}
-        known = {head: [*self.model.tunable(head), *loras] for head in heads}
+            assert network is not None  # build.py loads it where a part of it is tuned
+            lora_names += [
+                f"{side}.{layer}.lora_{matrix}.weight"
+                for layer in adapted(network, self.targets[part])
+                for matrix in "AB"
+            ]
         for stage in self.settings.curriculum:
-            selected(known[self.uses_ctc_loss(stage)], stage.tune, stage.freeze, _where(stage))
+            names = [*self.model.tunable(self.uses_ctc_loss(stage)), *lora_names]
+            selected(names, stage.tune, stage.freeze, _where(stage))
 
     def tune(self, stage: CurriculumStage) -> dict[str, list[nn.Parameter]]:
-        """Makes what the stage tunes trainable, LoRA added where it was not yet; returns the
+        """Makes what the stage tunes trainable, with LoRA added where it is missing; returns the
         parameters by part.
         """
         for part in stage.tune:
@@ -81,36 +83,24 @@ class TrainableParts:
         return self.model.tune(stage.tune, stage.freeze, self.uses_ctc_loss(stage), _where(stage))
 
     def rates(self, stage: CurriculumStage) -> dict[str, float]:
-        """The highest learning rate of each part."""
+        """The peak learning rate of each part."""
         full = self.settings.full
         loras = {part: self.lora(part).learning_rate for part in SIDES}
         return {"projector": stage.learning_rate, "encoder": full.encoder, "llm": full.llm, **loras}
 
     def rows(self, frozen: SpeechEncoder | None) -> list[ParameterRow]:
-        """The parameter table, the frozen encoder counted where it is one that is heard with."""
-        beside = (
-            frozen.named_parameters(prefix="encoder")
-            if frozen is not None and self.model.encoder is None
-            else ()
-        )
-        return table(
-            {
-                plain_name(name): parameter
-                for name, parameter in (*self.model.named_parameters(), *beside)
-            }
-        )
+        """The parameter table; ``frozen`` is the encoder that computes live frames, if any."""
+        named_parameters = list(self.model.named_parameters())
+        if frozen is not None and self.model.encoder is None:
+            named_parameters += frozen.named_parameters(prefix="encoder")
+        return table({plain_name(name): parameter for name, parameter in named_parameters})
 
 
 def _where(stage: CurriculumStage) -> str:
     return f"train, stage '{stage.name}'"
 
 
-def write_table(rows: Sequence[tuple[str, list[ParameterRow]]], path: Path) -> None:
-    """The tables of all stages, each (name of the stage, rows), as plain data."""
-    path.write_text(
-        json.dumps(
-            [{"stage": name, "modules": [asdict(row) for row in each]} for name, each in rows],
-            indent=1,
-        )
-        + "\n"
-    )
+def write_tables(tables: Sequence[tuple[str, list[ParameterRow]]], path: Path) -> None:
+    """Writes the tables of all stages, each (name of the stage, rows), as JSON."""
+    stages = [{"stage": name, "modules": [asdict(row) for row in rows]} for name, rows in tables]
+    path.write_text(json.dumps(stages, indent=1) + "\n")

@@ -1,14 +1,14 @@
-"""``torchrun … -m components.train.rank ENGINE TASK MEETING``: one of the processes that train
+"""``torchrun … -m components.train.rank ENGINE TASK INIT_METHOD``: one of the processes that train
 together.
 
 ``TASK`` is the file that ``components.train.engine`` writes; every process reads the same.
-``MEETING`` is where the ranks find each other (a file, or ``env://``). Ends with the exit code of
-the error that it met (2, 75), which it leaves beside the task for the process that started
-torchrun.
+``INIT_METHOD`` says how the ranks find each other (a file, or ``env://``). The exit code is that of
+the error (2, 75), which is also written beside the task for the process that started torchrun.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from datetime import timedelta
@@ -24,35 +24,37 @@ from components.optim.sharding import local_device
 from components.runtime.logs import configure_logging
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import device
-from components.train.build import Task, train
+from components.train.build import BridgeTask, train
 from components.train.engine import record_error
 
-PATIENCE = timedelta(
-    hours=2
-)  # for the slowest rank: loading an LLM from a disk that all share takes its time
+# For the slowest rank: loading an LLM from a shared disk is slow.
+TIMEOUT = timedelta(hours=2)
 
 
-def main(engine: str, path: Path, meeting: str) -> int:
+logger = logging.getLogger(__name__)
+
+
+def main(engine: str, task_path: Path, init_method: str) -> int:
     """Trains as one rank; returns the exit code."""
     die_with_parent()
     configure_logging()
-    task = TypeAdapter(Task).validate_json(path.read_bytes())
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    task = TypeAdapter(BridgeTask).validate_json(task_path.read_bytes())
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(task.settings.threads)
-    place = local_device(device(), int(os.environ["LOCAL_RANK"]))
-    # Numbers of the loop lie on the CPU, gradients where the model is.
+    rank_device = local_device(device(), int(os.environ["LOCAL_RANK"]))
+    # Figures of the loop are on the CPU, gradients on the device of the model.
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo",
-        init_method=meeting,
+        "cpu:gloo,cuda:nccl" if rank_device.startswith("cuda") else "gloo",
+        init_method=init_method,
         rank=rank,
-        world_size=count,
-        timeout=PATIENCE,
+        world_size=world_size,
+        timeout=TIMEOUT,
     )
     try:
-        train(Ranks(rank, count, is_sharded=engine == "fsdp"), task, place)
+        train(Ranks(rank, world_size, is_sharded=engine == "fsdp"), task, rank_device)
     except LibrettoError as error:
         record_error(error, task.scratch, rank)
-        print(f"train, rank {rank}: {error}", file=sys.stderr)
+        logger.error("train, rank %d: %s", rank, error)
         return error.exit_code
     dist.destroy_process_group()
     return 0

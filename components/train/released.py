@@ -1,11 +1,12 @@
-"""A projector that SLAM-LLM released → a model folder of ours, without any training.
+"""A projector that SLAM-LLM released → a model folder of this project, without any training.
 
 In: the flat state dict that its ``torch.save`` wrote, ``encoder_projector.linear1.{weight,bias}``
 and ``encoder_projector.linear2.{weight,bias}`` (X-LANCE/SLAM-LLM, the linear projector of
 SLAM-ASR), and for the kind ``conv1d-mlp`` ``encoder_projector.conv1d.{weight,bias}`` before them
-(that of MaLa-ASR), read as plain tensors. Out: ``bridge/`` and a curve without steps. The prompt's
-order is that of the LLM's catalogue entry: take the entry of the released code's order. Cost:
-seconds; neither encoder nor LLM is loaded, their widths come from their configurations.
+(that of MaLa-ASR), read as plain tensors. Out: ``bridge/`` and a curve without steps. The order of
+the prompt comes from the catalogue entry of the LLM: use the entry with the order of the released
+code. Cost: seconds; neither encoder nor LLM is loaded, their widths come from their
+configurations.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"
 
 
 @dataclass(frozen=True)
-class Job:
-    """A released file and what it is to be joined with."""
+class ReleasedBridge:
+    """A released file, and the encoder and LLM that it connects."""
 
     file: Path
     encoder: Path
@@ -44,8 +45,8 @@ class Job:
     entry: LlmEntry
     text_case: str
 
-    def shape(self) -> ModelConfig:
-        """What the model folder's configuration will say."""
+    def model_config(self) -> ModelConfig:
+        """The configuration of the model folder."""
         width, dtype = width_of(self.encoder), self.entry.numerics.dtype
         return ModelConfig(
             folder_digest(self.encoder),
@@ -59,64 +60,66 @@ class Job:
 
 
 def find_weights(name: str, weights: ReleasedWeights) -> Path:
-    """The released file of the projector ``name``; raises InputError where it is not."""
+    """The released file of the projector ``name``; raises InputError where it is missing."""
     path = models_root() / weights.file
     if not path.is_file():
         raise InputError(
             f"projector '{name}': {path} is missing.",
             subject=weights.file,
-            hint="Put the released model.pt there.",
+            hint="Copy the released model.pt to that path.",
         )
     return path
 
 
-def convert_released(job: Job, folder: Path) -> None:
-    """Writes ``bridge/`` and ``curve.csv``; raises InputError for other tensors or widths than the
-    entries'.
+def convert_released(source: ReleasedBridge, folder: Path) -> None:
+    """Writes ``bridge/`` and ``curve.csv`` to ``folder``; raises InputError for tensors or widths
+    that differ from those of the entries.
     """
-    bridge, shape = folder / "bridge", job.shape()
+    bridge, config = folder / "bridge", source.model_config()
     bridge.mkdir(parents=True)
-    save_file(_checked(job, shape), bridge / "projector.safetensors")
+    save_file(_checked(source, config), bridge / "projector.safetensors")
     (bridge / CONFIG).write_text(
-        json.dumps(non_default_fields(shape), indent=1, sort_keys=True) + "\n"
+        json.dumps(non_default_fields(config), indent=1, sort_keys=True) + "\n"
     )
     (folder / "curve.csv").write_text(COLUMNS)
 
 
-def _checked(job: Job, shape: ModelConfig) -> dict[str, torch.Tensor]:
-    """The projector's tensors under our names, in fp32."""
+def _checked(source: ReleasedBridge, config: ModelConfig) -> dict[str, torch.Tensor]:
+    """The tensors of the projector under the names of this project, in fp32."""
     with TemporaryDirectory() as scratch:
-        convert(job.file, Path(scratch) / "plain.safetensors", str(job.file))
-        released = load_file(Path(scratch) / "plain.safetensors")
-    foreign = sorted(name for name in released if not name.startswith(PREFIX))
+        convert(source.file, Path(scratch) / "plain.safetensors", str(source.file))
+        file_tensors = load_file(Path(scratch) / "plain.safetensors")
+    foreign = sorted(name for name in file_tensors if not name.startswith(PREFIX))
     if foreign:
         raise InputError(
-            f"{job.file} holds more than a projector: {foreign[0]} and {len(foreign) - 1} more.",
+            f"{source.file} has more than a projector: {foreign[0]} and {len(foreign) - 1} more.",
             subject=foreign[0],
-            hint="Only projectors trained with a frozen LLM can be taken over.",
+            hint="Only projectors that were trained with a frozen LLM can be converted.",
         )
-    found = {
-        name.removeprefix(PREFIX): tensor.float().contiguous() for name, tensor in released.items()
+    tensors = {
+        name.removeprefix(PREFIX): tensor.float().contiguous()
+        for name, tensor in file_tensors.items()
     }
     llm_width = AutoConfig.from_pretrained(
-        job.llm, local_files_only=True, trust_remote_code=False
+        source.llm, local_files_only=True, trust_remote_code=False
     ).hidden_size
     with torch.device("meta"):
-        bridge = build_projector(job.projector, shape.encoder_width, llm_width)
-    wanted = bridge.state_dict()
-    if found.keys() != wanted.keys():
+        bridge = build_projector(source.projector, config.encoder_width, llm_width)
+    expected = bridge.state_dict()
+    if tensors.keys() != expected.keys():
         raise InputError(
-            f"{job.file} holds {', '.join(sorted(found))}; a projector of kind '{job.projector.kind}' has "
-            f"{', '.join(sorted(wanted))}.",
-            subject=str(job.file),
-            hint="Name the projector's kind that it was trained as.",
+            f"{source.file} has {', '.join(sorted(tensors))}; a projector of kind "
+            f"'{source.projector.kind}' has {', '.join(sorted(expected))}.",
+            subject=str(source.file),
+            hint="Name the kind of projector that it was trained as.",
         )
-    for name, tensor in sorted(wanted.items()):
-        if found[name].shape != tensor.shape:
+    for name, tensor in sorted(expected.items()):
+        if tensors[name].shape != tensor.shape:
             raise InputError(
-                f"{job.file}: {name} has the shape {tuple(found[name].shape)}; encoder ({shape.encoder_width} wide), "
-                f"stride {bridge.stride:g} and LLM ({llm_width} wide) want {tuple(tensor.shape)}.",
+                f"{source.file}: {name} has the shape {tuple(tensors[name].shape)}; "
+                f"encoder ({config.encoder_width} wide), stride {bridge.stride:g} and LLM "
+                f"({llm_width} wide) need {tuple(tensor.shape)}.",
                 subject=name,
                 hint="Name the encoder and the LLM that it was trained with.",
             )
-    return found
+    return tensors

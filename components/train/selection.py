@@ -99,7 +99,7 @@ def dev_errors(
         )
         if is_real:
             total += count_word_errors(
-                [utterance.entry.text for utterance in batch],
+                [utterance.text for utterance in batch],
                 [hypothesis.text for hypothesis in hypotheses],
                 "casefold",
             )

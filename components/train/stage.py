@@ -27,7 +27,7 @@ from components.runtime.unit_cache import Key
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance
 from components.train import stage_cache
-from components.train.data import plan
+from components.train.data import plan_steps
 from components.train.encoder_ctc import EncoderCtcLoss
 from components.train.forward import ForwardPass, TokenCounter
 from components.train.objective import StageContext, StageObjective
@@ -116,8 +116,8 @@ class StageTraining:
     def _objective(self, sources: RoleSources) -> StageObjective:
         speech, nonspeech = self._training_utterances(sources)
         ctc_loss = EncoderCtcLoss(sources.speech, speech) if self.context.has_ctc_loss else None
-        if ctc_loss and ctc_loss.said and self.context.ranks.rank == 0:
-            logger.warning(ctc_loss.said)
+        if ctc_loss and ctc_loss.skipped_summary and self.context.ranks.rank == 0:
+            logger.warning(ctc_loss.skipped_summary)
         forward = ForwardPass(
             self.context.model,
             self.context.settings,
@@ -142,7 +142,7 @@ class StageTraining:
         if self.context.settings.batch_tokens:
             token_counter = TokenCounter(self.context.model, sources.speech, sources.nonspeech)
             self._log_long_utterances(token_counter, speech, nonspeech)
-        steps = plan(
+        steps = plan_steps(
             speech, nonspeech, self.context.settings, self.context.stage, durations_s, token_counter
         )
         return StageObjective(

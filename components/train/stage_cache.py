@@ -1,9 +1,9 @@
-"""The end of a curriculum stage as a unit of the work cache: what a longer curriculum, or one with
-another end, goes on from.
+"""The end of a curriculum stage as a unit of the work cache: a longer curriculum, or one with
+another end, continues from it.
 
-In: what a training hangs on. Out: a key for each stage, the same wherever all up to its end is the
-same; and the stage's folder (chosen checkpoint, curve) kept under it or taken from there. Cost:
-links, and the weights that the stage tuned once more on the disk.
+In: parameters and inputs of a training. Out: a key for each stage, the same where everything up to
+its end is the same; and the folder of the stage (selected checkpoint, curve) in the cache or from
+there. Cost: links, and a second copy of the weights that the stage tuned on disk.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from typing import Any
 
 from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
-CODE = "components.train.curriculum"  # the module that computes what is kept here
-CURVE, BEST, DONE = (
-    "curve.jsonl",
-    "best",
-    "done",
-)  # of a stage's folder; DONE is there once the others are whole
+CODE = "components.train.curriculum"  # the module that computes the stages
+# In the folder of a stage; DONE exists once the others are complete.
+CURVE, BEST, DONE = "curve.jsonl", "best", "done"
 
 
 def stage_keys(version: int, parameters: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Key]:
-    """A key for the end of each stage; ``parameters`` and ``inputs`` are those of the whole
-    training.
+    """A key for the end of each stage; ``parameters`` and ``inputs`` are those of the training.
 
-    Of the stages that follow only one thing counts: which bases are tuned, since that says how they
-    are held from the start.
+    A key depends on later stages in one respect: which base checkpoints they tune, since that
+    decides the precision in which they are loaded from the start.
     """
     train = parameters["train"]
     bases = sorted(
         {part for stage in train["curriculum"] for part in stage["tune"]} - {"projector", "lora"}
     )
-    ends = range(1, len(train["curriculum"]) + 1)
-    cut = [
-        {**parameters, "train": {**train, "curriculum": train["curriculum"][:end]}} for end in ends
-    ]
-    return [
-        {"version": version, "parameters": each, "inputs": dict(inputs), "bases": bases}
-        for each in cut
-    ]
+    keys = []
+    for end in range(1, len(train["curriculum"]) + 1):
+        beginning = {**train, "curriculum": train["curriculum"][:end]}
+        keys.append(
+            {
+                "version": version,
+                "parameters": {**parameters, "train": beginning},
+                "inputs": dict(inputs),
+                "bases": bases,
+            }
+        )
+    return keys
 
 
 def restore(key: Key, folder: Path) -> bool:
-    """Lays out in ``folder`` the stage of this key, where a training made it and ``folder`` has not
-    got it; whether it did.
+    """Links the stage of this key into ``folder`` where a training has finished it and ``folder``
+    does not have it; returns whether it did.
     """
     unit = None if (folder / DONE).is_file() else finished_unit("curriculum", key, CODE)
     if unit is None:
@@ -58,10 +58,10 @@ def restore(key: Key, folder: Path) -> bool:
 
 
 def store(key: Key, folder: Path) -> None:
-    """Keeps the finished stage in ``folder`` under its key."""
+    """Stores the finished stage of ``folder`` under its key."""
 
     def fill(unit: Path) -> None:
-        for file in (folder / CURVE, *(folder / BEST).iterdir()):
-            link_file(file, unit / file.relative_to(folder))
+        for path in (folder / CURVE, *(folder / BEST).iterdir()):
+            link_file(path, unit / path.relative_to(folder))
 
     cached_unit("curriculum", key, fill, code=CODE)

@@ -1,8 +1,8 @@
-"""What a training gets through by the wall clock: the LLM's tokens a second, hours of audio an
-hour, the share of padding.
+"""Throughput of a training by the wall clock: tokens of the LLM a second, hours of audio an hour,
+the share of padding.
 
-These differ between equal runs, so they are shown, and go to ``runs/``, never into an output.
-Decoding of dev is not counted. A killed training adds to what it kept.
+These differ between equal runs, so they go to the progress display and to ``runs/``, never into an
+output. Decoding of dev is not counted. A resumed training adds to the sums of the killed one.
 """
 
 from __future__ import annotations
@@ -12,39 +12,29 @@ from pathlib import Path
 from typing import Any
 
 FILE = "throughput.json"
+SUMS = ("steps", "seconds", "audio_seconds", "tokens", "padding")
 
 
 class Throughput:
-    """Sums over the steps of one stage, kept in ``folder``."""
+    """Sums over the steps of one stage, stored in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        kept = json.loads(self._path.read_text()) if self._path.is_file() else {}
-        self._sums = {
-            name: kept.get(name, 0)
-            for name in ("steps", "seconds", "audio_seconds", "tokens", "padding")
-        }
+        stored = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self._sums = {name: stored.get(name, 0) for name in SUMS}
 
-    def add(self, seconds: float, audio_seconds: float, tokens: int, padding: int) -> None:
-        """One step: how long it took, and what it went through."""
-        for name, value in (
-            ("steps", 1),
-            ("seconds", seconds),
-            ("audio_seconds", audio_seconds),
-            ("tokens", tokens),
-            ("padding", padding),
-        ):
+    def add(self, duration_s: float, audio_s: float, num_tokens: int, num_padding: int) -> None:
+        """Adds one step: its duration, and the audio, tokens and padding of its batch."""
+        values = (1, duration_s, audio_s, num_tokens, num_padding)
+        for name, value in zip(SUMS, values, strict=True):
             self._sums[name] += value
 
     def rates(self) -> dict[str, float]:
-        """Tokens a second, hours of audio an hour, and the share of the LLM's batches that is
-        padding.
+        """Tokens a second, hours of audio an hour, and the share of padding in the batches of the
+        LLM.
         """
-        seconds, tokens, padding = (
-            max(self._sums["seconds"], 1e-9),
-            self._sums["tokens"],
-            self._sums["padding"],
-        )
+        seconds = max(self._sums["seconds"], 1e-9)
+        tokens, padding = self._sums["tokens"], self._sums["padding"]
         return {
             "tokens_per_second": round(tokens / seconds, 1),
             "audio_hours_per_hour": round(self._sums["audio_seconds"] / seconds, 1),
@@ -52,21 +42,22 @@ class Throughput:
         }
 
     def note(self) -> str:
-        """The same in one line."""
+        """The rates in one line."""
         rates = self.rates()
         return (
-            f"{rates['tokens_per_second']:,.0f} tokens/s, {rates['audio_hours_per_hour']:,.0f} h of audio/h, "
+            f"{rates['tokens_per_second']:,.0f} tokens/s, "
+            f"{rates['audio_hours_per_hour']:,.0f} h of audio/h, "
             f"{rates['padding_share']:.0%} padding"
         )
 
     def save(self) -> None:
-        """Writes the sums and rates down."""
+        """Writes sums and rates to the folder of the stage."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps({**self._sums, **self.rates()}))
 
 
 def read_throughput(scratch: Path) -> dict[str, Any]:
-    """What the stages of a training kept below ``scratch``, by stage."""
+    """Sums and rates of the stages of a training in ``scratch``, by stage."""
     return {
         path.parent.name: json.loads(path.read_text()) for path in sorted(scratch.glob(f"*/{FILE}"))
     }

@@ -15,7 +15,7 @@ from components.features.frames import FrameSource
 from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance
-from components.train.data import plan
+from components.train.data import plan_steps
 from tests import world as tones
 from tests.features.test_waveforms import ALL, augment, put_noise, run
 
@@ -115,13 +115,13 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
 
     settings = read_params().train
     stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
-    steps = plan(speech.utterances, silence.utterances, settings, stage, lengths)
+    steps = plan_steps(speech.utterances, silence.utterances, settings, stage, lengths)
     sizes = [
-        max(lengths(step.epoch)[place] for (place,) in step.places) * len(step.places)
+        max(lengths(step.epoch)[place] for (place,) in step.members) * len(step.members)
         for step in steps
     ]
     recorded = [
-        max(items[place].duration_s for (place,) in step.places) * len(step.places)
+        max(items[place].duration_s for (place,) in step.members) * len(step.members)
         for step in steps
     ]
     assert max(sizes) <= settings.batch_seconds < max(recorded)
@@ -130,7 +130,7 @@ def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
         place
         for step in steps
         if step.epoch == 1
-        for (place,) in step.places
+        for (place,) in step.members
         if place < len(speech.utterances)
     ]
     assert sorted(spoken) == list(range(len(speech.utterances)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.train.emergence import FEWEST, find_jump, smoothed, summary
+from components.train.emergence import MIN_STEPS, find_jump, running_median, summarise
 from tests import world as tones
 
 COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"
@@ -101,17 +101,17 @@ def test_more_steps_of_the_same_run_have_the_jump_at_the_same_place() -> None:
 
 
 def test_short_curves() -> None:
-    """Some steps are no level, whatever they hold; from ``FEWEST`` on a clean edge is one."""
+    """Some steps are no level, whatever they hold; from ``MIN_STEPS`` on a clean edge is one."""
     assert find_jump([]) is None
     assert find_jump([0.1] * 9 + [0.9] * 10) is None
-    found = find_jump([0.1] * (FEWEST // 2) + [0.9] * (FEWEST // 2))
-    assert found is not None and (found.step, found.before, found.after) == (FEWEST // 2, 0.1, 0.9)
+    found = find_jump([0.1] * (MIN_STEPS // 2) + [0.9] * (FEWEST // 2))
+    assert found is not None and (found.step, found.before, found.after) == (MIN_STEPS // 2, 0.1, 0.9)
 
 
 def test_single_batches_are_smoothed_away_and_edges_stay() -> None:
     curve = np.repeat([0.2, 0.8], 30)
     curve[[0, 10, 59]] = 1.0, 0.9, 0.0
-    assert smoothed(curve).tolist() == np.repeat([0.2, 0.8], 30).tolist()
+    assert running_median(curve).tolist() == np.repeat([0.2, 0.8], 30).tolist()
 
 
 def test_the_summary_names_the_best_checkpoint_of_each_stage(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_summary_names_the_best_checkpoint_of_each_stage(tmp_path: Path) -> 
         for step, value in enumerate(accuracy)
     ]
     (tmp_path / "curve.csv").write_text(COLUMNS + "\n".join(rows) + "\n")
-    assert summary(tmp_path / "curve.csv") == {
+    assert summarise(tmp_path / "curve.csv") == {
         "steps": 40,
         "accuracy": 0.9,
         "jump": {"step": 20, "accuracy_before": 0.1, "accuracy_after": 0.9},
@@ -137,7 +137,7 @@ def test_a_curve_without_steps_has_no_figures(tmp_path: Path) -> None:
     """As released projectors leave it."""
     (tmp_path / "curve.csv").write_text(COLUMNS)
     nothing = {"step": None, "accuracy_before": None, "accuracy_after": None}
-    assert summary(tmp_path / "curve.csv") == {
+    assert summarise(tmp_path / "curve.csv") == {
         "steps": 0,
         "accuracy": None,
         "jump": nothing,
@@ -148,7 +148,7 @@ def test_a_curve_without_steps_has_no_figures(tmp_path: Path) -> None:
 def test_the_stage_writes_it_beside_the_curve(world: Path) -> None:
     tones.run("train")
     said = json.loads(Path("metrics/train.json").read_text())
-    assert said == summary(Path("metrics/curve.csv"))
+    assert said == summarise(Path("metrics/curve.csv"))
     assert said["steps"] == 12
     assert {name: each["step"] % 2 for name, each in said["best"].items()} == {
         "projector": 0,

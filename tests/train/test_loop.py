@@ -33,11 +33,11 @@ from components.shards.reader import IndexedUtterance, list_utterances
 from components.text.wer import WordErrors
 from components.train import build, selection
 from components.train.data import (
-    concatenate_utterances,
+    draw_concatenations,
     corrupt_input_tokens,
-    join_utterances,
-    parts_of,
-    plan,
+    concatenate_utterances,
+    recordings_of,
+    plan_steps,
 )
 from components.train.forward import ForwardPass
 from components.train.objective import StageObjective
@@ -279,7 +279,7 @@ def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
     def after_step(self: StageObjective, step: int, batch: Any, result: StepResult) -> str:
         steps.append(step)
         if self.context.stage.name == "projector" and step in spikes:
-            figures = {**result.figures, "entropy": result.figures["entropy"] * 20}
+            figures = {**result.figures, "cross_entropy": result.figures["cross_entropy"] * 20}
             result = replace(result, figures=figures)
         return original(self, step, batch, result)
 
@@ -407,8 +407,8 @@ def test_a_stage_of_non_speech_alone_sees_every_clip_once_an_epoch_and_no_speech
     for words in (speech, []):
         places = [
             place
-            for step in plan(words, silence, settings, stage_of(30, 1.0))
-            for (place,) in step.places
+            for step in plan_steps(words, silence, settings, stage_of(30, 1.0))
+            for (place,) in step.members
         ]
         clips = list(range(len(words), len(words) + len(silence)))
         assert sorted(places[: len(clips)]) == clips
@@ -434,7 +434,7 @@ def test_a_batch_keeps_to_its_budget_of_tokens(
         items[3].entry.id: 90
     }
     settings = setting(settings, batch_tokens=80, packing=packing, batch_seconds=100)
-    steps = plan(
+    steps = plan_steps(
         speech,
         silence,
         settings,
@@ -443,11 +443,11 @@ def test_a_batch_keeps_to_its_budget_of_tokens(
     )
     sizes = []
     for step in steps:
-        counts = [tokens[items[place].entry.id] for (place,) in step.places]
+        counts = [tokens[items[place].entry.id] for (place,) in step.members]
         sizes.append(sum(counts) if packing else max(counts) * len(counts))
-        assert sizes[-1] <= 80 or step.places == [(3,)]
-    assert max(len(step.places) for step in steps) > 1
-    assert Counter(place for step in steps for (place,) in step.places).keys() >= set(
+        assert sizes[-1] <= 80 or step.members == [(3,)]
+    assert max(len(step.members) for step in steps) > 1
+    assert Counter(place for step in steps for (place,) in step.members).keys() >= set(
         range(len(speech))
     )
 
@@ -494,8 +494,8 @@ def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
     lengths = [item.duration_s for item in speech]
     counts = Counter()
     for seed in range(40):
-        found = concatenate_utterances(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
-        assert found == concatenate_utterances(
+        found = draw_concatenations(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
+        assert found == draw_concatenations(
             range(len(speech)), lengths, Concatenate(share, 4.0), seed
         )
         assert [place for places in found for place in places] == list(range(len(speech)))
@@ -514,13 +514,13 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = held[0][:2]
-    whole = join_utterances([first, second]).entry
+    whole = concatenate_utterances([first, second]).entry
     assert whole.text == f"{first.entry.text} {second.entry.text}"
     assert (whole.frames, whole.samples) == (
         first.entry.frames + second.entry.frames,
         first.entry.samples + second.entry.samples,
     )
-    assert join_utterances([first]) is first
+    assert concatenate_utterances([first]) is first
     heard: dict[str, tuple[torch.Tensor, str]] = {}
     known = ForwardPass._masked_frames
 
@@ -530,7 +530,7 @@ def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
         found, source = known(self, part, epoch, pieces), tones.frame_source("train")
         for (item, spoken), each in zip(part, found, strict=True):
             if spoken:
-                assert torch.equal(each, torch.cat(source.frames(parts_of(item))))
+                assert torch.equal(each, torch.cat(source.frames(recordings_of(item))))
                 heard[item.entry.id] = each, item.entry.text
         return found
 
@@ -545,11 +545,11 @@ def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(
 ) -> None:
     speech, silence, settings = held
     settings = setting(settings, concatenate=Concatenate(1.0, 4.0), batch_seconds=6)
-    steps = plan(speech, silence, settings, stage_of(60, 0.0))
+    steps = plan_steps(speech, silence, settings, stage_of(60, 0.0))
     for step in steps:
-        lengths = [sum(speech[each].duration_s for each in place) for place in step.places]
+        lengths = [sum(speech[each].duration_s for each in place) for place in step.members]
         assert len(lengths) == 1 or max(lengths) * len(lengths) <= 6
-    groups = [place for step in steps for place in step.places if len(place) > 1]
+    groups = [place for step in steps for place in step.members if len(place) > 1]
     assert len(set(groups)) > len(speech)
 
 

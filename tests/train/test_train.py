@@ -29,7 +29,7 @@ from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance, list_utterances, read_frames
 from components.text.wer import WordErrors
 from components.train import selection
-from components.train.data import plan
+from components.train.data import plan_steps
 from tests import world as tones
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -476,8 +476,8 @@ def test_an_epoch_visits_every_utterance_once_beside_its_share_of_non_speech(
     speech, silence, settings = held
     places = [
         place
-        for step in plan(speech, silence, settings, stage_of(200, share))
-        for (place,) in step.places
+        for step in plan_steps(speech, silence, settings, stage_of(200, share))
+        for (place,) in step.members
     ]
     spoken = [place for place in places if place < len(speech)]
     for start in range(0, len(spoken) - len(speech), len(speech)):
@@ -492,17 +492,17 @@ def test_epochs_stages_and_seeds_are_ordered_differently(
     held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
     speech, silence, settings = held
-    steps = plan(speech, silence, settings, stage_of(40, 0.25))
-    assert steps == plan(list(speech), list(silence), settings, stage_of(40, 0.25))
-    assert steps[:10] == plan(speech, silence, settings, stage_of(10, 0.25))
-    assert steps != plan(speech, silence, settings, stage_of(40, 0.25, "other"))
-    assert steps != plan(
+    steps = plan_steps(speech, silence, settings, stage_of(40, 0.25))
+    assert steps == plan_steps(list(speech), list(silence), settings, stage_of(40, 0.25))
+    assert steps[:10] == plan_steps(speech, silence, settings, stage_of(10, 0.25))
+    assert steps != plan_steps(speech, silence, settings, stage_of(40, 0.25, "other"))
+    assert steps != plan_steps(
         speech, silence, type(settings)(**{**vars(settings), "seed": 2}), stage_of(40, 0.25)
     )
     epochs = [
         place
-        for step in plan(speech, silence, settings, stage_of(40, 0.0))
-        for (place,) in step.places
+        for step in plan_steps(speech, silence, settings, stage_of(40, 0.0))
+        for (place,) in step.members
     ]
     assert epochs[: len(speech)] != epochs[len(speech) : 2 * len(speech)]
 
@@ -512,9 +512,9 @@ def test_a_batch_keeps_to_its_budget_padding_counted(
 ) -> None:
     speech, silence, settings = held
     items = [*speech, *silence]
-    for step in plan(speech, silence, settings, stage_of(40, 0.25)):
+    for step in plan_steps(speech, silence, settings, stage_of(40, 0.25)):
         assert (
-            max(items[place].duration_s for (place,) in step.places) * len(step.places)
+            max(items[place].duration_s for (place,) in step.members) * len(step.members)
             <= settings.batch_seconds
         )
 
