@@ -16,7 +16,7 @@ import torch
 from components.optim.ranks import Ranks, full_tensor
 from components.train import rank
 
-known = Ranks.clip_gradients
+original = Ranks.clip_gradients
 
 
 calls = itertools.count()
@@ -33,7 +33,7 @@ def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> 
             if parameter.grad is not None
         ]
         torch.save(gradients, Path(os.environ["GRADIENTS"]) / f"{self.rank}.pt")
-    return known(self, parameters, most)
+    return original(self, parameters, most)
 
 
 if __name__ == "__main__":

@@ -65,78 +65,78 @@ def test_a_killed_training_draws_the_same_again(
     assert trained() != undisturbed
 
 
-def test_each_epoch_hears_its_own_draw_and_dev_none(
+def test_every_epoch_has_a_draw_of_its_own_and_dev_none(
     drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In live mode, with the encoder that trains it all; the masks on frames differ by
     epoch too.
     """
     run(*ROLES, mode="live")
-    asked: list[tuple[bool, int | None]] = []
-    heard: dict[tuple[str, int | None], list[torch.Tensor]] = {}
-    known = FrameSource.frames
+    calls: list[tuple[bool, int | None]] = []
+    frames_by_draw: dict[tuple[str, int | None], list[torch.Tensor]] = {}
+    original = FrameSource.frames
 
     def frames(
         self: FrameSource, items: Sequence[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
-        found = known(self, items, epoch)
-        asked.append((self.utterances[0].source == "tones-dev", epoch))
-        for item, each in zip(items, found, strict=True):
-            heard.setdefault((item.entry.id, epoch), []).append(each)
-        return found
+        results = original(self, items, epoch)
+        calls.append((self.utterances[0].source == "tones-dev", epoch))
+        for utterance, frames in zip(items, results, strict=True):
+            frames_by_draw.setdefault((utterance.entry.id, epoch), []).append(frames)
+        return results
 
     monkeypatch.setattr(FrameSource, "frames", frames)
     tones.run("train")
-    assert {epoch for dev, epoch in asked if dev} == {None}
-    epochs = {epoch for dev, epoch in asked if not dev}
+    assert {epoch for dev, epoch in calls if dev} == {None}
+    epochs = {epoch for dev, epoch in calls if not dev}
     assert {0, 1} <= epochs
     assert None not in epochs
-    for name in {name for name, epoch in heard if epoch is not None}:
+    for name in {name for name, epoch in frames_by_draw if epoch is not None}:
         drawn_at = {
-            epoch: found
-            for (who, epoch), found in heard.items()
-            if who == name and epoch is not None
+            epoch: results
+            for (owner, epoch), results in frames_by_draw.items()
+            if owner == name and epoch is not None
         }
-        for found in drawn_at.values():
-            torch.testing.assert_close(found[0], found[-1], rtol=1e-4, atol=1e-4)
+        for results in drawn_at.values():
+            torch.testing.assert_close(results[0], results[-1], rtol=1e-4, atol=1e-4)
         assert len(drawn_at) < 2 or not torch.equal(drawn_at[0][0], drawn_at[1][0])
 
 
-def test_a_batch_keeps_to_its_budget_by_the_lengths_of_its_epoch(drawn: Path) -> None:
+def test_a_batch_respects_its_budget_by_the_lengths_of_its_epoch(drawn: Path) -> None:
     run("train", "nonspeech-train", mode="live")
     speech, silence = tones.frame_source("train"), tones.frame_source("nonspeech-train")
     items = [*speech.utterances, *silence.utterances]
 
     def lengths(epoch: int) -> list[float]:
         return [
-            (speech if place < len(speech.utterances) else silence).duration_s(item, epoch)
-            for place, item in enumerate(items)
+            (speech if index < len(speech.utterances) else silence).duration_s(item, epoch)
+            for index, item in enumerate(items)
         ]
 
     settings = read_params().train
     stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
     steps = plan_steps(speech.utterances, silence.utterances, settings, stage, lengths)
     sizes = [
-        max(lengths(step.epoch)[place] for (place,) in step.members) * len(step.members)
+        max(lengths(step.epoch)[index] for (index,) in step.members) * len(step.members)
         for step in steps
     ]
     recorded = [
-        max(items[place].duration_s for (place,) in step.members) * len(step.members)
+        max(items[index].duration_s for (index,) in step.members) * len(step.members)
         for step in steps
     ]
     assert max(sizes) <= settings.batch_seconds < max(recorded)
     assert [step.epoch for step in steps] == sorted(step.epoch for step in steps)
-    spoken = [
-        place
+    speech_indices = [
+        index
         for step in steps
         if step.epoch == 1
-        for (place,) in step.members
-        if place < len(speech.utterances)
+        for (index,) in step.members
+        if index < len(speech.utterances)
     ]
-    assert sorted(spoken) == list(range(len(speech.utterances)))
+    assert sorted(speech_indices) == list(range(len(speech.utterances)))
 
 
-def test_the_limit_of_seconds_holds_for_the_slowest_speed(
+def test_the_limit_of_seconds_applies_to_the_slowest_speed(
     drawn: Path, before_step: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -144,8 +144,8 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
     speech = tones.frame_source("train")
     limit = sorted(item.duration_s for item in speech.utterances)[6]
     tones.change("params.yaml", {"train.max_seconds": limit})
-    kept = {item.entry.id for item in split_by_length(speech.utterances, limit * 0.8)[0]}
-    assert 0 < len(kept) < 7
+    short_ids = {item.entry.id for item in split_by_length(speech.utterances, limit * 0.8)[0]}
+    assert 0 < len(short_ids) < 7
     seen: set[str] = set()
     before_step(
         lambda objective, step, examples: seen.update(
@@ -153,5 +153,5 @@ def test_the_limit_of_seconds_holds_for_the_slowest_speed(
         )
     )
     tones.run("train")
-    assert seen == kept
-    assert f"{12 - len(kept)} of 12" in caplog.text
+    assert seen == short_ids
+    assert f"{12 - len(short_ids)} of 12" in caplog.text

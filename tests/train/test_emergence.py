@@ -22,8 +22,8 @@ def noisy(curve: np.ndarray, noise: float, seed: int) -> np.ndarray:
     return np.clip(curve + noise * np.random.default_rng(seed).standard_normal(len(curve)), 0, 1)
 
 
-def sigmoid(steps: int, place: float, slope: float, low: float, high: float) -> np.ndarray:
-    return low + (high - low) * (1 + np.tanh((np.arange(steps) - place) / (2 * slope))) / 2
+def sigmoid(steps: int, jump_step: float, slope: float, low: float, high: float) -> np.ndarray:
+    return low + (high - low) * (1 + np.tanh((np.arange(steps) - jump_step) / (2 * slope))) / 2
 
 
 @settings(max_examples=200, deadline=None)
@@ -36,8 +36,8 @@ def sigmoid(steps: int, place: float, slope: float, low: float, high: float) -> 
     NOISE,
     SEED,
 )
-def test_a_sigmoid_between_two_levels_is_found(
-    steps: int, where: float, slope: float, low: float, rise: float, noise: float, seed: int
+def test_a_sigmoid_between_two_levels_is_detected(
+    steps: int, position: float, slope: float, low: float, rise: float, noise: float, seed: int
 ) -> None:
     """Anywhere but near the ends, of any slope that leaves it levels; within a fiftieth
     of the run.
@@ -45,30 +45,30 @@ def test_a_sigmoid_between_two_levels_is_found(
     high = min(1, max(0.55, low + rise))
     width = 0.2 + slope * steps / 70
     margin = max(0.12 * steps, 14 * width)
-    place = margin + where * (steps - 2 * margin)
-    found = find_jump(noisy(sigmoid(steps, place, width, low, high), noise, seed))
-    assert found is not None
-    assert abs(found.step - place) <= 3 + 0.02 * steps
-    assert found.before == pytest.approx(low, abs=0.05)
-    assert found.after == pytest.approx(high, abs=0.05)
+    jump_step = margin + position * (steps - 2 * margin)
+    jump = find_jump(noisy(sigmoid(steps, jump_step, width, low, high), noise, seed))
+    assert jump is not None
+    assert abs(jump.step - jump_step) <= 3 + 0.02 * steps
+    assert jump.before == pytest.approx(low, abs=0.05)
+    assert jump.after == pytest.approx(high, abs=0.05)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1000, 6000), st.floats(0.15, 0.85), NOISE, SEED)
 def test_the_papers_curve_jumps_at_its_spike_and_not_at_its_first_rise(
-    steps: int, where: float, noise: float, seed: int
+    steps: int, position: float, noise: float, seed: int
 ) -> None:
     """At once to 0.4, a crawl, a spike to 0.85, a crawl (section 5 and figures 2 to 4)."""
     time = np.arange(steps) / steps
     curve = (
         0.4 * (1 - np.exp(-time / 0.01))
         + 0.05 * time
-        + (0.4 + 0.1 * (time - where)) * (time >= where)
+        + (0.4 + 0.1 * (time - position)) * (time >= position)
     )
-    found = find_jump(noisy(curve, noise, seed))
-    assert found is not None
-    assert abs(found.step - where * steps) <= 3 + 0.02 * steps
-    assert found.before == pytest.approx(0.42, abs=0.04)
+    jump = find_jump(noisy(curve, noise, seed))
+    assert jump is not None
+    assert abs(jump.step - position * steps) <= 3 + 0.02 * steps
+    assert jump.before == pytest.approx(0.42, abs=0.04)
 
 
 SMOOTH = {
@@ -86,26 +86,26 @@ SMOOTH = {
 @settings(max_examples=30, deadline=None)
 @given(st.integers(150, 3000), NOISE, SEED)
 @pytest.mark.parametrize("form", SMOOTH)
-def test_what_rises_evenly_or_not_at_all_has_no_jump(
+def test_a_curve_that_rises_evenly_or_not_at_all_has_no_jump(
     form: str, steps: int, noise: float, seed: int
 ) -> None:
     assert find_jump(noisy(SMOOTH[form](np.arange(steps) / steps), noise, seed)) is None
 
 
-def test_more_steps_of_the_same_run_have_the_jump_at_the_same_place() -> None:
-    places = [
+def test_more_steps_of_the_same_run_have_the_jump_at_the_same_position() -> None:
+    positions = [
         find_jump(sigmoid(steps, 0.3 * steps, 0.01 * steps, 0.3, 0.9)).step / steps
         for steps in (200, 2_000, 20_000)
     ]
-    assert places == pytest.approx([0.3] * 3, abs=0.01)
+    assert positions == pytest.approx([0.3] * 3, abs=0.01)
 
 
 def test_short_curves() -> None:
     """Some steps are no level, whatever they hold; from ``MIN_STEPS`` on a clean edge is one."""
     assert find_jump([]) is None
     assert find_jump([0.1] * 9 + [0.9] * 10) is None
-    found = find_jump([0.1] * (MIN_STEPS // 2) + [0.9] * (FEWEST // 2))
-    assert found is not None and (found.step, found.before, found.after) == (MIN_STEPS // 2, 0.1, 0.9)
+    jump = find_jump([0.1] * (MIN_STEPS // 2) + [0.9] * (MIN_STEPS // 2))
+    assert jump is not None and (jump.step, jump.before, jump.after) == (MIN_STEPS // 2, 0.1, 0.9)
 
 
 def test_single_batches_are_smoothed_away_and_edges_stay() -> None:
@@ -114,7 +114,7 @@ def test_single_batches_are_smoothed_away_and_edges_stay() -> None:
     assert running_median(curve).tolist() == np.repeat([0.2, 0.8], 30).tolist()
 
 
-def test_the_summary_names_the_best_checkpoint_of_each_stage(tmp_path: Path) -> None:
+def test_the_summary_names_the_best_checkpoint_of_every_stage(tmp_path: Path) -> None:
     """Accuracy is that before a row's update, a word error rate that after it; of equal ones the
     first counts, as in training.
     """
@@ -145,12 +145,12 @@ def test_a_curve_without_steps_has_no_figures(tmp_path: Path) -> None:
     }
 
 
-def test_the_stage_writes_it_beside_the_curve(world: Path) -> None:
+def test_the_stage_writes_the_summary_of_its_curve(world: Path) -> None:
     tones.run("train")
-    said = json.loads(Path("metrics/train.json").read_text())
-    assert said == summarise(Path("metrics/curve.csv"))
-    assert said["steps"] == 12
-    assert {name: each["step"] % 2 for name, each in said["best"].items()} == {
+    metrics = json.loads(Path("metrics/train.json").read_text())
+    assert metrics == summarise(Path("metrics/curve.csv"))
+    assert metrics["steps"] == 12
+    assert {name: best["step"] % 2 for name, best in metrics["best"].items()} == {
         "projector": 0,
         "lora": 0,
     }

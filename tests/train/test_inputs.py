@@ -43,17 +43,17 @@ def earlier(world: Path) -> dict[str, str]:
 
 
 def without(tar: Path, member: str) -> None:
-    """Cuts one member out of a tar; the index beside it stays as it was."""
+    """Removes one member of a tar; the index is not changed."""
     with tarfile.open(tar) as archive:
-        held = [
-            (each, (archive.extractfile(each) or io.BytesIO()).read())
-            for each in archive
-            if each.name != member
+        members = [
+            (info, (archive.extractfile(info) or io.BytesIO()).read())
+            for info in archive
+            if info.name != member
         ]
     tar.unlink()  # a link into the work cache
     with tarfile.open(tar, "w") as archive:
-        for each, data in held:
-            archive.addfile(each, io.BytesIO(data))
+        for info, data in members:
+            archive.addfile(info, io.BytesIO(data))
 
 
 def last_of(folder: Path) -> IndexedUtterance:
@@ -61,7 +61,7 @@ def last_of(folder: Path) -> IndexedUtterance:
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
-def test_a_tar_that_lacks_a_member_stops_and_leaves_what_was(
+def test_a_tar_without_a_member_stops_and_changes_nothing(
     mode: str, earlier: dict[str, str]
 ) -> None:
     tones.change("params.yaml", {"features.mode": mode})
@@ -75,31 +75,31 @@ def test_a_tar_that_lacks_a_member_stops_and_leaves_what_was(
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
-def test_a_tar_that_is_gone_stops_and_leaves_what_was(mode: str, earlier: dict[str, str]) -> None:
-    """The index names more than is there."""
+def test_a_missing_tar_stops_and_changes_nothing(mode: str, earlier: dict[str, str]) -> None:
+    """The index names a tar that does not exist."""
     tones.change("params.yaml", {"features.mode": mode})
     tones.run_features()
     item = last_of((FEATURES if mode == "cached" else SHARDS) / "train")
     (item.folder / item.entry.shard).unlink()
-    with pytest.raises(
-        InputError,
-        match=rf"{item.entry.shard} is gone; it holds utterance 'tones-0\d\d'\. Run 'dvc repro'",
-    ):
+    with pytest.raises(InputError, match=rf"{item.entry.shard}.*'tones-0\d\d'") as stopped:
         tones.run("train")
+    assert stopped.value.hint
     assert results() == earlier
 
 
-def test_features_of_another_encoder_stop_and_leave_what_was(earlier: dict[str, str]) -> None:
+def test_features_of_another_encoder_stop_and_change_nothing(earlier: dict[str, str]) -> None:
     tones.save_encoder(tones.ENCODER, seed=2)
-    with pytest.raises(InputError, match=r"was made from other encoder.*dvc repro features"):
+    with pytest.raises(InputError, match="data/features/train") as stopped:
         tones.run("train")
+    assert "dvc repro features" in stopped.value.hint
     assert results() == earlier
 
 
-def test_no_utterance_under_the_limit_stops_and_leaves_what_was(earlier: dict[str, str]) -> None:
+def test_no_utterance_under_the_limit_stops_and_changes_nothing(earlier: dict[str, str]) -> None:
     tones.change("params.yaml", {"train.max_seconds": 0.1})
-    with pytest.raises(InputError, match=r"nothing is left to train on\. Raise train\.max_seconds"):
+    with pytest.raises(InputError, match="'projector'") as stopped:
         tones.run("train")
+    assert "train.max_seconds" in stopped.value.hint
     assert results() == earlier
 
 
@@ -110,23 +110,23 @@ def overflowing() -> str:
     )
     write_record(tones.LLM, "llm", parameters=None, inputs={})
     tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "float16"})
-    return r"the loss is (nan|inf) at step 0 .*numerics\.dtype"
+    return r"(nan|inf) at step 0 .*numerics\.dtype"
 
 
 def too_many_ranks() -> str:
     tones.change("params.yaml", {"train.micro_batches": 1})
-    return r"2 ranks would share the 1 micro-batches"
+    return r"2 ranks.* 1 micro-batches"
 
 
 @pytest.mark.parametrize("broken", [overflowing, too_many_ranks])
-def test_an_llm_that_overflows_and_too_many_ranks_leave_what_was(
+def test_an_llm_that_overflows_and_too_many_ranks_change_nothing(
     broken: Callable[[], str], earlier: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    says = broken()
+    message = broken()
     if broken is too_many_ranks:
         monkeypatch.setenv("LIBRETTO_ENGINE", "ddp")
         monkeypatch.setenv("LIBRETTO_WORKERS", "2")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         tones.run("train")
     assert results() == earlier
 
@@ -138,25 +138,25 @@ class Killed(Exception):
 def test_another_vocabulary_at_resume_is_another_training(
     earlier: dict[str, str], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the killed one left is neither taken nor touched."""
-    known, calls = FrameSource.frames, [0]
+    """The folder of the killed training is neither used nor changed."""
+    original, calls = FrameSource.frames, [0]
 
     def frames(self: FrameSource, items: list[IndexedUtterance], epoch: int | None = None) -> list:  # type: ignore[type-arg]
         calls[0] += 1
         if calls[0] == 14:  # after the first checkpoint
             raise Killed
-        return known(self, items, epoch)
+        return original(self, items, epoch)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(FrameSource, "frames", frames)
         tones.run("train")
-    [left] = work.glob("train/*/*.partial")
-    before = folder_digests(left)
+    [partial] = work.glob("train/*/*.partial")
+    before = folder_digests(partial)
     assert before
     llm = AutoModelForCausalLM.from_pretrained(tones.LLM)
     llm.resize_token_embeddings(llm.config.vocab_size + 16)
     llm.save_pretrained(tones.LLM)
     write_record(tones.LLM, "llm", parameters=None, inputs={})
     tones.run("train")
-    assert folder_digests(left) == before
+    assert folder_digests(partial) == before
     assert load_file("models/bridge/projector.safetensors")

@@ -1,5 +1,5 @@
-"""The loop's own settings: precision, packing, token budgets, early stop, alarms, joined
-utterances, replaced tokens; and that a kill changes no bit with all of them on.
+"""Settings of the training: precision, packing, token budgets, early stop, divergence, concatenated
+utterances, corrupted tokens; a killed run with all of them resumes to the same bits.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -33,11 +34,11 @@ from components.shards.reader import IndexedUtterance, list_utterances
 from components.text.wer import WordErrors
 from components.train import build, selection
 from components.train.data import (
-    draw_concatenations,
-    corrupt_input_tokens,
     concatenate_utterances,
-    recordings_of,
+    corrupt_input_tokens,
+    draw_concatenations,
     plan_steps,
+    recordings_of,
 )
 from components.train.forward import ForwardPass
 from components.train.objective import StageObjective
@@ -68,17 +69,15 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def die_at(save: int, before: bool) -> None:
-    """Trains in a process of its own, which kills itself before or after so many checkpoints are
-    written.
-    """
-    known, left = checkpoint.save, [save]
+    """Trains in this process, which kills itself before or after writing so many checkpoints."""
+    original, countdown = checkpoint.save, [save]
 
-    def dying(*arguments: Any, **named: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0 and before:
+    def dying(*arguments: Any, **keywords: Any) -> None:
+        countdown[0] -= 1
+        if countdown[0] == 0 and before:
             os.kill(os.getpid(), signal.SIGKILL)
-        known(*arguments, **named)
-        if left[0] == 0:
+        original(*arguments, **keywords)
+        if countdown[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoint.save = dying
@@ -109,7 +108,7 @@ def test_sigkill_between_checkpoints_changes_no_bit_with_all_of_it_on(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_keeps_what_is_trained_in_fp32_and_comes_near_it(
+def test_half_precision_has_fp32_weights_and_is_close_to_fp32(
     precision: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tones.run("train")
@@ -133,13 +132,13 @@ def test_packing_and_accumulation_give_the_same_gradients(
     form: dict[str, Any], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[torch.Tensor]] = []
-    known = Ranks.clip_gradients
+    original = Ranks.clip_gradients
 
-    def noted(self: Ranks, parameters: list[torch.nn.Parameter], most: float) -> float:
-        seen[-1] += [each.grad.clone() for each in parameters]
-        return known(self, parameters, most)
+    def note_gradients(self: Ranks, parameters: list[torch.nn.Parameter], most: float) -> float:
+        seen[-1] += [parameter.grad.clone() for parameter in parameters]
+        return original(self, parameters, most)
 
-    monkeypatch.setattr(Ranks, "clip", noted)
+    monkeypatch.setattr(Ranks, "clip_gradients", note_gradients)
     last = read_params().raw["train"]["curriculum"][1] | {
         "steps": 1
     }  # AdamW's first step makes much of a rounding
@@ -160,10 +159,10 @@ def parameters_of(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
-def test_a_step_that_overflows_fp16_is_left_out_and_told(
+def test_a_step_that_overflows_fp16_is_skipped_and_recorded(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Precision.step
+    original = Precision.step
 
     def overflowing(
         self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]
@@ -172,13 +171,14 @@ def test_a_step_that_overflows_fp16_is_left_out_and_told(
         parameters = parameters_of(optimiser)
         if count[0] == 3:
             parameters[0].grad[0] = float("inf")
-        before = [each.detach().clone() for each in parameters]
-        made = known(self, optimiser, clip)
-        assert made == any(
-            not torch.equal(one, other) for one, other in zip(before, parameters, strict=True)
+        before = [parameter.detach().clone() for parameter in parameters]
+        is_applied = original(self, optimiser, clip)
+        assert is_applied == any(
+            not torch.equal(parameter, old)
+            for parameter, old in zip(before, parameters, strict=True)
         )
-        steps.append(made)
-        return made
+        steps.append(is_applied)
+        return is_applied
 
     count, steps = [0], list[bool]()
     monkeypatch.setattr(Precision, "step", overflowing)
@@ -192,27 +192,22 @@ def test_a_step_that_overflows_fp16_is_left_out_and_told(
 def test_overflows_in_a_row_stop_the_run(
     world: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Precision.step
+    original = Precision.step
 
     def overflowing(
         self: Precision, optimiser: torch.optim.Optimizer, clip: Callable[[], object]
     ) -> bool:
         parameters_of(optimiser)[0].grad[0] = float("inf")
-        return known(self, optimiser, clip)
+        return original(self, optimiser, clip)
 
     monkeypatch.setattr(Precision, "step", overflowing)
     tones.change(
         "params.yaml",
         {"train.precision": "fp16", "train.curriculum.0.steps": 40, "train.selection.every": 40},
     )
-    with pytest.raises(
-        InputError,
-        match=(
-            r"overflow fp16 in 20 steps in a row at step 19.*Set train\.precision to bf16 or "
-            r"fp32"
-        ),
-    ):
+    with pytest.raises(InputError, match=r"20 steps in a row at step 19") as stopped:
         tones.run("train")
+    assert "train.precision" in stopped.value.hint
 
 
 def scaled(factor: float) -> None:
@@ -223,51 +218,48 @@ def scaled(factor: float) -> None:
     )
 
 
-def test_an_llm_whose_dtype_overflows_stops_with_the_way_out(world: Path) -> None:
+def test_an_llm_whose_dtype_overflows_stops_with_a_hint(world: Path) -> None:
     scaled(1e4)
     tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "float16"})
-    with pytest.raises(
-        InputError,
-        match=(
-            r"the loss is (nan|inf) at step 0 .*numerics\.dtype of the LLM to float32 or "
-            r"bfloat16"
-        ),
-    ):
+    with pytest.raises(InputError, match=r"(nan|inf) at step 0 ") as stopped:
         tones.run("train")
+    assert "numerics.dtype" in stopped.value.hint
 
 
-def kept_reason(message: str) -> dict[str, Any]:
-    return json.loads(
-        Path(message.split("all utterances of the step: ")[1].split(")")[0]).read_text()
-    )
+def stop_record(message: str) -> dict[str, Any]:
+    """The content of the file that the message names."""
+    path = re.search(r"\S*stopped\.json", message)
+    assert path, message
+    return json.loads(Path(path[0]).read_text())
 
 
-def test_a_loss_that_is_no_number_leaves_all_utterances_of_its_step(
+def test_a_loss_that_is_not_finite_records_all_utterances_of_its_step(
     world: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known, steps = FrameSource.frames, []
+    original, steps = FrameSource.frames, []
 
     def frames(
         self: FrameSource, items: list[IndexedUtterance], epoch: int | None = None
     ) -> list[torch.Tensor]:
-        found = zip(items, known(self, items, epoch), strict=True)
+        results = zip(items, original(self, items, epoch), strict=True)
         return [
-            each * float("nan") if item.entry.id == "tones-007" else each for item, each in found
+            frames_of_item * float("nan") if item.entry.id == "tones-007" else frames_of_item
+            for item, frames_of_item in results
         ]
 
     before_step(
         lambda objective, step, examples: steps.append([item.entry.id for item, _ in examples])
     )
     monkeypatch.setattr(FrameSource, "frames", frames)
-    with pytest.raises(InputError, match=r"the loss is nan at step \d of 'projector'") as stopped:
+    with pytest.raises(InputError, match=r"nan at step \d of 'projector'") as stopped:
         tones.run("train")
-    reason = kept_reason(str(stopped.value))
+    reason = stop_record(str(stopped.value))
     assert reason["utterances"] == steps[-1]
     assert "tones-007" in reason["utterances"]
     assert (reason["stage"], reason["step"], reason["loss"]) == ("projector", len(steps) - 1, "nan")
 
 
-def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
+def test_a_spike_stops_the_run_and_the_next_resumes_from_the_last_checkpoint(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tones.change(
@@ -284,12 +276,10 @@ def test_a_spike_stops_the_run_and_the_next_goes_on_from_the_last_checkpoint(
         return original(self, step, batch, result)
 
     monkeypatch.setattr(StageObjective, "after_step", after_step)
-    with pytest.raises(
-        InputError,
-        match=r"times the median before it at step 13 of 'projector'.*raise train\.spike",
-    ) as stopped:
+    with pytest.raises(InputError, match=r"at step 13 of 'projector'") as stopped:
         tones.run("train")
-    assert kept_reason(str(stopped.value))["step"] == 13
+    assert "train.spike" in stopped.value.hint
+    assert stop_record(str(stopped.value))["step"] == 13
     assert steps[-1] == 13
     spikes.clear()
     steps.clear()
@@ -349,18 +339,20 @@ def test_a_stage_that_ended_early_stays_ended_after_a_kill(
     assert steps[4] == ("lora", 0)
 
 
-def test_tokens_audio_and_padding_are_told_and_kept_beside_the_run(
+def test_throughput_is_displayed_and_recorded_outside_the_outputs(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress.jsonl"))
     stage = Stage("train", read_params(), "")
     build.work(stage)
-    kept = stage.facts["throughput"]
-    assert list(kept) == ["0-projector", "1-lora"]
-    assert kept["0-projector"]["steps"] == 6
-    assert 0 < kept["0-projector"]["padding_share"] < 0.5
+    throughput = stage.facts["throughput"]
+    assert list(throughput) == ["0-projector", "1-lora"]
+    assert throughput["0-projector"]["steps"] == 6
+    assert 0 < throughput["0-projector"]["padding_share"] < 0.5
     assert (
-        kept["0-projector"]["tokens_per_second"] > 0 < kept["0-projector"]["audio_hours_per_hour"]
+        throughput["0-projector"]["tokens_per_second"]
+        > 0
+        < throughput["0-projector"]["audio_hours_per_hour"]
     )
     notes = [
         json.loads(line)["note"] for line in (tmp_path / "progress.jsonl").read_text().splitlines()
@@ -382,12 +374,12 @@ def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(
     tones.change("catalogue/llm.yaml", {"tiny.lora.targets": tones.LORA["bloom"]})
     tones.change("params.yaml", {"train.packing": True})
     before_step(lambda *_: pytest.fail("a step was made"))
-    with pytest.raises(InputError, match=r"Bloom.*Set train\.packing to false"):
+    with pytest.raises(InputError, match=r"Bloom.*train\.packing"):
         tones.run("train")
 
 
 @pytest.fixture
-def held(world: Path) -> tuple[list[IndexedUtterance], list[IndexedUtterance], Train]:
+def training_data(world: Path) -> tuple[list[IndexedUtterance], list[IndexedUtterance], Train]:
     """Speech, non-speech and settings."""
     return (
         list_utterances(Path("data/features/train")),
@@ -400,22 +392,22 @@ def setting(settings: Train, **changed: Any) -> Train:
     return type(settings)(**{**vars(settings), **changed})
 
 
-def test_a_stage_of_non_speech_alone_sees_every_clip_once_an_epoch_and_no_speech(
-    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
+def test_a_stage_of_non_speech_only_has_every_clip_once_an_epoch_and_no_speech(
+    training_data: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
-    speech, silence, settings = held
+    speech, silence, settings = training_data
     for words in (speech, []):
-        places = [
-            place
+        indices = [
+            index
             for step in plan_steps(words, silence, settings, stage_of(30, 1.0))
-            for (place,) in step.members
+            for (index,) in step.members
         ]
         clips = list(range(len(words), len(words) + len(silence)))
-        assert sorted(places[: len(clips)]) == clips
-        assert set(places) == set(clips)
+        assert sorted(indices[: len(clips)]) == clips
+        assert set(indices) == set(clips)
 
 
-def test_a_last_stage_of_non_speech_alone_trains(world: Path) -> None:
+def test_a_last_stage_of_non_speech_only_trains(world: Path) -> None:
     tones.change("params.yaml", {"train.curriculum.1.nonspeech_share": 1.0})
     tones.run("train")
     lines = [row for row in curve() if row["stage"] == "lora"]
@@ -424,13 +416,13 @@ def test_a_last_stage_of_non_speech_alone_trains(world: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_batch_keeps_to_its_budget_of_tokens(
-    packing: bool, held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
+def test_a_batch_respects_its_budget_of_tokens(
+    packing: bool, training_data: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
 ) -> None:
-    speech, silence, settings = held
+    speech, silence, settings = training_data
     items = [*speech, *silence]
     # Not in the order of seconds, and one is over the budget alone.
-    tokens = {item.entry.id: 10 + 7 * (place % 5) for place, item in enumerate(items)} | {
+    tokens = {item.entry.id: 10 + 7 * (index % 5) for index, item in enumerate(items)} | {
         items[3].entry.id: 90
     }
     settings = setting(settings, batch_tokens=80, packing=packing, batch_seconds=100)
@@ -439,15 +431,15 @@ def test_a_batch_keeps_to_its_budget_of_tokens(
         silence,
         settings,
         stage_of(60, 0.25),
-        tokens=lambda item, spoken, epoch: tokens[item.entry.id],
+        count_tokens=lambda item, is_speech, epoch: tokens[item.entry.id],
     )
     sizes = []
     for step in steps:
-        counts = [tokens[items[place].entry.id] for (place,) in step.members]
+        counts = [tokens[items[index].entry.id] for (index,) in step.members]
         sizes.append(sum(counts) if packing else max(counts) * len(counts))
         assert sizes[-1] <= 80 or step.members == [(3,)]
     assert max(len(step.members) for step in steps) > 1
-    assert Counter(place for step in steps for (place,) in step.members).keys() >= set(
+    assert Counter(index for step in steps for (index,) in step.members).keys() >= set(
         range(len(speech))
     )
 
@@ -487,80 +479,87 @@ def test_the_budget_counts_the_tokens_that_the_llm_reads(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_joined_utterances_are_all_of_the_share_once_and_no_longer_than_allowed(
-    share: float, held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
+def test_concatenated_utterances_are_the_share_and_no_longer_than_allowed(
+    share: float, training_data: tuple[list[IndexedUtterance], list[IndexedUtterance], Train]
 ) -> None:
-    speech = held[0]
+    speech = training_data[0]
     lengths = [item.duration_s for item in speech]
     counts = Counter()
     for seed in range(40):
-        found = draw_concatenations(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
-        assert found == draw_concatenations(
+        groups = draw_concatenations(range(len(speech)), lengths, Concatenate(share, 4.0), seed)
+        assert groups == draw_concatenations(
             range(len(speech)), lengths, Concatenate(share, 4.0), seed
         )
-        assert [place for places in found for place in places] == list(range(len(speech)))
+        assert [index for group in groups for index in group] == list(range(len(speech)))
         assert all(
-            len(places) == 1 or sum(lengths[place] for place in places) <= 4.0 for places in found
+            len(group) == 1 or sum(lengths[index] for index in group) <= 4.0 for group in groups
         )
-        assert all(len(places) == 1 for places in found if places[-1] >= round(share * len(speech)))
-        counts.update(len(places) for places in found)
+        assert all(len(group) == 1 for group in groups if group[-1] >= round(share * len(speech)))
+        counts.update(len(group) for group in groups)
     assert (set(counts) == {1}) == (share == 0)
     assert share < 1 or {2, 3} <= set(counts)
 
 
-def test_a_joined_utterance_has_the_frames_and_words_of_its_parts(
+def test_a_concatenated_utterance_has_the_frames_and_words_of_its_parts(
     world: Path,
-    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
+    training_data: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first, second = held[0][:2]
-    whole = concatenate_utterances([first, second]).entry
-    assert whole.text == f"{first.entry.text} {second.entry.text}"
-    assert (whole.frames, whole.samples) == (
+    first, second = training_data[0][:2]
+    entry = concatenate_utterances([first, second]).entry
+    assert entry.text == f"{first.entry.text} {second.entry.text}"
+    assert (entry.frames, entry.samples) == (
         first.entry.frames + second.entry.frames,
         first.entry.samples + second.entry.samples,
     )
     assert concatenate_utterances([first]) is first
-    heard: dict[str, tuple[torch.Tensor, str]] = {}
-    known = ForwardPass._masked_frames
+    frames_and_text: dict[str, tuple[torch.Tensor, str]] = {}
+    original = ForwardPass._masked_frames
 
     def frames(
-        self: Any, part: list[tuple[IndexedUtterance, bool]], epoch: int, pieces: list[torch.Tensor]
+        self: Any,
+        examples: list[tuple[IndexedUtterance, bool]],
+        epoch: int,
+        pieces: list[torch.Tensor],
     ) -> list[torch.Tensor]:
-        found, source = known(self, part, epoch, pieces), tones.frame_source("train")
-        for (item, spoken), each in zip(part, found, strict=True):
-            if spoken:
-                assert torch.equal(each, torch.cat(source.frames(recordings_of(item))))
-                heard[item.entry.id] = each, item.entry.text
-        return found
+        masked, source = original(self, examples, epoch, pieces), tones.frame_source("train")
+        for (item, is_speech), utterance_frames in zip(examples, masked, strict=True):
+            if is_speech:
+                assert torch.equal(utterance_frames, torch.cat(source.frames(recordings_of(item))))
+                frames_and_text[item.entry.id] = utterance_frames, item.entry.text
+        return masked
 
     monkeypatch.setattr(ForwardPass, "_masked_frames", frames)
     tones.change("params.yaml", {"train.concatenate": {"share": 1.0, "seconds": 4}})
     tones.run("train")
-    assert any("+" in name for name in heard)
+    assert any("+" in name for name in frames_and_text)
 
 
-def test_joined_utterances_differ_from_epoch_to_epoch_and_keep_to_the_budget(
-    held: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
+def test_concatenated_utterances_differ_between_epochs_and_respect_the_budget(
+    training_data: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
 ) -> None:
-    speech, silence, settings = held
+    speech, silence, settings = training_data
     settings = setting(settings, concatenate=Concatenate(1.0, 4.0), batch_seconds=6)
     steps = plan_steps(speech, silence, settings, stage_of(60, 0.0))
     for step in steps:
-        lengths = [sum(speech[each].duration_s for each in place) for place in step.members]
+        lengths = [sum(speech[index].duration_s for index in group) for group in step.members]
         assert len(lengths) == 1 or max(lengths) * len(lengths) <= 6
-    groups = [place for step in steps for place in step.members if len(place) > 1]
+    groups = [group for step in steps for group in step.members if len(group) > 1]
     assert len(set(groups)) > len(speech)
 
 
 def test_replaced_tokens_are_a_share_of_plain_ones_and_the_same_again() -> None:
     ids, vocabulary = list(range(1000)), list(range(5000, 6000))
-    found = corrupt_input_tokens(ids, 0.2, vocabulary, 3)
-    changed = [other for token, other in zip(ids, found, strict=True) if token != other]
+    corrupted = corrupt_input_tokens(ids, 0.2, vocabulary, 3)
+    changed = [
+        replacement
+        for token, replacement in zip(ids, corrupted, strict=True)
+        if token != replacement
+    ]
     assert 150 < len(changed) < 250
     assert set(changed) <= set(vocabulary)
     assert (
-        found
+        corrupted
         == corrupt_input_tokens(ids, 0.2, vocabulary, 3)
         != corrupt_input_tokens(ids, 0.2, vocabulary, 4)
     )
@@ -584,7 +583,7 @@ def test_replaced_tokens_are_read_in_training_and_never_special_ones(
     monkeypatch.setattr(SpeechLLM, "forward", recorded)
     tones.change("params.yaml", {"train.text_mask": 0.4})
     tones.run("train")
-    total, changed = (sum(each) for each in zip(*seen, strict=True))
+    total, changed = (sum(column) for column in zip(*seen, strict=True))
     assert 0.3 * total < changed < 0.5 * total
 
 

@@ -5,6 +5,7 @@ training, file and decoding.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ RATES = {
 }
 
 
-def tuned(*stages: list[str], steps: int = 3, **changed: Any) -> None:
+def tune(*stages: list[str], steps: int = 3, **changed: Any) -> None:
     """Sets a curriculum of some parts a stage, live features and quick learning."""
     first = read_params().raw["train"]["curriculum"][-1]
     curriculum = [
@@ -68,7 +69,7 @@ def run() -> dict[str, Any]:
     return folder_digests(BRIDGE)
 
 
-def take(family: str) -> None:
+def use_encoder(family: str) -> None:
     """Another encoder in the world, with what its catalogue entry says of LoRA and batches."""
     save_encoder(tones.ENCODER, family)
     batching = "equal-length" if family.endswith("group-norm") else "padded"
@@ -77,14 +78,14 @@ def take(family: str) -> None:
 
 
 @pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> list[SpeechLLM]:
+def saved_models(monkeypatch: pytest.MonkeyPatch) -> list[SpeechLLM]:
     """The models of trainings, as they were when they were saved."""
     models: list[SpeechLLM] = []
-    known = SpeechLLM.save
+    original = SpeechLLM.save
 
     def save(self: SpeechLLM, folder: Path, *, is_writer: bool = True) -> None:
         models.append(self)
-        known(self, folder, is_writer=is_writer)
+        original(self, folder, is_writer=is_writer)
 
     monkeypatch.setattr(SpeechLLM, "save", save)
     return models
@@ -93,56 +94,61 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[SpeechLLM]:
 def bases() -> dict[str, torch.Tensor]:
     """Parameters of both checkpoints as they lie there, by plain name."""
     encoder, (llm, _) = SpeechEncoder(tones.ENCODER), load_llm(tones.LLM, "float32", "cpu")
-    named = {f"encoder.{name}": each for name, each in encoder.named_parameters()}
-    return named | {f"llm.{name}": each for name, each in llm.named_parameters()}
+    named = {f"encoder.{name}": parameter for name, parameter in encoder.named_parameters()}
+    return named | {f"llm.{name}": parameter for name, parameter in llm.named_parameters()}
 
 
 @torch.no_grad()  # with a graph attention takes another kernel
-def heard(source: FrameSource) -> list[torch.Tensor]:
+def all_frames(source: FrameSource) -> list[torch.Tensor]:
     return source.frames(source.utterances)
 
 
 def texts(model: SpeechLLM, source: FrameSource) -> list[str]:
     items = source.utterances
-    found = search(
+    hypotheses = search(
         model.eval(),
-        heard(source),
+        all_frames(source),
         [item.duration_s for item in items],
         read_params().decode.sets["free"],
     )
-    return [each.text for each in found]
+    return [hypothesis.text for hypothesis in hypotheses]
 
 
 @pytest.mark.parametrize("encoder", SIDES["encoder"])
 @pytest.mark.parametrize("llm", SIDES["llm"])
 def test_every_pair_of_schemes_trains_saves_and_decodes(
-    encoder: str, llm: str, world: Path, ended: list[SpeechLLM]
+    encoder: str, llm: str, world: Path, saved_models: list[SpeechLLM]
 ) -> None:
-    tuned([*SIDES["encoder"][encoder], *SIDES["llm"][llm], "projector"])
+    tune([*SIDES["encoder"][encoder], *SIDES["llm"][llm], "projector"])
     run()
-    before, model = bases(), ended[0]
-    after = {plain_name(name): each.detach() for name, each in model.named_parameters()}
+    before, model = bases(), saved_models[0]
+    after = {plain_name(name): parameter.detach() for name, parameter in model.named_parameters()}
     moved = {
         name
-        for name, each in before.items()
-        if name in after and not torch.equal(each, after[name])
+        for name, parameter in before.items()
+        if name in after and not torch.equal(parameter, after[name])
     }
     for side, scheme in (("encoder", encoder), ("llm", llm)):
         of_side = {name for name in moved if name.startswith(f"{side}.")}
         assert bool(of_side) == (scheme == "full"), side
         lora = [
-            each for name, each in after.items() if name.startswith(f"{side}.") and "lora_B" in name
+            parameter
+            for name, parameter in after.items()
+            if name.startswith(f"{side}.") and "lora_B" in name
         ]
-        assert [bool(each.abs().sum()) for each in lora] == [True] * (
+        assert [bool(parameter.abs().sum()) for parameter in lora] == [True] * (
             len(lora) if scheme == "lora" else 0
         )
         assert bool(lora) == (scheme == "lora")
         file = BRIDGE / f"{side}.safetensors"
         assert file.is_file() == (scheme == "full")
         if file.is_file():
-            held = load_file(file)
-            assert of_side <= {f"{side}.{name}" for name in held}
-            assert all(torch.equal(each, after[f"{side}.{name}"]) for name, each in held.items())
+            tensors = load_file(file)
+            assert of_side <= {f"{side}.{name}" for name in tensors}
+            assert all(
+                torch.equal(parameter, after[f"{side}.{name}"])
+                for name, parameter in tensors.items()
+            )
         assert (BRIDGE / {"encoder": "encoder-lora", "llm": "lora"}[side]).is_dir() == (
             scheme == "lora"
         )
@@ -150,9 +156,9 @@ def test_every_pair_of_schemes_trains_saves_and_decodes(
     again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
     assert (again.encoder is not None) == (encoder != "frozen")
     one, other = (
-        FrameSource("test", tones.ENCODER, "cpu", encoder=each.encoder) for each in (model, again)
+        FrameSource("test", tones.ENCODER, "cpu", encoder=owner.encoder) for owner in (model, again)
     )
-    assert all(torch.equal(*pair) for pair in zip(heard(one), heard(other), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(all_frames(one), all_frames(other), strict=True))
     assert texts(model, one) == texts(again, other)
     again.save(Path("again"))
     names = [path.relative_to("again") for path in Path("again").rglob("*") if path.is_file()]
@@ -171,30 +177,30 @@ def test_a_tuned_encoder_computes_in_the_precision_of_the_training_and_a_frozen_
     tune: list[str], dtype: torch.dtype, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[torch.dtype] = set()
-    known = SpeechEncoder.forward
+    original = SpeechEncoder.forward
 
-    def note(module: torch.nn.Module, given: Any, output: Any) -> None:
+    def note(module: torch.nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(module, torch.nn.Linear):
             seen.add(output.dtype)
 
-    def noted(self: SpeechEncoder, waveforms: Any) -> list[torch.Tensor]:
+    def note_dtypes(self: SpeechEncoder, waveforms: Any) -> list[torch.Tensor]:
         if not torch.is_grad_enabled():  # dev is decoded as a test set is
-            return known(self, waveforms)
+            return original(self, waveforms)
         hook = torch.nn.modules.module.register_module_forward_hook(note)
         try:
-            return known(self, waveforms)
+            return original(self, waveforms)
         finally:
             hook.remove()
 
-    monkeypatch.setattr(SpeechEncoder, "forward", noted)
-    tuned(tune, train__precision="bf16")
+    monkeypatch.setattr(SpeechEncoder, "forward", note_dtypes)
+    tune(tune, train__precision="bf16")
     run()
     assert seen == {dtype}
 
 
-def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
+def test_decoding_uses_the_tuned_encoder(world: Path) -> None:
     """The hypotheses of the stage, CTC's among them, are those of the model that was loaded."""
-    tuned(["projector", "encoder"], train__full__encoder=0.02)
+    tune(["projector", "encoder"], train__full__encoder=0.02)
     run()
     for role in ("test", "nonspeech-test"):
         tones.run("features", role)
@@ -204,16 +210,18 @@ def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     items = [item for item in source.utterances if item.source == "tones-test"]
     frames = [source.frames([item])[0] for item in items]
     rows = read_hypotheses(Path("data/decode/test/tones-test.parquet"))
-    heard = {row.utterance_id: row.text for row in rows if row.system == "ctc"}
+    ctc_texts = {row.utterance_id: row.text for row in rows if row.system == "ctc"}
     assert model.encoder is not None
-    assert [heard[item.entry.id] for item in items] == model.encoder.ctc_text(frames)
+    assert [ctc_texts[item.entry.id] for item in items] == model.encoder.ctc_text(frames)
     as_it_was = SpeechEncoder(tones.ENCODER)
     plain_frames = FrameSource("test", tones.ENCODER, "cpu", encoder=as_it_was).frames(items)
     assert not torch.allclose(frames[0], plain_frames[0], atol=1e-3)
     free = {row.utterance_id: row.text for row in rows if row.system == "free"}
     assert [free[item.entry.id] for item in items] == [
-        search(model, [each], [item.duration_s], read_params().decode.sets["free"])[0].text
-        for each, item in zip(frames, items, strict=True)
+        search(model, [utterance_frames], [item.duration_s], read_params().decode.sets["free"])[
+            0
+        ].text
+        for utterance_frames, item in zip(frames, items, strict=True)
     ]
 
 
@@ -222,28 +230,32 @@ def test_decoding_hears_with_the_tuned_encoder(world: Path) -> None:
     ["hubert-layer-norm", "hubert-group-norm", "whisper", "whisper-ast", "wavlm-layer-norm"],
 )
 def test_encoders_of_other_families_are_tuned_through_the_loop(
-    family: str, world: Path, ended: list[SpeechLLM]
+    family: str, world: Path, saved_models: list[SpeechLLM]
 ) -> None:
     """LoRA first, then the whole encoder; nothing is left behind."""
-    take(family)
-    tuned(["encoder-lora", "projector"], ["encoder"], steps=1)
+    use_encoder(family)
+    tune(["encoder-lora", "projector"], ["encoder"], steps=1)
     run()
-    before, after = bases(), {plain_name(name): each for name, each in ended[0].named_parameters()}
+    before, after = (
+        bases(),
+        {plain_name(name): parameter for name, parameter in saved_models[0].named_parameters()},
+    )
     changed = {
         name for name in before if name in after and not torch.equal(before[name], after[name])
     }
-    still = {name for name in before if name.startswith("encoder.")} - changed
+    unchanged = {name for name in before if name.startswith("encoder.")} - changed
     assert changed
     assert all(
         any(
             part in name
             for part in ("lm_head", "masked_spec_embed", "embed_positions", "k_proj.bias")
         )
-        for name in still
-    ), still
+        for name in unchanged
+    ), unchanged
     again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
     assert all(
-        torch.equal(each, after[plain_name(name)]) for name, each in again.named_parameters()
+        torch.equal(parameter, after[plain_name(name)])
+        for name, parameter in again.named_parameters()
     )
 
 
@@ -259,7 +271,7 @@ def test_a_killed_training_of_an_encoder_ends_with_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tuned(parts, steps=4, train__ctc_weight=0.5)
+    tune(parts, steps=4, train__ctc_weight=0.5)
     undisturbed = run()
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
     kills = [3]
@@ -275,15 +287,16 @@ def test_a_killed_training_of_an_encoder_ends_with_the_same_bits(
     assert run() == undisturbed
 
 
-def refused(says: str, before_step: Callable[..., None]) -> None:
-    """The training stops with these words, before any step."""
+def assert_refused(pattern: str, before_step: Callable[..., None]) -> None:
+    """The training stops with a message of this pattern and a hint, before any step."""
     before_step(lambda *_: pytest.fail("a step was made"))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=pattern) as stopped:
         run()
+    assert stopped.value.hint
 
 
 @pytest.mark.parametrize(
-    ("parts", "changes", "says"),
+    ("parts", "changes", "pattern"),
     [
         (["lora", "llm"], {}, r"train\.curriculum\.0\.tune"),
         (["encoder", "encoder-lora"], {}, r"train\.curriculum\.0\.tune"),
@@ -297,25 +310,25 @@ def refused(says: str, before_step: Callable[..., None]) -> None:
 def test_parameters_that_do_not_go_together_stop(
     parts: list[str],
     changes: dict[str, Any],
-    says: str,
+    pattern: str,
     world: Path,
     before_step: Callable[..., None],
 ) -> None:
-    tuned(parts)
+    tune(parts)
     tones.change("params.yaml", changes)
-    refused(says, before_step)
+    assert_refused(pattern, before_step)
 
 
 @pytest.mark.parametrize(
-    ("family", "parts", "weight", "says"),
+    ("family", "parts", "weight", "pattern"),
     [
-        ("fbank", ["encoder-lora"], 0.0, r"encoder 'tiny' has no lora\.targets.*or tune 'encoder'"),
-        ("fbank", ["encoder"], 0.0, r"'encoder' is to be tuned, but the model has no such part"),
+        ("fbank", ["encoder-lora"], 0.0, r"encoder 'tiny'.*lora\.targets"),
+        ("fbank", ["encoder"], 0.0, "'encoder'"),
         (
             "whisper",
             ["encoder"],
             0.3,
-            r"encoder 'tiny' has no CTC head, and train\.ctc_weight is 0\.3",
+            r"encoder 'tiny'.*train\.ctc_weight.*0\.3",
         ),
     ],
 )
@@ -323,44 +336,39 @@ def test_an_encoder_that_can_not_be_tuned_so_stops(
     family: str,
     parts: list[str],
     weight: float,
-    says: str,
+    pattern: str,
     world: Path,
     before_step: Callable[..., None],
 ) -> None:
-    take(family)
-    tuned(["projector"], parts, train__ctc_weight=weight)
-    refused(says, before_step)
+    use_encoder(family)
+    tune(["projector"], parts, train__ctc_weight=weight)
+    assert_refused(pattern, before_step)
 
 
 @pytest.mark.parametrize(
-    ("freeze", "says"),
+    ("freeze", "pattern"),
     [
         (
             ["encoder.model.encoder.layer.*"],
-            r"stage 'stage-1': the pattern 'encoder\.model\.encoder\.layer\.\*' of freeze matches nothing"
-            r".*Near are encoder\.model\.encoder\.layers",
+            r"'stage-1'.*'encoder\.model\.encoder\.layer\.\*'.*encoder\.model\.encoder\.layers",
         ),
-        (["llm.*"], r"the pattern 'llm\.\*' of freeze matches nothing that is tuned"),
-        (
-            ["encoder.*"],
-            r"the patterns of freeze leave nothing of 'encoder' to tune.*Take 'encoder' out of "
-            r"tune",
-        ),
+        (["llm.*"], r"'llm\.\*'"),
+        (["encoder.*"], "'encoder'"),
     ],
 )
-def test_patterns_that_do_not_fit_stop_before_the_first_stage(
-    freeze: list[str], says: str, world: Path, before_step: Callable[..., None]
+def test_patterns_that_match_nothing_stop_before_the_first_stage(
+    freeze: list[str], pattern: str, world: Path, before_step: Callable[..., None]
 ) -> None:
-    tuned(["projector"], ["projector", "encoder"])
+    tune(["projector"], ["projector", "encoder"])
     tones.change("params.yaml", {"train.curriculum.1.freeze": freeze})
-    refused(says, before_step)
+    assert_refused(pattern, before_step)
 
 
-def test_patterns_freeze_what_they_name_and_the_table_says_so(
-    world: Path, ended: list[SpeechLLM], caplog: pytest.LogCaptureFixture
+def test_patterns_freeze_parameters_and_the_table_shows_it(
+    world: Path, saved_models: list[SpeechLLM], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    tuned(["projector", "encoder", "lora"], steps=2)
+    tune(["projector", "encoder", "lora"], steps=2)
     tones.change(
         "params.yaml",
         {
@@ -372,14 +380,17 @@ def test_patterns_freeze_what_they_name_and_the_table_says_so(
         },
     )
     run()
-    before, after = bases(), {plain_name(name): each for name, each in ended[0].named_parameters()}
-    still = {
+    before, after = (
+        bases(),
+        {plain_name(name): parameter for name, parameter in saved_models[0].named_parameters()},
+    )
+    unchanged = {
         name
         for name in before
         if name.startswith("encoder.") and torch.equal(before[name], after[name])
     }
     lower = {name for name in before if ".encoder.layers.0." in name}
-    assert {name for name in still if "ctc_head" not in name} == lower
+    assert {name for name in unchanged if "ctc_head" not in name} == lower
     assert not [
         name for name in load_file(BRIDGE / "encoder.safetensors") if ".encoder.layers.0." in name
     ]
@@ -392,12 +403,12 @@ def test_patterns_freeze_what_they_name_and_the_table_says_so(
         < rows["encoder", "encoder.model.encoder.layers.1"]["trained"]
     )
     assert sum(row["parameters"] for row in rows.values()) == sum(
-        each.numel() for each in after.values()
+        parameter.numel() for parameter in after.values()
     )
     lora = [row for row in rows.values() if row["part"] == "LLM LoRA"]
     assert sum(row["trained"] for row in lora) == sum(
-        each.numel()
-        for name, each in after.items()
+        parameter.numel()
+        for name, parameter in after.items()
         if "lora_" in name and "q_proj.lora_A" not in name
     )
     assert (
@@ -407,9 +418,9 @@ def test_patterns_freeze_what_they_name_and_the_table_says_so(
     assert [row["trained"] for row in rows.values() if row["part"] == "LLM"] == [0] * 4, (
         "two equal layers are one row"
     )
-    said = caplog.text
-    assert said.count("parameters in stage 'stage-0'") == 1
-    assert "LLM: llm.model.layers.0-1" in said
+    log = caplog.text
+    assert log.count("parameters in stage 'stage-0'") == 1
+    assert "LLM: llm.model.layers.0-1" in log
 
 
 def test_frozen_and_tuned_encoders_start_from_the_same_loss(world: Path) -> None:
@@ -423,7 +434,7 @@ def test_frozen_and_tuned_encoders_start_from_the_same_loss(world: Path) -> None
         ("live", "live", []),
         ("tuned", "live", ["encoder"]),
     ):
-        tuned(["projector", *parts], features__mode=mode)
+        tune(["projector", *parts], features__mode=mode)
         tones.change("params.yaml", {**slow, "train.curriculum.0.learning_rate": 1e-9})
         run()
         lines = Path("metrics/curve.csv").read_text().splitlines()[1:]
@@ -435,7 +446,7 @@ def test_frozen_and_tuned_encoders_start_from_the_same_loss(world: Path) -> None
 
 
 def test_cached_frames_are_refused_by_a_bridge_with_a_tuned_encoder(world: Path) -> None:
-    tuned(["projector", "encoder-lora"], steps=1)
+    tune(["projector", "encoder-lora"], steps=1)
     run()
     tones.change(
         "params.yaml", {"features.mode": "cached", "train.curriculum.0.tune": ["projector"]}
@@ -446,54 +457,56 @@ def test_cached_frames_are_refused_by_a_bridge_with_a_tuned_encoder(world: Path)
 
 
 def test_another_layer_than_the_encoder_was_tuned_on_is_refused(world: Path) -> None:
-    tuned(["projector", "encoder-lora"], steps=1)
+    tune(["projector", "encoder-lora"], steps=1)
     run()
     tones.change("params.yaml", {"features.layer": 1})
     tones.run_features()
-    with pytest.raises(InputError, match=r"is of layer 1.*was tuned on layer last.*dvc repro"):
+    with pytest.raises(InputError, match=r"layer 1.*layer last.*dvc repro"):
         tones.run("decode")
 
 
-def test_a_layer_below_the_last_tunes_what_is_below_it(world: Path, ended: list[SpeechLLM]) -> None:
-    tuned(["projector", "encoder"], steps=1, features__layer=1)
+def test_a_layer_below_the_last_tunes_the_layers_below_it(
+    world: Path, saved_models: list[SpeechLLM]
+) -> None:
+    tune(["projector", "encoder"], steps=1, features__layer=1)
     run()
     names = set(load_file(BRIDGE / "encoder.safetensors"))
     assert [name for name in names if ".layers.0.self_attn" in name]
     assert not [name for name in names if ".encoder.layers.1." in name or "ctc_head" in name]
 
 
-def test_whole_networks_are_held_in_fp32(world: Path, ended: list[SpeechLLM]) -> None:
+def test_fully_tuned_networks_are_in_fp32(world: Path, saved_models: list[SpeechLLM]) -> None:
     tones.change("catalogue/llm.yaml", {"tiny.numerics.dtype": "bfloat16"})
     tones.change("catalogue/encoder.yaml", {"tiny.numerics.dtype": "bfloat16"})
     for parts, dtypes in (
         (["llm", "encoder"], {torch.float32}),
         (["lora", "encoder-lora"], {torch.bfloat16, torch.float32}),
     ):
-        tuned(["projector", *parts], steps=1)
+        tune(["projector", *parts], steps=1)
         run()
-        assert {each.dtype for each in ended[-1].parameters()} == dtypes
+        assert {parameter.dtype for parameter in saved_models[-1].parameters()} == dtypes
         again = SpeechLLM.load(BRIDGE, tones.ENCODER, tones.LLM, "cpu")
-        assert {each.dtype for each in again.parameters()} == dtypes
+        assert {parameter.dtype for parameter in again.parameters()} == dtypes
 
 
 @pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm"])
 def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
-    family: str, world: Path, ended: list[SpeechLLM], before_step: Callable[..., None]
+    family: str, world: Path, saved_models: list[SpeechLLM], before_step: Callable[..., None]
 ) -> None:
     """Each step's value against torch's own loss, one utterance at a time; the LLM's loss does not
     reach the head.
     """
-    take(family)
-    wanted: list[float] = []
+    use_encoder(family)
+    expected: list[float] = []
 
     @torch.no_grad()
     def formula(
-        encoder: SpeechEncoder, places: Any, speech: FrameSource, silence: FrameSource
+        encoder: SpeechEncoder, examples: Any, speech: FrameSource, silence: FrameSource
     ) -> float:
         values = []
-        for item, spoken in places:
-            frames = (speech if spoken else silence).frames([item])[0]
-            ids = encoder.tokenizer(item.entry.text).input_ids if spoken else []
+        for item, is_speech in examples:
+            frames = (speech if is_speech else silence).frames([item])[0]
+            ids = encoder.tokenizer(item.entry.text).input_ids if is_speech else []
             scores = encoder.head(frames[None])[0].log_softmax(-1)
             loss = torch.nn.functional.ctc_loss(
                 scores[:, None],
@@ -505,21 +518,24 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
             )
             if torch.isfinite(loss):
                 values.append(float(loss) / len(frames))
-        return sum(values) / len(places)
+        return sum(values) / len(examples)
 
     def note(objective: StageObjective, step: int, examples: Any) -> None:
         encoder, forward = objective.context.model.eval().encoder, objective.forward
-        wanted.append(formula(encoder, examples, forward.speech, forward.nonspeech))
+        expected.append(formula(encoder, examples, forward.speech, forward.nonspeech))
 
     before_step(note)
-    tuned(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
+    tune(["projector", "encoder"], steps=4, train__ctc_weight=0.5)
     run()
     lines = [line.split(",") for line in Path("metrics/curve.csv").read_text().splitlines()]
     assert [float(line[lines[0].index("ctc")]) for line in lines[1:]] == pytest.approx(
-        wanted, rel=1e-3, abs=1e-6
+        expected, rel=1e-3, abs=1e-6
     )
     head = "ctc_head" if family == "parakeet" else "lm_head"
-    before, after = bases(), {plain_name(name): each for name, each in ended[0].named_parameters()}
+    before, after = (
+        bases(),
+        {plain_name(name): parameter for name, parameter in saved_models[0].named_parameters()},
+    )
     assert all(
         not torch.equal(before[name], after[name])
         for name in before
@@ -528,7 +544,7 @@ def test_the_ctc_loss_weighs_in_by_its_formula_and_moves_encoder_and_head(
     assert [name for name in load_file(BRIDGE / "encoder.safetensors") if head in name]
 
 
-def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
+def test_the_ctc_loss_by_itself_reaches_the_encoder(world: Path) -> None:
     encoder = SpeechEncoder(tones.ENCODER)
     for parameter in encoder.parameters():
         parameter.requires_grad_(True)
@@ -541,15 +557,15 @@ def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
     ).backward()
     missing = [
         name
-        for name, each in encoder.named_parameters()
-        if each.grad is None or not torch.isfinite(each.grad).all()
+        for name, parameter in encoder.named_parameters()
+        if parameter.grad is None or not torch.isfinite(parameter.grad).all()
     ]
     assert not missing
     assert (
         sum(
-            float(each.grad.abs().sum()) > 0
-            for each in encoder.parameters()
-            if each.grad is not None
+            float(parameter.grad.abs().sum()) > 0
+            for parameter in encoder.parameters()
+            if parameter.grad is not None
         )
         > 20
     )
@@ -557,12 +573,12 @@ def test_the_ctc_loss_alone_reaches_the_encoder(world: Path) -> None:
 
 def relabel(change: Callable[[int, str], str]) -> None:
     """Other transcripts for the train role: ``change`` of number and text."""
-    known = tones.utterances
+    original = tones.utterances
 
-    def utterances(*given: Any) -> Any:
+    def utterances(*arguments: Any) -> Any:
         return [
-            type(each)(**{**vars(each), "text": change(place, each.text)})
-            for place, each in enumerate(known(*given))
+            type(member)(**{**vars(member), "text": change(number, member.text)})
+            for number, member in enumerate(original(*arguments))
         ]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -573,37 +589,31 @@ def relabel(change: Callable[[int, str], str]) -> None:
 def test_transcripts_that_the_head_can_not_write_are_counted(
     world: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One with a letter that it lacks in each of three tars; case is that of the head. Most without
-    a path stop the run.
+    """One transcript in each of three tars has a letter that the head does not have; case is that
+    of the head. The run stops where most have no path.
     """
     caplog.set_level("INFO")
-    relabel(lambda place, text: {0: f"{text} £"}.get(place, f"{text} " * 40))
-    tuned(["projector", "encoder"], steps=2, train__ctc_weight=0.5)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"3 of 12 transcripts have units that its head lacks, [3-9] more units than "
-            r"frames.*ctc_weight to 0"
-        ),
-    ):
+    relabel(lambda number, text: {0: f"{text} £"}.get(number, f"{text} " * 40))
+    tune(["projector", "encoder"], steps=2, train__ctc_weight=0.5)
+    with pytest.raises(InputError, match=r" 3 of 12 .* [3-9] more units than frames") as stopped:
         run()
-    relabel(lambda place, text: {0: f"{text} £"}.get(place, text.upper()))
+    assert stopped.value.subject == "train.ctc_weight"
+    assert stopped.value.hint
+    relabel(lambda number, text: {0: f"{text} £"}.get(number, text.upper()))
     run()
-    said = caplog.text
-    assert "3 of 12 transcripts have units that its head lacks, 0 more units than frames" in said
+    log = caplog.text
+    assert re.search(r" 3 of 12 .* 0 more units than frames", log)
 
 
 def test_a_base_that_is_tuned_without_a_gradient_stops(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = SpeechEncoder.parameters_with_gradient
+    original = SpeechEncoder.parameters_with_gradient
     monkeypatch.setattr(
         SpeechEncoder,
         "parameters_with_gradient",
-        lambda self: [*known(self), "model.ctc_head.weight"],
+        lambda self: [*original(self), "model.ctc_head.weight"],
     )
-    tuned(["projector", "encoder"])
-    with pytest.raises(
-        InputError, match=r"without a gradient: 'encoder\.model\.ctc_head\.weight'.*freeze"
-    ):
+    tune(["projector", "encoder"])
+    with pytest.raises(InputError, match=r"'encoder\.model\.ctc_head\.weight'.*freeze"):
         run()
