@@ -290,7 +290,7 @@ def test_the_model_folder_has_the_model_and_its_record_only(world: Path, work: P
 
 
 @pytest.mark.parametrize(
-    ("rates", "kept"),
+    ("rates", "selected"),
     [
         ([0.9, 0.3, 0.5, 0.8, 0.7, 0.2], (1, 5)),
         ([0.3, 0.3, 0.3, 1.5, 1.2, 1.3], (0, 4)),

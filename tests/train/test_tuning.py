@@ -170,11 +170,11 @@ def test_every_pair_of_schemes_trains_saves_and_decodes(
 
 
 @pytest.mark.parametrize(
-    ("tune", "dtype"),
+    ("parts", "dtype"),
     [(["projector"], torch.float32), (["projector", "encoder-lora"], torch.bfloat16)],
 )
 def test_a_tuned_encoder_computes_in_the_precision_of_the_training_and_a_frozen_one_in_its_own(
-    tune: list[str], dtype: torch.dtype, world: Path, monkeypatch: pytest.MonkeyPatch
+    parts: list[str], dtype: torch.dtype, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[torch.dtype] = set()
     original = SpeechEncoder.forward
@@ -193,7 +193,7 @@ def test_a_tuned_encoder_computes_in_the_precision_of_the_training_and_a_frozen_
             hook.remove()
 
     monkeypatch.setattr(SpeechEncoder, "forward", note_dtypes)
-    tune(tune, train__precision="bf16")
+    tune(parts, train__precision="bf16")
     run()
     assert seen == {dtype}
 
