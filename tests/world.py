@@ -1,5 +1,5 @@
-"""A whole workspace in seconds: tones for words, tiny checkpoints, parameters and catalogue,
-features computed.
+"""A complete workspace in seconds: tones for words, tiny checkpoints, parameters and catalogue,
+computed features.
 
 Stages run in it by their work function, as ``python -m components.<stage>`` runs them.
 """
@@ -57,8 +57,8 @@ def hiss(seed: int) -> np.ndarray:
 
 
 def utterances(role: str, source: str, count: int, first: int) -> list[TarMember]:
-    """Made-up utterances, the same each time; speech has one to five words."""
-    made = []
+    """Synthetic utterances, the same each time; speech has one to five words."""
+    members = []
     for number in range(first, first + count):
         random = np.random.default_rng([number, *role.encode(), *source.encode()])
         seed = int(random.integers(2**31))
@@ -68,7 +68,7 @@ def utterances(role: str, source: str, count: int, first: int) -> list[TarMember
             else " ".join(random.choice(WORDS, int(random.integers(1, 6))))
         )
         samples = tone(text, seed) if text else hiss(seed)
-        made.append(
+        members.append(
             TarMember(
                 f"{source}-{number:03d}",
                 encode_flac(samples),
@@ -79,7 +79,7 @@ def utterances(role: str, source: str, count: int, first: int) -> list[TarMember
                 "en",
             )
         )
-    return made
+    return members
 
 
 def write_shards(role: str, layout: dict[str, list[int]]) -> None:
@@ -195,15 +195,15 @@ def build(encoder: str = "parakeet", llm: str = "llama") -> None:
 
 def change(path: str, changes: dict[str, Any]) -> None:
     """Sets values of a YAML file by dotted keys: ``change("params.yaml", {"train.seed": 2})``; a
-    number picks of a list.
+    number is an index of a list.
     """
     data = yaml.safe_load(Path(path).read_text())
     for key, value in changes.items():
         *parents, last = key.split(".")
-        place: Any = data
+        node: Any = data
         for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        place[last] = value
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        node[last] = value
     Path(path).write_text(yaml.safe_dump(data, sort_keys=False))
 
 

@@ -1,4 +1,4 @@
-"""The decode stage: a hypothesis for each utterance and system, made once."""
+"""The decode stage: a hypothesis for each utterance and system, computed once."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def shards() -> int:
 
 def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
     tones.run("decode")
-    found = hypotheses()
-    assert set(found) == {f"{role}/{source}" for role in ROLES for source in tones.LAYOUT[role]}
-    for name, rows in found.items():
+    decoded = hypotheses()
+    assert set(decoded) == {f"{role}/{source}" for role in ROLES for source in tones.LAYOUT[role]}
+    for name, rows in decoded.items():
         role, _, source = name.partition("/")
         items = [
             item.entry
@@ -122,13 +122,15 @@ def test_every_utterance_has_one_hypothesis_of_every_system() -> None:
             assert bool(row.alternatives) == (row.system == "free"), (
                 "the other beam; greedy search and CTC have none"
             )
-    texts = {row.text for rows in found.values() for row in rows}
+    texts = {row.text for rows in decoded.values() for row in rows}
     assert len(texts) > 10
 
 
-def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
+def test_a_hypothesis_does_not_depend_on_its_batch() -> None:
     tones.run("decode")
-    found = {(row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows}
+    decoded = {
+        (row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows
+    }
     model = SpeechLLM.load(WORKSPACE.bridge, tones.ENCODER, tones.LLM, "cpu")
     encoder, sets = SpeechEncoder(tones.ENCODER), read_params().decode.sets
     for role in ROLES:
@@ -136,11 +138,11 @@ def test_a_hypothesis_is_what_the_utterance_gives_alone() -> None:
         for item in source.utterances:
             frames = source.frames([item])
             for system, constraints in sets.items():
-                alone = search(model, frames, [item.duration_s], constraints)[0]
-                row = found[system, item.id]
-                assert (row.text, row.tokens) == (alone.text, alone.tokens)
-                assert row.score == pytest.approx(alone.score, rel=1e-4)
-            assert found["ctc", item.id].text == encoder.ctc_text(frames)[0]
+                expected = search(model, frames, [item.duration_s], constraints)[0]
+                row = decoded[system, item.id]
+                assert (row.text, row.tokens) == (expected.text, expected.tokens)
+                assert row.score == pytest.approx(expected.score, rel=1e-4)
+            assert decoded["ctc", item.id].text == encoder.ctc_text(frames)[0]
 
 
 def test_a_decoder_loads_the_llm_only_when_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +159,7 @@ def test_a_decoder_loads_the_llm_only_when_it_needs_it(monkeypatch: pytest.Monke
             assert hypothesis.text == texts[utterance.id]
 
 
-def test_a_worker_keeps_its_decoder_until_the_inputs_change() -> None:
+def test_a_worker_loads_another_decoder_only_for_other_inputs() -> None:
     tones.run("decode")
     loaded = _shard_decoder.cache_info()
     tones.change("params.yaml", {"decode.batch_seconds": 2})
@@ -218,11 +220,11 @@ def test_a_killed_run_goes_on_with_the_units_that_are_missing(
     assert len(decoded) == len(set(decoded)) == 3 * shards()
 
 
-def test_a_new_constraint_set_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
+def test_a_new_constraint_set_decodes_only_itself(decoded: list[tuple[str, str]]) -> None:
     tones.run("decode")
     before = hypotheses()
     decoded.clear()
-    sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
+    sets = {name: vars(constraints) for name, constraints in read_params().decode.sets.items()}
     tones.change(
         "params.yaml", {"decode.sets": {**sets, "short": {**sets["free"], "max_tokens": 2}}}
     )
@@ -236,8 +238,8 @@ def test_a_new_constraint_set_decodes_itself_alone(decoded: list[tuple[str, str]
         assert all(len(row.tokens) <= 2 for row in rows if row.system == "short")
 
 
-def test_two_sets_that_ask_the_same_are_two_systems() -> None:
-    sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
+def test_two_equal_sets_are_two_systems() -> None:
+    sets = {name: vars(constraints) for name, constraints in read_params().decode.sets.items()}
     tones.change("params.yaml", {"decode.sets": {**sets, "again": sets["free"]}})
     tones.run("decode")
     for rows in hypotheses().values():
@@ -260,11 +262,9 @@ def test_another_model_decodes_everything_anew(decoded: list[tuple[str, str]]) -
     ]
 
 
-def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str, str]]) -> None:
-    """As the search with the evidence of the utterance's own frames; the free set is
-    not touched.
-    """
-    sets = {name: vars(each) for name, each in read_params().decode.sets.items()}
+def test_a_set_that_needs_acoustic_evidence_has_it_from_ctc(decoded: list[tuple[str, str]]) -> None:
+    """The text is that of a search with the evidence of the utterance's own frames."""
+    sets = {name: vars(constraints) for name, constraints in read_params().decode.sets.items()}
     tones.change(
         "params.yaml",
         {
@@ -275,7 +275,9 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
         },
     )
     tones.run("decode")
-    found = {(row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows}
+    by_system = {
+        (row.system, row.utterance_id): row for rows in hypotheses().values() for row in rows
+    }
     model, encoder, source = (
         SpeechLLM.load(WORKSPACE.bridge, tones.ENCODER, tones.LLM, "cpu"),
         SpeechEncoder(tones.ENCODER),
@@ -284,18 +286,18 @@ def test_a_set_that_asks_what_was_heard_gets_it_from_ctc(decoded: list[tuple[str
     for item in source.utterances:
         frames = source.frames([item])
         evidence = ctc_evidence(encoder, frames, model.builder.text)
-        (alone,) = search(
+        (expected,) = search(
             model, frames, [item.duration_s], read_params().decode.sets["bound"], evidence
         )
-        assert found["bound", item.id].text == alone.text
+        assert by_system["bound", item.id].text == expected.text
     assert any(
-        found["bound", each].text != found["free", each].text
-        for system, each in found
+        by_system["bound", utterance_id].text != by_system["free", utterance_id].text
+        for system, utterance_id in by_system
         if system == "bound"
     )
 
 
-def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
+def test_acoustic_limits_are_off_without_evidence(
     decoded: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     tones.change("params.yaml", {"features.layer": 1})
@@ -318,41 +320,48 @@ def test_limits_that_ask_what_was_heard_are_off_where_nothing_tells(
     assert read_record(Path("data/decode"))["parameters"]["sets"]["free"]["silence_gate"] == 0
 
 
-def test_a_whole_whisper_says_what_it_heard_by_its_own_decoder() -> None:
+def test_a_complete_whisper_decodes_by_its_own_decoder() -> None:
     save_encoder(tones.ENCODER, "whisper")
     words = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", *(f"w{number}" for number in range(34))]
     vocabulary = {
-        token: place for place, token in enumerate(["<|endoftext|>", "<s>", "</s>", *words])
+        token: index for index, token in enumerate(["<|endoftext|>", "<s>", "</s>", *words])
     }
     tokenizer = WhisperTokenizerFast(vocab=vocabulary, merges=[], unk_token="<|endoftext|>")
     tokenizer.save_pretrained(tones.ENCODER)
     tones.run_features()
     save_bridge()
     tones.run("decode")
-    rows = [row for each in hypotheses().values() for row in each if row.system == "whisper"]
+    rows = [
+        row
+        for source_rows in hypotheses().values()
+        for row in source_rows
+        if row.system == "whisper"
+    ]
     assert len(rows) == sum(len(list_utterances(Path("data/shards") / role)) for role in ROLES)
     assert all(math.isnan(row.score) and not row.tokens for row in rows)
     assert len({row.text for row in rows}) > 1
     network = WhisperForConditionalGeneration.from_pretrained(tones.ENCODER).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(tones.ENCODER)
     item = list_utterances(Path("data/shards/test"))[0]
-    heard = extractor(read_audio(item), sampling_rate=RATE, return_tensors="pt").input_features
+    features = extractor(read_audio(item), sampling_rate=RATE, return_tensors="pt").input_features
     tokens = [network.config.decoder_start_token_id]
     with torch.no_grad():
         while len(tokens) < 225:  # greedy by hand: the whole network anew for each token
             best = int(
-                network(input_features=heard, decoder_input_ids=torch.tensor([tokens]))
+                network(input_features=features, decoder_input_ids=torch.tensor([tokens]))
                 .logits[0, -1]
                 .argmax()
             )
             if best == network.config.eos_token_id:
                 break
             tokens.append(best)
-    wanted = tokenizer.decode(tokens[1:], skip_special_tokens=True)
-    assert next(row.text for row in rows if row.utterance_id == item.id) == " ".join(wanted.split())
+    expected = tokenizer.decode(tokens[1:], skip_special_tokens=True)
+    assert next(row.text for row in rows if row.utterance_id == item.id) == " ".join(
+        expected.split()
+    )
 
 
-def test_a_new_test_source_decodes_itself_alone(decoded: list[tuple[str, str]]) -> None:
+def test_a_new_test_source_decodes_only_itself(decoded: list[tuple[str, str]]) -> None:
     tones.run("decode")
     decoded.clear()
     tones.write_shards("test", {**tones.LAYOUT["test"], "new-test": [2]})
@@ -362,7 +371,7 @@ def test_a_new_test_source_decodes_itself_alone(decoded: list[tuple[str, str]]) 
     assert "test/new-test" in hypotheses()
 
 
-def test_without_a_head_for_the_stored_layer_there_is_no_ctc() -> None:
+def test_without_a_head_for_the_stored_layer_ctc_is_no_system() -> None:
     tones.change("params.yaml", {"features.layer": 1})
     tones.run_features()
     tones.run("decode")
@@ -413,11 +422,11 @@ def recording(name: str, seconds: float, texts: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("padding", ["window", "none"])
-def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_heard(
+def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_decoded(
     padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a table of recordings through shards, Whisper's windows of 30 s and every system; the
-    projector joins three frames.
+    projector stacks three frames.
     """
     texts: dict[str, str] = {}
     lengths = {"long": 35.2, "usual": 1.0, "short": 0.04}
@@ -455,7 +464,7 @@ def test_a_model_of_another_llm_is_refused() -> None:
         tones.run("decode")
 
 
-def test_the_record_names_what_was_decoded() -> None:
+def test_the_record_names_the_inputs() -> None:
     tones.run("decode")
     record = read_record(OUT)
     assert set(record["inputs"]["model"]) == {"bridge", "encoder", "llm"}
@@ -475,24 +484,22 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_hypotheses(tmp_path / "rows.parquet") == rows
 
 
-def test_the_llm_alone_gives_each_reference_its_log_probability() -> None:
-    """Token by token behind the BOS, as the chain rule has it; the rest of the stage is what it
-    was.
-    """
+def test_perplexity_adds_the_log_probability_of_every_reference() -> None:
+    """The sum over the tokens after the BOS, computed one by one; other systems do not change."""
     tones.run("decode")
     before, record = hypotheses(), read_record(OUT)["parameters"]
     assert "perplexity" not in record
     tones.change("params.yaml", {"decode.perplexity": True})
     tones.run("decode")
-    found = hypotheses()
+    with_llm = hypotheses()
     llm, tokenizer = load_llm(tones.LLM, "float32", "cpu")
-    for name, rows in found.items():
-        alone = [row for row in rows if row.system == "llm"]
+    for name, rows in with_llm.items():
+        llm_rows = [row for row in rows if row.system == "llm"]
         assert [row.utterance_id for row in rows if row.system != "llm"] == [
             row.utterance_id for row in before[name]
         ]
-        assert bool(alone) == (not name.startswith("nonspeech"))
-        for row in alone:
+        assert bool(llm_rows) == (not name.startswith("nonspeech"))
+        for row in llm_rows:
             ids, total = [tokenizer.bos_token_id], 0.0
             for token in tokenizer(row.reference.lower(), add_special_tokens=False).input_ids:
                 total += float(

@@ -1,4 +1,4 @@
-"""The features stage: what it stores, when it stops, and who may read it."""
+"""The features stage: what it stores, what it refuses, and what readers refuse."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def stored(role: str) -> dict[str, str]:
     return folder_digests(OUT / role)
 
 
-def made_again(
+def computed_again(
     role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **environment: str
 ) -> dict[str, str]:
-    """The same of a run that finds no finished unit."""
+    """The same after a run with an empty work cache."""
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / f"work {len(list(tmp_path.iterdir()))}"))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -58,8 +58,8 @@ def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
             assert frames.dtype == np.float16
             assert frames.shape == (item.entry.frames, WIDTH)
             assert item.entry.frames == pytest.approx(sound.duration_s * 25, abs=1)
-            kept = (item.num_samples, item.text, item.speaker, item.entry.shard)
-            assert kept == (
+            columns = (item.num_samples, item.text, item.speaker, item.entry.shard)
+            assert columns == (
                 sound.num_samples,
                 sound.text,
                 sound.speaker,
@@ -69,14 +69,14 @@ def test_every_shard_of_audio_has_a_tar_of_frames(world: Path) -> None:
         assert sorted(archive.getnames()[:2]) == ["tones-000.json", "tones-000.npy"]
 
 
-def test_what_is_stored_is_what_the_encoder_gives(world: Path) -> None:
+def test_stored_frames_are_those_of_the_encoder(world: Path) -> None:
     encoder = SpeechEncoder(tones.ENCODER)
     for sound, item in zip(
         list_utterances(SHARDS / "train"), list_utterances(OUT / "train"), strict=True
     ):
-        alone = encoder([read_audio(sound)])[0].numpy()
+        frames = encoder([read_audio(sound)])[0].numpy()
         np.testing.assert_allclose(
-            read_frames(item).astype(np.float32), alone, rtol=1e-3, atol=1e-4
+            read_frames(item).astype(np.float32), frames, rtol=1e-3, atol=1e-4
         )
 
 
@@ -84,8 +84,8 @@ def test_two_runs_give_the_same_bytes_whatever_the_batches_before(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored("train")
-    assert made_again("train", tmp_path, monkeypatch) == before
-    assert made_again("test", tmp_path, monkeypatch) == stored("test")
+    assert computed_again("train", tmp_path, monkeypatch) == before
+    assert computed_again("test", tmp_path, monkeypatch) == stored("test")
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_two_workers_give_the_bytes_of_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored("train")
-    assert made_again("train", tmp_path, monkeypatch, LIBRETTO_WORKERS="2") == before
+    assert computed_again("train", tmp_path, monkeypatch, LIBRETTO_WORKERS="2") == before
 
 
 def test_finished_shards_are_not_computed_again(
@@ -121,33 +121,33 @@ def test_finished_shards_are_not_computed_again(
 
 
 @pytest.mark.parametrize(
-    ("value", "says"), [(float("nan"), "nan"), (float("inf"), "inf"), (7.0e4, "70000")]
+    ("value", "printed"), [(float("nan"), "nan"), (float("inf"), "inf"), (7.0e4, "70000")]
 )
-def test_a_value_that_can_not_be_held_stops_with_its_utterance(
-    value: float, says: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_value_that_cannot_be_stored_names_its_utterance(
+    value: float, printed: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = SpeechEncoder.__call__
-    wanted = next(
+    original = SpeechEncoder.__call__
+    num_samples = next(
         item for item in list_utterances(SHARDS / "train") if item.id == "tones-006"
     ).num_samples
 
     def call(self: SpeechEncoder, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
-        found = [each.clone() for each in known(self, waveforms)]
-        for waveform, frames in zip(waveforms, found, strict=True):
-            if len(waveform) == wanted:
+        results = [tensor.clone() for tensor in original(self, waveforms)]
+        for waveform, frames in zip(waveforms, results, strict=True):
+            if len(waveform) == num_samples:
                 frames[1, 2] = value
-        return found
+        return results
 
     monkeypatch.setattr(SpeechEncoder, "__call__", call)
-    with refused("tones-006", says, "numerics.dtype"):
-        made_again("train", tmp_path, monkeypatch)
+    with refused("tones-006", printed, "numerics.dtype"):
+        computed_again("train", tmp_path, monkeypatch)
     assert not (OUT / "train/inputs.json").exists()
     tones.change(
         "catalogue/encoder.yaml",
         {"tiny.numerics.max_abs": 1e5, "tiny.numerics.features": "float32"},
     )
     if np.isfinite(value):
-        made_again("train", tmp_path, monkeypatch)
+        computed_again("train", tmp_path, monkeypatch)
         item = next(item for item in list_utterances(OUT / "train") if item.id == "tones-006")
         assert read_frames(item)[1, 2] == np.float32(value)
 
@@ -163,7 +163,7 @@ def test_a_broken_recording_stops_with_its_utterance(
     tar.write_bytes(data)
     write_record(SHARDS / "train", "shards", parameters=None, inputs={})
     with refused("tones-006", "tones-000001.tar"):
-        made_again("train", tmp_path, monkeypatch)
+        computed_again("train", tmp_path, monkeypatch)
     assert not (OUT / "train/inputs.json").exists()
 
 
@@ -175,27 +175,29 @@ def test_a_tar_that_ends_too_early_stops_with_its_utterance(
     tar.write_bytes(tar.read_bytes()[: item.entry.offset + 100])
     write_record(SHARDS / "train", "shards", parameters=None, inputs={})
     with refused(None, "tones-000001.tar", "tones-00"):
-        made_again("train", tmp_path, monkeypatch)
+        computed_again("train", tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("what", ["encoder", "shards"])
-def test_a_reader_refuses_frames_of_another_encoder_or_other_shards(what: str, world: Path) -> None:
+@pytest.mark.parametrize("changed", ["encoder", "shards"])
+def test_a_reader_refuses_frames_of_another_encoder_or_other_shards(
+    changed: str, world: Path
+) -> None:
     tones.frame_source("train")
-    if what == "encoder":
+    if changed == "encoder":
         save_encoder(tones.ENCODER, seed=2)
     else:
         tones.write_shards("train", {"tones": [5, 4]})
-    with refused("data/features/train", what):
+    with refused("data/features/train", changed):
         tones.frame_source("train")
 
 
-def test_a_folder_that_is_not_whole_is_refused(world: Path) -> None:
+def test_an_incomplete_folder_is_refused(world: Path) -> None:
     (OUT / "train/inputs.json").unlink()
     with refused("data/features/train"):
         tones.frame_source("train")
 
 
-def test_live_mode_stores_its_record_alone_and_loads_no_encoder(
+def test_live_mode_stores_only_its_record_and_loads_no_encoder(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -206,7 +208,7 @@ def test_live_mode_stores_its_record_alone_and_loads_no_encoder(
         raise AssertionError("the encoder is not needed")
 
     monkeypatch.setattr(SpeechEncoder, "__init__", never)
-    files = made_again("train", tmp_path, monkeypatch)
+    files = computed_again("train", tmp_path, monkeypatch)
     assert set(files) == {"inputs.json"}
     record = read_record(OUT / "train")
     assert "live" in record["empty"]
@@ -215,7 +217,7 @@ def test_live_mode_stores_its_record_alone_and_loads_no_encoder(
 
 
 def encode_with(family: str, **numerics: object) -> None:
-    """Puts an encoder of another family in place, run as its entry would say."""
+    """Replaces the encoder by one of another family, with the numerics of such an entry."""
     save_encoder(tones.ENCODER, family)
     numerics = {
         "batching": "equal-length" if family.endswith("group-norm") else "padded",
@@ -236,7 +238,7 @@ def test_live_and_cached_frames_agree_to_half_precision(
 ) -> None:
     if family != "parakeet":
         encode_with(family, padding=padding)
-        made_again("train", tmp_path, monkeypatch)
+        computed_again("train", tmp_path, monkeypatch)
     cached = tones.frame_source("train")
     stored_frames = cached.frames(cached.utterances)
     tones.change("params.yaml", {"features.mode": "live"})
@@ -249,44 +251,44 @@ def test_live_and_cached_frames_agree_to_half_precision(
         [*live.utterances[3:5], live.utterances[3]],
     ):
         for item, frames in zip(items, live.frames(items), strict=True):
-            wanted = stored_frames[[other.id for other in cached.utterances].index(item.id)]
-            assert frames.dtype == wanted.dtype == torch.float32
-            torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
+            expected = stored_frames[[other.id for other in cached.utterances].index(item.id)]
+            assert frames.dtype == expected.dtype == torch.float32
+            torch.testing.assert_close(frames, expected, rtol=1e-3, atol=1e-4)
     assert live.frames([]) == cached.frames([]) == []
 
 
-def test_an_encoder_that_forbids_padding_says_so(
+def test_an_encoder_that_forbids_padding_refuses_it(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode_with("hubert-group-norm", batching="padded")
     with refused(str(tones.ENCODER), "numerics.batching"):
-        made_again("train", tmp_path, monkeypatch)
+        computed_again("train", tmp_path, monkeypatch)
 
 
 def last_norm(family: str) -> tuple[Path, str]:
-    """File and name of the norm that alone sets how large the frames are: behind the last layer, or
-    the last one in it.
+    """File and name of the norm that sets the magnitude of the frames: after the last layer, or the
+    last one in it.
     """
     file = tones.ENCODER / (
         "speech/model.safetensors" if family == "whisper-ast" else "model.safetensors"
     )
     inside = {"parakeet": "layers.1.norm_out", "ast": "layernorm"}.get(family, "encoder.layer_norm")
-    wanted = "layers.1.final_layer_norm" if family.endswith("group-norm") else inside
+    name_end = "layers.1.final_layer_norm" if family.endswith("group-norm") else inside
     names = [
         name
         for name in load_file(file)
-        if re.search(rf"(^|\.){re.escape(wanted)}\.weight$", name) and "classifier" not in name
+        if re.search(rf"(^|\.){re.escape(name_end)}\.weight$", name) and "classifier" not in name
     ]
     assert len(names) == 1, names
     return file, names[0]
 
 
 @pytest.mark.parametrize("family", [family for family in ENCODERS if family != "fbank"])
-def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
+def test_an_overflow_in_half_precision_is_refused_and_its_hint_works(
     family: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode_with(family, dtype="float16")
-    made_again("dev", tmp_path, monkeypatch)
+    computed_again("dev", tmp_path, monkeypatch)
     assert {read_frames(item).dtype for item in list_utterances(OUT / "dev")} == {
         np.dtype(np.float16)
     }
@@ -295,13 +297,13 @@ def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
     save_file({**weights, name: weights[name] * 6e4}, file, metadata={"format": "pt"})
     write_record(tones.ENCODER, "encoder", parameters=None, inputs={})
     with refused(None, "tones-dev-00", "numerics.dtype", "max_abs"):
-        made_again("dev", tmp_path, monkeypatch)
+        computed_again("dev", tmp_path, monkeypatch)
     hint = {"dtype": "float32", "features": "float32", "max_abs": 1e6}
     tones.change(
         "catalogue/encoder.yaml",
         {f"tiny.numerics.{name}": value for name, value in hint.items()},
     )
-    made_again("dev", tmp_path, monkeypatch)
+    computed_again("dev", tmp_path, monkeypatch)
     assert {read_frames(item).dtype for item in list_utterances(OUT / "dev")} == {
         np.dtype(np.float32)
     }
@@ -311,15 +313,15 @@ def test_an_overflow_in_half_precision_stops_and_the_way_out_works(
     )
 
 
-def test_log_mel_over_what_its_entry_allows_stops(
+def test_log_mel_over_the_limit_of_its_entry_is_refused(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is normalised, so no half precision overflows: the entry's own limit is what can be
-    passed.
+    """It is normalised, so half precision does not overflow; only the entry's own limit can be
+    exceeded.
     """
     encode_with("fbank", max_abs=0.5)
     with refused(None, "tones-dev-00", "0.5"):
-        made_again("dev", tmp_path, monkeypatch)
+        computed_again("dev", tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -345,26 +347,26 @@ def test_a_clip_without_a_frame_stops_before_any_work(
     tones.change("params.yaml", {"features.mode": mode})
     monkeypatch.setattr(SpeechEncoder, "__call__", lambda *arguments: pytest.fail("computed"))
     with refused("click", str(least - 1), str(least)):
-        made_again("dev", tmp_path, monkeypatch)
+        computed_again("dev", tmp_path, monkeypatch)
         source = tones.frame_source("dev")
         source.frames(source.utterances)
 
 
 @pytest.mark.parametrize(("padding", "largest"), [("window", 1), ("none", 5)])
-def test_what_an_encoder_pads_counts_in_a_batch(
+def test_padding_of_the_encoder_counts_in_a_batch(
     padding: str, largest: int, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode_with("whisper", padding=padding)
     tones.change("params.yaml", {"features.batch_seconds": 50})
     sizes: list[int] = []
-    known = SpeechEncoder.__call__
+    original = SpeechEncoder.__call__
 
     def call(self: SpeechEncoder, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
         sizes.append(len(waveforms))
-        return known(self, waveforms)
+        return original(self, waveforms)
 
     monkeypatch.setattr(SpeechEncoder, "__call__", call)
-    made_again("train", tmp_path, monkeypatch)
+    computed_again("train", tmp_path, monkeypatch)
     assert max(sizes) == largest
     assert sum(sizes) == 12
 
@@ -373,7 +375,7 @@ def keys() -> dict[str, object]:
     return {role: read_record(OUT / role)["key"] for role in ("train", "dev")}
 
 
-def test_the_key_follows_what_shapes_the_frames_and_not_where_they_are_made(
+def test_the_key_depends_on_what_shapes_the_frames_only(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = keys()
@@ -387,27 +389,27 @@ def test_the_key_follows_what_shapes_the_frames_and_not_where_they_are_made(
     monkeypatch.setenv("LIBRETTO_DEVICE", "cpu:0")
     assert key() == before["dev"]
     monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
-    found = [json.dumps(before["dev"], sort_keys=True)]
+    keys_seen = [json.dumps(before["dev"], sort_keys=True)]
     for path, change in [
         ("params.yaml", {"features.layer": 1}),
         ("params.yaml", {"features.batch_seconds": 2}),
         ("catalogue/encoder.yaml", {"tiny.numerics.features": "float32"}),
     ]:
         tones.change(path, change)
-        found.append(json.dumps(key(), sort_keys=True))
+        keys_seen.append(json.dumps(key(), sort_keys=True))
     save_encoder(tones.ENCODER, seed=2)
-    found.append(json.dumps(key(), sort_keys=True))
-    assert len(set(found)) == len(found)
+    keys_seen.append(json.dumps(key(), sort_keys=True))
+    assert len(set(keys_seen)) == len(keys_seen)
 
 
-def test_another_layer_gives_other_frames(world: Path) -> None:
+def test_another_layer_has_other_frames(world: Path) -> None:
     last = {item.id: read_frames(item) for item in list_utterances(OUT / "dev")}
     for layer in (0, 1, 2):
         tones.change("params.yaml", {"features.layer": layer})
         tones.run("features", "dev")
         frames = {item.id: read_frames(item) for item in list_utterances(OUT / "dev")}
-        assert {name: each.shape for name, each in frames.items()} == {
-            name: each.shape for name, each in last.items()
+        assert {name: values.shape for name, values in frames.items()} == {
+            name: values.shape for name, values in last.items()
         }
         same = all(np.allclose(frames[name], last[name], atol=1e-3) for name in last)
         assert same == (layer == 2)
@@ -425,7 +427,7 @@ def test_a_clip_shorter_than_a_frame_stops_with_its_name() -> None:
         )
 
 
-def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
+def test_a_source_without_utterances_has_an_empty_index(world: Path) -> None:
     empty_folder(SHARDS / "noise")
     (SHARDS / "noise/none").mkdir()
     write_index(SHARDS / "noise/none" / INDEX, [])
@@ -435,7 +437,7 @@ def test_a_source_without_utterances_gives_an_empty_index(world: Path) -> None:
     assert FrameSource("noise", tones.ENCODER, "cpu").utterances == []
 
 
-def test_the_record_knows_the_digest_of_every_file(world: Path) -> None:
+def test_the_record_has_the_digest_of_every_file(world: Path) -> None:
     for role in tones.LAYOUT:
         assert {
             name: file_digest(OUT / role / name) for name in recorded_digests(OUT / role)

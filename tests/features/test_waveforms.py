@@ -1,6 +1,4 @@
-"""Augmented training audio: what is stored and what is drawn agree, all other roles stay as
-recorded, and nothing is missed.
-"""
+"""Augmented training audio: stored and live frames agree, and all other roles stay as recorded."""
 
 from __future__ import annotations
 
@@ -38,15 +36,15 @@ def put_noise(seed: int = 1, rooms: bool = True) -> None:
     """The shards of the role noise: clips shorter and longer than speech, and a source of rooms."""
     out, random = empty_folder(NOISE), np.random.default_rng(seed)
     tail = np.exp(-np.arange(3000) / 300) * random.standard_normal(3000) * 0.2
-    held = {
+    waveforms = {
         "hum": [random.uniform(-0.3, 0.3, count) for count in (900, 60_000)],
         "hall": [np.r_[np.zeros(40), 0.9, tail]],
     }
-    for source, clips in held.items():
+    for source, clips in waveforms.items():
         (out / source).mkdir()
         samples = [
-            TarMember(f"{source}-{n}", encode_flac(each), len(each), 0, "", "", "")
-            for n, each in enumerate(clips)
+            TarMember(f"{source}-{n}", encode_flac(waveform), len(waveform), 0, "", "", "")
+            for n, waveform in enumerate(clips)
         ]
         write_index(
             out / source / INDEX, write_tar(out / source / f"{source}-000000.tar", samples, "flac")
@@ -76,7 +74,7 @@ def run(*roles: str, mode: str = "cached") -> None:
         tones.run("features", role)
 
 
-def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -> None:
+def test_every_view_has_every_utterance_and_equals_live_frames(drawn: Path) -> None:
     run("train", "nonspeech-train")
     cached = {role: tones.frame_source(role) for role in ("train", "nonspeech-train")}
     stored = {
@@ -88,14 +86,14 @@ def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -
         for role, source in cached.items()
     }
     for role, source in cached.items():
-        wanted = [
+        expected = [
             (item.source, item.id, item.num_samples) for item in list_utterances(SHARDS / role)
         ]
         for below in ("", "view-1", "view-2"):
             assert [
                 (item.source, item.id, item.num_samples)
                 for item in list_utterances(OUT / role, below)
-            ] == wanted
+            ] == expected
         assert len(list((OUT / role).rglob("*.tar"))) == 3 * len(
             list((SHARDS / role).rglob("*.tar"))
         )
@@ -104,7 +102,7 @@ def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -
             for name, digest in folder_digests(OUT / role).items()
             if name != "inputs.json"
         }
-        assert [[len(each) for each in frames] for frames in stored[role]] == counts[role]
+        assert [[len(tensor) for tensor in frames] for frames in stored[role]] == counts[role]
         assert all(
             torch.equal(*pair) for pair in zip(stored[role][0], stored[role][3], strict=True)
         )
@@ -117,11 +115,11 @@ def test_every_view_holds_every_utterance_and_live_draws_the_same(drawn: Path) -
         live = tones.frame_source(role)
         for epoch in (2, 0, 1):
             backwards = live.frames(live.utterances[::-1], epoch)[::-1]
-            for item, frames, wanted in zip(
+            for item, frames, expected in zip(
                 live.utterances, backwards, stored[role][epoch], strict=True
             ):
                 assert len(frames) == live.num_frames(item, epoch)
-                torch.testing.assert_close(frames, wanted, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(frames, expected, rtol=1e-3, atol=1e-4)
                 assert live.duration_s(item, epoch) == cached[role].duration_s(item, epoch)
         assert [live.num_frames(item, 3) for item in live.utterances] != counts[role][3]
 
@@ -149,34 +147,34 @@ def test_other_roles_and_training_with_all_off_stay_as_recorded(world: Path) -> 
 
 def test_without_an_epoch_live_frames_are_clean_and_stored_ones_are_refused(drawn: Path) -> None:
     clean = tones.frame_source("train")
-    wanted = clean.frames(clean.utterances)
+    expected = clean.frames(clean.utterances)
     run("train", mode="live")
     live = tones.frame_source("train")
-    for frames, each in zip(live.frames(live.utterances), wanted, strict=True):
-        torch.testing.assert_close(frames, each, rtol=1e-3, atol=1e-4)
+    for frames, clean_frames in zip(live.frames(live.utterances), expected, strict=True):
+        torch.testing.assert_close(frames, clean_frames, rtol=1e-3, atol=1e-4)
     run("train")
     cached = tones.frame_source("train")
     with refused("data/features/train", "features.mode"):
         cached.frames(cached.utterances)
 
 
-def test_finished_views_are_taken_from_the_work_cache(
+def test_finished_views_come_from_the_work_cache(
     drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     augment(views=2)
     run("train")
-    made: list[tuple[str, int]] = []
+    computed: list[tuple[str, int]] = []
     compute = extract.compute_frames
     monkeypatch.setattr(
         "components.features.extract.compute_frames",
-        lambda job, utterances: made.append((job.name, job.view)) or compute(job, utterances),
+        lambda job, utterances: computed.append((job.name, job.view)) or compute(job, utterances),
     )
     augment(views=3)
     run("train")
-    assert made == [(f"tones-00000{shard}.tar", 2) for shard in range(3)]
+    assert computed == [(f"tones-00000{shard}.tar", 2) for shard in range(3)]
     augment(seed=2, views=1)
     run("train")
-    assert len(made) == 6
+    assert len(computed) == 6
 
 
 def test_other_cuts_into_shards_draw_the_same(drawn: Path) -> None:
@@ -190,7 +188,7 @@ def test_other_cuts_into_shards_draw_the_same(drawn: Path) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_other_noise_gives_another_key_and_stored_frames_are_refused(drawn: Path) -> None:
+def test_other_noise_changes_the_key_and_stored_frames_are_refused(drawn: Path) -> None:
     run("train")
     key = read_record(OUT / "train")["key"]
     put_noise(seed=2)
@@ -204,43 +202,45 @@ def test_other_noise_gives_another_key_and_stored_frames_are_refused(drawn: Path
 
 
 def test_rooms_are_never_added_and_noise_is_no_room(drawn: Path) -> None:
-    found = build_augmentation(read_params().features.augment, NOISE)
-    assert [clip.utterance.source for clip in found.rooms if isinstance(clip, ShardClip)] == [
-        "hall"
-    ]
-    assert [clip.utterance.source for clip in found.noise if isinstance(clip, ShardClip)] == [
+    augmentation = build_augmentation(read_params().features.augment, NOISE)
+    assert [
+        clip.utterance.source for clip in augmentation.rooms if isinstance(clip, ShardClip)
+    ] == ["hall"]
+    assert [
+        clip.utterance.source for clip in augmentation.noise if isinstance(clip, ShardClip)
+    ] == [
         "hum",
         "hum",
     ]
 
 
-def test_non_speech_changes_by_speed_and_level_alone(drawn: Path) -> None:
+def test_non_speech_changes_by_speed_and_level_only(drawn: Path) -> None:
     settings = read_params().features.augment
     of = {role: role_augment(settings, role) for role in (*tones.LAYOUT, "noise")}
     assert [role for role in of if of[role]] == ["train", "nonspeech-train"]
     assert of["train"] == settings
-    quiet = of["nonspeech-train"]
-    assert quiet is not None
-    assert (quiet.noise.probability, quiet.rooms.probability) == (0, 0)
+    nonspeech = of["nonspeech-train"]
+    assert nonspeech is not None
+    assert (nonspeech.noise.probability, nonspeech.rooms.probability) == (0, 0)
     item = list_utterances(SHARDS / "nonspeech-train")[0]
     for view in range(8):
-        made, length = (
-            AugmentedView(build_augmentation(quiet, NOISE), view).waveform(item),
-            AugmentedView(build_augmentation(quiet, NOISE), view).num_samples(item),
+        waveform, length = (
+            AugmentedView(build_augmentation(nonspeech, NOISE), view).waveform(item),
+            AugmentedView(build_augmentation(nonspeech, NOISE), view).num_samples(item),
         )
-        assert len(made) == length
+        assert len(waveform) == length
         if length == item.num_samples:
-            ratio = made[read_audio(item) != 0] / read_audio(item)[read_audio(item) != 0]
+            ratio = waveform[read_audio(item) != 0] / read_audio(item)[read_audio(item) != 0]
             np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
 @pytest.mark.parametrize("kind", ["noise", "rooms"])
-def test_noise_that_is_not_there_stops_before_any_work(
+def test_missing_noise_is_refused_before_any_work(
     kind: str, mode: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the catalogue, where every stage begins; and by the shards, where all clips of a source
-    were rejected.
+    """By the catalogue, before every stage; and by the shards, if all clips of a source were
+    rejected.
     """
     write_record(empty_folder(NOISE), "shards", parameters=None, inputs={})
     augment(**{f"{kind}.probability": 0.5})
@@ -285,9 +285,7 @@ def test_an_utterance_that_speed_leaves_without_a_frame_stops_before_the_first_e
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 60_000), (31_234, 5_000), (59_999, 1)])
-def test_a_part_of_a_recording_is_that_part_of_the_whole(
-    start: int, count: int, drawn: Path
-) -> None:
+def test_an_excerpt_equals_that_part_of_the_recording(start: int, count: int, drawn: Path) -> None:
     item = next(item for item in list_utterances(NOISE) if item.num_samples == 60_000)
     assert np.array_equal(
         read_audio_part(item, start, count), read_audio(item)[start : start + count]

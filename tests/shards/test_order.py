@@ -1,5 +1,5 @@
-"""The order of utterances: a shuffle that is a function of seed and epoch alone, and batches under
-a budget.
+"""The order of utterances: a shuffle that depends on seed and epoch only, and batches under a
+budget.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ any_time = settings(deadline=None)
 
 
 def located(sizes: list[int], folder: str = "/data") -> list[IndexedUtterance]:
-    """Utterances of shards of these sizes, the shards dealt to two sources."""
+    """Utterances of shards of these sizes, the shards in two sources by turns."""
     items = []
     for shard, size in enumerate(sizes):
         source = f"source-{shard % 2}"
         name = f"{source}-{shard // 2:06d}.tar"
         entries = (
-            IndexEntry(f"{shard}-{place}", name, 0, 0, 0, 0, 16_000, 0, 0, "", "")
-            for place in range(size)
+            IndexEntry(f"{shard}-{index}", name, 0, 0, 0, 0, 16_000, 0, 0, "", "")
+            for index in range(size)
         )
         items += [IndexedUtterance(entry, source, Path(folder) / source) for entry in entries]
     return items
 
 
 def flat(groups: list[list[int]]) -> list[int]:
-    return [place for group in groups for place in group]
+    return [index for group in groups for index in group]
 
 
 @any_time
 @given(SIZES, st.integers(0, 2**40), st.integers(0, 99), st.integers(1, 10))
-def test_windows_hold_every_utterance_once_and_few_shards_each(
+def test_windows_have_every_utterance_once_and_few_shards(
     sizes: list[int], seed: int, epoch: int, shards: int
 ) -> None:
     items = located(sizes)
-    found = shuffle_in_windows(items, seed, epoch, shards)
-    assert sorted(flat(found)) == list(range(len(items)))
-    held = [
-        {(items[place].source, items[place].entry.shard) for place in window} for window in found
+    windows = shuffle_in_windows(items, seed, epoch, shards)
+    assert sorted(flat(windows)) == list(range(len(items)))
+    shard_names = [
+        {(items[index].source, items[index].entry.shard) for index in window} for window in windows
     ]
-    assert all(len(window) == shards for window in held[:-1])
-    assert 0 < len(held[-1]) <= shards
-    assert sum(map(len, held)) == len(sizes), "a shard stands in one window only"
+    assert all(len(window) == shards for window in shard_names[:-1])
+    assert 0 < len(shard_names[-1]) <= shards
+    assert sum(map(len, shard_names)) == len(sizes), "a shard is in one window only"
 
 
 @any_time
 @given(SIZES, st.integers(0, 99), st.integers(0, 9), st.integers(1, 10))
-def test_the_order_is_the_same_again_and_wherever_the_shards_lie(
+def test_the_order_does_not_depend_on_the_folder_of_the_shards(
     sizes: list[int], seed: int, epoch: int, shards: int
 ) -> None:
     first = shuffle_in_windows(located(sizes), seed, epoch, shards)
@@ -72,7 +72,7 @@ def test_seed_and_epoch_change_the_order_of_shards_and_of_utterances() -> None:
     assert len({tuple(flat(order)) for order in orders}) == 4
     assert len({tuple(items[window[0]].entry.shard for window in order) for order in orders}) == 4
     inside = {
-        tuple(place for place in flat(order) if items[place].entry.shard == "source-0-000000.tar")
+        tuple(index for index in flat(order) if items[index].entry.shard == "source-0-000000.tar")
         for order in orders
     }
     assert len(inside) == 4
@@ -81,22 +81,22 @@ def test_seed_and_epoch_change_the_order_of_shards_and_of_utterances() -> None:
 def test_a_wide_window_mixes_its_shards() -> None:
     items = located([50, 50])
     [window] = shuffle_in_windows(items, 1, 0, 2)
-    first_half = {items[place].entry.shard for place in window[:50]}
+    first_half = {items[index].entry.shard for index in window[:50]}
     assert len(first_half) == 2
 
 
 @any_time
 @given(SECONDS, BUDGET, st.integers(0, 99), st.randoms(use_true_random=False))
-def test_batches_hold_every_place_once_within_the_budget(
+def test_batches_have_every_index_once_within_the_budget(
     seconds: list[float], budget: float, seed: int, random
 ) -> None:
-    places = random.sample(range(len(seconds)), len(seconds))[: max(1, len(seconds) - 3)]
-    found = form_batches(places, seconds, budget, seed)
-    assert sorted(flat(found)) == sorted(places)
-    for batch in found:
-        assert len(batch) == 1 or len(batch) * max(seconds[place] for place in batch) <= budget
-    assert form_batches(sorted(places), seconds, budget, seed) == found, (
-        "the order in which places come does not matter"
+    indices = random.sample(range(len(seconds)), len(seconds))[: max(1, len(seconds) - 3)]
+    batches = form_batches(indices, seconds, budget, seed)
+    assert sorted(flat(batches)) == sorted(indices)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(seconds[index] for index in batch) <= budget
+    assert form_batches(sorted(indices), seconds, budget, seed) == batches, (
+        "the order of the indices does not matter"
     )
 
 
@@ -105,21 +105,21 @@ def test_batches_hold_every_place_once_within_the_budget(
 def test_another_seed_only_changes_the_order_of_batches(
     seconds: list[float], budget: float, seed: int
 ) -> None:
-    found = form_batches(range(len(seconds)), seconds, budget, seed)
+    batches = form_batches(range(len(seconds)), seconds, budget, seed)
     other = form_batches(range(len(seconds)), seconds, budget, seed + 1)
-    assert sorted(map(sorted, found)) == sorted(map(sorted, other))
+    assert sorted(map(sorted, batches)) == sorted(map(sorted, other))
 
 
-def test_batches_are_shuffled_and_hold_like_lengths() -> None:
-    seconds = [1.0 + place % 10 for place in range(200)]
-    found = form_batches(range(200), seconds, 30.0, 1)
-    longest = [max(seconds[place] for place in batch) for batch in found]
+def test_batches_are_shuffled_and_of_similar_lengths() -> None:
+    seconds = [1.0 + index % 10 for index in range(200)]
+    batches = form_batches(range(200), seconds, 30.0, 1)
+    longest = [max(seconds[index] for index in batch) for batch in batches]
     assert longest != sorted(longest)
     assert longest != [
-        max(seconds[place] for place in batch)
+        max(seconds[index] for index in batch)
         for batch in form_batches(range(200), seconds, 30.0, 2)
     ]
-    padding = sum(len(batch) * max(seconds[place] for place in batch) for batch in found) / sum(
+    padding = sum(len(batch) * max(seconds[index] for index in batch) for batch in batches) / sum(
         seconds
     )
     assert padding < 1.1
@@ -127,13 +127,15 @@ def test_batches_are_shuffled_and_hold_like_lengths() -> None:
 
 @any_time
 @given(SECONDS, BUDGET)
-def test_by_length_gives_all_items_longest_first(seconds: list[float], budget: float) -> None:
-    items = [f"clip {place}" for place in range(len(seconds))]
+def test_batch_by_length_returns_all_items_longest_first(
+    seconds: list[float], budget: float
+) -> None:
+    items = [f"clip {index}" for index in range(len(seconds))]
     length = dict(zip(items, seconds))
-    found = batch_by_length(items, seconds, budget)
-    assert sorted(item for batch in found for item in batch) == sorted(items)
-    longest = [max(length[item] for item in batch) for batch in found]
+    batches = batch_by_length(items, seconds, budget)
+    assert sorted(item for batch in batches for item in batch) == sorted(items)
+    longest = [max(length[item] for item in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)
     assert all(
-        len(batch) == 1 or len(batch) * most <= budget for batch, most in zip(found, longest)
+        len(batch) == 1 or len(batch) * most <= budget for batch, most in zip(batches, longest)
     )

@@ -1,6 +1,4 @@
-"""Manifest → tars and index: the same bytes on every run, read back by place, and no damage goes
-unseen.
-"""
+"""Manifest → tars and index: the same bytes on every run, random access, and errors for damage."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ OUT = Path("data/shards/test")
 
 
 def foreign() -> bytes:
-    """A FLAC that no one here would write: 24 bits and a title."""
+    """A FLAC that this project does not write: 24 bits and a title."""
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", 16_000, 1, "PCM_24", format="FLAC") as file:
         file.title = "as it came"
@@ -97,9 +95,9 @@ def house(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     entry = {role: {"clips": TABLE} if role == "test" else {} for role in ROLES}
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": entry}))
-    kept, rejected = build_source("clips", "test", TABLE).list_utterances()
+    utterances, rejected = build_source("clips", "test", TABLE).list_utterances()
     assert not rejected
-    for role, rows in (("test", kept), ("noise", None)):
+    for role, rows in (("test", utterances), ("noise", None)):
         manifest = Path("data/corpus") / role
         manifest.mkdir(parents=True)
         if rows:
@@ -116,8 +114,8 @@ def stage(
     return Stage("shards", params, role)  # type: ignore[arg-type]
 
 
-def test_the_record_says_which_sources_are_rooms() -> None:
-    """And nothing where none is, so that records of other roles stay as they were."""
+def test_the_record_names_the_sources_that_are_rooms() -> None:
+    """A record without rooms does not have the key."""
     kind = {"kind": "clips", "root": "clips", "folders": ["."]}
     listed = yaml.safe_load(Path("catalogue/corpus.yaml").read_text())
     listed["small"]["noise"] = {
@@ -144,7 +142,7 @@ def recording(name: str, tmp_path: Path) -> Path:
     return next(path for path in (tmp_path / "recordings").iterdir() if path.stem == name)
 
 
-def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
+def test_an_utterance_is_stored_unchanged(tmp_path: Path) -> None:
     """FLAC at 16 kHz mono byte for byte, anything else as 16-bit FLAC of what it sounds like."""
     run(stage())
     items = list_utterances(OUT)
@@ -160,22 +158,22 @@ def test_an_utterance_goes_in_whole(tmp_path: Path) -> None:
         text = CLIPS[path.name][3]
         assert (item.text, item.entry.text_length, item.entry.frames) == (text, len(text), 0)
         speaker = f"speaker-{list(CLIPS).index(path.name) % 2}"
-        told = {
+        expected = {
             "id": item.id,
             "text": text,
             "speaker": speaker,
             "language": "en",
             "samples": facts.frames,
         }
-        assert read_description(item) == told
+        assert read_description(item) == expected
         assert item.speaker == speaker
         assert item.duration_s == facts.frames / 16_000
 
 
-def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_tars(
+def test_an_altered_set_is_stored_beside_the_unaltered_one(
     work: Path,
 ) -> None:
-    """Also where the work cache lost what the corpus stage made, as it may between two stages."""
+    """Also if the work cache lost the output of the corpus stage, as it may between two stages."""
     slow = {"kind": "altered", "source": TABLE, "tempo": 0.8}
     entry = {role: {"clips": TABLE, "slow": slow} if role == "test" else {} for role in ROLES}
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": entry}))
@@ -183,20 +181,18 @@ def test_a_set_under_a_condition_stands_beside_the_unchanged_one_from_scan_to_ta
     corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
     shutil.rmtree(work)
     run(stage())
-    there = {item.id: item for item in list_utterances(OUT)}
-    assert len(there) == 2 * len(CLIPS)
+    by_id = {item.id: item for item in list_utterances(OUT)}
+    assert len(by_id) == 2 * len(CLIPS)
     for name in "abcdefg":
-        before, after = there[name].entry, there[f"{name}-tempo-0_8"].entry
+        before, after = by_id[name].entry, by_id[f"{name}-tempo-0_8"].entry
         assert (after.text, after.speaker) == (before.text, before.speaker)
-        assert after.samples == len(read_audio(there[after.id])) == round(before.samples / 0.8)
+        assert after.samples == len(read_audio(by_id[after.id])) == round(before.samples / 0.8)
 
 
 def test_real_speech_of_every_rate_and_format_goes_in(
     recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a table to the manifest and into the tars: nothing is lost, and all of it is at 16 kHz
-    and as long as it was.
-    """
+    """From a table to the manifest and to the tars: all utterances, at 16 kHz, of the same length."""
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
     table = {
         "kind": "table",
@@ -228,7 +224,7 @@ def test_real_speech_of_every_rate_and_format_goes_in(
         assert len(read_audio(item)) == item.num_samples
 
 
-def test_a_tar_says_nothing_of_when_where_and_by_whom_it_was_made() -> None:
+def test_a_tar_has_no_time_place_or_owner() -> None:
     run(stage())
     tars = sorted(OUT.glob("clips/*.tar"))
     assert [path.name for path in tars] == [f"clips-{number:06d}.tar" for number in range(3)]
@@ -281,7 +277,7 @@ def test_webdataset_reads_the_same_members() -> None:
         assert json.loads(sample["json"]) == read_description(item)
 
 
-def test_the_index_gives_the_place_of_every_member() -> None:
+def test_the_index_has_the_offset_of_every_member() -> None:
     run(stage())
     for item in list_utterances(OUT):
         entry, data = item.entry, (OUT / "clips" / item.entry.shard).read_bytes()
@@ -318,8 +314,8 @@ def test_a_role_without_sources_is_an_empty_folder_with_its_record() -> None:
     )
 
 
-def test_finished_shards_are_linked_and_never_made_again(tmp_path: Path) -> None:
-    """After a kill the next run goes on from the shards that were whole."""
+def test_finished_shards_are_linked_and_not_written_again(tmp_path: Path) -> None:
+    """After a kill the next run continues from the finished shards."""
     run(stage())
     before = {path.name: path.stat().st_ino for path in OUT.glob("clips/*.tar")}
     shutil.rmtree(OUT)
@@ -331,7 +327,7 @@ def test_finished_shards_are_linked_and_never_made_again(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_recording_that_is_not_what_the_manifest_says_stops(
+def test_a_recording_that_differs_from_the_manifest_is_refused(
     name: str, gone: bool, tmp_path: Path
 ) -> None:
     path = recording(name, tmp_path)
@@ -355,19 +351,19 @@ def damaged(item: IndexedUtterance, data: bytes) -> IndexedUtterance:
     return replace(item, folder=folder)
 
 
-@pytest.mark.parametrize("place", ["payload", "description"])
-def test_a_shortened_tar_names_file_and_utterance(place: str) -> None:
+@pytest.mark.parametrize("member", ["payload", "description"])
+def test_a_shortened_tar_names_file_and_utterance(member: str) -> None:
     run(stage())
     item = list_utterances(OUT)[2]
     data = (item.folder / item.entry.shard).read_bytes()
     end = (
         item.entry.offset + item.entry.size
-        if place == "payload"
+        if member == "payload"
         else item.entry.json_offset + item.entry.json_size
     )
     with refused("c", item.entry.shard):
-        (read_payload if place == "payload" else read_description)(damaged(item, data[: end - 1]))
-    assert (read_payload if place == "payload" else read_description)(damaged(item, data[:end]))
+        (read_payload if member == "payload" else read_description)(damaged(item, data[: end - 1]))
+    assert (read_payload if member == "payload" else read_description)(damaged(item, data[:end]))
 
 
 def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
@@ -379,7 +375,7 @@ def test_a_payload_that_is_no_sound_names_file_and_utterance() -> None:
         read_audio(damaged(item, bytes(data)))
 
 
-def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
+def test_an_index_of_another_tar_names_file_and_utterance() -> None:
     run(stage())
     item = list_utterances(OUT)[0]
     longer = replace(item, entry=replace(item.entry, samples=item.num_samples + 1))
@@ -390,15 +386,15 @@ def test_an_index_that_does_not_fit_its_tar_names_file_and_utterance() -> None:
 
 
 def test_shards_are_read_through_a_link(tmp_path: Path) -> None:
-    """As DVC places them where its cache is on another disk."""
+    """As DVC links them if its cache is on another disk."""
     run(stage())
-    heard = [read_audio(item) for item in list_utterances(OUT)]
+    waveforms = [read_audio(item) for item in list_utterances(OUT)]
     os.rename(OUT, tmp_path / "elsewhere")
     OUT.symlink_to(tmp_path / "elsewhere")
     assert all(
         np.array_equal(one, other)
         for one, other in zip(
-            heard, [read_audio(item) for item in list_utterances(OUT)], strict=True
+            waveforms, [read_audio(item) for item in list_utterances(OUT)], strict=True
         )
     )
 
@@ -430,11 +426,11 @@ def test_no_shard_is_over_its_limits(
 
 
 @pytest.mark.slow
-def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
+def test_tars_in_a_bucket_equal_those_of_a_folder(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:
     run(stage())
-    here = {item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)}
+    local = {item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)}
     local = read_record(OUT)
     index = (OUT / "clips" / INDEX).read_bytes()
 
@@ -444,8 +440,10 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
         INDEX,
         "inputs.json",
     ], "no tar is left here"
-    sent = [path.parent for path in work.rglob("stored.json")]
-    assert sent and not [unit for unit in sent if list(unit.glob("*.tar"))], "nor in the work cache"
+    units = [path.parent for path in work.rglob("stored.json")]
+    assert units and not [unit for unit in units if list(unit.glob("*.tar"))], (
+        "nor in the work cache"
+    )
     assert (OUT / "clips" / INDEX).read_bytes() == index
     record = read_record(OUT)
     assert record == {**local, "remote": True}
@@ -458,8 +456,8 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     assert set(bucket.names()) == {f"tars/{digest[:2]}/{digest}.tar" for digest in tars.values()}
     assert {
         item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
-    } == here
-    assert len(here) == len(CLIPS)
+    } == local
+    assert len(local) == len(CLIPS)
 
     bucket.asked.clear()
     run(stage(remote=True))
@@ -470,11 +468,11 @@ def test_tars_in_a_bucket_are_those_of_a_folder_and_read_alike(
     run(stage(remote=True))
     assert {
         item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
-    } == here, "what was lost is made again"
+    } == local, "a missing tar is written again"
 
 
 @pytest.mark.slow
-def test_all_that_is_announced_comes_in_while_nobody_reads(
+def test_prefetching_fetches_all_tars_without_a_reader(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/many")
@@ -496,19 +494,19 @@ def test_all_that_is_announced_comes_in_while_nobody_reads(
 
 
 @pytest.mark.slow
-def test_tars_that_are_read_ahead_come_once_and_whole(
+def test_prefetched_tars_are_fetched_once_and_verified(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/ahead")
     run(stage(remote=True))
     items = list_utterances(OUT)
-    apart = [read_payload(item) for item in items]
+    payloads = [read_payload(item) for item in items]
     for kind, more in (("", 0), ("503", 1), ("cut", 1), ("wrong", 1)):
         tar_prefetcher.cache_clear()
         bucket.first(kind, 1, ".tar")
         bucket.asked.clear()
         prefetch(items)
-        assert [read_payload(item) for item in items] == apart
+        assert [read_payload(item) for item in items] == payloads
         tars = {path: count for (method, path), count in bucket.asked.items() if method == "GET"}
         assert set(tars.values()) == {1 + more}, kind
 
@@ -521,13 +519,13 @@ def test_tars_that_are_read_ahead_come_once_and_whole(
     bucket.fault = lambda method, path: ""
     monkeypatch.setenv("LIBRETTO_READ_AHEAD_MB", "0.001")
     prefetch(items)
-    assert [read_payload(item) for item in items] == apart, (
+    assert [read_payload(item) for item in items] == payloads, (
         "with no room for any, each utterance is a request"
     )
     name = next(name for name in bucket.names() if name.startswith("ahead"))
-    kept = bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
+    content = bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
     for length in (0, 1024):
-        bucket.client.put_object(Bucket="recordings", Key=name, Body=kept[:length])
+        bucket.client.put_object(Bucket="recordings", Key=name, Body=content[:length])
         tar_prefetcher.cache_clear()
         with refused(None, "s3://recordings/ahead/"):
             list(map(read_payload, items))

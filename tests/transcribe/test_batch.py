@@ -1,5 +1,5 @@
-"""A folder or bucket of recordings to parquet: each recording one row of one part, whatever is
-killed or added on the way.
+"""A folder or bucket of recordings to parquet: each recording is one row of one part, also after a
+kill or with new recordings.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(folder: Path | str, out: Path | str, *more: str) -> int:
     return main(["batch", str(folder), str(out), "--set", "greedy", "--shard", "3", *more])
 
 
-def test_each_recording_is_one_row(
+def test_every_recording_is_one_row(
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -77,16 +77,16 @@ def test_each_recording_is_one_row(
 ) -> None:
     out = tmp_path / "out"
     assert run(folder, out) == 1
-    found = rows(out)
+    written = rows(out)
     assert len(list(out.glob("part-*"))) == 3
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.flac"))
-    assert [row["file"] for row in found] == names
+    assert [row["file"] for row in written] == names
     transcriber = Transcriber.load(constraints="greedy")
-    assert [row["text"] for row in found[:-1]] == [
+    assert [row["text"] for row in written[:-1]] == [
         transcriber(folder / name).text for name in names[:-1]
     ]
-    assert "truncated" in found[-1]["failure"] or "unreadable" in found[-1]["failure"]
-    assert found[0]["segments"][0]["words"], "with times"
+    assert "truncated" in written[-1]["failure"] or "unreadable" in written[-1]["failure"]
+    assert written[0]["segments"][0]["words"], "with times"
     assert (
         f"{COUNT} recordings, {COUNT - 1} with a transcript, 1 without" in capsys.readouterr().out
     )
@@ -100,7 +100,7 @@ def test_each_recording_is_one_row(
     assert data(other) == before, "whatever the number of workers"
 
 
-def test_what_comes_later_makes_new_parts_and_what_changed_is_told(
+def test_new_recordings_are_new_parts_and_changed_ones_are_reported(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out"
@@ -109,8 +109,8 @@ def test_what_comes_later_makes_new_parts_and_what_changed_is_told(
     put(folder, 8)
     run(folder, out)
     assert {
-        name: held for name, held in data(out).items() if name in before and name != LISTING
-    } == {name: held for name, held in before.items() if name != LISTING}
+        name: content for name, content in data(out).items() if name in before and name != LISTING
+    } == {name: content for name, content in before.items() if name != LISTING}
     assert [row["file"] for row in pq.read_table(out / "part-000003.parquet").to_pylist()] == [
         "f/8.flac"
     ]
@@ -125,7 +125,7 @@ def test_what_comes_later_makes_new_parts_and_what_changed_is_told(
     assert {row["failure"] for row in rows(out)} == {None}
 
 
-def test_a_name_that_parquet_can_not_hold_is_told_before_any_work(
+def test_a_name_that_parquet_cannot_store_is_refused_before_any_work(
     folder: Path, tmp_path: Path
 ) -> None:
     shutil.copy(folder / "a/0.flac", os.fsencode(folder) + b"/caf\xe9.flac")
@@ -155,10 +155,10 @@ def test_another_model_set_or_run_is_refused(
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_continued(folder: Path, tmp_path: Path) -> None:
     for number in range(10, 40):
         put(folder, number, "amber birch cedar amber birch")
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    out, uninterrupted = tmp_path / "out", tmp_path / "whole"
     command = [
         sys.executable,
         "-m",
@@ -185,23 +185,23 @@ def test_a_killed_run_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
     assert 2 <= len(times) < 12
     assert run(folder, out) == 1
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times, "what was done stays"
-    assert run(folder, whole) == 1
-    assert data(out) == data(whole)
+    assert run(folder, uninterrupted) == 1
+    assert data(out) == data(uninterrupted)
 
 
 @pytest.mark.slow
-def test_from_bucket_to_bucket_it_is_the_same(folder: Path, tmp_path: Path, bucket: Bucket) -> None:
-    here = tmp_path / "here"
-    run(folder, here)
+def test_a_bucket_has_the_parts_of_a_folder(folder: Path, tmp_path: Path, bucket: Bucket) -> None:
+    local = tmp_path / "here"
+    run(folder, local)
     bucket.fill(folder, "talks")
     bucket.first("503", 1)
     assert run("s3://recordings/talks", "s3://recordings/texts/all") == 1
-    held = {
+    stored = {
         Path(name).name: bucket.client.get_object(Bucket="recordings", Key=name)["Body"].read()
         for name in bucket.names()
         if name.startswith("texts/all/")
     }
-    assert held == data(here)
+    assert stored == data(local)
     bucket.asked.clear()
     shutil.rmtree(tmp_path / "talks")
     assert run("s3://recordings/talks", "s3://recordings/texts/all") == 1

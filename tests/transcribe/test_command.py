@@ -40,13 +40,13 @@ def model(world: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Recordings of several kinds and rates, some of them broken, and what is none."""
+    """Recordings of several formats and rates, some of them broken, and other files."""
     where = tmp_path / "talks"
     (where / "deep/er").mkdir(parents=True)
-    for place, (name, rate) in enumerate(
+    for seed, (name, rate) in enumerate(
         [("a.flac", RATE), ("b.wav", 8_000), ("deep/c.ogg", 44_100), ("deep/er/d.mp3", 22_050)]
     ):
-        soundfile.write(where / name, np.repeat(tones.tone("amber birch cedar", place), 2), rate)
+        soundfile.write(where / name, np.repeat(tones.tone("amber birch cedar", seed), 2), rate)
     soundfile.write(where / "empty.wav", np.zeros(0, np.float32), RATE)
     soundfile.write(where / "nan.wav", np.full(9000, np.nan, np.float32), RATE, subtype="FLOAT")
     (where / "deep/broken.FLAC").write_bytes((where / "a.flac").read_bytes()[:900])
@@ -70,7 +70,9 @@ def command(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def test_a_folder_gives_a_line_a_recording_and_a_line_a_failure(model: Path, folder: Path) -> None:
+def test_a_folder_prints_one_line_for_every_recording_and_failure(
+    model: Path, folder: Path
+) -> None:
     done = command(str(folder), "--set", "greedy")
     assert done.returncode == 1
     lines = [line.split("\t") for line in done.stdout.decode().splitlines()]
@@ -105,18 +107,18 @@ def test_standard_input_is_a_recording(
     assert printed.err.splitlines()[-1].startswith("-: unreadable")
 
 
-def test_standard_input_is_kept_in_a_file_while_it_is_read(
+def test_standard_input_is_read_into_a_temporary_file(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So its length is known, a WAV that was written to a pipe is whole, and nothing
-    stays behind.
+    """Its length is then known, a WAV that was written to a pipe is complete, and the file is
+    removed.
     """
     soundfile.write(tmp_path / "a.wav", long_tone(50), RATE)
     assert main([str(tmp_path / "a.wav"), "--set", "ctc"]) == 0
     text = capsys.readouterr().out
     piped = bytearray((tmp_path / "a.wav").read_bytes())
-    for place in (4, piped.index(b"data") + 4):
-        struct.pack_into("<I", piped, place, 0xFFFFFFFF)
+    for offset in (4, piped.index(b"data") + 4):
+        struct.pack_into("<I", piped, offset, 0xFFFFFFFF)
     (tmp_path / "kept").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "kept"))
     monkeypatch.setenv("LIBRETTO_PROGRESS", str(tmp_path / "progress"))
@@ -150,7 +152,7 @@ def test_an_odd_file_costs_a_line_and_not_the_run(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "named"),
     [
         (["nowhere.wav"], "nowhere.wav"),
         (["{folder}/deep", "--format", "srt"], "--out"),
@@ -161,11 +163,11 @@ def test_an_odd_file_costs_a_line_and_not_the_run(
     ],
 )
 def test_a_wrong_parameter_stops_before_any_work(
-    arguments: list[str], says: str, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], named: str, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([each.format(folder=folder) for each in arguments]) == 2
+    assert main([argument.format(folder=folder) for argument in arguments]) == 2
     printed = capsys.readouterr()
-    assert says in printed.err
+    assert named in printed.err
     assert printed.out == ""
 
 
@@ -176,26 +178,26 @@ def test_a_workspace_without_a_model_is_refused(
     assert "models/bridge" in capsys.readouterr().err
 
 
-def test_each_recording_gets_a_file_where_it_lies(
+def test_texts_have_the_folders_of_their_recordings(
     model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soundfile.write(folder / "a.wav", tones.hiss(2), RATE)
     assert (
         main([str(folder), "--set", "ctc", "--format", "srt", "--out", str(tmp_path / "out")]) == 1
     )
-    found = {
+    files = {
         path.relative_to(tmp_path / "out").as_posix()
         for path in (tmp_path / "out").rglob("*")
         if path.is_file()
     }
-    assert found == {"a.flac.srt", "a.wav.srt", "b.srt", "deep/c.srt", "deep/er/d.srt"}
+    assert files == {"a.flac.srt", "a.wav.srt", "b.srt", "deep/c.srt", "deep/er/d.srt"}
     assert capsys.readouterr().out == ""
 
 
 def test_two_texts_never_share_a_file(tmp_path: Path) -> None:
-    for place in ("one", "two"):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "a.wav").touch()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").touch()
     with refused(str(tmp_path / "one/a.wav"), str(tmp_path / "two/a.wav")):
         output_paths(
             list_inputs([str(tmp_path / "one"), str(tmp_path / "two")]), Path("out"), "txt"
@@ -218,14 +220,14 @@ def test_a_kill_leaves_no_half_text(
 
 
 def transcript() -> Transcript:
-    spoken = [Word(f"word{place}", place * 0.5, place * 0.5 + 0.4, 0.5) for place in range(30)]
+    words = [Word(f"word{index}", index * 0.5, index * 0.5 + 0.4, 0.5) for index in range(30)]
     late = [Word("a<b", 3700.0, 3700.2), Word("&", 3701.5, 3702.0)]
     return Transcript(
         "talk\t1.wav",
         3702,
         3600,
         [
-            Passage(0, 15, " ".join(word.text for word in spoken), -3.0, spoken),
+            Passage(0, 15, " ".join(word.text for word in words), -3.0, words),
             Passage(15, 16, "", float("-inf"), []),
             Passage(20, 30, "no times", float("nan"), []),
             Passage(3699, 3702, "a<b &", -1.0, late),
@@ -234,33 +236,33 @@ def transcript() -> Transcript:
 
 
 def test_captions_are_short_and_end_at_pauses() -> None:
-    found = captions(transcript())
-    assert " ".join(each.text for each in found) == transcript().text
+    all_captions = captions(transcript())
+    assert " ".join(caption.text for caption in all_captions) == transcript().text
     assert all(
-        len(each.text) <= 84 and each.end - each.start <= 7
-        for each in found
-        if each.text != "no times"
+        len(caption.text) <= 84 and caption.end - caption.start <= 7
+        for caption in all_captions
+        if caption.text != "no times"
     )
-    assert [each.text for each in found[-3:]] == ["no times", "a<b", "&"]
-    assert all(one.end <= other.start for one, other in pairwise(found))
+    assert [caption.text for caption in all_captions[-3:]] == ["no times", "a<b", "&"]
+    assert all(one.end <= other.start for one, other in pairwise(all_captions))
 
 
-def test_each_format_says_what_was_heard() -> None:
-    made = {name: form(transcript()) for name, form in FORMATS.items()}
-    assert made["txt"] == transcript().text + "\n"
-    data = json.loads(made["json"])
-    assert made["json"].count("\n") == 1
+def test_every_format_has_the_text() -> None:
+    texts = {name: form(transcript()) for name, form in FORMATS.items()}
+    assert texts["txt"] == transcript().text + "\n"
+    data = json.loads(texts["json"])
+    assert texts["json"].count("\n") == 1
     assert (data["text"], data["silent_seconds"]) == (transcript().text, 3600)
-    assert [len(each["words"]) for each in data["segments"]] == [30, 0, 0, 2]
-    assert [each["score"] for each in data["segments"]] == [-3, None, None, -1]
-    blocks = made["srt"].strip().split("\n\n")
+    assert [len(passage["words"]) for passage in data["segments"]] == [30, 0, 0, 2]
+    assert [passage["score"] for passage in data["segments"]] == [-3, None, None, -1]
+    blocks = texts["srt"].strip().split("\n\n")
     assert [block.split("\n")[0] for block in blocks] == [
         str(number + 1) for number in range(len(blocks))
     ]
     assert blocks[-1].split("\n")[1:] == ["01:01:41,500 --> 01:01:42,000", "&"]
-    assert made["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> ")
-    assert "a&lt;b" in made["vtt"] and "&amp;" in made["vtt"]
-    rows = [line.split("\t") for line in made["tsv"].splitlines()]
+    assert texts["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> ")
+    assert "a&lt;b" in texts["vtt"] and "&amp;" in texts["vtt"]
+    rows = [line.split("\t") for line in texts["tsv"].splitlines()]
     assert {row[0] for row in rows} == {"talk 1.wav"}
     assert [row[1:3] for row in rows] == [
         ["0.000", "15.000"],
@@ -290,8 +292,8 @@ def test_a_long_recording_has_captions_in_order(
     )
     printed = capsys.readouterr()
     times = [
-        sum(float(part) * 60**power for power, part in enumerate(reversed(each.split(":"))))
-        for each in re.findall(r"\d\d:\d\d:\d\d\.\d{3}", printed.out)
+        sum(float(part) * 60**power for power, part in enumerate(reversed(clock.split(":"))))
+        for clock in re.findall(r"\d\d:\d\d:\d\d\.\d{3}", printed.out)
     ]
     assert len(times) > 6
     assert all(one <= other for one, other in zip(times[::2], times[1::2]))

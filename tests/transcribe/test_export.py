@@ -1,6 +1,4 @@
-"""An exported model: what lies in its folder, that it gives the same texts elsewhere, and what is
-refused.
-"""
+"""An exported model: the files of its folder, the same texts in another place, and what is refused."""
 
 from __future__ import annotations
 
@@ -49,8 +47,7 @@ def models(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
     monkeypatch.setenv("LIBRETTO_MODELS", str(world / "checkpoints"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    # As the stages lay them out, so that the bridge is of the very files that lie in the models'
-    # folder.
+    # The stages link these files, so that the bridge is trained on the files of that folder.
     for stage in ("encoder", "llm"):
         tones.run(stage)
     save_bridge()
@@ -58,7 +55,7 @@ def models(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def card(folder: Path) -> tuple[dict[str, Any], str]:
-    """The header of a card, and what stands below it."""
+    """The header of a card, and the text below it."""
     _, header, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(header), text
 
@@ -73,7 +70,7 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.parametrize("with_bases", [True, False])
-def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
+def test_an_exported_model_has_the_texts_of_the_stage_decode(
     with_bases: bool, models: Path, tmp_path: Path
 ) -> None:
     tones.run_features()
@@ -84,10 +81,10 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
         if row.system == "free"
     }
     export(tmp_path / "exported", with_bases)
-    place = empty_folder(tmp_path / "elsewhere")
-    (tmp_path / "exported").rename(place / "model")
+    elsewhere = empty_folder(tmp_path / "elsewhere")
+    (tmp_path / "exported").rename(elsewhere / "model")
     for item in list_utterances(Path("data/shards/dev")):
-        (place / f"{item.id}.flac").write_bytes(read_payload(item))
+        (elsewhere / f"{item.id}.flac").write_bytes(read_payload(item))
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
@@ -98,7 +95,7 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
         del environment["LIBRETTO_MODELS"]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "model", *(f"{name}.flac" for name in rows)],
-        cwd=place,
+        cwd=elsewhere,
         env=environment,
         capture_output=True,
         text=True,
@@ -107,7 +104,7 @@ def test_elsewhere_it_gives_the_texts_of_the_stage_decode(
     assert len(set(rows.values())) > 1
 
 
-def test_the_folder_holds_what_was_trained_and_its_pins(models: Path, tmp_path: Path) -> None:
+def test_the_folder_has_the_trained_files_and_their_pins(models: Path, tmp_path: Path) -> None:
     lines = export(tmp_path / "out")
     names = {
         path.relative_to(tmp_path / "out").as_posix()
@@ -122,29 +119,35 @@ def test_the_folder_holds_what_was_trained_and_its_pins(models: Path, tmp_path: 
         "bridge/lora/adapter_config.json",
         "bridge/lora/adapter_model.safetensors",
     }
-    found = read_description(tmp_path / "out")
-    assert (found.encoder.name, found.encoder.source.folder, found.llm.source.folder) == (
+    description = read_description(tmp_path / "out")
+    assert (
+        description.encoder.name,
+        description.encoder.source.folder,
+        description.llm.source.folder,
+    ) == (
         "tiny",
         "encoder",
         "llm",
     )
-    assert (found.features.layer, found.features.mode, found.features.numerics.features) == (
+    assert (
+        description.features.layer,
+        description.features.mode,
+        description.features.numerics.features,
+    ) == (
         "last",
         "cached",
         "float16",
     )
-    assert set(found.decode.sets) == {"free", "greedy"}
-    assert found.files == {
+    assert set(description.decode.sets) == {"free", "greedy"}
+    assert description.files == {
         name: file_digest(tmp_path / "out" / name) for name in names if name.startswith("bridge/")
     }
     assert "models/llm" not in (tmp_path / "out/bridge/lora/adapter_config.json").read_text()
     assert any("LIBRETTO_MODELS/llm" in line for line in lines)
 
 
-def test_the_matching_head_goes_along_where_the_search_asks_it(
-    models: Path, tmp_path: Path
-) -> None:
-    """In place of CTC, which frames of that layer do not have; a bridge that was trained without it
+def test_the_matching_head_is_exported_if_the_search_needs_it(models: Path, tmp_path: Path) -> None:
+    """In place of CTC, which there is not for frames of that layer; a bridge without a trained head
     searches without those limits.
     """
     tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unsupported_units": 2})
@@ -153,8 +156,8 @@ def test_the_matching_head_goes_along_where_the_search_asks_it(
         "query.weight",
         "key.weight",
     }
-    asked = Transcriber.load(tmp_path / "out", constraints="free").constraints
-    assert asked is not None and asked.max_unsupported_units == 2
+    constraints = Transcriber.load(tmp_path / "out", constraints="free").constraints
+    assert constraints is not None and constraints.max_unsupported_units == 2
     (WORKSPACE.bridge / "matching.safetensors").unlink()
     write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
     export(tmp_path / "without")
@@ -174,21 +177,21 @@ def test_bases_are_linked_and_not_copied(models: Path, tmp_path: Path) -> None:
     )
 
 
-def trained_here(source: dict[str, Any]) -> None:
-    """Has the catalogue say that the world's encoder was trained by the stage."""
+def train_by_stage(source: dict[str, Any]) -> None:
+    """Makes the catalogue say that the encoder was trained by the stage."""
     tones.change("catalogue/encoder.yaml", {"tiny.source": source})
 
 
-def test_a_base_that_was_trained_here_always_comes_along(models: Path, tmp_path: Path) -> None:
+def test_a_base_that_a_stage_trained_is_always_exported(models: Path, tmp_path: Path) -> None:
     source = yaml.safe_load((REPOSITORY / "catalogue/encoder.yaml").read_text())["ctc-tiny"][
         "source"
     ]
-    trained_here(source)
+    train_by_stage(source)
     export(tmp_path / "out")
     assert (tmp_path / "out/encoder/model.safetensors").is_file()
     assert not (tmp_path / "out/llm").exists()
-    found = load_setup(tmp_path / "out")
-    assert found.folders.encoder == tmp_path / "out/encoder"
+    setup = load_setup(tmp_path / "out")
+    assert setup.folders.encoder == tmp_path / "out/encoder"
     description = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
     description["files"] = {
         name: digest
@@ -235,7 +238,7 @@ def test_another_checkpoint_of_that_name_is_refused(models: Path, tmp_path: Path
         Transcriber.load(tmp_path / "out")
 
 
-def test_a_hub_base_is_taken_from_the_folder_of_checkpoints_where_it_is_the_same(
+def test_a_hub_base_is_read_from_the_folder_of_checkpoints_if_it_is_the_same(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = {
@@ -246,20 +249,20 @@ def test_a_hub_base_is_taken_from_the_folder_of_checkpoints_where_it_is_the_same
     }
     tones.change("catalogue/llm.yaml", {"tiny.source": hub})
     export(tmp_path / "out")
-    asked: list[str] = []
+    requests: list[str] = []
 
     def fetch(stage: str, name: str, source: Any, version: int) -> Path:
         if source.kind == "hub":
-            asked.append(source.repo)
+            requests.append(source.repo)
             raise InputError("the hub was asked")
-        return known(stage, name, source, version)
+        return original(stage, name, source, version)
 
     from components.transcribe import bases
 
-    known = bases.checkpoint_unit
+    original = bases.checkpoint_unit
     monkeypatch.setattr(bases, "checkpoint_unit", fetch)
     load_setup(tmp_path / "out")
-    assert asked == []
+    assert requests == []
     header, _ = card(tmp_path / "out")
     assert header["base_model"] == ["somebody/llm"]
     shutil.rmtree(Path(os.environ["LIBRETTO_WORK"]) / "base")
@@ -271,7 +274,7 @@ def test_a_hub_base_is_taken_from_the_folder_of_checkpoints_where_it_is_the_same
 def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
     export(tmp_path / "out")
     path = tmp_path / "out" / DESCRIPTION
-    known = json.loads(path.read_text())
+    valid = json.loads(path.read_text())
     for change, message in [
         ({"format": 3}, "format"),
         ({"setz": {}}, "setz"),
@@ -279,7 +282,7 @@ def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
         (
             {
                 "encoder": {
-                    **known["encoder"],
+                    **valid["encoder"],
                     "source": {
                         "kind": "hub",
                         "repo": "../etc",
@@ -293,7 +296,7 @@ def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
         (
             {
                 "llm": {
-                    **known["llm"],
+                    **valid["llm"],
                     "source": {
                         "kind": "hub",
                         "repo": "a/b",
@@ -305,7 +308,7 @@ def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
             "llm.source.files",
         ),
     ]:
-        path.write_text(json.dumps({**known, **change}))
+        path.write_text(json.dumps({**valid, **change}))
         with refused(None, message):
             Transcriber.load(tmp_path / "out")
     path.write_text("{")
@@ -332,7 +335,7 @@ def test_a_description_of_format_1_is_read(models: Path, tmp_path: Path) -> None
 
 
 def scored(figures: dict[str, Any]) -> None:
-    """Leaves figures as the stages after ``train`` do: of the bridge that stands there."""
+    """Writes figures as the stages after ``train`` do, of the current bridge."""
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/score.json").write_text(json.dumps(figures))
     write_record(
@@ -349,7 +352,7 @@ def scored(figures: dict[str, Any]) -> None:
     )
 
 
-def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
+def test_the_card_describes_the_model(models: Path, tmp_path: Path) -> None:
     figures = {
         "tones-test": {
             "free": {"wer": 0.0534, "wer_low": 0.05, "wer_high": 0.06, "words": 100},
@@ -369,7 +372,7 @@ def test_the_card_says_what_the_model_is(models: Path, tmp_path: Path) -> None:
     assert header["pipeline_tag"] == "automatic-speech-recognition"
     assert header["datasets"] == ["openslr/librispeech_asr"]
     results = header["model-index"][0]["results"]
-    assert [(each["dataset"]["name"], each["metrics"][0]["value"]) for each in results] == [
+    assert [(result["dataset"]["name"], result["metrics"][0]["value"]) for result in results] == [
         ("tones-test", 5.34),
         ("tones-test", 17.1),
     ]
@@ -400,10 +403,8 @@ def test_figures_of_another_bridge_are_not_on_the_card(models: Path, tmp_path: P
     assert "model-index" not in header and "5.34" not in text and "not scored" in text
 
 
-def test_a_bridge_of_other_parameters_is_not_exported_under_these(
-    models: Path, tmp_path: Path
-) -> None:
-    made = json.loads(
+def test_a_bridge_of_other_parameters_is_not_exported(models: Path, tmp_path: Path) -> None:
+    parameters = json.loads(
         json.dumps(
             {
                 "train": asdict(read_params().train),
@@ -411,7 +412,7 @@ def test_a_bridge_of_other_parameters_is_not_exported_under_these(
             }
         )
     )
-    write_record(WORKSPACE.bridge, "train", parameters=made, inputs={})
+    write_record(WORKSPACE.bridge, "train", parameters=parameters, inputs={})
     export(tmp_path / "out")
     tones.change("params.yaml", {"train.curriculum.0.steps": 9})
     with refused("train", "models/bridge"):
@@ -439,7 +440,7 @@ def test_a_model_without_metrics_has_a_card_too(models: Path, tmp_path: Path) ->
     assert "model-index" not in header
 
 
-def test_secrets_never_reach_the_card(
+def test_secrets_are_never_exported(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh12345")
@@ -459,10 +460,10 @@ def test_secrets_never_reach_the_card(
     write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
     with pytest.raises(InputError, match="HF_TOKEN"):
         export(tmp_path / "other")
-    assert not list(tmp_path.glob("other*")), "nothing of it stays"
+    assert not list(tmp_path.glob("other*")), "an incomplete export is removed"
 
 
-def test_what_may_not_be_copied_is_not(models: Path, tmp_path: Path) -> None:
+def test_a_base_that_may_not_be_copied_is_not_exported(models: Path, tmp_path: Path) -> None:
     tones.change(
         "catalogue/llm.yaml", {"tiny.card": {"licence": "research", "copies": "forbidden"}}
     )
@@ -472,7 +473,7 @@ def test_what_may_not_be_copied_is_not(models: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out/llm").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(
+def test_a_folder_with_other_content_is_not_overwritten(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()

@@ -1,5 +1,5 @@
-"""Recordings to text in Python: the texts of the stage ``decode``, long recordings, and sound that
-is none.
+"""Recordings to text in Python: the texts of the stage ``decode``, long recordings, and broken
+sound.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ from tests.errors import refused
 
 
 def save_bridge(width: int = 32) -> None:
-    """A bridge with random weights over the world's checkpoints, with long vectors so that what is
-    heard decides what is written.
-    """
+    """A bridge with random weights, of large norm so that the text depends on the audio."""
     shape = ModelConfig(
         folder_digest(tones.ENCODER),
         width,
@@ -75,7 +73,7 @@ def long_tone(words: int, seed: int = 0, pauses: bool = False) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["cached", "live"])
 @pytest.mark.parametrize("system", ["free", "greedy", "ctc"])
-def test_an_utterance_has_the_text_that_the_stage_decode_gives(mode: str, system: str) -> None:
+def test_an_utterance_has_the_text_of_the_stage_decode(mode: str, system: str) -> None:
     if mode == "live":
         tones.change("params.yaml", {"features.mode": "live"})
         tones.run_features()
@@ -89,104 +87,104 @@ def test_an_utterance_has_the_text_that_the_stage_decode_gives(mode: str, system
             for row in read_hypotheses(file)
             if row.system == system
         }
-        found = list(
+        results = list(
             transcriber.stream(
                 [Recording(name, open_recording(data).blocks) for name, data in audio.items()]
             )
         )
-        assert [each.name for each in found] == list(audio)
-        assert {each.name: each.text for each in found if isinstance(each, Transcript)} == {
-            name: rows[name].text for name in audio
-        }
-        for each in found:
-            assert isinstance(each, Transcript)
-            assert [word.text for word in each.words] == each.text.split()
+        assert [result.name for result in results] == list(audio)
+        assert {
+            result.name: result.text for result in results if isinstance(result, Transcript)
+        } == {name: rows[name].text for name in audio}
+        for result in results:
+            assert isinstance(result, Transcript)
+            assert [word.text for word in result.words] == result.text.split()
             if system != "ctc":
-                assert each.segments[0].score == pytest.approx(rows[each.name].score, rel=1e-4)
+                assert result.segments[0].score == pytest.approx(rows[result.name].score, rel=1e-4)
     assert len({row.text for row in rows.values()}) > 1
 
 
-def test_equal_lengths_alone_are_batched_where_the_encoder_asks_for_it() -> None:
+def test_only_equal_lengths_are_batched_if_the_encoder_needs_it() -> None:
     save_encoder(tones.ENCODER, "wav2vec2-group-norm")
     tones.change("catalogue/encoder.yaml", {"tiny.numerics.batching": "equal-length"})
     tones.run_features()
     save_bridge()
     transcriber = Transcriber.load()
     audio = [tones.hiss(seed) for seed in range(4)]
-    alone = [transcriber(each).text for each in audio]
-    together = transcriber.stream([open_recording(each) for each in (*audio, audio[0])])
-    assert [each.text for each in together if isinstance(each, Transcript)] == [*alone, alone[0]]
+    texts = [transcriber(item).text for item in audio]
+    together = transcriber.stream([open_recording(item) for item in (*audio, audio[0])])
+    assert [item.text for item in together if isinstance(item, Transcript)] == [*texts, texts[0]]
 
 
 def test_three_lines_give_text_segments_and_words(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tones.tone("amber birch cedar", 1), RATE)
-    found = Transcriber.load()(tmp_path / "a.wav")
-    assert found.name == str(tmp_path / "a.wav")
-    assert found.text == " ".join(each.text for each in found.segments)
-    assert found.words and all(
-        0 <= word.start <= word.end <= found.seconds + 0.1 for word in found.words
+    transcript = Transcriber.load()(tmp_path / "a.wav")
+    assert transcript.name == str(tmp_path / "a.wav")
+    assert transcript.text == " ".join(passage.text for passage in transcript.segments)
+    assert transcript.words and all(
+        0 <= word.start <= word.end <= transcript.seconds + 0.1 for word in transcript.words
     )
 
 
-def test_files_bytes_and_waveforms_are_heard_alike(tmp_path: Path) -> None:
+def test_files_bytes_and_waveforms_have_the_same_text(tmp_path: Path) -> None:
     file = tmp_path / "a.flac"
     soundfile.write(file, np.repeat(tones.tone("ember fjord", 3)[:, None], 2, 1), RATE)
     transcriber = Transcriber.load()
-    ways = (
+    sounds = (
         file,
         str(file),
         file.read_bytes(),
         read_waveform(file),
         read_waveform(file).astype(np.float64),
     )
-    assert len({transcriber(way).text for way in ways}) == 1
+    assert len({transcriber(sound).text for sound in sounds}) == 1
     higher = transcriber(np.repeat(read_waveform(file), 2), 2 * RATE)
     assert higher.seconds == pytest.approx(transcriber(file).seconds)
 
 
 @pytest.mark.parametrize("pauses", [False, True])
-def test_a_long_recording_is_one_text_whose_segments_follow_each_other(pauses: bool) -> None:
+def test_a_long_recording_is_one_text_of_consecutive_segments(pauses: bool) -> None:
     waveform = long_tone(100, pauses=pauses)
-    found = Transcriber.load(constraints="ctc", segment_seconds=6)(waveform)
-    assert len(found.segments) >= len(waveform) / RATE / 6
-    assert found.segments[0].start == 0
-    assert found.segments[-1].end == pytest.approx(found.seconds, abs=0.01)
+    transcript = Transcriber.load(constraints="ctc", segment_seconds=6)(waveform)
+    assert len(transcript.segments) >= len(waveform) / RATE / 6
+    assert transcript.segments[0].start == 0
+    assert transcript.segments[-1].end == pytest.approx(transcript.seconds, abs=0.01)
     assert all(
         one.end == pytest.approx(other.start)
-        for one, other in zip(found.segments, found.segments[1:])
+        for one, other in zip(transcript.segments, transcript.segments[1:])
     )
-    middles = [word.middle for word in found.words]
+    middles = [word.middle for word in transcript.words]
     assert middles == sorted(middles)
-    assert found.silent == pytest.approx(0, abs=0.02)
+    assert transcript.silent == pytest.approx(0, abs=0.02)
 
 
-def test_recordings_in_one_batch_do_not_change_each_other() -> None:
+def test_recordings_in_one_batch_are_independent() -> None:
     waveforms = [long_tone(count, seed, True) for seed, count in enumerate((5, 60, 10, 30, 5))]
     transcriber = Transcriber.load(segment_seconds=6)
-    together = list(transcriber.stream([open_recording(each) for each in waveforms]))
-    assert [each.text for each in together if isinstance(each, Transcript)] == [
-        transcriber(each).text for each in waveforms
+    together = list(transcriber.stream([open_recording(item) for item in waveforms]))
+    assert [item.text for item in together if isinstance(item, Transcript)] == [
+        transcriber(item).text for item in waveforms
     ]
 
 
-def test_what_holds_no_sound_has_no_text() -> None:
+def test_silence_has_no_text() -> None:
     transcriber = Transcriber.load()
     silent = transcriber(np.zeros(5 * RATE, np.float32))
     assert (silent.text, silent.segments, silent.seconds, silent.silent) == ("", [], 5, 5)
     sound = tones.tone("amber birch", 1)
-    found = transcriber(
+    transcript = transcriber(
         np.concatenate([np.zeros(30 * RATE, np.float32), sound, np.zeros(40 * RATE, np.float32)])
     )
-    assert found.silent == pytest.approx(69.6, abs=0.05)
-    assert found.segments[0].start == pytest.approx(29.8)
-    assert all(30 - 0.3 <= word.start <= 31 for word in found.words)
+    assert transcript.silent == pytest.approx(69.6, abs=0.05)
+    assert transcript.segments[0].start == pytest.approx(29.8)
+    assert all(30 - 0.3 <= word.start <= 31 for word in transcript.words)
 
 
 def test_a_clip_shorter_than_a_frame_has_no_text() -> None:
     transcriber = Transcriber.load()
     for samples in (1, 100, transcriber.encoder.least_samples - 1):
-        found = transcriber(np.full(samples, 0.1, np.float32))
-        assert (found.text, found.words) == ("", [])
+        transcript = transcriber(np.full(samples, 0.1, np.float32))
+        assert (transcript.text, transcript.words) == ("", [])
     assert len(transcriber(tones.hiss(1)[: transcriber.encoder.least_samples]).segments) == 1
 
 
@@ -201,35 +199,35 @@ def test_a_clip_shorter_than_a_frame_has_no_text() -> None:
         ("not-there.wav", "unreadable"),
     ],
 )
-def test_what_is_no_sound_is_refused(waveform: object, reason: str) -> None:
+def test_broken_sound_is_refused(waveform: object, reason: str) -> None:
     with refused(None, reason):
         Transcriber.load(constraints="ctc")(waveform)  # type: ignore[arg-type]
 
 
-def test_a_recording_that_breaks_off_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_broken_recording_does_not_affect_others(tmp_path: Path) -> None:
     def breaking() -> Iterator[np.ndarray]:
         yield long_tone(40)
         yield from open_recording(np.array([np.inf], np.float32)).blocks()
 
     good = tones.tone("amber birch", 1)
     transcriber = Transcriber.load(constraints="ctc", segment_seconds=6)
-    made = [open_recording(good), Recording("broken", breaking), open_recording(good)]
-    first, second, third = transcriber.stream(made)
+    recordings = [open_recording(good), Recording("broken", breaking), open_recording(good)]
+    first, second, third = transcriber.stream(recordings)
     assert isinstance(first, Transcript) and isinstance(third, Transcript)
     assert first.text == third.text == transcriber(good).text
     assert isinstance(second, Failure)
     assert second.name == "broken" and "not finite" in second.reason
 
 
-def test_frames_that_are_no_numbers_cost_their_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_are_not_finite_fail_their_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     transcriber = Transcriber.load(constraints="ctc")
     good, bad = tones.tone("amber birch", 1), tones.tone("cedar delta ember", 2)
     encode = transcriber._encode
 
     def frames(waveforms: list[np.ndarray]) -> list[torch.Tensor]:
         return [
-            each * float("nan") if len(waveform) == len(bad) else each
-            for each, waveform in zip(encode(waveforms), waveforms)
+            tensor * float("nan") if len(waveform) == len(bad) else tensor
+            for tensor, waveform in zip(encode(waveforms), waveforms)
         ]
 
     monkeypatch.setattr(transcriber, "_encode", frames)
@@ -248,13 +246,13 @@ def test_an_hour_is_transcribed_in_the_memory_of_minutes() -> None:
         yield from (minute for _ in range(60))
 
     tracemalloc.start()
-    found = next(transcriber.stream([Recording("hour", blocks)]))
+    transcript = next(transcriber.stream([Recording("hour", blocks)]))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert isinstance(found, Transcript)
-    assert found.seconds == 3600
-    assert found.silent > 3000
-    assert len(found.segments) == 60
+    assert isinstance(transcript, Transcript)
+    assert transcript.seconds == 3600
+    assert transcript.silent > 3000
+    assert len(transcript.segments) == 60
     assert peak < 60 * RATE * 4 * 10  # ten minutes of samples
 
 
@@ -271,16 +269,16 @@ def test_a_wrong_option_is_refused(option: dict[str, str], message: str) -> None
         Transcriber.load(**option)  # type: ignore[arg-type]
 
 
-def test_without_a_ctc_head_there_are_segments_and_no_words() -> None:
+def test_without_a_ctc_head_a_transcript_has_no_words() -> None:
     save_encoder(tones.ENCODER, "whisper")
     tones.run_features()
     save_bridge()
     with refused("ctc"):
         Transcriber.load(constraints="ctc")
-    found = Transcriber.load(segment_seconds=6)(long_tone(40))
-    assert found.words == []
-    assert len(found.segments) > 2
-    assert found.text.split()
+    transcript = Transcriber.load(segment_seconds=6)(long_tone(40))
+    assert transcript.words == []
+    assert len(transcript.segments) > 2
+    assert transcript.text.split()
 
 
 def test_another_base_than_the_bridge_was_trained_on_is_refused() -> None:
