@@ -136,7 +136,7 @@ class Decoder:
 
     def decode_by_whisper(self, waveforms: Sequence[np.ndarray]) -> list[Hypothesis]:
         """What Whisper's own decoder writes for each waveform, mono float32 at 16 kHz; raises
-        InputError if the encoder folder is no whole Whisper.
+        InputError if the encoder folder is no complete Whisper.
         """
         return [Hypothesis(text) for text in self._whisper(waveforms)]
 

@@ -1,5 +1,5 @@
 """Whisper's own decoder (Radford et al. 2022): the baseline beside the LLM, if the encoder is a
-whole Whisper checkpoint.
+complete Whisper checkpoint.
 
 In: waveforms, mono float32 at 16 kHz. Out: a text for each. Greedy, as transcription, in the
 language that a multilingual checkpoint detects. Audio over 30 s is cut into windows and their texts

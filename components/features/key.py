@@ -62,7 +62,7 @@ def check_key(features: Path, encoder: Path, shards: Path, noise: Path) -> dict[
     for name, (folder, read) in sources.items():
         if name in inputs and read(folder) != inputs[name]:
             raise InputError(
-                f"{features} was computed from another {name} than {folder} contains now.",
+                f"{features} was computed from other files ({name}) than {folder} contains now.",
                 subject=str(features),
                 hint="Run 'dvc repro features'.",
             )

@@ -62,11 +62,8 @@ MODELS = {
 # longer than a module should be, until they are split
 LONG = {
     "components.audio.sound",
-    "components.config.catalogue",
-    "components.config.params",
     "components.corpus.listing",
     "components.model.folders.hub",
-    "components.transcribe.batch",
 }
 CODE = sorted(
     path

@@ -1,4 +1,4 @@
-"""An exported model: the files of its folder, the same texts in another place, and what is refused."""
+"""An exported model: the files of its folder, the same texts elsewhere, and what is refused."""
 
 from __future__ import annotations
 
