@@ -24,7 +24,7 @@ from components.config.entries import EncoderEntry, LlmEntry
 from components.config.params import Params, read_params
 from components.config.projector import PROJECTOR_KINDS
 from components.config.schema import Unit, is_union
-from components.corpus.fetch.archive import Collection
+from components.corpus.fetch.archive import ArchiveCollection
 from components.corpus.source import KINDS as CORPUS_SOURCES
 from components.plan.load import Gpu
 from components.runtime.settings import PREFIX, RuntimeSettings
@@ -240,7 +240,7 @@ def catalogue_page() -> str:
     text += "\n## `projector.yaml`\n\nThe key `kind` of an entry decides which fields it has.\n"
     for kind, cls in PROJECTOR_KINDS.items():
         text += entry_section(f"kind `{kind}`", cls, "### ")
-    text += entry_section("`archive.yaml`", Collection)
+    text += entry_section("`archive.yaml`", ArchiveCollection)
     return text + entry_section("`gpu.yaml`", Gpu)
 
 

@@ -1,1 +1,1 @@
-"""Ground floor: reading, checking and writing sound."""
+"""Sound: reading and writing files, tempo, conditions, augmentation, segments."""

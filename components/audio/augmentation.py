@@ -2,10 +2,10 @@
 utterance, view) alone.
 
 In: mono float32 at 16 kHz, settings, recordings of noise and of rooms. Out: mono float32 at 16 kHz
-whose length is known from the settings and the draw. Each effect draws for itself, so that
-switching one on leaves the draws of the others. Nothing is clipped: what passes full scale is
-turned down as a whole, noise and speech alike. Cost: about 1 ms a second of audio where speed, room
-and noise are all on.
+whose length follows from the settings and the draw. Each effect has its own random generator, so
+that switching one on leaves the draws of the others. Nothing is clipped: if the peak is over full
+scale, the waveform is scaled down, noise and speech alike. Cost: about 1 ms a second of audio with
+speed, room and noise on.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from components.runtime.hashing import seed_of
 
 
 class ClipReader(Protocol):
-    """A clip of noise or the impulse response of a room, read where it is wanted."""
+    """A clip of noise or the impulse response of a room, read when it is used."""
 
     @property
     def samples(self) -> int:
         """Its length at 16 kHz."""
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """``count`` samples from ``start`` on, mono float32."""
+        """``count`` samples from sample ``start`` on, mono float32."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What ``settings`` make of an utterance. ``view`` is a stored view or an epoch: the same three
-    (seed, utterance, view) give the same samples, whatever comes before or beside it. ``noise`` and
-    ``rooms`` may be left out where only lengths are asked.
+    """The augmentation that ``settings`` describe.
+
+    ``view`` is a stored view or an epoch: the same three (seed, utterance, view) give the same
+    samples, in any order and beside any other utterance. ``noise`` and ``rooms`` may be left out if
+    only lengths are used.
     """
 
     settings: Augment
@@ -44,45 +46,44 @@ class Augmentation:
     rooms: Sequence[ClipReader] = ()
 
     def length(self, samples: int, utterance: str, view: int) -> int:
-        """Samples that an utterance of so many has at a view; nothing is read."""
+        """Number of samples that an utterance of ``samples`` has at a view; nothing is read."""
         return perturbed_length(samples, self._speed(utterance, view))
 
     def __call__(self, samples: np.ndarray, utterance: str, view: int) -> np.ndarray:
-        """The waveform at a view, shape (``length``,); finite, within full scale, silence stays
+        """The waveform at a view, shape (``length``,); finite, within full scale; silence stays
         silence.
         """
         settings = self.settings
-        changed = perturb_speed(samples, self._speed(utterance, view))
-        if chosen := self._drawn("room", settings.rooms.probability, utterance, view):
-            changed = add_reverberation(
-                changed, read_all(self.rooms[int(chosen.integers(len(self.rooms)))])
-            )
-        if chosen := self._drawn("noise", settings.noise.probability, utterance, view):
-            clip = self.noise[int(chosen.integers(len(self.noise)))]
-            snr_db = chosen.uniform(*settings.noise.snr_db)
-            changed = add_noise(changed, draw_excerpt(clip, len(changed), chosen), snr_db)
-        if chosen := self._drawn("band", settings.band.probability, utterance, view):
-            changed = limit_band(changed, chosen.uniform(*settings.band.hertz))
-        level = self._random("level", utterance, view).uniform(*settings.level_db)
-        return limit_to_full_scale(changed * np.float32(10 ** (level / 20)))
+        waveform = perturb_speed(samples, self._speed(utterance, view))
+        if random := self._draw("room", settings.rooms.probability, utterance, view):
+            response = read_all(self.rooms[int(random.integers(len(self.rooms)))])
+            waveform = add_reverberation(waveform, response)
+        if random := self._draw("noise", settings.noise.probability, utterance, view):
+            clip = self.noise[int(random.integers(len(self.noise)))]
+            snr_db = random.uniform(*settings.noise.snr_db)
+            waveform = add_noise(waveform, draw_excerpt(clip, len(waveform), random), snr_db)
+        if random := self._draw("band", settings.band.probability, utterance, view):
+            waveform = limit_band(waveform, random.uniform(*settings.band.hertz))
+        level_db = self._generator("level", utterance, view).uniform(*settings.level_db)
+        return limit_to_full_scale(waveform * np.float32(10 ** (level_db / 20)))
 
     def _speed(self, utterance: str, view: int) -> float:
         factors = self.settings.speed
-        # No generator for this one: lengths of a whole corpus are drawn for each epoch.
+        # No generator for this one: lengths of a complete corpus are drawn for each epoch.
         return (
             factors[0]
             if len(factors) == 1
             else factors[self._seed("speed", utterance, view) % len(factors)]
         )
 
-    def _drawn(
+    def _draw(
         self, effect: str, probability: float, utterance: str, view: int
     ) -> np.random.Generator | None:
-        """The random numbers of an effect, where it falls on the utterance."""
-        random = self._random(effect, utterance, view)
+        """The generator of an effect if the effect applies to the utterance, otherwise None."""
+        random = self._generator(effect, utterance, view)
         return random if random.random() < probability else None
 
-    def _random(self, effect: str, utterance: str, view: int) -> np.random.Generator:
+    def _generator(self, effect: str, utterance: str, view: int) -> np.random.Generator:
         return np.random.default_rng(self._seed(effect, utterance, view))
 
     def _seed(self, effect: str, utterance: str, view: int) -> int:
@@ -90,78 +91,79 @@ class Augmentation:
 
 
 def perturbed_length(samples: int, speed: float) -> int:
-    """Samples left of so many at ``speed``; at least one."""
+    """Number of samples that ``samples`` become at ``speed``; at least one."""
     return max(1, round(samples * RATE / round(RATE * speed)))
 
 
 def perturb_speed(samples: np.ndarray, speed: float) -> np.ndarray:
-    """The waveform at ``speed`` times its tempo and pitch, shape (``sped``,): resampled (Ko et al.,
-    Interspeech 2015).
+    """The waveform at ``speed`` times its tempo and pitch, shape (``perturbed_length``,): resampled
+    (Ko et al., Interspeech 2015).
     """
-    changed = resample(samples, round(RATE * speed))
-    wanted = perturbed_length(len(samples), speed)
-    return np.pad(
-        changed[:wanted], (0, max(0, wanted - len(changed)))
-    )  # the resampler's own length may differ by one
+    resampled = resample(samples, round(RATE * speed))
+    num_samples = perturbed_length(len(samples), speed)
+    # The length of the resampler's output may differ by one.
+    padding = max(0, num_samples - len(resampled))
+    perturbed: np.ndarray = np.pad(resampled[:num_samples], (0, padding))
+    return perturbed
 
 
 def add_reverberation(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """The waveform as heard in the room of an impulse response, of the same length and energy.
+    """The waveform in the room of an impulse response, of the same length and energy.
 
-    The direct path, taken to be the response's largest value, stays where it was: transcripts and
-    lengths keep their times.
+    The direct path, which is the largest value of the response, stays at its position: transcripts
+    and lengths keep their times.
     """
-    size = 1 << (len(samples) + len(response) - 2).bit_length()
+    if is_silent(samples):
+        return samples
+    fft_size = 1 << (len(samples) + len(response) - 2).bit_length()
     direct = int(np.abs(response).argmax())
-    spectrum = np.fft.rfft(samples.astype(np.float64), size) * np.fft.rfft(
-        response.astype(np.float64), size
+    spectrum = np.fft.rfft(samples.astype(np.float64), fft_size) * np.fft.rfft(
+        response.astype(np.float64), fft_size
     )
-    heard = np.fft.irfft(spectrum, size)[direct : direct + len(samples)]
-    return (
-        (heard * _gain(_power(samples), _power(heard))).astype(np.float32)
-        if not is_silent(samples)
-        else samples
-    )
+    reverberant = np.fft.irfft(spectrum, fft_size)[direct : direct + len(samples)]
+    gain = _gain(_power(samples), _power(reverberant))
+    scaled: np.ndarray = (reverberant * gain).astype(np.float32)
+    return scaled
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Waveform and noise, of one length, added so that their powers stand at ``snr_db``. Where
-    either is silent there is no such ratio: the waveform stays as it is.
+    """The sum of waveform and noise (of one length) with a power ratio of ``snr_db``.
+
+    If either is silent there is no such ratio, and the waveform is returned as it is.
     """
     if is_silent(samples) or is_silent(noise):
         return samples
-    return samples + noise * np.float32(
-        _gain(_power(samples), _power(noise)) * 10 ** (-snr_db / 20)
-    )
+    gain = np.float32(_gain(_power(samples), _power(noise)) * 10 ** (-snr_db / 20))
+    noisy: np.ndarray = samples + noise * gain
+    return noisy
 
 
 def limit_band(samples: np.ndarray, hertz: float) -> np.ndarray:
-    """The waveform without what lies above ``hertz``, of the same length: resampled to twice the
-    limit and back.
+    """The waveform without the frequencies above ``hertz``, of the same length: resampled to twice
+    the limit and back.
     """
     rate = 2 * round(hertz)
-    changed = resample(resample(samples, RATE, rate), rate, RATE)[: len(samples)]
-    return np.pad(changed, (0, len(samples) - len(changed)))
+    limited = resample(resample(samples, RATE, rate), rate, RATE)[: len(samples)]
+    padded: np.ndarray = np.pad(limited, (0, len(samples) - len(limited)))
+    return padded
 
 
 def draw_excerpt(clip: ClipReader, count: int, random: np.random.Generator) -> np.ndarray:
-    """``count`` samples of a clip from a drawn place on; a shorter clip begins again
-    where it ends.
-    """
+    """``count`` samples of a clip from a random position on; a shorter clip is repeated."""
     if clip.samples >= count:
         return clip.read(int(random.integers(clip.samples - count + 1)), count)
-    return np.take(
-        read_all(clip), np.arange(count) + int(random.integers(clip.samples)), mode="wrap"
-    )
+    positions: np.ndarray = np.arange(count) + int(random.integers(clip.samples))
+    repeated: np.ndarray = np.take(read_all(clip), positions, mode="wrap")
+    return repeated
 
 
 def read_all(clip: ClipReader) -> np.ndarray:
-    """All of a recording."""
+    """All samples of a clip."""
     return clip.read(0, clip.samples)
 
 
 def limit_to_full_scale(samples: np.ndarray) -> np.ndarray:
-    """The waveform, turned down as a whole where its peak is over full scale."""
+    """The waveform, scaled down if its peak is over full scale."""
     peak = np.abs(samples).max(initial=0.0)
     return samples if peak <= 1 else samples / peak
 
@@ -170,6 +172,8 @@ def _power(samples: np.ndarray) -> float:
     return float(np.square(samples, dtype=np.float64).mean())
 
 
-def _gain(wanted: float, power: float) -> float:
-    """What brings a signal of ``power`` to the power that is wanted; a signal of none stays."""
-    return float(np.sqrt(wanted / power)) if power > 0 else 1.0
+def _gain(target_power: float, power: float) -> float:
+    """The factor that brings a signal of ``power`` to ``target_power``; 1 for a signal without
+    power.
+    """
+    return float(np.sqrt(target_power / power)) if power > 0 else 1.0

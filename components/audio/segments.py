@@ -1,14 +1,14 @@
-"""Long recordings → segments that a model can hear: cut at pauses, with an overlap where there is
-none.
+"""Long recordings → segments that a model can take: split at pauses, with an overlap where there is
+no pause.
 
-In: a waveform (mono float32 at 16 kHz), whole or block by block. Out: segments of at most ``most``
-seconds, as places in the waveform, with their samples where it came in blocks. A cut lies at the
-quietest place of the quietest 0.2 s in the last half of what one segment may hold. Where nothing
-there is 15 dB below the segment's own level, the segment ends at the quietest place of its last
-second and the next one begins 1 to 2 s before that: the words of the overlap are heard twice and
-joined by components/text/joining.py. Stretches of a second and more without any sound (peak under
--80 dB) are left out. A recording that one segment can hold stays whole. Cost: linear, about 10,000
-s of audio a second, silence twice as fast; memory: one block and one segment.
+In: a waveform (mono float32 at 16 kHz), at once or block by block. Out: segments of at most
+``max_s`` seconds as sample positions, with their samples if it came in blocks. A split is at the
+quietest position of the quietest 0.2 s in the last half of what one segment may contain. If nothing
+there is 15 dB below the level of the segment, the segment ends at the quietest position of its last
+second and the next one starts 1 to 2 s before that: the words of the overlap are recognised twice
+and joined by ``components/text/joining.py``. Stretches of a second and more without any sound (peak
+below -80 dB) are left out. A recording that fits into one segment is not split. Cost: linear, about
+10,000 s of audio a second, silence twice as fast; memory: one block and one segment.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ import numpy as np
 
 from components.audio.sound import RATE, SILENCE
 
-MAX_SECONDS, MIN_SECONDS, OVERLAP_SECONDS = 20.0, 0.5, 1.5  # seconds
-FRAME_SAMPLES = 160  # samples whose energy is taken together: 10 ms
-GAP = 100  # frames without any sound that are left out
-MARGIN = 20  # frames of them that stay beside the sound
-PAUSE = 20  # frames: a stop closure is shorter
-DIP = 5  # frames, where there is no pause
-DEPTH = 10**-1.5  # of a pause below the mean energy of the segment: 15 dB
-CHUNK = 3000  # frames taken in at once, whatever blocks the waveform comes in
+MAX_SECONDS, MIN_SECONDS, OVERLAP_SECONDS = 20.0, 0.5, 1.5
+FRAME_SAMPLES = 160  # samples whose energy is measured together: 10 ms
+# the following in frames
+GAP = 100  # without any sound, which are left out
+MARGIN = 20  # of them that stay on either side of the sound
+PAUSE = 20  # a stop closure is shorter
+DIP = 5  # where there is no pause
+CHUNK = 3000  # read at once, whatever the size of the blocks
+PAUSE_DEPTH = 10**-1.5  # of the energy in a pause to the mean of the segment: -15 dB
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Samples ``start`` to ``end`` of a waveform; ``overlaps``: its beginning is the end of the
-    segment before it.
-    """
+    """Samples ``start`` to ``end`` of a waveform."""
 
     start: int
     end: int
-    overlaps: bool = False
+    overlaps: bool = False  # its beginning is the end of the segment before it
 
     @property
     def seconds(self) -> float:
+        """Duration in seconds."""
         return (self.end - self.start) / RATE
 
 
@@ -55,91 +55,90 @@ class SegmentWaveform:
 
 def split_into_segments(
     waveform: np.ndarray,
-    most: float = MAX_SECONDS,
-    least: float = MIN_SECONDS,
-    overlap: float = OVERLAP_SECONDS,
+    max_s: float = MAX_SECONDS,
+    min_s: float = MIN_SECONDS,
+    overlap_s: float = OVERLAP_SECONDS,
 ) -> list[Segment]:
-    """The segments of a waveform (mono float32 at 16 kHz), in order; all but the overlaps lie one
-    behind the other.
+    """The segments of a waveform (mono float32 at 16 kHz), in order; adjacent, but for overlaps and
+    for silence that is left out.
 
-    ``most`` and ``least`` are the seconds of a segment (a shorter waveform is one by itself, and
-    the last one is as short as the sound behind a long silence), ``overlap`` the mean seconds that
-    two share where there is no pause. Raises ValueError where ``most`` is less than four times
-    either of the other two.
+    ``max_s`` and ``min_s`` are the bounds of a segment in seconds (a shorter waveform is one
+    segment, and the last one is as short as the sound after a long silence), ``overlap_s`` the mean
+    seconds that two segments share where there is no pause. Raises ValueError if ``max_s`` is less
+    than four times either of the other two.
     """
-    return [piece.segment for piece in stream_segments([waveform], most, least, overlap)]
+    return [piece.segment for piece in stream_segments([waveform], max_s, min_s, overlap_s)]
 
 
 def stream_segments(
     blocks: Iterable[np.ndarray],
-    most: float = MAX_SECONDS,
-    least: float = MIN_SECONDS,
-    overlap: float = OVERLAP_SECONDS,
+    max_s: float = MAX_SECONDS,
+    min_s: float = MIN_SECONDS,
+    overlap_s: float = OVERLAP_SECONDS,
 ) -> Iterator[SegmentWaveform]:
-    """``cut`` for a waveform that comes in blocks of any size: the same segments, each as soon as
-    it is known.
+    """``split_into_segments`` for a waveform that comes in blocks of any size: the same segments,
+    each as soon as its end is known.
     """
-    if not (least > 0 and overlap > 0 and most >= 4 * max(least, overlap)):
+    if not (min_s > 0 and overlap_s > 0 and max_s >= 4 * max(min_s, overlap_s)):
         raise ValueError(
-            f"segments of {least:g} to {most:g} s with an overlap of {overlap:g} s: the most "
-            "must be four times the others"
+            f"segments of {min_s:g} to {max_s:g} s with an overlap of {overlap_s:g} s: the "
+            "longest must be four times the other two"
         )
-    longest, shortest, shared = (
-        max(1, round(seconds * RATE / FRAME_SAMPLES)) for seconds in (most, least, overlap)
-    )
-    known = longest + max(shortest, GAP)  # frames that tell where a segment ends
+    longest, shortest, overlap = (
+        max(1, round(seconds * RATE / FRAME_SAMPLES)) for seconds in (max_s, min_s, overlap_s)
+    )  # frames
+    lookahead = longest + max(shortest, GAP)  # frames that determine where a segment ends
     window = _Window(blocks)
-    window.fill(known)
-    if window.ended and len(window) <= longest:
+    window.fill(lookahead)
+    if window.has_ended and len(window) <= longest:
         if (window.peaks >= SILENCE).any():
-            yield window.piece(len(window), False)
+            yield window.first(len(window), False)
         return
     overlaps = False
     while True:
-        window.fill(known)
-        loud = np.flatnonzero(window.peaks[:known] >= SILENCE)
-        if not len(loud) or loud[0] >= GAP:
-            if not len(loud) and window.ended and len(window) <= known:
+        window.fill(lookahead)
+        loud_frames = np.flatnonzero(window.peaks[:lookahead] >= SILENCE)
+        if not len(loud_frames) or loud_frames[0] >= GAP:
+            if not len(loud_frames) and window.has_ended and len(window) <= lookahead:
                 return
-            window.drop(int(loud[0] if len(loud) else min(known, len(window))) - MARGIN)
+            num_silent = loud_frames[0] if len(loud_frames) else min(lookahead, len(window))
+            window.drop(int(num_silent) - MARGIN)
             overlaps = False
             continue
-        end = _sound_end(loud, min(known, len(window)))
+        end = _sound_end(loud_frames, min(lookahead, len(window)))
         if end is not None and end + MARGIN <= longest:
             stop = min(max(end + MARGIN, shortest), len(window))
-            yield window.piece(stop, overlaps)
+            yield window.first(stop, overlaps)
             window.drop(stop)
             overlaps = False
-        elif window.ended and len(window) <= longest:
-            yield window.piece(len(window), overlaps)
+        elif window.has_ended and len(window) <= longest:
+            yield window.first(len(window), overlaps)
             return
         else:
-            stop, again = _place(
-                window.energies, longest, min(longest, len(window) - shortest), shared
-            )
-            yield window.piece(stop, overlaps)
-            window.drop(again)
-            overlaps = again < stop
+            limit = min(longest, len(window) - shortest)
+            stop, next_start = _split_frames(window.energies, longest, limit, overlap)
+            yield window.first(stop, overlaps)
+            window.drop(next_start)
+            overlaps = next_start < stop
 
 
-def _sound_end(loud: np.ndarray, known: int) -> int | None:
-    """The frame at which the first gap behind sound begins; None where there is none among the
-    ``known`` frames.
+def _sound_end(loud_frames: np.ndarray, num_frames: int) -> int | None:
+    """The frame at which the first gap after sound starts; None if there is none among the first
+    ``num_frames`` frames.
     """
-    gaps = np.flatnonzero(np.diff(loud, append=known) > GAP)
-    return int(loud[gaps[0]]) + 1 if len(gaps) else None
+    gaps = np.flatnonzero(np.diff(loud_frames, append=num_frames) > GAP)
+    return int(loud_frames[gaps[0]]) + 1 if len(gaps) else None
 
 
-def _place(energies: np.ndarray, longest: int, limit: int, shared: int) -> tuple[int, int]:
-    """(frame at which a segment ends, frame at which the next one begins)."""
-    first, least = _quietest(energies, longest // 2, limit, PAUSE)
-    if least <= max(DEPTH * float(energies[:limit].mean()), SILENCE**2):
-        place, _ = _quietest(
-            energies, first - PAUSE // 2, first + PAUSE // 2, DIP
-        )  # beside a click in it, not through it
-        return place, place
-    stop, _ = _quietest(energies, limit - 2 * shared // 3, limit, DIP)
-    return stop, _quietest(energies, stop - 4 * shared // 3, stop - 2 * shared // 3, DIP)[0]
+def _split_frames(energies: np.ndarray, longest: int, limit: int, overlap: int) -> tuple[int, int]:
+    """(frame at which a segment ends, frame at which the next one starts)."""
+    middle, energy = _quietest(energies, longest // 2, limit, PAUSE)
+    if energy <= max(PAUSE_DEPTH * float(energies[:limit].mean()), SILENCE**2):
+        # beside a click in the pause, not through it
+        split, _ = _quietest(energies, middle - PAUSE // 2, middle + PAUSE // 2, DIP)
+        return split, split
+    stop, _ = _quietest(energies, limit - 2 * overlap // 3, limit, DIP)
+    return stop, _quietest(energies, stop - 4 * overlap // 3, stop - 2 * overlap // 3, DIP)[0]
 
 
 def _quietest(energies: np.ndarray, start: int, end: int, width: int) -> tuple[int, float]:
@@ -147,31 +146,32 @@ def _quietest(energies: np.ndarray, start: int, end: int, width: int) -> tuple[i
     sums = np.concatenate([[0.0], np.cumsum(energies[start:end], dtype=np.float64)])
     width = min(width, end - start)
     means = (sums[width:] - sums[:-width]) / width
-    place = int(means.argmin())
-    return start + place + width // 2, max(0.0, float(means[place]))
+    offset = int(means.argmin())
+    return start + offset + width // 2, max(0.0, float(means[offset]))
 
 
 class _Window:
-    """What of a waveform is held: from the beginning of the next segment on."""
+    """The part of a waveform that is in memory: from the start of the next segment on."""
 
     def __init__(self, blocks: Iterable[np.ndarray]) -> None:
         self._chunks = _chunks(blocks, CHUNK * FRAME_SAMPLES)
         self.samples: np.ndarray = np.zeros(0, np.float32)
-        self.origin = 0  # sample at which it begins
+        self.origin = 0  # sample of the waveform at which the window starts
         self.energies: np.ndarray = np.zeros(0, np.float32)  # mean square of each frame
-        self.peaks: np.ndarray = np.zeros(0, np.float32)
-        self.ended = False
+        self.peaks: np.ndarray = np.zeros(0, np.float32)  # of each frame
+        self.has_ended = False
 
     def __len__(self) -> int:
         return len(self.peaks)
 
-    def fill(self, frames: int) -> None:
-        """Takes in more until it holds so many frames, or all there are."""
-        while len(self) < frames and not self.ended:
+    def fill(self, num_frames: int) -> None:
+        """Reads until the window has ``num_frames`` frames, or the waveform ends."""
+        while len(self) < num_frames and not self.has_ended:
             chunk = next(self._chunks, None)
             if chunk is None:
-                self.ended = True
+                self.has_ended = True
                 return
+            # (frames, FRAME_SAMPLES)
             framed = np.pad(chunk, (0, -len(chunk) % FRAME_SAMPLES)).reshape(-1, FRAME_SAMPLES)
             self.samples = np.concatenate([self.samples, chunk])
             self.energies = np.concatenate(
@@ -181,34 +181,31 @@ class _Window:
                 [self.peaks, np.maximum(framed.max(axis=1), -framed.min(axis=1))]
             )
 
-    def piece(self, frames: int, overlaps: bool) -> SegmentWaveform:
+    def first(self, num_frames: int, overlaps: bool) -> SegmentWaveform:
         """The first frames, as a segment of the waveform."""
-        samples = self.samples[
-            : frames * FRAME_SAMPLES
-        ].copy()  # a view would hold the whole window
+        # a copy: a view would keep the complete window in memory
+        samples = self.samples[: num_frames * FRAME_SAMPLES].copy()
         return SegmentWaveform(Segment(self.origin, self.origin + len(samples), overlaps), samples)
 
-    def drop(self, frames: int) -> None:
-        """Lets go of the first frames."""
-        self.samples, self.energies, self.peaks = (
-            self.samples[frames * FRAME_SAMPLES :],
-            self.energies[frames:],
-            self.peaks[frames:],
-        )
-        self.origin += frames * FRAME_SAMPLES
+    def drop(self, num_frames: int) -> None:
+        """Removes the first frames."""
+        self.samples = self.samples[num_frames * FRAME_SAMPLES :]
+        self.energies = self.energies[num_frames:]
+        self.peaks = self.peaks[num_frames:]
+        self.origin += num_frames * FRAME_SAMPLES
 
 
-def _chunks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The waveform in chunks of ``size`` samples; the last one is what is left."""
-    held: list[np.ndarray] = []
+def _chunks(blocks: Iterable[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
+    """The waveform in chunks of ``num_samples`` samples; the last one is the remainder."""
+    parts: list[np.ndarray] = []
     count = 0
     for block in blocks:
         while len(block):
-            part, block = block[: size - count], block[size - count :]
-            held.append(part)
+            part, block = block[: num_samples - count], block[num_samples - count :]
+            parts.append(part)
             count += len(part)
-            if count == size:
-                yield np.concatenate(held)
-                held, count = [], 0
-    if held:
-        yield np.concatenate(held)
+            if count == num_samples:
+                yield np.concatenate(parts)
+                parts, count = [], 0
+    if parts:
+        yield np.concatenate(parts)

@@ -1,11 +1,14 @@
-"""The manifest: one row an utterance (parquet), and the rejects beside it. Found = kept + rejected,
-always.
+"""The manifest of a source (parquet, one row an ``Utterance``), and the rejects beside it.
+
+What a source finds is either in the manifest or in the rejects, always.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,58 +17,56 @@ from components.text.utterance import Utterance
 
 MANIFEST = "manifest.parquet"
 REJECTS = "rejects.parquet"
-GROUP = 1 << 20  # rows written at once: the row group that pyarrow cuts a table into by itself
+ROW_GROUP = 1 << 20  # rows written at once: the row group into which pyarrow divides a table itself
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One refused recording or transcript, with the reason and, where there is one, the way out."""
+    """One refused recording or transcript."""
 
     id: str
     path: str
-    reason: str
+    reason: str  # and, if there is one, how to fix it
 
 
 def altered_path(original: Utterance) -> str:
-    """Path below its unit of a changed copy of a recording: it says which recording that was, by
-    digest and id.
+    """Path, below its unit, of an altered copy of a recording: it names the original by digest and
+    id.
     """
     return f"{original.sha256}/{original.id}.flac"
 
 
-def restore_original(row: Utterance) -> Utterance:
-    """The row of a changed copy with the id and digest of the recording that it was made from
+def restore_original(altered: Utterance) -> Utterance:
+    """The row of an altered copy with the id and digest of the recording that it is a copy of
     (``altered_path``).
     """
-    path = PurePosixPath(row.path)
-    return replace(row, id=path.stem, sha256=path.parent.name)
+    path = PurePosixPath(altered.path)
+    return replace(altered, id=path.stem, sha256=path.parent.name)
 
 
-def _schema(row: type) -> pa.Schema:
-    kinds = {"str": pa.string(), "int": pa.int64()}
-    return pa.schema([(field.name, kinds[str(field.type)]) for field in fields(row)])
+def _schema(row_type: type) -> pa.Schema:
+    column_types = {"str": pa.string(), "int": pa.int64()}
+    return pa.schema([(field.name, column_types[str(field.type)]) for field in fields(row_type)])
 
 
-def write_rows(path: Path, row: type, rows: list) -> None:
-    """Writes dataclass rows as parquet, a group at a time; the same rows give the same bytes."""
-    schema = _schema(row)
+def write_rows(path: Path, row_type: type, rows: Sequence[Any]) -> None:
+    """Writes dataclass rows as parquet, one row group at a time; the same rows give the same bytes.
+
+    Raises KeyError for a field that is neither ``str`` nor ``int``.
+    """
+    schema = _schema(row_type)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for start in range(0, max(len(rows), 1), GROUP):
-            group = rows[start : start + GROUP]
-            writer.write_table(
-                pa.table(
-                    {name: [getattr(entry, name) for entry in group] for name in schema.names},
-                    schema,
-                ),
-                GROUP,
-            )
+        for start in range(0, max(len(rows), 1), ROW_GROUP):
+            group = rows[start : start + ROW_GROUP]
+            columns = {name: [getattr(row, name) for row in group] for name in schema.names}
+            writer.write_table(pa.table(columns, schema), ROW_GROUP)
 
 
 def read_manifest(folder: Path) -> list[Utterance]:
-    """The kept utterances of one source, in manifest order (by id)."""
+    """The accepted utterances of one source, in manifest order (by id)."""
     return [Utterance(**row) for row in pq.read_table(folder / MANIFEST).to_pylist()]
 
 
 def read_rejects(folder: Path) -> list[Reject]:
-    """What one source refused."""
+    """The rejects of one source."""
     return [Reject(**row) for row in pq.read_table(folder / REJECTS).to_pylist()]

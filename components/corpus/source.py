@@ -1,8 +1,8 @@
-"""What a source is: a module that lists its recordings, and says where their files lie.
+"""What a source of a corpus is: an object that lists its recordings and says where their files are.
 
-A source module of kind ``k`` is ``components/corpus/sources/k.py`` with a class that satisfies
-``Source``. Its settings are a dataclass typed from the catalogue entry (``kind`` included), so an
-unknown key stops before any work.
+A kind is one module ``components/corpus/sources/<kind>.py`` and one line of ``KINDS``. The module
+has the class of the kind (it satisfies ``CorpusSource``) and the dataclass of its settings, typed
+from the catalogue entry (``kind`` included), so that an unknown key stops before any work.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from components.corpus.manifest import Reject
 from components.runtime.s3 import RemotePath
 from components.text.utterance import Utterance
 
-S = TypeVar("S")
+T = TypeVar("T")
 
-KINDS = {  # kind → class in the module of that name
+KINDS = {  # kind, which is also the name of its module → class in that module
     "spoken": "SpokenSource",
     "synthetic": "SyntheticSource",
     "librispeech": "LibriSpeechSource",
@@ -32,21 +32,23 @@ KINDS = {  # kind → class in the module of that name
 
 
 class CorpusSource(Protocol):
-    """One source of a role. Made by ``Kind(name, role, settings)``; making it touches no audio and
+    """One source of a role, created by ``Kind(name, role, settings)``, which touches no audio and
     no data root.
     """
 
     def scan(self) -> dict[str, Any]:
-        """What the source stands on, for ``data/sources``: relative paths and sizes with a digest,
-        or a library's version.
+        """What the source depends on, for ``data/sources``: relative paths and sizes, or the
+        version of a library, with a digest.
         """
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """Every recording or transcript found, as kept or rejected, each sorted by id."""
+        """Every recording or transcript of the source, as accepted or rejected, each sorted by
+        id.
+        """
 
     def locate(self, path: str) -> Path | RemotePath:
-        """The file of a manifest's relative path; a generated source makes it again where it is
-        gone.
+        """The file of a relative path of the manifest; a generated source generates it again if it
+        is gone.
         """
 
 
@@ -60,39 +62,48 @@ class FolderSource(Protocol):
 
 @runtime_checkable
 class GeneratedSource(Protocol):
-    """A source that makes its recordings: how much it will be is known from its settings."""
+    """A source that generates its recordings: its size follows from its settings."""
 
     def estimate_size(self) -> tuple[float, int]:
-        """Seconds of audio, about, and the number of recordings."""
+        """(seconds of audio, approximate; number of recordings)."""
 
 
 @runtime_checkable
 class DerivedSource(Protocol):
-    """A source that makes its recordings out of those of other sources."""
+    """A source that derives its recordings from those of other sources."""
 
     def list_origins(self) -> list[CorpusSource]:
-        """The sources that it reads; the first is the one whose recordings it changes,
-        one by one.
+        """The sources that it reads; the first is the one whose recordings it alters one by
+        one.
         """
 
-    def estimate_duration_s(self, seconds: float, recordings: int) -> float:
-        """Seconds of audio that come out where ``recordings`` of so many seconds in all go in."""
+    def estimate_duration_s(self, duration_s: float, num_recordings: int) -> float:
+        """Seconds of audio that come out where ``num_recordings`` of ``duration_s`` in all go
+        in.
+        """
 
 
-def collect_folders(origin: CorpusSource) -> list[tuple[str, list[str]]]:
-    """(data root, folders) of each source with folders that stands in ``origin``, or is it."""
-    found = [origin.list_folders()] if isinstance(origin, FolderSource) else []
-    return found + [
-        each
-        for part in (origin.list_origins() if isinstance(origin, DerivedSource) else [])
-        for each in collect_folders(part)
-    ]
+def collect_folders(source: CorpusSource) -> list[tuple[str, list[str]]]:
+    """(data root, folders) of the source, and of each source that it is derived from."""
+    collected = [source.list_folders()] if isinstance(source, FolderSource) else []
+    for origin in source.list_origins() if isinstance(source, DerivedSource) else []:
+        collected += collect_folders(origin)
+    return collected
 
 
-def parse_settings(cls: type[S], name: str, role: str, settings: dict[str, Any]) -> S:
-    """The settings of a source as the dataclass of its kind; raises InputError that names the
-    source and the key.
+def parse_settings(cls: type[T], name: str, role: str, settings: dict[str, Any]) -> T:
+    """The settings of a source as the dataclass ``cls`` of its kind.
+
+    Raises InputError that names the source and the key; for a key of ``cls.OLD_NAMES`` (a class
+    variable, optional) also its present name.
     """
+    for old, new in getattr(cls, "OLD_NAMES", {}).items():
+        if old in settings:
+            raise InputError(
+                f"catalogue/corpus.yaml: source '{name}' ({role}): '{old}' is now called '{new}'.",
+                subject=old,
+                hint=f"Write '{new}' in its place.",
+            )
     return parse_as(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
 
 
@@ -105,6 +116,6 @@ def build_source(name: str, role: str, settings: dict[str, Any]) -> CorpusSource
         raise InputError(
             f"source '{name}': unknown kind '{kind}'.", subject=name, hint=nearest(kind, KINDS)
         )
-    return getattr(import_module(f"components.corpus.sources.{kind}"), KINDS[kind])(
-        name, role, settings
-    )
+    module = import_module(f"components.corpus.sources.{kind}")
+    source: CorpusSource = getattr(module, KINDS[kind])(name, role, settings)
+    return source

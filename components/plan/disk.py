@@ -134,12 +134,12 @@ def list_downloaded(
     # one is unpacked at a time.
     unset = "a data root that is not set"
     uses = [
-        DiskUse(archive.folder, archive.packed.bytes or 0, archive_folders(archive), unset)
+        DiskUse(archive.folder, archive.entry.bytes or 0, archive_folders(archive), unset)
         for archive in archives
     ]
     if archives:
-        largest = max(archives, key=lambda archive: archive.packed.bytes or 0)
-        name, num_bytes = f"{largest.file}, until it is unpacked", largest.packed.bytes or 0
+        largest = max(archives, key=lambda archive: archive.entry.bytes or 0)
+        name, num_bytes = f"{largest.file}, until it is unpacked", largest.entry.bytes or 0
         uses.append(DiskUse(name, num_bytes, archive_folders(largest), unset))
     return uses + [
         DiskUse(f"{checkpoint.name}, as fetched", checkpoint.num_bytes, (hub_folder(),))

@@ -15,7 +15,7 @@ from components.config.errors import InputError
 from components.config.heads import check_ctc_heads
 from components.config.params import Params
 from components.corpus.fetch.archive import Archive
-from components.corpus.fetch.provision import needed
+from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source
 from components.plan.disk import (
     DiskSpace,
@@ -97,7 +97,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
     uses = list_downloaded(archives, checkpoints)
     uses += list_disk_uses(params, networks, audio, up_to_date, folders)
     downloads = [
-        Download(archive.folder, archive.url, archive.packed.bytes or 0) for archive in archives
+        Download(archive.folder, archive.url, archive.entry.bytes or 0) for archive in archives
     ]
     downloads += [
         Download(checkpoint.name, checkpoint.repo, checkpoint.num_bytes)
@@ -211,7 +211,7 @@ def _archives(params: Params) -> list[Archive]:
     ]
     return [
         archive
-        for archive in needed(sources)
+        for archive in required_archives(sources)
         if not any((root / archive.folder).is_dir() for root in archive_folders(archive))
     ]
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from components.config import catalogue
 from components.config.params import Features
-from components.corpus.__main__ import OUT, SCANS
-from components.corpus.fetch.archive import Archive, archives
+from components.corpus.build import OUT
+from components.corpus.fetch.archive import Archive, list_archives
 from components.corpus.manifest import MANIFEST, read_manifest
+from components.corpus.scan import SCANS
 from components.corpus.source import (
     CorpusSource,
     DerivedSource,
@@ -134,7 +135,7 @@ def _from_publisher(origin: CorpusSource) -> Amount | None:
     root, folders = origin.list_folders()
     amounts = []
     for folder in folders:
-        published = (_published(archive, folder) for archive in archives(root))
+        published = (_published(archive, folder) for archive in list_archives(root))
         amount = next((amount for amount in published if amount), None)
         if amount is None:
             return None

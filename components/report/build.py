@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from components.audio.condition import condition_of
 from components.config import catalogue
 from components.config.params import NAMES
 from components.report import error_curves, provenance, tables, training_curves
@@ -108,11 +109,9 @@ def page_context(
 ) -> dict[str, Any]:
     """The figures of a run, by the names that ``page.html`` uses."""
     scores = experiment.scores
-    by_set = {name: error_curves.condition_of(settings) for name, settings in sources.items()}
+    condition_by_set = {name: condition_of(settings) for name, settings in sources.items()}
     conditions = {
-        name: error_curves.format_condition(*condition)
-        for name, condition in by_set.items()
-        if condition
+        name: condition.title() for name, condition in condition_by_set.items() if condition
     }
     condition_charts = error_curves.draw_conditions(experiment, sources)
     duration_charts = error_curves.draw_durations(experiment.groups, experiment.systems, conditions)

@@ -11,40 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.audio.condition import CONDITION_KINDS, condition_of
 from components.report.charts import Axis, Chart, Point, Series, draw_chart
 from components.report.experiment import Experiment, Scores
 from components.report.training_curves import ERROR_RATE
 
-# Settings of a source of kind `altered`, of which it has exactly one: title, unit, and the value
-# that leaves the audio unchanged.
-CONDITIONS: dict[str, tuple[str, str, float | None]] = {
-    "snr_db": ("signal-to-noise ratio", "dB", None),
-    "tempo": ("tempo", "", 1.0),
-    "cut": ("share of the audio kept", "", 1.0),
-    "around_seconds": ("noise before and after", "s", 0.0),
-}
 Sources = Mapping[str, Mapping[str, Any]]  # settings of each set, from the catalogue
-
-
-def condition_of(settings: Mapping[str, Any]) -> tuple[str, float] | None:
-    """Name and value of the change that a source of kind ``altered`` makes; None for any other
-    source.
-    """
-    if settings.get("kind") != "altered":
-        return None
-    return next(
-        ((name, float(settings[name])) for name in CONDITIONS if settings.get(name) is not None),
-        None,
-    )
-
-
-def format_condition(name: str, value: float) -> str:
-    """A condition for a reader.
-
-    >>> format_condition("snr_db", 5.0)
-    'signal-to-noise ratio 5 dB'
-    """
-    return f"{CONDITIONS[name][0]} {value:g} {CONDITIONS[name][1]}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -66,27 +38,27 @@ def draw_conditions(experiment: Experiment, sources: Sources) -> list[Chart]:
     for name in experiment.scores:
         condition = condition_of(sources.get(name, {}))
         if condition:
-            key = (condition[0], _as_json(sources[name].get("source")))
-            groups.setdefault(key, []).append((condition[1], name))
+            key = (condition.name, _as_json(sources[name].get("source")))
+            groups.setdefault(key, []).append((condition.value, name))
     charts = []
     for index, ((condition_name, source), sets) in enumerate(sorted(groups.items())):
-        title, unit, neutral = CONDITIONS[condition_name]
+        kind = CONDITION_KINDS[condition_name]
         sets.sort()
         ticks = {value: f"{value:g}" for value, _ in sets}
         points = [_RatePoint(value, name, experiment.scores[name]) for value, name in sets]
         original = _original_set(sources[sets[0][1]], source, experiment.scores, sources)
         if original:
             values = [value for value, _ in sets]
-            x = neutral if neutral is not None else _next_value(values)
-            ticks[x] = "clean" if neutral is None else f"{x:g}"
+            x = kind.neutral if kind.neutral is not None else _next_value(values)
+            ticks[x] = "clean" if kind.neutral is None else f"{x:g}"
             figures = _same_utterances(experiment, original, sets[0][1])
             points.append(_RatePoint(x, original, figures))
             points.sort(key=lambda point: point.x)
         charts += _draw_rates(
             f"condition-{index}",
-            f"Word error rate over {title}{f' ({original})' if original else ''}",
+            f"Word error rate over {kind.title}{f' ({original})' if original else ''}",
             points,
-            Axis(f"{title}, {unit}" if unit else title, ticks=dict(sorted(ticks.items()))),
+            Axis(kind.axis_label, ticks=dict(sorted(ticks.items()))),
             experiment.systems,
         )
     return charts

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.audio.condition import ALTERED_KIND, CONDITION_KINDS, condition_of
 from components.config import catalogue
 from components.config.errors import InputError, nearest
-from components.corpus.fetch.archive import archives
+from components.corpus.fetch.archive import list_archives
 
-CONDITIONS = ("snr_db", "tempo", "cut", "around_seconds")  # a source of kind altered has one
 LIBRISPEECH = "librispeech"  # the kind, and the entry of its archives
 
 
@@ -38,15 +38,15 @@ def condition_figure(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InputError if an altered set has no condition.
     """
-    if settings["kind"] != "altered":
+    if settings["kind"] != ALTERED_KIND:
         return {}
-    name = next((name for name in CONDITIONS if settings.get(name) is not None), None)
-    if name is None:
+    condition = condition_of(settings)
+    if condition is None:
         raise InputError(
-            f"An altered source has none of {', '.join(CONDITIONS)}.",
+            f"An altered source has none of {', '.join(CONDITION_KINDS)}.",
             hint="Set one in catalogue/corpus.yaml.",
         )
-    return {"condition": {"name": name, "value": float(settings[name])}}
+    return {"condition": {"name": condition.name, "value": condition.value}}
 
 
 def check_words(
@@ -63,8 +63,8 @@ def check_words(
     archive = next(
         (
             archive
-            for archive in archives(LIBRISPEECH)
-            if archive.folder == subset and archive.packed.words
+            for archive in list_archives(LIBRISPEECH)
+            if archive.folder == subset and archive.entry.words
         ),
         None,
     )
@@ -72,7 +72,7 @@ def check_words(
         return {}
     if archive.utterances(subset) != len(references):
         return {"words_checked": False}
-    words, expected = sum(len(reference.split()) for reference in references), archive.packed.words
+    words, expected = sum(len(reference.split()) for reference in references), archive.entry.words
     if words != expected:
         raise InputError(
             f"{name}: {words:,} reference words in {len(references):,} utterances, but {subset} "

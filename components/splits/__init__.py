@@ -1,1 +1,1 @@
-"""``splits``: manifests of all roles → proof that nothing stands on both sides."""
+"""``splits``: the manifests of all roles → proof that training and test share nothing."""

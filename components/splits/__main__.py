@@ -1,149 +1,171 @@
-"""``python -m components.splits``: checks that no id, speaker or recording stands on both sides of
-training and test.
+"""``python -m components.splits``: checks that no id, speaker or recording is in training and in
+test.
 
 In: the manifests of all roles but ``noise``. Out: ``data/splits`` with a record whose content is
-the same whenever all rules hold, so that a new test source reruns nothing that hangs on it. A
-changed copy of a recording (a source of kind ``altered``) counts as that recording too. Cost: 0.3 s
+the same whenever all rules hold, so that a new test source reruns nothing that depends on it. An
+altered copy of a recording (a source of kind ``altered``) counts as that recording too. Cost: 0.3 s
 for 14,000 utterances.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
+from components.audio.condition import ALTERED_KIND
 from components.config.errors import InputError
 from components.corpus.manifest import MANIFEST, read_manifest, restore_original
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.stage import Stage, run_stage
 from components.text.utterance import Utterance
 
+logger = logging.getLogger("components.splits")
+
 CORPUS, OUT = Path("data/corpus"), Path("data/splits")
-CHECKED = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
 # Noise is mixed into speech and never transcribed or scored, so it may come from anywhere.
-LEARNT, SCORED = ("train", "nonspeech-train"), ("test", "nonspeech-test")
-RULES = [
+CHECKED_ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test")
+TRAINING_ROLES, TEST_ROLES = ("train", "nonspeech-train"), ("test", "nonspeech-test")
+RULES = [  # as recorded
     "no id stands in two roles",
     "no recording (SHA-256) stands in two roles",
     "no named speaker stands in training and in test",
 ]
+# after the name of a source of altered copies: the recordings that they were made from
+UNALTERED = ", unaltered"
 
-# after the name of a source whose recordings are changed copies: those that they were made from
-BEFORE = ", unaltered"
-
-Where = dict[str, set[str]]  # id, digest or speaker → "role/source" of all places that hold it
+UtterancesBySource = dict[str, list[Utterance]]
+Locations = dict[str, set[str]]  # id, digest or speaker → "role/source" of all that contain it
 
 
-def read_roles() -> dict[str, dict[str, list[Utterance]]]:
-    """Manifests by role and source, with the recordings that changed copies were made from under a
-    name of their own (``BEFORE``); raises InputError where a role's folder is not whole.
+def read_roles() -> dict[str, UtterancesBySource]:
+    """Utterances by role and source; the originals of altered copies have a name of their own
+    (``UNALTERED``).
+
+    Raises InputError if the folder of a role is not complete.
     """
-    roles: dict[str, dict[str, list[Utterance]]] = {}
-    for role in CHECKED:
-        settings, found = read_record(CORPUS / role)["parameters"], {}
+    roles: dict[str, UtterancesBySource] = {}
+    for role in CHECKED_ROLES:
+        settings, sources = read_record(CORPUS / role)["parameters"], {}
         for path in sorted((CORPUS / role).glob(f"*/{MANIFEST}")):
             name = path.parent.name
-            found[name] = read_manifest(path.parent)
-            if settings.get(name, {}).get("kind") == "altered":
-                found[f"{name}{BEFORE}"] = [restore_original(row) for row in found[name]]
-        roles[role] = found
+            sources[name] = read_manifest(path.parent)
+            if settings.get(name, {}).get("kind") == ALTERED_KIND:
+                sources[f"{name}{UNALTERED}"] = [
+                    restore_original(utterance) for utterance in sources[name]
+                ]
+        roles[role] = sources
     return roles
 
 
-def places(
-    sources: dict[str, list[Utterance]], role: str, value: Callable[[Utterance], str]
-) -> Where:
-    """Where each value that is not empty stands within one role."""
-    found: Where = defaultdict(set)
-    for name, rows in sources.items():
-        for row in rows:
-            if value(row):
-                found[value(row)].add(f"{role}/{name}")
-    return found
+def find_locations(
+    sources: UtterancesBySource, role: str, value_of: Callable[[Utterance], str]
+) -> Locations:
+    """The sources of one role that contain each value; empty values are left out."""
+    locations: Locations = defaultdict(set)
+    for name, utterances in sources.items():
+        for utterance in utterances:
+            value = value_of(utterance)
+            if value:
+                locations[value].add(f"{role}/{name}")
+    return locations
 
 
-def shared(one: Where, other: Where) -> str:
-    """The first few values that stand on both sides, with their places; empty where
-    there is none.
+def describe_shared(left: Locations, right: Locations) -> str:
+    """Number and the first three of the values on both sides, with their locations; empty if there
+    is none.
     """
-    both = sorted(one.keys() & other.keys())
-    shown = [
-        f"{value} ({', '.join([*sorted(one[value]), *sorted(other[value])])})" for value in both[:3]
+    shared = sorted(left.keys() & right.keys())
+    if not shared:
+        return ""
+    examples = [
+        f"{value} ({', '.join([*sorted(left[value]), *sorted(right[value])])})"
+        for value in shared[:3]
     ]
-    return f"{len(both)}: {'; '.join(shown)}{', …' if len(both) > 3 else ''}" if both else ""
+    return f"{len(shared)}: {'; '.join(examples)}{', …' if len(shared) > 3 else ''}"
 
 
-def check(roles: dict[str, dict[str, list[Utterance]]]) -> list[str]:
+def check_roles(roles: dict[str, UtterancesBySource]) -> list[str]:
     """Notes on what is allowed but worth knowing; raises InputError for the first rule that is
     broken.
     """
-    _apart(
+    _check_disjoint(
         roles,
-        combinations(CHECKED, 2),
-        lambda row: row.id,
+        combinations(CHECKED_ROLES, 2),
+        lambda utterance: utterance.id,
         "ids",
-        "Take one of the sources out, or rename its files.",
+        "Remove one of the sources, or rename its files.",
     )
-    _apart(
+    _check_disjoint(
         roles,
-        combinations(CHECKED, 2),
-        lambda row: row.sha256,
+        combinations(CHECKED_ROLES, 2),
+        lambda utterance: utterance.sha256,
         "recordings",
-        "The same audio lies under two names (SHA-256 given): take it out of one of the roles.",
+        "The same audio has two names (its SHA-256 is given): remove it from one of the roles.",
     )
-    across = [(learnt, scored) for learnt in LEARNT for scored in SCORED]
-    _apart(
+    _check_disjoint(
         roles,
-        across,
-        lambda row: row.speaker,
+        product(TRAINING_ROLES, TEST_ROLES),
+        lambda utterance: utterance.speaker,
         "speakers",
-        "Take them out of one side; where two corpora call different people the same, set "
+        "Remove them from one side; if two corpora use one name for different people, set "
         "'speaker_prefix' of the table.",
     )
     notes = []
-    for one, other in (("train", "dev"), ("dev", "test")):
-        both = shared(places(roles[one], one, _speaker), places(roles[other], other, _speaker))
-        if both:
-            notes.append(f"speakers in {one} and in {other}: {both}")
+    for first, second in (("train", "dev"), ("dev", "test")):
+        shared = describe_shared(
+            find_locations(roles[first], first, _speaker_of),
+            find_locations(roles[second], second, _speaker_of),
+        )
+        if shared:
+            notes.append(f"speakers in {first} and in {second}: {shared}")
     return notes
 
 
-def _speaker(row: Utterance) -> str:
-    return row.speaker
+def _speaker_of(utterance: Utterance) -> str:
+    return utterance.speaker
 
 
-def _apart(
-    roles: dict[str, dict[str, list[Utterance]]],
-    pairs: Iterable[tuple[str, str]],
-    value: Callable[[Utterance], str],
-    what: str,
+def _check_disjoint(
+    roles: dict[str, UtterancesBySource],
+    role_pairs: Iterable[tuple[str, str]],
+    value_of: Callable[[Utterance], str],
+    values_name: str,
     hint: str,
 ) -> None:
-    """Raises InputError where two roles of a pair share a value."""
-    for one, other in pairs:
-        both = shared(places(roles[one], one, value), places(roles[other], other, value))
-        if both:
+    """Raises InputError if two roles of a pair share a value."""
+    for first, second in role_pairs:
+        shared = describe_shared(
+            find_locations(roles[first], first, value_of),
+            find_locations(roles[second], second, value_of),
+        )
+        if shared:
             raise InputError(
-                f"{what} in {one} and in {other}: {both}.", subject=f"{one}, {other}", hint=hint
+                f"{values_name} in {first} and in {second}: {shared}.",
+                subject=f"{first}, {second}",
+                hint=hint,
             )
 
 
 def work(stage: Stage) -> None:
+    """Checks the manifests and writes the record; raises InputError for a rule that is broken."""
     out = empty_folder(OUT)
     roles = read_roles()
-    for note in check(roles):
-        print(f"splits: note: {note}")
-    counted = {
-        role: sum(len(rows) for name, rows in sources.items() if not name.endswith(BEFORE))
+    for note in check_roles(roles):
+        logger.info("splits: note: %s", note)
+    counts = {
+        role: sum(
+            len(utterances) for name, utterances in sources.items() if not name.endswith(UNALTERED)
+        )
         for role, sources in roles.items()
     }
-    print(
-        f"splits: {', '.join(f'{count} {role}' for role, count in counted.items())}: nothing "
-        "stands on both sides"
+    logger.info(
+        "splits: %s: nothing is on both sides",
+        ", ".join(f"{count} {role}" for role, count in counts.items()),
     )
-    stage.facts["utterances"] = counted
+    stage.facts["utterances"] = counts
     write_record(out, "splits", parameters=None, inputs={}, rules=RULES)
 
 

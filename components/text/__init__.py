@@ -1,1 +1,1 @@
-"""Ground floor: the forms of a text and the word error rate."""
+"""Texts of utterances: forms, word errors, joining of segments, and the utterance itself."""

@@ -1,7 +1,8 @@
 """One utterance: the row of the manifest, from the corpus to the report.
 
 ``corpus`` writes it (``manifest.parquet``), ``splits`` and ``shards`` read it, and the index of the
-shards carries its id, text and speaker on. The fields are the columns of the parquet file, in order.
+shards carries its id, text and speaker on. The fields are the columns of the parquet file, in their
+order.
 """
 
 from __future__ import annotations

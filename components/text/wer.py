@@ -11,25 +11,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from components.text.forms import normalise
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Counts over a pair or a set; ``wer`` is a fraction, and 0 over no reference words."""
+    """Counts over a pair or a set; they add up."""
 
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-    words: int = 0
+    words: int = 0  # of the reference
 
     @property
     def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def wer(self) -> float:
+        """Word error rate, a fraction; 0 over no reference words.
+
+        >>> (WordErrors(insertions=1, words=4) + WordErrors(deletions=1, words=4)).wer
+        0.25
+        """
         return self.errors / self.words if self.words else 0.0
 
     def __add__(self, other: WordErrors) -> WordErrors:
@@ -43,8 +50,8 @@ class WordErrors:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A pair under one of its least alignments (Levenshtein; of several the one that rapidfuzz
-    takes).
+    """A pair under an alignment with the fewest errors (Levenshtein; if there are several, the one
+    that rapidfuzz returns).
     """
 
     errors: WordErrors
@@ -56,7 +63,7 @@ class Alignment:
 def align_pairs(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[Alignment]:
     """The alignment of each pair, both sides in ``form``.
 
-    Raises ValueError where the two differ in number.
+    Raises ValueError if there are not as many references as hypotheses.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references against {len(hypotheses)} hypotheses")
@@ -64,29 +71,32 @@ def align_pairs(references: Sequence[str], hypotheses: Sequence[str], form: str)
         (normalise(reference, form), normalise(hypothesis, form))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    spoken = [pair for pair in pairs if pair[0]]
-    counted = iter(_aligned(spoken) if spoken else ())
+    speech_pairs = [pair for pair in pairs if pair[0]]
+    alignments = iter(_align(speech_pairs) if speech_pairs else ())
     return [
-        next(counted) if reference else _unspoken(hypothesis) for reference, hypothesis in pairs
+        next(alignments) if reference else _align_with_empty(hypothesis)
+        for reference, hypothesis in pairs
     ]
 
 
-def _unspoken(hypothesis: str) -> Alignment:
-    count = len(hypothesis.split())
-    return Alignment(WordErrors(insertions=count), tuple(range(count)))
+def _align_with_empty(hypothesis: str) -> Alignment:
+    """The alignment with an empty reference: every word is inserted."""
+    num_words = len(hypothesis.split())
+    return Alignment(WordErrors(insertions=num_words), tuple(range(num_words)))
 
 
-def _aligned(pairs: Sequence[tuple[str, str]]) -> list[Alignment]:
+def _align(pairs: Sequence[tuple[str, str]]) -> list[Alignment]:
     import jiwer
 
-    counted = jiwer.process_words([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    output = jiwer.process_words([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     return [
-        _of_chunks(chunks, len(words))
-        for chunks, words in zip(counted.alignments, counted.references, strict=True)
+        _from_chunks(chunks, len(words))
+        for chunks, words in zip(output.alignments, output.references, strict=True)
     ]
 
 
-def _of_chunks(chunks: Sequence, words: int) -> Alignment:
+def _from_chunks(chunks: Sequence[Any], num_words: int) -> Alignment:
+    """The alignment of jiwer's chunks of a pair with ``num_words`` reference words."""
     substitutions = deletions = matched = 0
     inserted: list[int] = []
     for chunk in chunks:
@@ -98,9 +108,8 @@ def _of_chunks(chunks: Sequence, words: int) -> Alignment:
             deletions += chunk.ref_end_idx - chunk.ref_start_idx
         else:
             inserted += range(chunk.hyp_start_idx, chunk.hyp_end_idx)
-    return Alignment(
-        WordErrors(substitutions, deletions, len(inserted), words), tuple(inserted), matched
-    )
+    errors = WordErrors(substitutions, deletions, len(inserted), num_words)
+    return Alignment(errors, tuple(inserted), matched)
 
 
 def count_pair_errors(
@@ -120,17 +129,19 @@ def count_word_errors(
 
 
 def compute_wer(references: Sequence[str], hypotheses: Sequence[str], form: str) -> float:
-    """The rate of ``count_word_errors`` alone, without saying which errors they are, in a fifth of its
-    time; raises ValueError likewise.
+    """The rate of ``count_word_errors`` alone, not which errors they are, in a fifth of its time.
+
+    Raises ValueError if there are not as many references as hypotheses.
     """
     from rapidfuzz.distance import Levenshtein
 
     pairs = [
-        (normalise(one, form).split(), normalise(other, form).split())
-        for one, other in zip(references, hypotheses, strict=True)
+        (normalise(reference, form).split(), normalise(hypothesis, form).split())
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    words = sum(len(reference) for reference, _ in pairs)
-    return sum(Levenshtein.distance(*pair) for pair in pairs) / words if words else 0.0
+    num_words = sum(len(reference) for reference, _ in pairs)
+    num_errors = sum(Levenshtein.distance(reference, hypothesis) for reference, hypothesis in pairs)
+    return num_errors / num_words if num_words else 0.0
 
 
 def count_character_errors(
@@ -139,8 +150,8 @@ def count_character_errors(
     """(errors, reference characters) of each pair: the Levenshtein distance of the texts in
     ``form``.
 
-    A single space stands between two words and counts as a character, as in jiwer and most
-    published figures. Raises ValueError where the two differ in number.
+    A single space between two words counts as a character, as in jiwer and most published figures.
+    Raises ValueError if there are not as many references as hypotheses.
     """
     from rapidfuzz.distance import Levenshtein
 

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that gives files with Range support, and fails as asked."""
+"""An HTTP server on loopback that serves files with Range support, and fails on demand."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Mirror:
-    """What is served, by path, how it fails, and what was asked: (path, Range)."""
+    """What is served, by path, how it fails, and what was requested: (path, Range)."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    cuts: list[int] = field(
-        default_factory=list
-    )  # after so many bytes the connection ends, an answer each
+    # number of bytes after which the connection ends, of each response in turn
+    cuts: list[int] = field(default_factory=list)
     hold: threading.Event | None = None  # a cut connection stays open and silent until this is set
-    status: int = 0  # answered to everything
-    ranges: bool = True  # else each answer starts at the first byte
-    lengths: bool = True  # else no answer says how long it is
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    status: int = 0  # of every response; 0: none
+    ranges: bool = True  # else each response starts at the first byte
+    lengths: bool = True  # else no response says how long it is
+    requests: list[tuple[str, str]] = field(default_factory=list)
     address: str = ""
 
 
 @contextmanager
 def serving(mirror: Mirror) -> Iterator[Mirror]:
-    """Serves on a free port of loopback until left."""
+    """Serves on a free port of loopback until the context ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range", "")
-            mirror.asked.append((self.path, wanted))
+            byte_range = self.headers.get("Range", "")
+            mirror.requests.append((self.path, byte_range))
             data = mirror.files.get(self.path)
             if mirror.status or data is None:
                 self.send_error(mirror.status or 404)
                 return
-            match = re.fullmatch(r"bytes=(\d+)-", wanted)
+            match = re.fullmatch(r"bytes=(\d+)-", byte_range)
             start = int(match[1]) if match and mirror.ranges else 0
             if start and start >= len(data):
                 self.send_response(416)
@@ -51,15 +50,15 @@ def serving(mirror: Mirror) -> Iterator[Mirror]:
             if mirror.lengths:
                 self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
-            rest = data[start:]
-            cut = mirror.cuts.pop(0) if mirror.cuts else len(rest)
-            self.wfile.write(rest[:cut])
-            if cut < len(rest) and mirror.hold:
+            body = data[start:]
+            cut = mirror.cuts.pop(0) if mirror.cuts else len(body)
+            self.wfile.write(body[:cut])
+            if cut < len(body) and mirror.hold:
                 self.wfile.flush()
                 mirror.hold.wait(30)
 
         def log_message(self, *_: object) -> None:
-            """Nothing: the tests look at ``asked``."""
+            """Nothing: the tests look at ``requests``."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     mirror.address = f"http://127.0.0.1:{server.server_port}"

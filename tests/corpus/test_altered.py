@@ -11,18 +11,18 @@ import pytest
 
 from components.audio.sound import RATE, read_waveform
 from components.audio.tempo import change_tempo
-from components.config.errors import InputError
 from components.corpus.listing import SILENT
 from components.corpus.manifest import restore_original
 from components.corpus.source import build_source
 from components.corpus.sources import altered
-from components.corpus.sources.altered import NO_WORD, beginning
+from components.corpus.sources.altered import NO_WORD, truncate_text
 from tests.corpus.clips import BROKEN, clip, put
+from tests.errors import refused
 
 TEXTS = {"a": "one two three four", "b": "Some more words, here", "c": "supercalifragilistic word"}
 INNER = {"kind": "table", "root": "said", "table": "said.tsv", "language": "en"}
 NOISE = {"kind": "clips", "root": "noises", "folders": ["hiss"]}
-CONDITIONS = [{"snr_db": 5}, {"tempo": 0.8}, {"cut": 0.5}, {"around_seconds": 0.5}]
+CONDITIONS = [{"snr_db": 5}, {"tempo": 0.8}, {"cut": 0.5}, {"margin_seconds": 0.5}]
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_each_change_is_the_one_that_was_asked_for(root: Path) -> None:
     }
     assert np.abs(heard["tempo"] - change_tempo(before, 0.8)).max() <= step
     assert np.abs(heard["cut"] - before[: len(before) // 2]).max() <= step
-    assert np.abs(heard["around_seconds"][8_000:-8_000] - before).max() <= step
+    assert np.abs(heard["margin_seconds"][8_000:-8_000] - before).max() <= step
     noise = heard["snr_db"] - before
     assert 10 * np.log10(np.mean(before**2) / np.mean(noise**2)) == pytest.approx(5, abs=0.1)
 
@@ -112,7 +112,7 @@ def test_words_that_end_in_the_share_kept_are_the_text(root: Path) -> None:
     ],
 )
 def test_a_word_is_kept_where_its_last_letter_is(text: str, share: float, left: str) -> None:
-    assert beginning(text, share) == left
+    assert truncate_text(text, share) == left
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: next(iter(condition)))
@@ -222,7 +222,7 @@ def test_the_scan_sees_what_is_changed_and_its_noise(
 
 
 def test_noise_of_which_nothing_is_kept_stops(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"its noise has no clip"):
+    with refused("set", "'noise'"):
         under(snr_db=5, noise={**NOISE, "min_seconds": 50}).list_utterances()
 
 
@@ -230,37 +230,33 @@ NESTED = {"kind": "altered", "source": INNER, "tempo": 0.9}
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "subject", "parts"),
     [
-        ({}, "no change is given.*snr_db, tempo, cut, around_seconds"),
-        ({"snr_db": 5, "tempo": 0.9}, "snr_db and tempo are given.*exactly one"),
-        ({"temop": 0.9}, "unknown key 'temop'.*Did you mean 'tempo'"),
-        ({"tempo": 0.4}, r"'tempo' is out of range \(0\.4\).*from 0\.5 to 2"),
-        ({"tempo": float("nan")}, "'tempo' is out of range"),
-        ({"cut": 1}, "'cut' is out of range"),
-        ({"cut": 0}, "'cut' is out of range"),
-        ({"around_seconds": 0}, "'around_seconds' is out of range"),
-        ({"around_seconds": 1, "around_db": 3}, "'around_db' is out of range"),
-        ({"snr_db": float("inf")}, "'snr_db' is out of range"),
-        ({"snr_db": "loud"}, "'snr_db'"),
-        ({"tempo": 0.9, "noise": NOISE}, "'tempo' takes no noise"),
-        ({"tempo": 0.8, "source": NESTED}, "'source' is of kind 'altered' itself.*one change"),
-        ({"snr_db": 5, "noise": NESTED}, "'noise' is of kind 'altered' itself"),
-        ({"snr_db": 5, "noise": {**NOISE, "rooms": True}}, "'noise' holds rooms"),
-        ({"snr_db": 5, "source": {}}, "'source.kind' missing"),
-        (
-            {"snr_db": 5, "source": {**INNER, "kind": "tabel"}},
-            "unknown kind 'tabel'.*Did you mean 'table'",
-        ),
-        (
-            {"snr_db": 5, "source": {**INNER, "tabel": "x"}},
-            "unknown key 'tabel'.*Did you mean 'table'",
-        ),
-        ({"snr_db": 5, "noise": INNER}, "takes no text"),
+        ({}, "set", "snr_db tempo cut margin_seconds"),
+        ({"snr_db": 5, "tempo": 0.9}, "set", "snr_db tempo"),
+        ({"temop": 0.9}, "temop", "'tempo'"),
+        ({"tempo": 0.4}, "set", "'tempo' 0.4 0.5 2"),
+        ({"tempo": float("nan")}, "tempo", "nan"),
+        ({"cut": 1}, "set", "'cut'"),
+        ({"cut": 0}, "set", "'cut'"),
+        ({"margin_seconds": 0}, "set", "'margin_seconds'"),
+        ({"margin_seconds": 1, "margin_db": 3}, "set", "'margin_db'"),
+        ({"around_seconds": 1}, "around_seconds", "'margin_seconds'"),
+        ({"margin_seconds": 1, "around_db": -30}, "around_db", "'margin_db'"),
+        ({"snr_db": float("inf")}, "snr_db", "inf"),
+        ({"snr_db": "loud"}, "snr_db", "loud"),
+        ({"tempo": 0.9, "noise": NOISE}, "set", "'tempo' 'noise'"),
+        ({"tempo": 0.8, "source": NESTED}, "set", "'source' 'altered'"),
+        ({"snr_db": 5, "noise": NESTED}, "set", "'noise' 'altered'"),
+        ({"snr_db": 5, "noise": {**NOISE, "rooms": True}}, "set", "'noise' rooms"),
+        ({"snr_db": 5, "source": {}}, "set", "'source.kind'"),
+        ({"snr_db": 5, "source": {**INNER, "kind": "tabel"}}, "set", "'tabel' 'table'"),
+        ({"snr_db": 5, "source": {**INNER, "tabel": "x"}}, "tabel", "'table'"),
+        ({"snr_db": 5, "noise": INNER}, "set-noise", "columns.text"),
     ],
 )
-def test_a_wrong_setting_stops_before_any_work(settings: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_wrong_setting_stops_before_any_work(settings: dict, subject: str, parts: str) -> None:
+    with refused(subject, *parts.split()):
         under(**settings)
 
 

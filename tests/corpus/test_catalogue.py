@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.audio.condition import CHANGES, Condition
+from components.audio.condition import CONDITION_KINDS, Condition
 from components.config import catalogue
 from components.config.errors import InputError
-from components.corpus.__main__ import sources
-from components.corpus.fetch.archive import Archive, archives
-from components.corpus.fetch.provision import needed
+from components.corpus.fetch.archive import Archive, list_archives
+from components.corpus.fetch.installation import required_archives
+from components.corpus.scan import list_sources
 from components.corpus.source import CorpusSource, FolderSource, build_source, collect_folders
 from tests.conftest import REPOSITORY
+from tests.errors import refused
 
 LOCAL = {
     "librispeech-excerpt",
@@ -51,7 +52,7 @@ def made(corpus: str) -> list[tuple[str, CorpusSource]]:
     return [
         (name, build_source(name, role, settings))
         for role in catalogue.ROLES
-        for name, settings in sources(corpus, role).items()
+        for name, settings in list_sources(corpus, role).items()
     ]
 
 
@@ -67,13 +68,13 @@ def test_a_corpus_has_all_roles_and_its_sources_are_typed(corpus: str) -> None:
 @pytest.mark.parametrize("corpus", corpora())
 def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
     read = [each for _, origin in made(corpus) for each in collect_folders(origin)]
-    found = needed(made(corpus))  # raises where no archive holds a folder
+    found = required_archives(made(corpus))  # raises where no archive holds a folder
     assert {archive.root for archive in found} == {root for root, _ in read}
     assert corpus in LOCAL or bool(found) == (not corpus.startswith(("spoken", "digits")))
 
 
 def test_the_papers_corpus_is_all_of_librispeech() -> None:
-    names = {archive.folder for archive in needed(made("librispeech"))}
+    names = {archive.folder for archive in required_archives(made("librispeech"))}
     assert names == {
         "train-clean-100",
         "train-clean-360",
@@ -82,8 +83,8 @@ def test_the_papers_corpus_is_all_of_librispeech() -> None:
         "test-clean",
         "test-other",
     }
-    assert {archive.folder for archive in archives("librispeech")} == names | {"dev-clean"}
-    assert {archive.folder for archive in needed(made("librispeech-100"))} == {
+    assert {archive.folder for archive in list_archives("librispeech")} == names | {"dev-clean"}
+    assert {archive.folder for archive in required_archives(made("librispeech-100"))} == {
         "train-clean-100",
         "dev-other",
         "test-clean",
@@ -96,16 +97,18 @@ def test_mls_has_eight_languages_alone_and_together() -> None:
     assert len(alone) == 8
     for role in ("train", "dev", "test"):
         each = {
-            name: settings for corpus in alone for name, settings in sources(corpus, role).items()
+            name: settings
+            for corpus in alone
+            for name, settings in list_sources(corpus, role).items()
         }
-        assert sources("mls", role) == each
+        assert list_sources("mls", role) == each
         assert len(each) == 8
         assert {settings["subset"] for settings in each.values()} == {role}
         assert {f"mls-{settings['language']}-{role}" for settings in each.values()} == set(each)
 
 
 def all_archives() -> list[Archive]:
-    return [archive for name in catalogue.names("archive") for archive in archives(name)]
+    return [archive for name in catalogue.names("archive") for archive in list_archives(name)]
 
 
 def test_every_archive_is_whole_in_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,24 +116,26 @@ def test_every_archive_is_whole_in_what_it_says(monkeypatch: pytest.MonkeyPatch)
     for archive in all_archives():
         assert archive.url.startswith("https://")
         assert archive.url.endswith(f"/{archive.file}")
-        assert re.fullmatch(r"[0-9a-f]{32}", archive.packed.md5), archive.entry
-        assert archive.packed.bytes is None or archive.packed.bytes > 10**8
-    told = [archive.packed.md5 for archive in all_archives()]
+        assert re.fullmatch(r"[0-9a-f]{32}", archive.entry.md5), archive.catalogue_entry
+        assert archive.entry.bytes is None or archive.entry.bytes > 10**8
+    told = [archive.entry.md5 for archive in all_archives()]
     assert all(told) and len(set(told)) == len(told)
     monkeypatch.setenv("LIBRETTO_OPENSLR", "http://mirror/resources")
-    assert archives("librispeech")[0].url == "http://mirror/resources/12/dev-clean.tar.gz"
+    assert list_archives("librispeech")[0].url == "http://mirror/resources/12/dev-clean.tar.gz"
 
 
 def test_where_sizes_and_checksums_are_published_the_archives_have_them() -> None:
-    both = [archive for name in ("librispeech", "mini-librispeech") for archive in archives(name)]
+    both = [
+        archive for name in ("librispeech", "mini-librispeech") for archive in list_archives(name)
+    ]
     assert len(both) == 9
-    assert all(archive.packed.bytes and archive.packed.md5 for archive in both)
-    assert archives("musan")[0].packed.md5
+    assert all(archive.entry.bytes and archive.entry.md5 for archive in both)
+    assert list_archives("musan")[0].entry.md5
 
 
 def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
     listed = {
-        role: sources("librispeech-musan", role)
+        role: list_sources("librispeech-musan", role)
         for role in ("nonspeech-train", "nonspeech-test", "noise")
     }
     folders = {
@@ -141,7 +146,7 @@ def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
     assert not folders["noise"] & folders["nonspeech-test"]
     assert {each["root"] for each in listed["noise"].values()} == {"musan", "rirs"}
     assert catalogue.names_of_rooms(listed["noise"]) == ["rirs-rooms"]
-    assert {archive.file for archive in needed(made("librispeech-musan"))} >= {
+    assert {archive.file for archive in required_archives(made("librispeech-musan"))} >= {
         "musan.tar.gz",
         "rirs_noises.zip",
     }
@@ -150,7 +155,7 @@ def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
 CONDITIONS = (
     {("snr_db", value) for value in (20, 15, 10, 5, 0, -5)}
     | {("tempo", value) for value in (0.8, 0.9, 1.1, 1.25)}
-    | {("cut", 0.5), ("around_seconds", 5)}
+    | {("cut", 0.5), ("margin_seconds", 5)}
 )
 
 
@@ -159,14 +164,17 @@ def test_a_corpus_of_conditions_has_a_test_set_for_each_beside_the_unchanged_one
     corpus: str,
 ) -> None:
     """A set's name says its condition, and what it changes is the unchanged set or a part of it."""
-    listed = sources(corpus, "test")
+    listed = list_sources(corpus, "test")
     altered = {name: settings for name, settings in listed.items() if settings["kind"] == "altered"}
     found = {
-        (key, settings[key]) for settings in altered.values() for key in settings if key in CHANGES
+        (key, settings[key])
+        for settings in altered.values()
+        for key in settings
+        if key in CONDITION_KINDS
     }
     assert found == CONDITIONS and len(altered) == len(CONDITIONS)
     for name, settings in altered.items():
-        change = next(key for key in settings if key in CHANGES)
+        change = next(key for key in settings if key in CONDITION_KINDS)
         label = Condition(change, settings[change]).label()
         whole = listed[name.removesuffix(f"-{label}")]  # fails where the name says something else
         assert {**settings["source"], "utterances": 0} == {**whole, "utterances": 0}
@@ -179,19 +187,19 @@ def test_training_of_the_conditions_is_that_of_the_corpora_that_they_test() -> N
         ("librispeech-conditions", "librispeech-musan"),
     ):
         for role in ("train", "dev", "nonspeech-train", "noise"):
-            assert sources(corpus, role) == sources(plain, role)
+            assert list_sources(corpus, role) == list_sources(plain, role)
 
 
 def test_noise_of_the_conditions_is_in_no_training() -> None:
     learnt = {
         folder
         for role in ("nonspeech-train", "noise")
-        for each in sources("librispeech-conditions", role).values()
+        for each in list_sources("librispeech-conditions", role).values()
         for folder in each["folders"]
     }
     noise = [
         settings["noise"]
-        for settings in sources("librispeech-conditions", "test").values()
+        for settings in list_sources("librispeech-conditions", "test").values()
         if "noise" in settings
     ]
     assert len(noise) == 7
@@ -204,14 +212,14 @@ def test_what_stands_inside_an_altered_source_is_fetched_too() -> None:
     loud = build_source(
         "loud", "test", {"kind": "altered", "source": inner, "noise": musan, "snr_db": 5}
     )
-    assert [archive.file for archive in needed([("loud", loud)])] == [
+    assert [archive.file for archive in required_archives([("loud", loud)])] == [
         "test-clean.tar.gz",
         "musan.tar.gz",
     ]
 
 
 def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
-    read = {archive.file for corpus in corpora() for archive in needed(made(corpus))}
+    read = {archive.file for corpus in corpora() for archive in required_archives(made(corpus))}
     unread = {archive.file for archive in all_archives()} - read
     assert {file for file in unread if not file.endswith("_opus.tar.gz")} == set()
     opus = build_source(
@@ -219,7 +227,9 @@ def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
         "dev",
         {"kind": "mls", "root": "mls", "language": "polish", "subset": "dev", "audio": "opus"},
     )
-    assert [archive.file for archive in needed([("pl", opus)])] == ["mls_polish_opus.tar.gz"]
+    assert [archive.file for archive in required_archives([("pl", opus)])] == [
+        "mls_polish_opus.tar.gz"
+    ]
 
 
 def amounts(corpus: str, role: str) -> tuple[float, int]:
@@ -227,13 +237,13 @@ def amounts(corpus: str, role: str) -> tuple[float, int]:
     read = [
         origin.list_folders()
         for name, origin in made(corpus)
-        if isinstance(origin, FolderSource) and name in sources(corpus, role)
+        if isinstance(origin, FolderSource) and name in list_sources(corpus, role)
     ]
     held = [
         (archive, folder)
         for root, folders in read
         for folder in folders
-        for archive in archives(root)
+        for archive in list_archives(root)
         if folder.split("/")[0] == archive.folder
     ]
     assert len(held) == sum(len(folders) for _, folders in read)
@@ -258,7 +268,7 @@ def test_the_hours_of_a_corpus_are_the_published_ones() -> None:
 
 def test_the_amounts_of_an_archive_are_whole_and_fit_its_utterances() -> None:
     for archive in all_archives():
-        hours, count = archive.packed.hours, archive.packed.utterances
+        hours, count = archive.entry.hours, archive.entry.utterances
         if archive.root == "rirs":  # rooms are no recordings of an hour's length
             assert hours is None and archive.hours("RIRS_NOISES") is None
             continue
@@ -275,20 +285,22 @@ def test_the_amounts_of_an_archive_are_whole_and_fit_its_utterances() -> None:
         )
         for part in parts:
             seconds = 3600 * (archive.hours(part) or 0) / (archive.utterances(part) or 1)
-            assert 5 < seconds < 600, f"{archive.entry}, {part}: {seconds:.1f} s an utterance"
+            assert 5 < seconds < 600, (
+                f"{archive.catalogue_entry}, {part}: {seconds:.1f} s an utterance"
+            )
 
 
 def test_an_archive_tells_what_lies_in_a_folder() -> None:
     musan, german = (
-        archives("musan")[0],
-        next(each for each in archives("mls") if each.folder == "mls_german_opus"),
+        list_archives("musan")[0],
+        next(each for each in list_archives("mls") if each.folder == "mls_german_opus"),
     )
     assert (musan.hours("musan/music"), musan.utterances("musan/music")) == (42, 660)
     assert musan.hours("musan/noise/free-sound") == 6, "of the part that holds it"
     assert (musan.hours("musan"), musan.utterances("musan")) == (108, 2_016)
     assert german.hours("mls_german_opus/train") == 1_966.51
     assert german.hours("mls_german_opus/lm") is None
-    assert archives("librispeech")[0].hours("dev-clean/84") == 5.4
+    assert list_archives("librispeech")[0].hours("dev-clean/84") == 5.4
 
 
 @pytest.mark.parametrize(
@@ -301,22 +313,23 @@ def test_an_amount_that_is_none_is_refused(
         "small": {
             "address": "https://a",
             "openslr": 1,
-            "files": {"a.zip": {"holds": "small", **amount}},
+            "files": {"a.zip": {"folder": "small", **amount}},
         }
     }
     (tmp_path / "catalogue").mkdir()
     (tmp_path / "catalogue/archive.yaml").write_text(yaml.safe_dump(known))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=rf"catalogue/archive\.yaml: small.*{next(iter(amount))}"):
-        archives("small")
+    with pytest.raises(InputError, match=r"catalogue/archive\.yaml: small") as caught:
+        list_archives("small")
+    assert next(iter(amount)) in caught.value.subject
 
 
 @pytest.mark.parametrize("role", ["train", "dev", "test"])
 def test_speech_is_never_cut_by_its_corpus(role: str) -> None:
     """The one limit is train.max_seconds: a source of speech knows no such setting."""
     for corpus in corpora():
-        for name, settings in sources(corpus, role).items():
-            with pytest.raises(Exception, match="unknown key 'max_seconds'"):
+        for name, settings in list_sources(corpus, role).items():
+            with refused("max_seconds"):
                 build_source(name, role, {**settings, "max_seconds": 20})
 
 

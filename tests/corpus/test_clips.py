@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config.errors import InputError
 from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
+from tests.errors import refused
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def test_too_short_and_too_long_clips_are_rejected(root: Path) -> None:
     put(root / "own/edge.wav", clip(form="WAV", seconds=0.5))
     rows, rejected = clips(folders=["own"], min_seconds=0.5, max_seconds=2).list_utterances()
     assert [row.id for row in rows] == ["edge"]
-    assert {row.id: row.reason for row in rejected} == {
-        "long": "too long: 3.00 s where at most 2 are asked for",
-        "short": "too short: 0.03 s where at least 0.5 are asked for",
-    }
+    reasons = {reject.id: reject.reason for reject in rejected}
+    assert reasons.keys() == {"long", "short"}
+    assert reasons["long"].startswith("too long: 3.00 s")
+    assert reasons["short"].startswith("too short: 0.03 s")
 
 
 def test_files_of_one_name_have_different_ids(root: Path) -> None:
@@ -114,37 +114,38 @@ def test_broken_files_are_rejected_and_silence_is_not(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "subject", "parts"),
     [
-        ({"folder": ["x"]}, "unknown key 'folder'.*Did you mean 'folders'"),
-        ({"folders": ["musan/nosie"]}, "no folder 'musan/nosie'.*Did you mean 'musan/noise'"),
-        ({"folders": ["mussan/noise"]}, "no folder 'mussan/noise'.*components.corpus fetch"),
-        ({"folders": []}, "no sound file"),
-        ({"only": "*.mp4"}, "no sound file.*'only'"),
+        ({"folder": ["x"]}, "folder", "'folders'"),
+        ({"folders": ["musan/nosie"]}, "musan/nosie", "'musan/noise'"),
+        ({"folders": ["mussan/noise"]}, "mussan/noise", "components.corpus fetch"),
+        ({"folders": []}, "some", "'sounds'"),
+        ({"only": "*.mp4"}, "some", "'only'"),
         (
             {
                 "folders": ["musan/noise/free-sound"],
                 "only": "ANNOTATIONS",
                 "annotations": "ANNOTATIONS",
             },
-            "no sound file",
+            "some",
+            "musan/noise/free-sound",
         ),
     ],
 )
-def test_a_wrong_setting_stops_with_the_way_out(changed: dict, says: str, root: Path) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_wrong_setting_is_named(changed: dict, subject: str, parts: str, root: Path) -> None:
+    with refused(subject, *parts.split()):
         clips(**changed).scan()
 
 
 @pytest.mark.parametrize("role", ["train", "dev", "test"])
 def test_clips_do_not_fit_a_role_of_speech(role: str, root: Path) -> None:
-    with pytest.raises(InputError, match=r"no transcripts.*'table'"):
+    with refused("some", "'table'", f"'{role}'"):
         clips(role)
 
 
 def test_rooms_stand_in_the_role_noise_alone(root: Path) -> None:
     assert len(clips("noise", rooms=True).list_utterances()[0]) == 3
-    with pytest.raises(InputError, match=r"rooms are no sound by themselves.*in the role noise"):
+    with refused("some", "rooms", "'nonspeech-train'"):
         clips("nonspeech-train", rooms=True)
 
 

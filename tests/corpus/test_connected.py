@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from components.audio.sound import RATE, is_silent, read_waveform
-from components.config.errors import InputError
 from components.corpus.source import build_source
 from tests.corpus.clips import clip, put
+from tests.errors import refused
 
 WORDS = ("one", "two", "three")
 SETTINGS = {
@@ -19,7 +19,7 @@ SETTINGS = {
     "root": "words",
     "table": "words.tsv",
     "speakers": ["ann", "bob"],
-    "takes": [0, 1],
+    "take_range": [0, 1],
     "utterances": 4,
     "words": [2, 5],
     "pause_seconds": [0.05, 0.2],
@@ -113,18 +113,18 @@ def test_moving_the_root_changes_nothing(
     assert str(tmp_path) not in str(scan) + str(first)
 
 
-@pytest.mark.parametrize("changed", [{"seed": 2}, {"takes": [2, 2]}, {"words": [3, 3]}])
+@pytest.mark.parametrize("changed", [{"seed": 2}, {"take_range": [2, 2]}, {"words": [3, 3]}])
 def test_another_setting_gives_other_audio(root: Path, changed: dict) -> None:
     assert audio(connected(**changed)) != audio(connected())
 
 
 def test_only_the_takes_named_are_used(root: Path) -> None:
-    files = [path for path, _ in connected(speakers=["bob"], takes=[1, 2]).scan()["files"]]
+    files = [path for path, _ in connected(speakers=["bob"], take_range=[1, 2]).scan()["files"]]
     assert files == sorted(
         [f"{word}_bob_{take}.wav" for word in WORDS for take in (1, 2)] + ["words.tsv"]
     )
     for row in connected(
-        speakers=["bob"], takes=[2, 2], words=[1, 1], pause_seconds=[0, 0]
+        speakers=["bob"], take_range=[2, 2], words=[1, 1], pause_seconds=[0, 0]
     ).list_utterances()[0]:
         assert row.samples == 2 * int(8_000 * (0.3 + 0.01 * WORDS.index(row.text)))
 
@@ -153,26 +153,27 @@ def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "subject", "part"),
     [
-        ({"utterence": 3}, "unknown key 'utterence'.*Did you mean 'utterances'"),
-        ({"speakers": ["bobb"]}, "no speaker is called 'bobb'.*Did you mean 'bob'"),
-        ({"speakers": []}, "'speakers' is out of range"),
-        ({"takes": [1, 0]}, "'takes' is out of range"),
-        ({"takes": [7, 9]}, "no take of 'ann' can be used"),
-        ({"words": [0, 3]}, "'words' is out of range"),
-        ({"pause_seconds": [0.5, 0.1]}, "'pause_seconds' is out of range"),
-        ({"table": "word.tsv"}, "Did you mean 'words.tsv'"),
+        ({"utterence": 3}, "utterence", "'utterances'"),
+        ({"speakers": ["bobb"]}, "bobb", "'bob'"),
+        ({"speakers": []}, "joined", "'speakers'"),
+        ({"take_range": [1, 0]}, "joined", "'take_range'"),
+        ({"take_range": [7, 9]}, "ann", "'take_range'"),
+        ({"takes": [0, 1]}, "takes", "'take_range'"),
+        ({"words": [0, 3]}, "joined", "'words'"),
+        ({"pause_seconds": [0.5, 0.1]}, "joined", "'pause_seconds'"),
+        ({"table": "word.tsv"}, "word.tsv", "'words.tsv'"),
     ],
 )
-def test_a_wrong_setting_stops_with_the_way_out(root: Path, changed: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, part: str) -> None:
+    with refused(subject, part):
         connected(**changed).list_utterances()
 
 
 def test_a_take_that_is_not_there_stops(root: Path) -> None:
     (root / "two_ann_0.wav").unlink()
-    with pytest.raises(InputError, match=r"two_ann_0\.wav"):
+    with refused("two_ann_0.wav"):
         connected().scan()
 
 
@@ -185,7 +186,7 @@ def test_real_digits_give_the_same_bytes_twice(
         "root": "digits",
         "table": "digits.tsv",
         "speakers": ["george", "lucas"],
-        "takes": [0, 4],
+        "take_range": [0, 4],
         "utterances": 10,
     }
     first = build_source("digits", "dev", settings)

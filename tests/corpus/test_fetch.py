@@ -1,14 +1,12 @@
-"""From an address to a manifest, and what stops on the way: each with a real file and a real
-server.
-"""
+"""From an address to a manifest, and the errors on the way, each with a real file and server."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -26,18 +24,20 @@ import pytest
 import yaml
 
 from components.config.catalogue import ROLES
-from components.config.errors import InputError, TransientError
-from components.corpus.__main__ import fetch_corpus, scan
-from components.corpus.__main__ import work as run
-from components.corpus.fetch.archive import archives
-from components.corpus.fetch.provision import MARK, provide
+from components.config.errors import TransientError
+from components.corpus.build import work as run
+from components.corpus.fetch.archive import list_archives
+from components.corpus.fetch.installation import MARK, fetch_corpus, install_archive
 from components.corpus.manifest import read_manifest, read_rejects
+from components.corpus.scan import write_scans
 from components.runtime.stage import Stage
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, lay_out, put
 from tests.corpus.server import Mirror, serving
+from tests.errors import refused
 
 FETCH = [sys.executable, "-m", "components.corpus", "fetch"]
+ARCHIVE = "train-clean-5.tar.gz"
 LIBRI = {"kind": "librispeech", "root": "mini", "subsets": ["train-clean-5"]}
 GOOD = {"1-10-0000": "FIRST", "1-10-0001": "SECOND", "2-20-0000": "THIRD"}
 
@@ -117,16 +117,22 @@ def entry(data: bytes | None = None, file: str = "train-clean-5.tar.gz", **chang
     """``catalogue/archive.yaml`` with one archive, whose size and checksum are those of
     ``data``.
     """
-    told = {"bytes": len(data), "md5": hashlib.md5(data).hexdigest()} if data is not None else {}
-    packed = {"holds": "LibriSpeech/train-clean-5", **told, **changed}
-    known = {
-        "mini": {
-            "address": "https://unreachable.invalid/31",
-            "openslr": 31,
-            "files": {file: packed},
+    digests = {} if data is None else {"bytes": len(data), "md5": hashlib.md5(data).hexdigest()}
+    fields = {"folder": "LibriSpeech/train-clean-5", **digests, **changed}
+    write_archives({"mini": (31, file, fields)})
+
+
+def write_archives(archives: dict[str, tuple[int, str, dict]]) -> None:
+    """``catalogue/archive.yaml``: (number at OpenSLR, file, fields of the entry) by data root."""
+    entries = {
+        root: {
+            "address": f"https://unreachable.invalid/{number}",
+            "openslr": number,
+            "files": {file: fields},
         }
+        for root, (number, file, fields) in archives.items()
     }
-    put(Path("catalogue/archive.yaml"), yaml.safe_dump(known).encode())
+    put(Path("catalogue/archive.yaml"), yaml.safe_dump(entries).encode())
 
 
 def corpus(sources: dict[str, dict]) -> None:
@@ -144,8 +150,8 @@ def part(root: Path) -> Path:
     return root / ".fetch/train-clean-5.tar.gz.part"
 
 
-def clean(root: Path) -> bool:
-    """Whether nothing of an unfinished unpacking or of a refused archive is left."""
+def is_clean(root: Path) -> bool:
+    """Whether nothing of an unfinished unpacking or of a refused archive remains."""
     return not [
         path
         for path in root.rglob("*")
@@ -154,55 +160,61 @@ def clean(root: Path) -> bool:
 
 
 def fetched(root: Path) -> dict[str, str]:
-    kept = {path.stem for path in (root / "train-clean-5").rglob("*.flac")}
-    return {name: text for name, text in GOOD.items() if name in kept}
+    names = {path.stem for path in (root / "train-clean-5").rglob("*.flac")}
+    return {name: text for name, text in GOOD.items() if name in names}
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level("INFO")
+    return caplog
 
 
 def test_from_the_address_to_the_manifest(
-    root: Path, mirror: Mirror, capsys: pytest.CaptureFixture
+    root: Path, mirror: Mirror, log: pytest.LogCaptureFixture
 ) -> None:
     fetch_corpus("small")
-    assert "mini: train-clean-5: fetched and unpacked" in capsys.readouterr().out
-    scan("small")
+    assert "mini: train-clean-5: fetched" in log.text
+    write_scans("small")
     run(stage("train"))
     kept = read_manifest(Path("data/corpus/train/train-clean-5"))
     assert {row.id: row.text for row in kept} == GOOD
     assert not read_rejects(Path("data/corpus/train/train-clean-5"))
-    assert [path for path, _ in mirror.asked] == ["/31/train-clean-5.tar.gz"]
-    left = [
+    assert [path for path, _ in mirror.requests] == ["/31/train-clean-5.tar.gz"]
+    remaining = [
         path.name
         for path in root.rglob("*")
         if path.is_file() and path.suffix not in (".flac", ".txt", ".lock")
     ]
-    assert left == [MARK]  # neither the archive nor a part of it
+    assert remaining == [MARK]  # neither the archive nor a part of it
 
 
-def test_a_second_fetch_asks_nothing(
-    root: Path, mirror: Mirror, capsys: pytest.CaptureFixture
+def test_a_second_fetch_sends_no_request(
+    root: Path, mirror: Mirror, log: pytest.LogCaptureFixture
 ) -> None:
     fetch_corpus("small")
-    mirror.asked.clear()
-    capsys.readouterr()
+    mirror.requests.clear()
+    log.clear()
     fetch_corpus("small")
-    assert not mirror.asked
-    assert capsys.readouterr().out.strip() == "mini: train-clean-5: is there"
+    assert not mirror.requests
+    assert "mini: train-clean-5:" in log.text and "fetched" not in log.text
 
 
 def test_only_what_the_sources_of_a_role_read_is_fetched(
-    house: Path, mini: bytes, mirror: Mirror, capsys: pytest.CaptureFixture
+    house: Path, mini: bytes, mirror: Mirror, log: pytest.LogCaptureFixture
 ) -> None:
     corpus({"dev": {"train-clean-5": LIBRI}})
     fetch_corpus("small", "train")
-    assert capsys.readouterr().out.strip() == "corpus 'small': nothing to fetch"
-    assert not mirror.asked
+    assert "'small'" in log.text
+    assert not mirror.requests
     fetch_corpus("small", "dev")
-    assert len(mirror.asked) == 1
+    assert len(mirror.requests) == 1
 
 
 def test_a_cut_connection_goes_on_where_it_stood(root: Path, mini: bytes, mirror: Mirror) -> None:
     mirror.cuts = [1_000, 500]
     fetch_corpus("small")
-    assert [asked for _, asked in mirror.asked] == ["", "bytes=1000-", "bytes=1500-"]
+    assert [requested for _, requested in mirror.requests] == ["", "bytes=1000-", "bytes=1500-"]
     assert fetched(root) == GOOD
 
 
@@ -222,7 +234,7 @@ def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mirror: Mirror) -> No
         running.wait()
         mirror.hold.set()
     fetch_corpus("small")
-    assert [asked for _, asked in mirror.asked] == ["", "bytes=2000-"]
+    assert [requested for _, requested in mirror.requests] == ["", "bytes=2000-"]
     assert fetched(root) == GOOD
 
 
@@ -231,11 +243,11 @@ def test_a_whole_part_asks_nothing_and_too_long_a_one_is_fetched_anew(
 ) -> None:
     put(part(root), mini)
     fetch_corpus("small")
-    assert not mirror.asked
+    assert not mirror.requests
     shutil.rmtree(root)
     put(part(root), mini + b"of another file")
     fetch_corpus("small")
-    assert mirror.asked == [("/31/train-clean-5.tar.gz", "")]
+    assert mirror.requests == [("/31/train-clean-5.tar.gz", "")]
     assert fetched(root) == GOOD
 
 
@@ -251,9 +263,9 @@ def test_half_an_unpacked_folder_is_made_anew(root: Path, mirror: Mirror) -> Non
 
 def test_two_fetches_at_once_ask_once(root: Path, mirror: Mirror) -> None:
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(provide, archives("mini") * 2))
-    assert sorted(done) == ["fetched and unpacked", "is there"]
-    assert len(mirror.asked) == 1
+        results = list(pool.map(install_archive, list_archives("mini") * 2))
+    assert "fetched and unpacked" in results and len(set(results)) == 2
+    assert len(mirror.requests) == 1
 
 
 def test_a_server_without_ranges_is_asked_for_all_of_it(
@@ -280,18 +292,16 @@ def test_a_server_that_gives_no_length_is_held_to_the_catalogues(
 ) -> None:
     mirror.lengths, mirror.cuts = False, [1_000]
     fetch_corpus("small")
-    assert len(mirror.asked) == 2
+    assert len(mirror.requests) == 2
     assert fetched(root) == GOOD
 
 
 def test_a_download_of_another_size_is_taken_away(root: Path, mini: bytes, mirror: Mirror) -> None:
-    put(
-        root / ".fetch/train-clean-5.tar.gz", mini[:1_000]
-    )  # whole by an older entry of the catalogue
-    with pytest.raises(
-        InputError, match=rf"has 1,000 bytes where {len(mini):,} are expected.*It was taken away"
-    ):
+    # complete by an older entry of the catalogue
+    file = put(root / ".fetch/train-clean-5.tar.gz", mini[:1_000])
+    with refused(ARCHIVE, " 1,000 bytes", f"{len(mini):,}"):
         fetch_corpus("small")
+    assert not file.exists()
     fetch_corpus("small")
     assert fetched(root) == GOOD
 
@@ -302,7 +312,7 @@ def test_a_whole_part_of_unknown_size_is_not_fetched_again(
     entry(md5=hashlib.md5(mini).hexdigest())
     put(part(root), mini)
     fetch_corpus("small")
-    assert [asked for _, asked in mirror.asked] == [f"bytes={len(mini)}-"]
+    assert [requested for _, requested in mirror.requests] == [f"bytes={len(mini)}-"]
     assert fetched(root) == GOOD
 
 
@@ -310,19 +320,16 @@ def test_a_connection_that_brings_nothing_stops_and_keeps_what_is_there(
     root: Path, mirror: Mirror
 ) -> None:
     mirror.cuts = [1_000, 0]
-    with pytest.raises(
-        TransientError,
-        match=r"mini, train-clean-5\.tar\.gz.*bytes early; 1,000 bytes are kept.*Fetch again",
-    ):
+    with refused(ARCHIVE, "mini", "1,000 bytes", error=TransientError):
         fetch_corpus("small")
     assert part(root).stat().st_size == 1_000
     fetch_corpus("small")
-    assert mirror.asked[-1][1] == "bytes=1000-"
+    assert mirror.requests[-1][1] == "bytes=1000-"
 
 
 def test_a_server_in_trouble_may_recover(root: Path, mirror: Mirror) -> None:
     mirror.status = 503
-    with pytest.raises(TransientError, match="answers 503"):
+    with refused(ARCHIVE, "503", error=TransientError):
         fetch_corpus("small")
 
 
@@ -331,15 +338,9 @@ def test_a_file_that_is_not_there_names_entry_and_way_out(
     status: int, root: Path, mirror: Mirror
 ) -> None:
     mirror.status = status
-    with pytest.raises(InputError) as stopped:
+    url = f"{mirror.address}/31/{ARCHIVE}"
+    with refused(ARCHIVE, "catalogue/archive.yaml: mini", url, f"{status}", "LIBRETTO_OPENSLR"):
         fetch_corpus("small")
-    for word in (
-        "catalogue/archive.yaml: mini, train-clean-5.tar.gz",
-        f"{mirror.address}/31/train-clean-5.tar.gz answers {status}",
-        "LIBRETTO_OPENSLR",
-        "by hand",
-    ):
-        assert word in str(stopped.value)
 
 
 def closed() -> str:
@@ -353,9 +354,8 @@ def test_without_a_network_it_stops_with_the_way_out(
     address: str, house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_OPENSLR", closed() if address == "closed" else address)
-    with pytest.raises(TransientError, match=r"no connection.*LIBRETTO_OPENSLR") as stopped:
+    with refused(ARCHIVE, "LIBRETTO_OPENSLR", error=TransientError):
         fetch_corpus("small")
-    assert stopped.value.exit_code == 75
 
 
 def test_a_server_that_falls_silent_is_left(
@@ -364,7 +364,7 @@ def test_a_server_that_falls_silent_is_left(
     monkeypatch.setattr("components.corpus.fetch.download.TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("LIBRETTO_OPENSLR", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(TransientError, match="timed out"):
+        with refused(ARCHIVE, error=TransientError):
             fetch_corpus("small")
 
 
@@ -372,43 +372,32 @@ def test_a_wrong_checksum_is_refused_and_taken_away(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     mirror.files["/31/train-clean-5.tar.gz"] = mini[:-1] + bytes([mini[-1] ^ 1])
-    with pytest.raises(InputError) as stopped:
+    with refused(ARCHIVE, "mini", hashlib.md5(mini).hexdigest(), "LIBRETTO_OPENSLR"):
         fetch_corpus("small")
-    for word in (
-        "mini, train-clean-5.tar.gz",
-        "wrong checksum",
-        hashlib.md5(mini).hexdigest(),
-        "It was taken away",
-        "LIBRETTO_OPENSLR",
-    ):
-        assert word in str(stopped.value)
-    assert clean(root)
+    assert is_clean(root)
 
 
 def test_another_size_is_refused_before_it_is_fetched(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     mirror.files["/31/train-clean-5.tar.gz"] = mini + b"more"
-    with pytest.raises(
-        InputError, match=rf"offers {len(mini) + 4:,} bytes where the entry says {len(mini):,}"
-    ):
+    with refused(ARCHIVE, f"{len(mini) + 4:,}", f"{len(mini):,}"):
         fetch_corpus("small")
-    assert clean(root)
+    assert is_clean(root)
 
 
 def test_an_archive_without_a_checksum_is_not_used_until_it_is_entered(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     entry()
-    with pytest.raises(InputError, match=r"no checksum is given.*enter 'md5: \w+'") as stopped:
+    digest = hashlib.md5(mini).hexdigest()
+    with refused(ARCHIVE, f"'md5: {digest}'"):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
-    told = re.search(r"enter 'md5: (\w+)'", str(stopped.value))
-    assert told and told[1] == hashlib.md5(mini).hexdigest()
-    entry(md5=told[1])
+    entry(md5=digest)
     fetch_corpus("small")
     assert fetched(root) == GOOD
-    assert len(mirror.asked) == 1  # the file was kept
+    assert len(mirror.requests) == 1  # the file was kept
 
 
 @pytest.mark.parametrize("form", ["w:gz", "w", "w:xz"])
@@ -420,7 +409,7 @@ def test_an_archive_put_there_by_hand_is_checked_and_unpacked(
     entry(data)
     file = put(root / "train-clean-5.tar.gz", data)
     fetch_corpus("small")
-    assert not mirror.asked
+    assert not mirror.requests
     assert fetched(root) == GOOD
     assert file.read_bytes() == data
 
@@ -429,19 +418,18 @@ def test_half_an_archive_put_there_by_hand_is_refused_and_kept(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     file = put(root / "train-clean-5.tar.gz", mini[: len(mini) // 2])
-    with pytest.raises(
-        InputError,
-        match=rf"has {len(mini) // 2:,} bytes where {len(mini):,} are expected.*Take it away",
-    ):
+    sizes = (f"{len(mini) // 2:,} bytes", f"{len(mini):,}")
+    with refused(ARCHIVE, str(file), *sizes):
         fetch_corpus("small")
     entry(mini, md5="")
-    with pytest.raises(InputError, match="half of it, or another file"):
+    with refused(ARCHIVE, str(file), *sizes):
         fetch_corpus("small")
-    entry(md5=hashlib.md5(mini).hexdigest())
-    with pytest.raises(InputError, match=r"wrong checksum.*Take it away"):
+    digest = hashlib.md5(mini).hexdigest()
+    entry(md5=digest)
+    with refused(ARCHIVE, str(file), digest):
         fetch_corpus("small")
     assert file.is_file()
-    assert not mirror.asked
+    assert not mirror.requests
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
@@ -451,39 +439,36 @@ def test_a_broken_archive_leaves_nothing(
     broken = mini[: int(len(mini) * cut)]
     mirror.files["/31/train-clean-5.tar.gz"] = broken
     entry(broken)
-    with pytest.raises(InputError, match=r"mini, train-clean-5\.tar\.gz: not a whole tar or zip"):
+    with refused(ARCHIVE, "mini"):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
     assert not (root / ".fetch/train-clean-5.tar.gz.unpacked").exists()
 
 
 GOOD_FILE = {"LibriSpeech/train-clean-5/good": b"good"}
+EVIL = "LibriSpeech/train-clean-5/evil"
+OUT = "LibriSpeech/train-clean-5/out"
+ABOVE = "LibriSpeech/../../evil"
+# fault → archive, member that is refused
 UNSAFE = {
-    "above": tar_of({**GOOD_FILE, "../evil": b"evil"}),
-    "above from within": tar_of({**GOOD_FILE, "LibriSpeech/../../evil": b"evil"}),
-    "absolute": tar_of({**GOOD_FILE, "/tmp/libretto-evil": b"evil"}),
-    "a symbolic link": tar_with(linked("LibriSpeech/train-clean-5/evil", "/etc/passwd")),
-    "a link within": tar_with(linked("LibriSpeech/train-clean-5/evil", "good")),
-    "a folder that is a link": tar_with(linked("LibriSpeech/train-clean-5/out", "../../..")),
-    "a hard link": tar_with(
-        linked("LibriSpeech/train-clean-5/evil", "../../../secret", tarfile.LNKTYPE)
-    ),
-    "a device": tar_with(linked("LibriSpeech/train-clean-5/evil", "", tarfile.CHRTYPE)),
-    "a pipe": tar_with(linked("LibriSpeech/train-clean-5/evil", "", tarfile.FIFOTYPE)),
+    "above": (tar_of({**GOOD_FILE, "../evil": b"evil"}), "../evil"),
+    "above from within": (tar_of({**GOOD_FILE, ABOVE: b"evil"}), ABOVE),
+    "absolute": (tar_of({**GOOD_FILE, "/tmp/libretto-evil": b"evil"}), "/tmp/libretto-evil"),
+    "a symbolic link": (tar_with(linked(EVIL, "/etc/passwd")), EVIL),
+    "a link within": (tar_with(linked(EVIL, "good")), EVIL),
+    "a folder that is a link": (tar_with(linked(OUT, "../../..")), OUT),
+    "a hard link": (tar_with(linked(EVIL, "../../../secret", tarfile.LNKTYPE)), EVIL),
+    "a device": (tar_with(linked(EVIL, "", tarfile.CHRTYPE)), EVIL),
+    "a pipe": (tar_with(linked(EVIL, "", tarfile.FIFOTYPE)), EVIL),
 }
 
 
-@pytest.mark.parametrize("what", UNSAFE)
-def test_an_unsafe_archive_is_refused_whole(what: str, root: Path, mirror: Mirror) -> None:
-    mirror.files["/31/train-clean-5.tar.gz"] = UNSAFE[what]
-    entry(UNSAFE[what])
-    with pytest.raises(
-        InputError,
-        match=(
-            r"mini, train-clean-5\.tar\.gz: the archive is refused: its member .*(leads "
-            r"out|link or a device)"
-        ),
-    ):
+@pytest.mark.parametrize("fault", UNSAFE)
+def test_an_unsafe_archive_is_refused_completely(fault: str, root: Path, mirror: Mirror) -> None:
+    data, member = UNSAFE[fault]
+    mirror.files["/31/train-clean-5.tar.gz"] = data
+    entry(data)
+    with refused(ARCHIVE, "mini", f"'{member}'"):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
     assert not list(root.parent.parent.rglob("evil"))
@@ -501,21 +486,23 @@ def zip_of(members: dict[str, bytes], **modes: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "parts"),
     [
-        (zip_of({**GOOD_FILE, "../evil": b"evil"}), "'../evil' leads out"),
+        (zip_of({**GOOD_FILE, "../evil": b"evil"}), ["'../evil'"]),
         (
             zip_of({**GOOD_FILE, "LibriSpeech/evil": b"/etc/passwd"}, evil=0o120777),
-            "'LibriSpeech/evil' is a link",
+            ["'LibriSpeech/evil'"],
         ),
-        (zip_of(GOOD_FILE)[:-30], "not a whole tar or zip"),
-        (zip_of({"other/file": b"x"}), "holds no folder 'LibriSpeech/train-clean-5', but other"),
+        (zip_of(GOOD_FILE)[:-30], []),
+        (zip_of({"other/file": b"x"}), ["'LibriSpeech/train-clean-5'", "other"]),
     ],
 )
-def test_a_zip_is_held_to_the_same(data: bytes, says: str, root: Path, mirror: Mirror) -> None:
+def test_the_same_faults_of_a_zip_are_refused(
+    data: bytes, parts: list[str], root: Path, mirror: Mirror
+) -> None:
     mirror.files["/31/train-clean-5.zip"] = data
     entry(data, "train-clean-5.zip")
-    with pytest.raises(InputError, match=re.escape(says)):
+    with refused("train-clean-5.zip", *parts):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
     assert not list(root.parent.parent.rglob("evil"))
@@ -532,24 +519,16 @@ def test_a_zip_is_unpacked(root: Path, mirror: Mirror, tmp_path: Path) -> None:
 
 def test_a_disk_without_room_stops_before_anything_is_asked(root: Path, mirror: Mirror) -> None:
     entry(bytes=10**16, md5="0" * 32)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"disk of the data root is full: 20,000,000,000,000,000 bytes are needed, [\d,]+ "
-            r"are free.*Make room"
-        ),
-    ):
+    with refused(ARCHIVE, "20,000,000,000,000,000 bytes", "'mini'"):
         fetch_corpus("small")
-    assert not mirror.asked
+    assert not mirror.requests
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up_stops_the_download(root: Path, mirror: Mirror) -> None:
     part(root).parent.mkdir(parents=True)
     part(root).symlink_to("/dev/full")
-    with pytest.raises(
-        InputError, match=r"writing stopped: No space left on device.*[\d,]+ free.*Make room"
-    ):
+    with refused(ARCHIVE, os.strerror(errno.ENOSPC)):
         fetch_corpus("small")
 
 
@@ -561,7 +540,7 @@ def test_an_archive_that_unpacks_to_more_than_there_is_room_for_stops(
     data = huge.tobuf(tarfile.GNU_FORMAT) + bytes(1_024)
     mirror.files["/31/train-clean-5.tar.gz"] = data
     entry(data)
-    with pytest.raises(InputError, match="is full: 10,000,000,000,000,000 bytes are needed"):
+    with refused(ARCHIVE, "10,000,000,000,000,000 bytes"):
         fetch_corpus("small")
     assert not (root / "train-clean-5").exists()
 
@@ -569,25 +548,20 @@ def test_an_archive_that_unpacks_to_more_than_there_is_room_for_stops(
 def test_a_data_root_that_cannot_be_written_stops(
     root: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(root / ".fetch", b"a file stands in the way")
-    with pytest.raises(InputError, match="nothing can be written to the data root"):
+    put(root / ".fetch", b"a file where the folder should be")
+    with refused(ARCHIVE, str(root)):
         fetch_corpus("small")
     monkeypatch.setenv("LIBRETTO_ROOT_MINI", str(root / ".fetch" / "below a file"))
-    with pytest.raises(
-        InputError, match=r"LIBRETTO_ROOT_MINI=.* is not an absolute path of a folder"
-    ):
+    with refused("mini", "LIBRETTO_ROOT_MINI="):
         fetch_corpus("small")
-    assert not mirror.asked
+    assert not mirror.requests
 
 
-def test_a_folder_from_elsewhere_is_taken_as_it_is(
-    root: Path, mirror: Mirror, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_folder_from_elsewhere_is_taken_as_it_is(root: Path, mirror: Mirror) -> None:
     lay_out(root, {"9-90-0000": "MINE"}, "train-clean-5")
     fetch_corpus("small")
-    assert not mirror.asked
-    assert "is there, from elsewhere: taken as it is" in capsys.readouterr().out
-    scan("small")
+    assert not mirror.requests
+    write_scans("small")
     run(stage("train"))
     assert [row.text for row in read_manifest(Path("data/corpus/train/train-clean-5"))] == ["MINE"]
 
@@ -595,26 +569,14 @@ def test_a_folder_from_elsewhere_is_taken_as_it_is(
 def test_a_folder_of_another_archive_is_named(root: Path, mini: bytes, mirror: Mirror) -> None:
     fetch_corpus("small")
     entry(mini, md5="0" * 32)
-    with pytest.raises(
-        InputError,
-        match=(
-            rf"unpacked from an archive with MD5 {hashlib.md5(mini).hexdigest()}.*Move the "
-            r"folder away"
-        ),
-    ):
+    with refused(ARCHIVE, str(root / "train-clean-5"), hashlib.md5(mini).hexdigest()):
         fetch_corpus("small")
 
 
 def test_a_folder_that_no_archive_holds_is_named(house: Path, root: Path) -> None:
     corpus({"train": {"own": {**LIBRI, "subsets": ["train-clean-6"]}}})
     root.mkdir(parents=True)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"source 'own': no archive .*holds the folder 'train-clean-6'.*Did you mean "
-            r"'train-clean-5'"
-        ),
-    ):
+    with refused("own", "'train-clean-6'", "'train-clean-5'"):
         fetch_corpus("small")
     lay_out(root, {"9-90-0000": "MINE"}, "train-clean-6")
     fetch_corpus("small")  # it was put there by hand
@@ -624,12 +586,12 @@ def test_an_address_without_a_mirror_is_the_publishers(
     house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LIBRETTO_OPENSLR")
-    assert archives("mini")[0].url == "https://unreachable.invalid/31/train-clean-5.tar.gz"
-    assert archives("digits") == []
+    assert list_archives("mini")[0].url == "https://unreachable.invalid/31/train-clean-5.tar.gz"
+    assert list_archives("digits") == []
 
 
 def test_a_folder_says_what_it_was_unpacked_from(root: Path, mini: bytes) -> None:
-    assert provide(archives("mini")[0]) == "fetched and unpacked"
+    assert install_archive(list_archives("mini")[0]) == "fetched and unpacked"
     assert json.loads((root / "train-clean-5" / MARK).read_text()) == {
         "file": "train-clean-5.tar.gz",
         "md5": hashlib.md5(mini).hexdigest(),
@@ -664,8 +626,8 @@ def half_published(root: Path, mini: bytes, mirror: Mirror) -> None:
 
 
 def leading_out(root: Path, mini: bytes, mirror: Mirror) -> None:
-    mirror.files["/31/train-clean-5.tar.gz"] = UNSAFE["above"]
-    entry(UNSAFE["above"])
+    mirror.files["/31/train-clean-5.tar.gz"] = data = UNSAFE["above"][0]
+    entry(data)
 
 
 def full_disk(root: Path, mini: bytes, mirror: Mirror) -> None:
@@ -679,36 +641,19 @@ def huge(root: Path, mini: bytes, mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says", "hint"),
+    ("spoil", "parts"),
     [
-        (
-            bad_checksum,
-            "wrong checksum: MD5 ",
-            "It was taken away: fetch again. Set LIBRETTO_OPENSLR",
-        ),
-        (half_by_hand, "half of it, or another file", "Take it away: fetch again."),
-        (half_published, "not a whole tar or zip", "Set LIBRETTO_OPENSLR"),
-        (
-            leading_out,
-            "the archive is refused: its member '../evil' leads out of the folder",
-            "Nothing of it was kept.",
-        ),
-        (
-            full_disk,
-            "writing stopped: No space left on device",
-            "Make room and fetch again: it goes on from there.",
-        ),
-        (
-            huge,
-            "the disk of the data root is full",
-            "Make room, or move the data root 'mini' to a larger disk.",
-        ),
+        (bad_checksum, ["LIBRETTO_OPENSLR"]),
+        (half_by_hand, ["LIBRETTO_OPENSLR"]),
+        (half_published, ["LIBRETTO_OPENSLR"]),
+        (leading_out, ["'../evil'"]),
+        (full_disk, [os.strerror(errno.ENOSPC)]),
+        (huge, ["20,000,000,000,000,000", "'mini'"]),
     ],
 )
-def test_the_command_names_the_entry_and_the_way_out(
+def test_the_command_names_the_entry_on_its_last_line(
     spoil: Callable[[Path, bytes, Mirror], None],
-    says: str,
-    hint: str,
+    parts: list[str],
     house: Path,
     root: Path,
     mini: bytes,
@@ -722,9 +667,10 @@ def test_the_command_names_the_entry_and_the_way_out(
         text=True,
     )
     assert failed.returncode == 2
-    said = failed.stderr.strip().splitlines()[-1]
-    assert said.startswith("corpus fetch: catalogue/archive.yaml: mini, train-clean-5.tar.gz: ")
-    assert says in said and hint in said
+    message = failed.stderr.strip().splitlines()[-1]
+    assert message.startswith("corpus fetch: catalogue/archive.yaml: mini, train-clean-5.tar.gz: ")
+    for part in parts:
+        assert part in message
     assert "Traceback" not in failed.stderr
     assert not (root / "train-clean-5").exists()
     assert not list(house.rglob("evil"))
@@ -765,26 +711,19 @@ def test_mls_from_the_address_to_the_manifest(
             )
     data = tar_of(members)
     mirror.files["/94/mls_polish.tar.gz"] = data
-    packed = {"holds": base, "bytes": len(data), "md5": hashlib.md5(data).hexdigest()}
-    known = {
-        "mls": {
-            "address": "https://unreachable.invalid",
-            "openslr": 94,
-            "files": {"mls_polish.tar.gz": packed},
-        }
-    }
-    put(Path("catalogue/archive.yaml"), yaml.safe_dump(known).encode())
-    listed = {
+    fields = {"folder": base, "bytes": len(data), "md5": hashlib.md5(data).hexdigest()}
+    write_archives({"mls": (94, "mls_polish.tar.gz", fields)})
+    sources = {
         subset: {
             f"pl-{subset}": {"kind": "mls", "root": "mls", "language": "polish", "subset": subset}
         }
         for subset in texts
     }
-    corpus(listed)
+    corpus(sources)
     monkeypatch.setenv("LIBRETTO_ROOT_MLS", str(house / "data/mls"))
     fetch_corpus("small")
-    assert len(mirror.asked) == 1  # three sources, one archive
-    scan("small")
+    assert len(mirror.requests) == 1  # three sources, one archive
+    write_scans("small")
     for subset, text in texts.items():
         run(stage(subset))
         kept = read_manifest(Path(f"data/corpus/{subset}/pl-{subset}"))
@@ -800,7 +739,8 @@ def test_musan_and_rooms_from_the_address_to_the_manifest(
     """A tar and a zip, by the sources of the catalogue's own corpus; music with vocals is kept out
     of the noise.
     """
-    listed = yaml.safe_load((REPOSITORY / "catalogue/corpus.yaml").read_text())["librispeech-musan"]
+    catalogue = yaml.safe_load((REPOSITORY / "catalogue/corpus.yaml").read_text())
+    listed = catalogue["librispeech-musan"]
     rooms = "RIRS_NOISES/real_rirs_isotropic_noises"
     sounds = (
         "noise/free-sound/noise-free-1",
@@ -822,28 +762,25 @@ def test_musan_and_rooms_from_the_address_to_the_manifest(
         f"RIRS_NOISES/simulated_rirs/{name}.wav": clip(form="WAV", seed=31, seconds=0.2)
         for name in responses
     }
-    known = {}
+    entries = {}
     for root, number, file, data in (
         ("musan", 17, "musan.tar.gz", tar_of(members)),
         ("rirs", 28, "rirs_noises.zip", zip_of(inside)),
     ):
-        packed = {
-            "holds": root if root == "musan" else "RIRS_NOISES",
-            "md5": hashlib.md5(data).hexdigest(),
-        }
-        known[root] = {
-            "address": "https://unreachable.invalid",
-            "openslr": number,
-            "files": {file: packed},
-        }
+        folder = "musan" if root == "musan" else "RIRS_NOISES"
+        fields = {"folder": folder, "md5": hashlib.md5(data).hexdigest()}
+        entries[root] = (number, file, fields)
         mirror.files[f"/{number}/{file}"] = data
         monkeypatch.setenv(f"LIBRETTO_ROOT_{root.upper()}", str(house / "data" / root))
-    put(Path("catalogue/archive.yaml"), yaml.safe_dump(known).encode())
+    write_archives(entries)
     roles = ("nonspeech-train", "nonspeech-test", "noise")
     corpus({role: listed[role] for role in roles})
     fetch_corpus("small")
-    assert sorted(path for path, _ in mirror.asked) == ["/17/musan.tar.gz", "/28/rirs_noises.zip"]
-    scan("small")
+    assert sorted(path for path, _ in mirror.requests) == [
+        "/17/musan.tar.gz",
+        "/28/rirs_noises.zip",
+    ]
+    write_scans("small")
     kept: dict[str, list[str]] = {}
     for role in roles:
         run(stage(role))

@@ -12,18 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.config.errors import InputError
-from components.corpus import listing, manifest
+from components.corpus import inspection, manifest
+from components.corpus.files import list_sizes_below, read_lines
 from components.corpus.listing import (
     AcceptanceRules,
     ListedRecording,
     check_recordings,
-    list_sizes_below,
-    read_lines,
 )
 from tests.corpus.clips import BROKEN, clip, put
+from tests.errors import refused
 
-STRICT = AcceptanceRules("train", rate=16_000, mono=True)
+STRICT = AcceptanceRules("train", rate=16_000, needs_mono=True)
 
 
 def entry(path: str, text: str | None = "WORDS") -> ListedRecording:
@@ -54,7 +53,7 @@ def test_a_transcript_that_is_not_utf_8_stops_with_its_path(tmp_path: Path) -> N
     put(tmp_path / "a/b.txt", "dzień\n \n\ndobry".encode())
     assert list(read_lines(tmp_path, "a/b.txt")) == ["dzień", "dobry"]
     put(tmp_path / "a/b.txt", "dzień".encode("iso-8859-2"))
-    with pytest.raises(InputError, match=r"^a/b\.txt: not UTF-8 text"):
+    with refused("a/b.txt", "UTF-8"):
         list(read_lines(tmp_path, "a/b.txt"))
 
 
@@ -163,7 +162,7 @@ def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
 def test_a_manifest_written_in_groups_is_read_whole(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manifest, "GROUP", 3)
+    monkeypatch.setattr(manifest, "ROW_GROUP", 3)
     rows = [
         manifest.Reject(f"id-{number}", f"a/{number}.flac", "ąé" * number)
         for number in range(count)
@@ -182,7 +181,7 @@ def test_the_number_of_workers_changes_nothing(
         )
         put(tmp_path / "d" / f"{number}{suffix}", data)
         entries.append(entry(f"{number}{suffix}"))
-    monkeypatch.setattr(listing, "CHUNK", 3)
+    monkeypatch.setattr(inspection, "CHUNK", 3)
     alone = outcome(tmp_path / "d", entries)
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
@@ -192,11 +191,11 @@ def test_the_number_of_workers_changes_nothing(
 def test_a_file_is_looked_at_again_only_when_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "CHUNK", 4)
+    monkeypatch.setattr(inspection, "CHUNK", 4)
     looked: list[str] = []
-    really = listing.inspect_file
+    really = inspection.inspect_file
     monkeypatch.setattr(
-        listing, "inspect_file", lambda path: looked.append(path.name) or really(path)
+        inspection, "inspect_file", lambda path: looked.append(path.name) or really(path)
     )
     names = [f"{number}.flac" for number in range(40)]
     for name in names:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ import soundfile
 import yaml
 
 from components.config.catalogue import ROLES
-from components.config.errors import InputError
 from components.corpus.source import build_source
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, put
+from tests.errors import refused
 
 GOOD = {
     "1_10_000000": "dzień dobry",
@@ -184,32 +185,29 @@ def drop_all(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drop", "says"),
+    ("drop", "path"),
     [
-        (drop_audio, "no .flac file lies in mls_polish/train/audio"),
-        (drop_texts, "no mls_polish/train/transcripts.txt"),
-        (drop_all, "no mls_polish/train/transcripts.txt"),
+        (drop_audio, "mls_polish/train/audio"),
+        (drop_texts, "mls_polish/train/transcripts.txt"),
+        (drop_all, "mls_polish/train/transcripts.txt"),
     ],
 )
-def test_an_empty_language_stops_with_its_name(drop, says: str, root: Path) -> None:
+def test_an_empty_language_is_named(drop: Callable[[Path], None], path: str, root: Path) -> None:
     drop(root)
     for read in (mls().scan, mls().list_utterances):
-        with pytest.raises(
-            InputError,
-            match=(
-                rf"source 'pl': the language 'polish' is empty: {says}.*holds "
-                r"'mls_polish'.*components.corpus fetch"
-            ),
-        ):
+        with refused("polish", "'pl'", path, "'mls_polish'", "components.corpus fetch"):
             read()
 
 
 @pytest.mark.parametrize(
-    ("drop", "says"),
-    [(drop_audio, "no .flac file lies in"), (drop_texts, "no mls_polish/train/transcripts.txt")],
+    ("drop", "path"),
+    [
+        (drop_audio, "mls_polish/train/audio"),
+        (drop_texts, "mls_polish/train/transcripts.txt"),
+    ],
 )
 def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(
-    drop, says: str, root: Path, tmp_path: Path
+    drop: Callable[[Path], None], path: str, root: Path, tmp_path: Path
 ) -> None:
     """Of two languages one is empty: no scan of either is written."""
     lay_out(root, GOOD)
@@ -230,37 +228,36 @@ def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(
         text=True,
     )
     assert failed.returncode == 2
-    assert failed.stderr.startswith(
-        f"corpus scan: source 'mls-polish': the language 'polish' is empty: {says}"
-    )
-    assert (
-        "'python -m components.corpus fetch'" in failed.stderr and "Traceback" not in failed.stderr
-    )
+    assert failed.stderr.startswith("corpus scan: source 'mls-polish'")
+    for part in ("'polish'", path, "components.corpus fetch"):
+        assert part in failed.stderr
+    assert "Traceback" not in failed.stderr
     assert not (tmp_path / "house/data").exists()
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "subject", "parts"),
     [
-        ({"langauge": "polish"}, "unknown key 'langauge'.*Did you mean 'language'"),
-        ({"language": "polnish"}, "no language 'polnish'.*Did you mean 'polish'"),
-        ({"subset": "tset"}, "'train', 'dev' or 'test'"),
-        ({"limited": ["10hr"]}, "9hr"),
-        ({"limited": ["9hr"], "subset": "dev"}, "part of the subset train"),
+        ({"langauge": "polish"}, "langauge", "'language'"),
+        ({"language": "polnish"}, "polnish", "'polish'"),
+        ({"limited": ["9hr"], "subset": "dev"}, "pl", "'limited' dev"),
         (
             {"limited": ["9hr"]},
-            "'polish' is empty: no handles.txt lies in mls_polish/train/limited_supervision/9hr",
+            "polish",
+            "handles.txt mls_polish/train/limited_supervision/9hr",
         ),
-        ({"max_seconds": 20}, "unknown key 'max_seconds'"),
+        ({"max_seconds": 20}, "max_seconds", ""),
+        ({"subset": "tset"}, "subset", "'dev'"),
+        ({"limited": ["10hr"]}, "limited.0", "9hr"),
     ],
 )
-def test_a_wrong_setting_stops_with_the_way_out(changed: dict, says: str, root: Path) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_wrong_setting_is_named(changed: dict, subject: str, parts: str, root: Path) -> None:
+    with refused(subject, *parts.split()):
         mls(**changed).scan()
 
 
 def test_transcribed_speech_does_not_fit_a_role_without_text(root: Path) -> None:
-    with pytest.raises(InputError, match="'mls' gives transcribed speech"):
+    with refused("pl", "'mls'", "'noise'"):
         mls("noise")
 
 

@@ -16,15 +16,15 @@ import pytest
 import yaml
 
 from components.config.catalogue import ROLES
-from components.config.errors import InputError
-from components.corpus.__main__ import scan
-from components.corpus.__main__ import work as run
+from components.corpus.build import work as run
 from components.corpus.manifest import read_manifest, read_rejects
+from components.corpus.scan import write_scans
 from components.runtime.artifact import RECORD, read_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from tests.conftest import REPOSITORY
 from tests.corpus.clips import clip, lay_out, put
+from tests.errors import refused
 
 LIBRI = {"kind": "librispeech", "root": "libri", "subsets": ["test"]}
 OTHER = {"kind": "librispeech", "root": "libri", "subsets": ["other"]}
@@ -65,9 +65,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_a_scan_and_a_run_give_manifests_and_rejects(
-    house: Path, capsys: pytest.CaptureFixture
+    house: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scan("small")
+    caplog.set_level("INFO")
+    write_scans("small")
     run(stage())
     out = house / "data/corpus/test"
     assert [row.id for row in read_manifest(out / "clean")] == ["1-10-0000", "1-10-0001"]
@@ -81,10 +82,7 @@ def test_a_scan_and_a_run_give_manifests_and_rejects(
         for name in ("clean", "other")
     }
     assert record["inputs"] == {name: scan["digest"] for name, scan in scans.items()}
-    assert (
-        "clean: 3 found, 2 kept, 1 rejected (1 missing transcript), 0.000 h"
-        in capsys.readouterr().out
-    )
+    assert "clean: 3 found, 2 kept, 1 rejected (1 missing transcript), 0.000 h" in caplog.text
     assert not [
         path for path in out.rglob("*") if path.is_file() and b"data root" in path.read_bytes()
     ]
@@ -93,97 +91,93 @@ def test_a_scan_and_a_run_give_manifests_and_rejects(
 def test_two_runs_give_the_same_bytes(
     house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan("small")
+    write_scans("small")
     run(stage())
     first = folder_digests(house / "data")
     shutil.copytree(tmp_path / "data root", tmp_path / "moved")
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRI", str(tmp_path / "moved"))
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other work"))
-    scan("small")
+    write_scans("small")
     run(stage())
     assert folder_digests(house / "data") == first
 
 
 def test_a_role_without_sources_gives_an_empty_folder_with_its_record(house: Path) -> None:
-    scan("small")
+    write_scans("small")
     assert (house / "data/sources/small/noise/none.json").read_text() == "{}\n"
     run(stage("noise"))
     assert [path.name for path in (house / "data/corpus/noise").iterdir()] == [RECORD]
 
 
 def test_a_source_that_is_taken_out_leaves_no_scan(house: Path) -> None:
-    scan("small")
+    write_scans("small")
     catalogue({"other": OTHER})
-    scan("small")
+    write_scans("small")
     assert [path.name for path in (house / "data/sources/small/test").iterdir()] == ["other.json"]
 
 
 def test_new_data_changes_the_scan_of_its_source_alone(house: Path, tmp_path: Path) -> None:
-    scan("small")
+    write_scans("small")
     before = folder_digests(house / "data/sources")
     lay_out(tmp_path / "data root", {"2-20-0001": "FOUR"}, "other")
-    scan("small")
+    write_scans("small")
     after = folder_digests(house / "data/sources")
     assert [path for path in after if after[path] != before[path]] == ["small/test/other.json"]
 
 
 def test_a_stale_scan_stops_the_stage(house: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"clean\.json is missing.*components.corpus scan"):
+    with refused("clean", "clean.json", "components.corpus scan"):
         run(stage())
-    scan("small")
+    write_scans("small")
     put(tmp_path / "data root/test/1/10/1-10-0007.flac", clip())
     (tmp_path / "data root/test/1/10/1-10-0001.flac").unlink()
     put(tmp_path / "data root/test/1/10/1-10-0002.flac", b"cut")
-    with pytest.raises(InputError) as stopped:
-        run(stage())
-    for part in (
+    changes = (
         "1 new (test/1/10/1-10-0007.flac)",
         "1 gone (test/1/10/1-10-0001.flac)",
         "1 of another size",
-        "components.corpus scan",
-    ):
-        assert part in str(stopped.value)
+    )
+    with refused("clean", *changes, "components.corpus scan"):
+        run(stage())
     assert not (house / "data/corpus/test" / RECORD).exists()
-    scan("small")
+    write_scans("small")
     run(stage())
 
 
 def test_a_changed_transcript_stops_the_stage_too(house: Path, tmp_path: Path) -> None:
-    scan("small")
+    write_scans("small")
     lines = tmp_path / "data root/test/1/10/1-10.trans.txt"
     lines.write_text(lines.read_text().replace("ONE", "OWN"))
-    with pytest.raises(InputError, match="its content changed"):
+    with refused("clean", "clean.json"):
         run(stage())
 
 
 def test_a_source_of_which_nothing_is_kept_stops_the_stage(house: Path, tmp_path: Path) -> None:
     put(tmp_path / "data root/other/2/20/2-20-0000.flac", b"broken")
-    scan("small")
-    with pytest.raises(
-        InputError, match=r"'other': nothing is kept of 1 found.*2-20-0000\.flac: unreadable"
-    ):
+    write_scans("small")
+    with refused("other", "1 found", "2-20-0000.flac: unreadable"):
         run(stage())
 
 
 def test_one_id_in_two_sources_stops_the_stage(house: Path) -> None:
     catalogue({"clean": LIBRI, "again": LIBRI})
-    scan("small")
-    with pytest.raises(InputError, match="2 ids of 'again' stand in 'clean': 1-10-0000, 1-10-0001"):
+    write_scans("small")
+    with refused("1-10-0000", "'again'", "'clean'", "1-10-0000, 1-10-0001"):
         run(stage())
 
 
 def test_a_name_that_is_no_file_name_stops(house: Path) -> None:
     catalogue({"../clean": LIBRI})
-    with pytest.raises(InputError, match="no name for a source"):
-        scan("small")
+    with refused("../clean"):
+        write_scans("small")
 
 
 def test_a_failed_scan_leaves_the_old_one(house: Path, tmp_path: Path) -> None:
-    scan("small")
+    write_scans("small")
     before = folder_digests(house / "data/sources")
     shutil.rmtree(tmp_path / "data root/other")
-    with pytest.raises(InputError, match="no folder 'other'"):
-        scan("small")
+    with refused("other"):
+        write_scans("small")
     assert folder_digests(house / "data/sources") == before
 
 
@@ -192,7 +186,8 @@ def test_the_command_ends_with_a_message_and_the_exit_code(house: Path) -> None:
     assert (house / "data/sources/small/test/clean.json").is_file()
     wrong = command("scan", "--corpus", "smal")
     assert wrong.returncode == 2
-    assert wrong.stderr.strip() == "corpus scan: No corpus is called 'smal'. Did you mean 'small'?"
+    assert wrong.stderr.startswith("corpus scan: ")
+    assert "'smal'" in wrong.stderr and "'small'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 
@@ -202,7 +197,7 @@ def test_the_stage_runs_by_the_names_of_params_yaml(house: Path, tmp_path: Path)
     (house / "params.yaml").write_text(yaml.safe_dump({**params, "corpus": "small"}))
     for kind in ("encoder", "projector", "llm"):
         shutil.copy(REPOSITORY / "catalogue" / f"{kind}.yaml", house / "catalogue")
-    scan("small")
+    write_scans("small")
     done = command("--corpus", "small", "--role", "test")
     assert done.returncode == 0, done.stderr
     assert "corpus@test: clean: 3 found, 2 kept" in done.stdout
@@ -214,13 +209,12 @@ def test_the_stage_runs_by_the_names_of_params_yaml(house: Path, tmp_path: Path)
         "hours": 0.0,
     }
     empty = put(root / "other/2/20/2-20-0000.flac", b"")
-    scan("small")
-    left = command("--corpus", "small", "--role", "test")
-    assert left.returncode == 2
-    assert left.stderr.strip() == (
-        f"corpus: source 'other': nothing is kept of 1 found. The first: {empty.relative_to(root)}: empty: the file has no bytes."
-        " Mend it, or take the source out of the role 'test' of corpus 'small'."
-    )
+    write_scans("small")
+    failed = command("--corpus", "small", "--role", "test")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("corpus: source 'other'")
+    for part in (f"{empty.relative_to(root)}: empty", "role 'test' of corpus 'small'"):
+        assert part in failed.stderr
     wrong = command("--corpus", "large", "--role", "test")
     assert wrong.returncode == 2
-    assert "params.yaml says corpus: small" in wrong.stderr
+    assert "params.yaml" in wrong.stderr and "small" in wrong.stderr

@@ -18,7 +18,8 @@ from transformers import (
 from components.audio.sound import RATE
 from components.config import catalogue
 from components.config.params import read_params
-from components.corpus import __main__ as corpus
+from components.corpus.build import work as build_corpus
+from components.corpus.scan import write_scans
 from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DecodeJob, DecodeTiming, ShardDecoder, _shard_decoder
@@ -440,8 +441,8 @@ def test_a_recording_of_35_seconds_is_never_cut_and_one_of_two_frames_is_decoded
         "catalogue/corpus.yaml",
         {"tones": {role: {} for role in ROLES} | {"test": {"recorded": source}}},
     )
-    corpus.scan("tones")
-    corpus.work(Stage("corpus", read_params(), "test"))
+    write_scans("tones")
+    build_corpus(Stage("corpus", read_params(), "test"))
     tones.run("shards", "test")
     save_encoder(tones.ENCODER, "whisper")
     save_bridge()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from components.corpus.fetch.archive import archives
+from components.corpus.fetch.archive import list_archives
 from components.decode.hypotheses import read_hypotheses
 from components.score.build import METRICS
 from components.score.systems import read_sets, read_texts
@@ -188,7 +188,7 @@ def test_an_altered_set_has_its_condition() -> None:
     assert not any("condition" in figures for figures in scores["clean"].values())
     altered = {"kind": "altered", "source": {"kind": "table"}}
     write_catalogue({"embedded": {**CORPUS, "dev": {"dev": altered}}})
-    with refused("", "snr_db", "tempo", "cut", "around_seconds"):
+    with refused("", "snr_db", "tempo", "cut", "margin_seconds"):
         run_score()
 
 
@@ -219,9 +219,9 @@ def test_the_words_of_a_complete_subset_are_checked(subset: list) -> None:
 def test_the_word_totals_are_those_of_librispeech(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     totals = {
-        archive.folder: archive.packed.words
-        for archive in archives("librispeech")
-        if archive.packed.words
+        archive.folder: archive.entry.words
+        for archive in list_archives("librispeech")
+        if archive.entry.words
     }
     assert totals == {"test-clean": 52_576, "test-other": 52_343}
 

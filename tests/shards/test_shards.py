@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from components.audio.sound import read_waveform
 from components.config.catalogue import ROLES
 from components.config.params import Shards
-from components.corpus import __main__ as corpus
+from components.corpus.build import work as build_corpus
 from components.corpus.manifest import MANIFEST, read_manifest, read_rejects, write_rows
+from components.corpus.scan import write_scans
 from components.corpus.source import build_source
 from components.runtime.artifact import read_record, write_record
 from components.runtime.hashing import folder_digests
@@ -177,8 +178,8 @@ def test_an_altered_set_is_stored_beside_the_unaltered_one(
     slow = {"kind": "altered", "source": TABLE, "tempo": 0.8}
     entry = {role: {"clips": TABLE, "slow": slow} if role == "test" else {} for role in ROLES}
     Path("catalogue/corpus.yaml").write_text(yaml.safe_dump({"small": entry}))
-    corpus.scan("small")
-    corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
+    write_scans("small")
+    build_corpus(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
     shutil.rmtree(work)
     run(stage())
     by_id = {item.id: item for item in list_utterances(OUT)}
@@ -205,8 +206,8 @@ def test_real_speech_of_every_rate_and_format_goes_in(
             {"small": {role: {"ood": table} if role == "test" else {} for role in ROLES}}
         )
     )
-    corpus.scan("small")
-    corpus.work(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
+    write_scans("small")
+    build_corpus(Stage("corpus", SimpleNamespace(corpus="small"), "test"))  # type: ignore[arg-type]
     run(stage(utterances=20, seconds=3600))
     rows = {row.id: row for row in read_manifest(Path("data/corpus/test/ood"))}
     assert not read_rejects(Path("data/corpus/test/ood"))

@@ -236,14 +236,14 @@ def test_whispers_form_of_any_text_has_single_spaces(text: str) -> None:
 
 def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
-    monkeypatch.setattr(forms, "FEW", 10)
+    monkeypatch.setattr(forms, "MAX_SERIAL", 10)
     monkeypatch.setattr(forms, "CHUNK", 7)
-    monkeypatch.setattr(forms, "_held", {})
+    monkeypatch.setattr(forms, "_normalised", {})
     said = [f"I'll take number {number}, the grey one" for number in range(40)]
     prepare([*said, *said], "whisper")
-    held = dict(forms._held)
+    held = dict(forms._normalised)
     assert len(held) == 40
-    forms._held.clear()
+    forms._normalised.clear()
     assert [normalise(text, "whisper") for text in said] == [held[text.lower()] for text in said]
     assert normalise(said[7], "whisper") == "i will take number 7 the gray one"
 

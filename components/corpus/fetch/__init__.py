@@ -1,1 +1,1 @@
-"""Filling data roots: archives, downloads, unpacking."""
+"""Fetching of published corpora: archives of the catalogue, download, extraction, installation."""

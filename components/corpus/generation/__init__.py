@@ -1,1 +1,3 @@
-"""Audio that is made here: blocks in the work cache, espeak-ng, the grammar of the sentences."""
+"""Generated audio: blocks in the work cache, espeak-ng, the grammar of the sentences, synthesis of
+non-speech sounds.
+"""

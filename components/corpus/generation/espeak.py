@@ -1,15 +1,16 @@
-"""espeak-ng through ctypes: text and voice → samples. Library and voices come with the
-espeakng-loader package.
+"""espeak-ng through ctypes: text and voice → samples. The espeakng-loader package brings the
+library and the voices.
 
-State leaks from one synthesis to the next within a process, so callers give each fixed chunk of
-texts a fresh process: then the samples depend on the chunk alone. Cost: about 1,400 s of speech a
-second of work. Constants and calls: espeak-ng's ``speak_lib.h`` (1.52).
+State leaks from one synthesis to the next within a process, so callers synthesise each fixed chunk
+of texts in a new process: then the samples depend on the chunk alone. Cost: about 1,400 s of speech
+a second. Constants and calls: espeak-ng's ``speak_lib.h`` (1.52).
 """
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -18,7 +19,7 @@ from components.config.errors import InputError
 
 RATE = 22_050  # Hz, of espeak-ng's own output
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS
-# espeakCHARS_UTF8; without espeakENDPAUSE (0x1000), a quarter of a second of nothing an utterance
+# espeakCHARS_UTF8, without espeakENDPAUSE (0x1000), a quarter of a second of silence an utterance
 _UTF8 = 1
 _SPEED, _PITCH, _RANGE = 1, 3, 4  # espeakRATE (words a minute), espeakPITCH, espeakRANGE (0-100)
 _CALLBACK = ctypes.CFUNCTYPE(
@@ -26,32 +27,30 @@ _CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-def variants() -> list[str]:
-    """Names of the voice variants that the package carries."""
+def list_variants() -> list[str]:
+    """Names of the voice variants in the package, sorted."""
     return sorted(
         path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir()
     )
 
 
 class Espeak:
-    """One initialised library; make one a process and use it for one chunk."""
+    """One initialised library; create one a process and use it for one chunk."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        if (
-            self._library.espeak_Initialize(
-                _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
-            )
-            != RATE
-        ):
+        rate = self._library.espeak_Initialize(
+            _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
+        )
+        if rate != RATE:
             raise RuntimeError("espeak-ng did not start at its usual rate")
-        self._pieces: list[np.ndarray] = []
-        self._callback = _CALLBACK(self._collect)  # kept: the library holds only its address
+        self._blocks: list[np.ndarray] = []
+        self._callback = _CALLBACK(self._collect)  # an attribute: the library has only its address
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _collect(self, samples, count: int, _events) -> int:
+    def _collect(self, samples: Any, count: int, _events: Any) -> int:
         if count > 0:
-            self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
     def speak(
@@ -64,22 +63,29 @@ class Espeak:
         pitch_range: int,
         seed: int,
     ) -> np.ndarray:
-        """Float32 samples in [-1, 1] at 22,050 Hz; raises InputError for a voice that the library
-        refuses.
+        """Float32 samples in [-1, 1] at 22,050 Hz, shape (samples,).
+
+        ``speed`` is in words a minute, ``pitch`` and ``pitch_range`` are 0 to 100. Raises
+        InputError for a voice that the library refuses, RuntimeError if it gives no sound.
         """
         # Breathy voices draw on the C library's rand(), which espeak-ng seeds with the time of day
         # when it starts.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        # An unknown variant is taken silently for none: the caller checks names against
-        # ``variants()``.
+        # The library ignores an unknown variant without an error: the caller checks names against
+        # ``list_variants()``.
         voice = f"{language}+{variant}"
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise InputError(f"espeak-ng refuses the voice '{voice}'.", subject=voice)
+            raise InputError(
+                f"espeak-ng refuses the voice '{voice}'.",
+                subject=voice,
+                hint="Use a language and a variant of the espeakng-loader package.",
+            )
         for parameter, value in ((_SPEED, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
-        self._pieces.clear()
+        self._blocks.clear()
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
-        if not self._pieces:
+        if not self._blocks:
             raise RuntimeError(f"espeak-ng gave no sound for '{text}' by '{voice}'")
-        return np.concatenate(self._pieces).astype(np.float32) / 32768.0
+        samples: np.ndarray = np.concatenate(self._blocks).astype(np.float32) / 32768.0
+        return samples

@@ -1,8 +1,9 @@
-"""Sentences of the embedded corpus: patterns over everyday words, split so that no sentence stands
-on two sides.
+"""Sentences of the embedded corpus: patterns of everyday words, divided so that no sentence is in
+two splits.
 
-A sentence belongs to train, dev or test by its own digest (8 : 1 : 1), whoever draws it: sets never
-share a sentence, whatever their size and seed.
+In: a random generator, a split, a size of vocabulary. Out: a sentence in lower case, without
+punctuation. A sentence belongs to train, dev or test by its own digest (8 : 1 : 1), whoever draws
+it: sets never share a sentence, whatever their size and seed.
 """
 
 from __future__ import annotations
@@ -14,37 +15,47 @@ import numpy as np
 from components.config.errors import InputError
 from components.runtime.hashing import seed_of
 
+# word class, which a pattern names in braces → its words
 WORDS: dict[str, list[str]] = {
-    name: words.split()
-    for name, words in {
+    word_class: words.split()
+    for word_class, words in {
         "name": (
             "anna peter maria john susan david emma robert laura thomas helen martin julia "
             "oscar nina victor clara henry alice paul"
         ),
         "did": (
-            "found lost sold painted carried dropped opened cleaned hid borrowed broke "
-            "fixed washed moved watched"
+            "found lost sold painted carried dropped opened cleaned hid borrowed broke fixed "
+            "washed moved watched"
         ),
-        "object": "table lamp book basket bottle candle mirror ladder hammer blanket camera guitar clock umbrella letter "
-        "picture jacket pillow suitcase telephone button ticket wallet bicycle",
-        "place": "garden kitchen market station harbour library village museum forest castle school bakery office river bridge "
-        "hospital theatre factory airport stable",
+        "object": (
+            "table lamp book basket bottle candle mirror ladder hammer blanket camera guitar "
+            "clock umbrella letter picture jacket pillow suitcase telephone button ticket "
+            "wallet bicycle"
+        ),
+        "place": (
+            "garden kitchen market station harbour library village museum forest castle school "
+            "bakery office river bridge hospital theatre factory airport stable"
+        ),
         "animal": (
-            "dog cat horse rabbit tiger monkey eagle turtle donkey spider elephant "
-            "dolphin fox goose lizard camel"
+            "dog cat horse rabbit tiger monkey eagle turtle donkey spider elephant dolphin fox "
+            "goose lizard camel"
         ),
         "goes": "walks jumps sleeps hides swims waits runs sings",
         "where": "behind under near inside above beside",
-        "food": "bread butter cheese apples oranges carrots noodles pancakes tomatoes mushrooms honey chicken potatoes soup salad "
-        "chocolate biscuits rice",
+        "food": (
+            "bread butter cheese apples oranges carrots noodles pancakes tomatoes mushrooms "
+            "honey chicken potatoes soup salad chocolate biscuits rice"
+        ),
         "colour": "red blue green yellow purple orange black white brown silver golden pink",
         "quality": (
-            "old small heavy broken pretty empty dirty famous gentle lonely quiet "
-            "strange simple wooden clever hungry"
+            "old small heavy broken pretty empty dirty famous gentle lonely quiet strange "
+            "simple wooden clever hungry"
         ),
         "digit": "zero one two three four five six seven eight nine",
-        "number": "two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty fifty sixty "
-        "eighty hundred",
+        "number": (
+            "two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty "
+            "thirty forty fifty sixty eighty hundred"
+        ),
         "hour": "one two three four five six seven eight nine ten eleven twelve",
         "day": "monday tuesday wednesday thursday friday saturday sunday",
         "month": (
@@ -75,13 +86,14 @@ PATTERNS = (
     "the {job} and the {kin} never {did} a {animal}",
     "{name} was born on {day} the {hour} of {month}",
 )
-# What a source of kind spoken says: sentences, or strings of one to seven digits.
+# The texts of a source of kind spoken: sentences, or strings of one to seven digits.
 TEXTS: dict[str, tuple[str, ...]] = {
     "sentences": PATTERNS,
     "digits": tuple(" ".join(["{digit}"] * words) for words in range(1, 8)),
 }
-DRAWS = 1000  # of a sentence, until there is none: one in ten is of dev or test; milliseconds
-SPLITS = {0: "test", 1: "dev"}  # of ten; the others are train
+# Of a sentence, before the split counts as empty: one in ten is of dev or test; milliseconds.
+MAX_DRAWS = 1000
+SPLITS = {0: "test", 1: "dev"}  # by the digest modulo ten; all other remainders are train
 
 
 def split_of(sentence: str) -> str:
@@ -89,19 +101,22 @@ def split_of(sentence: str) -> str:
     return SPLITS.get(seed_of("sentence", sentence) % 10, "train")
 
 
-def sentence(
+def draw_sentence(
     random: np.random.Generator, split: str, words_per_class: int, texts: str = "sentences"
 ) -> str:
     """A sentence of ``split`` with the first ``words_per_class`` words of each class (0: all), by
-    the patterns ``texts``.
+    the patterns ``texts`` (a key of ``TEXTS``).
 
-    Raises InputError where so few words give none.
+    Raises InputError if so few words give no sentence of the split.
     """
-    for _ in range(DRAWS):
-        pattern = TEXTS[texts][random.integers(len(TEXTS[texts]))]
-        text = re.sub(r"{(\w+)}", lambda hole: _word(random, hole[1], words_per_class), pattern)
-        if split_of(text) == split:
-            return text
+    patterns = TEXTS[texts]
+    for _ in range(MAX_DRAWS):
+        pattern = patterns[random.integers(len(patterns))]
+        sentence = re.sub(
+            r"{(\w+)}", lambda match: _draw_word(random, match[1], words_per_class), pattern
+        )
+        if split_of(sentence) == split:
+            return sentence
     raise InputError(
         f"{words_per_class} words a class give no sentence of split '{split}'.",
         subject="words_per_class",
@@ -109,12 +124,6 @@ def sentence(
     )
 
 
-def _word(random: np.random.Generator, name: str, most: int) -> str:
-    words = WORDS[name][: most or None]
+def _draw_word(random: np.random.Generator, word_class: str, words_per_class: int) -> str:
+    words = WORDS[word_class][: words_per_class or None]
     return words[random.integers(len(words))]
-
-
-def vocabulary(words_per_class: int = 0) -> list[str]:
-    """All word types, sorted."""
-    fixed = {word for pattern in PATTERNS for word in re.sub(r"{\w+}", "", pattern).split()}
-    return sorted(fixed.union(*(words[: words_per_class or None] for words in WORDS.values())))

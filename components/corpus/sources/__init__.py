@@ -1,1 +1,1 @@
-"""Kinds of sources, one module each."""
+"""Kinds of sources: one module each, registered in ``components.corpus.source``."""

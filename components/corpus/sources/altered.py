@@ -1,32 +1,38 @@
-"""Another source's recordings under one change: noise, tempo, an end cut off, noise before and
-after.
+"""Another source's recordings under one condition (kind ``altered``): noise, another tempo, an end
+cut off, or noise before and after (``components.audio.condition``).
 
-In: the settings of a source of any kind, and exactly one change: these are the conditions under
-which an LLM-based recogniser is known to fail (Kumar et al., arXiv 2411.03866). Out: its
-recordings, changed, as 16 kHz FLAC in the work cache, the same bytes each time. Id
-``<id>-<condition>``; text, speaker and language stay. What the source within refuses is refused
-here; so is what a change leaves nothing of. An utterance's noise hangs on the seed and its id
-alone: it is the same at every ratio.
+In: the settings of a source of any kind, and exactly one condition. Out: its recordings, altered,
+as 16 kHz FLAC in the work cache, the same bytes each time. Id ``<id>-<condition>``; text, speaker
+and language stay. What the original source refuses is refused here, and so is a recording of which
+the condition leaves nothing. The noise of an utterance depends on the seed and its id alone: it is
+the same at every ratio.
 
-With ``cut`` the reference is the words that end, by their characters, within the share kept. A
-voice does not spread its characters evenly, so a word at the cut may count for or against a system,
-and does so for every system alike. Scripts without spaces are one word here. Cost: about 100 s of
-audio a second and core with a tempo, 500 s with noise.
+With ``cut`` the reference is the words that end, by their characters, within the share that is
+kept. A voice does not distribute its characters evenly over time, so a word at the cut may count
+for or against a system, and does so for every system alike. A text without spaces is one word here.
+Cost: about 100 s of audio a second and core with a tempo, 500 s with noise.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import soundfile
 
-from components.audio.condition import CHANGES, RANGES, Condition, apply_condition, clip_at
+from components.audio.condition import (
+    ALTERED_KIND,
+    CONDITION_KINDS,
+    MARGIN_DB_RANGE,
+    Condition,
+)
+from components.audio.distortion import apply_condition, read_clip
 from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
@@ -44,46 +50,47 @@ from components.runtime.unit_cache import cached_unit, key_digest_of, unit_diges
 from components.text.utterance import Utterance
 
 BLOCK = 64  # recordings in a unit of the work cache: a few seconds of work
-LISTING = "listing.json"
+LISTING = "listing.json"  # in a unit: number of samples, or why nothing is left, by original id
 NO_WORD = "cut: no word ends within the share that is kept"
 
 
 @dataclass(frozen=True)
 class AlteredSettings:
-    """Of a source of kind ``altered``; exactly one of ``snr_db``, ``tempo``, ``cut`` and
-    ``around_seconds``.
+    """Settings of a source of kind ``altered``; exactly one of ``snr_db``, ``tempo``, ``cut`` and
+    ``margin_seconds``.
     """
 
     __pydantic_config__ = STRICT
     kind: Literal["altered"]
-    source: dict[str, Any]  # settings of the source whose recordings are changed
-    name: str = ""  # of that source, which its ids may begin with; none: this source's
+    source: dict[str, Any]  # settings of the source whose recordings are altered
+    name: str = ""  # of that source, which its ids may begin with; empty: the name of this source
     seed: int = 1  # of the noise
-    noise: dict[str, Any] | None = (
-        None  # settings of a source of noise; none: white or pink noise is made
-    )
-    snr_db: float | None = (
-        None  # power of the recording over that of the noise, both over its whole length
-    )
+    noise: dict[str, Any] | None = None  # settings of a source of noise; none: it is generated
+    # power of the recording over that of the noise, both over its full length
+    snr_db: float | None = None
     tempo: float | None = None  # factor, 0.5 to 2
     cut: float | None = None  # share of the audio that is kept, from its beginning on
-    around_seconds: float | None = None  # of noise before the recording, and as many after it
-    # Of that noise, root mean square in dB of full scale: clearly heard, and 17 dB under the
+    margin_seconds: float | None = None  # of noise before the recording, and as many after it
+    # Of that noise, root mean square in dB of full scale: clearly audible, and 17 dB below the
     # embedded voices, so that it is no speech.
-    around_db: float = -40.0
+    margin_db: float = -40.0
+    OLD_NAMES: ClassVar[dict[str, str]] = {
+        "around_seconds": "margin_seconds",
+        "around_db": "margin_db",
+    }
 
 
 @dataclass(frozen=True, eq=False)
 class AlteredBlock:
-    """One block of recordings to change; where their files and the clips of noise (None: made) lie
-    is no part of its key.
+    """One block of recordings to alter. Where their files and the clips of noise are is not a part
+    of its key.
     """
 
     condition: Condition
-    rows: list[Utterance]
-    files: list[Path | RemotePath]
-    noise: list[Path | RemotePath] | None
-    silence_refused: bool
+    originals: list[Utterance]
+    paths: list[Path | RemotePath]  # of the originals
+    noise_paths: list[Path | RemotePath] | None  # None: noise is generated
+    refuses_silence: bool
     key: dict[str, Any]
 
 
@@ -93,87 +100,102 @@ class AlteredSource:
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
         self.settings = parse_settings(AlteredSettings, name, role, settings)
-        self._condition = _condition(name, self.settings)
-        self._within = _part(name, "source", self.settings.name or name, role, self.settings.source)
+        self._condition = _parse_condition(name, self.settings)
+        self._original = _build_origin(
+            name, "source", self.settings.name or name, role, self.settings.source
+        )
         noise = self.settings.noise
         self._noise = (
-            None if noise is None else _part(name, "noise", f"{name}-noise", "noise", noise)
+            None if noise is None else _build_origin(name, "noise", f"{name}-noise", "noise", noise)
         )
 
     def list_origins(self) -> list[CorpusSource]:
-        return [self._within, *([self._noise] if self._noise else [])]
+        """The source whose recordings are altered, and that of the noise if there is one."""
+        return [self._original, *([self._noise] if self._noise else [])]
 
-    def estimate_duration_s(self, seconds: float, recordings: int) -> float:
-        return self._condition.lengthened(seconds, recordings)
+    def estimate_duration_s(self, duration_s: float, num_recordings: int) -> float:
+        """Seconds that come out where ``num_recordings`` of ``duration_s`` in all go in."""
+        return self._condition.altered_duration_s(duration_s, num_recordings)
 
     def scan(self) -> dict[str, Any]:
-        """Digests of what the source within and that of noise stand on; the files of the former,
-        where it has some.
+        """Digests of the scans of the original source and of the noise; the files of the former,
+        if it has some.
         """
-        within = self._within.scan()
-        stands_on = {"of": within["digest"]} | (
-            {"noise": self._noise.scan()["digest"]} if self._noise else {}
-        )
-        files = {"files": within["files"]} if "files" in within else {}
-        return {**stands_on, **files, "digest": data_digest(stands_on)}
+        scan = self._original.scan()
+        digests = {"of": scan["digest"]}
+        if self._noise:
+            digests["noise"] = self._noise.scan()["digest"]
+        files = {"files": scan["files"]} if "files" in scan else {}
+        return {**digests, **files, "digest": data_digest(digests)}
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """The changed recordings, and what the source within refused or the change left
+        """The altered recordings, and what the original source refused or the condition left
         nothing of.
         """
-        rows, refused = self._within.list_utterances()
-        texts = {row.id: self._text(row) for row in rows}
-        rejected = [Reject(self._id(row.id), row.path, row.reason) for row in refused]
+        originals, refused = self._original.list_utterances()
+        rejected = [self._reject(reject.id, reject.path, reject.reason) for reject in refused]
         rejected += [
-            Reject(self._id(row.id), row.path, NO_WORD)
-            for row in rows
-            if row.text and not texts[row.id]
+            self._reject(original.id, original.path, NO_WORD)
+            for original in originals
+            if original.text and not self._altered_text(original)
         ]
-        kept = []
-        for job, unit in self._blocks(rows):
-            listing, sums = json.loads((unit / LISTING).read_text()), unit_digests(unit)
-            for row in job.rows:
-                path = altered_path(row)
-                if row.id in listing["refused"]:
-                    rejected.append(Reject(self._id(row.id), row.path, listing["refused"][row.id]))
-                else:
-                    kept.append(
-                        Utterance(
-                            self._id(row.id),
-                            self.role,
-                            row.speaker,
-                            row.language,
-                            f"{key_digest_of(unit)}/{path}",
-                            RATE,
-                            listing["samples"][row.id],
-                            texts[row.id],
-                            sums[path],
-                        )
+        accepted = []
+        for block, unit in self._generate(originals):
+            listing, digests = json.loads((unit / LISTING).read_text()), unit_digests(unit)
+            for original in block.originals:
+                if reason := listing["refused"].get(original.id):
+                    rejected.append(self._reject(original.id, original.path, reason))
+                    continue
+                path = altered_path(original)
+                accepted.append(
+                    Utterance(
+                        id=self._altered_id(original.id),
+                        split=self.role,
+                        speaker=original.speaker,
+                        language=original.language,
+                        path=f"{key_digest_of(unit)}/{path}",
+                        sample_rate=RATE,
+                        samples=listing["samples"][original.id],
+                        text=self._altered_text(original),
+                        sha256=digests[path],
                     )
-        return sorted(kept, key=lambda row: row.id), sorted(
-            rejected, key=lambda row: (row.id, row.path, row.reason)
+                )
+        return (
+            sorted(accepted, key=lambda utterance: utterance.id),
+            sorted(rejected, key=lambda reject: (reject.id, reject.path, reject.reason)),
         )
 
     def locate(self, path: str) -> Path:
+        """The file of a path of the manifest, generated again if it is gone."""
         return locate_generated(
-            path, lambda: self._blocks(self._within.list_utterances()[0]), code=__name__
+            path, lambda: self._generate(self._original.list_utterances()[0]), code=__name__
         )
 
-    def _id(self, original: str) -> str:
-        return f"{original}-{self._condition.label()}"
+    def _altered_id(self, original_id: str) -> str:
+        return f"{original_id}-{self._condition.label()}"
 
-    def _text(self, row: Utterance) -> str:
-        return (
-            beginning(row.text, self._condition.value)
-            if self._condition.name == "cut"
-            else row.text
-        )
+    def _reject(self, original_id: str, path: str, reason: str) -> Reject:
+        return Reject(self._altered_id(original_id), path, reason)
 
-    def _blocks(self, rows: list[Utterance]) -> list[tuple[AlteredBlock, Path]]:
-        """The units of the work cache with the changed recordings, made where they are
-        not there.
-        """
-        wanted = [row for row in rows if not row.text or self._text(row)]
+    def _altered_text(self, original: Utterance) -> str:
+        if self._condition.name != "cut":
+            return original.text
+        return truncate_text(original.text, self._condition.value)
+
+    def _generate(self, originals: list[Utterance]) -> list[tuple[AlteredBlock, Path]]:
+        """Each block with its unit of the work cache, generated where it is not there."""
+        usable = [
+            original for original in originals if not original.text or self._altered_text(original)
+        ]
+        blocks = self._divide(usable)
+        units = {}
+        with progress("corpus", f"altering {self.name}", len(usable), "recordings") as bar:
+            for block, unit in fan_out(_generate_block, blocks):
+                units[block.originals[0].id] = unit
+                bar.advance(len(block.originals))
+        return [(block, units[block.originals[0].id]) for block in blocks]
+
+    def _divide(self, originals: Sequence[Utterance]) -> list[AlteredBlock]:
         clips = self._noise.list_utterances()[0] if self._noise else []
         if self._noise and not clips:
             raise InputError(
@@ -181,121 +203,124 @@ class AlteredSource:
                 subject=self.name,
                 hint="See the settings of its 'noise'.",
             )
-        noise = [self._noise.locate(clip.path) for clip in clips] if self._noise else None
-        silence = self.role in SPEECH_ROLES
-        libraries = {
-            "libsndfile": soundfile.__libsndfile_version__,
-            "soxr": version("soxr"),
-            "numpy": version("numpy"),
-        }
+        noise_paths = [self._noise.locate(clip.path) for clip in clips] if self._noise else None
+        refuses_silence = self.role in SPEECH_ROLES
+        noise_digest = data_digest([[clip.id, clip.sha256] for clip in clips])
         key = {
             "what": "altered",
             "version": RESULT_VERSION,
-            "libraries": libraries,
+            "libraries": {
+                "libsndfile": soundfile.__libsndfile_version__,
+                "soxr": version("soxr"),
+                "numpy": version("numpy"),
+            },
             "condition": asdict(self._condition),
-            "silence": silence,
-            "noise": data_digest([[clip.id, clip.sha256] for clip in clips]) if noise else "made",
+            "silence": refuses_silence,
+            "noise": noise_digest if noise_paths else "made",
         }
-        jobs = []
-        for start in range(0, len(wanted), BLOCK):
-            block = wanted[start : start + BLOCK]
-            files = [self._within.locate(row.path) for row in block]
-            jobs.append(
+        blocks = []
+        for start in range(0, len(originals), BLOCK):
+            chunk = list(originals[start : start + BLOCK])
+            rows = [[original.id, original.sha256] for original in chunk]
+            blocks.append(
                 AlteredBlock(
-                    self._condition,
-                    block,
-                    files,
-                    noise,
-                    silence,
-                    {**key, "rows": [[row.id, row.sha256] for row in block]},
+                    condition=self._condition,
+                    originals=chunk,
+                    paths=[self._original.locate(original.path) for original in chunk],
+                    noise_paths=noise_paths,
+                    refuses_silence=refuses_silence,
+                    key={**key, "rows": rows},
                 )
             )
-        units = {}
-        with progress("corpus", f"changing {self.name}", len(wanted), "recordings") as bar:
-            for job, unit in fan_out(_block, jobs):
-                units[job.rows[0].id] = unit
-                bar.advance(len(job.rows))
-        return [(job, units[job.rows[0].id]) for job in jobs]
+        return blocks
 
 
-def beginning(text: str, share: float) -> str:
-    """The words of a text that end within so much of its characters."""
+def truncate_text(text: str, share: float) -> str:
+    """The words of a text that end within ``share`` of its characters."""
     ends = [word.end() for word in re.finditer(r"\S+", text) if word.end() <= share * len(text)]
     return text[: ends[-1]] if ends else ""
 
 
-def _block(job: AlteredBlock) -> Path:
-    return cached_unit("audio", job.key, partial(_fill, job), code=__name__)
+def _generate_block(block: AlteredBlock) -> Path:
+    return cached_unit("audio", block.key, partial(_write_block, block), code=__name__)
 
 
-def _fill(job: AlteredBlock, folder: Path) -> None:
-    samples: dict[str, int] = {}
+def _write_block(block: AlteredBlock, folder: Path) -> None:
+    num_samples: dict[str, int] = {}
     refused: dict[str, str] = {}
-    for row, file in zip(job.rows, job.files, strict=True):
+    for original, path in zip(block.originals, block.paths, strict=True):
         try:
-            sound = apply_condition(clip_at(file), job.condition, job.noise, row.id)
-            if job.silence_refused and is_silent(sound):
+            samples = apply_condition(
+                read_clip(path), block.condition, block.noise_paths, original.id
+            )
+            if block.refuses_silence and is_silent(samples):
                 raise BrokenSound(SILENT)
-        except BrokenSound as reason:
-            refused[row.id] = str(reason)
+        except BrokenSound as error:
+            refused[original.id] = str(error)
             continue
-        target = folder / altered_path(row)
+        target = folder / altered_path(original)
         target.parent.mkdir(exist_ok=True)
-        target.write_bytes(encode_flac(sound))
-        samples[row.id] = len(sound)
-    (folder / LISTING).write_text(json.dumps({"samples": samples, "refused": refused}, indent=0))
+        target.write_bytes(encode_flac(samples))
+        num_samples[original.id] = len(samples)
+    listing = {"samples": num_samples, "refused": refused}
+    (folder / LISTING).write_text(json.dumps(listing, indent=0))
 
 
-def _condition(name: str, settings: AlteredSettings) -> Condition:
-    """The one change that settings ask for; raises InputError where it is none, more than one, or
-    out of range.
+def _parse_condition(name: str, settings: AlteredSettings) -> Condition:
+    """The one condition that the settings name; raises InputError if they name none or several, or
+    if a value is out of range.
     """
-    given = [each for each in CHANGES if getattr(settings, each) is not None]
-    if len(given) != 1:
+    names = [key for key in CONDITION_KINDS if getattr(settings, key) is not None]
+    if len(names) != 1:
         raise InputError(
-            f"source '{name}': {' and '.join(given) or 'no change'} "
-            f"{'are' if given[1:] else 'is'} given.",
+            f"source '{name}': {' and '.join(names) or 'no condition'} "
+            f"{'are' if names[1:] else 'is'} set.",
             subject=name,
-            hint=f"Give exactly one of {', '.join(CHANGES)}.",
+            hint=f"Set exactly one of {', '.join(CONDITION_KINDS)}.",
         )
     condition = Condition(
-        given[0], float(getattr(settings, given[0])), settings.seed, settings.around_db
+        names[0], float(getattr(settings, names[0])), settings.seed, settings.margin_db
     )
-    for key, number in ((condition.name, condition.value), ("around_db", settings.around_db)):
-        least, most = RANGES[key]
-        if not least <= number <= most:
+    kind = condition.kind
+    for key, value, (minimum, maximum) in (
+        (kind.name, condition.value, (kind.minimum, kind.maximum)),
+        ("margin_db", settings.margin_db, MARGIN_DB_RANGE),
+    ):
+        if not minimum <= value <= maximum:
             raise InputError(
-                f"source '{name}': '{key}' is out of range ({number:g}).",
+                f"source '{name}': '{key}' is out of range ({value:g}).",
                 subject=name,
-                hint=f"Take one from {least:g} to {most:g}.",
+                hint=f"Use one from {minimum:g} to {maximum:g}.",
             )
-    if settings.noise is not None and not condition.noisy:
+    if settings.noise is not None and not kind.has_noise:
         raise InputError(
-            f"source '{name}': '{condition.name}' takes no noise.",
+            f"source '{name}': '{kind.name}' takes no noise.",
             subject=name,
             hint="Leave 'noise' out.",
         )
     return condition
 
 
-def _part(name: str, key: str, own: str, role: str, settings: dict[str, Any]) -> CorpusSource:
-    """The source within or that of noise; raises InputError where it cannot be one."""
+def _build_origin(
+    name: str, key: str, origin_name: str, role: str, settings: dict[str, Any]
+) -> CorpusSource:
+    """The original source or that of noise; raises InputError if it cannot be one."""
     if "kind" not in settings:
         raise InputError(
-            f"source '{name}': '{key}.kind' missing.",
+            f"source '{name}': '{key}.kind' is missing.",
             subject=name,
-            hint="It has no default: give it.",
+            hint="It has no default: set it.",
         )
-    if settings["kind"] == "altered":
+    if settings["kind"] == ALTERED_KIND:
         raise InputError(
             f"source '{name}': '{key}' is of kind 'altered' itself.",
             subject=name,
-            hint="A set stands under one change, so that what it does can be told.",
+            hint="A set has one condition, so that its effect can be measured.",
         )
     if settings.get("rooms"):
         raise InputError(
-            f"source '{name}': '{key}' holds rooms, which are no sound.",
+            f"source '{name}': '{key}' has impulse responses of rooms, which are no sound.",
             subject=name,
-            hint="Take clips that are no rooms.",
+            hint="Use clips that are no rooms.",
         )
-    return build_source(own, role, settings)
+    return build_source(origin_name, role, settings)

@@ -1,15 +1,14 @@
-"""Folders of sound files without transcripts → non-speech clips, or noise to mix in: MUSAN, rooms,
-a folder of one's own.
+"""Folders of sound files without transcripts (kind ``clips``) → non-speech clips, or noise to mix
+in: MUSAN, rooms, a folder of one's own.
 
-In: every sound file below some folders of a data root, of any rate and any number of channels;
-MUSAN's ``ANNOTATIONS`` say which music has vocals (https://www.openslr.org/17). Out: every clip,
-kept or rejected: one with vocals, or too short or long, is rejected with that reason. Files left
-out by name are no part of the source. Cost: as ``components.corpus.listing``.
+In: every sound file below some folders of a data root, of any rate and number of channels; MUSAN's
+``ANNOTATIONS`` say which music has vocals (https://www.openslr.org/17). Out: every clip, accepted
+or rejected: one with vocals, or too short or long, is rejected with that reason. Files that are
+left out by name are not a part of the source. Cost: that of ``components.corpus.inspection``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -19,16 +18,10 @@ from typing import Any, Literal
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT
-from components.corpus.listing import (
-    AcceptanceRules,
-    FileSource,
-    ListedRecording,
-    build_scan,
-    check_recordings,
-    list_sizes_below,
-)
+from components.corpus.files import FileSource, build_scan, list_sizes_below
+from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings
 from components.corpus.manifest import Reject
-from components.corpus.sources.table import ids_of
+from components.corpus.sources.table import unique_ids
 from components.text.utterance import Utterance
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
@@ -36,17 +29,17 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 
 @dataclass(frozen=True)
 class ClipsSettings:
+    """Settings of a source of kind ``clips``."""
+
     __pydantic_config__ = STRICT
     kind: Literal["clips"]
     root: str  # name of the data root
-    folders: list[str]  # below it; all that lies in them at any depth
+    folders: list[str]  # below it; all files in them at any depth
     only: str = "*"  # shell pattern of the file names that are taken, without folder
-    without: list[str] = field(
-        default_factory=list
-    )  # shell patterns of paths below the root that are left out
-    rooms: bool = (
-        False  # impulse responses of rooms: speech is heard in them, they are never added to it
-    )
+    # shell patterns of paths below the root that are left out
+    without: list[str] = field(default_factory=list)
+    # impulse responses of rooms: speech is convolved with them, they are never added to it
+    rooms: bool = False
     # name of MUSAN's lists beside the clips: a line has name, genres, Y or N for vocals, artist
     annotations: str = ""
     min_seconds: float = 0.0
@@ -74,83 +67,95 @@ class ClipsSource(FileSource[ClipsSettings]):
             )
 
     @cached_property
-    def _files(self) -> dict[str, int]:
+    def _sizes(self) -> dict[str, int]:
         """Size of each clip and list of annotations, by path relative to the root."""
         sizes: dict[str, int] = {}
-        for wanted in self.settings.folders:
-            self._check_folder(wanted)
+        for folder in self.settings.folders:
+            self._check_folder(folder)
             sizes |= list_sizes_below(
-                self._root, wanted, lambda path: not self._is_clip(path) or self._takes(path)
+                self._root,
+                folder,
+                lambda path: self._is_annotations(path) or self._is_selected(path),
             )
-        if not any(self._is_clip(path) for path in sizes):
+        if all(self._is_annotations(path) for path in sizes):
             raise InputError(
-                f"source '{self.name}': no sound file that it takes lies in the folders "
-                f"{self.settings.folders}.",
+                f"source '{self.name}': the folders {self.settings.folders} have no sound file "
+                "that it takes.",
                 subject=self.name,
                 hint=f"See 'only' and 'without', and the data root '{self.settings.root}'.",
             )
         return sizes
 
-    def _takes(self, path: str) -> bool:
-        sound = path.lower().endswith(SUFFIXES) and fnmatchcase(
-            PurePosixPath(path).name, self.settings.only
+    def _is_selected(self, path: str) -> bool:
+        is_sound = path.lower().endswith(SUFFIXES)
+        return (
+            is_sound
+            and fnmatchcase(PurePosixPath(path).name, self.settings.only)
+            and not any(fnmatchcase(path, pattern) for pattern in self.settings.without)
         )
-        return sound and not any(fnmatchcase(path, pattern) for pattern in self.settings.without)
 
-    def _is_clip(self, path: str) -> bool:
-        return PurePosixPath(path).name != self.settings.annotations
+    def _is_annotations(self, path: str) -> bool:
+        return PurePosixPath(path).name == self.settings.annotations
 
     def list_folders(self) -> tuple[str, list[str]]:
+        """Name of the data root, and the folders that are read."""
         return self.settings.root, self.settings.folders
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of clips and annotations, and the digest of the annotations' content."""
-        return build_scan(
-            self._root, self._files, [path for path in self._files if not self._is_clip(path)]
-        )
+        annotations = [path for path in self._sizes if self._is_annotations(path)]
+        return build_scan(self._root, self._sizes, annotations)
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """Every clip; an id is the file's name, with a digest of its path where two files share
-        that.
+        """Every clip; an id is the file's name, with a digest of its path if two files share the
+        name.
         """
-        paths = sorted(path for path in self._files if self._is_clip(path))
-        ids = ids_of(paths)
-        entries = [
-            ListedRecording(ids[path], path, None, "", "", self._fault(path)) for path in paths
+        paths = sorted(path for path in self._sizes if not self._is_annotations(path))
+        id_by_path = unique_ids(paths)
+        recordings = [
+            ListedRecording(
+                id=id_by_path[path],
+                path=path,
+                text=None,
+                speaker="",
+                language="",
+                fault=self._find_fault(path),
+            )
+            for path in paths
         ]
         rules = AcceptanceRules(
             self.role, min_seconds=self.settings.min_seconds, max_seconds=self.settings.max_seconds
         )
-        return check_recordings(self.name, self._root, entries, self._files, rules)
+        return check_recordings(self.name, self._root, recordings, self._sizes, rules)
 
-    def _fault(self, path: str) -> str:
-        """Why a clip is refused by its annotation: an empty transcript must not stand over a
-        singing voice.
+    def _find_fault(self, path: str) -> str:
+        """Why a clip is refused by its annotation: a singing voice must not have an empty
+        transcript.
         """
         if not self.settings.annotations:
             return ""
-        place = PurePosixPath(path)
-        vocals = self._vocals.get((place.parent.as_posix(), place.stem))
-        if vocals is None:
+        clip = PurePosixPath(path)
+        has_vocals = self._vocals.get((clip.parent.as_posix(), clip.stem))
+        if has_vocals is None:
             return (
                 f"not annotated: no line of {self.settings.annotations} beside it names it "
                 "with Y or N for vocals"
             )
-        return f"vocals: {self.settings.annotations} says so" if vocals else ""
+        return f"vocals: {self.settings.annotations} says so" if has_vocals else ""
 
     @cached_property
     def _vocals(self) -> dict[tuple[str, str], bool]:
-        """Whether a clip has vocals, by folder and name; lines that don't say so are not in it."""
-        said: dict[tuple[str, str], bool] = {}
-        for path in self._files:
-            if not self._is_clip(path):
-                for fields in self._annotated(path):
-                    if len(fields) > 2 and fields[2] in ("Y", "N"):
-                        said[PurePosixPath(path).parent.as_posix(), fields[0]] = fields[2] == "Y"
-        return said
+        """Whether a clip has vocals, by (folder, name); lines that do not tell are left out."""
+        vocals: dict[tuple[str, str], bool] = {}
+        for path in self._sizes:
+            if self._is_annotations(path):
+                for columns in self._read_annotations(path):
+                    if len(columns) > 2 and columns[2] in ("Y", "N"):
+                        folder = PurePosixPath(path).parent.as_posix()
+                        vocals[folder, columns[0]] = columns[2] == "Y"
+        return vocals
 
-    def _annotated(self, path: str) -> Sequence[list[str]]:
-        text = (self._root / path).read_text(
-            encoding="utf-8", errors="replace"
-        )  # only names and Y or N are read of it
+    def _read_annotations(self, path: str) -> list[list[str]]:
+        # "replace": only names and Y or N are used
+        text = (self._root / path).read_text(encoding="utf-8", errors="replace")
         return [line.split() for line in text.splitlines()]

@@ -1,5 +1,5 @@
-"""Connected words: utterances put together from a table of isolated recordings (spoken digits,
-say).
+"""Connected words (kind ``connected``): utterances composed from a table of isolated recordings,
+for example of digits.
 
 In: a table with the columns ``path``, ``speaker``, ``transcript`` (the word) and ``take`` (a
 number). Out: for each speaker ``utterances`` strings of words drawn at random, each from takes of
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import soundfile
@@ -26,15 +26,16 @@ from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent, re
 from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
 from components.corpus import RESULT_VERSION
-from components.corpus.listing import SILENT, FileSource, build_scan, check_speech_role, read_sizes
+from components.corpus.files import FileSource, build_scan, check_speech_role, read_sizes
+from components.corpus.listing import SILENT
 from components.corpus.manifest import Reject
 from components.corpus.sources.table import (
     TableRow,
-    below_root,
     check_column,
-    ids_of,
+    path_below_root,
     read_rows,
-    safe,
+    safe_id,
+    unique_ids,
 )
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
@@ -44,26 +45,29 @@ from components.text.utterance import Utterance
 
 COLUMNS = ("path", "speaker", "transcript", "take")
 # RMS of the pauses (-70 dB of full scale): below the recordings' own, and never digital silence
-NOISE = 3e-4
-LISTING = "listing.json"
-WORD_SECONDS = 0.45  # of an isolated digit, about
+NOISE_RMS = 3e-4
+LISTING = "listing.json"  # in the unit
+WORD_SECONDS = 0.45  # of an isolated digit, approximate
 
-Words = dict[str, list[np.ndarray]]  # word → 16 kHz samples of each of its takes
+TakesByWord = dict[str, list[np.ndarray]]  # word → 16 kHz samples of each of its takes
 
 
 @dataclass(frozen=True)
 class ConnectedSettings:
+    """Settings of a source of kind ``connected``; ranges are [lowest, highest]."""
+
     __pydantic_config__ = STRICT
     kind: Literal["connected"]
     root: str  # name of the data root
     table: str  # path of the .tsv or .csv below the root
     speakers: list[str]
-    takes: tuple[int, int]  # first and last, both used
+    take_range: tuple[int, int]  # first and last take, both used
     utterances: int  # of each speaker
     words: tuple[int, int]  # fewest and most in an utterance
     pause_seconds: tuple[float, float]  # shortest and longest, before, between and after words
     seed: int
     language: str = "en"
+    OLD_NAMES: ClassVar[dict[str, str]] = {"takes": "take_range"}
 
 
 class ConnectedSource(FileSource[ConnectedSettings]):
@@ -72,40 +76,41 @@ class ConnectedSource(FileSource[ConnectedSettings]):
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         super().__init__(ConnectedSettings, name, role, settings)
         check_speech_role(name, role, self.settings.kind)
-        _check(name, self.settings)
+        _check_ranges(name, self.settings)
 
     @cached_property
     def _takes(self) -> list[tuple[str, TableRow]]:
         """(path, row) of the takes to draw from, sorted by path."""
-        table, (first, last) = self.settings.table, self.settings.takes
+        table, (first, last) = self.settings.table, self.settings.take_range
         rows = read_rows(self._root, table)
         for column in COLUMNS:
             check_column(table, rows, column)
-        known = {row["speaker"] for row in rows}
+        speakers = {row["speaker"] for row in rows}
         for speaker in self.settings.speakers:
-            if speaker not in known:
+            if speaker not in speakers:
                 raise InputError(
                     f"{table}: no speaker is called '{speaker}'.",
                     subject=speaker,
-                    hint=nearest(speaker, known),
+                    hint=nearest(speaker, speakers),
                 )
-        wanted = [
-            row
-            for row in rows
-            if row["speaker"] in self.settings.speakers and first <= _number(table, row) <= last
-        ]
-        takes = sorted(
-            ((below_root(table, row["path"]), row) for row in wanted), key=lambda take: take[0]
+        selected = sorted(
+            (
+                (path_below_root(table, row["path"]), row)
+                for row in rows
+                if row["speaker"] in self.settings.speakers
+                and first <= _take_number(table, row) <= last
+            ),
+            key=lambda path_and_row: path_and_row[0],
         )
-        there = read_sizes(self._root, {path for path, _ in takes} - {""})
-        for path, row in takes:
-            if path not in there:
+        sizes = read_sizes(self._root, {path for path, _ in selected} - {""})
+        for path, row in selected:
+            if path not in sizes:
                 raise InputError(
                     f"{table}: no file is at '{row['path']}'.",
                     subject=row["path"],
-                    hint="Put it there, or take out its row.",
+                    hint="Put it there, or remove its row.",
                 )
-        return takes
+        return selected
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of the table and of the takes used, and the digest of the table's
@@ -115,36 +120,38 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         return build_scan(self._root, sizes, [self.settings.table])
 
     def estimate_size(self) -> tuple[float, int]:
+        """(seconds of audio, approximate; number of utterances)."""
         settings = self.settings
-        words, pause, count = (
-            np.mean(settings.words),
-            np.mean(settings.pause_seconds),
-            settings.utterances * len(settings.speakers),
-        )
-        return float(count * (words * WORD_SECONDS + (words + 1) * pause)), count
+        num_words, pause_s = np.mean(settings.words), np.mean(settings.pause_seconds)
+        count = settings.utterances * len(settings.speakers)
+        return float(count * (num_words * WORD_SECONDS + (num_words + 1) * pause_s)), count
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """The utterances made, and the takes that could not be used."""
-        listing, sums = json.loads((self._unit / LISTING).read_text()), unit_digests(self._unit)
-        kept = [
+        """The composed utterances, and the takes that could not be used."""
+        listing = json.loads((self._unit / LISTING).read_text())
+        digests = unit_digests(self._unit)
+        accepted = [
             Utterance(
-                row["id"],
-                self.role,
-                row["speaker"],
-                self.settings.language,
-                f"{row['id']}.flac",
-                RATE,
-                row["samples"],
-                row["text"],
-                sums[f"{row['id']}.flac"],
+                id=row["id"],
+                split=self.role,
+                speaker=row["speaker"],
+                language=self.settings.language,
+                path=f"{row['id']}.flac",
+                sample_rate=RATE,
+                samples=row["samples"],
+                text=row["text"],
+                sha256=digests[f"{row['id']}.flac"],
             )
-            for row in listing["made"]
+            for row in listing["utterances"]
         ]
-        return sorted(kept, key=lambda row: row.id), sorted(
-            (Reject(**row) for row in listing["rejected"]), key=lambda row: row.id
+        rejected = [Reject(**row) for row in listing["rejected"]]
+        return (
+            sorted(accepted, key=lambda utterance: utterance.id),
+            sorted(rejected, key=lambda reject: reject.id),
         )
 
     def locate(self, path: str) -> Path:
+        """The file of a path of the manifest, generated again if it is gone."""
         return self._unit / path
 
     @cached_property
@@ -163,40 +170,42 @@ class ConnectedSource(FileSource[ConnectedSettings]):
             "settings": asdict(self.settings),
             "scan": self.scan()["digest"],
         }
-        return cached_unit("audio", key, self._make, code=__name__)
+        return cached_unit("audio", key, self._generate, code=__name__)
 
-    def _make(self, folder: Path) -> None:
-        words, rejected = self._read_takes()
-        made_rows = []
-        with progress(
-            "corpus",
-            f"making {self.name}",
-            self.settings.utterances * len(self.settings.speakers),
-            "utterances",
-        ) as bar:
-            for speaker in self.settings.speakers:
-                if not words[speaker]:
+    def _generate(self, folder: Path) -> None:
+        takes_by_speaker, rejected = self._load_takes()
+        settings = self.settings
+        rows = []
+        total = settings.utterances * len(settings.speakers)
+        with progress("corpus", f"generating {self.name}", total, "utterances") as bar:
+            for speaker in settings.speakers:
+                if not takes_by_speaker[speaker]:
                     raise InputError(
                         f"source '{self.name}': no take of '{speaker}' can be used.",
                         subject=speaker,
-                        hint=f"Widen 'takes', or mend them: {rejected[:1]}",
+                        hint=f"Widen 'take_range', or repair the files: {rejected[:1]}",
                     )
-                for number in range(self.settings.utterances):
-                    name = f"{self.name}-{self.role}-{safe(speaker)}-{number:05d}"
-                    text, samples = self._utterance(speaker, number, words[speaker])
-                    (folder / f"{name}.flac").write_bytes(encode_flac(samples))
-                    made_rows.append(
-                        {"id": name, "speaker": speaker, "text": text, "samples": len(samples)}
+                for number in range(settings.utterances):
+                    utterance_id = f"{self.name}-{self.role}-{safe_id(speaker)}-{number:05d}"
+                    text, samples = self._compose(speaker, number, takes_by_speaker[speaker])
+                    (folder / f"{utterance_id}.flac").write_bytes(encode_flac(samples))
+                    rows.append(
+                        {
+                            "id": utterance_id,
+                            "speaker": speaker,
+                            "text": text,
+                            "samples": len(samples),
+                        }
                     )
                     bar.advance()
-        (folder / LISTING).write_text(
-            json.dumps({"made": made_rows, "rejected": rejected}, indent=0)
-        )
+        listing = {"utterances": rows, "rejected": rejected}
+        (folder / LISTING).write_text(json.dumps(listing, indent=0))
 
-    def _read_takes(self) -> tuple[dict[str, Words], Sequence[dict[str, str]]]:
+    def _load_takes(self) -> tuple[dict[str, TakesByWord], Sequence[dict[str, str]]]:
         """The takes by speaker and word, and the rejects among them."""
-        words: dict[str, Words] = defaultdict(lambda: defaultdict(list))
-        rejected, ids = [], ids_of([path for path, _ in self._takes])
+        by_speaker: dict[str, TakesByWord] = defaultdict(lambda: defaultdict(list))
+        id_by_path = unique_ids([path for path, _ in self._takes])
+        rejected = []
         for path, row in self._takes:
             try:
                 samples = read_waveform(local_path_or_bytes(self._root / path))
@@ -204,56 +213,64 @@ class ConnectedSource(FileSource[ConnectedSettings]):
             except BrokenSound as error:
                 samples, reason = np.zeros(0, np.float32), str(error)
             if reason:
-                rejected.append(asdict(Reject(ids[path], path, reason)))
+                rejected.append(asdict(Reject(id_by_path[path], path, reason)))
             else:
-                words[row["speaker"]][row["transcript"].lower()].append(samples)
-        return words, rejected
+                by_speaker[row["speaker"]][row["transcript"].lower()].append(samples)
+        return by_speaker, rejected
 
-    def _utterance(self, speaker: str, number: int, words: Words) -> tuple[str, np.ndarray]:
-        """Text and samples of one utterance; they hang on the seed, role, speaker and number, and
-        on the takes alone.
+    def _compose(
+        self, speaker: str, number: int, takes_by_word: TakesByWord
+    ) -> tuple[str, np.ndarray]:
+        """Text and samples, shape (samples,), of one utterance; they depend on the seed, role,
+        speaker and number, and on the takes alone.
         """
-        generator = np.random.default_rng(
+        random = np.random.default_rng(
             seed_of("connected", self.settings.seed, self.role, speaker, number)
         )
-        known = sorted(words)
+        vocabulary = sorted(takes_by_word)
         fewest, most = self.settings.words
-        text = [
-            known[index]
-            for index in generator.integers(len(known), size=generator.integers(fewest, most + 1))
+        words = [
+            vocabulary[word_index]
+            for word_index in random.integers(
+                len(vocabulary), size=random.integers(fewest, most + 1)
+            )
         ]
-        parts = [self._pause(generator)]
-        for word in text:
-            parts += [words[word][generator.integers(len(words[word]))], self._pause(generator)]
-        return " ".join(text), np.concatenate(parts)
+        parts = [self._draw_pause(random)]
+        for word in words:
+            recordings = takes_by_word[word]
+            take_index = random.integers(len(recordings))
+            parts += [recordings[take_index], self._draw_pause(random)]
+        return " ".join(words), np.concatenate(parts)
 
-    def _pause(self, generator: np.random.Generator) -> np.ndarray:
-        length = round(generator.uniform(*self.settings.pause_seconds) * RATE)
-        return (NOISE * generator.standard_normal(length)).astype(np.float32)
+    def _draw_pause(self, random: np.random.Generator) -> np.ndarray:
+        num_samples = round(random.uniform(*self.settings.pause_seconds) * RATE)
+        pause: np.ndarray = (NOISE_RMS * random.standard_normal(num_samples)).astype(np.float32)
+        return pause
 
 
-def _number(table: str, row: TableRow) -> int:
+def _take_number(table: str, row: TableRow) -> int:
     if not row["take"].isdecimal():
         raise InputError(
-            f"{table}: the take '{row['take']}' of '{row['path']}' is no number.",
+            f"{table}: the take '{row['take']}' of '{row['path']}' is not a number.",
             subject=row["path"],
+            hint="Write a whole number in the column 'take'.",
         )
     return int(row["take"])
 
 
-def _check(name: str, settings: ConnectedSettings) -> None:
-    holds = {
+def _check_ranges(name: str, settings: ConnectedSettings) -> None:
+    is_valid = {
         "speakers": bool(settings.speakers)
-        and len({safe(speaker) for speaker in settings.speakers}) == len(settings.speakers),
-        "takes": settings.takes[0] <= settings.takes[1],
+        and len({safe_id(speaker) for speaker in settings.speakers}) == len(settings.speakers),
+        "take_range": settings.take_range[0] <= settings.take_range[1],
         "utterances": settings.utterances >= 1,
         "words": 1 <= settings.words[0] <= settings.words[1],
         "pause_seconds": 0 <= settings.pause_seconds[0] <= settings.pause_seconds[1],
     }
-    for key, good in holds.items():
-        if not good:
+    for key in is_valid:
+        if not is_valid[key]:
             raise InputError(
                 f"source '{name}': '{key}' is out of range ({getattr(settings, key)}).",
                 subject=name,
-                hint="Ranges are [least, most]; speakers are different and at least one.",
+                hint="Ranges are [lowest, highest]; speakers are different and at least one.",
             )

@@ -1,15 +1,16 @@
-"""A local folder in LibriSpeech's layout → its utterances, with the published transcripts.
+"""A folder in LibriSpeech's layout (kind ``librispeech``) → its utterances, with the published
+transcripts.
 
 In: ``<root>/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`` and
 ``<speaker>-<chapter>.trans.txt`` beside them (a line: id, space, text), as on
-https://www.openslr.org/12; Multilingual LibriSpeech is laid out differently (kind ``mls``). Out:
-every recording and every transcript, kept or rejected. Files of other names are not looked at.
+https://www.openslr.org/12; Multilingual LibriSpeech has another layout (kind ``mls``). Out: every
+recording and every transcript, accepted or rejected. Files of other names are ignored. Cost: that
+of ``components.corpus.inspection``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -18,16 +19,14 @@ from typing import Any, Literal
 from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.schema import STRICT
-from components.corpus.listing import (
-    AcceptanceRules,
+from components.corpus.files import (
     FileSource,
-    ListedRecording,
     build_scan,
-    check_recordings,
     check_speech_role,
     list_sizes_below,
     read_lines,
 )
+from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings
 from components.corpus.manifest import Reject
 from components.text.utterance import Utterance
 
@@ -37,6 +36,8 @@ NAME = re.compile(r"(\w+)-(\w+)-\w+", re.ASCII)  # speaker, chapter, utterance
 
 @dataclass(frozen=True)
 class LibriSpeechSettings:
+    """Settings of a source of kind ``librispeech``."""
+
     __pydantic_config__ = STRICT
     kind: Literal["librispeech"]
     root: str  # name of the data root
@@ -53,7 +54,7 @@ class LibriSpeechSource(FileSource[LibriSpeechSettings]):
         check_speech_role(name, role, self.settings.kind)
 
     @cached_property
-    def _files(self) -> dict[str, int]:
+    def _sizes(self) -> dict[str, int]:
         """Size of each recording and transcript file, by path relative to the root."""
         sizes: dict[str, int] = {}
         for subset in self.settings.subsets:
@@ -61,69 +62,72 @@ class LibriSpeechSource(FileSource[LibriSpeechSettings]):
             sizes |= list_sizes_below(self._root, subset, lambda path: path.endswith((AUDIO, TEXT)))
         if not any(path.endswith(AUDIO) for path in sizes):
             raise InputError(
-                f"source '{self.name}': no {AUDIO} file lies in the subsets "
-                f"{self.settings.subsets}.",
+                f"source '{self.name}': the subsets {self.settings.subsets} have no {AUDIO} file.",
                 subject=self.name,
                 hint=(
-                    f"See that the data root '{self.settings.root}' is the folder that "
-                    "holds the subsets."
+                    f"Check that the data root '{self.settings.root}' is the folder that has the "
+                    "subsets."
                 ),
             )
         return sizes
 
     def list_folders(self) -> tuple[str, list[str]]:
+        """Name of the data root, and the subsets."""
         return self.settings.root, self.settings.subsets
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of recordings and transcript files, and the digest of the transcripts'
         content.
         """
-        return build_scan(
-            self._root, self._files, [path for path in self._files if path.endswith(TEXT)]
-        )
+        transcripts = [path for path in self._sizes if path.endswith(TEXT)]
+        return build_scan(self._root, self._sizes, transcripts)
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """Every recording, with its transcript, and every transcript without a recording."""
-        rules = AcceptanceRules(self.role, rate=self.settings.rate, mono=True)
-        return check_recordings(self.name, self._root, self._entries(), self._files, rules)
+        rules = AcceptanceRules(self.role, rate=self.settings.rate, needs_mono=True)
+        return check_recordings(self.name, self._root, self._list_recordings(), self._sizes, rules)
 
-    def _entries(self) -> Sequence[ListedRecording]:
-        """An entry a transcript line, and one a recording that no line names."""
-        recordings = {path for path in self._files if path.endswith(AUDIO)}
-        entries = [
-            entry
-            for path in sorted(self._files)
+    def _list_recordings(self) -> list[ListedRecording]:
+        """One for each transcript line, and one for each recording that no line names."""
+        audio_paths = {path for path in self._sizes if path.endswith(AUDIO)}
+        recordings = [
+            recording
+            for path in sorted(self._sizes)
             if path.endswith(TEXT)
-            for entry in self._lines(path)
+            for recording in self._read_transcripts(path)
         ]
-        named = {entry.path for entry in entries}
-        return entries + [self._entry(path, None) for path in sorted(recordings - named)]
+        transcribed = {recording.path for recording in recordings}
+        return recordings + [
+            self._list_recording(path, None) for path in sorted(audio_paths - transcribed)
+        ]
 
-    def _lines(self, path: str) -> Sequence[ListedRecording]:
+    def _read_transcripts(self, path: str) -> list[ListedRecording]:
         folder = PurePosixPath(path).parent
         pairs = (line.strip().partition(" ") for line in read_lines(self._root, path))
-        return [self._entry(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
+        return [self._list_recording(f"{folder}/{name}{AUDIO}", text) for name, _, text in pairs]
 
-    def _entry(self, path: str, text: str | None) -> ListedRecording:
-        place = PurePosixPath(path)
-        name = NAME.fullmatch(place.stem)
-        speaker = name[1] if name else ""
-        fits = (
+    def _list_recording(self, path: str, text: str | None) -> ListedRecording:
+        audio = PurePosixPath(path)
+        name = NAME.fullmatch(audio.stem)
+        has_valid_name = (
             name is not None
-            and place.parts[-3:-1] == (name[1], name[2])
-            and len(place.parts) == self._depth(place) + 3
+            and audio.parts[-3:-1] == (name[1], name[2])
+            and len(audio.parts) == self._subset_depth(audio) + 3
         )
-        fault = (
-            ""
-            if fits
-            else f"wrong name: not <speaker>/<chapter>/<speaker>-<chapter>-<utterance>{AUDIO}"
+        expected_name = f"<speaker>/<chapter>/<speaker>-<chapter>-<utterance>{AUDIO}"
+        return ListedRecording(
+            id=audio.stem,
+            path=path,
+            text=text,
+            speaker=name[1] if name else "",
+            language=self.settings.language,
+            fault="" if has_valid_name else f"wrong name: not {expected_name}",
         )
-        return ListedRecording(place.stem, path, text, speaker, self.settings.language, fault)
 
-    def _depth(self, place: PurePosixPath) -> int:
-        """How many folders deep the subset stands that holds ``place``."""
+    def _subset_depth(self, path: PurePosixPath) -> int:
+        """Number of folders from the root to the subset that contains ``path``."""
         return next(
             len(PurePosixPath(subset).parts)
             for subset in self.settings.subsets
-            if place.is_relative_to(subset)
+            if path.is_relative_to(subset)
         )

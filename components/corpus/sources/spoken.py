@@ -1,9 +1,10 @@
-"""The embedded corpus: sentences of a small grammar spoken by espeak-ng in many voices.
+"""The embedded corpus (kind ``spoken``): sentences of a small grammar, synthesised by espeak-ng in
+many voices.
 
-Settings → 16 kHz FLAC in the work cache and manifest rows, the same bytes on every run on one CPU
-type. Train, dev and test share neither sentences (``grammar``) nor voices: variants are split by
-family (``f1`` … ``f5`` are one), and effect voices serve training only. Cost: 12,000 utterances in
-about 35 s on two cores.
+In: settings. Out: 16 kHz FLAC in the work cache and manifest rows, the same bytes on every run on
+one CPU type. Train, dev and test share neither sentences (``generation.grammar``) nor voices:
+variants are divided by family (``f1`` … ``f5`` are one), and effect voices serve training only.
+Cost: 12,000 utterances in about 35 s on two cores.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from components.corpus.generation.blocks import (
     list_block_utterances,
     locate_generated,
 )
-from components.corpus.generation.grammar import DRAWS, sentence
+from components.corpus.generation.grammar import MAX_DRAWS, draw_sentence
 from components.corpus.manifest import Reject
 from components.corpus.source import parse_settings
 from components.runtime.hashing import data_digest, seed_of
 from components.text.utterance import Utterance
 
-# Not the voice of a plain speaker; in training they add variety, in a test they would measure an
+# Not the voice of a plain speaker: in training they add variety, in a test they would measure an
 # effect.
 EFFECTS = {
     "AnxiousAndy",
@@ -47,14 +48,15 @@ EFFECTS = {
     "Tweaky",
 }
 SPLIT_FAMILIES = {"test": 13, "dev": 8}  # single voices each; all other families are train
+SPEECH_LEVEL = 0.9  # of espeak-ng's own level
 
-# Measured mean of what the grammar gives, at so many words a minute.
+# Measured mean duration in seconds of the texts of the grammar, at TEXT_SPEED words a minute.
 TEXT_SECONDS, TEXT_SPEED = {"sentences": 2.13, "digits": 1.05}, 192.5
 
 
 @dataclass(frozen=True)
 class SpokenSettings:
-    """Of a source of kind ``spoken``; ranges are [lowest, highest]."""
+    """Settings of a source of kind ``spoken``; ranges are [lowest, highest]."""
 
     __pydantic_config__ = STRICT
     kind: str
@@ -69,15 +71,16 @@ class SpokenSettings:
     tempo: list[float]  # factors of tempo and pitch together, by resampling; one is drawn
     margin_seconds: list[float]  # of noise floor before and after
     floor_db: list[float]  # level of the recording's noise floor, dB of full scale
-    chunk: int  # utterances that one process speaks: shapes the audio
-    texts: Literal["sentences", "digits"] = (
-        "sentences"  # digits: strings of one to seven, as people say numbers
-    )
+    chunk: int  # utterances that one process synthesises: shapes the audio
+    # digits: strings of one to seven, as people say numbers
+    texts: Literal["sentences", "digits"] = "sentences"
 
 
 @dataclass(frozen=True)
 class SpokenUtterancePlan:
-    """All that one utterance is made from."""
+    """All that determines one utterance. The fields are a part of the block's key, and so of the
+    paths in the manifest.
+    """
 
     id: str
     text: str
@@ -86,33 +89,34 @@ class SpokenUtterancePlan:
     pitch: int
     pitch_range: int
     tempo: float
-    before: float  # seconds
-    after: float  # seconds
+    before: float  # seconds of noise floor
+    after: float  # seconds of noise floor
     floor_db: float
     noise_seed: int
 
 
-def family(variant: str) -> str:
+def voice_family(variant: str) -> str:
     """Variants that differ in a trailing number, or in case, are one speaker's."""
     return re.sub(r"\d+$", "", variant).lower().replace("robot", "") or variant
 
 
-def voices(split: str) -> list[str]:
-    """Voice variants of a split: dev and test take single plain voices in the order of a digest,
-    train all others.
+def list_voices(split: str) -> list[str]:
+    """Voice variants of a split, sorted: dev and test have single plain voices in the order of a
+    digest, train all others.
     """
     families: dict[str, list[str]] = {}
-    for variant in espeak.variants():
-        families.setdefault(family(variant), []).append(variant)
+    for variant in espeak.list_variants():
+        families.setdefault(voice_family(variant), []).append(variant)
     single = [
         name
         for name, members in families.items()
         if len(members) == 1 and members[0] not in EFFECTS
     ]
     order = sorted(single, key=lambda name: seed_of("voice", name))
-    test, dev = SPLIT_FAMILIES["test"], SPLIT_FAMILIES["dev"]
-    held = {"test": order[:test], "dev": order[test : test + dev]}
-    names = held.get(split) or [name for name in families if name not in held["test"] + held["dev"]]
+    num_test, num_dev = SPLIT_FAMILIES["test"], SPLIT_FAMILIES["dev"]
+    reserved = {"test": order[:num_test], "dev": order[num_test : num_test + num_dev]}
+    evaluation = reserved["test"] + reserved["dev"]
+    names = reserved.get(split) or [name for name in families if name not in evaluation]
     return sorted(variant for name in names for variant in families[name])
 
 
@@ -124,28 +128,34 @@ class SpokenSource:
         self.settings = parse_settings(SpokenSettings, name, role, settings)
         if self.settings.split != role:
             raise InputError(
-                f"source '{name}' of split '{self.settings.split}' stands in the role '{role}'.",
+                f"source '{name}' of split '{self.settings.split}' is in the role '{role}'.",
                 subject=name,
-                hint="Sentences and voices are kept apart by split: set both alike.",
+                hint="Sentences and voices differ by split: set split and role to the same.",
             )
 
     def scan(self) -> dict[str, Any]:
-        stands_on = {"espeakng-loader": version("espeakng-loader"), "voices": espeak.variants()}
-        return {**stands_on, "digest": data_digest(stands_on)}
+        """Version and voices of espeak-ng, with a digest."""
+        inputs = {
+            "espeakng-loader": version("espeakng-loader"),
+            "voices": espeak.list_variants(),
+        }
+        return {**inputs, "digest": data_digest(inputs)}
 
     def estimate_size(self) -> tuple[float, int]:
+        """(seconds of audio, approximate; number of utterances)."""
         settings = self.settings
-        each = TEXT_SECONDS[settings.texts] * TEXT_SPEED / float(
+        utterance_s = TEXT_SECONDS[settings.texts] * TEXT_SPEED / float(
             np.mean(settings.speed)
         ) + 2 * float(np.mean(settings.margin_seconds))
-        return settings.utterances * each, settings.utterances
+        return settings.utterances * utterance_s, settings.utterances
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        plans = self._plans()
-        by_id = {plan.id: plan for plan in plans}
+        """All utterances, generated where the work cache does not have them; no rejects."""
+        plans = self._plan_utterances()
+        plan_by_id = {plan.id: plan for plan in plans}
 
-        def describe(name: str) -> dict[str, Any]:
-            plan = by_id[name]
+        def describe(utterance_id: str) -> dict[str, Any]:
+            plan = plan_by_id[utterance_id]
             return {
                 "split": self.role,
                 "speaker": f"espeak-{plan.variant}",
@@ -153,83 +163,84 @@ class SpokenSource:
                 "text": plan.text,
             }
 
-        return list_block_utterances(self._blocks(plans), describe), []
+        return list_block_utterances(self._generate(plans), describe), []
 
     def locate(self, path: str) -> Path:
-        return locate_generated(path, lambda: self._blocks(self._plans()), code=__name__)
+        """The file of a path of the manifest, generated again if it is gone."""
+        return locate_generated(
+            path, lambda: self._generate(self._plan_utterances()), code=__name__
+        )
 
-    def _blocks(self, plans: list[SpokenUtterancePlan]) -> list[Path]:
+    def _generate(self, plans: list[SpokenUtterancePlan]) -> list[Path]:
         key = {"kind": "spoken", "version": RESULT_VERSION, "scan": self.scan()["digest"]}
-        return generate_blocks("corpus", self.name, plans, self.settings.chunk, speak_chunk, key)
+        return generate_blocks(self.name, plans, self.settings.chunk, synthesise_chunk, key)
 
-    def _sentence(self, random: np.random.Generator, seen: set[str]) -> str:
+    def _draw_text(self, random: np.random.Generator, drawn_texts: set[str]) -> str:
         settings = self.settings
-        for _ in range(DRAWS):
-            text = sentence(random, settings.split, settings.words_per_class, settings.texts)
-            if (
-                settings.split == "train" or text not in seen
-            ):  # a repeated test sentence would count twice
+        for _ in range(MAX_DRAWS):
+            text = draw_sentence(random, settings.split, settings.words_per_class, settings.texts)
+            # a repeated test sentence would count twice
+            if settings.split == "train" or text not in drawn_texts:
                 return text
         raise InputError(
             f"source '{self.name}': {settings.utterances} different sentences can't be drawn from "
-            f"{settings.words_per_class} words a class (reached {len(seen)}).",
+            f"{settings.words_per_class} words a class (only {len(drawn_texts)}).",
             subject=self.name,
             hint="Lower its utterances or raise its words_per_class.",
         )
 
-    def _plans(self) -> list[SpokenUtterancePlan]:
+    def _plan_utterances(self) -> list[SpokenUtterancePlan]:
         settings = self.settings
-        names = voices(settings.split)[: settings.voices or None]
+        variants = list_voices(settings.split)[: settings.voices or None]
         plans: list[SpokenUtterancePlan] = []
-        seen: set[str] = set()
+        drawn_texts: set[str] = set()
         for number in range(settings.utterances):
             random = np.random.default_rng(seed_of("spoken", settings.split, settings.seed, number))
-            text = self._sentence(random, seen)
-            seen.add(text)
-            plans.append(
-                _plan(
-                    f"{self.name}-{number:06d}",
-                    text,
-                    names[int(random.integers(len(names)))],
-                    settings,
-                    random,
-                )
-            )
+            text = self._draw_text(random, drawn_texts)
+            drawn_texts.add(text)
+            variant = variants[int(random.integers(len(variants)))]
+            plans.append(_draw_plan(f"{self.name}-{number:06d}", text, variant, settings, random))
         return plans
 
 
-def _plan(
-    name: str, text: str, variant: str, settings: SpokenSettings, random: np.random.Generator
+def _draw_plan(
+    utterance_id: str,
+    text: str,
+    variant: str,
+    settings: SpokenSettings,
+    random: np.random.Generator,
 ) -> SpokenUtterancePlan:
-    def whole(bounds: list[int]) -> int:
+    """The order of the draws determines the audio: it stays."""
+
+    def draw_integer(bounds: list[int]) -> int:
         return int(random.integers(bounds[0], bounds[1] + 1))
 
-    def real(bounds: list[float]) -> float:
+    def draw_real(bounds: list[float]) -> float:
         return round(float(random.uniform(*bounds)), 4)
 
     return SpokenUtterancePlan(
-        id=name,
+        id=utterance_id,
         text=text,
         variant=variant,
-        speed=whole(settings.speed),
-        pitch=whole(settings.pitch),
-        pitch_range=whole(settings.pitch_range),
+        speed=draw_integer(settings.speed),
+        pitch=draw_integer(settings.pitch),
+        pitch_range=draw_integer(settings.pitch_range),
         tempo=settings.tempo[int(random.integers(len(settings.tempo)))],
-        before=real(settings.margin_seconds),
-        after=real(settings.margin_seconds),
-        floor_db=real(settings.floor_db),
+        before=draw_real(settings.margin_seconds),
+        after=draw_real(settings.margin_seconds),
+        floor_db=draw_real(settings.floor_db),
         noise_seed=int(random.integers(2**62)),
     )
 
 
-def speak_chunk(plans: Sequence[SpokenUtterancePlan]) -> list[np.ndarray]:
-    """Samples at 16 kHz of each plan; to be called once in a fresh process."""
+def synthesise_chunk(plans: Sequence[SpokenUtterancePlan]) -> list[np.ndarray]:
+    """Samples of each plan, float32 at 16 kHz; to be called once in a new process."""
     library = espeak.Espeak()
-    return [_speak(library, plan) for plan in plans]
+    return [_synthesise(library, plan) for plan in plans]
 
 
-def _speak(library: espeak.Espeak, plan: SpokenUtterancePlan) -> np.ndarray:
-    spoken = library.speak(
+def _synthesise(library: espeak.Espeak, plan: SpokenUtterancePlan) -> np.ndarray:
+    speech = library.speak(
         plan.text,
         "en-us",
         plan.variant,
@@ -238,7 +249,9 @@ def _speak(library: espeak.Espeak, plan: SpokenUtterancePlan) -> np.ndarray:
         plan.pitch_range,
         plan.noise_seed % 2**31,
     )
-    samples = resample(spoken, round(espeak.RATE * plan.tempo))
-    padded = np.pad(samples, (int(plan.before * RATE), int(plan.after * RATE)))
+    samples = resample(speech, round(espeak.RATE * plan.tempo))
+    padded: np.ndarray = np.pad(samples, (int(plan.before * RATE), int(plan.after * RATE)))
     noise = np.random.default_rng(plan.noise_seed).standard_normal(len(padded), dtype=np.float32)
-    return padded * np.float32(0.9) + noise * np.float32(10 ** (plan.floor_db / 20))
+    floor_gain = np.float32(10 ** (plan.floor_db / 20))
+    samples_with_floor: np.ndarray = padded * np.float32(SPEECH_LEVEL) + noise * floor_gain
+    return samples_with_floor

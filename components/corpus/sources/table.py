@@ -1,10 +1,10 @@
-"""A table of recordings (TSV or CSV, UTF-8, with a header line) → its utterances, or non-speech
-clips without text.
+"""A table of recordings (kind ``table``; TSV or CSV, UTF-8, with a header line) → its utterances,
+or non-speech clips without text.
 
-In: a table with a column of paths, relative to the table's own folder, and as wanted columns of
+In: a table with a column of paths, relative to the folder of the table, and optional columns of
 text, speaker and language. Any rate, number of channels and format that libsndfile reads. A
 ``.tsv`` has no quoting; a ``.csv`` has the usual one. Out: every row (or those that ``where``
-picks), kept or rejected.
+selects), accepted or rejected. Cost: that of ``components.corpus.inspection``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,13 @@ from typing import Any, Literal
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.config.schema import STRICT
-from components.corpus.listing import (
-    AcceptanceRules,
-    FileSource,
-    ListedRecording,
-    build_scan,
-    check_recordings,
-    read_sizes,
-)
+from components.corpus.files import FileSource, build_scan, read_sizes
+from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings
 from components.corpus.manifest import Reject
 from components.runtime.s3 import RemotePath
 from components.text.utterance import Utterance
 
-TableRow = dict[str, str]
+TableRow = dict[str, str]  # cell by column
 
 
 @dataclass(frozen=True)
@@ -50,18 +44,18 @@ class TableColumns:
 
 @dataclass(frozen=True)
 class TableSettings:
+    """Settings of a source of kind ``table``."""
+
     __pydantic_config__ = STRICT
     kind: Literal["table"]
     root: str  # name of the data root
     table: str  # path of the .tsv or .csv below the root
     columns: TableColumns = TableColumns()
-    language: str = ""  # of every row, where no column says it
-    speaker_prefix: str = (
-        ""  # put before each speaker, where two corpora use the same names for different people
-    )
-    where: dict[str, list[str | int]] = field(
-        default_factory=dict
-    )  # take the rows whose column has one of these values
+    language: str = ""  # of every row, if there is no column for it
+    # put before each speaker, where two corpora use the same names for different people
+    speaker_prefix: str = ""
+    # take the rows whose column has one of these values
+    where: dict[str, list[str | int]] = field(default_factory=dict)
 
 
 class TableSource(FileSource[TableSettings]):
@@ -70,9 +64,9 @@ class TableSource(FileSource[TableSettings]):
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         super().__init__(TableSettings, name, role, settings)
         if (self.settings.columns.text is not None) != (role in SPEECH_ROLES):
-            needs = "needs a text column" if role in SPEECH_ROLES else "takes no text"
+            requirement = "needs a text column" if role in SPEECH_ROLES else "takes no text"
             raise InputError(
-                f"source '{name}': the role '{role}' {needs}.",
+                f"source '{name}': the role '{role}' {requirement}.",
                 subject=name,
                 hint=(
                     "Set columns.text to the column's name for speech, to null for anything else."
@@ -80,9 +74,9 @@ class TableSource(FileSource[TableSettings]):
             )
         if self.settings.language and self.settings.columns.language:
             raise InputError(
-                f"source '{name}': both 'language' and 'columns.language' are given.",
+                f"source '{name}': both 'language' and 'columns.language' are set.",
                 subject=name,
-                hint="Leave one of them.",
+                hint="Remove one of them.",
             )
 
     @cached_property
@@ -101,104 +95,109 @@ class TableSource(FileSource[TableSettings]):
         return rows
 
     @cached_property
-    def _picked(self) -> list[tuple[int, TableRow]]:
-        """(index, row) of the rows that ``where`` picks."""
-        wanted = {
+    def _selected_rows(self) -> list[tuple[int, TableRow]]:
+        """(row index, row) of the rows that ``where`` selects."""
+        selection = {
             column: {str(value) for value in values}
             for column, values in self.settings.where.items()
         }
-        for column, values in wanted.items():
-            known = {row[column] for row in self._rows}
-            for value in sorted(values - known):
+        for column, values in selection.items():
+            table_values = {row[column] for row in self._rows}
+            for value in sorted(values - table_values):
                 raise InputError(
                     f"{self.settings.table}: no row has {column} '{value}'.",
                     subject=self.name,
-                    hint=nearest(value, known),
+                    hint=nearest(value, table_values),
                 )
-        picked = [
-            pair
-            for pair in enumerate(self._rows)
-            if all(pair[1][column] in values for column, values in wanted.items())
+        selected = [
+            (row_index, row)
+            for row_index, row in enumerate(self._rows)
+            if all(row[column] in values for column, values in selection.items())
         ]
-        if not picked:
+        if not selected:
             raise InputError(
-                f"source '{self.name}': 'where' leaves no row of {self.settings.table}.",
+                f"source '{self.name}': 'where' selects no row of {self.settings.table}.",
                 subject=self.name,
                 hint="Widen it.",
             )
-        return picked
+        return selected
 
     @cached_property
     def _paths(self) -> list[str]:
-        """The file of each row, relative to the root; empty where it is not given or leads out of
+        """The file of each row, relative to the root; empty if the cell is empty or leads out of
         the root.
         """
         return [
-            below_root(self.settings.table, row[self.settings.columns.path]) for row in self._rows
+            path_below_root(self.settings.table, row[self.settings.columns.path])
+            for row in self._rows
         ]
 
     @cached_property
-    def _files(self) -> dict[str, int]:
-        """Size of each file that a picked row names, where it is there."""
-        paths = {self._paths[index] for index, _ in self._picked} - {""}
+    def _sizes(self) -> dict[str, int]:
+        """Size of each file that a selected row names, if it exists."""
+        paths = {self._paths[row_index] for row_index, _ in self._selected_rows} - {""}
         return read_sizes(self._root, paths)
 
     def scan(self) -> dict[str, Any]:
         """Paths and sizes of the table and of the files that it names, and the digest of the
         table's content.
         """
-        table, files = self.settings.table, self._files
-        return build_scan(
-            self._root, {table: (self._root / table).stat().st_size, **files}, [table]
-        )
+        table, sizes = self.settings.table, self._sizes  # which read the table: it exists
+        table_size = (self._root / table).stat().st_size
+        return build_scan(self._root, {table: table_size, **sizes}, [table])
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """Every row that ``where`` picks."""
-        ids = ids_of(self._paths)
-        entries = [self._entry(index, row, ids) for index, row in self._picked]
+        """Every row that ``where`` selects."""
+        id_by_path = unique_ids(self._paths)
+        recordings = [
+            self._list_recording(row_index, row, id_by_path)
+            for row_index, row in self._selected_rows
+        ]
         return check_recordings(
-            self.name, self._root, entries, self._files, AcceptanceRules(self.role)
+            self.name, self._root, recordings, self._sizes, AcceptanceRules(self.role)
         )
 
-    def _entry(self, index: int, row: TableRow, ids: dict[str, str]) -> ListedRecording:
-        columns, path = self.settings.columns, self._paths[index]
-        given = row[columns.path]
-        fault = (
-            ""
-            if path
-            else f"wrong path: {'none is given' if not given else 'it leads out of the data root'}"
-        )
+    def _list_recording(
+        self, row_index: int, row: TableRow, id_by_path: dict[str, str]
+    ) -> ListedRecording:
+        columns, path = self.settings.columns, self._paths[row_index]
+        cell = row[columns.path]
+        problem = "it leads out of the data root" if cell else "none is given"
         speaker = row[columns.speaker] if columns.speaker else ""
         return ListedRecording(
-            id=ids[path] if path else f"row-{index + 1}",
-            path=path or given,
+            id=id_by_path[path] if path else f"row-{row_index + 1}",
+            path=path or cell,
             text=row[columns.text] if columns.text else None,
             speaker=f"{self.settings.speaker_prefix}{speaker}" if speaker else "",
             language=row[columns.language] if columns.language else self.settings.language,
-            fault=fault,
+            fault="" if path else f"wrong path: {problem}",
         )
 
 
 def read_rows(root: Path | RemotePath, table: str) -> list[TableRow]:
-    """The rows of a TSV or CSV; raises InputError naming the file and line where it is missing or
-    broken.
+    """The rows of a TSV or CSV; raises InputError that names the file and line if it is missing or
+    malformed.
     """
     path = root / table
     if path.suffix not in (".tsv", ".csv"):
-        raise InputError(f"{table}: a table ends in .tsv or .csv.", subject=table)
+        raise InputError(
+            f"{table}: a table ends in .tsv or .csv.",
+            subject=table,
+            hint="Name a table, or rename the file.",
+        )
     if not path.is_file():
         raise InputError(
-            f"{table}: no such table in the data root.",
+            f"{table}: the data root has no such table.",
             subject=table,
-            hint=nearest(table, _tables(root)),
+            hint=nearest(table, _list_tables(root)),
         )
-    tabs = path.suffix == ".tsv"
+    is_tsv = path.suffix == ".tsv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(
                 stream,
-                delimiter="\t" if tabs else ",",
-                quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+                delimiter="\t" if is_tsv else ",",
+                quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
                 strict=True,
             )
             header = next(reader, [])
@@ -209,7 +208,7 @@ def read_rows(root: Path | RemotePath, table: str) -> list[TableRow]:
         ) from None
 
 
-def _tables(root: Path | RemotePath) -> list[str]:
+def _list_tables(root: Path | RemotePath) -> list[str]:
     return [
         path.relative_to(str(root)).as_posix()
         for pattern in ("*.[ct]sv", "*/*.[ct]sv")
@@ -223,45 +222,47 @@ def _row(table: str, line: int, header: list[str], cells: list[str]) -> TableRow
             f"{table}, line {line}: {len(cells)} fields under a header of {len(set(header))} "
             "different ones.",
             subject=table,
-            hint="Mend the line; a .tsv has no quoting, so no field may hold a tab.",
+            hint="Correct the line; a .tsv has no quoting, so no field may contain a tab.",
         )
     return {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
 
 
 def check_column(table: str, rows: list[TableRow], column: str | None) -> None:
-    """Raises InputError where the table has no rows, or no column of that name."""
+    """Raises InputError if the table has no rows, or no column of that name."""
     if not rows:
-        raise InputError(f"{table}: the table has no rows.", subject=table)
+        raise InputError(
+            f"{table}: the table has no rows.", subject=table, hint="Add one a recording."
+        )
     if column is not None and column not in rows[0]:
         raise InputError(
             f"{table}: no column is called '{column}'.",
             subject=column,
-            hint=f"{nearest(column, rows[0])} Where the table has none, set it to null.",
+            hint=f"{nearest(column, rows[0])} If the table has none, set it to null.",
         )
 
 
-def below_root(table: str, path: str) -> str:
-    """``path``, given relative to the table's folder, as relative to the root; empty where it is
+def path_below_root(table: str, path: str) -> str:
+    """``path``, which is relative to the table's folder, as relative to the root; empty if it is
     not below the root.
     """
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(table), path))
     return "" if not path or joined.startswith(("/", "..")) else joined
 
 
-def ids_of(paths: list[str]) -> dict[str, str]:
-    """A name for each path: its stem in ASCII letters, digits, - and _, with a digest of the path
-    where that is not unique.
+def unique_ids(paths: list[str]) -> dict[str, str]:
+    """An id for each path: its stem in ASCII letters, digits, - and _, with a digest of the path
+    if that is not unique.
     """
-    stems = {path: safe(PurePosixPath(path).stem) for path in paths}
-    shared = Counter(stems.values())
+    stem_by_path = {path: safe_id(PurePosixPath(path).stem) for path in paths}
+    num_by_stem = Counter(stem_by_path.values())
     return {
-        path: stem if stem and shared[stem] == 1 else f"{stem}-{_digest(path)}".lstrip("-")
-        for path, stem in stems.items()
+        path: stem if stem and num_by_stem[stem] == 1 else f"{stem}-{_digest(path)}".lstrip("-")
+        for path, stem in stem_by_path.items()
     }
 
 
-def safe(name: str) -> str:
-    """``name`` with every run of other characters than ASCII letters, digits, - and _ as one
+def safe_id(name: str) -> str:
+    """``name`` with every run of characters other than ASCII letters, digits, - and _ as one
     hyphen.
     """
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
