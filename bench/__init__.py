@@ -1,1 +1,1 @@
-"""What is measured beside the pipeline; no stage runs it."""
+"""Measurements besides the pipeline; no stage runs them."""

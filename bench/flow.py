@@ -1,9 +1,9 @@
 """What a flow adds to ``dvc repro``: ``python -m bench.flow [--times 3]``, in a workspace whose
 stages are up to date.
 
-Times both in the workspace itself, the flow with no server (Prefect starts one of its own for each
-run), with one that runs, and the very first time of all, when Prefect makes its database.
-Everything of Prefect's lies in a temporary folder. Cost: two minutes.
+Times both in the workspace itself: the flow without a server (Prefect starts one of its own for
+each run), with a running one, and its very first start, when Prefect creates its database. All
+files of Prefect are in a temporary folder. Cost: two minutes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from flows.command import DVC
 from flows.serve import build_address, start_server, stop_process
 
 FLOW = (sys.executable, "-m", "flows.pipeline", "--here")
-PORT = 4299
+HOST, PORT = "127.0.0.1", 4299
 
 
 def time_run(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Of one run, which has to succeed."""
+    """Seconds of one run, which must succeed."""
     start = time.perf_counter()
     subprocess.run(command, env=environment, capture_output=True, check=True)
     return time.perf_counter() - start
@@ -40,34 +40,30 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, default=3, metavar="N", help="runs of each kind (default 3)"
     )
-    times = parser.parse_args().times
+    num_runs = parser.parse_args().times
     with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
         os.environ["PREFECT_HOME"] = name
         os.environ.pop("PREFECT_API_URL", None)
-        plain = dict(os.environ)
-        found = {"dvc repro": [time_run([*DVC, "repro"], plain) for _ in range(times)]}
-        found["flow, first start of Prefect"] = [time_run(FLOW, plain)]
-        found["flow, no server"] = [time_run(FLOW, plain) for _ in range(times)]
-        start_server("127.0.0.1", PORT, home)
+        environment = dict(os.environ)
+        seconds = {"dvc repro": [time_run([*DVC, "repro"], environment) for _ in range(num_runs)]}
+        seconds["flow, first start of Prefect"] = [time_run(FLOW, environment)]
+        seconds["flow, no server"] = [time_run(FLOW, environment) for _ in range(num_runs)]
+        start_server(HOST, PORT, Path(name))
         try:
-            asked = {**plain, "PREFECT_API_URL": build_address("127.0.0.1", PORT)}
-            found["flow, with a server"] = [time_run(FLOW, asked) for _ in range(times)]
+            environment["PREFECT_API_URL"] = build_address(HOST, PORT)
+            seconds["flow, with a server"] = [time_run(FLOW, environment) for _ in range(num_runs)]
         finally:
-            stop_process(home, "server")
-    least = min(found["dvc repro"])
-    print(
-        format_table(
-            [
-                {
-                    "run": name,
-                    "seconds": " ".join(f"{each:.1f}" for each in runs),
-                    "more than dvc repro": f"{max(runs) - least:.1f}",
-                }
-                for name, runs in found.items()
-            ]
-        )
-    )
+            stop_process(Path(name), "server")
+    shortest = min(seconds["dvc repro"])
+    rows = [
+        {
+            "run": way,
+            "seconds": " ".join(f"{value:.1f}" for value in values),
+            "more than dvc repro": f"{max(values) - shortest:.1f}",
+        }
+        for way, values in seconds.items()
+    ]
+    print(format_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """What rounding changes: ``python -m bench.precision [--device DEVICE] [--set NAME] [--out FILE]``.
 
 Decodes dev and test of a finished run with its trained bridge, the LLM in float32 and in bfloat16,
-each utterance alone and in the batches of ``decode.batch_seconds``, and prints for each source how
+each utterance alone and in the batches of ``decode.batch_seconds``. For each source it prints how
 many texts differ from those of the same precision alone and from float32 alone, and the word error
-rates. ``--out`` keeps the rows and all texts as JSON. Limits of the set that ask what was heard are
-left off. Run it where the run lies; it imports neither DVC, Prefect nor jiwer. Cost: four passes of
-the stage ``decode`` under one set; those of single utterances are the longest.
+rates. ``--out`` writes the rows and all texts as JSON. The limits of the set that need acoustic
+evidence are switched off. Run it where the run is; it imports neither DVC, Prefect nor jiwer. Cost:
+four passes of the stage ``decode`` under one set; those of single utterances are the longest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from components.decode.shard import DATA
 from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.runtime.progress import progress
-from components.runtime.settings import device as chosen_device
+from components.runtime.settings import device as default_device
 from components.runtime.tables import format_table
 from components.search.beam import search
 from components.shards.order import batch_by_length
@@ -31,67 +31,73 @@ from components.text.wer import compute_wer
 ROLES = ("dev", "test")
 DTYPES = ("float32", "bfloat16")
 SINGLE = 0.0  # seconds of audio in a batch: each utterance is one
-Texts = dict[str, dict[str, tuple[str, str]]]  # by source and id: reference and hypothesis
+SourceTexts = Mapping[str, tuple[str, str]]  # reference and hypothesis by id
+Texts = dict[str, dict[str, tuple[str, str]]]  # the same by source
+SHARES = ("other than alone", "other than float32", "wer")
 
 
 def decode(role: str, dtype: str, rules: ConstraintSet, batch_seconds: float, device: str) -> Texts:
-    """What the LLM in ``dtype`` says of each utterance of a role, in batches of so many seconds or
-    alone.
+    """Texts of the utterances of a role by an LLM in ``dtype``, in batches of so many seconds, or
+    SINGLE.
     """
     model = SpeechLLM.load(WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm, device, dtype)
     source = FrameSource(role, WORKSPACE.encoder, device, DATA, model.encoder)
-    batches = batch_by_length(
-        source.utterances, [item.duration_s for item in source.utterances], batch_seconds
-    )
-    found: Texts = {}
-    with progress("precision", f"{role}, {dtype}", len(source.utterances), "utterances") as shown:
-        for batch in batches if batch_seconds else [[item] for item in source.utterances]:
-            texts = search(model, source.frames(batch), [item.duration_s for item in batch], rules)
-            for item, said in zip(batch, texts, strict=True):
-                found.setdefault(item.source, {})[item.entry.id] = (item.entry.text, said.text)
-            shown.advance(len(batch))
-    return found
+    utterances = source.utterances
+    durations_s = [utterance.duration_s for utterance in utterances]
+    batches: Sequence[Sequence[Any]] = [[utterance] for utterance in utterances]
+    if batch_seconds:
+        batches = batch_by_length(utterances, durations_s, batch_seconds)
+    texts: Texts = {}
+    with progress("precision", f"{role}, {dtype}", len(utterances), "utterances") as bar:
+        for batch in batches:
+            seconds = [utterance.duration_s for utterance in batch]
+            hypotheses = search(model, source.frames(batch), seconds, rules)
+            for utterance, hypothesis in zip(batch, hypotheses, strict=True):
+                pair = (utterance.entry.text, hypothesis.text)
+                texts.setdefault(utterance.source, {})[utterance.entry.id] = pair
+            bar.advance(len(batch))
+    return texts
 
 
-def build_rows(made: dict[tuple[str, float], Texts]) -> list[dict[str, Any]]:
-    """A row for each source, precision and way; ``made`` holds what was said by precision and
+def build_rows(passes: Mapping[tuple[str, float], Texts]) -> list[dict[str, Any]]:
+    """A row for each source, precision and batch size; ``passes`` are the texts by precision and
     seconds of a batch.
     """
-    found = [
-        {
-            "set": source,
-            "LLM": dtype,
-            "batch": f"{way:g} s" if way else "alone",
-            "utterances": len(said),
-            "other than alone": _share_of_changes(said, made[dtype, SINGLE][source]),
-            "other than float32": _share_of_changes(said, made["float32", SINGLE][source]),
-            "wer": compute_wer(
-                [pair[0] for pair in said.values()], [pair[1] for pair in said.values()], "casefold"
-            ),
-        }
-        for (dtype, way), sources in made.items()
-        for source, said in sources.items()
-    ]
-    return sorted(found, key=lambda row: row["set"])
+    rows = []
+    for (dtype, batch_seconds), sources in passes.items():
+        for source, texts in sources.items():
+            references, hypotheses = zip(*texts.values(), strict=True)
+            rows.append(
+                {
+                    "set": source,
+                    "LLM": dtype,
+                    "batch": f"{batch_seconds:g} s" if batch_seconds else "alone",
+                    "utterances": len(texts),
+                    "other than alone": _share_of_changes(texts, passes[dtype, SINGLE][source]),
+                    "other than float32": _share_of_changes(
+                        texts, passes["float32", SINGLE][source]
+                    ),
+                    "wer": compute_wer(references, hypotheses, "casefold"),
+                }
+            )
+    return sorted(rows, key=lambda row: str(row["set"]))
 
 
-def _share_of_changes(said: dict[str, tuple[str, str]], first: dict[str, tuple[str, str]]) -> float:
-    """The share of utterances of which something else is said."""
-    return sum(said[each] != first[each] for each in first) / len(first)
+def _share_of_changes(texts: SourceTexts, first: SourceTexts) -> float:
+    """The share of utterances that have another text."""
+    return sum(texts[name] != first[name] for name in first) / len(first)
 
 
 def _format_row(row: dict[str, Any]) -> dict[str, str]:
-    share = {
-        name: f"{100 * row[name]:.2f}" for name in ("other than alone", "other than float32", "wer")
-    }
+    percent = {name: f"{100 * row[name]:.2f}" for name in SHARES}
     return {
         "set": row["set"],
         "LLM": row["LLM"],
         "batch": row["batch"],
         "utterances": str(row["utterances"]),
-        "other than alone %": share["other than alone"],
-        "other than float32 alone %": share["other than float32"],
-        "WER %": share["wer"],
+        "other than alone %": percent["other than alone"],
+        "other than float32 alone %": percent["other than float32"],
+        "WER %": percent["wer"],
     }
 
 
@@ -103,32 +109,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--device",
         default="",
-        help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)",
+        help="of torch (default: LIBRETTO_DEVICE, else the GPU if there is one)",
     )
     parser.add_argument(
         "--set", default="free", help="the constraint set of params.yaml (default: free)"
     )
     parser.add_argument("--out", type=Path, help="file for rows and texts, as JSON")
     options = parser.parse_args(arguments)
-    settings, device = read_params().decode, options.device or chosen_device()
-    rules, found, texts = settings.sets[options.set].without_acoustic_limits(), [], {}
+    settings, device = read_params().decode, options.device or default_device()
+    rules = settings.sets[options.set].without_acoustic_limits()
+    rows, texts = [], {}
     for role in ROLES:
-        made = {
-            (dtype, way): decode(role, dtype, rules, way, device)
+        passes = {
+            (dtype, batch_seconds): decode(role, dtype, rules, batch_seconds, device)
             for dtype in DTYPES
-            for way in (SINGLE, settings.batch_seconds)
+            for batch_seconds in (SINGLE, settings.batch_seconds)
         }
-        found += build_rows(made)
-        texts[role] = {f"{dtype}, {way:g} s": said for (dtype, way), said in made.items()}
+        rows += build_rows(passes)
+        texts[role] = {f"{dtype}, {size:g} s": sources for (dtype, size), sources in passes.items()}
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(
-            json.dumps(
-                {"device": device, "rows": found, "texts": texts}, indent=1, ensure_ascii=False
-            )
-            + "\n"
-        )
-    print(format_table([_format_row(row) for row in found]))
+        results = {"device": device, "rows": rows, "texts": texts}
+        options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    print(format_table([_format_row(row) for row in rows]))
 
 
 if __name__ == "__main__":

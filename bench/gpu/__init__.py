@@ -1,3 +1,3 @@
-"""The work of a GPU with random weights of the true shapes: features, a training step, decoding.
-Nothing is downloaded.
+"""The work of a GPU with random weights in the shapes of the catalogue: features, a training step,
+decoding. Nothing is downloaded.
 """

@@ -2,8 +2,8 @@
 training step and decoding.
 
 Prints a table and writes ``gpu.json``. Under 10 minutes and 40 GB on one card; ``--tiny`` runs the
-same at a size for a processor. What does not fit the card's memory is a row that says so. Run it
-from the root of the repository: shapes are those of the catalogue.
+same at a size for a processor. Work that does not fit the card's memory is a row that says so. Run
+it from the root of the repository: shapes are those of the catalogue.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from bench.gpu import card, networks, work
 from components.config.params import read_params
 from components.model.folders.pretrained import DTYPES
-from components.runtime.settings import device as chosen_device
+from components.runtime.settings import device as default_device
 from components.runtime.tables import format_table
 
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")
 LLMS = ("tinyllama", "phi-2", "vicuna-7b")
 PROJECTOR, WIDTH = "linear", 1280  # of SLAM-ASR; frames as wide as those of its best encoder
-# A small batch shows what a step costs by itself, a large one what the card can do; 64 utterances
+# A small batch shows the cost of a step by itself, a large one the limit of the card; 64 utterances
 # and Vicuna-7B take 29 GB.
-TRUE = {
+FULL = {
     "features": (work.WorkSize(10, 12, 0, 3),),
     "training": (work.WorkSize(10, 8, 0, 3), work.WorkSize(10, 64, 0, 3)),
     "decoding": (work.WorkSize(10, 8, 4, 3), work.WorkSize(10, 64, 4, 3)),
@@ -39,43 +39,50 @@ TINY = {
     "training": (work.WorkSize(1, 2, 0, 1),),
     "decoding": (work.WorkSize(1, 2, 2, 1),),
 }
+Row = dict[str, Any]  # figures of one measurement
+Measure = Callable[[str, str, bool, work.WorkSize], Row]
 
 
 def measure(device: str, tiny: bool) -> dict[str, Any]:
-    """All measures of a device as plain data."""
-    sizes, start = (TINY if tiny else TRUE), time.perf_counter()
+    """All measurements of a device as plain data."""
+    start = time.perf_counter()
     rates = {
         name: card.measure_matrix_rate(device, DTYPES[name], 3) for name in ("float32", "bfloat16")
     }
-    found: dict[str, Any] = {
+    bandwidth = card.measure_bandwidth(device, 3)
+    rows = []
+    for name, kind, run in [
+        *((name, "features", _features) for name in ENCODERS),
+        *(item for name in LLMS for item in _llm_measures(name)),
+    ]:
+        for size in (TINY if tiny else FULL)[kind]:
+            row = _run(run, name, kind, device, tiny, size)
+            if "operations/s" in row:
+                row["share of the matrix rate"] = row["operations/s"] / rates[row["dtype"]]
+            if "weights read, B/s" in row:
+                row["share of the bandwidth"] = row["weights read, B/s"] / bandwidth
+            rows.append({"network": name, "utterances": size.num_utterances, **row})
+    return {
         "card": card.card_name(device),
         "torch": torch.__version__,
         "tiny": tiny,
         "matrix rate": rates,
-        "copy bandwidth": card.measure_bandwidth(device, 3),
-        "rows": [],
+        "copy bandwidth": bandwidth,
+        "rows": rows,
+        "seconds": time.perf_counter() - start,
     }
 
-    def add(
-        name: str, kind: str, run: Callable[[str, str, bool, work.WorkSize], dict[str, Any]]
-    ) -> None:
-        for size in sizes[kind]:
-            try:
-                row = run(name, device, tiny, size)
-            except torch.OutOfMemoryError:
-                row = {"work": kind, "failed": "does not fit the card's memory"}
-            if "operations/s" in row:
-                row["share of the matrix rate"] = row["operations/s"] / rates[row["dtype"]]
-            if "weights read, B/s" in row:
-                row["share of the bandwidth"] = row["weights read, B/s"] / found["copy bandwidth"]
-            found["rows"].append({"network": name, "utterances": size.num_utterances, **row})
 
-    for name in ENCODERS:
-        add(name, "features", _features)
-    for name in LLMS:
-        add(name, "training", _training)
-        add(name, "decoding", _decoding)
-    return {**found, "seconds": time.perf_counter() - start}
+def _llm_measures(name: str) -> list[tuple[str, str, Measure]]:
+    return [(name, "training", _training), (name, "decoding", _decoding)]
+
+
+def _run(run: Measure, name: str, kind: str, device: str, tiny: bool, size: work.WorkSize) -> Row:
+    """The row of one measurement, or of the failure to fit it into the card's memory."""
+    try:
+        return run(name, device, tiny, size)
+    except torch.OutOfMemoryError:
+        return {"work": kind, "failed": "does not fit the card's memory"}
 
 
 def _features(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[str, Any]:
@@ -95,16 +102,16 @@ def _decoding(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[s
     )
 
 
-def format_measures(found: dict[str, Any]) -> str:
-    """The measures as text."""
+def format_measures(results: dict[str, Any]) -> str:
+    """All measurements as text."""
     rates = ", ".join(
-        f"{name} {rate / 1e12:.3g} Tflop/s" for name, rate in found["matrix rate"].items()
+        f"{name} {rate / 1e12:.3g} Tflop/s" for name, rate in results["matrix rate"].items()
     )
     first = (
-        f"{found['card']}, torch {found['torch']}: {rates}, copy "
-        f"{found['copy bandwidth'] / 1e9:.3g} GB/s; {found['seconds']:.0f} s"
+        f"{results['card']}, torch {results['torch']}: {rates}, copy "
+        f"{results['copy bandwidth'] / 1e9:.3g} GB/s; {results['seconds']:.0f} s"
     )
-    return first + "\n" + format_table([_format_row(row) for row in found["rows"]])
+    return first + "\n" + format_table([_format_row(row) for row in results["rows"]])
 
 
 def _format_row(row: dict[str, Any]) -> dict[str, str]:
@@ -141,12 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="networks of a size for a processor; figures then say nothing",
+        help="networks of a size for a processor, whose figures mean nothing",
     )
     parser.add_argument(
         "--device",
         default="",
-        help="of torch (default: LIBRETTO_DEVICE, else the GPU where there is one)",
+        help="of torch (default: LIBRETTO_DEVICE, else the GPU if there is one)",
     )
     parser.add_argument(
         "--out",
@@ -155,10 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder for gpu.json (default: runs/bench)",
     )
     options = parser.parse_args(arguments)
-    found = measure(options.device or chosen_device(), options.tiny)
+    results = measure(options.device or default_device(), options.tiny)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(format_measures(found))
+    (options.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(format_measures(results))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Encoders, LLMs and joined models of the catalogue's shapes with random weights, drawn on the
+"""Encoders, LLMs and joined models in the shapes of the catalogue, with random weights drawn on the
 device.
 
 In: names of the catalogue. Out: what the stages load from folders. Weights are drawn as their
-architecture does before any training (a spread of 0.02), small enough for half precision. Cost: an
-encoder is written to a temporary folder (HuBERT X-Large: 4 GB), since the stages know none without
-one; an LLM is drawn where it stays.
+architecture initialises them (a standard deviation of 0.02), small enough for half precision. Cost:
+an encoder is written to a temporary folder (HuBERT X-Large: 4 GB), since the stages load it from
+one; an LLM stays on the device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs along the river until the night falls"
-UNITS = 300  # of the tokenizer; the LLM's own vocabulary keeps its size
+UNITS = 300  # of the tokenizer; the LLM's own vocabulary has its size
 _LAYERS = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -40,9 +40,9 @@ _WAVEFORM = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
-# A wider spread than the default: what is ranked first is then no accident of rounding.
+# More variance than the default: the order of the hypotheses then does not depend on rounding.
 _CAUSAL = {**_LAYERS, "num_key_value_heads": 2, "vocab_size": 320, "initializer_range": 0.4}
-# By model_type: what makes a shape small enough for a test on a processor.
+# By model_type: values that make a shape small enough for a test on a processor.
 TINY: dict[str, dict[str, Any]] = {
     "hubert": _WAVEFORM,
     "wavlm": _WAVEFORM,
@@ -63,18 +63,18 @@ TINY: dict[str, dict[str, Any]] = {
 def draw_network(
     shape: dict[str, Any], dtype: torch.dtype, device: str, causal: bool, tiny: bool, seed: int
 ) -> Any:
-    """A network of the shape, frozen, its weights drawn from ``seed`` in ``dtype``; tiny ones the
-    same for every device.
+    """A network of the shape, frozen, its weights drawn from ``seed`` in ``dtype``; those of tiny
+    networks are the same for every device.
     """
     torch.manual_seed(seed)
-    described = network_of({**shape, **(TINY[shape["model_type"]] if tiny else {})}, causal)
-    before = torch.get_default_dtype()
+    template = network_of({**shape, **(TINY[shape["model_type"]] if tiny else {})}, causal)
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device("cpu" if tiny else device):
-            network = type(described)(described.config)
+            network = type(template)(template.config)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default_dtype)
     return network.eval().requires_grad_(False).to(device)
 
 

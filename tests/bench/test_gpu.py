@@ -1,5 +1,5 @@
-"""The benchmark of a GPU at a size for a processor, and what two devices make of the
-same weights.
+"""The benchmark of a GPU at a size for a processor, and the results of two devices for the same
+weights.
 """
 
 from __future__ import annotations
@@ -31,27 +31,29 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_everything_is_measured_and_said_twice(
+def test_everything_is_measured_printed_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert [(row["network"], row["work"]) for row in found["rows"]] == [
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(row["network"], row["work"]) for row in results["rows"]] == [
         *((name, "features") for name in command.ENCODERS),
         *((name, kind) for name in command.LLMS for kind in ("training", "decoding")),
     ]
-    assert found["copy bandwidth"] > 0 and all(rate > 0 for rate in found["matrix rate"].values())
-    for row in found["rows"]:
+    assert results["copy bandwidth"] > 0 and all(
+        rate > 0 for rate in results["matrix rate"].values()
+    )
+    for row in results["rows"]:
         assert row["audio h/h"] > 0
-        assert row["peak bytes"] is None, "nobody counts a processor's"
+        assert row["peak bytes"] is None, "a processor does not count them"
         assert row["share of the matrix rate"] == pytest.approx(
-            row["operations"] / row["seconds"] / found["matrix rate"][row["dtype"]]
+            row["operations"] / row["seconds"] / results["matrix rate"][row["dtype"]]
         )
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*command.ENCODERS, *command.LLMS, "of the bandwidth %"))
 
 
-def test_what_does_not_fit_the_card_is_a_row_that_says_so(
+def test_work_that_does_not_fit_the_card_is_a_row_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: object) -> None:
@@ -59,17 +61,13 @@ def test_what_does_not_fit_the_card_is_a_row_that_says_so(
 
     monkeypatch.setattr(command, "ENCODERS", ())
     monkeypatch.setattr(command, "LLMS", ("tinyllama",))
-    monkeypatch.setattr(work, "training", full)
+    monkeypatch.setattr(work, "measure_training", full)
     command.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)])
     training, decoding = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    assert training == {
-        "network": "tinyllama",
-        "utterances": 2,
-        "work": "training",
-        "failed": "does not fit the card's memory",
-    }
+    assert training.pop("failed")
+    assert training == {"network": "tinyllama", "utterances": 2, "work": "training"}
     assert decoding["tokens/s"] > 0
-    assert "does not fit" in capsys.readouterr().out
+    assert "tinyllama" in capsys.readouterr().out
 
 
 def test_a_training_step_trains_the_bridge_alone_and_counts_by_the_formula(tmp_path: Path) -> None:
@@ -84,7 +82,7 @@ def test_a_training_step_trains_the_bridge_alone_and_counts_by_the_formula(tmp_p
         if not torch.equal(tensor, before[name])
     }
     assert changed == {"projector", "matching"}
-    assert {each.dtype for each in model.llm.parameters()} == {DTYPES["bfloat16"]}, (
+    assert {parameter.dtype for parameter in model.llm.parameters()} == {DTYPES["bfloat16"]}, (
         "that of its catalogue entry"
     )
     # A layer 32 wide: four matrices of attention, three of 32 × 64 and two norms; a norm at the
@@ -93,21 +91,21 @@ def test_a_training_step_trains_the_bridge_alone_and_counts_by_the_formula(tmp_p
     projector = 40 * 2048 + 2048 + 2048 * 32 + 32
     target = len(model.builder.target(networks.TEXT)) + 1
     prompt = len(model.builder.before) + len(model.builder.after)
-    wanted = 3 * (4 * (body * (prompt + 20 + target) + head * target) + 6 * projector * 20)
-    assert row["operations"] == wanted
+    operations = 3 * (4 * (body * (prompt + 20 + target) + head * target) + 6 * projector * 20)
+    assert row["operations"] == operations
     assert row["tokens/s"] == pytest.approx(3 * (prompt + 20 + target) / row["seconds"])
 
 
 def test_search_writes_as_many_tokens_as_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
 
-    def counted(*arguments: object) -> list:
-        found = real(*arguments)
-        lengths.extend(len(each.tokens) for each in found)
-        return found
+    def search(*arguments: object) -> list:
+        hypotheses = original(*arguments)
+        lengths.extend(len(hypothesis.tokens) for hypothesis in hypotheses)
+        return hypotheses
 
-    real = work.search
-    monkeypatch.setattr(work, "search", counted)
+    original = work.search
+    monkeypatch.setattr(work, "search", search)
     row = work.measure_decoding(
         networks.build_speech_llm("phi-2", "linear", 8, "cpu", True),
         work.WorkSize(2, 3, 2, 1),
@@ -118,15 +116,15 @@ def test_search_writes_as_many_tokens_as_it_counts(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("encoder", "llm"), PAIRS)
-def test_the_same_weights_make_the_same_on_one_device(encoder: str, llm: str) -> None:
-    """And other weights something else, in everything that is compared."""
-    here = compute(encoder, llm, "cpu")
-    same = compare_outputs(here, compute(encoder, llm, "cpu"))
+def test_one_device_repeats_its_results(encoder: str, llm: str) -> None:
+    """Other weights differ in everything that is compared."""
+    first = compute(encoder, llm, "cpu")
+    same = compare_outputs(first, compute(encoder, llm, "cpu"))
     assert max(same.frames, same.loss, same.gradients, same.texts) < 1e-6
-    other = compare_outputs(here, compute(encoder, llm, "cpu", seed=2))
+    other = compare_outputs(first, compute(encoder, llm, "cpu", seed=2))
     assert min(other.frames, other.loss, other.gradients, other.texts) > 1e-3
-    assert here.gradients.keys() == {
-        *(f"projector.linear{number}.{part}" for number in (1, 2) for part in ("weight", "bias")),
+    assert first.gradients.keys() == {
+        *(f"projector.linear{index}.{part}" for index in (1, 2) for part in ("weight", "bias")),
         "matching.query.weight",
         "matching.key.weight",
     }
@@ -134,10 +132,10 @@ def test_the_same_weights_make_the_same_on_one_device(encoder: str, llm: str) ->
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("encoder", "llm"), PAIRS)
-def test_a_gpu_makes_what_the_processor_makes(encoder: str, llm: str) -> None:
-    """In float32, by rounding; texts to the letter."""
-    found = compare_outputs(compute(encoder, llm, "cpu"), compute(encoder, llm, "cuda"))
-    assert found.frames < 1e-3
-    assert found.loss < 1e-4
-    assert found.gradients < 1e-3
-    assert found.texts == 0
+def test_a_gpu_agrees_with_the_processor(encoder: str, llm: str) -> None:
+    """In float32, up to rounding; texts to the letter."""
+    difference = compare_outputs(compute(encoder, llm, "cpu"), compute(encoder, llm, "cuda"))
+    assert difference.frames < 1e-3
+    assert difference.loss < 1e-4
+    assert difference.gradients < 1e-3
+    assert difference.texts == 0

@@ -1,4 +1,4 @@
-"""What rounding changes is counted over all utterances of dev and test."""
+"""Changes by rounding are counted over all utterances of dev and test."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tests.decode.test_decode import save_bridge
 
 
 @pytest.mark.usefixtures("world")
-def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(
+def test_every_utterance_is_decoded_in_both_precisions_singly_and_in_batches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_bridge()
-    precision.main(["--device", "cpu", "--out", str(tmp_path / "found.json")])
-    found = json.loads((tmp_path / "found.json").read_text())
+    precision.main(["--device", "cpu", "--out", str(tmp_path / "results.json")])
+    results = json.loads((tmp_path / "results.json").read_text())
     sources = {
         item.source: 0
         for role in precision.ROLES
         for item in list_utterances(Path("data/shards") / role)
     }
-    assert {(row["set"], row["LLM"], row["batch"]) for row in found["rows"]} == {
+    assert {(row["set"], row["LLM"], row["batch"]) for row in results["rows"]} == {
         (source, dtype, batch)
         for source in sources
         for dtype in precision.DTYPES
         for batch in ("alone", "3 s")
     }
-    exact = [row for row in found["rows"] if row["LLM"] == "float32"]
+    exact = [row for row in results["rows"] if row["LLM"] == "float32"]
     assert all(row["other than alone"] == row["other than float32"] == 0 for row in exact), (
         "a batch changes nothing in float32"
     )
@@ -43,12 +43,12 @@ def test_every_utterance_is_decoded_in_both_precisions_alone_and_in_batches(
 def test_shares_and_rates_are_counted_by_hand() -> None:
     exact = {"a": ("one two", "one two"), "b": ("three", "three"), "c": ("", "")}
     rounded = {**exact, "b": ("three", "tree")}
-    made = {
+    passes = {
         ("float32", 0.0): {"x": exact},
         ("bfloat16", 0.0): {"x": rounded},
         ("bfloat16", 80.0): {"x": exact},
     }
     assert [
         (row["other than alone"], row["other than float32"], row["wer"])
-        for row in precision.build_rows(made)
+        for row in precision.build_rows(passes)
     ] == [(0.0, 0.0, 0.0), (0.0, 1 / 3, 1 / 3), (1 / 3, 0.0, 0.0)]
