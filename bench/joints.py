@@ -77,8 +77,8 @@ def cut_pauses(waveform: np.ndarray) -> np.ndarray:
     index = np.arange(len(energy))
     pause_frames = index - np.maximum.accumulate(np.where(is_pause, 0, index + 1))
     frames = waveform[: len(energy) * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    without_pauses: np.ndarray = frames[~is_pause | (pause_frames < PAUSE_FRAMES)]
-    return without_pauses.reshape(-1)
+    samples: np.ndarray = frames[~is_pause | (pause_frames < PAUSE_FRAMES)].reshape(-1)
+    return samples
 
 
 def read_recordings(folder: Path, minutes: float) -> np.ndarray:

@@ -51,10 +51,7 @@ def measure(device: str, tiny: bool) -> dict[str, Any]:
     }
     bandwidth = card.measure_bandwidth(device, 3)
     rows = []
-    for name, kind, run in [
-        *((name, "features", _features) for name in ENCODERS),
-        *(item for name in LLMS for item in _llm_measures(name)),
-    ]:
+    for name, kind, run in _list_measures():
         for size in (TINY if tiny else FULL)[kind]:
             row = _run(run, name, kind, device, tiny, size)
             if "operations/s" in row:
@@ -73,8 +70,12 @@ def measure(device: str, tiny: bool) -> dict[str, Any]:
     }
 
 
-def _llm_measures(name: str) -> list[tuple[str, str, Measure]]:
-    return [(name, "training", _training), (name, "decoding", _decoding)]
+def _list_measures() -> list[tuple[str, str, Measure]]:
+    """Network, kind of work, and the function that measures it."""
+    measures: list[tuple[str, str, Measure]] = [(name, "features", _features) for name in ENCODERS]
+    for name in LLMS:
+        measures += [(name, "training", _training), (name, "decoding", _decoding)]
+    return measures
 
 
 def _run(run: Measure, name: str, kind: str, device: str, tiny: bool, size: work.WorkSize) -> Row:
