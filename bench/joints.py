@@ -89,7 +89,8 @@ def read_recordings(folder: Path, minutes: float) -> np.ndarray:
         waveforms.append(read_waveform(path))
         if sum(map(len, waveforms)) >= minutes * 60 * RATE:
             break
-    return np.concatenate(waveforms)
+    recording: np.ndarray = np.concatenate(waveforms)
+    return recording
 
 
 def _span(word: Word) -> slice:

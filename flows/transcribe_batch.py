@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"recordings in a part (default {SHARD_SIZE})",
     )
-    parser.add_argument("--again", action="store_true", help="repeat the shards of recordings that changed")
+    parser.add_argument(
+        "--again", action="store_true", help="repeat the shards of recordings that changed"
+    )
     options = parser.parse_args(arguments)
     try:
         return transcribe_batch(
