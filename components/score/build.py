@@ -171,7 +171,10 @@ def _set_figures(corpus: str, decoded: DecodedSet) -> dict[str, Any]:
     """
     settings = read_source(corpus, decoded.role, decoded.name)
     references = [utterance.reference for utterance in decoded.utterances]
-    return {**condition_figure(settings), **check_words(decoded.name, settings, references)}
+    return {
+        **condition_figure(decoded.name, settings),
+        **check_words(decoded.name, settings, references),
+    }
 
 
 def _normalise_all(sets: Sequence[DecodedSet], form: str) -> None:

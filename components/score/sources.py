@@ -32,7 +32,7 @@ def read_source(corpus: str, role: str, name: str) -> Mapping[str, Any]:
     return sources[name]
 
 
-def condition_figure(settings: Mapping[str, Any]) -> dict[str, Any]:
+def condition_figure(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """``{"condition": {"name": …, "value": …}}`` of an altered set (decibels, factor, share or
     seconds); empty for another.
 
@@ -43,7 +43,8 @@ def condition_figure(settings: Mapping[str, Any]) -> dict[str, Any]:
     condition = condition_of(settings)
     if condition is None:
         raise InputError(
-            f"An altered source has none of {', '.join(CONDITION_KINDS)}.",
+            f"The altered source '{name}' has none of {', '.join(CONDITION_KINDS)}.",
+            subject=name,
             hint="Set one in catalogue/corpus.yaml.",
         )
     return {"condition": {"name": condition.name, "value": condition.value}}

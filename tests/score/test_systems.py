@@ -188,7 +188,7 @@ def test_an_altered_set_has_its_condition() -> None:
     assert not any("condition" in figures for figures in scores["clean"].values())
     altered = {"kind": "altered", "source": {"kind": "table"}}
     write_catalogue({"embedded": {**CORPUS, "dev": {"dev": altered}}})
-    with refused("", "snr_db", "tempo", "cut", "margin_seconds"):
+    with refused("dev", "snr_db", "tempo", "cut", "margin_seconds"):
         run_score()
 
 
