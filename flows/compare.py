@@ -219,9 +219,10 @@ def collect_results(cells: dict[str, RecipeCell]) -> RecipeComparison:
     )
 
 
-def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def build_parser(prog: str = "python -m flows.compare") -> argparse.ArgumentParser:
+    """The parser of this command."""
     parser = argparse.ArgumentParser(
-        prog="python -m flows.compare",
+        prog=prog,
         description="Runs experiments and prints their results side by side.",
     )
     parser.add_argument(
@@ -249,15 +250,20 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             metavar="NAME",
             help=f"a cell for each of these names of catalogue/{name}.yaml",
         )
+    return parser
+
+
+def _parse_options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    parser = build_parser(prog)
     options = parser.parse_args(arguments)
     if not options.recipe and not any(getattr(options, name) for name in NAMES):
         parser.error("name a recipe, or names to compare such as --llm A B")
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m flows.compare") -> int:
     """Compares from the command line; returns the exit code."""
-    options = _parse_options(arguments)
+    options = _parse_options(arguments, prog)
     names: dict[str, Any] = {name: values for name in NAMES if (values := getattr(options, name))}
     try:
         # Before Prefect starts, so that a wrong name stops at once.

@@ -20,12 +20,13 @@ from libretto.workspace import check_checkout, check_workspace
 
 @dataclass(frozen=True)
 class Command:
-    """One command: the function ``main(arguments) -> int`` that runs it, and what it needs."""
+    """One command: the module whose ``main(arguments, prog=…)`` runs it and whose ``build_parser``
+    describes its arguments, and what it needs.
+    """
 
     name: str
     summary: str
     module: str
-    function: str = "main"
     prefix: tuple[str, ...] = ()  # arguments that the function takes before those of the user
     needs_workspace: bool = False
     needs_checkout: bool = False  # the packages ``flows`` and ``bench``, which no wheel holds
@@ -102,8 +103,9 @@ def run_command(arguments: Sequence[str]) -> int:
             check_checkout(command.name)
         if command.needs_workspace and not is_help:
             check_workspace(command.name)
-        function = getattr(import_module(command.module), command.function)
-        return int(function([*command.prefix, *arguments[1:]]) or 0)
+        function = import_module(command.module).main
+        prog = f"libretto {command.name}"
+        return int(function([*command.prefix, *arguments[1:]], prog=prog) or 0)
     except LibrettoError as error:
         print(f"{command.name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -12,36 +12,36 @@ from importlib import import_module
 
 import shtab
 
+from libretto.commands import COMMANDS, Command
+
 SHELLS = ("bash", "zsh", "fish")
 PATHS = {"FILE|FOLDER|-": shtab.FILE, "DIR": shtab.DIRECTORY}  # by metavar
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "libretto completion") -> argparse.ArgumentParser:
     """The parser of ``libretto completion``."""
     parser = argparse.ArgumentParser(
-        prog="libretto completion",
+        prog=prog,
         description="Prints a completion script. For bash: source <(libretto completion bash)",
     )
     parser.add_argument("shell", choices=SHELLS)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "libretto completion") -> int:
     """Prints the script; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(prog).parse_args(arguments)
     print(shtab.complete(complete_parser(), options.shell))
     return 0
 
 
 def complete_parser() -> argparse.ArgumentParser:
     """One parser with all commands and the options of those that define ``build_parser``."""
-    from libretto.commands import COMMANDS
-
     parser = argparse.ArgumentParser(prog="libretto")
     parser.add_argument("--version", action="store_true", help="print version and commit")
     subparsers = parser.add_subparsers(dest="command")
     for command in COMMANDS.values():
-        parents = command_parsers(command.module, command.prefix)
+        parents = command_parsers(command)
         subparser = subparsers.add_parser(
             command.name, help=command.summary, parents=parents, add_help=not parents
         )
@@ -52,10 +52,10 @@ def complete_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command_parsers(module: str, prefix: Sequence[str]) -> list[argparse.ArgumentParser]:
+def command_parsers(command: Command) -> list[argparse.ArgumentParser]:
     """The parser of a command as a list, empty if the command cannot be imported here."""
     try:
-        build = getattr(import_module(module), "build_parser", None)
+        build = import_module(command.module).build_parser
     except ImportError:  # the packages ``flows`` and ``bench`` are in a checkout only
         return []
-    return [build(*prefix)] if build else []
+    return [build(*command.prefix, prog=f"libretto {command.name}")]

@@ -22,10 +22,10 @@ ENVIRONMENT = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "libretto run") -> argparse.ArgumentParser:
     """The parser of ``libretto run``."""
     parser = argparse.ArgumentParser(
-        prog="libretto run",
+        prog=prog,
         description="Estimates the run, runs 'dvc repro' and prints the table of results.",
     )
     parser.add_argument(
@@ -39,9 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "libretto run") -> int:
     """Runs the pipeline of the current workspace; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(prog).parse_args(arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not options.no_plan:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 PARAMETERS = Path("params.yaml")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "libretto use") -> argparse.ArgumentParser:
     """The parser of ``libretto use``."""
     parser = argparse.ArgumentParser(
-        prog="libretto use",
+        prog=prog,
         description="Puts the parameters of a recipe into params.yaml, or lists the recipes.",
     )
     parser.add_argument(
@@ -39,9 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "libretto use") -> int:
     """Writes a recipe into ``params.yaml``, or lists the recipes; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(prog).parse_args(arguments)
     if not options.recipe:
         print("\n".join(recipe_lines()))
         return 0

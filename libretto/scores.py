@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 TEXT_FORMS = ("casefold", "as-is", "whisper")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "libretto score") -> argparse.ArgumentParser:
     """The parser of ``libretto score``."""
     parser = argparse.ArgumentParser(
-        prog="libretto score",
+        prog=prog,
         description="Prints the scores of the last run of this workspace, or those of two files.",
     )
     parser.add_argument(
@@ -39,9 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "libretto score") -> int:
     """Prints the scores; returns the exit code. Raises InputError if there is nothing to score."""
-    parser = build_parser()
+    parser = build_parser(prog)
     options = parser.parse_args(arguments)
     if not options.files:
         print_last_run()

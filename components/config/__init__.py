@@ -1,1 +1,1 @@
-"""What is computed: parameters and catalogue, typed and checked, without torch."""
+"""Ground floor: parameters, catalogue, runtime settings, work cache, and how a stage runs."""

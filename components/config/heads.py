@@ -1,8 +1,8 @@
-"""Checks of CTC heads before any work: whether the encoder and the layer serve what reads CTC
-units.
+"""CTC heads: who wants one, and what that asks of encoder and layer; said before any work, as far
+as a catalogue entry tells.
 
-In: parameters, and whether the encoder ends in a CTC head. Out: nothing, or InputError. Cost:
-microseconds.
+In: parameters, and whether the encoder ends in a CTC head. Out: nothing, or the error with its way
+out. Cost: microseconds.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ def has_ctc_by_entry(source: EncoderSource) -> bool | None:
         return True
     if source.kind in ("fbank", "joined"):
         return False
-    if not source.shape:
-        return None
-    return any(str(name).endswith("ForCTC") for name in source.shape.get("architectures") or ())
+    return (
+        any(str(name).endswith("ForCTC") for name in source.shape.get("architectures") or ())
+        if source.shape
+        else None
+    )
 
 
-def check_ctc_heads(params: Params, has_head: bool | None = None) -> None:
-    """Raises InputError where the bridge or the loss needs CTC units that the encoder does not
-    give.
+def check_ctc_heads(params: Params, there: bool | None = None) -> None:
+    """Raises InputError where the bridge or the loss wants CTC units that the encoder can't give.
 
-    ``has_head`` says whether the encoder has a head; with None its catalogue entry decides, and
-    where the entry does not tell, nothing is raised.
+    ``there`` says whether the encoder has a head; None asks its catalogue entry, and what that does
+    not tell passes.
     """
     name, projector = params.encoder, catalogue.projector(params.projector)
-    if has_head is None:
-        has_head = has_ctc_by_entry(catalogue.encoder(name).source)
+    there = has_ctc_by_entry(catalogue.encoder(name).source) if there is None else there
     if projector.kind == COMPRESSOR_KIND:
-        check_ctc_units(f"encoder '{name}'", has_head is not False, params.features.layer)
+        check_ctc_units(f"encoder '{name}'", there is not False, params.features.layer)
     if projector.weights is None:
-        check_ctc_weight(f"encoder '{name}'", has_head is not False, params.train.ctc_weight)
+        check_ctc_weight(f"encoder '{name}'", there is not False, params.train.ctc_weight)
 
 
-def check_ctc_units(owner: str, has_head: bool, layer: int | str) -> None:
+def check_ctc_units(whose: str, there: bool, layer: int | str) -> None:
     """Raises InputError where frames of that layer of an encoder can't be read as CTC units;
-    ``owner`` names the encoder.
+    ``whose`` names it.
     """
-    if not has_head:
+    if not there:
         raise InputError(
-            f"The projector reads CTC units, and {owner} has no CTC head.",
+            f"The projector reads CTC units, and {whose} has no CTC head.",
             subject="projector",
             hint=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR_KIND}.",
         )
@@ -63,13 +63,13 @@ def check_ctc_units(owner: str, has_head: bool, layer: int | str) -> None:
         )
 
 
-def check_ctc_weight(owner: str, has_head: bool, weight: float) -> None:
-    """Raises InputError where the loss of a CTC head has a weight and the encoder has no such
-    head; ``owner`` names the encoder.
+def check_ctc_weight(whose: str, there: bool, weight: float) -> None:
+    """Raises InputError where the loss of a CTC head is weighed that an encoder does not have;
+    ``whose`` names it.
     """
-    if weight and not has_head:
+    if weight and not there:
         raise InputError(
-            f"{owner} has no CTC head, and train.ctc_weight is {weight:g}.",
+            f"{whose} has no CTC head, and train.ctc_weight is {weight:g}.",
             subject="train.ctc_weight",
             hint="Set it to 0, or name an encoder with a CTC head.",
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from components.config import catalogue
 from components.config.errors import LibrettoError
@@ -21,24 +22,36 @@ from components.corpus.scan import write_scans
 from components.runtime.logs import configure_logging
 from components.runtime.stage import run_stage
 
+DESCRIPTIONS = {
+    "scan": "Records which files each source of a corpus consists of.",
+    "fetch": "Downloads what is missing of a corpus into its data roots.",
+}
 
-def main(arguments: list[str]) -> None:
-    """Runs the stage, or the command that the first argument names; ends the process with the exit
-    code of an error.
-    """
-    if arguments[:1] not in (["scan"], ["fetch"]):
-        run_stage("corpus", work, names=("corpus",), roles=True)
-        return
-    command = arguments[0]
-    parser = argparse.ArgumentParser(prog=f"python -m components.corpus {command}")
+
+def build_parser(command: str, *, prog: str = "") -> argparse.ArgumentParser:
+    """The parser of the command ``scan`` or ``fetch``."""
+    parser = argparse.ArgumentParser(
+        prog=prog or f"python -m components.corpus {command}", description=DESCRIPTIONS[command]
+    )
     parser.add_argument(
-        "--corpus", help="name in catalogue/corpus.yaml (default: the one of params.yaml)"
+        "--corpus",
+        metavar="NAME",
+        help="name in catalogue/corpus.yaml (default: the one of params.yaml)",
     )
     if command == "fetch":
         parser.add_argument(
             "--role", choices=catalogue.ROLES, help="fetch for the sources of this role alone"
         )
-    options = parser.parse_args(arguments[1:])
+    return parser
+
+
+def main(arguments: Sequence[str], prog: str = "") -> int:
+    """Runs the stage, or the command that the first argument names; returns the exit code."""
+    if arguments[:1] not in (["scan"], ["fetch"]):
+        run_stage("corpus", work, names=("corpus",), roles=True)
+        return 0
+    command = arguments[0]
+    options = build_parser(command, prog=prog).parse_args(arguments[1:])
     configure_logging()
     try:
         corpus = options.corpus or read_params().corpus
@@ -48,8 +61,9 @@ def main(arguments: list[str]) -> None:
             fetch_corpus(corpus, options.role)
     except LibrettoError as error:
         print(f"corpus {command}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

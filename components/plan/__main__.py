@@ -21,6 +21,8 @@ from components.plan.report import print_plan
 from components.plan.run import check_plan, plan_run
 from components.runtime.stage import check_names
 
+PROG = "python -m components.plan"
+
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Values by key of ``key=value`` in the grammar of ``dvc exp run -S``; raises InputError for
@@ -50,11 +52,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Plans from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m components.plan", description="What a run will cost, before it runs."
-    )
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The parser of this command."""
+    parser = argparse.ArgumentParser(prog=prog, description="What a run will cost, before it runs.")
     parser.add_argument(
         "-S",
         "--set-param",
@@ -70,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help=f"of {', '.join(catalogue.names('gpu'))}",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Plans from the command line; returns the exit code."""
+    options = build_parser(prog).parse_args(arguments)
     try:
         params = read_overridden_params(parse_assignments(options.set_param), "overrides")
         check_names(params)

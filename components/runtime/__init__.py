@@ -1,1 +1,3 @@
-"""How and where a run happens: settings, stage runner, work cache, fan-out, progress, S3."""
+"""How and where a run happens: runtime settings, stage runner, work cache, fan-out,
+progress, S3.
+"""

@@ -1,7 +1,5 @@
-"""The GPUs of this machine, and which of them each worker sees.
-
-In: the environment and device files; torch, which takes seconds to load, is not asked. Out: values
-for ``CUDA_VISIBLE_DEVICES``. Cost: microseconds.
+"""The GPUs of this machine, and which of them each worker sees; nothing is asked of torch, which
+takes seconds to load.
 """
 
 from __future__ import annotations
@@ -17,34 +15,38 @@ DEVICES = Path("/dev")
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them: those that it lists, else
-    all GPUs of the driver.
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that may be used: those that it names, else all
+    that the driver shows.
 
-    CUDA counts GPUs from 0, whatever the names of the device files are: in a container with nvidia2
-    and nvidia3 they are 0 and 1.
+    CUDA counts what it finds from 0, whatever the names of the device files: a container that was
+    given nvidia2 and nvidia3 has 0 and 1.
     """
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if names is not None:
-        return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
-    files = DEVICES.glob("nvidia*")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [each.strip() for each in named.split(",") if each.strip() not in ("", "-1")]
     return [
-        str(index) for index in range(sum(bool(re.fullmatch(r"nvidia\d+", f.name)) for f in files))
+        str(place)
+        for place in range(
+            sum(bool(re.fullmatch(r"nvidia\d+", each.name)) for each in DEVICES.glob("nvidia*"))
+        )
     ]
 
 
-def share_gpus(gpus: Sequence[str], share: float) -> list[str]:
-    """``CUDA_VISIBLE_DEVICES`` for each worker, where a worker takes ``share`` GPUs: a count such
-    as 2, or a share such as 0.5.
+def share_gpus(found: Sequence[str], share: float) -> list[str]:
+    """What each worker's ``CUDA_VISIBLE_DEVICES`` is to say, where a worker takes ``share`` GPUs: 2
+    of them, or half of one.
 
-    Raises InputError where one worker takes more GPUs than there are.
+    Raises InputError where there are fewer than one worker takes.
     """
     if share < 1:
-        return [gpu for _ in range(int(1 / share + 1e-9)) for gpu in gpus]
+        return [each for _ in range(int(1 / share + 1e-9)) for each in found]
     size = int(share)
-    if len(gpus) < size:
+    if len(found) < size:
         raise InputError(
-            f"LIBRETTO_GPUS={share:g}: this machine has {len(gpus)}.",
+            f"LIBRETTO_GPUS={share:g}: this machine has {len(found)}.",
             subject="LIBRETTO_GPUS",
             hint="Set it lower.",
         )
-    return [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+    return [
+        ",".join(found[start : start + size]) for start in range(0, len(found) - size + 1, size)
+    ]

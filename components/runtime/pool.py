@@ -1,11 +1,10 @@
 """Fan-out of independent units over workers: in this process, in processes of this machine, or as
 Ray tasks on a cluster.
 
-In: a function, items, and the runtime settings that decide between the three (``LIBRETTO_FANOUT``,
-``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``). Out: results, which do not depend on that choice: one
-worker computes a unit with the thread count that the parameters name, and its output goes to the
-work cache. If a worker is killed, its unit alone is lost, and another worker takes it. Cost: the
-start of a process for each worker.
+Which it is the runtime settings say (``LIBRETTO_FANOUT``, ``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``);
+it never changes a result: a unit is computed whole by one worker with the thread count that the
+parameters name, and what it makes goes to the work cache. A worker that is killed loses its unit
+alone, which another one takes.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ Result = TypeVar("Result")
 
 
 def die_with_parent() -> None:
-    """Makes the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that
-    no orphan continues to write.
+    """Has the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): no orphan
+    goes on writing.
     """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -43,67 +42,69 @@ def fan_out(
     uses_gpu: bool = False,
     is_local: bool = False,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yields (item, result) in the order in which units finish. ``uses_gpu``: a unit runs on the
-    accelerator; ``is_local``: units are too small for a cluster.
+    """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator,
+    ``here`` that it is not worth a cluster.
 
-    Raises what ``function`` raises, and TransientError where the workers of a unit were killed
-    more than ``MAX_RESTARTS`` times.
+    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``MAX_RESTARTS``
+    times over.
     """
     if fanout() == "ray" and not is_local and items:
         yield from run_ray_tasks(function, items, gpu_share() if uses_gpu else 0)
         return
-    slots = _device_slots(uses_gpu)[: len(items)]
-    if len(slots) <= 1:
+    seats = _device_slots(uses_gpu)[: len(items)]
+    if len(seats) <= 1:
         yield from ((item, function(item)) for item in items)
     else:
-        yield from _run_processes(function, items, slots)
+        yield from _processes(function, items, seats)
 
 
-def _device_slots(uses_gpu: bool) -> list[str]:
-    """``CUDA_VISIBLE_DEVICES`` for each worker of this machine; empty where a worker sees all GPUs,
-    or there are none.
+def _device_slots(gpu: bool) -> list[str]:
+    """For each worker of this machine which GPUs it sees; empty where it sees them all, or there
+    are none.
     """
-    name = device() if uses_gpu else "cpu"
-    if name == "cpu":
+    chosen = device() if gpu else "cpu"
+    if chosen == "cpu":
         return [""] * workers()
-    gpus, share = visible_gpus(), gpu_share()
-    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared: one worker sees
-    # all of them.
-    if name == "cuda" and (gpus or "CUDA_VISIBLE_DEVICES" in os.environ):
-        return share_gpus(gpus, share)
-    return [""]
+    found, share = visible_gpus(), gpu_share()
+    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker,
+    # which sees them all.
+    return (
+        share_gpus(found, share)
+        if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ)
+        else [""]
+    )
 
 
-def _run_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], slots: Sequence[str]
+def _processes(
+    function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]
 ) -> Iterator[tuple[Item, Result]]:
-    """Runs a pool of one process for each slot, so that a killed process stops no other one."""
-    queue, restarts = deque(range(len(items))), [0] * len(items)
-    pools = [_start_pool(slot) for slot in slots]
-    running: dict[Future[Result], tuple[int, int]] = {}  # → (index of the unit, of the pool)
+    """A pool of one process for each seat, so that a killed one takes no other with it."""
+    left, killed = deque(range(len(items))), [0] * len(items)
+    pools = [_pool(seat) for seat in seats]
+    running: dict[Future[Result], tuple[int, int]] = {}  # → (place of the unit, place of the pool)
     idle = list(range(len(pools)))
     try:
-        while queue or running:
-            while queue and idle:
-                unit, index = queue.popleft(), idle.pop()
+        while left or running:
+            while left and idle:
+                unit, seat = left.popleft(), idle.pop()
                 try:
-                    future = pools[index].submit(function, items[unit])
+                    future = pools[seat].submit(function, items[unit])
                 except BrokenProcessPool:  # killed while it waited for work: no unit is lost
-                    pools[index] = _start_pool(slots[index])
-                    future = pools[index].submit(function, items[unit])
-                running[future] = unit, index
+                    pools[seat] = _pool(seats[seat])
+                    future = pools[seat].submit(function, items[unit])
+                running[future] = unit, seat
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                unit, index = running.pop(future)
-                idle.append(index)
+                unit, seat = running.pop(future)
+                idle.append(seat)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    restarts[unit] += 1
-                    if restarts[unit] > MAX_RESTARTS:
+                    killed[unit] += 1
+                    if killed[unit] > MAX_RESTARTS:
                         raise worker_killed_error() from None
-                    pools[index] = _start_pool(slots[index])
-                    queue.appendleft(unit)
+                    pools[seat] = _pool(seats[seat])
+                    left.appendleft(unit)
                     continue
                 yield items[unit], result
     finally:
@@ -113,15 +114,15 @@ def _run_processes(
             pool.shutdown()
 
 
-def _start_pool(slot: str) -> ProcessPoolExecutor:
+def _pool(seat: str) -> ProcessPoolExecutor:
     # spawn: a fork of a process whose libraries run threads can hang.
     return ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_init_worker, initargs=(slot,)
+        1, mp_context=get_context("spawn"), initializer=_init_worker, initargs=(seat,)
     )
 
 
-def _init_worker(slot: str) -> None:
+def _init_worker(seat: str) -> None:
     die_with_parent()
     configure_logging()
-    if slot:
-        os.environ["CUDA_VISIBLE_DEVICES"] = slot
+    if seat:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seat

@@ -34,15 +34,20 @@ SET_HELP = "a constraint set of the model, or ctc (default: constrained)"
 MODEL_HELP = "an exported folder (default: the model of this workspace)"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
     """Transcribes or exports, as the command line says; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    action = arguments[0] if arguments[:1] in (["export"], ["batch"]) else ""
+    parser = build_parser(action, prog=prog)
+    options = parser.parse_args(arguments[1:] if action else arguments)
     try:
-        if arguments[:1] == ["export"]:
-            return _export(arguments[1:])
-        if arguments[:1] == ["batch"]:
-            return _batch(arguments[1:])
-        return _transcribe(_options(arguments), sys.stdout)
+        if action == "export":
+            return _export(options)
+        if action == "batch":
+            if options.shard < 1:
+                parser.error("--shard is at least 1")
+            return _batch(options)
+        return _transcribe(options, sys.stdout)
     except LibrettoError as error:
         print(f"transcribe: {error}", file=sys.stderr)
         return error.exit_code
@@ -51,11 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def build_parser(action: str = "", *, prog: str = "") -> argparse.ArgumentParser:
+    """The parser of this command: without an action, or of the action ``export`` or ``batch``."""
     parser = argparse.ArgumentParser(
-        prog="python -m components.transcribe",
-        description="Recordings to text.",
-        epilog="'python -m components.transcribe export DIR' writes the workspace's model.",
+        prog=prog or f"python -m components.transcribe {action}".strip(),
+        description=DESCRIPTIONS[action],
+    )
+    ADD_ARGUMENTS[action](parser)
+    return parser
+
+
+def _add_transcribe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "'export DIR' in place of files writes the workspace's model, 'batch IN OUT' fills a table."
     )
     parser.add_argument(
         "inputs",
@@ -86,7 +99,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="S",
         help="of audio in a batch (default: as the model says)",
     )
-    return parser.parse_args(arguments)
 
 
 def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
@@ -163,13 +175,7 @@ def _writer(
     return to_stream
 
 
-def _export(arguments: Sequence[str]) -> int:
-    from components.transcribe.export import export
-
-    parser = argparse.ArgumentParser(
-        prog="python -m components.transcribe export",
-        description="Writes the model into a folder of its own.",
-    )
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", type=Path, metavar="DIR", help="a new folder, or one of an earlier export"
     )
@@ -178,19 +184,19 @@ def _export(arguments: Sequence[str]) -> int:
         action="store_true",
         help="encoder and LLM too, if they were not trained by a stage",
     )
-    options = parser.parse_args(arguments)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from components.transcribe.export import export
+
     for line in export(options.folder, options.with_bases):
         print(line, file=sys.stderr)
     return 0
 
 
-def _batch(arguments: Sequence[str]) -> int:
-    from components.transcribe.batch import SHARD_SIZE, run
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    from components.transcribe.batch import SHARD_SIZE
 
-    parser = argparse.ArgumentParser(
-        prog="python -m components.transcribe batch",
-        description="A folder or bucket of recordings to parquet.",
-    )
     parser.add_argument("source", metavar="IN", help="a folder, or s3://bucket/prefix")
     parser.add_argument(
         "target",
@@ -209,9 +215,11 @@ def _batch(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--again", action="store_true", help="repeat the shards of recordings that changed"
     )
-    options = parser.parse_args(arguments)
-    if options.shard < 1:
-        parser.error("--shard is at least 1")
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from components.transcribe.batch import run
+
     summary = run(
         options.source, options.target, options.model, options.set, options.shard, options.again
     )
@@ -221,6 +229,18 @@ def _batch(arguments: Sequence[str]) -> int:
         f"{summary.num_failed} without (the column 'failure' has the reason)"
     )
     return FAILED if summary.num_failed else 0
+
+
+DESCRIPTIONS = {
+    "": "Recordings to text.",
+    "export": "Writes the model into a folder of its own.",
+    "batch": "A folder or bucket of recordings to parquet.",
+}
+ADD_ARGUMENTS = {
+    "": _add_transcribe_arguments,
+    "export": _add_export_arguments,
+    "batch": _add_batch_arguments,
+}
 
 
 if __name__ == "__main__":

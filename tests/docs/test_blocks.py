@@ -141,6 +141,8 @@ def test_every_command_is_accepted(
     monkeypatch.chdir(REPOSITORY)
     refused = []
     for block in of_language("bash"):
+        if block.page.parent.name == "howto":  # run in test_howto, with what the guide adds
+            continue
         for words in commands(block):
             if reason := check(words, reference):
                 refused.append(f"{block}: {shlex.join(words)}: {reason}")
