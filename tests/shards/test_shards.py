@@ -193,7 +193,7 @@ def test_an_altered_set_is_stored_beside_the_unaltered_one(
 def test_real_speech_of_every_rate_and_format_goes_in(
     recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a table to the manifest and to the tars: all utterances, at 16 kHz, of the same length."""
+    """From a table to the manifest and to the tars: all utterances at 16 kHz, of equal length."""
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
     table = {
         "kind": "table",
@@ -431,7 +431,9 @@ def test_tars_in_a_bucket_equal_those_of_a_folder(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:
     run(stage())
-    local = {item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)}
+    payloads = {
+        item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
+    }
     local = read_record(OUT)
     index = (OUT / "clips" / INDEX).read_bytes()
 
@@ -440,7 +442,7 @@ def test_tars_in_a_bucket_equal_those_of_a_folder(
     assert sorted(path.name for path in OUT.rglob("*") if path.is_file()) == [
         INDEX,
         "inputs.json",
-    ], "no tar is left here"
+    ], "no tar stays on this machine"
     units = [path.parent for path in work.rglob("stored.json")]
     assert units and not [unit for unit in units if list(unit.glob("*.tar"))], (
         "nor in the work cache"
@@ -457,19 +459,19 @@ def test_tars_in_a_bucket_equal_those_of_a_folder(
     assert set(bucket.names()) == {f"tars/{digest[:2]}/{digest}.tar" for digest in tars.values()}
     assert {
         item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
-    } == local
-    assert len(local) == len(CLIPS)
+    } == payloads
+    assert len(payloads) == len(CLIPS)
 
     bucket.asked.clear()
     run(stage(remote=True))
     assert not [path for method, path in bucket.asked if method == "PUT"], (
-        "what lies there is not sent again"
+        "a stored tar is not written again"
     )
     bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
     run(stage(remote=True))
     assert {
         item.id: (read_payload(item), read_description(item)) for item in list_utterances(OUT)
-    } == local, "a missing tar is written again"
+    } == payloads, "a missing tar is written again"
 
 
 @pytest.mark.slow
