@@ -1,16 +1,18 @@
-"""What was heard of an utterance, beside what the LLM makes of it: the encoder's CTC posterior, or
-the matching cross-attention.
+"""Acoustic evidence for a text, beside the score of the LLM: from the encoder's CTC posterior, or
+from the cross-attention of the bridge's matching head.
 
-In: frames of the encoder's last layer and its CTC head, or projected speech and the matching head
-of the bridge. Out: for how many units a text runs on without one that was heard, how likely it is
-that anything was said at all, and how well a whole text agrees. An utterance's evidence comes from
-its own frames alone. Cost: one product with the head, then a few microseconds a character.
+In: last-layer frames of an utterance and the encoder's CTC head, or projected speech and the
+matching head. Out: how many units a text goes on without one that the audio supports, the
+probability that there is speech at all, and the log-probability of a whole text. The evidence of an
+utterance comes from its own frames alone. Cost: one product with the head, then a few microseconds
+a character.
 
-With CTC the units are letters and digits, case folded: one is heard where it lengthens the longest
-common subsequence (Hirschberg 1977) of the text with the greedy CTC text, so that a word which CTC
-spells otherwise has letters that count, and what runs on past the recording, or round in a loop,
-finds none that are left. With the matching head (Pham et al., arXiv 2406.17272) they are the LLM's
-tokens: one is heard where the speech that it attends to looks like its embedding.
+With CTC the units are letters and digits, case folded. A unit is supported if it lengthens the
+longest common subsequence (Hirschberg 1977) of the text with the greedy CTC text. A word that CTC
+spells in another way still has supported letters; a text that goes on after the recording ends, or
+that repeats itself, has none left. With the matching head (Pham et al., arXiv 2406.17272) the units
+are tokens of the LLM. A token is supported if the speech that it attends to is similar to its
+embedding.
 """
 
 from __future__ import annotations
@@ -26,111 +28,115 @@ import torch
 from components.model.encoders.ctc import CtcHead
 from components.model.matching import MatchingHead
 
-# Cosine of a token's embedding and the speech that it attends to, from which on it counts as heard.
-# With the default bridge no token reaches 0.30 on synthetic non-speech; on spoken-dev 19 of 20
-# tokens that were said lie above 0.38, and of those that were not two thirds above 0.30, since any
-# speech has something of them. A bound of 0.4 cut off words that were said, this one none.
+# Cosine of a token's embedding and the speech that it attends to, from which on the token is
+# supported. Measured with the default bridge: on synthetic non-speech no token reaches 0.30; on
+# spoken-dev 19 of 20 tokens of the reference are above 0.38, and two thirds of the other tokens are
+# above 0.30, since any speech resembles them a little. A threshold of 0.4 removed correct words,
+# this one removed none.
 COSINE_THRESHOLD = 0.3
-# Mean cosine of a text at which nothing and at which surely something was said: with that bridge
-# synthetic non-speech reaches 0.10 and speech begins at 0.35.
-QUIET, SPOKEN = 0.1, 0.35
-NEVER = float("-inf")
-PART = "\N{REPLACEMENT CHARACTER}"  # how a token reads that holds some of the bytes of a letter
+# Mean cosine of a text's tokens at which the probability of speech is 0 and 1. With the same bridge
+# synthetic non-speech reaches 0.10, and speech begins at 0.35.
+NON_SPEECH_COSINE, SPEECH_COSINE = 0.1, 0.35
+IMPOSSIBLE = float("-inf")
+# How a token is decoded that holds some of the bytes of a letter.
+PARTIAL_LETTER = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
 class PrefixState:
-    """How far a text has come: units since the last one that was heard, and what a further unit is
-    held against.
-    """
+    """The evidence for the beginning of a text."""
 
-    unsupported: int = 0
+    unsupported: int = 0  # units since the last supported one
     tokens: tuple[int, ...] = ()
     letters: str = ""
-    row: np.ndarray | None = (
-        None  # longest common subsequence of the letters with each beginning of the CTC text
-    )
+    # Length of the longest common subsequence of ``letters`` with the first 0, 1, 2, … letters of
+    # the CTC text: (letters of the CTC text + 1,).
+    row: np.ndarray | None = None
 
 
 class Evidence(Protocol):
-    """Evidence of one utterance."""
+    """Acoustic evidence of one utterance."""
 
-    def most(self, token: int) -> int:
-        """Units of a token of the LLM: by so many ``unheard`` grows at most."""
+    def max_units(self, token: int) -> int:
+        """The most units that a token of the LLM can add to a text."""
 
-    def extend(self, reach: PrefixState, token: int) -> PrefixState:
-        """The reach of a text with one more token."""
+    def extend(self, state: PrefixState, token: int) -> PrefixState:
+        """The state of a text with one more token."""
 
-    def speech(self, tokens: Sequence[int]) -> float:
-        """How sure it is that anything was said, 0 to 1; ``tokens`` are the best text's."""
+    def speech_probability(self, tokens: Sequence[int]) -> float:
+        """The probability, 0 to 1, that the utterance has speech; ``tokens`` are those of the best
+        text.
+        """
 
-    def agreement(self, tokens: Sequence[int], text: str) -> float:
-        """Log-probability of a text under what was heard; the empty one has some too."""
+    def log_agreement(self, tokens: Sequence[int], text: str) -> float:
+        """Natural log-probability of a text, which may be empty, given the audio."""
 
 
 def letters(text: str) -> str:
-    """Letters and digits of a text, case folded: what two writings of one utterance
-    have in common.
-    """
+    """The letters and digits of a text, case folded: what two spellings of one utterance share."""
     return "".join(filter(str.isalnum, text.casefold()))
 
 
 class CtcEvidence:
-    """Evidence by the CTC head of an encoder. ``scores`` are log-probabilities of the units at each
-    frame, (frames, units); ``heard`` is the greedy text; ``text`` gives the text of some tokens of
-    the LLM.
+    """Evidence from the CTC head of an encoder.
+
+    ``scores`` are log-probabilities of the head's units at each frame, (frames, units);
+    ``ctc_text`` is the greedy text; ``decode_tokens`` turns tokens of the LLM into text.
     """
 
     def __init__(
         self,
         scores: torch.Tensor,
-        heard: str,
+        ctc_text: str,
         head: CtcHead,
-        text: Callable[[tuple[int, ...]], str],
+        decode_tokens: Callable[[tuple[int, ...]], str],
     ) -> None:
-        self._scores, self._head, self._text = scores, head, text
-        self._heard = np.array([ord(each) for each in letters(heard)], np.int64)
+        self._scores, self._head, self._decode_tokens = scores, head, decode_tokens
+        self._ctc_letters = np.array([ord(letter) for letter in letters(ctc_text)], np.int64)
 
-    def most(self, token: int) -> int:
-        piece = self._text((token,))
-        return len(letters(piece)) + (PART in piece)
+    def max_units(self, token: int) -> int:
+        """Letters of the token, and one more if it ends within a letter."""
+        piece = self._decode_tokens((token,))
+        return len(letters(piece)) + (PARTIAL_LETTER in piece)
 
-    def extend(self, reach: PrefixState, token: int) -> PrefixState:
-        tokens = (*reach.tokens, token)
-        said = letters(
-            self._text(tokens)
-        )  # of all of them: one letter may be written by several tokens
-        row, before, unheard = reach.row, reach.letters, reach.unsupported
-        if row is None or not said.startswith(before):
-            row, before, unheard = np.zeros(len(self._heard) + 1, np.int32), "", 0
-        for letter in said[
-            len(before) :
-        ]:  # row[j]: longest common subsequence with the first j letters that were heard
-            met, common = row[:-1] + (self._heard == ord(letter)), row[-1]
-            row = np.maximum.accumulate(np.concatenate([row[:1], np.maximum(row[1:], met)]))
-            unheard = 0 if row[-1] > common else unheard + 1
-        return PrefixState(unheard, tokens, said, row)
+    def extend(self, state: PrefixState, token: int) -> PrefixState:
+        """One step of the longest common subsequence for each letter that the token adds."""
+        tokens = (*state.tokens, token)
+        # Of all tokens together, since one letter may be written by several tokens.
+        text = letters(self._decode_tokens(tokens))
+        row, previous_text, unsupported = state.row, state.letters, state.unsupported
+        if row is None or not text.startswith(previous_text):
+            row = np.zeros(len(self._ctc_letters) + 1, np.int32)
+            previous_text, unsupported = "", 0
+        for letter in text[len(previous_text) :]:
+            match, previous_length = row[:-1] + (self._ctc_letters == ord(letter)), row[-1]
+            longest = np.concatenate([row[:1], np.maximum(row[1:], match)])
+            row = np.maximum.accumulate(longest)
+            unsupported = 0 if row[-1] > previous_length else unsupported + 1
+        return PrefixState(unsupported, tokens, text, row)
 
-    def speech(self, tokens: Sequence[int]) -> float:
-        return -float(np.expm1(self._blank))
+    def speech_probability(self, tokens: Sequence[int]) -> float:
+        """1 - P(all frames are blank)."""
+        return -float(np.expm1(self._log_all_blank))
 
     @cached_property
-    def _blank(self) -> float:
+    def _log_all_blank(self) -> float:
         """Log-probability that no frame holds a unit."""
         return float(self._scores[:, self._head.blank].sum()) if len(self._scores) else 0.0
 
-    def agreement(self, tokens: Sequence[int], text: str) -> float:
-        """log P(text | frames), summed over all CTC paths (Graves et al. 2006); units that the head
-        lacks are left out of the text, and one that does not fit into the frames can't have been
-        said.
+    def log_agreement(self, tokens: Sequence[int], text: str) -> float:
+        """log P(text | frames), summed over all CTC paths (Graves et al. 2006, equation 3).
+
+        Units that the head lacks are left out of the text. The result is minus infinity for a text
+        that has more units than there are frames.
         """
         target = self._head.encode_known(text)
         if not target:
-            return self._blank if not letters(text) else NEVER
+            return self._log_all_blank if not letters(text) else IMPOSSIBLE
         lengths = (torch.tensor([len(self._scores)]), torch.tensor([len(target)]))
         loss = torch.nn.functional.ctc_loss(
-            self._scores[:, None],
-            torch.tensor([target]),
+            self._scores[:, None],  # (frames, 1, units)
+            torch.tensor([target]),  # (1, target units)
             *lengths,
             blank=self._head.blank,
             reduction="sum",
@@ -139,62 +145,61 @@ class CtcEvidence:
 
 
 class MatchedEvidence:
-    """Evidence by the matching head of a bridge. ``speech`` are the projected vectors of the
-    utterance, (tokens, LLM width), ``embed`` the LLM's embedding table.
+    """Evidence from the matching head of a bridge.
+
+    ``speech`` is the projected speech of the utterance, (speech tokens, LLM width); ``embedding``
+    is the LLM's embedding table.
     """
 
     def __init__(
-        self, matching: MatchingHead, speech: torch.Tensor, embed: torch.nn.Module
+        self, matching: MatchingHead, speech: torch.Tensor, embedding: torch.nn.Module
     ) -> None:
-        self._matching, self._speech, self._embed = matching, speech, embed
-        self._known: dict[int, float] = {}
+        self._matching, self._speech, self._embedding = matching, speech, embedding
+        self._cosines: dict[int, float] = {}
 
-    def most(self, token: int) -> int:
+    def max_units(self, token: int) -> int:
+        """One: the units are tokens."""
         return 1
 
-    def extend(self, reach: PrefixState, token: int) -> PrefixState:
-        return PrefixState(
-            0 if self._cosine(token) >= COSINE_THRESHOLD else reach.unsupported + 1,
-            (*reach.tokens, token),
-        )
+    def extend(self, state: PrefixState, token: int) -> PrefixState:
+        """The token is supported if its cosine reaches ``COSINE_THRESHOLD``."""
+        is_supported = self._cosine(token) >= COSINE_THRESHOLD
+        return PrefixState(0 if is_supported else state.unsupported + 1, (*state.tokens, token))
 
-    def speech(self, tokens: Sequence[int]) -> float:
-        """Where the mean of the cosines lies between ``QUIET`` and ``SPOKEN``, those below 0 taken
-        as 0; 0 for no tokens.
+    def speech_probability(self, tokens: Sequence[int]) -> float:
+        """Position of the mean cosine between ``NON_SPEECH_COSINE`` (0) and ``SPEECH_COSINE`` (1);
+        negative cosines count as 0. It is 0 for no tokens.
         """
-        mean = (
-            float(np.mean([max(0.0, self._cosine(token)) for token in tokens]))
-            if len(tokens)
-            else 0.0
-        )
-        return min(1.0, max(0.0, (mean - QUIET) / (SPOKEN - QUIET)))
+        cosines = [max(0.0, self._cosine(token)) for token in tokens]
+        mean = float(np.mean(cosines)) if cosines else 0.0
+        share = (mean - NON_SPEECH_COSINE) / (SPEECH_COSINE - NON_SPEECH_COSINE)
+        return min(1.0, max(0.0, share))
 
-    def agreement(self, tokens: Sequence[int], text: str) -> float:
+    def log_agreement(self, tokens: Sequence[int], text: str) -> float:
         """Sum of log((1 + cosine) / 2) over tokens."""
         return float(sum(np.log(max(1e-9, (1 + self._cosine(token)) / 2)) for token in tokens))
 
     @torch.inference_mode()
     def _cosine(self, token: int) -> float:
-        if token not in self._known:
-            text = self._embed(torch.tensor([token], device=self._speech.device)).to(
-                self._speech.dtype
-            )
-            got = self._matching.attend(text, self._speech)
-            self._known[token] = float(
-                torch.nn.functional.cosine_similarity(got.float(), text.float(), dim=-1)
-            )
-        return self._known[token]
+        """Cosine of a token's embedding and the speech that it attends to."""
+        if token not in self._cosines:
+            ids = torch.tensor([token], device=self._speech.device)
+            text = self._embedding(ids).to(self._speech.dtype)  # (1, LLM width)
+            attended = self._matching.attend(text, self._speech)  # (1, LLM width)
+            cosine = torch.nn.functional.cosine_similarity(attended.float(), text.float(), dim=-1)
+            self._cosines[token] = float(cosine)
+        return self._cosines[token]
 
 
 def ctc_evidence(
-    encoder: Any, frames: Sequence[torch.Tensor], text: Callable[[tuple[int, ...]], str]
+    encoder: Any, frames: Sequence[torch.Tensor], decode_tokens: Callable[[tuple[int, ...]], str]
 ) -> list[Evidence]:
-    """Evidence of utterances by the CTC head of their encoder, from last-layer frames, each
-    (frames, width); ``text`` gives the text of some tokens of the LLM.
+    """Evidence of utterances from the CTC head of their encoder and their last-layer frames, each
+    (frames, width). ``decode_tokens`` turns tokens of the LLM into text.
     """
-    head, heard = CtcHead(encoder), encoder.ctc_text(frames)
-    known = lru_cache(maxsize=100_000)(text)
+    head, ctc_texts = CtcHead(encoder), encoder.ctc_text(frames)
+    cached_decode = lru_cache(maxsize=100_000)(decode_tokens)
     return [
-        CtcEvidence(scores.cpu(), said, head, known)
-        for scores, said in zip(head.log_probabilities(frames), heard, strict=True)
+        CtcEvidence(scores.cpu(), ctc_text, head, cached_decode)
+        for scores, ctc_text in zip(head.log_probabilities(frames), ctc_texts, strict=True)
     ]

@@ -1,12 +1,12 @@
-"""When each word was said: forced alignment of a text to the log-probabilities of a CTC head
-(Graves et al. 2006, section 4.1).
+"""Word times: forced alignment of a text to the log-probabilities of a CTC head (Graves et al.
+2006, section 4.1).
 
-In: last-layer frames of an utterance and its text, from whatever model. Out: the words with their
-seconds, and how sure the head is of each. The path of blanks and units with the highest probability
-is found by Viterbi; units that the head does not know (digits, where it has letters alone) are left
-out, and a word of such units alone fills the gap between its neighbours. Written here, since
-torchaudio's ``forced_align`` is compiled code that a processor's build of torch does not load.
-Cost: frames × units of one text, about 20 ms for 20 s of speech.
+In: last-layer frames of an utterance and its text, from any model. Out: the words with their
+seconds, and the confidence of the head in each. Viterbi finds the most probable path of blanks and
+units. Units that the head lacks (digits, for a head of letters) are left out; a word of such units
+alone fills the gap between its neighbours. Written here because torchaudio's ``forced_align`` is
+compiled code that a CPU build of torch does not load. Cost: frames × units of one text, about 20 ms
+for 20 s of speech.
 """
 
 from __future__ import annotations
@@ -25,140 +25,139 @@ from components.text.joining import Word, estimate_word_times
 
 @dataclass(frozen=True)
 class UnitSpan:
-    """The frames ``start`` to ``end`` (exclusive) in which one unit stands, and the sum of its
-    log-probabilities there.
-    """
+    """The frames that one unit covers on a path."""
 
-    start: int
-    end: int
-    score: float
+    start: int  # frame
+    end: int  # frame, exclusive
+    score: float  # sum of the unit's log-probabilities over these frames
 
 
 def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[UnitSpan] | None:
-    """The runs of ``target``'s units on the likeliest of all paths that collapse to it; None where
-    there are too few frames.
+    """The spans of ``target``'s units on the most probable of all paths that collapse to it; None
+    if there are too few frames.
 
-    ``scores`` are log-probabilities, shape (frames, units).
+    ``scores`` are log-probabilities, (frames, units).
     """
     if not target:
         return []
-    count = len(scores)
-    if count < frames_needed(target):
+    num_frames = len(scores)
+    if num_frames < frames_needed(target):
         return None
-    units = np.full(2 * len(target) + 1, blank)
+    units = np.full(2 * len(target) + 1, blank)  # of the states: blank, unit, blank, …, blank
     units[1::2] = target
-    emitted = np.asarray(scores, np.float64)[
-        :, units
-    ]  # (frames, states): blank, unit, blank, unit, … blank
-    # A unit may follow the unit before it without a blank where the two differ.
-    skips = np.concatenate([[False, False], (units[2:] != blank) & (units[2:] != units[:-2])])
-    best = np.full(len(units), -np.inf)
+    emitted = np.asarray(scores, np.float64)[:, units]  # (frames, states)
+    # A unit may follow the unit before it without a blank if the two differ.
+    can_skip = np.concatenate([[False, False], (units[2:] != blank) & (units[2:] != units[:-2])])
+    best = np.full(len(units), -np.inf)  # (states,)
     best[:2] = emitted[0, :2]
-    steps = np.zeros(emitted.shape, np.int8)
-    for frame in range(1, count):
+    steps = np.zeros(emitted.shape, np.int8)  # (frames, states): how many states a path advanced
+    for frame in range(1, num_frames):
         from_one = np.concatenate([[-np.inf], best[:-1]])
-        from_two = np.where(skips, np.concatenate([[-np.inf, -np.inf], best[:-2]]), -np.inf)
-        choices = np.stack([best, from_one, from_two])
+        from_two = np.where(can_skip, np.concatenate([[-np.inf, -np.inf], best[:-2]]), -np.inf)
+        choices = np.stack([best, from_one, from_two])  # (3, states)
         steps[frame] = choices.argmax(axis=0)
         best = choices.max(axis=0) + emitted[frame]
     state = int(best[-2:].argmax()) + len(units) - 2
-    path: np.ndarray = np.empty(count, np.int64)
-    for frame in range(count - 1, -1, -1):
+    path: np.ndarray = np.empty(num_frames, np.int64)
+    for frame in range(num_frames - 1, -1, -1):
         path[frame] = state
         state -= int(steps[frame, state])
-    return [_run(path, emitted, state) for state in range(1, len(units), 2)]
+    return [_unit_span(path, emitted, state) for state in range(1, len(units), 2)]
 
 
-def _run(path: np.ndarray, emitted: np.ndarray, state: int) -> UnitSpan:
+def _unit_span(path: np.ndarray, emitted: np.ndarray, state: int) -> UnitSpan:
+    """The frames of ``path``, (frames,), that are in one state."""
     frames = np.flatnonzero(path == state)
     return UnitSpan(int(frames[0]), int(frames[-1]) + 1, float(emitted[frames, state].sum()))
 
 
 class Aligner:
-    """Word times by the CTC head of a ``SpeechEncoder``; raises InputError where it has none."""
+    """Word times from the CTC head of a ``SpeechEncoder``.
+
+    Raises InputError if the encoder has no CTC head.
+    """
 
     def __init__(self, encoder: Any) -> None:
         self.head = CtcHead(encoder)
-        self._scores, self._rate = encoder.head, encoder.rate
-        self._between = self._delimiter()
+        self._output_layer, self._frame_rate = encoder.head, encoder.rate
+        self._delimiter = self._read_delimiter()
 
     @torch.inference_mode()
     def log_probabilities(self, frames: torch.Tensor) -> np.ndarray:
-        """Of each unit at each frame: last-layer frames, shape (frames, width) → float32, shape
-        (frames, units).
+        """Of each unit at each frame: last-layer frames, (frames, width), to (frames, units),
+        float32.
         """
         encoder = self.head.encoder
-        return (
-            self._scores(frames.to(encoder.device, encoder.dtype)[None])[0]
-            .float()
-            .log_softmax(-1)
-            .cpu()
-            .numpy()
-        )
+        batch = frames.to(encoder.device, encoder.dtype)[None]  # (1, frames, width)
+        logits = self._output_layer(batch)[0].float()  # (frames, units)
+        return logits.log_softmax(-1).cpu().numpy()
 
     def __call__(self, frames: torch.Tensor, text: str) -> list[Word]:
-        """The words of a text, in seconds from the first frame. Where the text has more units than
-        there are frames, words are spread over the time, and have no score.
+        """The words of a text, in seconds from the first frame.
+
+        If the text has more units than there are frames, the words are spread over the duration and
+        have no score.
         """
         words = text.split()
-        units = [self._units(word) for word in words]
-        target, places = self._sequence(units)
-        seconds = len(frames) / self._rate
-        runs = viterbi(self.log_probabilities(frames), target, self.head.blank)
-        if runs is None or not any(units):
-            return estimate_word_times(text, 0.0, seconds)
-        found = [
-            self._word(word, [runs[place] for place in each])
-            for word, each in zip(words, places, strict=True)
+        units = [self.head.encode_known(word) for word in words]
+        target, ranges = self._target(units)
+        duration_s = len(frames) / self._frame_rate
+        spans = viterbi(self.log_probabilities(frames), target, self.head.blank)
+        if spans is None or not any(units):
+            return estimate_word_times(text, 0.0, duration_s)
+        aligned = [
+            self._word(word, [spans[index] for index in indices])
+            for word, indices in zip(words, ranges, strict=True)
         ]
-        return _filled(words, found, seconds)
+        return _fill_gaps(words, aligned, duration_s)
 
-    def _units(self, word: str) -> list[int]:
-        """Ids of a word's units; those that the head does not know are left out."""
-        return self.head.encode_known(word)
-
-    def _delimiter(self) -> list[int]:
-        """What stands between two words: a unit of its own for letters, nothing for subwords, which
-        mark beginnings.
+    def _read_delimiter(self) -> list[int]:
+        """The units between two words: one for a head of letters, none for subwords, which mark the
+        beginning of a word.
         """
-        alone, both = self._units("a"), self._units("a a")
-        return both[len(alone) : len(both) - len(alone)]
+        one, two = self.head.encode_known("a"), self.head.encode_known("a a")
+        return two[len(one) : len(two) - len(one)]
 
-    def _sequence(self, units: Sequence[Sequence[int]]) -> tuple[list[int], list[range]]:
-        """The units of all words with what stands between them, and the places of each
-        word's own.
+    def _target(self, units: Sequence[Sequence[int]]) -> tuple[list[int], list[range]]:
+        """The units of all words with delimiters between them, and the indices of each word's
+        units.
         """
         target: list[int] = []
-        places = []
-        for each in units:
-            if each and target:
-                target += self._between
-            places.append(range(len(target), len(target) + len(each)))
-            target += each
-        return target, places
+        ranges = []
+        for word_units in units:
+            if word_units and target:
+                target += self._delimiter
+            ranges.append(range(len(target), len(target) + len(word_units)))
+            target += word_units
+        return target, ranges
 
-    def _word(self, text: str, runs: Sequence[UnitSpan]) -> Word | None:
-        if not runs:
+    def _word(self, text: str, spans: Sequence[UnitSpan]) -> Word | None:
+        """A word with its times; its score is the geometric mean of its frames' probabilities."""
+        if not spans:
             return None
-        frames = sum(run.end - run.start for run in runs)
-        sure = math.exp(sum(run.score for run in runs) / frames)
-        return Word(text, runs[0].start / self._rate, runs[-1].end / self._rate, sure)
+        num_frames = sum(span.end - span.start for span in spans)
+        score = math.exp(sum(span.score for span in spans) / num_frames)
+        return Word(
+            text, spans[0].start / self._frame_rate, spans[-1].end / self._frame_rate, score
+        )
 
 
-def _filled(texts: Sequence[str], found: Sequence[Word | None], seconds: float) -> list[Word]:
-    """All words; those without a unit stand side by side between the ones that have some."""
-    made: list[Word] = []
+def _fill_gaps(
+    texts: Sequence[str], aligned: Sequence[Word | None], duration_s: float
+) -> list[Word]:
+    """All words; those without a unit share the gap between their neighbours."""
+    words: list[Word] = []
     waiting: list[str] = []
-    for text, word in [*zip(texts, found, strict=True), ("", None)]:
-        last = len(made) + len(waiting) == len(texts)
-        if word is None and not last:
+    for text, word in [*zip(texts, aligned, strict=True), ("", None)]:
+        is_end = len(words) + len(waiting) == len(texts)
+        if word is None and not is_end:
             waiting.append(text)
             continue
         if waiting:
-            made += estimate_word_times(
-                " ".join(waiting), made[-1].end if made else 0.0, word.start if word else seconds
-            )
+            start_s = words[-1].end if words else 0.0
+            end_s = word.start if word else duration_s
+            words += estimate_word_times(" ".join(waiting), start_s, end_s)
             waiting = []
         if word is not None:
-            made.append(word)
-    return made
+            words.append(word)
+    return words

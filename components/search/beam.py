@@ -1,67 +1,98 @@
 """Beam search under constraints that act per utterance.
 
-In: frames of a batch, seconds of audio, a constraint set, and where it asks for it evidence of what
-was heard. Out: the best text of each utterance, others beside it, and their scores: the sum of the
-tokens' log-probabilities, end of sequence included, as the model gives them without constraints. An
-utterance's text does not hang on its neighbours. Cost: the LLM's, one pass a token over beams, and
-a pass over the found texts for their scores.
+In: frames of a batch, seconds of audio, a constraint set, and, if the set needs it, acoustic
+evidence. Out: the n-best list of each utterance. A score is the sum of the log-probabilities of the
+tokens, end of sequence included, under the model without constraints. The text of an utterance does
+not depend on the rest of its batch. Cost: that of the LLM, one pass a token for all beams, and one
+pass for each rank of the n-best lists.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from components.config.params import ConstraintSet
-from components.model.llms.batch import collate
+from components.model.llms.batch import LlmInputs, collate
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import Evidence, MatchedEvidence
-from components.search.constraints import limits, processors
+from components.search.constraints import logits_processors, token_limits
 from components.text.hypothesis import Hypothesis
 
-REACHED = -1e8  # transformers marks a beam that never came about by -1e9
+MIN_SCORE = -1e8  # transformers gives a beam that was never reached -1e9
 
 
 @torch.inference_mode()
 def search(
     model: SpeechLLM,
     frames: Sequence[torch.Tensor],
-    seconds: Sequence[float],
+    durations_s: Sequence[float],
     constraints: ConstraintSet,
     evidence: Sequence[Evidence] | None = None,
     *,
-    together: bool = False,
+    is_synchronous: bool = False,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each utterance from its frames, each (frames, encoder width), with the
-    other beams beside it.
+    """The best hypothesis of each utterance, with the other beams as its alternatives; ``frames``
+    are (frames, encoder width) each.
 
-    ``evidence`` is what was heard of each; where a set asks for it and none is given, the matching
-    head of the bridge tells. Raises ValueError where that was not trained. ``together``: ranks that
-    hold the LLM together search at the same time, each its own batch; none stops before all are
-    done.
+    ``evidence`` is that of each utterance; a set that needs it and is given none uses the matching
+    head of the bridge. ``is_synchronous``: ranks that share the weights of the LLM search at the
+    same time, each its own batch, and none stops before all are done.
+
+    Raises ValueError if a set needs evidence, none is given and the matching head was not trained.
     """
     batch = collate(model.builder, None, frames)
     speech = model.project(batch)  # B of (speech tokens, H)
     inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
-        if not model.has_matching_head:
-            raise ValueError(
-                "Neither evidence is given nor was the matching head trained; take the set's "
-                "'unasked()'."
-            )
-        evidence = [
-            MatchedEvidence(model.matching, each, model.llm.get_input_embeddings())
-            for each in speech
-        ]
+        evidence = _matched_evidence(model, speech)
+    output = _generate(model, inputs, durations_s, constraints, evidence or (), is_synchronous)
+    texts = _distinct_texts(output, model.builder.eos, constraints)
+    if not (constraints.silence_gate and evidence is not None):
+        return [_best(hypotheses) for hypotheses in _score_texts(model, speech, texts)]
+    gate = constraints.silence_gate
+    texts = [
+        _add_empty_text(beams, own.speech_probability(beams[0]) < gate)
+        for beams, own in zip(texts, evidence, strict=True)
+    ]
+    scored = _score_texts(model, speech, texts)
+    return [
+        _best(_rank_by_agreement(hypotheses, own, gate))
+        for hypotheses, own in zip(scored, evidence, strict=True)
+    ]
+
+
+def _matched_evidence(model: SpeechLLM, speech: Sequence[torch.Tensor]) -> list[Evidence]:
+    """Evidence from the matching head, for ``speech`` of (speech tokens, H) each."""
+    if not model.has_matching_head:
+        raise ValueError(
+            "No acoustic evidence is given and the matching head was not trained. Use the "
+            "constraint set's without_acoustic_limits()."
+        )
+    embedding = model.llm.get_input_embeddings()
+    return [MatchedEvidence(model.matching, vectors, embedding) for vectors in speech]
+
+
+def _generate(
+    model: SpeechLLM,
+    inputs: LlmInputs,
+    durations_s: Sequence[float],
+    constraints: ConstraintSet,
+    evidence: Sequence[Evidence],
+    is_synchronous: bool,
+) -> Any:
+    """The output of transformers' ``generate``: beams of one utterance are adjacent rows."""
     eos, pad, beams = model.builder.eos, model.tokenizer.pad_token_id, constraints.beams
     config = GenerationConfig(
         do_sample=False,
         num_beams=beams,
         num_return_sequences=beams,
-        max_new_tokens=max(limits(constraints, seconds)[1]) + 1,
+        max_new_tokens=max(token_limits(constraints, durations_s)[1]) + 1,
         length_penalty=constraints.length_penalty,
         no_repeat_ngram_size=constraints.no_repeat_ngram or None,
         eos_token_id=eos,
@@ -71,99 +102,88 @@ def search(
         return_dict_in_generate=True,
         output_scores=beams > 1,
     )
+    device = inputs.embeddings.device
+    processors = logits_processors(
+        constraints, durations_s, evidence, eos, model.builder.special, device
+    )
     with warnings.catch_warnings():
-        # It warns that no-repeat looks at new tokens only: that is what is wanted.
+        # The warning says that no-repeat counts new tokens only, which is intended.
         warnings.filterwarnings("ignore", message=".*no_repeat_ngram_size.*")
-        made = model.llm.generate(
+        return model.llm.generate(
             inputs_embeds=inputs.embeddings,
             attention_mask=inputs.attention_mask,
             generation_config=config,
-            logits_processor=processors(
-                constraints,
-                seconds,
-                evidence or (),
-                eos,
-                model.builder.special,
-                inputs.embeddings.device,
-            ),
-            synced_gpus=together,
+            logits_processor=processors,
+            synced_gpus=is_synchronous,
         )
-    rows = [_until(row, eos) for row in made.sequences.tolist()]
-    scores = made.sequences_scores.tolist() if beams > 1 else [0.0] * len(rows)
-    # Undone: scores are divided by the length, end included, to the power of the penalty.
-    reached = [
-        score * (len(row) + 1) ** constraints.length_penalty > REACHED
+
+
+def _distinct_texts(output: Any, eos: int, constraints: ConstraintSet) -> list[list[list[int]]]:
+    """The token ids of each utterance's distinct texts, best first, without the end of sequence.
+
+    A beam that the constraints left no way to is used only if there is no other.
+    """
+    beams = constraints.beams
+    rows = [_before_end(row, eos) for row in output.sequences.tolist()]
+    scores = output.sequences_scores.tolist() if beams > 1 else [0.0] * len(rows)
+    # transformers divides a score by the length, end included, to the power of the penalty.
+    is_reached = [
+        score * (len(row) + 1) ** constraints.length_penalty > MIN_SCORE
         for score, row in zip(scores, rows, strict=True)
     ]
-    found = [
-        _distinct(rows[at : at + beams], reached[at : at + beams])
-        for at in range(0, len(rows), beams)
-    ]
-    if constraints.silence_gate:
-        assert evidence is not None  # made above where none was given
-        found = [
-            _gated(texts, each.speech(texts[0]) < constraints.silence_gate)
-            for texts, each in zip(found, evidence, strict=True)
-        ]
-    scored = _scored(model, speech, found)
-    if constraints.silence_gate and evidence is not None:
-        scored = [
-            _ranked(texts, each, constraints.silence_gate)
-            for texts, each in zip(scored, evidence, strict=True)
-        ]
-    return [Hypothesis(best.text, best.tokens, best.score, others) for best, *others in scored]
+    texts = []
+    for start in range(0, len(rows), beams):
+        stop = start + beams
+        candidates = zip(rows[start:stop], is_reached[start:stop], strict=True)
+        reached = dict.fromkeys(tuple(row) for row, is_valid in candidates if is_valid)
+        texts.append([list(row) for row in reached] or [rows[start]])
+    return texts
 
 
-def _until(tokens: list[int], eos: int) -> list[int]:
+def _before_end(tokens: list[int], eos: int) -> list[int]:
     return tokens[: tokens.index(eos)] if eos in tokens else tokens
 
 
-def _distinct(texts: Sequence[list[int]], reached: Sequence[bool]) -> list[list[int]]:
-    """The texts of an utterance's beams, each once; those that the constraints left no way to only
-    where there is no other.
+def _add_empty_text(texts: list[list[int]], is_silent: bool) -> list[list[int]]:
+    """The texts, and the empty one if the probability of speech is low."""
+    return [*texts, []] if is_silent and [] not in texts else texts
+
+
+def _rank_by_agreement(
+    hypotheses: list[Hypothesis], evidence: Evidence, gate: float
+) -> list[Hypothesis]:
+    """If the probability of speech is below ``gate``, the hypotheses by the product of the LLM's
+    probability and that of the evidence; else as the search ranked them.
     """
-    return [
-        list(each)
-        for each in dict.fromkeys(tuple(text) for text, there in zip(texts, reached) if there)
-    ] or [texts[0]]
-
-
-def _gated(texts: list[list[int]], low: bool) -> list[list[int]]:
-    """The texts, and the empty one beside them where the evidence for speech is low."""
-    return texts if not low or [] in texts else [*texts, []]
-
-
-def _ranked(found: list[Hypothesis], evidence: Evidence, gate: float) -> list[Hypothesis]:
-    """Where the evidence for speech is low, hypotheses by the product of both probabilities, the
-    LLM's and that of what was heard: the empty transcript competes as one of them. Elsewhere as the
-    search left them.
-    """
-    if evidence.speech(found[0].tokens) >= gate:
-        return found
+    if evidence.speech_probability(hypotheses[0].tokens) >= gate:
+        return hypotheses
     return sorted(
-        found,
-        key=lambda each: each.score + evidence.agreement(each.tokens, each.text),
+        hypotheses,
+        key=lambda hypothesis: (
+            hypothesis.score + evidence.log_agreement(hypothesis.tokens, hypothesis.text)
+        ),
         reverse=True,
     )
 
 
-def _scored(
-    model: SpeechLLM, speech: Sequence[torch.Tensor], found: Sequence[Sequence[list[int]]]
+def _best(hypotheses: list[Hypothesis]) -> Hypothesis:
+    """The first of an n-best list, with the rest as its alternatives."""
+    return replace(hypotheses[0], alternatives=hypotheses[1:])
+
+
+def _score_texts(
+    model: SpeechLLM, speech: Sequence[torch.Tensor], texts: Sequence[Sequence[list[int]]]
 ) -> list[list[Hypothesis]]:
-    """The texts of each utterance with their log-probabilities; batches are as large as that of the
-    search.
+    """The texts of each utterance with their log-probabilities; a batch has at most one text of
+    each utterance.
     """
-    scored: list[list[Hypothesis]] = [[] for _ in found]
-    for place in range(max(map(len, found))):
-        rows = [row for row, texts in enumerate(found) if len(texts) > place]
-        texts = [found[row][place] for row in rows]
-        for row, tokens, score in zip(
-            rows,
-            texts,
-            _log_probabilities(model, [speech[row] for row in rows], texts),
-            strict=True,
-        ):
-            scored[row].append(Hypothesis(model.builder.text(tokens), tokens, score))
+    scored: list[list[Hypothesis]] = [[] for _ in texts]
+    for rank in range(max(map(len, texts))):
+        utterances = [index for index, beams in enumerate(texts) if len(beams) > rank]
+        tokens = [texts[index][rank] for index in utterances]
+        scores = _log_probabilities(model, [speech[index] for index in utterances], tokens)
+        for index, ids, score in zip(utterances, tokens, scores, strict=True):
+            scored[index].append(Hypothesis(model.builder.text(ids), ids, score))
     return scored
 
 

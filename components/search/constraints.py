@@ -1,10 +1,11 @@
-"""Constraints of the search as logits processors, each with one value an utterance, never the
+"""Constraints of the search as logits processors. Each has one value an utterance, never the
 batch's largest.
 
-In: new tokens (beams, steps) and their next scores (beams, vocabulary), beams of an utterance side
-by side, log-probabilities. Out: scores with what is forbidden at minus infinity; each leaves at
-least one token to every beam. What an utterance may say does not hang on its neighbours. Cost:
-nothing beside the LLM; acoustic agreement looks at a few tokens of each beam.
+In: the new tokens of all beams, (rows, steps), and the log-probabilities of their next tokens,
+(rows, vocabulary), where the beams of an utterance are adjacent rows. Out: the same scores, with
+forbidden tokens at minus infinity; at least one token stays allowed in every row. The constraints
+of an utterance do not depend on the rest of the batch. Cost: none beside the LLM; acoustic
+agreement examines a few tokens of each beam.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenalty
 from components.config.params import ConstraintSet
 from components.search.acoustic_evidence import Evidence, PrefixState
 
-NEVER = float("-inf")
-# Next tokens that acoustic agreement looks at, likeliest first, until it has found as many as beam
-# search can use.
-CANDIDATES = 64
+FORBIDDEN = float("-inf")
+# Next tokens that acoustic agreement examines in each beam, likeliest first, until it has as many
+# as beam search can use.
+MAX_CANDIDATES = 64
 GREEDY = ConstraintSet(
     beams=1,
     max_tokens=100,
@@ -37,164 +38,173 @@ GREEDY = ConstraintSet(
 
 
 class TokenLimits(LogitsProcessor):
-    """Forbids the end of sequence before ``fewest`` new tokens, where there is another way on, and
-    everything else after ``most``, for each utterance.
+    """Forbids the end of sequence before ``min_tokens`` new tokens, unless nothing else is allowed,
+    and everything else after ``max_tokens``, for each utterance.
     """
 
     def __init__(
-        self, fewest: Sequence[int], most: Sequence[int], eos: int, device: torch.device
+        self, min_tokens: Sequence[int], max_tokens: Sequence[int], eos: int, device: torch.device
     ) -> None:
-        self.fewest, self.most = (torch.tensor(values, device=device) for values in (fewest, most))
+        self.min_tokens = torch.tensor(min_tokens, device=device)  # (B,)
+        self.max_tokens = torch.tensor(max_tokens, device=device)  # (B,)
         self.eos = eos
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        beams = len(scores) // len(self.most)
-        done = input_ids.shape[1]  # new tokens alone: generation starts from embeddings
+        """``scores`` with the limits of each utterance applied to its beams."""
+        beams = len(scores) // len(self.max_tokens)
+        num_tokens = input_ids.shape[1]  # new tokens alone: generation starts from embeddings
         scores = scores.clone()
-        others = scores.isfinite().sum(-1) > scores[:, self.eos].isfinite()
-        early = (done < self.fewest).repeat_interleave(beams)
-        scores[early & others, self.eos] = NEVER
-        ended = scores[:, self.eos].clone()
-        late = (done >= self.most).repeat_interleave(beams)
-        scores[late] = NEVER
-        scores[late, self.eos] = ended[late]
+        has_continuation = scores.isfinite().sum(-1) > scores[:, self.eos].isfinite()
+        is_early = (num_tokens < self.min_tokens).repeat_interleave(beams)
+        scores[is_early & has_continuation, self.eos] = FORBIDDEN
+        eos_scores = scores[:, self.eos].clone()
+        is_late = (num_tokens >= self.max_tokens).repeat_interleave(beams)
+        scores[is_late] = FORBIDDEN
+        scores[is_late, self.eos] = eos_scores[is_late]
         return scores
 
 
 class LogProbabilities(LogitsProcessor):
-    """Scores as log-probabilities, which greedy search does not hand on as beam search does."""
+    """Turns logits into log-probabilities, which beam search passes on and greedy search does
+    not.
+    """
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The log-softmax of ``scores``."""
         return scores.log_softmax(-1)
 
 
 class LikelyEnd(LogitsProcessor):
-    """Forbids an end whose log-probability is not above ``threshold`` times that of the likeliest
-    other token (Hannun et al., arXiv 1904.02619): a text does not end while the LLM would rather go
-    on and may.
+    """Forbids an end of sequence whose log-probability is not above ``threshold`` times that of the
+    likeliest other token (Hannun et al., arXiv 1904.02619), if another token is allowed.
     """
 
     def __init__(self, threshold: float, eos: int) -> None:
         self.threshold, self.eos = threshold, eos
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        others = scores.clone()
-        others[:, self.eos] = NEVER
-        unlikely = scores[:, self.eos] <= self.threshold * others.amax(-1)
+        """``scores`` without ends of sequence that are not likely enough."""
+        continuations = scores.clone()
+        continuations[:, self.eos] = FORBIDDEN
+        is_unlikely = scores[:, self.eos] <= self.threshold * continuations.amax(-1)
         scores = scores.clone()
-        scores[unlikely & others.isfinite().any(-1), self.eos] = NEVER
+        scores[is_unlikely & continuations.isfinite().any(-1), self.eos] = FORBIDDEN
         return scores
 
 
 class AcousticAgreementProcessor(LogitsProcessor):
-    """Forbids tokens by which a text would run on for more than ``most`` units of which none was
-    heard.
+    """Forbids tokens after which a text would have more than ``max_unsupported`` units in a row
+    that the audio does not support.
 
-    Of each beam the likeliest tokens are looked at until ``2 · beams + 1`` are allowed, which is
-    all that beam search can take from one; the rest is forbidden. The end of sequence is never
-    forbidden here: a text that has used up what it may make up ends.
+    In each beam the likeliest tokens are examined until ``2 · beams + 1`` are allowed, the most
+    that beam search can use of one beam; all others are forbidden. The end of sequence is always
+    allowed: a text that may not go on ends.
     """
 
     def __init__(
-        self, evidence: Sequence[Evidence], most: int, eos: int, ignored: set[int]
+        self, evidence: Sequence[Evidence], max_unsupported: int, eos: int, ignored: set[int]
     ) -> None:
-        self.evidence, self.most, self.eos, self._ignored = evidence, most, eos, ignored
-        self._reaches: list[dict[tuple[int, ...], PrefixState]] = [
+        self.evidence, self.max_unsupported = evidence, max_unsupported
+        self.eos, self._ignored = eos, ignored
+        # For each utterance the state of every prefix that was examined.
+        self._states: list[dict[tuple[int, ...], PrefixState]] = [
             {(): PrefixState()} for _ in evidence
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores`` of the allowed tokens and of the end of sequence; the rest is forbidden."""
         beams = len(scores) // len(self.evidence)
-        best = scores.topk(min(CANDIDATES, scores.shape[-1]), dim=-1)
-        kept = torch.full_like(scores, NEVER)
-        kept[:, self.eos] = scores[:, self.eos]
-        for row, (tokens, values) in enumerate(
-            zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ):
-            said, place = input_ids[row].tolist(), row // beams
-            if self.eos in said:  # this beam has ended, what it says no longer counts
+        best = scores.topk(min(MAX_CANDIDATES, scores.shape[-1]), dim=-1)  # (rows, candidates)
+        allowed_scores = torch.full_like(scores, FORBIDDEN)
+        allowed_scores[:, self.eos] = scores[:, self.eos]
+        candidates = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for row, (tokens, values) in enumerate(candidates):
+            prefix, utterance = input_ids[row].tolist(), row // beams
+            if self.eos in prefix:  # this beam has ended
                 continue
-            reach = self._prefix_state(place, tuple(said))
-            allowed = [
+            state = self._prefix_state(utterance, tuple(prefix))
+            possible = [
                 token
                 for token, value in zip(tokens, values, strict=True)
-                if token != self.eos and value > NEVER
+                if token != self.eos and value > FORBIDDEN
             ]
-            taken = self._allowed(place, reach, allowed, 2 * beams + 1)
-            kept[row, taken] = scores[row, taken]
-        return kept
+            allowed = self._allowed_tokens(utterance, state, possible, 2 * beams + 1)
+            allowed_scores[row, allowed] = scores[row, allowed]
+        return allowed_scores
 
-    def _prefix_state(self, place: int, said: tuple[int, ...]) -> PrefixState:
-        """The reach of a text, from that of the text before its last token."""
-        known = self._reaches[place]
-        if said not in known:
-            before = self._prefix_state(place, said[:-1])
-            known[said] = (
-                before
-                if said[-1] in self._ignored
-                else self.evidence[place].extend(before, said[-1])
+    def _prefix_state(self, utterance: int, prefix: tuple[int, ...]) -> PrefixState:
+        """The state of a prefix, computed from that of the prefix without its last token."""
+        states = self._states[utterance]
+        if prefix not in states:
+            previous = self._prefix_state(utterance, prefix[:-1])
+            is_ignored = prefix[-1] in self._ignored
+            states[prefix] = (
+                previous if is_ignored else self.evidence[utterance].extend(previous, prefix[-1])
             )
-        return known[said]
+        return states[prefix]
 
-    def _allowed(
-        self, place: int, reach: PrefixState, tokens: Sequence[int], enough: int
+    def _allowed_tokens(
+        self, utterance: int, state: PrefixState, tokens: Sequence[int], max_count: int
     ) -> list[int]:
-        evidence, found = self.evidence[place], []
+        """The first ``max_count`` of ``tokens`` that are allowed after a prefix."""
+        evidence, allowed = self.evidence[utterance], []
         for token in tokens:
-            # Most are allowed without a closer look, since a token can't add more than it has.
-            plainly = (
-                token in self._ignored or reach.unsupported + evidence.most(token) <= self.most
+            # Most tokens are allowed without a closer look: a token adds no more units than it has.
+            is_allowed = (
+                token in self._ignored
+                or state.unsupported + evidence.max_units(token) <= self.max_unsupported
+                or evidence.extend(state, token).unsupported <= self.max_unsupported
             )
-            if plainly or evidence.extend(reach, token).unsupported <= self.most:
-                found.append(token)
-                if len(found) == enough:
+            if is_allowed:
+                allowed.append(token)
+                if len(allowed) == max_count:
                     break
-        return found
+        return allowed
 
 
-def limits(constraints: ConstraintSet, seconds: Sequence[float]) -> tuple[list[int], list[int]]:
-    """Fewest and most tokens of each utterance, from its seconds of audio."""
+def token_limits(
+    constraints: ConstraintSet, durations_s: Sequence[float]
+) -> tuple[list[int], list[int]]:
+    """The fewest and the most tokens of each utterance, from its seconds of audio."""
     rate, extra = constraints.max_tokens_per_second, constraints.extra_tokens
-    most = [
-        min(constraints.max_tokens, int(rate * each) + extra) if rate else constraints.max_tokens
-        for each in seconds
+    max_tokens = [
+        min(constraints.max_tokens, int(rate * duration_s) + extra)
+        if rate
+        else constraints.max_tokens
+        for duration_s in durations_s
     ]
-    fewest = [
-        min(int(constraints.min_tokens_per_second * each), cap)
-        for each, cap in zip(seconds, most, strict=True)
+    min_tokens = [
+        min(int(constraints.min_tokens_per_second * duration_s), most)
+        for duration_s, most in zip(durations_s, max_tokens, strict=True)
     ]
-    return fewest, most
+    return min_tokens, max_tokens
 
 
-def processors(
+def logits_processors(
     constraints: ConstraintSet,
-    seconds: Sequence[float],
+    durations_s: Sequence[float],
     evidence: Sequence[Evidence],
     eos: int,
     ignored: set[int],
     device: torch.device,
 ) -> LogitsProcessorList:
-    """The constraints that a set asks for. ``ignored`` are tokens that are no text: their units do
-    not count.
+    """The constraints of a set. ``ignored`` are tokens that are no text: their units do not count.
 
-    Their order: what a score is, what may be said, how long a text may be, and last whether an end
-    is likely enough, which gives way where nothing but the end is left.
+    The order is: what a score is, which tokens are allowed, how long a text may be, and last
+    whether an end is likely enough, which is skipped if nothing but the end is allowed.
     """
-    found: list[Callable[..., torch.Tensor]] = []
-    if constraints.beams == 1 and (
-        constraints.repetition_penalty != 1 or constraints.eos_threshold
-    ):
-        found.append(LogProbabilities())
-    if (
-        constraints.repetition_penalty != 1
-    ):  # not by the generation's settings: those spare as many tokens as the batch padded
-        found.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
-    fewest, most = limits(constraints, seconds)
+    processors: list[Callable[..., torch.Tensor]] = []
+    has_penalty = constraints.repetition_penalty != 1
+    if constraints.beams == 1 and (has_penalty or constraints.eos_threshold):
+        processors.append(LogProbabilities())
+    if has_penalty:
+        # Not through the generation config: that spares as many tokens as the batch has padding.
+        processors.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     if constraints.max_unsupported_units:
-        found.append(
+        processors.append(
             AcousticAgreementProcessor(evidence, constraints.max_unsupported_units, eos, ignored)
         )
-    found.append(TokenLimits(fewest, most, eos, device))
+    processors.append(TokenLimits(*token_limits(constraints, durations_s), eos, device))
     if constraints.eos_threshold:
-        found.append(LikelyEnd(constraints.eos_threshold, eos))
-    return LogitsProcessorList(found)
+        processors.append(LikelyEnd(constraints.eos_threshold, eos))
+    return LogitsProcessorList(processors)

@@ -95,7 +95,7 @@ def dev_errors(
             source.frames(batch),
             [utterance.duration_s for utterance in batch],
             GREEDY,
-            together=ranks.is_sharded,
+            is_synchronous=ranks.is_sharded,
         )
         if is_real:
             total += count_word_errors(

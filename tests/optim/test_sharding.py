@@ -56,7 +56,7 @@ def compute_one(ranks: Ranks, folder: Path, family: str) -> None:
         texts = [
             hypothesis.text
             for hypothesis in search(
-                model, batch, [1.0] * len(batch), SEARCH, together=ranks.is_sharded
+                model, batch, [1.0] * len(batch), SEARCH, is_synchronous=ranks.is_sharded
             )
         ]
         results += [(losses, texts)] if is_real else []

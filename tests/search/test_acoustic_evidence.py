@@ -50,7 +50,7 @@ def evidence_of(heard: str, scores: torch.Tensor | None = None) -> CtcEvidence:
 
 
 def reached(evidence: CtcEvidence, text: str) -> list[PrefixState]:
-    """The reach after each letter of a text."""
+    """The state after each letter of a text."""
     found = [PrefixState()]
     for each in letters(text):
         found.append(evidence.extend(found[-1], ord(each)))
@@ -87,13 +87,16 @@ def test_a_letter_that_two_tokens_write_is_one() -> None:
     def bytewise(tokens: tuple[int, ...]) -> str:
         return bytes(tokens).decode(errors="replace")
 
-    heard, other = (CtcEvidence(torch.zeros(0, 4), text, Units(), bytewise) for text in ("é", "o"))  # type: ignore[arg-type]
+    heard, other = (
+        CtcEvidence(torch.zeros(0, 4), text, Units(), bytewise)  # type: ignore[arg-type]
+        for text in ("é", "o")
+    )
     for evidence, unheard in ((heard, 0), (other, 1)):
-        reach = PrefixState()
+        state = PrefixState()
         for token in "é".encode():
-            assert evidence.most(token) == 1
-            reach = evidence.extend(reach, token)
-        assert (reach.letters, reach.unsupported) == ("é", unheard)
+            assert evidence.max_units(token) == 1
+            state = evidence.extend(state, token)
+        assert (state.letters, state.unsupported) == ("é", unheard)
 
 
 def test_a_text_that_runs_on_or_round_is_not_heard_and_one_in_another_writing_is() -> None:
@@ -121,8 +124,8 @@ def test_the_agreement_of_a_text_is_the_sum_over_all_of_its_paths(frames: int, s
     evidence = evidence_of("", scores)
     for text in ("", "a", "ab", "aa", "cab"):
         wanted = math.log(sums[text]) if text in sums else -math.inf
-        assert evidence.agreement([], text) == pytest.approx(wanted, rel=1e-4)
-    assert evidence.speech([]) == pytest.approx(1 - sums[""], abs=1e-5)
+        assert evidence.log_agreement([], text) == pytest.approx(wanted, rel=1e-4)
+    assert evidence.speech_probability([]) == pytest.approx(1 - sums[""], abs=1e-5)
 
 
 def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: Path) -> None:
@@ -137,8 +140,10 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
         (alone,) = ctc_evidence(encoder, [each], written)
         text = encoder.ctc_text([each])[0]
         assert np.array_equal(reached(found, text)[-1].row, reached(alone, text)[-1].row)
-        assert found.agreement([], text) == pytest.approx(alone.agreement([], text), rel=1e-5)
-        assert 0 <= found.speech([]) <= 1
+        assert found.log_agreement([], text) == pytest.approx(
+            alone.log_agreement([], text), rel=1e-5
+        )
+        assert 0 <= found.speech_probability([]) <= 1
 
 
 def test_units_that_the_head_lacks_are_left_out_of_a_text(tmp_path: Path) -> None:
@@ -152,10 +157,10 @@ def test_a_token_is_heard_where_the_speech_it_attends_to_looks_like_it() -> None
     embed = torch.nn.Embedding.from_pretrained(torch.eye(4) * 3)
     evidence = MatchedEvidence(MatchingHead(4), embed.weight[[0, 2]].repeat(3, 1), embed)
     evidence._matching.query.weight.data = evidence._matching.key.weight.data = torch.eye(4) * 3
-    reach = PrefixState()
+    state = PrefixState()
     for token, unheard in ((0, 0), (2, 0), (1, 1), (2, 0), (3, 1), (1, 2)):
-        reach = evidence.extend(reach, token)
-        assert reach.unsupported == unheard
-    assert evidence.speech([0, 2]) == 1 > 0 == evidence.speech([1, 3])
-    assert evidence.speech([]) == 0 == evidence.agreement([], "")
-    assert evidence.agreement([0, 2], "") > evidence.agreement([1, 3], "")
+        state = evidence.extend(state, token)
+        assert state.unsupported == unheard
+    assert evidence.speech_probability([0, 2]) == 1 > 0 == evidence.speech_probability([1, 3])
+    assert evidence.speech_probability([]) == 0 == evidence.log_agreement([], "")
+    assert evidence.log_agreement([0, 2], "") > evidence.log_agreement([1, 3], "")

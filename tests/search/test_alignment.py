@@ -121,9 +121,9 @@ def test_subwords_that_mark_beginnings_need_nothing_between_words(tmp_path: Path
     folder = save_encoder(tmp_path / "encoder")
     units = build_subword_tokenizer(TEXTS, 32)
     aligner = Aligner(SpeechEncoder(folder))
-    letters = aligner._sequence([aligner._units(word) for word in ("amber", "birch")])[0]
+    letters = aligner._target([aligner.head.encode_known(word) for word in ("amber", "birch")])[0]
     assert letters == aligner.head.tokenizer("amber birch").input_ids
     aligner.head.tokenizer = units
     aligner._between = aligner._delimiter()
-    subwords = aligner._sequence([aligner._units(word) for word in ("amber", "birch")])[0]
+    subwords = aligner._target([aligner.head.encode_known(word) for word in ("amber", "birch")])[0]
     assert subwords == units("amber birch").input_ids

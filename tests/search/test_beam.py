@@ -10,7 +10,7 @@ import torch
 
 from components.config.params import ConstraintSet
 from components.model.speech_llm import SpeechLLM
-from components.search.beam import limits, search
+from components.search.beam import search, token_limits
 from components.search.constraints import GREEDY
 from components.text.hypothesis import Hypothesis
 from tests.checkpoints import LLMS, frames_of, joined
@@ -174,8 +174,8 @@ def test_the_fewest_tokens_never_exceed_the_most() -> None:
     both = replace(
         FREE, max_tokens=10, max_tokens_per_second=2, extra_tokens=1, min_tokens_per_second=5
     )
-    assert limits(both, [0.0, 1.0, 100.0]) == ([0, 3, 10], [1, 3, 10])
-    assert limits(FREE, [0.1, 100.0]) == ([0, 0], [12, 12])
+    assert token_limits(both, [0.0, 1.0, 100.0]) == ([0, 3, 10], [1, 3, 10])
+    assert token_limits(FREE, [0.1, 100.0]) == ([0, 0], [12, 12])
 
 
 def repeats(found: Hypothesis, order: int) -> bool:

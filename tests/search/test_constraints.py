@@ -33,7 +33,7 @@ class Head:
 
     blank = 0
 
-    def known(self, text: str) -> list[int]:
+    def encode_known(self, text: str) -> list[int]:
         return ["ab".index(each) + 1 for each in text if each in "ab"]
 
 
@@ -53,16 +53,16 @@ class Heard:
         self._ctc = CtcEvidence(scores, heard, Head(), model.builder.text)  # type: ignore[arg-type]
         self._sure, self._against = sure, against or {}
 
-    def most(self, token: int) -> int:
-        return self._ctc.most(token)
+    def max_units(self, token: int) -> int:
+        return self._ctc.max_units(token)
 
-    def extend(self, reach: PrefixState, token: int) -> PrefixState:
-        return self._ctc.extend(reach, token)
+    def extend(self, state: PrefixState, token: int) -> PrefixState:
+        return self._ctc.extend(state, token)
 
-    def speech(self, tokens: list[int]) -> float:
+    def speech_probability(self, tokens: list[int]) -> float:
         return self._sure
 
-    def agreement(self, tokens: list[int], text: str) -> float:
+    def log_agreement(self, tokens: list[int], text: str) -> float:
         return self._against.get(text, 0.0)
 
 
