@@ -124,6 +124,6 @@ def test_subwords_that_mark_beginnings_need_nothing_between_words(tmp_path: Path
     letters = aligner._target([aligner.head.encode_known(word) for word in ("amber", "birch")])[0]
     assert letters == aligner.head.tokenizer("amber birch").input_ids
     aligner.head.tokenizer = units
-    aligner._between = aligner._delimiter()
+    aligner._delimiter = aligner._read_delimiter()
     subwords = aligner._target([aligner.head.encode_known(word) for word in ("amber", "birch")])[0]
     assert subwords == units("amber birch").input_ids
