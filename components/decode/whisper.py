@@ -17,7 +17,7 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
 
 from components.audio.sound import RATE
-from components.model.encoders.whisper import windows
+from components.model.encoders.family import split_windows
 from components.model.folders.description import unsupported_folder
 from components.model.folders.pretrained import read_extractor
 
@@ -50,7 +50,7 @@ class WhisperDecoder:
         config = self._network.config
         window = int(config.max_source_positions) * 2 * int(self._extractor.hop_length)  # samples
         texts = [
-            " ".join(self._decode_window(samples) for samples in windows(waveform, window))
+            " ".join(self._decode_window(samples) for samples in split_windows(waveform, window))
             for waveform in waveforms
         ]
         return [" ".join(text.split()) for text in texts]

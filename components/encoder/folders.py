@@ -43,7 +43,7 @@ def write_filterbank(folder: Path, config: dict[str, Any]) -> None:
     """
     from transformers import ParakeetFeatureExtractor
 
-    from components.model.encoders.families import FBANK
+    from components.model.encoders.traits import FBANK
 
     # The extractor of the encoders that are trained here: windows of 25 ms every 10 ms.
     ParakeetFeatureExtractor(**config).save_pretrained(folder)
@@ -52,7 +52,7 @@ def write_filterbank(folder: Path, config: dict[str, Any]) -> None:
 
 def write_joined(folder: Path, parts: Sequence[str]) -> None:
     """Writes the ``config.json`` of a folder whose subfolders ``parts`` are the joined encoders."""
-    from components.model.encoders.families import JOINED
+    from components.model.encoders.traits import JOINED
 
     config = {"model_type": JOINED, "parts": list(parts)}
     (folder / "config.json").write_text(json.dumps(config) + "\n")

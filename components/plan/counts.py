@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from components.audio.sound import RATE
-from components.config.errors import InputError, nearest
 from components.config.projector import Projector
 from components.encoder.qwen_audio import whisper_shape
 from components.model.bridges.registry import build_projector
-from components.model.encoders.families import KNOWN
+from components.model.encoders.registry import FAMILIES, family_of
 from components.model.folders.architecture import network_of, parameters
 from components.model.matching import MatchingHead
 from components.optim.sharding import decoder_layers
@@ -48,28 +45,12 @@ def count_encoder(where: str, shape: dict[str, Any], padding: str) -> EncoderCou
 
     Raises InputError for a family that is not known and for a shape that makes no network.
     """
-    kind = shape.get("model_type", "")
-    is_qwen = kind == "qwen" and "audio" in shape
-    if not is_qwen and kind not in KNOWN:
-        raise InputError(
-            f"{where}: its model_type '{kind}' is of no known family.",
-            subject=where,
-            hint=nearest(kind, KNOWN),
-        )
-    network = network_of(_whisper(shape) if is_qwen else shape)
-    kind = network.config.model_type
-    # As it is loaded: Whisper's encoder half, AST below its classes, others with the head that they
-    # have.
-    loaded = (
-        network.get_encoder()
-        if kind == "whisper"
-        else _body(network)
-        if kind == "audio-spectrogram-transformer"
-        else network
-    )
-    return EncoderCounts(
-        size_of(network, padding), layer_sizes(loaded, _body(loaded)), parameters(network)
-    )
+    if shape.get("model_type") == "qwen" and "audio" in shape:
+        shape = _whisper(shape)
+    family = family_of(shape.get("model_type", ""), where)
+    network = network_of(shape)
+    layers = layer_sizes(family.loaded_part(network), family.encoder_of(network))
+    return EncoderCounts(size_of(network, padding), layers, parameters(network))
 
 
 def _whisper(shape: dict[str, Any]) -> dict[str, Any]:
@@ -84,48 +65,17 @@ def _whisper(shape: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _body(network: Any) -> Any:
-    """What is below a head, by the name of its family, or plainly ``encoder`` (Parakeet)."""
-    if network.config.model_type == "parakeet_ctc":
-        return network.encoder
-    return getattr(network, network.base_model_prefix, network)
-
-
 def size_of(network: Any, padding: str) -> EncoderSize:
-    """What a network on the meta device gives as an encoder; see components.model.encoders.families
-    for the reasons.
-    """
-    config, has_ctc = network.config, type(network).__name__.endswith("ForCTC")
-    if config.model_type == "whisper":
-        return EncoderSize(
-            num_parameters=parameters(network.get_encoder()),
-            width=int(config.d_model),
-            frame_rate=50.0,
-            token_rate=50.0,
-            window_s=30.0 if padding == "window" else 0.0,
-            num_layers=int(config.encoder_layers),
-            decoder_parameters=parameters(network.get_decoder()),
-        )
-    body = _body(network)
-    if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
-        config = body.config
-        frame_rate = token_rate = 100.0 / config.subsampling_factor
-        window_s = 0.0
-    elif config.model_type == "audio-spectrogram-transformer":
-        bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
-        frame_rate, window_s = 100.0 / config.time_stride, 10.0
-        token_rate = bands * frame_rate
-    else:
-        frame_rate = token_rate = RATE / math.prod(config.conv_stride)
-        window_s = 0.0
+    """What a network on the meta device gives as an encoder, as its family describes it."""
+    family = FAMILIES[network.config.model_type]
+    traits = family.describe(network.config, padding=padding)
+    decoder = family.decoder_of(network)
     return EncoderSize(
-        num_parameters=parameters(body),
-        width=int(config.hidden_size),
-        frame_rate=frame_rate,
-        token_rate=token_rate,
-        window_s=window_s,
-        num_layers=int(config.num_hidden_layers),
-        has_ctc=has_ctc,
+        num_parameters=parameters(family.encoder_of(network)),
+        traits=traits,
+        token_rate=traits.positions_per_frame * traits.frame_rate,
+        has_ctc=type(network).__name__.endswith("ForCTC"),
+        decoder_parameters=0 if decoder is None else parameters(decoder),
     )
 
 

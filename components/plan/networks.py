@@ -18,6 +18,7 @@ from components.config.errors import InputError
 from components.config.model_sources import EncoderSource, LlmSource
 from components.config.params import Params
 from components.config.training import Train
+from components.model.encoders.traits import filterbank_traits, join_traits
 from components.plan.sizes import BridgeSize, EncoderSize, LlmSize, SizeReader
 from components.plan.tuning import (
     ModuleCounts,
@@ -135,7 +136,7 @@ class _Reader:
     def encoder(self, name: str, source: EncoderSource, padding: str, side: str) -> EncoderSize:
         """The encoder of a source, which is ``side`` of the joined model."""
         if source.kind == "fbank":
-            return EncoderSize(0, int(source.config["feature_size"]), 100.0, 0.0)
+            return EncoderSize(0, filterbank_traits(int(source.config["feature_size"])), 0.0)
         if source.kind == "joined":
             return _joined(
                 [
@@ -173,15 +174,12 @@ class _Reader:
 
 
 def _joined(parts: list[EncoderSize]) -> EncoderSize:
-    """Encoders side by side: their frames are concatenated at the rate of the first."""
+    """Encoders side by side."""
     num_parameters = sum(part.num_parameters for part in parts)
     return EncoderSize(
         num_parameters=num_parameters,
-        width=sum(part.width for part in parts),
-        frame_rate=parts[0].frame_rate,
+        traits=join_traits([part.traits for part in parts]),
         token_rate=sum(part.token_rate * part.num_parameters for part in parts) / num_parameters,
-        window_s=max(part.window_s for part in parts),
-        num_layers=max(part.num_layers for part in parts),
     )
 
 

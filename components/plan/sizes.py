@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from components.config.projector import Projector
 from components.config.schema import non_default_fields
+from components.model.encoders.traits import EncoderTraits
 from components.runtime.hashing import data_digest
 from components.runtime.unit_cache import cached_unit
 
@@ -33,13 +34,30 @@ class EncoderSize:
     """A speech encoder: the part of it that runs."""
 
     num_parameters: int
-    width: int  # values of a frame
-    frame_rate: float  # frames a second of audio
+    traits: EncoderTraits
     token_rate: float  # positions that the layers compute a second of audio
-    window_s: float = 0.0  # audio is computed in multiples of so many seconds; 0: as long as it is
-    num_layers: int = 0
     has_ctc: bool = False  # whether it ends in a CTC head
-    decoder_parameters: int = 0  # of a whole Whisper, whose decoder transcribes beside the LLM
+    decoder_parameters: int = 0  # of a Whisper, whose decoder transcribes besides the LLM
+
+    @property
+    def width(self) -> int:
+        """Values of a frame."""
+        return self.traits.width
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second of audio."""
+        return self.traits.frame_rate
+
+    @property
+    def window_s(self) -> float:
+        """Audio is computed in multiples of so many seconds; 0: as long as it is."""
+        return self.traits.window_s
+
+    @property
+    def num_layers(self) -> int:
+        """Layers, of joined encoders those of the first; 0 for a filterbank."""
+        return self.traits.num_layers or 0
 
 
 @dataclass(frozen=True)

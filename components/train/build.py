@@ -193,7 +193,7 @@ def _check_ctc_frames() -> None:
 
 def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
     """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime settings)."""
-    from components.model.encoders.families import width_of
+    from components.model.encoders.registry import read_traits
     from components.model.model_folder import ModelConfig, folder_digest
     from components.train import curriculum
 
@@ -202,7 +202,7 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
     is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
     config = ModelConfig(
         folder_digest(ENCODER),
-        width_of(ENCODER),
+        read_traits(ENCODER).width,
         folder_digest(LLM),
         "float32" if is_llm_tuned else llm.numerics.dtype,
         catalogue.projector(task.projector),

@@ -25,7 +25,7 @@ from components.config.errors import InputError
 from components.config.projector import Projector, ReleasedWeights
 from components.config.schema import non_default_fields
 from components.model.bridges.registry import build_projector
-from components.model.encoders.families import width_of
+from components.model.encoders.registry import read_traits
 from components.model.folders.conversion import convert
 from components.model.model_folder import CONFIG, ModelConfig, folder_digest
 from components.runtime.settings import models_root
@@ -47,7 +47,7 @@ class ReleasedBridge:
 
     def model_config(self) -> ModelConfig:
         """The configuration of the model folder."""
-        width, dtype = width_of(self.encoder), self.entry.numerics.dtype
+        width, dtype = read_traits(self.encoder).width, self.entry.numerics.dtype
         return ModelConfig(
             folder_digest(self.encoder),
             width,

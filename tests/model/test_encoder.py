@@ -19,8 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCTC, AutoTokenizer, HubertConfig
 
 from components.config.errors import InputError
+from components.model.encoders.convolutional import MaskedFamily
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.encoders.families import Padded, width_of
+from components.model.encoders.filterbank import FilterbankFamily
+from components.model.encoders.joined import JoinedFamily
+from components.model.encoders.registry import FAMILIES, read_traits
 from tests.checkpoints import ENCODERS, WAVEFORM, WITH_CTC, save_encoder
 
 RATE = 16_000
@@ -107,7 +110,7 @@ def test_the_convolutions_themselves_give_so_many(family: str, folders: dict[str
     and of some up to 40 s.
     """
     family_of = SpeechEncoder(folders[family]).family
-    assert isinstance(family_of, Padded)
+    assert isinstance(family_of, MaskedFamily)
     front = copy.deepcopy(
         family_of.body.subsampling if family == "parakeet" else family_of.body.feature_extractor
     ).to("meta")
@@ -132,6 +135,14 @@ def test_as_many_frames_come_as_are_told_before(
         assert torch.isfinite(frames).all(), samples
 
 
+def test_every_family_of_the_registry_loads_and_describes_itself(folders: dict[str, Path]) -> None:
+    loaded = {family: SpeechEncoder(folders[family]) for family in ENCODERS}
+    families = {type(encoder.family) for encoder in loaded.values()}
+    assert families == {*FAMILIES.values(), FilterbankFamily, JoinedFamily}
+    for family, encoder in loaded.items():
+        assert read_traits(folders[family]) == encoder.traits, family
+
+
 @pytest.mark.parametrize("family", ENCODERS)
 def test_the_width_is_told_without_weights(
     family: str, folders: dict[str, Path], tmp_path: Path
@@ -140,7 +151,9 @@ def test_the_width_is_told_without_weights(
         folders[family], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
     )
     encoder = SpeechEncoder(folders[family])
-    assert width_of(tmp_path / "bare") == encoder.width == encoder([wave(RATE)])[0].shape[1]
+    assert (
+        read_traits(tmp_path / "bare").width == encoder.width == encoder([wave(RATE)])[0].shape[1]
+    )
 
 
 def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_path: Path) -> None:
@@ -150,10 +163,10 @@ def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_pa
     (tmp_path / "config.json").write_text(
         json.dumps({key: said[key] for key in said if key != "hidden_size"})
     )
-    assert width_of(tmp_path) == HubertConfig().hidden_size
+    assert read_traits(tmp_path).width == HubertConfig().hidden_size
     (tmp_path / "config.json").write_text(json.dumps({**said, "model_type": "hubret"}))
     with pytest.raises(InputError, match=r"'hubret' is of no known family.*Did you mean 'hubert'"):
-        width_of(tmp_path)
+        read_traits(tmp_path)
 
 
 @pytest.mark.parametrize("family", [*WAVEFORM, "parakeet"])
@@ -161,7 +174,7 @@ def test_as_many_frames_are_told_as_the_network_gives_without_padding(
     family: str, folders: dict[str, Path]
 ) -> None:
     encoder = SpeechEncoder(folders[family])
-    assert isinstance(encoder.family, Padded)
+    assert isinstance(encoder.family, MaskedFamily)
     for samples in [*lengths(family)[:30], 30 * RATE, 40 * RATE]:
         with torch.no_grad():
             given = encoder.family.body(
@@ -230,7 +243,7 @@ def test_group_norm_takes_equal_lengths_alone(
 
 @pytest.mark.parametrize("family", PADDED)
 def test_the_others_bear_padding(family: str, folders: dict[str, Path]) -> None:
-    assert not SpeechEncoder(folders[family]).equal_lengths
+    assert not SpeechEncoder(folders[family]).needs_equal_lengths
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -268,12 +281,12 @@ def test_the_wanted_dtype_is_that_of_the_frames(
 @pytest.mark.parametrize("family", [*WITH_CTC, *GROUP_NORM])
 def test_weights_are_those_of_the_folder(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
-    assert isinstance(encoder.family, Padded)
+    assert isinstance(encoder.family, MaskedFamily)
     assert encoder.has_ctc == (family in WITH_CTC)
     auto = AutoModelForCTC if encoder.has_ctc else AutoModel
     plain = auto.from_pretrained(folders[family], local_files_only=True).eval()
     inputs, frames = encoder.family.inputs([wave(RATE)]), encoder([wave(RATE)])[0]
-    if not encoder.family.takes_mask:
+    if not encoder.family.uses_mask:
         del inputs["attention_mask"]
     with torch.no_grad():
         if not encoder.has_ctc:
@@ -335,7 +348,7 @@ def test_ctc_text_is_the_best_unit_of_each_frame_joined(
     family: str, folders: dict[str, Path]
 ) -> None:
     encoder = SpeechEncoder(folders[family])
-    assert isinstance(encoder.family, Padded)
+    assert isinstance(encoder.family, MaskedFamily)
     plain = AutoModelForCTC.from_pretrained(folders[family], local_files_only=True).eval()
     units = {
         place: unit

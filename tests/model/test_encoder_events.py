@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import ASTFeatureExtractor, AutoModel
 
-from components.model.encoders import whisper
+from components.model.encoders import family as families
 from components.model.encoders.encoder import SpeechEncoder
 from tests.checkpoints import save_encoder
 from tests.model.test_encoder import close, wave
@@ -49,7 +49,7 @@ def test_past_ten_seconds_windows_are_joined(both: Path) -> None:
 def test_a_long_recording_runs_in_passes(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = wave(65 * RATE + 1)
     whole = SpeechEncoder(both / "events")([sound])[0]
-    monkeypatch.setattr(whisper, "PASS_SECONDS", 30)
+    monkeypatch.setattr(families, "PASS_SECONDS", 30)
     encoder, sizes = SpeechEncoder(both / "events"), []
     encoder.model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
     assert close(encoder([sound])[0], whole)

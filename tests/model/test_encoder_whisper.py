@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from components.model.encoders import whisper
+from components.model.encoders import family as families
 from components.model.encoders.encoder import SpeechEncoder
 from tests.checkpoints import save_encoder
 from tests.model.test_encoder import close, wave
@@ -69,7 +69,7 @@ def test_past_thirty_seconds_windows_are_joined(padding: str, folder: Path) -> N
 def test_a_long_recording_runs_in_passes_and_has_the_frames_of_its_windows(
     padding: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whisper, "PASS_SECONDS", 60)
+    monkeypatch.setattr(families, "PASS_SECONDS", 60)
     encoder, sounds = (
         SpeechEncoder(folder, padding=padding),
         [wave(215 * RATE + 77), wave(RATE), wave(31 * RATE)],
@@ -89,11 +89,11 @@ def test_a_long_recording_runs_in_passes_and_has_the_frames_of_its_windows(
 
 
 def test_a_pass_holds_as_much_as_fits_padding_counted() -> None:
-    most = whisper.PASS_SECONDS * RATE
-    assert list(whisper.passes([])) == []
-    assert list(whisper.passes([1] * 1000)) == [slice(0, 1000)]
-    assert list(whisper.passes([most // 4] * 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
-    assert list(whisper.passes([1, 1, most // 2, 1, most + 1, 1])) == [
+    most = families.PASS_SECONDS * RATE
+    assert list(families.passes([])) == []
+    assert list(families.passes([1] * 1000)) == [slice(0, 1000)]
+    assert list(families.passes([most // 4] * 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
+    assert list(families.passes([1, 1, most // 2, 1, most + 1, 1])) == [
         slice(0, 2),
         slice(2, 4),
         slice(4, 5),

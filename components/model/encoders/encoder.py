@@ -2,7 +2,7 @@
 where it has one.
 
 Real checkpoints and those trained here take the same path: the folder says which family it is
-(components/model/encoders/families.py) and with that its width, rate and rule for batches.
+(``components.model.encoders.registry``) and with that its width, rate and rule for batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.model.encoders.ctc_head import HEADS
-from components.model.encoders.families import load_family, width_of
+from components.model.encoders.registry import load_family
 from components.model.folders.description import has_ctc, unsupported_folder
 from components.model.folders.pretrained import DTYPES, FIXED
 
@@ -27,7 +27,7 @@ from components.model.folders.pretrained import DTYPES, FIXED
 class SpeechEncoder(torch.nn.Module):
     """An encoder on one device: frozen, until some of its parameters are made trainable.
 
-    ``layer`` is a hidden state, 0 (what enters the first layer) to the number of layers, or
+    ``layer`` is a hidden state, 0 (the input of the first layer) to the number of layers, or
     ``last`` (the encoder's output); ``padding`` is Whisper's: ``window`` (30 s) or ``none``. Raises
     InputError for a folder that is no encoder and for a layer that it does not have.
     """
@@ -41,74 +41,71 @@ class SpeechEncoder(torch.nn.Module):
         padding: str = "window",
     ) -> None:
         super().__init__()
-        self.folder, self.device, self.dtype, self.layer, self.padding = (
-            folder,
-            torch.device(device),
-            DTYPES[dtype],
-            layer,
-            padding,
-        )
+        self.folder, self.layer, self.padding = folder, layer, padding
+        self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.family = load_family(folder, self.device, self.dtype, padding)
+        self.traits = self.family.traits
         self.model = self.family.network
-        self.width = width_of(folder)  # values a frame
         self.has_ctc = has_ctc(folder)
-        layers = self.family.layers
+        layers = self.traits.num_layers
         if layer != "last" and (layers is None or not 0 <= int(layer) <= layers):
             known = "'last' alone" if layers is None else f"0 to {layers}, or 'last'"
             raise InputError(
                 f"{folder} has no layer {layer}.", subject="features.layer", hint=f"Known: {known}."
             )
+        read_tokenizer = partial(
+            AutoTokenizer.from_pretrained, folder, local_files_only=True, trust_remote_code=False
+        )
         try:
-            tokenizer = partial(
-                AutoTokenizer.from_pretrained,
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-            self.tokenizer = tokenizer() if self.has_ctc else None
+            self.tokenizer = read_tokenizer() if self.has_ctc else None
         except (OSError, ValueError) as error:
             raise unsupported_folder(folder, error) from None
 
     @property
+    def width(self) -> int:
+        """Values per frame."""
+        return self.traits.width
+
+    @property
     def rate(self) -> float:
-        """Frames a second."""
-        return RATE / self.family.hop
+        """Frames per second."""
+        return self.traits.frame_rate
 
     @property
     def least_samples(self) -> int:
         """Samples at 16 kHz below which there is no frame."""
-        return self.family.least
+        return self.traits.least_samples
 
     @property
-    def equal_lengths(self) -> bool:
-        """Whether a batch must hold utterances of one length: group norm over time takes in
+    def needs_equal_lengths(self) -> bool:
+        """Whether a batch must have utterances of one length: group norm over time would include
         padding.
         """
-        return self.family.equal_lengths
+        return self.traits.needs_equal_lengths
 
     def frames_of(self, samples: int) -> int:
-        """Frames that so many samples at 16 kHz will give; 0 below ``least_samples``."""
+        """Frames that so many samples at 16 kHz give; 0 below ``least_samples``."""
         return self.family.frames_of(samples)
 
     def padded_seconds(self, samples: int) -> float:
         """Seconds of audio that are computed for so many samples alone: more where a family fills
         up its windows.
         """
-        return self.family.padded(samples) / RATE
+        return self.family.computed_samples(samples) / RATE
 
     @property
     def head(self) -> Any:
-        """The CTC head: last-layer frames, shape (…, width) → scores of units, shape (…, units);
-        raises InputError without one.
+        """The CTC head: last-layer frames, (…, width) → scores of units, (…, units); raises
+        InputError without one.
         """
         if not self.has_ctc:
             raise InputError(f"{self.folder} has no CTC head.", subject=str(self.folder))
         return next(getattr(self.model, name) for name in HEADS if hasattr(self.model, name))
 
     def parameters_with_gradient(self) -> list[str]:
-        """Names of the parameters that frames hang on: not those of a head, of a masking that is
-        off, of layers above the one that is taken, nor what training leaves fixed (Whisper's
-        sinusoids). Cost: a second of sound, forth and back.
+        """Names of the parameters that frames depend on: not those of a head, of a masking that is
+        off, of layers above the one that is taken, nor what training does not change (Whisper's
+        sinusoids). Cost: a second of sound, forward and backward.
         """
         names = {
             name: parameter
@@ -117,22 +114,24 @@ class SpeechEncoder(torch.nn.Module):
         }
         if not names:
             return []
-        trained = {parameter: parameter.requires_grad for parameter in self.parameters()}
+        was_trainable = {parameter: parameter.requires_grad for parameter in self.parameters()}
         sound = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
         with torch.enable_grad():
             self.requires_grad_(True)
             total = self.family.frames([sound], self.layer)[0].float().sum()
-            found = torch.autograd.grad(total, list(names.values()), allow_unused=True)
-        for parameter, held in trained.items():
-            parameter.requires_grad_(held)
-        return [name for name, gradient in zip(names, found, strict=True) if gradient is not None]
+            gradients = torch.autograd.grad(total, list(names.values()), allow_unused=True)
+        for parameter, is_trainable in was_trainable.items():
+            parameter.requires_grad_(is_trainable)
+        return [
+            name for name, gradient in zip(names, gradients, strict=True) if gradient is not None
+        ]
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Frames of each waveform (mono float32 at 16 kHz), shape (frames, width), on the device;
-        padding is cut off.
+        """Frames of each waveform (mono float32 at 16 kHz), (frames, width), on the device, without
+        those of padding; with a graph where the encoder is being tuned.
 
-        With a graph behind them where the encoder is being tuned. Raises InputError where one is
-        too short, or where lengths differ and the encoder forbids padding.
+        Raises InputError where a waveform is too short, or where lengths differ and the encoder
+        forbids padding.
         """
         shortest = min(map(len, waveforms), default=self.least_samples)
         if shortest < self.least_samples:
@@ -142,30 +141,29 @@ class SpeechEncoder(torch.nn.Module):
                 subject=str(self.folder),
                 hint="Leave such clips out of their source.",
             )
-        if self.equal_lengths and len({len(waveform) for waveform in waveforms}) > 1:
+        if self.needs_equal_lengths and len({len(waveform) for waveform in waveforms}) > 1:
             raise InputError(
                 f"{self.folder} normalises over time: padding would change its frames.",
                 subject=str(self.folder),
                 hint="Set numerics.batching of its catalogue entry to equal-length.",
             )
-        tuned = torch.is_grad_enabled() and any(
+        is_tuned = torch.is_grad_enabled() and any(
             parameter.requires_grad for parameter in self.parameters()
         )
-        with torch.inference_mode(not tuned):
+        with torch.inference_mode(not is_tuned):
             return self.family.frames(waveforms, self.layer) if len(waveforms) else []
 
     @torch.inference_mode()
     def ctc_text(self, frames: Sequence[torch.Tensor]) -> list[str]:
-        """Greedy CTC text of last-layer frames: best unit of each frame, repeats joined, blanks
-        dropped.
+        """Greedy CTC text of last-layer frames, each (frames, width): the best unit of each frame,
+        repeats joined, blanks dropped.
         """
         head, tokenizer, texts = self.head, self.tokenizer, []
         assert tokenizer is not None  # it comes with the head
-        for each in frames:
-            units = (
-                head(each.to(self.device, self.dtype)[None]).argmax(-1)[0]
-                if len(each)
-                else torch.zeros(0, dtype=torch.long)
-            )
+        for utterance in frames:
+            units = torch.zeros(0, dtype=torch.long)
+            if len(utterance):
+                scores = head(utterance.to(self.device, self.dtype)[None])  # (1, frames, units)
+                units = scores.argmax(-1)[0]  # (frames,)
             texts.append(tokenizer.decode(units.tolist()))
         return [" ".join(text.split()) for text in texts]

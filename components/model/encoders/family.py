@@ -1,38 +1,107 @@
-"""What every family of speech encoders tells about itself and does: the interface behind
-``SpeechEncoder``.
+"""What every family of speech encoders is: the interface behind ``SpeechEncoder``.
 
-Those that satisfy it stand in ``families``, ``whisper`` and ``events``; they cost nothing but
-loading their weights.
+One module a family (``whisper``, ``convolutional``, ``events``, ``filterbank``, ``joined``), all in
+``registry``. A family costs nothing but loading its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
+
+from components.audio.sound import RATE
+from components.model.encoders.traits import EncoderTraits
+from components.model.folders.pretrained import read_settings
+
+# Seconds of audio that run through the layers at once, padding included. A window of whisper-large
+# takes about 100 MB in fp32 besides the weights, so this is 1.6 GB; a recording of 35 minutes in
+# one pass would take 7 GB.
+PASS_SECONDS = 480
 
 
-class Family(Protocol):
-    """What every family tells about itself; sample counts are at 16 kHz."""
+class Family(ABC):
+    """A loaded encoder; sample counts are at 16 kHz."""
 
     network: Any  # torch module
-    hop: int  # samples from one frame to the next
-    least: int  # samples that give a frame
-    equal_lengths: bool  # it normalises over time: padding would change the frames
+    traits: EncoderTraits
 
-    @property
-    def layers(self) -> int | None:
-        """Hidden states that can be taken: 0 (what enters the first layer) to this; None: the last
-        alone.
+    @abstractmethod
+    def frames_of(self, samples: int) -> int:
+        """Frames that so many samples give; 0 below ``traits.least_samples``."""
+
+    def computed_samples(self, samples: int) -> int:
+        """Samples that are computed for so many."""
+        return self.traits.computed_samples(samples)
+
+    @abstractmethod
+    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width), on the device, without those of padding.
+
+        ``layer`` is a hidden state by its number, or ``last``.
         """
 
-    def frames_of(self, samples: int) -> int:
-        """Frames that so many samples give; 0 below ``least``."""
 
-    def padded(self, samples: int) -> int:
-        """Samples that are computed for so many."""
+class CheckpointFamily(Family):
+    """A family whose networks are checkpoints in HF form."""
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
-        """Frames of each waveform, shape (frames, width), on the device; padding is cut off."""
+    model_types: ClassVar[tuple[str, ...]]  # of config.json
+
+    @abstractmethod
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, padding: str
+    ) -> None:
+        """Loads the encoder of ``folder``, frozen; ``padding`` is Whisper's rule, ``window`` or
+        ``none``. Raises InputError where the folder is no encoder.
+        """
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """The traits of an encoder with the transformers configuration ``config``; without its
+        feature extractor those of log-mel at 100 Hz.
+        """
+
+    @classmethod
+    def read_traits(cls, folder: Path) -> EncoderTraits:
+        """The traits of the encoder in ``folder``, whose weights are not read."""
+        return cls.describe(read_settings(folder))
+
+    @staticmethod
+    def encoder_of(network: Any) -> nn.Module:
+        """The part of a checkpoint's network that computes frames: what is below a head."""
+        return getattr(network, network.base_model_prefix, network)
+
+    @classmethod
+    def loaded_part(cls, network: Any) -> nn.Module:
+        """The part of a checkpoint's network that ``__init__`` loads."""
+        return cls.encoder_of(network)
+
+    @staticmethod
+    def decoder_of(network: Any) -> nn.Module | None:
+        """The part of a checkpoint's network that writes text without an LLM."""
+        return None
+
+
+def split_windows(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
+    """``waveform`` in windows of ``samples``; the last one has the remaining ones."""
+    return [waveform[start : start + samples] for start in range(0, len(waveform), samples)]
+
+
+def passes(lengths: Sequence[int]) -> Iterator[slice]:
+    """Runs of pieces of ``lengths`` samples, in their order, whose size, each piece padded to the
+    longest of its run, is at most ``PASS_SECONDS``; a longer piece is a run of its own.
+    """
+    start = longest = 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        if index > start and longest * (index + 1 - start) > PASS_SECONDS * RATE:
+            yield slice(start, index)
+            start, longest = index, length
+    if lengths:
+        yield slice(start, len(lengths))

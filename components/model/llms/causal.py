@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from components.config.errors import InputError
 from components.model.folders.pretrained import DTYPES
 from components.model.llms.batch import IGNORED, LlmInputs, SpeechOutput
-from components.model.llms.sentencepiece import readable
+from components.model.llms.sentencepiece import tokenizer_folder
 
 # Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the
 # output matrix. The loss takes the matrix alone, so their training would follow another model than
@@ -31,9 +31,9 @@ PACKING_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of an LLM's folder; raises InputError where it does not load."""
     try:
-        with readable(folder) as place:
+        with tokenizer_folder(folder) as readable_folder:
             tokenizer = AutoTokenizer.from_pretrained(
-                place, local_files_only=True, trust_remote_code=False
+                readable_folder, local_files_only=True, trust_remote_code=False
             )
     except (OSError, ValueError) as error:
         raise _unfit(folder, error) from None

@@ -1,0 +1,43 @@
+"""No encoder: log-mel at 100 Hz, normalised per utterance, for a projector that stacks about ten
+frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.model.encoders.family import Family
+from components.model.encoders.traits import EncoderTraits, filterbank_traits
+from components.model.folders.pretrained import extracted, read_extractor
+
+
+class FilterbankFamily(Family):
+    """Frames of a log-mel front end in a folder that this project wrote."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.extractor = read_extractor(folder)
+        self.network = torch.nn.Identity()
+        self.traits = self.read_traits(folder)
+        self.device, self.dtype = device, dtype
+
+    @staticmethod
+    def read_traits(folder: Path) -> EncoderTraits:
+        """The traits of the front end in ``folder``."""
+        extractor = read_extractor(folder)
+        return filterbank_traits(int(extractor.feature_size), int(extractor.hop_length))
+
+    def frames_of(self, samples: int) -> int:
+        """One frame for each complete 10 ms."""
+        return samples // self.traits.hop if samples >= self.traits.least_samples else 0
+
+    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        mel = extracted(self.extractor, waveforms, padding=True)["input_features"]  # (B, T, mel)
+        mel = mel.to(self.device, self.dtype)
+        return [
+            frames[: self.frames_of(len(waveform))]  # (frames, mel)
+            for frames, waveform in zip(mel, waveforms, strict=True)
+        ]
