@@ -3,9 +3,9 @@
 
 The unit is one shard under one system; batches are formed inside it, by length. An utterance is
 decoded in one piece, however long it is; only components.transcribe cuts at pauses. Beside the
-constraint sets there is the system of the encoder's own CTC and, if the encoder is a complete Whisper,
-that of its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4 sets and
-CTC in about 25 s on two cores.
+constraint sets there is the system of the encoder's own CTC and, if the encoder is a complete
+Whisper, that of its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4
+sets and CTC in about 25 s on two cores.
 """
 
 from __future__ import annotations
