@@ -28,6 +28,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Values by key of ``key=value`` in the grammar of ``dvc exp run -S``; raises InputError for
     what it does not accept, and for several values of a key.
     """
+    if not assignments:  # Hydra takes 0.2 s to import
+        return {}
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -45,7 +45,7 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
         is_trained_here = catalogue.READERS[kind](name).source.kind in ("ctc", "copying")
         if is_trained_here and kind not in plan.up_to_date:
             yield f"The {kind} {name} is trained here, on the processor: its time is not counted."
-    has_all_audio = all(amount.is_known for amount in plan.audio)
+    has_all_audio = all(amount.has_basis for amount in plan.audio)
     if not has_all_audio or not all(download.num_bytes for download in plan.downloads):
         yield "What is not known is not counted: disk, memory and hours are lower bounds."
     if plan.engine:
@@ -85,7 +85,7 @@ def _table(title: str, first: str, *columns: str) -> Table:
 def _audio(plan: RunPlan) -> Table:
     table = _table("Audio", "role", "source", "hours", "utterances", "by")
     for amount in plan.audio:
-        if amount.is_known:
+        if amount.has_basis:
             figures = (
                 f"{amount.seconds / 3600:,.1f}",
                 f"{amount.num_utterances:,}",

@@ -60,7 +60,7 @@ class AudioAmount:
         return self.role in catalogue.SPEECH_ROLES
 
     @property
-    def is_known(self) -> bool:
+    def has_basis(self) -> bool:
         """Whether the figures are based on anything."""
         return self.basis != UNKNOWN
 
