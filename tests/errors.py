@@ -1,4 +1,4 @@
-"""Expecting an error by its subject, its hint and the names and figures in it, not by its wording."""
+"""Expects an error by its subject, its hint, and the names and figures in it, not its wording."""
 
 from __future__ import annotations
 

@@ -118,17 +118,17 @@ def check_pinned(kind: str, name: str) -> None:
     """
     entry = READERS[kind](name).source
     for source in (entry, *getattr(entry, "parts", {}).values()):
-        lacking = [key for key in ("revision", "files") if not getattr(source, key)]
-        if source.kind == "hub" and lacking:
-            says = (
+        missing = [key for key in ("revision", "files") if not getattr(source, key)]
+        if source.kind == "hub" and missing:
+            message = (
                 f"{kind} '{name}': {source.repo} is not pinned: no "
-                f"{' and no '.join(lacking)} in catalogue/{kind}.yaml."
+                f"{' and no '.join(missing)} in catalogue/{kind}.yaml."
             )
             hint = (
                 f"'python -m components.{kind} pin {name}' asks the hub and prints the "
                 "lines to put there."
             )
-            raise InputError(says, subject=name, hint=hint)
+            raise InputError(message, subject=name, hint=hint)
 
 
 READERS: dict[str, Callable[[str], Any]] = {

@@ -41,13 +41,13 @@ class TransientError(LibrettoError):
 
 
 _KINDS: tuple[type[LibrettoError], ...] = (LibrettoError, InputError, TransientError)
-BY_KIND = {each.kind: each for each in _KINDS}  # as an ``error.json`` names them
-BY_CODE = {each.exit_code: each for each in _KINDS}
+BY_KIND = {kind.kind: kind for kind in _KINDS}  # as an ``error.json`` names them
+BY_CODE = {kind.exit_code: kind for kind in _KINDS}
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known_words: Iterable[str]) -> str:
     """A sentence that names the nearest known word, or all of them where none is near."""
-    names = sorted(known)
+    names = sorted(known_words)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if near:
         return f"Did you mean '{near[0]}'?"

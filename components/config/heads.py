@@ -30,27 +30,27 @@ def has_ctc_by_entry(source: EncoderSource) -> bool | None:
     )
 
 
-def check_ctc_heads(params: Params, there: bool | None = None) -> None:
+def check_ctc_heads(params: Params, has_ctc: bool | None = None) -> None:
     """Raises InputError where the bridge or the loss wants CTC units that the encoder can't give.
 
     ``there`` says whether the encoder has a head; None asks its catalogue entry, and what that does
     not tell passes.
     """
     name, projector = params.encoder, catalogue.projector(params.projector)
-    there = has_ctc_by_entry(catalogue.encoder(name).source) if there is None else there
+    has_ctc = has_ctc_by_entry(catalogue.encoder(name).source) if has_ctc is None else has_ctc
     if projector.kind == COMPRESSOR_KIND:
-        check_ctc_units(f"encoder '{name}'", there is not False, params.features.layer)
+        check_ctc_units(f"encoder '{name}'", has_ctc is not False, params.features.layer)
     if projector.weights is None:
-        check_ctc_weight(f"encoder '{name}'", there is not False, params.train.ctc_weight)
+        check_ctc_weight(f"encoder '{name}'", has_ctc is not False, params.train.ctc_weight)
 
 
-def check_ctc_units(whose: str, there: bool, layer: int | str) -> None:
+def check_ctc_units(owner: str, has_ctc: bool, layer: int | str) -> None:
     """Raises InputError where frames of that layer of an encoder can't be read as CTC units;
     ``whose`` names it.
     """
-    if not there:
+    if not has_ctc:
         raise InputError(
-            f"The projector reads CTC units, and {whose} has no CTC head.",
+            f"The projector reads CTC units, and {owner} has no CTC head.",
             subject="projector",
             hint=f"Name an encoder with a CTC head, or a projector that is no {COMPRESSOR_KIND}.",
         )
@@ -63,13 +63,13 @@ def check_ctc_units(whose: str, there: bool, layer: int | str) -> None:
         )
 
 
-def check_ctc_weight(whose: str, there: bool, weight: float) -> None:
+def check_ctc_weight(owner: str, has_ctc: bool, weight: float) -> None:
     """Raises InputError where the loss of a CTC head is weighed that an encoder does not have;
     ``whose`` names it.
     """
-    if weight and not there:
+    if weight and not has_ctc:
         raise InputError(
-            f"{whose} has no CTC head, and train.ctc_weight is {weight:g}.",
+            f"{owner} has no CTC head, and train.ctc_weight is {weight:g}.",
             subject="train.ctc_weight",
             hint="Set it to 0, or name an encoder with a CTC head.",
         )

@@ -42,7 +42,7 @@ def attach(
     """
     from peft import LoraConfig, get_peft_model
 
-    adapted(network, targets)
+    adapted_layers(network, targets)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=rank,
@@ -56,18 +56,18 @@ def attach(
         return get_peft_model(network, config)
 
 
-def adapted(network: nn.Module, targets: Sequence[str]) -> list[str]:
+def adapted_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
     """Names of the layers that ``targets`` adapt; raises InputError for a target that matches
     nothing.
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    known = {name.split(".")[-1] for name in layers}
+    layer_names = {name.split(".")[-1] for name in layers}
     for target in targets:
-        if target not in known:
+        if target not in layer_names:
             raise InputError(
                 f"The LoRA target '{target}' matches no layer of {type(network).__name__}.",
                 subject=target,
-                hint=f"Set lora.targets in the catalogue entry. {nearest(target, known)}",
+                hint=f"Set lora.targets in the catalogue entry. {nearest(target, layer_names)}",
             )
     return [name for name in layers if name.split(".")[-1] in targets]
 
@@ -110,15 +110,17 @@ def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()
     of zeros is one: the first matrix of LoRA has it at the start, where the second is zero. Cost: a
     look at each parameter, no arithmetic.
     """
-    lacking = [
+    without_gradient = [
         name
         for name, parameter in network.named_parameters()
         if parameter.requires_grad and parameter.grad is None and not name.startswith(spared)
     ]
-    if not lacking:
+    if not without_gradient:
         return
-    shown = ", ".join(f"'{name}'" for name in lacking[:MAX_NAMES_LISTED]) + (
-        f" and {len(lacking) - MAX_NAMES_LISTED} more" if len(lacking) > MAX_NAMES_LISTED else ""
+    listed = ", ".join(f"'{name}'" for name in without_gradient[:MAX_NAMES_LISTED]) + (
+        f" and {len(without_gradient) - MAX_NAMES_LISTED} more"
+        if len(without_gradient) > MAX_NAMES_LISTED
+        else ""
     )
     hint = (
         "Set lora.targets in the catalogue entry to layers that the network calls: of "
@@ -126,9 +128,9 @@ def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()
     )
     hint += "as of WavLM's attention (there intermediate_dense and output_dense are called)."
     raise InputError(
-        f"{where}: to be tuned, but without a gradient: {shown}.",
-        subject=lacking[0],
+        f"{where}: to be tuned, but without a gradient: {listed}.",
+        subject=without_gradient[0],
         hint=hint
-        if any("lora_" in name for name in lacking)
+        if any("lora_" in name for name in without_gradient)
         else "Name them in the stage's freeze: what is computed does not hang on them.",
     )

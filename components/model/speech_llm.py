@@ -33,7 +33,7 @@ from components.model.model_folder import (
     read_trained,
     write_trained,
 )
-from components.model.trainable import plain_name, selected
+from components.model.trainable import plain_name, select_parameters
 
 
 class SpeechLLM(nn.Module):
@@ -150,15 +150,15 @@ class SpeechLLM(nn.Module):
         """Makes only ``parts`` trainable, without what the patterns of ``freeze`` match, and
         returns their parameters by part.
 
-        Raises InputError as ``trainable.selected`` does. ``with_ctc_head``: the encoder's CTC head
-        is tuned with it.
+        Raises InputError as ``trainable.select_parameters`` does. ``with_ctc_head``: the
+        encoder's CTC head is tuned with it.
         """
         self.requires_grad_(False)
         if "encoder" in parts:
             tunable = self.tunable(with_ctc_head)
         else:
             tunable = {plain_name(name): value for name, value in self.named_parameters()}
-        groups = selected(tunable, parts, freeze, where)
+        groups = select_parameters(tunable, parts, freeze, where)
         for name in (name for names in groups.values() for name in names):
             tunable[name].requires_grad_(True)
             if name.startswith(tuple(LORA)) and "lora_" not in name:

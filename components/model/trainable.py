@@ -50,7 +50,7 @@ def part_of(name: str) -> str:
     return module_of(name).replace("matching", "projector")
 
 
-def selected(
+def select_parameters(
     names: Iterable[str], parts: Sequence[str], freeze: Sequence[str], where: str = "train"
 ) -> dict[str, list[str]]:
     """The plain ``names`` that ``parts`` tune, by part, but for those that a pattern of ``freeze``
@@ -59,34 +59,34 @@ def selected(
     Raises InputError, which ``where`` opens, for a part that is not there, for a pattern that
     matches nothing of them, with the nearest names, and where a part is left nothing.
     """
-    found = [name for name in names if part_of(name) in parts]
+    chosen = [name for name in names if part_of(name) in parts]
     for part in parts:
-        if not any(part_of(name) == part for name in found):
+        if not any(part_of(name) == part for name in chosen):
             raise InputError(
                 f"{where}: '{part}' is to be tuned, but the model has no such part.",
                 subject=part,
                 hint="Name a part of it in train.curriculum, or another model.",
             )
     for pattern in freeze:
-        if not any(fnmatchcase(name, pattern) for name in found):
-            near = difflib.get_close_matches(pattern, found, n=NEAR, cutoff=0.0)
+        if not any(fnmatchcase(name, pattern) for name in chosen):
+            near = difflib.get_close_matches(pattern, chosen, n=NEAR, cutoff=0.0)
             raise InputError(
                 f"{where}: the pattern '{pattern}' of freeze matches nothing that is tuned.",
                 subject=pattern,
                 hint=f"Near are {', '.join(near)}.",
             )
-    kept: dict[str, list[str]] = {}
-    for name in found:
+    groups: dict[str, list[str]] = {}
+    for name in chosen:
         if not any(fnmatchcase(name, pattern) for pattern in freeze):
-            kept.setdefault(part_of(name), []).append(name)
+            groups.setdefault(part_of(name), []).append(name)
     for part in parts:
-        if part not in kept:
+        if part not in groups:
             raise InputError(
                 f"{where}: the patterns of freeze leave nothing of '{part}' to tune.",
                 subject=part,
                 hint=f"Take '{part}' out of tune, or a pattern out of freeze.",
             )
-    return kept
+    return groups
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ParameterRow:
     layers: int = 1
 
 
-def table(parameters: Mapping[str, Any]) -> list[ParameterRow]:
+def parameter_table(parameters: Mapping[str, Any]) -> list[ParameterRow]:
     """The rows of parameters by plain name, in their order: modules down to the numbered layer,
     equal neighbours as one row.
     """
@@ -114,16 +114,16 @@ def table(parameters: Mapping[str, Any]) -> list[ParameterRow]:
             _module(name),
             str(parameter.dtype).removeprefix("torch."),
         )
-        known = rows.get((part, module), ParameterRow(part, module, 0, 0, dtype))
+        row = rows.get((part, module), ParameterRow(part, module, 0, 0, dtype))
         size = parameter.numel()
         rows[part, module] = replace(
-            known,
-            parameters=known.parameters + size,
-            trained=known.trained + size * parameter.requires_grad,
-            dtype=", ".join(sorted({*known.dtype.split(", "), dtype})),
+            row,
+            parameters=row.parameters + size,
+            trained=row.trained + size * parameter.requires_grad,
+            dtype=", ".join(sorted({*row.dtype.split(", "), dtype})),
         )
     order = list(NAMES.values())
-    return list(_merged(sorted(rows.values(), key=lambda row: order.index(row.part))))
+    return list(_merge_layers(sorted(rows.values(), key=lambda row: order.index(row.part))))
 
 
 def _module(name: str) -> str:
@@ -131,32 +131,32 @@ def _module(name: str) -> str:
     names at most.
     """
     steps = name.split(".")
-    number = next((place for place, step in enumerate(steps) if step.isdecimal()), None)
+    number = next((index for index, step in enumerate(steps) if step.isdecimal()), None)
     return ".".join(steps[: number + 1] if number is not None else steps[:-1][:4])
 
 
-def _merged(rows: Iterable[ParameterRow]) -> Iterator[ParameterRow]:
+def _merge_layers(rows: Iterable[ParameterRow]) -> Iterator[ParameterRow]:
     """Neighbouring layers of one list whose figures are the same as one row, ``layers.0-11``, the
     figures added up.
     """
-    held: list[ParameterRow] = []
+    pending: list[ParameterRow] = []
     for row in rows:
-        if held and not _alike(held[-1], row):
-            yield _sum(held)
-            held = []
-        held.append(row)
-    if held:
-        yield _sum(held)
+        if pending and not _is_alike(pending[-1], row):
+            yield _add_rows(pending)
+            pending = []
+        pending.append(row)
+    if pending:
+        yield _add_rows(pending)
 
 
-def _alike(one: ParameterRow, other: ParameterRow) -> bool:
+def _is_alike(one: ParameterRow, other: ParameterRow) -> bool:
     stems = [row.module.rpartition(".") for row in (one, other)]
     return all(end.isdecimal() for _, _, end in stems) and replace(
         one, module=stems[0][0]
     ) == replace(other, module=stems[1][0])
 
 
-def _sum(rows: Sequence[ParameterRow]) -> ParameterRow:
+def _add_rows(rows: Sequence[ParameterRow]) -> ParameterRow:
     first, last = rows[0], rows[-1]
     if len(rows) == 1:
         return first
@@ -170,7 +170,7 @@ def _sum(rows: Sequence[ParameterRow]) -> ParameterRow:
     )
 
 
-def printed(rows: Sequence[ParameterRow]) -> str:
+def format_table(rows: Sequence[ParameterRow]) -> str:
     """The rows as lines: part, module, parameters, those trained, dtype."""
     lines = [f"  {'module':<52} {'parameters':>13} {'trained':>13}  dtype"]
     lines += [

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from components.config.training import CurriculumStage
-from components.model.trainable import module_of, selected
+from components.model.trainable import module_of, select_parameters
 from components.plan.sizes import LayerSizes
 
 ModuleCounts = Mapping[str, int]  # parameters by module
@@ -48,5 +48,5 @@ def tuned_names(sizes: Mapping[str, int], stage: CurriculumStage) -> set[str]:
     """Names of the tensors that a stage tunes; raises InputError as training does, for a part or a
     pattern that matches nothing.
     """
-    parts = selected(sizes, stage.tune, stage.freeze, f"train, stage '{stage.name}'")
+    parts = select_parameters(sizes, stage.tune, stage.freeze, f"train, stage '{stage.name}'")
     return {name for names in parts.values() for name in names}

@@ -4,9 +4,9 @@ In: the name of a module. Out: one digest of its static import closure, taken fr
 without docstrings and comments, and the versions of the libraries that compute. Both are a part of
 every key of the work cache, so an edit of code recomputes and an edit of a comment does not.
 
-Imports count wherever they are, inside functions too; those under ``if TYPE_CHECKING`` never run and
-are left out. A string that names a module of the project counts as an import of it (``"components.
-train.rank"``), since registries import by name. Cost: 2 ms a module at first; digests of files are
+Imports count wherever they are, inside functions too. Those under ``if TYPE_CHECKING`` never run
+and are left out. A string that is the name of a module of the project counts as an import of it, since
+registries import by name. Cost: 2 ms a module at first; digests of files are
 kept in the work cache by content, so a later process reads a small file for each module.
 """
 
@@ -99,15 +99,15 @@ def _module_digest(file: Path) -> ModuleDigest:
     """The digest of one file, from the work cache if its content was seen before."""
     content = file.read_bytes()
     name = hashlib.sha256(content + repr(sys.version_info[:2]).encode()).hexdigest()
-    kept = work_root() / "code" / name[:2] / f"{name}.json"
+    record = work_root() / "code" / name[:2] / f"{name}.json"
     try:
-        return ModuleDigest(*json.loads(kept.read_text()))
+        return ModuleDigest(*json.loads(record.read_text()))
     except (OSError, ValueError, TypeError):
         digest = parse_module(content.decode())
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    partial = record.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(digest))
-    partial.rename(kept)
+    partial.rename(record)
     return digest
 
 

@@ -23,30 +23,28 @@ def visible_gpus() -> list[str]:
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [each.strip() for each in named.split(",") if each.strip() not in ("", "-1")]
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
     return [
-        str(place)
-        for place in range(
-            sum(bool(re.fullmatch(r"nvidia\d+", each.name)) for each in DEVICES.glob("nvidia*"))
+        str(index)
+        for index in range(
+            sum(bool(re.fullmatch(r"nvidia\d+", file.name)) for file in DEVICES.glob("nvidia*"))
         )
     ]
 
 
-def share_gpus(found: Sequence[str], share: float) -> list[str]:
+def share_gpus(gpus: Sequence[str], share: float) -> list[str]:
     """What each worker's ``CUDA_VISIBLE_DEVICES`` is to say, where a worker takes ``share`` GPUs: 2
     of them, or half of one.
 
     Raises InputError where there are fewer than one worker takes.
     """
     if share < 1:
-        return [each for _ in range(int(1 / share + 1e-9)) for each in found]
+        return [gpu for _ in range(int(1 / share + 1e-9)) for gpu in gpus]
     size = int(share)
-    if len(found) < size:
+    if len(gpus) < size:
         raise InputError(
-            f"LIBRETTO_GPUS={share:g}: this machine has {len(found)}.",
+            f"LIBRETTO_GPUS={share:g}: this machine has {len(gpus)}.",
             subject="LIBRETTO_GPUS",
             hint="Set it lower.",
         )
-    return [
-        ",".join(found[start : start + size]) for start in range(0, len(found) - size + 1, size)
-    ]
+    return [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]

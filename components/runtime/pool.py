@@ -42,20 +42,20 @@ def fan_out(
     uses_gpu: bool = False,
     is_local: bool = False,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yields (item, result) as units finish. ``gpu`` says that a unit runs on the accelerator,
-    ``here`` that it is not worth a cluster.
+    """Yields (item, result) as units finish. ``uses_gpu``: a unit runs on the accelerator.
+    ``is_local``: the work is too small for a cluster.
 
-    Raises what ``function`` raises, and TransientError where a unit's workers were killed ``MAX_RESTARTS``
-    times over.
+    Raises what ``function`` raises, and TransientError if the workers of one unit were killed more
+    than ``MAX_RESTARTS`` times.
     """
     if fanout() == "ray" and not is_local and items:
         yield from run_ray_tasks(function, items, gpu_share() if uses_gpu else 0)
         return
-    seats = _device_slots(uses_gpu)[: len(items)]
-    if len(seats) <= 1:
+    slots = _device_slots(uses_gpu)[: len(items)]
+    if len(slots) <= 1:
         yield from ((item, function(item)) for item in items)
     else:
-        yield from _processes(function, items, seats)
+        yield from _processes(function, items, slots)
 
 
 def _device_slots(gpu: bool) -> list[str]:
@@ -65,22 +65,22 @@ def _device_slots(gpu: bool) -> list[str]:
     chosen = device() if gpu else "cpu"
     if chosen == "cpu":
         return [""] * workers()
-    found, share = visible_gpus(), gpu_share()
+    gpus, share = visible_gpus(), gpu_share()
     # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker,
     # which sees them all.
     return (
-        share_gpus(found, share)
-        if chosen == "cuda" and (found or "CUDA_VISIBLE_DEVICES" in os.environ)
+        share_gpus(gpus, share)
+        if chosen == "cuda" and (gpus or "CUDA_VISIBLE_DEVICES" in os.environ)
         else [""]
     )
 
 
 def _processes(
-    function: Callable[[Item], Result], items: Sequence[Item], seats: Sequence[str]
+    function: Callable[[Item], Result], items: Sequence[Item], slots: Sequence[str]
 ) -> Iterator[tuple[Item, Result]]:
     """A pool of one process for each seat, so that a killed one takes no other with it."""
     left, killed = deque(range(len(items))), [0] * len(items)
-    pools = [_pool(seat) for seat in seats]
+    pools = [_pool(seat) for seat in slots]
     running: dict[Future[Result], tuple[int, int]] = {}  # → (place of the unit, place of the pool)
     idle = list(range(len(pools)))
     try:
@@ -90,7 +90,7 @@ def _processes(
                 try:
                     future = pools[seat].submit(function, items[unit])
                 except BrokenProcessPool:  # killed while it waited for work: no unit is lost
-                    pools[seat] = _pool(seats[seat])
+                    pools[seat] = _pool(slots[seat])
                     future = pools[seat].submit(function, items[unit])
                 running[future] = unit, seat
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -103,7 +103,7 @@ def _processes(
                     killed[unit] += 1
                     if killed[unit] > MAX_RESTARTS:
                         raise worker_killed_error() from None
-                    pools[seat] = _pool(seats[seat])
+                    pools[seat] = _pool(slots[seat])
                     left.appendleft(unit)
                     continue
                 yield items[unit], result

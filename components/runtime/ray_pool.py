@@ -94,8 +94,8 @@ def run_ray_tasks(
 def worker_killed_error() -> TransientError:
     return TransientError(
         f"The workers of one unit were killed {MAX_RESTARTS + 1} times.",
-        hint="Run again: finished units are kept. Where it comes again, the memory may be too small: "
-        "set LIBRETTO_WORKERS lower.",
+        hint="Run again: finished units are kept. If it happens again, the memory may be too "
+        "small: set LIBRETTO_WORKERS lower.",
     )
 
 

@@ -86,9 +86,9 @@ class RemotePath:
             return ""
 
     def stat(self) -> RemoteStatus:
-        found = self._request(lambda system: system.info(self.url))
-        changed = found.get("LastModified")
-        return RemoteStatus(found["size"] or 0, int(changed.timestamp() * 1e9) if changed else 0)
+        info = self._request(lambda system: system.info(self.url))
+        changed = info.get("LastModified")
+        return RemoteStatus(info["size"] or 0, int(changed.timestamp() * 1e9) if changed else 0)
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies directly in the folder."""
@@ -101,8 +101,8 @@ class RemotePath:
         """Bytes of each file at any depth; a folder that is not there gives nothing. A request for
         each thousand files.
         """
-        found = self._request(lambda system: system.find(self.url, detail=True))
-        return {RemotePath(f"{SCHEME}{name}"): facts["size"] for name, facts in found.items()}
+        entries = self._request(lambda system: system.find(self.url, detail=True))
+        return {RemotePath(f"{SCHEME}{name}"): facts["size"] for name, facts in entries.items()}
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
         """The files at any depth whose name matches."""
@@ -211,8 +211,8 @@ def with_retries(request: Callable[[], Response], url: str) -> Response:
                 raise TransientError(
                     f"{url}: no whole answer in {tries} tries: {_message_of(error)}.",
                     subject=url,
-                    hint="Run again: what is done is kept. LIBRETTO_S3_TRIES and LIBRETTO_S3_TIMEOUT give more "
-                    "patience.",
+                    hint="Run again: what is done is kept. Raise LIBRETTO_S3_TRIES or "
+                    "LIBRETTO_S3_TIMEOUT.",
                 ) from None
             time.sleep(min(FIRST_WAIT * 2 ** (number - 1), LONGEST_WAIT) * random.uniform(0.5, 1))
     raise AssertionError("unreachable")

@@ -144,8 +144,8 @@ def _check_noise(params: Params) -> None:
     """
     sources = catalogue.corpus(params.corpus).sources["noise"]
     rooms = catalogue.names_of_rooms(sources)
-    for kind, there in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
-        if getattr(params.features.augment, kind).probability and not there:
+    for kind, is_available in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
+        if getattr(params.features.augment, kind).probability and not is_available:
             raise InputError(
                 f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no "
                 f"{kind} in its role noise.",

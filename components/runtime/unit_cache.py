@@ -82,9 +82,9 @@ def cached_unit(stage: str, key: Key, make: Callable[[Path], None], *, code: str
     path = unit_path(stage, key, code)
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
-        there = finished_unit(stage, key, code)
-        if there:
-            return there
+        unit = finished_unit(stage, key, code)
+        if unit:
+            return unit
         folder = path.with_suffix(".partial")
         folder.mkdir(exist_ok=True)
         for old in folder.iterdir():
@@ -112,21 +112,23 @@ def check_disk_space(needed: int, folder: Path, where: str) -> Iterator[None]:
     """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder``
     where they don't fit, or when the disk fills up.
     """
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    says = f"{where}: {there}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    message = (
+        f"{where}: {existing}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
+    )
     hint = (
         "Make room ('python -m components.clean' drops old units of the work cache), "
         "then run again: what is done is kept."
     )
-    if needed > (free := shutil.disk_usage(there).free):
-        raise InputError(says.format(free=free), subject=str(folder), hint=hint)
+    if needed > (free := shutil.disk_usage(existing).free):
+        raise InputError(message.format(free=free), subject=str(folder), hint=hint)
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            says.format(free=shutil.disk_usage(there).free), subject=str(folder), hint=hint
+            message.format(free=shutil.disk_usage(existing).free), subject=str(folder), hint=hint
         ) from None
 
 
@@ -167,7 +169,7 @@ def trim(limit: int | None = None) -> tuple[int, int]:
     """
     limit = work_bytes() if limit is None else limit
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
-    sized = [(*found, path) for path in units if (found := _usage_of(path))]
+    sized = [(*usage, path) for path in units if (usage := _usage_of(path))]
     total, dropped = sum(size for _, size, _ in sized), 0
     for used, size, path in sorted(sized, key=lambda entry: entry[0]):
         if total <= limit or time.time() - used < 3600:

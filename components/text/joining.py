@@ -92,10 +92,10 @@ def join_words(
     for index in range(1, len(joined)):
         overlap = overlaps[index]
         if overlap is not None:
-            num_kept, num_dropped = find_joint(
+            num_first, num_dropped = find_joint(
                 joined[index - 1], joined[index], *overlap, tolerance
             )
-            del joined[index - 1][num_kept:], joined[index][:num_dropped]
+            del joined[index - 1][num_first:], joined[index][:num_dropped]
     return joined
 
 

@@ -23,7 +23,7 @@ from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import check_packing, load_llm
 from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM, load_tuned_encoder
-from components.model.trainable import printed
+from components.model.trainable import format_table
 from components.optim import recomputation
 from components.optim.ranks import Ranks
 from components.optim.sharding import shard
@@ -81,7 +81,7 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
         rows = parts.rows(sources.speech.encoder)
         tables.append((stage.name, rows))
         if ranks.rank == 0:
-            logger.info("train: parameters in stage '%s':\n%s", stage.name, printed(rows))
+            logger.info("train: parameters in stage '%s':\n%s", stage.name, format_table(rows))
         stage_training.restore(training.stage_keys[index])
         stage_training.run(sources)
         stage_training.store(training.stage_keys[index])

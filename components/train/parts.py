@@ -17,9 +17,9 @@ from torch import nn
 
 from components.config.training import CurriculumStage, Lora, Train
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.lora import adapted
+from components.model.lora import adapted_layers
 from components.model.speech_llm import SpeechLLM
-from components.model.trainable import ParameterRow, plain_name, selected, table
+from components.model.trainable import ParameterRow, parameter_table, plain_name, select_parameters
 from components.runtime.hashing import seed_of
 
 TABLE = "parameters.json"
@@ -58,12 +58,12 @@ class TrainableParts:
             assert network is not None  # build.py loads it where a part of it is tuned
             lora_names += [
                 f"{side}.{layer}.lora_{matrix}.weight"
-                for layer in adapted(network, self.targets[part])
+                for layer in adapted_layers(network, self.targets[part])
                 for matrix in "AB"
             ]
         for stage in self.settings.curriculum:
             names = [*self.model.tunable(self.uses_ctc_loss(stage)), *lora_names]
-            selected(names, stage.tune, stage.freeze, _where(stage))
+            select_parameters(names, stage.tune, stage.freeze, _where(stage))
 
     def tune(self, stage: CurriculumStage) -> dict[str, list[nn.Parameter]]:
         """Makes what the stage tunes trainable, with LoRA added where it is missing; returns the
@@ -93,7 +93,9 @@ class TrainableParts:
         named_parameters = list(self.model.named_parameters())
         if frozen is not None and self.model.encoder is None:
             named_parameters += frozen.named_parameters(prefix="encoder")
-        return table({plain_name(name): parameter for name, parameter in named_parameters})
+        return parameter_table(
+            {plain_name(name): parameter for name, parameter in named_parameters}
+        )
 
 
 def _where(stage: CurriculumStage) -> str:

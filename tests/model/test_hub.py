@@ -378,7 +378,7 @@ def test_a_download_that_does_not_fit_says_so_before_it_begins(
 def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = client._Counted.write
+    known = client._CountedFile.write
 
     def full(self: Any, data: bytes) -> int:
         if self.tell() > 30_000:
@@ -386,7 +386,7 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(
         return known(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client._Counted, "write", full)
+        patch.setattr(client._CountedFile, "write", full)
         with pytest.raises(InputError, match=r"the disk is full: .* bytes are needed"):
             tones.run("encoder")
     assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))

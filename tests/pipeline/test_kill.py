@@ -87,7 +87,7 @@ def test_killed_in_four_stages_it_ends_with_the_hashes_of_an_undisturbed_run(
 
 
 @pytest.mark.slow
-def test_a_queued_experiment_killed_in_training_and_queued_again_ends_with_the_hashes_of_an_undisturbed_run(
+def test_an_experiment_killed_in_training_and_queued_again_has_the_hashes_of_an_undisturbed_run(
     smoke: Project, tmp_path: Path
 ) -> None:
     shutil.copytree(smoke.work, tmp_path / "work", copy_function=os.link)

@@ -35,11 +35,13 @@ def work(stage):
         assert old in text
         Path(name).write_text(text.replace(old, new, 1))
     if "error" in task:
-        raise getattr(errors, task["error"])("clip-7.wav is broken.", subject="clip-7", hint="Mend it.")
+        kind = getattr(errors, task["error"])
+        raise kind("clip-7.wav is broken.", subject="clip-7", hint="Mend it.")
     stage.facts["utterances"] = 12
     out = empty_folder(Path("data") / stage.role)
     (out / "shard.tar").write_text("bytes")
-    write_record(out, "shards", parameters=asdict(stage.params.shards), inputs={"corpus": "digest"}, libraries=("numpy",))
+    parameters, inputs = asdict(stage.params.shards), {"corpus": "digest"}
+    write_record(out, "shards", parameters=parameters, inputs=inputs, libraries=("numpy",))
 
 run_stage("shards", work, names=("corpus",), roles=True)
 """

@@ -44,7 +44,8 @@ def make(folder):
     (folder / "whole.txt").write_text("whole")
 
 (signs / f"asking-{sys.argv[2]}").touch()
-print(cached_unit("stage", {"version": 1, "name": "some unit"}, make, code="components.runtime.unit_cache"))
+key = {"version": 1, "name": "some unit"}
+print(cached_unit("stage", key, make, code="components.runtime.unit_cache"))
 """
 
 

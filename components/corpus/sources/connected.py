@@ -79,7 +79,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         _check_ranges(name, self.settings)
 
     @cached_property
-    def _takes(self) -> list[tuple[str, TableRow]]:
+    def _recordings(self) -> list[tuple[str, TableRow]]:
         """(path, row) of the takes to draw from, sorted by path."""
         table, (first, last) = self.settings.table, self.settings.take_range
         rows = read_rows(self._root, table)
@@ -116,7 +116,9 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         """Paths and sizes of the table and of the takes used, and the digest of the table's
         content.
         """
-        sizes = read_sizes(self._root, [self.settings.table, *(path for path, _ in self._takes)])
+        sizes = read_sizes(
+            self._root, [self.settings.table, *(path for path, _ in self._recordings)]
+        )
         return build_scan(self._root, sizes, [self.settings.table])
 
     def estimate_size(self) -> tuple[float, int]:
@@ -204,9 +206,9 @@ class ConnectedSource(FileSource[ConnectedSettings]):
     def _load_takes(self) -> tuple[dict[str, TakesByWord], Sequence[dict[str, str]]]:
         """The takes by speaker and word, and the rejects among them."""
         by_speaker: dict[str, TakesByWord] = defaultdict(lambda: defaultdict(list))
-        id_by_path = unique_ids([path for path, _ in self._takes])
+        id_by_path = unique_ids([path for path, _ in self._recordings])
         rejected = []
-        for path, row in self._takes:
+        for path, row in self._recordings:
             try:
                 samples = read_waveform(local_path_or_bytes(self._root / path))
                 reason = SILENT if is_silent(samples) else ""

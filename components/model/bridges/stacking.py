@@ -1,4 +1,4 @@
-"""Bridges of stacked frames: ``stack`` frames side by side are one vector, and linear layers follow.
+"""Bridges of stacked frames: ``stack`` frames side by side are one vector, then linear layers.
 
 In: an entry of the catalogue and two widths. Out: a token for each ``stack`` frames. Cost: the
 first layer has stack · encoder width · hidden weights, nearly all of them.

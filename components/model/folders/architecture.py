@@ -36,13 +36,13 @@ def network_of(shape: dict[str, Any], causal: bool = False) -> Any:
 
 
 def _built(shape: dict[str, Any], causal: bool) -> Any:
-    rest = {
+    settings = {
         key: value
         for key, value in shape.items()
         if key not in ("model_type", "architectures", "dtype", "torch_dtype")
     }
     names = shape.get("architectures") or []
-    config = AutoConfig.for_model(shape.get("model_type", ""), **rest)
+    config = AutoConfig.for_model(shape.get("model_type", ""), **settings)
     with torch.device("meta"):
         if names:
             return getattr(transformers, names[0])(config)
@@ -71,13 +71,13 @@ def check_trained(
             hint=nearest(model_type, CONFIG_MAPPING.keys()),
         )
     plain = CONFIG_MAPPING[model_type]()
-    known = {*plain.to_dict(), *type(plain).attribute_map}
+    field_names = {*plain.to_dict(), *type(plain).attribute_map}
     for key, value in config.items():
-        if key not in known:
+        if key not in field_names:
             raise InputError(
                 f"{where}: source.config: {model_type} has no '{key}'.",
                 subject=key,
-                hint=f"{nearest(key, known)} {hint}",
+                hint=f"{nearest(key, field_names)} {hint}",
             )
         if "drop" in key and not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise InputError(
@@ -101,8 +101,8 @@ def check_trained(
         with torch.device("meta"):
             return _built({"model_type": model_type, **config}, causal).eval()(**inputs(full))
     except Exception as error:
-        says = f"{where}: source.config gives no network that works: {first_line(error)}."
-        raise InputError(says, subject="source.config", hint=hint) from None
+        message = f"{where}: source.config gives no network that works: {first_line(error)}."
+        raise InputError(message, subject="source.config", hint=hint) from None
 
 
 def first_line(error: Exception) -> str:
@@ -112,4 +112,4 @@ def first_line(error: Exception) -> str:
 
 def parameters(network: nn.Module) -> int:
     """Its parameters, those that are tied counted once."""
-    return sum(each.numel() for each in network.parameters())
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -45,21 +45,21 @@ def convert(source: Path, target: Path, where: str) -> None:
             subject=where,
             hint="Take weights as safetensors.",
         )
-    save_file(_apart(tensors), target, metadata={"format": "pt"})
+    save_file(_without_shared_memory(tensors), target, metadata={"format": "pt"})
 
 
-def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _without_shared_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors, contiguous, no two in one piece of memory (tied weights), which safetensors
     does not hold.
     """
-    apart: dict[str, torch.Tensor] = {}
+    separate: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         memory = tensor.untyped_storage().data_ptr()
-        apart[name] = (
+        separate[name] = (
             tensor.clone(memory_format=torch.contiguous_format)
             if memory in seen
             else tensor.contiguous()
         )
         seen.add(memory)
-    return apart
+    return separate

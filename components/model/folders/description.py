@@ -53,5 +53,9 @@ def has_acoustic_evidence(encoder: Path, layer: int | str, bridge: Path) -> bool
 
 def has_own_decoder(folder: Path) -> bool:
     """Whether the folder is a whole Whisper with a tokenizer: it writes text without an LLM."""
-    whole = "WhisperForConditionalGeneration" in (read_config(folder).get("architectures") or ())
-    return whole and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    has_decoder = "WhisperForConditionalGeneration" in (
+        read_config(folder).get("architectures") or ()
+    )
+    return has_decoder and any(
+        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
+    )

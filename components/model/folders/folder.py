@@ -36,7 +36,7 @@ DTYPE = (
 PICKLED = re.compile(
     r"pytorch_model(-\d{5}-of-\d{5})?\.bin"
 )  # torch's own weights, whole or in parts
-TAKEN_APART = (
+TENSORS_ONLY = (
     "qwen",
 )  # model types of which only tensors are taken (components/encoder/qwen_audio.py)
 INDEX, PICKLED_INDEX = (
@@ -65,13 +65,13 @@ def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> No
     What a ``config.json`` leaves out, or says by another of the family's names for it, counts as
     transformers reads it.
     """
-    for key, wanted in shape.items():
+    for key, expected in shape.items():
         given = config[key] if key in config else _as_read(config, key)
-        if isinstance(wanted, dict) and isinstance(given, dict):
-            check_shape(given, wanted, f"{where}, {key}")
-        elif given != wanted and key not in DTYPE:
+        if isinstance(expected, dict) and isinstance(given, dict):
+            check_shape(given, expected, f"{where}, {key}")
+        elif given != expected and key not in DTYPE:
             raise InputError(
-                f"{where}: source.shape says {key} = {wanted}, the checkpoint's config.json "
+                f"{where}: source.shape says {key} = {expected}, the checkpoint's config.json "
                 f"says {given}.",
                 subject=key,
                 hint="Correct the entry, or take the checkpoint that it describes.",
@@ -185,10 +185,10 @@ def fill(unit: Path, files: dict[str, Path], where: str) -> None:
                 shutil.copyfile(path, unit / name)
     if (unit / INDEX).exists():
         parts = set(json.loads((unit / INDEX).read_text())["weight_map"].values())
-        lacking = sorted(part for part in parts if not (unit / part).exists())
-        if lacking:
+        missing = sorted(part for part in parts if not (unit / part).exists())
+        if missing:
             raise InputError(
-                f"{where}: the index of the weights names {', '.join(lacking)}, which is not "
+                f"{where}: the index of the weights names {', '.join(missing)}, which is not "
                 "among the files.",
                 subject=where,
                 hint="List all parts of the weights.",
@@ -255,7 +255,7 @@ def _native(name: str, config: dict) -> bool:
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     if name == "config.json":
-        return config.get("model_type") in (*CONFIG_MAPPING_NAMES, *TAKEN_APART)
+        return config.get("model_type") in (*CONFIG_MAPPING_NAMES, *TENSORS_ONLY)
     return (
         name != "tokenizer_config.json"
         or tokenizer_class_from_name(config.get("tokenizer_class") or "") is not None

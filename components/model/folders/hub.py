@@ -79,24 +79,28 @@ def fetch(entry: HubEntry) -> dict[str, Path]:
     disk is full.
     """
     source = entry.source
-    held = {}
+    cached_files = {}
     for file in source.files:
         with _ways_out(entry, file):
             if path := _cached(entry, file):
-                held[file] = path
-    remote = {file: _asked(entry, file) for file in source.files if file not in held}
+                cached_files[file] = path
+    remote = {
+        file: _request_metadata(entry, file) for file in source.files if file not in cached_files
+    }
     if remote:
-        left = sum((found.size or 0) - _size(_partial(entry, found)) for found in remote.values())
-        shown_as = progress(entry.stage, f"fetching {source.repo}", left / 1e6, "MB")
-        with check_disk_space(left, Path(constants.HF_HUB_CACHE), entry.where), shown_as as shown:
-            for file, found in remote.items():
+        num_bytes = sum(
+            (found.size or 0) - _size(_partial(entry, found)) for found in remote.values()
+        )
+        display = progress(entry.stage, f"fetching {source.repo}", num_bytes / 1e6, "MB")
+        with check_disk_space(num_bytes, Path(constants.HF_HUB_CACHE), entry.where), display as bar:
+            for file, metadata in remote.items():
                 with _ways_out(entry, file):
-                    held[file] = _download(entry, file, found, shown)
-    return held
+                    cached_files[file] = _download(entry, file, metadata, bar)
+    return cached_files
 
 
-def _partial(entry: HubEntry, found: HfFileMetadata) -> Path:
-    return entry.storage / "blobs" / f"{found.etag}.incomplete"
+def _partial(entry: HubEntry, metadata: HfFileMetadata) -> Path:
+    return entry.storage / "blobs" / f"{metadata.etag}.incomplete"
 
 
 def _size(path: Path) -> int:
@@ -107,40 +111,40 @@ def _cached(entry: HubEntry, file: str) -> Path | None:
     """The file of this very commit in the HF cache, if it is there; it links to a blob that its
     hash names.
     """
-    found = try_to_load_from_cache(
+    cached = try_to_load_from_cache(
         entry.source.repo, file, revision=entry.source.revision, cache_dir=constants.HF_HUB_CACHE
     )
-    if not isinstance(found, str):
+    if not isinstance(cached, str):
         return None
-    path = Path(found)
+    path = Path(cached)
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
     if HASH.fullmatch(blob):
         _check(entry, file, path, blob)
     return path
 
 
-def _asked(entry: HubEntry, file: str) -> HfFileMetadata:
+def _request_metadata(entry: HubEntry, file: str) -> HfFileMetadata:
     """What the hub says of a file: hash and size."""
     with _ways_out(entry, file):
-        found = get_hf_file_metadata(entry.address(file), timeout=SECONDS)
+        metadata = get_hf_file_metadata(entry.address(file), timeout=SECONDS)
     if (
-        found.commit_hash != entry.source.revision
-        or not HASH.fullmatch(found.etag or "")
-        or found.size is None
+        metadata.commit_hash != entry.source.revision
+        or not HASH.fullmatch(metadata.etag or "")
+        or metadata.size is None
     ):
         raise InputError(
             f"{entry.where}: {constants.ENDPOINT} does not say commit, hash and size of {file}.",
             subject=file,
             hint="HF_ENDPOINT must name a hub or a full mirror of one.",
         )
-    if found.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+    if metadata.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise InputError(
-            f"{entry.where}: {file} has {found.size:,} bytes, more than the hub gives by plain "
+            f"{entry.where}: {file} has {metadata.size:,} bytes, more than the hub gives by plain "
             "HTTP.",
             subject=file,
             hint=f"Fetch it into the cache: {_by_hand(entry)}.",
         )
-    return found
+    return metadata
 
 
 def _by_hand(entry: HubEntry) -> str:
@@ -151,24 +155,24 @@ def _by_hand(entry: HubEntry) -> str:
     )
 
 
-class _Counted(io.BufferedWriter):
+class _CountedFile(io.BufferedWriter):
     """A file that is continued at its end and shows what is written to it."""
 
-    def __init__(self, path: Path, shown: Progress) -> None:
+    def __init__(self, path: Path, bar: Progress) -> None:
         super().__init__(io.FileIO(path, "ab"))
-        self._shown = shown
+        self._bar = bar
 
     def write(self, data) -> int:
-        self._shown.advance(len(data) / 1e6)
+        self._bar.advance(len(data) / 1e6)
         return super().write(data)
 
 
-def _download(entry: HubEntry, file: str, found: HfFileMetadata, shown: Progress) -> Path:
+def _download(entry: HubEntry, file: str, metadata: HfFileMetadata, bar: Progress) -> Path:
     """Fetches a file into the cache, under the lock that huggingface_hub itself takes for it.
 
     That library begins a killed download anew; here the part that lies there is continued.
     """
-    partial = _partial(entry, found)
+    partial = _partial(entry, metadata)
     blob, pointer = (
         partial.with_suffix(""),
         entry.storage / "snapshots" / entry.source.revision / file,
@@ -178,17 +182,17 @@ def _download(entry: HubEntry, file: str, found: HfFileMetadata, shown: Progress
         folder.mkdir(parents=True, exist_ok=True)
     with lock(locks / blob.name):
         if not blob.exists():
-            if _size(partial) > (found.size or 0):
+            if _size(partial) > (metadata.size or 0):
                 partial.unlink()
             # As it is: a part of what is compressed on the way can't be continued.
             headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-            with _Counted(partial, shown) as stream:
+            with _CountedFile(partial, bar) as stream:
                 http_get(
                     entry.address(file),
                     stream,
                     resume_size=_size(partial),
                     headers=headers,
-                    expected_size=found.size,
+                    expected_size=metadata.size,
                 )
             _check(entry, file, partial, blob.name)
             partial.rename(blob)
@@ -294,9 +298,9 @@ def _offline(entry: HubEntry, file: str, error: Exception) -> LibrettoError:
         else f"the hub ({constants.ENDPOINT}) does not answer ({type(error).__name__})"
     )
     ways = (
-        f"Three ways out: fill the cache where there is a network ({_by_hand(entry)}) and let HF_HOME name it; "
-        "or put the files into a folder below LIBRETTO_MODELS and give the entry 'source: {kind: folder, folder: …}'; "
-        "or let HF_ENDPOINT name a mirror."
+        f"Fill the cache on a machine with a network ({_by_hand(entry)}) and set HF_HOME to it; or "
+        "put the files into a folder below LIBRETTO_MODELS and give the entry 'source: {kind: "
+        "folder, folder: …}'; or set HF_ENDPOINT to a mirror."
     )
     kind = InputError if forbidden else TransientError
     return kind(
@@ -319,7 +323,7 @@ def _info(entry: HubEntry, revision: str) -> tuple[str, list[str]]:
     info = HfApi(endpoint=constants.ENDPOINT).model_info(
         entry.source.repo, revision=revision, timeout=SECONDS
     )
-    return str(info.sha), [each.rfilename for each in info.siblings or []]
+    return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
 
 def pin(kind: str, arguments: list[str]) -> None:

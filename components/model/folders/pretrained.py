@@ -65,7 +65,7 @@ def read_network(
     InputError where weights of ``part`` (a prefix of their names) are not in the folder.
     """
     try:
-        network, found = loader.from_pretrained(
+        network, loading = loader.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -74,13 +74,13 @@ def read_network(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise unsupported_folder(folder, error) from None
-    lacking = sorted(
+    missing = sorted(
         name
-        for name in found["missing_keys"]
+        for name in loading["missing_keys"]
         if name.startswith(part) and not name.endswith(UNUSED)
     )
-    if lacking:
+    if missing:
         raise unsupported_folder(
-            folder, f"{len(lacking)} of its weights are missing, '{lacking[0]}' among them."
+            folder, f"{len(missing)} of its weights are missing, '{missing[0]}' among them."
         )
     return network.eval().requires_grad_(False).to(device)

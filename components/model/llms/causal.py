@@ -77,7 +77,7 @@ def _unfit(folder: Path, error: Exception) -> InputError:
 
 
 def target_output(llm: Any, inputs: LlmInputs) -> SpeechOutput:
-    """Hidden states → logits at the target positions alone → their cross-entropy; no matching loss."""
+    """Logits at the target positions alone, and their cross-entropy; no matching loss."""
     hidden = hidden_states(llm, inputs.embeddings, inputs.attention_mask, inputs.position_ids)
     rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)  # each (N,)
     labels = inputs.labels[rows, columns]  # (N,)
