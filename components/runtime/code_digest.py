@@ -5,9 +5,9 @@ without docstrings and comments, and the versions of the libraries that compute.
 every key of the work cache, so an edit of code recomputes and an edit of a comment does not.
 
 Imports count wherever they are, inside functions too. Those under ``if TYPE_CHECKING`` never run
-and are left out. A string that is the name of a module of the project counts as an import of it, since
-registries import by name. Cost: 2 ms a module at first; digests of files are
-kept in the work cache by content, so a later process reads a small file for each module.
+and are left out. A string that is the name of a module of the project counts as an import of it,
+since registries import by name. Cost: 2 ms a module at first; digests of files are kept in the work
+cache by content, so a later process reads a small file for each module.
 """
 
 from __future__ import annotations

@@ -132,7 +132,11 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_a_generator_that_was_edited_is_not_served_its_old_output(workspace: Workspace) -> None:
     before = workspace.manifests()
-    workspace.edit("corpus/sources/synthetic.py", "plan.level_db / 20", "plan.level_db / 20 - 1")
+    workspace.edit(
+        "corpus/sources/synthetic.py",
+        "seed, plan.seconds, plan.level_db)",
+        "seed, plan.seconds, plan.level_db - 20)",
+    )
     after = workspace.manifests()
     shutil.rmtree(workspace.cache)
     assert after == workspace.manifests() != before
