@@ -5,10 +5,14 @@ cache until it is no larger than a limit.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
+from components.runtime.logs import configure_logging
 from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
+
+logger = logging.getLogger("components.clean")  # __name__ is __main__ for python -m
 
 
 def build_parser(prog: str = "python -m components.clean") -> argparse.ArgumentParser:
@@ -26,11 +30,12 @@ def build_parser(prog: str = "python -m components.clean") -> argparse.ArgumentP
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m components.clean") -> None:
-    """Trims the work cache and prints what was removed."""
-    limit_gb = build_parser(prog).parse_args(arguments).limit_gb
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trims the work cache and logs what was removed."""
+    configure_logging()
+    limit_gb = build_parser().parse_args(arguments).limit_gb
     num_dropped, size_bytes = trim(None if limit_gb is None else int(limit_gb * 1e9))
-    print(f"{work_root()}: {num_dropped} units dropped, {size_bytes / 1e9:.2f} GB left")
+    logger.info("%s: %d units dropped, %.2f GB left", work_root(), num_dropped, size_bytes / 1e9)
 
 
 if __name__ == "__main__":

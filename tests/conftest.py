@@ -105,7 +105,7 @@ def bucket(bucket_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
     for name, value in environment(bucket_server).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.02)
     bucket_server.fault = lambda method, path: ""
     bucket_server.asked.clear()
     yield bucket_server

@@ -1,1 +1,1 @@
-"""Ground floor: parameters, catalogue, runtime settings, work cache, and how a stage runs."""
+"""What is computed: parameters and catalogue, typed and checked, without torch."""

@@ -1,8 +1,8 @@
-"""The catalogue: what a name in ``params.yaml`` stands for.
+"""Readers of the catalogue: the entries that the names in ``params.yaml`` point to.
 
-One file a kind in ``catalogue/``. An entry is split by who reads it (``source``, ``numerics``,
-``prompt``, ``lora``, ``train``), so that a DVC stage hangs on the parts that it reads and on
-nothing else. ``card`` (licence, notes) is for people: no stage reads it.
+In: the kind and the name of an entry; the folder ``catalogue`` has one file for each kind. Out: the
+entry as typed, checked data, or InputError. ``card`` (licence, notes) is for people: no stage
+reads it. Cost: milliseconds.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Corpus:
 
 @lru_cache(maxsize=16)
 def parse_yaml(text: str) -> dict[str, Any]:
-    """The data of a catalogue file or of DVC's, parsed once and fast (3 ms for the corpora); nobody
-    changes it.
+    """The data of a YAML file of the catalogue or of DVC, from its text (3 ms for the corpora). All
+    callers share one result: it must not be changed.
     """
     return cast("dict[str, Any]", yaml.load(text, Loader=yaml.CSafeLoader))
 
@@ -57,7 +57,7 @@ def names(kind: str) -> list[str]:
 
 
 def raw_entry(kind: str, name: str) -> dict[str, Any]:
-    """One entry as plain data; raises InputError with the nearest known name."""
+    """One entry as plain data; raises InputError with the nearest name for an unknown one."""
     entries = _load(kind)
     if name not in entries:
         raise InputError(
@@ -70,13 +70,13 @@ def corpus(name: str) -> Corpus:
     """The sources by role of a corpus; raises InputError for an unknown role or a source without a
     kind.
     """
-    entry = raw_entry("corpus", name)
+    entry = {role: sources for role, sources in raw_entry("corpus", name).items() if role != "card"}
     for role, sources in entry.items():
-        if role not in (*ROLES, "card"):
+        if role not in ROLES:
             raise InputError(
                 f"corpus '{name}': unknown role '{role}'.", subject=role, hint=nearest(role, ROLES)
             )
-        for source, settings in (sources or {}).items() if role != "card" else ():
+        for source, settings in (sources or {}).items():
             if not isinstance(settings, dict) or "kind" not in settings:
                 raise InputError(
                     f"corpus '{name}', {role}, source '{source}': 'kind' missing.",
@@ -94,13 +94,13 @@ def names_of_rooms(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def encoder(name: str) -> EncoderEntry:
-    """The typed entry of an encoder."""
+    """The typed entry of an encoder; raises InputError for an unknown name or a wrong entry."""
     return parse_as(EncoderEntry, raw_entry("encoder", name), f"catalogue/encoder.yaml: {name}")
 
 
 def projector(name: str) -> Projector:
-    """The typed entry of a projector, by its kind; without its card, which would enter the key of a
-    training.
+    """The typed entry of a projector, by its kind; without its card, which would become a part of
+    the key of a training. Raises InputError for an unknown name or a wrong entry.
     """
     return replace(
         parse_projector(raw_entry("projector", name), f"catalogue/projector.yaml: {name}"), card={}
@@ -108,27 +108,25 @@ def projector(name: str) -> Projector:
 
 
 def llm(name: str) -> LlmEntry:
-    """The typed entry of an LLM."""
+    """The typed entry of an LLM; raises InputError for an unknown name or a wrong entry."""
     return parse_as(LlmEntry, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
 
 
 def check_pinned(kind: str, name: str) -> None:
-    """Raises InputError where a source of a hub does not say which commit and which files: what is
-    fetched could change.
+    """Raises InputError where a source of a hub has no commit or no files: what is fetched could
+    change.
     """
     entry = READERS[kind](name).source
     for source in (entry, *getattr(entry, "parts", {}).values()):
         missing = [key for key in ("revision", "files") if not getattr(source, key)]
         if source.kind == "hub" and missing:
-            message = (
-                f"{kind} '{name}': {source.repo} is not pinned: no "
-                f"{' and no '.join(missing)} in catalogue/{kind}.yaml."
+            raise InputError(
+                f"{kind} '{name}': {source.repo} is not pinned: no {' and no '.join(missing)} in "
+                f"catalogue/{kind}.yaml.",
+                subject=name,
+                hint=f"'python -m components.{kind} pin {name}' asks the hub and prints the lines "
+                "to add.",
             )
-            hint = (
-                f"'python -m components.{kind} pin {name}' asks the hub and prints the "
-                "lines to put there."
-            )
-            raise InputError(message, subject=name, hint=hint)
 
 
 READERS: dict[str, Callable[[str], Any]] = {

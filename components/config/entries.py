@@ -96,7 +96,7 @@ class Prompt:
             "the template, as in SLAM-ASR's released code."
         ),
     ] = "apart"
-    others: Annotated[
+    variants: Annotated[
         list[str],
         Field(
             description="Further templates: training draws one of all for each utterance and step; "
@@ -109,16 +109,16 @@ class Prompt:
         """Each template has one position for the speech; an attached transcript needs one template
         whose end the tokenizer keeps.
         """
-        for template in (self.template, *self.others):
+        for template in (self.template, *self.variants):
             if template.count("{speech}") != 1:
                 raise RuleError(
-                    "template" if template == self.template else "others",
+                    "template" if template == self.template else "variants",
                     f"'{template}' must have {{speech}} exactly once.",
                     "Put {speech} where the audio belongs.",
                 )
-        if self.transcript == "attached" and self.others:
+        if self.transcript == "attached" and self.variants:
             raise RuleError(
-                "others",
+                "variants",
                 "several templates need a transcript that is tokenised alone.",
                 "Set prompt.transcript to apart.",
             )

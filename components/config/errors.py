@@ -1,7 +1,7 @@
-"""Errors that say what is wrong, in which file, utterance or parameter, and the way out.
+"""Errors that a user can act on: what is wrong, in which file, utterance or parameter, and a hint.
 
-The exit code tells a scheduler whether trying again can help: 2 never (a wrong parameter or input),
-75 perhaps (EX_TEMPFAIL of sysexits.h: network, lost worker, accelerator taken).
+The exit code tells a scheduler whether a new try can help: 2 never (a wrong parameter or input),
+75 perhaps (EX_TEMPFAIL of sysexits.h: network, lost worker, accelerator in use).
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Iterable
 
 
 class LibrettoError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on.
+
+    ``subject`` names the file, utterance, parameter or setting; ``hint`` says how to correct it.
+    """
 
     exit_code = 1
     kind = "error"
@@ -27,27 +30,27 @@ class LibrettoError(Exception):
 
 
 class InputError(LibrettoError):
-    """A wrong parameter, name or input file: trying again gives the same."""
+    """A wrong parameter, name or input file: a new try gives the same."""
 
     exit_code = 2
     kind = "input"
 
 
 class TransientError(LibrettoError):
-    """What may pass by itself: a network, a lost worker, an accelerator that is taken."""
+    """A failure that may pass by itself: of a network, a worker, an accelerator in use."""
 
     exit_code = 75
     kind = "transient"
 
 
-_KINDS: tuple[type[LibrettoError], ...] = (LibrettoError, InputError, TransientError)
-BY_KIND = {kind.kind: kind for kind in _KINDS}  # as an ``error.json`` names them
-BY_CODE = {kind.exit_code: kind for kind in _KINDS}
+_ERRORS: tuple[type[LibrettoError], ...] = (LibrettoError, InputError, TransientError)
+BY_KIND = {error.kind: error for error in _ERRORS}  # as an ``error.json`` names them
+BY_CODE = {error.exit_code: error for error in _ERRORS}
 
 
-def nearest(word: str, known_words: Iterable[str]) -> str:
-    """A sentence that names the nearest known word, or all of them where none is near."""
-    names = sorted(known_words)
+def nearest(word: str, names: Iterable[str]) -> str:
+    """A hint that names the name nearest to ``word``, or all names where none is near."""
+    names = sorted(names)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if near:
         return f"Did you mean '{near[0]}'?"

@@ -1,8 +1,8 @@
-"""CTC heads: who wants one, and what that asks of encoder and layer; said before any work, as far
-as a catalogue entry tells.
+"""Checks of CTC heads before any work: whether the encoder and the layer serve what reads CTC
+units.
 
-In: parameters, and whether the encoder ends in a CTC head. Out: nothing, or the error with its way
-out. Cost: microseconds.
+In: parameters, and whether the encoder ends in a CTC head. Out: nothing, or InputError. Cost:
+microseconds.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ def has_ctc_by_entry(source: EncoderSource) -> bool | None:
         return True
     if source.kind in ("fbank", "joined"):
         return False
-    return (
-        any(str(name).endswith("ForCTC") for name in source.shape.get("architectures") or ())
-        if source.shape
-        else None
-    )
+    if not source.shape:
+        return None
+    return any(str(name).endswith("ForCTC") for name in source.shape.get("architectures") or ())
 
 
-def check_ctc_heads(params: Params, has_ctc: bool | None = None) -> None:
-    """Raises InputError where the bridge or the loss wants CTC units that the encoder can't give.
+def check_ctc_heads(params: Params, has_head: bool | None = None) -> None:
+    """Raises InputError where the bridge or the loss needs CTC units that the encoder does not
+    give.
 
-    ``there`` says whether the encoder has a head; None asks its catalogue entry, and what that does
-    not tell passes.
+    ``has_head`` says whether the encoder has a head; with None its catalogue entry decides, and
+    where the entry does not tell, nothing is raised.
     """
     name, projector = params.encoder, catalogue.projector(params.projector)
-    has_ctc = has_ctc_by_entry(catalogue.encoder(name).source) if has_ctc is None else has_ctc
+    if has_head is None:
+        has_head = has_ctc_by_entry(catalogue.encoder(name).source)
     if projector.kind == COMPRESSOR_KIND:
-        check_ctc_units(f"encoder '{name}'", has_ctc is not False, params.features.layer)
+        check_ctc_units(f"encoder '{name}'", has_head is not False, params.features.layer)
     if projector.weights is None:
-        check_ctc_weight(f"encoder '{name}'", has_ctc is not False, params.train.ctc_weight)
+        check_ctc_weight(f"encoder '{name}'", has_head is not False, params.train.ctc_weight)
 
 
-def check_ctc_units(owner: str, has_ctc: bool, layer: int | str) -> None:
+def check_ctc_units(owner: str, has_head: bool, layer: int | str) -> None:
     """Raises InputError where frames of that layer of an encoder can't be read as CTC units;
-    ``whose`` names it.
+    ``owner`` names the encoder.
     """
-    if not has_ctc:
+    if not has_head:
         raise InputError(
             f"The projector reads CTC units, and {owner} has no CTC head.",
             subject="projector",
@@ -63,11 +63,11 @@ def check_ctc_units(owner: str, has_ctc: bool, layer: int | str) -> None:
         )
 
 
-def check_ctc_weight(owner: str, has_ctc: bool, weight: float) -> None:
-    """Raises InputError where the loss of a CTC head is weighed that an encoder does not have;
-    ``whose`` names it.
+def check_ctc_weight(owner: str, has_head: bool, weight: float) -> None:
+    """Raises InputError where the loss of a CTC head has a weight and the encoder has no such
+    head; ``owner`` names the encoder.
     """
-    if weight and not has_ctc:
+    if weight and not has_head:
         raise InputError(
             f"{owner} has no CTC head, and train.ctc_weight is {weight:g}.",
             subject="train.ctc_weight",

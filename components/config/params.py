@@ -265,13 +265,13 @@ def read_params(path: Path = PARAMS) -> Params:
 
 
 def read_overridden_params(overrides: Mapping[str, Any], where: str) -> Params:
-    """``params.yaml`` with some values set by their dotted keys, as ``dvc exp run -S`` would set
-    them; ``where`` names the overrides in errors. Raises InputError for a key that ``params.yaml``
-    does not have, and for a wrong value.
+    """The typed ``params.yaml`` with some values set by their dotted keys, as ``dvc exp run -S``
+    sets them; ``where`` names the overrides in errors. Raises InputError for a key that
+    ``params.yaml`` does not have, and for a wrong value.
     """
     raw = yaml.safe_load(PARAMS.read_text())
     for key, value in overrides.items():
-        _set(raw, key, copy.deepcopy(value))  # a later key may reach into it
+        _set(raw, key, copy.deepcopy(value))  # a later key may change a part of it
     return parse_params(raw, where)
 
 
@@ -287,7 +287,7 @@ def parse_params(raw: Any, where: str) -> Params:
 
 
 def _set(data: Any, key: str, value: Any) -> None:
-    """Sets one dotted key in plain data; an element of a list goes by its position."""
+    """Sets one dotted key in plain data; a member of a list has its position as key."""
     *parents, last = key.split(".")
     for part in parents:
         data = data[_step(data, part, key)]
@@ -295,6 +295,7 @@ def _set(data: Any, key: str, value: Any) -> None:
 
 
 def _step(data: Any, part: str, key: str) -> str | int:
+    """The key or position of one part of a dotted key; raises InputError where there is none."""
     if isinstance(data, list):
         if part.isdecimal() and int(part) < len(data):
             return int(part)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 # Keys that had another name once → the name now.
-RENAMED_KEYS = {"max_unheard": "max_unsupported_units"}
+RENAMED_KEYS = {"max_unheard": "max_unsupported_units", "others": "variants"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,1 @@
-"""How and where a run happens: runtime settings, stage runner, work cache, fan-out,
-progress, S3.
-"""
+"""How and where a run happens: settings, stage runner, work cache, fan-out, progress, S3."""

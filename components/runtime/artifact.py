@@ -1,7 +1,7 @@
-"""``inputs.json``: what an output folder was made from, and the digests of what is in it.
+"""``inputs.json``: the record of what an output folder was made from, and the digests of its files.
 
-It holds nothing that differs between two equal runs, since DVC hashes it with the rest. It is
-written last: a folder without it is not whole.
+It has nothing that differs between two equal runs, since DVC hashes it with the rest. It is written
+last: a folder without it is incomplete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from components.config.errors import InputError
 from components.runtime.hashing import folder_digests
@@ -19,7 +19,7 @@ RECORD = "inputs.json"
 
 
 def empty_folder(folder: Path) -> Path:
-    """``folder``, emptied."""
+    """Creates ``folder``, without what was in it, and returns it."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -36,8 +36,8 @@ def write_record(
     outputs: dict[str, str] | None = None,
     **facts: Any,
 ) -> None:
-    """Writes ``inputs.json``; ``outputs`` (digest by relative path) spares hashing the files again
-    where it is known.
+    """Writes ``inputs.json``. ``outputs`` (digest by relative path) saves hashing the files again;
+    ``facts`` are further keys of the record.
     """
     record = {
         "stage": stage,
@@ -53,17 +53,17 @@ def write_record(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of an output folder; raises InputError where the folder is not there
-    or not whole.
+    """The record of an output folder; raises InputError where the folder is missing or
+    incomplete.
     """
     path = folder / RECORD
     if not path.is_file():
         raise InputError(
-            f"{folder} is missing or not whole.", subject=str(folder), hint="Run 'dvc repro'."
+            f"{folder} is missing or incomplete.", subject=str(folder), hint="Run 'dvc repro'."
         )
-    return json.loads(path.read_text())
+    return cast("dict[str, Any]", json.loads(path.read_text()))
 
 
 def recorded_digests(folder: Path) -> dict[str, str]:
-    """Digest of each file of an output folder, by relative path, as recorded when it was made."""
-    return read_record(folder)["outputs"]
+    """Digest of each file of an output folder, by relative path, as its record has it."""
+    return cast("dict[str, str]", read_record(folder)["outputs"])

@@ -1,13 +1,14 @@
 """Digest of the code that computes a result: a module and all that it imports from this project.
 
-In: the name of a module. Out: one digest of its static import closure, taken from the syntax trees
-without docstrings and comments, and the versions of the libraries that compute. Both are a part of
-every key of the work cache, so an edit of code recomputes and an edit of a comment does not.
+In: the name of a module. Out: one digest of its static import closure, from the syntax trees
+without docstrings, comments and descriptions of fields, and the versions of the libraries that
+compute. Both are a part of every key of the work cache, so an edit of code recomputes and an edit
+of a comment does not.
 
-Imports count wherever they are, inside functions too. Those under ``if TYPE_CHECKING`` never run
-and are left out. A string that is the name of a module of the project counts as an import of it,
-since registries import by name. Cost: 2 ms a module at first; digests of files are kept in the work
-cache by content, so a later process reads a small file for each module.
+Imports count wherever they are, inside functions too; those under ``if TYPE_CHECKING`` never run
+and are left out. A string that names a module of the project (``"components.train.rank"``) counts
+as an import of it, since registries import by name. Cost: 2 ms a module at first; the work cache
+stores digests of files by content, so a later process reads a small file for each module.
 """
 
 from __future__ import annotations
@@ -96,31 +97,35 @@ def source_file(module: str) -> Path | None:
 
 
 def _module_digest(file: Path) -> ModuleDigest:
-    """The digest of one file, from the work cache if its content was seen before."""
+    """The digest of one file, from the work cache if that has it."""
     content = file.read_bytes()
     name = hashlib.sha256(content + repr(sys.version_info[:2]).encode()).hexdigest()
-    record = work_root() / "code" / name[:2] / f"{name}.json"
+    cached = work_root() / "code" / name[:2] / f"{name}.json"
     try:
-        return ModuleDigest(*json.loads(record.read_text()))
+        return ModuleDigest(*json.loads(cached.read_text()))
     except (OSError, ValueError, TypeError):
         digest = parse_module(content.decode())
-    record.parent.mkdir(parents=True, exist_ok=True)
-    partial = record.with_suffix(f".{os.getpid()}")
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    partial = cached.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(digest))
-    partial.rename(record)
+    partial.rename(cached)
     return digest
 
 
 class _Executed(ast.NodeTransformer):
-    """What of a syntax tree runs: docstrings and the imports of type checkers are taken out."""
+    """Removes from a syntax tree what changes no result: docstrings, descriptions of fields and the
+    imports of type checkers.
+    """
 
     def visit(self, node: ast.AST) -> ast.AST:
-        """The node without its docstring; its children likewise."""
+        """The node without these parts; its children likewise."""
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             node.body = [ast.Pass()]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
+            node.keywords = [item for item in node.keywords if item.arg != "description"]
         return self.generic_visit(node)
 
 

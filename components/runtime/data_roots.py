@@ -1,5 +1,7 @@
-"""Data roots: where the recordings lie that catalogue entries name by ``root``; a runtime setting
-each, and outputs hold paths below it.
+"""Data roots: the folders of the recordings that catalogue entries name by ``root``.
+
+In: the name of a root, and the runtime setting ``LIBRETTO_ROOT_<NAME>``. Out: a folder of this
+machine or of a bucket. Outputs of stages have paths below the root, never the root itself.
 """
 
 from __future__ import annotations
@@ -24,23 +26,25 @@ def data_root(name: str) -> Path | RemotePath:
         raise InputError(
             f"{variable}={value}: there is no such folder in the bucket.",
             subject=name,
-            hint="Set it to one that holds the data.",
+            hint="Set it to the folder that contains the data.",
         )
     return root
 
 
 def local_root(name: str, create: bool = False) -> Path:
-    """The same where it has to be a folder of this machine, made where ``make`` says so."""
+    """The folder of the root ``name`` on this machine; ``create`` creates it where it is missing.
+    Raises InputError where it is not set, not an absolute path, or no folder.
+    """
     variable, value = _root_value(name)
     root = Path(value).expanduser()
     if create and root.is_absolute():
-        with contextlib.suppress(OSError):  # what stands in the way shows in the next line
+        with contextlib.suppress(OSError):  # the next check reports the failure
             root.mkdir(parents=True, exist_ok=True)
     if not root.is_absolute() or not root.is_dir():
         raise InputError(
             f"{variable}={value} is not an absolute path of a folder.",
             subject=name,
-            hint="Set it to the folder that holds the data.",
+            hint="Set it to the folder that contains the data.",
         )
     return root.resolve()
 
@@ -51,6 +55,6 @@ def _root_value(name: str) -> tuple[str, str]:
         raise InputError(
             f"The data root '{name}' is not set.",
             subject=name,
-            hint=f"Set {variable} to the folder that holds it.",
+            hint=f"Set {variable} to the folder that contains the data.",
         )
     return variable, value

@@ -1,8 +1,8 @@
-"""Log messages of this project: plain lines on standard output, once a command has asked for them.
+"""Log messages of this project: plain lines on standard output, for commands.
 
-In: the loggers ``components.…`` and ``flows.…``, which library callers configure as they like. Out:
-their messages from level INFO on, one line each. A command and every process that it starts call
-``configure_logging`` once; nothing else in the project installs a handler.
+In: the loggers below ``components``, ``libretto`` and ``bench``, which library callers configure as
+they like. Out: their messages from level INFO on, one line each. A command and every process that
+it starts call ``configure_logging`` once; nothing else in the project installs a handler.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LOGGERS = ("components", "libretto", "bench")
 
 
 class _StdoutHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stdout`` is when a message comes, so that a redirection holds."""
+    """Writes to what ``sys.stdout`` is at the time of a message, so that it can be redirected."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -27,7 +27,7 @@ class _StdoutHandler(logging.StreamHandler[TextIO]):
 
 
 def configure_logging() -> None:
-    """Sends messages of this project's loggers to standard output; further calls change nothing."""
+    """Sends messages of this project's loggers to standard output; a second call does nothing."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(handler, _StdoutHandler) for handler in logger.handlers):

@@ -1,10 +1,11 @@
 """Fan-out of independent units over workers: in this process, in processes of this machine, or as
 Ray tasks on a cluster.
 
-Which it is the runtime settings say (``LIBRETTO_FANOUT``, ``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``);
-it never changes a result: a unit is computed whole by one worker with the thread count that the
-parameters name, and what it makes goes to the work cache. A worker that is killed loses its unit
-alone, which another one takes.
+In: a function, items, and the runtime settings that decide between the three (``LIBRETTO_FANOUT``,
+``LIBRETTO_WORKERS``, ``LIBRETTO_GPUS``). Out: results, which do not depend on that choice: one
+worker computes a unit with the thread count that the parameters name, and its output goes to the
+work cache. If a worker is killed, its unit alone is lost, and another worker takes it. Cost: the
+start of a process for each worker.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ Result = TypeVar("Result")
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG): no orphan
-    goes on writing.
+    """Makes the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that
+    no orphan continues to write.
     """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -42,11 +43,11 @@ def fan_out(
     uses_gpu: bool = False,
     is_local: bool = False,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yields (item, result) as units finish. ``uses_gpu``: a unit runs on the accelerator.
-    ``is_local``: the work is too small for a cluster.
+    """Yields (item, result) in the order in which units finish. ``uses_gpu``: a unit runs on the
+    accelerator; ``is_local``: units are too small for a cluster.
 
-    Raises what ``function`` raises, and TransientError if the workers of one unit were killed more
-    than ``MAX_RESTARTS`` times.
+    Raises what ``function`` raises, and TransientError where the workers of a unit were killed
+    more than ``MAX_RESTARTS`` times.
     """
     if fanout() == "ray" and not is_local and items:
         yield from run_ray_tasks(function, items, gpu_share() if uses_gpu else 0)
@@ -55,56 +56,54 @@ def fan_out(
     if len(slots) <= 1:
         yield from ((item, function(item)) for item in items)
     else:
-        yield from _processes(function, items, slots)
+        yield from _run_processes(function, items, slots)
 
 
-def _device_slots(gpu: bool) -> list[str]:
-    """For each worker of this machine which GPUs it sees; empty where it sees them all, or there
-    are none.
+def _device_slots(uses_gpu: bool) -> list[str]:
+    """``CUDA_VISIBLE_DEVICES`` for each worker of this machine; empty where a worker sees all GPUs,
+    or there are none.
     """
-    chosen = device() if gpu else "cpu"
-    if chosen == "cpu":
+    name = device() if uses_gpu else "cpu"
+    if name == "cpu":
         return [""] * workers()
     gpus, share = visible_gpus(), gpu_share()
-    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared out: one worker,
-    # which sees them all.
-    return (
-        share_gpus(gpus, share)
-        if chosen == "cuda" and (gpus or "CUDA_VISIBLE_DEVICES" in os.environ)
-        else [""]
-    )
+    # Where the driver has no file for each GPU (WSL, ROCm) they can't be shared: one worker sees
+    # all of them.
+    if name == "cuda" and (gpus or "CUDA_VISIBLE_DEVICES" in os.environ):
+        return share_gpus(gpus, share)
+    return [""]
 
 
-def _processes(
+def _run_processes(
     function: Callable[[Item], Result], items: Sequence[Item], slots: Sequence[str]
 ) -> Iterator[tuple[Item, Result]]:
-    """A pool of one process for each seat, so that a killed one takes no other with it."""
-    left, killed = deque(range(len(items))), [0] * len(items)
-    pools = [_pool(seat) for seat in slots]
-    running: dict[Future[Result], tuple[int, int]] = {}  # → (place of the unit, place of the pool)
+    """Runs a pool of one process for each slot, so that a killed process stops no other one."""
+    queue, restarts = deque(range(len(items))), [0] * len(items)
+    pools = [_start_pool(slot) for slot in slots]
+    running: dict[Future[Result], tuple[int, int]] = {}  # → (index of the unit, of the pool)
     idle = list(range(len(pools)))
     try:
-        while left or running:
-            while left and idle:
-                unit, seat = left.popleft(), idle.pop()
+        while queue or running:
+            while queue and idle:
+                unit, index = queue.popleft(), idle.pop()
                 try:
-                    future = pools[seat].submit(function, items[unit])
+                    future = pools[index].submit(function, items[unit])
                 except BrokenProcessPool:  # killed while it waited for work: no unit is lost
-                    pools[seat] = _pool(slots[seat])
-                    future = pools[seat].submit(function, items[unit])
-                running[future] = unit, seat
+                    pools[index] = _start_pool(slots[index])
+                    future = pools[index].submit(function, items[unit])
+                running[future] = unit, index
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                unit, seat = running.pop(future)
-                idle.append(seat)
+                unit, index = running.pop(future)
+                idle.append(index)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    killed[unit] += 1
-                    if killed[unit] > MAX_RESTARTS:
+                    restarts[unit] += 1
+                    if restarts[unit] > MAX_RESTARTS:
                         raise worker_killed_error() from None
-                    pools[seat] = _pool(slots[seat])
-                    left.appendleft(unit)
+                    pools[index] = _start_pool(slots[index])
+                    queue.appendleft(unit)
                     continue
                 yield items[unit], result
     finally:
@@ -114,15 +113,15 @@ def _processes(
             pool.shutdown()
 
 
-def _pool(seat: str) -> ProcessPoolExecutor:
+def _start_pool(slot: str) -> ProcessPoolExecutor:
     # spawn: a fork of a process whose libraries run threads can hang.
     return ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_init_worker, initargs=(seat,)
+        1, mp_context=get_context("spawn"), initializer=_init_worker, initargs=(slot,)
     )
 
 
-def _init_worker(seat: str) -> None:
+def _init_worker(slot: str) -> None:
     die_with_parent()
     configure_logging()
-    if seat:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seat
+    if slot:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot

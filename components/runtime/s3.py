@@ -1,11 +1,15 @@
-"""A place in a bucket of S3 (``s3://bucket/key``), with as much of ``pathlib.Path`` as this project
-asks of a folder of recordings or tars. The extra ``s3`` installs what it stands on, s3fs.
+"""Paths in a bucket of S3 (``s3://bucket/key``), with the methods of ``pathlib.Path`` that this
+project needs for folders of recordings and tars. The extra ``s3`` installs s3fs, which they use.
 
-Where the server is and who asks comes from the environment alone, as everywhere with S3
-(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE`` …). What may pass (a refused or cut
-answer, a stall, "slow down") is asked again ``LIBRETTO_S3_TRIES`` times with waits that double;
-then TransientError tells it. Missing files raise FileNotFoundError as on a disk; what only a hand
-can mend (no rights, an expired token) InputError. Files are read and written whole, in memory.
+Address and keys come from the environment alone, as with all clients of S3 (``AWS_ENDPOINT_URL``,
+``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE`` …). A request whose failure may pass (an error of the server,
+an incomplete response, a timeout, "slow down") is sent up to ``LIBRETTO_S3_TRIES`` times, with
+waits that double, before TransientError is raised. A missing file raises FileNotFoundError, as on
+a disk; missing rights or an expired token raise InputError. Files are read and written as a whole,
+in memory.
+
+The retries of s3fs and botocore are off: botocore does not see a body that ends early, and those of
+s3fs are nested for a download, so that a server which does not answer gets the square of the tries.
 """
 
 from __future__ import annotations
@@ -20,26 +24,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from components.config.errors import InputError, TransientError
 from components.runtime.settings import s3_timeout, s3_tries
 
 Response = TypeVar("Response")
 SCHEME = "s3://"
-REFUSALS = (
-    "xpired",
-    "Bad Request",
-)  # of a token: in words, or for a question whose answer has no body by its status alone
-FIRST_WAIT, LONGEST_WAIT = (
-    0.25,
-    20.0,
-)  # seconds before asking again; doubled each time, a random half taken off
+# Of a token, in the message of an error; a response without a body has its status alone.
+REFUSALS = ("xpired", "Bad Request")
+FIRST_WAIT_S = 0.25  # before the second try; doubled each time, minus a random half
+LONGEST_WAIT_S = 20.0
 
 
 @dataclass(frozen=True)
 class RemoteStatus:
-    """Of a file, as ``os.stat`` names it."""
+    """Size and time of a file, with the names of ``os.stat``."""
 
     st_size: int  # bytes
     st_mtime_ns: int
@@ -47,7 +47,9 @@ class RemoteStatus:
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """One place; nothing is asked before a method that does."""
+    """A file or folder of a bucket. Methods below ``is_file`` send requests, and raise as this
+    module's docstring says.
+    """
 
     url: str  # without a slash at the end
 
@@ -60,49 +62,56 @@ class RemotePath:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.url.rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
+        """The file's extension, with its dot."""
         return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> RemotePath:
+        """The folder of this path."""
         return RemotePath(self.url.rpartition("/")[0])
 
-    def relative_to(self, above: Any) -> PurePosixPath:
-        return PurePosixPath(self.url).relative_to(str(above))
+    def relative_to(self, parent: Any) -> PurePosixPath:
+        """The path below ``parent``; raises ValueError where it is not below it."""
+        return PurePosixPath(self.url).relative_to(str(parent))
 
     def is_file(self) -> bool:
+        """Whether there is a file of this name."""
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
+        """Whether there are files below this path."""
         return self._kind() == "directory"
 
     def _kind(self) -> str:
         try:
-            return self._request(lambda system: system.info(self.url)["type"])
+            return str(self._request(lambda system: system.info(self.url)["type"]))
         except FileNotFoundError:
             return ""
 
     def stat(self) -> RemoteStatus:
+        """Size and time of the file."""
         info = self._request(lambda system: system.info(self.url))
-        changed = info.get("LastModified")
-        return RemoteStatus(info["size"] or 0, int(changed.timestamp() * 1e9) if changed else 0)
+        modified = info.get("LastModified")
+        return RemoteStatus(info["size"] or 0, int(modified.timestamp() * 1e9) if modified else 0)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What lies directly in the folder."""
+        """The files and folders directly in this folder."""
         return (
             RemotePath(f"{SCHEME}{name}")
             for name in self._request(lambda system: system.ls(self.url, detail=False))
         )
 
     def file_sizes(self) -> dict[RemotePath, int]:
-        """Bytes of each file at any depth; a folder that is not there gives nothing. A request for
+        """Size in bytes of each file at any depth; empty for a missing folder. Cost: a request for
         each thousand files.
         """
-        entries = self._request(lambda system: system.find(self.url, detail=True))
-        return {RemotePath(f"{SCHEME}{name}"): facts["size"] for name, facts in entries.items()}
+        infos = self._request(lambda system: system.find(self.url, detail=True))
+        return {RemotePath(f"{SCHEME}{name}"): info["size"] for name, info in infos.items()}
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
         """The files at any depth whose name matches."""
@@ -118,7 +127,7 @@ class RemotePath:
 
         def read(system: Any) -> bytes:
             try:
-                return system.cat_file(self.url, start=start, end=end)
+                return cast(bytes, system.cat_file(self.url, start=start, end=end))
             except OSError as error:
                 if "not satisfiable" in str(error):  # ``start`` is beyond the end
                     return b""
@@ -127,46 +136,42 @@ class RemotePath:
         return self._request(read)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The file as text."""
         return self.read_bytes().decode(encoding, errors)
 
     def open(self, mode: str = "r", encoding: str | None = None, newline: str | None = None) -> Any:
-        """A stream over the file, read whole."""
+        """A stream over the file, all of which is read at once."""
         stream = io.BytesIO(self.read_bytes())
-        return (
-            stream
-            if "b" in mode
-            else io.TextIOWrapper(stream, encoding or "utf-8", newline=newline)
-        )
+        if "b" in mode:
+            return stream
+        return io.TextIOWrapper(stream, encoding or "utf-8", newline=newline)
 
     def write_bytes(self, data: bytes) -> None:
-        """Writes the file; another reader sees all of it or what was there before."""
+        """Writes the file; a reader sees the old file or all of the new one."""
         self._request(lambda system: system.pipe_file(self.url, data))
 
     def unlink(self) -> None:
+        """Removes the file."""
         self._request(lambda system: system.rm_file(self.url))
 
-    def _request(self, question: Callable[[Any], Response]) -> Response:
-        return with_retries(lambda: question(_filesystem()), self.url)
+    def _request(self, request: Callable[[Any], Response]) -> Response:
+        return with_retries(lambda: request(_filesystem()), self.url)
 
 
 def local_path_or_bytes(path: Path | RemotePath) -> Path | bytes:
-    """What components.audio reads: a file of this machine as it lies there, one of a bucket as its
-    bytes.
-    """
+    """What components.audio reads: the path of a local file, or the bytes of one in a bucket."""
     return path.read_bytes() if isinstance(path, RemotePath) else path
 
 
 def as_path(value: str | Path) -> Path | RemotePath:
-    """The path that a setting names: of a bucket where it begins with ``s3://``, else of this
-    machine.
-    """
+    """The path of a setting: in a bucket where it begins with ``s3://``, else on this machine."""
     text = str(value)
     return RemotePath(text.rstrip("/")) if text.startswith(SCHEME) else Path(value)
 
 
 def read_verified(path: Path | RemotePath, digest: str) -> bytes | None:
-    """The file where its SHA-256 is this one, else None; what came over a network is asked for once
-    more before it counts as changed.
+    """The file, or None where it has another SHA-256; a file of a bucket is read a second time
+    before it counts as changed.
     """
     for _ in range(2 if isinstance(path, RemotePath) else 1):
         data = path.read_bytes()
@@ -176,8 +181,8 @@ def read_verified(path: Path | RemotePath, digest: str) -> bytes | None:
 
 
 def write_atomically(path: Path | RemotePath, data: bytes) -> None:
-    """Writes a file, and its folder, that others see whole or not at all, whatever is killed
-    meanwhile.
+    """Writes a file, and creates its folder; a reader sees the old file or all of the new one, even
+    if this process is killed.
     """
     if isinstance(path, RemotePath):
         path.write_bytes(data)
@@ -189,8 +194,8 @@ def write_atomically(path: Path | RemotePath, data: bytes) -> None:
 
 
 def with_retries(request: Callable[[], Response], url: str) -> Response:
-    """What ``ask`` answers, asked again where that may help; raises as this module's first lines
-    say.
+    """The response of ``request``, which is repeated after failures that may pass; raises as this
+    module's docstring says, with ``url`` in the message.
     """
     from botocore.exceptions import BotoCoreError, NoCredentialsError, TokenRetrievalError
 
@@ -198,10 +203,8 @@ def with_retries(request: Callable[[], Response], url: str) -> Response:
     for number in range(1, tries + 1):
         try:
             return request()
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                errno.ENOENT, os.strerror(errno.ENOENT), url
-            ) from None  # as a disk says it
+        except FileNotFoundError:  # with errno and message of a disk
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None
         except (PermissionError, NoCredentialsError, TokenRetrievalError) as error:
             raise _refusal(url, error) from None
         except (OSError, BotoCoreError, *_network_errors()) as error:
@@ -209,12 +212,13 @@ def with_retries(request: Callable[[], Response], url: str) -> Response:
                 raise _refusal(url, error) from None
             if number == tries:
                 raise TransientError(
-                    f"{url}: no whole answer in {tries} tries: {_message_of(error)}.",
+                    f"{url}: no complete response in {tries} tries: {_message_of(error)}.",
                     subject=url,
-                    hint="Run again: what is done is kept. Raise LIBRETTO_S3_TRIES or "
-                    "LIBRETTO_S3_TIMEOUT.",
+                    hint="Run again: finished work stays. LIBRETTO_S3_TRIES and "
+                    "LIBRETTO_S3_TIMEOUT allow more tries and longer waits.",
                 ) from None
-            time.sleep(min(FIRST_WAIT * 2 ** (number - 1), LONGEST_WAIT) * random.uniform(0.5, 1))
+            wait_s = min(FIRST_WAIT_S * 2 ** (number - 1), LONGEST_WAIT_S)
+            time.sleep(wait_s * random.uniform(0.5, 1))
     raise AssertionError("unreachable")
 
 
@@ -222,10 +226,8 @@ def _refusal(url: str, error: BaseException) -> InputError:
     return InputError(
         f"{url}: refused: {_message_of(error)}.",
         subject=url,
-        hint=(
-            "Renew the keys or the token in the environment (AWS_…), or ask for the "
-            "rights, then run again."
-        ),
+        hint="Renew the keys or the token in the environment (AWS_…), or ask for the rights, then "
+        "run again.",
     )
 
 
@@ -235,16 +237,14 @@ def _message_of(error: BaseException) -> str:
 
 def _network_errors() -> tuple[type[Exception], ...]:
     from aiohttp import ClientError
-    from botocore.exceptions import ClientError as Answered
+    from botocore.exceptions import ClientError as BotocoreClientError
 
-    return ClientError, Answered, TimeoutError, EOFError
+    return ClientError, BotocoreClientError, TimeoutError, EOFError
 
 
 @lru_cache(maxsize=1)
 def _filesystem() -> Any:
-    """s3fs, which asks once and leaves patience to ``patiently``; raises InputError where it is not
-    installed.
-    """
+    """s3fs without its own retries; raises InputError where it is not installed."""
     try:
         from s3fs import S3FileSystem
     except ModuleNotFoundError:

@@ -1,9 +1,9 @@
-"""How a stage runs: ``python -m components.<stage>`` with the names that DVC resolved.
+"""The runner of a stage: ``python -m components.<stage>`` with the names that DVC resolved.
 
-At start and at end the stage checks that ``params.yaml`` and the catalogue still say what it was
-started with, since DVC writes whatever they say at the end into ``dvc.lock``. A mismatch fails the
-stage, so that no false record is kept; its finished units stay in the work cache. What differs
-between two equal runs (host, times) goes to ``runs/``.
+At start and at end it checks that ``params.yaml`` and the catalogue still agree with the names that
+the stage was started with, since DVC writes their contents at the end into ``dvc.lock``. A mismatch
+fails the stage, so that no wrong record is written; its finished units stay in the work cache. What
+differs between two equal runs (host, times) goes to ``runs/``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from components.runtime.unit_cache import trim
 
 RUNS = Path("runs")
 NO_NOISE_HINT = (
-    "Give the role a source (rooms say 'rooms: true'), name a corpus that has some, or "
-    "set the probability to 0."
+    "Add a source to the role (rooms have 'rooms: true'), name a corpus that has some, or set the "
+    "probability to 0."
 )
 
 
 @dataclass
 class Stage:
-    """One run of a stage: its parameters, as checked, and what it wants to leave in ``runs/``."""
+    """One run of a stage: its checked parameters, and ``facts`` for its record in ``runs/``."""
 
     name: str
     params: Params
@@ -46,24 +46,25 @@ class Stage:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def label(self) -> str:
+        """The name of the stage, with its role."""
         return f"{self.name}@{self.role}" if self.role else self.name
 
 
 def run_stage(
     name: str, work: Callable[[Stage], None], *, names: tuple[str, ...] = (), roles: bool = False
 ) -> None:
-    """Runs ``work`` between the checks and ends the process with the exit code that fits.
+    """Runs ``work`` between the checks; an error ends the process with its exit code.
 
     ``names`` are the scalars of ``params.yaml`` that the stage takes on its command line; ``roles``
-    adds ``--role``. Without a name on the command line ``params.yaml`` is taken at its word.
+    adds ``--role``. Where the command line lacks a name, that of ``params.yaml`` counts.
     """
     # Idle OpenMP threads that spin starve the other worker processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours shows rate and time left
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # runtime.progress has its own
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = argparse.ArgumentParser(prog=f"python -m components.{name}")
     for option in names:
-        parser.add_argument(f"--{option}", help=f"must be what params.yaml says of {option}")
+        parser.add_argument(f"--{option}", help=f"must equal the value of {option} in params.yaml")
     if roles:
         parser.add_argument("--role", required=True, choices=catalogue.ROLES)
     options = vars(parser.parse_args())
@@ -80,49 +81,45 @@ def run_stage(
             "hint": error.hint,
         }
         _write_error(name, record)
-        print(f"{name}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{name}: {error}\n")
         sys.exit(error.exit_code)
 
 
 def _write_error(name: str, record: dict[str, str]) -> None:
     try:
         path = error_path(name)
-    except LibrettoError:  # the work cache itself is set wrong: standard error has the message
+    except LibrettoError:  # of the setting of the work cache: standard error has the message
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1))
 
 
 def _run(
-    name: str, work: Callable[[Stage], None], command_line_names: dict[str, str | None], role: str
+    name: str, work: Callable[[Stage], None], argument_names: dict[str, str | None], role: str
 ) -> None:
     started = time.time()
-    before = _snapshot(name, tuple(command_line_names))
-    for key, value in command_line_names.items():
+    before = _snapshot(name, tuple(argument_names))
+    for key, value in argument_names.items():
         if value is not None and value != before["names"][key]:
             raise InputError(
-                f"params.yaml says {key}: {before['names'][key]}, but the stage was started "
-                f"with {value}.",
+                f"params.yaml has {key}: {before['names'][key]}, but the stage was started with "
+                f"{value}.",
                 subject=key,
-                hint=(
-                    "It was edited, or an experiment wrote it, after DVC read it: set it "
-                    "right and run again."
-                ),
+                hint="Somebody or an experiment changed it after DVC read it: correct it and run "
+                "again.",
             )
     stage = Stage(name, read_params(), role)
     check_names(stage.params)
-    for kind in ("encoder", "llm"):  # said before hours of work, not after
+    for kind in ("encoder", "llm"):  # before hours of work, not after
         catalogue.check_pinned(kind, getattr(stage.params, kind))
     work(stage)
-    if _snapshot(name, tuple(command_line_names)) != before:
+    if _snapshot(name, tuple(argument_names)) != before:
         raise InputError(
             f"params.yaml or the catalogue changed while the stage '{stage.label()}' ran; its "
             "result is not recorded.",
             subject=name,
-            hint=(
-                "Set them back (git checkout params.yaml) and run again: finished work is "
-                "taken from the work cache."
-            ),
+            hint="Set them back (git checkout params.yaml) and run again: finished units come from "
+            "the work cache.",
         )
     _record(stage, before, started)
     trim()
@@ -139,13 +136,11 @@ def check_names(params: Params) -> None:
 
 
 def _check_noise(params: Params) -> None:
-    """Raises InputError where noise or rooms are to be added and the corpus lists none: said before
-    hours of work, not after.
-    """
+    """Raises InputError where noise or rooms have a probability and the corpus has none of them."""
     sources = catalogue.corpus(params.corpus).sources["noise"]
     rooms = catalogue.names_of_rooms(sources)
-    for kind, is_available in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
-        if getattr(params.features.augment, kind).probability and not is_available:
+    for kind, has_sources in (("noise", len(sources) > len(rooms)), ("rooms", bool(rooms))):
+        if getattr(params.features.augment, kind).probability and not has_sources:
             raise InputError(
                 f"features.augment.{kind} is on, but the corpus '{params.corpus}' has no "
                 f"{kind} in its role noise.",
@@ -155,27 +150,27 @@ def _check_noise(params: Params) -> None:
 
 
 def _snapshot(name: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """What ``params.yaml`` and the catalogue say now, as far as the stage depends on them."""
     params = read_params()
-    chosen = {key: getattr(params, key) for key in names}
+    values = {key: getattr(params, key) for key in names}
     entries = {}
-    for key, value in chosen.items():
+    for key, value in values.items():
         entry = catalogue.raw_entry(key, value)
         entries[key] = {part: content for part, content in entry.items() if part != "card"}
     return {
-        "names": chosen,
+        "names": values,
         "section": None if name in NAMES else params.raw.get(name),
         "entries": entries,
     }
 
 
 def error_path(stage: str) -> Path:
-    """Where a failed stage of this workspace leaves its ``error.json`` (DVC hides the
-    exit code).
-    """
+    """The ``error.json`` of a failed stage of this workspace, since DVC hides the exit code."""
     return work_root() / "errors" / data_digest(str(Path.cwd()))[:12] / stage / "error.json"
 
 
 def _record(stage: Stage, snapshot: dict[str, Any], started: float) -> None:
+    """Writes the record of a run; ``started`` is in seconds since 1970."""
     key = data_digest({"snapshot": snapshot, "role": stage.role})[:12]
     path = RUNS / stage.name / f"{stage.role + '-' if stage.role else ''}{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Work cache: finished units of work, by key, outside the workspace.
 
-DVC removes a stage's outputs before it runs the stage, so what makes a killed stage go on where it
-stood is kept here: a unit (a shard, a training) is made once for its key and linked into the
-output. One writer a key (file lock); made in a folder beside it and renamed when whole, so nothing
-half-written is ever taken for finished.
+DVC removes the outputs of a stage before it runs the stage. So the work of a killed stage is stored
+here: a unit (a shard, a training) is computed once for its key and linked into the output. A key
+has one writer at a time (file lock). A unit is written in a folder beside its own and renamed when
+it is complete, so nothing incomplete is ever taken for finished.
 """
 
 from __future__ import annotations
@@ -35,19 +35,18 @@ def unit_path(stage: str, key: Key, code: str) -> Path:
 
 
 def unit_path_of(stage: str, key_digest: str, code: str) -> Path:
-    """The folder of the unit whose key has this digest, as the code is now."""
-    return (
-        work_root() / stage / key_digest[:2] / f"{key_digest}-{data_digest(code_digest(code))[:16]}"
-    )
+    """The folder of the unit whose key has this digest, for the code as it is now."""
+    name = f"{key_digest}-{data_digest(code_digest(code))[:16]}"
+    return work_root() / stage / key_digest[:2] / name
 
 
 def key_digest_of(unit: Path) -> str:
-    """The digest of a unit's key, which does not change with the code: fit for a manifest."""
+    """The digest of a unit's key, which does not change with the code: it may be in a manifest."""
     return unit.name.partition("-")[0]
 
 
 def finished_unit(stage: str, key: Key, code: str) -> Path | None:
-    """The finished unit of this key, if it is there and whole."""
+    """The finished unit of this key; None where it is missing or incomplete."""
     path = unit_path(stage, key, code)
     if not path.is_dir():
         return None
@@ -59,25 +58,23 @@ def finished_unit(stage: str, key: Key, code: str) -> Path | None:
         ):
             os.utime(path)
             return path
-    shutil.rmtree(path)  # broken from outside, or dropped by half: made anew
+    shutil.rmtree(path)  # damaged, or removed in part: computed again
     return None
 
 
 def unit_digests(unit: Path) -> dict[str, str]:
-    """SHA-256 of each file of a finished unit, as recorded when it was made."""
-    return {
-        name: digest for name, (_, digest) in json.loads((unit / UNIT).read_text())["files"].items()
-    }
+    """SHA-256 of each file of a finished unit, as its record has it."""
+    files = json.loads((unit / UNIT).read_text())["files"]
+    return {name: digest for name, (_, digest) in files.items()}
 
 
-def cached_unit(stage: str, key: Key, make: Callable[[Path], None], *, code: str) -> Path:
-    """The finished unit of ``key``, calling ``make(folder)`` to fill it if it is not there.
+def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: str) -> Path:
+    """The finished unit of ``key``; calls ``compute(folder)`` to fill it if it does not exist.
 
     ``code`` names the module that computes it, see ``unit_path``.
 
-    ``make`` may find its own earlier work in ``folder`` (checkpoints of a killed run) below
-    ``folder/resume``, which does not enter the finished unit. Raises InputError where the disk
-    fills up.
+    ``folder/resume`` has what ``compute`` left there in a killed run (checkpoints); it is no part
+    of the finished unit. Raises InputError where the disk becomes full.
     """
     path = unit_path(stage, key, code)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +88,7 @@ def cached_unit(stage: str, key: Key, make: Callable[[Path], None], *, code: str
             if old.name != "resume":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         with check_disk_space(0, folder, stage):
-            make(folder)
+            compute(folder)
             shutil.rmtree(folder / "resume", ignore_errors=True)
             _seal(folder, {**key, "code": code_digest(code)._asdict()})
         folder.rename(path)
@@ -100,7 +97,9 @@ def cached_unit(stage: str, key: Key, make: Callable[[Path], None], *, code: str
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Holds the one-writer lock of a unit; the operating system frees it when its holder dies."""
+    """Within this block, this process is the one writer of a unit; the operating system frees the
+    lock when the process dies.
+    """
     from filelock import FileLock
 
     with FileLock(f"{path}.lock"):
@@ -109,31 +108,32 @@ def lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def check_disk_space(needed: int, folder: Path, where: str) -> Iterator[None]:
-    """Raises InputError, which names ``where``, before ``needed`` bytes are written to ``folder``
-    where they don't fit, or when the disk fills up.
+    """Raises InputError, which names ``where``, at once if ``folder`` has no space for ``needed``
+    bytes, and when the disk becomes full within this block.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    message = (
-        f"{where}: {existing}: the disk is full: {needed:,} bytes are needed, {{free:,}} are free."
-    )
-    hint = (
-        "Make room ('python -m components.clean' drops old units of the work cache), "
-        "then run again: what is done is kept."
-    )
-    if needed > (free := shutil.disk_usage(existing).free):
-        raise InputError(message.format(free=free), subject=str(folder), hint=hint)
+    if needed > shutil.disk_usage(existing).free:
+        raise _disk_full_error(needed, folder, existing, where)
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(
-            message.format(free=shutil.disk_usage(existing).free), subject=str(folder), hint=hint
-        ) from None
+        raise _disk_full_error(needed, folder, existing, where) from None
+
+
+def _disk_full_error(needed: int, folder: Path, existing: Path, where: str) -> InputError:
+    free = shutil.disk_usage(existing).free
+    return InputError(
+        f"{where}: {existing}: the disk is full: {needed:,} bytes are needed, {free:,} are free.",
+        subject=str(folder),
+        hint="Free some space ('python -m components.clean' drops old units of the work cache), "
+        "then run again: finished work stays.",
+    )
 
 
 def _seal(folder: Path, key: Key) -> None:
-    """Writes the unit's record and makes all of it read-only."""
+    """Writes the unit's record and makes all its files read-only."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     record = {
         path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path))
@@ -151,7 +151,7 @@ def link_files(unit: Path, target: Path) -> None:
 
 
 def link_file(file: Path, target: Path) -> None:
-    """Makes ``target`` the same file, or a copy of it that can't be written either."""
+    """Makes ``target`` the same file, or a read-only copy of it where links are not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -162,17 +162,18 @@ def link_file(file: Path, target: Path) -> None:
 
 
 def trim(limit: int | None = None) -> tuple[int, int]:
-    """Drops the units that were unused for longest until the cache is below ``limit`` bytes.
+    """Drops the least recently used units until the cache has at most ``limit`` bytes (default:
+    ``LIBRETTO_WORK_GB``).
 
-    Returns (units dropped, bytes left). Units used within the last hour stay: a stage may be
-    reading them.
+    Returns (number of dropped units, remaining bytes). Units used within the last hour stay: a
+    stage may be reading them.
     """
     limit = work_bytes() if limit is None else limit
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
     sized = [(*usage, path) for path in units if (usage := _usage_of(path))]
     total, dropped = sum(size for _, size, _ in sized), 0
-    for used, size, path in sorted(sized, key=lambda entry: entry[0]):
-        if total <= limit or time.time() - used < 3600:
+    for last_use, size, path in sorted(sized, key=lambda entry: entry[0]):
+        if total <= limit or time.time() - last_use < 3600:
             break
         with contextlib.suppress(FileNotFoundError):  # another process drops it too
             shutil.rmtree(path)
@@ -181,10 +182,10 @@ def trim(limit: int | None = None) -> tuple[int, int]:
 
 
 def _usage_of(unit: Path) -> tuple[float, int] | None:
-    """When a unit was last written to or taken, and its bytes; None where it is gone: others make,
-    finish and drop units meanwhile.
+    """(time of the last use in seconds since 1970, size in bytes) of a unit; None where another
+    process has removed it.
 
-    Of what is being made only the checkpoints inside it show that it goes on.
+    A unit that is being computed is in use while checkpoints are written into it.
     """
     times, size = [], 0
     for folder, _, files in os.walk(unit):

@@ -122,7 +122,7 @@ def work(stage: Stage) -> None:
     """
     params = stage.params
     prompt = catalogue.llm(params.llm).prompt
-    phrases = collect_phrases(prompt.template, *prompt.others)
+    phrases = collect_phrases(prompt.template, *prompt.variants)
     scorer = _Scorer(params.score.text_form, params.score.resamples, phrases)
     inputs = {"decode": recorded_digests(HYPOTHESES), "systems": _system_digests()}
     out = empty_folder(OUT)

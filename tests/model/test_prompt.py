@@ -286,7 +286,7 @@ def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first
 ) -> None:
     units = save_tokenizer(tmp_path)
     first, other = "USER: {speech} amber: ", "{speech} birch cedar: "
-    builder = PromptBuilder(units, Prompt(first, others=[other]))
+    builder = PromptBuilder(units, Prompt(first, variants=[other]))
     alone = [PromptBuilder(units, Prompt(template)) for template in (first, other)]
     embed = torch.nn.Embedding(len(units), 4)
     speech = [torch.randn(length, 4) for length in (2, 3)]

@@ -152,6 +152,13 @@ def test_an_edit_of_a_comment_relinks_everything(workspace: Workspace) -> None:
     assert times == {unit: (unit / "unit.json").stat().st_mtime_ns for unit in times}
 
 
+def test_the_description_of_a_field_is_no_code() -> None:
+    field = 'width: Annotated[int, Field(ge={}, description="{}")]'
+    digest = parse_module(field.format(1, "Width.")).tree
+    assert parse_module(field.format(1, "Width of a layer.")).tree == digest
+    assert parse_module(field.format(2, "Width.")).tree != digest
+
+
 def test_an_edit_of_the_search_reruns_decoding_and_no_features(workspace: Workspace) -> None:
     modules = ("components.features.extract", "components.encoder.ctc", "components.shards.build")
     before = {module: workspace.digest(module) for module in (*modules, "components.decode.shard")}

@@ -1,4 +1,4 @@
-"""Progress: a rate and the time left for people, JSON lines for programs."""
+"""Progress: a rate and the remaining time for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = {"stage", "task", "done", "total", "unit", "per_second", "seconds_left"
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that a test sets."""
 
     now = 100.0
 
@@ -44,36 +44,36 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(clock: Clock, task: str, total: float, seconds: float) -> None:
     """Advances by one unit every so many seconds."""
-    with progress("features@train", task, total, "shards") as shown:
+    with progress("features@train", task, total, "shards") as bar:
         for _ in range(int(total)):
             clock.now += seconds
-            shown.advance()
+            bar.advance()
 
 
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_lines_tell_rate_and_time_left(clock: Clock, lines: Path) -> None:
+def test_lines_have_rate_and_time_left(clock: Clock, lines: Path) -> None:
     run(clock, "digits", 10, 2.0)
-    told = read(lines)
-    assert all(line.keys() == FIELDS for line in told)
-    assert {(line["stage"], line["task"], line["unit"], line["total"]) for line in told} == {
+    rows = read(lines)
+    assert all(line.keys() == FIELDS for line in rows)
+    assert {(line["stage"], line["task"], line["unit"], line["total"]) for line in rows} == {
         ("features@train", "digits", "shards", 10)
     }
-    assert [line["done"] for line in told] == list(range(1, 11))
-    assert {line["per_second"] for line in told} == {0.5}
-    assert [line["seconds_left"] for line in told] == [2.0 * (10 - done) for done in range(1, 11)]
+    assert [line["done"] for line in rows] == list(range(1, 11))
+    assert {line["per_second"] for line in rows} == {0.5}
+    assert [line["seconds_left"] for line in rows] == [2.0 * (10 - done) for done in range(1, 11)]
 
 
 def test_there_is_at_most_one_line_a_second_and_the_last_reaches_the_total(
     clock: Clock, lines: Path
 ) -> None:
     run(clock, "fast", 1000, 0.01)
-    told = read(lines)
-    assert len(told) <= 11
-    assert told[-1]["done"] == told[-1]["total"] == 1000
-    assert told[-1]["seconds_left"] == 0
+    rows = read(lines)
+    assert len(rows) <= 11
+    assert rows[-1]["done"] == rows[-1]["total"] == 1000
+    assert rows[-1]["seconds_left"] == 0
 
 
 def test_a_task_too_short_for_a_line_still_reaches_its_total(clock: Clock, lines: Path) -> None:
@@ -86,30 +86,30 @@ def test_a_task_too_short_for_a_line_still_reaches_its_total(clock: Clock, lines
 
 
 def test_work_counted_in_parts_reaches_its_total(clock: Clock, lines: Path) -> None:
-    with progress("train", "audio", 2.5, "hours") as shown:
+    with progress("train", "audio", 2.5, "hours") as bar:
         for amount in (0.75, 1.5, 0.25):
             clock.now += 5
-            shown.advance(amount, note="loss 1.5")
+            bar.advance(amount, note="loss 1.5")
     assert [line["done"] for line in read(lines)] == [0.75, 2.25, 2.5]
 
 
 def test_what_was_done_before_does_not_raise_the_rate(clock: Clock, lines: Path) -> None:
-    with progress("train", "lora", 100, "steps", already=90) as shown:
+    with progress("train", "lora", 100, "steps", done_before=90) as bar:
         for _ in range(5):
             clock.now += 2
-            shown.advance(1, "12 tokens/s")
-    told = read(lines)
-    assert [line["done"] for line in told] == [91, 92, 93, 94, 95]
-    assert {line["per_second"] for line in told} == {0.5}
-    assert told[-1]["seconds_left"] == 10
-    assert told[-1]["note"] == "12 tokens/s"
+            bar.advance(1, "12 tokens/s")
+    rows = read(lines)
+    assert [line["done"] for line in rows] == [91, 92, 93, 94, 95]
+    assert {line["per_second"] for line in rows} == {0.5}
+    assert rows[-1]["seconds_left"] == 10
+    assert rows[-1]["note"] == "12 tokens/s"
 
 
-def test_work_that_ends_early_says_why_and_leaves_nothing_to_do(clock: Clock, lines: Path) -> None:
-    with progress("train", "lora", 100, "steps") as shown:
+def test_work_that_ends_early_has_a_note_and_no_remaining_time(clock: Clock, lines: Path) -> None:
+    with progress("train", "lora", 100, "steps") as bar:
         clock.now += 2
-        shown.advance(3)
-        shown.end("no better dev WER")
+        bar.advance(3)
+        bar.end("no better dev WER")
     assert read(lines)[-1] == {
         **read(lines)[-1],
         "done": 3,
@@ -119,12 +119,12 @@ def test_work_that_ends_early_says_why_and_leaves_nothing_to_do(clock: Clock, li
     }
 
 
-def test_no_file_is_written_unasked(
+def test_without_the_setting_no_file_is_written(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LIBRETTO_PROGRESS", raising=False)
     monkeypatch.chdir(tmp_path)
-    run(clock, "quiet", 10, 2.0)
+    run(clock, "silent", 10, 2.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -133,9 +133,9 @@ def test_a_log_gets_a_line_now_and_then(
 ) -> None:
     monkeypatch.delenv("LIBRETTO_PROGRESS", raising=False)
     run(clock, "digits", 60, 1.0)
-    said = capsys.readouterr().err.splitlines()
-    assert 4 <= len(said) <= 6
-    assert said[0].strip() == "features@train: digits 11/60 shards, 1/s, 49 s left"
+    printed = capsys.readouterr().err.splitlines()
+    assert 4 <= len(printed) <= 6
+    assert printed[0].strip() == "features@train: digits 11/60 shards, 1/s, 49 s left"
 
 
 def test_a_terminal_gets_a_bar(lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +146,11 @@ def test_a_terminal_gets_a_bar(lines: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with progress("train", "steps", 20, "steps") as shown:
+    with progress("train", "steps", 20, "steps") as bar:
         for step in range(20):
-            shown.advance(1, note=f"loss {step}")
-    said = sys.stderr.getvalue()
-    assert "train: steps" in said
-    assert "20/20" in said
-    assert "loss 19" in said
+            bar.advance(1, note=f"loss {step}")
+    printed = sys.stderr.getvalue()
+    assert "train: steps" in printed
+    assert "20/20" in printed
+    assert "loss 19" in printed
     assert read(lines)[-1]["done"] == 20

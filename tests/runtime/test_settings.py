@@ -1,5 +1,5 @@
-"""Runtime settings: from the environment or one file, paths absolute, and a missing one says how to
-set it.
+"""Runtime settings: from the environment or one file, with absolute paths and ranges; an error
+names the variable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from components.runtime import settings
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No settings but those that a test makes."""
+    """No settings but those of a test."""
     for name in ("SETTINGS", "WORK", "WORK_GB", "MODELS", "DEVICE", "WORKERS", "PROGRESS"):
         monkeypatch.delenv(f"LIBRETTO_{name}", raising=False)
     settings._file.cache_clear()
@@ -75,7 +75,7 @@ def test_a_relative_folder_stops(name: str, root, monkeypatch: pytest.MonkeyPatc
     assert root() == Path.home() / "cache"
 
 
-def test_the_work_cache_lies_in_the_cache_of_the_user(
+def test_the_work_cache_is_in_the_cache_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -85,7 +85,7 @@ def test_the_work_cache_lies_in_the_cache_of_the_user(
     assert settings.work_root().is_relative_to(tmp_path / "home")
 
 
-def test_the_size_of_the_work_cache_is_given_in_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_the_work_cache_is_in_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_WORK_GB", "0.5")
     assert settings.work_bytes() == 500_000_000
 
@@ -100,13 +100,13 @@ def test_a_data_root_that_is_not_set_names_its_variable(monkeypatch: pytest.Monk
 def test_a_data_root_that_is_no_folder_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "lost"))
+    monkeypatch.setenv("LIBRETTO_ROOT_CALLS", str(tmp_path / "missing"))
     for _ in range(2):
-        with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*lost") as stopped:
+        with pytest.raises(InputError, match=r"LIBRETTO_ROOT_CALLS=.*missing") as stopped:
             roots.data_root("calls")
         assert stopped.value.subject == "calls"
         assert stopped.value.hint
-        (tmp_path / "lost").write_text("a file")
+        (tmp_path / "missing").write_text("a file")
 
 
 def test_a_data_root_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_data_root_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert roots.data_root("calls") == (tmp_path / "real").resolve()
 
 
-def test_a_missing_folder_of_models_says_how_to_set_it() -> None:
+def test_a_missing_folder_of_models_names_its_variable() -> None:
     with pytest.raises(InputError) as stopped:
         settings.models_root()
     assert stopped.value.subject == "LIBRETTO_MODELS"
@@ -175,23 +175,23 @@ def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "found"),
+    ("has_gpu", "setting", "device"),
     [(1, "", "cuda"), (0, "", "cpu"), (1, "cpu", "cpu"), (1, "cuda:1", "cuda:1")],
 )
-def test_the_device_is_the_one_asked_for_or_the_best(
-    there: int, asked: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_device_is_that_of_the_setting_or_the_best(
+    has_gpu: int, setting: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "GPU_DRIVERS", (tmp_path,))
     monkeypatch.setitem(
         sys.modules,
         "torch",
-        SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: bool(there))),
+        SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: bool(has_gpu))),
     )
-    monkeypatch.setenv("LIBRETTO_DEVICE", asked)
-    assert settings.device() == found
+    monkeypatch.setenv("LIBRETTO_DEVICE", setting)
+    assert settings.device() == device
 
 
-def test_without_a_driver_there_is_no_gpu_and_torch_is_not_asked(
+def test_without_a_driver_there_is_no_gpu_and_torch_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "GPU_DRIVERS", (tmp_path / "none",))

@@ -1,5 +1,5 @@
-"""How a stage runs: it stops where ``params.yaml`` says something else than what DVC read, and says
-why it stopped.
+"""The runner of a stage: it stops where ``params.yaml`` differs from what DVC read, and names the
+reason.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import yaml
 from components.runtime.stage import error_path
 from tests.conftest import REPOSITORY
 
-# A stage that edits files while it runs, raises what it is told to, or leaves an output with its
-# record.
+# A stage that edits files while it runs, raises the error that TASK names, or writes an output with
+# its record.
 SCRIPT = """
 import json, os
 from dataclasses import asdict
@@ -35,8 +35,8 @@ def work(stage):
         assert old in text
         Path(name).write_text(text.replace(old, new, 1))
     if "error" in task:
-        kind = getattr(errors, task["error"])
-        raise kind("clip-7.wav is broken.", subject="clip-7", hint="Mend it.")
+        error = getattr(errors, task["error"])
+        raise error("clip-7.wav is broken.", subject="clip-7", hint="Mend it.")
     stage.facts["utterances"] = 12
     out = empty_folder(Path("data") / stage.role)
     (out / "shard.tar").write_text("bytes")
@@ -125,57 +125,46 @@ def test_runtime_settings_do_not_enter_the_record_of_the_output(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "word"),
     [
-        (
-            ("--corpus", "spoken-smoke", "--role", "test"),
-            "params.yaml says corpus: spoken, but the stage was started with spoken-smoke",
-        ),
-        (("--corpus", "spoken", "--role", "tset"), "invalid choice: 'tset'"),
-        (("--corpus", "spoken"), "required: --role"),
+        (("--corpus", "spoken-smoke", "--role", "test"), "spoken-smoke"),
+        (("--corpus", "spoken", "--role", "tset"), "'tset'"),
+        (("--corpus", "spoken"), "--role"),
     ],
 )
-def test_a_stage_started_with_something_else_does_nothing(
-    options: tuple, says: str, project: Path
+def test_a_stage_started_with_other_names_does_nothing(
+    options: tuple, word: str, project: Path
 ) -> None:
     stopped = run(*options)
     assert stopped.returncode == 2
-    assert says in stopped.stderr
+    assert word in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert stopped.stdout == ""
     assert not records()
 
 
-def test_without_a_name_the_parameters_are_taken_at_their_word(project: Path) -> None:
+def test_without_a_name_the_parameters_count(project: Path) -> None:
     assert run("--role", "dev").returncode == 0
     assert Path("data/dev/inputs.json").is_file()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "words"),
     [
-        (
-            "llm: llama-tiny",
-            "llm: llama-tny",
-            "No llm is called 'llama-tny'. Did you mean 'llama-tiny'?",
-        ),
-        (
-            "utterances: 99",
-            "utterancs: 99",
-            "unknown key 'shards.utterancs'. Did you mean 'utterances'?",
-        ),
-        ("utterances: 99", "utterances: many", "'shards.utterances'"),
+        ("llm: llama-tiny", "llm: llama-tny", ("'llama-tny'", "'llama-tiny'")),
+        ("utterances: 99", "utterancs: 99", ("'shards.utterancs'", "'utterances'")),
+        ("utterances: 99", "utterances: many", ("'shards.utterances'",)),
     ],
 )
 def test_wrong_parameters_stop_before_any_work(
-    old: str, new: str, says: str, project: Path
+    old: str, new: str, words: tuple[str, ...], project: Path
 ) -> None:
     text = (project / "params.yaml").read_text()
     assert old in text
     (project / "params.yaml").write_text(text.replace(old, new))
     stopped = run()
     assert stopped.returncode == 2
-    assert says in stopped.stderr
+    assert all(word in stopped.stderr for word in words)
     assert stopped.stdout == ""
 
 
@@ -190,22 +179,14 @@ def test_wrong_parameters_stop_before_any_work(
     ],
 )
 def test_what_changes_while_a_stage_runs_is_not_recorded(edits: dict, project: Path) -> None:
-    """DVC writes into its lock what the files say at the end, not what the stage read
-    at its start.
-    """
+    """DVC writes into its lock what the files contain at the end of the stage, not at its start."""
     stopped = run(edits=edits)
     assert stopped.returncode == 2
     assert stopped.stdout == "working: shards@test\n"
-    assert any(
-        says in stopped.stderr
-        for says in (
-            "changed while the stage 'shards@test' ran",
-            "not valid YAML",
-            "No corpus is called",
-        )
-    )
     assert not records()
-    assert error_path("shards").is_file()
+    error = json.loads(error_path("shards").read_text())
+    assert error["kind"] == "input"
+    assert error["message"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +207,7 @@ def test_what_the_stage_does_not_read_may_change(edits: dict, project: Path) -> 
 @pytest.mark.parametrize(
     ("error", "code", "kind"), [("InputError", 2, "input"), ("TransientError", 75, "transient")]
 )
-def test_a_failure_leaves_its_kind_unit_and_way_out(
+def test_a_failure_leaves_its_kind_subject_and_hint(
     error: str, code: int, kind: str, project: Path
 ) -> None:
     stopped = run(error=error)
@@ -245,11 +226,11 @@ def test_a_failure_leaves_its_kind_unit_and_way_out(
     assert not error_path("shards").exists(), "the failure is over"
 
 
-def test_failures_of_two_workspaces_stand_apart(
+def test_failures_of_two_workspaces_have_two_files(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = error_path("shards")
-    assert here.is_relative_to(tmp_path / "work")
+    path = error_path("shards")
+    assert path.is_relative_to(tmp_path / "work")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    assert error_path("shards") != here != error_path("train")
+    assert error_path("shards") != path != error_path("train")

@@ -1,5 +1,5 @@
-"""The work cache: a unit is made once for its key, by one process at a time, and is whole or not
-there.
+"""The work cache: a unit is computed once for its key, by one process at a time, and is complete or
+missing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from components.runtime.unit_cache import cached_unit, finished_unit, link_files
 from tests.conftest import REPOSITORY
 
 KEY = {"version": 1, "name": "some unit"}
-CODE = "components.runtime.unit_cache"  # the module whose code makes these units
-# Makes the unit of KEY in a process of its own: says where it stands in files of the folder it is
-# given, and waits for "go".
+CODE = "components.runtime.unit_cache"  # the module whose code computes these units
+# Computes the unit of KEY in a process of its own: writes files that show its progress into the
+# folder of its argument, and waits for "go".
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -33,19 +33,19 @@ from components.runtime.unit_cache import cached_unit
 
 signs = Path(sys.argv[1])
 
-def make(folder):
+def compute(folder):
     (folder / "half.txt").write_text("half")
     (folder / "resume").mkdir(exist_ok=True)
     (folder / "resume" / "step-3").write_text("three steps")
-    with (signs / "made").open("a") as stream:
+    with (signs / "computed").open("a") as stream:
         stream.write("once\\n")
     while not (signs / "go").exists():
         time.sleep(0.02)
     (folder / "whole.txt").write_text("whole")
 
-(signs / f"asking-{sys.argv[2]}").touch()
+(signs / f"started-{sys.argv[2]}").touch()
 key = {"version": 1, "name": "some unit"}
-print(cached_unit("stage", key, make, code="components.runtime.unit_cache"))
+print(cached_unit("stage", key, compute, code="components.runtime.unit_cache"))
 """
 
 
@@ -54,14 +54,14 @@ def _empty(work: Path) -> None:
     """Each test has a work cache of its own."""
 
 
-class Maker:
-    """Fills a unit, and counts how often it was asked to."""
+class UnitWriter:
+    """Fills a unit, and counts its calls."""
 
     def __init__(self, text: str = "sound") -> None:
-        self.text, self.times = text, 0
+        self.text, self.num_calls = text, 0
 
     def __call__(self, folder: Path) -> None:
-        self.times += 1
+        self.num_calls += 1
         (folder / "a.txt").write_text(self.text)
         (folder / "deep").mkdir()
         (folder / "deep" / "b.txt").write_text(self.text * 2)
@@ -90,28 +90,28 @@ def wait_for(path: Path) -> None:
         if path.exists():
             return
         time.sleep(0.02)
-    raise AssertionError(f"{path} never came")
+    raise AssertionError(f"{path} was not written")
 
 
 def test_a_unit_is_made_once_for_its_key() -> None:
-    maker = Maker()
-    unit = cached_unit("stage", KEY, maker, code=CODE)
+    writer = UnitWriter()
+    unit = cached_unit("stage", KEY, writer, code=CODE)
     assert (
-        cached_unit("stage", dict(reversed(KEY.items())), maker, code=CODE)
+        cached_unit("stage", dict(reversed(KEY.items())), writer, code=CODE)
         == unit
         == finished_unit("stage", KEY, CODE)
     )
-    assert maker.times == 1
+    assert writer.num_calls == 1
     assert (unit / "deep" / "b.txt").read_text() == "soundsound"
-    others = [
-        cached_unit("other", KEY, maker, code=CODE),
-        cached_unit("stage", {**KEY, "version": 2}, maker, code=CODE),
+    units = [
+        cached_unit("other", KEY, writer, code=CODE),
+        cached_unit("stage", {**KEY, "version": 2}, writer, code=CODE),
     ]
-    assert len({unit, *others}) == 3
-    assert maker.times == 3
+    assert len({unit, *units}) == 3
+    assert writer.num_calls == 3
 
 
-def test_a_maker_that_fails_leaves_nothing_finished() -> None:
+def test_a_writer_that_fails_leaves_nothing_finished() -> None:
     def fail(folder: Path) -> None:
         (folder / "a.txt").write_text("half")
         raise RuntimeError("no more")
@@ -119,40 +119,42 @@ def test_a_maker_that_fails_leaves_nothing_finished() -> None:
     with pytest.raises(RuntimeError, match="no more"):
         cached_unit("stage", KEY, fail, code=CODE)
     assert finished_unit("stage", KEY, CODE) is None
-    assert (cached_unit("stage", KEY, Maker("whole"), code=CODE) / "a.txt").read_text() == "whole"
+    assert (
+        cached_unit("stage", KEY, UnitWriter("whole"), code=CODE) / "a.txt"
+    ).read_text() == "whole"
 
 
 def test_a_second_process_waits_for_the_first(start, tmp_path: Path) -> None:
     first = start("first")
-    wait_for(tmp_path / "made")
+    wait_for(tmp_path / "computed")
     second = start("second")
-    wait_for(tmp_path / "asking-second")
+    wait_for(tmp_path / "started-second")
     time.sleep(0.3)
     assert second.poll() is None
     (tmp_path / "go").touch()
-    said = [process.communicate(timeout=60)[0] for process in (first, second)]
-    assert said[0] == said[1] == f"{finished_unit('stage', KEY, CODE)}\n"
-    assert (tmp_path / "made").read_text() == "once\n"
+    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert outputs[0] == outputs[1] == f"{finished_unit('stage', KEY, CODE)}\n"
+    assert (tmp_path / "computed").read_text() == "once\n"
 
 
-def test_a_killed_maker_leaves_nothing_finished_but_what_it_can_resume(
+def test_a_killed_writer_leaves_nothing_finished_but_what_it_can_resume(
     start, tmp_path: Path
 ) -> None:
     process = start("first")
-    wait_for(tmp_path / "made")
+    wait_for(tmp_path / "computed")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert finished_unit("stage", KEY, CODE) is None
-    found = []
+    files = []
 
-    def go_on(folder: Path) -> None:
-        found.extend(
+    def resume(folder: Path) -> None:
+        files.extend(
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         )
         (folder / "whole.txt").write_text("whole")
 
-    unit = cached_unit("stage", KEY, go_on, code=CODE)
-    assert found == ["resume/step-3"]
+    unit = cached_unit("stage", KEY, resume, code=CODE)
+    assert files == ["resume/step-3"]
     assert sorted(unit_digests(unit)) == ["whole.txt"]
     assert not list(unit.rglob("resume*"))
 
@@ -173,19 +175,19 @@ def shorten_record(unit: Path) -> None:
     os.truncate(unit / cache.UNIT, 20)
 
 
-@pytest.mark.parametrize("harm", [shorten, remove, remove_record, shorten_record])
-def test_a_unit_broken_from_outside_is_made_anew(harm) -> None:
-    """So does a removal that was killed in the middle break it."""
-    maker = Maker()
-    unit = cached_unit("stage", KEY, maker, code=CODE)
-    harm(unit)
-    assert cached_unit("stage", KEY, maker, code=CODE) == unit
-    assert maker.times == 2
+@pytest.mark.parametrize("damage", [shorten, remove, remove_record, shorten_record])
+def test_a_damaged_unit_is_computed_again(damage) -> None:
+    """A removal that was killed in the middle damages it so."""
+    writer = UnitWriter()
+    unit = cached_unit("stage", KEY, writer, code=CODE)
+    damage(unit)
+    assert cached_unit("stage", KEY, writer, code=CODE) == unit
+    assert writer.num_calls == 2
     assert (unit / "a.txt").read_text() + (unit / "deep/b.txt").read_text() == "soundsoundsound"
 
 
-def test_a_placed_unit_is_linked_and_read_only(tmp_path: Path) -> None:
-    unit = cached_unit("stage", KEY, Maker(), code=CODE)
+def test_a_linked_unit_is_read_only(tmp_path: Path) -> None:
+    unit = cached_unit("stage", KEY, UnitWriter(), code=CODE)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text("older")
     link_files(unit, tmp_path / "out")
@@ -195,18 +197,18 @@ def test_a_placed_unit_is_linked_and_read_only(tmp_path: Path) -> None:
         if path.is_file()
     }
     assert files.keys() == unit_digests(unit).keys() == {"a.txt", "deep/b.txt"}
-    for name, facts in files.items():
-        assert facts.st_ino == (unit / name).stat().st_ino
-        assert not facts.st_mode & 0o222, "an edit in place would reach the cache"
+    for name, status in files.items():
+        assert status.st_ino == (unit / name).stat().st_ino
+        assert not status.st_mode & 0o222, "an edit in place would change the cache"
 
 
-def test_a_placed_unit_is_copied_where_links_are_not_possible(
+def test_a_unit_is_copied_where_links_are_not_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*paths: Path) -> None:
         raise OSError("Invalid cross-device link")
 
-    unit = cached_unit("stage", KEY, Maker(), code=CODE)
+    unit = cached_unit("stage", KEY, UnitWriter(), code=CODE)
     monkeypatch.setattr(os, "link", refuse)
     link_files(unit, tmp_path / "out")
     assert (tmp_path / "out/deep/b.txt").read_text() == "soundsound"
@@ -228,7 +230,7 @@ def aged(number: int, hours: float, size: int = 1000) -> Path:
     return unit
 
 
-def test_a_full_cache_drops_what_was_unused_for_longest() -> None:
+def test_a_full_cache_drops_the_least_recently_used_unit() -> None:
     units = [aged(number, hours) for number, hours in enumerate((5, 9, 3))]
     size = sum(path.stat().st_size for path in units[0].iterdir())
     assert trim(3 * size) == (0, 3 * size)
@@ -238,20 +240,18 @@ def test_a_full_cache_drops_what_was_unused_for_longest() -> None:
     assert [unit.exists() for unit in units] == [False, False, True]
 
 
-def test_a_unit_that_was_used_lately_stays() -> None:
-    """A stage may be reading it, however small the cache is to be."""
+def test_a_recently_used_unit_stays() -> None:
+    """A stage may be reading it, however low the limit is."""
     old, used, new = aged(0, 9), aged(1, 9), aged(2, 0)
     assert finished_unit("stage", {"number": 1}, CODE) == used
     assert trim(0)[0] == 1
     assert [unit.exists() for unit in (old, used, new)] == [False, True, True]
 
 
-def test_what_is_being_made_stays_however_long_it_takes() -> None:
-    """A training of hours has its folder since the start, and a checkpoint of a minute
-    ago in it.
-    """
+def test_a_unit_that_is_being_computed_stays_however_long_it_takes() -> None:
+    """A training of hours has its folder since the start, and a recent checkpoint in it."""
 
-    def make(folder: Path) -> None:
+    def compute(folder: Path) -> None:
         (folder / "resume").mkdir()
         long_ago = time.time() - 3600 * 9
         os.utime(folder, (long_ago, long_ago))
@@ -259,7 +259,7 @@ def test_what_is_being_made_stays_however_long_it_takes() -> None:
         assert trim(0)[0] == 0
         assert (folder / "resume" / "checkpoint").exists()
 
-    cached_unit("stage", KEY, make, code=CODE)
+    cached_unit("stage", KEY, compute, code=CODE)
 
 
 def test_the_limit_is_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +285,10 @@ def test_the_command_cleans(work: Path) -> None:
     assert not unit.exists()
 
 
-def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
-    record = json.loads((cached_unit("stage", KEY, Maker(), code=CODE) / cache.UNIT).read_text())
+def test_the_record_of_a_unit_has_its_key() -> None:
+    record = json.loads(
+        (cached_unit("stage", KEY, UnitWriter(), code=CODE) / cache.UNIT).read_text()
+    )
     assert {name: record["key"][name] for name in KEY} == KEY
     assert record["key"]["code"] == code_digest(CODE)._asdict()
     assert {name: size for name, (size, _) in record["files"].items()} == {
@@ -295,18 +297,19 @@ def test_the_record_of_a_unit_says_what_it_was_made_for() -> None:
     }
 
 
-def test_a_disk_that_fills_up_while_a_unit_is_made_is_said_by_stage(work: Path) -> None:
-    def make(folder: Path) -> None:
-        (folder / "first").write_text("kept for the next try")
+def test_a_disk_that_becomes_full_names_the_stage(work: Path) -> None:
+    def compute(folder: Path) -> None:
+        (folder / "first").write_text("for the next try")
         with open("/dev/full", "w") as full:
             full.write("x")
 
-    with pytest.raises(InputError, match=r"^shards: .*the disk is full.*components\.clean"):
-        cached_unit("shards", {"a": 1}, make, code=CODE)
+    with pytest.raises(InputError, match=r"^shards: ") as stopped:
+        cached_unit("shards", {"a": 1}, compute, code=CODE)
+    assert stopped.value.hint
     assert cached_unit("shards", {"a": 1}, lambda folder: None, code=CODE).is_dir()
 
 
-OTHERS = """
+OTHER_PROCESS = """
 import pathlib, shutil, sys
 partial = pathlib.Path(sys.argv[1]) / "decode" / "dd" / "other.partial"
 while True:
@@ -318,13 +321,13 @@ while True:
 """
 
 
-def test_units_that_others_finish_or_drop_meanwhile_stop_no_trim(work: Path) -> None:
-    """A stage trims at its end, beside stages of other runs that share the cache."""
-    with subprocess.Popen([sys.executable, "-c", OTHERS, str(work)]) as others:
+def test_a_trim_ignores_units_that_other_processes_finish_or_drop(work: Path) -> None:
+    """A stage trims at its end, while stages of other runs use the same cache."""
+    with subprocess.Popen([sys.executable, "-c", OTHER_PROCESS, str(work)]) as process:
         try:
             while not work.exists():
                 time.sleep(0.01)
             for _ in range(2000):
                 trim()
         finally:
-            others.kill()
+            process.kill()

@@ -38,7 +38,7 @@ class PromptBuilder:
         vocabulary_size: int | None = None,
     ) -> None:
         self._tokenizer, self._case, self._vocabulary_size = tokenizer, text_case, vocabulary_size
-        templates = (prompt.template, *prompt.others)
+        templates = (prompt.template, *prompt.variants)
         for token in dict.fromkeys(SPECIAL.findall("".join(templates))):
             self._special_id(token, "template")
         # (ids before, ids after the speech) of each; training draws one, search takes the first.
