@@ -59,7 +59,7 @@ def judge(
             raise InputError(
                 f"The model in use has no set '{name}' transcribed by '{system}'.",
                 subject=name,
-                hint=nearest(name, {known for known, _ in old.errors}),
+                hint=nearest(name, {test_set for test_set, _ in old.errors}),
             )
     rows = [
         _compare_errors(name, old.errors[name, system], new.errors.get((name, system)), resamples)
