@@ -13,9 +13,10 @@ from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
 
 logger = logging.getLogger("components.clean")  # __name__ is __main__ for python -m
+PROG = "python -m components.clean"
 
 
-def build_parser(prog: str = "python -m components.clean") -> argparse.ArgumentParser:
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The parser of this command."""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -30,10 +31,10 @@ def build_parser(prog: str = "python -m components.clean") -> argparse.ArgumentP
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Trims the work cache and logs what was removed."""
     configure_logging()
-    limit_gb = build_parser().parse_args(arguments).limit_gb
+    limit_gb = build_parser(prog).parse_args(arguments).limit_gb
     num_dropped, size_bytes = trim(None if limit_gb is None else int(limit_gb * 1e9))
     logger.info("%s: %d units dropped, %.2f GB left", work_root(), num_dropped, size_bytes / 1e9)
 
