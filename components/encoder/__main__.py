@@ -1,5 +1,5 @@
-"""``python -m components.encoder --encoder NAME``; ``pin NAME`` prints what pins a catalogue entry
-of a hub.
+"""``python -m components.encoder --encoder NAME``; ``pin NAME`` prints the lines that pin a
+catalogue entry of a hub.
 """
 
 import sys

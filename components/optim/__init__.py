@@ -1,1 +1,3 @@
-"""One training loop and its parts: ranks, precision, schedules, checkpoints, sharding."""
+"""One training loop and its parts: ranks, precision, schedules, checkpoints, recomputation,
+sharding.
+"""

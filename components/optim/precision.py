@@ -24,7 +24,7 @@ class Precision:
         self._kind, self._half = torch.device(device).type, HALVES.get(name)
         self._scaler = torch.amp.GradScaler(self._kind) if name == "fp16" else None
 
-    def computing(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which a loss is computed."""
         return torch.autocast(self._kind, self._half) if self._half else contextlib.nullcontext()
 

@@ -78,7 +78,7 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
         stage_training = StageTraining(
             ranks, parts, stage, training.scratch, training.device, index, first_step
         )
-        rows = parts.rows(sources.speech.encoder)
+        rows = parts.parameter_rows(sources.speech.encoder)
         tables.append((stage.name, rows))
         if ranks.rank == 0:
             logger.info("train: parameters in stage '%s':\n%s", stage.name, format_table(rows))

@@ -99,8 +99,8 @@ def plan_steps(
 
     Epochs follow each other until the stage has all its steps; in each, non-speech is spread evenly
     in its share. With a share of 1 there is no speech, and an epoch is all non-speech once.
-    ``epoch_durations(epoch)`` gives the seconds of all utterances in an epoch, where they are not
-    those of the recordings; ``count_tokens`` is for the budget in tokens.
+    ``epoch_durations(epoch)`` are seconds of all utterances, by default those of the recordings;
+    ``count_tokens`` is for the budget in tokens.
     """
     utterances = [*speech, *nonspeech]
     share = stage.nonspeech_share
@@ -127,14 +127,10 @@ def plan_steps(
             members += [(index,) for index in extra[group_index :: len(groups)]]
             token_counts = {}
             if count_tokens and settings.batch_tokens:
-                token_counts = {
-                    member: count_tokens(
-                        concatenate_utterances([utterances[index] for index in member]),
-                        member[0] < len(speech),
-                        epoch,
-                    )
-                    for member in members
-                }
+                for member in members:
+                    utterance = concatenate_utterances([utterances[index] for index in member])
+                    is_speech = member[0] < len(speech)
+                    token_counts[member] = count_tokens(utterance, is_speech, epoch)
             group_seed = seed_of(seed, group_index)
             steps += [
                 PlannedStep(epoch, batch)

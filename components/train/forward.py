@@ -106,7 +106,7 @@ class ForwardPass:
         torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, first_id))
         frames = self._frames(examples, epoch)  # of each recording: (frames, encoder width)
         weights, weight = settings.matching, settings.matching.weight
-        with self.precision.computing():
+        with self.precision.autocast():
             output = self.model(
                 self._batch(examples, frames, step, epoch),
                 MatchingWeights(weights.mse, weights.cosine) if weight else None,
@@ -154,7 +154,7 @@ class ForwardPass:
         is_tuned = encoder is not None and any(
             parameter.requires_grad for parameter in encoder.parameters()
         )
-        with self.precision.computing() if is_tuned else contextlib.nullcontext():
+        with self.precision.autocast() if is_tuned else contextlib.nullcontext():
             speech = iter(
                 self.speech.frames([item for item, is_speech in pieces if is_speech], epoch)
             )

@@ -34,7 +34,7 @@ class TrainableParts:
     settings: Train
     targets: dict[str, list[str]]  # of LoRA, by the part
 
-    def lora(self, part: str) -> Lora:
+    def lora_settings(self, part: str) -> Lora:
         """The settings of a LoRA part."""
         return self.settings.lora if part == "lora" else self.settings.encoder_lora
 
@@ -71,7 +71,7 @@ class TrainableParts:
         """
         for part in stage.tune:
             if part in SIDES and SIDES[part] not in self.model.lora_wrappers:
-                lora = self.lora(part)
+                lora = self.lora_settings(part)
                 self.model.add_lora(
                     lora.rank,
                     lora.alpha,
@@ -82,13 +82,13 @@ class TrainableParts:
                 )
         return self.model.tune(stage.tune, stage.freeze, self.uses_ctc_loss(stage), _where(stage))
 
-    def rates(self, stage: CurriculumStage) -> dict[str, float]:
+    def peak_rates(self, stage: CurriculumStage) -> dict[str, float]:
         """The peak learning rate of each part."""
         full = self.settings.full
-        loras = {part: self.lora(part).learning_rate for part in SIDES}
+        loras = {part: self.lora_settings(part).learning_rate for part in SIDES}
         return {"projector": stage.learning_rate, "encoder": full.encoder, "llm": full.llm, **loras}
 
-    def rows(self, frozen: SpeechEncoder | None) -> list[ParameterRow]:
+    def parameter_rows(self, frozen: SpeechEncoder | None) -> list[ParameterRow]:
         """The parameter table; ``frozen`` is the encoder that computes live frames, if any."""
         named_parameters = list(self.model.named_parameters())
         if frozen is not None and self.model.encoder is None:

@@ -1,8 +1,8 @@
-"""One stage of the curriculum: what it tunes, its batches and its loss, and the checkpoint that it
-selects.
+"""One stage of the curriculum: its optimiser, its utterances and its place in the work cache.
 
 In: a model and frames of the roles. Out: the weights of the checkpoint with the lowest dev word
-error rate in the model, and a folder with checkpoints and curve.
+error rate in the model, and a folder with checkpoints and curve. Cost: the steps of the stage, and
+dev decoded at every checkpoint.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class StageTraining:
             first_step,
             parts.uses_ctc_loss(stage),
         )
-        groups, peaks = parts.tune(stage), parts.rates(stage)
+        groups, peaks = parts.tune(stage), parts.peak_rates(stage)
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": peaks[part]} for part, parameters in groups.items()],
             weight_decay=settings.weight_decay,

@@ -1,4 +1,4 @@
-"""Training on augmented audio: each epoch hears its own draw, and a kill changes no bit."""
+"""Training on augmented audio: each epoch has a draw of its own, also after a kill."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_a_file_that_would_run_code_is_refused(models: Path) -> None:
 
 
 def test_another_release_is_another_model(models: Path) -> None:
-    """The unit in the work cache hangs on the file's bytes."""
+    """The key in the work cache depends on the bytes of the file."""
     release(models / "released/model.pt")
     tones.run("train")
     before = load().projector.linear1.weight.clone()

@@ -304,7 +304,7 @@ def test_the_checkpoint_with_the_lowest_error_rate_on_dev_is_selected(
     before_step: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Within a stage; the next stage goes on from the one that was kept."""
+    """Within a stage; the next stage starts from the selected one."""
     seen: list[dict[str, torch.Tensor]] = []
     starts: list[dict[str, torch.Tensor]] = []
 
