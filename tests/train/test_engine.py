@@ -147,12 +147,13 @@ def test_the_error_of_a_rank_comes_through_with_its_hint(steps: Steps, work: Pat
 
 @pytest.mark.slow
 def test_two_nodes_are_one_training(
-    steps: Steps, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two launchers on one machine are two nodes: the stage logs the command of the second."""
+    caplog.set_level("INFO")
     steps("ddp", 2)
     expected = digests()
-    capfd.readouterr()
+    caplog.clear()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -164,12 +165,11 @@ def test_two_nodes_are_one_training(
         monkeypatch.setenv(key, value)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(steps, "ddp", 1, suffix="nodes")
-        output, line = "", None
+        line = None
         while line is None and not first.done():
             time.sleep(0.2)
-            output += capfd.readouterr().out
-            line = re.search(r"start on each other node, in this folder: python (.*)\n", output)
-        assert line, output
+            line = re.search(r"start on each other node, .*: python (.*)\n", caplog.text)
+        assert line, caplog.text
         second = subprocess.run(
             [sys.executable, *shlex.split(line[1])],
             check=False,
