@@ -20,13 +20,21 @@ from pydantic_core import ErrorDetails
 from components.config.errors import InputError, nearest
 
 T = TypeVar("T")
+Limits = TypeVar("Limits", bound=Sequence[float])
 
 # pydantic reads it from the class attribute ``__pydantic_config__`` of a standard dataclass:
 # keys that are no fields and numbers that are not finite are refused.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 # Keys that had another name once → the name now.
-RENAMED_KEYS = {"max_unheard": "max_unsupported_units", "others": "variants"}
+RENAMED_KEYS = {
+    "around_db": "margin_db",
+    "around_seconds": "margin_seconds",
+    "holds": "folder",
+    "max_unheard": "max_unsupported_units",
+    "others": "variants",
+    "takes": "take_range",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +55,7 @@ class RuleError(ValueError):
         self.hint = hint
 
 
-def check_order(limits: list[float]) -> list[float]:
+def check_order(limits: Limits) -> Limits:
     """The limits; raises ValueError where the first is above the second."""
     if limits[0] > limits[1]:
         raise ValueError("the first value must not be above the second")

@@ -92,18 +92,9 @@ def collect_folders(source: CorpusSource) -> list[tuple[str, list[str]]]:
 
 
 def parse_settings(cls: type[T], name: str, role: str, settings: dict[str, Any]) -> T:
-    """The settings of a source as the dataclass ``cls`` of its kind.
-
-    Raises InputError that names the source and the key; for a key of ``cls.OLD_NAMES`` (a class
-    variable, optional) also its present name.
+    """The settings of a source as the dataclass ``cls`` of its kind; raises InputError that names
+    the source and the key.
     """
-    for old, new in getattr(cls, "OLD_NAMES", {}).items():
-        if old in settings:
-            raise InputError(
-                f"catalogue/corpus.yaml: source '{name}' ({role}): '{old}' is now called '{new}'.",
-                subject=old,
-                hint=f"Write '{new}' in its place.",
-            )
     return parse_as(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
 
 

@@ -13,10 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat
 
 from components.config import catalogue
 from components.config.params import Params
-from components.config.schema import STRICT, parse_as
+from components.config.schema import STRICT, Unit, parse_as
 from components.plan.networks import BYTES, Networks
 from components.plan.speech import AudioAmount, augmented_views
 
@@ -52,9 +55,13 @@ class Gpu:
     """A card by its data sheet: an entry of ``catalogue/gpu.yaml``."""
 
     __pydantic_config__ = STRICT
-    memory: float  # GB (10^9 bytes)
-    rates: dict[str, float]  # Tflop/s by dtype
-    bandwidth: float  # TB/s
+    memory: Annotated[PositiveFloat, Unit("10^9 bytes"), Field(description="Size of its memory.")]
+    rates: Annotated[
+        dict[str, PositiveFloat],
+        Unit("Tflop/s"),
+        Field(description="Of matrix products, by dtype."),
+    ]
+    bandwidth: Annotated[PositiveFloat, Unit("TB/s"), Field(description="Of its memory.")]
 
 
 @dataclass(frozen=True)

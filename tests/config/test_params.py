@@ -26,6 +26,7 @@ from components.config.params import (
 )
 from components.config.projector import parse_projector
 from components.config.schema import non_default_fields, parse_as
+from components.corpus.source import KINDS as CORPUS_KINDS
 from components.corpus.source import build_source
 from components.plan.__main__ import main as run_plan
 from components.runtime.stage import check_names
@@ -152,6 +153,25 @@ def test_every_number_of_the_catalogue_has_a_range(kind: str) -> None:
                 assert stopped.value.subject in (dotted(keys), dotted(keys[:-1]))
                 assert stopped.value.hint
     assert len(tested) > 9
+
+
+def test_every_number_of_a_corpus_source_has_a_range() -> None:
+    tested = set()
+    for corpus in catalogue.names("corpus"):
+        for role, sources in catalogue.corpus(corpus).sources.items():
+            for name, settings in sources.items():
+                for keys in numbers(settings):
+                    kind = settings["kind"]
+                    if (kind, keys) in tested or keys[0] == "where":  # values of a table's column
+                        continue
+                    tested.add((kind, keys))
+                    # Levels and ratios in decibels may be negative.
+                    is_decibel = any(str(key).endswith("_db") for key in keys)
+                    for value in ("many", *(() if is_decibel else (-1,))):
+                        with pytest.raises(InputError, match=rf"\b{keys[-1]}|{keys[0]}"):
+                            build_source(name, role, changed({keys: value}, settings))
+    without_numbers = {"librispeech", "mls", "table"}
+    assert {kind for kind, _ in tested} == CORPUS_KINDS.keys() - without_numbers
 
 
 @pytest.mark.parametrize("key", ["train.max_seconds", "decode.sets.free.beams"])

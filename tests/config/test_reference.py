@@ -12,7 +12,9 @@ from components.config import catalogue
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.params import Params
 from components.config.projector import PROJECTOR_KINDS
+from components.corpus.fetch.archive import ArchiveCollection
 from components.corpus.source import KINDS as CORPUS_SOURCES
+from components.plan.load import Gpu
 from components.runtime.settings import RuntimeSettings
 from tests.conftest import REPOSITORY
 
@@ -40,10 +42,12 @@ def test_the_pages_are_the_same_each_time(
     assert {name: (tmp_path / "again" / f"{name}.md").read_text() for name in PAGES} == pages
 
 
-@pytest.mark.parametrize(
-    "cls", [Params, RuntimeSettings, EncoderEntry, LlmEntry, *PROJECTOR_KINDS.values()]
-)
-def test_every_field_is_described(cls: type, reference: SimpleNamespace) -> None:
+CATALOGUE = (EncoderEntry, LlmEntry, *PROJECTOR_KINDS.values(), ArchiveCollection, Gpu)
+
+
+@pytest.mark.parametrize("cls", [Params, RuntimeSettings, *CATALOGUE, *CORPUS_SOURCES])
+def test_every_field_is_described(cls: type | str, reference: SimpleNamespace) -> None:
+    cls = reference.settings_class(cls) if isinstance(cls, str) else cls
     for row in reference.rows_of(cls):
         assert row.description or row.key == "kind", row.key
 

@@ -157,12 +157,13 @@ def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
     [
         ({"utterence": 3}, "utterence", "'utterances'"),
         ({"speakers": ["bobb"]}, "bobb", "'bob'"),
-        ({"speakers": []}, "joined", "'speakers'"),
-        ({"take_range": [1, 0]}, "joined", "'take_range'"),
+        ({"speakers": []}, "speakers", "'speakers'"),
+        ({"speakers": ["ann", "ann"]}, "joined", "'speakers'"),
+        ({"take_range": [1, 0]}, "take_range", "'take_range'"),
         ({"take_range": [7, 9]}, "ann", "'take_range'"),
         ({"takes": [0, 1]}, "takes", "'take_range'"),
-        ({"words": [0, 3]}, "joined", "'words'"),
-        ({"pause_seconds": [0.5, 0.1]}, "joined", "'pause_seconds'"),
+        ({"words": [0, 3]}, "words.0", "'words.0'"),
+        ({"pause_seconds": [0.5, 0.1]}, "pause_seconds", "'pause_seconds'"),
         ({"table": "word.tsv"}, "word.tsv", "'words.tsv'"),
     ],
 )

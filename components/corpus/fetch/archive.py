@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from components.config import catalogue
-from components.config.errors import InputError
 from components.config.schema import STRICT, parse_as
 from components.runtime.settings import openslr_mirror
 
@@ -26,13 +27,27 @@ class ArchiveEntry:
     """
 
     __pydantic_config__ = STRICT
-    folder: str  # inside it, which is taken; below the data root it has the last of these names
-    bytes: int | None = None
-    md5: str = ""
-    # of the recordings: of all, or by the folder below it (train, dev, …)
-    hours: float | dict[str, float] | None = None
-    utterances: int | dict[str, int] | None = None  # likewise
-    words: int | None = None  # of all its transcripts, as published: what a scorer must count
+    folder: Annotated[
+        str,
+        Field(
+            description="Path inside it, which is taken; below the data root it has the last of "
+            "these names."
+        ),
+    ]
+    bytes: Annotated[NonNegativeInt | None, Field(description="Size; null: not known.")] = None
+    md5: Annotated[str, Field(description="Digest, 32 hex digits.")] = ""
+    hours: Annotated[
+        NonNegativeFloat | dict[str, NonNegativeFloat] | None,
+        Field(description="Of all recordings, or by the folder below it (train, dev, …)."),
+    ] = None
+    utterances: Annotated[
+        NonNegativeInt | dict[str, NonNegativeInt] | None,
+        Field(description="Number of all recordings, or by the folder below it."),
+    ] = None
+    words: Annotated[
+        NonNegativeInt | None,
+        Field(description="Of all its transcripts, as published: a scorer must count as many."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -40,10 +55,15 @@ class ArchiveCollection:
     """The archives of one data root."""
 
     __pydantic_config__ = STRICT
-    address: str  # URL of the folder of the files
-    openslr: int  # number of the resource at OpenSLR, by which a mirror names its folder
+    address: Annotated[str, Field(description="URL of the folder of the files.")]
+    openslr: Annotated[
+        PositiveInt,
+        Field(description="Number at OpenSLR, by which a mirror names its folder."),
+    ]
     files: dict[str, ArchiveEntry]
-    card: dict[str, Any] = field(default_factory=dict)
+    card: Annotated[dict[str, Any], Field(description="For people; no stage reads it.")] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,6 @@ def list_archives(root: str) -> list[Archive]:
     if root not in catalogue.names("archive"):
         return []
     data = catalogue.raw_entry("archive", root)
-    _refuse_old_name(root, data)
     collection = parse_as(ArchiveCollection, data, f"catalogue/archive.yaml: {root}")
     mirror = openslr_mirror()
     address = f"{mirror}/{collection.openslr}" if mirror else collection.address
@@ -118,13 +137,3 @@ def list_archives(root: str) -> list[Archive]:
         Archive(root, file, f"{address.rstrip('/')}/{file}", entry)
         for file, entry in collection.files.items()
     ]
-
-
-def _refuse_old_name(root: str, data: dict[str, Any]) -> None:
-    for file, entry in (data.get("files") or {}).items():
-        if "holds" in entry:
-            raise InputError(
-                f"catalogue/archive.yaml: {root}, {file}: 'holds' is now called 'folder'.",
-                subject=file,
-                hint="Write 'folder' in its place.",
-            )

@@ -22,9 +22,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import soundfile
+from pydantic import Field
 
 from components.audio.condition import (
     ALTERED_KIND,
@@ -36,7 +37,7 @@ from components.audio.distortion import apply_condition, read_clip
 from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
-from components.config.schema import STRICT
+from components.config.schema import STRICT, Seed, Unit
 from components.corpus import RESULT_VERSION
 from components.corpus.generation.blocks import locate_generated
 from components.corpus.listing import SILENT
@@ -62,22 +63,38 @@ class AlteredSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["altered"]
-    source: dict[str, Any]  # settings of the source whose recordings are altered
-    name: str = ""  # of that source, which its ids may begin with; empty: the name of this source
-    seed: int = 1  # of the noise
-    noise: dict[str, Any] | None = None  # settings of a source of noise; none: it is generated
-    # power of the recording over that of the noise, both over its full length
-    snr_db: float | None = None
-    tempo: float | None = None  # factor, 0.5 to 2
-    cut: float | None = None  # share of the audio that is kept, from its beginning on
-    margin_seconds: float | None = None  # of noise before the recording, and as many after it
-    # Of that noise, root mean square in dB of full scale: clearly audible, and 17 dB below the
-    # embedded voices, so that it is no speech.
-    margin_db: float = -40.0
-    OLD_NAMES: ClassVar[dict[str, str]] = {
-        "around_seconds": "margin_seconds",
-        "around_db": "margin_db",
-    }
+    source: Annotated[
+        dict[str, Any], Field(description="Settings of the source whose recordings are altered.")
+    ]
+    name: Annotated[
+        str,
+        Field(description="Of that source, which its ids may begin with; empty: of this source."),
+    ] = ""
+    seed: Annotated[Seed, Field(description="Seed of the noise.")] = 1
+    noise: Annotated[
+        dict[str, Any] | None,
+        Field(description="Settings of a source of noise; null: it is generated."),
+    ] = None
+    snr_db: Annotated[
+        float | None,
+        Unit("dB"),
+        Field(description="Power of the recording over that of the noise, over its full length."),
+    ] = None
+    tempo: Annotated[float | None, Field(description="Factor, 0.5 to 2.")] = None
+    cut: Annotated[
+        float | None, Field(description="Share of the audio that stays, from its beginning on.")
+    ] = None
+    margin_seconds: Annotated[
+        float | None,
+        Unit("s"),
+        Field(description="Noise before the recording, and as much after it."),
+    ] = None
+    # Clearly audible, and 17 dB below the embedded voices, so that it is no speech.
+    margin_db: Annotated[
+        float,
+        Unit("dB of full scale"),
+        Field(description="Root mean square of that noise."),
+    ] = -40.0
 
 
 @dataclass(frozen=True, eq=False)

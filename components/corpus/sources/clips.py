@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
-from components.config.schema import STRICT
+from components.config.schema import STRICT, Unit
 from components.corpus.files import FileSource, build_scan, list_sizes_below
 from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings
 from components.corpus.manifest import Reject
@@ -33,17 +35,36 @@ class ClipsSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["clips"]
-    root: str  # name of the data root
-    folders: list[str]  # below it; all files in them at any depth
-    only: str = "*"  # shell pattern of the file names that are taken, without folder
-    # shell patterns of paths below the root that are left out
-    without: list[str] = field(default_factory=list)
-    # impulse responses of rooms: speech is convolved with them, they are never added to it
-    rooms: bool = False
-    # name of MUSAN's lists beside the clips: a line has name, genres, Y or N for vocals, artist
-    annotations: str = ""
-    min_seconds: float = 0.0
-    max_seconds: float = float("inf")
+    root: Annotated[str, Field(description="Name of the data root.")]
+    folders: Annotated[
+        list[str], Field(description="Below the root; all files in them at any depth.")
+    ]
+    only: Annotated[
+        str, Field(description="Shell pattern of the file names that are taken, without folder.")
+    ] = "*"
+    without: Annotated[
+        list[str], Field(description="Shell patterns of paths below the root that are left out.")
+    ] = field(default_factory=list)
+    rooms: Annotated[
+        bool,
+        Field(
+            description="Whether they are impulse responses of rooms: speech is convolved with "
+            "them, they are never added to it."
+        ),
+    ] = False
+    annotations: Annotated[
+        str,
+        Field(
+            description="Name of MUSAN's lists beside the clips: a line has name, genres, Y or N "
+            "for vocals, artist."
+        ),
+    ] = ""
+    min_seconds: Annotated[
+        NonNegativeFloat, Unit("s"), Field(description="Shorter clips are left out.")
+    ] = 0.0
+    max_seconds: Annotated[
+        PositiveFloat, Unit("s"), Field(description="Longer clips are left out.")
+    ] = float("inf")
 
 
 class ClipsSource(FileSource[ClipsSettings]):

@@ -17,14 +17,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import soundfile
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent, read_waveform
 from components.config.errors import InputError, nearest
-from components.config.schema import STRICT
+from components.config.schema import STRICT, Seed, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.files import FileSource, build_scan, check_speech_role, read_sizes
 from components.corpus.listing import SILENT
@@ -58,16 +59,28 @@ class ConnectedSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["connected"]
-    root: str  # name of the data root
-    table: str  # path of the .tsv or .csv below the root
-    speakers: list[str]
-    take_range: tuple[int, int]  # first and last take, both used
-    utterances: int  # of each speaker
-    words: tuple[int, int]  # fewest and most in an utterance
-    pause_seconds: tuple[float, float]  # shortest and longest, before, between and after words
-    seed: int
-    language: str = "en"
-    OLD_NAMES: ClassVar[dict[str, str]] = {"takes": "take_range"}
+    root: Annotated[str, Field(description="Name of the data root.")]
+    table: Annotated[str, Field(description="Path of the .tsv or .csv below the root.")]
+    speakers: Annotated[list[str], Field(min_length=1, description="Speakers that are used.")]
+    take_range: Annotated[
+        tuple[NonNegativeInt, NonNegativeInt],
+        AfterValidator(check_order),
+        Field(description="First and last take, both used."),
+    ]
+    utterances: Annotated[PositiveInt, Field(description="Of each speaker.")]
+    words: Annotated[
+        tuple[PositiveInt, PositiveInt],
+        AfterValidator(check_order),
+        Field(description="Fewest and most in an utterance."),
+    ]
+    pause_seconds: Annotated[
+        tuple[NonNegativeFloat, NonNegativeFloat],
+        AfterValidator(check_order),
+        Unit("s"),
+        Field(description="Shortest and longest, before, between and after words."),
+    ]
+    seed: Annotated[Seed, Field(description="Seed of words, takes and pauses.")]
+    language: Annotated[str, Field(description="Of every utterance.")] = "en"
 
 
 class ConnectedSource(FileSource[ConnectedSettings]):
@@ -76,7 +89,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         super().__init__(ConnectedSettings, name, role, settings)
         check_speech_role(name, role, self.settings.kind)
-        _check_ranges(name, self.settings)
+        _check_speakers(name, self.settings)
 
     @cached_property
     def _recordings(self) -> list[tuple[str, TableRow]]:
@@ -260,19 +273,11 @@ def _take_number(table: str, row: TableRow) -> int:
     return int(row["take"])
 
 
-def _check_ranges(name: str, settings: ConnectedSettings) -> None:
-    is_valid = {
-        "speakers": bool(settings.speakers)
-        and len({safe_id(speaker) for speaker in settings.speakers}) == len(settings.speakers),
-        "take_range": settings.take_range[0] <= settings.take_range[1],
-        "utterances": settings.utterances >= 1,
-        "words": 1 <= settings.words[0] <= settings.words[1],
-        "pause_seconds": 0 <= settings.pause_seconds[0] <= settings.pause_seconds[1],
-    }
-    for key in is_valid:
-        if not is_valid[key]:
-            raise InputError(
-                f"source '{name}': '{key}' is out of range ({getattr(settings, key)}).",
-                subject=name,
-                hint="Ranges are [lowest, highest]; speakers are different and at least one.",
-            )
+def _check_speakers(name: str, settings: ConnectedSettings) -> None:
+    """Raises InputError where two speakers would have the same ids."""
+    if len({safe_id(speaker) for speaker in settings.speakers}) < len(settings.speakers):
+        raise InputError(
+            f"source '{name}': 'speakers' has one twice ({settings.speakers}).",
+            subject=name,
+            hint="Name each speaker once.",
+        )

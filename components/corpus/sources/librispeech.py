@@ -14,11 +14,13 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
-from components.config.schema import STRICT
+from components.config.schema import STRICT, Unit
 from components.corpus.files import (
     FileSource,
     build_scan,
@@ -40,10 +42,12 @@ class LibriSpeechSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["librispeech"]
-    root: str  # name of the data root
-    subsets: list[str]
-    language: str = "en"
-    rate: int = RATE  # Hz; a file of another rate is refused
+    root: Annotated[str, Field(description="Name of the data root.")]
+    subsets: Annotated[list[str], Field(description="Folders below the root.")]
+    language: Annotated[str, Field(description="Of every utterance.")] = "en"
+    rate: Annotated[
+        PositiveInt, Unit("Hz"), Field(description="A file of another rate is refused.")
+    ] = RATE
 
 
 class LibriSpeechSource(FileSource[LibriSpeechSettings]):

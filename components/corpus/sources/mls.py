@@ -16,11 +16,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
 
 from components.audio.sound import RATE
 from components.config.errors import InputError, nearest
-from components.config.schema import STRICT
+from components.config.schema import STRICT, Unit
 from components.corpus.files import (
     FETCH_HINT,
     FileSource,
@@ -53,13 +55,19 @@ class MlsSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["mls"]
-    root: str  # name of the data root
-    language: str  # one of LANGUAGE_CODES
-    subset: Literal["train", "dev", "test"]
-    audio: Literal["flac", "opus"] = "flac"  # as published, or the small variant
-    # of train: only these parts; both together are the ten hours
-    limited: list[Literal["9hr", "1hr"]] = field(default_factory=list)
-    rate: int = RATE  # Hz; a file of another rate is refused
+    root: Annotated[str, Field(description="Name of the data root.")]
+    language: Annotated[str, Field(description="English name, in lower case.")]
+    subset: Annotated[Literal["train", "dev", "test"], Field(description="Part of the corpus.")]
+    audio: Annotated[
+        Literal["flac", "opus"], Field(description="As published, or the small variant.")
+    ] = "flac"
+    limited: Annotated[
+        list[Literal["9hr", "1hr"]],
+        Field(description="Of train: these parts alone; both together are the ten hours."),
+    ] = field(default_factory=list)
+    rate: Annotated[
+        PositiveInt, Unit("Hz"), Field(description="A file of another rate is refused.")
+    ] = RATE
 
 
 class MlsSource(FileSource[MlsSettings]):

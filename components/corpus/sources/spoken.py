@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from components.audio.sound import RATE, resample
+from components.config.augment import SpeedFactors
 from components.config.errors import InputError
-from components.config.schema import STRICT
+from components.config.schema import STRICT, DecibelLimits, Seed, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.generation import espeak
 from components.corpus.generation.blocks import (
@@ -54,26 +56,59 @@ SPEECH_LEVEL = 0.9  # of espeak-ng's own level
 TEXT_SECONDS, TEXT_SPEED = {"sentences": 2.13, "digits": 1.05}, 192.5
 
 
+EspeakLimits = Annotated[
+    list[Annotated[int, Field(ge=0, le=100)]],
+    Field(min_length=2, max_length=2),
+    AfterValidator(check_order),
+]
+
+
 @dataclass(frozen=True)
 class SpokenSettings:
     """Settings of a source of kind ``spoken``; ranges are [lowest, highest]."""
 
     __pydantic_config__ = STRICT
-    kind: str
-    split: Literal["train", "dev", "test"]
-    utterances: int
-    seed: int
-    words_per_class: int  # of the grammar; 0: all
-    voices: int  # of the split's voices; 0: all
-    speed: list[int]  # words a minute
-    pitch: list[int]  # espeak-ng's 0-100
-    pitch_range: list[int]  # espeak-ng's 0-100
-    tempo: list[float]  # factors of tempo and pitch together, by resampling; one is drawn
-    margin_seconds: list[float]  # of noise floor before and after
-    floor_db: list[float]  # level of the recording's noise floor, dB of full scale
-    chunk: int  # utterances that one process synthesises: shapes the audio
-    # digits: strings of one to seven, as people say numbers
-    texts: Literal["sentences", "digits"] = "sentences"
+    kind: Literal["spoken"]
+    split: Annotated[
+        Literal["train", "dev", "test"],
+        Field(description="Equals the role: sentences and voices differ by split."),
+    ]
+    utterances: Annotated[PositiveInt, Field(description="Number of utterances.")]
+    seed: Annotated[Seed, Field(description="Seed of all random draws.")]
+    words_per_class: Annotated[NonNegativeInt, Field(description="Of the grammar; 0: all.")]
+    voices: Annotated[NonNegativeInt, Field(description="Of the split's voices; 0: all.")]
+    speed: Annotated[
+        list[PositiveInt],
+        Field(min_length=2, max_length=2),
+        AfterValidator(check_order),
+        Unit("words/min"),
+        Field(description="Lowest and highest."),
+    ]
+    pitch: Annotated[EspeakLimits, Field(description="Lowest and highest, of espeak-ng.")]
+    pitch_range: Annotated[EspeakLimits, Field(description="Lowest and highest, of espeak-ng.")]
+    tempo: Annotated[
+        SpeedFactors,
+        Field(description="Of tempo and pitch together, by resampling; one is drawn."),
+    ]
+    margin_seconds: Annotated[
+        list[NonNegativeFloat],
+        Field(min_length=2, max_length=2),
+        AfterValidator(check_order),
+        Unit("s"),
+        Field(description="Shortest and longest noise floor before and after."),
+    ]
+    floor_db: Annotated[
+        DecibelLimits, Field(description="Level of the recording's noise floor, of full scale.")
+    ]
+    chunk: Annotated[
+        PositiveInt,
+        Unit("utterances"),
+        Field(description="That one process synthesises; it shapes the audio."),
+    ]
+    texts: Annotated[
+        Literal["sentences", "digits"],
+        Field(description="digits: strings of one to seven, as people say numbers."),
+    ] = "sentences"
 
 
 @dataclass(frozen=True)

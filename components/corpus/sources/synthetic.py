@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
-from components.config.schema import STRICT
+from components.config.schema import STRICT, DecibelLimits, Seed, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.generation.blocks import (
     generate_blocks,
@@ -38,11 +39,19 @@ class SyntheticSettings:
     """Settings of a source of kind ``synthetic``; ranges are [lowest, highest]."""
 
     __pydantic_config__ = STRICT
-    kind: str
-    clips: int
-    seed: int
-    seconds: list[float]
-    level_db: list[float]  # root mean square of a clip, dB of full scale
+    kind: Literal["synthetic"]
+    clips: Annotated[PositiveInt, Field(description="Number of clips.")]
+    seed: Annotated[Seed, Field(description="Seed of all random draws.")]
+    seconds: Annotated[
+        list[PositiveFloat],
+        Field(min_length=2, max_length=2),
+        AfterValidator(check_order),
+        Unit("s"),
+        Field(description="Shortest and longest clip."),
+    ]
+    level_db: Annotated[
+        DecibelLimits, Field(description="Root mean square of a clip, of full scale.")
+    ]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
@@ -36,10 +38,10 @@ class TableColumns:
     """Names of the table's columns; ``null`` where it has none."""
 
     __pydantic_config__ = STRICT
-    path: str = "path"
-    text: str | None = "text"
-    speaker: str | None = "speaker"
-    language: str | None = None
+    path: Annotated[str, Field(description="Column of the path below the root.")] = "path"
+    text: Annotated[str | None, Field(description="Column of the transcript.")] = "text"
+    speaker: Annotated[str | None, Field(description="Column of the speaker.")] = "speaker"
+    language: Annotated[str | None, Field(description="Column of the language.")] = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,23 @@ class TableSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["table"]
-    root: str  # name of the data root
-    table: str  # path of the .tsv or .csv below the root
+    root: Annotated[str, Field(description="Name of the data root.")]
+    table: Annotated[str, Field(description="Path of the .tsv or .csv below the root.")]
     columns: TableColumns = TableColumns()
-    language: str = ""  # of every row, if there is no column for it
-    # put before each speaker, where two corpora use the same names for different people
-    speaker_prefix: str = ""
-    # take the rows whose column has one of these values
-    where: dict[str, list[str | int]] = field(default_factory=dict)
+    language: Annotated[
+        str, Field(description="Of every row, where no column has the language.")
+    ] = ""
+    speaker_prefix: Annotated[
+        str,
+        Field(
+            description="Put before each speaker, where two corpora use the same names for "
+            "different people."
+        ),
+    ] = ""
+    where: Annotated[
+        dict[str, list[str | int]],
+        Field(description="Takes the rows whose column has one of these values."),
+    ] = field(default_factory=dict)
 
 
 class TableSource(FileSource[TableSettings]):
