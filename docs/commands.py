@@ -89,15 +89,11 @@ def find_parser(module: str, arguments: Sequence[str], *, parse: bool = False) -
 
 def command_parsers() -> list[tuple[str, str, argparse.ArgumentParser]]:
     """Command line, summary and parser of each command, in the order of the page."""
-    from libretto.commands import COMMANDS, run_command
+    from libretto.commands import COMMANDS
 
-    entries = []
-    for name, command in COMMANDS.items():
-        with parsing_only(False):
-            try:
-                run_command([name])
-            except ParserFound as found:
-                entries.append((f"libretto {name}", command.summary, found.parser))
+    entries = [
+        (command.prog, command.summary, command.build_parser()) for command in COMMANDS.values()
+    ]
     for line, module, arguments in MODULES:
         parser = find_parser(module, arguments)
         stage = module.rpartition(".")[2]

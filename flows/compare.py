@@ -42,6 +42,7 @@ from components.runtime.devices import visible_gpus
 from components.runtime.tables import format_table
 from flows import experiments
 from flows import recipe as recipes
+from flows.compare_options import PROG, build_parser
 from flows.comparison import (
     Row,
     add_published,
@@ -219,40 +220,6 @@ def collect_results(cells: dict[str, RecipeCell]) -> RecipeComparison:
     )
 
 
-def build_parser(prog: str = "python -m flows.compare") -> argparse.ArgumentParser:
-    """The parser of this command."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Runs experiments and prints their results side by side.",
-    )
-    parser.add_argument(
-        "recipe", nargs="?", default="", help=f"one of: {', '.join(recipes.list_names())}"
-    )
-    parser.add_argument("--only", metavar="CELL", default="", help="just this cell of the recipe")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=0,
-        metavar="N",
-        help="experiments at once (default: one a GPU, else one)",
-    )
-    parser.add_argument("--again", action="store_true", help="run even what is done already")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be queued")
-    parser.add_argument(
-        "--no-plan",
-        action="store_true",
-        help="queue even if the plan says that a disk or the memory is too small",
-    )
-    for name in NAMES:
-        parser.add_argument(
-            f"--{name}",
-            nargs="+",
-            metavar="NAME",
-            help=f"a cell for each of these names of catalogue/{name}.yaml",
-        )
-    return parser
-
-
 def _parse_options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = build_parser(prog)
     options = parser.parse_args(arguments)
@@ -261,7 +228,7 @@ def _parse_options(arguments: Sequence[str] | None, prog: str) -> argparse.Names
     return options
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m flows.compare") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Compares from the command line; returns the exit code."""
     options = _parse_options(arguments, prog)
     names: dict[str, Any] = {name: values for name in NAMES if (values := getattr(options, name))}

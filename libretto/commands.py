@@ -28,8 +28,20 @@ class Command:
     summary: str
     module: str
     prefix: tuple[str, ...] = ()  # arguments that the function takes before those of the user
+    parser_module: str = ""  # of ``build_parser``, if it is not in ``module``
     needs_workspace: bool = False
     needs_checkout: bool = False  # the packages ``flows`` and ``bench``, which no wheel holds
+
+    @property
+    def prog(self) -> str:
+        """The command line up to the name of the command."""
+        return f"libretto {self.name}"
+
+    def build_parser(self) -> argparse.ArgumentParser:
+        """The parser of its arguments; raises ImportError if its module is not installed."""
+        module = import_module(self.parser_module or self.module)
+        parser: argparse.ArgumentParser = module.build_parser(*self.prefix, prog=self.prog)
+        return parser
 
 
 COMMANDS = {
@@ -67,6 +79,7 @@ COMMANDS = {
             "compare",
             "run experiments and print their results side by side",
             "flows.compare",
+            parser_module="flows.compare_options",
             needs_workspace=True,
             needs_checkout=True,
         ),
@@ -101,11 +114,13 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         if command.needs_checkout:
             check_checkout(command.name)
+        if is_help and len(arguments) == 2:  # without the import of what the command runs
+            command.build_parser().print_help()
+            return 0
         if command.needs_workspace and not is_help:
             check_workspace(command.name)
         function = import_module(command.module).main
-        prog = f"libretto {command.name}"
-        return int(function([*command.prefix, *arguments[1:]], prog=prog) or 0)
+        return int(function([*command.prefix, *arguments[1:]], prog=command.prog) or 0)
     except LibrettoError as error:
         print(f"{command.name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
 
 import shtab
 
@@ -55,7 +54,6 @@ def complete_parser() -> argparse.ArgumentParser:
 def command_parsers(command: Command) -> list[argparse.ArgumentParser]:
     """The parser of a command as a list, empty if the command cannot be imported here."""
     try:
-        build = import_module(command.module).build_parser
+        return [command.build_parser()]
     except ImportError:  # the packages ``flows`` and ``bench`` are in a checkout only
         return []
-    return [build(*command.prefix, prog=f"libretto {command.name}")]
