@@ -86,7 +86,8 @@ class SpeechLLM(nn.Module):
 
     def _embed_text(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Embeddings of a transcript, (tokens,) → (tokens, H)."""
-        return self.llm.get_input_embeddings()(ids.to(self.device)).to(dtype)
+        embeddings: torch.Tensor = self.llm.get_input_embeddings()(ids.to(self.device))
+        return embeddings.to(dtype)
 
     @property
     def device(self) -> torch.device:

@@ -90,7 +90,8 @@ class Aligner:
         encoder = self.head.encoder
         batch = frames.to(encoder.device, encoder.dtype)[None]  # (1, frames, width)
         logits = self._output_layer(batch)[0].float()  # (frames, units)
-        return logits.log_softmax(-1).cpu().numpy()
+        scores: np.ndarray = logits.log_softmax(-1).cpu().numpy()
+        return scores
 
     def __call__(self, frames: torch.Tensor, text: str) -> list[Word]:
         """The words of a text, in seconds from the first frame.

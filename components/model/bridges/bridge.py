@@ -43,12 +43,15 @@ class WindowedBridge(Bridge):
         self.size, self.step, self.stride = size, step, step
 
     def tokens_of(self, frames: int) -> int:
+        """The number of windows of so many frames."""
         return max(1, (frames - self.size) // self.step + 1)
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Each (frames, encoder width) → (windows, H)."""
         windows = [self.windows(utterance) for utterance in frames]  # each (tokens, width, size)
         vectors = self.project(torch.cat(windows))  # (all tokens, H)
-        return self.mix_windows(list(vectors.split([len(utterance) for utterance in windows])))
+        counts = [len(utterance) for utterance in windows]
+        return self.mix_windows(list(torch.split(vectors, counts)))
 
     def windows(self, frames: torch.Tensor) -> torch.Tensor:
         """(frames, width) → (tokens, width, size)."""

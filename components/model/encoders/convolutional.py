@@ -48,7 +48,8 @@ class MaskedFamily(CheckpointFamily):
     @classmethod
     def loaded_part(cls, network: Any) -> nn.Module:
         """The network with the head that it has."""
-        return network
+        loaded: nn.Module = network
+        return loaded
 
     def frames_of(self, samples: int) -> int:
         """Frames by the arithmetic of the convolutions."""
@@ -69,6 +70,7 @@ class MaskedFamily(CheckpointFamily):
         return {name: batch[name] for name in batch if name in names}
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width), of the network's states without its head."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.inputs(waveforms).items()}
         for name in ("input_features", "input_values"):
             if name in inputs:
@@ -94,6 +96,7 @@ class WaveformFamily(MaskedFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         receptive_field = 1
         for kernel, stride in zip(
             reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
@@ -122,6 +125,7 @@ class ParakeetFamily(MaskedFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         config = getattr(config, "encoder_config", config)  # below the settings of its CTC head
         mel_step = int(extractor.hop_length if extractor else MEL_STEP)
         return EncoderTraits(
@@ -133,4 +137,7 @@ class ParakeetFamily(MaskedFamily):
 
     @staticmethod
     def encoder_of(network: Any) -> nn.Module:
-        return network.encoder if network.config.model_type == "parakeet_ctc" else network
+        """The encoder below a CTC head."""
+        has_head = network.config.model_type == "parakeet_ctc"
+        encoder: nn.Module = network.encoder if has_head else network
+        return encoder

@@ -41,6 +41,7 @@ class SpectrogramTransformerFamily(CheckpointFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         hop = int(config.time_stride) * MEL_STEP
         # Every step of a window reads real spectrogram to the end of its patch: 100 steps of the
         # 101 that fit.
@@ -61,6 +62,7 @@ class SpectrogramTransformerFamily(CheckpointFamily):
         return math.ceil(samples / traits.hop) if samples >= traits.least_samples else 0
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width): the windows of 10 s of each, joined."""
         window = self.traits.window
         windows = [split_windows(waveform, window) for waveform in waveforms]
         flat = [piece for utterance in windows for piece in utterance]

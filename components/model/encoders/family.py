@@ -75,7 +75,8 @@ class CheckpointFamily(Family):
     @staticmethod
     def encoder_of(network: Any) -> nn.Module:
         """The part of a checkpoint's network that computes frames: what is below a head."""
-        return getattr(network, network.base_model_prefix, network)
+        encoder: nn.Module = getattr(network, network.base_model_prefix, network)
+        return encoder
 
     @classmethod
     def loaded_part(cls, network: Any) -> nn.Module:

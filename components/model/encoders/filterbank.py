@@ -35,6 +35,7 @@ class FilterbankFamily(Family):
         return samples // self.traits.hop if samples >= self.traits.least_samples else 0
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Log-mel frames of each waveform, (frames, mel); ``layer`` has no meaning."""
         mel = extracted(self.extractor, waveforms, padding=True)["input_features"]  # (B, T, mel)
         mel = mel.to(self.device, self.dtype)
         return [

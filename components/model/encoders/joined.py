@@ -33,6 +33,7 @@ class JoinedFamily(Family):
         return max(part.computed_samples(samples) for part in self.parts)
 
     def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, sum of the widths)."""
         first, *others = [
             part.frames(waveforms, layer if index == 0 else "last")
             for index, part in enumerate(self.parts)

@@ -77,7 +77,7 @@ def _unfit(folder: Path, error: Exception) -> InputError:
 
 
 def target_output(llm: Any, inputs: LlmInputs) -> SpeechOutput:
-    """Logits at the target positions alone, and their cross-entropy; no matching loss."""
+    """Hidden states → logits at the target positions alone → cross-entropy; no matching loss."""
     hidden = hidden_states(llm, inputs.embeddings, inputs.attention_mask, inputs.position_ids)
     rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)  # each (N,)
     labels = inputs.labels[rows, columns]  # (N,)
@@ -124,9 +124,11 @@ def hidden_states(
     within each run of positions.
     """
     options = {} if positions is None else {"position_ids": positions}
-    return llm.base_model(
+    output = llm.base_model(
         inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **options
-    ).last_hidden_state
+    )
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden
 
 
 @torch.no_grad()
