@@ -59,7 +59,7 @@ class Compressor(Bridge):
         self.unit_bias = head.bias.to(device)  # (units,)
         self.blank = head.blank
 
-    def tokens_of(self, frames: int) -> int:
+    def count_tokens(self, frames: int) -> int:
         """Vectors of so many frames at most: one each."""
         return frames
 

@@ -118,17 +118,17 @@ class QueryBridge(Bridge):
         self.attention = attention(entry, encoder_width)
         self.linear = nn.Linear(entry.width, llm_width)
 
-    def windows_of(self, frames: int) -> int:
+    def count_windows(self, frames: int) -> int:
         """Windows of so many frames."""
         return max(1, (frames + self.window - self.least_frames) // self.window)
 
-    def tokens_of(self, frames: int) -> int:
+    def count_tokens(self, frames: int) -> int:
         """Vectors of so many frames."""
-        return self.windows_of(frames) * len(self.queries)
+        return self.count_windows(frames) * len(self.queries)
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Each (frames, encoder width) → (windows · queries, H)."""
-        counts = [self.windows_of(len(utterance)) for utterance in frames]
+        counts = [self.count_windows(len(utterance)) for utterance in frames]
         windows = [
             window
             for utterance, count in zip(frames, counts, strict=True)

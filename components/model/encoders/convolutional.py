@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForCTC
 from components.model.encoders.family import CheckpointFamily
 from components.model.encoders.traits import MEL_STEP, EncoderTraits
 from components.model.folders.description import has_ctc
-from components.model.folders.pretrained import extracted, read_extractor, read_network
+from components.model.folders.pretrained import extract_features, read_extractor, read_network
 
 # Between WavLM and torch.
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")
@@ -51,7 +51,7 @@ class MaskedFamily(CheckpointFamily):
         loaded: nn.Module = network
         return loaded
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """Frames by the arithmetic of the convolutions."""
         if samples < self.traits.least_samples:
             return 0
@@ -65,11 +65,13 @@ class MaskedFamily(CheckpointFamily):
         """What the network takes, padded to the longest of ``waveforms``: values (B, T) or
         (B, T, mel), and the mask (B, T).
         """
-        batch = extracted(self.extractor, waveforms, padding=True, return_attention_mask=True)
+        batch = extract_features(
+            self.extractor, waveforms, padding=True, return_attention_mask=True
+        )
         names = ("input_features", "input_values", "attention_mask")
         return {name: batch[name] for name in batch if name in names}
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of each waveform, (frames, width), of the network's states without its head."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.inputs(waveforms).items()}
         for name in ("input_features", "input_values"):
@@ -81,7 +83,7 @@ class MaskedFamily(CheckpointFamily):
         output = self.body(**inputs, output_hidden_states=needs_all)
         hidden = output.hidden_states[int(layer)] if needs_all else output.last_hidden_state
         return [
-            frames[: self.frames_of(len(waveform))]  # (frames, width)
+            frames[: self.count_frames(len(waveform))]  # (frames, width)
             for frames, waveform in zip(hidden, waveforms, strict=True)
         ]
 
