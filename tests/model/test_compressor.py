@@ -137,9 +137,7 @@ def test_an_encoder_without_a_head_another_layer_and_a_head_without_weights_are_
         if not name.startswith("ctc_head")
     }
     save_file(tensors, whole / "model.safetensors")
-    with pytest.raises(
-        InputError, match=r"its config\.json tells of a CTC head, and its weights hold neither"
-    ):
+    with pytest.raises(InputError, match=r"config\.json.*CTC head.*ctc_head, lm_head"):
         read_ctc_head(whole)
 
 
