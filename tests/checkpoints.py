@@ -401,7 +401,7 @@ def output_of(
     **options: Any,
 ) -> SpeechOutput:
     """The model's output for transcripts; ``options`` are those of ``collate``."""
-    targets = [model.builder.target(text) for text in texts]
+    targets = [model.builder.encode(text) for text in texts]
     return model(collate(model.builder, targets, frames, **options), matching)
 
 

@@ -21,7 +21,7 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 from components.config import catalogue
 from components.llm.copying import build_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.architecture import network_of
+from components.model.folders.architecture import build_network
 from components.model.folders.pretrained import DTYPES
 from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM
@@ -67,7 +67,7 @@ def draw_network(
     networks are the same for every device.
     """
     torch.manual_seed(seed)
-    template = network_of({**shape, **(TINY[shape["model_type"]] if tiny else {})}, causal)
+    template = build_network({**shape, **(TINY[shape["model_type"]] if tiny else {})}, causal)
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

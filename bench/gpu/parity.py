@@ -55,7 +55,7 @@ def compute(encoder_name: str, llm_name: str, device: str, seed: int = 1) -> Dev
     model.tune(["projector"])
     random = torch.Generator().manual_seed(1)
     frames = [torch.randn(length, WIDTH, generator=random).to(device) for length in LENGTHS]
-    targets = [model.builder.target(text) for text in TEXTS]
+    targets = [model.builder.encode(text) for text in TEXTS]
     output = model(collate(model.builder, targets, frames), MatchingWeights(1.0, 1.0))
     loss = output.loss + output.matching_loss
     loss.backward()

@@ -23,7 +23,7 @@ from bench.gpu.networks import TEXT
 from components.audio.sound import RATE
 from components.config.training import Train
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.architecture import parameters
+from components.model.folders.architecture import count_parameters
 from components.model.speech_llm import SpeechLLM
 from components.optim.loop import StepBatch
 from components.optim.ranks import Ranks
@@ -103,13 +103,13 @@ def measure_features(encoder: SpeechEncoder, size: WorkSize, device: str) -> dic
     batch = draw_waveforms(size)
     card.reset_peak(device)
     seconds = card.measure_seconds(lambda: encoder(batch), device, size.num_runs)
-    num_parameters = parameters(encoder.model)
-    encoded_seconds = sum(encoder.padded_seconds(len(waveform)) for waveform in batch)
+    num_parameters = count_parameters(encoder.model)
+    encoded_seconds = sum(encoder.computed_duration_s(len(waveform)) for waveform in batch)
     return _row(
         "features",
         str(encoder.dtype).removeprefix("torch."),
         seconds,
-        2 * num_parameters * encoded_seconds * encoder.rate,
+        2 * num_parameters * encoded_seconds * encoder.frame_rate,
         device,
         **{"audio h/h": size.batch_seconds / seconds, "parameters": num_parameters},
     )
@@ -149,12 +149,12 @@ def measure_training(
         lambda: training.loop.step(objective, batch, 0), device, size.num_runs
     )
     layers, output = _count_parameters(model)
-    target_tokens = len(model.builder.target(TEXT)) + 1
-    speech_tokens = model.projector.tokens_of(size.num_frames)
+    target_tokens = len(model.builder.encode(TEXT)) + 1
+    speech_tokens = model.projector.count_tokens(size.num_frames)
     tokens = size.num_utterances * (_prefix_tokens(model, size) + target_tokens)
     operations = (
         4 * (layers * tokens + output * size.num_utterances * target_tokens)
-        + 6 * parameters(model.projector) * size.num_utterances * speech_tokens
+        + 6 * count_parameters(model.projector) * size.num_utterances * speech_tokens
     )
     return _row(
         "training",
@@ -210,14 +210,16 @@ def measure_decoding(model: SpeechLLM, size: WorkSize, device: str) -> dict[str,
 
 def _prefix_tokens(model: SpeechLLM, size: WorkSize) -> int:
     """Tokens of an utterance before its transcript: prompt and speech."""
-    speech_tokens = model.projector.tokens_of(size.num_frames)
+    speech_tokens = model.projector.count_tokens(size.num_frames)
     return len(model.builder.before) + speech_tokens + len(model.builder.after)
 
 
 def _count_parameters(model: SpeechLLM) -> tuple[int, int]:
     """Parameters of the LLM's layers and of its output matrix."""
-    layers = parameters(model.llm.base_model) - parameters(model.llm.get_input_embeddings())
-    return layers, parameters(model.llm.get_output_embeddings())
+    layers = count_parameters(model.llm.base_model) - count_parameters(
+        model.llm.get_input_embeddings()
+    )
+    return layers, count_parameters(model.llm.get_output_embeddings())
 
 
 def _row(

@@ -127,10 +127,10 @@ class Decoder:
         from components.search.beam import search
 
         if constraints is None:
-            return [Hypothesis(text) for text in self.encoder.ctc_text(frames)]
+            return [Hypothesis(text) for text in self.encoder.decode_ctc(frames)]
         needs_ctc = self.has_ctc and constraints.needs_acoustic_evidence
         evidence = (
-            ctc_evidence(self.encoder, frames, self.model.builder.text) if needs_ctc else None
+            ctc_evidence(self.encoder, frames, self.model.builder.decode) if needs_ctc else None
         )
         return search(self.model, frames, durations_s, constraints, evidence)
 
@@ -144,8 +144,8 @@ class Decoder:
         """The log-probability of each reference under the LLM before training, without speech; the
         text is empty.
         """
-        from components.model.llms.causal import log_probability
+        from components.model.llms.causal import score_text
 
         llm, builder, bos = self._base_llm
-        token_ids = [builder.target(reference) for reference in references]
-        return [Hypothesis("", ids, log_probability(llm, bos, ids)) for ids in token_ids]
+        token_ids = [builder.encode(reference) for reference in references]
+        return [Hypothesis("", ids, score_text(llm, bos, ids)) for ids in token_ids]

@@ -9,7 +9,7 @@ from components.runtime.stage import run_stage
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["pin"]:
-        from components.model.folders.hub import pin
+        from components.model.folders.pins import pin
 
         pin("encoder", sys.argv[2:])
     else:

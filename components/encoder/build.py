@@ -13,7 +13,7 @@ from components.config.model_sources import CtcTraining, EncoderSource
 from components.config.schema import non_default_fields
 from components.encoder import RESULT_VERSION, folders
 from components.model.folders.description import read_config
-from components.model.folders.folder import checkpoint_unit
+from components.model.folders.folder import cache_checkpoint
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.settings import workers
@@ -85,7 +85,7 @@ def _cached_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, A
             code="components.encoder.folders",
         )
     else:
-        unit = _audio_encoder(where, checkpoint_unit("encoder", name, source, RESULT_VERSION))
+        unit = _audio_encoder(where, cache_checkpoint("encoder", name, source, RESULT_VERSION))
     return unit, {}
 
 

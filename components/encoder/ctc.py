@@ -34,8 +34,8 @@ from components.encoder.examples import (
     plan_batches,
 )
 from components.encoder.tokenizers import build_character_tokenizer, build_subword_tokenizer
-from components.model.encoders.ctc import frames_needed, loss_by_frames
-from components.model.folders.architecture import check_trained
+from components.model.encoders.ctc import count_min_frames, sum_loss_per_frame
+from components.model.folders.architecture import try_architecture
 from components.model.spec_augment import mask_frames
 from components.optim.loop import (
     LoopSettings,
@@ -80,7 +80,7 @@ def check_architecture(where: str, config: dict[str, Any]) -> None:
     not work.
     """
     num_mel_frames = 400
-    output = check_trained(
+    output = try_architecture(
         where,
         "parakeet_encoder",
         config,
@@ -186,7 +186,7 @@ def _check_lengths(model: ParakeetForCTC, examples: Sequence[CtcExample]) -> Non
     mel_lengths = torch.tensor([len(example.mel) for example in examples])
     lengths = model.encoder._get_subsampling_output_length(mel_lengths).tolist()
     num_too_long = sum(
-        num_frames < frames_needed(example.target.tolist())
+        num_frames < count_min_frames(example.target.tolist())
         for num_frames, example in zip(lengths, examples, strict=True)
     )
     if 2 * num_too_long > len(examples):
@@ -203,7 +203,7 @@ def ctc_loss(model: ParakeetForCTC, examples: Sequence[CtcExample]) -> torch.Ten
     """Sum over utterances of CTC loss / frames, shape ()."""
     mel, mask = pad_examples(examples)  # (batch, mel frames, mel bands), (batch, mel frames)
     output = model.encoder(input_features=mel, attention_mask=mask)
-    return loss_by_frames(
+    return sum_loss_per_frame(
         model.ctc_head(output.last_hidden_state),  # (batch, frames, units)
         output.attention_mask.sum(-1),  # (batch,)
         [example.target for example in examples],

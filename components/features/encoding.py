@@ -57,7 +57,7 @@ def encode_utterances(
     """
     lengths = [view.num_samples(utterance) for utterance in utterances]
     check_lengths(encoder, zip((utterance.id for utterance in utterances), lengths, strict=True))
-    seconds = [encoder.padded_seconds(length) for length in lengths]
+    seconds = [encoder.computed_duration_s(length) for length in lengths]
     for batch in batch_by_length(utterances, seconds, batch_seconds):
         waveforms = [view.waveform(utterance) for utterance in batch]
         yield from zip(batch, encode(encoder, waveforms, batching), strict=True)
@@ -68,7 +68,7 @@ def check_lengths(encoder: SpeechEncoder, lengths: Iterable[tuple[str, int]]) ->
     utterance id and samples at 16 kHz.
     """
     for utterance_id, num_samples in lengths:
-        if encoder.frames_of(num_samples) < 1:
+        if encoder.count_frames(num_samples) < 1:
             raise InputError(
                 f"Utterance '{utterance_id}' is shorter than one frame of the encoder: "
                 f"{num_samples} samples, {encoder.least_samples} are needed.",

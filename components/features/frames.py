@@ -114,7 +114,7 @@ class FrameSource:
         """Number of frames of an utterance in an epoch, without computing any."""
         if self.encoder is None:
             return self._stored(utterance, epoch).entry.frames
-        return self.encoder.frames_of(self._view_of(epoch).num_samples(utterance))
+        return self.encoder.count_frames(self._view_of(epoch).num_samples(utterance))
 
     def frames(
         self, utterances: Sequence[IndexedUtterance], epoch: int | None = None

@@ -12,7 +12,7 @@ from components.config.errors import InputError
 from components.config.model_sources import CopyingTraining
 from components.config.schema import non_default_fields
 from components.llm import RESULT_VERSION
-from components.model.folders.folder import checkpoint_unit
+from components.model.folders.folder import cache_checkpoint
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.hashing import data_digest
@@ -37,7 +37,7 @@ def work(stage: Stage) -> None:
         unit, inputs = _trained_llm(name, entry)
         link_files(unit, empty_folder(OUT))
     else:
-        unit, inputs = checkpoint_unit("llm", name, entry.source, RESULT_VERSION), {}
+        unit, inputs = cache_checkpoint("llm", name, entry.source, RESULT_VERSION), {}
         link_files(unit, empty_folder(OUT))
         _check_prompt(name, entry.prompt)
     write_record(

@@ -21,9 +21,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 
 from components.config.entries import Prompt
 from components.config.model_sources import CopyingTraining
-from components.model.folders.architecture import check_trained
+from components.model.folders.architecture import try_architecture
 from components.model.llms.batch import collate, interleave
-from components.model.llms.causal import target_output
+from components.model.llms.causal import predict_targets
 from components.model.llms.prompt import PromptBuilder
 from components.optim.loop import (
     LoopSettings,
@@ -97,7 +97,7 @@ def check_architecture(where: str, model_type: str, config: dict[str, Any]) -> N
     """Raises InputError, which names the catalogue entry ``where``, for an architecture that does
     not work.
     """
-    check_trained(
+    try_architecture(
         where,
         model_type,
         config,
@@ -215,7 +215,7 @@ class CopyObjective(Objective[CopyItem]):
     def batch(self, step: int) -> StepBatch[CopyItem]:
         """The tasks of a step."""
         tasks = draw_tasks(self.training, self._words, step)
-        items = [(task, self.builder.target(task.text)) for task in tasks]
+        items = [(task, self.builder.encode(task.text)) for task in tasks]
         return StepBatch(items, len(items), sum(len(ids) + 1 for _, ids in items))
 
     def loss(
@@ -227,7 +227,7 @@ class CopyObjective(Objective[CopyItem]):
         torch.manual_seed(seed_of("dropout", self.training.settings.seed, step, first_task.seed))
         speech = [speech_embeddings(embed, ids, task) for task, ids in micro_batch]
         copies = collate(self.builder, [ids for _, ids in micro_batch], speech=speech)
-        output = target_output(self.model, interleave(embed, copies, speech))
+        output = predict_targets(self.model, interleave(embed, copies, speech))
         figures = {"correct": output.num_correct, "targets": output.num_targets}
         return MicroBatchLoss(output.loss / batch.num_targets, figures)
 

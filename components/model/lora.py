@@ -1,9 +1,9 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) on any network: LLM or encoder, by the names that its
-catalogue entry gives.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) on any network: LLM or encoder, on the layers that its
+catalogue entry names.
 
-In: a network and the names of the linear layers to adapt. Out: the network itself, those layers
-replaced in place, and PEFT's wrapper around it, which saves the adapter. Cost: milliseconds, and
-rank × (inputs + outputs) values a layer.
+In: a network and the names of the linear layers to adapt. Out: the network itself, with those
+layers replaced in place, and PEFT's wrapper around it, which saves the adapter. Cost: milliseconds,
+and rank × (inputs + outputs) values a layer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import nn
 
 from components.config.errors import InputError, nearest
 
-MAX_NAMES_LISTED = 3  # names in an error; the others are counted
+MAX_NAMES_LISTED = 3  # in an error; the others are counted
 
 
-def attach(
+def add_adapter(
     network: Any,
     targets: Sequence[str],
     rank: int,
@@ -35,8 +35,8 @@ def attach(
     """PEFT's wrapper around ``network``, whose linear layers named in ``targets`` (last part of the
     name) are adapted.
 
-    All other weights are frozen. ``task`` is PEFT's name of what the network does, and stands in
-    the saved adapter. Of an encoder give ``SpeechEncoder.model``: Whisper's is the encoder half
+    All other weights are frozen. ``task`` is PEFT's name of what the network does, which the saved
+    adapter records. Of an encoder give ``SpeechEncoder.model``: Whisper's is the encoder half
     alone, and its decoder has layers of the same names. Raises InputError for a target that matches
     nothing.
     """
@@ -52,7 +52,7 @@ def attach(
         bias="none",
         task_type=task,
     )
-    with adapting():
+    with ignore_peft_warnings():
         return get_peft_model(network, config)
 
 
@@ -61,41 +61,40 @@ def adapted_layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
     nothing.
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    layer_names = {name.split(".")[-1] for name in layers}
+    endings = {name.split(".")[-1] for name in layers}
     for target in targets:
-        if target not in layer_names:
+        if target not in endings:
             raise InputError(
                 f"The LoRA target '{target}' matches no layer of {type(network).__name__}.",
                 subject=target,
-                hint=f"Set lora.targets in the catalogue entry. {nearest(target, layer_names)}",
+                hint=f"Set lora.targets in the catalogue entry. {nearest(target, endings)}",
             )
     return [name for name in layers if name.split(".")[-1] in targets]
 
 
-def write(wrapper: Any, folder: Path) -> None:
+def write_adapter(wrapper: Any, folder: Path) -> None:
     """Saves an adapter in PEFT's format, the same bytes each time."""
-    # Never the embeddings beside it: PEFT would ask a hub whether the vocabulary grew.
+    # Without the embeddings: to decide about them PEFT would ask a hub whether the vocabulary grew.
     wrapper.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a model card full of blanks
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
-    config["target_modules"] = sorted(
-        config["target_modules"]
-    )  # PEFT holds them as a set, whose order differs from run to run
+    # PEFT has them as a set, whose order differs from run to run.
+    config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
-def read(network: Any, folder: Path) -> Any:
+def read_adapter(network: Any, folder: Path) -> Any:
     """PEFT's wrapper around ``network``, adapted as ``folder`` says."""
     from peft import PeftModel
 
-    with adapting():
+    with ignore_peft_warnings():
         return PeftModel.from_pretrained(network, str(folder))
 
 
 @contextmanager
-def adapting() -> Iterator[None]:
-    """Keeps quiet that PEFT asks transformers for a name which is deprecated there."""
+def ignore_peft_warnings() -> Iterator[None]:
+    """Hides the warning that PEFT uses a deprecated name of transformers."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*"
@@ -103,34 +102,30 @@ def adapting() -> Iterator[None]:
         yield
 
 
-def check_gradients(network: nn.Module, where: str, spared: tuple[str, ...] = ()) -> None:
+def check_gradients(network: nn.Module, where: str, exempt: tuple[str, ...] = ()) -> None:
     """Raises InputError with the names of trainable parameters that a backward pass did not reach.
 
-    ``where`` opens the message; names that begin with one of ``spared`` may go without. A gradient
-    of zeros is one: the first matrix of LoRA has it at the start, where the second is zero. Cost: a
-    look at each parameter, no arithmetic.
+    The message starts with ``where``; names that start with one of ``exempt`` may have no gradient.
+    A gradient of zeros is one: the first matrix of LoRA has it at the start, where the second is
+    zero. Cost: a look at each parameter, no arithmetic.
     """
-    without_gradient = [
+    missing = [
         name
         for name, parameter in network.named_parameters()
-        if parameter.requires_grad and parameter.grad is None and not name.startswith(spared)
+        if parameter.requires_grad and parameter.grad is None and not name.startswith(exempt)
     ]
-    if not without_gradient:
+    if not missing:
         return
-    listed = ", ".join(f"'{name}'" for name in without_gradient[:MAX_NAMES_LISTED]) + (
-        f" and {len(without_gradient) - MAX_NAMES_LISTED} more"
-        if len(without_gradient) > MAX_NAMES_LISTED
-        else ""
-    )
-    hint = (
-        "Set lora.targets in the catalogue entry to layers that the network calls: of "
-        "some it reads the weights alone, "
-    )
-    hint += "as of WavLM's attention (there intermediate_dense and output_dense are called)."
+    names = ", ".join(f"'{name}'" for name in missing[:MAX_NAMES_LISTED])
+    if len(missing) > MAX_NAMES_LISTED:
+        names += f" and {len(missing) - MAX_NAMES_LISTED} more"
+    hint = "Name them in the stage's freeze: the loss does not depend on them."
+    if any("lora_" in name for name in missing):
+        hint = (
+            "Set lora.targets in the catalogue entry to layers that the network calls: of some it "
+            "reads the weights alone, as of WavLM's attention (there intermediate_dense and "
+            "output_dense are called)."
+        )
     raise InputError(
-        f"{where}: to be tuned, but without a gradient: {listed}.",
-        subject=without_gradient[0],
-        hint=hint
-        if any("lora_" in name for name in without_gradient)
-        else "Name them in the stage's freeze: what is computed does not hang on them.",
+        f"{where}: to be tuned, but without a gradient: {names}.", subject=missing[0], hint=hint
     )

@@ -118,7 +118,7 @@ def write_trained(model: SpeechLLM, folder: Path, *, is_writer: bool) -> None:
         if own:
             save_file(own, folder / f"{side}.safetensors")
         if side in model.lora_wrappers:
-            lora.write(model.lora_wrappers[side], folder / adapter)
+            lora.write_adapter(model.lora_wrappers[side], folder / adapter)
     config = json.dumps(non_default_fields(model.config), indent=1, sort_keys=True)
     (folder / CONFIG).write_text(config + "\n")
 
@@ -139,7 +139,9 @@ def read_trained(model: SpeechLLM, folder: Path) -> None:
         if (folder / f"{side}.safetensors").is_file():
             _copy_tuned(model, side, folder / f"{side}.safetensors")
         if (folder / adapter).is_dir():
-            model.lora_wrappers[side] = lora.read(model.base_network(side), folder / adapter)
+            model.lora_wrappers[side] = lora.read_adapter(
+                model.base_network(side), folder / adapter
+            )
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""SpecAugment (Park et al. 2019, arXiv 1904.08779) on whatever stands for time × width: log-mel or
-an encoder's frames.
+"""SpecAugment (Park et al. 2019, arXiv 1904.08779) on anything of time × width: log-mel or an
+encoder's frames.
 
 In: one utterance, settings, a seed. Out: a copy with stretches of time and of width set to zero.
 Cost: that of the copy.
@@ -14,7 +14,9 @@ from components.config.augment import SpecAugment
 
 
 def mask_frames(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
-    """Frames with stretches of time and of width set to zero; shape (frames, width)."""
+    """(frames, width) → the same with stretches of time and of width set to zero, drawn from
+    ``seed``.
+    """
     if not settings.enabled:
         return frames
     random = np.random.default_rng(seed)

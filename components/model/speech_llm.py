@@ -22,7 +22,7 @@ from components.model.bridges.registry import build_projector
 from components.model.encoders.ctc_head import read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.batch import LlmInputs, SpeechBatch, SpeechOutput, interleave
-from components.model.llms.causal import load_llm, target_output
+from components.model.llms.causal import load_llm, predict_targets
 from components.model.llms.prompt import PromptBuilder
 from components.model.matching import MatchingHead, MatchingWeights, mean_square
 from components.model.model_folder import (
@@ -69,7 +69,7 @@ class SpeechLLM(nn.Module):
         """
         speech = self.project(batch)  # B of (speech tokens, H)
         inputs = self.embed(batch, speech)  # (B, T, H)
-        output = target_output(self.llm, inputs)  # logits (N, vocabulary)
+        output = predict_targets(self.llm, inputs)  # logits (N, vocabulary)
         if matching is None or not (matching.mse or matching.cosine):
             return output
         texts = [self._embed_text(ids[:-1], speech[0].dtype) for ids in batch.labels or ()]
@@ -86,7 +86,8 @@ class SpeechLLM(nn.Module):
 
     def _embed_text(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Embeddings of a transcript, (tokens,) → (tokens, H)."""
-        return self.llm.get_input_embeddings()(ids.to(self.device)).to(dtype)
+        embeddings: torch.Tensor = self.llm.get_input_embeddings()(ids.to(self.device))
+        return embeddings.to(dtype)
 
     @property
     def device(self) -> torch.device:
@@ -117,7 +118,7 @@ class SpeechLLM(nn.Module):
         target that matches nothing.
         """
         task = "CAUSAL_LM" if side == "llm" else None
-        self.lora_wrappers[side] = lora.attach(
+        self.lora_wrappers[side] = lora.add_adapter(
             self.base_network(side), targets, rank, alpha, dropout, seed, task
         )
 

@@ -1,10 +1,10 @@
 """What of a joined model is tuned: parts, patterns that freeze some of their parameters, and the
 table of all parameters.
 
-A parameter goes by a plain name, ``llm.model.layers.0.self_attn.q_proj.lora_A.weight``: the
-network's own, without what PEFT puts between. In: names, and the parts and patterns of a curriculum
-stage. Out: the names to be tuned by part, and the rows of ``parameters.json``. Cost: milliseconds;
-nothing is computed.
+A parameter has a plain name, ``llm.model.layers.0.self_attn.q_proj.lora_A.weight``: the network's
+own, without what PEFT inserts. In: names, and the parts and patterns of a curriculum stage. Out:
+the names to be tuned by part, and the rows of ``parameters.json``. Cost: milliseconds; nothing is
+computed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from components.config.errors import InputError
 
-NEAR = 3  # names in an error
-NAMES = {
+NUM_SUGGESTIONS = 3  # names in an error
+MODULE_TITLES = {
     "encoder": "encoder",
     "encoder-lora": "encoder LoRA",
     "projector": "projector",
@@ -29,14 +29,14 @@ NAMES = {
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter without what PEFT puts between: that of a layer which is adapted
-    stays as it was.
+    """The name of a parameter without what PEFT inserts, so that adapting a layer does not change
+    it.
     """
     return name.replace(".base_layer.", ".").replace(".default.", ".")
 
 
 def module_of(name: str) -> str:
-    """Which of ``NAMES`` a parameter belongs to."""
+    """Which of ``MODULE_TITLES`` a parameter belongs to."""
     side = name.partition(".")[0]
     if "lora_" in name:
         return {"llm": "lora", "encoder": "encoder-lora"}[side]
@@ -44,8 +44,8 @@ def module_of(name: str) -> str:
 
 
 def part_of(name: str) -> str:
-    """The part of a curriculum's ``tune`` that a parameter is tuned with: the matching head goes
-    with the projector.
+    """The part of a curriculum's ``tune`` that a parameter is tuned with: the matching head is
+    tuned with the projector.
     """
     return module_of(name).replace("matching", "projector")
 
@@ -53,11 +53,11 @@ def part_of(name: str) -> str:
 def select_parameters(
     names: Iterable[str], parts: Sequence[str], freeze: Sequence[str], where: str = "train"
 ) -> dict[str, list[str]]:
-    """The plain ``names`` that ``parts`` tune, by part, but for those that a pattern of ``freeze``
+    """The plain ``names`` that ``parts`` tune, by part, without those that a pattern of ``freeze``
     (of fnmatch) matches.
 
-    Raises InputError, which ``where`` opens, for a part that is not there, for a pattern that
-    matches nothing of them, with the nearest names, and where a part is left nothing.
+    Raises InputError, which starts with ``where``, for a part that the model does not have, for a
+    pattern that matches no name, with the nearest names, and for a part without any name.
     """
     chosen = [name for name in names if part_of(name) in parts]
     for part in parts:
@@ -69,7 +69,7 @@ def select_parameters(
             )
     for pattern in freeze:
         if not any(fnmatchcase(name, pattern) for name in chosen):
-            near = difflib.get_close_matches(pattern, chosen, n=NEAR, cutoff=0.0)
+            near = difflib.get_close_matches(pattern, chosen, n=NUM_SUGGESTIONS, cutoff=0.0)
             raise InputError(
                 f"{where}: the pattern '{pattern}' of freeze matches nothing that is tuned.",
                 subject=pattern,
@@ -91,26 +91,24 @@ def select_parameters(
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """Parameters of a module, and how many of them are trained; ``layers`` stand for so many
-    modules of equal rows.
-    """
+    """Parameters of a module, a row of ``parameters.json``."""
 
-    part: str
+    part: str  # of MODULE_TITLES
     module: str
     parameters: int
-    trained: int
+    trained: int  # how many of them
     dtype: str
-    layers: int = 1
+    layers: int = 1  # modules of equal rows, added up in this one
 
 
 def parameter_table(parameters: Mapping[str, Any]) -> list[ParameterRow]:
-    """The rows of parameters by plain name, in their order: modules down to the numbered layer,
-    equal neighbours as one row.
+    """The rows of parameters by plain name, in the order of ``MODULE_TITLES``: modules down to the
+    numbered layer, equal neighbours as one row.
     """
     rows: dict[tuple[str, str], ParameterRow] = {}
     for name, parameter in parameters.items():
         part, module, dtype = (
-            NAMES[module_of(name)],
+            MODULE_TITLES[module_of(name)],
             _module(name),
             str(parameter.dtype).removeprefix("torch."),
         )
@@ -122,7 +120,7 @@ def parameter_table(parameters: Mapping[str, Any]) -> list[ParameterRow]:
             trained=row.trained + size * parameter.requires_grad,
             dtype=", ".join(sorted({*row.dtype.split(", "), dtype})),
         )
-    order = list(NAMES.values())
+    order = list(MODULE_TITLES.values())
     return list(_merge_layers(sorted(rows.values(), key=lambda row: order.index(row.part))))
 
 
@@ -131,8 +129,8 @@ def _module(name: str) -> str:
     names at most.
     """
     steps = name.split(".")
-    number = next((index for index, step in enumerate(steps) if step.isdecimal()), None)
-    return ".".join(steps[: number + 1] if number is not None else steps[:-1][:4])
+    layer_index = next((index for index, step in enumerate(steps) if step.isdecimal()), None)
+    return ".".join(steps[: layer_index + 1] if layer_index is not None else steps[:-1][:4])
 
 
 def _merge_layers(rows: Iterable[ParameterRow]) -> Iterator[ParameterRow]:
@@ -141,7 +139,7 @@ def _merge_layers(rows: Iterable[ParameterRow]) -> Iterator[ParameterRow]:
     """
     pending: list[ParameterRow] = []
     for row in rows:
-        if pending and not _is_alike(pending[-1], row):
+        if pending and not _has_equal_layer(pending[-1], row):
             yield _add_rows(pending)
             pending = []
         pending.append(row)
@@ -149,7 +147,8 @@ def _merge_layers(rows: Iterable[ParameterRow]) -> Iterator[ParameterRow]:
         yield _add_rows(pending)
 
 
-def _is_alike(one: ParameterRow, other: ParameterRow) -> bool:
+def _has_equal_layer(one: ParameterRow, other: ParameterRow) -> bool:
+    """Whether two rows are layers of one list with the same figures."""
     stems = [row.module.rpartition(".") for row in (one, other)]
     return all(end.isdecimal() for _, _, end in stems) and replace(
         one, module=stems[0][0]
@@ -157,6 +156,7 @@ def _is_alike(one: ParameterRow, other: ParameterRow) -> bool:
 
 
 def _add_rows(rows: Sequence[ParameterRow]) -> ParameterRow:
+    """One row for equal layers of one list."""
     first, last = rows[0], rows[-1]
     if len(rows) == 1:
         return first

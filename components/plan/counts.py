@@ -22,7 +22,7 @@ from components.config.projector import Projector
 from components.encoder.qwen_audio import whisper_shape
 from components.model.bridges.registry import build_projector
 from components.model.encoders.registry import FAMILIES, family_of
-from components.model.folders.architecture import network_of, parameters
+from components.model.folders.architecture import build_network, count_parameters
 from components.model.matching import MatchingHead
 from components.optim.sharding import decoder_layers
 from components.plan.sizes import (
@@ -48,9 +48,9 @@ def count_encoder(where: str, shape: dict[str, Any], padding: str) -> EncoderCou
     if shape.get("model_type") == "qwen" and "audio" in shape:
         shape = _whisper(shape)
     family = family_of(shape.get("model_type", ""), where)
-    network = network_of(shape)
+    network = build_network(shape)
     layers = layer_sizes(family.loaded_part(network), family.encoder_of(network))
-    return EncoderCounts(size_of(network, padding), layers, parameters(network))
+    return EncoderCounts(size_of(network, padding), layers, count_parameters(network))
 
 
 def _whisper(shape: dict[str, Any]) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def size_of(network: Any, padding: str) -> EncoderSize:
     traits = family.describe(network.config, padding=padding)
     decoder = family.decoder_of(network)
     return EncoderSize(
-        num_parameters=parameters(family.encoder_of(network)),
+        num_parameters=count_parameters(family.encoder_of(network)),
         traits=traits,
         token_rate=traits.positions_per_frame * traits.frame_rate,
         has_ctc=type(network).__name__.endswith("ForCTC"),
-        decoder_parameters=0 if decoder is None else parameters(decoder),
+        decoder_parameters=0 if decoder is None else count_parameters(decoder),
     )
 
 
@@ -83,18 +83,18 @@ def count_llm(shape: dict[str, Any]) -> LlmCounts:
     """The causal LLM of the keys of a ``config.json``; raises InputError for a shape that makes no
     network.
     """
-    network = network_of(shape, causal=True)
+    network = build_network(shape, causal=True)
     config = network.config
     heads = int(config.num_attention_heads)
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     arguments = inspect.signature(network.base_model.forward).parameters
     size = LlmSize(
-        num_parameters=parameters(network),
+        num_parameters=count_parameters(network),
         width=int(config.hidden_size),
         num_layers=int(config.num_hidden_layers),
         vocabulary_size=int(config.vocab_size),
         kv_width=2 * int(getattr(config, "num_key_value_heads", None) or heads) * head_width,
-        layer_parameters=parameters(decoder_layers(network.base_model)),
+        layer_parameters=count_parameters(decoder_layers(network.base_model)),
         has_position_ids="position_ids" in arguments,
     )
     return LlmCounts(size, layer_sizes(network))
@@ -111,7 +111,7 @@ def count_bridge(
         matching = MatchingHead(llm_width)
     return BridgeSize(
         float(bridge.stride),
-        tuple(bridge.tokens_of(max(1, num_frames)) for num_frames in range(most_frames + 1)),
+        tuple(bridge.count_tokens(max(1, num_frames)) for num_frames in range(most_frames + 1)),
         layer_sizes(bridge).parameters,
         layer_sizes(matching).parameters,
     )

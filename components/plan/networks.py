@@ -208,7 +208,8 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
     if source.kind == "folder":
         path = models_root() / source.folder / "config.json"
     else:
-        from components.model.folders.hub import HubEntry, fetch
+        from components.model.folders.hub import fetch
+        from components.model.folders.hub_entry import HubEntry
 
         catalogue.check_pinned(kind, name.partition(".")[0])
         path = fetch(HubEntry(kind, name, replace(source, files=["config.json"])))["config.json"]

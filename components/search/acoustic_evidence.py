@@ -130,7 +130,7 @@ class CtcEvidence:
         Units that the head lacks are left out of the text. The result is minus infinity for a text
         that has more units than there are frames.
         """
-        target = self._head.encode_known(text)
+        target = self._head.encode_in_vocabulary(text)
         if not target:
             return self._log_all_blank if not letters(text) else IMPOSSIBLE
         lengths = (torch.tensor([len(self._scores)]), torch.tensor([len(target)]))
@@ -197,7 +197,7 @@ def ctc_evidence(
     """Evidence of utterances from the CTC head of their encoder and their last-layer frames, each
     (frames, width). ``decode_tokens`` turns tokens of the LLM into text.
     """
-    head, ctc_texts = CtcHead(encoder), encoder.ctc_text(frames)
+    head, ctc_texts = CtcHead(encoder), encoder.decode_ctc(frames)
     cached_decode = lru_cache(maxsize=100_000)(decode_tokens)
     return [
         CtcEvidence(scores.cpu(), ctc_text, head, cached_decode)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import CtcHead, frames_needed
+from components.model.encoders.ctc import CtcHead, count_min_frames
 from components.text.joining import Word, estimate_word_times
 
 
@@ -41,7 +41,7 @@ def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[U
     if not target:
         return []
     num_frames = len(scores)
-    if num_frames < frames_needed(target):
+    if num_frames < count_min_frames(target):
         return None
     units = np.full(2 * len(target) + 1, blank)  # of the states: blank, unit, blank, …, blank
     units[1::2] = target
@@ -79,7 +79,7 @@ class Aligner:
 
     def __init__(self, encoder: Any) -> None:
         self.head = CtcHead(encoder)
-        self._output_layer, self._frame_rate = encoder.head, encoder.rate
+        self._output_layer, self._frame_rate = encoder.head, encoder.frame_rate
         self._delimiter = self._read_delimiter()
 
     @torch.inference_mode()
@@ -90,7 +90,8 @@ class Aligner:
         encoder = self.head.encoder
         batch = frames.to(encoder.device, encoder.dtype)[None]  # (1, frames, width)
         logits = self._output_layer(batch)[0].float()  # (frames, units)
-        return logits.log_softmax(-1).cpu().numpy()
+        scores: np.ndarray = logits.log_softmax(-1).cpu().numpy()
+        return scores
 
     def __call__(self, frames: torch.Tensor, text: str) -> list[Word]:
         """The words of a text, in seconds from the first frame.
@@ -99,7 +100,7 @@ class Aligner:
         have no score.
         """
         words = text.split()
-        units = [self.head.encode_known(word) for word in words]
+        units = [self.head.encode_in_vocabulary(word) for word in words]
         target, ranges = self._target(units)
         duration_s = len(frames) / self._frame_rate
         spans = viterbi(self.log_probabilities(frames), target, self.head.blank)
@@ -115,7 +116,7 @@ class Aligner:
         """The units between two words: one for a head of letters, none for subwords, which mark the
         beginning of a word.
         """
-        one, two = self.head.encode_known("a"), self.head.encode_known("a a")
+        one, two = self.head.encode_in_vocabulary("a"), self.head.encode_in_vocabulary("a a")
         return two[len(one) : len(two) - len(one)]
 
     def _target(self, units: Sequence[Sequence[int]]) -> tuple[list[int], list[range]]:

@@ -104,7 +104,7 @@ def _generate(
     )
     device = inputs.embeddings.device
     processors = logits_processors(
-        constraints, durations_s, evidence, eos, model.builder.special, device
+        constraints, durations_s, evidence, eos, model.builder.special_ids, device
     )
     with warnings.catch_warnings():
         # The warning says that no-repeat counts new tokens only, which is intended.
@@ -183,7 +183,7 @@ def _score_texts(
         tokens = [texts[index][rank] for index in utterances]
         scores = _log_probabilities(model, [speech[index] for index in utterances], tokens)
         for index, ids, score in zip(utterances, tokens, scores, strict=True):
-            scored[index].append(Hypothesis(model.builder.text(ids), ids, score))
+            scored[index].append(Hypothesis(model.builder.decode(ids), ids, score))
     return scored
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from components.config.params import ConstraintSet
 from components.search.acoustic_evidence import Evidence, PrefixState
@@ -37,7 +37,7 @@ GREEDY = ConstraintSet(
 )
 
 
-class TokenLimits(LogitsProcessor):
+class TokenLimits:
     """Forbids the end of sequence before ``min_tokens`` new tokens, unless nothing else is allowed,
     and everything else after ``max_tokens``, for each utterance.
     """
@@ -64,7 +64,7 @@ class TokenLimits(LogitsProcessor):
         return scores
 
 
-class LogProbabilities(LogitsProcessor):
+class LogProbabilities:
     """Turns logits into log-probabilities, which beam search passes on and greedy search does
     not.
     """
@@ -74,7 +74,7 @@ class LogProbabilities(LogitsProcessor):
         return scores.log_softmax(-1)
 
 
-class LikelyEnd(LogitsProcessor):
+class LikelyEnd:
     """Forbids an end of sequence whose log-probability is not above ``threshold`` times that of the
     likeliest other token (Hannun et al., arXiv 1904.02619), if another token is allowed.
     """
@@ -92,7 +92,7 @@ class LikelyEnd(LogitsProcessor):
         return scores
 
 
-class AcousticAgreementProcessor(LogitsProcessor):
+class AcousticAgreementProcessor:
     """Forbids tokens after which a text would have more than ``max_unsupported`` units in a row
     that the audio does not support.
 

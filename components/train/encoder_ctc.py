@@ -14,7 +14,7 @@ import torch
 
 from components.config.errors import InputError
 from components.features.frames import FrameSource
-from components.model.encoders.ctc import CtcHead, frames_needed
+from components.model.encoders.ctc import CtcHead, count_min_frames
 from components.shards.reader import IndexedUtterance
 
 
@@ -34,7 +34,7 @@ class EncoderCtcLoss:
             target = self.head.encode(utterance.text)
             if target is None:
                 without_units.append(utterance.id)
-            elif frames_needed(target) > source.num_frames(utterance):
+            elif count_min_frames(target) > source.num_frames(utterance):
                 too_long.append(utterance.id)
             else:
                 self.targets[utterance.id] = target

@@ -61,7 +61,7 @@ class ForwardPass:
     def __post_init__(self) -> None:
         vocabulary_size = self.model.llm.get_input_embeddings().num_embeddings
         self._replacements = (
-            [token for token in self.model.builder.plain_tokens() if token < vocabulary_size]
+            [token for token in self.model.builder.list_plain_tokens() if token < vocabulary_size]
             if self.settings.text_mask
             else []
         )
@@ -87,7 +87,7 @@ class ForwardPass:
 
     def count_targets(self, examples: Sequence[TrainingExample]) -> int:
         """Tokens that the examples of a step are trained on, ends of sequence included."""
-        target = self.model.builder.target
+        target = self.model.builder.encode
         return sum(len(target(self.transcript(example))) + 1 for example in examples)
 
     def loss(
@@ -132,7 +132,7 @@ class ForwardPass:
     def _batch(
         self, examples: list[TrainingExample], frames: list[torch.Tensor], step: int, epoch: int
     ) -> SpeechBatch:
-        targets = [self.model.builder.target(self.transcript(example)) for example in examples]
+        targets = [self.model.builder.encode(self.transcript(example)) for example in examples]
         return collate(
             self.model.builder,
             targets,
@@ -216,9 +216,9 @@ class TokenCounter:
         frames = sum(source.num_frames(part, epoch) for part in recordings_of(utterance))
         prompt = len(self._builder.before) + len(self._builder.after)
         text = self._count_transcript(utterance.text if is_speech else "")
-        return prompt + text + self._projector.tokens_of(frames)
+        return prompt + text + self._projector.count_tokens(frames)
 
     def _count_transcript(self, text: str) -> int:
         if text not in self._transcript_tokens:
-            self._transcript_tokens[text] = len(self._builder.target(text)) + 1
+            self._transcript_tokens[text] = len(self._builder.encode(text)) + 1
         return self._transcript_tokens[text]

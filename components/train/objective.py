@@ -137,7 +137,7 @@ class StageObjective(Objective[TrainingExample]):
         """Raises InputError where something that the stage tunes has no gradient."""
         # The matching head has none where its loss has no weight.
         check_gradients(
-            self.context.model, f"train, stage '{self.context.stage.name}'", spared=("matching.",)
+            self.context.model, f"train, stage '{self.context.stage.name}'", exempt=("matching.",)
         )
 
     def after_step(self, step: int, batch: StepBatch[TrainingExample], result: StepResult) -> str:

@@ -26,7 +26,7 @@ from components.config.projector import Projector, ReleasedWeights
 from components.config.schema import non_default_fields
 from components.model.bridges.registry import build_projector
 from components.model.encoders.registry import read_traits
-from components.model.folders.conversion import convert
+from components.model.folders.conversion import convert_weights
 from components.model.model_folder import CONFIG, ModelConfig, folder_digest
 from components.runtime.settings import models_root
 
@@ -87,7 +87,7 @@ def convert_released(source: ReleasedBridge, folder: Path) -> None:
 def _checked(source: ReleasedBridge, config: ModelConfig) -> dict[str, torch.Tensor]:
     """The tensors of the projector under the names of this project, in fp32."""
     with TemporaryDirectory() as scratch:
-        convert(source.file, Path(scratch) / "plain.safetensors", str(source.file))
+        convert_weights(source.file, Path(scratch) / "plain.safetensors", str(source.file))
         file_tensors = load_file(Path(scratch) / "plain.safetensors")
     foreign = sorted(name for name in file_tensors if not name.startswith(PREFIX))
     if foreign:

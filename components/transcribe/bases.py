@@ -18,7 +18,7 @@ from components.config.errors import InputError
 from components.config.model_sources import EncoderSource, LlmSource
 from components.config.schema import STRICT
 from components.encoder.build import build_folder
-from components.model.folders.folder import checkpoint_unit
+from components.model.folders.folder import cache_checkpoint
 from components.runtime.artifact import write_record
 from components.runtime.hashing import data_digest
 from components.runtime.settings import models_root, setting
@@ -126,6 +126,6 @@ def _link_source(stage: str, name: str, source: Any, folder: Path) -> dict[str, 
     """Links the files of a source into a folder; returns their digests by name."""
     if stage == "encoder":
         return build_folder(name, source, folder)[0]
-    unit = checkpoint_unit("llm", name, source, llm.RESULT_VERSION)
+    unit = cache_checkpoint("llm", name, source, llm.RESULT_VERSION)
     link_files(unit, folder)
     return unit_digests(unit)

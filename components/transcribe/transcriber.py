@@ -202,7 +202,7 @@ class Transcriber:
     ) -> None:
         """Transcribes all segments of the pool and empties it."""
         pending = [(state, segment) for state, segment in pool if not state.failure]
-        seconds = [self.encoder.padded_seconds(len(segment.samples)) for _, segment in pending]
+        seconds = [self.encoder.computed_duration_s(len(segment.samples)) for _, segment in pending]
         for batch in batch_by_length(pending, seconds, self.batch_seconds):
             results = self._transcribe_batch([segment for _, segment in batch])
             for (state, segment), result in zip(batch, results, strict=True):
@@ -227,7 +227,7 @@ class Transcriber:
         indices = [
             index
             for index, segment in enumerate(batch)
-            if self.encoder.frames_of(len(segment.samples)) > 0
+            if self.encoder.count_frames(len(segment.samples)) > 0
         ]
         frames: dict[int, torch.Tensor] = {}
         encoded = self._encode([batch[index].samples for index in indices])

@@ -89,7 +89,7 @@ def test_a_training_step_trains_the_bridge_alone_and_counts_by_the_formula(tmp_p
     # end; the matrix of 320 words.
     body, head = 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32, 320 * 32
     projector = 40 * 2048 + 2048 + 2048 * 32 + 32
-    target = len(model.builder.target(networks.TEXT)) + 1
+    target = len(model.builder.encode(networks.TEXT)) + 1
     prompt = len(model.builder.before) + len(model.builder.after)
     operations = 3 * (4 * (body * (prompt + 20 + target) + head * target) + 6 * projector * 20)
     assert row["operations"] == operations

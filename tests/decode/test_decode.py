@@ -143,7 +143,7 @@ def test_a_hypothesis_does_not_depend_on_its_batch() -> None:
                 row = decoded[system, item.id]
                 assert (row.text, row.tokens) == (expected.text, expected.tokens)
                 assert row.score == pytest.approx(expected.score, rel=1e-4)
-            assert decoded["ctc", item.id].text == encoder.ctc_text(frames)[0]
+            assert decoded["ctc", item.id].text == encoder.decode_ctc(frames)[0]
 
 
 def test_a_decoder_loads_the_llm_only_when_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_a_set_that_needs_acoustic_evidence_has_it_from_ctc(decoded: list[tuple[
     )
     for item in source.utterances:
         frames = source.frames([item])
-        evidence = ctc_evidence(encoder, frames, model.builder.text)
+        evidence = ctc_evidence(encoder, frames, model.builder.decode)
         (expected,) = search(
             model, frames, [item.duration_s], read_params().decode.sets["bound"], evidence
         )

@@ -21,7 +21,7 @@ from components.config.model_sources import EncoderSource
 from components.config.params import read_params
 from components.config.schema import parse_as
 from components.encoder.qwen_audio import whisper_shape
-from components.model.folders.architecture import network_of, parameters
+from components.model.folders.architecture import build_network, count_parameters
 from components.model.folders.folder import DTYPE
 from tests.conftest import REPOSITORY
 
@@ -127,7 +127,7 @@ def encoder_of(source: EncoderSource) -> Any:
     if "audio" in source.shape:
         with torch.device("meta"):
             return WhisperEncoder(WhisperConfig(**whisper_shape(source.shape["audio"])))
-    network = network_of(source.shape)
+    network = build_network(source.shape)
     return network.get_encoder() if source.shape["model_type"] == "whisper" else network
 
 
@@ -174,7 +174,7 @@ def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
     assert (encoder.config.hidden_size, encoder.config.num_hidden_layers) == (width, layers)
     # Whisper's positions are not trained.
     fixed = 1500 * width if encoder.config.model_type == "whisper" else 0
-    assert parameters(encoder) - fixed == pytest.approx(millions * 1e6, rel=0.02)
+    assert count_parameters(encoder) - fixed == pytest.approx(millions * 1e6, rel=0.02)
     assert source.shape.get("torch_dtype") in BYTES
     with_head = {catalogue.encoder(name).source.repo for name in WITH_CTC}
     assert (repo in with_head) == any(
@@ -185,7 +185,7 @@ def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
 @pytest.mark.parametrize("repo", WEIGHTS)
 def test_the_shape_has_the_size_of_the_published_weights(repo: str) -> None:
     shape = hub_sources()[repo].shape
-    assert parameters(network_of(shape)) * BYTES[shape["torch_dtype"]] == pytest.approx(
+    assert count_parameters(build_network(shape)) * BYTES[shape["torch_dtype"]] == pytest.approx(
         WEIGHTS[repo], rel=1e-3
     )
 

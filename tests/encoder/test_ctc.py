@@ -121,7 +121,7 @@ def test_the_folder_is_read_by_the_auto_classes(world: Path, tmp_path: Path) -> 
     encoder = SpeechEncoder(tmp_path / "out")
     frames = encoder([read_audio(utterance) for utterance in list_utterances(SHARDS / "dev")])
     assert all(torch.isfinite(utterance_frames).all() for utterance_frames in frames)
-    assert len(encoder.ctc_text(frames)) == len(frames)
+    assert len(encoder.decode_ctc(frames)) == len(frames)
     assert not [
         path
         for path in (tmp_path / "out").iterdir()
@@ -142,14 +142,14 @@ def test_the_trained_model_transcribes_its_training_data(world: Path, tmp_path: 
         ),
     )
     encoder, utterances = SpeechEncoder(tmp_path / "out"), list_utterances(SHARDS / "train")
-    texts = encoder.ctc_text(encoder([read_audio(utterance) for utterance in utterances]))
+    texts = encoder.decode_ctc(encoder([read_audio(utterance) for utterance in utterances]))
     assert (
         sum(text == utterance.text for text, utterance in zip(texts, utterances, strict=True))
         >= len(utterances) / 2
     )
     silence = list_utterances(SHARDS / "nonspeech-train")
     assert (
-        sum(map(len, encoder.ctc_text(encoder([read_audio(utterance) for utterance in silence]))))
+        sum(map(len, encoder.decode_ctc(encoder([read_audio(utterance) for utterance in silence]))))
         <= 8
     )
 
@@ -191,7 +191,7 @@ def test_subwords_are_possible_where_characters_are_not(world: Path, tmp_path: P
     assert [len(item) for item in frames] == [
         pytest.approx(utterance.duration_s * 12.5, abs=1) for utterance in utterances
     ]
-    assert len(encoder.ctc_text(frames)) == len(frames)
+    assert len(encoder.decode_ctc(frames)) == len(frames)
     units = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert encoder.model.config.vocab_size == len(units) == 60
     assert not [

@@ -46,7 +46,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_an_encoder_features_are_log_mel(world: Path) -> None:
     encoder = built_encoder({"kind": "fbank", "config": {"feature_size": 80}})
-    assert (encoder.width, encoder.rate, encoder.has_ctc) == (80, 100, False)
+    assert (encoder.width, encoder.frame_rate, encoder.has_ctc) == (80, 100, False)
     tones.run("features", "dev")
     for utterance in list_utterances(Path("data/features/dev")):
         frames = read_frames(utterance).astype("float32")
@@ -74,7 +74,7 @@ def test_joined_encoders_are_one_folder(world: Path, local: Path) -> None:
         "events": {"kind": "folder", "folder": "ast"},
     }
     encoder = built_encoder({"kind": "joined", "parts": folders})
-    assert (encoder.width, encoder.rate) == (64, 50)
+    assert (encoder.width, encoder.frame_rate) == (64, 50)
     sound = [read_audio(utterance) for utterance in list_utterances(Path("data/shards/dev"))]
     for frames, speech in zip(encoder(sound), SpeechEncoder(local / "whisper")(sound), strict=True):
         assert torch.equal(frames[:, :32], speech)
@@ -152,7 +152,7 @@ def test_the_encoder_of_a_qwen_audio_is_extracted(world: Path, local: Path) -> N
     }
     (local / "qwen/config.json").write_text(json.dumps(config))
     encoder = built_encoder({"kind": "folder", "folder": "qwen"})
-    assert (encoder.width, encoder.rate, encoder.has_ctc) == (32, 50, False)
+    assert (encoder.width, encoder.frame_rate, encoder.has_ctc) == (32, 50, False)
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(encoder.model.state_dict()[name], tensor.bfloat16().float())
     (local / "qwen/config.json").write_text(

@@ -11,7 +11,7 @@ from torch import nn
 
 from components.config import catalogue
 from components.config.entries import LlmEntry
-from components.model.folders.architecture import network_of, parameters
+from components.model.folders.architecture import build_network, count_parameters
 from tests.conftest import REPOSITORY
 
 # Width, layers, millions of parameters. LLaMA: arXiv 2302.13971, table 2, and 2307.09288 for its
@@ -54,7 +54,7 @@ def real() -> dict[str, LlmEntry]:
 
 @cache
 def network(name: str) -> nn.Module:
-    return network_of(real()[name].source.shape, causal=True)
+    return build_network(real()[name].source.shape, causal=True)
 
 
 @pytest.mark.parametrize("name", real())
@@ -63,7 +63,7 @@ def test_the_shape_is_that_of_the_published_checkpoint(name: str) -> None:
     width, layers, millions = PUBLISHED[source.repo]
     config = network(name).config
     assert (config.hidden_size, config.num_hidden_layers) == (width, layers)
-    assert parameters(network(name)) == pytest.approx(millions * 1e6, rel=0.02)
+    assert count_parameters(network(name)) == pytest.approx(millions * 1e6, rel=0.02)
     assert source.shape.get("torch_dtype") in STORED
     assert not source.gigabytes, "its weights are all that is fetched"
 

@@ -80,7 +80,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
     family: str, config: dict[str, Any], call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copying.train(Ranks(), training_in(tmp_path / "undisturbed", family, config))
-    original, countdown = copying.target_output, [call]
+    original, countdown = copying.predict_targets, [call]
 
     def die(*arguments: Any) -> Any:
         countdown[0] -= 1
@@ -88,7 +88,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
             raise Killed
         return original(*arguments)
 
-    monkeypatch.setattr(copying, "target_output", die)
+    monkeypatch.setattr(copying, "predict_targets", die)
     with pytest.raises(Killed):
         copying.train(Ranks(), training_in(tmp_path / "killed", family, config))
     torch.manual_seed(99)
@@ -191,14 +191,14 @@ def test_a_clean_task_is_its_embeddings_and_a_corrupted_one_is_not() -> None:
 
 def test_copying_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
-    original = copying.target_output
+    original = copying.predict_targets
 
     def note_share(*arguments: Any) -> Any:
         output = original(*arguments)
         shares.append(output.num_correct / output.num_targets)
         return output
 
-    monkeypatch.setattr(copying, "target_output", note_share)
+    monkeypatch.setattr(copying, "predict_targets", note_share)
     copying.train(
         Ranks(), training_in(tmp_path / "out", steps=60, clean_share=1.0, noise_share=0.0)
     )

@@ -99,9 +99,9 @@ def test_every_length_has_the_frames_of_its_arithmetic(
 ) -> None:
     """At both edges of each number of frames, which leaves no length out."""
     encoder, known = SpeechEncoder(folders[family]), list(steps(family))
-    assert [(encoder.frames_of(samples), samples) for _, samples in known] == known
-    assert len({frames for frames, _ in known}) == pytest.approx(40 * encoder.rate, abs=2)
-    assert not any(encoder.frames_of(samples) for samples in range(LEAST[family]))
+    assert [(encoder.count_frames(samples), samples) for _, samples in known] == known
+    assert len({frames for frames, _ in known}) == pytest.approx(40 * encoder.frame_rate, abs=2)
+    assert not any(encoder.count_frames(samples) for samples in range(LEAST[family]))
 
 
 @pytest.mark.parametrize("family", [*WAVEFORM, "parakeet"])
@@ -128,10 +128,10 @@ def test_as_many_frames_come_as_are_told_before(
 ) -> None:
     encoder = SpeechEncoder(folders[family], padding=padding)
     for samples in lengths(family):
-        told, frames = encoder.frames_of(samples), encoder([wave(samples)])[0]
+        told, frames = encoder.count_frames(samples), encoder([wave(samples)])[0]
         assert frames.shape == (told, encoder.width), samples
         assert told >= 1
-        assert told == pytest.approx(samples / RATE * encoder.rate, abs=1.25)
+        assert told == pytest.approx(samples / RATE * encoder.frame_rate, abs=1.25)
         assert torch.isfinite(frames).all(), samples
 
 
@@ -181,7 +181,7 @@ def test_as_many_frames_are_told_as_the_network_gives_without_padding(
                 **encoder.family.inputs([wave(samples)])
             ).last_hidden_state.shape[1]
         assert (
-            0 <= given - encoder.frames_of(samples) <= (family == "parakeet")
+            0 <= given - encoder.count_frames(samples) <= (family == "parakeet")
         )  # its extractor hands over one more at times, masked
 
 
@@ -189,7 +189,7 @@ def test_as_many_frames_are_told_as_the_network_gives_without_padding(
 def test_what_is_shorter_than_a_frame_is_refused(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
     assert encoder.least_samples == LEAST[family]
-    assert [encoder.frames_of(samples) for samples in (0, 1, LEAST[family] - 1)] == [0, 0, 0]
+    assert [encoder.count_frames(samples) for samples in (0, 1, LEAST[family] - 1)] == [0, 0, 0]
     with pytest.raises(
         InputError,
         match=(
@@ -356,7 +356,7 @@ def test_ctc_text_is_the_best_unit_of_each_frame_joined(
     }
     waves = [wave(samples, samples) for samples in (800, RATE, 2 * RATE + 99)]
     frames = encoder(waves)
-    texts = encoder.ctc_text(frames)
+    texts = encoder.decode_ctc(frames)
     for samples, each, text in zip(waves, frames, texts, strict=True):
         with torch.no_grad():
             best = (
@@ -365,7 +365,7 @@ def test_ctc_text_is_the_best_unit_of_each_frame_joined(
         spelt = "".join(units[unit] for unit, _ in groupby(best) if units[unit] != "<pad>")
         assert text == " ".join(spelt.replace("|", " ").split())
     assert len(set(texts)) > 1
-    assert encoder.ctc_text([torch.zeros(0, 32)]) == [""]
+    assert encoder.decode_ctc([torch.zeros(0, 32)]) == [""]
 
 
 def test_known_units_give_their_words(
@@ -395,15 +395,15 @@ def test_known_units_give_their_words(
     frames = torch.nn.functional.one_hot(
         torch.tensor([vocabulary[unit] for unit in path]), len(vocabulary)
     ).float()
-    assert encoder.ctc_text([frames]) == ["am bb e"]
-    assert encoder.ctc_text([frames[:1]]) == [""]
+    assert encoder.decode_ctc([frames]) == ["am bb e"]
+    assert encoder.decode_ctc([frames[:1]]) == [""]
 
 
 @pytest.mark.parametrize("family", [family for family in ENCODERS if family not in WITH_CTC])
 def test_an_encoder_without_a_head_has_no_text(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
     with pytest.raises(InputError, match="no CTC head"):
-        encoder.ctc_text(encoder([wave(RATE)]))
+        encoder.decode_ctc(encoder([wave(RATE)]))
 
 
 @pytest.mark.parametrize(

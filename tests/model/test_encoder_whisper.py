@@ -60,7 +60,7 @@ def test_past_thirty_seconds_windows_are_joined(padding: str, folder: Path) -> N
     encoder, sound = SpeechEncoder(folder, padding=padding), wave(75 * RATE + 1)
     parts = [sound[:WINDOW], sound[WINDOW : 2 * WINDOW], sound[2 * WINDOW :]]
     frames = encoder([sound])[0]
-    assert len(frames) == encoder.frames_of(len(sound)) == 3751
+    assert len(frames) == encoder.count_frames(len(sound)) == 3751
     assert close(frames, torch.cat([encoder([part])[0] for part in parts]))
     assert close(frames[:1500], theirs(folder, parts[0]))
 
@@ -81,7 +81,7 @@ def test_a_long_recording_runs_in_passes_and_has_the_frames_of_its_windows(
     together = encoder(sounds)
     assert max(sizes) == 2 * 3000  # of the spectrum's steps of 10 ms: two windows at once
     assert [len(frames) for frames in together] == [
-        encoder.frames_of(len(sound)) for sound in sounds
+        encoder.count_frames(len(sound)) for sound in sounds
     ]
     for sound, frames in zip(sounds, together, strict=True):
         parts = [sound[start : start + WINDOW] for start in range(0, len(sound), WINDOW)]
@@ -146,12 +146,12 @@ def test_without_padding_no_silence_is_heard(folder: Path) -> None:
 
 def test_seconds_that_are_computed_are_told(folder: Path) -> None:
     windows, true = SpeechEncoder(folder), SpeechEncoder(folder, padding="none")
-    assert [windows.padded_seconds(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [
+    assert [windows.computed_duration_s(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [
         30,
         30,
         60,
     ]
-    assert [true.padded_seconds(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [
+    assert [true.computed_duration_s(samples) for samples in (RATE, WINDOW, WINDOW + 1)] == [
         1,
         30,
         30 + 1 / RATE,

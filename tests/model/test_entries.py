@@ -16,7 +16,7 @@ import yaml
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.model.folders.architecture import network_of
+from components.model.folders.architecture import build_network
 from components.runtime.artifact import empty_folder, write_record
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
@@ -160,7 +160,7 @@ ENCODER_CONFIGS: list[tuple[dict, str]] = [
     ({"conv_kernel_size": 8}, "gives no network that works"),
     (
         {"subsampling_factor": 3},
-        r"a subsampling_factor of 3 is none that halvings give\. Set it to 2, 4 or 8",
+        "subsampling_factor.*3",
     ),
     ({"num_mel_bins": 0}, "'num_mel_bins' is 0"),
     ({"layerdrop": 1.5}, "'layerdrop' is 1.5, and must be at least 0 and below 1"),
@@ -256,4 +256,4 @@ def test_a_shape_that_gives_no_network_is_refused(shape: dict) -> None:
     with pytest.raises(
         InputError, match=r"No network can be made of .*Give what its config\.json says"
     ):
-        network_of(shape, causal=True)
+        build_network(shape, causal=True)

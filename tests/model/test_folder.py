@@ -14,7 +14,12 @@ from safetensors.torch import load_file
 
 from components.config.errors import InputError
 from components.model.folders import folder as local
-from components.model.folders.folder import check_shape, checkpoint_files, fill, local_unit
+from components.model.folders.folder import (
+    cache_local_checkpoint,
+    check_shape,
+    digest_files,
+    fill_unit,
+)
 from components.model.llms.causal import load_llm
 from tests.checkpoints import save_llm
 
@@ -29,7 +34,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path) -> P
 
 
 def taken() -> Path:
-    return local_unit("llm", "some", "llm", 1)
+    return cache_local_checkpoint("llm", "some", "llm", 1)
 
 
 def pickled(folder: Path, parts: int = 1, **saving: Any) -> dict[str, torch.Tensor]:
@@ -144,7 +149,7 @@ def test_a_part_that_is_missing_is_named(checkpoint: Path) -> None:
 
 def test_of_safetensors_and_torch_weights_the_safetensors_are_taken(checkpoint: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"not read")
-    assert "pytorch_model.bin" not in checkpoint_files(checkpoint, "some")
+    assert "pytorch_model.bin" not in digest_files(checkpoint, "some")
     assert (taken() / "model.safetensors").samefile(checkpoint / "model.safetensors")
 
 
@@ -194,7 +199,7 @@ def test_what_cannot_be_linked_is_copied(
     monkeypatch.setattr(local.os, "link", refused)
     unit = tmp_path / "unit"
     unit.mkdir()
-    fill(unit, {path.name: path for path in checkpoint.iterdir()}, "some")
+    fill_unit(unit, {path.name: path for path in checkpoint.iterdir()}, "some")
     assert (unit / "model.safetensors").read_bytes() == (
         checkpoint / "model.safetensors"
     ).read_bytes()

@@ -204,17 +204,17 @@ def test_the_released_code_has_one_string_of_prompt_and_transcript(
     ).input_ids
     builder = PromptBuilder(units, catalogue.llm("vicuna-7b-released").prompt, "lower")
     embed, speech = torch.nn.Embedding(len(units), 8), frames_of([4], 8)
-    inputs = inputs_of(embed, builder, speech, [builder.target(text)])
+    inputs = inputs_of(embed, builder, speech, [builder.encode(text)])
     labels = targets_of(inputs)[2].tolist()
     read = torch.cat(
         [speech[0], embed(torch.tensor([units.bos_token_id, *whole, units.eos_token_id]))]
     )
     assert torch.equal(inputs.embeddings[0], read)
     assert labels == [*whole[len(builder.after) - 1 :], units.eos_token_id]
-    assert builder.text(labels) == written
+    assert builder.decode(labels) == written
     assert units.convert_ids_to_tokens(labels[0]) != "▁" + written[0]
-    papers = PromptBuilder(units, catalogue.llm("vicuna-7b").prompt, "lower").target(text)
-    assert papers == units(written, add_special_tokens=False).input_ids != builder.target(text)
+    papers = PromptBuilder(units, catalogue.llm("vicuna-7b").prompt, "lower").encode(text)
+    assert papers == units(written, add_special_tokens=False).input_ids != builder.encode(text)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -229,12 +229,12 @@ def test_a_transcript_comes_back_from_its_tokens(
     )
     units = load_tokenizer(tokenizers[form])
     builder = PromptBuilder(units, prompt)
-    ids = builder.target(text)
+    ids = builder.encode(text)
     assert not set(ids) & (
         {builder.eos}
         | {place for place, token in units.added_tokens_decoder.items() if token.special}
     )
-    assert builder.text([*ids, builder.eos, *ids]) == " ".join(text.split())
+    assert builder.decode([*ids, builder.eos, *ids]) == " ".join(text.split())
 
 
 @pytest.mark.parametrize("family", LLMS)
@@ -248,7 +248,7 @@ def test_utterances_are_learnt_to_the_letter(family: str, tmp_path: Path) -> Non
     model = learnt(tmp_path, family, form_of(name), catalogue.llm(name).prompt, texts, frames)
     found = search(model, frames, [2.0] * 4, SEARCH)
     assert [each.text for each in found] == texts
-    assert [each.tokens for each in found] == [model.builder.target(text) for text in texts]
+    assert [each.tokens for each in found] == [model.builder.encode(text) for text in texts]
     for each, alone in zip(found, frames, strict=True):
         single = search(model, [alone], [2.0], SEARCH)[0]
         assert (single.text, single.tokens) == (each.text, each.tokens)
@@ -264,7 +264,7 @@ def test_every_family_follows_every_width_of_frames(
     model = joined(tmp_path, family, width=width)
     output = output_of(model, frames_of([7, 12], width), ["amber", "birch cedar"], BOTH)
     assert output.num_targets == sum(
-        len(model.builder.target(text)) + 1 for text in ("amber", "birch cedar")
+        len(model.builder.encode(text)) + 1 for text in ("amber", "birch cedar")
     )
     assert torch.isfinite(output.loss + output.matching_loss)
     inputs = inputs_of(

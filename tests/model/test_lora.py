@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from components.config import catalogue
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.lora import attach, check_gradients
+from components.model.lora import add_adapter, check_gradients
 from tests.checkpoints import ENCODER_LORA, save_encoder
 from tests.conftest import REPOSITORY
 from tests.model.test_encoder import close, wave
@@ -42,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def heard(encoder: SpeechEncoder) -> torch.Tensor:
     """Frames of a second, with the graph behind them."""
-    return encoder.family.frames([wave(RATE)], "last")[0]
+    return encoder.family.encode([wave(RATE)], "last")[0]
 
 
 def moved(network: torch.nn.Module) -> list[str]:
@@ -60,7 +60,7 @@ def test_every_weight_of_an_adapted_encoder_gets_a_gradient(
 ) -> None:
     encoder = SpeechEncoder(folders[family])
     before = heard(encoder)
-    attach(encoder.model, ENCODER_LORA[family], 2, 4, 0.0, 3)
+    add_adapter(encoder.model, ENCODER_LORA[family], 2, 4, 0.0, 3)
     assert close(heard(encoder).detach(), before), "it starts as no change"
     names = moved(encoder.model)
     assert not close(heard(encoder).detach(), before), "what is adapted is heard"
@@ -80,7 +80,7 @@ def test_attention_that_reads_weights_alone_is_refused(
     family: str, folders: dict[str, Path]
 ) -> None:
     encoder = SpeechEncoder(folders[family])
-    attach(encoder.model, ["q_proj", "output_dense"], 2, 4, 0.0, 3)
+    add_adapter(encoder.model, ["q_proj", "output_dense"], 2, 4, 0.0, 3)
     heard(encoder).pow(2).sum().backward()
     with pytest.raises(
         InputError,
@@ -96,13 +96,13 @@ def test_a_target_that_an_encoder_lacks_is_refused(family: str, folders: dict[st
     with pytest.raises(
         InputError, match=r"'q_prj' matches no layer of .*lora\.targets.*Did you mean 'q_proj'"
     ):
-        attach(encoder.model, [*ENCODER_LORA[family], "q_prj"], 2, 4, 0.0, 3)
+        add_adapter(encoder.model, [*ENCODER_LORA[family], "q_prj"], 2, 4, 0.0, 3)
     assert not moved(encoder.model), "nothing is adapted"
 
 
 def test_log_mel_has_nothing_to_adapt(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'q_proj' matches no layer of Identity.*None is known"):
-        attach(SpeechEncoder(save_encoder(tmp_path, "fbank")).model, ["q_proj"], 2, 4, 0.0, 3)
+        add_adapter(SpeechEncoder(save_encoder(tmp_path, "fbank")).model, ["q_proj"], 2, 4, 0.0, 3)
 
 
 @pytest.mark.parametrize("family", ENCODER_LORA)
@@ -110,7 +110,7 @@ def test_the_adapter_holds_its_own_weights_and_repeats_by_its_seed(
     family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     for place, seed in (("one", 3), ("again", 3), ("other", 4)):
-        attach(
+        add_adapter(
             SpeechEncoder(folders[family]).model, ENCODER_LORA[family], 2, 4, 0.0, seed
         ).save_pretrained(tmp_path / place)
     one, again, other = (

@@ -84,13 +84,13 @@ def test_a_network_whose_sequences_see_each_other_is_refused(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a mask of ones attention goes on over the border, and no error says so."""
-    known, llm = causal.hidden_states, joined(tmp_path, "llama").llm.to(dtype)
+    known, llm = causal.compute_hidden_states, joined(tmp_path, "llama").llm.to(dtype)
 
     def leaking(llm, embeddings, mask, positions) -> torch.Tensor:
         ones = torch.ones(embeddings.shape[:2], dtype=torch.long)
         return known(llm, embeddings, mask if positions is None else ones, positions)
 
-    monkeypatch.setattr(causal, "hidden_states", leaking)
+    monkeypatch.setattr(causal, "compute_hidden_states", leaking)
     with pytest.raises(InputError, match="does not keep sequences apart"):
         check_packing(llm)
 
@@ -98,7 +98,7 @@ def test_a_network_whose_sequences_see_each_other_is_refused(
 def test_replaced_tokens_are_read_and_the_transcript_stays_the_target(tmp_path: Path) -> None:
     model, frames = joined(tmp_path), frames_of([4, 8])
     texts = ["amber birch", "cedar"]
-    own = [model.builder.target(text) for text in texts]
+    own = [model.builder.encode(text) for text in texts]
     other = [[(token + 3) % 200 + 20 for token in ids] for ids in own]
     plain = output_of(model, frames, texts)
     same = output_of(model, frames, texts, input_tokens=own)

@@ -72,7 +72,7 @@ def test_a_waveform_becomes_text_through_every_pair(
     model = bridge(folders, encoder, llm, frames)
     trained = model.tune(["projector"])["projector"]
     output = output_of(model, frames, TEXTS, BOTH)
-    assert output.num_targets == sum(len(model.builder.target(text)) + 1 for text in TEXTS)
+    assert output.num_targets == sum(len(model.builder.encode(text)) + 1 for text in TEXTS)
     (output.loss + output.matching_loss).backward()
     assert all(
         parameter.grad is not None and parameter.grad.abs().sum() > 0
@@ -95,7 +95,7 @@ def test_a_waveform_becomes_text_through_every_pair(
     for each in found:
         assert len(each.tokens) <= SEARCH.max_tokens
         assert model.builder.eos not in each.tokens
-        assert each.text == model.builder.text(each.tokens)
+        assert each.text == model.builder.decode(each.tokens)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -106,6 +106,6 @@ def test_an_utterance_of_every_encoder_is_learnt_to_the_letter(
     model = bridge(folders, encoder, "llama", frames)
     found = search(learn(model, "llama", frames, TEXTS), frames, SECONDS, SEARCH)
     assert [each.text for each in found] == TEXTS, "two sounds, two texts: what is heard decides"
-    assert [each.tokens for each in found] == [model.builder.target(text) for text in TEXTS], (
+    assert [each.tokens for each in found] == [model.builder.encode(text) for text in TEXTS], (
         "it stops at the end of the turn"
     )

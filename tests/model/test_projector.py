@@ -104,12 +104,12 @@ def test_every_kind_has_an_entry_here_and_one_of_960_ms() -> None:
 @every_kind
 def test_as_many_tokens_come_out_as_were_told(name: str) -> None:
     made = bridge(name)
-    assert made.tokens_of(1) >= 1
+    assert made.count_tokens(1) >= 1
     with torch.no_grad():
         for start in range(0, len(LENGTHS), 10):
             lengths = LENGTHS[start : start + 10]
             for length, tokens in zip(lengths, made(frames_of(lengths)), strict=True):
-                told = made.tokens_of(length)
+                told = made.count_tokens(length)
                 assert len(tokens) == told or (
                     SMALL[name]["kind"] in BY_SPEECH and 1 <= len(tokens) < told
                 )
@@ -120,7 +120,7 @@ def test_as_many_tokens_come_out_as_were_told(name: str) -> None:
 @every_kind
 def test_a_token_stands_for_as_many_frames_as_the_stride_says(name: str) -> None:
     made = bridge(name)
-    assert made.tokens_of(100_000) * made.stride == pytest.approx(100_000, rel=0.01)
+    assert made.count_tokens(100_000) * made.stride == pytest.approx(100_000, rel=0.01)
 
 
 @every_kind
@@ -353,7 +353,7 @@ def test_every_entry_of_the_catalogue_makes_a_bridge(monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(REPOSITORY)
     with torch.device("meta"):
         for name in catalogue.names("projector"):
-            assert build_projector(catalogue.projector(name), 64, 32).tokens_of(1) >= 1
+            assert build_projector(catalogue.projector(name), 64, 32).count_tokens(1) >= 1
 
 
 @pytest.mark.parametrize(

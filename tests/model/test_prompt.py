@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from components.config.entries import Prompt
 from components.config.errors import InputError
 from components.model.llms.batch import IGNORED, LlmInputs
-from components.model.llms.causal import load_tokenizer, target_output
+from components.model.llms.causal import load_tokenizer, predict_targets
 from components.model.llms.prompt import PromptBuilder
 from tests.checkpoints import (
     LLMS,
@@ -59,7 +59,7 @@ def test_text_stands_around_the_speech_as_the_template_says(
     units, embed, speech = tokenizer(), embedding(), frames_of([3, 7], WIDTH)
     builder = PromptBuilder(units, prompt)
     answer = [] if text is None else [*units(text).input_ids, units.eos_token_id]
-    inputs = inputs_of(embed, builder, speech, None if text is None else [builder.target(text)] * 2)
+    inputs = inputs_of(embed, builder, speech, None if text is None else [builder.encode(text)] * 2)
     for row, frames in zip(rows_of(inputs), speech, strict=True):
         ids = [units.bos_token_id, *units(before).input_ids]
         wanted = torch.cat(
@@ -91,7 +91,7 @@ def test_bos_stands_after_the_speech_where_the_entry_says_so() -> None:
     units, embed, speech = tokenizer(), embedding(), frames_of([3, 7], WIDTH)
     for template in (SPEECH_FIRST.template, "{speech}"):
         builder = PromptBuilder(units, Prompt(template, bos="after-speech"))
-        inputs = inputs_of(embed, builder, speech, [builder.target("amber")] * 2)
+        inputs = inputs_of(embed, builder, speech, [builder.encode("amber")] * 2)
         text = units(template.removeprefix("{speech}")).input_ids if template != "{speech}" else []
         ids = [units.bos_token_id, *text, *units("amber").input_ids, units.eos_token_id]
         for row, frames in zip(rows_of(inputs), speech, strict=True):
@@ -117,7 +117,7 @@ def test_a_tokenizer_without_an_end_is_refused_where_the_entry_names_none() -> N
         PromptBuilder(units, PAPER)
     builder = PromptBuilder(units, Prompt(PAPER.template, eos="<pad>"))
     assert builder.eos == units.pad_token_id
-    assert builder.text([*builder.target("amber"), builder.eos, 40]) == "amber"
+    assert builder.decode([*builder.encode("amber"), builder.eos, 40]) == "amber"
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_a_template_that_runs_into_an_attached_transcript_is_refused() -> None:
         InputError,
         match=r"joins the end of the prompt's template with 'amber'\. Set prompt\.transcript",
     ):
-        PromptBuilder(tokenizer(), attached).target("amber")
+        PromptBuilder(tokenizer(), attached).encode("amber")
     builder = PromptBuilder(tokenizer(), Prompt(attached.template.rstrip(), transcript="attached"))
-    assert builder.text(builder.target("amber")) == "amber"
-    assert builder.target(" ") == []
+    assert builder.decode(builder.encode("amber")) == "amber"
+    assert builder.encode(" ") == []
 
 
 @given(
@@ -159,10 +159,10 @@ def test_a_template_that_runs_into_an_attached_transcript_is_refused() -> None:
 )
 def test_special_tokens_in_a_transcript_are_plain_text(text: str) -> None:
     builder = PromptBuilder(tokenizer(form="chat-words"), Prompt("{speech}", eos="<|im_end|>"))
-    ids = builder.target(text)
+    ids = builder.encode(text)
     assert min(ids, default=3) > 2
     assert builder.eos not in ids
-    assert builder.text([*ids, builder.eos]) == " ".join(text.split())
+    assert builder.decode([*ids, builder.eos]) == " ".join(text.split())
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "</s>"])
@@ -171,7 +171,7 @@ def test_the_end_is_a_target_whatever_the_padding_token_is(pad: str) -> None:
     assert (units.pad_token_id == units.eos_token_id) == (pad == "</s>")
     builder = PromptBuilder(units, PAPER)
     texts = ["amber birch cedar", "", "delta"]
-    targets = [builder.target(text) for text in texts]
+    targets = [builder.encode(text) for text in texts]
     inputs = inputs_of(embedding(), builder, frames_of([2, 9, 4], WIDTH), targets)
     rows, columns, labels = targets_of(inputs)
     assert labels.tolist() == [
@@ -190,8 +190,8 @@ def test_the_end_is_a_target_whatever_the_padding_token_is(pad: str) -> None:
 
 def test_an_empty_transcript_has_the_end_alone_as_target() -> None:
     builder = PromptBuilder(tokenizer(), PAPER)
-    assert builder.target("") == builder.target(" \n ") == []
-    inputs = inputs_of(embedding(), builder, frames_of([3], WIDTH), [builder.target("")])
+    assert builder.encode("") == builder.encode(" \n ") == []
+    inputs = inputs_of(embedding(), builder, frames_of([3], WIDTH), [builder.encode("")])
     _, columns, labels = targets_of(inputs)
     assert labels.tolist() == [builder.eos]
     assert columns.tolist() == [len(builder.before) + 3 + len(builder.after) - 1]
@@ -215,8 +215,8 @@ def test_any_text_comes_back_from_its_tokens(text: str) -> None:
     for case in ("as-is", "lower"):
         builder = PromptBuilder(UNITS, PAPER, case)
         wanted = " ".join((text.lower() if case == "lower" else text).split())
-        assert builder.text(builder.target(text)) == wanted
-        assert builder.text([*builder.target(text), builder.eos, 40, 41]) == wanted
+        assert builder.decode(builder.encode(text)) == wanted
+        assert builder.decode([*builder.encode(text), builder.eos, 40, 41]) == wanted
 
 
 UNITS = tokenizer()
@@ -226,7 +226,7 @@ def test_a_tokenizer_read_from_its_folder_gives_the_text_back_too(tmp_path: Path
     UNITS.save_pretrained(tmp_path)
     builder = PromptBuilder(load_tokenizer(tmp_path), PAPER)
     for text in ("it 's , well . isn 't it ?", "4 :  30", "Grüße, 四 !", "A\tB"):
-        assert builder.text(builder.target(text)) == " ".join(text.split())
+        assert builder.decode(builder.encode(text)) == " ".join(text.split())
 
 
 @pytest.mark.parametrize("family", LLMS)
@@ -274,11 +274,11 @@ def test_the_end_is_learnt_where_padding_is_the_same_token(pad: str, tmp_path: P
         (output.loss / output.num_targets).backward()
         optimiser.step()
     speech = model.projector(frames)
-    targets = [model.builder.target(text) for text in texts]
+    targets = [model.builder.encode(text) for text in texts]
     inputs = inputs_of(model.llm.get_input_embeddings(), model.builder, speech, targets)
     is_end = inputs.labels == model.tokenizer.eos_token_id
     ends = replace(inputs, labels=inputs.labels.where(is_end, IGNORED))
-    assert target_output(model.llm, ends).num_correct == 2
+    assert predict_targets(model.llm, ends).num_correct == 2
 
 
 def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first(
@@ -290,7 +290,7 @@ def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first
     alone = [PromptBuilder(units, Prompt(template)) for template in (first, other)]
     embed = torch.nn.Embedding(len(units), 4)
     speech = [torch.randn(length, 4) for length in (2, 3)]
-    targets = [builder.target("delta"), builder.target("ember fjord")]
+    targets = [builder.encode("delta"), builder.encode("ember fjord")]
     drawn = inputs_of(embed, builder, speech, targets, is_packed=True, template_index=[1, 0])
     for place, start in ((0, 0), (1, int((drawn.position_ids == 0).nonzero()[1, 1]))):
         one = inputs_of(

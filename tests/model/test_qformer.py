@@ -118,7 +118,7 @@ def test_every_window_answers_the_queries_by_the_formula(entry: Entry) -> None:
     bridge, frames = built(entry), frames_of([47])[0]
     weights = {name: tensor.double().numpy() for name, tensor in bridge.state_dict().items()}
     rows = []
-    for number in range(bridge.windows_of(47)):
+    for number in range(bridge.count_windows(47)):
         piece = frames[number * entry.window : (number + 1) * entry.window].double().numpy()
         heard = norm(weights, "norm", piece, 1e-5) + (
             0 if isinstance(entry, WindowQFormer) else place(number, 12)
@@ -140,13 +140,13 @@ def test_every_window_answers_the_queries_by_the_formula(entry: Entry) -> None:
 )
 def test_of_a_window_a_last_part_counts_from_its_half_on(frames: int, windows: int) -> None:
     bridge = built(WINDOWS)
-    assert bridge.tokens_of(frames) == 2 * windows == len(bridge(frames_of([frames]))[0])
+    assert bridge.count_tokens(frames) == 2 * windows == len(bridge(frames_of([frames]))[0])
 
 
 @pytest.mark.parametrize("entry", [SEGMENTS, ATTENTION], ids=lambda entry: entry.kind)
 def test_nothing_of_a_segment_is_dropped(entry: Entry) -> None:
     bridge, frames = built(entry), frames_of([41])[0]
-    assert [bridge.tokens_of(count) for count in (1, 20, 21, 40, 41)] == [3, 3, 6, 6, 9]
+    assert [bridge.count_tokens(count) for count in (1, 20, 21, 40, 41)] == [3, 3, 6, 6, 9]
     changed = frames.clone()
     changed[40, :6] += 2.0
     before, after = bridge([frames])[0], bridge([changed])[0]
@@ -175,5 +175,5 @@ def test_positions_differ_and_an_odd_width_is_filled() -> None:
 def test_half_a_minute_gives_as_many_tokens_as_the_entries_say(name: str, tokens: int) -> None:
     with torch.device("meta"):
         bridge = build_projector(catalogue.projector(name), 1280, 4096)
-    assert bridge.tokens_of(1500) == tokens
+    assert bridge.count_tokens(1500) == tokens
     assert bridge.stride == pytest.approx(1500 / tokens, rel=0.01)

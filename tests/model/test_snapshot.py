@@ -127,4 +127,4 @@ def test_an_llm_of_the_cache_is_its_checkpoint_and_takes_its_prompt(
     assert torch.equal(here(tokens).logits, there(tokens).logits)
     builder, wanted = (PromptBuilder(each, catalogue.llm("tiny").prompt) for each in (same, units))
     assert (builder.before, builder.after, builder.eos) == (wanted.before, wanted.after, wanted.eos)
-    assert builder.text([*builder.target("it 's , well ."), builder.eos, 40]) == "it 's , well ."
+    assert builder.decode([*builder.encode("it 's , well ."), builder.eos, 40]) == "it 's , well ."

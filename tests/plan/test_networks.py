@@ -17,7 +17,7 @@ from components.config.errors import InputError
 from components.config.model_sources import EncoderSource, LlmSource
 from components.config.params import Params, read_params
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.architecture import network_of, parameters
+from components.model.folders.architecture import build_network, count_parameters
 from components.model.llms.causal import load_llm
 from components.plan.counts import layer_sizes, size_of
 from components.plan.networks import read_networks
@@ -82,23 +82,23 @@ def test_an_encoder_is_counted_from_its_configuration_alone(
 ) -> None:
     folder = save_encoder(tmp_path / "encoder", family)
     real = SpeechEncoder(folder, padding=padding)
-    size = size_of(network_of(json.loads((folder / "config.json").read_text())), padding)
+    size = size_of(build_network(json.loads((folder / "config.json").read_text())), padding)
     network = (
         real.model.get_encoder()
         if family == "whisper"
         else getattr(real.family, "body", real.model)
     )
-    assert size.num_parameters == parameters(network)
-    assert (size.width, size.frame_rate) == (real.width, real.rate)
-    assert (size.window_s > 0) == (real.padded_seconds(16_000) > 1.0)
+    assert size.num_parameters == count_parameters(network)
+    assert (size.width, size.frame_rate) == (real.width, real.frame_rate)
+    assert (size.window_s > 0) == (real.computed_duration_s(16_000) > 1.0)
 
 
 @pytest.mark.parametrize("family", LLMS)
 def test_an_llm_is_counted_from_its_configuration_alone(family: str, tmp_path: Path) -> None:
     folder = save_llm(tmp_path / "llm", family)
     llm, _ = load_llm(folder, "float32", "cpu")
-    network = network_of(json.loads((folder / "config.json").read_text()), causal=True)
-    assert parameters(network) == parameters(llm)
+    network = build_network(json.loads((folder / "config.json").read_text()), causal=True)
+    assert count_parameters(network) == count_parameters(llm)
     counted = sum(lora_sizes("llm", layer_sizes(network), LORA[family], 4).values())
     adapted = get_peft_model(
         llm, LoraConfig(r=4, target_modules=LORA[family], task_type="CAUSAL_LM")
@@ -177,8 +177,8 @@ def test_a_local_folder_that_is_no_encoder_stops(
 
 
 def test_parakeet_without_its_head_is_counted_too() -> None:
-    with_head = network_of({"model_type": "parakeet_ctc", "encoder_config": {"hidden_size": 64}})
-    encoder = network_of({"model_type": "parakeet_encoder", "hidden_size": 64})
+    with_head = build_network({"model_type": "parakeet_ctc", "encoder_config": {"hidden_size": 64}})
+    encoder = build_network({"model_type": "parakeet_encoder", "hidden_size": 64})
     assert size_of(with_head, "none") == replace(size_of(encoder, "none"), has_ctc=True)
 
 
@@ -189,7 +189,7 @@ def test_a_shape_that_makes_no_network_stops() -> None:
         {},
     ):
         with pytest.raises(InputError) as caught:
-            network_of(shape, causal=True)
+            build_network(shape, causal=True)
         assert caught.value.subject == "shape"
         assert caught.value.hint
 
@@ -231,7 +231,7 @@ def test_the_q_former_of_salmonn_has_the_parameters_that_the_paper_prints(params
     adapted = sum(
         lora_sizes(
             "llm",
-            layer_sizes(network_of(entry.source.shape, causal=True)),
+            layer_sizes(build_network(entry.source.shape, causal=True)),
             ["q_proj", "v_proj"],
             8,
         ).values()

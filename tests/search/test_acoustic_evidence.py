@@ -35,7 +35,7 @@ class Units:
 
     blank = 0
 
-    def encode_known(self, text: str) -> list[int]:
+    def encode_in_vocabulary(self, text: str) -> list[int]:
         return ["abc".index(each) + 1 for each in text]
 
 
@@ -138,7 +138,7 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
     together = ctc_evidence(encoder, frames, written)
     for each, found in zip(frames, together, strict=True):
         (alone,) = ctc_evidence(encoder, [each], written)
-        text = encoder.ctc_text([each])[0]
+        text = encoder.decode_ctc([each])[0]
         assert np.array_equal(reached(found, text)[-1].row, reached(alone, text)[-1].row)
         assert found.log_agreement([], text) == pytest.approx(
             alone.log_agreement([], text), rel=1e-5
@@ -149,8 +149,8 @@ def test_a_recording_gives_its_own_evidence_whatever_stands_beside_it(tmp_path: 
 def test_units_that_the_head_lacks_are_left_out_of_a_text(tmp_path: Path) -> None:
     save_encoder(tmp_path, "parakeet")
     head = CtcHead(SpeechEncoder(tmp_path))
-    assert head.encode_known("amber 7 birch") == head.encode_known("amber  birch")
-    assert head.encode_known("") == []
+    assert head.encode_in_vocabulary("amber 7 birch") == head.encode_in_vocabulary("amber  birch")
+    assert head.encode_in_vocabulary("") == []
 
 
 def test_a_token_is_heard_where_the_speech_it_attends_to_looks_like_it() -> None:

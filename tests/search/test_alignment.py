@@ -76,7 +76,7 @@ def test_words_stand_where_their_letters_are(
 ) -> None:
     frames = certain(aligner, "__aamm_ber_ |_birrch__", monkeypatch)
     words = aligner(frames, "amber birch")
-    rate = aligner.head.encoder.rate
+    rate = aligner.head.encoder.frame_rate
     assert [(word.text, round(word.start * rate), round(word.end * rate)) for word in words] == [
         ("amber", 2, 10),
         ("birch", 14, 20),
@@ -90,7 +90,7 @@ def test_what_the_head_does_not_know_is_left_out(
     aligner: Aligner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = certain(aligner, "__amber______ birch__", monkeypatch)
-    rate = aligner.head.encoder.rate
+    rate = aligner.head.encoder.frame_rate
     words = aligner(frames, "7 Amber, 4 % birch! 99")
     assert [word.text for word in words] == ["7", "Amber,", "4", "%", "birch!", "99"]
     times = [time * rate for word in words for time in (word.start, word.end)]
@@ -102,7 +102,10 @@ def test_a_text_that_does_not_fit_is_spread_over_the_time(aligner: Aligner) -> N
     for text in ("amber birch " * 30, "123 456"):
         words = aligner(torch.zeros(12, 32), text)
         assert [word.text for word in words] == text.split()
-        assert (words[0].start, words[-1].end) == (0, pytest.approx(12 / aligner.head.encoder.rate))
+        assert (words[0].start, words[-1].end) == (
+            0,
+            pytest.approx(12 / aligner.head.encoder.frame_rate),
+        )
         assert {word.score for word in words} == {None}
     assert aligner(torch.zeros(12, 32), " ") == []
 
@@ -121,9 +124,13 @@ def test_subwords_that_mark_beginnings_need_nothing_between_words(tmp_path: Path
     folder = save_encoder(tmp_path / "encoder")
     units = build_subword_tokenizer(TEXTS, 32)
     aligner = Aligner(SpeechEncoder(folder))
-    letters = aligner._target([aligner.head.encode_known(word) for word in ("amber", "birch")])[0]
+    letters = aligner._target(
+        [aligner.head.encode_in_vocabulary(word) for word in ("amber", "birch")]
+    )[0]
     assert letters == aligner.head.tokenizer("amber birch").input_ids
     aligner.head.tokenizer = units
     aligner._delimiter = aligner._read_delimiter()
-    subwords = aligner._target([aligner.head.encode_known(word) for word in ("amber", "birch")])[0]
+    subwords = aligner._target(
+        [aligner.head.encode_in_vocabulary(word) for word in ("amber", "birch")]
+    )[0]
     assert subwords == units("amber birch").input_ids

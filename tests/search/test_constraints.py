@@ -33,7 +33,7 @@ class Head:
 
     blank = 0
 
-    def encode_known(self, text: str) -> list[int]:
+    def encode_in_vocabulary(self, text: str) -> list[int]:
         return ["ab".index(each) + 1 for each in text if each in "ab"]
 
 
@@ -50,7 +50,7 @@ class Heard:
         against: dict[str, float] | None = None,
     ) -> None:
         scores = torch.zeros(1, 3)
-        self._ctc = CtcEvidence(scores, heard, Head(), model.builder.text)  # type: ignore[arg-type]
+        self._ctc = CtcEvidence(scores, heard, Head(), model.builder.decode)  # type: ignore[arg-type]
         self._sure, self._against = sure, against or {}
 
     def max_units(self, token: int) -> int:
@@ -178,7 +178,7 @@ def test_without_ctc_the_matching_head_tells(tmp_path: Path) -> None:
             unheard(
                 MatchedEvidence(model.matching, speech, model.llm.get_input_embeddings()),
                 one,
-                model.builder.special,
+                model.builder.special_ids,
             )
             <= 2
         )

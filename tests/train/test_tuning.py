@@ -212,7 +212,7 @@ def test_decoding_uses_the_tuned_encoder(world: Path) -> None:
     rows = read_hypotheses(Path("data/decode/test/tones-test.parquet"))
     ctc_texts = {row.utterance_id: row.text for row in rows if row.system == "ctc"}
     assert model.encoder is not None
-    assert [ctc_texts[item.entry.id] for item in items] == model.encoder.ctc_text(frames)
+    assert [ctc_texts[item.entry.id] for item in items] == model.encoder.decode_ctc(frames)
     as_it_was = SpeechEncoder(tones.ENCODER)
     plain_frames = FrameSource("test", tones.ENCODER, "cpu", encoder=as_it_was).frames(items)
     assert not torch.allclose(frames[0], plain_frames[0], atol=1e-3)

@@ -259,8 +259,8 @@ def test_a_hub_base_is_read_from_the_folder_of_checkpoints_if_it_is_the_same(
 
     from components.transcribe import bases
 
-    original = bases.checkpoint_unit
-    monkeypatch.setattr(bases, "checkpoint_unit", fetch)
+    original = bases.cache_checkpoint
+    monkeypatch.setattr(bases, "cache_checkpoint", fetch)
     load_setup(tmp_path / "out")
     assert requests == []
     header, _ = card(tmp_path / "out")

@@ -21,7 +21,7 @@ class Bridge(nn.Module, ABC):
     stride: float  # frames of the encoder per token
 
     @abstractmethod
-    def tokens_of(self, frames: int) -> int:
+    def count_tokens(self, frames: int) -> int:
         """Tokens of an utterance of so many frames, at least one; the maximum, where the number
         depends on what the frames are.
         """
@@ -42,15 +42,20 @@ class WindowedBridge(Bridge):
         super().__init__()
         self.size, self.step, self.stride = size, step, step
 
-    def tokens_of(self, frames: int) -> int:
+    def count_tokens(self, frames: int) -> int:
+        """The number of windows of so many frames."""
         return max(1, (frames - self.size) // self.step + 1)
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        windows = [self.windows(utterance) for utterance in frames]  # each (tokens, width, size)
+        """Each (frames, encoder width) → (windows, H)."""
+        windows = [
+            self.cut_windows(utterance) for utterance in frames
+        ]  # each (tokens, width, size)
         vectors = self.project(torch.cat(windows))  # (all tokens, H)
-        return self.mix_windows(list(vectors.split([len(utterance) for utterance in windows])))
+        counts = [len(utterance) for utterance in windows]
+        return self.mix_windows(list(torch.split(vectors, counts)))
 
-    def windows(self, frames: torch.Tensor) -> torch.Tensor:
+    def cut_windows(self, frames: torch.Tensor) -> torch.Tensor:
         """(frames, width) → (tokens, width, size)."""
         if len(frames) < self.size:
             frames = nn.functional.pad(frames, (0, 0, 0, self.size - len(frames)))

@@ -59,7 +59,7 @@ class Compressor(Bridge):
         self.unit_bias = head.bias.to(device)  # (units,)
         self.blank = head.blank
 
-    def tokens_of(self, frames: int) -> int:
+    def count_tokens(self, frames: int) -> int:
         """Vectors of so many frames at most: one each."""
         return frames
 
@@ -78,7 +78,7 @@ class Compressor(Bridge):
             remaining = frames[best != self.blank]
             return remaining if len(remaining) else frames.mean(0, keepdim=True)
         lengths = torch.unique_consecutive(best, return_counts=True)[1].tolist()
-        return torch.stack([run.mean(0) for run in frames.split(lengths)])
+        return torch.stack([run.mean(0) for run in torch.split(frames, lengths)])
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Each (frames, encoder width) → (remaining frames, H)."""

@@ -36,8 +36,10 @@ class Conv1dMlpProjector(WindowedBridge):
         return nn.Conv1d(width, width, kernel)
 
     def project(self, windows: torch.Tensor) -> torch.Tensor:
+        """(windows, encoder width, kernel) → (windows, H)."""
         hidden = torch.relu(self.conv1d(windows).squeeze(2))  # (windows, encoder width)
-        return self.linear2(torch.relu(self.linear1(hidden)))  # (windows, H)
+        vectors: torch.Tensor = self.linear2(torch.relu(self.linear1(hidden)))
+        return vectors
 
 
 class DwsMlpProjector(Conv1dMlpProjector):
@@ -46,6 +48,7 @@ class DwsMlpProjector(Conv1dMlpProjector):
     """
 
     def build_convolution(self, width: int, kernel: int) -> nn.Module:
+        """(windows, width, kernel) → (windows, width, 1)."""
         parts = {
             "depthwise": nn.Conv1d(width, width, kernel, groups=width),
             "pointwise": nn.Conv1d(width, width, 1),
@@ -79,9 +82,12 @@ class Conv1dTransformerProjector(WindowedBridge):
         self.linear = nn.Linear(entry.width, llm_width)
 
     def project(self, windows: torch.Tensor) -> torch.Tensor:
-        return self.conv1d(windows).squeeze(2)  # (windows, width)
+        """(windows, encoder width, kernel) → (windows, width)."""
+        vectors: torch.Tensor = self.conv1d(windows).squeeze(2)
+        return vectors
 
     def mix_windows(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Each (windows, width) → (windows, H): the windows of an utterance attend to each other."""
         hidden, mask = pad_frames(utterances)  # (B, windows, width), (B, windows)
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=~mask)

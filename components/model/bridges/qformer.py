@@ -58,9 +58,11 @@ class QFormer(nn.Module):
         """(windows, queries, width), (windows, frames, encoder width) and the mask (windows,
         frames) → (windows, queries, width).
         """
-        return self.network(
+        output = self.network(
             query_embeds=queries, encoder_hidden_states=frames, encoder_attention_mask=mask
-        ).last_hidden_state
+        )
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
 
 
 class QueryAttention(nn.Module):
@@ -82,7 +84,9 @@ class QueryAttention(nn.Module):
         # differently from trained ones.
         query = queries.transpose(0, 1).contiguous()  # (queries, windows, width)
         keys = frames.transpose(0, 1).contiguous()  # (frames, windows, encoder width)
-        attended = self.attention(query, keys, keys, key_padding_mask=~mask, need_weights=False)[0]
+        attended: torch.Tensor = self.attention(
+            query, keys, keys, key_padding_mask=~mask, need_weights=False
+        )[0]
         return attended.transpose(0, 1).contiguous()  # (windows, queries, width)
 
 
@@ -106,32 +110,29 @@ class QueryBridge(Bridge):
         has_positions: bool,
     ) -> None:
         super().__init__()
-        self.window, self.least_frames, self.has_positions = (
-            entry.window,
-            least_frames,
-            has_positions,
-        )
+        self.window: int = entry.window
+        self.least_frames, self.has_positions = least_frames, has_positions
         self.stride = entry.window / entry.queries
         self.norm = nn.LayerNorm(encoder_width)
         self.queries = nn.Parameter(INIT_STD * torch.randn(entry.queries, entry.width))
         self.attention = attention(entry, encoder_width)
         self.linear = nn.Linear(entry.width, llm_width)
 
-    def windows_of(self, frames: int) -> int:
+    def count_windows(self, frames: int) -> int:
         """Windows of so many frames."""
         return max(1, (frames + self.window - self.least_frames) // self.window)
 
-    def tokens_of(self, frames: int) -> int:
+    def count_tokens(self, frames: int) -> int:
         """Vectors of so many frames."""
-        return self.windows_of(frames) * len(self.queries)
+        return self.count_windows(frames) * len(self.queries)
 
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Each (frames, encoder width) → (windows · queries, H)."""
-        counts = [self.windows_of(len(utterance)) for utterance in frames]
+        counts = [self.count_windows(len(utterance)) for utterance in frames]
         windows = [
             window
             for utterance, count in zip(frames, counts, strict=True)
-            for window in utterance.split(self.window)[:count]
+            for window in torch.split(utterance, self.window)[:count]
         ]
         batch, mask = pad_frames(windows)  # (windows, frames, encoder width)
         keys = self.norm(batch)
@@ -139,8 +140,10 @@ class QueryBridge(Bridge):
             index = torch.cat([torch.arange(count, device=batch.device) for count in counts])
             keys = keys + sinusoids(index, keys.shape[-1])[:, None]
         queries = self.queries.repeat(len(windows), 1, 1)  # (windows, queries, width)
-        vectors = self.linear(self.attention(queries, keys, mask))  # (windows, queries, H)
-        return [utterance.flatten(0, 1) for utterance in vectors.split(counts)]
+        vectors: torch.Tensor = self.linear(
+            self.attention(queries, keys, mask)
+        )  # (windows, queries, H)
+        return [utterance.flatten(0, 1) for utterance in torch.split(vectors, counts)]
 
 
 def build_window_qformer(entry: WindowQFormer, encoder_width: int, llm_width: int) -> QueryBridge:

@@ -1,4 +1,4 @@
-"""Bridges of stacked frames: ``stack`` frames side by side are one vector, then linear layers.
+"""Bridges of stacked frames: ``stack`` frames side by side are one vector; linear layers follow.
 
 In: an entry of the catalogue and two widths. Out: a token for each ``stack`` frames. Cost: the
 first layer has stack · encoder width · hidden weights, nearly all of them.
@@ -26,8 +26,10 @@ class LinearProjector(WindowedBridge):
         self.linear2 = nn.Linear(entry.hidden, llm_width)
 
     def project(self, windows: torch.Tensor) -> torch.Tensor:
+        """(windows, encoder width, stack) → (windows, H)."""
         hidden = torch.relu(self.linear1(stack_frames(windows)))  # (windows, hidden)
-        return self.linear2(hidden)  # (windows, H)
+        vectors: torch.Tensor = self.linear2(hidden)
+        return vectors
 
 
 class StackLinearProjector(WindowedBridge):
@@ -38,7 +40,9 @@ class StackLinearProjector(WindowedBridge):
         self.linear = nn.Linear(encoder_width * entry.stack, llm_width)
 
     def project(self, windows: torch.Tensor) -> torch.Tensor:
-        return self.linear(stack_frames(windows))  # (windows, H)
+        """(windows, encoder width, stack) → (windows, H)."""
+        vectors: torch.Tensor = self.linear(stack_frames(windows))
+        return vectors
 
 
 class FullyConnectedProjector(WindowedBridge):
@@ -52,7 +56,8 @@ class FullyConnectedProjector(WindowedBridge):
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def project(self, windows: torch.Tensor) -> torch.Tensor:
-        vectors = self.layers[0](stack_frames(windows))  # (windows, hidden)
+        """(windows, encoder width, stack) → (windows, H)."""
+        vectors: torch.Tensor = self.layers[0](stack_frames(windows))  # (windows, hidden)
         for layer in self.layers[1:]:
             vectors = layer(torch.relu(vectors))
-        return vectors  # (windows, H)
+        return vectors

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForCTC
 from components.model.encoders.family import CheckpointFamily
 from components.model.encoders.traits import MEL_STEP, EncoderTraits
 from components.model.folders.description import has_ctc
-from components.model.folders.pretrained import extracted, read_extractor, read_network
+from components.model.folders.pretrained import extract_features, read_extractor, read_network
 
 # Between WavLM and torch.
 warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask.*")
@@ -48,9 +48,10 @@ class MaskedFamily(CheckpointFamily):
     @classmethod
     def loaded_part(cls, network: Any) -> nn.Module:
         """The network with the head that it has."""
-        return network
+        loaded: nn.Module = network
+        return loaded
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """Frames by the arithmetic of the convolutions."""
         if samples < self.traits.least_samples:
             return 0
@@ -64,11 +65,14 @@ class MaskedFamily(CheckpointFamily):
         """What the network takes, padded to the longest of ``waveforms``: values (B, T) or
         (B, T, mel), and the mask (B, T).
         """
-        batch = extracted(self.extractor, waveforms, padding=True, return_attention_mask=True)
+        batch = extract_features(
+            self.extractor, waveforms, padding=True, return_attention_mask=True
+        )
         names = ("input_features", "input_values", "attention_mask")
         return {name: batch[name] for name in batch if name in names}
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width), of the network's states without its head."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.inputs(waveforms).items()}
         for name in ("input_features", "input_values"):
             if name in inputs:
@@ -79,7 +83,7 @@ class MaskedFamily(CheckpointFamily):
         output = self.body(**inputs, output_hidden_states=needs_all)
         hidden = output.hidden_states[int(layer)] if needs_all else output.last_hidden_state
         return [
-            frames[: self.frames_of(len(waveform))]  # (frames, width)
+            frames[: self.count_frames(len(waveform))]  # (frames, width)
             for frames, waveform in zip(hidden, waveforms, strict=True)
         ]
 
@@ -94,6 +98,7 @@ class WaveformFamily(MaskedFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         receptive_field = 1
         for kernel, stride in zip(
             reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
@@ -122,6 +127,7 @@ class ParakeetFamily(MaskedFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         config = getattr(config, "encoder_config", config)  # below the settings of its CTC head
         mel_step = int(extractor.hop_length if extractor else MEL_STEP)
         return EncoderTraits(
@@ -133,4 +139,7 @@ class ParakeetFamily(MaskedFamily):
 
     @staticmethod
     def encoder_of(network: Any) -> nn.Module:
-        return network.encoder if network.config.model_type == "parakeet_ctc" else network
+        """The encoder below a CTC head."""
+        has_head = network.config.model_type == "parakeet_ctc"
+        encoder: nn.Module = network.encoder if has_head else network
+        return encoder

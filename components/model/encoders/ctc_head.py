@@ -1,7 +1,7 @@
-"""The CTC head of an encoder's folder by itself: its matrix, without the network before it.
+"""The CTC head of an encoder's folder alone: its matrix, without the network before it.
 
 In: a folder in HF form. Out: weights, bias and the blank, frozen, in fp32. Cost: reading two
-tensors, whatever the encoder's size.
+tensors, for an encoder of any size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ HEADS = ("ctc_head", "lm_head")  # Parakeet; HuBERT, wav2vec2, WavLM
 
 @dataclass(frozen=True)
 class CtcHeadWeights:
-    """Units of a frame: ``weight`` (units, encoder width), ``bias`` (units), and the unit
-    ``blank``.
-    """
+    """The linear layer from a frame to scores of units."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    blank: int
+    weight: torch.Tensor  # (units, encoder width)
+    bias: torch.Tensor  # (units,)
+    blank: int  # id of the blank unit
 
 
 def check_ctc(folder: Path, layer: int | str) -> None:
@@ -42,10 +40,10 @@ def read_ctc_head(folder: Path) -> CtcHeadWeights:
     check_ctc(folder, "last")
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as held:
+        with safe_open(file, framework="pt") as weights:
             tensors |= {
-                name: held.get_tensor(name).float()
-                for name in held.keys()  # noqa: SIM118
+                name: weights.get_tensor(name).float()
+                for name in weights.keys()  # noqa: SIM118
                 if name.partition(".")[0] in HEADS
             }
     for head in HEADS:
@@ -58,5 +56,6 @@ def read_ctc_head(folder: Path) -> CtcHeadWeights:
             )
     raise unsupported_folder(
         folder,
-        f"its config.json tells of a CTC head, and its weights hold neither of {', '.join(HEADS)}.",
+        "its config.json says that it has a CTC head, and its weights have neither of "
+        f"{', '.join(HEADS)}.",
     )

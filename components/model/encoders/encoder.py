@@ -67,7 +67,7 @@ class SpeechEncoder(torch.nn.Module):
         return self.traits.width
 
     @property
-    def rate(self) -> float:
+    def frame_rate(self) -> float:
         """Frames per second."""
         return self.traits.frame_rate
 
@@ -83,15 +83,15 @@ class SpeechEncoder(torch.nn.Module):
         """
         return self.traits.needs_equal_lengths
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """Frames that so many samples at 16 kHz give; 0 below ``least_samples``."""
-        return self.family.frames_of(samples)
+        return self.family.count_frames(samples)
 
-    def padded_seconds(self, samples: int) -> float:
+    def computed_duration_s(self, samples: int) -> float:
         """Seconds of audio that are computed for so many samples alone: more where a family fills
         up its windows.
         """
-        return self.family.computed_samples(samples) / RATE
+        return self.family.count_computed_samples(samples) / RATE
 
     @property
     def head(self) -> Any:
@@ -118,7 +118,7 @@ class SpeechEncoder(torch.nn.Module):
         sound = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
         with torch.enable_grad():
             self.requires_grad_(True)
-            total = self.family.frames([sound], self.layer)[0].float().sum()
+            total = self.family.encode([sound], self.layer)[0].float().sum()
             gradients = torch.autograd.grad(total, list(names.values()), allow_unused=True)
         for parameter, is_trainable in was_trainable.items():
             parameter.requires_grad_(is_trainable)
@@ -151,10 +151,10 @@ class SpeechEncoder(torch.nn.Module):
             parameter.requires_grad for parameter in self.parameters()
         )
         with torch.inference_mode(not is_tuned):
-            return self.family.frames(waveforms, self.layer) if len(waveforms) else []
+            return self.family.encode(waveforms, self.layer) if len(waveforms) else []
 
     @torch.inference_mode()
-    def ctc_text(self, frames: Sequence[torch.Tensor]) -> list[str]:
+    def decode_ctc(self, frames: Sequence[torch.Tensor]) -> list[str]:
         """Greedy CTC text of last-layer frames, each (frames, width): the best unit of each frame,
         repeats joined, blanks dropped.
         """

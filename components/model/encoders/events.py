@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 from components.model.encoders.family import CheckpointFamily, passes, split_windows
 from components.model.encoders.traits import MEL_STEP, MEL_WINDOW, EncoderTraits
-from components.model.folders.pretrained import extracted, read_extractor, read_network
+from components.model.folders.pretrained import extract_features, read_extractor, read_network
 
 NUM_SPECIAL = 2  # tokens before the patches
 
@@ -41,6 +41,7 @@ class SpectrogramTransformerFamily(CheckpointFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         hop = int(config.time_stride) * MEL_STEP
         # Every step of a window reads real spectrogram to the end of its patch: 100 steps of the
         # 101 that fit.
@@ -55,12 +56,13 @@ class SpectrogramTransformerFamily(CheckpointFamily):
             + 1,
         )
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """One frame for each 100 ms, complete or not."""
         traits = self.traits
         return math.ceil(samples / traits.hop) if samples >= traits.least_samples else 0
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width): the windows of 10 s of each, joined."""
         window = self.traits.window
         windows = [split_windows(waveform, window) for waveform in waveforms]
         flat = [piece for utterance in windows for piece in utterance]
@@ -72,7 +74,7 @@ class SpectrogramTransformerFamily(CheckpointFamily):
         """Frames of windows of at most 10 s, all through the layers at once."""
         # The last window may be shorter than one window of the filterbank.
         padded = [np.pad(window, (0, max(0, MEL_WINDOW - len(window)))) for window in windows]
-        mel = extracted(self.extractor, padded)["input_values"]  # (windows, time, mel)
+        mel = extract_features(self.extractor, padded)["input_values"]  # (windows, time, mel)
         output = self.network(mel.to(self.device, self.dtype), output_hidden_states=layer != "last")
         hidden = output.last_hidden_state if layer == "last" else output.hidden_states[int(layer)]
         patches = hidden[:, NUM_SPECIAL:]  # (windows, bands · steps, width)

@@ -32,15 +32,15 @@ class Family(ABC):
     traits: EncoderTraits
 
     @abstractmethod
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """Frames that so many samples give; 0 below ``traits.least_samples``."""
 
-    def computed_samples(self, samples: int) -> int:
+    def count_computed_samples(self, samples: int) -> int:
         """Samples that are computed for so many."""
-        return self.traits.computed_samples(samples)
+        return self.traits.count_computed_samples(samples)
 
     @abstractmethod
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of each waveform, (frames, width), on the device, without those of padding.
 
         ``layer`` is a hidden state by its number, or ``last``.
@@ -75,7 +75,8 @@ class CheckpointFamily(Family):
     @staticmethod
     def encoder_of(network: Any) -> nn.Module:
         """The part of a checkpoint's network that computes frames: what is below a head."""
-        return getattr(network, network.base_model_prefix, network)
+        encoder: nn.Module = getattr(network, network.base_model_prefix, network)
+        return encoder
 
     @classmethod
     def loaded_part(cls, network: Any) -> nn.Module:

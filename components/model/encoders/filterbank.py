@@ -12,7 +12,7 @@ import torch
 
 from components.model.encoders.family import Family
 from components.model.encoders.traits import EncoderTraits, filterbank_traits
-from components.model.folders.pretrained import extracted, read_extractor
+from components.model.folders.pretrained import extract_features, read_extractor
 
 
 class FilterbankFamily(Family):
@@ -30,14 +30,17 @@ class FilterbankFamily(Family):
         extractor = read_extractor(folder)
         return filterbank_traits(int(extractor.feature_size), int(extractor.hop_length))
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """One frame for each complete 10 ms."""
         return samples // self.traits.hop if samples >= self.traits.least_samples else 0
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
-        mel = extracted(self.extractor, waveforms, padding=True)["input_features"]  # (B, T, mel)
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Log-mel frames of each waveform, (frames, mel); ``layer`` has no meaning."""
+        mel = extract_features(self.extractor, waveforms, padding=True)[
+            "input_features"
+        ]  # (B, T, mel)
         mel = mel.to(self.device, self.dtype)
         return [
-            frames[: self.frames_of(len(waveform))]  # (frames, mel)
+            frames[: self.count_frames(len(waveform))]  # (frames, mel)
             for frames, waveform in zip(mel, waveforms, strict=True)
         ]

@@ -24,17 +24,18 @@ class JoinedFamily(Family):
         self.network = torch.nn.ModuleList([part.network for part in parts])
         self.traits = join_traits([part.traits for part in parts])
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """The frames of the first encoder."""
-        return self.parts[0].frames_of(samples) if samples >= self.traits.least_samples else 0
+        return self.parts[0].count_frames(samples) if samples >= self.traits.least_samples else 0
 
-    def computed_samples(self, samples: int) -> int:
+    def count_computed_samples(self, samples: int) -> int:
         """Samples that are computed for so many, by the encoder that computes most."""
-        return max(part.computed_samples(samples) for part in self.parts)
+        return max(part.count_computed_samples(samples) for part in self.parts)
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, sum of the widths)."""
         first, *others = [
-            part.frames(waveforms, layer if index == 0 else "last")
+            part.encode(waveforms, layer if index == 0 else "last")
             for index, part in enumerate(self.parts)
         ]
         joined = []

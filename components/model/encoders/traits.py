@@ -39,7 +39,7 @@ class EncoderTraits:
         """Seconds that are computed at least, and in multiples; 0: as many as there are."""
         return self.window / RATE
 
-    def computed_samples(self, samples: int) -> int:
+    def count_computed_samples(self, samples: int) -> int:
         """Samples that are computed for so many: more where windows are filled up."""
         return -(-samples // self.window) * self.window if self.window else samples
 

@@ -24,7 +24,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from components.model.encoders.family import CheckpointFamily, passes, split_windows
 from components.model.encoders.traits import MEL_STEP, MEL_WINDOW, EncoderTraits
 from components.model.folders.description import read_config
-from components.model.folders.pretrained import extracted, read_extractor, read_network
+from components.model.folders.pretrained import extract_features, read_extractor, read_network
 
 
 class WhisperFamily(CheckpointFamily):
@@ -49,6 +49,7 @@ class WhisperFamily(CheckpointFamily):
 
     @classmethod
     def describe(cls, config: Any, extractor: Any = None, padding: str = "window") -> EncoderTraits:
+        """See ``CheckpointFamily``."""
         # The second convolution has stride 2: frames of 20 ms.
         hop = 2 * int(extractor.hop_length if extractor else MEL_STEP)
         return EncoderTraits(
@@ -66,23 +67,28 @@ class WhisperFamily(CheckpointFamily):
 
     @staticmethod
     def encoder_of(network: Any) -> nn.Module:
-        return network.get_encoder()
+        """The encoder half."""
+        encoder: nn.Module = network.get_encoder()
+        return encoder
 
     @staticmethod
     def decoder_of(network: Any) -> nn.Module | None:
-        return network.get_decoder()
+        """The decoder half."""
+        decoder: nn.Module = network.get_decoder()
+        return decoder
 
-    def frames_of(self, samples: int) -> int:
+    def count_frames(self, samples: int) -> int:
         """One frame for each 20 ms, complete or not. A window is a multiple of them, so cutting
         audio into windows does not change the number.
         """
         traits = self.traits
         return math.ceil(samples / traits.hop) if samples >= traits.least_samples else 0
 
-    def frames(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width): the windows of 30 s of each, joined."""
         windows = [split_windows(waveform, self.window) for waveform in waveforms]
         flat = [window for utterance in windows for window in utterance]
-        runs = passes([self.computed_samples(len(window)) for window in flat])
+        runs = passes([self.count_computed_samples(len(window)) for window in flat])
         states = iter([frames for run in runs for frames in self._pass(flat[run], layer)])
         return [torch.cat([next(states) for _ in utterance]) for utterance in windows]
 
@@ -101,8 +107,8 @@ class WhisperFamily(CheckpointFamily):
         """
         longest = max(map(len, windows)) + int(self.extractor.n_fft)
         length = self.window if self.padding == "window" else min(self.window, longest)
-        batch = extracted(self.extractor, windows, padding="max_length", max_length=length)
-        mel = batch["input_features"]
+        batch = extract_features(self.extractor, windows, padding="max_length", max_length=length)
+        mel: torch.Tensor = batch["input_features"]
         if self.padding == "none":
             mel = mel[:, :, : 2 * max(counts)]
             mel = mel * (torch.arange(mel.shape[2]) < 2 * torch.tensor(counts)[:, None])[:, None]
@@ -127,4 +133,5 @@ class WhisperFamily(CheckpointFamily):
         for block in network.layers[:num_layers]:
             hidden = block(hidden, mask)
         # The final norm belongs to the last state, as in hidden_states[-1] of transformers.
-        return network.layer_norm(hidden) if num_layers == self.layers else hidden
+        states: torch.Tensor = network.layer_norm(hidden) if num_layers == self.layers else hidden
+        return states

@@ -3,7 +3,7 @@
 ``pytorch_model.bin`` is a pickle, which could run commands. It is read with ``weights_only=True``,
 which builds tensors and plain containers and refuses all else, here and nowhere else. Cost: the
 weights are mapped, not read into memory, where the file is a zip archive (torch 1.6 and later), and
-written once; an older file stands in memory whole.
+written once; an older file is read into memory completely.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from safetensors.torch import save_file
 from components.config.errors import InputError
 
 
-def convert(source: Path, target: Path, where: str) -> None:
+def convert_weights(source: Path, target: Path, where: str) -> None:
     """Writes the tensors of ``source`` to ``target`` under their names; ``where`` names them in
     errors.
 
-    Tensors that share memory are written each by itself. Raises InputError where the file holds
-    more than tensors by name.
+    Tensors that share memory are written separately. Raises InputError where the file has more than
+    tensors by name.
     """
     try:
         tensors = torch.load(
             source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source)
         )
-    except (
-        Exception
-    ) as error:  # a foreign file breaks in any way; what would run code is an UnpicklingError
+    except Exception as error:  # of any type for a broken file; UnpicklingError for code
         raise InputError(
             f"{where} does not load as plain tensors ({type(error).__name__}): it is broken, "
             "or a pickle that would run code.",
@@ -41,25 +39,26 @@ def convert(source: Path, target: Path, where: str) -> None:
         isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
         raise InputError(
-            f"{where} holds more than tensors by name.",
+            f"{where} has more than tensors by name.",
             subject=where,
             hint="Take weights as safetensors.",
         )
-    save_file(_without_shared_memory(tensors), target, metadata={"format": "pt"})
+    save_file(_separate_tensors(tensors), target, metadata={"format": "pt"})
 
 
-def _without_shared_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, contiguous, no two in one piece of memory (tied weights), which safetensors
-    does not hold.
+def _separate_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, contiguous, without two in one piece of memory (tied weights), which
+    safetensors does not accept.
     """
     separate: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
+    addresses: set[int] = set()
     for name, tensor in tensors.items():
-        memory = tensor.untyped_storage().data_ptr()
+        address = tensor.untyped_storage().data_ptr()
+        is_shared = address in addresses
         separate[name] = (
             tensor.clone(memory_format=torch.contiguous_format)
-            if memory in seen
+            if is_shared
             else tensor.contiguous()
         )
-        seen.add(memory)
+        addresses.add(address)
     return separate

@@ -1,7 +1,7 @@
-"""What the folders of an encoder and of a bridge say of themselves: an encoder's ``config.json`` as
-plain data, and which files there are.
+"""What the folders of an encoder and of a bridge say: an encoder's ``config.json`` as plain data,
+and which files there are.
 
-What needs no more than this starts without torch, and costs milliseconds.
+Starts without torch, and costs milliseconds.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def unsupported_folder(folder: Path, reason: object) -> InputError:
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` as plain data; raises InputError where there is none."""
     try:
-        return json.loads((folder / "config.json").read_text())
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise unsupported_folder(folder, error) from None
+    return config
 
 
 def has_ctc(folder: Path) -> bool:
@@ -45,17 +46,14 @@ def has_ctc_for_layer(encoder: Path, layer: int | str) -> bool:
 
 
 def has_acoustic_evidence(encoder: Path, layer: int | str, bridge: Path) -> bool:
-    """Whether there is evidence of what was said: CTC of the layer that frames come from, or a
-    matching head that was trained.
+    """Whether a search can have acoustic evidence: from CTC on the layer that frames come from, or
+    from a trained matching head.
     """
     return has_ctc_for_layer(encoder, layer) or (bridge / MATCHING).is_file()
 
 
 def has_own_decoder(folder: Path) -> bool:
-    """Whether the folder is a whole Whisper with a tokenizer: it writes text without an LLM."""
-    has_decoder = "WhisperForConditionalGeneration" in (
-        read_config(folder).get("architectures") or ()
-    )
-    return has_decoder and any(
-        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
-    )
+    """Whether the folder is a complete Whisper with a tokenizer, which writes text without an LLM."""
+    architectures = read_config(folder).get("architectures") or ()
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    return "WhisperForConditionalGeneration" in architectures and has_tokenizer

@@ -1,10 +1,10 @@
 """Checkpoints in HF form that were trained elsewhere: local ones and those of a model hub → units
 of the work cache.
 
-A unit holds weights as safetensors and plain descriptions, and names no code to run. Weights are
-linked into it where the file system allows and copied where not; torch's own ``pytorch_model*.bin``
-are converted. Cost: the files are read once for their digests; a conversion writes the weights
-anew. A finished unit costs nothing and needs no network.
+A unit has weights as safetensors and plain descriptions, and names no code to run. Weights are
+linked into it where the file system allows, else copied; torch's own ``pytorch_model*.bin`` are
+converted. Cost: the files are read once for their digests; a conversion writes the weights anew. A
+finished unit costs nothing and needs no network.
 """
 
 from __future__ import annotations
@@ -23,84 +23,75 @@ from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
 from components.runtime.unit_cache import cached_unit, check_disk_space
 
-ACCEPTED_FILES = (
-    ".safetensors",
-    ".json",
-    ".txt",
-    ".model",
-)  # of a local folder: weights and plain descriptions; never code
-DTYPE = (
-    "dtype",
-    "torch_dtype",
-)  # of the weights as stored: what is loaded says the entry's numerics
-PICKLED = re.compile(
-    r"pytorch_model(-\d{5}-of-\d{5})?\.bin"
-)  # torch's own weights, whole or in parts
-TENSORS_ONLY = (
-    "qwen",
-)  # model types of which only tensors are taken (components/encoder/qwen_audio.py)
-INDEX, PICKLED_INDEX = (
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)  # which part holds which tensor
+# Suffixes of the files taken from a local folder: weights and plain descriptions, never code.
+ACCEPTED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+# Keys for the dtype of the weights as stored; numerics of the entry says which one is loaded.
+DTYPE_KEYS = ("dtype", "torch_dtype")
+# torch's own weights, in one file or in parts.
+PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")
+# Model types of which only some tensors are used (components/encoder/qwen_audio.py).
+TENSORS_ONLY = ("qwen",)
+# These say which part has which tensor.
+INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 
 
-def checkpoint_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
+def cache_checkpoint(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
     """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the
     stage's RESULT_VERSION.
     """
-    unit = (
-        local_unit(stage, name, source.folder, version)
-        if source.kind == "folder"
-        else _hub_unit(stage, name, source, version)
-    )
-    check_shape(json.loads((unit / "config.json").read_text()), source.shape, f"{stage} '{name}'")
+    if source.kind == "folder":
+        unit = cache_local_checkpoint(stage, name, source.folder, version)
+    else:
+        unit = _cache_hub_checkpoint(stage, name, source, version)
+    config = json.loads((unit / "config.json").read_text())
+    check_shape(config, source.shape, f"{stage} '{name}'")
     return unit
 
 
 def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> None:
-    """Raises InputError where a checkpoint's configuration is not what its catalogue entry says of
+    """Raises InputError where a checkpoint's configuration differs from its catalogue entry in
     width, layers, …
 
-    What a ``config.json`` leaves out, or says by another of the family's names for it, counts as
-    transformers reads it.
+    What a ``config.json`` leaves out, or says by another of the family's names for it, has the
+    value that transformers reads.
     """
     for key, expected in shape.items():
-        given = config[key] if key in config else _as_read(config, key)
-        if isinstance(expected, dict) and isinstance(given, dict):
-            check_shape(given, expected, f"{where}, {key}")
-        elif given != expected and key not in DTYPE:
+        value = config[key] if key in config else _transformers_value(config, key)
+        if isinstance(expected, dict) and isinstance(value, dict):
+            check_shape(value, expected, f"{where}, {key}")
+        elif value != expected and key not in DTYPE_KEYS:
             raise InputError(
                 f"{where}: source.shape says {key} = {expected}, the checkpoint's config.json "
-                f"says {given}.",
+                f"says {value}.",
                 subject=key,
                 hint="Correct the entry, or take the checkpoint that it describes.",
             )
 
 
-def _as_read(config: dict[str, Any], key: str) -> Any:
+def _transformers_value(config: dict[str, Any], key: str) -> Any:
+    """The value of a key as transformers reads a ``config.json``; None for an unknown model."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
     kind = config.get("model_type")
-    return (
-        getattr(CONFIG_MAPPING[kind](**config), key, None) if kind in CONFIG_MAPPING_NAMES else None
-    )
+    if kind not in CONFIG_MAPPING_NAMES:
+        return None
+    return getattr(CONFIG_MAPPING[kind](**config), key, None)
 
 
-def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
-    def make(unit: Path) -> None:
-        from components.model.folders.hub import (
-            HubEntry,
-            fetch,
-        )  # the network's libraries are loaded where something is fetched
+def _cache_hub_checkpoint(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
+    """The unit of a checkpoint on the hub."""
+
+    def write(unit: Path) -> None:
+        # The network's libraries are imported only where something is fetched.
+        from components.model.folders.hub import fetch
+        from components.model.folders.hub_entry import HubEntry
 
         entry = HubEntry(stage, name, source)
-        if source.shape:  # before gigabytes are fetched that it would refuse
-            config = fetch(replace(entry, source=replace(source, files=["config.json"])))[
-                "config.json"
-            ]
+        if source.shape:  # checked before gigabytes are fetched that it would refuse
+            config_entry = replace(entry, source=replace(source, files=["config.json"]))
+            config = fetch(config_entry)["config.json"]
             check_shape(json.loads(config.read_text()), source.shape, entry.where)
-        fill(unit, fetch(entry), entry.where)
+        fill_unit(unit, fetch(entry), entry.where)
 
     key = {
         "version": version,
@@ -108,11 +99,13 @@ def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> 
         "revision": source.revision,
         "files": sorted(source.files),
     }
-    return cached_unit(stage, key, make, code=__name__)
+    return cached_unit(stage, key, write, code=__name__)
 
 
-def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
-    """The unit of the checkpoint ``folder`` below LIBRETTO_MODELS."""
+def cache_local_checkpoint(stage: str, name: str, folder: str, version: int) -> Path:
+    """The unit of the checkpoint ``folder`` below LIBRETTO_MODELS; raises InputError where it is
+    not there.
+    """
     path = models_root() / folder
     if not folder or not path.is_dir():
         raise InputError(
@@ -121,23 +114,23 @@ def local_unit(stage: str, name: str, folder: str, version: int) -> Path:
             hint="Put the checkpoint there.",
         )
     where = f"{stage} '{name}': {path}"
-    files = checkpoint_files(path, where)
+    files = digest_files(path, where)
     return cached_unit(
         stage,
         {"version": version, "files": files},
-        lambda unit: fill(unit, {file: path / file for file in files}, where),
+        lambda unit: fill_unit(unit, {file: path / file for file in files}, where),
         code=__name__,
     )
 
 
-def checkpoint_files(folder: Path, where: str) -> dict[str, str]:
+def digest_files(folder: Path, where: str) -> dict[str, str]:
     """SHA-256 of each file taken from a checkpoint's folder; raises InputError, which names it
-    ``where``, for one that lacks weights or configuration.
+    ``where``, for one without weights or configuration.
     """
     files = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix in ACCEPTED_FILES and path.is_file()
+        if path.suffix in ACCEPTED_SUFFIXES and path.is_file()
     ]
     if not any(path.suffix == ".safetensors" for path in files):
         files += [path for path in sorted(folder.iterdir()) if PICKLED.fullmatch(path.name)]
@@ -146,10 +139,9 @@ def checkpoint_files(folder: Path, where: str) -> dict[str, str]:
 
 
 def check_all_files(names: set[str], where: str) -> None:
-    """Raises InputError where configuration or weights lack."""
-    if "config.json" not in names or not any(
-        name.endswith(".safetensors") or PICKLED.fullmatch(name) for name in names
-    ):
+    """Raises InputError where configuration or weights are not among ``names``."""
+    has_weights = any(name.endswith(".safetensors") or PICKLED.fullmatch(name) for name in names)
+    if "config.json" not in names or not has_weights:
         raise InputError(
             f"{where} is no checkpoint: config.json and weights (safetensors or "
             "pytorch_model.bin) are needed.",
@@ -158,9 +150,9 @@ def check_all_files(names: set[str], where: str) -> None:
         )
 
 
-def fill(unit: Path, files: dict[str, Path], where: str) -> None:
-    """Fills ``unit`` with a whole checkpoint out of ``files`` (path by name); ``where`` names it in
-    errors.
+def fill_unit(unit: Path, files: dict[str, Path], where: str) -> None:
+    """Writes a complete checkpoint out of ``files`` (path by name) into ``unit``; ``where`` names
+    it in errors.
 
     Raises InputError for weights that are more than tensors, for a model that exists as remote code
     only, for a part that is missing, and where the disk is full.
@@ -170,47 +162,56 @@ def fill(unit: Path, files: dict[str, Path], where: str) -> None:
     with check_disk_space(sum(files[name].stat().st_size for name in pickled), unit, where):
         for name, path in files.items():
             if name in pickled:
-                from components.model.folders.conversion import (
-                    convert,
-                )  # torch is loaded where something is converted
+                # torch is imported only where something is converted.
+                from components.model.folders.conversion import convert_weights
 
-                convert(path, unit / safe_name(name), f"{where}: {name}")
+                convert_weights(path, unit / safetensors_name(name), f"{where}: {name}")
             elif name == PICKLED_INDEX and pickled:
-                (unit / INDEX).write_text(_index_of_safetensors(path))
+                (unit / INDEX).write_text(_safetensors_index(path))
             elif name.endswith(".safetensors"):
                 _link(path, unit / name)
             elif name.endswith("config.json"):
-                (unit / name).write_text(without_code(path, f"{where}: {name}"), encoding="utf-8")
+                text = remove_code(path, f"{where}: {name}")
+                (unit / name).write_text(text, encoding="utf-8")
             else:
                 shutil.copyfile(path, unit / name)
-    if (unit / INDEX).exists():
-        parts = set(json.loads((unit / INDEX).read_text())["weight_map"].values())
-        missing = sorted(part for part in parts if not (unit / part).exists())
-        if missing:
-            raise InputError(
-                f"{where}: the index of the weights names {', '.join(missing)}, which is not "
-                "among the files.",
-                subject=where,
-                hint="List all parts of the weights.",
-            )
+    _check_parts(unit, where)
 
 
-def safe_name(name: str) -> str:
+def _check_parts(unit: Path, where: str) -> None:
+    """Raises InputError where the index of the weights names a part that is not in ``unit``."""
+    if not (unit / INDEX).exists():
+        return
+    parts = set(json.loads((unit / INDEX).read_text())["weight_map"].values())
+    missing = sorted(part for part in parts if not (unit / part).exists())
+    if missing:
+        raise InputError(
+            f"{where}: the index of the weights names {', '.join(missing)}, which is not "
+            "among the files.",
+            subject=where,
+            hint="List all parts of the weights.",
+        )
+
+
+def safetensors_name(name: str) -> str:
     """The name as safetensors of torch's own weights: ``pytorch_model-00001-of-00002.bin`` →
     ``model-00001-of-00002.safetensors``.
     """
     return f"{name.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
 
 
-def _index_of_safetensors(path: Path) -> str:
+def _safetensors_index(path: Path) -> str:
+    """The index of torch's own weights, with the names of the converted parts."""
     index = json.loads(path.read_text())
-    index["weight_map"] = {tensor: safe_name(part) for tensor, part in index["weight_map"].items()}
+    index["weight_map"] = {
+        tensor: safetensors_name(part) for tensor, part in index["weight_map"].items()
+    }
     return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 
 def _link(path: Path, target: Path) -> None:
-    """A hard link, read-only as all of a unit; a copy across file systems and of what belongs to
-    somebody else.
+    """A hard link, read-only as all of a unit; a copy across file systems and of files of another
+    user.
     """
     try:
         os.link(path.resolve(), target)
@@ -220,8 +221,8 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def without_code(path: Path, where: str) -> str:
-    """The text of a configuration, without ``auto_map`` (classes in Python files of the repository,
+def remove_code(path: Path, where: str) -> str:
+    """The text of a configuration without ``auto_map`` (classes in Python files of the repository,
     which are never run).
 
     Raises InputError where transformers has no class of its own for it.
@@ -236,18 +237,18 @@ def without_code(path: Path, where: str) -> str:
     if "auto_map" not in config:
         return text
     del config["auto_map"]
-    if not _native(path.name, config):
+    if not _is_native(path.name, config):
         kind = config.get("model_type") or config.get("tokenizer_class")
         raise InputError(
             f"{where}: '{kind}' is remote code (auto_map): Python out of the repository, which "
             "is never run here.",
             subject=where,
-            hint="Only families that transformers itself holds can be taken.",
+            hint="Only families that transformers itself has can be used.",
         )
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
-def _native(name: str, config: dict) -> bool:
+def _is_native(name: str, config: dict[str, Any]) -> bool:
     """Whether transformers has its own class for a configuration; those of extractors are chosen by
     the model's family.
     """
@@ -256,7 +257,5 @@ def _native(name: str, config: dict) -> bool:
 
     if name == "config.json":
         return config.get("model_type") in (*CONFIG_MAPPING_NAMES, *TENSORS_ONLY)
-    return (
-        name != "tokenizer_config.json"
-        or tokenizer_class_from_name(config.get("tokenizer_class") or "") is not None
-    )
+    tokenizer_class = config.get("tokenizer_class") or ""
+    return name != "tokenizer_config.json" or tokenizer_class_from_name(tokenizer_class) is not None

@@ -1,9 +1,9 @@
 """Checkpoints in HF form: a folder → settings, feature extractor, network; the architecture is what
 the folder says.
 
-Only safetensors are read, no code of a checkpoint is run, and a weight that the folder lacks stops:
-transformers would draw it at random (``WhisperEncoder.from_pretrained`` on a whole Whisper does so
-for all of them).
+Only safetensors are read, no code of a checkpoint is run, and a missing weight is an error:
+transformers would draw it at random (``WhisperEncoder.from_pretrained`` on a complete Whisper does
+so for all of them).
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from components.audio.sound import RATE
 from components.model.folders.description import unsupported_folder
 
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}  # as the catalogue names them
-# Drawn anew without harm: used by masking in training only, and absent from checkpoints that were
-# tuned without it.
+# By their names in the catalogue.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# May be drawn at random: only masking in training uses it, and checkpoints that were tuned without
+# masking do not have it.
 UNUSED = ("masked_spec_embed",)
-FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: no training moves them
+FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: training does not change them
 
 
 def read_settings(folder: Path) -> Any:
-    """``config.json`` as transformers reads it: with the architecture's defaults, which it leaves
-    out where it writes one.
+    """``config.json`` as transformers reads it: with the architecture's defaults, which the file
+    leaves out. Raises InputError where there is none.
     """
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -41,7 +38,9 @@ def read_settings(folder: Path) -> Any:
 
 
 def read_extractor(folder: Path) -> Any:
-    """The feature extractor: waveforms (mono float32 at 16 kHz) → what the network takes."""
+    """The feature extractor: waveforms (mono float32 at 16 kHz) → what the network takes. Raises
+    InputError where there is none.
+    """
     try:
         return AutoFeatureExtractor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -50,9 +49,9 @@ def read_extractor(folder: Path) -> Any:
         raise unsupported_folder(folder, error) from None
 
 
-def extracted(extractor: Any, waveforms: Sequence[np.ndarray], **options: Any) -> Any:
-    """What an extractor makes of waveforms (mono float32 at 16 kHz): on the processor, in fp32
-    whatever a training computes in.
+def extract_features(extractor: Any, waveforms: Sequence[np.ndarray], **options: Any) -> Any:
+    """The features of waveforms (mono float32 at 16 kHz), by name: computed on the CPU, in fp32 in
+    any training precision.
     """
     with torch.autocast("cpu", enabled=False):
         return extractor(list(waveforms), sampling_rate=RATE, return_tensors="pt", **options)

@@ -76,9 +76,11 @@ def _unfit(folder: Path, error: Exception) -> InputError:
     )
 
 
-def target_output(llm: Any, inputs: LlmInputs) -> SpeechOutput:
-    """Logits at the target positions alone, and their cross-entropy; no matching loss."""
-    hidden = hidden_states(llm, inputs.embeddings, inputs.attention_mask, inputs.position_ids)
+def predict_targets(llm: Any, inputs: LlmInputs) -> SpeechOutput:
+    """Hidden states → logits at the target positions alone → cross-entropy; no matching loss."""
+    hidden = compute_hidden_states(
+        llm, inputs.embeddings, inputs.attention_mask, inputs.position_ids
+    )
     rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)  # each (N,)
     labels = inputs.labels[rows, columns]  # (N,)
     logits = llm.get_output_embeddings()(hidden[rows, columns]).float()  # (N, vocabulary)
@@ -96,7 +98,7 @@ def target_output(llm: Any, inputs: LlmInputs) -> SpeechOutput:
 
 
 @torch.no_grad()
-def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
+def score_text(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
     """Sum of the natural log-probabilities of ``ids`` behind the BOS; the end of sequence is not
     counted.
 
@@ -115,7 +117,7 @@ def log_probability(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
     return -float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
 
-def hidden_states(
+def compute_hidden_states(
     llm: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
 ) -> torch.Tensor:
     """The last layer's hidden states, (B, T, H), of embeddings (B, T, H).
@@ -124,9 +126,11 @@ def hidden_states(
     within each run of positions.
     """
     options = {} if positions is None else {"position_ids": positions}
-    return llm.base_model(
+    output = llm.base_model(
         inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **options
-    ).last_hidden_state
+    )
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden
 
 
 @torch.no_grad()
@@ -148,10 +152,12 @@ def check_packing(llm: Any) -> None:
         [torch.arange(len(each), device=first.device) for each in (first, second)]
     )[None]
     apart = torch.cat(
-        [hidden_states(llm, each[None], None, None)[0] for each in (first, second)]
+        [compute_hidden_states(llm, each[None], None, None)[0] for each in (first, second)]
     ).float()
     try:
-        together = hidden_states(llm, torch.cat([first, second])[None], None, positions)[0].float()
+        together = compute_hidden_states(llm, torch.cat([first, second])[None], None, positions)[
+            0
+        ].float()
         off = float((together - apart).norm() / apart.norm())
     except TypeError:  # it takes no positions
         off = float("inf")

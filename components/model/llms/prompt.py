@@ -105,7 +105,7 @@ class PromptBuilder:
                 hint="Take the tokenizer that the checkpoint was trained with.",
             )
 
-    def target(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Token ids of a transcript, without the end of sequence; empty for an empty one.
 
         Raises InputError where the first of them would be joined with the end of the template,
@@ -134,17 +134,17 @@ class PromptBuilder:
         )
 
     @cached_property
-    def special(self) -> set[int]:
+    def special_ids(self) -> set[int]:
         """Ids of tokens that are no text."""
         added = self._tokenizer.added_tokens_decoder.items()
         added_ids = {index for index, token in added if token.special}
         return {*self._tokenizer.all_special_ids, self.eos} | added_ids
 
-    def plain_tokens(self) -> list[int]:
+    def list_plain_tokens(self) -> list[int]:
         """Ids of the vocabulary that are no special tokens: what a transcript may consist of."""
-        return sorted(set(self._tokenizer.get_vocab().values()) - self.special)
+        return sorted(set(self._tokenizer.get_vocab().values()) - self.special_ids)
 
-    def text(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""
         tokens = list(tokens)
         end = tokens.index(self.eos) if self.eos in tokens else len(tokens)
