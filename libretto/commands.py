@@ -19,7 +19,7 @@ from libretto.workspace import check_checkout, check_workspace
 
 
 @dataclass(frozen=True)
-class Command:
+class Subcommand:
     """One command: the module whose ``main(arguments, prog=…)`` runs it and whose ``build_parser``
     describes its arguments, and what it needs.
     """
@@ -47,35 +47,35 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in (
-        Command(
+        Subcommand(
             "run",
             "run the pipeline: plan, dvc repro, table of results",
             "libretto.pipeline",
             needs_workspace=True,
         ),
-        Command(
+        Subcommand(
             "plan",
             "estimate what a run downloads, writes, trains and takes",
             "components.plan.__main__",
             needs_workspace=True,
         ),
-        Command(
+        Subcommand(
             "use",
             "put the parameters of a recipe into params.yaml",
             "libretto.recipes",
             needs_workspace=True,
             needs_checkout=True,
         ),
-        Command("transcribe", "turn recordings into text", "components.transcribe.__main__"),
-        Command(
+        Subcommand("transcribe", "turn recordings into text", "components.transcribe.__main__"),
+        Subcommand(
             "export",
             "write the trained model into a folder that loads elsewhere",
             "components.transcribe.__main__",
             prefix=("export",),
             needs_workspace=True,
         ),
-        Command("score", "print the scores of the last run, or of two files", "libretto.scores"),
-        Command(
+        Subcommand("score", "print the scores of the last run, or of two files", "libretto.scores"),
+        Subcommand(
             "compare",
             "run experiments and print their results side by side",
             "flows.compare",
@@ -83,22 +83,22 @@ COMMANDS = {
             needs_workspace=True,
             needs_checkout=True,
         ),
-        Command(
+        Subcommand(
             "fetch",
             "download what is missing of a corpus",
             "components.corpus.__main__",
             prefix=("fetch",),
             needs_workspace=True,
         ),
-        Command(
+        Subcommand(
             "scan",
             "record which files a corpus consists of",
             "components.corpus.__main__",
             prefix=("scan",),
             needs_workspace=True,
         ),
-        Command("clean", "trim the work cache", "components.clean"),
-        Command("completion", "print a completion script for a shell", "libretto.completion"),
+        Subcommand("clean", "trim the work cache", "components.clean"),
+        Subcommand("completion", "print a completion script for a shell", "libretto.completion"),
     )
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import shtab
 
-from libretto.commands import COMMANDS, Command
+from libretto.commands import COMMANDS, Subcommand
 
 SHELLS = ("bash", "zsh", "fish")
 PATHS = {"FILE|FOLDER|-": shtab.FILE, "DIR": shtab.DIRECTORY}  # by metavar
@@ -51,7 +51,7 @@ def complete_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command_parsers(command: Command) -> list[argparse.ArgumentParser]:
+def command_parsers(command: Subcommand) -> list[argparse.ArgumentParser]:
     """The parser of a command as a list, empty if the command cannot be imported here."""
     try:
         return [command.build_parser()]

@@ -87,7 +87,7 @@ class Conv1dTransformerProjector(WindowedBridge):
         return vectors
 
     def mix_windows(self, utterances: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Each (windows, width) → (windows, H): the windows of an utterance attend to each other."""
+        """Each (windows, width) → (windows, H): windows of one utterance attend to each other."""
         hidden, mask = pad_frames(utterances)  # (B, windows, width), (B, windows)
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=~mask)

@@ -49,9 +49,9 @@ class SpeechEncoder(torch.nn.Module):
         self.has_ctc = has_ctc(folder)
         layers = self.traits.num_layers
         if layer != "last" and (layers is None or not 0 <= int(layer) <= layers):
-            known = "'last' alone" if layers is None else f"0 to {layers}, or 'last'"
+            valid = "'last' alone" if layers is None else f"0 to {layers}, or 'last'"
             raise InputError(
-                f"{folder} has no layer {layer}.", subject="features.layer", hint=f"Known: {known}."
+                f"{folder} has no layer {layer}.", subject="features.layer", hint=f"Known: {valid}."
             )
         read_tokenizer = partial(
             AutoTokenizer.from_pretrained, folder, local_files_only=True, trust_remote_code=False

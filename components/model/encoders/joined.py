@@ -34,7 +34,7 @@ class JoinedFamily(Family):
 
     def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of each waveform, (frames, sum of the widths)."""
-        first, *others = [
+        first, *following = [
             part.encode(waveforms, layer if index == 0 else "last")
             for index, part in enumerate(self.parts)
         ]
@@ -42,7 +42,7 @@ class JoinedFamily(Family):
         for index, frames in enumerate(first):
             starts = torch.arange(len(frames), device=frames.device) * self.traits.hop  # samples
             aligned = []
-            for part, part_frames in zip(self.parts[1:], others, strict=True):
+            for part, part_frames in zip(self.parts[1:], following, strict=True):
                 utterance = part_frames[index]  # (part's frames, part's width)
                 frame_index = (starts // part.traits.hop).clamp(max=len(utterance) - 1)
                 aligned.append(utterance[frame_index])  # (frames, part's width)

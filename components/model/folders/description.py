@@ -53,7 +53,7 @@ def has_acoustic_evidence(encoder: Path, layer: int | str, bridge: Path) -> bool
 
 
 def has_own_decoder(folder: Path) -> bool:
-    """Whether the folder is a complete Whisper with a tokenizer, which writes text without an LLM."""
+    """Whether the folder is a complete Whisper with a tokenizer: it transcribes without an LLM."""
     architectures = read_config(folder).get("architectures") or ()
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     return "WhisperForConditionalGeneration" in architectures and has_tokenizer

@@ -149,16 +149,16 @@ def check_packing(llm: Any) -> None:
         for start, length in ((5, 6), (40, 9))
     )
     positions = torch.cat(
-        [torch.arange(len(each), device=first.device) for each in (first, second)]
+        [torch.arange(len(vectors), device=first.device) for vectors in (first, second)]
     )[None]
-    apart = torch.cat(
-        [compute_hidden_states(llm, each[None], None, None)[0] for each in (first, second)]
+    separate = torch.cat(
+        [compute_hidden_states(llm, vectors[None], None, None)[0] for vectors in (first, second)]
     ).float()
     try:
         together = compute_hidden_states(llm, torch.cat([first, second])[None], None, positions)[
             0
         ].float()
-        off = float((together - apart).norm() / apart.norm())
+        off = float((together - separate).norm() / separate.norm())
     except TypeError:  # it takes no positions
         off = float("inf")
     if not off <= PACKING_TOLERANCE[embed.weight.dtype]:
