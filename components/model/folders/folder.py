@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
-from components.config.model_sources import CheckpointSource
+from components.config.model_sources import HubSource, LocalSource
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
 from components.runtime.unit_cache import cached_unit, check_disk_space
@@ -45,13 +45,13 @@ INDEX, PICKLED_INDEX = (
 )  # which part holds which tensor
 
 
-def checkpoint_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
+def checkpoint_unit(stage: str, name: str, source: HubSource | LocalSource, version: int) -> Path:
     """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the
     stage's RESULT_VERSION.
     """
     unit = (
         local_unit(stage, name, source.folder, version)
-        if source.kind == "folder"
+        if isinstance(source, LocalSource)
         else _hub_unit(stage, name, source, version)
     )
     check_shape(json.loads((unit / "config.json").read_text()), source.shape, f"{stage} '{name}'")
@@ -87,7 +87,7 @@ def _as_read(config: dict[str, Any], key: str) -> Any:
     )
 
 
-def _hub_unit(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
+def _hub_unit(stage: str, name: str, source: HubSource, version: int) -> Path:
     def make(unit: Path) -> None:
         from components.model.folders.hub import (
             HubEntry,

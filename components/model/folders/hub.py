@@ -37,7 +37,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
-from components.config.model_sources import FETCHED, CheckpointSource
+from components.config.model_sources import FETCHED, HubSource
 from components.runtime.progress import Progress, progress
 from components.runtime.unit_cache import check_disk_space, lock
 
@@ -51,7 +51,7 @@ class HubEntry:
 
     stage: str
     name: str
-    source: CheckpointSource
+    source: HubSource
 
     @property
     def where(self) -> str:
