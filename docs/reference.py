@@ -73,6 +73,15 @@ def rows_of(cls: type, prefix: str = "") -> Iterator[ReferenceRow]:
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
+        kinds = kinds_of(info.annotation)
+        if kinds:
+            choice = " or ".join(f"`{kind}`" for kind in kinds)
+            yield ReferenceRow(f"{key}.kind", choice, "", "Kind of source.", default)
+            for kind, member in kinds.items():
+                for row in rows_of(member, f"{key}."):
+                    if row.key != f"{key}.kind":
+                        yield dataclasses.replace(row, description=f"`{kind}`: {row.description}")
+            continue
         section, suffix = find_section(info.annotation)
         if section is not None and section is not cls:
             if default is None:
@@ -83,6 +92,14 @@ def rows_of(cls: type, prefix: str = "") -> Iterator[ReferenceRow]:
         yield ReferenceRow(
             key, type_name(info.annotation), ", ".join(limits), info.description or "", default
         )
+
+
+def kinds_of(annotation: Any) -> dict[str, type]:
+    """The dataclasses of a union by their ``kind``; empty for any other type."""
+    members = typing.get_args(plain_type(annotation)) if is_union(plain_type(annotation)) else ()
+    if not all(dataclasses.is_dataclass(member) for member in members):
+        return {}
+    return {typing.get_args(typing.get_type_hints(member)["kind"])[0]: member for member in members}
 
 
 def find_section(annotation: Any) -> tuple[type | None, str]:
@@ -113,7 +130,7 @@ def type_name(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{member or '(empty)'}`" for member in members)
     if is_union(annotation):
-        return " or ".join(map(type_name, members))
+        return " or ".join(dict.fromkeys(map(type_name, members)))
     if annotation is Any:
         return "any"
     if origin is list:
@@ -139,7 +156,8 @@ def ranges_of(info: FieldInfo) -> list[str]:
     }
     if lengths:
         least = lengths["min_length"]
-        ranges.append(f"{least} values" if "max_length" in lengths else f"at least {least}")
+        several = f"{least} values" if "max_length" in lengths else f"at least {least}"
+        ranges.append("not empty" if info.annotation is str else several)
     for item in info.metadata:
         ranges += [
             f"{sign} {getattr(item, name):g}"

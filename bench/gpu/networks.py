@@ -19,6 +19,7 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from components.config import catalogue
+from components.config.model_sources import shape_of
 from components.llm.copying import build_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import build_network
@@ -83,7 +84,7 @@ def build_encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator
     """The encoder of a catalogue entry, in the entry's dtype, as the stages load it."""
     entry = catalogue.encoder(name)
     network = draw_network(
-        entry.source.shape, DTYPES[entry.numerics.dtype], device, False, tiny, seed
+        shape_of(entry.source), DTYPES[entry.numerics.dtype], device, False, tiny, seed
     )
     with TemporaryDirectory() as scratch:
         if network.config.model_type == "whisper":
@@ -110,7 +111,7 @@ def build_speech_llm(
     """
     entry = catalogue.llm(name)
     dtype = dtype or entry.numerics.dtype
-    llm = draw_network(entry.source.shape, DTYPES[dtype], device, True, tiny, seed)
+    llm = draw_network(shape_of(entry.source), DTYPES[dtype], device, True, tiny, seed)
     torch.manual_seed(seed)  # of the bridge, which is drawn on the processor
     shape = ModelConfig("", width, "", dtype, catalogue.projector(projector), entry.prompt, "lower")
     return (

@@ -17,6 +17,7 @@ import yaml
 
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.errors import InputError, nearest
+from components.config.model_sources import HubSource, parts_of
 from components.config.projector import Projector, parse_projector
 from components.config.schema import parse_as
 
@@ -116,10 +117,11 @@ def check_pinned(kind: str, name: str) -> None:
     """Raises InputError where a source of a hub has no commit or no files: what is fetched could
     change.
     """
-    entry = READERS[kind](name).source
-    for source in (entry, *getattr(entry, "parts", {}).values()):
+    for source in parts_of(READERS[kind](name).source):
+        if not isinstance(source, HubSource):
+            continue
         missing = [key for key in ("revision", "files") if not getattr(source, key)]
-        if source.kind == "hub" and missing:
+        if missing:
             raise InputError(
                 f"{kind} '{name}': {source.repo} is not pinned: no {' and no '.join(missing)} in "
                 f"catalogue/{kind}.yaml.",

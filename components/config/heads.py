@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.model_sources import EncoderSource
+from components.config.model_sources import (
+    EncoderSource,
+    HubSource,
+    LocalSource,
+    TrainedEncoderSource,
+)
 from components.config.params import Params
 
 COMPRESSOR_KIND = "ctc-compressor"  # the kind of bridge that reads CTC units
@@ -19,9 +24,9 @@ def has_ctc_by_entry(source: EncoderSource) -> bool | None:
     """Whether an encoder of this source ends in a CTC head; None where only its ``config.json``
     tells.
     """
-    if source.kind == "ctc":
+    if isinstance(source, TrainedEncoderSource):
         return True
-    if source.kind in ("fbank", "joined"):
+    if not isinstance(source, HubSource | LocalSource):
         return False
     if not source.shape:
         return None

@@ -124,113 +124,128 @@ class CopyingTraining:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """Where a checkpoint comes from: ``hub`` (a pinned one of a model hub), ``folder`` (a local
-    one), or a training here.
-    """
+    """Where a checkpoint comes from; the subclass depends on ``kind``."""
 
     __pydantic_config__ = STRICT
     kind: str
-    repo: Annotated[str, Field(description="hub: owner/name.")] = ""
-    revision: Annotated[str, Field(description="hub: the commit, 40 hex digits.")] = ""
-    files: Annotated[list[str], Field(description="hub: what is fetched of it.")] = field(
+
+
+Shape = Annotated[
+    dict[str, Any],
+    Field(description="What its config.json must contain; plans are made from it."),
+]
+
+
+@dataclass(frozen=True)
+class HubSource(CheckpointSource):
+    """A checkpoint of a model hub; without ``revision`` or ``files`` it is not pinned, and no stage
+    runs (``components.config.catalogue.check_pinned``).
+    """
+
+    kind: Literal["hub"]
+    repo: Annotated[str, Field(description="owner/name.")]
+    revision: Annotated[str, Field(description="The commit, 40 hex digits.")] = ""
+    files: Annotated[list[str], Field(description="Names of the files that are fetched.")] = field(
         default_factory=list
     )
-    folder: Annotated[str, Field(description="folder: path below LIBRETTO_MODELS.")] = ""
-    shape: Annotated[
-        dict[str, Any],
-        Field(description="hub, folder: what its config.json must say; plans are made from it."),
-    ] = field(default_factory=dict)
+    shape: Shape = field(default_factory=dict)
     gigabytes: Annotated[
         NonNegativeFloat,
         Unit("10^9 bytes"),
-        Field(description="hub: size of the files, where shape does not tell it."),
+        Field(description="Size of the files, where shape does not tell it."),
     ] = 0.0
 
     @model_validator(mode="after")
-    def check_kind(self) -> Self:
-        """Each kind has the fields that it needs; a hub's source is a repository at a commit, of
-        files that are read here.
-        """
-        for key in REQUIRED_KEYS[self.kind]:
-            if not getattr(self, key):
+    def check_address(self) -> Self:
+        """What can be checked without a request to the hub."""
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.repo, re.ASCII):
+            raise RuleError("repo", f"'{self.repo}' is no repository.", "It reads owner/name.")
+        if self.revision and not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise RuleError(
+                "revision",
+                f"'{self.revision}' is no commit of 40 hex digits.",
+                "A branch or a tag may move: write the commit.",
+            )
+        for file in self.files:
+            if not FETCHED.fullmatch(file):
                 raise RuleError(
-                    key, f"a source of kind '{self.kind}' needs a value.", f"Add '{key}'."
+                    "files",
+                    f"'{file}' is not fetched.",
+                    "Weights (safetensors, pytorch_model.bin) and plain descriptions are; code and "
+                    "other pickles are not.",
                 )
-        if self.kind == "hub":
-            _check_hub(self)
+        if {file.rpartition(".")[2] for file in self.files} >= {"safetensors", "bin"}:
+            raise RuleError(
+                "files",
+                "the weights are listed twice.",
+                "List the safetensors and remove the .bin.",
+            )
         return self
 
 
-REQUIRED_KEYS = {
-    "hub": ("repo",),
-    "folder": ("folder",),
-    "ctc": ("config", "training"),
-    "copying": ("config", "training"),
-    "fbank": ("config",),
-    "joined": ("parts",),
-}
+@dataclass(frozen=True)
+class LocalSource(CheckpointSource):
+    """A checkpoint in a folder of this machine."""
 
-
-def _check_hub(source: CheckpointSource) -> None:
-    """What can be said of a hub source without asking the hub."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source.repo, re.ASCII):
-        raise RuleError("repo", f"'{source.repo}' is no repository.", "It reads owner/name.")
-    if source.revision and not re.fullmatch(r"[0-9a-f]{40}", source.revision):
-        raise RuleError(
-            "revision",
-            f"'{source.revision}' is no commit of 40 hex digits.",
-            "A branch or a tag may move: write the commit.",
-        )
-    for file in source.files:
-        if not FETCHED.fullmatch(file):
-            raise RuleError(
-                "files",
-                f"'{file}' is not fetched.",
-                "Weights (safetensors, pytorch_model.bin) and plain descriptions are; code and "
-                "other pickles are not.",
-            )
-    if {file.rpartition(".")[2] for file in source.files} >= {"safetensors", "bin"}:
-        raise RuleError(
-            "files",
-            "the weights are listed twice.",
-            "List the safetensors and remove the .bin.",
-        )
+    kind: Literal["folder"]
+    folder: Annotated[str, Field(min_length=1, description="Path below LIBRETTO_MODELS.")]
+    shape: Shape = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class EncoderSource(CheckpointSource):
-    """Where an encoder comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a
-    local checkpoint), ``ctc`` (trained here on the train role), ``fbank`` (none: log-mel) or
-    ``joined`` (several, whose frames are concatenated).
-    """
+class TrainedEncoderSource(CheckpointSource):
+    """An encoder that is trained here with CTC, on the train role."""
 
-    kind: Annotated[
-        Literal["hub", "folder", "ctc", "fbank", "joined"], Field(description="Kind of source.")
-    ]
+    kind: Literal["ctc"]
     config: Annotated[
-        dict[str, Any],
-        Field(description="ctc: architecture of the network; fbank: settings of the log-mel."),
-    ] = field(default_factory=dict)
-    training: Annotated[CtcTraining | None, Field(description="ctc: how it is trained.")] = None
+        dict[str, Any], Field(min_length=1, description="Architecture of the network.")
+    ]
+    training: CtcTraining
+
+
+@dataclass(frozen=True)
+class FilterbankSource(CheckpointSource):
+    """Log-mel without an encoder."""
+
+    kind: Literal["fbank"]
+    config: Annotated[dict[str, Any], Field(min_length=1, description="Settings of the log-mel.")]
+
+
+@dataclass(frozen=True)
+class JoinedSource(CheckpointSource):
+    """Several encoders, whose frames are concatenated."""
+
+    kind: Literal["joined"]
     parts: Annotated[
         dict[str, EncoderSource],
-        Field(description="joined: the sources by name; the first sets the frame rate."),
-    ] = field(default_factory=dict)
+        Field(min_length=1, description="Sources by name; the first sets the frame rate."),
+    ]
 
 
 @dataclass(frozen=True)
-class LlmSource(CheckpointSource):
-    """Where an LLM comes from: ``hub`` (a pinned checkpoint of a model hub), ``folder`` (a local
-    checkpoint) or ``copying`` (trained here to copy and clean text).
-    """
+class TrainedLlmSource(CheckpointSource):
+    """An LLM that is trained here to copy and clean text."""
 
-    kind: Annotated[Literal["hub", "folder", "copying"], Field(description="Kind of source.")]
-    model_type: Annotated[
-        str, Field(description="copying: name of an architecture of transformers.")
-    ] = ""
-    config: Annotated[dict[str, Any], Field(description="copying: settings of it.")] = field(
-        default_factory=dict
-    )
-    training: Annotated[
-        CopyingTraining | None, Field(description="copying: how it is trained.")
-    ] = None
+    kind: Literal["copying"]
+    config: Annotated[
+        dict[str, Any], Field(min_length=1, description="Settings of the architecture.")
+    ]
+    training: CopyingTraining
+    model_type: Annotated[str, Field(description="Name of an architecture of transformers.")] = ""
+
+
+EncoderSource = Annotated[
+    HubSource | LocalSource | TrainedEncoderSource | FilterbankSource | JoinedSource,
+    Field(discriminator="kind"),
+]
+LlmSource = Annotated[HubSource | LocalSource | TrainedLlmSource, Field(discriminator="kind")]
+
+
+def shape_of(source: CheckpointSource) -> dict[str, Any]:
+    """The shape of a checkpoint as its entry gives it; empty where it gives none."""
+    return source.shape if isinstance(source, HubSource | LocalSource) else {}
+
+
+def parts_of(source: CheckpointSource) -> list[CheckpointSource]:
+    """The source, and those that it joins."""
+    return [source, *(source.parts.values() if isinstance(source, JoinedSource) else ())]

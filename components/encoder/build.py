@@ -9,7 +9,13 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.model_sources import CtcTraining, EncoderSource
+from components.config.model_sources import (
+    CtcTraining,
+    EncoderSource,
+    FilterbankSource,
+    JoinedSource,
+    TrainedEncoderSource,
+)
 from components.config.schema import non_default_fields
 from components.encoder import RESULT_VERSION, folders
 from components.model.folders.description import read_config
@@ -54,7 +60,8 @@ def build_folder(
     """
     unit, inputs = _cached_encoder(name, source)
     part_units = {}
-    for part, part_source in source.parts.items():
+    parts = source.parts if isinstance(source, JoinedSource) else {}
+    for part, part_source in parts.items():
         part_units[part], inputs[part] = _cached_encoder(f"{name}.{part}", part_source)
     link_files(unit, empty_folder(folder))
     outputs = unit_digests(unit)
@@ -69,16 +76,16 @@ def build_folder(
 def _cached_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
     """The unit of a source in the work cache, and the inputs that it was computed from."""
     where = f"encoder '{name}'"
-    if source.kind == "ctc":
+    if isinstance(source, TrainedEncoderSource):
         return _trained_encoder(name, source)
-    if source.kind == "fbank":
+    if isinstance(source, FilterbankSource):
         folders.check_filterbank(where, source.config)
         unit = _cached_folder(
             {"fbank": source.config},
             lambda folder: folders.write_filterbank(folder, source.config),
             code="components.encoder.folders",
         )
-    elif source.kind == "joined":
+    elif isinstance(source, JoinedSource):
         unit = _cached_folder(
             {"joined": list(source.parts)},
             lambda folder: folders.write_joined(folder, list(source.parts)),
@@ -108,12 +115,11 @@ def _cached_folder(key: dict[str, Any], write: Callable[[Path], None], *, code: 
     return cached_unit("encoder", {"version": RESULT_VERSION, **key}, write, code=code)
 
 
-def _trained_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:
+def _trained_encoder(name: str, source: TrainedEncoderSource) -> tuple[Path, dict[str, Any]]:
     """The unit of an encoder that is trained here; its inputs are the digests of the tars, since
     nothing else of the shards matters.
     """
     settings = source.training
-    assert settings is not None  # checked by the catalogue
     inputs = {"train": recorded_digests(SHARDS), "nonspeech-train": recorded_digests(NONSPEECH)}
 
     def train(folder: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.entries import LlmEntry, Prompt
+from components.config.entries import Prompt
 from components.config.errors import InputError
-from components.config.model_sources import CopyingTraining
+from components.config.model_sources import TrainedLlmSource
 from components.config.schema import non_default_fields
 from components.llm import RESULT_VERSION
 from components.model.folders.folder import cache_checkpoint
@@ -33,8 +33,8 @@ def work(stage: Stage) -> None:
     """
     name = stage.params.llm
     entry = catalogue.llm(name)
-    if entry.source.kind == "copying":
-        unit, inputs = _trained_llm(name, entry)
+    if isinstance(entry.source, TrainedLlmSource):
+        unit, inputs = _trained_llm(name, entry.source, entry.prompt)
         link_files(unit, empty_folder(OUT))
     else:
         unit, inputs = cache_checkpoint("llm", name, entry.source, RESULT_VERSION), {}
@@ -62,14 +62,15 @@ def _check_prompt(name: str, prompt: Prompt) -> None:
         raise InputError(f"llm '{name}': {error.args[0]}", subject=name, hint=error.hint) from None
 
 
-def _trained_llm(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
+def _trained_llm(
+    name: str, source: TrainedLlmSource, prompt: Prompt
+) -> tuple[Path, dict[str, Any]]:
     """The unit of an LLM that is trained here on the texts of the train role, and the inputs that
     it was computed from.
     """
-    settings = entry.source.training
-    assert settings is not None  # checked by the catalogue
+    settings = source.training
     texts = [utterance.text for utterance in list_utterances(SHARDS)]
-    inputs = {"texts": data_digest(texts), "prompt": non_default_fields(entry.prompt)}
+    inputs = {"texts": data_digest(texts), "prompt": non_default_fields(prompt)}
 
     def train(folder: Path) -> None:
         if not texts:
@@ -80,13 +81,12 @@ def _trained_llm(name: str, entry: LlmEntry) -> tuple[Path, dict[str, Any]]:
             )
         train_together(
             _train,
-            (name, folder, texts, entry, settings),
+            (name, folder, texts, source, prompt),
             min(workers(), settings.micro_batches),
             settings.threads,
         )
 
-    source = non_default_fields(entry.source)
-    key = {"version": RESULT_VERSION, "source": source, "inputs": inputs}
+    key = {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs}
     return cached_unit("llm", key, train, code="components.llm.copying"), inputs
 
 
@@ -95,15 +95,20 @@ def _train(
     name: str,
     folder: Path,
     texts: list[str],
-    entry: LlmEntry,
-    settings: CopyingTraining,
+    source: TrainedLlmSource,
+    prompt: Prompt,
 ) -> None:
     from components.llm import copying
 
-    source = entry.source
     copying.check_architecture(f"llm '{name}'", source.model_type, source.config)
     scratch = folder / "resume"
     training = copying.LlmTraining(
-        texts, str(folder), str(scratch), source.model_type, source.config, settings, entry.prompt
+        texts,
+        str(folder),
+        str(scratch),
+        source.model_type,
+        source.config,
+        source.training,
+        prompt,
     )
     copying.train(ranks, training)

@@ -15,7 +15,15 @@ from typing import Any
 from components.config import catalogue
 from components.config.entries import LlmEntry
 from components.config.errors import InputError
-from components.config.model_sources import EncoderSource, LlmSource
+from components.config.model_sources import (
+    EncoderSource,
+    FilterbankSource,
+    HubSource,
+    JoinedSource,
+    LocalSource,
+    TrainedEncoderSource,
+    TrainedLlmSource,
+)
 from components.config.params import Params
 from components.config.training import Train
 from components.model.encoders.traits import filterbank_traits, join_traits
@@ -135,9 +143,9 @@ class _Reader:
 
     def encoder(self, name: str, source: EncoderSource, padding: str, side: str) -> EncoderSize:
         """The encoder of a source, which is ``side`` of the joined model."""
-        if source.kind == "fbank":
+        if isinstance(source, FilterbankSource):
             return EncoderSize(0, filterbank_traits(int(source.config["feature_size"])), 0.0)
-        if source.kind == "joined":
+        if isinstance(source, JoinedSource):
             return _joined(
                 [
                     self.encoder(f"{name}.{part}", part_source, padding, f"{side}.{index}")
@@ -150,9 +158,10 @@ class _Reader:
         self.tensors |= joined_sizes(side, counts.layers.parameters)
         self.tensors |= lora_sizes(side, counts.layers, self.targets, rank)
         size = counts.size
-        if not {"tokenizer.json", "vocab.json"} & set(source.files):
+        files = source.files if isinstance(source, HubSource) else []
+        if not {"tokenizer.json", "vocab.json"} & set(files):
             size = replace(size, decoder_parameters=0)  # components.decode can't read its text
-        if source.kind != "ctc":
+        if not isinstance(source, TrainedEncoderSource):
             checkpoint = _checkpoint("encoder", name, source, shape, counts.checkpoint_parameters)
             if shape.get("model_type") == "qwen":  # of a Qwen-Audio the encoder alone is written
                 written = size.num_parameters * BYTES["float32"]
@@ -167,7 +176,7 @@ class _Reader:
         rank = self.settings.lora.rank
         self.tensors |= joined_sizes("llm", counts.layers.parameters)
         self.tensors |= lora_sizes("llm", counts.layers, entry.lora.targets, rank)
-        if entry.source.kind != "copying":
+        if not isinstance(entry.source, TrainedLlmSource):
             count = counts.size.num_parameters
             self.checkpoints.append(_checkpoint("llm", name, entry.source, shape, count))
         return counts.size
@@ -183,18 +192,18 @@ def _joined(parts: list[EncoderSize]) -> EncoderSize:
     )
 
 
-def _shape(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str, Any]:
+def _shape(
+    kind: str, name: str, source: HubSource | LocalSource | TrainedEncoderSource | TrainedLlmSource
+) -> dict[str, Any]:
     """What a ``config.json`` says, or will say, of the network of a source."""
-    if isinstance(source, EncoderSource) and source.kind == "ctc":
-        assert source.training is not None  # checked by the catalogue
+    if isinstance(source, TrainedEncoderSource):
         return {
             "model_type": "parakeet_ctc",
             "encoder_config": source.config,
             "vocab_size": source.training.units or CHARACTERS,
             "pad_token_id": 0,
         }
-    if isinstance(source, LlmSource) and source.kind == "copying":
-        assert source.training is not None
+    if isinstance(source, TrainedLlmSource):
         return {
             "model_type": source.model_type,
             "vocab_size": source.training.units,
@@ -203,9 +212,9 @@ def _shape(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str,
     return source.shape or _config(kind, name, source)
 
 
-def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str, Any]:
+def _config(kind: str, name: str, source: HubSource | LocalSource) -> dict[str, Any]:
     """``config.json`` itself: of the local folder, or fetched alone."""
-    if source.kind == "folder":
+    if isinstance(source, LocalSource):
         path = models_root() / source.folder / "config.json"
     else:
         from components.model.folders.hub import fetch
@@ -225,24 +234,26 @@ def _config(kind: str, name: str, source: EncoderSource | LlmSource) -> dict[str
 
 
 def _checkpoint(
-    stage: str, name: str, source: EncoderSource | LlmSource, shape: dict[str, Any], count: int
+    stage: str, name: str, source: HubSource | LocalSource, shape: dict[str, Any], count: int
 ) -> CheckpointFiles:
     """The files of a source; ``count`` parameters, where the catalogue does not give their size."""
     dtype = str(shape.get("dtype") or shape.get("torch_dtype") or "float32")
-    num_bytes = source.gigabytes * 1e9 or count * BYTES.get(dtype, 4)
-    if source.kind == "hub":
+    num_bytes: float = count * BYTES.get(dtype, 4)
+    hub = source if isinstance(source, HubSource) else None
+    if isinstance(source, HubSource):
+        num_bytes = source.gigabytes * 1e9 or num_bytes
         names = source.files
     else:
         names = [path.name for path in (models_root() / source.folder).glob("*")]
     formats = {name.rpartition(".")[2] for name in names}
     # Of a folder the safetensors are used where there are both.
-    is_pickled = "bin" in formats and (source.kind == "hub" or "safetensors" not in formats)
+    is_pickled = "bin" in formats and (hub is not None or "safetensors" not in formats)
     return CheckpointFiles(
         stage,
         f"{stage} {name}",
-        source.repo,
-        tuple(source.files),
-        source.revision,
+        hub.repo if hub else "",
+        tuple(hub.files) if hub else (),
+        hub.revision if hub else "",
         num_bytes,
         num_bytes if is_pickled else 0.0,
     )

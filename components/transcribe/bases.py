@@ -9,13 +9,19 @@ the hub has at the pinned commit, linked into the work cache. Cost: as the stage
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components import llm
 from components.config.errors import InputError
-from components.config.model_sources import EncoderSource, LlmSource
+from components.config.model_sources import (
+    EncoderSource,
+    HubSource,
+    LlmSource,
+    LocalSource,
+    parts_of,
+)
 from components.config.schema import STRICT
 from components.encoder.build import build_folder
 from components.model.folders.folder import cache_checkpoint
@@ -54,8 +60,7 @@ def is_trained_by_stage(source: EncoderSource | LlmSource) -> bool:
     """Whether a source, or one of its parts, is trained by a stage of the pipeline, so that no hub
     has it.
     """
-    parts = getattr(source, "parts", {}).values()
-    return any(part.kind in TRAINED_KINDS for part in (source, *parts))
+    return any(part.kind in TRAINED_KINDS for part in parts_of(source))
 
 
 def base_folder(
@@ -101,7 +106,7 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
         if data_digest(outputs) == base.digest:
             write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
             return
-        refused.append(source.folder or source.repo)
+        refused.append(getattr(source, "folder", "") or getattr(source, "repo", base.name))
         for name in outputs:
             (folder / name).unlink()
     raise InputError(
@@ -115,10 +120,10 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
 def _sources(base: EncoderBase | LlmBase) -> Iterator[Any]:
     """Where a base may be: local folders with one of its names, then its own source."""
     source = base.source
-    if source.kind == "hub" and setting("LIBRETTO_MODELS"):
+    if isinstance(source, HubSource) and setting("LIBRETTO_MODELS"):
         for name in (base.name, source.repo.rpartition("/")[2], source.repo):
             if (models_root() / name).is_dir():
-                yield replace(source, kind="folder", folder=name)
+                yield LocalSource("folder", name, source.shape)
     yield source
 
 

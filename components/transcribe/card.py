@@ -19,6 +19,7 @@ import yaml
 
 from components.config import catalogue
 from components.config.errors import InputError
+from components.config.model_sources import HubSource, JoinedSource, LocalSource
 from components.config.params import Params
 from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.transcribe.bases import is_trained_by_stage
@@ -63,7 +64,10 @@ def build_card(
             "ctc" if entries["encoder"].source.kind == "ctc" else "speech-llm",
         ],
         "base_model": [
-            source.repo for entry in entries.values() for source in _sources(entry) if source.repo
+            source.repo
+            for entry in entries.values()
+            for source in _sources(entry)
+            if isinstance(source, HubSource)
         ],
         "datasets": _datasets(params.corpus),
         "metrics": ["wer"],
@@ -201,15 +205,12 @@ def _bases(params: Params, entries: dict[str, Any], included: Sequence[str]) -> 
     for stage, entry in entries.items():
         in_folder = "yes" if stage in included else "no"
         for source in _sources(entry):
-            if source.kind == "joined":
+            if isinstance(source, JoinedSource):
                 continue
-            where = (
-                f"{source.repo} at `{source.revision}`"
-                if source.repo
-                else "a local folder"
-                if source.kind == "folder"
-                else "trained here"
-            )
+            if isinstance(source, HubSource):
+                where = f"{source.repo} at `{source.revision}`"
+            else:
+                where = "a local folder" if isinstance(source, LocalSource) else "trained here"
             lines.append(
                 f"| {stage} | {getattr(params, stage)} | {where} | "
                 f"{entry.card.get('licence', 'not stated')} | {in_folder} |"

@@ -8,7 +8,7 @@ import pytest
 
 from components.config.errors import InputError
 from components.config.heads import has_ctc_by_entry
-from components.config.model_sources import EncoderSource
+from components.config.model_sources import LocalSource
 from components.config.params import read_overridden_params
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
@@ -55,7 +55,5 @@ def test_an_encoder_with_ctc_units_passes(changes: dict[str, Any]) -> None:
 
 
 def test_a_folder_without_a_shape_is_checked_by_the_training() -> None:
-    assert has_ctc_by_entry(EncoderSource("folder", folder="mine")) is None
-    assert has_ctc_by_entry(
-        EncoderSource("folder", folder="mine", shape={"architectures": ["WavLMForCTC"]})
-    )
+    assert has_ctc_by_entry(LocalSource("folder", "mine")) is None
+    assert has_ctc_by_entry(LocalSource("folder", "mine", shape={"architectures": ["WavLMForCTC"]}))

@@ -17,7 +17,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.config import catalogue
 from components.config.entries import EncoderEntry
-from components.config.model_sources import EncoderSource
+from components.config.model_sources import EncoderSource, parts_of, shape_of
 from components.config.params import read_params
 from components.config.schema import parse_as
 from components.encoder.qwen_audio import whisper_shape
@@ -105,7 +105,7 @@ def names() -> list[str]:
 def sources(source: EncoderSource) -> Iterator[EncoderSource]:
     """A source and those that it joins."""
     yield source
-    for part in source.parts.values():
+    for part in parts_of(source)[1:]:
         yield from sources(part)
 
 
@@ -124,11 +124,12 @@ def hub_sources() -> dict[str, EncoderSource]:
 
 def encoder_of(source: EncoderSource) -> Any:
     """The encoder without weights: of Qwen-Audio its audio encoder, of Whisper its encoder."""
-    if "audio" in source.shape:
+    shape = shape_of(source)
+    if "audio" in shape:
         with torch.device("meta"):
-            return WhisperEncoder(WhisperConfig(**whisper_shape(source.shape["audio"])))
-    network = build_network(source.shape)
-    return network.get_encoder() if source.shape["model_type"] == "whisper" else network
+            return WhisperEncoder(WhisperConfig(**whisper_shape(shape["audio"])))
+    network = build_network(shape)
+    return network.get_encoder() if shape["model_type"] == "whisper" else network
 
 
 def test_the_encoders_of_the_papers_have_a_name() -> None:

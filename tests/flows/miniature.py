@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from components.config import catalogue
-from components.config.model_sources import EncoderSource, LlmSource
+from components.config.model_sources import EncoderSource, LlmSource, shape_of
 from components.config.params import read_overridden_params
 from components.config.schema import non_default_fields
 from components.model.bridges.registry import build_projector
@@ -136,17 +136,14 @@ def encoder_family(source: EncoderSource) -> str:
     """The family of ``tests.checkpoints`` that an encoder is of."""
     if source.kind in ("ctc", "fbank", "joined"):
         return {"ctc": "parakeet", "fbank": "fbank", "joined": "whisper-ast"}[source.kind]
-    kind = source.shape["model_type"]
-    return (
-        "whisper"
-        if kind in ("whisper", "qwen")
-        else f"{kind}-{source.shape['feat_extract_norm']}-norm"
-    )
+    shape = shape_of(source)
+    kind = shape["model_type"]
+    return "whisper" if kind in ("whisper", "qwen") else f"{kind}-{shape['feat_extract_norm']}-norm"
 
 
 def llm_family(source: LlmSource) -> str:
     """The family of ``tests.checkpoints`` that an LLM is of."""
-    return str(source.model_type or source.shape["model_type"])
+    return str(getattr(source, "model_type", "") or shape_of(source)["model_type"])
 
 
 def _tokenizer(name: str, source: LlmSource) -> str:

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from components.config import catalogue
 from components.config.entries import LoraTargets
 from components.config.errors import InputError
-from components.config.model_sources import EncoderSource, LlmSource
+from components.config.model_sources import LocalSource
 from components.config.params import Params, read_params
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.architecture import build_network, count_parameters
@@ -167,7 +167,7 @@ def test_a_local_folder_that_is_no_encoder_stops(
     monkeypatch.setattr(
         catalogue,
         "encoder",
-        lambda name: replace(entry, source=EncoderSource("folder", folder="my-encoder")),
+        lambda name: replace(entry, source=LocalSource("folder", "my-encoder")),
     )
     with pytest.raises(InputError) as caught:
         read_networks(replace(params, encoder="mine"))
@@ -199,7 +199,7 @@ def test_the_shape_of_a_local_folder_is_that_of_its_config(
 ) -> None:
     save_llm(tmp_path / "mine", "phi")
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
-    source = LlmSource("folder", folder="mine")
+    source = LocalSource("folder", "mine")
     monkeypatch.setattr(
         catalogue,
         "llm",

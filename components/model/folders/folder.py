@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
-from components.config.model_sources import CheckpointSource
+from components.config.model_sources import HubSource, LocalSource
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
 from components.runtime.unit_cache import cached_unit, check_disk_space
@@ -35,11 +35,11 @@ TENSORS_ONLY = ("qwen",)
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 
 
-def cache_checkpoint(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
+def cache_checkpoint(stage: str, name: str, source: HubSource | LocalSource, version: int) -> Path:
     """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the
     stage's RESULT_VERSION.
     """
-    if source.kind == "folder":
+    if isinstance(source, LocalSource):
         unit = cache_local_checkpoint(stage, name, source.folder, version)
     else:
         unit = _cache_hub_checkpoint(stage, name, source, version)
@@ -78,7 +78,7 @@ def _transformers_value(config: dict[str, Any], key: str) -> Any:
     return getattr(CONFIG_MAPPING[kind](**config), key, None)
 
 
-def _cache_hub_checkpoint(stage: str, name: str, source: CheckpointSource, version: int) -> Path:
+def _cache_hub_checkpoint(stage: str, name: str, source: HubSource, version: int) -> Path:
     """The unit of a checkpoint on the hub."""
 
     def write(unit: Path) -> None:

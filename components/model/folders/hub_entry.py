@@ -19,7 +19,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.file_download import repo_folder_name
 
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
-from components.config.model_sources import CheckpointSource
+from components.config.model_sources import HubSource
 
 TIMEOUT_S = 5.0  # of an answer of the hub: short, so that a user without a network learns it soon
 
@@ -30,7 +30,7 @@ class HubEntry:
 
     stage: str
     name: str
-    source: CheckpointSource
+    source: HubSource
 
     @property
     def where(self) -> str:
