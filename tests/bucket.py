@@ -43,15 +43,15 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url  # of the proxy
-        self.asked: Counter[tuple[str, str]] = Counter()  # (method, path)
+        self.requests: Counter[tuple[str, str]] = Counter()  # (method, path)
         self.fault: Callable[[str, str], str] = lambda method, path: ""
 
     def first(self, kind: str, times: int = 1, ending: str = "", method: str = "GET") -> None:
         """The first answers to each file whose path ends so go wrong."""
         seen: Counter[str] = Counter()
 
-        def fault(asked: str, path: str) -> str:
-            if asked != method or not path.endswith(ending) or path.count("/") < 2:
+        def fault(requested: str, path: str) -> str:
+            if requested != method or not path.endswith(ending) or path.count("/") < 2:
                 return ""
             seen[path] += 1
             return kind if seen[path] <= times else ""
@@ -79,8 +79,8 @@ class Bucket:
     def names(self) -> list[str]:
         """The keys of all objects."""
         return [
-            each["Key"]
-            for each in self.client.list_objects_v2(Bucket="recordings").get("Contents", ())
+            item["Key"]
+            for item in self.client.list_objects_v2(Bucket="recordings").get("Contents", ())
         ]
 
     def fill(self, folder: Path, prefix: str) -> None:
@@ -134,7 +134,7 @@ def _handler(bucket: Bucket, inner: int) -> type[BaseHTTPRequestHandler]:
 
         def _pass(self) -> None:
             path = unquote(self.path.partition("?")[0])
-            bucket.asked[self.command, path] += 1
+            bucket.requests[self.command, path] += 1
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             kind = bucket.fault(self.command, path)
             if kind == "stall":
@@ -169,9 +169,9 @@ def _handler(bucket: Bucket, inner: int) -> type[BaseHTTPRequestHandler]:
             self, status: int, data: bytes, headers: list[tuple[str, str]], cut: bool = False
         ) -> None:
             self.send_response(status)
-            told = {name.lower(): value for name, value in headers}
+            by_name = {name.lower(): value for name, value in headers}
             length = (
-                told.get("content-length", str(len(data)))
+                by_name.get("content-length", str(len(data)))
                 if self.command == "HEAD"
                 else str(len(data))
             )

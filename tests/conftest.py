@@ -107,6 +107,6 @@ def bucket(bucket_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.02)
     bucket_server.fault = lambda method, path: ""
-    bucket_server.asked.clear()
+    bucket_server.requests.clear()
     yield bucket_server
     remote._filesystem.cache_clear()

@@ -1,7 +1,7 @@
-"""``corpus``: sources by role → a manifest of what is kept and a table of what is refused. Never
-audio.
+"""``corpus``: sources by role → a manifest of the accepted utterances and a table of the rejects;
+never audio.
 """
 
-# Enters the keys of the work cache: raise it when the same input gives another manifest or other
-# audio.
+# A part of the keys of the work cache: raise it if the same input gives another manifest or other
+# audio although no code has changed.
 RESULT_VERSION = 1

@@ -73,15 +73,15 @@ def find_locations(
     return locations
 
 
-def describe_shared(left: Locations, right: Locations) -> str:
+def describe_shared(first: Locations, second: Locations) -> str:
     """Number and the first three of the values on both sides, with their locations; empty if there
     is none.
     """
-    shared = sorted(left.keys() & right.keys())
+    shared = sorted(first.keys() & second.keys())
     if not shared:
         return ""
     examples = [
-        f"{value} ({', '.join([*sorted(left[value]), *sorted(right[value])])})"
+        f"{value} ({', '.join([*sorted(first[value]), *sorted(second[value])])})"
         for value in shared[:3]
     ]
     return f"{len(shared)}: {'; '.join(examples)}{', …' if len(shared) > 3 else ''}"

@@ -106,7 +106,7 @@ def _find_common_word(
     ``before`` with a beginning of ``after``; None if no two words are similar.
     """
     # (words of before, words of after)
-    similarities = [[_similarity(left, right, tolerance) for right in after] for left in before]
+    similarities = [[_similarity(first, second, tolerance) for second in after] for first in before]
     if max((value for row in similarities for value in row), default=0.0) < MIN_SIMILARITY:
         return None
     gains = _pair_gains(before, after, similarities)
@@ -150,13 +150,14 @@ def _pair_gains(
         [
             GAP_COST
             + (
-                PAIR_GAIN * similarity - 1e-3 * min(MAX_DISTANCE_S, abs(left.middle - right.middle))
+                PAIR_GAIN * similarity
+                - 1e-3 * min(MAX_DISTANCE_S, abs(first.middle - second.middle))
                 if similarity >= MIN_SIMILARITY
                 else 0
             )
-            for similarity, right in zip(row, after, strict=True)
+            for similarity, second in zip(row, after, strict=True)
         ]
-        for row, left in zip(similarities, before, strict=True)
+        for row, first in zip(similarities, before, strict=True)
     ]
 
 
@@ -179,17 +180,17 @@ def _trace_back(
     return pairs
 
 
-def _similarity(left: Word, right: Word, tolerance: float) -> float:
+def _similarity(first: Word, second: Word, tolerance: float) -> float:
     """Share of letters that two words have in common, regardless of case and punctuation; 0 for
     words that are too far from each other in time.
     """
-    if abs(left.middle - right.middle) > tolerance:
+    if abs(first.middle - second.middle) > tolerance:
         return 0.0
-    first, second = (
-        word.text.casefold().strip(string.punctuation) or word.text for word in (left, right)
+    first_text, second_text = (
+        word.text.casefold().strip(string.punctuation) or word.text for word in (first, second)
     )
     return (
         1.0
-        if first == second
-        else difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
+        if first_text == second_text
+        else difflib.SequenceMatcher(None, first_text, second_text, autojunk=False).ratio()
     )

@@ -45,7 +45,7 @@ ALL = replace(
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class LoadedClip:
     """A recording in memory."""
 
     data: np.ndarray
@@ -78,8 +78,8 @@ def room(direct: int, seed: int = 3) -> np.ndarray:
     return np.concatenate([before, np.ones(1, np.float32), tail])
 
 
-NOISE = [Held(hiss(3, 1)), Held(hiss(0.02, 2)), Held(np.zeros(50, np.float32))]
-ROOMS = [Held(room(0)), Held(room(90)), Held(np.ones(1, np.float32))]
+NOISE = [LoadedClip(hiss(3, 1)), LoadedClip(hiss(0.02, 2)), LoadedClip(np.zeros(50, np.float32))]
+ROOMS = [LoadedClip(room(0)), LoadedClip(room(90)), LoadedClip(np.ones(1, np.float32))]
 
 
 def power_db(samples: np.ndarray) -> float:
@@ -88,21 +88,21 @@ def power_db(samples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("limit", [1500.0, 3400.0, 6999.5])
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 1.37])
-def test_a_band_keeps_what_lies_below_its_limit_and_nothing_above(
+def test_a_band_keeps_what_is_below_its_limit_and_nothing_above(
     limit: float, seconds: float
 ) -> None:
     below, above = tone(0.5 * limit, seconds), tone(min(1.15 * limit, 7900), seconds)
-    heard = limit_band(below + above, limit)
-    assert (len(heard), heard.dtype) == (len(below), np.float32)
+    output = limit_band(below + above, limit)
+    assert (len(output), output.dtype) == (len(below), np.float32)
     if seconds > 0.1:
         inside = slice(800, -800)  # ends ring
-        assert power_db(heard[inside] - below[inside]) < power_db(below) - 30
+        assert power_db(output[inside] - below[inside]) < power_db(below) - 30
         assert power_db(limit_band(above, limit)[inside]) < power_db(above) - 30
 
 
 @pytest.mark.parametrize("snr", [-5.0, 0.0, 12.5, 30.0])
 @pytest.mark.parametrize("level", [0.003, 0.2])
-def test_noise_stands_at_the_ratio_that_is_asked_for(snr: float, level: float) -> None:
+def test_noise_has_the_ratio_that_is_set(snr: float, level: float) -> None:
     speech = tone(300)
     mixed = add_noise(speech, hiss(1, 4, level), snr)
     assert power_db(speech) - power_db(mixed - speech) == pytest.approx(snr, abs=0.1)
@@ -114,8 +114,10 @@ def test_drawn_ratios_fill_their_range_for_noise_shorter_and_longer_than_speech(
 ) -> None:
     """Speech and noise have no frequency in common; what is not of the speech is the noise."""
     speech = tone(1000)
-    made = Augmentation(replace(OFF, noise=AddedNoise(1, [5, 20])), noise=[Held(hiss(seconds, 5))])
-    ratios = [power_db(speech) - power_db(made(speech, "a", view) - speech) for view in range(60)]
+    output = Augmentation(
+        replace(OFF, noise=AddedNoise(1, [5, 20])), noise=[LoadedClip(hiss(seconds, 5))]
+    )
+    ratios = [power_db(speech) - power_db(output(speech, "a", view) - speech) for view in range(60)]
     assert min(ratios) == pytest.approx(5, abs=1.5)
     assert max(ratios) == pytest.approx(20, abs=1.5)
     assert 4.9 < min(ratios) <= max(ratios) < 20.1
@@ -132,13 +134,13 @@ def test_silence_gets_no_noise_and_silent_noise_adds_none() -> None:
 
 
 @pytest.mark.parametrize("direct", [0, 1, 700])
-def test_a_room_keeps_length_energy_and_the_place_of_the_direct_path(direct: int) -> None:
+def test_a_room_keeps_length_energy_and_the_position_of_the_direct_path(direct: int) -> None:
     click = np.zeros(9000, np.float32)
     click[2000] = 0.5
-    heard = add_reverberation(click, room(direct))
-    assert len(heard) == len(click)
-    assert int(np.abs(heard).argmax()) == 2000
-    assert np.abs(heard[2001:6000]).max() > 1e-3  # and a tail
+    output = add_reverberation(click, room(direct))
+    assert len(output) == len(click)
+    assert int(np.abs(output).argmax()) == 2000
+    assert np.abs(output[2001:6000]).max() > 1e-3  # and a tail
     speech = hiss(2, 7)
     assert power_db(add_reverberation(speech, room(direct))) == pytest.approx(
         power_db(speech), abs=0.01
@@ -149,9 +151,9 @@ def test_a_room_keeps_length_energy_and_the_place_of_the_direct_path(direct: int
 def test_a_room_is_a_convolution(count: int) -> None:
     """Against the sum of its definition, also where the response is longer than the sound."""
     sound, response = hiss(count / RATE, 8), room(40)
-    wanted = np.convolve(sound.astype(np.float64), response)[40 : 40 + count]
-    wanted *= np.sqrt(np.square(sound, dtype=np.float64).sum() / np.square(wanted).sum())
-    np.testing.assert_allclose(add_reverberation(sound, response), wanted, atol=1e-6)
+    expected = np.convolve(sound.astype(np.float64), response)[40 : 40 + count]
+    expected *= np.sqrt(np.square(sound, dtype=np.float64).sum() / np.square(expected).sum())
+    np.testing.assert_allclose(add_reverberation(sound, response), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.1, 1.25])
@@ -163,7 +165,7 @@ def test_speed_moves_tempo_and_pitch_together(speed: float) -> None:
     assert power_db(quick[200:-200]) == pytest.approx(power_db(tone(440)), abs=0.1)
 
 
-def test_a_level_is_a_gain_and_what_would_clip_is_turned_down_whole() -> None:
+def test_a_level_is_a_gain_and_what_would_clip_is_scaled_down() -> None:
     speech = tone(300)
     louder = Augmentation(replace(OFF, level_db=[6, 6]))(speech, "a", 0)
     np.testing.assert_allclose(louder, speech * 10 ** (6 / 20), rtol=1e-5)
@@ -187,18 +189,18 @@ def test_with_all_off_nothing_is_changed() -> None:
         {"band": Band(0.5, [2000, 2000])},
     ],
 )
-def test_each_effect_is_drawn_anew_by_seed_utterance_and_view(on: dict[str, Any]) -> None:
+def test_every_effect_is_drawn_by_seed_utterance_and_view(on: dict[str, Any]) -> None:
     settings = replace(OFF, **on)
     assert settings.is_enabled
     speech = hiss(0.3, 9)
 
-    def made(seed: int, utterance: str) -> list[bytes]:
+    def output(seed: int, utterance: str) -> list[bytes]:
         drawn = Augmentation(replace(settings, seed=seed), NOISE[:2], ROOMS[:2])
         return [drawn(speech, utterance, view).tobytes() for view in range(12)]
 
-    assert made(1, "a") == made(1, "a")
-    assert len({tuple(made(*drawn)) for drawn in ((1, "a"), (2, "a"), (1, "b"))}) == 3
-    assert len(set(made(1, "a"))) > 1
+    assert output(1, "a") == output(1, "a")
+    assert len({tuple(output(*drawn)) for drawn in ((1, "a"), (2, "a"), (1, "b"))}) == 3
+    assert len(set(output(1, "a"))) > 1
 
 
 def test_what_came_before_does_not_matter() -> None:
@@ -211,7 +213,7 @@ def test_what_came_before_does_not_matter() -> None:
         )
 
 
-def test_switching_an_effect_on_leaves_the_draws_of_the_others() -> None:
+def test_switching_an_effect_on_leaves_the_other_draws() -> None:
     quick = Augmentation(replace(OFF, speed=[0.9, 1.0, 1.1]))
     both = Augmentation(ALL, NOISE, ROOMS)
     lengths = [quick.length(RATE, f"u{number}", 0) for number in range(50)]
@@ -236,7 +238,7 @@ def test_an_effect_falls_on_its_share_of_the_utterances() -> None:
     level=st.floats(-100, 100),
     snr=st.floats(-100, 100),
 )
-def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
+def test_lengths_are_computed_and_samples_finite_within_full_scale(
     count: int, scale: float, view: int, name: str, speeds: list[float], level: float, snr: float
 ) -> None:
     settings = Augment(
@@ -250,18 +252,20 @@ def test_lengths_are_known_beforehand_and_samples_finite_within_full_scale(
     )
     drawn = Augmentation(settings, NOISE, ROOMS)
     sound = (scale * np.random.default_rng(count).uniform(-1, 1, count)).astype(np.float32)
-    made = drawn(sound, name, view)
-    assert made.dtype == np.float32
-    assert made.shape == (drawn.length(count, name, view),)
-    assert np.isfinite(made).all()
-    assert np.abs(made).max() <= 1
+    output = drawn(sound, name, view)
+    assert output.dtype == np.float32
+    assert output.shape == (drawn.length(count, name, view),)
+    assert np.isfinite(output).all()
+    assert np.abs(output).max() <= 1
 
 
-@given(held=st.integers(1, 400), count=st.integers(1, 900), seed=st.integers(0, 99))
-def test_a_stretch_of_noise_is_a_run_of_the_clip_that_begins_again(
-    held: int, count: int, seed: int
+@given(clip_length=st.integers(1, 400), count=st.integers(1, 900), seed=st.integers(0, 99))
+def test_a_stretch_of_noise_is_a_run_of_the_clip_that_repeats(
+    clip_length: int, count: int, seed: int
 ) -> None:
-    got = draw_excerpt(Held(np.arange(held, dtype=np.float32)), count, np.random.default_rng(seed))
+    got = draw_excerpt(
+        LoadedClip(np.arange(clip_length, dtype=np.float32)), count, np.random.default_rng(seed)
+    )
     assert len(got) == count
-    assert np.array_equal(np.diff(got) % held, np.full(count - 1, 1 % held))
-    assert held < count or got[-1] - got[0] == count - 1
+    assert np.array_equal(np.diff(got) % clip_length, np.full(count - 1, 1 % clip_length))
+    assert clip_length < count or got[-1] - got[0] == count - 1

@@ -39,36 +39,38 @@ def clips(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("is_generated", [True, False])
 @pytest.mark.parametrize("ratio", [20.0, 5.0, 0.0, -5.0])
-def test_the_ratio_is_the_one_that_was_asked_for(
-    ratio: float, made: bool, clips: list[Path]
+def test_the_ratio_is_the_one_that_is_set(
+    ratio: float, is_generated: bool, clips: list[Path]
 ) -> None:
-    """As it is heard in the file that is written of it."""
+    """Measured in the file that is written."""
     for name in "abcdef":
-        heard = read_waveform(
+        output = read_waveform(
             encode_flac(
-                apply_condition(voice(), Condition("snr_db", ratio), None if made else clips, name)
+                apply_condition(
+                    voice(), Condition("snr_db", ratio), None if is_generated else clips, name
+                )
             )
         )
-        assert decibels(voice()) - decibels(heard - voice()) == pytest.approx(ratio, abs=0.1)
+        assert decibels(voice()) - decibels(output - voice()) == pytest.approx(ratio, abs=0.1)
 
 
-def test_what_gets_too_loud_is_turned_down_as_a_whole() -> None:
+def test_what_gets_too_loud_is_scaled_down() -> None:
     loud = voice(level=0.3)
-    heard = apply_condition(loud, Condition("snr_db", -5.0), None, "a")
-    assert np.abs(heard).max() == pytest.approx(1)
+    output = apply_condition(loud, Condition("snr_db", -5.0), None, "a")
+    assert np.abs(output).max() == pytest.approx(1)
     noise = (
         apply_condition(loud / 100, Condition("snr_db", -5.0), None, "a") - loud / 100
     )  # the same noise, at a hundredth
-    assert np.abs(heard - (loud + 100 * noise) / np.abs(loud + 100 * noise).max()).max() < 1e-4
+    assert np.abs(output - (loud + 100 * noise) / np.abs(loud + 100 * noise).max()).max() < 1e-4
 
 
-def test_a_recording_meets_the_same_noise_at_every_ratio_and_others_another(
+def test_a_recording_has_the_same_noise_at_every_ratio_and_others_another(
     clips: list[Path],
 ) -> None:
-    def noise(ratio: float, name: str, given: list[Path] | None, seed: int = 1) -> np.ndarray:
-        added = apply_condition(voice(), Condition("snr_db", ratio, seed), given, name) - voice()
+    def noise(ratio: float, name: str, paths: list[Path] | None, seed: int = 1) -> np.ndarray:
+        added = apply_condition(voice(), Condition("snr_db", ratio, seed), paths, name) - voice()
         return added / np.abs(added).max()
 
     for source in (None, clips):
@@ -77,7 +79,7 @@ def test_a_recording_meets_the_same_noise_at_every_ratio_and_others_another(
         assert np.abs(noise(10, "a", source) - noise(10, "a", source, seed=2)).max() > 0.1
 
 
-def test_noise_that_is_made_is_white_or_pink() -> None:
+def test_generated_noise_is_white_or_pink() -> None:
     """Pink noise has as much power in every octave, white noise twice as much in the next."""
     for pink, octaves in ((False, 3.0), (True, 0.0)):
         power = np.abs(np.fft.rfft(generate_noise(10 * RATE, pink, np.random.default_rng(0)))) ** 2
@@ -105,10 +107,10 @@ def test_lengths_are_exact(
 ) -> None:
     samples = np.full(count, 0.1, np.float32)
     for noise in (None, clips):
-        around = apply_condition(samples, Condition("margin_seconds", seconds), noise, name)
+        output = apply_condition(samples, Condition("margin_seconds", seconds), noise, name)
         side = round(RATE * seconds)
-        assert np.array_equal(around[side : side + count], samples)
-        assert len(around) == count + 2 * side
+        assert np.array_equal(output[side : side + count], samples)
+        assert len(output) == count + 2 * side
         assert len(apply_condition(samples, Condition("snr_db", 30), noise, name)) == count
     if round(count * value):
         assert np.array_equal(
@@ -117,14 +119,14 @@ def test_lengths_are_exact(
         )
 
 
-@pytest.mark.parametrize("made", [True, False])
-def test_noise_around_a_recording_has_its_level_on_both_sides(
-    made: bool, clips: list[Path]
+@pytest.mark.parametrize("is_generated", [True, False])
+def test_noise_in_the_margins_has_its_level_on_both_sides(
+    is_generated: bool, clips: list[Path]
 ) -> None:
     for level in (-40.0, -55.0):
         condition = Condition("margin_seconds", 1.5, margin_db=level)
-        heard = apply_condition(voice(), condition, None if made else clips, "a")
-        before, after = heard[: RATE * 3 // 2], heard[-RATE * 3 // 2 :]
+        output = apply_condition(voice(), condition, None if is_generated else clips, "a")
+        before, after = output[: RATE * 3 // 2], output[-RATE * 3 // 2 :]
         assert decibels(before) == pytest.approx(level, abs=0.1)
         assert decibels(after) == pytest.approx(level, abs=0.1)
         assert not np.array_equal(before, after)

@@ -69,30 +69,30 @@ def reason(source: bytes | Path) -> str:
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
 def test_any_rate_comes_out_at_16_khz(rate: int) -> None:
     samples = read_waveform(written(tone(rate), rate, subtype="PCM_24"))
-    wanted = tone(RATE)
+    expected = tone(RATE)
     assert samples.dtype == np.float32
-    assert abs(len(samples) - len(wanted)) <= 1
-    length = min(len(samples), len(wanted))
-    assert np.abs(samples[:length] - wanted[:length]).max() < 0.005
+    assert abs(len(samples) - len(expected)) <= 1
+    length = min(len(samples), len(expected))
+    assert np.abs(samples[:length] - expected[:length]).max() < 0.005
 
 
-def test_what_16_khz_cannot_hold_is_taken_out_and_the_rest_kept() -> None:
+def test_what_16_khz_cannot_represent_is_removed_and_the_rest_remains() -> None:
     """A tone above 8 kHz would come back as another one that nobody played."""
     assert (
         np.abs(read_waveform(written(tone(44_100, hertz=10_000), 44_100, subtype="PCM_24"))).max()
         < 1e-3
     )
-    kept = read_waveform(written(tone(44_100, hertz=6_500), 44_100, subtype="PCM_24"))[: RATE // 2]
-    assert np.abs(kept - tone(RATE, hertz=6_500)[: len(kept)]).max() < 0.005
+    low = read_waveform(written(tone(44_100, hertz=6_500), 44_100, subtype="PCM_24"))[: RATE // 2]
+    assert np.abs(low - tone(RATE, hertz=6_500)[: len(low)]).max() < 0.005
 
 
 @pytest.mark.parametrize(("form", "subtype"), FORMATS, ids=lambda part: str(part))
 def test_any_format_gives_the_sound_that_was_written(form: str, subtype: str) -> None:
-    wanted = tone(RATE)
-    sound = decode_file(written(wanted, RATE, form, subtype))
+    expected = tone(RATE)
+    sound = decode_file(written(expected, RATE, form, subtype))
     assert (sound.rate, sound.channels, sound.samples.ndim) == (RATE, 1, 1)
-    assert len(sound.samples) == len(wanted)
-    assert np.abs(sound.samples - wanted).max() <= FORMATS[form, subtype]
+    assert len(sound.samples) == len(expected)
+    assert np.abs(sound.samples - expected).max() <= FORMATS[form, subtype]
 
 
 def test_a_path_and_its_bytes_give_the_same(tmp_path: Path) -> None:
@@ -139,12 +139,12 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(
     [*FORMATS, ("FLAC", "PCM_S8"), ("AIFF", "PCM_S8")],
     ids=lambda part: str(part),
 )
-def test_a_whole_file_of_any_length_is_taken(form: str, subtype: str) -> None:
+def test_a_complete_file_of_any_length_is_read(form: str, subtype: str) -> None:
     """An odd number of bytes is padded in some formats, which is no cut."""
     for length in (1, 2, 3, 255, 4_097):
-        found = len(decode_file(written(noise(length), RATE, form, subtype)).samples)
+        sound = len(decode_file(written(noise(length), RATE, form, subtype)).samples)
         # libsndfile counts the padding of an AIFF of 8 bits when it writes one.
-        assert found in (
+        assert sound in (
             (length, length + 1) if (form, subtype) == ("AIFF", "PCM_S8") else (length,)
         )
 
@@ -232,7 +232,7 @@ MP3_RATES = [16_000, 44_100, 48_000]
 
 @pytest.mark.parametrize("rate", MP3_RATES)
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
-def test_an_mp3_with_a_header_is_whole_or_refused(rate: int, mode: str, tmp_path: Path) -> None:
+def test_an_mp3_with_a_header_is_complete_or_refused(rate: int, mode: str, tmp_path: Path) -> None:
     data = mp3(7, rate, mode)
     assert len(decode_file(data).samples) == 7 * rate
     assert len(decode_file(TAG + data + b"TAG".ljust(128)).samples) == 7 * rate
@@ -248,14 +248,14 @@ def test_an_mp3_with_a_header_is_whole_or_refused(rate: int, mode: str, tmp_path
 
 
 @pytest.mark.parametrize("rate", MP3_RATES)
-def test_an_mp3_without_a_header_is_whole_or_refused(rate: int) -> None:
+def test_an_mp3_without_a_header_is_complete_or_refused(rate: int) -> None:
     """libsndfile estimates its length from its beginning, and would end a recording of changing
     bitrate there.
     """
     data = bare(mp3(7, rate))
-    for taken in (data, data + b"TAG".ljust(128), TAG + data):
-        assert 7 <= len(decode_file(taken).samples) / rate < 7.15
-        assert 7 <= block_by_block(taken) / RATE < 7.15
+    for samples in (data, data + b"TAG".ljust(128), TAG + data):
+        assert 7 <= len(decode_file(samples).samples) / rate < 7.15
+        assert 7 <= block_by_block(samples) / RATE < 7.15
     assert reason(data[:-50]).startswith("truncated")
     varying = bare(mp3(7, rate, "VARIABLE"))
     assert "re-encode" in reason(varying)
@@ -276,17 +276,17 @@ def test_a_flac_of_untold_length_is_refused() -> None:
             take(bytes(data))
 
 
-@pytest.mark.parametrize("told", [0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("declared_size", [0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
 @pytest.mark.parametrize("length", [1_001, 50_000])
-def test_a_wav_written_to_a_pipe_is_taken_in_blocks_alone(
-    told: int, length: int, tmp_path: Path
+def test_a_wav_written_to_a_pipe_is_read_in_blocks_only(
+    declared_size: int, length: int, tmp_path: Path
 ) -> None:
     """A cut in it does not show, so that no corpus takes it."""
     data = written(noise(length), RATE, subtype="PCM_24")
-    place = data.index(b"data")
+    position = data.index(b"data")
     piped = bytearray(data)
-    struct.pack_into("<I", piped, place + 4, told)
-    struct.pack_into("<I", piped, 4, min(told + 36, 0xFFFFFFFF))
+    struct.pack_into("<I", piped, position + 4, declared_size)
+    struct.pack_into("<I", piped, 4, min(declared_size + 36, 0xFFFFFFFF))
     (tmp_path / "piped.wav").write_bytes(piped)
     for source in (bytes(piped), tmp_path / "piped.wav"):
         assert np.array_equal(np.concatenate(list(stream_blocks(source, 1))), read_waveform(data))

@@ -50,7 +50,7 @@ def test_a_tone_keeps_its_pitch_and_its_level(hertz: float, tempo: float) -> Non
 
 
 @pytest.mark.parametrize("tempo", TEMPOS)
-def test_what_was_heard_first_is_heard_at_its_share_of_the_time(tempo: float) -> None:
+def test_an_event_is_at_its_share_of_the_time(tempo: float) -> None:
     """A low tone and then a high one change where the tempo puts the border."""
     after = change_tempo(np.concatenate([sine(200, 1.0), sine(2_000, 1.5)]), tempo)
     border = round(RATE / tempo)
@@ -62,10 +62,10 @@ def test_what_was_heard_first_is_heard_at_its_share_of_the_time(tempo: float) ->
 @pytest.mark.parametrize("tempo", TEMPOS)
 def test_silence_stays_silence(tempo: float) -> None:
     assert not change_tempo(np.zeros(RATE, np.float32), tempo).any()
-    spoken = np.concatenate(
+    speech = np.concatenate(
         [np.zeros(RATE, np.float32), sine(300, 1.0), np.zeros(RATE, np.float32)]
     )
-    changed = change_tempo(spoken, tempo)
+    changed = change_tempo(speech, tempo)
     assert not changed[: round(0.95 * RATE / tempo)].any()
     assert not changed[round(2.05 * RATE / tempo) :].any()
 

@@ -57,7 +57,7 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
-def lay_out(
+def write_librispeech(
     root: Path, utterances: dict[str, str | None], subset: str = "train", seed: int = 0
 ) -> None:
     """A folder in LibriSpeech's layout: text by id, without a transcript line where it is None."""
@@ -66,8 +66,8 @@ def lay_out(
         speaker, chapter, _ = name.split("-")
         folder = root / subset / speaker / chapter
         put(folder / f"{name}.flac", clip(seed=seed + number))
-        kept = lines.setdefault(folder / f"{speaker}-{chapter}.trans.txt", [])
+        transcript = lines.setdefault(folder / f"{speaker}-{chapter}.trans.txt", [])
         if text is not None:
-            kept.append(f"{name} {text}\n")
+            transcript.append(f"{name} {text}\n")
     for path, text_lines in lines.items():
         path.write_text("".join(text_lines))

@@ -8,5 +8,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def one_worker(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_WORKERS", "1")

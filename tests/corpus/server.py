@@ -17,7 +17,7 @@ class Mirror:
     files: dict[str, bytes] = field(default_factory=dict)
     # number of bytes after which the connection ends, of each response in turn
     cuts: list[int] = field(default_factory=list)
-    hold: threading.Event | None = None  # a cut connection stays open and silent until this is set
+    stall: threading.Event | None = None  # a cut connection stays open and silent until this is set
     status: int = 0  # of every response; 0: none
     ranges: bool = True  # else each response starts at the first byte
     lengths: bool = True  # else no response says how long it is
@@ -53,9 +53,9 @@ def serving(mirror: Mirror) -> Iterator[Mirror]:
             body = data[start:]
             cut = mirror.cuts.pop(0) if mirror.cuts else len(body)
             self.wfile.write(body[:cut])
-            if cut < len(body) and mirror.hold:
+            if cut < len(body) and mirror.stall:
                 self.wfile.flush()
-                mirror.hold.wait(30)
+                mirror.stall.wait(30)
 
         def log_message(self, *_: object) -> None:
             """Nothing: the tests look at ``requests``."""

@@ -59,13 +59,13 @@ def audio(origin) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: next(iter(condition)))
-def test_rows_say_what_the_files_are_and_whose(condition: dict, root: Path) -> None:
+def test_rows_describe_the_files_and_speakers(condition: dict, root: Path) -> None:
     origin = under(**condition)
-    kept, rejected = origin.list_utterances()
+    accepted, rejected = origin.list_utterances()
     plain = {row.id: row for row in build_source("plain", "test", INNER).list_utterances()[0]}
-    assert len(kept) + len(rejected) == len(plain)
-    assert len(kept) >= 2
-    for row in kept:
+    assert len(accepted) + len(rejected) == len(plain)
+    assert len(accepted) >= 2
+    for row in accepted:
         before = plain[restore_original(row).id]
         assert restore_original(row).sha256 == before.sha256
         assert row.id.startswith(f"{before.id}-")
@@ -75,33 +75,36 @@ def test_rows_say_what_the_files_are_and_whose(condition: dict, root: Path) -> N
         assert (row.speaker, row.language, row.split) == (before.speaker, "en", "test")
         assert row.text == before.text or "cut" in condition
         assert (row.sample_rate, row.samples) == (RATE, len(read_waveform(origin.locate(row.path))))
-    assert not {row.id for row in kept} & set(plain)
+    assert not {row.id for row in accepted} & set(plain)
 
 
-def test_each_change_is_the_one_that_was_asked_for(root: Path) -> None:
+def test_every_change_is_the_one_that_is_set(root: Path) -> None:
     before = read_waveform(root / "a.wav")
     step = 2**-15  # of the 16 bits of the file
-    heard = {
+    altered = {
         next(iter(condition)): read_waveform(
             under(**condition).locate(under(**condition).list_utterances()[0][0].path)
         )
         for condition in CONDITIONS
     }
-    assert np.abs(heard["tempo"] - change_tempo(before, 0.8)).max() <= step
-    assert np.abs(heard["cut"] - before[: len(before) // 2]).max() <= step
-    assert np.abs(heard["margin_seconds"][8_000:-8_000] - before).max() <= step
-    noise = heard["snr_db"] - before
+    assert np.abs(altered["tempo"] - change_tempo(before, 0.8)).max() <= step
+    assert np.abs(altered["cut"] - before[: len(before) // 2]).max() <= step
+    assert np.abs(altered["margin_seconds"][8_000:-8_000] - before).max() <= step
+    noise = altered["snr_db"] - before
     assert 10 * np.log10(np.mean(before**2) / np.mean(noise**2)) == pytest.approx(5, abs=0.1)
 
 
-def test_words_that_end_in_the_share_kept_are_the_text(root: Path) -> None:
-    kept, rejected = under(cut=0.5).list_utterances()
-    assert {row.id: row.text for row in kept} == {"a-cut-0_5": "one two", "b-cut-0_5": "Some more"}
+def test_words_that_end_in_the_share_accepted_are_the_text(root: Path) -> None:
+    accepted, rejected = under(cut=0.5).list_utterances()
+    assert {row.id: row.text for row in accepted} == {
+        "a-cut-0_5": "one two",
+        "b-cut-0_5": "Some more",
+    }
     assert [(row.id, row.path, row.reason) for row in rejected] == [("c-cut-0_5", "c.wav", NO_WORD)]
 
 
 @pytest.mark.parametrize(
-    ("text", "share", "left"),
+    ("text", "share", "remaining"),
     [
         ("ab cd", 0.39, ""),
         ("ab cd", 0.4, "ab"),
@@ -111,8 +114,10 @@ def test_words_that_end_in_the_share_kept_are_the_text(root: Path) -> None:
         ("", 0.5, ""),
     ],
 )
-def test_a_word_is_kept_where_its_last_letter_is(text: str, share: float, left: str) -> None:
-    assert truncate_text(text, share) == left
+def test_a_word_is_accepted_where_its_last_letter_is(
+    text: str, share: float, remaining: str
+) -> None:
+    assert truncate_text(text, share) == remaining
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: next(iter(condition)))
@@ -129,7 +134,7 @@ def test_the_same_bytes_in_another_work_cache(
     ]
 
 
-def test_an_utterance_is_the_same_whatever_stands_beside_it(root: Path) -> None:
+def test_an_utterance_is_the_same_in_any_block(root: Path) -> None:
     first = audio(under(snr_db=0, noise=NOISE))
     list_texts(root, {"c": TEXTS["c"], "a": TEXTS["a"]})
     fewer = audio(under(snr_db=0, noise=NOISE))
@@ -144,48 +149,48 @@ def test_another_setting_gives_other_audio(changed: dict) -> None:
     )
 
 
-def test_a_file_that_the_work_cache_has_lost_is_made_again(work: Path) -> None:
+def test_a_file_that_the_work_cache_has_lost_is_generated_again(work: Path) -> None:
     first, origin = audio(under(tempo=1.1)), under(tempo=1.1)
     path = origin.list_utterances()[0][0].path
     shutil.rmtree(work)
     assert under(tempo=1.1).locate(path).read_bytes() == first["a-tempo-1_1"]
 
 
-@pytest.mark.parametrize("what", ["text in place of sound", "half a WAV", "silence", "NaN"])
-def test_a_broken_file_is_rejected_with_the_reason_of_its_source(what: str, root: Path) -> None:
-    suffix, data, _ = BROKEN[what]
+@pytest.mark.parametrize("change", ["text in place of sound", "half a WAV", "silence", "NaN"])
+def test_a_broken_file_is_rejected_with_the_reason_of_its_source(change: str, root: Path) -> None:
+    suffix, data, _ = BROKEN[change]
     put(root / f"bad{suffix}", data)
     list_texts(root, {**TEXTS, f"bad{suffix}": "words that nobody hears"})
     reason = build_source("plain", "test", INNER).list_utterances()[1][0].reason
-    kept, rejected = under(tempo=0.9).list_utterances()
-    assert len(kept) == 3
+    accepted, rejected = under(tempo=0.9).list_utterances()
+    assert len(accepted) == 3
     assert [(row.id, row.path, row.reason) for row in rejected] == [
         ("bad-tempo-0_9", f"bad{suffix}", reason)
     ]
 
 
-def test_speech_that_starts_after_the_cut_is_rejected_and_non_speech_kept(root: Path) -> None:
+def test_speech_that_starts_after_the_cut_is_rejected_and_non_speech_accepted(root: Path) -> None:
     late = np.concatenate([np.zeros(8_000), 0.1 * np.random.default_rng(0).uniform(-1, 1, 4_000)])
     put(root / "a.wav", altered.encode_flac(late))
     assert [row.reason for row in under(cut=0.5).list_utterances()[1] if row.path == "a.wav"] == [
         SILENT
     ]
     silent = {**INNER, "columns": {"text": None, "speaker": None}}
-    kept, rejected = under("nonspeech-test", source=silent, cut=0.5).list_utterances()
-    assert [row.text for row in kept] == ["", "", ""]
+    accepted, rejected = under("nonspeech-test", source=silent, cut=0.5).list_utterances()
+    assert [row.text for row in accepted] == ["", "", ""]
     assert not rejected
 
 
 def test_silent_non_speech_has_no_ratio_to_noise(root: Path) -> None:
     put(root / "b.wav", clip(form="WAV", level=0.0))
-    kept, rejected = under(
+    accepted, rejected = under(
         "nonspeech-test", source={**INNER, "columns": {"text": None, "speaker": None}}, snr_db=5
     ).list_utterances()
-    assert len(kept) == 2
+    assert len(accepted) == 2
     assert [(row.id, row.reason.partition(":")[0]) for row in rejected] == [("b-snr-5", "no ratio")]
 
 
-def test_made_speech_keeps_the_names_of_the_set_that_it_is_of(root: Path) -> None:
+def test_generated_speech_keeps_the_names_of_the_set_that_it_is_of(root: Path) -> None:
     inner = {
         "kind": "synthetic",
         "clips": 3,
@@ -194,11 +199,13 @@ def test_made_speech_keeps_the_names_of_the_set_that_it_is_of(root: Path) -> Non
         "level_db": [-30, -20],
     }
     plain = build_source("noises", "nonspeech-test", {**inner, "clips": 5}).list_utterances()[0]
-    kept, _ = under("nonspeech-test", source=inner, name="noises", tempo=0.9).list_utterances()
-    assert [row.id for row in kept] == [f"noises-00000{number}-tempo-0_9" for number in range(3)]
-    assert [restore_original(row).sha256 for row in kept] == [row.sha256 for row in plain[:3]], (
-        "its first clips are those of the whole set"
-    )
+    accepted, _ = under("nonspeech-test", source=inner, name="noises", tempo=0.9).list_utterances()
+    assert [row.id for row in accepted] == [
+        f"noises-00000{number}-tempo-0_9" for number in range(3)
+    ]
+    assert [restore_original(row).sha256 for row in accepted] == [
+        row.sha256 for row in plain[:3]
+    ], "its first clips are those of the whole set"
     assert (
         next(row.id for row in under("nonspeech-test", source=inner, cut=0.5).list_utterances()[0])
         == "set-000000-cut-0_5"
@@ -221,7 +228,7 @@ def test_the_scan_sees_what_is_changed_and_its_noise(
     assert under(snr_db=5, noise=NOISE).scan() == scans[-1]
 
 
-def test_noise_of_which_nothing_is_kept_stops(tmp_path: Path) -> None:
+def test_noise_of_which_nothing_is_accepted_stops(tmp_path: Path) -> None:
     with refused("set", "'noise'"):
         under(snr_db=5, noise={**NOISE, "min_seconds": 50}).list_utterances()
 
@@ -276,18 +283,18 @@ def test_real_speech_under_real_noise(recordings: Path, monkeypatch: pytest.Monk
         ),
         build_source("p", "test", inner),
     )
-    kept, rejected = origin.list_utterances()
+    accepted, rejected = origin.list_utterances()
     assert not rejected
     before = {row.id: row for row in plain.list_utterances()[0]}
-    assert {restore_original(row).id for row in kept} == set(before)
-    for row in kept:
+    assert {restore_original(row).id for row in accepted} == set(before)
+    for row in accepted:
         speech = read_waveform(plain.locate(before[restore_original(row).id].path)).astype(
             np.float64
         )
-        heard = read_waveform(origin.locate(row.path)).astype(np.float64)
-        scale = heard @ speech / (speech @ speech)  # noise hardly correlates with it
+        altered = read_waveform(origin.locate(row.path)).astype(np.float64)
+        scale = altered @ speech / (speech @ speech)  # noise hardly correlates with it
         ratio = 10 * np.log10(
-            np.mean((scale * speech) ** 2) / np.mean((heard - scale * speech) ** 2)
+            np.mean((scale * speech) ** 2) / np.mean((altered - scale * speech) ** 2)
         )
         assert ratio == pytest.approx(0, abs=1), (
             "the correlation of speech and noise is small, not none"

@@ -47,7 +47,7 @@ def corpora() -> list[str]:
     return re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "catalogue/corpus.yaml").read_text(), re.M)
 
 
-def made(corpus: str) -> list[tuple[str, CorpusSource]]:
+def build_sources(corpus: str) -> list[tuple[str, CorpusSource]]:
     """Every source of a corpus, in its role; no data is touched."""
     return [
         (name, build_source(name, role, settings))
@@ -62,19 +62,19 @@ def test_a_corpus_has_all_roles_and_its_sources_are_typed(corpus: str) -> None:
     assert list(entry.keys() - {"card"}) and entry.keys() - {"card"} == set(catalogue.ROLES)
     for role in ("train", "dev", "test", "nonspeech-train", "nonspeech-test"):
         assert entry[role], f"{corpus}: nothing in the role {role}"
-    assert made(corpus)
+    assert build_sources(corpus)
 
 
 @pytest.mark.parametrize("corpus", corpora())
 def test_what_a_corpus_reads_can_be_fetched(corpus: str) -> None:
-    read = [each for _, origin in made(corpus) for each in collect_folders(origin)]
-    found = required_archives(made(corpus))  # raises where no archive holds a folder
-    assert {archive.root for archive in found} == {root for root, _ in read}
-    assert corpus in LOCAL or bool(found) == (not corpus.startswith(("spoken", "digits")))
+    read = [item for _, origin in build_sources(corpus) for item in collect_folders(origin)]
+    archives = required_archives(build_sources(corpus))  # raises where no archive holds a folder
+    assert {archive.root for archive in archives} == {root for root, _ in read}
+    assert corpus in LOCAL or bool(archives) == (not corpus.startswith(("spoken", "digits")))
 
 
 def test_the_papers_corpus_is_all_of_librispeech() -> None:
-    names = {archive.folder for archive in required_archives(made("librispeech"))}
+    names = {archive.folder for archive in required_archives(build_sources("librispeech"))}
     assert names == {
         "train-clean-100",
         "train-clean-360",
@@ -84,7 +84,7 @@ def test_the_papers_corpus_is_all_of_librispeech() -> None:
         "test-other",
     }
     assert {archive.folder for archive in list_archives("librispeech")} == names | {"dev-clean"}
-    assert {archive.folder for archive in required_archives(made("librispeech-100"))} == {
+    assert {archive.folder for archive in required_archives(build_sources("librispeech-100"))} == {
         "train-clean-100",
         "dev-other",
         "test-clean",
@@ -92,34 +92,36 @@ def test_the_papers_corpus_is_all_of_librispeech() -> None:
     }
 
 
-def test_mls_has_eight_languages_alone_and_together() -> None:
-    alone = [corpus for corpus in corpora() if corpus.startswith("mls-")]
-    assert len(alone) == 8
+def test_mls_has_eight_languages_singly_and_together() -> None:
+    single = [corpus for corpus in corpora() if corpus.startswith("mls-")]
+    assert len(single) == 8
     for role in ("train", "dev", "test"):
-        each = {
+        sources = {
             name: settings
-            for corpus in alone
+            for corpus in single
             for name, settings in list_sources(corpus, role).items()
         }
-        assert list_sources("mls", role) == each
-        assert len(each) == 8
-        assert {settings["subset"] for settings in each.values()} == {role}
-        assert {f"mls-{settings['language']}-{role}" for settings in each.values()} == set(each)
+        assert list_sources("mls", role) == sources
+        assert len(sources) == 8
+        assert {settings["subset"] for settings in sources.values()} == {role}
+        assert {f"mls-{settings['language']}-{role}" for settings in sources.values()} == set(
+            sources
+        )
 
 
 def all_archives() -> list[Archive]:
     return [archive for name in catalogue.names("archive") for archive in list_archives(name)]
 
 
-def test_every_archive_is_whole_in_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_archive_has_complete_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(all_archives()) > 20
     for archive in all_archives():
         assert archive.url.startswith("https://")
         assert archive.url.endswith(f"/{archive.file}")
         assert re.fullmatch(r"[0-9a-f]{32}", archive.entry.md5), archive.catalogue_entry
         assert archive.entry.bytes is None or archive.entry.bytes > 10**8
-    told = [archive.entry.md5 for archive in all_archives()]
-    assert all(told) and len(set(told)) == len(told)
+    digests = [archive.entry.md5 for archive in all_archives()]
+    assert all(digests) and len(set(digests)) == len(digests)
     monkeypatch.setenv("LIBRETTO_OPENSLR", "http://mirror/resources")
     assert list_archives("librispeech")[0].url == "http://mirror/resources/12/dev-clean.tar.gz"
 
@@ -139,14 +141,14 @@ def test_musan_is_non_speech_and_noise_and_no_clip_is_on_both_sides() -> None:
         for role in ("nonspeech-train", "nonspeech-test", "noise")
     }
     folders = {
-        role: {folder for each in found.values() for folder in each["folders"]}
-        for role, found in listed.items()
+        role: {folder for settings in sources.values() for folder in settings["folders"]}
+        for role, sources in listed.items()
     }
     assert not folders["nonspeech-train"] & folders["nonspeech-test"]
     assert not folders["noise"] & folders["nonspeech-test"]
-    assert {each["root"] for each in listed["noise"].values()} == {"musan", "rirs"}
+    assert {item["root"] for item in listed["noise"].values()} == {"musan", "rirs"}
     assert catalogue.names_of_rooms(listed["noise"]) == ["rirs-rooms"]
-    assert {archive.file for archive in required_archives(made("librispeech-musan"))} >= {
+    assert {archive.file for archive in required_archives(build_sources("librispeech-musan"))} >= {
         "musan.tar.gz",
         "rirs_noises.zip",
     }
@@ -160,25 +162,26 @@ CONDITIONS = (
 
 
 @pytest.mark.parametrize("corpus", ["spoken-conditions", "librispeech-conditions"])
-def test_a_corpus_of_conditions_has_a_test_set_for_each_beside_the_unchanged_one(
+def test_a_corpus_of_conditions_has_a_test_set_for_each_and_one_without(
     corpus: str,
 ) -> None:
     """A set's name says its condition, and what it changes is the unchanged set or a part of it."""
     listed = list_sources(corpus, "test")
     altered = {name: settings for name, settings in listed.items() if settings["kind"] == "altered"}
-    found = {
+    conditions = {
         (key, settings[key])
         for settings in altered.values()
         for key in settings
         if key in CONDITION_KINDS
     }
-    assert found == CONDITIONS and len(altered) == len(CONDITIONS)
+    assert conditions == CONDITIONS and len(altered) == len(CONDITIONS)
     for name, settings in altered.items():
         change = next(key for key in settings if key in CONDITION_KINDS)
         label = Condition(change, settings[change]).label()
-        whole = listed[name.removesuffix(f"-{label}")]  # fails where the name says something else
-        assert {**settings["source"], "utterances": 0} == {**whole, "utterances": 0}
-        assert settings["source"].get("utterances", 0) <= whole.get("utterances", 0)
+        # fails if the name has another condition
+        unaltered_settings = listed[name.removesuffix(f"-{label}")]
+        assert {**settings["source"], "utterances": 0} == {**unaltered_settings, "utterances": 0}
+        assert settings["source"].get("utterances", 0) <= unaltered_settings.get("utterances", 0)
 
 
 def test_training_of_the_conditions_is_that_of_the_corpora_that_they_test() -> None:
@@ -191,11 +194,11 @@ def test_training_of_the_conditions_is_that_of_the_corpora_that_they_test() -> N
 
 
 def test_noise_of_the_conditions_is_in_no_training() -> None:
-    learnt = {
+    training_folders = {
         folder
         for role in ("nonspeech-train", "noise")
-        for each in list_sources("librispeech-conditions", role).values()
-        for folder in each["folders"]
+        for item in list_sources("librispeech-conditions", role).values()
+        for folder in item["folders"]
     }
     noise = [
         settings["noise"]
@@ -203,10 +206,10 @@ def test_noise_of_the_conditions_is_in_no_training() -> None:
         if "noise" in settings
     ]
     assert len(noise) == 7
-    assert not learnt & {folder for each in noise for folder in each["folders"]}
+    assert not training_folders & {folder for item in noise for folder in item["folders"]}
 
 
-def test_what_stands_inside_an_altered_source_is_fetched_too() -> None:
+def test_what_is_inside_an_altered_source_is_fetched_too() -> None:
     musan = {"kind": "clips", "root": "musan", "folders": ["musan/noise/sound-bible"]}
     inner = {"kind": "librispeech", "root": "librispeech", "subsets": ["test-clean"]}
     loud = build_source(
@@ -219,7 +222,9 @@ def test_what_stands_inside_an_altered_source_is_fetched_too() -> None:
 
 
 def test_every_archive_is_read_by_some_corpus_or_a_variant_of_it() -> None:
-    read = {archive.file for corpus in corpora() for archive in required_archives(made(corpus))}
+    read = {
+        archive.file for corpus in corpora() for archive in required_archives(build_sources(corpus))
+    }
     unread = {archive.file for archive in all_archives()} - read
     assert {file for file in unread if not file.endswith("_opus.tar.gz")} == set()
     opus = build_source(
@@ -236,19 +241,19 @@ def amounts(corpus: str, role: str) -> tuple[float, int]:
     """Hours and utterances of what the sources of a role read, as published."""
     read = [
         origin.list_folders()
-        for name, origin in made(corpus)
+        for name, origin in build_sources(corpus)
         if isinstance(origin, FolderSource) and name in list_sources(corpus, role)
     ]
-    held = [
+    published = [
         (archive, folder)
         for root, folders in read
         for folder in folders
         for archive in list_archives(root)
         if folder.split("/")[0] == archive.folder
     ]
-    assert len(held) == sum(len(folders) for _, folders in read)
-    return sum(archive.hours(folder) or 0 for archive, folder in held), sum(
-        archive.utterances(folder) or 0 for archive, folder in held
+    assert len(published) == sum(len(folders) for _, folders in read)
+    return sum(archive.hours(folder) or 0 for archive, folder in published), sum(
+        archive.utterances(folder) or 0 for archive, folder in published
     )
 
 
@@ -266,7 +271,7 @@ def test_the_hours_of_a_corpus_are_the_published_ones() -> None:
     assert every - english == pytest.approx(6_027, abs=0.5)
 
 
-def test_the_amounts_of_an_archive_are_whole_and_fit_its_utterances() -> None:
+def test_the_amounts_of_an_archive_are_complete_and_match_its_utterances() -> None:
     for archive in all_archives():
         hours, count = archive.entry.hours, archive.entry.utterances
         if archive.root == "rirs":  # rooms are no recordings of an hour's length
@@ -290,10 +295,10 @@ def test_the_amounts_of_an_archive_are_whole_and_fit_its_utterances() -> None:
             )
 
 
-def test_an_archive_tells_what_lies_in_a_folder() -> None:
+def test_an_archive_tells_the_amounts_of_a_folder() -> None:
     musan, german = (
         list_archives("musan")[0],
-        next(each for each in list_archives("mls") if each.folder == "mls_german_opus"),
+        next(item for item in list_archives("mls") if item.folder == "mls_german_opus"),
     )
     assert (musan.hours("musan/music"), musan.utterances("musan/music")) == (42, 660)
     assert musan.hours("musan/noise/free-sound") == 6, "of the part that holds it"
@@ -309,7 +314,7 @@ def test_an_archive_tells_what_lies_in_a_folder() -> None:
 def test_an_amount_that_is_none_is_refused(
     amount: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {
+    entries = {
         "small": {
             "address": "https://a",
             "openslr": 1,
@@ -317,7 +322,7 @@ def test_an_amount_that_is_none_is_refused(
         }
     }
     (tmp_path / "catalogue").mkdir()
-    (tmp_path / "catalogue/archive.yaml").write_text(yaml.safe_dump(known))
+    (tmp_path / "catalogue/archive.yaml").write_text(yaml.safe_dump(entries))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"catalogue/archive\.yaml: small") as caught:
         list_archives("small")
@@ -333,6 +338,6 @@ def test_speech_is_never_cut_by_its_corpus(role: str) -> None:
                 build_source(name, role, {**settings, "max_seconds": 20})
 
 
-def test_no_scan_of_a_missing_corpus_is_kept_in_git() -> None:
-    kept = {path.name for path in Path("data/sources").iterdir() if path.is_dir()}
-    assert kept <= set(corpora())
+def test_no_scan_of_a_missing_corpus_is_in_git() -> None:
+    scanned = {path.name for path in Path("data/sources").iterdir() if path.is_dir()}
+    assert scanned <= set(corpora())

@@ -40,12 +40,12 @@ def clips(role: str = "noise", **changed):
     )
 
 
-def kept(**changed) -> list[str]:
+def accepted_ids(**changed) -> list[str]:
     return [row.id for row in clips(**changed).list_utterances()[0]]
 
 
 @pytest.mark.parametrize("role", ["nonspeech-train", "nonspeech-test", "noise"])
-def test_every_sound_below_the_folders_is_kept_without_text(role: str, root: Path) -> None:
+def test_every_sound_below_the_folders_is_accepted_without_text(role: str, root: Path) -> None:
     rows, rejected = clips(role).list_utterances()
     assert not rejected
     assert [row.id for row in rows] == ["noise-1", "noise-2", "noise-3"]
@@ -54,14 +54,14 @@ def test_every_sound_below_the_folders_is_kept_without_text(role: str, root: Pat
 
 
 def test_folders_and_names_are_picked(root: Path) -> None:
-    assert kept(folders=["musan/noise/sound-bible"]) == ["noise-3"]
-    assert kept(folders=["musan"], without=["musan/speech/*", "musan/music/*"]) == [
+    assert accepted_ids(folders=["musan/noise/sound-bible"]) == ["noise-3"]
+    assert accepted_ids(folders=["musan"], without=["musan/speech/*", "musan/music/*"]) == [
         "noise-1",
         "noise-2",
         "noise-3",
     ]
-    assert kept(folders=["musan/noise"], only="*.ogg") == ["noise-3"]
-    assert kept(folders=["musan/noise"], only="*-1*") == ["noise-1"]
+    assert accepted_ids(folders=["musan/noise"], only="*.ogg") == ["noise-3"]
+    assert accepted_ids(folders=["musan/noise"], only="*-1*") == ["noise-1"]
 
 
 def test_music_with_vocals_is_rejected(root: Path) -> None:
@@ -72,7 +72,7 @@ def test_music_with_vocals_is_rejected(root: Path) -> None:
         "music-2": "not annotated",
         "music-3": "not annotated",
     }
-    assert len(kept(folders=["musan/music"])) == 4
+    assert len(accepted_ids(folders=["musan/music"])) == 4
 
 
 def test_a_changed_annotation_changes_the_scan(root: Path) -> None:
@@ -98,7 +98,7 @@ def test_too_short_and_too_long_clips_are_rejected(root: Path) -> None:
 def test_files_of_one_name_have_different_ids(root: Path) -> None:
     for room in ("smallroom", "largeroom"):
         put(root / f"rooms/{room}/Room001-00001.wav", clip(form="WAV"))
-    names = kept(folders=["rooms"])
+    names = accepted_ids(folders=["rooms"])
     assert len(set(names)) == 2
     assert all(re.fullmatch(r"Room001-00001-[0-9a-f]{8}", name) for name in names)
 
@@ -138,23 +138,23 @@ def test_a_wrong_setting_is_named(changed: dict, subject: str, parts: str, root:
 
 
 @pytest.mark.parametrize("role", ["train", "dev", "test"])
-def test_clips_do_not_fit_a_role_of_speech(role: str, root: Path) -> None:
+def test_clips_are_refused_in_a_role_of_speech(role: str, root: Path) -> None:
     with refused("some", "'table'", f"'{role}'"):
         clips(role)
 
 
-def test_rooms_stand_in_the_role_noise_alone(root: Path) -> None:
+def test_rooms_are_in_the_role_noise_only(root: Path) -> None:
     assert len(clips("noise", rooms=True).list_utterances()[0]) == 3
     with refused("some", "rooms", "'nonspeech-train'"):
         clips("nonspeech-train", rooms=True)
 
 
-def test_real_non_speech_is_kept(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_non_speech_is_accepted(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every class of the README that stands beside the recordings, with its number of clips."""
     monkeypatch.setenv("LIBRETTO_ROOT_SOUNDS", str(recordings))
-    told = re.search(r"Classes \(\d+\): (.*)\.", (recordings / "README.md").read_text())
-    assert told
-    classes = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", told[1])}
+    match = re.search(r"Classes \(\d+\): (.*)\.", (recordings / "README.md").read_text())
+    assert match
+    classes = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", match[1])}
     rows, rejected = clips("nonspeech-test", folders=["nonspeech"]).list_utterances()
     assert not rejected
     assert Counter(row.path.split("/")[1] for row in rows) == classes

@@ -31,7 +31,7 @@ SETTINGS = {
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three words by three speakers, three takes each, told apart by their length; 8 kHz."""
     folder, lines = tmp_path / "words", ["path\tspeaker\ttranscript\ttake\n"]
-    for at, speaker in enumerate(("ann", "bob", "cid")):
+    for speaker_index, speaker in enumerate(("ann", "bob", "cid")):
         for number, word in enumerate(WORDS):
             for take in range(3):
                 path = f"{word}_{speaker}_{take}.wav"
@@ -42,7 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                         form="WAV",
                         level=0.9,
                         seconds=0.1 * (1 + take) + 0.01 * number,
-                        seed=at,
+                        seed=speaker_index,
                     ),
                 )
                 lines.append(f"{path}\t{speaker}\t{word.title()}\t{take}\n")
@@ -59,13 +59,13 @@ def audio(origin) -> dict[str, bytes]:
     return {row.id: origin.locate(row.path).read_bytes() for row in origin.list_utterances()[0]}
 
 
-def test_the_rows_say_what_the_files_are(root: Path) -> None:
+def test_the_rows_describe_the_files(root: Path) -> None:
     origin = connected()
-    kept, rejected = origin.list_utterances()
+    accepted, rejected = origin.list_utterances()
     assert not rejected
-    assert [row.speaker for row in kept] == ["ann"] * 4 + ["bob"] * 4
-    assert len({row.text for row in kept}) > 4
-    for row in kept:
+    assert [row.speaker for row in accepted] == ["ann"] * 4 + ["bob"] * 4
+    assert len({row.text for row in accepted}) > 4
+    for row in accepted:
         assert set(row.text.split()) <= set(WORDS)
         assert 2 <= len(row.text.split()) <= 5
         samples = read_waveform(origin.locate(row.path))
@@ -94,7 +94,7 @@ def test_the_same_bytes_in_another_work_cache(
     assert audio(connected()) == first
 
 
-def test_a_file_that_the_work_cache_has_lost_is_made_again(root: Path, work: Path) -> None:
+def test_a_file_that_the_work_cache_has_lost_is_generated_again(root: Path, work: Path) -> None:
     first = audio(connected())
     shutil.rmtree(work)
     row = next(iter(first))
@@ -142,14 +142,14 @@ def test_a_broken_take_is_rejected_and_not_used(root: Path) -> None:
     put(root / "one_ann_0.wav", b"broken")
     put(root / "one_ann_1.wav", clip(rate=8_000, form="WAV", level=0.0))
     origin = connected(utterances=30)
-    kept, rejected = origin.list_utterances()
+    accepted, rejected = origin.list_utterances()
     assert [(row.path, row.reason.partition(":")[0]) for row in rejected] == [
         ("one_ann_0.wav", "unreadable"),
         ("one_ann_1.wav", "silent"),
     ]
-    assert not [row for row in kept if row.speaker == "ann" and "one" in row.text.split()]
-    assert [row for row in kept if row.speaker == "bob" and "one" in row.text.split()]
-    assert not any(is_silent(read_waveform(origin.locate(row.path))) for row in kept)
+    assert not [row for row in accepted if row.speaker == "ann" and "one" in row.text.split()]
+    assert [row for row in accepted if row.speaker == "bob" and "one" in row.text.split()]
+    assert not any(is_silent(read_waveform(origin.locate(row.path))) for row in accepted)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, part:
         connected(**changed).list_utterances()
 
 
-def test_a_take_that_is_not_there_stops(root: Path) -> None:
+def test_a_take_that_is_missing_stops(root: Path) -> None:
     (root / "two_ann_0.wav").unlink()
     with refused("two_ann_0.wav"):
         connected().scan()
@@ -191,13 +191,13 @@ def test_real_digits_give_the_same_bytes_twice(
         "utterances": 10,
     }
     first = build_source("digits", "dev", settings)
-    kept, rejected = first.list_utterances()
+    accepted, rejected = first.list_utterances()
     sound = audio(first)
     assert not rejected
-    assert {row.speaker for row in kept} == {"george", "lucas"}
+    assert {row.speaker for row in accepted} == {"george", "lucas"}
     digits = "zero one two three four five six seven eight nine"
-    assert {word for row in kept for word in row.text.split()} == set(digits.split())
+    assert {word for row in accepted for word in row.text.split()} == set(digits.split())
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     second = build_source("digits", "dev", settings)
     assert audio(second) == sound
-    assert second.list_utterances() == (kept, rejected)
+    assert second.list_utterances() == (accepted, rejected)

@@ -32,7 +32,7 @@ from components.corpus.manifest import read_manifest, read_rejects
 from components.corpus.scan import write_scans
 from components.runtime.stage import Stage
 from tests.conftest import REPOSITORY
-from tests.corpus.clips import clip, lay_out, put
+from tests.corpus.clips import clip, put, write_librispeech
 from tests.corpus.server import Mirror, serving
 from tests.errors import refused
 
@@ -82,7 +82,7 @@ def folder_of(members: Path) -> dict[str, bytes]:
 def mini(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An archive in the layout of mini LibriSpeech's."""
     folder = tmp_path_factory.mktemp("mini")
-    lay_out(folder / "LibriSpeech", GOOD, "train-clean-5")
+    write_librispeech(folder / "LibriSpeech", GOOD, "train-clean-5")
     put(folder / "LibriSpeech/README.TXT", b"about it")
     return tar_of(folder_of(folder))
 
@@ -177,8 +177,8 @@ def test_from_the_address_to_the_manifest(
     assert "mini: train-clean-5: fetched" in log.text
     write_scans("small")
     run(stage("train"))
-    kept = read_manifest(Path("data/corpus/train/train-clean-5"))
-    assert {row.id: row.text for row in kept} == GOOD
+    accepted = read_manifest(Path("data/corpus/train/train-clean-5"))
+    assert {row.id: row.text for row in accepted} == GOOD
     assert not read_rejects(Path("data/corpus/train/train-clean-5"))
     assert [path for path, _ in mirror.requests] == ["/31/train-clean-5.tar.gz"]
     remaining = [
@@ -200,7 +200,7 @@ def test_a_second_fetch_sends_no_request(
     assert "mini: train-clean-5:" in log.text and "fetched" not in log.text
 
 
-def test_only_what_the_sources_of_a_role_read_is_fetched(
+def test_only_archives_that_the_sources_of_a_role_read_is_fetched(
     house: Path, mini: bytes, mirror: Mirror, log: pytest.LogCaptureFixture
 ) -> None:
     corpus({"dev": {"train-clean-5": LIBRI}})
@@ -211,15 +211,15 @@ def test_only_what_the_sources_of_a_role_read_is_fetched(
     assert len(mirror.requests) == 1
 
 
-def test_a_cut_connection_goes_on_where_it_stood(root: Path, mini: bytes, mirror: Mirror) -> None:
+def test_a_cut_connection_goes_on_where_it_stopped(root: Path, mini: bytes, mirror: Mirror) -> None:
     mirror.cuts = [1_000, 500]
     fetch_corpus("small")
     assert [requested for _, requested in mirror.requests] == ["", "bytes=1000-", "bytes=1500-"]
     assert fetched(root) == GOOD
 
 
-def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mirror: Mirror) -> None:
-    mirror.cuts, mirror.hold = [2_000], threading.Event()
+def test_a_killed_fetch_goes_on_where_it_stopped(root: Path, mirror: Mirror) -> None:
+    mirror.cuts, mirror.stall = [2_000], threading.Event()
     running = subprocess.Popen(
         [*FETCH, "--corpus", "small"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
     )
@@ -232,13 +232,13 @@ def test_a_killed_fetch_goes_on_where_it_stood(root: Path, mirror: Mirror) -> No
     finally:
         running.kill()
         running.wait()
-        mirror.hold.set()
+        mirror.stall.set()
     fetch_corpus("small")
     assert [requested for _, requested in mirror.requests] == ["", "bytes=2000-"]
     assert fetched(root) == GOOD
 
 
-def test_a_whole_part_asks_nothing_and_too_long_a_one_is_fetched_anew(
+def test_a_complete_part_sends_no_request_and_too_long_a_one_is_fetched_again(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     put(part(root), mini)
@@ -251,7 +251,7 @@ def test_a_whole_part_asks_nothing_and_too_long_a_one_is_fetched_anew(
     assert fetched(root) == GOOD
 
 
-def test_half_an_unpacked_folder_is_made_anew(root: Path, mirror: Mirror) -> None:
+def test_half_an_unpacked_folder_is_unpacked_again(root: Path, mirror: Mirror) -> None:
     put(
         root / ".fetch/train-clean-5.tar.gz.unpacked/LibriSpeech/train-clean-5/9/90/9-90-0000.flac",
         clip(),
@@ -261,16 +261,14 @@ def test_half_an_unpacked_folder_is_made_anew(root: Path, mirror: Mirror) -> Non
     assert fetched(root) == GOOD
 
 
-def test_two_fetches_at_once_ask_once(root: Path, mirror: Mirror) -> None:
+def test_two_fetches_at_once_send_one_request(root: Path, mirror: Mirror) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(install_archive, list_archives("mini") * 2))
     assert "fetched and unpacked" in results and len(set(results)) == 2
     assert len(mirror.requests) == 1
 
 
-def test_a_server_without_ranges_is_asked_for_all_of_it(
-    root: Path, mini: bytes, mirror: Mirror
-) -> None:
+def test_a_server_without_ranges_sends_all_of_it(root: Path, mini: bytes, mirror: Mirror) -> None:
     put(part(root), b"x" * 2_000)
     mirror.ranges = False
     fetch_corpus("small")
@@ -278,7 +276,7 @@ def test_a_server_without_ranges_is_asked_for_all_of_it(
 
 
 @pytest.mark.parametrize("lengths", [True, False])
-def test_a_size_that_is_not_known_is_the_servers(
+def test_a_size_that_is_unknown_is_the_servers(
     lengths: bool, root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     entry(md5=hashlib.md5(mini).hexdigest())
@@ -287,7 +285,7 @@ def test_a_size_that_is_not_known_is_the_servers(
     assert fetched(root) == GOOD
 
 
-def test_a_server_that_gives_no_length_is_held_to_the_catalogues(
+def test_a_server_that_gives_no_length_is_checked_by_the_catalogues(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     mirror.lengths, mirror.cuts = False, [1_000]
@@ -296,7 +294,7 @@ def test_a_server_that_gives_no_length_is_held_to_the_catalogues(
     assert fetched(root) == GOOD
 
 
-def test_a_download_of_another_size_is_taken_away(root: Path, mini: bytes, mirror: Mirror) -> None:
+def test_a_download_of_another_size_is_deleted(root: Path, mini: bytes, mirror: Mirror) -> None:
     # complete by an older entry of the catalogue
     file = put(root / ".fetch/train-clean-5.tar.gz", mini[:1_000])
     with refused(ARCHIVE, " 1,000 bytes", f"{len(mini):,}"):
@@ -306,7 +304,7 @@ def test_a_download_of_another_size_is_taken_away(root: Path, mini: bytes, mirro
     assert fetched(root) == GOOD
 
 
-def test_a_whole_part_of_unknown_size_is_not_fetched_again(
+def test_a_complete_part_of_unknown_size_is_not_fetched_again(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     entry(md5=hashlib.md5(mini).hexdigest())
@@ -316,7 +314,7 @@ def test_a_whole_part_of_unknown_size_is_not_fetched_again(
     assert fetched(root) == GOOD
 
 
-def test_a_connection_that_brings_nothing_stops_and_keeps_what_is_there(
+def test_a_connection_that_brings_nothing_stops_and_keeps_its_part(
     root: Path, mirror: Mirror
 ) -> None:
     mirror.cuts = [1_000, 0]
@@ -334,9 +332,7 @@ def test_a_server_in_trouble_may_recover(root: Path, mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 403, 410])
-def test_a_file_that_is_not_there_names_entry_and_way_out(
-    status: int, root: Path, mirror: Mirror
-) -> None:
+def test_a_file_that_is_missing_names_its_entry(status: int, root: Path, mirror: Mirror) -> None:
     mirror.status = status
     url = f"{mirror.address}/31/{ARCHIVE}"
     with refused(ARCHIVE, "catalogue/archive.yaml: mini", url, f"{status}", "LIBRETTO_OPENSLR"):
@@ -350,7 +346,7 @@ def closed() -> str:
 
 
 @pytest.mark.parametrize("address", ["closed", "http://no-such-host.invalid"])
-def test_without_a_network_it_stops_with_the_way_out(
+def test_without_a_network_it_stops_with_a_hint(
     address: str, house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_OPENSLR", closed() if address == "closed" else address)
@@ -358,7 +354,7 @@ def test_without_a_network_it_stops_with_the_way_out(
         fetch_corpus("small")
 
 
-def test_a_server_that_falls_silent_is_left(
+def test_a_server_that_stalls_is_abandoned(
     house: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("components.corpus.fetch.download.TIMEOUT", 0.3)
@@ -368,9 +364,7 @@ def test_a_server_that_falls_silent_is_left(
             fetch_corpus("small")
 
 
-def test_a_wrong_checksum_is_refused_and_taken_away(
-    root: Path, mini: bytes, mirror: Mirror
-) -> None:
+def test_a_wrong_checksum_is_refused_and_deleted(root: Path, mini: bytes, mirror: Mirror) -> None:
     mirror.files["/31/train-clean-5.tar.gz"] = mini[:-1] + bytes([mini[-1] ^ 1])
     with refused(ARCHIVE, "mini", hashlib.md5(mini).hexdigest(), "LIBRETTO_OPENSLR"):
         fetch_corpus("small")
@@ -401,10 +395,10 @@ def test_an_archive_without_a_checksum_is_not_used_until_it_is_entered(
 
 
 @pytest.mark.parametrize("form", ["w:gz", "w", "w:xz"])
-def test_an_archive_put_there_by_hand_is_checked_and_unpacked(
+def test_an_archive_of_the_user_is_checked_and_unpacked(
     form: str, root: Path, mirror: Mirror, tmp_path: Path
 ) -> None:
-    lay_out(tmp_path / "made/LibriSpeech", GOOD, "train-clean-5")
+    write_librispeech(tmp_path / "made/LibriSpeech", GOOD, "train-clean-5")
     data = tar_of(folder_of(tmp_path / "made"), form)
     entry(data)
     file = put(root / "train-clean-5.tar.gz", data)
@@ -414,7 +408,7 @@ def test_an_archive_put_there_by_hand_is_checked_and_unpacked(
     assert file.read_bytes() == data
 
 
-def test_half_an_archive_put_there_by_hand_is_refused_and_kept(
+def test_half_an_archive_of_the_user_is_refused_and_stays(
     root: Path, mini: bytes, mirror: Mirror
 ) -> None:
     file = put(root / "train-clean-5.tar.gz", mini[: len(mini) // 2])
@@ -509,7 +503,7 @@ def test_the_same_faults_of_a_zip_are_refused(
 
 
 def test_a_zip_is_unpacked(root: Path, mirror: Mirror, tmp_path: Path) -> None:
-    lay_out(tmp_path / "made/LibriSpeech", GOOD, "train-clean-5")
+    write_librispeech(tmp_path / "made/LibriSpeech", GOOD, "train-clean-5")
     data = zip_of(folder_of(tmp_path / "made"))
     mirror.files["/31/train-clean-5.zip"] = data
     entry(data, "train-clean-5.zip")
@@ -517,7 +511,7 @@ def test_a_zip_is_unpacked(root: Path, mirror: Mirror, tmp_path: Path) -> None:
     assert fetched(root) == GOOD
 
 
-def test_a_disk_without_room_stops_before_anything_is_asked(root: Path, mirror: Mirror) -> None:
+def test_a_disk_without_room_stops_before_any_request(root: Path, mirror: Mirror) -> None:
     entry(bytes=10**16, md5="0" * 32)
     with refused(ARCHIVE, "20,000,000,000,000,000 bytes", "'mini'"):
         fetch_corpus("small")
@@ -532,7 +526,7 @@ def test_a_disk_that_fills_up_stops_the_download(root: Path, mirror: Mirror) -> 
         fetch_corpus("small")
 
 
-def test_an_archive_that_unpacks_to_more_than_there_is_room_for_stops(
+def test_an_archive_that_unpacks_to_more_than_the_free_space_stops(
     root: Path, mirror: Mirror
 ) -> None:
     huge = tarfile.TarInfo("LibriSpeech/train-clean-5/huge")
@@ -557,8 +551,8 @@ def test_a_data_root_that_cannot_be_written_stops(
     assert not mirror.requests
 
 
-def test_a_folder_from_elsewhere_is_taken_as_it_is(root: Path, mirror: Mirror) -> None:
-    lay_out(root, {"9-90-0000": "MINE"}, "train-clean-5")
+def test_a_folder_from_elsewhere_is_used_as_it_is(root: Path, mirror: Mirror) -> None:
+    write_librispeech(root, {"9-90-0000": "MINE"}, "train-clean-5")
     fetch_corpus("small")
     assert not mirror.requests
     write_scans("small")
@@ -573,12 +567,12 @@ def test_a_folder_of_another_archive_is_named(root: Path, mini: bytes, mirror: M
         fetch_corpus("small")
 
 
-def test_a_folder_that_no_archive_holds_is_named(house: Path, root: Path) -> None:
+def test_a_folder_that_no_archive_contains_is_named(house: Path, root: Path) -> None:
     corpus({"train": {"own": {**LIBRI, "subsets": ["train-clean-6"]}}})
     root.mkdir(parents=True)
     with refused("own", "'train-clean-6'", "'train-clean-5'"):
         fetch_corpus("small")
-    lay_out(root, {"9-90-0000": "MINE"}, "train-clean-6")
+    write_librispeech(root, {"9-90-0000": "MINE"}, "train-clean-6")
     fetch_corpus("small")  # it was put there by hand
 
 
@@ -590,7 +584,7 @@ def test_an_address_without_a_mirror_is_the_publishers(
     assert list_archives("digits") == []
 
 
-def test_a_folder_says_what_it_was_unpacked_from(root: Path, mini: bytes) -> None:
+def test_a_folder_names_the_archive_it_came_from(root: Path, mini: bytes) -> None:
     assert install_archive(list_archives("mini")[0]) == "fetched and unpacked"
     assert json.loads((root / "train-clean-5" / MARK).read_text()) == {
         "file": "train-clean-5.tar.gz",
@@ -726,11 +720,11 @@ def test_mls_from_the_address_to_the_manifest(
     write_scans("small")
     for subset, text in texts.items():
         run(stage(subset))
-        kept = read_manifest(Path(f"data/corpus/{subset}/pl-{subset}"))
-        assert {row.id: row.text for row in kept} == dict(
+        accepted = read_manifest(Path(f"data/corpus/{subset}/pl-{subset}"))
+        assert {row.id: row.text for row in accepted} == dict(
             line.split("\t") for line in text.splitlines()
         )
-        assert {row.language for row in kept} == {"pl"}
+        assert {row.language for row in accepted} == {"pl"}
 
 
 def test_musan_and_rooms_from_the_address_to_the_manifest(
@@ -781,17 +775,17 @@ def test_musan_and_rooms_from_the_address_to_the_manifest(
         "/28/rirs_noises.zip",
     ]
     write_scans("small")
-    kept: dict[str, list[str]] = {}
+    accepted: dict[str, list[str]] = {}
     for role in roles:
         run(stage(role))
-        kept |= {
+        accepted |= {
             name: [row.id for row in read_manifest(Path(f"data/corpus/{role}/{name}"))]
             for name in listed[role]
         }
-    simulated = kept.pop("rirs-rooms")
+    simulated = accepted.pop("rirs-rooms")
     assert len(simulated) == 2
     assert all(name.startswith("Room001-00001") for name in simulated)  # one name in two folders
-    assert kept == {
+    assert accepted == {
         "musan-free": ["noise-free-1"],
         "musan-bible": ["noise-bible-1"],
         "musan-noise": ["noise-free-1"],

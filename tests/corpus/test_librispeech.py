@@ -12,7 +12,7 @@ import pytest
 from components.corpus.manifest import MANIFEST, read_manifest, write_rows
 from components.corpus.source import build_source
 from components.text.utterance import Utterance
-from tests.corpus.clips import clip, lay_out, put
+from tests.corpus.clips import clip, put, write_librispeech
 from tests.errors import refused
 
 GOOD = {
@@ -26,7 +26,7 @@ GOOD = {
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "LibriSpeech"
-    lay_out(folder, GOOD)
+    write_librispeech(folder, GOOD)
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRI", str(folder))
     return folder
 
@@ -43,26 +43,28 @@ def reasons(rejected) -> dict[str, str]:
     return {row.id: row.reason.partition(":")[0] for row in rejected}
 
 
-def test_every_recording_is_kept_with_its_text(root: Path) -> None:
-    kept, rejected = libri().list_utterances()
-    assert {row.id: row.text for row in kept} == GOOD
-    assert [row.id for row in kept] == sorted(GOOD)
-    assert {row.speaker for row in kept} == {"1", "2"}
-    assert {row.language for row in kept} == {"en"}
-    assert kept[0].path == "train/1/10/1-10-0000.flac"
-    assert libri().locate(kept[0].path).is_file()
+def test_every_recording_is_accepted_with_its_text(root: Path) -> None:
+    accepted, rejected = libri().list_utterances()
+    assert {row.id: row.text for row in accepted} == GOOD
+    assert [row.id for row in accepted] == sorted(GOOD)
+    assert {row.speaker for row in accepted} == {"1", "2"}
+    assert {row.language for row in accepted} == {"en"}
+    assert accepted[0].path == "train/1/10/1-10-0000.flac"
+    assert libri().locate(accepted[0].path).is_file()
     assert not rejected
 
 
-def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: Path) -> None:
-    lay_out(root, {"3-30-0000": "WORDS", "3-30-0001": None, "3-30-0002": "", "3-30-0003": "SAME"})
+def test_recordings_and_transcripts_that_do_not_match_are_rejected(root: Path) -> None:
+    write_librispeech(
+        root, {"3-30-0000": "WORDS", "3-30-0001": None, "3-30-0002": "", "3-30-0003": "SAME"}
+    )
     with (root / "train/3/30/3-30.trans.txt").open("a") as lines:
         lines.write("3-30-0003 OTHER\n\n3-30-0009 NO SUCH FILE\nnonsense\n")
     put(root / "train/3/30/3-31-0000.flac", clip())
     put(root / "train/3/30/notes.flac", clip())
     put(root / "train/3/30/3-30-0000.TextGrid", b"not looked at")
-    kept, rejected = libri().list_utterances()
-    assert {row.id for row in kept} == {*GOOD, "3-30-0000"}
+    accepted, rejected = libri().list_utterances()
+    assert {row.id for row in accepted} == {*GOOD, "3-30-0000"}
     assert reasons(rejected) == {
         "3-30-0001": "missing transcript",
         "3-30-0002": "missing transcript",
@@ -75,16 +77,16 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     assert len(rejected) == 8  # both lines of 3-30-0003
     recordings = len(list((root / "train").rglob("*.flac")))
     assert (
-        len(kept) + len(rejected) == recordings + 3
+        len(accepted) + len(rejected) == recordings + 3
     )  # the second line of 0003, 0009 and the nonsense have no file of their own
 
 
-def test_one_id_in_two_subsets_is_kept_once(root: Path) -> None:
-    lay_out(root, {"1-10-0000": "FIRST WORDS", "9-90-0000": "NINTH"}, subset="more")
-    kept, rejected = libri(subsets=["train", "more"]).list_utterances()
-    assert len(kept) == 5
+def test_one_id_in_two_subsets_is_accepted_once(root: Path) -> None:
+    write_librispeech(root, {"1-10-0000": "FIRST WORDS", "9-90-0000": "NINTH"}, subset="more")
+    accepted, rejected = libri(subsets=["train", "more"]).list_utterances()
+    assert len(accepted) == 5
     assert reasons(rejected) == {"1-10-0000": "duplicate id"}
-    assert kept[0].path.startswith("more/")  # the first by path
+    assert accepted[0].path.startswith("more/")  # the first by path
 
 
 def test_rate_and_channels_must_be_those_expected(root: Path) -> None:
@@ -94,8 +96,8 @@ def test_rate_and_channels_must_be_those_expected(root: Path) -> None:
         "1-10-0000": "wrong rate",
         "1-10-0001": "stereo",
     }
-    kept, _ = libri(rate=8_000).list_utterances()
-    assert [row.id for row in kept] == ["1-10-0000"]
+    accepted, _ = libri(rate=8_000).list_utterances()
+    assert [row.id for row in accepted] == ["1-10-0000"]
 
 
 def test_moving_the_root_changes_nothing(
@@ -147,7 +149,7 @@ def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, parts
         libri(**changed).scan()
 
 
-def test_transcribed_speech_does_not_fit_a_role_without_text(root: Path) -> None:
+def test_transcribed_speech_is_refused_in_a_role_without_text(root: Path) -> None:
     with refused("libri-train", "nonspeech-train", "'table'"):
         libri("nonspeech-train")
 
@@ -157,7 +159,9 @@ def test_an_unknown_kind_names_the_nearest() -> None:
         build_source("a", "train", {"kind": "librispeach"})
 
 
-def test_real_excerpts_are_kept_whole(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_excerpts_are_accepted_whole(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Counts, minutes and speakers of each subset are those of the README that stands beside the
     recordings.
     """
@@ -168,19 +172,19 @@ def test_real_excerpts_are_kept_whole(recordings: Path, monkeypatch: pytest.Monk
         .partition("## real-librispeech")[2]
         .partition("\n## ")[0]
     )
-    told = {
+    match = {
         row[0]: (int(row[1]), float(row[2]), int(row[3]))
         for row in re.findall(r"^\| ([a-z0-9-]+) \| (\d+) \| ([\d.]+) \| (\d+) ", section, re.M)
     }
-    assert told
-    kept, rejected = libri(subsets=sorted(told)).list_utterances()
+    assert match
+    accepted, rejected = libri(subsets=sorted(match)).list_utterances()
     assert not rejected
-    counts = Counter(row.path.partition("/")[0] for row in kept)
-    for subset, (utterances, minutes, speakers) in told.items():
-        rows = [row for row in kept if row.path.startswith(f"{subset}/")]
+    counts = Counter(row.path.partition("/")[0] for row in accepted)
+    for subset, (utterances, minutes, speakers) in match.items():
+        rows = [row for row in accepted if row.path.startswith(f"{subset}/")]
         assert counts[subset] == utterances
         assert sum(row.samples / row.sample_rate for row in rows) / 60 == pytest.approx(
             minutes, abs=0.05
         )
         assert len({row.speaker for row in rows}) == speakers
-    assert all(re.fullmatch(r"[A-Z' ]+", row.text) for row in kept)
+    assert all(re.fullmatch(r"[A-Z' ]+", row.text) for row in accepted)

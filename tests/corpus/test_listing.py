@@ -30,22 +30,22 @@ def entry(path: str, text: str | None = "WORDS") -> ListedRecording:
 
 
 def outcome(root: Path, entries: list[ListedRecording], rules: AcceptanceRules = STRICT):
-    there = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    return check_recordings("tried", root, entries, there, rules)
+    existing = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    return check_recordings("tried", root, entries, existing, rules)
 
 
 def test_files_are_listed_at_any_depth_by_their_path_below_the_root(tmp_path: Path) -> None:
-    for place, size in {
+    for path, size in {
         "r/s/z.wav": 3,
         "r/s/a/b/deep.wav": 1,
         "r/s/a/notes.txt": 4,
         "r/other/no.wav": 5,
         "far/linked.wav": 2,
     }.items():
-        put(tmp_path / place, b"x" * size)
+        put(tmp_path / path, b"x" * size)
     (tmp_path / "r/s/link").symlink_to(tmp_path / "far")
-    found = list_sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
-    assert list(found.items()) == [("s/a/b/deep.wav", 1), ("s/link/linked.wav", 2), ("s/z.wav", 3)]
+    sizes = list_sizes_below(tmp_path / "r", "s", lambda path: path.endswith(".wav"))
+    assert list(sizes.items()) == [("s/a/b/deep.wav", 1), ("s/link/linked.wav", 2), ("s/z.wav", 3)]
     assert list_sizes_below(tmp_path / "r", "nothing here", lambda path: True) == {}
 
 
@@ -57,35 +57,35 @@ def test_a_transcript_that_is_not_utf_8_stops_with_its_path(tmp_path: Path) -> N
         list(read_lines(tmp_path, "a/b.txt"))
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_broken_file_is_rejected_with_its_reason(what: str, tmp_path: Path) -> None:
-    suffix, data, reason = BROKEN[what]
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_file_is_rejected_with_its_reason(fault: str, tmp_path: Path) -> None:
+    suffix, data, reason = BROKEN[fault]
     put(tmp_path / "d" / f"bad{suffix}", data)
     put(tmp_path / "d" / "good.flac", clip())
-    kept, rejected = outcome(tmp_path / "d", [entry(f"bad{suffix}"), entry("good.flac")])
-    assert [row.id for row in kept] == ["good"]
+    accepted, rejected = outcome(tmp_path / "d", [entry(f"bad{suffix}"), entry("good.flac")])
+    assert [row.id for row in accepted] == ["good"]
     assert [row.id for row in rejected] == ["bad"]
     assert re.match(f"({reason}): .", rejected[0].reason), rejected[0].reason
     assert str(tmp_path) not in rejected[0].reason
 
 
-def test_a_file_cut_at_any_place_is_never_kept(tmp_path: Path) -> None:
+def test_a_file_cut_at_any_position_is_never_accepted(tmp_path: Path) -> None:
     entries = []
     for form in ("WAV", "FLAC"):
-        whole = clip(form=form)
+        data = clip(form=form)
         for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
             name = f"{form}-{int(share * 100)}.{form.lower()}"
-            put(tmp_path / "d" / name, whole[: int(len(whole) * share)])
+            put(tmp_path / "d" / name, data[: int(len(data) * share)])
             entries.append(entry(name))
-    kept, rejected = outcome(tmp_path / "d", entries)
-    assert not kept
+    accepted, rejected = outcome(tmp_path / "d", entries)
+    assert not accepted
     assert len(rejected) == len(entries)
 
 
-def test_a_kept_row_says_what_the_file_is(tmp_path: Path) -> None:
+def test_a_accepted_row_describes_the_file(tmp_path: Path) -> None:
     put(tmp_path / "d" / "a" / "one.flac", clip())
-    kept, _ = outcome(tmp_path / "d", [entry("a/one.flac", "  TWO WORDS ")])
-    row = kept[0]
+    accepted, _ = outcome(tmp_path / "d", [entry("a/one.flac", "  TWO WORDS ")])
+    row = accepted[0]
     assert (row.path, row.sample_rate, row.samples, row.text, row.split) == (
         "a/one.flac",
         16_000,
@@ -97,16 +97,14 @@ def test_a_kept_row_says_what_the_file_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["nonspeech-train", "nonspeech-test", "noise"])
-def test_silence_and_a_missing_text_are_fine_where_there_is_no_speech(
-    role: str, tmp_path: Path
-) -> None:
+def test_silence_and_a_missing_text_are_accepted_without_speech(role: str, tmp_path: Path) -> None:
     put(tmp_path / "d" / "quiet.flac", clip(level=0.0))
-    kept, rejected = outcome(tmp_path / "d", [entry("quiet.flac", None)], AcceptanceRules(role))
-    assert [row.text for row in kept] == [""]
+    accepted, rejected = outcome(tmp_path / "d", [entry("quiet.flac", None)], AcceptanceRules(role))
+    assert [row.text for row in accepted] == [""]
     assert not rejected
 
 
-def test_what_the_listing_itself_shows_is_rejected(tmp_path: Path) -> None:
+def test_a_fault_of_the_listing_is_rejected(tmp_path: Path) -> None:
     for name in ("a/one.flac", "b/one.flac", "c/two.flac", "d/three.flac", "e/four.flac"):
         put(tmp_path / "r" / name, clip())
     entries = [
@@ -118,8 +116,8 @@ def test_what_the_listing_itself_shows_is_rejected(tmp_path: Path) -> None:
         entry("e/four.flac", "  "),
         entry("gone.flac"),
     ]
-    kept, rejected = outcome(tmp_path / "r", entries)
-    assert [row.path for row in kept] == ["a/one.flac"]
+    accepted, rejected = outcome(tmp_path / "r", entries)
+    assert [row.path for row in accepted] == ["a/one.flac"]
     reasons = sorted((row.path, row.reason.partition(":")[0]) for row in rejected)
     assert reasons == [
         ("b/one.flac", "duplicate id"),
@@ -140,7 +138,7 @@ KINDS = st.sampled_from(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(mixture=st.lists(KINDS, max_size=25))
-def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
+def test_found_is_accepted_plus_rejected(mixture: list[str], work: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, entries = Path(folder), []
         for number, kind in enumerate(mixture):
@@ -151,15 +149,15 @@ def test_found_is_kept_plus_rejected(mixture: list[str], work: Path) -> None:
             entries += [entry(name, None if kind == "missing transcript" else "WORDS")] * (
                 2 if kind == "named twice" else 1
             )
-        kept, rejected = outcome(root, entries)
+        accepted, rejected = outcome(root, entries)
     good = [f"{number:02d}" for number, kind in enumerate(mixture) if kind == "good"]
-    assert [row.id for row in kept] == good
-    assert len(kept) + len(rejected) == len(entries)
+    assert [row.id for row in accepted] == good
+    assert len(accepted) + len(rejected) == len(entries)
     assert all(row.reason for row in rejected)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10])
-def test_a_manifest_written_in_groups_is_read_whole(
+def test_a_manifest_written_in_groups_is_read_completely(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manifest, "ROW_GROUP", 3)
@@ -182,10 +180,10 @@ def test_the_number_of_workers_changes_nothing(
         put(tmp_path / "d" / f"{number}{suffix}", data)
         entries.append(entry(f"{number}{suffix}"))
     monkeypatch.setattr(inspection, "CHUNK", 3)
-    alone = outcome(tmp_path / "d", entries)
+    serial = outcome(tmp_path / "d", entries)
     monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path / "other"))
     monkeypatch.setenv("LIBRETTO_WORKERS", "2")
-    assert outcome(tmp_path / "d", entries) == alone
+    assert outcome(tmp_path / "d", entries) == serial
 
 
 def test_a_file_is_looked_at_again_only_when_it_changed(

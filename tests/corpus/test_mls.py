@@ -31,7 +31,7 @@ GOOD = {
 }
 
 
-def lay_out(
+def write_mls(
     root: Path,
     utterances: dict[str, str | None],
     subset: str = "train",
@@ -60,7 +60,7 @@ def opus() -> bytes:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "mls"
-    lay_out(folder, GOOD)
+    write_mls(folder, GOOD)
     monkeypatch.setenv("LIBRETTO_ROOT_MLS", str(folder))
     return folder
 
@@ -77,26 +77,26 @@ def reasons(rejected) -> dict[str, str]:
     return {row.id: row.reason.partition(":")[0] for row in rejected}
 
 
-def test_every_recording_is_kept_with_its_text(root: Path) -> None:
-    kept, rejected = mls().list_utterances()
-    assert {row.id: row.text for row in kept} == GOOD
-    assert {row.speaker for row in kept} == {"pl-1", "pl-2"}
-    assert {row.language for row in kept} == {"pl"}
-    assert kept[0].path == "mls_polish/train/audio/1/10/1_10_000000.flac"
-    assert mls().locate(kept[0].path).is_file()
+def test_every_recording_is_accepted_with_its_text(root: Path) -> None:
+    accepted, rejected = mls().list_utterances()
+    assert {row.id: row.text for row in accepted} == GOOD
+    assert {row.speaker for row in accepted} == {"pl-1", "pl-2"}
+    assert {row.language for row in accepted} == {"pl"}
+    assert accepted[0].path == "mls_polish/train/audio/1/10/1_10_000000.flac"
+    assert mls().locate(accepted[0].path).is_file()
     assert not rejected
 
 
 def test_the_small_variant_is_read_too(root: Path) -> None:
-    lay_out(root, GOOD, form="OPUS")
-    kept, rejected = mls(audio="opus").list_utterances()
+    write_mls(root, GOOD, form="OPUS")
+    accepted, rejected = mls(audio="opus").list_utterances()
     assert not rejected
-    assert {row.id: row.text for row in kept} == GOOD
-    assert {(row.sample_rate, row.samples) for row in kept} == {(16_000, 8_000)}
+    assert {row.id: row.text for row in accepted} == GOOD
+    assert {(row.sample_rate, row.samples) for row in accepted} == {(16_000, 8_000)}
 
 
-def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: Path) -> None:
-    lay_out(
+def test_recordings_and_transcripts_that_do_not_match_are_rejected(root: Path) -> None:
+    write_mls(
         root,
         {"3_30_000000": "dobry", "3_30_000001": None, "3_30_000002": "", "3_30_000003": "raz"},
         "dev",
@@ -107,8 +107,8 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     put(base / "audio/3/30/notes.flac", clip())
     put(base / "audio/3/31/3_30_000007.flac", clip())
     put(base / "audio/3/30/3_30_000000.TextGrid", b"not looked at")
-    kept, rejected = mls(subset="dev").list_utterances()
-    assert {row.id for row in kept} == {"3_30_000000"}
+    accepted, rejected = mls(subset="dev").list_utterances()
+    assert {row.id for row in accepted} == {"3_30_000000"}
     assert reasons(rejected) == {
         "3_30_000001": "missing transcript",
         "3_30_000002": "missing transcript",
@@ -126,13 +126,15 @@ def test_recordings_and_transcripts_that_do_not_fit_together_are_rejected(root: 
     ("parts", "ids"),
     [(["9hr"], ["1_10_000000", "2_20_000000"]), (["1hr"], ["1_10_000001", "1_11_000000"])],
 )
-def test_a_limited_part_is_only_what_it_lists(parts: list[str], ids: list[str], root: Path) -> None:
+def test_a_limited_part_has_only_the_ids_it_lists(
+    parts: list[str], ids: list[str], root: Path
+) -> None:
     limited = root / "mls_polish/train/limited_supervision"
     put(limited / "9hr/handles.txt", b"1_10_000000\n2_20_000000\n")
     put(limited / "1hr/0/handles.txt", b"1_10_000001\n")
     put(limited / "1hr/5/handles.txt", b"1_11_000000\n")
-    kept, rejected = mls(limited=parts).list_utterances()
-    assert [row.id for row in kept] == ids
+    accepted, rejected = mls(limited=parts).list_utterances()
+    assert [row.id for row in accepted] == ids
     assert not rejected
     assert [row.id for row in mls(limited=["9hr", "1hr"]).list_utterances()[0]] == sorted(GOOD)
     assert mls(limited=parts).scan()["texts"] != mls().scan()["texts"]
@@ -210,7 +212,7 @@ def test_the_scan_of_a_corpus_with_an_empty_language_ends_with_its_name(
     drop: Callable[[Path], None], path: str, root: Path, tmp_path: Path
 ) -> None:
     """Of two languages one is empty: no scan of either is written."""
-    lay_out(root, GOOD)
+    write_mls(root, GOOD)
     shutil.copytree(root / "mls_polish", root / "mls_dutch")
     drop(root)
     languages = {
@@ -256,13 +258,13 @@ def test_a_wrong_setting_is_named(changed: dict, subject: str, parts: str, root:
         mls(**changed).scan()
 
 
-def test_transcribed_speech_does_not_fit_a_role_without_text(root: Path) -> None:
+def test_transcribed_speech_is_refused_in_a_role_without_text(root: Path) -> None:
     with refused("pl", "'mls'", "'noise'"):
         mls("noise")
 
 
-def test_an_utterance_over_thirty_seconds_is_kept(root: Path) -> None:
+def test_an_utterance_over_thirty_seconds_is_accepted(root: Path) -> None:
     put(root / "mls_polish/train/audio/1/10/1_10_000000.flac", clip(seconds=35))
-    kept, rejected = mls("test").list_utterances()
+    accepted, rejected = mls("test").list_utterances()
     assert not rejected
-    assert max(row.samples for row in kept) == 35 * 16_000
+    assert max(row.samples for row in accepted) == 35 * 16_000

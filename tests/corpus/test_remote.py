@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> Path:
         speaker, number = chapter.split("-")
         below = root / "dev-clean" / speaker / number
         below.mkdir(parents=True)
-        for place_ in range(count):
+        for number in range(count):
             soundfile.write(
-                below / f"{chapter}-{place_:04d}.flac",
-                0.1 * random.standard_normal(8_000 + 100 * place_),
+                below / f"{chapter}-{number:04d}.flac",
+                0.1 * random.standard_normal(8_000 + 100 * number),
                 16_000,
             )
         (below / f"{chapter}.trans.txt").write_text(
-            "".join(f"{chapter}-{place_:04d} SOME WORDS\n" for place_ in range(count))
+            "".join(f"{chapter}-{number:04d} SOME WORDS\n" for number in range(count))
         )
     broken = root / "dev-clean/56/78/56-78-0001.flac"
     broken.write_bytes(broken.read_bytes()[:400])
@@ -62,41 +62,41 @@ def listed(
 ) -> Callable[[dict[str, object], str], CorpusSource]:
     """The source of these settings over the disk or over the bucket, on which the same lies."""
     bucket.fill(folder, "root")
-    bucket.asked.clear()
+    bucket.requests.clear()
     monkeypatch.setenv("LIBRETTO_WORKERS", "1")
 
-    def make(settings: dict[str, object], root: str) -> CorpusSource:
+    def build(settings: dict[str, object], root: str) -> CorpusSource:
         monkeypatch.setenv("LIBRETTO_ROOT_SAID", root)
         shutil.rmtree(work, ignore_errors=True)
         return build_source("said", "noise" if settings["kind"] == "clips" else "train", settings)
 
-    return make
+    return build
 
 
 @pytest.mark.parametrize("settings", [TABLE, LIBRI, CLIPS], ids=["table", "librispeech", "clips"])
 def test_a_bucket_gives_the_manifest_of_a_folder(
     settings: dict[str, object], folder: Path, listed: Callable[..., CorpusSource]
 ) -> None:
-    here = listed(settings, str(folder))
-    scan, found = here.scan(), here.list_utterances()
-    there = listed(settings, "s3://recordings/root")
-    assert (there.scan(), there.list_utterances()) == (scan, found)
-    row = found[0][0]
-    assert there.locate(row.path).read_bytes() == here.locate(row.path).read_bytes()
+    local = listed(settings, str(folder))
+    scan, utterances = local.scan(), local.list_utterances()
+    remote = listed(settings, "s3://recordings/root")
+    assert (remote.scan(), remote.list_utterances()) == (scan, utterances)
+    row = utterances[0][0]
+    assert remote.locate(row.path).read_bytes() == local.locate(row.path).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut", "stall"])
-def test_what_passes_leaves_no_trace(
+def test_a_transient_fault_leaves_no_trace(
     kind: str, folder: Path, listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
-    found = listed(LIBRI, str(folder)).list_utterances()
+    utterances = listed(LIBRI, str(folder)).list_utterances()
     bucket.first(kind, 1 if kind == "stall" else 2, "0000.flac" if kind == "stall" else "")
-    assert listed(LIBRI, "s3://recordings/root").list_utterances() == found
-    assert max(bucket.asked.values()) >= 2, "it did go wrong"
+    assert listed(LIBRI, "s3://recordings/root").list_utterances() == utterances
+    assert max(bucket.requests.values()) >= 2, "it did go wrong"
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut"])
-def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(
+def test_a_lasting_fault_names_the_file_and_is_no_reject(
     kind: str, listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
     bucket.always(kind, "12-34-0001.flac")
@@ -104,30 +104,30 @@ def test_what_does_not_pass_ends_with_the_file_and_is_no_reject(
         None, "s3://recordings/root/dev-clean/12/34/12-34-0001.flac", "4", error=TransientError
     ):
         listed(LIBRI, "s3://recordings/root").list_utterances()
-    assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 4
+    assert bucket.requests["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 4
 
 
 def test_a_recording_that_goes_between_listing_and_reading_is_rejected_as_on_a_disk(
     listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
     bucket.always("gone", "12-34-0001.flac")
-    kept, rejected = listed(LIBRI, "s3://recordings/root").list_utterances()
+    accepted, rejected = listed(LIBRI, "s3://recordings/root").list_utterances()
     assert {row.id: row.reason for row in rejected}[
         "12-34-0001"
     ] == "unreadable: No such file or directory"
-    assert len(kept) + len(rejected) == 6
+    assert len(accepted) + len(rejected) == 6
 
 
-def test_an_expired_token_is_said_at_once(
+def test_an_expired_token_is_named_at_once(
     listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
     bucket.always("expired", "12-34-0001.flac")
     with refused(None, "12-34-0001.flac"):
         listed(LIBRI, "s3://recordings/root").list_utterances()
-    assert bucket.asked["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 1
+    assert bucket.requests["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 1
 
 
-def test_a_folder_or_bucket_that_is_not_there_is_named(listed: Callable[..., CorpusSource]) -> None:
+def test_a_folder_or_bucket_that_is_missing_is_named(listed: Callable[..., CorpusSource]) -> None:
     with refused(None, "s3://recordings/roof"):
         listed(LIBRI, "s3://recordings/roof").list_utterances()
     with refused("dev-claen", "'dev-clean'"):
@@ -136,7 +136,7 @@ def test_a_folder_or_bucket_that_is_not_there_is_named(listed: Callable[..., Cor
         listed({**TABLE, "table": "siad.tsv"}, "s3://recordings/root").list_utterances()
 
 
-def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
+def test_a_path_is_of_a_bucket_by_its_scheme() -> None:
     assert as_path("/data/x") == Path("/data/x")
     path = as_path("s3://bucket/a/b.tsv/")
     assert isinstance(path, RemotePath)
@@ -149,7 +149,7 @@ def test_a_place_is_of_a_bucket_by_its_beginning() -> None:
     assert path.relative_to("s3://bucket").as_posix() == "a/b.tsv"
 
 
-def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(
+def test_an_object_that_goes_in_parts_is_complete_even_if_a_part_is_refused(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_S3_TIMEOUT", "60")  # a part is 50 MiB
@@ -157,7 +157,7 @@ def test_an_object_that_goes_in_parts_is_whole_also_where_a_part_is_refused(
     path = RemotePath("s3://recordings/large")
     bucket.first("503", 1, method="PUT")
     path.write_bytes(data)
-    assert max(count for (method, _), count in bucket.asked.items() if method == "PUT") > 2, (
+    assert max(count for (method, _), count in bucket.requests.items() if method == "PUT") > 2, (
         "in parts"
     )
     assert path.stat().st_size == len(data)

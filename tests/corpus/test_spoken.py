@@ -35,11 +35,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def digests(split: str, **changed: Any) -> dict[str, str]:
-    kept, rejected = build_source(
+    accepted, rejected = build_source(
         "some", split, {**SETTINGS, "split": split, **changed}
     ).list_utterances()
     assert not rejected
-    return {row.id: row.sha256 for row in kept}
+    return {row.id: row.sha256 for row in accepted}
 
 
 def test_the_same_bytes_in_another_second(
@@ -60,7 +60,7 @@ def test_more_utterances_leave_the_earlier_ones_as_they_are(work: Path) -> None:
     assert {name: more[name] for name in fewer} == fewer
 
 
-def test_a_lost_work_cache_is_made_again(
+def test_a_lost_work_cache_is_generated_again(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = build_source("some", "test", {**SETTINGS, "split": "test", "utterances": 10})
@@ -89,19 +89,19 @@ def test_splits_share_neither_voices_nor_sentences(work: Path) -> None:
         }
         for split in by_split
     }
-    assert all(split_of(text) == split for split, found in texts.items() for text in found)
+    assert all(split_of(text) == split for split, sentences in texts.items() for text in sentences)
     assert len(texts["test"]) == 120, "a test sentence stands once"
 
 
 def test_digits_are_strings_of_one_to_seven_by_the_voices_of_the_split(work: Path) -> None:
-    made = build_source("some", "dev", {**SETTINGS, "split": "dev", "texts": "digits"})
-    rows = made.list_utterances()[0]
+    source = build_source("some", "dev", {**SETTINGS, "split": "dev", "texts": "digits"})
+    rows = source.list_utterances()[0]
     assert {word for row in rows for word in row.text.split()} == set(WORDS["digit"])
     assert {2, 7} <= {len(row.text.split()) for row in rows} <= set(range(1, 8))
     assert {row.speaker for row in rows} <= {f"espeak-{name}" for name in list_voices("dev")}
-    made = build_source("some", "train", {**SETTINGS, "texts": "digits"})
-    seconds = sum(row.samples for row in made.list_utterances()[0]) / RATE
-    assert made.estimate_size()[0] == pytest.approx(seconds, rel=0.15)  # type: ignore[attr-defined]
+    source = build_source("some", "train", {**SETTINGS, "texts": "digits"})
+    seconds = sum(row.samples for row in source.list_utterances()[0]) / RATE
+    assert source.estimate_size()[0] == pytest.approx(seconds, rel=0.15)  # type: ignore[attr-defined]
 
 
 def test_too_few_different_sentences_stop(work: Path) -> None:

@@ -23,7 +23,7 @@ from components.runtime.artifact import RECORD, read_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from tests.conftest import REPOSITORY
-from tests.corpus.clips import clip, lay_out, put
+from tests.corpus.clips import clip, put, write_librispeech
 from tests.errors import refused
 
 LIBRI = {"kind": "librispeech", "root": "libri", "subsets": ["test"]}
@@ -34,8 +34,8 @@ OTHER = {"kind": "librispeech", "root": "libri", "subsets": ["other"]}
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with a catalogue of one corpus that has two test sources."""
     root = tmp_path / "data root"
-    lay_out(root, {"1-10-0000": "ONE", "1-10-0001": "TWO", "1-10-0002": None}, "test")
-    lay_out(root, {"2-20-0000": "THREE"}, "other", seed=9)
+    write_librispeech(root, {"1-10-0000": "ONE", "1-10-0001": "TWO", "1-10-0002": None}, "test")
+    write_librispeech(root, {"2-20-0000": "THREE"}, "other", seed=9)
     monkeypatch.setenv("LIBRETTO_ROOT_LIBRI", str(root))
     folder = tmp_path / "house"
     folder.mkdir()
@@ -109,17 +109,17 @@ def test_a_role_without_sources_gives_an_empty_folder_with_its_record(house: Pat
     assert [path.name for path in (house / "data/corpus/noise").iterdir()] == [RECORD]
 
 
-def test_a_source_that_is_taken_out_leaves_no_scan(house: Path) -> None:
+def test_a_source_that_is_removed_leaves_no_scan(house: Path) -> None:
     write_scans("small")
     catalogue({"other": OTHER})
     write_scans("small")
     assert [path.name for path in (house / "data/sources/small/test").iterdir()] == ["other.json"]
 
 
-def test_new_data_changes_the_scan_of_its_source_alone(house: Path, tmp_path: Path) -> None:
+def test_new_data_changes_the_scan_of_its_source_only(house: Path, tmp_path: Path) -> None:
     write_scans("small")
     before = folder_digests(house / "data/sources")
-    lay_out(tmp_path / "data root", {"2-20-0001": "FOUR"}, "other")
+    write_librispeech(tmp_path / "data root", {"2-20-0001": "FOUR"}, "other")
     write_scans("small")
     after = folder_digests(house / "data/sources")
     assert [path for path in after if after[path] != before[path]] == ["small/test/other.json"]
@@ -152,7 +152,7 @@ def test_a_changed_transcript_stops_the_stage_too(house: Path, tmp_path: Path) -
         run(stage())
 
 
-def test_a_source_of_which_nothing_is_kept_stops_the_stage(house: Path, tmp_path: Path) -> None:
+def test_a_source_of_which_nothing_is_accepted_stops_the_stage(house: Path, tmp_path: Path) -> None:
     put(tmp_path / "data root/other/2/20/2-20-0000.flac", b"broken")
     write_scans("small")
     with refused("other", "1 found", "2-20-0000.flac: unreadable"):

@@ -66,16 +66,16 @@ def add(root: Path, *rows: tuple) -> None:
     write_table(table_of(root), [*(row[:4] for row in ROWS), *rows])
 
 
-def test_every_rate_and_format_is_kept_with_its_text(root: Path) -> None:
-    kept, rejected = table(root).list_utterances()
+def test_every_rate_and_format_is_accepted_with_its_text(root: Path) -> None:
+    accepted, rejected = table(root).list_utterances()
     assert not rejected
-    assert [(row.id, row.text, row.speaker, row.language, row.sample_rate) for row in kept] == [
+    assert [(row.id, row.text, row.speaker, row.language, row.sample_rate) for row in accepted] == [
         (Path(path).stem, text, speaker, language, rate)
         for path, text, speaker, language, rate, _, _ in ROWS
     ]
-    assert [row.samples for row in kept] == [int(0.3 * row[4]) for row in ROWS]
-    assert kept[0].path == "sub/audio/a.wav"
-    assert table(root).locate(kept[0].path).read_bytes() == clip(
+    assert [row.samples for row in accepted] == [int(0.3 * row[4]) for row in ROWS]
+    assert accepted[0].path == "sub/audio/a.wav"
+    assert table(root).locate(accepted[0].path).read_bytes() == clip(
         rate=44_100, channels=2, form="WAV"
     )
 
@@ -95,8 +95,8 @@ def test_broken_and_missing_files_are_rejected(root: Path) -> None:
         ("../../outside.wav", "x", "", ""),
         ("audio/a.wav", "another text", "", ""),
     )
-    kept, rejected = table(root).list_utterances()
-    assert [row.id for row in kept] == ["b", "c", "d"]
+    accepted, rejected = table(root).list_utterances()
+    assert [row.id for row in accepted] == ["b", "c", "d"]
     assert Counter(row.reason.partition(":")[0] for row in rejected) == {
         "truncated": 1,
         "silent": 1,
@@ -104,20 +104,22 @@ def test_broken_and_missing_files_are_rejected(root: Path) -> None:
         "wrong path": 2,
         "duplicate transcript": 2,
     }
-    assert len(kept) + len(rejected) == 10
+    assert len(accepted) + len(rejected) == 10
 
 
-def test_a_row_without_text_is_rejected_as_speech_and_kept_as_non_speech(root: Path) -> None:
+def test_a_row_without_text_is_rejected_as_speech_and_accepted_as_non_speech(root: Path) -> None:
     add(root, ("audio/e.wav", "", "", ""))
     put(root / "sub/audio/e.wav", clip(form="WAV", level=0.0))
     assert [row.reason.partition(":")[0] for row in table(root).list_utterances()[1]] == [
         "missing transcript"
     ]
-    kept, rejected = table(
+    accepted, rejected = table(
         root, "nonspeech-test", columns={"text": None, "speaker": None}
     ).list_utterances()
     assert not rejected
-    assert [(row.id, row.text, row.speaker) for row in kept] == [(name, "", "") for name in "abcde"]
+    assert [(row.id, row.text, row.speaker) for row in accepted] == [
+        (name, "", "") for name in "abcde"
+    ]
 
 
 def test_part_of_a_table(root: Path) -> None:
@@ -136,9 +138,9 @@ def test_part_of_a_table(root: Path) -> None:
 
 
 def test_a_constant_language_and_a_prefix_for_speakers(root: Path) -> None:
-    kept, _ = table(root, columns={}, language="xx", speaker_prefix="club-").list_utterances()
-    assert {row.language for row in kept} == {"xx"}
-    assert [row.speaker for row in kept] == ["club-ann", "club-ann", "club-bob", ""]
+    accepted, _ = table(root, columns={}, language="xx", speaker_prefix="club-").list_utterances()
+    assert {row.language for row in accepted} == {"xx"}
+    assert [row.speaker for row in accepted] == ["club-ann", "club-ann", "club-bob", ""]
 
 
 def test_names_are_safe_different_and_do_not_hang_on_other_files(root: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, parts
         table(root, **changed).scan()
 
 
-def test_text_does_not_fit_a_role_without_speech(root: Path) -> None:
+def test_text_is_refused_in_a_role_without_speech(root: Path) -> None:
     with refused("listed", "'noise'", "columns.text"):
         table(root, "noise")
 
@@ -229,7 +231,7 @@ def test_a_table_that_is_no_text_stops(tmp_path: Path, monkeypatch: pytest.Monke
         build_source("bad", "test", {"kind": "table", "root": "tables", "table": "bad.csv"}).scan()
 
 
-def told(recordings: Path, folder: str) -> int:
+def readme_count(recordings: Path, folder: str) -> int:
     """Number of clips that the README beside the recordings gives for a folder."""
     row = re.search(
         rf"^\| `{folder}/` \|[^|]*\| (\d+) \|", (recordings / "README.md").read_text(), re.M
@@ -238,7 +240,7 @@ def told(recordings: Path, folder: str) -> int:
     return int(row[1])
 
 
-def test_real_speech_of_many_languages_is_kept_whole(
+def test_real_speech_of_many_languages_is_accepted_whole(
     recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_OOD", str(recordings / "ood"))
@@ -248,9 +250,9 @@ def test_real_speech_of_many_languages_is_kept_whole(
         "table": "ood.tsv",
         "columns": {"text": "transcript", "language": "language"},
     }
-    kept, rejected = build_source("ood", "test", settings).list_utterances()
+    accepted, rejected = build_source("ood", "test", settings).list_utterances()
     assert not rejected
-    assert len(kept) == told(recordings, "ood")
+    assert len(accepted) == readme_count(recordings, "ood")
     rows = list(
         csv.DictReader(
             (recordings / "ood/ood.tsv").open(encoding="utf-8"),
@@ -258,17 +260,19 @@ def test_real_speech_of_many_languages_is_kept_whole(
             quoting=csv.QUOTE_NONE,
         )
     )
-    assert Counter(row.language for row in kept) == Counter(row["language"] for row in rows)
-    assert len({row.language for row in kept}) == 7
-    assert {row.path: row.text for row in kept} == {row["path"]: row["transcript"] for row in rows}
+    assert Counter(row.language for row in accepted) == Counter(row["language"] for row in rows)
+    assert len({row.language for row in accepted}) == 7
+    assert {row.path: row.text for row in accepted} == {
+        row["path"]: row["transcript"] for row in rows
+    }
     for row in rows:
-        seen = next(one for one in kept if one.path == row["path"])
+        seen = next(one for one in accepted if one.path == row["path"])
         assert seen.sample_rate == int(row["sample_rate"])
         assert seen.samples / seen.sample_rate == pytest.approx(float(row["seconds"]), abs=0.01)
     portuguese = build_source(
         "pt", "test", {**settings, "where": {"language": ["pt"]}}
     ).list_utterances()[0]
-    assert [row.id for row in portuguese] == [row.id for row in kept if row.language == "pt"]
+    assert [row.id for row in portuguese] == [row.id for row in accepted if row.language == "pt"]
 
 
 def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(
@@ -280,7 +284,7 @@ def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(
     rows = re.findall(
         r"^\| (\S+/\S+) \| (\d+) \| [\d.]+ \| ([a-z, ]+) \| ([\d, ]+) \|", section, re.M
     )
-    assert sum(int(count) for _, count, _, _ in rows) == told(recordings, "ood")
+    assert sum(int(count) for _, count, _, _ in rows) == readme_count(recordings, "ood")
     for repository, count, languages, rates in rows:
         settings = {
             "kind": "table",
@@ -289,14 +293,14 @@ def test_real_speech_has_the_counts_languages_and_rates_that_its_readme_gives(
             "columns": columns,
             "where": {"source_repository": [repository]},
         }
-        kept, rejected = build_source("ood", "test", settings).list_utterances()
+        accepted, rejected = build_source("ood", "test", settings).list_utterances()
         assert not rejected
-        assert len(kept) == int(count), repository
-        assert {row.language for row in kept} == set(languages.split(", ")), repository
-        assert {str(row.sample_rate) for row in kept} == set(rates.split(", ")), repository
+        assert len(accepted) == int(count), repository
+        assert {row.language for row in accepted} == set(languages.split(", ")), repository
+        assert {str(row.sample_rate) for row in accepted} == set(rates.split(", ")), repository
 
 
-def test_real_non_speech_is_kept_without_text(
+def test_real_non_speech_is_accepted_without_text(
     recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIBRETTO_ROOT_NONSPEECH", str(recordings / "nonspeech"))
@@ -306,10 +310,10 @@ def test_real_non_speech_is_kept_without_text(
         "table": "nonspeech.tsv",
         "columns": {"text": None, "speaker": None},
     }
-    kept, rejected = build_source("real", "nonspeech-test", settings).list_utterances()
+    accepted, rejected = build_source("real", "nonspeech-test", settings).list_utterances()
     assert not rejected
-    assert len(kept) == told(recordings, "nonspeech")
-    assert {(row.text, row.speaker, row.split) for row in kept} == {("", "", "nonspeech-test")}
+    assert len(accepted) == readme_count(recordings, "nonspeech")
+    assert {(row.text, row.speaker, row.split) for row in accepted} == {("", "", "nonspeech-test")}
     birds = build_source(
         "birds", "noise", {**settings, "where": {"class": ["birds"]}}
     ).list_utterances()[0]

@@ -462,9 +462,9 @@ def test_tars_in_a_bucket_equal_those_of_a_folder(
     } == payloads
     assert len(payloads) == len(CLIPS)
 
-    bucket.asked.clear()
+    bucket.requests.clear()
     run(stage(remote=True))
-    assert not [path for method, path in bucket.asked if method == "PUT"], (
+    assert not [path for method, path in bucket.requests if method == "PUT"], (
         "a stored tar is not written again"
     )
     bucket.client.delete_object(Bucket="recordings", Key=bucket.names()[0])
@@ -485,15 +485,17 @@ def test_prefetching_fetches_all_tars_without_a_reader(
     }
     for digest, data in tars.items():
         stored_tar(digest).write_bytes(data)
-    bucket.asked.clear()
+    bucket.requests.clear()
     reader = TarPrefetcher(len(tars) * 1000)
     reader.prefetch(list(tars))
     end = time.monotonic() + 30
-    while sum(count for (method, _), count in bucket.asked.items() if method == "GET") < len(tars):
+    while sum(count for (method, _), count in bucket.requests.items() if method == "GET") < len(
+        tars
+    ):
         assert time.monotonic() < end, "not all of them came"
         time.sleep(0.1)
     assert {digest: reader.read(digest, 0, 1000) for digest in tars} == tars
-    assert set(bucket.asked.values()) == {1}
+    assert set(bucket.requests.values()) == {1}
 
 
 @pytest.mark.slow
@@ -507,10 +509,10 @@ def test_prefetched_tars_are_fetched_once_and_verified(
     for kind, more in (("", 0), ("503", 1), ("cut", 1), ("wrong", 1)):
         tar_prefetcher.cache_clear()
         bucket.first(kind, 1, ".tar")
-        bucket.asked.clear()
+        bucket.requests.clear()
         prefetch(items)
         assert [read_payload(item) for item in items] == payloads
-        tars = {path: count for (method, path), count in bucket.asked.items() if method == "GET"}
+        tars = {path: count for (method, path), count in bucket.requests.items() if method == "GET"}
         assert set(tars.values()) == {1 + more}, kind
 
     tar_prefetcher.cache_clear()

@@ -138,7 +138,7 @@ def test_changed_copies_beside_what_they_were_made_from_pass(
 @pytest.mark.parametrize(
     ("one", "other"), [("train", "test"), ("dev", "test"), ("nonspeech-train", "nonspeech-test")]
 )
-def test_a_changed_copy_of_what_stands_on_the_other_side_stops(one: str, other: str) -> None:
+def test_a_changed_copy_of_a_recording_on_the_other_side_stops(one: str, other: str) -> None:
     """Neither its own id nor its own digest is there."""
     write_source(
         other, "loud", [(f"{one}-3-loud", "", "loud sound")], {f"{one}-3-loud": "whatever"}
@@ -185,13 +185,13 @@ def test_a_speaker_in_train_and_dev_is_only_noted(caplog: pytest.LogCaptureFixtu
     assert "1: train-speaker (train/main, dev/more)" in caplog.text
 
 
-def test_a_role_that_is_not_whole_stops() -> None:
+def test_a_role_that_is_incomplete_stops() -> None:
     Path("data/corpus/dev/inputs.json").unlink()
     with refused(None, "data/corpus/dev", "dvc repro"):
         run(STAGE)
 
 
-def test_it_reads_the_roles_that_the_pipeline_says() -> None:
+def test_it_reads_the_roles_of_the_pipeline() -> None:
     stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["splits"]
     named = {
         path.removeprefix("data/corpus/")

@@ -15,25 +15,25 @@ from components.text.joining import Word, estimate_word_times, join_words
 FOREVER = 1e9
 
 
-def said(texts: list[str], lengths: list[float]) -> list[Word]:
+def spaced_words(texts: list[str], lengths: list[float]) -> list[Word]:
     """Words one behind the other."""
     ends = np.cumsum(lengths).tolist()
     return [Word(text, start, end) for text, start, end in zip(texts, [0.0, *ends], ends)]
 
 
-def heard(words: list[Word], start: float, end: float, broken: bool) -> list[Word]:
+def words_between(words: list[Word], start: float, end: float, broken: bool) -> list[Word]:
     """What is heard between two times: whole words, and bits of those at the edges where there are
     some.
     """
-    found = []
+    words_found = []
     for word in words:
         if start <= word.start and word.end <= end:
-            found.append(word)
+            words_found.append(word)
         elif broken and word.start < end and word.end > start:
-            found.append(
+            words_found.append(
                 Word("%" if word.start < start else "#", max(start, word.start), min(end, word.end))
             )
-    return found
+    return words_found
 
 
 # Words that share no letters, so that none passes for another.
@@ -53,7 +53,9 @@ def talks(draw: st.DrawFn, repeats: bool) -> tuple[list[Word], list[tuple[float,
     count = draw(st.integers(8, 30))
     few = st.lists(st.sampled_from(VOCABULARY[:3]), min_size=count, max_size=count)
     texts = draw(few if repeats else st.permutations(VOCABULARY))
-    words = said(list(texts), draw(st.lists(length, min_size=len(texts), max_size=len(texts))))
+    words = spaced_words(
+        list(texts), draw(st.lists(length, min_size=len(texts), max_size=len(texts)))
+    )
     windows, start = [], 0.0
     while True:
         end = start + draw(st.floats(3, 5))
@@ -73,12 +75,12 @@ def overlaps(windows: list[tuple[float, float]]) -> list[tuple[float, float] | N
 
 @settings(max_examples=80, deadline=None)
 @given(talks(repeats=False), st.booleans())
-def test_each_word_comes_once_where_times_are_unknown(
+def test_every_word_comes_once_where_times_are_unknown(
     talk: tuple[list[Word], list[tuple[float, float]]], broken: bool
 ) -> None:
     words, windows = talk
     stretches = [
-        estimate_word_times(" ".join(texts([heard(words, *window, broken)])), *window)
+        estimate_word_times(" ".join(texts([words_between(words, *window, broken)])), *window)
         for window in windows
     ]
     assert texts(join_words(stretches, overlaps(windows), FOREVER)) == texts([words])
@@ -86,26 +88,24 @@ def test_each_word_comes_once_where_times_are_unknown(
 
 @settings(max_examples=80, deadline=None)
 @given(talks(repeats=True), st.booleans())
-def test_each_word_comes_once_where_the_same_few_are_said_again_and_again(
-    talk, broken: bool
-) -> None:
+def test_every_word_comes_once_where_the_same_few_are_repeated(talk, broken: bool) -> None:
     words, windows = talk
-    stretches = [heard(words, *window, broken) for window in windows]
+    stretches = [words_between(words, *window, broken) for window in windows]
     assert texts(join_words(stretches, overlaps(windows), 0.05)) == texts([words])
 
 
-def test_measured_times_that_are_a_little_off_still_tell_one_repeat_from_the_next() -> None:
-    words = said(["no"] * 12 + ["yes"] + ["no"] * 12, [0.35] * 25)
+def test_measured_times_that_are_a_little_off_still_distinguish_repeats() -> None:
+    words = spaced_words(["no"] * 12 + ["yes"] + ["no"] * 12, [0.35] * 25)
     one = [
         replace(word, start=word.start + 0.08, end=word.end + 0.1)
-        for word in heard(words, 0, 5.0, True)
+        for word in words_between(words, 0, 5.0, True)
     ]
-    assert texts(join_words([one, heard(words, 3.4, 9, True)], [None, (3.4, 5.0)], 0.2)) == texts(
-        [words]
-    )
+    assert texts(
+        join_words([one, words_between(words, 3.4, 9, True)], [None, (3.4, 5.0)], 0.2)
+    ) == texts([words])
 
 
-def test_a_word_heard_differently_is_taken_once() -> None:
+def test_a_word_recognised_differently_comes_once() -> None:
     one, other = (
         estimate_word_times("we saw the gray harbour at ni", 0, 4),
         estimate_word_times("ay harbor at night again", 2.4, 6),
@@ -138,7 +138,7 @@ def test_case_and_punctuation_do_not_hide_a_word() -> None:
 
 def test_times_decide_where_nothing_is_in_common() -> None:
     one, other = (
-        said(["aa", "bb", "cc", "dd"], [1, 1, 1, 1]),
+        spaced_words(["aa", "bb", "cc", "dd"], [1, 1, 1, 1]),
         [Word("xx", 2, 3), Word("yy", 3, 4), Word("zz", 4, 5)],
     )
     assert texts(join_words([one, other], [None, (2, 4)], FOREVER)) == [
@@ -160,7 +160,7 @@ def test_silence_on_a_side_costs_nothing_outside_the_overlap(
     assert texts(join_words(stretches, [None, (2, 4)], FOREVER)) == both.split()
 
 
-def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
+def test_words_that_one_side_alone_has_in_the_overlap_stay() -> None:
     """The other search stopped early, or began late."""
     early, late = (
         [Word("so", 0, 0.5)],
@@ -172,7 +172,7 @@ def test_words_that_one_side_alone_heard_in_the_overlap_stay() -> None:
     ) == ["so", "we", "go", "now"]
 
 
-def test_stretches_that_only_touch_are_left_as_they_are() -> None:
+def test_stretches_that_only_touch_stay_as_they_are() -> None:
     stretches = [estimate_word_times("so so", 0, 2), estimate_word_times("so so", 2, 4)]
     assert join_words(stretches, [None, None], FOREVER) == stretches
 

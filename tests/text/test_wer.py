@@ -76,11 +76,13 @@ def total(errors: WordErrors) -> int:
 @given(PAIRS, FORM)
 def test_errors_are_the_edit_distance(pairs: list[tuple[str, str]], form: str) -> None:
     errors = counted(pairs, form)
-    spoken = [(words(reference, form), words(hypothesis, form)) for reference, hypothesis in pairs]
-    assert total(errors) == sum(distance(*pair) for pair in spoken)
-    assert errors.words == sum(len(reference) for reference, _ in spoken)
+    normalised = [
+        (words(reference, form), words(hypothesis, form)) for reference, hypothesis in pairs
+    ]
+    assert total(errors) == sum(distance(*pair) for pair in normalised)
+    assert errors.words == sum(len(reference) for reference, _ in normalised)
     assert errors.insertions - errors.deletions == sum(
-        len(hypothesis) - len(reference) for reference, hypothesis in spoken
+        len(hypothesis) - len(reference) for reference, hypothesis in normalised
     )
     assert (
         min(
@@ -109,18 +111,18 @@ def test_errors_of_two_sets_add_up(one: list, other: list, form: str) -> None:
 
 @any_time
 @given(st.lists(texts(), max_size=5), FORM)
-def test_the_same_text_has_no_errors(said: list[str], form: str) -> None:
-    errors = count_word_errors(said, said, form)
+def test_the_same_text_has_no_errors(phrases: list[str], form: str) -> None:
+    errors = count_word_errors(phrases, phrases, form)
     assert (total(errors), errors.wer) == (0, 0.0)
-    assert errors.words == sum(len(words(text, form)) for text in said)
+    assert errors.words == sum(len(words(text, form)) for text in phrases)
 
 
 @any_time
 @given(st.lists(texts(), min_size=1, max_size=5), FORM)
-def test_words_over_an_empty_reference_are_insertions(said: list[str], form: str) -> None:
-    count = sum(len(words(text, form)) for text in said)
-    assert count_word_errors([" "] * len(said), said, form) == WordErrors(insertions=count)
-    assert count_word_errors(said, [""] * len(said), form) == WordErrors(
+def test_words_over_an_empty_reference_are_insertions(phrases: list[str], form: str) -> None:
+    count = sum(len(words(text, form)) for text in phrases)
+    assert count_word_errors([" "] * len(phrases), phrases, form) == WordErrors(insertions=count)
+    assert count_word_errors(phrases, [""] * len(phrases), form) == WordErrors(
         deletions=count, words=count
     )
 
@@ -144,23 +146,23 @@ def test_the_classic_forms_neither_merge_nor_drop_words(text: str, form: str) ->
 @any_time
 @given(PAIRS, FORM)
 def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]], form: str) -> None:
-    spoken = [
+    normalised = [
         (" ".join(words(reference, form)), " ".join(words(hypothesis, form)))
         for reference, hypothesis in pairs
     ]
     for one, errors in zip(
-        spoken,
+        normalised,
         count_pair_errors([pair[0] for pair in pairs], [pair[1] for pair in pairs], form),
         strict=True,
     ):
         if one[0]:  # jiwer refuses an empty reference
-            known = jiwer.process_words(*one)
+            expected = jiwer.process_words(*one)
             assert (errors.substitutions, errors.deletions, errors.insertions) == (
-                known.substitutions,
-                known.deletions,
-                known.insertions,
+                expected.substitutions,
+                expected.deletions,
+                expected.insertions,
             )
-            assert errors.wer == pytest.approx(known.wer)
+            assert errors.wer == pytest.approx(expected.wer)
 
 
 @any_time
@@ -168,46 +170,50 @@ def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]], form: str) -> N
 def test_character_errors_are_the_edit_distance_with_spaces(
     pairs: list[tuple[str, str]], form: str
 ) -> None:
-    found = count_character_errors(
+    output = count_character_errors(
         [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs], form
     )
-    spoken = [
+    normalised = [
         (" ".join(words(reference, form)), " ".join(words(hypothesis, form)))
         for reference, hypothesis in pairs
     ]
-    assert found == [(distance(*pair), len(pair[0])) for pair in spoken]
-    heard = [(pair, count) for pair, count in zip(spoken, found, strict=True) if pair[0]]
-    if heard:
-        rate = sum(errors for _, (errors, _) in heard) / sum(count for _, (_, count) in heard)
+    assert output == [(distance(*pair), len(pair[0])) for pair in normalised]
+    nonempty = [(pair, count) for pair, count in zip(normalised, output, strict=True) if pair[0]]
+    if nonempty:
+        rate = sum(errors for _, (errors, _) in nonempty) / sum(count for _, (_, count) in nonempty)
         assert rate == pytest.approx(
-            jiwer.cer([pair[0] for pair, _ in heard], [pair[1] for pair, _ in heard])
+            jiwer.cer([pair[0] for pair, _ in nonempty], [pair[1] for pair, _ in nonempty])
         )
 
 
 @any_time
 @given(PAIRS, FORM)
-def test_inserted_words_stand_where_the_hypothesis_has_them(
+def test_inserted_words_are_where_the_hypothesis_has_them(
     pairs: list[tuple[str, str]], form: str
 ) -> None:
     """Without them, what is left of a hypothesis has no insertion; and the last equal word is one
     of the reference.
     """
     for reference, hypothesis in pairs:
-        (found,) = align_pairs([reference], [hypothesis], form)
-        said, heard = words(reference, form), words(hypothesis, form)
-        assert len(found.inserted) == len(set(found.inserted)) == found.errors.insertions
-        kept = [word for at, word in enumerate(heard) if at not in found.inserted]
-        assert distance(said, tuple(kept)) == total(found.errors) - len(found.inserted)
-        assert found.matched == 0 or heard[found.matched - 1] in said
-        assert found.matched - 1 not in found.inserted
+        (output,) = align_pairs([reference], [hypothesis], form)
+        reference_words, hypothesis_words = words(reference, form), words(hypothesis, form)
+        assert len(output.inserted) == len(set(output.inserted)) == output.errors.insertions
+        remaining_words = [
+            word for at, word in enumerate(hypothesis_words) if at not in output.inserted
+        ]
+        assert distance(reference_words, tuple(remaining_words)) == total(output.errors) - len(
+            output.inserted
+        )
+        assert output.matched == 0 or hypothesis_words[output.matched - 1] in reference_words
+        assert output.matched - 1 not in output.inserted
 
 
 def test_whispers_form_is_that_of_its_paper() -> None:
     """Appendix C of arXiv 2212.04356: fillers and brackets go, contractions are spoken out, numbers
     and spelling are one.
     """
-    said = "Uh, Mr. Quilter's [noise] COLOUR won't fade for twenty-five years (laughs)!"
-    assert normalise(said, "whisper") == "mister quilter is color will not fade for 25 years"
+    text = "Uh, Mr. Quilter's [noise] COLOUR won't fade for twenty-five years (laughs)!"
+    assert normalise(text, "whisper") == "mister quilter is color will not fade for 25 years"
     errors = count_word_errors(
         ["i can not go at nine o'clock"], ["I can't go at 9 o'clock."], "whisper"
     )
@@ -239,13 +245,15 @@ def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.Mon
     monkeypatch.setattr(forms, "MAX_SERIAL", 10)
     monkeypatch.setattr(forms, "CHUNK", 7)
     monkeypatch.setattr(forms, "_normalised", {})
-    said = [f"I'll take number {number}, the grey one" for number in range(40)]
-    prepare([*said, *said], "whisper")
-    held = dict(forms._normalised)
-    assert len(held) == 40
+    phrases = [f"I'll take number {number}, the grey one" for number in range(40)]
+    prepare([*phrases, *phrases], "whisper")
+    forms_by_text = dict(forms._normalised)
+    assert len(forms_by_text) == 40
     forms._normalised.clear()
-    assert [normalise(text, "whisper") for text in said] == [held[text.lower()] for text in said]
-    assert normalise(said[7], "whisper") == "i will take number 7 the gray one"
+    assert [normalise(text, "whisper") for text in phrases] == [
+        forms_by_text[text.lower()] for text in phrases
+    ]
+    assert normalise(phrases[7], "whisper") == "i will take number 7 the gray one"
 
 
 def test_an_example_by_hand() -> None:

@@ -38,12 +38,12 @@ def test_weights_from_a_bucket_are_those_from_the_disk(
     assert not list(Path("data/features").rglob("*.tar"))
     tar_prefetcher.cache_clear()
     bucket.first(fault, 1, ".tar")
-    bucket.asked.clear()
+    bucket.requests.clear()
     assert trained() == local
     of_training = {record.split("/")[1] for record in frames["train"] if record.endswith(".tar")}
     tar_reads = [
         count
-        for (method, path), count in bucket.asked.items()
+        for (method, path), count in bucket.requests.items()
         if method == "GET" and path.endswith(".tar")
     ]
     assert len(tar_reads) >= len(of_training)
@@ -67,12 +67,12 @@ def test_two_workers_write_and_two_ranks_read_one_bucket(
         role: read_record(Path("data/features") / role)["outputs"] for role in tones.LAYOUT
     } == frames
     tar_prefetcher.cache_clear()
-    bucket.asked.clear()
+    bucket.requests.clear()
     assert trained() == local
     of_training = {record for record in frames["train"] if record.endswith(".tar")}
     read = {
         path: count
-        for (method, path), count in bucket.asked.items()
+        for (method, path), count in bucket.requests.items()
         if method == "GET" and path.endswith(".tar")
     }
     assert sum(read.values()) >= 2 * len(of_training), "each rank reads for itself"

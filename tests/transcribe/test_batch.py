@@ -202,7 +202,7 @@ def test_a_bucket_has_the_parts_of_a_folder(folder: Path, tmp_path: Path, bucket
         if name.startswith("texts/all/")
     }
     assert stored == data(local)
-    bucket.asked.clear()
+    bucket.requests.clear()
     shutil.rmtree(tmp_path / "talks")
     assert run("s3://recordings/talks", "s3://recordings/texts/all") == 1
-    assert [path for method, path in bucket.asked if method == "PUT" and "part-" in path] == []
+    assert [path for method, path in bucket.requests if method == "PUT" and "part-" in path] == []

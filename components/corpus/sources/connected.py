@@ -50,7 +50,7 @@ NOISE_RMS = 3e-4
 LISTING = "listing.json"  # in the unit
 WORD_SECONDS = 0.45  # of an isolated digit, approximate
 
-TakesByWord = dict[str, list[np.ndarray]]  # word → 16 kHz samples of each of its takes
+WaveformsByWord = dict[str, list[np.ndarray]]  # word → 16 kHz samples of each of its takes
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,13 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         return cached_unit("audio", key, self._generate, code=__name__)
 
     def _generate(self, folder: Path) -> None:
-        takes_by_speaker, rejected = self._load_takes()
+        waveforms_by_speaker, rejected = self._load_waveforms()
         settings = self.settings
         rows = []
         total = settings.utterances * len(settings.speakers)
         with progress("corpus", f"generating {self.name}", total, "utterances") as bar:
             for speaker in settings.speakers:
-                if not takes_by_speaker[speaker]:
+                if not waveforms_by_speaker[speaker]:
                     raise InputError(
                         f"source '{self.name}': no take of '{speaker}' can be used.",
                         subject=speaker,
@@ -202,7 +202,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
                     )
                 for number in range(settings.utterances):
                     utterance_id = f"{self.name}-{self.role}-{safe_id(speaker)}-{number:05d}"
-                    text, samples = self._compose(speaker, number, takes_by_speaker[speaker])
+                    text, samples = self._compose(speaker, number, waveforms_by_speaker[speaker])
                     (folder / f"{utterance_id}.flac").write_bytes(encode_flac(samples))
                     rows.append(
                         {
@@ -216,9 +216,9 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         listing = {"utterances": rows, "rejected": rejected}
         (folder / LISTING).write_text(json.dumps(listing, indent=0))
 
-    def _load_takes(self) -> tuple[dict[str, TakesByWord], Sequence[dict[str, str]]]:
+    def _load_waveforms(self) -> tuple[dict[str, WaveformsByWord], Sequence[dict[str, str]]]:
         """The takes by speaker and word, and the rejects among them."""
-        by_speaker: dict[str, TakesByWord] = defaultdict(lambda: defaultdict(list))
+        by_speaker: dict[str, WaveformsByWord] = defaultdict(lambda: defaultdict(list))
         id_by_path = unique_ids([path for path, _ in self._recordings])
         rejected = []
         for path, row in self._recordings:
@@ -234,7 +234,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         return by_speaker, rejected
 
     def _compose(
-        self, speaker: str, number: int, takes_by_word: TakesByWord
+        self, speaker: str, number: int, waveforms_by_word: WaveformsByWord
     ) -> tuple[str, np.ndarray]:
         """Text and samples, shape (samples,), of one utterance; they depend on the seed, role,
         speaker and number, and on the takes alone.
@@ -242,7 +242,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         random = np.random.default_rng(
             seed_of("connected", self.settings.seed, self.role, speaker, number)
         )
-        vocabulary = sorted(takes_by_word)
+        vocabulary = sorted(waveforms_by_word)
         fewest, most = self.settings.words
         words = [
             vocabulary[word_index]
@@ -252,9 +252,9 @@ class ConnectedSource(FileSource[ConnectedSettings]):
         ]
         parts = [self._draw_pause(random)]
         for word in words:
-            recordings = takes_by_word[word]
-            take_index = random.integers(len(recordings))
-            parts += [recordings[take_index], self._draw_pause(random)]
+            waveforms = waveforms_by_word[word]
+            take_index = random.integers(len(waveforms))
+            parts += [waveforms[take_index], self._draw_pause(random)]
         return " ".join(words), np.concatenate(parts)
 
     def _draw_pause(self, random: np.random.Generator) -> np.ndarray:
