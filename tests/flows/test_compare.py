@@ -143,7 +143,7 @@ def test_a_failing_cell_is_one_failed_row(
         check=True,
     )
     assert sorted(listed.stdout.split()) == ["trial-broken", "trial-more", "trial-some"]
-    experiments_shown = json.loads(
+    listed_experiments = json.loads(
         subprocess.run(
             [sys.executable, "-m", "dvc", "exp", "show", "--json"], capture_output=True, check=True
         ).stdout
@@ -151,7 +151,7 @@ def test_a_failing_cell_is_one_failed_row(
     assert not subprocess.run(
         ["git", "status", "--porcelain"], capture_output=True, check=True
     ).stdout, "the workspace is as it was"
-    assert experiments_shown[0]["rev"] == "workspace"
+    assert listed_experiments[0]["rev"] == "workspace"
 
 
 def test_cells_of_several_seeds_come_as_mean_and_range_too(

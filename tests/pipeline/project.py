@@ -25,13 +25,13 @@ class Project:
         self.folder, self.work = folder, work
 
     def run(
-        self, *command: str, check: bool = True, **extra: str
+        self, *command: str, check: bool = True, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """A command in the workspace; its output as text."""
+        """Runs a command in the workspace, with some variables set; its output is text."""
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment(**extra),
+            env=self.environment(**variables),
             capture_output=True,
             text=True,
             check=False,
@@ -42,7 +42,7 @@ class Project:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """A command in the workspace that goes on, in a process group of its own."""
+        """Starts a command in the workspace, in a process group of its own."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -53,29 +53,30 @@ class Project:
             stderr=subprocess.STDOUT,
         )
 
-    def dvc(self, *arguments: str, check: bool = True, **extra: str) -> str:
-        """What ``dvc`` printed."""
-        done = self.run(sys.executable, "-m", "dvc", *arguments, check=check, **extra)
+    def dvc(self, *arguments: str, check: bool = True, **variables: str) -> str:
+        """Runs ``dvc``; returns its output."""
+        done = self.run(sys.executable, "-m", "dvc", *arguments, check=check, **variables)
         return done.stdout + done.stderr
 
-    def environment(self, **extra: str) -> dict[str, str]:
+    def environment(self, **variables: str) -> dict[str, str]:
         """The tests' environment, with this project's work cache, and the interpreter of the tests
         as ``python``.
         """
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {
+        settings = {
             "LIBRETTO_WORK": str(self.work),
             "PATH": path,
             "DVC_NO_ANALYTICS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        return {**os.environ, **own, **extra}
+        return {**os.environ, **settings, **variables}
 
     def params(self) -> dict[str, Any]:
+        """The content of ``params.yaml``."""
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
     def set(self, **values: Any) -> None:
-        """Sets parameters by dotted name (double underscores stand for the dots)."""
+        """Sets parameters by dotted name, with double underscores in place of the dots."""
         params = self.params()
         for name, value in values.items():
             _assign(params, name.replace("__", "."), value)
@@ -92,6 +93,7 @@ class Project:
         }
 
     def scores(self) -> dict[str, Any]:
+        """The content of ``metrics/score.json``."""
         return json.loads((self.folder / "metrics/score.json").read_text())
 
     def copy(self, folder: Path, work: Path | None = None) -> Project:
@@ -115,8 +117,8 @@ def _assign(params: Any, name: str, value: Any) -> None:
     params[int(last) if isinstance(params, list) else last] = value
 
 
-def make_project(folder: Path, work: Path) -> Project:
-    """A fresh workspace at smoke size: the files that git knows or would take, without results of
+def create_project(folder: Path, work: Path) -> Project:
+    """A new workspace at smoke size: the files that Git tracks or would add, without results of
     other runs.
     """
     listed = subprocess.run(

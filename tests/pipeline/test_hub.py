@@ -1,5 +1,5 @@
-"""Checkpoints of a hub under ``dvc``: other training data bring them back as they are, without the
-hub and with nothing behind.
+"""Checkpoints of a hub under ``dvc``: with other training data they are linked again unchanged,
+without the hub, and no stage after them runs.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from tests.checkpoints import save_encoder, save_llm
 from tests.corpus.clips import clip, put
 from tests.model.hub_server import REVISION, Hub, serving
 
-from .project import Project, make_project
+from .project import Project, create_project
 
 SPEECH, SILENCE = ("train", "dev", "test"), ("nonspeech-train", "nonspeech-test")
 OUTPUTS = ("models/encoder", "models/llm", "data/features/dev")
 
 
-def record(root: Path, role: str, clips: int) -> None:
-    """A table of so many clips of a role, each by a speaker of its own; the first ones are the same
-    each time.
+def record(root: Path, role: str, num_clips: int) -> None:
+    """Writes a table of so many clips of a role, each by another speaker; the first clips are the
+    same in every call.
     """
-    first = 100 * (*SPEECH, *SILENCE).index(role)
+    first_seed = 100 * (*SPEECH, *SILENCE).index(role)
     lines = ["path\ttext\tspeaker"]
-    for number in range(clips):
-        put(root / role / f"{role}-{number}.flac", clip(seed=first + number, seconds=1.0))
-        lines.append(f"{role}-{number}.flac\tamber birch\t{role}-{number}")
+    for index in range(num_clips):
+        put(root / role / f"{role}-{index}.flac", clip(seed=first_seed + index, seconds=1.0))
+        lines.append(f"{role}-{index}.flac\tamber birch\t{role}-{index}")
     (root / role / "table.tsv").write_text("\n".join(lines) + "\n")
 
 
@@ -39,19 +39,19 @@ def source(role: str) -> dict[str, Any]:
     return {"kind": "table", "root": "few", "table": f"{role}/table.tsv", **columns}
 
 
-def entries(project: Project, hub: Hub) -> None:
-    """Adds the corpus of the tables and the hub's checkpoints to the catalogue, and names them."""
+def add_entries(project: Project, hub: Hub) -> None:
+    """Adds the corpus of the tables and the hub's checkpoints to the catalogue, and uses them."""
     corpus = {role: {f"few-{role}": source(role)} for role in (*SPEECH, *SILENCE)} | {"noise": {}}
-    added: dict[str, Any] = {"corpus": corpus}
-    for kind, like in (("encoder", "ctc-smoke"), ("llm", "llama-smoke")):
+    entries: dict[str, Any] = {"corpus": corpus}
+    for kind, template in (("encoder", "ctc-smoke"), ("llm", "llama-smoke")):
         (hub.repositories[f"acme/{kind}"] / "inputs.json").unlink()
         files = sorted(os.listdir(hub.repositories[f"acme/{kind}"]))
-        known = yaml.safe_load((project.folder / f"catalogue/{kind}.yaml").read_text())[like]
-        added[kind] = {
-            **known,
+        catalogue = yaml.safe_load((project.folder / f"catalogue/{kind}.yaml").read_text())
+        entries[kind] = {
+            **catalogue[template],
             "source": {"kind": "hub", "repo": f"acme/{kind}", "revision": REVISION, "files": files},
         }
-    for kind, entry in added.items():
+    for kind, entry in entries.items():
         path = project.folder / f"catalogue/{kind}.yaml"
         path.write_text(
             yaml.safe_dump({**yaml.safe_load(path.read_text()), "few": entry}, sort_keys=False)
@@ -60,8 +60,8 @@ def entries(project: Project, hub: Hub) -> None:
 
 
 @pytest.mark.slow
-def test_other_training_data_bring_a_hub_checkpoint_back_without_asking(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", tmp_path / "work")
+def test_other_training_data_relink_a_hub_checkpoint_without_a_request(tmp_path: Path) -> None:
+    project = create_project(tmp_path / "project", tmp_path / "work")
     root = tmp_path / "recordings"
     for role in (*SPEECH, *SILENCE):
         record(root, role, 2)
@@ -70,7 +70,7 @@ def test_other_training_data_bring_a_hub_checkpoint_back_without_asking(tmp_path
             "acme/encoder": save_encoder(tmp_path / "remote/encoder"),
             "acme/llm": save_llm(tmp_path / "remote/llm"),
         }
-        entries(project, hub)
+        add_entries(project, hub)
         settings = {
             "LIBRETTO_ROOT_FEW": str(root),
             "HF_HOME": str(tmp_path / "hf"),
@@ -84,7 +84,7 @@ def test_other_training_data_bring_a_hub_checkpoint_back_without_asking(tmp_path
     before = project.hashes()
     record(root, "train", 3)
     project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
-    # The hub is gone by now, and the HF cache is not needed either.
+    # The hub has stopped by now, and the HF cache is not needed either.
     output = project.dvc(
         "repro", "llm", "features@dev", **{**settings, "HF_HOME": str(tmp_path / "another")}
     )

@@ -26,15 +26,15 @@ from .pairs import (
     UTTERANCES,
     VICUNA,
     WHISPER,
-    Encoder,
-    Llm,
-    experiments,
+    TinyEncoder,
+    TinyLlm,
+    list_experiments,
     offer,
     publish,
+    run_experiment,
     shrink,
-    try_out,
 )
-from .project import Project, make_project
+from .project import Project, create_project
 
 pytestmark = pytest.mark.slow
 PAIRS = [(PHI, WHISPER), (VICUNA, HUBERT), (QWEN, HUBERT_CTC)]
@@ -42,18 +42,18 @@ PAIRS = [(PHI, WHISPER), (VICUNA, HUBERT), (QWEN, HUBERT_CTC)]
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    with serving() as served:
-        yield served
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="module")
-def reach(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment that leads to the hub, with a HF cache of one's own."""
-    cached = str(tmp_path_factory.mktemp("hf"))
+def hub_settings(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables that point to the hub, with a HF cache of its own."""
+    cache = str(tmp_path_factory.mktemp("hf"))
     return {
         "HF_ENDPOINT": hub.address,
-        "HF_HOME": cached,
-        "HF_HUB_CACHE": f"{cached}/hub",
+        "HF_HOME": cache,
+        "HF_HUB_CACHE": f"{cache}/hub",
         "HF_TOKEN": "",
         "HF_HUB_OFFLINE": "0",
         "NO_PROXY": "127.0.0.1,localhost",
@@ -62,16 +62,16 @@ def reach(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def spoken(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def corpus_project(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A workspace with a small corpus in shards, whose catalogue points to the hub's tiny
-    checkpoints. Not to be changed.
+    checkpoints. Do not change it.
     """
     folder = tmp_path_factory.mktemp("pairs")
-    project = make_project(folder / "project", folder / "work")
+    project = create_project(folder / "project", folder / "work")
     shrink(project)
-    for each in (each for pair in PAIRS for each in pair):
-        checkpoint = publish(folder / "remote" / each.name, each)
-        hub.repositories[offer(project, each, checkpoint)] = checkpoint
+    for model in (model for pair in PAIRS for model in pair):
+        checkpoint = publish(folder / "remote" / model.name, model)
+        hub.repositories[offer(project, model, checkpoint)] = checkpoint
     project.dvc("repro", "splits", "shards")
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "corpus")
@@ -79,21 +79,21 @@ def spoken(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def tried(
-    spoken: Project, reach: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Llm, Encoder], Project]:
-    """A workspace in which a pair has run, once. Not to be changed."""
+def run_pair(
+    corpus_project: Project, hub_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[TinyLlm, TinyEncoder], Project]:
+    """Returns a workspace in which a pair has run, once. Do not change it."""
 
     @cache
-    def run(llm: Llm, encoder: Encoder) -> Project:
-        project = spoken.copy(tmp_path_factory.mktemp(llm.name) / "project")
-        output = try_out(
+    def run(llm: TinyLlm, encoder: TinyEncoder) -> Project:
+        project = corpus_project.copy(tmp_path_factory.mktemp(llm.name) / "project")
+        output = run_experiment(
             project,
             "pair",
             f"llm={llm.name}",
             f"encoder={encoder.name}",
             "projector=linear",
-            **reach,
+            **hub_settings,
         )
         assert {"encoder", "llm", "features@train", "train", "decode", "score"} <= project.ran(
             output
@@ -103,14 +103,14 @@ def tried(
     return run
 
 
-@pytest.mark.parametrize(("llm", "encoder"), PAIRS, ids=lambda each: each.name)
+@pytest.mark.parametrize(("llm", "encoder"), PAIRS, ids=lambda model: model.name)
 def test_a_pair_runs_by_its_names_from_end_to_end(
-    llm: Llm, encoder: Encoder, tried: Callable[[Llm, Encoder], Project]
+    llm: TinyLlm, encoder: TinyEncoder, run_pair: Callable[[TinyLlm, TinyEncoder], Project]
 ) -> None:
     """Checkpoint, width, prompt, LoRA and dtype follow from the names; every utterance is scored in
     every system.
     """
-    project = tried(llm, encoder)
+    project = run_pair(llm, encoder)
     models, data = project.folder / "models", project.folder / "data"
     for name, model_type in (("llm", llm.family), ("encoder", encoder.model_type)):
         assert json.loads((models / name / "config.json").read_text())["model_type"] == model_type
@@ -118,9 +118,9 @@ def test_a_pair_runs_by_its_names_from_end_to_end(
             path.name for path in (models / name).iterdir() if path.suffix in (".bin", ".py")
         ]
     for role in ("train", "dev", "test", "nonspeech-test"):
-        frames = [read_frames(item) for item in list_utterances(data / "features" / role)]
+        frames = [read_frames(utterance) for utterance in list_utterances(data / "features" / role)]
         assert frames and all(
-            each.shape[1] == encoder.width and np.isfinite(each).all() for each in frames
+            array.shape[1] == encoder.width and np.isfinite(array).all() for array in frames
         )
     entry = yaml.safe_load((project.folder / "catalogue/llm.yaml").read_text())[llm.name]
     bridge = json.loads((models / "bridge/config.json").read_text())
@@ -136,21 +136,25 @@ def test_a_pair_runs_by_its_names_from_end_to_end(
     )
     scores = project.scores()
     assert set(scores) == {"smoke-dev", "smoke-test", "smoke-synthetic-test"}
-    assert all(set(each) == systems for each in scores.values())
-    shown = experiments(project)["pair"]
-    assert (shown["params"]["llm"], shown["params"]["encoder"], shown["metrics"]) == (
+    assert all(set(score) == systems for score in scores.values())
+    experiment = list_experiments(project)["pair"]
+    params = experiment["params"]
+    assert (params["llm"], params["encoder"], experiment["metrics"]) == (
         llm.name,
         encoder.name,
         scores,
     )
 
 
-def test_another_llm_of_the_hub_leaves_the_frames(
-    tried: Callable[[Llm, Encoder], Project], hub: Hub, reach: dict[str, str], tmp_path: Path
+def test_another_llm_of_the_hub_reuses_the_frames(
+    run_pair: Callable[[TinyLlm, TinyEncoder], Project],
+    hub: Hub,
+    hub_settings: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    project = tried(PHI, WHISPER).copy(tmp_path / "project")
-    before, asked = project.hashes(), len(hub.requests)
-    output = try_out(project, "other", f"llm={QWEN.name}", **reach)
+    project = run_pair(PHI, WHISPER).copy(tmp_path / "project")
+    before, num_requests = project.hashes(), len(hub.requests)
+    output = run_experiment(project, "other", f"llm={QWEN.name}", **hub_settings)
     assert project.ran(output) == {"llm", "train", "decode", "score", "report"}
     after = project.hashes()
     assert {name for name in after if after[name] != before[name]} == {
@@ -163,33 +167,37 @@ def test_another_llm_of_the_hub_leaves_the_frames(
         "metrics/score.json",
         "metrics/train.json",
     }
-    assert not [each.path for each in hub.requests[asked:] if "whisper" in each.path]
-    shown = experiments(project)
-    assert {name: shown[name]["params"]["llm"] for name in ("pair", "other")} == {
+    assert not [
+        request.path for request in hub.requests[num_requests:] if "whisper" in request.path
+    ]
+    experiments = list_experiments(project)
+    assert {name: experiments[name]["params"]["llm"] for name in ("pair", "other")} == {
         "pair": PHI.name,
         "other": QWEN.name,
     }
 
 
 def test_other_training_data_need_no_hub(
-    tried: Callable[[Llm, Encoder], Project], reach: dict[str, str], tmp_path: Path
+    run_pair: Callable[[TinyLlm, TinyEncoder], Project],
+    hub_settings: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    """Encoder and LLM are linked again from the work cache, with the hub gone and its cache empty;
-    other frames stay.
+    """Encoder and LLM are linked again from the work cache, without the hub and its cache; other
+    frames stay.
     """
-    project = tried(PHI, WHISPER).copy(tmp_path / "project")
+    project = run_pair(PHI, WHISPER).copy(tmp_path / "project")
     path = project.folder / "catalogue/corpus.yaml"
     corpora = yaml.safe_load(path.read_text())
     corpora["spoken-smoke"]["train"]["smoke-train"]["utterances"] += 10
     path.write_text(yaml.safe_dump(corpora, sort_keys=False))
     before = project.hashes()
-    gone = {
-        **reach,
+    offline = {
+        **hub_settings,
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_CACHE": str(tmp_path / "hf/hub"),
     }
-    ran = project.ran(project.dvc("repro", "encoder", "llm", **gone))
+    ran = project.ran(project.dvc("repro", "encoder", "llm", **offline))
     assert ran == {"corpus@train", "splits", "shards@train", "encoder", "llm"}
     after = project.hashes()
     assert after["data/shards/train"] != before["data/shards/train"]

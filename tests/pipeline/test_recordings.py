@@ -1,5 +1,5 @@
-"""Real recordings through the real stages: LibriSpeech excerpts as they are, and an encoder taken
-from a local folder.
+"""Real recordings through the real stages: excerpts of LibriSpeech, and an encoder from a local
+folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SOURCES = {"train": ["train-clean-100"], "dev": ["dev-clean"], "test": ["test-cl
 
 
 @pytest.mark.slow
-def test_librispeech_goes_through_corpus_shards_and_features_as_it_is(
+def test_librispeech_runs_through_corpus_shards_and_features(
     smoke: Project, recordings: Path, tmp_path: Path
 ) -> None:
-    """Nothing is lost, FLAC bytes are untouched, and a checkpoint from a folder serves as one
-    trained here does.
+    """All utterances and their FLAC bytes are in the shards, and a checkpoint from a folder works
+    like one that a stage trained.
     """
     project = smoke.copy(tmp_path / "project")
     encoders = project.folder / "catalogue/encoder.yaml"

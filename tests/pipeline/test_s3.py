@@ -1,5 +1,5 @@
-"""A DVC remote on S3: what is pushed comes back in another clone, and ``status -c`` knows what lies
-where.
+"""A DVC remote on S3: another clone pulls what was pushed, and ``status -c`` compares cache and
+remote.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def dvc(folder: Path, *arguments: str) -> str:
     return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
-def test_what_is_pushed_comes_back_in_another_clone(
+def test_another_clone_pulls_what_was_pushed(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {
@@ -42,7 +42,7 @@ def test_what_is_pushed_comes_back_in_another_clone(
         "DVC_SITE_CACHE_DIR": "site",
     }
     for name, value in {
-        **{key: str(tmp_path / where) for key, where in names.items()},
+        **{key: str(tmp_path / folder) for key, folder in names.items()},
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_AUTHOR_NAME": "a",
         "GIT_AUTHOR_EMAIL": "a@b",
@@ -56,8 +56,8 @@ def test_what_is_pushed_comes_back_in_another_clone(
     (first / "dvc.yaml").write_text(STAGES)
     run(first, "git", "init", "-q")
     dvc(first, "init", "-q")
-    dvc(first, "remote", "add", "--default", "kept", "s3://recordings/libretto")
-    dvc(first, "remote", "modify", "kept", "endpointurl", bucket.url)
+    dvc(first, "remote", "add", "--default", "results", "s3://recordings/libretto")
+    dvc(first, "remote", "modify", "results", "endpointurl", bucket.url)
     dvc(first, "repro", "-q")
     run(first, "git", "add", "-A")
     run(first, "git", "commit", "-qm", "a run")
