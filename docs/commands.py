@@ -49,7 +49,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-class ParserFound(BaseException):
+class ParseStop(BaseException):
     """Leaves a command at the moment at which it parses its command line."""
 
     def __init__(self, parser: argparse.ArgumentParser, options: argparse.Namespace | None) -> None:
@@ -59,11 +59,11 @@ class ParserFound(BaseException):
 
 @contextlib.contextmanager
 def parsing_only(parse: bool) -> Iterator[None]:
-    """Within this block, ``parse_args`` raises ParserFound; it parses first if ``parse`` is set."""
+    """Within this block, ``parse_args`` raises ParseStop; it parses first if ``parse`` is set."""
     original = argparse.ArgumentParser.parse_args
 
     def parse_args(parser: Any, arguments: Any = None, namespace: Any = None) -> Any:
-        raise ParserFound(parser, original(parser, arguments, namespace) if parse else None)
+        raise ParseStop(parser, original(parser, arguments, namespace) if parse else None)
 
     with patch.object(argparse.ArgumentParser, "parse_args", parse_args):
         yield
@@ -82,8 +82,8 @@ def find_parser(module: str, arguments: Sequence[str], *, parse: bool = False) -
         warnings.simplefilter("ignore", RuntimeWarning)  # a module that was imported before
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
-        except ParserFound as found:
-            return found.parser
+        except ParseStop as stop:
+            return stop.parser
     return None
 
 

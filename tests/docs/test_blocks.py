@@ -53,7 +53,7 @@ def of_language(language: str) -> list[Block]:
 
 def commands(block: Block) -> list[list[str]]:
     """The simple commands of a shell block, without assignments before them."""
-    found: list[list[str]] = []
+    simple_commands: list[list[str]] = []
     for line in block.text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -62,11 +62,11 @@ def commands(block: Block) -> list[list[str]]:
             if word in OPERATORS:
                 while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                     words = words[1:]
-                found += [words] if words else []
+                simple_commands += [words] if words else []
                 words = []
             else:
                 words.append(word)
-    return found
+    return simple_commands
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def check_python(words: list[str], reference: ModuleType) -> str:
     if program == "libretto":
         from libretto.commands import run_command
 
-        with contextlib.suppress(reference.ParserFound), reference.parsing_only(True):
+        with contextlib.suppress(reference.ParseStop), reference.parsing_only(True):
             run_command(arguments)
         return ""
     if program == "pytest" or arguments[:2] == ["-m", "pytest"]:
@@ -119,8 +119,8 @@ def check_python(words: list[str], reference: ModuleType) -> str:
     if arguments[0] != "-m":
         if not (REPOSITORY / arguments[0]).is_file():
             return "no such script"
-        found = contextlib.suppress(reference.ParserFound)
-        with found, reference.parsing_only(True), patch.object(sys, "argv", arguments):
+        stop = contextlib.suppress(reference.ParseStop)
+        with stop, reference.parsing_only(True), patch.object(sys, "argv", arguments):
             runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__")
         return ""
     if arguments[1] in ("pip", "http.server"):

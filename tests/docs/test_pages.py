@@ -88,11 +88,13 @@ def test_every_parameter_that_a_page_names_exists(page: Path) -> None:
                 resolve(name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of
+)
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
-    known = {f"{PREFIX}{field.name.upper()}" for field in fields(RuntimeSettings)}
+    settings = {f"{PREFIX}{field.name.upper()}" for field in fields(RuntimeSettings)}
     for name in re.findall(r"LIBRETTO_[A-Z0-9_]*[A-Z0-9]", page.read_text()):
-        assert name in {*known, "LIBRETTO_SETTINGS"} or name.startswith("LIBRETTO_ROOT"), name
+        assert name in {*settings, "LIBRETTO_SETTINGS"} or name.startswith("LIBRETTO_ROOT"), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -22,7 +22,7 @@ from components.config.params import read_params
 from components.config.schema import parse_as
 from components.encoder.qwen_audio import whisper_shape
 from components.model.folders.architecture import build_network, count_parameters
-from components.model.folders.folder import DTYPE
+from components.model.folders.folder import DTYPE_KEYS
 from tests.conftest import REPOSITORY
 
 # The encoders of the papers, and those trained or written here.
@@ -196,7 +196,7 @@ def test_gigabytes_are_stated_where_the_shape_does_not_give_them(repo: str) -> N
     """More is fetched than the shape describes where an LLM follows: in Qwen-Audio."""
     source = hub_sources()[repo]
     assert bool(source.gigabytes) == (repo == "Qwen/Qwen-Audio")
-    assert [key for key in source.shape if key in DTYPE] == ["torch_dtype"]
+    assert [key for key in source.shape if key in DTYPE_KEYS] == ["torch_dtype"]
 
 
 def test_the_documented_entry_of_a_local_encoder_is_complete() -> None:

@@ -14,9 +14,9 @@ from .project import Project
 @pytest.mark.slow
 def test_a_folder_of_recordings_gives_a_word_error_rate(smoke: Project) -> None:
     done = smoke.run(sys.executable, "examples/own_recordings.py", PYTHONPATH=str(smoke.folder))
-    match = re.search(r"WER ([0-9.]+) % of (\d+) words", done.stdout)
-    assert match
-    assert int(match[2]) == 27
+    rates = re.search(r"WER ([0-9.]+) % of (\d+) words", done.stdout)
+    assert rates
+    assert int(rates[2]) == 27
     assert done.stdout.count("hypothesis:") == 4
 
 
