@@ -69,13 +69,16 @@ def read_model_config(folder: Path) -> ModelConfig:
     that is not valid.
     """
     data = json.loads((folder / CONFIG).read_text())
-    # Folders of older versions call it 'hearing'.
+    # Names of older folders: hearing for encoder_run, others for the variants of the prompt.
     encoder_run = data.pop("hearing", None) or data.pop("encoder_run", None)
+    prompt = dict(data["prompt"])
+    if "others" in prompt:
+        prompt["variants"] = prompt.pop("others")
     return ModelConfig(
         **{
             **data,
             "projector": parse_projector(data["projector"], f"{folder / CONFIG}: projector"),
-            "prompt": Prompt(**data["prompt"]),
+            "prompt": Prompt(**prompt),
             "encoder_run": EncoderRunConfig(**encoder_run) if encoder_run else None,
         }
     )

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from components.config.errors import InputError
+from components.config.schema import non_default_fields
 from components.model.lora import check_gradients
+from components.model.model_folder import EncoderRunConfig, read_model_config
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import write_record
 from components.runtime.hashing import folder_digests
@@ -210,3 +212,19 @@ def test_what_the_folder_says_can_be_read_by_people(tmp_path: Path) -> None:
     assert config["prompt"]["template"].startswith("USER: {speech}")
     assert config["projector"]["stack"] == 2
     assert config["encoder_width"] == 12
+
+
+def test_a_folder_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """``hearing`` is now ``encoder_run``, and ``others`` of the prompt ``variants``."""
+    joined(tmp_path).save(tmp_path / "bridge")
+    path = tmp_path / "bridge/config.json"
+    config = json.loads(path.read_text())
+    run = {"layer": "last", "dtype": "float32", "padding": "window"}
+    config["hearing"], config["prompt"]["others"] = run, ["{speech} Text: "]
+    path.write_text(json.dumps(config))
+    read = read_model_config(tmp_path / "bridge")
+    assert read.encoder_run == EncoderRunConfig(**run)
+    assert list(read.prompt.variants) == ["{speech} Text: "]
+    written = non_default_fields(read)
+    assert "encoder_run" in written
+    assert "hearing" not in written
