@@ -158,7 +158,7 @@ def test_cells_of_several_seeds_come_as_mean_and_range_too(
     recipe_project: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("train.py").write_text(
-        TRAIN.replace("/ 100}}", '/ 100 + params["train"]["seed"] / 1000}}')
+        TRAIN.replace("[1:]) / 100", '[1:]) / 100 + params["train"]["seed"] / 1000')
     )
     Path("flows/recipes/trial.yaml").write_text(
         "grid:\n  train.seed: [1, 3]\n  steps: {few: {train.curriculum.1.steps: 2}, more: "
