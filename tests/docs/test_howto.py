@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.checkout import copy_checkout
 from tests.conftest import REPOSITORY
 
 from .markdown import blocks
@@ -78,16 +78,6 @@ def test_what_a_guide_adds_passes_what_the_guide_runs(guide: Path, tmp_path: Pat
 
 def copy_tree(folder: Path) -> Path:
     """A copy of the files that Git tracks or would track, as a repository of its own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
-    for name in filter(None, listed):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
+    copy_checkout(folder)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder

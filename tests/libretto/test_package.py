@@ -21,6 +21,7 @@ from components.audio.sound import RATE
 from components.transcribe import Transcriber
 from components.transcribe.export import export
 from tests import world as tones
+from tests.checkout import copy_checkout
 from tests.conftest import REPOSITORY
 from tests.transcribe.test_transcriber import save_bridge
 
@@ -33,17 +34,7 @@ TEXT = "amber birch cedar"
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Wheel and sdist, built from a copy of the files that Git tracks or would track."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
-    for name in filter(None, listed):
-        if (REPOSITORY / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, source / name)
+    copy_checkout(source)
     for hook in ("build_sdist", "build_wheel"):
         done = subprocess.run(
             [sys.executable, "-c", BUILD.format(hook=hook), str(target)],
