@@ -70,7 +70,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"of {', '.join(catalogue.names('gpu'))}",
+        help="names of catalogue/gpu.yaml",
     )
     return parser
 

@@ -141,6 +141,20 @@ def test_completion_knows_commands_and_options(
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["completion", "bash"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
+def test_completion_and_help_need_no_workspace(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(arguments) == 0
+    assert "libretto" in capsys.readouterr().out
+
+
 # score
 
 
