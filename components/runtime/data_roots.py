@@ -10,13 +10,13 @@ import contextlib
 from pathlib import Path
 
 from components.config.errors import InputError
-from components.runtime.s3 import RemotePath, as_path
-from components.runtime.settings import root_setting
+from components.runtime.s3 import SCHEME, RemotePath, as_path
+from components.runtime.settings import has_bucket, root_setting
 
 
 def data_root(name: str) -> Path | RemotePath:
     """Folder of the recordings of the root ``name``; raises InputError where it is not set or
-    missing.
+    missing, or an address without a bucket.
     """
     variable, value = _root_value(name)
     root = as_path(value)
@@ -56,5 +56,11 @@ def _root_value(name: str) -> tuple[str, str]:
             f"The data root '{name}' is not set.",
             subject=name,
             hint=f"Set {variable} to the folder that contains the data.",
+        )
+    if value.startswith(SCHEME) and not has_bucket(value):
+        raise InputError(
+            f"{variable}={value} names no bucket.",
+            subject=name,
+            hint="Set it to s3://bucket/prefix, or to a folder.",
         )
     return variable, value

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 from components.config.errors import InputError, TransientError
-from components.runtime.settings import s3_timeout, s3_tries
+from components.runtime.settings import has_bucket, s3_timeout, s3_tries
 
 Response = TypeVar("Response")
 SCHEME = "s3://"
@@ -164,9 +164,17 @@ def local_path_or_bytes(path: Path | RemotePath) -> Path | bytes:
 
 
 def as_path(value: str | Path) -> Path | RemotePath:
-    """The path of a setting: in a bucket where it begins with ``s3://``, else on this machine."""
+    """The path of a setting: in a bucket where it begins with ``s3://``, else on this machine.
+    Raises InputError for an address without a bucket.
+    """
     text = str(value)
-    return RemotePath(text.rstrip("/")) if text.startswith(SCHEME) else Path(value)
+    if not text.startswith(SCHEME):
+        return Path(value)
+    if not has_bucket(text):
+        raise InputError(
+            f"{text} names no bucket.", subject=text, hint="Write it as s3://bucket/prefix."
+        )
+    return RemotePath(text.rstrip("/"))
 
 
 def read_verified(path: Path | RemotePath, digest: str) -> bytes | None:

@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -28,11 +28,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
 )
 
 from components.config.errors import InputError
-from components.config.schema import RuleError, Unit, parse_as
+from components.config.schema import Unit, parse_as
 
 PREFIX = "LIBRETTO_"
 RENAMED_SETTINGS = {"LIBRETTO_MEETING": "LIBRETTO_RENDEZVOUS"}
@@ -48,8 +47,13 @@ def _check_absolute(path: Path) -> Path:
     return path
 
 
+def has_bucket(address: str) -> bool:
+    """Whether an address of S3 names a bucket: ``s3://bucket/prefix``, not ``s3:///prefix``."""
+    return bool(address.removeprefix("s3://").partition("/")[0])
+
+
 def _check_store(address: str) -> str:
-    if not address.startswith("s3://"):
+    if not address.startswith("s3://") or not has_bucket(address):
         raise ValueError("it must be an address of S3, s3://bucket/prefix")
     return address.rstrip("/")
 
@@ -158,19 +162,6 @@ class RuntimeSettings:
         Path | None, Field(description="File to which progress goes as JSON lines.")
     ] = None
 
-    @model_validator(mode="after")
-    def check_nodes(self) -> Self:
-        """Several machines need an engine and an address at which their ranks connect."""
-        has_port = self.rendezvous.rpartition(":")[2].isdecimal()
-        if self.nodes > 1 and not (self.engine and has_port):
-            raise RuleError(
-                "LIBRETTO_NODES",
-                f"{self.nodes} machines need an engine and a rendezvous.",
-                "Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_RENDEZVOUS to host:port of the "
-                "first of them.",
-            )
-        return self
-
 
 @cache
 def _file() -> dict[str, str]:
@@ -189,7 +180,7 @@ def _file() -> dict[str, str]:
         for line in path.read_text().splitlines()
         if "=" in line and not line.startswith("#")
     )
-    return {key.strip(): value.strip() for key, value in pairs}
+    return {key.strip(): value.strip() for key, value in pairs if value.strip()}
 
 
 def read_settings() -> RuntimeSettings:
@@ -208,9 +199,7 @@ def read_settings() -> RuntimeSettings:
 
 
 def setting(name: str) -> str:
-    """The text of one variable, from the environment or the settings file; empty where it is not
-    set.
-    """
+    """The text of one variable; empty where neither environment nor settings file set it."""
     return os.environ.get(name) or _file().get(name, "")
 
 
@@ -221,9 +210,22 @@ def root_setting(name: str) -> tuple[str, str]:
 
 
 def work_root() -> Path:
-    """Root of the work cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return read_settings().work or base / "libretto"
+    """Root of the work cache, an absolute path; raises InputError where its setting is wrong.
+
+    No other setting is checked, so that the error of another one can be recorded there.
+    """
+    name = _setting_name("work")
+    work = parse_as(RuntimeSettings, {name: setting(name) or None}, "runtime settings").work
+    if work:
+        return work
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    if not base.is_absolute():
+        raise InputError(
+            f"XDG_CACHE_HOME={base} is not an absolute path, and the work cache is in it.",
+            subject="XDG_CACHE_HOME",
+            hint=f"Set it to one, or set {name} to the folder of the work cache.",
+        )
+    return base / "libretto"
 
 
 def work_bytes() -> int:
@@ -232,9 +234,7 @@ def work_bytes() -> int:
 
 
 def openslr_mirror() -> str:
-    """Base address from which archives are fetched in place of their own; empty where none is
-    set.
-    """
+    """Base address of a mirror of the archives of OpenSLR; empty where none is set."""
     return read_settings().openslr.rstrip("/")
 
 
@@ -318,8 +318,18 @@ class Engine:
 
 
 def engine() -> Engine:
-    """The engine of training."""
+    """The engine of training; raises InputError where several machines have no engine, or no
+    address at which their ranks connect.
+    """
     settings = read_settings()
+    has_port = settings.rendezvous.rpartition(":")[2].isdecimal()
+    if settings.nodes > 1 and not (settings.engine and has_port):
+        raise InputError(
+            f"LIBRETTO_NODES={settings.nodes}: the machines need an engine and a rendezvous.",
+            subject="LIBRETTO_NODES",
+            hint="Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_RENDEZVOUS to host:port of the "
+            "first of them.",
+        )
     return Engine(settings.engine, settings.nodes, settings.rendezvous)
 
 

@@ -26,7 +26,7 @@ from components.config.heads import check_ctc_heads
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
-from components.runtime.settings import work_root
+from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
 
 RUNS = Path("runs")
@@ -88,7 +88,7 @@ def run_stage(
 def _write_error(name: str, record: dict[str, str]) -> None:
     try:
         path = error_path(name)
-    except LibrettoError:  # of the setting of the work cache: standard error has the message
+    except LibrettoError:  # there is no work cache to write to: standard error has the message
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1))
@@ -98,6 +98,7 @@ def _run(
     name: str, work: Callable[[Stage], None], argument_names: dict[str, str | None], role: str
 ) -> None:
     started = time.time()
+    read_settings()  # a wrong one stops the stage before hours of work, not after
     before = _snapshot(name, tuple(argument_names))
     for key, value in argument_names.items():
         if value is not None and value != before["names"][key]:

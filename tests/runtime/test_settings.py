@@ -14,6 +14,8 @@ import pytest
 from components.config.errors import InputError
 from components.runtime import data_roots as roots
 from components.runtime import settings
+from components.runtime.s3 import as_path
+from tests.errors import refused
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,26 @@ def test_the_work_cache_is_in_the_cache_of_the_user(
     assert settings.work_root().is_relative_to(tmp_path / "home")
 
 
+def test_the_cache_of_the_user_is_an_absolute_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
+    assert settings.work_root().parent == Path.home() / "caches"
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    with refused("XDG_CACHE_HOME", "LIBRETTO_WORK"):
+        settings.work_root()
+    monkeypatch.setenv("LIBRETTO_WORK", "~/work")
+    assert settings.work_root() == Path.home() / "work"
+
+
+def test_the_work_cache_depends_on_its_own_setting_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBRETTO_WORK", str(tmp_path))
+    monkeypatch.setenv("LIBRETTO_NODES", "-1")
+    monkeypatch.setenv("LIBRETTO_MEETING", "host:29500")
+    monkeypatch.setenv("LIBRETTO_SETTINGS", "no file")
+    assert settings.work_root() == tmp_path
+
+
 def test_the_size_of_the_work_cache_is_in_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_WORK_GB", "0.5")
     assert settings.work_bytes() == 500_000_000
@@ -107,6 +129,20 @@ def test_a_data_root_that_is_no_folder_stops(
         assert stopped.value.subject == "calls"
         assert stopped.value.hint
         (tmp_path / "missing").write_text("a file")
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "s3:///prefix"])
+def test_an_address_needs_a_bucket(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_ROOT_CALLS", address)
+    with refused("calls", "LIBRETTO_ROOT_CALLS"):
+        roots.data_root("calls")
+    with refused(address):
+        as_path(address)
+    monkeypatch.setenv("LIBRETTO_STORE", address)
+    with refused("LIBRETTO_STORE"):
+        settings.store_url()
+    monkeypatch.setenv("LIBRETTO_STORE", "s3://bucket/")
+    assert settings.store_url() == "s3://bucket"
 
 
 def test_a_data_root_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +202,21 @@ def test_an_old_name_stops_and_names_the_new_one(monkeypatch: pytest.MonkeyPatch
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_WORK_GB", "")
     assert settings.work_bytes() == 50_000_000_000
+
+
+def test_an_empty_value_in_the_file_is_not_set(file: Path) -> None:
+    file.write_text("LIBRETTO_WORK_GB=\nLIBRETTO_WORK =  \nLIBRETTO_WORKERS=3\n")
+    assert settings.read_settings() == settings.RuntimeSettings(workers=3)
+
+
+def test_several_machines_need_an_engine_where_they_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_NODES", "2")
+    assert settings.workers() >= 1
+    with refused("LIBRETTO_NODES", "LIBRETTO_ENGINE"):
+        settings.engine()
+    monkeypatch.setenv("LIBRETTO_ENGINE", "ddp")
+    monkeypatch.setenv("LIBRETTO_RENDEZVOUS", "host:29500")
+    assert settings.engine() == settings.Engine("ddp", 2, "host:29500")
 
 
 def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,20 @@ def test_a_failure_leaves_its_kind_subject_and_hint(
     assert not error_path("shards").exists(), "the failure is over"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("LIBRETTO_NODES", "-1"), ("LIBRETTO_MEETING", "host:29500")]
+)
+def test_a_wrong_setting_stops_before_any_work_and_is_recorded(
+    name: str, value: str, project: Path
+) -> None:
+    assert run(error="TransientError").returncode == 75
+    stopped = run(settings={name: value})
+    assert (stopped.returncode, stopped.stdout) == (2, "")
+    record = json.loads(error_path("shards").read_text())
+    assert (record["kind"], record["subject"]) == ("input", name)
+    assert record["hint"]
+
+
 def test_failures_of_two_workspaces_have_two_files(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
