@@ -122,7 +122,7 @@ def test_an_expired_token_is_named_at_once(
     listed: Callable[..., CorpusSource], bucket: Bucket
 ) -> None:
     bucket.always("expired", "12-34-0001.flac")
-    with refused(None, "12-34-0001.flac"):
+    with refused("s3://recordings/root/dev-clean/12/34/12-34-0001.flac"):
         listed(LIBRI, "s3://recordings/root").list_utterances()
     assert bucket.requests["GET", "/recordings/root/dev-clean/12/34/12-34-0001.flac"] == 1
 

@@ -18,7 +18,7 @@ import pytest
 from components.report.comparison import write_comparison
 from components.score import significance
 from tests.conftest import REPOSITORY
-from tests.refusal import refused
+from tests.errors import refused
 from tests.report import finished
 from tests.report.finished import CLEAN, ROLES
 from tests.report.test_report import ReportPage, data_of

@@ -19,7 +19,7 @@ from components.report.experiment import read_experiment
 from components.report.page import json_block
 from components.runtime.stage import RUNS
 from components.shards.index import INDEX
-from tests.refusal import refused
+from tests.errors import refused
 from tests.report import finished
 from tests.report.finished import (
     CLEAN,

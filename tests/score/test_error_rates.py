@@ -9,7 +9,7 @@ import pytest
 
 from components.score import error_rates, insertions, intervals, metrics, table
 from components.score.error_rates import score
-from tests.refusal import refused
+from tests.errors import refused
 from tests.score.workspace import CLEAN, COUNTS, run_score
 
 IDS = [name for name, *_ in CLEAN]

@@ -26,7 +26,7 @@ from components.score.table import print_tables
 from components.text.hypothesis import Hypothesis
 from components.text.wer import count_word_errors
 from tests.conftest import REPOSITORY
-from tests.refusal import refused
+from tests.errors import refused
 from tests.score.workspace import (
     CLEAN,
     COUNTS,

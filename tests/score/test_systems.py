@@ -19,7 +19,7 @@ from components.score.systems import read_sets, read_texts
 from components.text.hypothesis import Hypothesis
 from components.text.wer import count_word_errors
 from tests.conftest import REPOSITORY
-from tests.refusal import refused
+from tests.errors import refused
 from tests.score.workspace import (
     CLEAN,
     CORPUS,

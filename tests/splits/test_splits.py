@@ -187,7 +187,7 @@ def test_a_speaker_in_train_and_dev_is_only_noted(caplog: pytest.LogCaptureFixtu
 
 def test_a_role_that_is_incomplete_stops() -> None:
     Path("data/corpus/dev/inputs.json").unlink()
-    with refused(None, "data/corpus/dev", "dvc repro"):
+    with refused("data/corpus/dev", "dvc repro"):
         run(STAGE)
 
 
