@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
+from libretto.pipeline import build_environment
 
 DVC = (sys.executable, "-m", "dvc")
 POLL_S = 2.0  # without output, after which progress is read
@@ -36,11 +37,6 @@ def end_with_starter():
 threading.Thread(target=end_with_starter, daemon=True).start()
 sys.exit(subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, check=False).returncode)
 """
-
-
-def build_environment() -> dict[str, str]:
-    """This process's environment, in which ``python`` is the interpreter that runs this."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def run(*command: str, hint: str = "") -> str:

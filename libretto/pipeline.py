@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto run") -> 
     sys.stdout.flush()
     start_s = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", *options.targets], env=environment(), check=False
+        [sys.executable, "-m", "dvc", "repro", *options.targets],
+        env=build_environment(),
+        check=False,
     )
     if done.returncode:
         return recorded_exit_code(start_s) or done.returncode
@@ -64,8 +66,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto run") -> 
     return 0
 
 
-def environment() -> dict[str, str]:
-    """The environment of DVC: ``python`` in ``dvc.yaml`` is the interpreter that runs this."""
+def build_environment() -> dict[str, str]:
+    """This process's environment for DVC: ``python`` in ``dvc.yaml`` is the interpreter that runs
+    this.
+    """
     folder = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
 
