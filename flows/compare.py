@@ -122,7 +122,12 @@ def check_plans(cells: dict[str, RecipeCell]) -> None:
         )
         if done.returncode:
             last_line = (done.stderr.strip().splitlines() or ["no plan"])[-1]
-            raise InputError(f"'{name}': {last_line}", subject=name)
+            raise InputError(
+                f"'{name}': {last_line}",
+                subject=name,
+                hint="Correct the cell, then see 'python -m components.plan "
+                f"{shlex.join(cell.build_arguments())}'.",
+            )
 
 
 @task(cache_policy=NO_CACHE)

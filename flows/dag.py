@@ -16,8 +16,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
-from components.config.catalogue import parse_yaml
 from components.config.errors import InputError, nearest
+from components.config.yaml_files import read_yaml
 
 
 def list_stages(targets: Sequence[str] = ()) -> list[str]:
@@ -58,7 +58,7 @@ def read_parameters() -> dict[str, Any]:
     lock = Path(LOCK_FILE)
     if not lock.is_file():
         return {}
-    stages = (parse_yaml(lock.read_text()) or {}).get("stages", {})
+    stages = read_yaml(lock).get("stages", {})
     files = [item for stage in stages.values() for item in stage.get("params", {}).items()]
     return {
         f"{file}: {key}": value

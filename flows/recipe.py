@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from components.config import catalogue
 from components.config.errors import InputError, nearest
 from components.config.params import Params, read_overridden_params
 from components.config.schema import STRICT, parse_as
+from components.config.yaml_files import read_yaml
 from components.runtime.stage import check_names
 
 FOLDER = Path("flows/recipes")
@@ -85,7 +84,7 @@ def read_recipe(name: str) -> Recipe:
         raise InputError(
             f"There is no recipe '{name}'.", subject=name, hint=nearest(name, list_names())
         )
-    recipe = parse_as(Recipe, yaml.safe_load(path.read_text()), str(path))
+    recipe = parse_as(Recipe, read_yaml(path), str(path))
     if recipe.grid and recipe.cells:
         raise InputError(
             f"{path} has both 'grid' and 'cells'.",

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
-
-import yaml
 
 from components.config.entries import EncoderEntry, LlmEntry
 from components.config.errors import InputError, nearest
 from components.config.model_sources import HubSource, parts_of
 from components.config.projector import Projector, parse_projector
 from components.config.schema import parse_as
+from components.config.yaml_files import read_yaml
 
 FOLDER = Path("catalogue")
 ROLES = ("train", "dev", "test", "nonspeech-train", "nonspeech-test", "noise")
@@ -35,21 +33,8 @@ class Corpus:
     sources: dict[str, dict[str, dict[str, Any]]]
 
 
-@lru_cache(maxsize=16)
-def parse_yaml(text: str) -> dict[str, Any]:
-    """The data of a YAML file of the catalogue or of DVC, from its text (3 ms for the corpora). All
-    callers share one result: it must not be changed.
-    """
-    return cast("dict[str, Any]", yaml.load(text, Loader=yaml.CSafeLoader))
-
-
 def _load(kind: str) -> dict[str, Any]:
-    path = FOLDER / f"{kind}.yaml"
-    if not path.is_file():
-        raise InputError(
-            f"{path.resolve()} is missing.", hint="Run from the root of the repository."
-        )
-    return parse_yaml(path.read_text())
+    return read_yaml(FOLDER / f"{kind}.yaml")
 
 
 def names(kind: str) -> list[str]:

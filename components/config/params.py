@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -34,6 +33,7 @@ from components.config.schema import (
     parse_as,
 )
 from components.config.training import Train, needs_live_features
+from components.config.yaml_files import read_yaml
 
 PARAMS = Path("params.yaml")
 NAMES = ("corpus", "encoder", "projector", "llm")
@@ -253,15 +253,7 @@ class Params:
 
 def read_params(path: Path = PARAMS) -> Params:
     """The typed parameters; raises InputError naming the file and the key that is wrong."""
-    if not path.is_file():
-        raise InputError(
-            f"{path.resolve()} is missing.", hint="Run from the root of the repository."
-        )
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
-    return parse_params(raw, str(path))
+    return parse_params(copy.deepcopy(read_yaml(path)), str(path))
 
 
 def read_overridden_params(overrides: Mapping[str, Any], where: str) -> Params:
@@ -269,7 +261,7 @@ def read_overridden_params(overrides: Mapping[str, Any], where: str) -> Params:
     sets them; ``where`` names the overrides in errors. Raises InputError for a key that
     ``params.yaml`` does not have, and for a wrong value.
     """
-    raw = yaml.safe_load(PARAMS.read_text())
+    raw = copy.deepcopy(read_yaml(PARAMS))
     for key, value in overrides.items():
         _set(raw, key, copy.deepcopy(value))  # a later key may change a part of it
     return parse_params(raw, where)
@@ -280,7 +272,11 @@ def parse_params(raw: Any, where: str) -> Params:
     that is wrong.
     """
     if not isinstance(raw, dict) or "raw" in raw:
-        raise InputError(f"{where}: a mapping of parameter sections is expected.")
+        raise InputError(
+            f"{where}: a mapping of parameter sections is expected.",
+            subject=where,
+            hint="Compare with params.yaml of the repository.",
+        )
     params = parse_as(Params, raw, where)
     params.raw.update(raw)
     return params

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.config.catalogue import parse_yaml
 from components.config.params import NAMES, PARAMS, Params
+from components.config.yaml_files import read_yaml
 
 DAG, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 
@@ -21,8 +21,8 @@ def up_to_date_stages(params: Params) -> dict[str, int]:
     """Bytes of the outputs of each stage that is up to date, with all that it depends on."""
     if not LOCK.is_file():
         return {}
-    locked = parse_yaml(LOCK.read_text()).get("stages", {})
-    stages = parse_yaml(DAG.read_text())["stages"]
+    locked = read_yaml(LOCK).get("stages", {})
+    stages = read_yaml(DAG)["stages"]
     producers = {
         out["path"]: name for name, entry in locked.items() for out in entry.get("outs", [])
     }
@@ -58,7 +58,7 @@ def _is_unchanged(name: str, entry: dict[str, Any], stages: dict[str, Any], para
 
 def _value(file: str, key: str, params: Params) -> Any:
     """The planned value of a dotted key; None where there is none."""
-    data: Any = params.raw if file == str(PARAMS) else parse_yaml(Path(file).read_text())
+    data: Any = params.raw if file == str(PARAMS) else read_yaml(Path(file))
     for part in key.split("."):
         data = data.get(part) if isinstance(data, dict) else None
     return data

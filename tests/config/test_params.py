@@ -5,7 +5,7 @@ near.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,9 @@ from components.corpus.source import KINDS as CORPUS_KINDS
 from components.corpus.source import build_source
 from components.plan.__main__ import main as run_plan
 from components.runtime.stage import check_names
+from flows.recipe import read_recipe
 from tests.conftest import REPOSITORY
+from tests.errors import refused
 
 RAW = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 REMOVED = object()
@@ -313,10 +315,28 @@ def test_a_tuned_encoder_with_live_features_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a list\n", "corpus: [spoken\n", "5"])
-def test_a_file_that_holds_no_sections_stops(text: str, tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"params\.yaml"):
-        read_params(tmp_path / "params.yaml")
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [
+        ("params.yaml", read_params),
+        ("params.yaml", lambda: read_overridden_params({"train.seed": 1}, "the test")),
+        ("catalogue/llm.yaml", lambda: catalogue.llm("phi-2")),
+        ("flows/recipes/mine.yaml", lambda: read_recipe("mine")),
+    ],
+    ids=["params", "overridden params", "catalogue", "recipe"],
+)
+def test_a_file_that_holds_no_sections_stops(
+    file: str,
+    read: Callable[[], object],
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(text)
+    with refused(file):
+        read()
 
 
 def test_outside_the_repository_a_hint_is_given(

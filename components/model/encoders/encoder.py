@@ -99,7 +99,11 @@ class SpeechEncoder(torch.nn.Module):
         InputError without one.
         """
         if not self.has_ctc:
-            raise InputError(f"{self.folder} has no CTC head.", subject=str(self.folder))
+            raise InputError(
+                f"{self.folder} has no CTC head.",
+                subject=str(self.folder),
+                hint="Name an encoder with a CTC head, or decode with the LLM.",
+            )
         return next(getattr(self.model, name) for name in HEADS if hasattr(self.model, name))
 
     def parameters_with_gradient(self) -> list[str]:
