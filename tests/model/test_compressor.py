@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.config.errors import InputError
 from components.config.projector import CtcCompressor
 from components.model.bridges.compressor import Compressor
 from components.model.bridges.registry import build_projector
@@ -24,6 +23,7 @@ from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import read_record
 from tests import world as tones
 from tests.checkpoints import WITH_CTC, frames_of, save_encoder
+from tests.errors import refused
 from tests.model.test_qformer import attended, gelu, linear, norm
 
 WAYS = ("drop-blank", "average")
@@ -127,9 +127,9 @@ def test_an_encoder_without_a_head_another_layer_and_a_head_without_weights_are_
     tmp_path: Path,
 ) -> None:
     bare, whole = save_encoder(tmp_path / "bare", "whisper"), save_encoder(tmp_path / "whole")
-    with pytest.raises(InputError, match=r"bare has no CTC head.*Name an encoder with a CTC head"):
+    with refused(None, "bare"):
         read_ctc_head(bare)
-    with pytest.raises(InputError, match=r"features\.layer is 1.*Set features\.layer to last"):
+    with refused(None, "features.layer", "last"):
         check_ctc(whole, 1)
     tensors = {
         name: each
@@ -137,7 +137,7 @@ def test_an_encoder_without_a_head_another_layer_and_a_head_without_weights_are_
         if not name.startswith("ctc_head")
     }
     save_file(tensors, whole / "model.safetensors")
-    with pytest.raises(InputError, match=r"config\.json.*CTC head.*ctc_head, lm_head"):
+    with refused(None, "ctc_head", "lm_head"):
         read_ctc_head(whole)
 
 
@@ -182,12 +182,12 @@ def test_what_can_not_be_compressed_stops_before_the_training(
     tones.change("params.yaml", {"features.layer": 1})
     tones.run("features", "train")
     assert read_record(Path("data/features/train"))["key"]["layer"] == 1
-    with pytest.raises(InputError, match=r"features\.layer is 1"):
+    with refused(None, "features.layer"):
         tones.run("train")
     tones.change("params.yaml", {"features.layer": "last"})
     save_encoder(tones.ENCODER, "whisper")
     tones.run("features", "train")
-    with pytest.raises(InputError, match="has no CTC head"):
+    with refused():
         tones.run("train")
 
 

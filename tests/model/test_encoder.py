@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCTC, AutoTokenizer, HubertConfig
 
-from components.config.errors import InputError
 from components.model.encoders.convolutional import MaskedFamily
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.encoders.filterbank import FilterbankFamily
 from components.model.encoders.joined import JoinedFamily
 from components.model.encoders.registry import FAMILIES, read_traits
 from tests.checkpoints import ENCODERS, WAVEFORM, WITH_CTC, save_encoder
+from tests.errors import refused
 
 RATE = 16_000
 # Samples from one frame to the next, and the fewest that give a frame: two log-mel frames where a
@@ -165,7 +165,7 @@ def test_the_width_is_told_where_the_folder_leaves_it_to_the_architecture(tmp_pa
     )
     assert read_traits(tmp_path).width == HubertConfig().hidden_size
     (tmp_path / "config.json").write_text(json.dumps({**said, "model_type": "hubret"}))
-    with pytest.raises(InputError, match=r"'hubret' is of no known family.*Did you mean 'hubert'"):
+    with refused(None, "'hubret'", "'hubert'"):
         read_traits(tmp_path)
 
 
@@ -190,13 +190,7 @@ def test_what_is_shorter_than_a_frame_is_refused(family: str, folders: dict[str,
     encoder = SpeechEncoder(folders[family])
     assert encoder.least_samples == LEAST[family]
     assert [encoder.count_frames(samples) for samples in (0, 1, LEAST[family] - 1)] == [0, 0, 0]
-    with pytest.raises(
-        InputError,
-        match=(
-            rf"{LEAST[family] - 1} samples are fewer than the {LEAST[family]}.*Leave such "
-            r"clips out"
-        ),
-    ):
+    with refused(None, str(LEAST[family] - 1), str(LEAST[family])):
         encoder([wave(LEAST[family] - 1)])
     assert encoder([]) == []
 
@@ -235,9 +229,7 @@ def test_group_norm_takes_equal_lengths_alone(
         in_any_batch(
             encoder, [wave(samples, seed) for seed in range(4)], [[0, 1, 2, 3], [3, 1], [2, 2, 0]]
         )
-    with pytest.raises(
-        InputError, match=r"padding would change its frames.*numerics\.batching.*equal-length"
-    ):
+    with refused(None, "numerics.batching", "equal-length"):
         encoder([wave(RATE), wave(3 * RATE)])
 
 
@@ -250,7 +242,7 @@ def test_the_others_bear_padding(family: str, folders: dict[str, Path]) -> None:
 def test_every_layer_can_be_taken_and_no_other(family: str, folders: dict[str, Path]) -> None:
     sound, last = [wave(RATE)], SpeechEncoder(folders[family])([wave(RATE)])[0]
     if family == "fbank":
-        with pytest.raises(InputError, match=r"has no layer 0\. Known: 'last' alone"):
+        with refused(None, "layer 0", "'last'"):
             SpeechEncoder(folders[family], layer=0)
         return
     taken = [SpeechEncoder(folders[family], layer=layer)(sound)[0] for layer in (0, 1, 2)]
@@ -261,7 +253,7 @@ def test_every_layer_can_be_taken_and_no_other(family: str, folders: dict[str, P
     if family in ("parakeet", "whisper"):
         assert close(taken[2], last)
     for layer in (3, -1):
-        with pytest.raises(InputError, match=rf"has no layer {layer}\. Known: 0 to 2, or 'last'"):
+        with refused(None, f"layer {layer}", "0 to 2", "'last'"):
             SpeechEncoder(folders[family], layer=layer)
 
 
@@ -313,7 +305,7 @@ def test_a_folder_that_lacks_weights_is_refused(family: str, tmp_path: Path) -> 
     )
     del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"1 of its weights are missing, .*layers\.1\."):
+    with refused(None, "layers.1."):
         SpeechEncoder(folder)
 
 
@@ -402,7 +394,7 @@ def test_known_units_give_their_words(
 @pytest.mark.parametrize("family", [family for family in ENCODERS if family not in WITH_CTC])
 def test_an_encoder_without_a_head_has_no_text(family: str, folders: dict[str, Path]) -> None:
     encoder = SpeechEncoder(folders[family])
-    with pytest.raises(InputError, match="no CTC head"):
+    with refused():
         encoder.decode_ctc(encoder([wave(RATE)]))
 
 
@@ -416,7 +408,7 @@ def test_weights_that_are_pickled_alone_are_refused(family: str, tmp_path: Path)
         SpeechEncoder(save_encoder(tmp_path / "other", family)).model.state_dict(),
         folder / "pytorch_model.bin",
     )
-    with pytest.raises(InputError, match=r"does not load as an encoder.*safetensors is needed"):
+    with refused(None, str(folder), "safetensors"):
         SpeechEncoder(folder)
 
 
@@ -428,7 +420,7 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     names = ("AutoConfig", "AutoModel", "AutoModelForCTC", "AutoFeatureExtractor", "AutoTokenizer")
     remote = {"auto_map": {name: "modeling_own.Own" for name in names}, "model_type": "own"}
     (folder / "config.json").write_text(json.dumps({**config, **remote}))
-    with pytest.raises(InputError, match="does not load as an encoder"):
+    with refused(None, str(folder)):
         SpeechEncoder(folder)
     assert not trap.exists()
 
@@ -439,9 +431,9 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_a_folder_that_lacks_a_file_is_refused(missing: str, tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder")
     (folder / missing).unlink()
-    with pytest.raises(InputError, match="does not load as an encoder"):
+    with refused(None, str(folder)):
         SpeechEncoder(folder)
-    with pytest.raises(InputError, match="does not load as an encoder"):
+    with refused(None, "nothing here"):
         SpeechEncoder(tmp_path / "nothing here")
 
 

@@ -21,6 +21,7 @@ from components.runtime.artifact import empty_folder, write_record
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY
+from tests.errors import refused
 
 OUT = {"encoder": tones.ENCODER, "llm": tones.LLM}
 TRAINED = {"encoder": ("encoder", "ctc-smoke"), "llm": ("llm", "llama-smoke")}
@@ -86,28 +87,28 @@ def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(
 
 @pytest.mark.parametrize("kind", OUT)
 @pytest.mark.parametrize(
-    ("shape", "says"),
+    ("shape", "parts"),
     [
         (
             {"num_hidden_layers": {"speech": 2}},
-            "source.shape says num_hidden_layers = {'speech': 2}, the checkpoint's config.json "
-            "says ",
+            ["num_hidden_layers", "{'speech': 2}"],
         ),
         (
             {"model_type": "whisper"},
-            "source.shape says model_type = whisper, the checkpoint's config.json says ",
+            ["model_type", "whisper"],
         ),
         (
             {"hiden_size": 32},
-            "source.shape says hiden_size = 32, the checkpoint's config.json says None",
+            ["hiden_size", "32"],
         ),
     ],
 )
-def test_whatever_a_shape_says_is_compared(kind: str, shape: dict, says: str, local: Path) -> None:
+def test_whatever_a_shape_says_is_compared(
+    kind: str, shape: dict, parts: list[str], local: Path
+) -> None:
     shaped(kind, shape)
-    with pytest.raises(InputError) as stopped:
+    with refused(None, f"{kind} 'tiny'", "source.shape", *parts):
         tones.run(kind)
-    assert str(stopped.value).startswith(f"{kind} 'tiny': {says}")
 
 
 @pytest.mark.parametrize("kind", OUT)
@@ -129,14 +130,11 @@ def test_a_part_of_joined_encoders_is_named(local: Path) -> None:
         "speech": {"kind": "folder", "folder": "whisper", "shape": {"d_model": 32}},
         "events": {"kind": "folder", "folder": "ast"},
     }
-    for wrong, says in (
-        (64, r"encoder 'tiny\.events': source\.shape says hidden_size = 64.*says 32"),
-        (32, ""),
-    ):
-        parts["events"]["shape"] = {"hidden_size": wrong}
+    for width in (64, 32):
+        parts["events"]["shape"] = {"hidden_size": width}
         tones.change("catalogue/encoder.yaml", {"tiny.source": {"kind": "joined", "parts": parts}})
-        if says:
-            with pytest.raises(InputError, match=says):
+        if width == 64:
+            with refused(None, "encoder 'tiny.events'", "hidden_size", "64", "32"):
                 tones.run("encoder")
     tones.run("encoder")
 
@@ -149,54 +147,43 @@ def trained(world: Path) -> None:
         tones.change(f"catalogue/{kind}.yaml", {"tiny.source": entry["source"]})
 
 
-ENCODER_CONFIGS: list[tuple[dict, str]] = [
-    (
-        {"hidden_size": 100, "num_attention_heads": 3},
-        "a width of 100 can't be divided among 3 attention heads",
-    ),
-    ({"hiden_size": 96}, r"parakeet_encoder has no 'hiden_size'\. Did you mean 'hidden_size'"),
-    ({"num_hidden_layers": -1}, "'num_hidden_layers' is -1, and must be at least 1"),
-    ({"hidden_size": "wide"}, "gives no network that works: .*expected int, got str"),
-    ({"conv_kernel_size": 8}, "gives no network that works"),
-    (
-        {"subsampling_factor": 3},
-        "subsampling_factor.*3",
-    ),
-    ({"num_mel_bins": 0}, "'num_mel_bins' is 0"),
-    ({"layerdrop": 1.5}, "'layerdrop' is 1.5, and must be at least 0 and below 1"),
+# What the message must name beside the entry: the value, the key, or the key that was meant.
+ENCODER_CONFIGS: list[tuple[dict, list[str]]] = [
+    ({"hidden_size": 100, "num_attention_heads": 3}, ["100", "3"]),
+    ({"hiden_size": 96}, ["'hiden_size'", "'hidden_size'"]),
+    ({"num_hidden_layers": -1}, ["'num_hidden_layers'", "-1"]),
+    ({"hidden_size": "wide"}, ["int", "str"]),
+    ({"conv_kernel_size": 8}, []),
+    ({"subsampling_factor": 3}, ["subsampling_factor", "3"]),
+    ({"num_mel_bins": 0}, ["'num_mel_bins'", "0"]),
+    ({"layerdrop": 1.5}, ["'layerdrop'", "1.5"]),
 ]
-LLM_CONFIGS: list[tuple[dict, str]] = [
-    (
-        {"num_attention_heads": 5},
-        r"hidden size \(96\) is not a multiple of the number of attention heads \(5\)",
-    ),
-    ({"num_key_value_heads": 3}, "gives no network that works"),
-    ({"hiden_size": 96}, r"llama has no 'hiden_size'\. Did you mean 'hidden_size'"),
-    ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
+LLM_CONFIGS: list[tuple[dict, list[str]]] = [
+    ({"num_attention_heads": 5}, ["96", "5"]),
+    ({"num_key_value_heads": 3}, []),
+    ({"hiden_size": 96}, ["'hiden_size'", "'hidden_size'"]),
+    ({"num_hidden_layers": 0}, ["'num_hidden_layers'", "0"]),
 ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "says"),
+    ("kind", "config", "parts"),
     [*(("encoder", *each) for each in ENCODER_CONFIGS), *(("llm", *each) for each in LLM_CONFIGS)],
 )
 def test_an_architecture_that_makes_no_sense_stops_before_it_is_trained(
-    kind: str, config: dict, says: str, trained: None
+    kind: str, config: dict, parts: list[str], trained: None
 ) -> None:
     tones.change(
         f"catalogue/{kind}.yaml",
         {f"tiny.source.config.{key}": value for key, value in config.items()},
     )
-    with pytest.raises(InputError, match=rf"{kind} 'tiny': source\.config.*{says}"):
+    with refused(None, f"{kind} 'tiny'", "source.config", *parts):
         tones.run(kind)
 
 
 def test_an_architecture_that_is_not_there_names_the_nearest(trained: None) -> None:
     tones.change("catalogue/llm.yaml", {"tiny.source.model_type": "lama"})
-    with pytest.raises(
-        InputError,
-        match=r"llm 'tiny': transformers has no architecture 'lama'\. Did you mean 'llama'",
-    ):
+    with refused(None, "llm 'tiny'", "'lama'", "'llama'"):
         tones.run("llm")
 
 
@@ -234,13 +221,7 @@ def test_a_projector_without_a_size_stops_every_stage(key: str, value: int, worl
 @pytest.mark.parametrize("kind", TRAINED)
 def test_a_corpus_without_training_speech_trains_nothing(kind: str, trained: None) -> None:
     write_record(empty_folder(Path("data/shards/train")), "shards", parameters=None, inputs={})
-    with pytest.raises(
-        InputError,
-        match=(
-            rf"{kind} 'tiny': the corpus has no utterance in its role train.*Give the role a "
-            r"source"
-        ),
-    ):
+    with refused(None, f"{kind} 'tiny'", "train"):
         tones.run(kind)
 
 
@@ -253,7 +234,5 @@ def test_a_corpus_without_training_speech_trains_nothing(kind: str, trained: Non
     ],
 )
 def test_a_shape_that_gives_no_network_is_refused(shape: dict) -> None:
-    with pytest.raises(
-        InputError, match=r"No network can be made of .*Give what its config\.json says"
-    ):
+    with refused(None, "config.json"):
         build_network(shape, causal=True)

@@ -32,6 +32,7 @@ from components.runtime.hashing import folder_digests
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY
+from tests.errors import refused
 from tests.model.hub_server import REVISION, Hub, etag, serving
 
 SECRET = "hf_neverToBeSeenAnywhere"
@@ -177,10 +178,7 @@ def test_another_revision_or_list_of_files_is_another_unit(hub: Hub) -> None:
     assert (tones.LLM / "NOTICE").is_file()
     assert len(hub.bodies("model.safetensors")) == 1, "the weights are in the cache already"
     pinned("llm", revision="f" * 40)
-    with pytest.raises(
-        InputError,
-        match=rf"llm 'tiny': {LLM} has no commit f+\. 'python -m components\.llm pin tiny'",
-    ):
+    with refused(None, "llm 'tiny'", LLM, "f" * 40, "components.llm pin tiny"):
         tones.run("llm")
 
 
@@ -197,9 +195,7 @@ def test_a_cut_connection_is_continued(hub: Hub) -> None:
 
 def test_a_later_run_goes_on_where_a_download_stopped(hub: Hub) -> None:
     hub.cuts, hub.cut_after, hub.down_after = 1, 50_000, True
-    with pytest.raises(
-        TransientError, match=r"encoder 'tiny': .* answers 503 for model\.safetensors"
-    ):
+    with refused(None, "encoder 'tiny'", "503", "model.safetensors", error=TransientError):
         tones.run("encoder")
     assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
     hub.status = 0
@@ -215,9 +211,7 @@ def test_a_later_run_goes_on_where_a_download_stopped(hub: Hub) -> None:
 def test_bytes_of_another_hash_stop_and_are_removed(file: str, hub: Hub) -> None:
     """Large files are named by SHA-256, small ones by git's hash."""
     hub.damaged = {file}
-    with pytest.raises(
-        TransientError, match=rf"encoder 'tiny': {file} has another hash.*run again"
-    ):
+    with refused(None, "encoder 'tiny'", file, error=TransientError):
         tones.run("encoder")
     blob = storage(ENCODER) / "blobs" / etag(hub.repositories[ENCODER] / file)
     assert not blob.exists() and not blob.with_name(blob.name + ".incomplete").exists()
@@ -235,7 +229,7 @@ def test_a_cache_that_was_damaged_is_fetched_anew(hub: Hub) -> None:
     data = blob.read_bytes()
     blob.chmod(0o644)
     blob.write_bytes(data[:-1] + b"?")
-    with pytest.raises(TransientError, match=r"model\.safetensors has another hash"):
+    with refused(None, "model.safetensors", error=TransientError):
         tones.run("encoder")
     tones.run("encoder")
     assert (tones.ENCODER / "model.safetensors").read_bytes() == data
@@ -274,15 +268,10 @@ def test_a_token_goes_to_the_hub_alone(
 
 def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
     pinned("encoder", files=["config.json", "model.safetensors", "tokeniser_config.json"])
-    with pytest.raises(
-        InputError,
-        match=r"no file 'tokeniser_config\.json' at 0123.*Did you mean 'tokenizer_config\.json'",
-    ):
+    with refused(None, "'tokeniser_config.json'", "'tokenizer_config.json'"):
         tones.run("encoder")
     pinned("encoder", repo="acme/parakeet-tny")
-    with pytest.raises(
-        InputError, match=r"shows no repository acme/parakeet-tny.*Check the name\."
-    ):
+    with refused(None, "acme/parakeet-tny"):
         tones.run("encoder")
 
 
@@ -299,13 +288,13 @@ def test_what_the_hub_answers_tells_whether_to_try_again(
     status: int, kind: type, says: str, hub: Hub
 ) -> None:
     hub.status = status
-    with pytest.raises(kind, match=says):
+    with refused(None, says, error=kind):
         tones.run("encoder")
 
 
 def test_a_mirror_of_another_commit_is_refused(hub: Hub) -> None:
     hub.commit = "e" * 40
-    with pytest.raises(InputError, match=r"does not say commit, hash and size of .*full mirror"):
+    with refused():
         tones.run("encoder")
     assert not [each for each in hub.requests if each.method == "GET"]
 
@@ -314,13 +303,8 @@ def test_a_file_beyond_plain_http_is_left_to_the_hubs_own_command(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 100_000)
-    with pytest.raises(
-        InputError,
-        match=(
-            rf"model\.safetensors has [\d,]+ bytes.*'hf download {ENCODER} --revision "
-            rf"{REVISION} config\.json "
-        ),
-    ):
+    command = f"hf download {ENCODER} --revision {REVISION} config.json "
+    with refused(None, "model.safetensors", command):
         tones.run("encoder")
 
 
@@ -369,9 +353,7 @@ def test_a_download_that_does_not_fit_says_so_before_it_begins(
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(work.shutil, "disk_usage", lambda path: usage._replace(free=1234))
-    with pytest.raises(
-        InputError, match=r"the disk is full: [\d,]{6,} bytes are needed, 1,234 are free"
-    ):
+    with refused(None, "1,234"):
         tones.run("encoder")
     assert not [each for each in hub.requests if each.method == "GET"]
 
@@ -388,7 +370,7 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(client._ProgressFile, "write", full)
-        with pytest.raises(InputError, match=r"the disk is full: .* bytes are needed"):
+        with refused():
             tones.run("encoder")
     assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
     tones.run("encoder")
@@ -396,11 +378,11 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(
 
 
 def test_a_cache_of_somebody_else_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: Path, *_: Any) -> None:
+    def deny(path: Path, *_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(client, "_ProgressFile", refused)
-    with pytest.raises(InputError, match=r"hf/hub can't be written\. Let HF_HOME name"):
+    monkeypatch.setattr(client, "_ProgressFile", deny)
+    with refused(None, "hf/hub", "HF_HOME"):
         tones.run("encoder")
 
 
@@ -486,13 +468,7 @@ def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(
     kind: str, shape: dict, hub: Hub
 ) -> None:
     pinned(kind, shape=shape)
-    with pytest.raises(
-        InputError,
-        match=(
-            rf"{kind} 'tiny'.*source\.shape says hidden_size = 64, .*config\.json says 32\. "
-            r"Correct the entry"
-        ),
-    ):
+    with refused(None, f"{kind} 'tiny'", "hidden_size", "64", "32"):
         tones.run(kind)
     assert not hub.bodies("model.safetensors"), "said before the weights are fetched"
 
