@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.config.errors import InputError, TransientError
 from components.config.params import NAMES
 from tests.conftest import REPOSITORY
 
@@ -345,6 +346,15 @@ def test_nothing_runs_code_out_of_data(path: Path) -> None:
             }, where
             for name in ("allow_pickle", "shell", "trust_remote_code"):
                 assert name not in given or ast.literal_eval(given[name]) is False, where
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_an_error_says_what_to_do(path: Path) -> None:
+    errors = {error.__name__ for error in (InputError, TransientError)}
+    for call in ast.walk(tree(path)):
+        if isinstance(call, ast.Call) and called(call) in errors:
+            given = {keyword.arg for keyword in call.keywords}
+            assert given & {"hint", None}, f"{path}:{call.lineno}: an error without a hint"
 
 
 def test_dvc_sends_nothing_home_and_links_its_cache() -> None:
