@@ -3,7 +3,7 @@
 In: the name of a module. Out: one digest of its static import closure, from the syntax trees
 without docstrings, comments and descriptions of fields, and the versions of the libraries that
 compute. Both are a part of every key of the work cache, so an edit of code recomputes and an edit
-of a comment does not.
+of a comment does not. What only schedules or displays (``SCHEDULING``) is left out.
 
 Imports count wherever they are, inside functions too; those under ``if TYPE_CHECKING`` never run
 and are left out. A string that names a module of the project (``"components.train.rank"``) counts
@@ -29,7 +29,13 @@ from components.runtime.settings import work_root
 
 ROOT = Path(__file__).parents[2]  # of the packages of this project
 PACKAGE = "components"
+TYPE_CHECKS = ("TYPE_CHECKING", "typing.TYPE_CHECKING")  # conditions that hold in no process
 MODULE_NAME = re.compile(rf"{PACKAGE}(\.\w+)+")
+RUNTIME = f"{PACKAGE}.runtime."  # how and where: libraries that it imports compute no result
+# Modules that decide where and in which order units run, or show that they do: not what they give.
+SCHEDULING = frozenset(
+    RUNTIME + name for name in ("devices", "logs", "pool", "progress", "ray_pool")
+)
 # Distributions whose version can change a result, by the name that they are imported by.
 COMPUTING_LIBRARIES = {
     "espeakng_loader": "espeakng-loader",
@@ -73,18 +79,16 @@ def code_digest(module: str) -> CodeDigest:
     while names:
         name = names.pop()
         file = source_file(name)
-        if file is None or name in closure:
+        if file is None or name in closure or name in SCHEDULING:
             continue
         digest = _module_digest(file)
         closure[name] = digest.tree
         names += [imported for imported in digest.imports if imported.startswith(PACKAGE)]
-        libraries |= {
-            imported.partition(".")[0] for imported in digest.imports
-        } & COMPUTING_LIBRARIES.keys()
-    versions = {
-        COMPUTING_LIBRARIES[name]: version(COMPUTING_LIBRARIES[name]) for name in sorted(libraries)
-    }
-    return CodeDigest(data_digest(closure), versions)
+        if not name.startswith(RUNTIME):
+            libraries |= {imported.partition(".")[0] for imported in digest.imports}
+    used = sorted(libraries & COMPUTING_LIBRARIES.keys())
+    distributions = [COMPUTING_LIBRARIES[name] for name in used]
+    return CodeDigest(data_digest(closure), {name: version(name) for name in distributions})
 
 
 def source_file(module: str) -> Path | None:
@@ -99,7 +103,9 @@ def source_file(module: str) -> Path | None:
 def _module_digest(file: Path) -> ModuleDigest:
     """The digest of one file, from the work cache if that has it."""
     content = file.read_bytes()
-    name = hashlib.sha256(content + repr(sys.version_info[:2]).encode()).hexdigest()
+    # The record depends on who wrote it: this module, and the syntax trees of this Python.
+    writer = _own_source() + repr(sys.version_info[:2]).encode()
+    name = hashlib.sha256(content + writer).hexdigest()
     cached = work_root() / "code" / name[:2] / f"{name}.json"
     try:
         return ModuleDigest(*json.loads(cached.read_text()))
@@ -112,6 +118,11 @@ def _module_digest(file: Path) -> ModuleDigest:
     return digest
 
 
+@cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
+
+
 class _Executed(ast.NodeTransformer):
     """Removes from a syntax tree what changes no result: docstrings, descriptions of fields and the
     imports of type checkers.
@@ -122,7 +133,7 @@ class _Executed(ast.NodeTransformer):
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in TYPE_CHECKS:
             node.body = [ast.Pass()]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
             node.keywords = [item for item in node.keywords if item.arg != "description"]

@@ -6,52 +6,30 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.config import catalogue
-from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
+from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.heads import check_ctc_weight
 from components.config.projector import CtcCompressor, Projector, ReleasedWeights
-from components.config.schema import non_default_fields, parse_as
+from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features
 from components.model.folders.description import has_ctc
-from components.optim.ranks import Ranks
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import file_digest
-from components.runtime.settings import device
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.train import RESULT_VERSION, emergence, engine
-from components.train.stage_cache import stage_keys
+from components.train.stage_cache import CODE, stage_keys
+from components.train.task import DATA, ENCODER, LLM, BridgeTask, lora_targets, train
 from components.train.throughput import read_throughput
 
-if TYPE_CHECKING:  # a stage starts without torch
-    from components.model.model_folder import EncoderRunConfig
-
-DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
 METRICS = Path("metrics/train.json")
 ROLES = ("train", "dev", "nonspeech-train")
-
-
-@dataclass(frozen=True)
-class BridgeTask:
-    """What the ranks train; plain data. Entries of the catalogue are read by their names."""
-
-    folder: Path  # absolute, of the unit in the work cache
-    settings: Train
-    encoder: str
-    projector: str
-    llm: str
-    stage_keys: list[dict[str, Any]]  # of the ends of the stages in the work cache
-
-    @property
-    def scratch(self) -> Path:
-        """Checkpoints, and files that the ranks exchange."""
-        return self.folder / "resume"
 
 
 def work(stage: Stage) -> None:
@@ -67,7 +45,7 @@ def work(stage: Stage) -> None:
         "lora": llm.lora.targets,
         "llm_dtype": llm.numerics.dtype,
     }
-    targets = _lora_targets(catalogue.encoder(stage.params.encoder), llm)
+    targets = lora_targets(catalogue.encoder(stage.params.encoder), llm)
     if projector.weights is None and settings.tuned_encoder_part:
         _check_encoder(stage.params.encoder, settings, targets["encoder-lora"])
         parameters["encoder_lora"] = targets["encoder-lora"]
@@ -112,7 +90,7 @@ def _trained_bridge(stage: Stage, parameters: dict[str, Any], inputs: dict[str, 
         "train",
         {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs},
         run,
-        code="components.train.curriculum",
+        code=CODE,
     )
 
 
@@ -150,11 +128,6 @@ def _input_digests() -> dict[str, Any]:
     return digests
 
 
-def _lora_targets(encoder: EncoderEntry, llm: LlmEntry) -> dict[str, list[str]]:
-    """Names of the layers that LoRA adapts, by the part that a curriculum names."""
-    return {"lora": llm.lora.targets, "encoder-lora": encoder.lora.targets if encoder.lora else []}
-
-
 def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
     """Raises InputError for an encoder that can't be tuned as the curriculum says."""
     if "empty" not in read_record(DATA / "features" / "train"):
@@ -169,60 +142,11 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
     check_ctc_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
 
 
-def _encoder_run(settings: Train) -> EncoderRunConfig | None:
-    """How a tuned encoder computes: as the features say, and in fp32 where it is tuned without
-    LoRA, since AdamW would lose small steps in half precision. None for a frozen one.
-    """
-    from components.model.model_folder import EncoderRunConfig
-
-    if not settings.tuned_encoder_part:
-        return None
-    key = read_record(DATA / "features" / "train")["key"]
-    numerics = parse_as(EncoderNumerics, key["numerics"], "data/features/train: numerics")
-    is_fully_tuned = any("encoder" in stage.tune for stage in settings.curriculum)
-    dtype = "float32" if is_fully_tuned else numerics.dtype
-    return EncoderRunConfig(key["layer"], dtype, numerics.padding)
-
-
 def _check_ctc_frames() -> None:
     """Raises InputError where the CTC head can't read the layer of the frames."""
     from components.model.encoders.ctc_head import check_ctc
 
     check_ctc(ENCODER, read_record(DATA / "features" / "train")["key"]["layer"])
-
-
-def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
-    """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime settings)."""
-    from components.model.encoders.registry import read_traits
-    from components.model.model_folder import ModelConfig, folder_digest
-    from components.train import curriculum
-
-    llm, settings = catalogue.llm(task.llm), task.settings
-    # In fp32 where it is tuned without LoRA, as the encoder.
-    is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
-    config = ModelConfig(
-        folder_digest(ENCODER),
-        read_traits(ENCODER).width,
-        folder_digest(LLM),
-        "float32" if is_llm_tuned else llm.numerics.dtype,
-        catalogue.projector(task.projector),
-        llm.prompt,
-        settings.text_case,
-        _encoder_run(settings),
-    )
-    training = curriculum.BridgeTraining(
-        DATA,
-        ENCODER,
-        LLM,
-        task.folder,
-        task.scratch,
-        rank_device or device(),
-        settings,
-        config,
-        _lora_targets(catalogue.encoder(task.encoder), llm),
-        task.stage_keys,
-    )
-    curriculum.train(ranks, training)
 
 
 def _link_outputs(unit: Path) -> None:

@@ -24,8 +24,8 @@ from components.optim.sharding import local_device
 from components.runtime.logs import configure_logging
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import device
-from components.train.build import BridgeTask, train
 from components.train.engine import record_error
+from components.train.task import BridgeTask, train
 
 # For the slowest rank: loading an LLM from a shared disk is slow.
 TIMEOUT = timedelta(hours=2)

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
-CODE = "components.train.curriculum"  # the module that computes the stages
+CODE = "components.train.task"  # the module that computes the stages and the bridge
 # In the folder of a stage; DONE exists once the others are complete.
 CURVE, BEST, DONE = "curve.jsonl", "best", "done"
 

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from components.runtime.code_digest import CodeDigest, code_digest, parse_module, source_file
+from components.runtime import settings
+from components.runtime.code_digest import (
+    SCHEDULING,
+    CodeDigest,
+    code_digest,
+    parse_module,
+    source_file,
+)
+from components.train import build, stage_cache
 from tests.conftest import REPOSITORY
 
 PLAIN = """
@@ -59,6 +67,10 @@ def test_imports_count_wherever_they_run() -> None:
     assert "components.a.b" in imports('KINDS = {"b": "components.a.b:build"}')
     checked = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from components import a\n"
     assert "components.a" not in imports(checked)
+    assert "components.a" not in imports(checked.replace("if TYPE", "if typing.TYPE"))
+    unchecked = checked.replace("if TYPE", "if not TYPE")
+    assert "components.a" in imports(unchecked)
+    assert tree(unchecked) != tree(unchecked.replace("import a", "import b"))
     assert imports('"""components.a"""') == imports('raise ValueError("see components.a")') == []
 
 
@@ -75,6 +87,17 @@ def test_libraries_that_compute_are_named_with_their_versions() -> None:
     assert "transformers" not in code_digest("components.corpus.sources.spoken").libraries
     spoken = code_digest("components.corpus.sources.spoken").libraries
     assert {"espeakng-loader", "soxr", "soundfile"} <= spoken.keys()
+
+
+def test_a_library_that_only_the_runtime_imports_computes_nothing() -> None:
+    """``components.runtime.settings`` asks torch whether there is a GPU."""
+    assert "torch" in imports(Path(settings.__file__).read_text())
+    for module in ("components.corpus.inspection", "components.shards.build"):
+        assert "torch" not in code_digest(module).libraries
+
+
+def test_modules_that_schedule_exist() -> None:
+    assert all(map(source_file, SCHEDULING))
 
 
 class Workspace:
@@ -167,6 +190,55 @@ def test_an_edit_of_the_search_reruns_decoding_and_no_features(workspace: Worksp
     assert {module for module in before if after[module] != before[module]} == {
         "components.decode.shard"
     }
+
+
+def test_an_edit_of_what_schedules_or_displays_recomputes_nothing(workspace: Workspace) -> None:
+    modules = ("components.features.extract", "components.corpus.inspection", stage_cache.CODE)
+    before = {module: workspace.digest(module) for module in modules}
+    for name in ("pool", "progress"):
+        workspace.edit(f"runtime/{name}.py", "\nimport ", "\nSIZE = 1\nimport ")
+    assert {module: workspace.digest(module) for module in modules} == before
+    workspace.edit("runtime/hashing.py", "\nimport ", "\nSIZE = 1\nimport ")
+    after = {module: workspace.digest(module) for module in modules}
+    assert all(after[module] != before[module] for module in modules)
+
+
+def test_an_edit_of_the_dtypes_of_a_training_trains_anew(workspace: Workspace) -> None:
+    before = workspace.digest(stage_cache.CODE)
+    assert build.train.__module__ == stage_cache.CODE
+    workspace.edit("train/task.py", '"float32" if is_llm_tuned', '"float16" if is_llm_tuned')
+    assert workspace.digest(stage_cache.CODE) != before
+
+
+CHECKPOINT = """
+from components.model.folders.folder import cache_local_checkpoint
+print(cache_local_checkpoint("llm", "own", "own", 1))
+"""
+
+
+def test_a_checkpoint_depends_on_the_conversion_of_weights_and_not_on_the_client_of_the_hub(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/config.json").write_text("{}")
+    (tmp_path / "own/model.safetensors").write_bytes(b"weights")
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
+    before = workspace.python("-c", CHECKPOINT)
+    workspace.edit("model/folders/hub.py", "\nimport ", "\nSIZE = 1\nimport ")
+    assert workspace.python("-c", CHECKPOINT) == before
+    workspace.edit("model/folders/conversion.py", "\nimport ", "\nSIZE = 1\nimport ")
+    assert workspace.python("-c", CHECKPOINT) != before
+
+
+def test_a_record_of_another_parser_is_not_read(workspace: Workspace) -> None:
+    module = "components.model.folders.conversion"
+    before = workspace.digest(module)
+    workspace.edit(
+        "runtime/code_digest.py", "ast.dump(tree).encode()", "ast.dump(tree, indent=1).encode()"
+    )
+    after = workspace.digest(module)
+    shutil.rmtree(workspace.cache)
+    assert after == workspace.digest(module) != before
 
 
 def test_a_digest_is_kept_by_content_and_a_broken_record_is_made_anew(

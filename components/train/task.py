@@ -1,0 +1,95 @@
+"""What the ranks of a training of the bridge compute: the settings and names of a task → the
+configuration of the model, and the curriculum that trains it.
+
+The unit of the work cache depends on the code of this module and of what it imports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.config import catalogue
+from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
+from components.config.schema import parse_as
+from components.config.training import Train
+from components.optim.ranks import Ranks
+from components.runtime.artifact import read_record
+from components.runtime.settings import device
+
+if TYPE_CHECKING:  # a stage starts without torch
+    from components.model.model_folder import EncoderRunConfig
+
+DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
+
+
+@dataclass(frozen=True)
+class BridgeTask:
+    """What the ranks train; plain data. Entries of the catalogue are read by their names."""
+
+    folder: Path  # absolute, of the unit in the work cache
+    settings: Train
+    encoder: str
+    projector: str
+    llm: str
+    stage_keys: list[dict[str, Any]]  # of the ends of the stages in the work cache
+
+    @property
+    def scratch(self) -> Path:
+        """Checkpoints, and files that the ranks exchange."""
+        return self.folder / "resume"
+
+
+def lora_targets(encoder: EncoderEntry, llm: LlmEntry) -> dict[str, list[str]]:
+    """Names of the layers that LoRA adapts, by the part that a curriculum names."""
+    return {"lora": llm.lora.targets, "encoder-lora": encoder.lora.targets if encoder.lora else []}
+
+
+def _encoder_run(settings: Train) -> EncoderRunConfig | None:
+    """How a tuned encoder computes: as the features say, and in fp32 where it is tuned without
+    LoRA, since AdamW would lose small steps in half precision. None for a frozen one.
+    """
+    from components.model.model_folder import EncoderRunConfig
+
+    if not settings.tuned_encoder_part:
+        return None
+    key = read_record(DATA / "features" / "train")["key"]
+    numerics = parse_as(EncoderNumerics, key["numerics"], "data/features/train: numerics")
+    is_fully_tuned = any("encoder" in stage.tune for stage in settings.curriculum)
+    dtype = "float32" if is_fully_tuned else numerics.dtype
+    return EncoderRunConfig(key["layer"], dtype, numerics.padding)
+
+
+def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
+    """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime settings)."""
+    from components.model.encoders.registry import read_traits
+    from components.model.model_folder import ModelConfig, folder_digest
+    from components.train import curriculum
+
+    llm, settings = catalogue.llm(task.llm), task.settings
+    # In fp32 where it is tuned without LoRA, as the encoder.
+    is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
+    config = ModelConfig(
+        folder_digest(ENCODER),
+        read_traits(ENCODER).width,
+        folder_digest(LLM),
+        "float32" if is_llm_tuned else llm.numerics.dtype,
+        catalogue.projector(task.projector),
+        llm.prompt,
+        settings.text_case,
+        _encoder_run(settings),
+    )
+    training = curriculum.BridgeTraining(
+        DATA,
+        ENCODER,
+        LLM,
+        task.folder,
+        task.scratch,
+        rank_device or device(),
+        settings,
+        config,
+        lora_targets(catalogue.encoder(task.encoder), llm),
+        task.stage_keys,
+    )
+    curriculum.train(ranks, training)
