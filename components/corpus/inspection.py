@@ -27,7 +27,6 @@ from components.runtime.unit_cache import cached_unit
 
 CHUNK = 128  # files inspected together: one unit of the work cache, some seconds of work
 RESULTS = "facts.json"  # in a unit
-JUDGED = 2  # in the keys: raise it when components.audio.sound judges a file otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,6 @@ def _inspect_chunk(root: str, paths: list[str]) -> dict[str, InspectedFile]:
     stamps = [[path, *_stamp(as_path(root) / path)] for path in paths]
     key = {
         "version": RESULT_VERSION,
-        "judged": JUDGED,
         "libsndfile": soundfile.__libsndfile_version__,
         "root": root,
         "files": stamps,

@@ -1,5 +1,5 @@
 """``decode``: model + dev and test sources → hypotheses, one for each utterance and system."""
 
-RESULT_VERSION = (
-    3  # enters the work-cache keys: raise it when the same model and audio give other texts
-)
+# A part of the keys of the work cache: raise it if the same model and audio give other texts
+# although no code has changed.
+RESULT_VERSION = 3

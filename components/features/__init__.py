@@ -2,6 +2,6 @@
 and read by key.
 """
 
-RESULT_VERSION = (
-    1  # enters the work-cache keys: raise it when the same audio and encoder give other frames
-)
+# A part of the keys of the work cache: raise it if the same audio and encoder give other frames
+# although no code has changed.
+RESULT_VERSION = 1

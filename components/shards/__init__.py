@@ -2,4 +2,6 @@
 stages use.
 """
 
-RESULT_VERSION = 1  # enters the work-cache keys: raise it when the same manifest gives other tars
+# A part of the keys of the work cache: raise it if the same manifest gives other tars although no
+# code has changed.
+RESULT_VERSION = 1

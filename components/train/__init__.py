@@ -2,4 +2,6 @@
 of encoder and LLM.
 """
 
-RESULT_VERSION = 3  # enters the work-cache keys: raise it when the same inputs give another model
+# A part of the keys of the work cache: raise it if the same inputs give another model although no
+# code has changed.
+RESULT_VERSION = 3

@@ -89,7 +89,7 @@ def base_folder(
         "base",
         {"stage": stage, "digest": base.digest},
         lambda folder: _fill(stage, base, folder),
-        code=__name__,
+        code="components.runtime.artifact",  # the key fixes the files, so only their record
     )
 
 

@@ -31,6 +31,9 @@ DTYPE_KEYS = ("dtype", "torch_dtype")
 PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")
 # Model types of which only some tensors are used (components/encoder/qwen_audio.py).
 TENSORS_ONLY = ("qwen",)
+# The code that a unit depends on: what a display or the client of the hub does changes no weights.
+# The stage's RESULT_VERSION stands for the code of this module.
+CODE = "components.model.folders.conversion"
 # These say which part has which tensor.
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 
@@ -99,7 +102,7 @@ def _cache_hub_checkpoint(stage: str, name: str, source: HubSource, version: int
         "revision": source.revision,
         "files": sorted(source.files),
     }
-    return cached_unit(stage, key, write, code=__name__)
+    return cached_unit(stage, key, write, code=CODE)
 
 
 def cache_local_checkpoint(stage: str, name: str, folder: str, version: int) -> Path:
@@ -119,7 +122,7 @@ def cache_local_checkpoint(stage: str, name: str, folder: str, version: int) -> 
         stage,
         {"version": version, "files": files},
         lambda unit: fill_unit(unit, {file: path / file for file in files}, where),
-        code=__name__,
+        code=CODE,
     )
 
 
