@@ -36,9 +36,9 @@ class FrameSource:
 
     Live frames are computed by ``encoder`` if it is given, else by the one of ``folder``. If the
     role is augmented, an utterance has other frames in each ``epoch`` (cached: in as many as there
-    are views); epoch None means as recorded. ``items`` have the length of the recording. Raises
-    InputError for an encoder that is given although frames are stored, and for one of another layer
-    or padding than the features folder says.
+    are views); epoch None means as recorded. The entries of ``utterances`` have the length of the
+    recording. Raises InputError for an encoder that is given although frames are stored, and for
+    one of another layer or padding than the features folder says.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ def read_payload(utterance: IndexedUtterance) -> bytes:
 
 
 def read_description(utterance: IndexedUtterance) -> dict[str, Any]:
-    """The ``.json`` member of an utterance; raises InputError as ``payload`` does."""
+    """The ``.json`` member of an utterance; raises InputError as ``read_payload`` does."""
     entry = utterance.entry
     member: dict[str, Any] = json.loads(_read_range(utterance, entry.json_offset, entry.json_size))
     return member
@@ -182,7 +182,7 @@ def read_audio(utterance: IndexedUtterance) -> np.ndarray:
 
 def read_audio_part(utterance: IndexedUtterance, start: int, count: int) -> np.ndarray:
     """``count`` samples from ``start`` on of an utterance of an audio shard: a part of what
-    ``audio`` returns, shape (count,). Raises InputError as ``audio`` does.
+    ``read_audio`` returns, shape (count,). Raises InputError as ``read_audio`` does.
     """
     try:
         waveform = read_excerpt(read_payload(utterance), start, count)
@@ -208,7 +208,7 @@ def _broken_audio(utterance: IndexedUtterance, error: BrokenSound) -> InputError
 @dataclass(frozen=True)
 class ShardClip:
     """A recording of noise or of a room, read when it is needed
-    (components.audio.augmentation.Recording).
+    (components.audio.augmentation.ClipReader).
     """
 
     utterance: IndexedUtterance

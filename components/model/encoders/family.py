@@ -69,7 +69,10 @@ class CheckpointFamily(Family):
 
     @classmethod
     def read_traits(cls, folder: Path) -> EncoderTraits:
-        """The traits of the encoder in ``folder``, whose weights are not read."""
+        """The traits of the encoder in ``folder`` by its ``config.json`` alone: with log-mel at
+        100 Hz and the padding ``window``, which a loaded encoder may not have. Raises InputError
+        where there is no such file.
+        """
         return cls.describe(read_settings(folder))
 
     @staticmethod

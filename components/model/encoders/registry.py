@@ -1,8 +1,9 @@
 """All families of speech encoders: the ``model_type`` of a folder's ``config.json`` → its family.
 
-Width, rate, layers and the rule for padding follow from the checkpoint, without its weights
-(``read_traits``); what a user chooses (dtype, layer, Whisper's padding) comes from outside. A new
-family is a module of this package and a line here.
+Width, layers and the rule for batches follow from the configuration of a checkpoint, without its
+weights (``read_traits``), the rate of a loaded encoder from its feature extractor too; what a user
+chooses (dtype, layer, Whisper's padding) comes from outside. A new family is a module of this
+package and a line here.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def read_traits(folder: Path) -> EncoderTraits:
-    """The traits of the encoder in a folder, whose weights are not read; raises InputError where
-    the folder is none or of no known family.
+    """The traits of the encoder in a folder by its configuration, without its weights: those of a
+    checkpoint as ``CheckpointFamily.read_traits`` gives them. Raises InputError where the folder is
+    none or of no known family.
     """
     model_type = _model_type(folder)
     if model_type == JOINED:

@@ -1,7 +1,8 @@
 """What an encoder is by its configuration alone: rate, width, shortest input, rule for batches.
 
-Starts without torch, and costs nothing. Every family gives its traits from a configuration
-(``Family.describe``), for a loaded encoder and for one that a plan only counts.
+Starts without torch, and costs nothing. A family of checkpoints gives its traits from a
+configuration (``CheckpointFamily.describe``), for a loaded encoder and for one that a plan only
+counts; log-mel features and joined encoders have ``filterbank_traits`` and ``join_traits``.
 """
 
 from __future__ import annotations
