@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import yaml
 from components.corpus.manifest import Reject
 from components.decode.hypotheses import SCHEMA
 from components.runtime.settings import PREFIX, RuntimeSettings
-from components.score.build import UTTERANCES
+from components.score.build import GROUP_COLUMNS, SPEAKER_COLUMNS, UTTERANCES
 from components.shards.index import IndexEntry
 from components.text.utterance import Utterance
+from components.train.curriculum import _write_curve
+from components.train.stage_cache import CURVE
 from components.transcribe.parts import PART_SCHEMA
 from tests.conftest import REPOSITORY
 
@@ -166,6 +169,38 @@ def test_the_columns_of_the_formats_page_are_those_of_the_files(heading: str, co
         assert columns_of(heading) == {
             field.name: KINDS[str(field.type)] for field in fields(columns)
         }
+
+
+def test_the_columns_of_the_curve_are_those_of_its_file(tmp_path: Path) -> None:
+    row = {"step": 0, "stage": "lora", "loss": 1.0, "matching": 1.0, "accuracy": 0.5}
+    more = {"dev_wer": 0.5, "ctc": 1.0, "skipped": 1, "stopped": "early"}
+    (tmp_path / "0-lora").mkdir()
+    (tmp_path / "0-lora" / CURVE).write_text(json.dumps({**row, **more}) + "\n")
+    _write_curve(tmp_path, tmp_path / "curve.csv")
+    columns = (tmp_path / "curve.csv").read_text().splitlines()[0].split(",")
+    assert list(columns_of("`metrics/curve.csv` has one row for each optimiser step:")) == columns
+
+
+@pytest.mark.parametrize("columns", [SPEAKER_COLUMNS, GROUP_COLUMNS])
+def test_the_columns_of_the_tables_of_scores_are_named(columns: tuple[str, ...]) -> None:
+    text = (REPOSITORY / "docs/reference/formats.md").read_text()
+    assert set(columns) <= set(re.findall(r"`(\w+)`", text.split("`speakers.csv` and")[1]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_commit_that_a_page_names_is_in_the_history(page: Path) -> None:
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("this copy has no complete history")
+    names = re.findall(r"\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{7}\b", page.read_text())
+    assert not [name for name in names if not is_in_history(name)]
+
+
+def is_in_history(commit: str) -> bool:
+    return git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
 
 
 def test_the_columns_of_the_rejects_are_named() -> None:
