@@ -42,7 +42,7 @@ from components.transcribe.parts import (
     write_listing,
     write_part,
 )
-from components.transcribe.setup import load_setup, model_key
+from components.transcribe.setup import load_setup, model_keys
 
 if TYPE_CHECKING:  # the command starts its workers without torch
     import numpy as np
@@ -96,7 +96,8 @@ def run(
     constraints = constraints or setup.default_set()
     setup.constraints(constraints)  # raises InputError for an unknown name
     with _locked(target_path):
-        _check_settings(target_path, {"model": model_key(folder), "set": constraints})
+        key, *older_keys = model_keys(folder)
+        _check_settings(target_path, {"model": key, "set": constraints}, older_keys)
         listing = _listing(source_path, target_path, shard_size, again)
         shards: dict[int, list[str]] = {}
         for recording in listing:
@@ -138,13 +139,17 @@ def _locked(target: AnyPath) -> Iterator[None]:
         ) from None
 
 
-def _check_settings(target: AnyPath, settings: dict[str, str]) -> None:
-    """Writes the settings of a new batch; raises InputError if the batch has other ones."""
+def _check_settings(target: AnyPath, settings: dict[str, str], older_keys: Sequence[str]) -> None:
+    """Writes the settings of a new batch; raises InputError if the batch has other ones.
+    ``older_keys`` are what earlier versions recorded of the same model.
+    """
     path = target / BATCH
     if not path.is_file():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
     recorded = json.loads(path.read_text())
+    if recorded.get("model") in older_keys:
+        recorded["model"] = settings["model"]
     if recorded != settings:
         names = ", ".join(sorted(key for key in settings if recorded.get(key) != settings[key]))
         raise InputError(

@@ -18,7 +18,7 @@ from components.config.entries import EncoderNumerics
 from components.config.errors import InputError, nearest
 from components.config.model_sources import FETCHED
 from components.config.params import ConstraintSet, read_params
-from components.config.schema import RENAMED_KEYS, STRICT, non_default_fields, parse_as
+from components.config.schema import STRICT, non_default_fields, parse_as
 from components.decode.decoder import WORKSPACE, ModelFolders
 from components.model.folders.description import has_ctc_for_layer
 from components.runtime.artifact import RECORD, read_record, recorded_digests
@@ -28,6 +28,7 @@ from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 
 DESCRIPTION = "libretto.json"  # of an exported folder
 FORMAT = 2  # of the description: raised when an older reader would misunderstand it
+FORMAT_1_NAMES = {"max_unheard": "max_unsupported_units"}  # of a constraint set, and the name now
 # folders of an export; encoder and llm only if it contains its bases
 FOLDERS = ("bridge", "encoder", "llm")
 
@@ -143,19 +144,26 @@ def export_setup(folder: Path) -> Setup:
     return Setup(folders, description.features, description.decode)
 
 
-def model_key(folder: Path | None) -> str:
-    """A digest of all that shapes the transcripts of a model, wherever its folder is."""
+def model_keys(folder: Path | None) -> tuple[str, str]:
+    """Digests of all that shapes the transcripts of a model, wherever its folder is: that of this
+    version, and that of the versions that wrote format 1.
+    """
+    fields = _transcript_fields(folder)
+    return data_digest(fields), data_digest(_to_format_1(fields))
+
+
+def _transcript_fields(folder: Path | None) -> dict[str, Any]:
+    """All that shapes the transcripts of a model, as plain data."""
     if folder is not None:
-        return data_digest(non_default_fields(read_description(folder)))
+        fields: dict[str, Any] = non_default_fields(read_description(folder))
+        return fields
     setup = workspace_setup()
     folders = (WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm)
-    return data_digest(
-        {
-            "files": {str(path): recorded_digests(path) for path in folders},
-            "features": non_default_fields(setup.features),
-            "decode": non_default_fields(setup.decode),
-        }
-    )
+    return {
+        "files": {str(path): recorded_digests(path) for path in folders},
+        "features": non_default_fields(setup.features),
+        "decode": non_default_fields(setup.decode),
+    }
 
 
 def _files_below(files: Mapping[str, str], folder: str) -> dict[str, str]:
@@ -206,12 +214,24 @@ def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     decode = data.get("decode")
     if isinstance(decode, dict) and isinstance(decode.get("sets"), dict):
         sets = {
-            name: {RENAMED_KEYS.get(key, key): value for key, value in fields.items()}
+            name: {FORMAT_1_NAMES.get(key, key): value for key, value in fields.items()}
             for name, fields in decode["sets"].items()
             if isinstance(fields, dict)
         }
         data["decode"] = {**decode, "sets": {**decode["sets"], **sets}}
     return data
+
+
+def _to_format_1(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ``_transcript_fields`` as format 1 names them."""
+    older_names = {name: older for older, name in FORMAT_1_NAMES.items()}
+    sets = {
+        name: {older_names.get(key, key): value for key, value in limits.items()}
+        for name, limits in fields["decode"]["sets"].items()
+    }
+    older = {**fields, "hearing": fields["features"], "decode": {**fields["decode"], "sets": sets}}
+    del older["features"]
+    return older | ({"format": 1} if "format" in older else {})
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ kill or with new recordings.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from components.config.errors import TransientError
 from components.transcribe import Transcriber, batch
 from components.transcribe.__main__ import main
 from components.transcribe.parts import LISTING
+from components.transcribe.setup import model_keys
 from tests import world as tones
 from tests.bucket import Bucket
 from tests.conftest import REPOSITORY
@@ -152,6 +154,20 @@ def test_another_model_set_or_run_is_refused(
     tones.change("params.yaml", {"decode.batch_seconds": 3})
     with refused(str(out), LISTING):
         batch.run(str(folder), str(out), constraints="greedy")
+
+
+def test_a_batch_of_an_earlier_version_is_continued(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    settings = json.loads((out / batch.BATCH).read_text())
+    key, older_key = model_keys(None)
+    assert settings["model"] == key
+    (out / batch.BATCH).write_text(json.dumps({**settings, "model": older_key}))
+    before = data(out)
+    assert run(folder, out) == 1
+    assert data(out) == before
+    with refused(str(out), "set"):
+        batch.run(str(folder), str(out), constraints="ctc")
 
 
 @pytest.mark.slow

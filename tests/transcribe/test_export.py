@@ -28,11 +28,38 @@ from components.shards.reader import list_utterances, read_payload
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
 from components.transcribe.export import export
-from components.transcribe.setup import DESCRIPTION, load_setup, read_description
+from components.transcribe.setup import DESCRIPTION, load_setup, model_keys, read_description
 from tests import world as tones
 from tests.conftest import REPOSITORY
 from tests.errors import refused
 from tests.transcribe.test_transcriber import save_bridge
+
+
+# A description of format 1, and its key as version 0.1.0 wrote it into the batch.json of a batch.
+TINY = {"name": "tiny", "digest": "0" * 64, "source": {"kind": "folder", "folder": "tiny"}}
+NUMERICS = {"dtype": "float32", "features": "float32", "batching": "padded"}
+LIMITS = {
+    "beams": 4,
+    "max_tokens": 100,
+    "length_penalty": 0.6,
+    "no_repeat_ngram": 10,
+    "max_tokens_per_second": 12.0,
+    "extra_tokens": 4,
+    "min_tokens_per_second": 0.0,
+    "repetition_penalty": 1.0,
+    "eos_threshold": 0.0,
+    "max_unheard": 3,
+    "silence_gate": 0.0,
+}
+OLDER = {
+    "format": 1,
+    "encoder": TINY,
+    "llm": TINY,
+    "hearing": {"layer": "last", "mode": "live", "numerics": NUMERICS},
+    "decode": {"batch_seconds": 80.0, "sets": {"constrained": LIMITS}},
+    "files": {},
+}
+OLDER_KEY = "15ef649b5ae62360610c790be101738fd458ae78e99b4dd195848d43b8b1e561"
 
 
 @pytest.fixture
@@ -332,6 +359,13 @@ def test_a_description_of_format_1_is_read(models: Path, tmp_path: Path) -> None
     path.write_text(json.dumps({**data, "format": 2, "hearing": {}}))
     with refused(None, "hearing"):
         read_description(tmp_path / "out")
+
+
+def test_the_key_of_an_earlier_version_is_known(tmp_path: Path) -> None:
+    (tmp_path / DESCRIPTION).write_text(json.dumps(OLDER))
+    key, *older_keys = model_keys(tmp_path)
+    assert older_keys == [OLDER_KEY]
+    assert key != OLDER_KEY
 
 
 def scored(figures: dict[str, Any]) -> None:
