@@ -25,12 +25,12 @@ from pydantic import (
 from components.config.augment import Augment
 from components.config.errors import InputError, nearest
 from components.config.schema import (
-    RENAMED_KEYS,
     STRICT,
     RuleError,
     Share,
     Unit,
     parse_as,
+    renamed_key,
 )
 from components.config.training import Train, needs_live_features
 from components.config.yaml_files import read_yaml
@@ -302,7 +302,8 @@ def _step(data: Any, part: str, key: str) -> str | int:
         )
     if not isinstance(data, Mapping) or part not in data:
         names = data if isinstance(data, Mapping) else ()
-        hint = f"Its name is '{RENAMED_KEYS[part]}' now." if part in RENAMED_KEYS else ""
+        new_name = renamed_key(part, names)
+        hint = f"Its name is '{new_name}' now." if new_name else ""
         raise InputError(
             f"{PARAMS} has no '{key}': '{part}' is unknown.",
             subject=key,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar, Union
 
@@ -53,6 +53,12 @@ class RuleError(ValueError):
         super().__init__(message)
         self.key = key
         self.hint = hint
+
+
+def renamed_key(key: str, names: Collection[str]) -> str:
+    """The new name of a key of a section whose keys are ``names``; empty if it has none there."""
+    new_name = RENAMED_KEYS.get(key, "")
+    return new_name if new_name in names else ""
 
 
 def check_order(limits: Limits) -> Limits:
@@ -126,13 +132,13 @@ def _unknown_key(cls: Any, location: tuple[int | str, ...], where: str) -> Input
     section_key, section = _resolve(cls, location[:-1])
     name = str(location[-1])
     key = f"{section_key}.{name}" if section_key else name
-    if name in RENAMED_KEYS:
-        return InputError(
-            f"{where}: '{key}' has the name '{RENAMED_KEYS[name]}' now.",
-            subject=key,
-            hint=f"Rename it to '{RENAMED_KEYS[name]}'.",
-        )
     names = [field.name for field in _fields(_without_annotations(section))]
+    if new_name := renamed_key(name, names):
+        return InputError(
+            f"{where}: '{key}' has the name '{new_name}' now.",
+            subject=key,
+            hint=f"Rename it to '{new_name}'.",
+        )
     return InputError(f"{where}: unknown key '{key}'.", subject=key, hint=nearest(name, names))
 
 

@@ -224,6 +224,17 @@ def test_an_old_name_stops_and_names_the_new_one(tmp_path: Path) -> None:
     assert "'max_unsupported_units'" in stopped.value.hint
 
 
+def test_an_old_name_of_another_section_is_an_unknown_key(tmp_path: Path) -> None:
+    error = refusal({("train", "takes"): 1}, tmp_path)
+    assert error.subject == "train.takes"
+    assert "take_range" not in str(error)
+    with pytest.raises(InputError) as stopped:
+        read_overridden_params({"train.max_unheard": 3}, "the command line")
+    assert stopped.value.subject == "train.max_unheard"
+    assert stopped.value.hint
+    assert "max_unsupported_units" not in str(stopped.value)
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     missing = {("train", "selection", "every"): REMOVED}
     assert refusal(missing, tmp_path).subject == "train.selection.every"
