@@ -3,16 +3,12 @@ shape and no values.
 
 In: what a ``config.json`` or a catalogue entry says of the network. Out: plain figures. Cost: up to
 half a second a network, besides the import of torch and transformers (4 s), so
-``components.plan.sizes`` keeps the figures and imports this module only for those it lacks.
-
-``python -m components.plan.counts`` writes the figures of the networks that ``params.yaml`` names,
-which come with this package.
+``components.plan.size_reader`` keeps the figures and imports this module only for those it lacks.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 from typing import Any
 
 import torch
@@ -26,14 +22,12 @@ from components.model.folders.architecture import build_network, count_parameter
 from components.model.matching import MatchingHead
 from components.optim.sharding import decoder_layers
 from components.plan.sizes import (
-    COMMITTED,
     BridgeSize,
     EncoderCounts,
     EncoderSize,
     LayerSizes,
     LlmCounts,
     LlmSize,
-    SizeReader,
 )
 
 MOST_FRAMES = 1_500  # of an utterance whose tokens are listed: 30 s at 50 Hz
@@ -100,17 +94,18 @@ def count_llm(shape: dict[str, Any]) -> LlmCounts:
     return LlmCounts(size, layer_sizes(network))
 
 
-def count_bridge(
-    entry: Projector, encoder_width: int, llm_width: int, most_frames: int = MOST_FRAMES
-) -> BridgeSize:
+def count_bridge(entry: Projector, encoder_width: int, llm_width: int) -> BridgeSize:
     """The bridge of a catalogue entry between these widths, and the matching head of that LLM;
-    tokens are listed of utterances of up to ``most_frames`` frames.
+    tokens are listed of utterances of up to ``MOST_FRAMES`` frames, or of two periods if these are
+    longer.
     """
     with torch.device("meta"):
         bridge = build_projector(entry, encoder_width, llm_width)
         matching = MatchingHead(llm_width)
+    most_frames = max(MOST_FRAMES, 2 * bridge.period)
     return BridgeSize(
         float(bridge.stride),
+        bridge.period,
         tuple(bridge.count_tokens(max(1, num_frames)) for num_frames in range(most_frames + 1)),
         layer_sizes(bridge).parameters,
         layer_sizes(matching).parameters,
@@ -134,17 +129,3 @@ def layer_sizes(network: nn.Module, body: nn.Module | None = None) -> LayerSizes
             if isinstance(module, nn.Linear)
         },
     )
-
-
-def main() -> None:
-    """Counts the networks that ``params.yaml`` names, and writes their figures."""
-    from components.config.params import read_params
-    from components.plan.networks import read_networks
-
-    reader = SizeReader({})
-    read_networks(read_params(), reader)
-    COMMITTED.write_text(json.dumps(reader.figures, sort_keys=True) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@ and the files of their checkpoints.
 
 In: names of the catalogue. Out: plain figures. What a catalogue entry does not say of a checkpoint
 is read from its ``config.json`` (a few kB: from the local folder, or fetched as the stage would).
-Cost: as components.plan.sizes.
+Cost: as components.plan.size_reader.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from components.config.model_sources import (
 from components.config.params import Params
 from components.config.training import Train
 from components.model.encoders.traits import filterbank_traits, join_traits
-from components.plan.sizes import BridgeSize, EncoderSize, LlmSize, SizeReader
+from components.plan.size_reader import SizeReader
+from components.plan.sizes import BridgeSize, EncoderSize, LlmSize
 from components.plan.tuning import (
     ModuleCounts,
     joined_sizes,

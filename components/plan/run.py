@@ -2,7 +2,7 @@
 that it fits.
 
 In: parameters, and cards by name where it is not to run here. Out: plain figures; ``check_plan``
-raises where a disk or the memory is too small. Cost: as components.plan.sizes.
+raises where a disk or the memory is too small. Cost: as components.plan.size_reader.
 """
 
 from __future__ import annotations

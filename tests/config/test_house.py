@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,22 @@ def test_a_stage_depends_on_the_code_it_reaches_and_no_more(stage: str) -> None:
     assert all(covered.values()), (
         f"dvc.yaml, {stage}: never reached: {[path for path in covered if not covered[path]]}"
     )
+
+
+def imported_at_runtime(path: Path) -> set[str]:
+    """The imports of a module, inside functions too, without those for its annotations alone."""
+    for_types = {
+        id(node)
+        for block in ast.walk(tree(path))
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    return imported(node for node in ast.walk(tree(path)) if id(node) not in for_types)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    imports = {name: imported_at_runtime(path) & MODULES.keys() for name, path in MODULES.items()}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the modules
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("components.")])

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_params
+from components.model.bridges.registry import build_projector
 from components.plan import counts
 from components.plan.networks import read_networks
-from components.plan.sizes import COMMITTED, SizeReader
+from components.plan.size_reader import COMMITTED, SizeReader
 from tests.conftest import REPOSITORY
 
 LLAMA = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 64}
@@ -41,7 +43,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_committed_figures_are_those_of_the_default() -> None:
-    """``python -m components.plan.counts`` writes them anew after a change of the default."""
+    """``python -m components.plan.default_sizes`` writes them anew after a change of the default."""
     reader = SizeReader({})
     read_networks(read_params(), reader)
     assert json.loads(COMMITTED.read_text()) == reader.figures
@@ -67,13 +69,12 @@ def test_a_shape_that_makes_no_network_is_not_kept(work: Path) -> None:
 
 
 @pytest.mark.parametrize("name", catalogue.names("projector"))
-def test_beyond_the_listed_lengths_tokens_follow_the_stride(name: str) -> None:
-    """At most one window of tokens from what the bridge itself would say."""
+def test_tokens_of_any_length_are_those_of_the_bridge(name: str) -> None:
+    """Below and beyond the listed lengths, on both sides of the last window of a period."""
     entry = catalogue.projector(name)
-    size = SizeReader().bridge(entry, 1024, 512)
-    long = counts.count_bridge(entry, 1024, 512, 3 * counts.MOST_FRAMES)
-    window = max(1, *(b - a for a, b in zip(long.num_tokens, long.num_tokens[1:])))
-    for num_frames in (1, 7, 400, counts.MOST_FRAMES):
-        assert size.tokens_of(num_frames) == long.tokens_of(num_frames)
-    for num_frames in (counts.MOST_FRAMES + 1, 2 * counts.MOST_FRAMES, 3 * counts.MOST_FRAMES):
-        assert abs(size.tokens_of(num_frames) - long.tokens_of(num_frames)) <= window
+    size = SizeReader({}).bridge(entry, 1024, 512)
+    with torch.device("meta"):
+        bridge = build_projector(entry, 1024, 512)
+    lengths = [1, 7, 400, counts.MOST_FRAMES]
+    lengths += [step * counts.MOST_FRAMES + more for step in (1, 2, 7) for more in range(-60, 61)]
+    assert [size.tokens_of(length) for length in lengths] == list(map(bridge.count_tokens, lengths))

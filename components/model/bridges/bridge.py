@@ -20,6 +20,13 @@ class Bridge(nn.Module, ABC):
 
     stride: float  # frames of the encoder per token
 
+    @property
+    def period(self) -> int:
+        """Frames by which an utterance of at least one window always gets the same number of tokens
+        more: the step of the windows.
+        """
+        return round(self.stride)
+
     @abstractmethod
     def count_tokens(self, frames: int) -> int:
         """Tokens of an utterance of so many frames, at least one; the maximum, where the number

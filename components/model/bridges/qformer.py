@@ -118,6 +118,11 @@ class QueryBridge(Bridge):
         self.attention = attention(entry, encoder_width)
         self.linear = nn.Linear(entry.width, llm_width)
 
+    @property
+    def period(self) -> int:
+        """The frames of a window."""
+        return self.window
+
     def count_windows(self, frames: int) -> int:
         """Windows of so many frames."""
         return max(1, (frames + self.window - self.least_frames) // self.window)
