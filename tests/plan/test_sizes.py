@@ -43,7 +43,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_committed_figures_are_those_of_the_default() -> None:
-    """``python -m components.plan.default_sizes`` writes them anew after a change of the default."""
+    """``python -m components.plan.default_sizes`` writes them after a change of the default."""
     reader = SizeReader({})
     read_networks(read_params(), reader)
     assert json.loads(COMMITTED.read_text()) == reader.figures

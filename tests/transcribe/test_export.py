@@ -34,7 +34,6 @@ from tests.conftest import REPOSITORY
 from tests.errors import refused
 from tests.transcribe.test_transcriber import save_bridge
 
-
 # A description of format 1, and its key as version 0.1.0 wrote it into the batch.json of a batch.
 TINY = {"name": "tiny", "digest": "0" * 64, "source": {"kind": "folder", "folder": "tiny"}}
 NUMERICS = {"dtype": "float32", "features": "float32", "batching": "padded"}
