@@ -73,6 +73,7 @@ class ShardDecoder:
         self.decoder, self.data = decoder, data
         self._frames: dict[str, FrameSource] = {}
         self._recordings: dict[str, dict[tuple[str, str], IndexedUtterance]] = {}
+        self._languages: dict[tuple[str, str, str], str] = {}  # by role, source and utterance
 
     def frames(self, role: str) -> FrameSource:
         """The frames of a role; raises InputError if they are of another encoder or layer."""
@@ -93,6 +94,16 @@ class ShardDecoder:
                 for recording in list_utterances(self.data / "shards" / role)
             }
         return self._recordings[role][utterance.source, utterance.id]
+
+    def language(self, role: str, utterance: IndexedUtterance) -> str:
+        """The language that the shards of a role record of an utterance; each is read once,
+        whatever the number of systems.
+        """
+        key = role, utterance.source, utterance.id
+        if key not in self._languages:
+            recording = self.recording(role, utterance)
+            self._languages[key] = read_description(recording)["language"]
+        return self._languages[key]
 
     def decode(self, job: DecodeJob, throughput: DecodeTiming) -> list[Hypothesis]:
         """The hypotheses of a job, in the order of its shard."""
@@ -117,7 +128,7 @@ class ShardDecoder:
                 system=job.system,
                 utterance_id=utterance.id,
                 speaker=utterance.speaker,
-                language=read_description(self.recording(job.role, utterance))["language"],
+                language=self.language(job.role, utterance),
                 reference=utterance.text,
                 duration_s=utterance.duration_s,
             )

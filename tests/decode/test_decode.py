@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from components.config import catalogue
 from components.config.params import read_params
 from components.corpus.build import work as build_corpus
 from components.corpus.scan import write_scans
+from components.decode import shard
 from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DecodeJob, DecodeTiming, ShardDecoder, _shard_decoder
@@ -32,7 +34,12 @@ from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from components.search.acoustic_evidence import ctc_evidence
 from components.search.beam import search
-from components.shards.reader import list_utterances, read_audio
+from components.shards.reader import (
+    IndexedUtterance,
+    list_utterances,
+    read_audio,
+    read_description,
+)
 from components.text.hypothesis import Hypothesis
 from tests import world as tones
 from tests.checkpoints import LORA, save_encoder, save_llm
@@ -144,6 +151,20 @@ def test_a_hypothesis_does_not_depend_on_its_batch() -> None:
                 assert (row.text, row.tokens) == (expected.text, expected.tokens)
                 assert row.score == pytest.approx(expected.score, rel=1e-4)
             assert decoded["ctc", item.id].text == encoder.decode_ctc(frames)[0]
+
+
+def test_a_description_is_read_once_for_all_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    _shard_decoder.cache_clear()
+    reads: list[tuple[str, str]] = []
+
+    def read_and_note(utterance: IndexedUtterance) -> dict[str, Any]:
+        reads.append((utterance.source, utterance.id))
+        return read_description(utterance)
+
+    monkeypatch.setattr(shard, "read_description", read_and_note)
+    tones.run("decode")
+    utterances = [item for role in ROLES for item in list_utterances(Path("data/shards") / role)]
+    assert sorted(reads) == sorted((item.source, item.id) for item in utterances)
 
 
 def test_a_decoder_loads_the_llm_only_when_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
