@@ -61,8 +61,13 @@ class TrainableParts:
                 for layer in adapted_layers(network, self.targets[part])
                 for matrix in "AB"
             ]
-        for stage in self.settings.curriculum:
-            names = [*self.model.tunable(self.uses_ctc_loss(stage)), *lora_names]
+        curriculum = self.settings.curriculum
+        tunable = {  # at most two: to find out takes a pass through the encoder
+            has_ctc_loss: [*self.model.tunable(has_ctc_loss), *lora_names]
+            for has_ctc_loss in {self.uses_ctc_loss(stage) for stage in curriculum}
+        }
+        for stage in curriculum:
+            names = tunable[self.uses_ctc_loss(stage)]
             select_parameters(names, stage.tune, stage.freeze, _where(stage))
 
     def tune(self, stage: CurriculumStage) -> dict[str, list[nn.Parameter]]:

@@ -26,6 +26,7 @@ from components.model.trainable import plain_name
 from components.runtime.hashing import folder_digests
 from components.search.beam import search
 from components.train.objective import StageObjective
+from components.train.parts import TrainableParts
 from tests import world as tones
 from tests.checkpoints import ENCODER_LORA, save_encoder
 
@@ -603,6 +604,30 @@ def test_transcripts_that_the_head_can_not_write_are_counted(
     run()
     log = caplog.text
     assert re.search(r" 3 of 12 .* 0 more units than frames", log)
+
+
+def test_settings_are_checked_with_one_pass_for_each_kind_of_loss(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of stages."""
+    passes: list[int] = []
+    gradients, check = SpeechEncoder.parameters_with_gradient, TrainableParts.check
+
+    def count(self: SpeechEncoder) -> list[str]:
+        passes[-1] += 1
+        return gradients(self)
+
+    def check_and_count(self: TrainableParts) -> None:
+        passes.append(0)
+        check(self)
+        passes.append(0)
+
+    monkeypatch.setattr(SpeechEncoder, "parameters_with_gradient", count)
+    monkeypatch.setattr(TrainableParts, "check", check_and_count)
+    parts = ["projector", "encoder"]
+    tune(["projector"], parts, parts, ["projector"], steps=1, train__ctc_weight=0.5)
+    run()
+    assert passes[0] == 2
 
 
 def test_a_base_that_is_tuned_without_a_gradient_stops(
