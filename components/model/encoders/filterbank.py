@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +22,13 @@ class FilterbankFamily(Family):
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.extractor = read_extractor(folder)
         self.network = torch.nn.Identity()
-        self.traits = self.read_traits(folder)
+        self.traits = _traits_of(self.extractor)
         self.device, self.dtype = device, dtype
 
     @staticmethod
     def read_traits(folder: Path) -> EncoderTraits:
         """The traits of the front end in ``folder``."""
-        extractor = read_extractor(folder)
-        return filterbank_traits(int(extractor.feature_size), int(extractor.hop_length))
+        return _traits_of(read_extractor(folder))
 
     def count_frames(self, samples: int) -> int:
         """One frame for each complete 10 ms."""
@@ -44,3 +44,7 @@ class FilterbankFamily(Family):
             frames[: self.count_frames(len(waveform))]  # (frames, mel)
             for frames, waveform in zip(mel, waveforms, strict=True)
         ]
+
+
+def _traits_of(extractor: Any) -> EncoderTraits:
+    return filterbank_traits(int(extractor.feature_size), int(extractor.hop_length))

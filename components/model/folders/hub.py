@@ -20,7 +20,9 @@ from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, try_to_load_from_cache
 from huggingface_hub.file_download import HfFileMetadata, http_get
-from huggingface_hub.utils._headers import build_hf_headers
+
+# In the package's __all__, but imported there in a way that mypy takes for private.
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from components.config.errors import InputError, TransientError
 from components.model.folders.hub_entry import TIMEOUT_S, HubEntry, translate_errors
