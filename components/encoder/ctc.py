@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def ctc_loss(model: ParakeetForCTC, examples: Sequence[CtcExample]) -> torch.Ten
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class CtcObjective(Objective[int]):
     """CTC loss / frames, averaged over the utterances of a planned batch, whose items are indices
     of examples.
@@ -220,6 +220,7 @@ class CtcObjective(Objective[int]):
     examples: list[CtcExample]
     plan: list[list[int]]
     settings: CtcTraining
+    _loss: float = field(default=math.nan, init=False)  # of the last step
     figure_names = ("loss",)
 
     def batch(self, step: int) -> StepBatch[int]:
@@ -233,9 +234,13 @@ class CtcObjective(Objective[int]):
         loss = ctc_loss(self.model, examples) / batch.num_utterances
         return MicroBatchLoss(loss, {"loss": loss.item()})
 
-    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> str:
-        """The loss, for the progress display."""
-        return f"loss {result.figures['loss']:.3f}"
+    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> None:
+        """Keeps the loss for the progress display."""
+        self._loss = result.figures["loss"]
+
+    def note(self) -> str:
+        """The loss."""
+        return f"loss {self._loss:.3f}"
 
     def _masked(self, index: int) -> CtcExample:
         """An example with stretches of its log-mel set to zero where the training masks."""

@@ -9,6 +9,7 @@ correct errors. Cost at embedded size (0.9 M parameters, 700 steps): a minute an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,7 @@ class CopyObjective(Objective[CopyItem]):
 
     def __init__(self, training: LlmTraining, model: Any, builder: PromptBuilder) -> None:
         self.training, self.model, self.builder = training, model, builder
+        self._accuracy = math.nan  # of the last step
         self._words = sorted({word for text in training.texts for word in text.lower().split()})
 
     def batch(self, step: int) -> StepBatch[CopyItem]:
@@ -231,6 +233,10 @@ class CopyObjective(Objective[CopyItem]):
         figures = {"correct": output.num_correct, "targets": output.num_targets}
         return MicroBatchLoss(output.loss / batch.num_targets, figures)
 
-    def after_step(self, step: int, batch: StepBatch[CopyItem], result: StepResult) -> str:
-        """The share of target tokens that the LLM ranks first, for the progress display."""
-        return f"next-token accuracy {result.figures['correct'] / result.figures['targets']:.3f}"
+    def after_step(self, step: int, batch: StepBatch[CopyItem], result: StepResult) -> None:
+        """Keeps the share of target tokens that the LLM ranks first, for the progress display."""
+        self._accuracy = result.figures["correct"] / result.figures["targets"]
+
+    def note(self) -> str:
+        """The share of target tokens that the LLM ranks first."""
+        return f"next-token accuracy {self._accuracy:.3f}"

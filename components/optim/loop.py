@@ -94,9 +94,8 @@ class Objective(ABC, Generic[Item]):
     def check_gradients(self) -> None:
         """Is called after the backward passes of the first step, where this rank had any."""
 
-    def after_step(self, step: int, batch: StepBatch[Item], result: StepResult) -> str:
-        """Is called after a step; returns the note of the progress display."""
-        return ""
+    def after_step(self, step: int, batch: StepBatch[Item], result: StepResult) -> None:
+        """Is called after a step."""
 
     def checkpoint_state(self, num_steps_done: int) -> dict[str, Any]:
         """Plain data that a checkpoint keeps for ``restore_state``. All ranks call it."""
@@ -104,6 +103,10 @@ class Objective(ABC, Generic[Item]):
 
     def restore_state(self, state: dict[str, Any]) -> None:
         """Takes up what ``checkpoint_state`` returned."""
+
+    def note(self) -> str:
+        """The note of the progress display, after a step and its checkpoint."""
+        return ""
 
     def stop_reason(self) -> str:
         """Why the training ends before its last step; empty where it goes on."""
@@ -138,13 +141,13 @@ class TrainingLoop:
                         bar.end(reason)
                     break
                 batch = objective.batch(step)
-                note = objective.after_step(step, batch, self.step(objective, batch, step))
+                objective.after_step(step, batch, self.step(objective, batch, step))
                 num_steps_done = step + 1
                 is_last = num_steps_done == settings.num_steps
                 if is_last or num_steps_done % settings.checkpoint_every == 0:
                     self._save_checkpoint(objective, num_steps_done)
                 if bar:
-                    bar.advance(1, note)
+                    bar.advance(1, objective.note())
 
     def step(self, objective: Objective[Item], batch: StepBatch[Item], step: int) -> StepResult:
         """One optimiser step on ``batch``; all ranks call it with the same one."""

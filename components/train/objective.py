@@ -140,7 +140,7 @@ class StageObjective(Objective[TrainingExample]):
             self.context.model, f"train, stage '{self.context.stage.name}'", exempt=("matching.",)
         )
 
-    def after_step(self, step: int, batch: StepBatch[TrainingExample], result: StepResult) -> str:
+    def after_step(self, step: int, batch: StepBatch[TrainingExample], result: StepResult) -> None:
         """Adds a row to the curve; raises InputError where the loss diverges."""
         figures, tokens = result.figures, batch.num_targets
         self._throughput.add(
@@ -162,11 +162,13 @@ class StageObjective(Objective[TrainingExample]):
             row["skipped"] = 1
         self._guard.check(step, row, self._curve, _ids(batch.items))
         self._curve.append(row)
-        return f"accuracy {row['accuracy']:.3f}{self._dev_note()}, {self._throughput.note()}"
 
-    def _dev_note(self) -> str:
+    def note(self) -> str:
+        """Accuracy of the last step, the newest dev word error rate, and the rates."""
+        accuracy = f"accuracy {self._curve[-1]['accuracy']:.3f}"
         wer = next((row["dev_wer"] for row in reversed(self._curve) if "dev_wer" in row), None)
-        return "" if wer is None else f", dev WER {wer:.3f}"
+        dev = [] if wer is None else [f"dev WER {wer:.3f}"]
+        return ", ".join([accuracy, *dev, self._throughput.note()])
 
     def checkpoint_state(self, num_steps_done: int) -> dict[str, Any]:
         """Decodes dev, adds its word error rate to the curve, and selects the checkpoint if it is

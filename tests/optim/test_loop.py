@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from components.optim import loop as loops
 from components.optim.loop import (
     LoopSettings,
     MicroBatchLoss,
@@ -21,6 +24,7 @@ from components.optim.loop import (
     learning_rate_factor,
 )
 from components.optim.ranks import Ranks, train_together
+from components.runtime.progress import Progress
 
 
 class Killed(Exception):
@@ -58,9 +62,11 @@ class SquaredError(Objective[int]):
     def check_gradients(self) -> None:
         self.calls.append("check")
 
-    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> str:
+    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> None:
         self.results.append(result)
-        return f"step {step}"
+
+    def note(self) -> str:
+        return f"{len(self.results)} steps, {self.num_checkpoints} checkpoints"
 
     def checkpoint_state(self, num_steps_done: int) -> dict[str, Any]:
         self.num_checkpoints += 1
@@ -92,6 +98,22 @@ def test_every_step_runs_and_its_figures_are_summed(tmp_path: Path) -> None:
     assert objective.num_checkpoints == 3  # after 3, 6 and 8 steps
     state = json.loads((tmp_path / "checkpoint/state.json").read_text())
     assert (state["step"], state["checkpoints"]) == (8, 3)
+
+
+def test_the_note_of_a_step_knows_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    @contextmanager
+    def recorded_progress(*_: object) -> Iterator[Progress]:
+        yield Progress("train", "test", 8, "steps", lambda _, note: notes.append(note))
+
+    monkeypatch.setattr(loops, "progress", recorded_progress)
+    network, loop = build(tmp_path)
+    loop.run(SquaredError(network))
+    counts = [0, 0, 1, 1, 1, 2, 2, 3]  # a checkpoint after 3, 6 and 8 steps
+    assert notes == [f"{step} steps, {count} checkpoints" for step, count in enumerate(counts, 1)]
 
 
 def test_learning_rates_follow_the_schedule_and_the_peak_of_their_group(tmp_path: Path) -> None:

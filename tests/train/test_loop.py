@@ -268,12 +268,12 @@ def test_a_spike_stops_the_run_and_the_next_resumes_from_the_last_checkpoint(
     )
     original, spikes, steps = StageObjective.after_step, [13], []
 
-    def after_step(self: StageObjective, step: int, batch: Any, result: StepResult) -> str:
+    def after_step(self: StageObjective, step: int, batch: Any, result: StepResult) -> None:
         steps.append(step)
         if self.context.stage.name == "projector" and step in spikes:
             figures = {**result.figures, "cross_entropy": result.figures["cross_entropy"] * 20}
             result = replace(result, figures=figures)
-        return original(self, step, batch, result)
+        original(self, step, batch, result)
 
     monkeypatch.setattr(StageObjective, "after_step", after_step)
     with pytest.raises(InputError, match=r"at step 13 of 'projector'") as stopped:
