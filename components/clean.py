@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 
+from components.config.errors import LibrettoError
 from components.runtime.logs import configure_logging
 from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
@@ -31,13 +33,18 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
-    """Trims the work cache and logs what was removed."""
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Trims the work cache and logs what was removed; returns the exit code."""
     configure_logging()
     limit_gb = build_parser(prog).parse_args(arguments).limit_gb
-    num_dropped, size_bytes = trim(None if limit_gb is None else int(limit_gb * 1e9))
-    logger.info("%s: %d units dropped, %.2f GB left", work_root(), num_dropped, size_bytes / 1e9)
+    try:
+        num_dropped, size = trim(None if limit_gb is None else int(limit_gb * 1e9))
+    except LibrettoError as error:
+        sys.stderr.write(f"clean: {error}\n")
+        return error.exit_code
+    logger.info("%s: %d units dropped, %.2f GB left", work_root(), num_dropped, size / 1e9)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,16 +16,20 @@ from collections.abc import Sequence
 from components.config import catalogue
 from components.config.errors import LibrettoError
 from components.config.params import read_params
-from components.corpus.build import work
-from components.corpus.fetch.installation import fetch_corpus
-from components.corpus.scan import write_scans
 from components.runtime.logs import configure_logging
-from components.runtime.stage import run_stage
+from components.runtime.stage import Stage, run_stage
 
 DESCRIPTIONS = {
     "scan": "Records which files each source of a corpus consists of.",
     "fetch": "Downloads what is missing of a corpus into its data roots.",
 }
+
+
+def work(stage: Stage) -> None:
+    """Runs the stage; its modules are imported here, so that ``--help`` needs no library."""
+    from components.corpus import build
+
+    build.work(stage)
 
 
 def build_parser(command: str, *, prog: str = "") -> argparse.ArgumentParser:
@@ -56,8 +60,12 @@ def main(arguments: Sequence[str], prog: str = "") -> int:
     try:
         corpus = options.corpus or read_params().corpus
         if command == "scan":
+            from components.corpus.scan import write_scans
+
             write_scans(corpus)
         else:
+            from components.corpus.fetch.installation import fetch_corpus
+
             fetch_corpus(corpus, options.role)
     except LibrettoError as error:
         print(f"corpus {command}: {error}", file=sys.stderr)

@@ -1,7 +1,14 @@
 """``python -m components.decode``."""
 
-from components.decode.run import work
-from components.runtime.stage import run_stage
+from components.runtime.stage import Stage, run_stage
+
+
+def work(stage: Stage) -> None:
+    """Runs the stage; its modules are imported here, so that ``--help`` needs no library."""
+    from components.decode import run
+
+    run.work(stage)
+
 
 if __name__ == "__main__":
     run_stage("decode", work)

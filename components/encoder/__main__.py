@@ -4,8 +4,15 @@ catalogue entry of a hub.
 
 import sys
 
-from components.encoder.build import work
-from components.runtime.stage import run_stage
+from components.runtime.stage import Stage, run_stage
+
+
+def work(stage: Stage) -> None:
+    """Runs the stage; its modules are imported here, so that ``--help`` needs no library."""
+    from components.encoder import build
+
+    build.work(stage)
+
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["pin"]:

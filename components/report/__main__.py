@@ -6,13 +6,21 @@ import sys
 
 from components.config.errors import LibrettoError
 from components.config.params import NAMES
-from components.report.build import work
-from components.report.comparison import write_comparison
 from components.runtime.logs import configure_logging
-from components.runtime.stage import run_stage
+from components.runtime.stage import Stage, run_stage
+
+
+def work(stage: Stage) -> None:
+    """Runs the stage; its modules are imported here, so that ``--help`` needs no library."""
+    from components.report import build
+
+    build.work(stage)
+
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
+        from components.report.comparison import write_comparison
+
         configure_logging()
         try:
             write_comparison(sys.argv[2:])

@@ -1,8 +1,9 @@
 """Log messages of this project: plain lines on standard output, for commands.
 
-In: the loggers below ``components``, ``libretto`` and ``bench``, which library callers configure as
-they like. Out: their messages from level INFO on, one line each. A command and every process that
-it starts call ``configure_logging`` once; nothing else in the project installs a handler.
+In: the loggers below ``components``, which library callers configure as they like; no other package
+of the project has some (flows use those of Prefect). Out: their messages from level INFO on, one
+line each. A stage and every process that it starts call ``configure_logging``; nothing else in the
+project installs a handler.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import sys
 from typing import TextIO
 
-LOGGERS = ("components", "libretto", "bench")
+ROOT_LOGGER = "components"
 
 
 class _StdoutHandler(logging.StreamHandler[TextIO]):
@@ -28,10 +29,9 @@ class _StdoutHandler(logging.StreamHandler[TextIO]):
 
 def configure_logging() -> None:
     """Sends messages of this project's loggers to standard output; a second call does nothing."""
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(handler, _StdoutHandler) for handler in logger.handlers):
-            handler = _StdoutHandler()
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            logger.addHandler(handler)
-            logger.setLevel(logging.INFO)
+    logger = logging.getLogger(ROOT_LOGGER)
+    if not any(isinstance(handler, _StdoutHandler) for handler in logger.handlers):
+        handler = _StdoutHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

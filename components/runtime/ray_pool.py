@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.config.errors import InputError, TransientError
+from components.runtime.logs import configure_logging
 from components.runtime.settings import ray_address
 
 Item = TypeVar("Item")
@@ -102,10 +103,13 @@ def _check_gpus(ray: Any, gpus: float) -> None:
 
 
 def _run_unit(shared: tuple[Callable[[Any], Any], str, Mapping[str, str]], item: Any) -> Any:
-    """What a worker does: enters the workspace, adopts the settings, computes."""
+    """What a worker does: enters the workspace, adopts the settings, computes. Its messages go to
+    Ray's log file of this worker.
+    """
     function, folder, settings = shared
     os.chdir(folder)
     os.environ.update(settings)
+    configure_logging()
     return function(item)
 
 

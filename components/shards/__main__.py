@@ -1,7 +1,14 @@
 """``python -m components.shards --corpus NAME --role ROLE``."""
 
-from components.runtime.stage import run_stage
-from components.shards.build import work
+from components.runtime.stage import Stage, run_stage
+
+
+def work(stage: Stage) -> None:
+    """Runs the stage; its modules are imported here, so that ``--help`` needs no library."""
+    from components.shards import build
+
+    build.work(stage)
+
 
 if __name__ == "__main__":
     run_stage("shards", work, names=("corpus",), roles=True)

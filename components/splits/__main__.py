@@ -17,7 +17,6 @@ from pathlib import Path
 
 from components.audio.condition import ALTERED_KIND
 from components.config.errors import InputError
-from components.corpus.manifest import MANIFEST, read_manifest, restore_original
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.stage import Stage, run_stage
 from components.text.utterance import Utterance
@@ -46,6 +45,9 @@ def read_roles() -> dict[str, UtterancesBySource]:
 
     Raises InputError if the folder of a role is not complete.
     """
+    # Imported here, so that --help needs no library.
+    from components.corpus.manifest import MANIFEST, read_manifest, restore_original
+
     roles: dict[str, UtterancesBySource] = {}
     for role in CHECKED_ROLES:
         settings, sources = read_record(CORPUS / role)["parameters"], {}

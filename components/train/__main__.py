@@ -1,7 +1,14 @@
 """``python -m components.train --encoder NAME --projector NAME --llm NAME``."""
 
-from components.runtime.stage import run_stage
-from components.train.build import work
+from components.runtime.stage import Stage, run_stage
+
+
+def work(stage: Stage) -> None:
+    """Runs the stage; its modules are imported here, so that ``--help`` needs no library."""
+    from components.train import build
+
+    build.work(stage)
+
 
 if __name__ == "__main__":
     run_stage("train", work, names=("encoder", "projector", "llm"))

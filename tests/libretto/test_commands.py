@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import clean
 from components.config.errors import InputError
 from components.config.params import read_params
 from components.runtime.stage import error_path
@@ -132,6 +133,36 @@ def test_completion_and_help_need_no_workspace(
     monkeypatch.chdir(tmp_path)
     assert run_command(arguments) == 0
     assert "libretto" in capsys.readouterr().out
+
+
+def test_a_workspace_runs_its_own_code(tmp_path: Path) -> None:
+    """As the installed command does, whose package is another one than that of the workspace."""
+    (tmp_path / "command.py").write_text("from libretto.__main__ import main\nmain(['own'])\n")
+    folder = tmp_path / "workspace"
+    (folder / "components").mkdir(parents=True)
+    (folder / "components/own.py").write_text("NAME = 'of components'\n")
+    (folder / "components/__init__.py").touch()
+    (folder / "libretto").mkdir()
+    (folder / "libretto/workspace.py").write_text("NAME = 'of libretto'\n")
+    (folder / "libretto/commands.py").write_text(
+        "from components import own\nfrom libretto import workspace\n"
+        "def run_command(arguments):\n    print(own.NAME, workspace.NAME, arguments)\n"
+    )
+    (folder / "dvc.yaml").touch()
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "command.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "of components of libretto ['own']\n"
+
+
+def test_cleaning_with_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRETTO_WORK_GB", "-1")
+    assert clean.main([]) == 2
 
 
 # score

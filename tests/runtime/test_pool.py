@@ -4,6 +4,7 @@ an error that may pass.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from components.config.errors import InputError, TransientError
 from components.runtime import devices
 from components.runtime.devices import share_gpus, visible_gpus
 from components.runtime.pool import fan_out
+from components.runtime.ray_pool import _run_unit
 from tests.conftest import REPOSITORY
 
 # Two workers that write their process ids and then work for longer than any test.
@@ -238,3 +240,20 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def log_number(number: int) -> int:
+    logging.getLogger("components.anything").info("unit %d", number)
+    return number
+
+
+def test_messages_of_a_unit_are_written_also_by_a_worker_of_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("components")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # a worker runs many units
+        assert _run_unit((log_number, str(tmp_path), {}), 3) == 3
+    assert capsys.readouterr().out == "unit 3\nunit 3\n"

@@ -48,6 +48,19 @@ run_stage("shards", work, names=("corpus",), roles=True)
 START = ("--corpus", "spoken", "--role", "test")
 
 
+HELP = """
+import runpy, sys
+for name in ("numpy", "pyarrow", "torch", "transformers", "soundfile", "rich", "jinja2"):
+    sys.modules[name] = None
+for stage in sys.argv[1:]:
+    sys.argv = [stage, "--help"]
+    try:
+        runpy.run_module(f"components.{stage}", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0
+"""
+
+
 @pytest.fixture
 def project(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the parameters and the catalogue of the repository, and a stage."""
@@ -141,6 +154,14 @@ def test_a_stage_started_with_other_names_does_nothing(
     assert "Traceback" not in stopped.stderr
     assert stopped.stdout == ""
     assert not records()
+
+
+def test_the_help_of_a_stage_needs_no_library() -> None:
+    stages = list(yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"])
+    command = [sys.executable, "-c", HELP, *stages]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert all(f"components.{stage} " in done.stdout for stage in stages)
 
 
 def test_without_a_name_the_parameters_count(project: Path) -> None:

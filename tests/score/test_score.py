@@ -261,7 +261,7 @@ def test_the_command_prints_the_tables_or_an_error() -> None:
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     missing = table()
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert missing.stderr.startswith("score: metrics/score.json")
     run_score()
     shutil.rmtree("data/decode")
