@@ -38,7 +38,7 @@ from components.config.projector import CtcCompressor, Linear, Projector
 from components.encoder import ctc, folders
 from components.encoder.tokenizers import build_character_tokenizer
 from components.llm import copying
-from components.model.llms.batch import IGNORED, LlmInputs, SpeechOutput, collate, interleave
+from components.model.llms.batch import LlmInputs, SpeechOutput, collate, interleave
 from components.model.llms.prompt import PromptBuilder
 from components.model.matching import MatchingWeights
 from components.model.model_folder import ModelConfig, folder_digest
@@ -420,8 +420,7 @@ def inputs_of(
 
 def targets_of(inputs: LlmInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Row, column and token of each target, each (targets,)."""
-    rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)
-    return rows, columns, inputs.labels[rows, columns]
+    return inputs.targets.rows, inputs.targets.columns, inputs.targets.ids
 
 
 def learn(model: SpeechLLM, family: str, frames: list[torch.Tensor], texts: list[str]) -> SpeechLLM:

@@ -4,7 +4,6 @@ its formula.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config.entries import Prompt
-from components.model.llms.batch import IGNORED, LlmInputs
+from components.model.llms.batch import LlmInputs
 from components.model.llms.causal import load_tokenizer, predict_targets
 from components.model.llms.prompt import PromptBuilder
 from tests.checkpoints import (
@@ -270,9 +269,8 @@ def test_the_end_is_learnt_where_padding_is_the_same_token(pad: str, tmp_path: P
     speech = model.projector(frames)
     targets = [model.builder.encode(text) for text in texts]
     inputs = inputs_of(model.llm.get_input_embeddings(), model.builder, speech, targets)
-    is_end = inputs.labels == model.tokenizer.eos_token_id
-    ends = replace(inputs, labels=inputs.labels.where(is_end, IGNORED))
-    assert predict_targets(model.llm, ends).num_correct == 2
+    is_end = inputs.targets.ids == model.tokenizer.eos_token_id
+    assert predict_targets(model.llm, inputs).is_correct[is_end].tolist() == [True, True]
 
 
 def test_a_drawn_template_stands_around_its_utterance_and_search_reads_the_first(

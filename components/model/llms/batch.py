@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import nn
 
 from components.model.llms.prompt import PromptBuilder
-
-IGNORED = -100  # a label that counts for nothing; what PyTorch's cross-entropy ignores
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,32 @@ class SpeechBatch:
 
 
 @dataclass(frozen=True)
+class TargetTokens:
+    """The tokens that the LLM has to predict, row by row: each transcript and its end of sequence.
+
+    They are located by lengths, on the CPU: a search in tensors on a GPU would wait for it.
+    """
+
+    ids: torch.Tensor  # (N,)
+    rows: torch.Tensor  # (N,): the row of the LLM's batch
+    columns: torch.Tensor  # (N,): the position that predicts the token, the one before its own
+
+
+@dataclass(frozen=True)
 class LlmInputs:
     """What the LLM reads: T covers prompt, speech and transcript.
 
-    Without labels the padding is on the left, as generation needs it, else on the right. Packed,
+    Without targets the padding is on the left, as generation needs it, else on the right. Packed,
     all utterances are in one row: B is 1, ``position_ids`` restart with each utterance, and there
-    is no attention mask. A label is known by its position, never by the padding id, which for some
+    is no attention mask. A target is known by its position, never by the padding id, which for some
     LLMs is the end of sequence itself.
     """
 
     embeddings: torch.Tensor  # (B, T, H)
-    labels: torch.Tensor  # (B, T): the token that follows each position, or IGNORED
+    targets: TargetTokens
+    num_tokens: int  # that the LLM reads, without padding
     attention_mask: torch.Tensor | None  # (B, T): 1 for a token, 0 for padding
     position_ids: torch.Tensor | None = None  # (1, T), packed only
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the LLM reads, without padding."""
-        mask = self.attention_mask
-        return self.embeddings.shape[1] if mask is None else int(mask.sum())
 
     @property
     def num_padding(self) -> int:
@@ -74,10 +80,19 @@ class SpeechOutput:
     matching_loss: torch.Tensor  # (): matching loss, summed over text tokens; 0 where it is off
     token_log_probs: torch.Tensor  # (N,): natural log-probability of each target token
     row_index: torch.Tensor  # (N,): the row of the LLM's batch that a target token is in
-    num_targets: int  # N
-    num_correct: int  # target tokens that the LLM ranks first
+    is_correct: torch.Tensor  # (N,): whether the LLM ranks a target token first
     num_tokens: int  # tokens of the LLM's sequences
     num_padding: int  # positions beside them
+
+    @property
+    def num_targets(self) -> int:
+        """N."""
+        return len(self.is_correct)
+
+    @property
+    def num_correct(self) -> int:
+        """Target tokens that the LLM ranks first; waits for the device."""
+        return int(self.is_correct.sum())
 
 
 def collate(
@@ -133,39 +148,40 @@ def interleave(
         before, after = prompts[prompt_index]
         transcript = (before, vectors.to(before.dtype), after, embedding(ids.to(device)))
         rows.append(torch.cat(transcript))  # (T of this utterance, H)
-    labels = _next_tokens(batch, [len(row) for row in rows])  # B of (T of this utterance,)
+    lengths = [len(row) for row in rows]
+    targets = _locate_targets(batch, lengths, device)
     if batch.is_packed:
-        positions = torch.cat([torch.arange(len(row), device=device) for row in rows])[None]
-        packed_labels = torch.cat(labels)[None].to(device)  # (1, T)
-        return LlmInputs(torch.cat(rows)[None], packed_labels, None, positions)
+        positions = torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+        return LlmInputs(torch.cat(rows)[None], targets, sum(lengths), None, positions)
     is_left = batch.labels is None
-    return LlmInputs(
-        torch.stack(_padded(rows, is_left)),  # (B, T, H)
-        torch.stack(_padded(labels, is_left, IGNORED)).to(device),  # (B, T)
-        _attention_mask([len(row) for row in rows], is_left, device),  # (B, T)
-    )
+    mask = _attention_mask(lengths, is_left, device)  # (B, T)
+    return LlmInputs(torch.stack(_padded(rows, is_left)), targets, sum(lengths), mask)
 
 
-def _next_tokens(batch: SpeechBatch, lengths: Sequence[int]) -> list[torch.Tensor]:
-    """The labels of each utterance, (length,): the token at position t + 1 is the label of t."""
-    labels = [torch.full((length,), IGNORED) for length in lengths]
-    for row, target in zip(labels, batch.labels or (), strict=False):
-        row[-len(target) - 1 : -1] = target
-    return labels
+def _locate_targets(
+    batch: SpeechBatch, lengths: Sequence[int], device: torch.device
+) -> TargetTokens:
+    """The targets of utterances of ``lengths`` tokens, each at the end of its utterance."""
+    ends = list(accumulate(lengths)) if batch.is_packed else lengths
+    ids, rows, columns = [_ids([])], [_ids([])], [_ids([])]
+    for index, (labels, end) in enumerate(zip(batch.labels or (), ends, strict=False)):
+        ids.append(labels)
+        rows.append(torch.full_like(labels, 0 if batch.is_packed else index))
+        columns.append(torch.arange(end - len(labels) - 1, end - 1))
+    return TargetTokens(*(torch.cat(parts).to(device) for parts in (ids, rows, columns)))
 
 
 def _ids(ids: Sequence[int]) -> torch.Tensor:
     return torch.tensor(list(ids), dtype=torch.long)
 
 
-def _padded(rows: Sequence[torch.Tensor], is_left: bool, value: float = 0.0) -> list[torch.Tensor]:
-    """The rows, (length, …), filled with ``value`` to the length of the longest."""
+def _padded(rows: Sequence[torch.Tensor], is_left: bool) -> list[torch.Tensor]:
+    """The rows, (length, H), filled with zeros to the length of the longest."""
     longest = max(len(row) for row in rows)
     padded = []
     for row in rows:
         missing = longest - len(row)
-        sides = (missing, 0) if is_left else (0, missing)
-        padded.append(nn.functional.pad(row, (*[0, 0] * (row.dim() - 1), *sides), value=value))
+        padded.append(nn.functional.pad(row, (0, 0, *((missing, 0) if is_left else (0, missing)))))
     return padded
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from components.config.errors import InputError
 from components.model.folders.pretrained import DTYPES
-from components.model.llms.batch import IGNORED, LlmInputs, SpeechOutput
+from components.model.llms.batch import LlmInputs, SpeechOutput
 from components.model.llms.sentencepiece import tokenizer_folder
 
 # Settings by which some families (Gemma, Cohere, Granite, Falcon-H1) change the logits after the
@@ -81,17 +81,16 @@ def predict_targets(llm: Any, inputs: LlmInputs) -> SpeechOutput:
     hidden = compute_hidden_states(
         llm, inputs.embeddings, inputs.attention_mask, inputs.position_ids
     )
-    rows, columns = (inputs.labels != IGNORED).nonzero(as_tuple=True)  # each (N,)
-    labels = inputs.labels[rows, columns]  # (N,)
-    logits = llm.get_output_embeddings()(hidden[rows, columns]).float()  # (N, vocabulary)
+    targets = inputs.targets
+    selected = hidden[targets.rows, targets.columns]  # (N, H)
+    logits = llm.get_output_embeddings()(selected).float()  # (N, vocabulary)
     log_probs = logits.log_softmax(-1)  # (N, vocabulary)
     return SpeechOutput(
-        loss=torch.nn.functional.nll_loss(log_probs, labels, reduction="sum"),
+        loss=torch.nn.functional.nll_loss(log_probs, targets.ids, reduction="sum"),
         matching_loss=logits.new_zeros(()),
-        token_log_probs=log_probs.detach().gather(1, labels[:, None])[:, 0],  # (N,)
-        row_index=rows,
-        num_targets=len(labels),
-        num_correct=int((logits.argmax(-1) == labels).sum()),
+        token_log_probs=log_probs.detach().gather(1, targets.ids[:, None])[:, 0],  # (N,)
+        row_index=targets.rows,
+        is_correct=logits.argmax(-1) == targets.ids,  # (N,)
         num_tokens=inputs.num_tokens,
         num_padding=inputs.num_padding,
     )
