@@ -1,6 +1,4 @@
-"""Ground floor: the joined model (encoder, projector, LLM), its prompt, its search, and what every
-training needs.
-"""
+"""Ground floor: the joined model (encoder, projector, LLM), its prompt, and its folders."""
 
 import os
 

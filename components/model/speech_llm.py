@@ -102,8 +102,10 @@ class SpeechLLM(nn.Module):
             self.projector.set_ctc_head(read_ctc_head(encoder))
 
     def base_network(self, side: str) -> Any:
-        """The network of a side, ``llm`` or ``encoder``."""
-        return self.llm if side == "llm" else self.encoder and self.encoder.model
+        """The network of a side, ``llm`` or ``encoder``; None for an encoder that is not tuned."""
+        if side == "llm":
+            return self.llm
+        return None if self.encoder is None else self.encoder.model
 
     def add_lora(
         self,

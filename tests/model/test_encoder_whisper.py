@@ -90,10 +90,10 @@ def test_a_long_recording_runs_in_passes_and_has_the_frames_of_its_windows(
 
 def test_a_pass_holds_as_much_as_fits_padding_counted() -> None:
     most = families.PASS_SECONDS * RATE
-    assert list(families.passes([])) == []
-    assert list(families.passes([1] * 1000)) == [slice(0, 1000)]
-    assert list(families.passes([most // 4] * 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
-    assert list(families.passes([1, 1, most // 2, 1, most + 1, 1])) == [
+    assert list(families.split_passes([])) == []
+    assert list(families.split_passes([1] * 1000)) == [slice(0, 1000)]
+    assert list(families.split_passes([most // 4] * 9)) == [slice(0, 4), slice(4, 8), slice(8, 9)]
+    assert list(families.split_passes([1, 1, most // 2, 1, most + 1, 1])) == [
         slice(0, 2),
         slice(2, 4),
         slice(4, 5),

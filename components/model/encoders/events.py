@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from components.model.encoders.family import CheckpointFamily, passes, split_windows
+from components.model.encoders.family import WindowedFamily
 from components.model.encoders.traits import MEL_STEP, MEL_WINDOW, EncoderTraits
 from components.model.folders.pretrained import extract_features, read_extractor, read_network
 
 NUM_SPECIAL = 2  # tokens before the patches
 
 
-class SpectrogramTransformerFamily(CheckpointFamily):
+class SpectrogramTransformerFamily(WindowedFamily):
     """AST. Its extractor computes Kaldi's filterbank, at steps of 10 ms over 25 ms."""
 
     model_types = ("audio-spectrogram-transformer",)
@@ -36,6 +36,7 @@ class SpectrogramTransformerFamily(CheckpointFamily):
         self.network: Any = read_network(folder, AutoModel, dtype, device)
         config = self.network.config
         self.traits = self.describe(config)
+        self.window = self.traits.window
         self.bands, self.steps = self.network.embeddings.get_shape(config)
         self.device, self.dtype = device, dtype
 
@@ -61,16 +62,7 @@ class SpectrogramTransformerFamily(CheckpointFamily):
         traits = self.traits
         return math.ceil(samples / traits.hop) if samples >= traits.least_samples else 0
 
-    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
-        """Frames of each waveform, (frames, width): the windows of 10 s of each, joined."""
-        window = self.traits.window
-        windows = [split_windows(waveform, window) for waveform in waveforms]
-        flat = [piece for utterance in windows for piece in utterance]
-        runs = passes([window] * len(flat))
-        states = iter([frames for run in runs for frames in self._pass(flat[run], layer)])
-        return [torch.cat([next(states) for _ in utterance]) for utterance in windows]
-
-    def _pass(self, windows: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode_pass(self, windows: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of windows of at most 10 s, all through the layers at once."""
         # The last window may be shorter than one window of the filterbank.
         padded = [np.pad(window, (0, max(0, MEL_WINDOW - len(window)))) for window in windows]

@@ -92,12 +92,32 @@ class CheckpointFamily(Family):
         return None
 
 
+class WindowedFamily(CheckpointFamily):
+    """A family that computes at most ``window`` samples at a time: longer audio is cut into
+    windows, and their frames are joined. Many windows run in passes of ``PASS_SECONDS``.
+    """
+
+    window: int  # samples
+
+    @abstractmethod
+    def encode_pass(self, windows: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of windows, each (frames, width), all through the layers at once."""
+
+    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+        """Frames of each waveform, (frames, width): those of its windows, joined."""
+        windows = [split_windows(waveform, self.window) for waveform in waveforms]
+        flat = [window for utterance in windows for window in utterance]
+        passes = split_passes([self.count_computed_samples(len(window)) for window in flat])
+        states = iter([frames for run in passes for frames in self.encode_pass(flat[run], layer)])
+        return [torch.cat([next(states) for _ in utterance]) for utterance in windows]
+
+
 def split_windows(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
     """``waveform`` in windows of ``samples``; the last one has the remaining ones."""
     return [waveform[start : start + samples] for start in range(0, len(waveform), samples)]
 
 
-def passes(lengths: Sequence[int]) -> Iterator[slice]:
+def split_passes(lengths: Sequence[int]) -> Iterator[slice]:
     """Runs of pieces of ``lengths`` samples, in their order, whose size, each piece padded to the
     longest of its run, is at most ``PASS_SECONDS``; a longer piece is a run of its own.
     """

@@ -23,9 +23,7 @@ class EncoderTraits:
     width: int  # values per frame
     hop: int  # samples from one frame to the next
     least_samples: int  # that give a frame
-    num_layers: (
-        int | None
-    )  # hidden states 0 (input of the first layer) to this; None: only the last
+    num_layers: int | None  # a hidden state is 0 (input of the first) to this; None: the last only
     needs_equal_lengths: bool = False  # normalises over time: padding would change the frames
     window: int = 0  # samples that are computed at least, and in multiples; 0: as many as there are
     positions_per_frame: int = 1  # that its layers compute, for a count of operations

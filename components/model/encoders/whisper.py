@@ -21,13 +21,13 @@ from transformers import AutoModel, WhisperModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from components.model.encoders.family import CheckpointFamily, passes, split_windows
+from components.model.encoders.family import WindowedFamily
 from components.model.encoders.traits import MEL_STEP, MEL_WINDOW, EncoderTraits
 from components.model.folders.description import read_config
 from components.model.folders.pretrained import extract_features, read_extractor, read_network
 
 
-class WhisperFamily(CheckpointFamily):
+class WhisperFamily(WindowedFamily):
     """The encoder of a Whisper checkpoint, or of a folder with a Whisper encoder alone."""
 
     model_types = ("whisper",)
@@ -84,15 +84,7 @@ class WhisperFamily(CheckpointFamily):
         traits = self.traits
         return math.ceil(samples / traits.hop) if samples >= traits.least_samples else 0
 
-    def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
-        """Frames of each waveform, (frames, width): the windows of 30 s of each, joined."""
-        windows = [split_windows(waveform, self.window) for waveform in waveforms]
-        flat = [window for utterance in windows for window in utterance]
-        runs = passes([self.count_computed_samples(len(window)) for window in flat])
-        states = iter([frames for run in runs for frames in self._pass(flat[run], layer)])
-        return [torch.cat([next(states) for _ in utterance]) for utterance in windows]
-
-    def _pass(self, windows: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
+    def encode_pass(self, windows: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of windows of at most 30 s, all through the layers at once."""
         counts = [math.ceil(len(window) / self.traits.hop) for window in windows]
         hidden = self._encode(self._mel(windows, counts), counts, layer)  # (windows, T, width)

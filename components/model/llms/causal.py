@@ -157,13 +157,13 @@ def check_packing(llm: Any) -> None:
         together = compute_hidden_states(llm, torch.cat([first, second])[None], None, positions)[
             0
         ].float()
-        off = float((together - separate).norm() / separate.norm())
+        deviation = float((together - separate).norm() / separate.norm())
     except TypeError:  # it takes no positions
-        off = float("inf")
-    if not off <= PACKING_TOLERANCE[embed.weight.dtype]:
+        deviation = float("inf")
+    if not deviation <= PACKING_TOLERANCE[embed.weight.dtype]:
         raise InputError(
             f"{type(llm).__name__} does not keep sequences apart that are packed into one row "
-            f"(off by {off:.2g}).",
+            f"(off by {deviation:.2g}).",
             subject="train.packing",
             hint="Set train.packing to false.",
         )
