@@ -5,9 +5,10 @@
     libretto use smoke        # a size for tests; leave it out for the size of params.yaml
     python examples/compare_llms.py llama-smoke phi-smoke
 
-The names are entries of ``catalogue/llm.yaml``. For each of them the stages that depend on the LLM
-run as a DVC experiment; encoder, shards and frames are shared. The first name is the baseline.
-Started again, it continues where it stopped. Takes about a minute for each LLM at smoke size.
+Run it in a workspace. The names are entries of ``catalogue/llm.yaml``. For each of them the stages
+that depend on the LLM run as a DVC experiment; encoder, shards and frames are shared. The first
+name is the baseline. Started again, it continues where it stopped. Takes about a minute for each
+LLM at smoke size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flows import compare
+from libretto.__main__ import main as run_libretto
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Two LLMs side by side.")
     parser.add_argument("llms", nargs="+", metavar="LLM", help="entries of catalogue/llm.yaml")
     options = parser.parse_args()
-    return compare.main(["--llm", *options.llms])
+    return run_libretto(["compare", "--llm", *options.llms])
 
 
 if __name__ == "__main__":

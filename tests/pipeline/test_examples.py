@@ -24,10 +24,7 @@ def test_a_folder_of_recordings_gives_a_word_error_rate(smoke: Project) -> None:
 def test_two_llms_are_compared(smoke: Project, tmp_path: Path) -> None:
     project = smoke.copy(tmp_path / "project")
     project.run("git", "add", "-A")
-    done = project.run(
-        *(sys.executable, "examples/compare_llms.py", "llama-smoke", "phi-smoke"),
-        PYTHONPATH=str(project.folder),
-    )
+    done = project.run(sys.executable, "examples/compare_llms.py", "llama-smoke", "phi-smoke")
     assert "compare-llama-smoke" in done.stdout
     assert "compare-phi-smoke" in done.stdout
     assert "Against compare-llama-smoke" in done.stdout
