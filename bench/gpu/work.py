@@ -146,7 +146,7 @@ def measure_training(
     examples = [(utterance, True) for utterance in utterances]
     batch = StepBatch(examples, len(examples), forward.count_targets(examples))
     seconds = card.measure_seconds(
-        lambda: training.loop.step(objective, batch, 0), device, size.num_runs
+        lambda: training.loop(1).step(objective, batch, 0), device, size.num_runs
     )
     layers, output = _count_parameters(model)
     target_tokens = len(model.builder.encode(TEXT)) + 1

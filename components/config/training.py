@@ -62,7 +62,6 @@ class CurriculumStage:
 
     __pydantic_config__ = STRICT
     name: Annotated[str, Field(description="Name of the stage.")]
-    steps: Annotated[PositiveInt, Field(description="Optimiser steps.")]
     tune: Annotated[list[Part], Field(min_length=1, description="Parts that are trained.")]
     learning_rate: Annotated[
         LearningRate, Field(description="Peak, of the projector and the matching head.")
@@ -80,6 +79,28 @@ class CurriculumStage:
         list[str],
         Field(description="Patterns of parameter names that stay fixed although a part is tuned."),
     ]
+    steps: Annotated[
+        PositiveInt | None, Field(description="Optimiser steps; null where epochs are given.")
+    ] = None
+    epochs: Annotated[
+        PositiveFloat | None,
+        Field(
+            description="Passes over the training speech (over non-speech where a stage has "
+            "nothing else), the last one in part; null where steps are given."
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def check_length(self) -> Self:
+        """A stage has one length."""
+        if (self.steps is None) == (self.epochs is None):
+            wrong = "no length" if self.steps is None else "steps and epochs"
+            raise RuleError(
+                "steps",
+                f"stage '{self.name}' has {wrong}.",
+                "Give it steps or epochs; the other is left out or null.",
+            )
+        return self
 
     @model_validator(mode="after")
     def check_parts(self) -> Self:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import catalogue
+from components.plan.length import sum_speech_epochs
 from components.plan.load import ASSUMPTIONS
 from components.plan.run import RunPlan, has_memory
 
@@ -27,8 +28,11 @@ def print_plan(plan: RunPlan) -> None:
         f"corpus {params.corpus}, encoder {params.encoder}, projector {params.projector}, llm "
         f"{params.llm}"
     )
-    for table in (_audio(plan), _downloads(plan), _disk(plan), _parameters(plan), _loads(plan)):
+    for table in (_audio(plan), _downloads(plan), _disk(plan), _parameters(plan)):
         console.print(table)
+    if plan.lengths:
+        console.print(_lengths(plan))
+    console.print(_loads(plan))
     for remark in _remarks(plan):
         console.print(remark)
     console.print(f"Memory and hours are estimates, not measured: {ASSUMPTIONS}.")
@@ -129,6 +133,24 @@ def _parameters(plan: RunPlan) -> Table:
             table.add_row(module, *map(format_millions, counts))
     num_frozen = sum(frozen for _, frozen in modules.values())
     table.add_row("all", format_millions(plan.networks.num_trained), format_millions(num_frozen))
+    return table
+
+
+def _lengths(plan: RunPlan) -> Table:
+    table = _table("Training (estimates: full batches)", "stage", "steps", "epochs", "audio, hours")
+    for length in plan.lengths:
+        table.add_row(
+            length.name,
+            f"{length.num_steps:,}",
+            f"{length.epochs:,.2f}",
+            f"{length.seconds / 3600:,.1f}",
+        )
+    table.add_row(
+        "all",
+        f"{sum(length.num_steps for length in plan.lengths):,}",
+        f"{sum_speech_epochs(plan.lengths):,.2f}",
+        f"{sum(length.seconds for length in plan.lengths) / 3600:,.1f}",
+    )
     return table
 
 

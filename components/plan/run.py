@@ -27,6 +27,7 @@ from components.plan.disk import (
     list_downloaded,
     sum_by_disk,
 )
+from components.plan.length import StageLength, list_stage_lengths
 from components.plan.load import (
     Gpu,
     StageLoad,
@@ -72,6 +73,7 @@ class RunPlan:
     gpus: dict[str, Gpu]
     engine: str  # torchrun's, that trains here; empty where it trains without
     num_ranks: int
+    lengths: list[StageLength]  # of the training's stages
 
 
 def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None = None) -> RunPlan:
@@ -117,6 +119,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         or [Memory(machine.name, machine.memory_bytes, num_processes)],
         cards,
         *training_ranks(params, networks, up_to_date),
+        list_stage_lengths(params.train, networks, audio),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from components.config.params import Params
 from components.config.training import Train
+from components.plan.length import StageLength, list_stage_lengths, step_seconds
 from components.plan.load import (
     LIBRARY_BYTES,
     LOGIT_BYTES,
@@ -59,6 +60,7 @@ class _Training:
     encoder_dtype: str  # of the encoder's weights
     encoder_compute_dtype: str
     num_sharing: int  # ranks that share the LLM's layers
+    lengths: list[StageLength]  # by stage of the curriculum
 
 
 def estimate_train(
@@ -85,6 +87,7 @@ def estimate_train(
         encoder_dtype,
         HALF_DTYPES.get(settings.precision, encoder_dtype),
         num_sharing,
+        list_stage_lengths(settings, networks, audio),
     )
     is_live = params.features.mode == "live"
     peak_bytes = _llm_bytes(training) + _state_bytes(networks, num_sharing) + LIBRARY_BYTES
@@ -94,7 +97,7 @@ def estimate_train(
         "train",
         training.compute_dtype,
         _operations(training, is_live),
-        _dev_steps(settings, audio) * networks.llm.num_parameters * BYTES[dtype],
+        _dev_steps(training, audio) * networks.llm.num_parameters * BYTES[dtype],
         peak_bytes,
     )
 
@@ -104,8 +107,8 @@ def _operations(training: _Training, is_live: bool) -> dict[str, float]:
     settings, networks, mean_s = training.settings, training.networks, training.mean_s
     recomputes = settings.gradient_checkpointing
     llm, frozen, tuned = 0.0, 0.0, 0.0  # operations of the LLM, of a frozen and of a tuned encoder
-    for stage, counts in zip(settings.curriculum, networks.stages, strict=True):
-        num_utterances = stage.steps * step_seconds(settings, networks, mean_s) / mean_s
+    for length, counts in zip(training.lengths, networks.stages, strict=True):
+        num_utterances = length.seconds / mean_s
         tokens = num_utterances * count_tokens(networks, mean_s)
         llm_parameters = networks.llm.num_parameters
         llm += tokens * ((4 + 2 * recomputes) * llm_parameters + 2 * counts.get("llm", 0))
@@ -129,12 +132,14 @@ def _tunes_encoder(counts: ModuleCounts) -> bool:
     return counts.get("encoder", 0) + counts.get("encoder-lora", 0) > 0
 
 
-def _dev_steps(settings: Train, audio: Sequence[AudioAmount]) -> float:
+def _dev_steps(training: _Training, audio: Sequence[AudioAmount]) -> float:
     """Steps of greedy search on dev, at each checkpoint: each step reads the weights once for a
     batch of utterances.
     """
-    selection = settings.selection
-    num_checkpoints = sum(math.ceil(stage.steps / selection.every) for stage in settings.curriculum)
+    settings, selection = training.settings, training.settings.selection
+    num_checkpoints = sum(
+        math.ceil(length.num_steps / selection.every) for length in training.lengths
+    )
     return num_checkpoints * sum(
         generation_steps(
             amount,
@@ -144,16 +149,6 @@ def _dev_steps(settings: Train, audio: Sequence[AudioAmount]) -> float:
         for amount in audio
         if amount.role == "dev"
     )
-
-
-def step_seconds(settings: Train, networks: Networks, mean_s: float) -> float:
-    """Seconds of audio in a step that is full under the budgets of seconds and of tokens. Padding
-    counts in the first, packed or not.
-    """
-    num_utterances = settings.batch_seconds / mean_s
-    if settings.batch_tokens:
-        num_utterances = min(num_utterances, settings.batch_tokens / count_tokens(networks, mean_s))
-    return max(1.0, num_utterances) * mean_s
 
 
 def _micro_batch_seconds(training: _Training) -> float:

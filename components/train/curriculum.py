@@ -8,11 +8,9 @@ started again ends with the same bits.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,10 +27,10 @@ from components.optim.ranks import Ranks
 from components.optim.sharding import shard
 from components.runtime.hashing import seed_of
 from components.runtime.unit_cache import Key
+from components.train.curve import read_stage_rows, write_curve
 from components.train.data import count_short_utterances
 from components.train.parts import TABLE, TrainableParts, write_tables
 from components.train.stage import RoleSources, StageTraining
-from components.train.stage_cache import CURVE
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +81,13 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
         if ranks.rank == 0:
             logger.info("train: parameters in stage '%s':\n%s", stage.name, format_table(rows))
         stage_training.restore(training.stage_keys[index])
-        stage_training.run(sources)
+        first_step += stage_training.run(sources)
         stage_training.store(training.stage_keys[index])
-        first_step += stage.steps
 
     model.save(training.out / "bridge", is_writer=ranks.rank == 0)
     if ranks.rank == 0:
         write_tables(tables, training.out / "bridge" / TABLE)
-        _write_curve(training.scratch, training.out / "curve.csv")
+        write_curve(training.out / "curve.csv", read_stage_rows(training.scratch))
     ranks.barrier()
 
 
@@ -137,23 +134,3 @@ def _check_frame_counts(ranks: Ranks, speech: FrameSource, stride: float) -> Non
             len(speech.utterances),
             stride,
         )
-
-
-def _write_curve(scratch: Path, path: Path) -> None:
-    """Writes the curves of all stages as one table: step, stage, loss, matching, accuracy, dev_wer
-    (empty where dev was not decoded); and, in a training that has such, ctc (the encoder's CTC
-    loss), skipped (1 where fp16 overflowed) and stopped (``early`` where a stage ended before its
-    last step).
-    """
-    stage_paths = sorted(
-        scratch.glob(f"*/{CURVE}"), key=lambda path: int(path.parent.name.split("-")[0])
-    )
-    rows = [json.loads(line) for path in stage_paths for line in path.read_text().splitlines()]
-    columns = ["step", "stage", "loss", "matching", "accuracy", "dev_wer"]
-    columns += [name for name in ("ctc", "skipped", "stopped") if any(name in row for row in rows)]
-    lines = [",".join(_cell(row.get(column, "")) for column in columns) for row in rows]
-    path.write_text("\n".join([",".join(columns), *lines]) + "\n")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ A pure function of seed, stage and step, so that a resumed run computes the same
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,6 +47,7 @@ class PlannedStep:
 
     epoch: int  # of the stage
     members: list[Indices]
+    epochs_done: float  # passes over the utterances of the stage after this step
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ def plan_steps(
 ) -> list[PlannedStep]:
     """The batch of each step, as indices of ``[*speech, *nonspeech]``.
 
-    Epochs follow each other until the stage has all its steps; in each, non-speech is spread evenly
-    in its share. With a share of 1 there is no speech, and an epoch is all non-speech once.
-    ``epoch_durations(epoch)`` are seconds of all utterances, by default those of the recordings;
-    ``count_tokens`` is for the budget in tokens.
+    Epochs follow each other until the stage has its length; in each, non-speech is spread evenly in
+    its share. With a share of 1 there is no speech, and an epoch is all non-speech once. Of a part
+    of an epoch the first batches are taken, at least one. ``epoch_durations(epoch)`` are seconds of
+    all utterances, by default those of the recordings; ``count_tokens`` is for the budget in
+    tokens.
     """
     utterances = [*speech, *nonspeech]
     share = stage.nonspeech_share
@@ -108,9 +111,10 @@ def plan_steps(
     base, offset = (speech, 0) if has_speech else (nonspeech, len(speech))
     num_nonspeech = round(len(speech) * share / (1 - share)) if has_speech else 0
     recorded = [utterance.duration_s for utterance in utterances]
-    steps: list[PlannedStep] = []
-    epoch = 0
-    while len(steps) < stage.steps:
+
+    def batches_of(epoch: int) -> list[list[Indices]]:
+        """All batches of an epoch, in their order."""
+        batches: list[list[Indices]] = []
         seed = seed_of("train-batches", settings.seed, stage.name, epoch)
         extra = _draw_evenly(len(speech), len(nonspeech), num_nonspeech, seed)
         groups = shuffle_in_windows(
@@ -132,12 +136,29 @@ def plan_steps(
                     is_speech = member[0] < len(speech)
                     token_counts[member] = count_tokens(utterance, is_speech, epoch)
             group_seed = seed_of(seed, group_index)
-            steps += [
-                PlannedStep(epoch, batch)
-                for batch in _batches(members, durations_s, settings, group_seed, token_counts)
-            ]
-        epoch += 1
-    return steps[: stage.steps]
+            batches += _batches(members, durations_s, settings, group_seed, token_counts)
+        return batches
+
+    steps: list[PlannedStep] = []
+    for epoch in itertools.count():
+        batches = batches_of(epoch)
+        steps += [
+            PlannedStep(epoch, batch, epoch + (index + 1) / len(batches))
+            for index, batch in enumerate(batches[: _count_steps(stage, epoch, len(batches))])
+        ]
+        if stage.epochs is not None and epoch + 1 >= stage.epochs:
+            return steps
+        if stage.steps is not None and len(steps) >= stage.steps:
+            return steps[: stage.steps]
+    raise AssertionError("an endless count has no end")
+
+
+def _count_steps(stage: CurriculumStage, epoch: int, num_batches: int) -> int:
+    """How many of the batches of an epoch a stage with a length in epochs trains on: all but in its
+    last epoch, and at least one in the first.
+    """
+    share = min(1.0, stage.epochs - epoch) if stage.epochs is not None else 1.0
+    return max(round(share * num_batches), int(epoch == 0))
 
 
 def _batches(

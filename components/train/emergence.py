@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,12 @@ def summarise(curve: Path) -> dict[str, Any]:
     and no jump where nothing was trained.
 
     A figure that does not exist is None. A stage whose name is twice in the curriculum has one
-    best.
+    best, and epochs and hours of both.
     """
     with curve.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     accuracy = [float(row["accuracy"]) for row in rows]
+    lengths = _stage_lengths(rows)
     jump = find_jump(accuracy)
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -108,6 +109,8 @@ def summarise(curve: Path) -> dict[str, Any]:
             best[row["stage"]] = {"dev_wer": float(row["dev_wer"]), "step": int(row["step"]) + 1}
     return {
         "steps": len(rows),
+        "epochs": {stage: round(epochs, 6) for stage, (epochs, _) in lengths.items()},
+        "audio_hours": {stage: round(seconds / 3600, 6) for stage, (_, seconds) in lengths.items()},
         "accuracy": round(float(running_median(accuracy)[-1]), 6) if accuracy else None,
         "jump": {
             "step": jump.step if jump else None,
@@ -116,6 +119,19 @@ def summarise(curve: Path) -> dict[str, Any]:
         },
         "best": best,
     }
+
+
+def _stage_lengths(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[float, float]]:
+    """Passes over its utterances and seconds of audio that a stage has seen, by its name."""
+    lengths: dict[str, tuple[float, float]] = {}
+    previous = 0.0
+    for row in rows:
+        epoch = float(row["epoch"])
+        passes = epoch - previous if epoch > previous else epoch  # lower: another stage begins
+        epochs, seconds = lengths.get(row["stage"], (0.0, 0.0))
+        lengths[row["stage"]] = epochs + passes, seconds + float(row["audio_s"])
+        previous = epoch
+    return lengths
 
 
 def write_summary(curve: Path, path: Path) -> None:

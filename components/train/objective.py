@@ -115,6 +115,15 @@ class StageObjective(Objective[TrainingExample]):
             for indices in planned.members
         ]
 
+    def count_seconds(self) -> float:
+        """Seconds of audio in all steps, as recorded."""
+        return sum(
+            self._utterances[index].duration_s
+            for planned in self.steps
+            for indices in planned.members
+            for index in indices
+        )
+
     def before_step(self, step: int) -> None:
         """Sets the modes of the networks."""
         set_training_mode(self.context.model)
@@ -143,15 +152,18 @@ class StageObjective(Objective[TrainingExample]):
     def after_step(self, step: int, batch: StepBatch[TrainingExample], result: StepResult) -> None:
         """Adds a row to the curve; raises InputError where the loss diverges."""
         figures, tokens = result.figures, batch.num_targets
+        audio_s = sum(utterance.duration_s for utterance, _ in batch.items)
         self._throughput.add(
             result.duration_s,
-            sum(utterance.duration_s for utterance, _ in batch.items),
+            audio_s,
             int(figures["num_tokens"]),
             int(figures["num_padding"]),
         )
         row = {
             "step": self.context.first_step + step,
             "stage": self.context.stage.name,
+            "epoch": self.steps[step].epochs_done,
+            "audio_s": audio_s,
             "loss": figures["cross_entropy"] / tokens,
             "matching": figures["matching"] / tokens,
             "accuracy": figures["num_correct"] / tokens,

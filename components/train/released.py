@@ -29,9 +29,9 @@ from components.model.encoders.registry import read_traits
 from components.model.folders.conversion import convert_weights
 from components.model.model_folder import CONFIG, ModelConfig, folder_digest
 from components.runtime.settings import models_root
+from components.train.curve import write_curve
 
 PREFIX = "encoder_projector."
-COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def convert_released(source: ReleasedBridge, folder: Path) -> None:
     (bridge / CONFIG).write_text(
         json.dumps(non_default_fields(config), indent=1, sort_keys=True) + "\n"
     )
-    (folder / "curve.csv").write_text(COLUMNS)
+    write_curve(folder / "curve.csv")
 
 
 def _checked(source: ReleasedBridge, config: ModelConfig) -> dict[str, torch.Tensor]:

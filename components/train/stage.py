@@ -32,7 +32,7 @@ from components.train.encoder_ctc import EncoderCtcLoss
 from components.train.forward import ForwardPass, TokenCounter
 from components.train.objective import StageContext, StageObjective
 from components.train.parts import TrainableParts
-from components.train.stage_cache import BEST, DONE
+from components.train.stage_cache import BEST, DONE, STEPS
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +73,11 @@ class StageTraining:
             parts.uses_ctc_loss(stage),
         )
         groups, peaks = parts.tune(stage), parts.peak_rates(stage)
-        optimiser = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": peaks[part]} for part, parameters in groups.items()],
             weight_decay=settings.weight_decay,
         )
         self.precision = Precision(settings.precision, device)
-        self.loop = TrainingLoop(
-            ranks, parts.model, optimiser, _loop_settings(self.context), self.precision
-        )
 
     def restore(self, key: Key) -> None:
         """Takes the finished stage from the work cache, where a training whose curriculum was the
@@ -100,18 +97,39 @@ class StageTraining:
             stage_cache.store(key, self.context.folder)
         self.context.ranks.barrier()
 
-    def run(self, sources: RoleSources) -> None:
+    def run(self, sources: RoleSources) -> int:
         """Trains the stage unless it is finished, and loads the weights of the selected checkpoint
-        into the model.
+        into the model; returns the number of its steps, those after an early end included.
         """
-        if not (self.context.folder / DONE).is_file():
+        folder, ranks = self.context.folder, self.context.ranks
+        if not (folder / DONE).is_file():
             objective = self._objective(sources)
-            self.loop.run(objective)
-            if self.context.ranks.rank == 0:
+            self._log_length(objective)
+            self.loop(len(objective.steps)).run(objective)
+            if ranks.rank == 0:
                 objective.write_curve()
-                (self.context.folder / DONE).touch()
-            self.context.ranks.barrier()
-        checkpoint.load(self.context.folder / BEST, self.context.model, None)
+                (folder / STEPS).write_text(f"{len(objective.steps)}\n")
+                (folder / DONE).touch()
+            ranks.barrier()
+        checkpoint.load(folder / BEST, self.context.model, None)
+        return int((folder / STEPS).read_text())
+
+    def loop(self, num_steps: int) -> TrainingLoop:
+        """The loop that makes so many steps with the optimiser of the stage."""
+        settings = _loop_settings(self.context, num_steps)
+        return TrainingLoop(
+            self.context.ranks, self.context.model, self.optimiser, settings, self.precision
+        )
+
+    def _log_length(self, objective: StageObjective) -> None:
+        if self.context.ranks.rank == 0:
+            logger.info(
+                "train: stage '%s': %d steps, %.2f epochs, %.1f h of audio",
+                self.context.stage.name,
+                len(objective.steps),
+                objective.steps[-1].epochs_done,
+                objective.count_seconds() / 3600,
+            )
 
     def _objective(self, sources: RoleSources) -> StageObjective:
         speech, nonspeech = self._training_utterances(sources)
@@ -199,12 +217,12 @@ class StageTraining:
             )
 
 
-def _loop_settings(context: StageContext) -> LoopSettings:
+def _loop_settings(context: StageContext, num_steps: int) -> LoopSettings:
     settings, stage = context.settings, context.stage
     return LoopSettings(
         stage="train",
         task=stage.name,
-        num_steps=stage.steps,
+        num_steps=num_steps,
         warmup=stage.warmup,
         decay=stage.decay,
         clip=settings.clip,

@@ -15,9 +15,10 @@ from typing import Any
 
 from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
-CODE = "components.train.task"  # the module that computes the stages and the bridge
-# In the folder of a stage; DONE exists once the others are complete.
-CURVE, BEST, DONE = "curve.jsonl", "best", "done"
+CODE = "components.train.curriculum"  # the module that computes the stages
+# In the folder of a stage: rows of the curve, selected checkpoint, number of planned steps; DONE
+# exists once the others are complete.
+CURVE, BEST, STEPS, DONE = "curve.jsonl", "best", "steps", "done"
 
 
 def stage_keys(version: int, parameters: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Key]:
@@ -61,7 +62,7 @@ def store(key: Key, folder: Path) -> None:
     """Stores the finished stage of ``folder`` under its key."""
 
     def fill(unit: Path) -> None:
-        for path in (folder / CURVE, *(folder / BEST).iterdir()):
+        for path in (folder / CURVE, folder / STEPS, *(folder / BEST).iterdir()):
             link_file(path, unit / path.relative_to(folder))
 
     cached_unit("curriculum", key, fill, code=CODE)
