@@ -38,10 +38,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
+from components.plan import recipe as recipes
+from components.plan.recipe import Recipe, RecipeCell
 from components.runtime.devices import visible_gpus
 from components.runtime.tables import format_table
 from flows import experiments
-from flows import recipe as recipes
 from flows.compare_options import PROG, build_parser
 from flows.comparison import (
     Row,
@@ -50,7 +51,6 @@ from flows.comparison import (
     compare_to_first,
     summarize_seeds,
 )
-from flows.recipe import Recipe, RecipeCell
 
 # Cells that are waited for at once: more than run.
 WATCHERS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 
 from components.config.params import NAMES
-from flows import recipe as recipes
+from components.plan import recipe as recipes
 
 PROG = "python -m flows.compare"
 

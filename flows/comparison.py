@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from components.config.params import read_params
+from components.plan.recipe import RecipeCell
 from flows.differences import UTTERANCES, list_differences, read_errors
 from flows.experiments import read_committed, read_failure
-from flows.recipe import RecipeCell
 from flows.results import (
     SCORE,
     TRAIN,

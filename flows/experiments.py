@@ -20,8 +20,8 @@ from dvc.repo.experiments.refs import ExpRefInfo
 
 from components.config.errors import InputError, TransientError
 from components.config.params import read_overridden_params
+from components.plan.recipe import RecipeCell
 from flows.command import DVC, run
-from flows.recipe import RecipeCell
 from libretto.pipeline import build_environment
 
 # Files in which the commit of an experiment may differ from the one that it is based on.

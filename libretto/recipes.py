@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.recipe import RecipeCell
+    from components.plan.recipe import RecipeCell
 
 PARAMETERS = Path("params.yaml")
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto use") -> 
 
 def recipe_lines() -> list[str]:
     """Each recipe with its first sentence, a line each."""
-    from flows import recipe
+    from components.plan import recipe
 
     names = recipe.list_names()
     width = max(map(len, names))
@@ -84,7 +84,7 @@ def find_cell(name: str, only: str) -> RecipeCell:
     none of them.
     """
     from components.config.errors import InputError, nearest
-    from flows import recipe
+    from components.plan import recipe
 
     cells = {cell.name: cell for cell in recipe.expand(recipe.read_recipe(name))}
     if len(cells) > 1 and not only:

@@ -29,8 +29,8 @@ from components.config.schema import non_default_fields, parse_as
 from components.corpus.source import KINDS as CORPUS_KINDS
 from components.corpus.source import build_source
 from components.plan.__main__ import main as run_plan
+from components.plan.recipe import read_recipe
 from components.runtime.stage import check_names
-from flows.recipe import read_recipe
 from tests.conftest import REPOSITORY
 from tests.errors import refused
 

@@ -23,8 +23,8 @@ from components.config.model_sources import EncoderSource, LlmSource, shape_of
 from components.config.params import read_overridden_params
 from components.config.schema import non_default_fields
 from components.model.bridges.registry import build_projector
+from components.plan.recipe import RecipeCell
 from components.runtime.artifact import write_record
-from flows.recipe import RecipeCell
 from tests import world
 from tests.checkpoints import save_encoder, save_llm
 

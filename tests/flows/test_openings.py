@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from components.config.params import read_overridden_params
+from components.plan import recipe as recipes
 from components.plan.load import read_gpu
 from components.plan.networks import read_networks
 from components.plan.run import estimate_loads
 from components.plan.speech import list_audio
-from flows import recipe as recipes
 from tests.conftest import REPOSITORY
 
 EMBEDDED = {

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from components.model.speech_llm import SpeechLLM
-from flows import compare, recipe
-from flows.recipe import RecipeCell
+from components.plan import recipe
+from components.plan.recipe import RecipeCell
+from flows import compare
 from tests import world
 
 from .conftest import ROOT

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_overridden_params
-from flows import compare, recipe
-from flows.recipe import Recipe, RecipeCell
+from components.plan import recipe
+from components.plan.recipe import Recipe, RecipeCell
+from flows import compare
 
 from .conftest import ROOT
 
