@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
 .ONESHELL:
-.PHONY: run test test-slow serve stop lint docs reference setup
+.PHONY: run use test test-slow serve stop lint docs reference setup
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
@@ -20,6 +20,9 @@ run: setup .dvc/plots.html  ## the embedded pipeline, end to end, then its resul
 	python -m components.plan
 	dvc repro
 	python -m components.score table
+
+use: setup  ## puts a recipe into params.yaml: make use RECIPE=slam-asr; lists them without one
+	python -m libretto use $(RECIPE)
 
 test: setup  ## what needs no server, no accelerator and little time
 	python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not gpu"

@@ -87,7 +87,7 @@ class RecipeComparison:
 
 def expand_cells(recipe_name: str, names: Names, only: str = "") -> dict[str, RecipeCell]:
     """Experiment name → cell, all checked, of a recipe, or of names for each dial."""
-    recipe = recipes.read_recipe(recipe_name) if recipe_name else Recipe()
+    recipe = recipes.read_recipe(recipe_name) if recipe_name else Recipe(base="params.yaml")
     dials = {dial: list(values) for dial, values in names.items() if values}
     if dials and recipe.cells:
         raise InputError(
@@ -103,6 +103,7 @@ def expand_cells(recipe_name: str, names: Names, only: str = "") -> dict[str, Re
                 f"There is no cell '{only}'.", subject=only, hint=nearest(only, cell_names)
             )
         cells = [cell for cell in cells if cell.name == only]
+    cells = recipes.place_on_base(recipe, cells)
     for cell in cells:
         recipes.check_cell(cell)
     return {"-".join(filter(None, (recipe_name or "compare", cell.name))): cell for cell in cells}

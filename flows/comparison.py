@@ -28,8 +28,11 @@ Row = dict[str, str]  # text by column
 
 
 def build_table(names: Sequence[str], commits: Mapping[str, str]) -> tuple[list[Row], list[str]]:
-    """Rows (experiment × set and system, WER and clips with text in percent; the optimiser step at
-    which the training's accuracy jumps), and the names of the failed experiments.
+    """Rows of text by column, and the names of the failed experiments.
+
+    A row has an experiment's WER by set and system and its clips with text, in percent; the epochs
+    of the training by stage, its hours of audio, and the optimiser step at which its accuracy
+    jumps.
 
     ``commits`` are those of the experiments that succeeded, by name.
     """
@@ -53,6 +56,8 @@ def _figures(scores: Mapping[str, Any], training: Mapping[str, Any]) -> Row:
     for name, perplexity in list_perplexities(scores).items():
         row[f"{name} perplexity"] = f"{perplexity:.2f}"
     if training.get("steps"):  # a released projector has none: nothing was trained
+        row["epochs"] = " + ".join(f"{count:.2f}" for count in training["epochs"].values())
+        row["audio h"] = f"{sum(training['audio_hours'].values()):,.1f}"
         row["jump at step"] = str((training.get("jump") or {}).get("step") or "none")
     return row
 

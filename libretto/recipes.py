@@ -1,23 +1,41 @@
 """``libretto use RECIPE``: the parameters of a recipe, written into ``params.yaml``.
 
-In: ``flows/recipes/<name>.yaml``. Out: ``params.yaml`` with the recipe's overrides, comments kept.
-Without a name it lists the recipes. The overrides of a recipe count from the committed
-``params.yaml``, so a file with uncommitted changes is refused unless ``--on-top`` is given.
+In: ``flows/recipes/<name>.yaml``. Out: ``params.yaml`` with the default parameters, comments kept,
+and what the recipe changes of them; the lines that change and the plan of the run, printed. Without
+a name it lists the recipes. A file with changes that are not committed is refused, unless they are
+those of another recipe or ``--on-top`` is given: then the recipe is put on what the file says.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import difflib
 import io
+import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from components.plan.recipe import RecipeCell
+import yaml
 
-PARAMETERS = Path("params.yaml")
+from components.config.errors import InputError, LibrettoError, nearest
+from components.config.params import PARAMS, parse_params
+from components.plan.recipe import (
+    DEFAULT,
+    FOLDER,
+    RecipeCell,
+    expand,
+    list_names,
+    read_recipe,
+)
+from components.runtime.s3 import write_atomically
+from components.runtime.stage import check_names
+
+TITLE = "# Recipe: {} ('libretto use' puts on another one)\n#\n"
+TITLE_PATTERN = r"# Recipe: (?P<name>\S+)( --only (?P<only>\S+))? \('libretto use'.*\n#\n"
 
 
 def build_parser(prog: str = "libretto use") -> argparse.ArgumentParser:
@@ -32,9 +50,9 @@ def build_parser(prog: str = "libretto use") -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", metavar="CELL", default="", help="the cell, if the recipe has several"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the overrides, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument(
-        "--on-top", action="store_true", help="keep uncommitted changes of params.yaml"
+        "--on-top", action="store_true", help="change what params.yaml says, instead of the default"
     )
     return parser
 
@@ -45,27 +63,27 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto use") -> 
     if not options.recipe:
         print("\n".join(recipe_lines()))
         return 0
-    cell = find_cell(options.recipe, options.only)
-    if options.dry_run:
-        print("\n".join(cell.build_arguments()[1::2]))  # without the ``-S`` before each
-        return 0
+    old = PARAMS.read_text(encoding="utf-8")
+    new = render(options.recipe, options.only, old if options.on_top else "")
     if not options.on_top:
-        check_unchanged()
-    write_overrides(PARAMETERS, cell.overrides)
+        check_unchanged(old)
+    print_difference(old, new)
+    print_cost(new)
+    if options.dry_run:
+        return 0
+    write_atomically(PARAMS, new.encode())
     print(
-        f"{PARAMETERS}: {len(cell.overrides)} parameters of '{options.recipe}'. "
-        f"'git checkout {PARAMETERS}' undoes it."
+        f"{PARAMS} has the recipe '{options.recipe}' now. 'dvc repro' runs it; commit the file "
+        f"for flows that run in a clone. 'libretto use {DEFAULT}' goes back to the default."
     )
     return 0
 
 
 def recipe_lines() -> list[str]:
     """Each recipe with its first sentence, a line each."""
-    from components.plan import recipe
-
-    names = recipe.list_names()
+    names = list_names()
     width = max(map(len, names))
-    return [f"{name:{width}}  {_summary(recipe.FOLDER / f'{name}.yaml')}" for name in names]
+    return [f"{name:{width}}  {_summary(FOLDER / f'{name}.yaml')}" for name in names]
 
 
 def _summary(path: Path) -> str:
@@ -79,59 +97,117 @@ def _summary(path: Path) -> str:
     return text.removeprefix("Source:").strip()
 
 
-def find_cell(name: str, only: str) -> RecipeCell:
-    """The cell of a recipe, checked; raises InputError if the recipe has several and ``only`` names
-    none of them.
-    """
-    from components.config.errors import InputError, nearest
-    from components.plan import recipe
+def render(name: str, only: str, base: str = "") -> str:
+    """The text of ``params.yaml`` with the parameters of a recipe's cell, comments kept; ``base``
+    is the text that the recipe is put on, by default what the recipe says.
 
-    cells = {cell.name: cell for cell in recipe.expand(recipe.read_recipe(name))}
+    Raises InputError for an unknown recipe or cell, one of several that is not chosen, an unknown
+    parameter or entry, and a wrong value.
+    """
+    recipe = read_recipe(name)
+    cell = find_cell(name, expand(recipe), only)
+    if recipe.base == "params.yaml":
+        base = base or PARAMS.read_text(encoding="utf-8")
+    title = f"{name} --only {cell.name}" if cell.name else name
+    body = _without_title(base) if base else read_default()
+    text = TITLE.format(title) + apply_overrides(body, cell.overrides)
+    check_names(parse_params(yaml.safe_load(text), f"recipe '{title}'"))
+    return text
+
+
+def read_default() -> str:
+    """The text of the default parameters, without the opening of their recipe."""
+    text = (FOLDER / f"{DEFAULT}.yaml").read_text(encoding="utf-8")
+    return text.split("\n\n", 1)[1]
+
+
+def find_cell(name: str, cells: Sequence[RecipeCell], only: str) -> RecipeCell:
+    """The cell of a recipe; raises InputError if there are several and ``only`` names none."""
+    by_name = {cell.name: cell for cell in cells}
     if len(cells) > 1 and not only:
         raise InputError(
             f"The recipe '{name}' has {len(cells)} cells.",
             subject=name,
-            hint=f"Choose one with --only: {', '.join(cells)}.",
+            hint=f"Choose one with --only: {', '.join(by_name)}.",
         )
-    cell_name = only or next(iter(cells))
-    if cell_name not in cells:
+    cell_name = only or cells[0].name
+    if cell_name not in by_name:
         raise InputError(
-            f"The recipe '{name}' has no cell '{only}'.", subject=only, hint=nearest(only, cells)
+            f"The recipe '{name}' has no cell '{only}'.", subject=only, hint=nearest(only, by_name)
         )
-    recipe.check_cell(cells[cell_name])
-    return cells[cell_name]
+    return by_name[cell_name]
 
 
-def check_unchanged() -> None:
-    """Raises InputError if ``params.yaml`` differs from the last commit."""
-    from components.config.errors import InputError
-
-    done = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(PARAMETERS)], check=False)
-    if done.returncode:
-        raise InputError(
-            f"{PARAMETERS} has changes that are not committed, or is not in Git.",
-            subject=str(PARAMETERS),
-            hint=f"Commit them, 'git checkout {PARAMETERS}', or add --on-top.",
-        )
-
-
-def write_overrides(path: Path, overrides: Mapping[str, Any]) -> None:
-    """Sets parameters of a YAML file, named as ``dvc exp run -S`` names them (an element of a list
-    by its position); comments and layout of the rest are kept.
+def check_unchanged(text: str) -> None:
+    """Raises InputError if ``params.yaml`` has changes that are neither committed nor those of the
+    recipe that its first line names.
     """
+    done = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(PARAMS)], check=False)
+    if done.returncode and text != _rendered_anew(text):
+        raise InputError(
+            f"{PARAMS} has changes that are not committed, or is not in Git.",
+            subject=str(PARAMS),
+            hint=f"Commit them, 'git checkout {PARAMS}', or add --on-top.",
+        )
+
+
+def _rendered_anew(text: str) -> str:
+    """What the recipe in the first line of ``text`` gives; empty where it names none."""
+    match = re.match(TITLE_PATTERN, text)
+    if not match:
+        return ""
+    try:
+        return render(match["name"], match["only"] or "")
+    except LibrettoError:  # the recipe was renamed or removed since
+        return ""
+
+
+def _without_title(text: str) -> str:
+    return re.sub(TITLE_PATTERN, "", text, count=1)
+
+
+def print_difference(old: str, new: str) -> None:
+    """Prints the lines that change."""
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), str(PARAMS), str(PARAMS), n=0, lineterm=""
+    )
+    print("\n".join(line for line in lines if not line.startswith("@@")))
+
+
+def print_cost(text: str) -> None:
+    """Prints the plan of these parameters; where they do not fit this machine, says so and goes on,
+    since another one may run them.
+    """
+    from components.plan.report import print_plan
+    from components.plan.run import check_plan, plan_run
+
+    try:
+        plan = plan_run(parse_params(yaml.safe_load(text), str(PARAMS)))
+        print_plan(plan)
+        check_plan(plan)
+    except LibrettoError as error:
+        print(f"plan, for this machine: {error}", file=sys.stderr)
+
+
+def apply_overrides(text: str, overrides: Mapping[str, Any]) -> str:
+    """The YAML text with some parameters set, named as ``dvc exp run -S`` names them (an element of
+    a list by its position); comments and layout of the rest are kept.
+    """
+    if not overrides:
+        return text
     from ruamel.yaml import YAML
 
     editor = YAML()
     editor.width = 4096  # no line is folded
     editor.preserve_quotes = True
     editor.indent(mapping=2, sequence=4, offset=2)
-    document = editor.load(path.read_text(encoding="utf-8"))
+    document = editor.load(text)
     for name, value in overrides.items():
         *parents, key = (int(part) if part.isdigit() else part for part in name.split("."))
         node = document
         for parent in parents:
             node = node[parent]
-        node[key] = value
+        node[key] = copy.deepcopy(value)
     stream = io.StringIO()
     editor.dump(document, stream)
-    path.write_text(stream.getvalue(), encoding="utf-8")
+    return stream.getvalue()

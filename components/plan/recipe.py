@@ -1,28 +1,31 @@
-"""Recipes: a paper's system or table as overrides of ``params.yaml``, one cell or many.
+"""Recipes: a paper's system or table as overrides of the default parameters, one cell or many.
 
+``flows/recipes/embedded.yaml`` is the default: every parameter with its unit and reason. Any other
 ``flows/recipes/<name>.yaml`` has ``overrides`` (for every cell) and, for several cells, either
 ``grid`` or ``cells`` (overrides by cell name). Every combination of a grid is a cell; an axis of it
 is a parameter with a list of values, or a name with overrides by name. A parameter is named as
 ``dvc exp run -S`` names it; an element of a list by its position (``train.curriculum.0.steps``).
-``published`` has the figures of the source, which are printed next to ours.
+``published`` has the figures of the source, which are printed next to ours. ``base: params.yaml``
+is for overrides that count from what ``params.yaml`` says, whatever that is.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from components.config import catalogue
 from components.config.errors import InputError, nearest
-from components.config.params import Params, read_overridden_params
+from components.config.params import NAMES, PARAMS, Params, read_overridden_params
 from components.config.schema import STRICT, parse_as
 from components.config.yaml_files import read_yaml
 from components.runtime.stage import check_names
 
 FOLDER = Path("flows/recipes")
+DEFAULT = "embedded"  # the recipe that has every parameter
 Overrides = dict[str, Any]  # value by dotted key
 Figures = dict[str, dict[str, float]]  # by cell (empty for the only one) and test set
 PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_/-]*")  # needs no quotes in an override
@@ -49,6 +52,7 @@ class Recipe:
     overrides: Overrides = field(default_factory=dict)
     grid: dict[str, list[Any] | dict[str, Overrides]] = field(default_factory=dict)
     cells: dict[str, Overrides] = field(default_factory=dict)
+    base: Literal["embedded", "params.yaml"] = "embedded"  # what the overrides count from
     published: Published | None = None
 
 
@@ -78,12 +82,16 @@ def list_names() -> list[str]:
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of that name; raises InputError with the nearest known name."""
+    """The recipe of that name, the default one without overrides; raises InputError with the
+    nearest known name.
+    """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise InputError(
             f"There is no recipe '{name}'.", subject=name, hint=nearest(name, list_names())
         )
+    if name == DEFAULT:
+        return Recipe()
     recipe = parse_as(Recipe, read_yaml(path), str(path))
     if recipe.grid and recipe.cells:
         raise InputError(
@@ -145,6 +153,58 @@ def _list_steps(key: str, values: list[Any] | dict[str, Overrides]) -> list[tupl
     return [
         (re.sub(r"[^A-Za-z0-9]+", "-", str(value)).strip("-"), {key: value}) for value in values
     ]
+
+
+def overrides_to_default() -> Overrides:
+    """What sets ``params.yaml`` back to the default parameters; empty where it has them.
+
+    Raises InputError where one of them has a parameter that the other lacks.
+    """
+    current, default = _flatten(read_yaml(PARAMS)), _flatten(read_yaml(FOLDER / f"{DEFAULT}.yaml"))
+    if unmatched := sorted(current.keys() ^ default.keys()):
+        raise InputError(
+            f"The default parameters and {PARAMS} differ in '{unmatched[0]}': only one has it.",
+            subject=unmatched[0],
+            hint=f"Put the default on first: libretto use {DEFAULT}.",
+        )
+    return {key: value for key, value in default.items() if current[key] != value}
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; a list is one value."""
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            values |= _flatten(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
+
+
+def place_on_base(recipe: Recipe, cells: list[RecipeCell]) -> list[RecipeCell]:
+    """The cells with what they override of ``params.yaml``, whatever it says: before their own
+    overrides come those to the base of their recipe.
+    """
+    if recipe.base != DEFAULT:
+        return cells
+    changes = overrides_to_default()
+    return [replace(cell, overrides={**changes, **cell.overrides}) for cell in cells]
+
+
+def suggest_recipe(params: Params) -> str:
+    """The arguments of ``libretto use`` for the recipe that has most of these names, on the same
+    corpus; empty where none is for the corpus.
+    """
+    best, most = "", 0
+    for name in list_names():
+        if name == DEFAULT:
+            continue
+        for cell in expand(read_recipe(name)):
+            if cell.overrides.get("corpus") == params.corpus:
+                count = sum(cell.overrides.get(key) == getattr(params, key) for key in NAMES)
+                if count > most:
+                    best, most = f"{name} --only {cell.name}" if cell.name else name, count
+    return best
 
 
 def check_cell(cell: RecipeCell) -> None:

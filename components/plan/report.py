@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import catalogue
-from components.plan.length import sum_speech_epochs
+from components.plan.length import SHORT_EPOCHS, sum_speech_epochs
 from components.plan.load import ASSUMPTIONS
+from components.plan.recipe import suggest_recipe
 from components.plan.run import RunPlan, has_memory
 
 PLAIN_WIDTH = 120  # columns where the output is no terminal
@@ -36,6 +37,22 @@ def print_plan(plan: RunPlan) -> None:
     for remark in _remarks(plan):
         console.print(remark)
     console.print(f"Memory and hours are estimates, not measured: {ASSUMPTIONS}.")
+    if warning := warn_of_short_training(plan):
+        console.print(warning, style="bold red")
+
+
+def warn_of_short_training(plan: RunPlan) -> str:
+    """What to do where the training sees less than half of its speech once; empty otherwise."""
+    speech_s = sum(amount.seconds for amount in plan.audio if amount.role == "train")
+    epochs = sum_speech_epochs(plan.lengths)
+    if not plan.lengths or not speech_s or epochs >= SHORT_EPOCHS:
+        return ""
+    recipe = suggest_recipe(plan.params)
+    hint = f"Put a recipe on: libretto use {recipe}" if recipe else "Raise train.curriculum"
+    return (
+        f"WARNING: {epochs:.3f} epochs: the training sees a small part of its "
+        f"{speech_s / 3600:,.0f} h of speech. {hint}."
+    )
 
 
 def _remarks(plan: RunPlan) -> Iterator[str]:

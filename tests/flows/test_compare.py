@@ -63,6 +63,7 @@ STAGES = {
     }
 }
 RECIPE = """
+base: params.yaml  # which is that of a miniature
 cells:
   some: {train.curriculum.1.steps: 7}
   broken: {llm: phi-tiny}

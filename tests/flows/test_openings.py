@@ -18,6 +18,7 @@ from components.plan.speech import list_audio
 from tests.conftest import REPOSITORY
 
 EMBEDDED = {
+    "embedded",
     "smoke",
     "recorded",
     "conditions",

@@ -242,19 +242,48 @@ def test_a_recipe_is_written_into_the_parameters(workspace: Path) -> None:
     after = yaml.safe_load((workspace / "params.yaml").read_text())
     assert after["decode"] == before["decode"]
     added = [line for line in changed_lines(workspace) if line.startswith("+")]
-    assert len(added) <= 9  # one line an override, all others as they were
+    assert len(added) <= 10  # one line an override and that of the name, all others as they were
     assert any("# of catalogue/corpus.yaml" in line for line in added)
 
 
 def test_a_changed_file_is_not_written_over(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["use", "smoke"]) == 0
+    text = Path("params.yaml").read_text()
+    changed = text.replace("spike: 0 ", "spike: 7 ")
+    assert changed != text
+    Path("params.yaml").write_text(changed)
     assert run_command(["use", "slam-asr"]) == 2
     assert "params.yaml" in capsys.readouterr().err
-    assert read_params().corpus == "spoken-smoke"
+    assert Path("params.yaml").read_text() == changed
     assert run_command(["use", "slam-asr", "--on-top"]) == 0
-    assert read_params().llm == "vicuna-7b"
+    assert (read_params().llm, read_params().train.spike) == ("vicuna-7b", 7)
+
+
+def test_a_recipe_replaces_another_one_and_the_default_comes_back(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of the first one stays, although nothing was committed between them."""
+    before = Path("params.yaml").read_text()
+    assert run_command(["use", "yu-segment-qformer", "--only", "fc"]) == 0
+    assert read_params().train.concatenate.share == 0.5
+    assert run_command(["use", "slam-asr"]) == 0
+    params = read_params()
+    assert (params.train.concatenate.share, params.llm) == (0, "vicuna-7b")
+    assert run_command(["use", "embedded"]) == 0
+    assert Path("params.yaml").read_text() == before
+    assert not changed_lines(workspace)
+
+
+def test_the_cost_of_a_recipe_is_printed_before_it_is_written(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where this machine is too small for it: another one may run it."""
+    assert run_command(["use", "slam-asr", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "+llm: vicuna-7b" in printed and "-llm: llama-tiny" in printed
+    assert "36,000" in printed  # steps
+    assert not changed_lines(workspace)
 
 
 def test_of_several_cells_one_is_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,7 +292,7 @@ def test_of_several_cells_one_is_named(workspace: Path, capsys: pytest.CaptureFi
     assert run_command(["use", "llms", "--only", "phi-tinny"]) == 2
     assert "phi-tiny" in capsys.readouterr().err
     assert run_command(["use", "llms", "--only", "phi-tiny", "--dry-run"]) == 0
-    assert capsys.readouterr().out.split() == ["llm=phi-tiny"]
+    assert "+llm: phi-tiny" in capsys.readouterr().out
     assert not changed_lines(workspace)
     assert run_command(["use", "llms", "--only", "phi-tiny"]) == 0
     assert read_params().llm == "phi-tiny"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 from pathlib import Path
@@ -19,8 +20,8 @@ from components.config.params import read_overridden_params
 from components.plan import recipe
 from components.plan.recipe import Recipe, RecipeCell
 from flows import compare
-
-from .conftest import ROOT
+from tests.conftest import REPOSITORY as ROOT
+from tests.errors import refused
 
 
 @pytest.fixture
@@ -236,3 +237,33 @@ def test_an_unknown_key_of_a_recipe_is_refused(root: Path) -> None:
         recipe.read_recipe("odd")
     assert "overides" in caught.value.subject
     assert "overrides" in str(caught.value)
+
+
+@pytest.mark.parametrize("on", ["yu-segment-qformer", "pham"])
+def test_a_recipe_means_the_same_whatever_is_put_on(root: Path, on: str) -> None:
+    """Nothing of the parameters that are in force stays in its cells, but for a recipe that counts
+    from them.
+    """
+    (cell,) = recipe.expand(recipe.read_recipe("slam-asr"))
+    before = read_overridden_params(cell.overrides, "").raw
+    other = recipe.expand(recipe.read_recipe(on))[0]
+    changed = read_overridden_params(other.overrides, "").raw
+    (root / "params.yaml").write_text(yaml.safe_dump(changed))
+    assert read_overridden_params(cell.overrides, "").raw != before
+    based = recipe.place_on_base(recipe.read_recipe("slam-asr"), [cell])
+    assert read_overridden_params(based[0].overrides, "").raw == before
+    assert recipe.place_on_base(Recipe(base="params.yaml"), [cell]) == [cell]
+
+
+def test_a_parameter_that_the_default_lacks_stops(root: Path) -> None:
+    """It could not be taken back by an override."""
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    raw["decode"]["sets"]["mine"] = raw["decode"]["sets"]["free"]
+    (root / "params.yaml").write_text(yaml.safe_dump(raw))
+    with refused("decode.sets.mine.beams"):
+        recipe.overrides_to_default()
+
+
+def test_the_default_recipe_is_what_the_repository_runs() -> None:
+    with contextlib.chdir(ROOT):
+        assert recipe.overrides_to_default() == {}

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.train.curve import COLUMNS
 from components.train.emergence import MIN_STEPS, find_jump, running_median, summarise
 from tests import world as tones
 
-COLUMNS = "step,stage,loss,matching,accuracy,dev_wer\n"
+HEAD = ",".join(COLUMNS) + "\n"
 NOISE = st.floats(0, 0.05)  # of a batch
 SEED = st.integers(0, 999)
 
@@ -121,12 +122,15 @@ def test_the_summary_names_the_best_checkpoint_of_every_stage(tmp_path: Path) ->
     accuracy = [0.1] * 20 + [0.9] * 20
     wer = {9: 0.5, 19: 0.4, 29: 0.2, 39: 0.2}
     rows = [
-        f"{step},{'one' if step < 20 else 'two'},1.0,0.0,{value},{wer.get(step, '')}"
+        f"{step},{'one' if step < 20 else 'two'},{(step % 20 + 1) / 16},36,1.0,0.0,{value},"
+        f"{wer.get(step, '')}"
         for step, value in enumerate(accuracy)
     ]
-    (tmp_path / "curve.csv").write_text(COLUMNS + "\n".join(rows) + "\n")
+    (tmp_path / "curve.csv").write_text(HEAD + "\n".join(rows) + "\n")
     assert summarise(tmp_path / "curve.csv") == {
         "steps": 40,
+        "epochs": {"one": 1.25, "two": 1.25},
+        "audio_hours": {"one": 0.2, "two": 0.2},
         "accuracy": 0.9,
         "jump": {"step": 20, "accuracy_before": 0.1, "accuracy_after": 0.9},
         "best": {"one": {"dev_wer": 0.4, "step": 20}, "two": {"dev_wer": 0.2, "step": 30}},
@@ -135,10 +139,12 @@ def test_the_summary_names_the_best_checkpoint_of_every_stage(tmp_path: Path) ->
 
 def test_a_curve_without_steps_has_no_figures(tmp_path: Path) -> None:
     """As released projectors leave it."""
-    (tmp_path / "curve.csv").write_text(COLUMNS)
+    (tmp_path / "curve.csv").write_text(HEAD)
     nothing = {"step": None, "accuracy_before": None, "accuracy_after": None}
     assert summarise(tmp_path / "curve.csv") == {
         "steps": 0,
+        "epochs": {},
+        "audio_hours": {},
         "accuracy": None,
         "jump": nothing,
         "best": {},

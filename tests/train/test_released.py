@@ -15,6 +15,7 @@ import torch
 from components.config.errors import InputError
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import read_record
+from components.train.curve import COLUMNS
 from tests import world as tones
 from tests.checkpoints import frames_of
 
@@ -81,9 +82,7 @@ def test_a_released_projector_computes_its_formula(models: Path) -> None:
             rtol=1e-4,
             atol=1e-4,
         )
-    assert Path("metrics/curve.csv").read_text().splitlines() == [
-        "step,stage,loss,matching,accuracy,dev_wer"
-    ]
+    assert Path("metrics/curve.csv").read_text().splitlines() == [",".join(COLUMNS)]
     assert json.loads(Path("metrics/train.json").read_text())["steps"] == 0
     assert "released" in read_record(Path("models/bridge"))["inputs"]
 

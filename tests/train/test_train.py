@@ -29,7 +29,7 @@ from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance, list_utterances, read_frames
 from components.text.wer import WordErrors
 from components.train import selection
-from components.train.data import plan_steps
+from components.train.data import PlannedStep, plan_steps
 from tests import world as tones
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -497,6 +497,54 @@ def test_epochs_stages_and_seeds_are_ordered_differently(
         for (index,) in step.members
     ]
     assert epochs[: len(speech)] != epochs[len(speech) : 2 * len(speech)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_length_in_epochs_is_that_many_passes(
+    share: float,
+    training_data: tuple[list[IndexedUtterance], list[IndexedUtterance], Train],
+) -> None:
+    """Of whole epochs every utterance counts once each; half of one has half of its batches."""
+    speech, silence, settings = training_data
+    base = silence if share == 1 else speech
+    offset = len(speech) if share == 1 else 0
+
+    def planned(epochs: float) -> list[PlannedStep]:
+        stage = replace(stage_of(1, share), steps=None, epochs=epochs)
+        return plan_steps(speech, silence, settings, stage)
+
+    two, one = planned(2), planned(1)
+    counts = Counter(index for step in two for (index,) in step.members)
+    assert [counts[offset + index] for index in range(len(base))] == [2] * len(base)
+    assert two[: len(one)] == one
+    assert (one[-1].epochs_done, two[-1].epochs_done) == (1, 2)
+    half = planned(1.5)
+    assert half == two[: len(half)]
+    assert abs(len(half) - len(one) - (len(two) - len(one)) / 2) <= 0.5
+    assert half[-1].epochs_done == pytest.approx(1.5, abs=1 / len(one))
+    assert len(planned(0.0001)) == 1
+
+
+def test_a_stage_trains_its_epochs_and_says_so(
+    world: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second stage goes on where the first one ends, also when it is taken from the cache."""
+    first = tones.read_params().raw["train"]["curriculum"][0] | {"steps": None, "epochs": 1.5}
+    tones.change("params.yaml", {"train.curriculum.0": first, "train.selection.every": 4})
+    tones.run("train")
+    rows = curve()
+    projector = [row for row in rows if row["stage"] == "projector"]
+    assert float(projector[-1]["epoch"]) == pytest.approx(1.5, abs=0.2)
+    assert [int(row["step"]) for row in rows] == list(range(len(projector) + 6))
+    metrics = json.loads(Path("metrics/train.json").read_text())
+    assert metrics["epochs"]["projector"] == float(projector[-1]["epoch"])
+    hours = sum(item.duration_s for item in list_utterances(Path("data/features/train"))) / 3600
+    assert metrics["audio_hours"]["projector"] == pytest.approx(1.5 * hours, rel=0.1)
+    assert f"{len(projector)} steps" in caplog.text
+
+    tones.change("params.yaml", {"train.curriculum.1.steps": 7})
+    tones.run("train")
+    assert [int(row["step"]) for row in curve()] == list(range(len(projector) + 7))
 
 
 def test_a_batch_respects_its_budget_with_padding(
