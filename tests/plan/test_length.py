@@ -1,5 +1,5 @@
-"""The length of a training in steps, epochs and hours, by figures calculated by hand, and the warning
-about one that is too short.
+"""The length of a training in steps, epochs and hours, by figures calculated by hand, and the
+warning about one that is too short.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_a_batch_respects_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
         ]
 
     settings = read_params().train
-    stage = CurriculumStage("any", 60, ["projector"], 0.01, 0, "constant", 0.25, [])
+    stage = CurriculumStage("any", ["projector"], 0.01, 0, "constant", 0.25, [], 60)
     steps = plan_steps(speech.utterances, silence.utterances, settings, stage, lengths)
     sizes = [
         max(lengths(step.epoch)[index] for (index,) in step.members) * len(step.members)
