@@ -44,9 +44,10 @@ lint: setup
 docs: setup  ## the documentation site, docs/_build/html; a warning is an error
 	python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html docs docs/_build/html
 
-reference: setup  ## the pages of docs/reference that are written from the code
+reference: setup  ## what is written from the code: pages of docs/reference, the costs in flows/recipes
 	PYTHONPATH=. python docs/reference.py docs/reference
 	python docs/commands.py
+	PYTHONPATH=. python docs/recipes.py
 
 .dvc/plots.html: requirements.lock | setup  ## what `dvc plots` needs to draw without a network
 	python -m flows.plots

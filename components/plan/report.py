@@ -79,6 +79,11 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
             f"{plan.num_ranks} ranks ({plan.engine}) train:{share} the hours are those of one "
             "card, which they share at best."
         )
+    if plan.lengths and plan.num_ranks < plan.num_gpus and plan.engine:
+        yield (
+            f"Only {plan.num_ranks} of {plan.num_gpus} GPUs train: raise train.micro_batches to "
+            f"{plan.num_gpus}."
+        )
 
 
 def format_gb(num_bytes: float) -> str:

@@ -40,7 +40,7 @@ from components.plan.networks import CheckpointFiles, Networks, read_networks
 from components.plan.speech import AudioAmount, list_audio
 from components.plan.stage_status import up_to_date_stages
 from components.plan.training import estimate_train
-from components.train.engine import choose_ranks
+from components.runtime.world_size import choose_ranks, count_gpus
 
 LESS_TRAINING_MEMORY = (
     ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs "
@@ -73,6 +73,7 @@ class RunPlan:
     gpus: dict[str, Gpu]
     engine: str  # torchrun's, that trains here; empty where it trains without
     num_ranks: int
+    num_gpus: int  # of this machine that may train
     lengths: list[StageLength]  # of the training's stages
 
 
@@ -119,6 +120,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         or [Memory(machine.name, machine.memory_bytes, num_processes)],
         cards,
         *training_ranks(params, networks, up_to_date),
+        count_gpus(),
         list_stage_lengths(params.train, networks, audio),
     )
 

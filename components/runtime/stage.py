@@ -28,6 +28,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
+from components.runtime.world_size import choose_ranks
 
 RUNS = Path("runs")
 NO_NOISE_HINT = (
@@ -113,6 +114,8 @@ def _run(
     check_names(stage.params)
     for kind in ("encoder", "llm"):  # before hours of work, not after
         catalogue.check_pinned(kind, getattr(stage.params, kind))
+    if role == "train":  # what the training waits for
+        choose_ranks(stage.params.train)
     work(stage)
     if _snapshot(name, tuple(argument_names)) != before:
         raise InputError(

@@ -6,8 +6,8 @@ In: a task and the runtime settings (``LIBRETTO_ENGINE``, ``LIBRETTO_NODES``,
 since the batch of a step depends on the parameters only. Cost: a few seconds to start.
 
 ============  ======================================================================================
-(not set)     CPU: ``LIBRETTO_WORKERS`` processes of this machine, at most as many as micro-batches.
-              GPU: ``ddp`` over all GPUs where there are several, else one process
+(not set)     CPU: ``LIBRETTO_WORKERS`` processes of this machine. GPU: ``ddp`` over all GPUs where
+              there are several, else one process. At most as many as micro-batches
 ``ddp``       torchrun; every rank has all weights, gradients are summed over ranks
 ``fsdp``      torchrun; the layers of the LLM are sharded over all ranks (FSDP2): for an LLM that is
               too large for one GPU
@@ -23,7 +23,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +32,8 @@ from components.config.errors import BY_KIND, InputError, LibrettoError, Transie
 from components.config.training import Train
 from components.optim.ranks import Ranks, train_together
 from components.runtime.pool import die_with_parent
-from components.runtime.settings import Engine, device, engine, workers
+from components.runtime.settings import Engine
+from components.runtime.world_size import choose_ranks
 
 RANK_MODULE = "components.train.rank"  # the module that torchrun runs
 TASK_FILE, ERROR_FOLDER = "task.json", "failed"
@@ -64,43 +64,6 @@ def run_ranks(function: Callable[[Ranks, Any], None], task: RankTask) -> None:
         _run_torchrun(task, chosen, num_processes)
     else:
         train_together(function, (task,), num_processes, task.settings.threads)
-
-
-def choose_ranks(settings: Train) -> tuple[Engine, int]:
-    """The engine, without a name where torchrun is not needed, and the number of processes on this
-    machine.
-
-    Raises InputError where there would be more ranks than micro-batches, and for fp16 with FSDP.
-    """
-    chosen, num_gpus = engine(), _count_gpus(device())
-    if chosen.name == "fsdp" and settings.precision == "fp16":
-        raise InputError(
-            "train: ranks that share a sharded LLM would not agree on which step overflowed fp16.",
-            subject="train.precision",
-            hint="Set train.precision to bf16, or LIBRETTO_ENGINE to ddp.",
-        )
-    if not chosen.name and num_gpus < 2:
-        return chosen, 1 if num_gpus else min(workers(), settings.micro_batches)
-    num_processes = num_gpus or workers()
-    world_size = num_processes * chosen.nodes
-    if world_size > settings.micro_batches:
-        raise InputError(
-            f"train: {world_size} ranks would share the {settings.micro_batches} micro-batches of "
-            "a step: some would have nothing to do.",
-            subject="train.micro_batches",
-            hint="Set train.micro_batches to the number of ranks or a multiple of it, or start "
-            "fewer processes.",
-        )
-    return replace(chosen, name=chosen.name or "ddp"), num_processes
-
-
-def _count_gpus(device_name: str) -> int:
-    """Number of GPUs: all for ``cuda``, one for ``cuda:1``; 0 for the CPU."""
-    if not device_name.startswith("cuda"):
-        return 0
-    import torch
-
-    return torch.cuda.device_count() if device_name == "cuda" else 1
 
 
 def _run_torchrun(task: RankTask, chosen: Engine, num_processes: int) -> None:

@@ -208,7 +208,8 @@ def test_the_public_names_are_those_of_the_components() -> None:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with the parameters, the catalogue and the recipes of this one."""
-    for name in ("params.yaml", "dvc.yaml"):
+    (tmp_path / ".dvc").mkdir()
+    for name in ("params.yaml", "dvc.yaml", ".dvc/config"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
     for name in ("catalogue", "flows/recipes"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)

@@ -531,6 +531,7 @@ def test_a_stage_trains_its_epochs_and_says_so(
     world: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The second stage goes on where the first one ends, also when it is taken from the cache."""
+    caplog.set_level("INFO")
     length = {"train.curriculum.0.steps": None, "train.curriculum.0.epochs": 1.5}
     tones.change("params.yaml", length)
     tones.run("train")
