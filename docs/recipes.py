@@ -1,7 +1,7 @@
 """Writes the cost of each recipe of a paper into its opening: ``python docs/recipes.py``.
 
 In: ``flows/recipes``, and the plan of every cell on a machine that has nothing yet. Out: the lines
-``Hours``, ``Memory`` and ``Disk`` of the openings that have ``(plan)`` in them. Cost: a minute where
+``Hours``, ``Memory`` and ``Disk`` of the openings that have ``(plan)`` in them. Cost: 10 s where
 the networks were planned before.
 """
 

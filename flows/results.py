@@ -19,8 +19,8 @@ COUNTS = {"S": "substitutions", "D": "deletions", "I": "insertions", "words": "w
 
 def list_word_errors(scores: Scores) -> list[dict[str, Any]]:
     """A row for each set of speech and system: word error rate in percent, with its interval if
-    there is one, the counts behind it, and, if they are there, the kinds of inserted words and the
-    character error rate in percent.
+    there is one, the counts behind it, and, if they are there, the kinds of inserted words, the
+    character error rate in percent and the number of texts at the limit of their length.
     """
     return [
         {
@@ -30,6 +30,7 @@ def list_word_errors(scores: Scores) -> list[dict[str, Any]]:
             **{short: figures.get(long, "") for short, long in COUNTS.items()},
             **({"inserted": format_kinds(figures)} if "insertion_kinds" in figures else {}),
             **({"CER %": format_percent(figures["cer"])} if "cer" in figures else {}),
+            **({"at limit": figures["at_limit"]} if "at_limit" in figures else {}),
         }
         for name, systems in scores.items()
         for system, figures in systems.items()

@@ -149,7 +149,7 @@ class Selection:
         Field(description="A stage ends after so many without a better one; 0: never."),
     ]
     utterances: Annotated[
-        PositiveInt, Field(description="Decoded of each dev source, the first in index order.")
+        PositiveInt, Field(description="Decoded of each dev source, drawn over all its speakers.")
     ]
 
 
@@ -158,7 +158,9 @@ class Train:
     """Training of the bridge."""
 
     __pydantic_config__ = STRICT
-    seed: Annotated[Seed, Field(description="Seed of initial weights, order and dropout.")]
+    seed: Annotated[
+        Seed, Field(description="Seed of weights, order, dropout and the dev utterances.")
+    ]
     threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
     text_case: Annotated[
         Literal["lower", "as-is"], Field(description="Letter case of the targets.")

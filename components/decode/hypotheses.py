@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.list_(pa.int64())),
         ("score", pa.float64()),
         ("seconds", pa.float64()),
+        ("at_limit", pa.bool_()),
         ("others", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))),
     ]
 )
@@ -64,6 +65,7 @@ def _to_row(hypothesis: Hypothesis) -> dict[str, Any]:
         "tokens": hypothesis.tokens,
         "score": hypothesis.score,
         "seconds": hypothesis.duration_s,
+        "at_limit": hypothesis.at_limit,
         "others": [
             {"text": alternative.text, "score": alternative.score}
             for alternative in hypothesis.alternatives
@@ -83,6 +85,7 @@ def _from_row(row: dict[str, Any]) -> Hypothesis:
         language=row["language"],
         reference=row["reference"],
         duration_s=row["seconds"],
+        at_limit=row.get("at_limit", False),  # older files do not say
     )
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat
 
 from components.config import catalogue
-from components.config.params import Params
+from components.config.params import ConstraintSet, Params
 from components.config.schema import STRICT, Unit, parse_as
 from components.plan.networks import BYTES, Networks
 from components.plan.speech import AudioAmount, augmented_views
@@ -182,7 +182,8 @@ def estimate_decode(
             steps = generation_steps(amount, amount.num_utterances, settings.batch_seconds)
             weight_bytes += steps * llm.num_parameters * num_bytes
         num_rows = rules.beams * max(1.0, settings.batch_seconds / longest_s)
-        row_tokens = networks.speech_tokens(longest_s) + PROMPT_TOKENS + rules.max_tokens
+        row_tokens = networks.speech_tokens(longest_s) + PROMPT_TOKENS
+        row_tokens += _most_tokens(rules, LONGEST * longest_s)
         cache_bytes = num_rows * row_tokens * llm.num_layers * llm.kv_width * num_bytes
         peak_bytes = max(peak_bytes, cache_bytes + num_rows * llm.vocabulary_size * LOGIT_BYTES)
     peak_bytes += llm.num_parameters * num_bytes + _whisper_bytes(networks) + LIBRARY_BYTES
@@ -201,6 +202,14 @@ def estimate_decode(
         weight_bytes + whisper_weight_bytes,
         peak_bytes,
     )
+
+
+def _most_tokens(rules: ConstraintSet, speech_seconds: float) -> float:
+    """The most tokens of a text for so many seconds of speech."""
+    if not rules.max_tokens_per_second:
+        return rules.max_tokens
+    by_seconds = rules.max_tokens_per_second * speech_seconds + rules.extra_tokens
+    return min(rules.max_tokens, by_seconds)
 
 
 def _estimate_whisper(networks: Networks, tested: Sequence[AudioAmount]) -> tuple[float, float]:

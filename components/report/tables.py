@@ -78,6 +78,7 @@ def word_error_rows(scores: Scores) -> list[dict[str, Any]]:
                 "picture": draw_interval(figures["wer"], *bounds, maximum) if bounds else "",
                 "counts": [_count(figures, key) for key in COUNTS],
                 "cer": percent(figures.get("cer")),
+                "at_limit": figures.get("at_limit") or "",
                 "form": figures.get("text_form", ""),
                 "link": browser_link(name, system),
             }

@@ -134,7 +134,7 @@ def speech_metrics(
 ) -> dict[str, Any]:
     """Figures of one system over a set: word error rate with its 95 % interval (if ``resamples`` is
     not 0 and there are reference words), errors, character error rate, the rate in every text form,
-    and inserted words by kind.
+    inserted words by kind, and the number of hypotheses that met the limit of their length.
     """
     references = [hypothesis.reference for hypothesis in hypotheses]
     texts = [hypothesis.text for hypothesis in hypotheses]
@@ -151,6 +151,7 @@ def speech_metrics(
         "text_form": form,
         "forms": forms,
         "insertion_kinds": counts.kind_counts(),
+        "at_limit": count_at_limit(hypotheses),
     }
 
 
@@ -203,7 +204,7 @@ def clip_kinds(hypotheses: Sequence[Hypothesis], phrases: LlmPhrases) -> list[st
 
 def nonspeech_metrics(hypotheses: Sequence[Hypothesis], kinds: Sequence[str]) -> dict[str, Any]:
     """The share of clips with any text, characters a minute of audio (a run of white space counts
-    as one), and the number of clips by kind of their text.
+    as one), the number of clips by kind of their text, and of those at the limit of length.
     """
     characters = sum(len(" ".join(hypothesis.text.split())) for hypothesis in hypotheses)
     minutes = sum(hypothesis.duration_s for hypothesis in hypotheses) / 60
@@ -213,7 +214,13 @@ def nonspeech_metrics(hypotheses: Sequence[Hypothesis], kinds: Sequence[str]) ->
         "clips": len(hypotheses),
         "characters_a_minute": round(characters / minutes, 4) if minutes else 0.0,
         "insertion_kinds": {kind: counts[kind] for kind in CLIP_KINDS},
+        "at_limit": count_at_limit(hypotheses),
     }
+
+
+def count_at_limit(hypotheses: Sequence[Hypothesis]) -> int:
+    """How many hypotheses met the limit of their length and may be cut off."""
+    return sum(hypothesis.at_limit for hypothesis in hypotheses)
 
 
 def positions_by_label(labels: Sequence[str]) -> dict[str, np.ndarray]:

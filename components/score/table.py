@@ -54,12 +54,24 @@ def print_tables() -> None:
             "Part of a published set only, not comparable with published rates: "
             f"{', '.join(incomplete)}"
         )
+    for warning in limit_warnings(scores):
+        console.print(warning)
     for table in (_insertion_kinds(scores), _nonspeech(scores)):
         if table.row_count:
             console.print(table)
     console.print(_seconds(stage_seconds()))
     artifacts = (f"{path} ({label})" for path, label in ARTIFACTS.items() if Path(path).exists())
     console.print("Artifacts: " + ", ".join(artifacts))
+
+
+def limit_warnings(scores: Mapping[str, Any]) -> list[str]:
+    """A sentence for each set and system with hypotheses that met the limit of their length."""
+    return [
+        f"{name}, {system}: {figures['at_limit']} texts met the limit of tokens and may be cut "
+        f"off: raise decode.sets.{system}.max_tokens or max_tokens_per_second."
+        for name, system, figures in _with_figure(scores, "at_limit")
+        if figures["at_limit"]
+    ]
 
 
 def _with_figure(scores: Mapping[str, Any], key: str) -> Figures:
@@ -96,7 +108,7 @@ def _empty_table(title: str) -> Table:
 
 def _word_errors(scores: Mapping[str, Any]) -> Table:
     table = _empty_table("Word error rate (95 % interval) and character error rate")
-    for column in ("WER %", "sub", "del", "ins", "words", "CER %", "text form"):
+    for column in ("WER %", "sub", "del", "ins", "words", "CER %", "at limit", "text form"):
         table.add_column(column, justify="right")
     for name, system, figures in _with_figure(scores, "wer"):
         table.add_row(
@@ -105,6 +117,7 @@ def _word_errors(scores: Mapping[str, Any]) -> Table:
             format_rate(figures),
             *(str(figures[key]) for key in COUNTS),
             f"{100 * figures['cer']:.2f}" if "cer" in figures else "",
+            str(figures.get("at_limit", "")),
             figures["text_form"],
         )
     return table

@@ -53,18 +53,20 @@ def search(
         evidence = _matched_evidence(model, speech)
     output = _generate(model, inputs, durations_s, constraints, evidence or (), is_synchronous)
     texts = _distinct_texts(output, model.builder.eos, constraints)
-    if not (constraints.silence_gate and evidence is not None):
-        return [_best(hypotheses) for hypotheses in _score_texts(model, speech, texts)]
     gate = constraints.silence_gate
-    texts = [
-        _add_empty_text(beams, own.speech_probability(beams[0]) < gate)
-        for beams, own in zip(texts, evidence, strict=True)
-    ]
-    scored = _score_texts(model, speech, texts)
-    return [
-        _best(_rank_by_agreement(hypotheses, own, gate))
-        for hypotheses, own in zip(scored, evidence, strict=True)
-    ]
+    if not (gate and evidence is not None):
+        scored = _score_texts(model, speech, texts)
+    else:
+        texts = [
+            _add_empty_text(beams, own.speech_probability(beams[0]) < gate)
+            for beams, own in zip(texts, evidence, strict=True)
+        ]
+        scored = [
+            _rank_by_agreement(hypotheses, own, gate)
+            for hypotheses, own in zip(_score_texts(model, speech, texts), evidence, strict=True)
+        ]
+    limits = token_limits(constraints, durations_s)[1]
+    return [_best(hypotheses, limit) for hypotheses, limit in zip(scored, limits, strict=True)]
 
 
 def _matched_evidence(model: SpeechLLM, speech: Sequence[torch.Tensor]) -> list[Evidence]:
@@ -166,9 +168,12 @@ def _rank_by_agreement(
     )
 
 
-def _best(hypotheses: list[Hypothesis]) -> Hypothesis:
-    """The first of an n-best list, with the rest as its alternatives."""
-    return replace(hypotheses[0], alternatives=hypotheses[1:])
+def _best(hypotheses: list[Hypothesis], limit: int) -> Hypothesis:
+    """The first of an n-best list, with the rest as its alternatives; ``limit`` is the most tokens
+    that it may have.
+    """
+    best = hypotheses[0]
+    return replace(best, alternatives=hypotheses[1:], at_limit=len(best.tokens) >= limit)
 
 
 def _score_texts(

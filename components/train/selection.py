@@ -18,6 +18,7 @@ from components.features.frames import FrameSource
 from components.model.speech_llm import SpeechLLM
 from components.optim import checkpoint
 from components.optim.ranks import Ranks
+from components.runtime.hashing import seed_of
 from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.shards.order import batch_by_length
@@ -41,8 +42,9 @@ class CheckpointSelection:
         return the same.
         """
         self._model.eval()
-        utterances = selection_utterances(self._dev, self._settings.selection)
-        batch_seconds = self._settings.batch_seconds * 2
+        settings = self._settings
+        utterances = selection_utterances(self._dev, settings.selection, settings.seed)
+        batch_seconds = settings.batch_seconds * 2
         wer = dev_errors(self._model, self._dev, utterances, batch_seconds, self._ranks).wer
         if self.best is None or wer < self.best["wer"]:
             self.num_checks_without_gain = 0
@@ -62,16 +64,21 @@ class CheckpointSelection:
         return ""
 
 
-def selection_utterances(source: FrameSource, settings: Selection) -> list[IndexedUtterance]:
-    """The first ``settings.utterances`` utterances of each dev source."""
+def selection_utterances(
+    source: FrameSource, settings: Selection, seed: int
+) -> list[IndexedUtterance]:
+    """``settings.utterances`` utterances of each dev source in the order of the index: a draw over
+    the whole source, since utterances of one speaker follow each other there.
+    """
     by_source: dict[str, list[IndexedUtterance]] = {}
     for utterance in source.utterances:
         by_source.setdefault(utterance.source, []).append(utterance)
-    return [
-        utterance
-        for utterances in by_source.values()
-        for utterance in utterances[: settings.utterances]
-    ]
+    drawn: list[IndexedUtterance] = []
+    for utterances in by_source.values():
+        ranked = sorted(utterances, key=lambda item: seed_of("selection", seed, item.id))
+        chosen = {utterance.id for utterance in ranked[: settings.utterances]}
+        drawn += [utterance for utterance in utterances if utterance.id in chosen]
+    return drawn
 
 
 @torch.no_grad()  # a tuned encoder would keep activations for a backward pass
