@@ -182,8 +182,8 @@ def estimate_decode(
             steps = generation_steps(amount, amount.num_utterances, settings.batch_seconds)
             weight_bytes += steps * llm.num_parameters * num_bytes
         num_rows = rules.beams * max(1.0, settings.batch_seconds / longest_s)
-        row_tokens = networks.speech_tokens(longest_s) + PROMPT_TOKENS
-        row_tokens += _most_tokens(rules, LONGEST * longest_s)
+        most_tokens = _most_tokens(rules, LONGEST * longest_s)
+        row_tokens = networks.speech_tokens(longest_s) + PROMPT_TOKENS + most_tokens
         cache_bytes = num_rows * row_tokens * llm.num_layers * llm.kv_width * num_bytes
         peak_bytes = max(peak_bytes, cache_bytes + num_rows * llm.vocabulary_size * LOGIT_BYTES)
     peak_bytes += llm.num_parameters * num_bytes + _whisper_bytes(networks) + LIBRARY_BYTES
