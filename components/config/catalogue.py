@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from components.config.entries import EncoderEntry, LlmEntry
+from components.config.entries import EncoderEntry, LlmEntry, LoraTargets
 from components.config.errors import InputError, nearest
 from components.config.model_sources import HubSource, parts_of
 from components.config.projector import Projector, parse_projector
 from components.config.schema import parse_as
+from components.config.training import Train
 from components.config.yaml_files import read_yaml
 
 FOLDER = Path("catalogue")
@@ -96,6 +97,21 @@ def projector(name: str) -> Projector:
 def llm(name: str) -> LlmEntry:
     """The typed entry of an LLM; raises InputError for an unknown name or a wrong entry."""
     return parse_as(LlmEntry, raw_entry("llm", name), f"catalogue/llm.yaml: {name}")
+
+
+def encoder_in_training(name: str, settings: Train) -> EncoderEntry:
+    """The entry of an encoder with the LoRA targets that ``settings`` name in place of its own."""
+    entry, targets = encoder(name), settings.encoder_lora.targets
+    return entry if targets is None else replace(entry, lora=LoraTargets(targets))
+
+
+def llm_in_training(name: str, settings: Train) -> LlmEntry:
+    """The entry of an LLM with the prompt and the LoRA targets that ``settings`` name in place of
+    its own.
+    """
+    entry, targets = llm(name), settings.lora.targets
+    lora = entry.lora if targets is None else LoraTargets(targets)
+    return replace(entry, prompt=settings.prompt or entry.prompt, lora=lora)
 
 
 def check_pinned(kind: str, name: str) -> None:

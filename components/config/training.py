@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from components.config.augment import SpecAugment
+from components.config.entries import Prompt
 from components.config.schema import STRICT, Dropout, RuleError, Seed, Share, Unit
 
 Part = Literal["projector", "lora", "llm", "encoder-lora", "encoder"]
@@ -45,6 +46,13 @@ class Lora:
     alpha: Annotated[PositiveInt, Field(description="The update is scaled by alpha / rank.")]
     dropout: Annotated[Dropout, Field(description="Dropout before the first factor.")]
     learning_rate: LearningRate
+    targets: Annotated[
+        list[str] | None,
+        Field(
+            min_length=1,
+            description="Last parts of the names of the layers; null: those of the entry.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,9 @@ class Train:
         list[CurriculumStage], Field(min_length=1, description="Stages, run in order.")
     ]
     selection: Selection
+    prompt: Annotated[
+        Prompt | None, Field(description="In place of the prompt of the LLM's entry; null: none.")
+    ] = None
 
     @property
     def tuned_encoder_part(self) -> Part | None:

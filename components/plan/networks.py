@@ -98,7 +98,8 @@ def read_networks(params: Params, sizes: SizeReader | None = None) -> Networks:
     Raises InputError for a shape that makes no network, for parts and patterns of the curriculum
     that match nothing, and for a ``config.json`` that is needed and can't be read.
     """
-    encoder_entry, llm_entry = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
+    encoder_entry = catalogue.encoder_in_training(params.encoder, params.train)
+    llm_entry = catalogue.llm_in_training(params.llm, params.train)
     projector_entry = catalogue.projector(params.projector)
     targets = encoder_entry.lora.targets if encoder_entry.lora else []
     sizes = sizes or SizeReader()

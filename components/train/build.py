@@ -36,7 +36,9 @@ def work(stage: Stage) -> None:
     """Runs the stage; raises InputError where parameters, encoder, LLM and frames do not fit
     together.
     """
-    settings, llm = stage.params.train, catalogue.llm(stage.params.llm)
+    settings = stage.params.train
+    encoder = catalogue.encoder_in_training(stage.params.encoder, settings)
+    llm = catalogue.llm_in_training(stage.params.llm, settings)
     projector = catalogue.projector(stage.params.projector)
     parameters = {
         "train": asdict(settings),
@@ -45,7 +47,7 @@ def work(stage: Stage) -> None:
         "lora": llm.lora.targets,
         "llm_dtype": llm.numerics.dtype,
     }
-    targets = lora_targets(catalogue.encoder(stage.params.encoder), llm)
+    targets = lora_targets(encoder, llm)
     if projector.weights is None and settings.tuned_encoder_part:
         _check_encoder(stage.params.encoder, settings, targets["encoder-lora"])
         parameters["encoder_lora"] = targets["encoder-lora"]

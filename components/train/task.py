@@ -67,7 +67,9 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
     from components.model.model_folder import ModelConfig, folder_digest
     from components.train import curriculum
 
-    llm, settings = catalogue.llm(task.llm), task.settings
+    settings = task.settings
+    encoder = catalogue.encoder_in_training(task.encoder, settings)
+    llm = catalogue.llm_in_training(task.llm, settings)
     # In fp32 where it is tuned without LoRA, as the encoder.
     is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
     config = ModelConfig(
@@ -89,7 +91,7 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
         rank_device or device(),
         settings,
         config,
-        lora_targets(catalogue.encoder(task.encoder), llm),
+        lora_targets(encoder, llm),
         task.stage_keys,
     )
     curriculum.train(ranks, training)
