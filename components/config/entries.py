@@ -99,10 +99,16 @@ class Prompt:
     variants: Annotated[
         list[str],
         Field(
-            description="Further templates: training draws one of all for each utterance and step; "
-            "search reads the first alone."
+            description="Further templates: training draws one of all for each utterance and step."
         ),
     ] = field(default_factory=list)
+    search: Annotated[
+        Literal["first", "drawn"],
+        Field(
+            description="What search reads of several templates: the first, or one that is drawn "
+            "by the id of the utterance."
+        ),
+    ] = "first"
 
     @model_validator(mode="after")
     def check_templates(self) -> Self:

@@ -117,8 +117,10 @@ class Decoder:
         frames: Sequence[torch.Tensor],
         durations_s: Sequence[float],
         constraints: ConstraintSet | None,
+        utterance_ids: Sequence[str] = (),
     ) -> list[Hypothesis]:
-        """The hypothesis of each utterance from its frames, each (frames, encoder width).
+        """The hypothesis of each utterance from its frames, each (frames, encoder width);
+        ``utterance_ids`` are for a prompt that is drawn by them.
 
         ``constraints`` is None for the encoder's own text by CTC; raises InputError if the encoder
         has no CTC head.
@@ -132,7 +134,9 @@ class Decoder:
         evidence = (
             ctc_evidence(self.encoder, frames, self.model.builder.decode) if needs_ctc else None
         )
-        return search(self.model, frames, durations_s, constraints, evidence)
+        return search(
+            self.model, frames, durations_s, constraints, evidence, utterance_ids=utterance_ids
+        )
 
     def decode_by_whisper(self, waveforms: Sequence[np.ndarray]) -> list[Hypothesis]:
         """What Whisper's own decoder writes for each waveform, mono float32 at 16 kHz; raises

@@ -143,7 +143,10 @@ class ShardDecoder:
             return self.decoder.decode_by_whisper(waveforms)
         durations_s = [utterance.duration_s for utterance in batch]
         return self.decoder.decode(
-            self.frames(job.role).frames(batch), durations_s, job.constraints
+            self.frames(job.role).frames(batch),
+            durations_s,
+            job.constraints,
+            [utterance.id for utterance in batch],
         )
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from components.config.params import ConstraintSet
-from components.model.llms.batch import LlmInputs, collate
+from components.model.llms.batch import LlmInputs, SpeechBatch, collate
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import Evidence, MatchedEvidence
 from components.search.constraints import logits_processors, token_limits
@@ -35,18 +35,21 @@ def search(
     constraints: ConstraintSet,
     evidence: Sequence[Evidence] | None = None,
     *,
+    utterance_ids: Sequence[str] = (),
     is_synchronous: bool = False,
 ) -> list[Hypothesis]:
     """The best hypothesis of each utterance, with the other beams as its alternatives; ``frames``
     are (frames, encoder width) each.
 
     ``evidence`` is that of each utterance; a set that needs it and is given none uses the matching
-    head of the bridge. ``is_synchronous``: ranks that share the weights of the LLM search at the
-    same time, each its own batch, and none stops before all are done.
+    head of the bridge. ``utterance_ids`` are for prompts that are drawn by them; without them each
+    utterance has the first one. ``is_synchronous``: ranks that share the weights of the LLM search
+    at the same time, each its own batch, and none stops before all are done.
 
     Raises ValueError if a set needs evidence, none is given and the matching head was not trained.
     """
-    batch = collate(model.builder, None, frames)
+    templates = model.builder.choose_templates(utterance_ids) or [0] * len(frames)
+    batch = collate(model.builder, None, frames, template_index=templates)
     speech = model.project(batch)  # B of (speech tokens, H)
     inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
@@ -55,7 +58,7 @@ def search(
     texts = _distinct_texts(output, model.builder.eos, constraints)
     gate = constraints.silence_gate
     if not (gate and evidence is not None):
-        scored = _score_texts(model, speech, texts)
+        scored = _score_texts(model, speech, texts, templates)
     else:
         texts = [
             _add_empty_text(beams, own.speech_probability(beams[0]) < gate)
@@ -63,7 +66,9 @@ def search(
         ]
         scored = [
             _rank_by_agreement(hypotheses, own, gate)
-            for hypotheses, own in zip(_score_texts(model, speech, texts), evidence, strict=True)
+            for hypotheses, own in zip(
+                _score_texts(model, speech, texts, templates), evidence, strict=True
+            )
         ]
     limits = token_limits(constraints, durations_s)[1]
     return [_best(hypotheses, limit) for hypotheses, limit in zip(scored, limits, strict=True)]
@@ -177,25 +182,33 @@ def _best(hypotheses: list[Hypothesis], limit: int) -> Hypothesis:
 
 
 def _score_texts(
-    model: SpeechLLM, speech: Sequence[torch.Tensor], texts: Sequence[Sequence[list[int]]]
+    model: SpeechLLM,
+    speech: Sequence[torch.Tensor],
+    texts: Sequence[Sequence[list[int]]],
+    templates: Sequence[int],
 ) -> list[list[Hypothesis]]:
-    """The texts of each utterance with their log-probabilities; a batch has at most one text of
-    each utterance.
+    """The texts of each utterance with their log-probabilities after its prompt; a batch has at
+    most one text of each utterance.
     """
     scored: list[list[Hypothesis]] = [[] for _ in texts]
     for rank in range(max(map(len, texts))):
         utterances = [index for index, beams in enumerate(texts) if len(beams) > rank]
         tokens = [texts[index][rank] for index in utterances]
-        scores = _log_probabilities(model, [speech[index] for index in utterances], tokens)
+        batch = collate(
+            model.builder,
+            tokens,
+            speech=[speech[index] for index in utterances],
+            template_index=[templates[index] for index in utterances],
+        )
+        scores = _log_probabilities(model, batch)
         for index, ids, score in zip(utterances, tokens, scores, strict=True):
             scored[index].append(Hypothesis(model.builder.decode(ids), ids, score))
     return scored
 
 
-def _log_probabilities(
-    model: SpeechLLM, speech: Sequence[torch.Tensor], tokens: Sequence[Sequence[int]]
-) -> list[float]:
-    """The log-probability of each text, end of sequence included, after its projected speech."""
-    output = model(collate(model.builder, tokens, speech=speech))
-    scores = torch.zeros(len(speech), device=output.token_log_probs.device)  # (B,)
+def _log_probabilities(model: SpeechLLM, batch: SpeechBatch) -> list[float]:
+    """The log-probability of the text of each utterance, end of sequence included."""
+    output = model(batch)
+    num_utterances = len(batch.input_ids)
+    scores = torch.zeros(num_utterances, device=output.token_log_probs.device)  # (B,)
     return scores.index_add_(0, output.row_index, output.token_log_probs).tolist()

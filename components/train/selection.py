@@ -102,6 +102,7 @@ def dev_errors(
             source.frames(batch),
             [utterance.duration_s for utterance in batch],
             GREEDY,
+            utterance_ids=[utterance.id for utterance in batch],
             is_synchronous=ranks.is_sharded,
         )
         if is_real:

@@ -17,6 +17,7 @@ from transformers import AddedToken
 
 from components.config.entries import Prompt
 from components.config.errors import InputError
+from components.runtime.hashing import seed_of
 
 # How ChatML and the Llama 3 family write their special tokens.
 SPECIAL = re.compile(r"<\|[^<>|]+\|>")
@@ -41,9 +42,10 @@ class PromptBuilder:
         templates = (prompt.template, *prompt.variants)
         for token in dict.fromkeys(SPECIAL.findall("".join(templates))):
             self._special_id(token, "template")
-        # (ids before, ids after the speech) of each; training draws one, search takes the first.
+        # (ids before, ids after the speech) of each; training draws one.
         self.templates = [self._split(template, prompt.bos) for template in templates]
         self.before, self.after = self.templates[0]
+        self._is_drawn_in_search = prompt.search == "drawn"
         if not prompt.eos and tokenizer.eos_token_id is None:
             raise InputError(
                 f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token.",
@@ -143,6 +145,15 @@ class PromptBuilder:
     def list_plain_tokens(self) -> list[int]:
         """Ids of the vocabulary that are no special tokens: what a transcript may consist of."""
         return sorted(set(self._tokenizer.get_vocab().values()) - self.special_ids)
+
+    def choose_templates(self, utterance_ids: Sequence[str]) -> list[int]:
+        """Which of the templates search puts around each utterance: the first, or, where the prompt
+        says so, one drawn by the id of the utterance, always the same.
+        """
+        if not self._is_drawn_in_search:
+            return [0] * len(utterance_ids)
+        count = len(self.templates)
+        return [seed_of("prompt", utterance_id) % count for utterance_id in utterance_ids]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The transcript of generated token ids, up to the first end of sequence."""
