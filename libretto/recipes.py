@@ -122,20 +122,21 @@ def read_default() -> str:
 
 
 def find_cell(name: str, cells: Sequence[RecipeCell], only: str) -> RecipeCell:
-    """The cell of a recipe; raises InputError if there are several and ``only`` names none."""
+    """The cell of a recipe: the one named ``only``, else the one without a name; raises InputError
+    if there is none.
+    """
     by_name = {cell.name: cell for cell in cells}
-    if len(cells) > 1 and not only:
+    if not only and "" not in by_name:
         raise InputError(
             f"The recipe '{name}' has {len(cells)} cells.",
             subject=name,
             hint=f"Choose one with --only: {', '.join(by_name)}.",
         )
-    cell_name = only or cells[0].name
-    if cell_name not in by_name:
+    if only not in by_name:
         raise InputError(
             f"The recipe '{name}' has no cell '{only}'.", subject=only, hint=nearest(only, by_name)
         )
-    return by_name[cell_name]
+    return by_name[only]
 
 
 def check_unchanged(text: str) -> None:

@@ -97,6 +97,11 @@ class CurriculumStage:
             "nothing else), the last one in part; null where steps are given."
         ),
     ] = None
+    decay_steps: Annotated[
+        PositiveInt | None,
+        Unit("steps"),
+        Field(description="Where linear and cosine decay reach 0, if not at the end of the stage."),
+    ] = None
 
     @model_validator(mode="after")
     def check_length(self) -> Self:

@@ -40,6 +40,7 @@ class LoopSettings:
     micro_batches: int  # per step, all ranks together
     checkpoint_every: int  # steps; the last step has a checkpoint too
     checkpoint: Path  # folder
+    decay_steps: int = 0  # end of the learning rate's course; 0: with the last step
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ class TrainingLoop:
         started = time.monotonic()
         settings = self.settings
         objective.before_step(step)
-        factor = learning_rate_factor(step, settings.num_steps, settings.warmup, settings.decay)
+        end = settings.decay_steps or settings.num_steps
+        factor = learning_rate_factor(step, end, settings.warmup, settings.decay)
         for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.optimiser.zero_grad()
@@ -207,12 +209,13 @@ class TrainingLoop:
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup: int, decay: str) -> float:
-    """Factor of the peak learning rate at ``step`` (from 0) of ``num_steps``: linear warm-up, then
-    ``constant`` (SLAM-ASR, arXiv 2402.08846), ``linear`` decay (its released code) or ``cosine``.
+    """Factor of the peak learning rate at ``step`` (from 0): linear warm-up, then ``constant``
+    (SLAM-ASR, arXiv 2402.08846), ``linear`` decay (its released code) or ``cosine``, which reach 0
+    after ``num_steps`` and stay there.
     """
     if step < warmup:
         return (step + 1) / warmup
-    share = (step - warmup) / max(1, num_steps - warmup)
+    share = min(1.0, (step - warmup) / max(1, num_steps - warmup))
     return {
         "constant": 1.0,
         "linear": 1.0 - share,

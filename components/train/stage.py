@@ -229,4 +229,5 @@ def _loop_settings(context: StageContext, num_steps: int) -> LoopSettings:
         micro_batches=settings.micro_batches,
         checkpoint_every=settings.selection.every,
         checkpoint=context.folder / "last",
+        decay_steps=stage.decay_steps or 0,
     )
