@@ -258,6 +258,7 @@ def test_a_new_constraint_set_decodes_only_itself(decoded: list[tuple[str, str]]
             row for row in before[name] if row.system in ("free", "greedy")
         ]
         assert all(len(row.tokens) <= 2 for row in rows if row.system == "short")
+        assert all(row.at_limit == (len(row.tokens) == 2) for row in rows if row.system == "short")
 
 
 def test_two_equal_sets_are_two_systems() -> None:

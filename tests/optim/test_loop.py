@@ -201,5 +201,6 @@ def test_a_schedule_warms_up_to_its_peak_and_decays(decay: str) -> None:
 
 def test_a_schedule_without_warm_up_starts_at_its_peak() -> None:
     assert learning_rate_factor(0, 10, 0, "linear") == 1.0
+    assert [learning_rate_factor(step, 10, 0, "linear") for step in (10, 25)] == [0.0, 0.0]
     assert learning_rate_factor(0, 1, 0, "cosine") == 1.0
     assert learning_rate_factor(9, 10, 10, "cosine") == 1.0

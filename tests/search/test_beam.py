@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.config.entries import Prompt
 from components.config.params import ConstraintSet
+from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM
 from components.search.beam import search, token_limits
 from components.search.constraints import GREEDY
@@ -164,10 +166,30 @@ def test_limits_follow_each_utterance_and_not_the_longest(tmp_path: Path) -> Non
     most = replace(FREE, max_tokens_per_second=3, extra_tokens=1, max_tokens=20)
     found = search(model, frames, [0.5, 4.0, 60.0], most)
     assert [len(each.tokens) for each in found] == [2, 13, 20]
+    assert all(each.at_limit for each in found)
     eager = ending(model, 150.0)
     least = replace(FREE, min_tokens_per_second=2)
     found = search(eager, frames, [0.4, 1.0, 3.0], least)
     assert [len(each.tokens) for each in found] == [0, 2, 6]
+    assert not any(each.at_limit for each in found)
+
+
+def test_a_prompt_that_is_drawn_is_that_of_the_utterance_in_every_batch(tmp_path: Path) -> None:
+    """Texts and scores are those of a model that has the drawn template alone."""
+    templates = ["USER: {speech} amber: ", "{speech} birch cedar: ", "{speech} delta "]
+    prompt = Prompt(templates[0], variants=templates[1:], search="drawn")
+    model = joined(tmp_path, prompt=prompt)
+    frames, ids = frames_of([3, 22, 9, 14]), ["a-1", "b-2", "c-3", "d-4"]
+    seconds = seconds_of(frames)
+    chosen = model.builder.choose_templates(ids)
+    assert len(set(chosen)) > 1
+    drawn = search(model, frames, seconds, FREE, utterance_ids=ids)
+    for index, found in enumerate(drawn):
+        own = Prompt(templates[chosen[index]])
+        model.builder = PromptBuilder(model.tokenizer, own)
+        (alone,) = search(model, frames[index : index + 1], seconds[index : index + 1], FREE)
+        assert found.tokens == alone.tokens
+        assert found.score == pytest.approx(alone.score, rel=1e-4)
 
 
 def test_the_fewest_tokens_never_exceed_the_most() -> None:

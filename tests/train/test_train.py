@@ -22,6 +22,7 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.config.training import CurriculumStage, Train
 from components.features.frames import FrameSource
+from components.model.model_folder import read_model_config
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, read_record, write_record
@@ -32,7 +33,9 @@ from components.text.wer import WordErrors
 from components.train import selection
 from components.train.curve import COLUMNS
 from components.train.data import PlannedStep, plan_steps
+from components.train.selection import selection_utterances
 from tests import world as tones
+from tests.errors import refused
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
 Examples = list[tuple[IndexedUtterance, bool]]
@@ -548,6 +551,38 @@ def test_a_stage_trains_its_epochs_and_says_so(
     tones.change("params.yaml", {"train.curriculum.1.steps": 7})
     tones.run("train")
     assert [int(row["step"]) for row in curve()] == list(range(len(projector) + 7))
+
+
+def test_prompt_and_lora_targets_may_replace_those_of_the_entry(world: Path) -> None:
+    template = "USER: {speech} birch ASSISTANT:"
+    tones.change(
+        "params.yaml",
+        {"train.prompt": {"template": template}, "train.lora.targets": ["q_proj", "v_proj"]},
+    )
+    tones.run("train")
+    assert read_model_config(BRIDGE).prompt.template == template
+    names = load_file(BRIDGE / "lora/adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"}
+    tones.change("params.yaml", {"train.lora.targets": ["q_prj"]})
+    with refused(None, "'q_prj'", "'q_proj'"):
+        tones.run("train")
+
+
+def test_the_dev_utterances_of_a_selection_are_drawn_over_all_of_dev(world: Path) -> None:
+    """Neighbours in the index are of one speaker. The draw depends on the seed alone, and a smaller
+    one is a part of it.
+    """
+    source = FrameSource("dev", tones.ENCODER, "cpu")
+    settings = replace(read_params().train.selection, utterances=5)
+    drawn = selection_utterances(source, settings, 1)
+    ids = [utterance.id for utterance in source.utterances]
+    names = {utterance.source for utterance in source.utterances}
+    assert len(drawn) == 5 * len(names)
+    assert [utterance.id for utterance in drawn] != ids[: len(drawn)]
+    assert drawn == selection_utterances(source, settings, 1)
+    assert drawn != selection_utterances(source, settings, 2)
+    fewer = selection_utterances(source, replace(settings, utterances=3), 1)
+    assert {item.id for item in fewer} < {item.id for item in drawn}
 
 
 def test_a_batch_respects_its_budget_with_padding(
