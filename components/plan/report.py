@@ -66,6 +66,8 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
         is_trained_here = catalogue.READERS[kind](name).source.kind in ("ctc", "copying")
         if is_trained_here and kind not in plan.up_to_date:
             yield f"The {kind} {name} is trained here, on the processor: its time is not counted."
+    if plan.other_loads:
+        yield _compare_modes(plan)
     has_all_audio = all(amount.has_basis for amount in plan.audio)
     if not has_all_audio or not all(download.num_bytes for download in plan.downloads):
         yield "What is not known is not counted: disk, memory and hours are lower bounds."
@@ -84,6 +86,23 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
             f"Only {plan.num_ranks} of {plan.num_gpus} GPUs train: raise train.micro_batches to "
             f"{plan.num_gpus}."
         )
+
+
+def _compare_modes(plan: RunPlan) -> str:
+    """Hours of the fastest card with frames cached and live, and the disk for cached ones."""
+    name, gpu = max(plan.gpus.items(), key=lambda item: max(item[1].rates.values()))
+    loads = {plan.params.features.mode: plan.loads}
+    loads["live" if "cached" in loads else "cached"] = plan.other_loads
+    hours = {
+        mode: format_hours(sum(load.estimate_hours(gpu) or 0 for load in own))
+        for mode, own in loads.items()
+    }
+    num_bytes = sum(use.num_bytes for use in plan.disk_uses if use.name.startswith("features"))
+    disk = f" and {format_gb(num_bytes)} GB" if num_bytes else ""
+    return (
+        f"All stages with features.mode cached: {hours['cached']} on one {name}{disk} for frames, "
+        f"which every run with this encoder and audio shares; live: {hours['live']}."
+    )
 
 
 def format_gb(num_bytes: float) -> str:

@@ -8,7 +8,8 @@ raises where a disk or the memory is too small. Cost: as components.plan.size_re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from components.config import catalogue
 from components.config.errors import InputError
@@ -75,6 +76,7 @@ class RunPlan:
     num_ranks: int
     num_gpus: int  # of this machine that may train
     lengths: list[StageLength]  # of the training's stages
+    other_loads: list[StageLoad]  # with frames live instead of cached, or cached instead of live
 
 
 def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None = None) -> RunPlan:
@@ -122,6 +124,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         *training_ranks(params, networks, up_to_date),
         count_gpus(),
         list_stage_lengths(params.train, networks, audio),
+        _loads_of_other_mode(params, networks, audio, up_to_date),
     )
 
 
@@ -178,6 +181,22 @@ def estimate_loads(
     if "decode" not in up_to_date:
         loads.append(estimate_decode(params, networks, audio, dtype, encoder_dtype))
     return loads
+
+
+def _loads_of_other_mode(
+    params: Params,
+    networks: Networks,
+    audio: Sequence[AudioAmount],
+    up_to_date: Mapping[str, int],
+) -> list[StageLoad]:
+    """What the stages would compute with the other ``features.mode``; none where only one is
+    possible, or where it would change nothing.
+    """
+    if params.train.tuned_encoder_part or not _has_training(networks, up_to_date):
+        return []
+    mode: Literal["cached", "live"] = "live" if params.features.mode == "cached" else "cached"
+    other = replace(params, features=replace(params.features, mode=mode))
+    return estimate_loads(other, networks, audio, up_to_date)
 
 
 def _is_complete(stage: str, up_to_date: Mapping[str, int], without: tuple[str, ...] = ()) -> bool:
