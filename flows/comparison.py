@@ -56,8 +56,9 @@ def _figures(scores: Mapping[str, Any], training: Mapping[str, Any]) -> Row:
     for name, perplexity in list_perplexities(scores).items():
         row[f"{name} perplexity"] = f"{perplexity:.2f}"
     if training.get("steps"):  # a released projector has none: nothing was trained
-        row["epochs"] = " + ".join(f"{count:.2f}" for count in training["epochs"].values())
-        row["audio h"] = f"{sum(training['audio_hours'].values()):,.1f}"
+        if "epochs" in training:  # experiments of an earlier version do not say
+            row["epochs"] = " + ".join(f"{count:.2f}" for count in training["epochs"].values())
+            row["audio h"] = f"{sum(training['audio_hours'].values()):,.1f}"
         row["jump at step"] = str((training.get("jump") or {}).get("step") or "none")
     return row
 
