@@ -36,6 +36,12 @@ def build_parser(prog: str = "libretto score") -> argparse.ArgumentParser:
         default=TEXT_FORMS[0],
         help="applied to both files (default: casefold)",
     )
+    parser.add_argument(
+        "--language",
+        default="en",
+        metavar="TAG",
+        help="of the texts, for the text form whisper (default: en)",
+    )
     return parser
 
 
@@ -53,7 +59,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto score") -
 
     check_files(options.files)
     references, hypotheses = map(read_texts, options.files)
-    print("\n".join(rate_lines(score(references, hypotheses, text_form=options.text_form))))
+    rates = score(references, hypotheses, text_form=options.text_form, language=options.language)
+    print("\n".join(rate_lines(rates)))
     return 0
 
 

@@ -102,7 +102,7 @@ def browser_data(ranked: RankedUtterances, clips: Sequence[UtteranceKey]) -> dic
     rows = []
     for utterance in ranked.utterances:
         results = {
-            system: _result_row(result, ranked.form, next(operations))
+            system: _result_row(result, ranked.form, utterance.language, next(operations))
             for system, result in utterance.results.items()
         }
         rows.append(
@@ -113,7 +113,7 @@ def browser_data(ranked: RankedUtterances, clips: Sequence[UtteranceKey]) -> dic
                 utterance.language,
                 round(utterance.duration_s, 2),
                 utterance.reference,
-                _in_form_if_different(utterance.reference, ranked.form),
+                _in_form_if_different(utterance.reference, ranked.form, utterance.language),
                 clip_indices.get(utterance.key, -1),
                 [results.get(system, 0) for system in ranked.systems],
             ]
@@ -130,20 +130,21 @@ def _align(ranked: RankedUtterances) -> Iterator[str]:
     """The edit operations of every result, in the order of utterances and systems."""
     references, hypotheses = [], []
     for utterance in ranked.utterances:
-        reference = normalise(utterance.reference, ranked.form)
+        language = utterance.language
+        reference = normalise(utterance.reference, ranked.form, language)
         for result in utterance.results.values():
             references.append(reference)
-            hypotheses.append(normalise(result.hypothesis.text, ranked.form))
+            hypotheses.append(normalise(result.hypothesis.text, ranked.form, language))
     return iter(edit_operations(references, hypotheses))
 
 
-def _result_row(result: ScoredHypothesis, form: str, operations: str) -> list[Any]:
+def _result_row(result: ScoredHypothesis, form: str, language: str, operations: str) -> list[Any]:
     """Text, text in the form (0 if it is the same), edit operations, substitutions, deletions,
     insertions, kind of the insertions, n-best list (text and log-probability).
     """
     return [
         result.hypothesis.text,
-        _in_form_if_different(result.hypothesis.text, form),
+        _in_form_if_different(result.hypothesis.text, form, language),
         operations,
         result.errors.substitutions,
         result.errors.deletions,
@@ -156,11 +157,11 @@ def _result_row(result: ScoredHypothesis, form: str, operations: str) -> list[An
     ]
 
 
-def _in_form_if_different(text: str, form: str) -> str | int:
+def _in_form_if_different(text: str, form: str, language: str) -> str | int:
     """The text in the form, words separated by single spaces; 0 if it is the same text, which the
     page then uses.
     """
-    converted = normalise(text, form)
+    converted = normalise(text, form, language)
     return 0 if converted == text else converted
 
 

@@ -105,9 +105,7 @@ class _Scorer:
         self, decoded: DecodedSet, hypotheses: Sequence[Hypothesis]
     ) -> tuple[dict[str, Any], ErrorCounts, list[str]]:
         """The figures of a system, its counts, and the kind of insertions of each utterance."""
-        references = [hypothesis.reference for hypothesis in hypotheses]
-        texts = [hypothesis.text for hypothesis in hypotheses]
-        counts = count_errors(references, texts, self.form, self.phrases)
+        counts = count_errors(hypotheses, self.form, self.phrases)
         if decoded.is_speech:
             figures = speech_metrics(hypotheses, counts, self.form, self.resamples)
             return figures, counts, counts.main_kinds()
@@ -182,7 +180,7 @@ def _normalise_all(sets: Sequence[DecodedSet], form: str) -> None:
     if Whisper's form is the reported one.
     """
     texts = [
-        text
+        (text, hypothesis.language)
         for decoded in sets
         if form == "whisper" or decoded.is_speech
         for hypotheses in decoded.systems.values()
@@ -190,7 +188,7 @@ def _normalise_all(sets: Sequence[DecodedSet], form: str) -> None:
         for text in (hypothesis.reference, hypothesis.text)
     ]
     for name in FORMS:
-        prepare(texts, name)
+        prepare((text for text, _ in texts), name, (language for _, language in texts))
 
 
 def _speaker_rows(hypotheses: Sequence[Hypothesis], counts: ErrorCounts) -> Rows:

@@ -14,7 +14,8 @@ from components.config.errors import InputError, nearest
 from components.score.insertions import collect_phrases
 from components.score.intervals import Interval
 from components.score.metrics import ErrorCounts, count_errors
-from components.text.forms import FORMS
+from components.text.forms import ENGLISH, FORMS
+from components.text.hypothesis import Hypothesis
 
 Texts = Sequence[str] | Mapping[str, str]  # in one order, or by utterance id
 
@@ -41,6 +42,7 @@ def score(
     hypotheses: Texts,
     *,
     text_form: str = "casefold",
+    language: str = ENGLISH,
     speakers: Texts | None = None,
     resamples: int = 1000,
 ) -> ErrorRates:
@@ -48,9 +50,9 @@ def score(
 
     Both are lists in the same order, or both dicts by utterance id; so is ``speakers``.
     ``text_form`` is applied to both sides: ``casefold`` (case only), ``as-is`` (nothing) or
-    ``whisper`` (the English normaliser of Radford et al. 2022). ``resamples`` is the number of
-    bootstrap resamples of the interval, drawn by speaker, or by utterance if fewer than two
-    speakers are known; 0 gives no interval. The draws are the same in every call.
+    ``whisper`` (the normaliser of Radford et al. 2022 for ``language``, a tag). ``resamples`` is
+    the number of bootstrap resamples of the interval, drawn by speaker, or by utterance if fewer
+    than two speakers are known; 0 gives no interval. The draws are the same in every call.
 
     Raises InputError for an unknown text form, for a negative number of resamples, for a missing or
     unknown id, and if the numbers of texts differ.
@@ -71,7 +73,11 @@ def score(
     speaker_list = [""] * length
     if speakers is not None:
         speaker_list = _in_order("speakers", speakers, ids, length)
-    counts = count_errors(reference_list, hypothesis_list, text_form, collect_phrases())
+    pairs = [
+        Hypothesis(text, reference=reference, language=language)
+        for text, reference in zip(hypothesis_list, reference_list, strict=True)
+    ]
+    counts = count_errors(pairs, text_form, collect_phrases())
     return _error_rates(counts, counts.interval(speaker_list, resamples), text_form)
 
 

@@ -103,23 +103,27 @@ class ErrorCounts:
         return {kind: counts[kind] for kind in KINDS}
 
 
-def count_errors(
-    references: Sequence[str], texts: Sequence[str], form: str, phrases: LlmPhrases
-) -> ErrorCounts:
-    """The errors of one system in a text form; ``phrases`` mark the kinds of inserted words.
-
-    Raises ValueError if the numbers of texts differ.
+def count_errors(hypotheses: Sequence[Hypothesis], form: str, phrases: LlmPhrases) -> ErrorCounts:
+    """The errors of one system in a text form, which depends on the language of an utterance;
+    ``phrases`` mark the kinds of inserted words.
     """
-    aligned = align_pairs(references, texts, form)
+    references = [hypothesis.reference for hypothesis in hypotheses]
+    texts = [hypothesis.text for hypothesis in hypotheses]
+    languages = [hypothesis.language for hypothesis in hypotheses]
+    aligned = align_pairs(references, texts, form, languages)
     substitutions, deletions, insertions, words = (
         np.array([astuple(alignment.errors) for alignment in aligned], dtype=np.int64)
         .reshape(-1, 4)
         .T
     )
     wrong_characters, characters = (
-        np.array(count_character_errors(references, texts, form), dtype=np.int64).reshape(-1, 2).T
+        np.array(count_character_errors(references, texts, form, languages), dtype=np.int64)
+        .reshape(-1, 2)
+        .T
     )
-    aligned_for_kinds = aligned if form == FORM else align_pairs(references, texts, FORM)
+    aligned_for_kinds = aligned
+    if form != FORM:
+        aligned_for_kinds = align_pairs(references, texts, FORM, languages)
     kinds = [
         kinds_of_words(reference, text, alignment, phrases)
         for reference, text, alignment in zip(references, texts, aligned_for_kinds, strict=True)
@@ -138,9 +142,12 @@ def speech_metrics(
     """
     references = [hypothesis.reference for hypothesis in hypotheses]
     texts = [hypothesis.text for hypothesis in hypotheses]
+    languages = [hypothesis.language for hypothesis in hypotheses]
     figures = counts.figures()
     forms = {
-        name: figures["wer"] if name == form else round(compute_wer(references, texts, name), 6)
+        name: figures["wer"]
+        if name == form
+        else round(compute_wer(references, texts, name, languages), 6)
         for name in FORMS
     }
     speakers = [hypothesis.speaker for hypothesis in hypotheses]

@@ -2,13 +2,15 @@
 
 ``as-is`` compares the words as they are; ``casefold`` is the classic LibriSpeech comparison (Kaldi,
 icefall): case folded, nothing else changed. Both split at white space only and never merge or drop
-a word. ``whisper`` is the English normaliser of Radford et al. 2022 (arXiv 2212.04356, appendix C):
-it rewrites numbers, contractions and British spelling and drops fillers, punctuation and text in
-brackets, so the number of reference words changes.
+a word. ``whisper`` is the normaliser of Radford et al. 2022 (arXiv 2212.04356, appendix C). For
+English it rewrites numbers, contractions and British spelling and drops fillers, punctuation and
+text in brackets, so the number of reference words changes. For any other language it drops
+punctuation, symbols and text in brackets and keeps diacritics; languages that are written without
+spaces are compared character by character.
 
-In: text. Out: words with single spaces between them. Cost: nothing for the first two; ``whisper``
-normalises about 37,000 words a second and core, so a text is normalised once in a process, and
-``prepare`` distributes many texts over the cores.
+In: text and its language. Out: words with single spaces between them. Cost: nothing for the first
+two; ``whisper`` normalises about 37,000 English words a second and core, so a text is normalised
+once in a process, and ``prepare`` distributes many texts over the cores.
 """
 
 from __future__ import annotations
@@ -21,53 +23,66 @@ from components.runtime.pool import fan_out
 
 CHUNK = 500  # texts that a worker normalises at a time: about a third of a second
 MAX_SERIAL = 4 * CHUNK  # up to so many texts are normalised here: a worker takes a second to start
-_normalised: dict[str, str] = {}  # text, case folded → its Whisper form
+ENGLISH = "en"
+# Written without spaces: Chinese, Cantonese, Japanese, Thai, Lao, Burmese (arXiv 2212.04356,
+# appendix C).
+UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")
+Text = tuple[str, str]  # primary language, text
+_normalised: dict[Text, str] = {}  # the text case folded → its Whisper form
 
 
-@lru_cache(maxsize=1)
-def _normaliser() -> Any:
+@lru_cache(maxsize=3)
+def _normaliser(language: str) -> Any:
+    from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    return EnglishTextNormalizer()
+    if language == ENGLISH:
+        return EnglishTextNormalizer()
+    # Marks are kept: vowels of Indic scripts are some.
+    return BasicTextNormalizer(split_letters=language in UNSPACED, preserve_marks=True)
 
 
-def _key(text: str) -> str:
-    """The part of a text that the normaliser sees: it begins by lower-casing it, and treats white
-    space of any kind alike.
+def _key(text: str, language: str) -> Text:
+    """Which normaliser a text has, by the first part of a language tag such as ``pt-BR`` (no
+    language counts as English), and the part of the text that it sees: it begins by lower-casing
+    it, and treats white space of any kind alike.
     """
-    return " ".join(text.lower().split())
+    primary = language.replace("_", "-").partition("-")[0].lower() or ENGLISH
+    kind = primary if primary == ENGLISH or primary in UNSPACED else "other"
+    return kind, " ".join(text.lower().split())
 
 
-def _whisper(text: str) -> str:
-    key = _key(text)
+def _whisper(text: str, language: str) -> str:
+    key = _key(text, language)
     if key not in _normalised:
-        _normalised[key] = " ".join(_normaliser()(key).split())
+        _normalised[key] = " ".join(_normaliser(key[0])(key[1]).split())
     return _normalised[key]
 
 
-def _normalise_chunk(texts: Sequence[str]) -> list[str]:
-    return [_whisper(text) for text in texts]
+def _normalise_chunk(texts: Sequence[Text]) -> list[str]:
+    return [_whisper(text, language) for language, text in texts]
 
 
-FORMS: dict[str, Callable[[str], str]] = {
-    "as-is": lambda text: " ".join(text.split()),
-    "casefold": lambda text: " ".join(text.casefold().split()),
+FORMS: dict[str, Callable[[str, str], str]] = {  # of a text and its language
+    "as-is": lambda text, _: " ".join(text.split()),
+    "casefold": lambda text, _: " ".join(text.casefold().split()),
     "whisper": _whisper,
 }
 
 
-def normalise(text: str, form: str) -> str:
+def normalise(text: str, form: str, language: str = ENGLISH) -> str:
     """``text`` in the form of that name; raises KeyError for an unknown one."""
-    return FORMS[form](text)
+    return FORMS[form](text, language)
 
 
-def prepare(texts: Iterable[str], form: str) -> None:
-    """Normalises many texts in parallel, so that ``normalise`` finds them done; changes no
-    result.
+def prepare(texts: Iterable[str], form: str, languages: Iterable[str]) -> None:
+    """Normalises many texts in parallel, each of its language, so that ``normalise`` finds them
+    done; changes no result.
     """
     if form != "whisper":
         return
-    keys = list(dict.fromkeys(key for text in texts if (key := _key(text)) not in _normalised))
+    pairs = zip(texts, languages, strict=True)
+    keys = list(dict.fromkeys(key for pair in pairs if (key := _key(*pair)) not in _normalised))
     chunks = [tuple(keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK)]
     results = (
         fan_out(_normalise_chunk, chunks, is_local=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.text.forms import normalise
+from components.text.forms import ENGLISH, normalise
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,37 @@ class Alignment:
     matched: int = 0
 
 
-def align_pairs(references: Sequence[str], hypotheses: Sequence[str], form: str) -> list[Alignment]:
-    """The alignment of each pair, both sides in ``form``.
+def normalise_pairs(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    form: str,
+    languages: Sequence[str] | None = None,
+) -> list[tuple[str, str]]:
+    """Both sides of each pair in ``form``; ``languages`` are those of the pairs, by default
+    English.
 
     Raises ValueError if there are not as many references as hypotheses.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references against {len(hypotheses)} hypotheses")
-    pairs = [
-        (normalise(reference, form), normalise(hypothesis, form))
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    return [
+        (normalise(reference, form, language), normalise(hypothesis, form, language))
+        for reference, hypothesis, language in zip(
+            references, hypotheses, languages or [ENGLISH] * len(references), strict=True
+        )
     ]
+
+
+def align_pairs(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    form: str,
+    languages: Sequence[str] | None = None,
+) -> list[Alignment]:
+    """The alignment of each pair, both sides in ``form``; languages and errors as of
+    ``normalise_pairs``.
+    """
+    pairs = normalise_pairs(references, hypotheses, form, languages)
     speech_pairs = [pair for pair in pairs if pair[0]]
     alignments = iter(_align(speech_pairs) if speech_pairs else ())
     return [
@@ -128,16 +148,20 @@ def count_word_errors(
     return sum(count_pair_errors(references, hypotheses, form), WordErrors())
 
 
-def compute_wer(references: Sequence[str], hypotheses: Sequence[str], form: str) -> float:
-    """The rate of ``count_word_errors`` alone, not which errors they are, in a fifth of its time.
-
-    Raises ValueError if there are not as many references as hypotheses.
+def compute_wer(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    form: str,
+    languages: Sequence[str] | None = None,
+) -> float:
+    """The rate of ``count_word_errors`` alone, not which errors they are, in a fifth of its time;
+    languages and errors as of ``normalise_pairs``.
     """
     from rapidfuzz.distance import Levenshtein
 
     pairs = [
-        (normalise(reference, form).split(), normalise(hypothesis, form).split())
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
+        (reference.split(), hypothesis.split())
+        for reference, hypothesis in normalise_pairs(references, hypotheses, form, languages)
     ]
     num_words = sum(len(reference) for reference, _ in pairs)
     num_errors = sum(Levenshtein.distance(reference, hypothesis) for reference, hypothesis in pairs)
@@ -145,21 +169,19 @@ def compute_wer(references: Sequence[str], hypotheses: Sequence[str], form: str)
 
 
 def count_character_errors(
-    references: Sequence[str], hypotheses: Sequence[str], form: str
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    form: str,
+    languages: Sequence[str] | None = None,
 ) -> list[tuple[int, int]]:
     """(errors, reference characters) of each pair: the Levenshtein distance of the texts in
-    ``form``.
+    ``form``; languages and errors as of ``normalise_pairs``.
 
     A single space between two words counts as a character, as in jiwer and most published figures.
-    Raises ValueError if there are not as many references as hypotheses.
     """
     from rapidfuzz.distance import Levenshtein
 
-    pairs = [
-        (normalise(reference, form), normalise(hypothesis, form))
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
     return [
         (Levenshtein.distance(reference, hypothesis), len(reference))
-        for reference, hypothesis in pairs
+        for reference, hypothesis in normalise_pairs(references, hypotheses, form, languages)
     ]

@@ -18,6 +18,7 @@ from components.score.insertions import (
     main_kind,
 )
 from components.score.metrics import count_errors
+from components.text.hypothesis import Hypothesis
 from components.text.wer import align_pairs
 
 CHATML = "<|im_start|>user\n{speech} Transcribe speech to text.<|im_end|>\n<|im_start|>assistant\n"
@@ -140,7 +141,7 @@ def test_a_kind_by_hand(reference: str, hypothesis: str, expected: dict[str, int
     ],
 )
 def test_words_that_a_normaliser_removes_have_a_kind(text: str, expected: dict[str, int]) -> None:
-    counts = count_errors(["hello there"], [text], "whisper", PHRASES)
+    counts = count_errors([Hypothesis(text, reference="hello there")], "whisper", PHRASES)
     assert counts.insertions.sum() == 0, "Whisper's form drops fillers and brackets"
     assert Counter(counts.kinds[0]) == expected
 

@@ -246,14 +246,39 @@ def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.Mon
     monkeypatch.setattr(forms, "CHUNK", 7)
     monkeypatch.setattr(forms, "_normalised", {})
     phrases = [f"I'll take number {number}, the grey one" for number in range(40)]
-    prepare([*phrases, *phrases], "whisper")
+    prepare([*phrases, *phrases], "whisper", ["en"] * 80)
     forms_by_text = dict(forms._normalised)
     assert len(forms_by_text) == 40
     forms._normalised.clear()
     assert [normalise(text, "whisper") for text in phrases] == [
-        forms_by_text[text.lower()] for text in phrases
+        forms_by_text["en", text.lower()] for text in phrases
     ]
     assert normalise(phrases[7], "whisper") == "i will take number 7 the gray one"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "Don't, he's seventy-five [laughs]", "do not he is 75"),
+        ("en-GB", "the grey colour", "the gray color"),
+        ("", "the grey colour", "the gray color"),
+        ("de", "Schön, um 10 Uhr!", "schön um 10 uhr"),
+        ("de", "grey colour", "grey colour"),
+        ("fr", "C’est l’été (rires)", "c est l été"),
+        ("hi", "नमस्ते, दुनिया!", "नमस्ते दुनिया"),
+        ("zh", "你好，世界", "你 好 世 界"),
+    ],
+)
+def test_whispers_form_is_that_of_the_language(language: str, text: str, expected: str) -> None:
+    """Only English has its numbers, spelling and contractions rewritten; marks stay elsewhere."""
+    assert normalise(text, "whisper", language) == expected
+    assert compute_wer([text], [expected], "whisper", [language]) == 0
+
+
+def test_a_pair_is_compared_in_its_own_language() -> None:
+    references, hypotheses = ["the grey one", "der graue Wolf"], ["the gray one", "der Graue wolf."]
+    assert compute_wer(references, hypotheses, "whisper", ["en", "de"]) == 0
+    assert compute_wer(references, hypotheses, "whisper", ["de", "de"]) == 1 / 6
 
 
 def test_an_example_by_hand() -> None:
