@@ -172,7 +172,7 @@ def ranges_of(info: FieldInfo) -> list[str]:
 
 def values_at(data: Any, keys: Sequence[str]) -> list[Any]:
     """The values of a key in plain data; ``0`` and ``<name>`` stand for every member."""
-    if not keys:
+    if not keys or data is None:  # nothing is below a section that is null
         return [data]
     if keys[0] == "<name>":
         return [value for member in data.values() for value in values_at(member, keys[1:])]
