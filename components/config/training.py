@@ -230,6 +230,13 @@ class Train:
         list[CurriculumStage], Field(min_length=1, description="Stages, run in order.")
     ]
     selection: Selection
+    start: Annotated[
+        str | None,
+        Field(
+            description="Bridge below LIBRETTO_MODELS that the training starts from: a folder, an "
+            "exported model, or a model.pt of SLAM-LLM; null: random weights."
+        ),
+    ] = None
     prompt: Annotated[
         Prompt | None, Field(description="In place of the prompt of the LLM's entry; null: none.")
     ] = None

@@ -9,7 +9,7 @@ Costs reading or writing these files.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,7 @@ class ModelConfig:
     text_case: str
     # Only where the encoder is tuned; the frames of a frozen one may come from anywhere.
     encoder_run: EncoderRunConfig | None = None
+    vocabulary_size: int = 0  # of the LLM's embeddings; folders of earlier versions do not say
 
 
 def folder_digest(folder: Path) -> str:
@@ -122,7 +123,9 @@ def write_trained(model: SpeechLLM, folder: Path, *, is_writer: bool) -> None:
             save_file(own, folder / f"{side}.safetensors")
         if side in model.lora_wrappers:
             lora.write_adapter(model.lora_wrappers[side], folder / adapter)
-    config = json.dumps(non_default_fields(model.config), indent=1, sort_keys=True)
+    size = model.llm.get_input_embeddings().num_embeddings
+    fields = non_default_fields(replace(model.config, vocabulary_size=size))
+    config = json.dumps(fields, indent=1, sort_keys=True)
     (folder / CONFIG).write_text(config + "\n")
 
 

@@ -150,6 +150,13 @@ def check_networks(params: Params, networks: Networks) -> None:
     would find it hours later.
     """
     check_ctc_heads(params, networks.encoder.has_ctc)
+    if networks.stages and params.train.start:
+        from components.train.warm_start import StartedModel, check_start, find_start
+
+        sizes = networks.encoder.width, networks.llm.vocabulary_size
+        projector = catalogue.projector(params.projector)
+        model = StartedModel(projector, *sizes, params.train.text_case)
+        check_start(find_start(params.train.start), model)
     if networks.stages and params.train.packing and not networks.llm.has_position_ids:
         raise InputError(
             f"llm '{params.llm}' has no position ids: it would mix up sequences that are packed "

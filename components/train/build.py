@@ -52,6 +52,10 @@ def work(stage: Stage) -> None:
         _check_encoder(stage.params.encoder, settings, targets["encoder-lora"])
         parameters["encoder_lora"] = targets["encoder-lora"]
     inputs = _input_digests()
+    if settings.start:
+        from components.train.warm_start import digest_start
+
+        inputs["start"] = digest_start(settings.start)
     if isinstance(projector, CtcCompressor):
         _check_ctc_frames()
     if projector.weights is None:

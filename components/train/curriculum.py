@@ -31,6 +31,7 @@ from components.train.curve import read_stage_rows, write_curve
 from components.train.data import count_short_utterances
 from components.train.parts import TABLE, TrainableParts, write_tables
 from components.train.stage import RoleSources, StageTraining
+from components.train.warm_start import find_start, load_start
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
     model = _build_model(training)
     parts = TrainableParts(model, settings, training.lora_targets)
     parts.check()
+    if settings.start:
+        load_start(model, find_start(settings.start))
+        model.has_matching_head = bool(settings.matching.weight)
     sources = _role_sources(training, model.encoder)
     _check_frame_counts(ranks, sources.speech, model.projector.stride)
     if settings.packing:

@@ -77,22 +77,30 @@ def convert_released(source: ReleasedBridge, folder: Path) -> None:
     """
     bridge, config = folder / "bridge", source.model_config()
     bridge.mkdir(parents=True)
-    save_file(_checked(source, config), bridge / "projector.safetensors")
+    llm_width = AutoConfig.from_pretrained(
+        source.llm, local_files_only=True, trust_remote_code=False
+    ).hidden_size
+    tensors = read_projector(source.file, source.projector, config.encoder_width, llm_width)
+    save_file(tensors, bridge / "projector.safetensors")
     (bridge / CONFIG).write_text(
         json.dumps(non_default_fields(config), indent=1, sort_keys=True) + "\n"
     )
     write_curve(folder / "curve.csv")
 
 
-def _checked(source: ReleasedBridge, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The tensors of the projector under the names of this project, in fp32."""
+def read_projector(
+    path: Path, projector: Projector, encoder_width: int, llm_width: int
+) -> dict[str, torch.Tensor]:
+    """The tensors of a released projector under the names of this project, in fp32; raises
+    InputError for tensors or widths that differ from those of the entries.
+    """
     with TemporaryDirectory() as scratch:
-        convert_weights(source.file, Path(scratch) / "plain.safetensors", str(source.file))
+        convert_weights(path, Path(scratch) / "plain.safetensors", str(path))
         file_tensors = load_file(Path(scratch) / "plain.safetensors")
     foreign = sorted(name for name in file_tensors if not name.startswith(PREFIX))
     if foreign:
         raise InputError(
-            f"{source.file} has more than a projector: {foreign[0]} and {len(foreign) - 1} more.",
+            f"{path} has more than a projector: {foreign[0]} and {len(foreign) - 1} more.",
             subject=foreign[0],
             hint="Only projectors that were trained with a frozen LLM can be converted.",
         )
@@ -100,24 +108,21 @@ def _checked(source: ReleasedBridge, config: ModelConfig) -> dict[str, torch.Ten
         name.removeprefix(PREFIX): tensor.float().contiguous()
         for name, tensor in file_tensors.items()
     }
-    llm_width = AutoConfig.from_pretrained(
-        source.llm, local_files_only=True, trust_remote_code=False
-    ).hidden_size
     with torch.device("meta"):
-        bridge = build_projector(source.projector, config.encoder_width, llm_width)
+        bridge = build_projector(projector, encoder_width, llm_width)
     expected = bridge.state_dict()
     if tensors.keys() != expected.keys():
         raise InputError(
-            f"{source.file} has {', '.join(sorted(tensors))}; a projector of kind "
-            f"'{source.projector.kind}' has {', '.join(sorted(expected))}.",
-            subject=str(source.file),
+            f"{path} has {', '.join(sorted(tensors))}; a projector of kind "
+            f"'{projector.kind}' has {', '.join(sorted(expected))}.",
+            subject=str(path),
             hint="Name the kind of projector that it was trained as.",
         )
     for name, tensor in sorted(expected.items()):
         if tensors[name].shape != tensor.shape:
             raise InputError(
-                f"{source.file}: {name} has the shape {tuple(tensors[name].shape)}; "
-                f"encoder ({config.encoder_width} wide), stride {bridge.stride:g} and LLM "
+                f"{path}: {name} has the shape {tuple(tensors[name].shape)}; "
+                f"encoder ({encoder_width} wide), stride {bridge.stride:g} and LLM "
                 f"({llm_width} wide) need {tuple(tensor.shape)}.",
                 subject=name,
                 hint="Name the encoder and the LLM that it was trained with.",

@@ -1,0 +1,137 @@
+"""A trained bridge as the start of a training, in place of random weights.
+
+In: a name below ``LIBRETTO_MODELS``: the folder of a bridge, of an exported model (its ``bridge``
+is taken), or a ``model.pt`` of SLAM-LLM. Out: its weights in a model that is built over its base
+checkpoints. The encoder may be another one of the same width, and the LLM another one of the same
+width and vocabulary: a bridge then starts nearer to them than at random. What was tuned of the base
+checkpoints themselves needs the same ones. Cost: reading the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from components.config.errors import InputError
+from components.config.projector import Projector
+from components.model.model_folder import (
+    CONFIG,
+    LORA,
+    ModelConfig,
+    read_model_config,
+    read_trained,
+)
+from components.model.speech_llm import SpeechLLM
+from components.runtime.artifact import RECORD
+from components.runtime.hashing import file_digest, folder_digests
+from components.runtime.settings import models_root
+from components.train.released import read_projector
+
+
+def find_start(name: str) -> Path:
+    """The bridge folder or the released file of that name; raises InputError where there is
+    none.
+    """
+    path = models_root() / name
+    for folder in (path / "bridge", path):
+        if (folder / CONFIG).is_file():
+            return folder
+    if path.is_file():
+        return path
+    raise InputError(
+        f"train.start: {path} is no bridge, exported model or model.pt of SLAM-LLM.",
+        subject="train.start",
+        hint="Name one below LIBRETTO_MODELS, or set train.start to null.",
+    )
+
+
+def digest_start(name: str) -> dict[str, str]:
+    """Digests of the files that a training starts from, by their names."""
+    path = find_start(name)
+    if path.is_file():
+        return {path.name: file_digest(path)}
+    return {file: digest for file, digest in folder_digests(path).items() if file != RECORD}
+
+
+@dataclass(frozen=True)
+class StartedModel:
+    """What a bridge must fit that a training starts from."""
+
+    projector: Projector
+    encoder_width: int
+    vocabulary_size: int  # of the LLM
+    text_case: str
+
+
+def check_start(path: Path, model: StartedModel) -> None:
+    """Raises InputError where a bridge folder can't start this model; a released file is checked
+    when it is read.
+    """
+    if path.is_file():
+        return
+    start = read_model_config(path)
+    before = StartedModel(
+        _plain(start.projector),
+        start.encoder_width,
+        start.vocabulary_size or model.vocabulary_size,
+        start.text_case,
+    )
+    now = replace(model, projector=_plain(model.projector))
+    for field in fields(StartedModel):
+        own, other = getattr(now, field.name), getattr(before, field.name)
+        if own != other:
+            raise _differs(path, field.name.replace("_", " "), other, own)
+
+
+def _differs(path: Path, name: str, before: object, now: object) -> InputError:
+    return InputError(
+        f"train.start: {path} has another {name}: {before}, not {now}.",
+        subject="train.start",
+        hint="Name a bridge that was trained with the same, or set train.start to null.",
+    )
+
+
+def _plain(projector: Projector) -> Projector:
+    """The entry without what says where its weights come from."""
+    return replace(projector, weights=None, card={})
+
+
+def load_start(model: SpeechLLM, path: Path) -> None:
+    """Gives ``model`` the weights of a bridge folder or of a released file; the matching head keeps
+    its own where the start has none. Raises InputError for weights that do not fit.
+    """
+    config = model.config
+    size = model.llm.get_input_embeddings().num_embeddings
+    check_start(path, StartedModel(config.projector, config.encoder_width, size, config.text_case))
+    if path.is_file():
+        width = model.llm.config.hidden_size
+        tensors = read_projector(path, config.projector, config.encoder_width, width)
+        model.projector.load_state_dict(tensors)
+        return
+    _check_tuned(path, config, has_encoder=model.encoder is not None)
+    try:
+        read_trained(model, path)
+    except RuntimeError as error:  # torch's own, of a tensor with another shape
+        raise InputError(
+            f"train.start: the weights of {path} do not fit: {error}",
+            subject="train.start",
+            hint="Name a bridge for an encoder and an LLM of these widths.",
+        ) from None
+
+
+def _check_tuned(path: Path, config: ModelConfig, *, has_encoder: bool) -> None:
+    """Raises InputError where the start tuned a base checkpoint that the model does not have."""
+    start = read_model_config(path)
+    for base, digest, own in (
+        ("llm", start.llm, config.llm),
+        ("encoder", start.encoder, config.encoder),
+    ):
+        is_tuned = (path / f"{base}.safetensors").is_file() or (path / LORA[base]).is_dir()
+        if is_tuned and digest != own:
+            raise _differs(path, f"{base} that it tuned", digest, own)
+        if is_tuned and base == "encoder" and not has_encoder:
+            raise InputError(
+                f"train.start: {path} has a tuned encoder, and no stage tunes it.",
+                subject="train.start",
+                hint="Tune the encoder, or start from a bridge with a frozen one.",
+            )
