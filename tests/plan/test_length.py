@@ -95,3 +95,27 @@ def test_a_training_that_is_too_short_is_warned_of(
     last = " ".join(capsys.readouterr().out.split()).rpartition("WARNING")
     assert bool(last[0]) == bool(recipe)
     assert f"libretto use {recipe}." in last[2] or not recipe
+
+
+def test_cached_and_live_frames_are_planned_side_by_side(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other mode is planned too, unless a part of the encoder is tuned: it is live then."""
+    monkeypatch.chdir(REPOSITORY)
+    stage = {"train.curriculum.0.epochs": 3, "train.curriculum.0.steps": None}
+    values = {**LIBRISPEECH, **stage, "features.mode": "cached"}
+    cached = run.plan_run(read_overridden_params(values, ""), machine=machine)
+    live = run.plan_run(
+        read_overridden_params({**values, "features.mode": "live"}, ""), machine=machine
+    )
+    assert [load.stage for load in cached.loads] == ["features", "train", "decode"]
+    assert [load.stage for load in live.loads] == ["train", "decode"]
+    assert cached.other_loads == live.loads and live.other_loads == cached.loads
+    once = cached.loads[0].total_operations
+    # live: three epochs of the same audio, and what is tested
+    assert sum(load.total_operations for load in live.loads) > 2 * once + sum(
+        load.total_operations for load in cached.loads[1:]
+    )
+    tuned = {"train.curriculum.0.tune": ["projector", "encoder"], "features.mode": "live"}
+    plan = run.plan_run(read_overridden_params({**values, **tuned}, ""), machine=machine)
+    assert plan.other_loads == []
