@@ -202,6 +202,9 @@ def apply_overrides(text: str, overrides: Mapping[str, Any]) -> str:
     editor.width = 4096  # no line is folded
     editor.preserve_quotes = True
     editor.indent(mapping=2, sequence=4, offset=2)
+    editor.representer.add_representer(  # by default nothing is written for null
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     document = editor.load(text)
     for name, value in overrides.items():
         *parents, key = (int(part) if part.isdigit() else part for part in name.split("."))

@@ -119,7 +119,7 @@ def work(stage: Stage) -> None:
     Raises InputError for hypotheses that are incomplete or do not fit the corpus.
     """
     params = stage.params
-    prompt = catalogue.llm_in_training(params.llm, params.train).prompt
+    prompt = params.train.prompt or catalogue.llm(params.llm).prompt
     phrases = collect_phrases(prompt.template, *prompt.variants)
     scorer = _Scorer(params.score.text_form, params.score.resamples, phrases)
     inputs = {"decode": recorded_digests(HYPOTHESES), "systems": _system_digests()}

@@ -22,11 +22,10 @@ class Hypothesis:
     tokens: list[int] = field(default_factory=list)  # without the end of sequence
     score: float = math.nan  # log-probability, natural logarithm; nan where a system has none
     alternatives: list[Hypothesis] = field(default_factory=list)  # the rest of the n-best list
-    # whether it has as many tokens as its constraint set allows: the text may be cut off
-    at_limit: bool = False
     system: str = ""  # a constraint set, CTC, WHISPER or LLM_ONLY
     utterance_id: str = ""
     speaker: str = ""
     language: str = ""
     reference: str = ""
     duration_s: float = 0.0  # of the audio
+    at_limit: bool = False  # as many tokens as its constraint set allows: it may be cut off

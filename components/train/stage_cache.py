@@ -15,7 +15,7 @@ from typing import Any
 
 from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
 
-CODE = "components.train.curriculum"  # the module that computes the stages
+CODE = "components.train.task"  # the module that computes the stages and the bridge
 # In the folder of a stage: rows of the curve, selected checkpoint, number of planned steps; DONE
 # exists once the others are complete.
 CURVE, BEST, STEPS, DONE = "curve.jsonl", "best", "steps", "done"

@@ -36,6 +36,7 @@ def test_all_stages_ran_and_wrote_their_outputs(smoke: Project) -> None:
                 "text_form",
                 "forms",
                 "insertion_kinds",
+                "at_limit",
             }
             assert score["wer_low"] <= score["wer"] <= score["wer_high"]
             assert sum(score["insertion_kinds"].values()) == score["insertions"]
@@ -44,7 +45,13 @@ def test_all_stages_ran_and_wrote_their_outputs(smoke: Project) -> None:
     assert scores["smoke-test"]["free"]["wer"] < 0.7
     assert scores["smoke-test"]["free"]["wer"] < scores["smoke-test"]["ctc"]["wer"] < 0.95
     for score in scores["smoke-synthetic-test"].values():
-        assert set(score) == {"text_rate", "clips", "characters_a_minute", "insertion_kinds"}
+        assert set(score) == {
+            "text_rate",
+            "clips",
+            "characters_a_minute",
+            "insertion_kinds",
+            "at_limit",
+        }
         assert score["clips"] == 40
 
 

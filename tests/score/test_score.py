@@ -55,6 +55,7 @@ def test_every_set_and_system_has_its_figures() -> None:
                 "text_form",
                 "forms",
                 "insertion_kinds",
+                "at_limit",
             }
             assert figures.keys() - {"condition"} == keys
             assert figures["text_form"] == "casefold"
@@ -71,6 +72,7 @@ def test_every_set_and_system_has_its_figures() -> None:
             "clips",
             "characters_a_minute",
             "insertion_kinds",
+            "at_limit",
             "condition",
         }
         assert sum(figures["insertion_kinds"].values()) == figures["text_rate"] * figures["clips"]
@@ -242,6 +244,7 @@ def test_the_tables_have_every_figure(capsys: pytest.CaptureFixture) -> None:
                 rate,
                 *counts,
                 f"{100 * figures['cer']:.2f}",
+                "0",  # at the limit of length
                 figures["text_form"],
             ] in cells
     assert ["clean", "free", "0", "0", "0", "1", "0"] in cells  # inserted words by kind

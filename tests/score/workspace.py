@@ -75,7 +75,11 @@ def run_score(form: str = "casefold", resamples: int = 200) -> dict:
     """Runs the stage and returns ``metrics/score.json``."""
     decode = SimpleNamespace(sets={"free": None})
     params = SimpleNamespace(
-        corpus="embedded", llm="plain", decode=decode, score=Score(form, resamples)
+        corpus="embedded",
+        llm="plain",
+        train=SimpleNamespace(prompt=None),
+        decode=decode,
+        score=Score(form, resamples),
     )  # type: ignore[arg-type,call-arg]
     run(Stage("score", params, ""))  # type: ignore[arg-type]
     return json.loads(METRICS.read_text())

@@ -572,7 +572,7 @@ def test_the_dev_utterances_of_a_selection_are_drawn_over_all_of_dev(world: Path
     """Neighbours in the index are of one speaker. The draw depends on the seed alone, and a smaller
     one is a part of it.
     """
-    source = FrameSource("dev", tones.ENCODER, "cpu")
+    source = FrameSource("train", tones.ENCODER, "cpu")  # it has more of them
     settings = replace(read_params().train.selection, utterances=5)
     drawn = selection_utterances(source, settings, 1)
     ids = [utterance.id for utterance in source.utterances]
