@@ -108,7 +108,7 @@ def offer(project: Project, model: TinyLlm | TinyEncoder, folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
     shape = {
         key: config[key]
-        for key in ("model_type", "architectures", *source.get("shape", ()))
+        for key in ("model_type", "architectures", "pad_token_id", *source.get("shape", ()))
         if key in config
     }
     files = sorted(file.name for file in folder.iterdir())
