@@ -9,7 +9,7 @@ Costs reading or writing these files.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,9 +123,7 @@ def write_trained(model: SpeechLLM, folder: Path, *, is_writer: bool) -> None:
             save_file(own, folder / f"{side}.safetensors")
         if side in model.lora_wrappers:
             lora.write_adapter(model.lora_wrappers[side], folder / adapter)
-    size = model.llm.get_input_embeddings().num_embeddings
-    fields = non_default_fields(replace(model.config, vocabulary_size=size))
-    config = json.dumps(fields, indent=1, sort_keys=True)
+    config = json.dumps(non_default_fields(model.config), indent=1, sort_keys=True)
     (folder / CONFIG).write_text(config + "\n")
 
 

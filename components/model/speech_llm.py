@@ -47,8 +47,9 @@ class SpeechLLM(nn.Module):
         self, config: ModelConfig, llm: Any, tokenizer: Any, encoder: SpeechEncoder | None = None
     ) -> None:
         super().__init__()
-        self.config, self.llm, self.tokenizer = config, llm, tokenizer
         embedding = llm.get_input_embeddings()
+        self.config = replace(config, vocabulary_size=embedding.num_embeddings)
+        self.llm, self.tokenizer = llm, tokenizer
         self.builder = PromptBuilder(
             tokenizer, config.prompt, config.text_case, embedding.num_embeddings
         )

@@ -63,7 +63,6 @@ STAGES = {
     }
 }
 RECIPE = """
-base: params.yaml  # which is that of a miniature
 cells:
   some: {train.curriculum.1.steps: 7}
   broken: {llm: phi-tiny}
@@ -90,6 +89,7 @@ def recipe_project(project: Project) -> None:
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "train.py").write_text(TRAIN)
     (folder / "flows/recipes").mkdir(parents=True)
+    shutil.copy(ROOT / "flows/recipes/embedded.yaml", folder / "flows/recipes")
     (folder / "flows/recipes/trial.yaml").write_text(RECIPE)
     for command in ("git add -A", "git commit -qm all"):
         subprocess.run(command.split(), check=True)
