@@ -95,7 +95,8 @@ def with_cost(text: str, costs: Sequence[Cost]) -> str:
         "Disk": f"{most}{outputs} plus {downloads}{unknown} of downloads {MARK}.",
     }
     for heading, line in lines.items():
-        text, count = re.subn(rf"^# {heading}: .*$", f"# {heading}: {line}", text, flags=re.M)
+        pattern = rf"^# {heading}: .*?\(plan\)\.(?P<more>.*)$"  # what follows is kept
+        text, count = re.subn(pattern, rf"# {heading}: {line}\g<more>", text, flags=re.M)
         if count != 1:
             raise ValueError(f"an opening has {count} lines '# {heading}:'")
     return text

@@ -97,12 +97,12 @@ def expand_cells(recipe_name: str, names: Names, only: str = "") -> dict[str, Re
         )
     cells = recipes.expand(replace(recipe, grid={**recipe.grid, **dials}))
     if only:
-        cell_names = [cell.name for cell in cells]
+        cell_names = [cell.name or recipe_name for cell in cells]
         if only not in cell_names:
             raise InputError(
                 f"There is no cell '{only}'.", subject=only, hint=nearest(only, cell_names)
             )
-        cells = [cell for cell in cells if cell.name == only]
+        cells = [cell for cell in cells if (cell.name or recipe_name) == only]
     cells = recipes.place_on_base(recipe, cells)
     for cell in cells:
         recipes.check_cell(cell)

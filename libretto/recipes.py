@@ -122,11 +122,12 @@ def read_default() -> str:
 
 
 def find_cell(name: str, cells: Sequence[RecipeCell], only: str) -> RecipeCell:
-    """The cell of a recipe: the one named ``only``, else the one without a name; raises InputError
-    if there is none.
+    """The cell of a recipe: the one named ``only``, else the one that has the recipe's own name;
+    raises InputError if there is none.
     """
-    by_name = {cell.name: cell for cell in cells}
-    if not only and "" not in by_name:
+    by_name = {cell.name or name: cell for cell in cells}
+    only = only or name
+    if only == name and name not in by_name:
         raise InputError(
             f"The recipe '{name}' has {len(cells)} cells.",
             subject=name,
@@ -158,6 +159,8 @@ def _rendered_anew(text: str) -> str:
     if not match:
         return ""
     try:
+        if read_recipe(match["name"]).base == "params.yaml":  # any text would be what it gives
+            return ""
         return render(match["name"], match["only"] or "")
     except LibrettoError:  # the recipe was renamed or removed since
         return ""
@@ -202,6 +205,7 @@ def apply_overrides(text: str, overrides: Mapping[str, Any]) -> str:
     editor.width = 4096  # no line is folded
     editor.preserve_quotes = True
     editor.indent(mapping=2, sequence=4, offset=2)
+    editor.representer.add_representer(float, _write_float)
     editor.representer.add_representer(  # by default nothing is written for null
         type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
     )
@@ -215,3 +219,10 @@ def apply_overrides(text: str, overrides: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     editor.dump(document, stream)
     return stream.getvalue()
+
+
+def _write_float(writer: Any, value: float) -> Any:
+    """A number as YAML 1.1 and 1.2 read it alike: ``5e-05`` without a point is text in 1.1."""
+    mantissa, exponent, power = repr(value).partition("e")
+    text = f"{mantissa if '.' in mantissa or not exponent else mantissa + '.0'}{exponent}{power}"
+    return writer.represent_scalar("tag:yaml.org,2002:float", text)

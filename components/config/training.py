@@ -21,6 +21,7 @@ from components.config.augment import SpecAugment
 from components.config.entries import Prompt
 from components.config.schema import STRICT, Dropout, RuleError, Seed, Share, Unit
 
+SHORT_EPOCHS = 0.5  # of a whole training; below, half of the speech is not seen once
 Part = Literal["projector", "lora", "llm", "encoder-lora", "encoder"]
 LearningRate = Annotated[PositiveFloat, Field(description="Peak learning rate.")]
 

@@ -15,8 +15,6 @@ from components.plan.load import count_tokens, mean_seconds
 from components.plan.networks import Networks
 from components.plan.speech import AudioAmount
 
-SHORT_EPOCHS = 0.5  # of a whole training; below, half of the speech is not seen once
-
 
 @dataclass(frozen=True)
 class StageLength:
@@ -32,8 +30,8 @@ class StageLength:
 def list_stage_lengths(
     settings: Train, networks: Networks, audio: Sequence[AudioAmount]
 ) -> list[StageLength]:
-    """The length of each stage that trains something, all zero where the audio is not known; none
-    where nothing is trained.
+    """The length of each stage that trains something; where the audio is not known, epochs are 0.
+    None where nothing is trained.
     """
     if not networks.stages:
         return []

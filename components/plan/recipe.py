@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -160,7 +161,8 @@ def overrides_to_default() -> Overrides:
 
     Raises InputError where one of them has a parameter that the other lacks.
     """
-    current, default = _flatten(read_yaml(PARAMS)), _flatten(read_yaml(FOLDER / f"{DEFAULT}.yaml"))
+    default = _flatten(read_yaml(FOLDER / f"{DEFAULT}.yaml"))
+    current = _flatten(read_yaml(PARAMS), default)
     if unmatched := sorted(current.keys() ^ default.keys()):
         raise InputError(
             f"The default parameters and {PARAMS} differ in '{unmatched[0]}': only one has it.",
@@ -170,14 +172,17 @@ def overrides_to_default() -> Overrides:
     return {key: value for key, value in default.items() if current[key] != value}
 
 
-def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; a list is one value."""
+def _flatten(
+    data: dict[str, Any], leaf_keys: Container[str] = (), prefix: str = ""
+) -> dict[str, Any]:
+    """Values by dotted key; a list is one value, as is a mapping whose key is in ``leaf_keys``."""
     values: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            values |= _flatten(value, f"{prefix}{key}.")
+    for name, value in data.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key not in leaf_keys:
+            values |= _flatten(value, leaf_keys, f"{key}.")
         else:
-            values[f"{prefix}{key}"] = value
+            values[key] = value
     return values
 
 
@@ -191,16 +196,22 @@ def place_on_base(recipe: Recipe, cells: list[RecipeCell]) -> list[RecipeCell]:
     return [replace(cell, overrides={**changes, **cell.overrides}) for cell in cells]
 
 
+def _is_put_on(cell: RecipeCell, params: Params) -> bool:
+    """Whether the parameters are those of the cell already."""
+    values = _flatten(params.raw, cell.overrides)
+    return all(values.get(key) == value for key, value in cell.overrides.items())
+
+
 def suggest_recipe(params: Params) -> str:
     """The arguments of ``libretto use`` for the recipe that has most of these names, on the same
-    corpus; empty where none is for the corpus.
+    corpus; empty where none is for the corpus. A cell that is put on already is none.
     """
     best, most = "", 0
     for name in list_names():
         if name == DEFAULT:
             continue
         for cell in expand(read_recipe(name)):
-            if cell.overrides.get("corpus") == params.corpus:
+            if cell.overrides.get("corpus") == params.corpus and not _is_put_on(cell, params):
                 count = sum(cell.overrides.get(key) == getattr(params, key) for key in NAMES)
                 if count > most:
                     best, most = f"{name} --only {cell.name}" if cell.name else name, count

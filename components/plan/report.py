@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import catalogue
-from components.plan.length import SHORT_EPOCHS, sum_speech_epochs
+from components.config.training import SHORT_EPOCHS
+from components.plan.length import sum_speech_epochs
 from components.plan.load import ASSUMPTIONS
 from components.plan.recipe import suggest_recipe
 from components.plan.run import RunPlan, has_memory
@@ -81,7 +82,8 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
             f"{plan.num_ranks} ranks ({plan.engine}) train:{share} the hours are those of one "
             "card, which they share at best."
         )
-    if plan.lengths and plan.num_ranks < plan.num_gpus and plan.engine:
+    has_training = plan.lengths and "train" not in plan.up_to_date
+    if has_training and plan.num_ranks < plan.num_gpus:
         yield (
             f"Only {plan.num_ranks} of {plan.num_gpus} GPUs train: raise train.micro_batches to "
             f"{plan.num_gpus}."

@@ -28,7 +28,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
-from components.runtime.world_size import choose_ranks
+from components.runtime.world_size import choose_ranks, count_gpus
 
 RUNS = Path("runs")
 NO_NOISE_HINT = (
@@ -115,7 +115,7 @@ def _run(
     for kind in ("encoder", "llm"):  # before hours of work, not after
         catalogue.check_pinned(kind, getattr(stage.params, kind))
     if role == "train":  # what the training waits for
-        choose_ranks(stage.params.train)
+        _check_ranks(stage.params)
     work(stage)
     if _snapshot(name, tuple(argument_names)) != before:
         raise InputError(
@@ -127,6 +127,16 @@ def _run(
         )
     _record(stage, before, started)
     trim()
+
+
+def _check_ranks(params: Params) -> None:
+    """Raises InputError as ``choose_ranks`` does where something will be trained on this machine;
+    one without a GPU whose device is not set may compute frames for another one.
+    """
+    if catalogue.projector(params.projector).weights is None and (
+        read_settings().device or count_gpus()
+    ):
+        choose_ranks(params.train)
 
 
 def check_names(params: Params) -> None:
@@ -164,6 +174,7 @@ def _snapshot(name: str, names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "names": values,
         "section": None if name in NAMES else params.raw.get(name),
+        "prompt": params.raw["train"].get("prompt") if name == "score" else None,  # of an echo
         "entries": entries,
     }
 

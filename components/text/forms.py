@@ -27,6 +27,9 @@ ENGLISH = "en"
 # Written without spaces: Chinese, Cantonese, Japanese, Thai, Lao, Burmese (arXiv 2212.04356,
 # appendix C).
 UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")
+# Tags of three letters (ISO 639-2 and -3) of the languages that have rules of their own.
+ALIASES = {"eng": "en", "zho": "zh", "chi": "zh", "cmn": "zh", "jpn": "ja", "tha": "th"}
+ALIASES |= {"lao": "lo", "mya": "my", "bur": "my"}
 Text = tuple[str, str]  # primary language, text
 _normalised: dict[Text, str] = {}  # the text case folded → its Whisper form
 
@@ -43,13 +46,20 @@ def _normaliser(language: str) -> Any:
 
 
 def _key(text: str, language: str) -> Text:
-    """Which normaliser a text has, by the first part of a language tag such as ``pt-BR`` (no
-    language counts as English), and the part of the text that it sees: it begins by lower-casing
+    """Which normaliser a text has, and the part of the text that it sees: it begins by lower-casing
     it, and treats white space of any kind alike.
     """
-    primary = language.replace("_", "-").partition("-")[0].lower() or ENGLISH
+    primary = primary_language(language)
     kind = primary if primary == ENGLISH or primary in UNSPACED else "other"
     return kind, " ".join(text.lower().split())
+
+
+def primary_language(language: str) -> str:
+    """The first part of a language tag such as ``pt-BR``, of two letters where it has some; no
+    language counts as English.
+    """
+    primary = language.replace("_", "-").partition("-")[0].lower() or ENGLISH
+    return ALIASES.get(primary, primary)
 
 
 def _whisper(text: str, language: str) -> str:

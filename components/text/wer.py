@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.text.forms import ENGLISH, normalise
+from components.text.forms import ENGLISH, UNSPACED, normalise, primary_language
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,17 @@ def count_character_errors(
     """(errors, reference characters) of each pair: the Levenshtein distance of the texts in
     ``form``; languages and errors as of ``normalise_pairs``.
 
-    A single space between two words counts as a character, as in jiwer and most published figures.
+    A single space between two words counts as a character, as in jiwer and most published figures,
+    unless the language is written without spaces: then none counts.
     """
     from rapidfuzz.distance import Levenshtein
 
+    pairs = normalise_pairs(references, hypotheses, form, languages)
+    for index, language in enumerate(languages or ()):
+        if primary_language(language) in UNSPACED:
+            reference, hypothesis = pairs[index]
+            pairs[index] = reference.replace(" ", ""), hypothesis.replace(" ", "")
     return [
         (Levenshtein.distance(reference, hypothesis), len(reference))
-        for reference, hypothesis in normalise_pairs(references, hypotheses, form, languages)
+        for reference, hypothesis in pairs
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from components.config.errors import InputError
-from components.config.training import Train
+from components.config.training import SHORT_EPOCHS, Train
 from components.features.frames import FrameSource
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import check_packing, load_llm
@@ -63,9 +63,10 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
     parts = TrainableParts(model, settings, training.lora_targets)
     parts.check()
     if settings.start:
-        load_start(model, find_start(settings.start))
+        load_start(model, find_start(settings.start), parts.adapters())
         model.has_matching_head = bool(settings.matching.weight)
     sources = _role_sources(training, model.encoder)
+    _warn_of_short_training(ranks, settings, sources.speech)
     _check_frame_counts(ranks, sources.speech, model.projector.stride)
     if settings.packing:
         check_packing(model.llm)
@@ -122,6 +123,23 @@ def _role_sources(training: BridgeTraining, tuned_encoder: SpeechEncoder | None)
             hint="Give the role a source.",
         )
     return RoleSources(speech, nonspeech, dev)
+
+
+def _warn_of_short_training(ranks: Ranks, settings: Train, speech: FrameSource) -> None:
+    """Logs a warning where all stages together see less than half of the speech once."""
+    total_s = sum(utterance.duration_s for utterance in speech.utterances)
+    epochs = sum(
+        stage.epochs or (stage.steps or 0) * settings.batch_seconds / max(total_s, 1e-9)
+        for stage in settings.curriculum
+        if stage.nonspeech_share < 1
+    )
+    if epochs < SHORT_EPOCHS and ranks.rank == 0:
+        logger.warning(
+            "train: at most %.3f epochs: a small part of %.0f h of speech is seen. Raise the "
+            "lengths in train.curriculum, or put a recipe on ('libretto use' lists them)",
+            epochs,
+            total_s / 3600,
+        )
 
 
 def _check_frame_counts(ranks: Ranks, speech: FrameSource, stride: float) -> None:

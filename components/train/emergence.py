@@ -124,10 +124,12 @@ def summarise(curve: Path) -> dict[str, Any]:
 def _stage_lengths(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[float, float]]:
     """Passes over its utterances and seconds of audio that a stage has seen, by its name."""
     lengths: dict[str, tuple[float, float]] = {}
-    previous = 0.0
+    stage, previous = "", 0.0
     for row in rows:
         epoch = float(row["epoch"])
-        passes = epoch - previous if epoch > previous else epoch  # lower: another stage begins
+        if row["stage"] != stage:
+            stage, previous = row["stage"], 0.0
+        passes = epoch - previous if epoch > previous else epoch  # lower: it begins again
         epochs, seconds = lengths.get(row["stage"], (0.0, 0.0))
         lengths[row["stage"]] = epochs + passes, seconds + float(row["audio_s"])
         previous = epoch

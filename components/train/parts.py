@@ -21,6 +21,7 @@ from components.model.lora import adapted_layers
 from components.model.speech_llm import SpeechLLM
 from components.model.trainable import ParameterRow, parameter_table, plain_name, select_parameters
 from components.runtime.hashing import seed_of
+from components.train.warm_start import Adapter
 
 TABLE = "parameters.json"
 SIDES = {"lora": "llm", "encoder-lora": "encoder"}
@@ -86,6 +87,15 @@ class TrainableParts:
                     SIDES[part],
                 )
         return self.model.tune(stage.tune, stage.freeze, self.uses_ctc_loss(stage), _where(stage))
+
+    def adapters(self) -> dict[str, Adapter]:
+        """LoRA that a stage tunes, by the side it is on."""
+        tuned = {part for stage in self.settings.curriculum for part in stage.tune}
+        return {
+            side: Adapter(self.lora_settings(part), self.targets[part])
+            for part, side in SIDES.items()
+            if part in tuned
+        }
 
     def peak_rates(self, stage: CurriculumStage) -> dict[str, float]:
         """The peak learning rate of each part."""

@@ -9,11 +9,14 @@ checkpoints themselves needs the same ones. Cost: reading the files.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from components.config.errors import InputError
 from components.config.projector import Projector
+from components.config.training import Lora
 from components.model.model_folder import (
     CONFIG,
     LORA,
@@ -83,6 +86,30 @@ def check_start(path: Path, model: StartedModel) -> None:
             raise _differs(path, field.name.replace("_", " "), other, own)
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA as a training asks for it."""
+
+    settings: Lora
+    targets: list[str]
+
+
+def _check_adapter(path: Path, folder: Path, adapter: Adapter) -> None:
+    """Raises InputError where a start has an adapter that is not as the training asks."""
+    if not folder.is_dir():
+        return
+    config = json.loads((folder / "adapter_config.json").read_text())
+    settings = adapter.settings
+    for name, before, now in (
+        ("LoRA rank", config["r"], settings.rank),
+        ("LoRA alpha", config["lora_alpha"], settings.alpha),
+        ("LoRA dropout", config["lora_dropout"], settings.dropout),
+        ("LoRA targets", sorted(config["target_modules"]), sorted(adapter.targets)),
+    ):
+        if before != now:
+            raise _differs(path, name, before, now)
+
+
 def _differs(path: Path, name: str, before: object, now: object) -> InputError:
     return InputError(
         f"train.start: {path} has another {name}: {before}, not {now}.",
@@ -96,9 +123,12 @@ def _plain(projector: Projector) -> Projector:
     return replace(projector, weights=None, card={})
 
 
-def load_start(model: SpeechLLM, path: Path) -> None:
+def load_start(model: SpeechLLM, path: Path, adapters: Mapping[str, Adapter]) -> None:
     """Gives ``model`` the weights of a bridge folder or of a released file; the matching head keeps
-    its own where the start has none. Raises InputError for weights that do not fit.
+    its own where the start has none.
+
+    ``adapters`` are those that the training tunes, by the side they are on (llm, encoder). Raises
+    InputError for weights that do not fit, and for LoRA of another size, scale or other layers.
     """
     config = model.config
     size = model.llm.get_input_embeddings().num_embeddings
@@ -109,6 +139,8 @@ def load_start(model: SpeechLLM, path: Path) -> None:
         model.projector.load_state_dict(tensors)
         return
     _check_tuned(path, config, has_encoder=model.encoder is not None)
+    for side, adapter in adapters.items():
+        _check_adapter(path, path / LORA[side], adapter)
     try:
         read_trained(model, path)
     except RuntimeError as error:  # torch's own, of a tensor with another shape

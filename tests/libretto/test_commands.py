@@ -276,6 +276,24 @@ def test_a_recipe_replaces_another_one_and_the_default_comes_back(
     assert not changed_lines(workspace)
 
 
+def test_numbers_are_written_as_numbers(workspace: Path) -> None:
+    """A small one needs a point, or YAML 1.1 reads text."""
+    assert run_command(["use", "pham"]) == 0
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    assert raw["train"]["encoder_lora"]["learning_rate"] == 0.00005
+    assert raw["train"]["curriculum"][2]["learning_rate"] == 0.00002
+    assert raw["train"]["prompt"] is None
+
+
+def test_changes_on_top_of_a_recipe_of_ones_own_are_not_lost(workspace: Path) -> None:
+    Path("flows/recipes/mine.yaml").write_text("base: params.yaml\noverrides: {train.spike: 7}\n")
+    assert run_command(["use", "mine"]) == 0
+    changed = Path("params.yaml").read_text().replace("  clip: 1.0 ", "  clip: 2.0 ")
+    Path("params.yaml").write_text(changed)
+    assert run_command(["use", "slam-asr"]) == 2
+    assert Path("params.yaml").read_text() == changed
+
+
 def test_the_cost_of_a_recipe_is_printed_before_it_is_written(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -138,22 +137,28 @@ def test_two_llms_make_one_table(full_size: FullSize, tmp_path: Path) -> None:
     assert "epochs" in done.stdout
 
 
-@pytest.mark.parametrize("ranks", [2, 8])
-def test_any_number_of_ranks_trains_the_same(
-    ranks: int, full_size: FullSize, tmp_path: Path
-) -> None:
+def test_any_number_of_ranks_trains_the_same(full_size: FullSize, tmp_path: Path) -> None:
     """The batch of a step has eight parts, whatever the number of ranks; the order of their sum is
     all that differs.
     """
-    project = full_size.project.copy(tmp_path / "project", tmp_path / "work")
-    expected = load_file(project.folder / "models/bridge/projector.safetensors")
-    losses = curve(project)
-    arguments = ("--encoder", ENCODER.name, "--projector", "linear", "--llm", PHI.name)
-    variables = full_size.variables | {"LIBRETTO_WORKERS": str(ranks)}
-    project.run(sys.executable, "-m", "components.train", *arguments, **variables)
-    assert curve(project) == pytest.approx(losses, rel=1e-4)
-    for name, tensor in load_file(project.folder / "models/bridge/projector.safetensors").items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5)
+    start = load_file(full_size.project.folder / "models/bridge/projector.safetensors")
+    weights, losses = {}, {}
+    for ranks in (1, 2, 8):
+        project = full_size.project.copy(tmp_path / f"{ranks}", tmp_path / f"work-{ranks}")
+        # Steps that move the weights: the recipe has made three of the thousand of its warm-up.
+        project.set(train__curriculum__0__warmup=0, train__curriculum__0__learning_rate=0.01)
+        arguments = ("--encoder", ENCODER.name, "--projector", "linear", "--llm", PHI.name)
+        variables = full_size.variables | {"LIBRETTO_WORKERS": str(ranks)}
+        project.run(sys.executable, "-m", "components.train", *arguments, **variables)
+        weights[ranks] = load_file(project.folder / "models/bridge/projector.safetensors")
+        losses[ranks] = curve(project)
+    for name, tensor in weights[1].items():
+        assert (tensor - start[name]).abs().mean() > 0.005
+        for ranks in (2, 8):
+            difference = (weights[ranks][name] - tensor).abs()
+            assert difference.mean() < 1e-4, (ranks, name)
+    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[8] == pytest.approx(losses[1], rel=1e-3)
 
 
 def curve(project: Project) -> list[float]:

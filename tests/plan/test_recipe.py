@@ -239,7 +239,7 @@ def test_an_unknown_key_of_a_recipe_is_refused(root: Path) -> None:
     assert "overrides" in str(caught.value)
 
 
-@pytest.mark.parametrize("on", ["yu-segment-qformer", "pham"])
+@pytest.mark.parametrize("on", ["yu-segment-qformer", "pham", "slam-asr-table-3"])
 def test_a_recipe_means_the_same_whatever_is_put_on(root: Path, on: str) -> None:
     """Nothing of the parameters that are in force stays in its cells, but for a recipe that counts
     from them.
@@ -253,6 +253,22 @@ def test_a_recipe_means_the_same_whatever_is_put_on(root: Path, on: str) -> None
     based = recipe.place_on_base(recipe.read_recipe("slam-asr"), [cell])
     assert read_overridden_params(based[0].overrides, "").raw == before
     assert recipe.place_on_base(Recipe(base="params.yaml"), [cell]) == [cell]
+
+
+def test_the_own_cell_of_a_recipe_is_chosen_by_its_name(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "flows/recipes/trial.yaml").write_text('cells: {"": {train.seed: 2}, other: {}}\n')
+    assert compare.main(["trial", "--only", "trial", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[5] for line in lines] == ["trial"]
+    assert "train.seed=2" in lines[0]
+
+
+def test_a_recipe_that_is_put_on_is_not_suggested(root: Path) -> None:
+    cells = {cell.name: cell for cell in recipe.expand(recipe.read_recipe("fathullah-strides"))}
+    params = read_overridden_params(cells["stack-linear-n3"].overrides, "")
+    assert not recipe.suggest_recipe(params).startswith("fathullah-strides --only stack-linear-n3")
 
 
 def test_a_parameter_that_the_default_lacks_stops(root: Path) -> None:

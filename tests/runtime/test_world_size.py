@@ -15,8 +15,8 @@ from components.config import catalogue
 from components.config.params import read_overridden_params, read_params
 from components.config.training import Train
 from components.plan.recipe import expand, list_names, place_on_base, read_recipe
-from components.runtime import world_size
-from components.runtime.stage import run_stage
+from components.runtime import stage, world_size
+from components.runtime.stage import _check_ranks, run_stage
 from components.runtime.world_size import choose_ranks
 from tests.conftest import REPOSITORY
 from tests.errors import refused
@@ -27,7 +27,8 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     monkeypatch.chdir(REPOSITORY)
 
     def set_count(count: int) -> None:
-        monkeypatch.setattr(world_size, "count_gpus", lambda: count)
+        for module in (world_size, stage):
+            monkeypatch.setattr(module, "count_gpus", lambda: count)
 
     return set_count
 
@@ -91,6 +92,24 @@ def test_every_recipe_runs_on_one_to_eight_gpus(
                     choose_ranks(settings)
 
 
+def test_ranks_are_not_counted_where_nothing_trains(
+    with_gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released projector, and a machine without a GPU that computes frames for another one."""
+    with_gpus(8)
+    monkeypatch.setenv("LIBRETTO_ENGINE", "ddp")
+    released = {"projector": "slam-asr-wavlm-large-vicuna-7b"}
+    with refused("train.micro_batches"):
+        _check_ranks(read_params())
+    _check_ranks(read_overridden_params(released, ""))
+    with_gpus(0)
+    monkeypatch.setenv("LIBRETTO_WORKERS", "16")
+    _check_ranks(read_params())
+    monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
+    with refused("train.micro_batches"):
+        _check_ranks(read_params())
+
+
 def test_too_many_ranks_stop_the_first_stage_and_not_the_training(
     with_gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -105,8 +124,8 @@ def test_too_many_ranks_stop_the_first_stage_and_not_the_training(
         monkeypatch.setattr("components.runtime.stage._record", lambda *_: None)
         if is_stopped:
             with pytest.raises(SystemExit) as stopped:
-                run_stage("corpus", lambda stage: worked.append(stage.role), roles=True)
+                run_stage("corpus", lambda own: worked.append(own.role), roles=True)
             assert stopped.value.code == 2
         else:
-            run_stage("corpus", lambda stage: worked.append(stage.role), roles=True)
+            run_stage("corpus", lambda own: worked.append(own.role), roles=True)
     assert worked == ["test"]

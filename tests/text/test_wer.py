@@ -267,12 +267,20 @@ def test_texts_prepared_in_worker_processes_are_the_same(monkeypatch: pytest.Mon
         ("fr", "C’est l’été (rires)", "c est l été"),
         ("hi", "नमस्ते, दुनिया!", "नमस्ते दुनिया"),
         ("zh", "你好，世界", "你 好 世 界"),
+        ("eng", "the grey colour", "the gray color"),
+        ("cmn", "你好", "你 好"),
     ],
 )
 def test_whispers_form_is_that_of_the_language(language: str, text: str, expected: str) -> None:
     """Only English has its numbers, spelling and contractions rewritten; marks stay elsewhere."""
     assert normalise(text, "whisper", language) == expected
     assert compute_wer([text], [expected], "whisper", [language]) == 0
+
+
+@pytest.mark.parametrize("form", ["whisper", "casefold"])
+def test_characters_of_a_language_without_spaces_count_without_them(form: str) -> None:
+    assert count_character_errors(["你好"], ["你号"], form, ["zh"]) == [(1, 2)]
+    assert count_character_errors(["a b"], ["a c"], form, ["en"]) == [(1, 3)]
 
 
 def test_a_pair_is_compared_in_its_own_language() -> None:

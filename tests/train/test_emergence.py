@@ -137,6 +137,14 @@ def test_the_summary_names_the_best_checkpoint_of_every_stage(tmp_path: Path) ->
     }
 
 
+def test_epochs_of_a_stage_count_from_its_first_step(tmp_path: Path) -> None:
+    """Also where its first step is more of an epoch than the stage before it has made."""
+    rows = [("one", 0.01), ("one", 0.02), ("two", 0.1), ("two", 0.2), ("one", 0.01)]
+    lines = [f"{step},{stage},{epoch},36,1,0,0.5," for step, (stage, epoch) in enumerate(rows)]
+    (tmp_path / "curve.csv").write_text(HEAD + "\n".join(lines) + "\n")
+    assert summarise(tmp_path / "curve.csv")["epochs"] == {"one": 0.03, "two": 0.2}
+
+
 def test_a_curve_without_steps_has_no_figures(tmp_path: Path) -> None:
     """As released projectors leave it."""
     (tmp_path / "curve.csv").write_text(HEAD)

@@ -59,14 +59,24 @@ def test_projector_matching_head_and_lora_are_those_of_the_start(name: str, mode
     assert read_record(BRIDGE)["inputs"]["start"]["projector.safetensors"]
 
 
-def test_another_start_is_another_training(models: Path) -> None:
+def test_other_weights_of_one_name_are_another_training(models: Path) -> None:
     start("first", rate=0.01)
     first = load_file(BRIDGE / "projector.safetensors")
-    start(None, rate=0.01)
-    shutil.copytree(BRIDGE, models / "second")
-    start("second", rate=0.01)
+    shutil.rmtree(models / "first")
+    shutil.copytree(BRIDGE, models / "first")
+    start("first", rate=0.01)
     second = load_file(BRIDGE / "projector.safetensors")
     assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rank", 3), ("alpha", 9), ("dropout", 0.5), ("targets", ["q_proj"])],
+)
+def test_lora_of_another_kind_is_refused(key: str, value: object, models: Path) -> None:
+    tones.change("params.yaml", {f"train.lora.{key}": value})
+    with refused("train.start", str(value)):
+        start("first")
 
 
 def test_a_released_projector_is_trained_on(models: Path) -> None:
