@@ -91,7 +91,10 @@ def miniature(cell: RecipeCell) -> Miniature:
     """The cell at tiny size; ``params.yaml`` and ``catalogue/`` are those of the current folder."""
     params = read_overridden_params(cell.overrides, cell.name)
     encoder, llm = catalogue.encoder(params.encoder), catalogue.llm(params.llm)
-    raw = _small(copy.deepcopy(params.raw)) | {
+    raw = copy.deepcopy(params.raw)
+    for stage in raw["train"]["curriculum"]:  # some have epochs
+        stage |= {"steps": STEPS, "epochs": None}
+    raw = _small(raw) | {
         "corpus": "tones",
         "encoder": "tiny",
         "projector": "small",
