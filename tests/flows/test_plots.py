@@ -26,12 +26,14 @@ pytestmark = pytest.mark.slow
 TRAIN = """
 import yaml
 from pathlib import Path
+from components.train.curve import COLUMNS
 from components.train.emergence import write_summary
 jump = yaml.safe_load(open("params.yaml"))["jump"]
 Path("metrics").mkdir(exist_ok=True)
-rows = [f"{step},one,1.0,0.0,{0.3 if step < jump else 0.9},{0.5 if step == 99 else ''}"
+rows = [f"{step},one,{step / 50},36,1.0,0.0,{0.3 if step < jump else 0.9},"
+        f"{0.5 if step == 99 else ''}"
         for step in range(100 if jump else 0)]
-header = "step,stage,loss,matching,accuracy,dev_wer"
+header = ",".join(COLUMNS)
 Path("metrics/curve.csv").write_text("\\n".join([header, *rows]) + "\\n")
 write_summary(Path("metrics/curve.csv"), Path("metrics/train.json"))
 Path("metrics/score.json").write_text('{"test": {"free": {"wer": 0.5}}}')
