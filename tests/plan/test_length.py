@@ -16,6 +16,7 @@ from components.plan.machine import Machine
 from components.plan.networks import read_networks
 from components.plan.report import print_plan
 from components.plan.speech import AudioAmount
+from components.runtime import world_size
 from tests.conftest import REPOSITORY
 
 SPEECH = [
@@ -119,3 +120,22 @@ def test_cached_and_live_frames_are_planned_side_by_side(
     tuned = {"train.curriculum.0.tune": ["projector", "encoder"], "features.mode": "live"}
     plan = run.plan_run(read_overridden_params({**values, **tuned}, ""), machine=machine)
     assert plan.other_loads == []
+
+
+@pytest.mark.parametrize(("micro_batches", "is_said"), [(1, True), (2, True), (8, False)])
+def test_gpus_that_have_no_part_of_a_step_are_named(
+    micro_batches: int,
+    is_said: bool,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where one GPU trains alone, without an engine."""
+    monkeypatch.chdir(REPOSITORY)
+    for module in (run, world_size):
+        monkeypatch.setattr(module, "count_gpus", lambda: 8)
+    params = read_overridden_params({**LIBRISPEECH, "train.micro_batches": micro_batches}, "")
+    print_plan(run.plan_run(params, machine=machine))
+    printed = capsys.readouterr().out
+    assert (f"{micro_batches} of 8 GPUs" in printed) == is_said
+    assert ("raise train.micro_batches" in printed) == is_said
