@@ -19,6 +19,9 @@ from components.config.model_sources import EncoderSource, LlmSource
 from components.config.schema import STRICT, RuleError
 
 
+Padding = Literal["window", "full-window", "none"]
+
+
 @dataclass(frozen=True)
 class EncoderNumerics:
     """How an encoder is run."""
@@ -37,8 +40,11 @@ class EncoderNumerics:
         Field(description="A larger feature value stops the stage: half precision ends at 65,504."),
     ] = 6.0e4
     padding: Annotated[
-        Literal["window", "none"],
-        Field(description="Whisper: 30 s as in pre-training, or the true length alone."),
+        Padding,
+        Field(
+            description="Whisper: window: 30 s as in pre-training, and of its frames those of the "
+            "audio; full-window: all of them, 1,500 for 30 s; none: the true length alone."
+        ),
     ] = "window"
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from components.config.augment import Augment
+from components.config.entries import EncoderEntry, EncoderNumerics, Padding
 from components.config.errors import InputError, nearest
 from components.config.schema import (
     STRICT,
@@ -64,6 +65,10 @@ class Features:
         Annotated[int, Field(ge=0)] | Literal["last"],
         Field(description="Hidden state of the encoder; last also serves its CTC head."),
     ]
+    padding: Annotated[
+        Padding | None,
+        Field(description="Of Whisper, in place of numerics.padding of the encoder's entry."),
+    ]
     batch_seconds: Annotated[
         PositiveFloat, Unit("s"), Field(description="Audio in a batch, padding counted.")
     ]
@@ -72,6 +77,11 @@ class Features:
         bool, Field(description="Whether tars go to the store, not to the stage's folder.")
     ]
     augment: Augment
+
+    def numerics(self, encoder: EncoderEntry) -> EncoderNumerics:
+        """How ``encoder`` is run: as its entry says, with the padding of these settings."""
+        numerics = encoder.numerics
+        return replace(numerics, padding=self.padding) if self.padding else numerics
 
 
 @dataclass(frozen=True)

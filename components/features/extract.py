@@ -77,7 +77,8 @@ def work(stage: Stage) -> None:
     """Writes the features of a role, or the record alone in mode ``live``; raises InputError for an
     utterance shorter than a frame and for a value that the stored dtype cannot hold.
     """
-    settings, numerics = stage.params.features, catalogue.encoder(stage.params.encoder).numerics
+    settings = stage.params.features
+    numerics = settings.numerics(catalogue.encoder(stage.params.encoder))
     shards, out = Path("data/shards") / stage.role, empty_folder(Path("data/features") / stage.role)
     augment, noise = role_augment(settings.augment, stage.role), None
     if augment is not None:
@@ -93,9 +94,12 @@ def work(stage: Stage) -> None:
         facts["empty"] = "features.mode is live: train and decode run the encoder themselves"
     elif settings.remote:
         facts["remote"] = True  # not a parameter: where tars are does not change their content
-    # The record holds the augmentation of this role: none for a role that is not augmented.
+    # The record holds the augmentation of this role: none for a role that is not augmented. The
+    # key holds the padding.
     parameters = {
-        name: value for name, value in asdict(settings).items() if name not in ("augment", "remote")
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in ("augment", "remote", "padding")
     }
     parameters |= {"augment": asdict(augment)} if augment else {}
     inputs = {

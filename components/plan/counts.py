@@ -35,7 +35,7 @@ MOST_FRAMES = 1_500  # of an utterance whose tokens are listed: 30 s at 50 Hz
 
 def count_encoder(where: str, shape: dict[str, Any], padding: str) -> EncoderCounts:
     """The encoder of the catalogue entry ``where``, which ``shape`` (the keys of a
-    ``config.json``) and ``padding`` (``window`` or ``none``) describe.
+    ``config.json``) and ``padding`` (``window``, ``full-window`` or ``none``) describe.
 
     Raises InputError for a family that is not known and for a shape that makes no network.
     """

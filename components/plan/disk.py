@@ -14,6 +14,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params
 from components.corpus.fetch.archive import Archive
+from components.plan.load import output_seconds
 from components.plan.machine import Machine, can_link, existing_parent
 from components.plan.networks import BYTES, CheckpointFiles, Networks
 from components.plan.speech import BYTES_PER_SECOND, AudioAmount, augmented_views
@@ -96,7 +97,8 @@ def _tars(
     if is_cached and f"features@{role}" not in up_to_date:
         num_views, stretch = augmented_views(params.features, role)
         encoder, dtype = networks.encoder, catalogue.encoder(params.encoder).numerics.features
-        num_values = seconds * stretch * encoder.frame_rate * encoder.width
+        output_s = sum(output_seconds(networks, amount) for amount in audio if amount.role == role)
+        num_values = output_s * stretch * encoder.frame_rate * encoder.width
         num_bytes = num_values * BYTES[dtype] + num_views * overhead
         uses.append(DiskUse(f"features, {role}", num_bytes, output_folders))
     return uses

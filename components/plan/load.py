@@ -112,6 +112,12 @@ def encoded_seconds(networks: Networks, amount: AudioAmount) -> float:
     return amount.num_utterances * window_s * math.ceil(amount.mean_s / window_s)
 
 
+def output_seconds(networks: Networks, amount: AudioAmount) -> float:
+    """Seconds of a source that have frames: full windows, where their padding has frames too."""
+    uses_full_window = networks.encoder.traits.uses_full_window
+    return encoded_seconds(networks, amount) if uses_full_window else amount.seconds
+
+
 def encoder_operations(networks: Networks, seconds: float) -> float:
     """Operations of the encoder for so many seconds of audio."""
     encoder = networks.encoder

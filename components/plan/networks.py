@@ -89,7 +89,7 @@ class Networks:
         """Tokens that the bridge makes of so many seconds of audio (the most, where that depends on
         the speech).
         """
-        return self.bridge.tokens_of(max(1, round(seconds * self.encoder.frame_rate)))
+        return self.bridge.tokens_of(max(1, round(self.encoder.count_frames(seconds))))
 
 
 def read_networks(params: Params, sizes: SizeReader | None = None) -> Networks:
@@ -105,7 +105,10 @@ def read_networks(params: Params, sizes: SizeReader | None = None) -> Networks:
     sizes = sizes or SizeReader()
     reader = _Reader(sizes, targets, params.train)
     encoder = reader.encoder(
-        params.encoder, encoder_entry.source, encoder_entry.numerics.padding, "encoder.model"
+        params.encoder,
+        encoder_entry.source,
+        params.features.numerics(encoder_entry).padding,
+        "encoder.model",
     )
     llm = reader.llm(params.llm, llm_entry)
     bridge = sizes.bridge(projector_entry, encoder.width, llm.width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from components.audio.sound import RATE
 from components.model.encoders.traits import EncoderTraits
 
 
@@ -35,6 +36,11 @@ class EncoderSize:
     def window_s(self) -> float:
         """Audio is computed in multiples of so many seconds; 0: as long as it is."""
         return self.traits.window_s
+
+    def count_frames(self, seconds: float) -> float:
+        """Frames of an utterance of so many seconds, those of a kept window included."""
+        samples = round(seconds * RATE)
+        return self.traits.count_output_samples(samples) / self.traits.hop
 
     @property
     def num_layers(self) -> int:

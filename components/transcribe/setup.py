@@ -108,9 +108,9 @@ def workspace_setup() -> Setup:
     """
     params = read_params()
     record = read_record(WORKSPACE.bridge)
-    features = FeatureConfig(
-        params.features.layer, params.features.mode, catalogue.encoder(params.encoder).numerics
-    )
+    settings = params.features
+    numerics = settings.numerics(catalogue.encoder(params.encoder))
+    features = FeatureConfig(settings.layer, settings.mode, numerics)
     trained = record["inputs"].get("train", {}).get("key")  # a released bridge has none
     if trained and (trained["layer"], trained["numerics"]) != (
         features.layer,

@@ -83,3 +83,16 @@ def test_padding_reaches_whisper_inside(both: Path) -> None:
         SpeechEncoder(both, padding="none")(sound)[0][:, :32],
         SpeechEncoder(both / "speech", padding="none")(sound)[0],
     )
+
+
+@pytest.mark.parametrize("samples", [RATE, 2 * RATE + 1601, 31 * RATE])
+def test_behind_the_audio_of_a_full_window_events_are_zero(samples: int, both: Path) -> None:
+    sound = [wave(samples)]
+    joined = SpeechEncoder(both, padding="full-window")(sound)[0]
+    cut = SpeechEncoder(both)(sound)[0]
+    assert len(joined) == SpeechEncoder(both, padding="full-window").count_frames(samples)
+    assert len(joined) == -(-samples // 480_000) * 1500
+    speech = SpeechEncoder(both / "speech", padding="full-window")(sound)[0]
+    assert torch.equal(joined[:, :32], speech)
+    assert torch.equal(joined[: len(cut), 32:], cut[:, 32:])
+    assert not joined[len(cut) :, 32:].any()

@@ -55,6 +55,27 @@ def test_a_short_clip_in_a_window_is_that_of_transformers_cut_to_its_length(fold
         assert close(frames, theirs(folder, wave(samples))[: len(frames)])
 
 
+@pytest.mark.parametrize("samples", [400, RATE, 12 * RATE + 7, WINDOW])
+@pytest.mark.parametrize("layer", ["last", 1])
+def test_a_full_window_has_all_frames_of_transformers(
+    samples: int, layer: int | str, folder: Path
+) -> None:
+    encoder = SpeechEncoder(folder, layer=layer, padding="full-window")
+    frames = encoder([wave(samples)])[0]
+    assert len(frames) == encoder.count_frames(samples) == 1500
+    assert close(frames, theirs(folder, wave(samples), layer))
+
+
+def test_full_windows_are_joined_with_their_padding(folder: Path) -> None:
+    encoder, sounds = SpeechEncoder(folder, padding="full-window"), [wave(35 * RATE), wave(RATE)]
+    frames = encoder(sounds)
+    assert [len(each) for each in frames] == [3000, 1500]
+    assert [encoder.count_frames(len(sound)) for sound in sounds] == [3000, 1500]
+    assert close(frames[0][:1500], theirs(folder, sounds[0][:WINDOW]))
+    assert close(frames[0][1500:], theirs(folder, sounds[0][WINDOW:]))
+    assert encoder.count_frames(399) == 0
+
+
 @pytest.mark.parametrize("padding", ["window", "none"])
 def test_past_thirty_seconds_windows_are_joined(padding: str, folder: Path) -> None:
     encoder, sound = SpeechEncoder(folder, padding=padding), wave(75 * RATE + 1)

@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 UTTERANCES = 28_539 + 104_014 + 148_688  # of LibriSpeech's three training subsets
 SECONDS = (100.6 + 363.6 + 496.7) * 3600
 TAR = 2_000  # bytes of an utterance besides its frames: headers, padding, JSON
+FULL = UTTERANCES * 30  # seconds, where each utterance is 30 s of Whisper
 CLIP_S = 12  # of the utterance whose tokens are counted
 
 
@@ -48,19 +49,20 @@ class Hand:
     projector: int | None = None
     lora: int = 0
     encoder_lora: int = 0
+    seconds: float = SECONDS  # that have frames
 
 
 D7, D13 = 4096, 5120  # widths of the LLMs of 7 B and 13 B parameters
 SQUARE7, SQUARE13 = (D7, D7), (D13, D13)
 CELLS: dict[tuple[str, str], Hand] = {
-    # 50 frames a second, five stacked: 600 // 5 = 120 tokens
+    # 50 frames a second, five stacked: 600 // 5 = 120 tokens; of Whisper's 1,500 frames 300
     ("slam-asr", ""): Hand([steps(3, 300)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)),
     ("slam-asr", "slam-llm"): Hand([steps(3, 150)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)),
     ("slam-asr-table-2", "whisper-tiny-tinyllama"): Hand(
-        [steps(3, 200)], 120, 50 * 384, 2, linear(5, 384, 2048, 2048)
+        [steps(3, 200)], 300, 50 * 384, 2, linear(5, 384, 2048, 2048), seconds=FULL
     ),
     ("slam-asr-table-3", "phi-2"): Hand(
-        [steps(3, 200)], 120, 50 * 1280, 2, linear(5, 1280, 2048, 2560)
+        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2560), seconds=FULL
     ),
     # log-mel: 100 frames a second, ten stacked
     ("slam-asr-table-4", "fbank"): Hand(
@@ -71,24 +73,29 @@ CELLS: dict[tuple[str, str], Hand] = {
         [steps(3, 300)], 120, 50 * 1024, 4, linear(5, 1024, 2048, D7)
     ),
     ("slam-asr-table-7", "frozen"): Hand(
-        [steps(3, 200)], 120, 50 * 1280, 2, linear(5, 1280, 2048, 2048)
+        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2048), seconds=FULL
     ),
     ("slam-asr-table-7", "tuned"): Hand(
-        [steps(3, 200)], 120, projector=linear(5, 1280, 2048, 2048)
+        [steps(3, 200)], 300, projector=linear(5, 1280, 2048, 2048)
     ),
     ("slam-asr-table-8", "vicuna-7b"): Hand(
-        [steps(3, 200)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)
+        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
     ),
     ("slam-asr-table-10", "random"): Hand(
-        [steps(3, 200)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)
+        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
     ),
-    # Whisper and AST side by side; a vector for 17 frames: 600 = 35 · 17 + 5, and 5 is no half
+    # Whisper and AST side by side; a vector for 17 frames: 1,500 = 88 · 17 + 4, and 4 is no half
     ("salmonn-asr", ""): Hand(
-        [steps(3, 200)], 35, 50 * (1280 + 768), 2, lora=lora(8, 40, SQUARE13, SQUARE13)
+        [steps(3, 200)],
+        88,
+        50 * (1280 + 768),
+        2,
+        lora=lora(8, 40, SQUARE13, SQUARE13),
+        seconds=FULL,
     ),
-    ("yu-segment-qformer", "segment-qformer"): Hand([steps(3, 200)], 80, 50 * 1280),
+    ("yu-segment-qformer", "segment-qformer"): Hand([steps(3, 200)], 80, 50 * 1280, seconds=FULL),
     ("yu-segment-qformer", "fc"): Hand(
-        [steps(3, 200)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D13)
+        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D13), seconds=FULL
     ),
     ("speech-llama", "ctc-compressor"): Hand(
         [steps(1, 300), steps(2, 300)],
@@ -145,7 +152,7 @@ def test_a_plan_is_what_its_sizes_give(
     assert plan.networks.speech_tokens(CLIP_S) == hand.tokens
     stored = [use.num_bytes for use in plan.disk_uses if use.name == "features, train"]
     if hand.values:
-        assert stored == [pytest.approx(SECONDS * hand.values * hand.bytes + TAR * UTTERANCES)]
+        assert stored == [pytest.approx(hand.seconds * hand.values * hand.bytes + TAR * UTTERANCES)]
     modules = plan.networks.modules
     if hand.projector:
         assert modules["projector"][0] == hand.projector

@@ -28,8 +28,9 @@ class SpeechEncoder(torch.nn.Module):
     """An encoder on one device: frozen, until some of its parameters are made trainable.
 
     ``layer`` is a hidden state, 0 (the input of the first layer) to the number of layers, or
-    ``last`` (the encoder's output); ``padding`` is Whisper's: ``window`` (30 s) or ``none``. Raises
-    InputError for a folder that is no encoder and for a layer that it does not have.
+    ``last`` (the encoder's output); ``padding`` is Whisper's: ``window`` (30 s), ``full-window`` or
+    ``none``. Raises InputError for a folder that is no encoder and for a layer that it does not
+    have.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class SpeechEncoder(torch.nn.Module):
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Frames of each waveform (mono float32 at 16 kHz), (frames, width), on the device, without
-        those of padding; with a graph where the encoder is being tuned.
+        those of padding (but for ``full-window``); with a graph where the encoder is being tuned.
 
         Raises InputError where a waveform is too short, or where lengths differ and the encoder
         forbids padding.

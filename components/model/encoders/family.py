@@ -41,7 +41,8 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, waveforms: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
-        """Frames of each waveform, (frames, width), on the device, without those of padding.
+        """Frames of each waveform, (frames, width), on the device, without those of padding unless
+        ``traits.uses_full_window``.
 
         ``layer`` is a hidden state by its number, or ``last``.
         """
@@ -56,8 +57,8 @@ class CheckpointFamily(Family):
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype, padding: str
     ) -> None:
-        """Loads the encoder of ``folder``, frozen; ``padding`` is Whisper's rule, ``window`` or
-        ``none``. Raises InputError where the folder is no encoder.
+        """Loads the encoder of ``folder``, frozen; ``padding`` is Whisper's rule, ``window``,
+        ``full-window`` or ``none``. Raises InputError where the folder is no encoder.
         """
 
     @classmethod

@@ -2,7 +2,8 @@
 the frames of the first, each with those of the others at the same time.
 
 A frame of a slower encoder is repeated for all frames of the first that start within it, so all
-have the rate of the first; widths add up.
+have the rate of the first; widths add up. Where the first keeps frames of padding, the others are
+zero there.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class JoinedFamily(Family):
             for part, part_frames in zip(self.parts[1:], following, strict=True):
                 utterance = part_frames[index]  # (part's frames, part's width)
                 frame_index = (starts // part.traits.hop).clamp(max=len(utterance) - 1)
-                aligned.append(utterance[frame_index])  # (frames, part's width)
+                part_states = utterance[frame_index]  # (frames, part's width)
+                aligned.append(part_states * (starts < len(waveforms[index]))[:, None])
             joined.append(torch.cat([frames, *aligned], dim=-1))  # (frames, sum of the widths)
         return joined

@@ -26,6 +26,7 @@ class EncoderTraits:
     num_layers: int | None  # a hidden state is 0 (input of the first) to this; None: the last only
     needs_equal_lengths: bool = False  # normalises over time: padding would change the frames
     window: int = 0  # samples that are computed at least, and in multiples; 0: as many as there are
+    uses_full_window: bool = False  # frames of what fills a window up are frames of the utterance
     positions_per_frame: int = 1  # that its layers compute, for a count of operations
 
     @property
@@ -41,6 +42,10 @@ class EncoderTraits:
     def count_computed_samples(self, samples: int) -> int:
         """Samples that are computed for so many: more where windows are filled up."""
         return -(-samples // self.window) * self.window if self.window else samples
+
+    def count_output_samples(self, samples: int) -> int:
+        """Samples whose frames are those of an utterance of so many: more where ``uses_full_window``."""
+        return self.count_computed_samples(samples) if self.uses_full_window else samples
 
 
 def filterbank_traits(num_mel: int, hop_length: int = MEL_STEP) -> EncoderTraits:
@@ -61,4 +66,5 @@ def join_traits(parts: Sequence[EncoderTraits]) -> EncoderTraits:
         num_layers=first.num_layers,
         needs_equal_lengths=any(part.needs_equal_lengths for part in parts),
         window=max(part.window for part in parts),
+        uses_full_window=first.uses_full_window,
     )

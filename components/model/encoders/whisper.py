@@ -1,10 +1,12 @@
 """Whisper's encoder (Radford et al. 2022): windows of 30 s, or the true length without padding.
 
-``window``: every utterance is filled up to 30 s with silence, as in pre-training and in the papers,
-and its frames are cut to the real length. ``none``: the same layers on the true number of frames,
-with the position embeddings cut and the padding of a batch masked: about 30 s / length of the work,
-and frames that differ a little, since no silence is attended to. In both cases longer audio is cut
-into windows of 30 s and their frames are joined; many windows run in passes of ``PASS_SECONDS``.
+``window``: every utterance is filled up to 30 s with silence, as in pre-training, and its frames
+are cut to the real length. ``full-window``: the same, and the frames of the silence are kept, 1,500
+a window, as in SLAM-ASR (arXiv 2402.08846) and SALMONN (arXiv 2310.13289). ``none``: the same
+layers on the true number of frames, with the position embeddings cut and the padding of a batch
+masked: about length / 30 s of the work, and frames that differ a little, since no silence is
+attended to. Longer audio is cut into windows of 30 s and their frames are joined; many windows run
+in passes of ``PASS_SECONDS``.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class WhisperFamily(WindowedFamily):
             hop=hop,
             least_samples=int(extractor.n_fft if extractor else MEL_WINDOW),
             num_layers=int(config.encoder_layers),
-            window=cls._window(config, hop) if padding == "window" else 0,
+            window=0 if padding == "none" else cls._window(config, hop),
+            uses_full_window=padding == "full-window",
         )
 
     @staticmethod
@@ -78,15 +81,18 @@ class WhisperFamily(WindowedFamily):
         return decoder
 
     def count_frames(self, samples: int) -> int:
-        """One frame for each 20 ms, complete or not. A window is a multiple of them, so cutting
-        audio into windows does not change the number.
+        """One frame for each 20 ms, complete or not, of the audio or of its windows. A window is a
+        multiple of them, so cutting audio into windows does not change the number.
         """
         traits = self.traits
-        return math.ceil(samples / traits.hop) if samples >= traits.least_samples else 0
+        if samples < traits.least_samples:
+            return 0
+        return math.ceil(traits.count_output_samples(samples) / traits.hop)
 
     def encode_pass(self, windows: Sequence[np.ndarray], layer: int | str) -> list[torch.Tensor]:
         """Frames of windows of at most 30 s, all through the layers at once."""
-        counts = [math.ceil(len(window) / self.traits.hop) for window in windows]
+        lengths = [self.traits.count_output_samples(len(window)) for window in windows]
+        counts = [math.ceil(samples / self.traits.hop) for samples in lengths]
         hidden = self._encode(self._mel(windows, counts), counts, layer)  # (windows, T, width)
         return [states[:count] for states, count in zip(hidden, counts, strict=True)]
 
@@ -98,7 +104,7 @@ class WhisperFamily(WindowedFamily):
         length of the batch.
         """
         longest = max(map(len, windows)) + int(self.extractor.n_fft)
-        length = self.window if self.padding == "window" else min(self.window, longest)
+        length = min(self.window, longest) if self.padding == "none" else self.window
         batch = extract_features(self.extractor, windows, padding="max_length", max_length=length)
         mel: torch.Tensor = batch["input_features"]
         if self.padding == "none":
