@@ -18,7 +18,6 @@ from pydantic import (
 from components.config.model_sources import EncoderSource, LlmSource
 from components.config.schema import STRICT, RuleError
 
-
 Padding = Literal["window", "full-window", "none"]
 
 

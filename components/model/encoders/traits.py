@@ -44,7 +44,7 @@ class EncoderTraits:
         return -(-samples // self.window) * self.window if self.window else samples
 
     def count_output_samples(self, samples: int) -> int:
-        """Samples whose frames are those of an utterance of so many: more where ``uses_full_window``."""
+        """Samples whose frames an utterance of so many has: more where ``uses_full_window``."""
         return self.count_computed_samples(samples) if self.uses_full_window else samples
 
 
