@@ -12,18 +12,20 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from bench.gpu import card, networks, work
+from components.config.entries import Arithmetic
 from components.config.params import read_params
-from components.model.folders.pretrained import DTYPES
 from components.runtime.settings import device as default_device
 from components.runtime.tables import format_table
 
+ARITHMETICS = get_args(Arithmetic)  # of the encoders
 ENCODERS = ("hubert-xlarge", "wavlm-large", "whisper-large-v2")
 LLMS = ("tinyllama", "phi-2", "vicuna-7b")
 PROJECTOR, WIDTH = "linear", 1280  # of SLAM-ASR; frames as wide as those of its best encoder
@@ -46,9 +48,7 @@ Measure = Callable[[str, str, bool, work.WorkSize], Row]
 def measure(device: str, tiny: bool) -> dict[str, Any]:
     """All measurements of a device as plain data."""
     start = time.perf_counter()
-    rates = {
-        name: card.measure_matrix_rate(device, DTYPES[name], 3) for name in ("float32", "bfloat16")
-    }
+    rates = {name: card.measure_matrix_rate(device, name, 3) for name in ARITHMETICS}
     bandwidth = card.measure_bandwidth(device, 3)
     rows = []
     for name, kind, run in _list_measures():
@@ -72,7 +72,11 @@ def measure(device: str, tiny: bool) -> dict[str, Any]:
 
 def _list_measures() -> list[tuple[str, str, Measure]]:
     """Network, kind of work, and the function that measures it."""
-    measures: list[tuple[str, str, Measure]] = [(name, "features", _features) for name in ENCODERS]
+    measures: list[tuple[str, str, Measure]] = [
+        (name, "features", partial(_features, arithmetic))
+        for name in ENCODERS
+        for arithmetic in ARITHMETICS
+    ]
     for name in LLMS:
         measures += [(name, "training", _training), (name, "decoding", _decoding)]
     return measures
@@ -86,9 +90,11 @@ def _run(run: Measure, name: str, kind: str, device: str, tiny: bool, size: work
         return {"work": kind, "failed": "does not fit the card's memory"}
 
 
-def _features(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[str, Any]:
-    with networks.build_encoder(name, device, tiny) as encoder:
-        return work.measure_features(encoder, size, device)
+def _features(
+    arithmetic: str, name: str, device: str, tiny: bool, size: work.WorkSize
+) -> dict[str, Any]:
+    with networks.build_encoder(name, device, tiny, arithmetic=arithmetic) as encoder:
+        return work.measure_features(encoder, size, device, arithmetic)
 
 
 def _training(name: str, device: str, tiny: bool, size: work.WorkSize) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from components.model.encoders.arithmetic import use_arithmetic
+
 MATRIX = {"cuda": 8192, "cpu": 384}  # rows and columns of the square matrices
 COPY_BYTES = {"cuda": 2**30, "cpu": 2**24}
 
@@ -52,11 +54,13 @@ def peak_bytes(device: str) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
 
 
-def measure_matrix_rate(device: str, dtype: torch.dtype, num_runs: int) -> float:
+def measure_matrix_rate(device: str, arithmetic: str, num_runs: int) -> float:
     """Operations a second of a product of two large square matrices: 2 n³ of them."""
     size = MATRIX[device.split(":")[0]]
+    dtype = torch.bfloat16 if arithmetic == "bfloat16" else torch.float32
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / measure_seconds(lambda: left @ right, device, num_runs)
+    with use_arithmetic(arithmetic, torch.device(device)):
+        return 2 * size**3 / measure_seconds(lambda: left @ right, device, num_runs)
 
 
 def measure_bandwidth(device: str, num_runs: int) -> float:

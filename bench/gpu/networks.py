@@ -80,7 +80,9 @@ def draw_network(
 
 
 @contextmanager
-def build_encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator[SpeechEncoder]:
+def build_encoder(
+    name: str, device: str, tiny: bool, seed: int = 1, arithmetic: str = "float32"
+) -> Iterator[SpeechEncoder]:
     """The encoder of a catalogue entry, in the entry's dtype, as the stages load it."""
     entry = catalogue.encoder(name)
     network = draw_network(
@@ -99,7 +101,7 @@ def build_encoder(name: str, device: str, tiny: bool, seed: int = 1) -> Iterator
         network.save_pretrained(scratch)
         del network
         yield SpeechEncoder(
-            Path(scratch), device, entry.numerics.dtype, "last", entry.numerics.padding
+            Path(scratch), device, entry.numerics.dtype, "last", entry.numerics.padding, arithmetic
         )
 
 

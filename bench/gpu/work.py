@@ -96,7 +96,9 @@ def build_utterances(size: WorkSize) -> list[IndexedUtterance]:
     ]
 
 
-def measure_features(encoder: SpeechEncoder, size: WorkSize, device: str) -> dict[str, Any]:
+def measure_features(
+    encoder: SpeechEncoder, size: WorkSize, device: str, arithmetic: str = "float32"
+) -> dict[str, Any]:
     """Frames of a batch, with the front end on the processor, as the stage ``features`` computes
     them.
     """
@@ -107,7 +109,7 @@ def measure_features(encoder: SpeechEncoder, size: WorkSize, device: str) -> dic
     encoded_seconds = sum(encoder.computed_duration_s(len(waveform)) for waveform in batch)
     return _row(
         "features",
-        str(encoder.dtype).removeprefix("torch."),
+        arithmetic,
         seconds,
         2 * num_parameters * encoded_seconds * encoder.frame_rate,
         device,

@@ -19,6 +19,7 @@ from components.config.model_sources import EncoderSource, LlmSource
 from components.config.schema import STRICT, RuleError
 
 Padding = Literal["window", "full-window", "none"]
+Arithmetic = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class EncoderNumerics:
             "audio; full-window: all of them, 1,500 for 30 s; none: the true length alone."
         ),
     ] = "window"
+    gpu_arithmetic: Annotated[
+        Arithmetic,
+        Field(
+            description="Of float32 weights on a GPU, where the encoder is frozen. tf32 and "
+            "bfloat16 are faster and round more; bench.precision --encoder says what that costs."
+        ),
+    ] = "float32"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.config.entries import EncoderNumerics
 from components.config.params import ConstraintSet
 from components.model.folders.description import has_ctc_for_layer
 from components.text.hypothesis import Hypothesis
@@ -41,8 +42,8 @@ WORKSPACE = ModelFolders(Path("models/bridge"), Path("models/encoder"), Path("mo
 class Decoder:
     """A model on one device.
 
-    ``layer`` is that of the frames. ``encoder_dtype`` and ``padding`` are those of an encoder that
-    was not tuned; a tuned one runs as it was tuned. ``llm_dtype`` replaces the dtype that the LLM
+    ``layer`` is that of the frames. ``numerics`` are those of an encoder that was not tuned, by
+    default float32; a tuned one runs as it was tuned. ``llm_dtype`` replaces the dtype that the LLM
     was trained with. Loading raises InputError if encoder or LLM are not those that the bridge was
     trained on.
     """
@@ -53,13 +54,12 @@ class Decoder:
         device: str,
         layer: int | str,
         *,
-        encoder_dtype: str = "float32",
-        padding: str = "window",
+        numerics: EncoderNumerics | None = None,
         llm_dtype: str | None = None,
     ) -> None:
         self.folders, self.device, self.layer = folders, device, layer
         self.has_ctc = has_ctc_for_layer(folders.encoder, layer)
-        self._encoder_dtype, self._padding, self._llm_dtype = encoder_dtype, padding, llm_dtype
+        self._numerics, self._llm_dtype = numerics, llm_dtype
 
     @cached_property
     def model(self) -> SpeechLLM:
@@ -84,8 +84,18 @@ class Decoder:
         """The tuned encoder, else the one of the encoder folder."""
         from components.model.encoders.encoder import SpeechEncoder
 
-        return self.tuned_encoder or SpeechEncoder(
-            self.folders.encoder, self.device, self._encoder_dtype, self.layer, self._padding
+        if self.tuned_encoder:
+            return self.tuned_encoder
+        folder, numerics = self.folders.encoder, self._numerics
+        if numerics is None:
+            return SpeechEncoder(folder, self.device, layer=self.layer)
+        return SpeechEncoder(
+            folder,
+            self.device,
+            numerics.dtype,
+            self.layer,
+            numerics.padding,
+            numerics.gpu_arithmetic,
         )
 
     def load(self, *, with_llm: bool) -> None:

@@ -196,19 +196,21 @@ def extract_shard(job: FeatureJob) -> Path:
 
 @lru_cache(maxsize=1)
 def _encoder(
-    folder: Path, _digest: str, device_name: str, dtype: str, layer: int | str, padding: str
+    folder: Path, _digest: str, device_name: str, layer: int | str, numerics: EncoderNumerics
 ) -> SpeechEncoder:
     """The encoder of this worker process; ``_digest`` of its files loads another one anew."""
     from components.model.encoders.encoder import SpeechEncoder
 
-    return SpeechEncoder(folder, device_name, dtype, layer, padding)
+    return SpeechEncoder(
+        folder, device_name, numerics.dtype, layer, numerics.padding, numerics.gpu_arithmetic
+    )
 
 
 def compute_frames(job: FeatureJob, utterances: list[IndexedUtterance]) -> dict[str, np.ndarray]:
     """Frames of each utterance of a job by its id, shape (frames, width), in the stored dtype."""
     settings, numerics = job.settings, job.numerics
     digest = data_digest(job.key["encoder"])
-    encoder = _encoder(ENCODER, digest, device(), numerics.dtype, settings.layer, numerics.padding)
+    encoder = _encoder(ENCODER, digest, device(), settings.layer, numerics)
     view = (
         AugmentedView(build_augmentation(job.augment, NOISE), job.view)
         if job.augment

@@ -82,10 +82,12 @@ class StageLoad:
     def estimate_hours(self, gpu: Gpu) -> float | None:
         """Hours on one card; None where it does not compute in one of these dtypes."""
         operations = {dtype: count for dtype, count in self.operations.items() if count}
-        if not operations.keys() <= gpu.rates.keys():
+        # Without TF32 a card computes in float32.
+        rates = {"tf32": gpu.rates["float32"], **gpu.rates}
+        if not operations.keys() <= rates.keys():
             return None
         seconds = sum(
-            count / (gpu.rates[dtype] * 1e12 * MATRIX_SHARE) for dtype, count in operations.items()
+            count / (rates[dtype] * 1e12 * MATRIX_SHARE) for dtype, count in operations.items()
         )
         seconds += self.weight_bytes / (gpu.bandwidth * 1e12 * BANDWIDTH_SHARE)
         return seconds / 3600
@@ -124,6 +126,12 @@ def encoder_operations(networks: Networks, seconds: float) -> float:
     return 2 * encoder.num_parameters * encoder.token_rate * seconds
 
 
+def frozen_arithmetic(params: Params, dtype: str) -> str:
+    """The arithmetic of a frozen encoder whose weights are of ``dtype``."""
+    arithmetic: str = catalogue.encoder(params.encoder).numerics.gpu_arithmetic
+    return arithmetic if dtype == "float32" else dtype
+
+
 def encoder_bytes(networks: Networks, batch_seconds: float, dtype: str) -> float:
     """Bytes of the encoder's weights and of what it computes for so many seconds at once."""
     encoder = networks.encoder
@@ -143,8 +151,9 @@ def estimate_features(
     )
     batch_seconds = max(params.features.batch_seconds, networks.encoder.window_s)
     peak_bytes = encoder_bytes(networks, batch_seconds, dtype) + LIBRARY_BYTES
-    operations = {dtype: encoder_operations(networks, seconds)}
-    return StageLoad("features", dtype, operations, 0.0, peak_bytes)
+    arithmetic = frozen_arithmetic(params, dtype)
+    operations = {arithmetic: encoder_operations(networks, seconds)}
+    return StageLoad("features", arithmetic, operations, 0.0, peak_bytes)
 
 
 def count_tokens(networks: Networks, speech_seconds: float) -> float:
@@ -203,7 +212,9 @@ def estimate_decode(
         "decode",
         dtype,
         sum_by_dtype(
-            (dtype, operations), (encoder_dtype, encoding), ("float32", whisper_operations)
+            (dtype, operations),
+            (frozen_arithmetic(params, encoder_dtype), encoding),
+            ("float32", whisper_operations),
         ),
         weight_bytes + whisper_weight_bytes,
         peak_bytes,

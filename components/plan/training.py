@@ -24,6 +24,7 @@ from components.plan.load import (
     encoded_seconds,
     encoder_bytes,
     encoder_operations,
+    frozen_arithmetic,
     generation_steps,
     mean_seconds,
     sum_by_dtype,
@@ -58,6 +59,7 @@ class _Training:
     dtype: str  # of the LLM's weights
     compute_dtype: str  # of the LLM's arithmetic
     encoder_dtype: str  # of the encoder's weights
+    frozen_arithmetic: str  # of an encoder that is not tuned
     encoder_compute_dtype: str
     num_sharing: int  # ranks that share the LLM's layers
     lengths: list[StageLength]  # by stage of the curriculum
@@ -85,6 +87,7 @@ def estimate_train(
         dtype,
         HALF_DTYPES.get(settings.precision, dtype),
         encoder_dtype,
+        frozen_arithmetic(params, encoder_dtype),
         HALF_DTYPES.get(settings.precision, encoder_dtype),
         num_sharing,
         list_stage_lengths(settings, networks, audio),
@@ -122,7 +125,7 @@ def _operations(training: _Training, is_live: bool) -> dict[str, float]:
                 frozen += forward
     return sum_by_dtype(
         (training.compute_dtype, llm),
-        (training.encoder_dtype, frozen),
+        (training.frozen_arithmetic, frozen),
         (training.encoder_compute_dtype, tuned),
     )
 

@@ -100,13 +100,8 @@ class Transcriber:
                 subject=str(folders.bridge),
                 hint="Run 'dvc repro'.",
             )
-        numerics = self.features.numerics
         self.decoder = Decoder(
-            folders,
-            device,
-            self.features.layer,
-            encoder_dtype=numerics.dtype,
-            padding=numerics.padding,
+            folders, device, self.features.layer, numerics=self.features.numerics
         )
         if self.constraints is None and not self.decoder.has_ctc:
             raise InputError(

@@ -37,7 +37,7 @@ def test_everything_is_measured_printed_and_written(
     command.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)])
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert [(row["network"], row["work"]) for row in results["rows"]] == [
-        *((name, "features") for name in command.ENCODERS),
+        *((name, "features") for name in command.ENCODERS for _ in command.ARITHMETICS),
         *((name, kind) for name in command.LLMS for kind in ("training", "decoding")),
     ]
     assert results["copy bandwidth"] > 0 and all(
@@ -139,3 +139,18 @@ def test_a_gpu_agrees_with_the_processor(encoder: str, llm: str) -> None:
     assert difference.loss < 1e-4
     assert difference.gradients < 1e-3
     assert difference.texts == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("arithmetic", "tolerance"), [("tf32", 1e-2), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("encoder", command.ENCODERS)
+def test_a_gpu_rounds_frames_as_much_as_its_arithmetic(
+    encoder: str, arithmetic: str, tolerance: float
+) -> None:
+    waveforms = work.draw_waveforms(work.WorkSize(1.5, 2, 0, 1))
+    frames = []
+    for name in ("float32", arithmetic):
+        with networks.build_encoder(encoder, "cuda", True, arithmetic=name) as built:
+            frames.append(torch.cat(built(waveforms)).float())
+    exact, rounded = frames
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < tolerance

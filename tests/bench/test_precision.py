@@ -40,6 +40,22 @@ def test_every_utterance_is_decoded_in_both_precisions_singly_and_in_batches(
     assert "other than float32 alone %" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("world")
+def test_frames_are_computed_in_each_arithmetic_of_the_encoder(tmp_path: Path) -> None:
+    save_bridge()
+    precision.main(["--encoder", "--device", "cpu", "--out", str(tmp_path / "results.json")])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row["encoder"] for row in rows} == {"float32", "tf32", "bfloat16"}
+    same = [row for row in rows if row["encoder"] != "bfloat16"]  # a processor has no TF32
+    assert all(row["other than float32"] == 0 for row in same)
+    frames = {
+        name: precision.ComputedFrames("dev", name, "cpu") for name in ("float32", "bfloat16")
+    }
+    first = frames["float32"].utterances[:1]
+    exact, rounded = (source.frames(first)[0] for source in frames.values())
+    assert 1e-4 < float((rounded - exact).norm() / exact.norm()) < 0.1
+
+
 def test_shares_and_rates_are_counted_by_hand() -> None:
     exact = {"a": ("one two", "one two"), "b": ("three", "three"), "c": ("", "")}
     rounded = {**exact, "b": ("three", "tree")}

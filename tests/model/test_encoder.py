@@ -440,3 +440,12 @@ def test_a_folder_that_lacks_a_file_is_refused(missing: str, tmp_path: Path) -> 
 def test_the_tokenizer_spells_what_it_was_given(folders: dict[str, Path]) -> None:
     units = AutoTokenizer.from_pretrained(folders["parakeet"], local_files_only=True)
     assert units.decode(units("amber juniper").input_ids, group_tokens=False) == "amber juniper"
+
+
+@pytest.mark.parametrize("arithmetic", ["tf32", "bfloat16"])
+def test_a_processor_computes_as_without_the_arithmetic_of_a_gpu(
+    arithmetic: str, folders: dict[str, Path]
+) -> None:
+    sound = [wave(RATE)]
+    encoder = SpeechEncoder(folders["parakeet"], gpu_arithmetic=arithmetic)
+    assert torch.equal(encoder(sound)[0], SpeechEncoder(folders["parakeet"])(sound)[0])

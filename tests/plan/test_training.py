@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from components.config import catalogue
 from components.config.errors import InputError
-from components.config.params import read_overridden_params
-from components.plan.load import StageLoad, read_gpu
+from components.config.params import read_overridden_params, read_params
+from components.plan.load import StageLoad, frozen_arithmetic, read_gpu
 from components.plan.networks import Networks, read_networks
 from components.plan.speech import AudioAmount
 from components.plan.training import estimate_train
@@ -211,3 +212,26 @@ def test_layers_of_a_shared_llm_are_divided_by_the_ranks(estimate: Estimate) -> 
 def test_a_released_projector_trains_nothing(estimate: Estimate) -> None:
     networks = estimate(projector="linear")[1]
     assert replace(networks, stages=()).num_trained == networks.num_trained > 0
+
+
+def test_the_arithmetic_of_a_frozen_encoder_decides_about_its_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An A100 multiplies 8 times as fast in TF32 and 16 times in bfloat16 as in float32; a T4 has
+    no TF32.
+    """
+
+    def hours(arithmetic: str, card: str) -> float | None:
+        entry = catalogue.encoder("hubert-xlarge-ls960-ft")
+        numerics = replace(entry.numerics, gpu_arithmetic=arithmetic)
+        monkeypatch.setattr(
+            "components.plan.load.catalogue.encoder", lambda name: replace(entry, numerics=numerics)
+        )
+        dtype = frozen_arithmetic(read_params(), "float32")
+        return StageLoad("features", dtype, {dtype: 1e18}, 0.0, 0.0).estimate_hours(read_gpu(card))
+
+    exact = hours("float32", "a100-80gb") or 0
+    assert hours("tf32", "a100-80gb") == pytest.approx(exact / 8)
+    assert hours("bfloat16", "a100-80gb") == pytest.approx(exact / 16)
+    assert hours("tf32", "t4") == hours("float32", "t4")
+    assert hours("bfloat16", "t4") is None

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
+from components.model.encoders.arithmetic import use_arithmetic
 from components.model.encoders.ctc_head import HEADS
 from components.model.encoders.registry import load_family
 from components.model.folders.description import has_ctc, unsupported_folder
@@ -29,8 +30,8 @@ class SpeechEncoder(torch.nn.Module):
 
     ``layer`` is a hidden state, 0 (the input of the first layer) to the number of layers, or
     ``last`` (the encoder's output); ``padding`` is Whisper's: ``window`` (30 s), ``full-window`` or
-    ``none``. Raises InputError for a folder that is no encoder and for a layer that it does not
-    have.
+    ``none``; ``gpu_arithmetic`` is that of a frozen encoder on a GPU. Raises InputError for a
+    folder that is no encoder and for a layer that it does not have.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class SpeechEncoder(torch.nn.Module):
         dtype: str = "float32",
         layer: int | str = "last",
         padding: str = "window",
+        gpu_arithmetic: str = "float32",
     ) -> None:
         super().__init__()
         self.folder, self.layer, self.padding = folder, layer, padding
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
+        self._arithmetic = gpu_arithmetic if self.device.type == "cuda" else "float32"
         self.family = load_family(folder, self.device, self.dtype, padding)
         self.traits = self.family.traits
         self.model = self.family.network
@@ -155,7 +158,8 @@ class SpeechEncoder(torch.nn.Module):
         is_tuned = torch.is_grad_enabled() and any(
             parameter.requires_grad for parameter in self.parameters()
         )
-        with torch.inference_mode(not is_tuned):
+        arithmetic = "float32" if is_tuned else self._arithmetic
+        with torch.inference_mode(not is_tuned), use_arithmetic(arithmetic, self.device):
             return self.family.encode(waveforms, self.layer) if len(waveforms) else []
 
     @torch.inference_mode()
