@@ -92,6 +92,10 @@ class CtcTraining:
             "less."
         ),
     ] = 0
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        Field(description="Precision of the arithmetic; weights stay in fp32."),
+    ] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,10 @@ class CopyingTraining:
     checkpoint_every: Annotated[
         PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")
     ]
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        Field(description="Precision of the arithmetic; weights stay in fp32."),
+    ] = "fp32"
 
 
 @dataclass(frozen=True)

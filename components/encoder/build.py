@@ -10,7 +10,6 @@ from typing import Any
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.model_sources import (
-    CtcTraining,
     EncoderSource,
     FilterbankSource,
     JoinedSource,
@@ -18,17 +17,16 @@ from components.config.model_sources import (
 )
 from components.config.schema import non_default_fields
 from components.encoder import RESULT_VERSION, folders
+from components.encoder.task import NONSPEECH, SHARDS, EncoderTask
 from components.model.folders.description import read_config
 from components.model.folders.folder import cache_checkpoint
-from components.optim.ranks import Ranks, train_together
+from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
-from components.runtime.settings import workers
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.shards.reader import list_utterances
 
 OUT = Path("models/encoder")
-SHARDS, NONSPEECH = Path("data/shards/train"), Path("data/shards/nonspeech-train")
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +117,6 @@ def _trained_encoder(name: str, source: TrainedEncoderSource) -> tuple[Path, dic
     """The unit of an encoder that is trained here; its inputs are the digests of the tars, since
     nothing else of the shards matters.
     """
-    settings = source.training
     inputs = {"train": recorded_digests(SHARDS), "nonspeech-train": recorded_digests(NONSPEECH)}
 
     def train(folder: Path) -> None:
@@ -129,27 +126,7 @@ def _trained_encoder(name: str, source: TrainedEncoderSource) -> tuple[Path, dic
                 subject=name,
                 hint="Give the role a source, or name an encoder that is trained already.",
             )
-        train_together(
-            _train,
-            (name, folder, source.config, settings),
-            min(workers(), settings.micro_batches),
-            settings.threads,
-        )
+        run_ranks(EncoderTask(name, folder, source.config, source.training))
 
     key = {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs}
     return cached_unit("encoder", key, train, code="components.encoder.ctc"), inputs
-
-
-def _train(
-    ranks: Ranks, name: str, folder: Path, config: dict[str, Any], settings: CtcTraining
-) -> None:
-    from components.encoder import ctc
-
-    ctc.check_architecture(f"encoder '{name}'", config)
-    scratch = folder / "resume"
-    ctc.train(
-        ranks,
-        ctc.EncoderTraining(
-            str(SHARDS), str(NONSPEECH), str(folder), str(scratch), config, settings
-        ),
-    )

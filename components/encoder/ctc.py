@@ -3,8 +3,8 @@ that transformers loads.
 
 Shards → a folder in HF form: weights (safetensors), feature extractor, tokenizer. Targets are
 lower-case characters or subwords; some non-speech with an empty target teaches the encoder to write
-nothing. Cost at embedded size (2.1 M parameters, 8 h of speech, 3 epochs): about 6 minutes on two
-cores, one process each.
+nothing. It trains on the ranks and the device of ``components.optim.engine``. Cost at embedded size
+(2.1 M parameters, 8 h of speech, 3 epochs): about 6 minutes on two cores, one process each.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from components.config.errors import InputError
 from components.config.model_sources import CtcTraining
 from components.encoder.examples import (
     CtcExample,
+    CtcExamples,
     compute_examples,
     num_views,
     pad_examples,
@@ -46,6 +47,7 @@ from components.optim.loop import (
     TrainingLoop,
     build_adamw,
 )
+from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 from components.shards.order import split_by_length
@@ -95,8 +97,9 @@ def check_architecture(where: str, config: dict[str, Any]) -> None:
         )
 
 
-def train(ranks: Ranks, training: EncoderTraining) -> None:
-    """Trains the encoder and, on the first rank, writes the finished folder to ``training.out``.
+def train(ranks: Ranks, training: EncoderTraining, device: str = "cpu") -> None:
+    """Trains the encoder on ``device`` and, on the first rank, writes the finished folder to
+    ``training.out``.
 
     Raises InputError where there is no speech to train on, where most transcripts have more units
     than the encoder has frames, and where noise is to be added and there is none.
@@ -112,15 +115,19 @@ def train(ranks: Ranks, training: EncoderTraining) -> None:
         tokenizer = build_character_tokenizer(texts, _rank_folder(scratch, ranks))
     extractor = ParakeetFeatureExtractor(feature_size=int(training.config.get("num_mel_bins", 80)))
     examples = compute_examples(ranks, utterances, extractor, tokenizer, scratch, settings)
-    model = build_encoder(training.config, len(tokenizer), settings.seed).train()
-    _check_lengths(model, examples[: len(speech) * num_views(settings)])
+    num_speech_views = len(speech) * num_views(settings)
+    model = build_encoder(training.config, len(tokenizer), settings.seed).to(device).train()
+    _check_lengths(model, examples, num_speech_views)
 
-    durations_s = [example.duration_s for example in examples]
+    durations_s = [examples.duration_s(index) for index in range(len(examples))]
     plan = plan_batches(utterances, len(speech), durations_s, settings)
     optimiser = build_adamw(model, settings.learning_rate, settings.weight_decay)
-    loop = TrainingLoop(ranks, model, optimiser, _loop_settings(training, len(plan)))
-    loop.run(CtcObjective(model, examples, plan, settings))
-    _recompute_batch_norm(model, examples, plan, settings)
+    precision = Precision(settings.precision, device)
+    loop_settings = _loop_settings(training, len(plan))
+    loop = TrainingLoop(ranks, model, optimiser, loop_settings, precision)
+    objective = CtcObjective(model, examples, plan, settings, precision)
+    loop.run(objective)
+    objective.recompute_batch_norm()
 
     if ranks.rank == 0:
         model.eval().save_pretrained(training.out)
@@ -179,19 +186,20 @@ def _loop_settings(training: EncoderTraining, num_steps: int) -> LoopSettings:
     )
 
 
-def _check_lengths(model: ParakeetForCTC, examples: Sequence[CtcExample]) -> None:
-    """Raises InputError where most targets have more units than frames: CTC has no path for them
-    and learns nothing.
+def _check_lengths(model: ParakeetForCTC, examples: CtcExamples, num_speech: int) -> None:
+    """Raises InputError where most targets of the first ``num_speech`` examples have more units
+    than frames: CTC has no path for them and learns nothing.
     """
-    mel_lengths = torch.tensor([len(example.mel) for example in examples])
+    indices = range(num_speech)
+    mel_lengths = torch.tensor([examples.num_mel_frames(index) for index in indices])
     lengths = model.encoder._get_subsampling_output_length(mel_lengths).tolist()
     num_too_long = sum(
-        num_frames < count_min_frames(example.target.tolist())
-        for num_frames, example in zip(lengths, examples, strict=True)
+        num_frames < count_min_frames(examples.target(index).tolist())
+        for index, num_frames in zip(indices, lengths, strict=True)
     )
-    if 2 * num_too_long > len(examples):
+    if 2 * num_too_long > num_speech:
         raise InputError(
-            f"{num_too_long} of {len(examples)} transcripts have more units than the encoder has "
+            f"{num_too_long} of {num_speech} transcripts have more units than the encoder has "
             "frames.",
             subject="encoder",
             hint="Set source.training.units of its entry, or a lower "
@@ -199,13 +207,24 @@ def _check_lengths(model: ParakeetForCTC, examples: Sequence[CtcExample]) -> Non
         )
 
 
+def encode_examples(
+    model: ParakeetForCTC, examples: Sequence[CtcExample]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames of examples, shape (batch, frames, width), and how many of them are real, shape
+    (batch,), on the device of the model.
+    """
+    mel, mask = pad_examples(examples)  # (batch, mel frames, mel bands), (batch, mel frames)
+    device = model.device
+    output = model.encoder(input_features=mel.to(device), attention_mask=mask.to(device))
+    return output.last_hidden_state, output.attention_mask.sum(-1)
+
+
 def ctc_loss(model: ParakeetForCTC, examples: Sequence[CtcExample]) -> torch.Tensor:
     """Sum over utterances of CTC loss / frames, shape ()."""
-    mel, mask = pad_examples(examples)  # (batch, mel frames, mel bands), (batch, mel frames)
-    output = model.encoder(input_features=mel, attention_mask=mask)
+    hidden_states, num_frames = encode_examples(model, examples)
     return sum_loss_per_frame(
-        model.ctc_head(output.last_hidden_state),  # (batch, frames, units)
-        output.attention_mask.sum(-1),  # (batch,)
+        model.ctc_head(hidden_states),  # (batch, frames, units)
+        num_frames,
         [example.target for example in examples],
     )
 
@@ -217,9 +236,10 @@ class CtcObjective(Objective[int]):
     """
 
     model: ParakeetForCTC
-    examples: list[CtcExample]
-    plan: list[list[int]]
+    examples: Sequence[CtcExample]
+    plan: Sequence[Sequence[int]]
     settings: CtcTraining
+    precision: Precision
     _loss: float = field(default=math.nan, init=False)  # of the last step
     figure_names = ("loss",)
 
@@ -231,7 +251,8 @@ class CtcObjective(Objective[int]):
         """CTC loss of masked examples, divided by the utterances of the step."""
         torch.manual_seed(seed_of("dropout", self.settings.seed, step, micro_batch[0]))
         examples = [self._masked(index) for index in micro_batch]
-        loss = ctc_loss(self.model, examples) / batch.num_utterances
+        with self.precision.autocast():
+            loss = ctc_loss(self.model, examples) / batch.num_utterances
         return MicroBatchLoss(loss, {"loss": loss.item()})
 
     def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> None:
@@ -250,25 +271,19 @@ class CtcObjective(Objective[int]):
         seed = seed_of("encoder-mask", self.settings.seed, index)
         return replace(example, mel=mask_frames(example.mel, augment.masks, seed))
 
+    @torch.no_grad()
+    def recompute_batch_norm(self) -> None:
+        """Computes the statistics of batch norm over some batches with the final weights.
 
-@torch.no_grad()
-def _recompute_batch_norm(
-    model: ParakeetForCTC,
-    examples: list[CtcExample],
-    plan: list[list[int]],
-    settings: CtcTraining,
-) -> None:
-    """Computes the statistics of batch norm over some batches with the final weights.
-
-    The running statistics lag behind, and each rank has those of its own batches. All ranks compute
-    the same.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.reset_running_stats()
-            module.momentum = None  # a plain average
-    torch.manual_seed(seed_of("dropout", settings.seed, "statistics"))
-    stride = max(1, len(plan) // settings.statistics_batches)
-    for batch in plan[::stride][: settings.statistics_batches]:
-        mel, mask = pad_examples([examples[index] for index in batch])
-        model.encoder(input_features=mel, attention_mask=mask)
+        The running statistics lag behind, and each rank has those of its own micro-batches. All
+        ranks compute the same.
+        """
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.reset_running_stats()
+                module.momentum = None  # a plain average
+        torch.manual_seed(seed_of("dropout", self.settings.seed, "statistics"))
+        stride = max(1, len(self.plan) // self.settings.statistics_batches)
+        for batch in self.plan[::stride][: self.settings.statistics_batches]:
+            with self.precision.autocast():
+                encode_examples(self.model, [self.examples[index] for index in batch])

@@ -12,11 +12,11 @@ from components.config.errors import InputError
 from components.config.model_sources import TrainedLlmSource
 from components.config.schema import non_default_fields
 from components.llm import RESULT_VERSION
+from components.llm.task import LlmTask
 from components.model.folders.folder import cache_checkpoint
-from components.optim.ranks import Ranks, train_together
+from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.hashing import data_digest
-from components.runtime.settings import workers
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.shards.reader import list_utterances
@@ -68,7 +68,6 @@ def _trained_llm(
     """The unit of an LLM that is trained here on the texts of the train role, and the inputs that
     it was computed from.
     """
-    settings = source.training
     texts = [utterance.text for utterance in list_utterances(SHARDS)]
     inputs = {"texts": data_digest(texts), "prompt": non_default_fields(prompt)}
 
@@ -79,36 +78,7 @@ def _trained_llm(
                 subject=name,
                 hint="Give the role a source, or name an LLM that is trained already.",
             )
-        train_together(
-            _train,
-            (name, folder, texts, source, prompt),
-            min(workers(), settings.micro_batches),
-            settings.threads,
-        )
+        run_ranks(LlmTask(name, folder, texts, source, prompt))
 
     key = {"version": RESULT_VERSION, "source": non_default_fields(source), "inputs": inputs}
     return cached_unit("llm", key, train, code="components.llm.copying"), inputs
-
-
-def _train(
-    ranks: Ranks,
-    name: str,
-    folder: Path,
-    texts: list[str],
-    source: TrainedLlmSource,
-    prompt: Prompt,
-) -> None:
-    from components.llm import copying
-
-    copying.check_architecture(f"llm '{name}'", source.model_type, source.config)
-    scratch = folder / "resume"
-    training = copying.LlmTraining(
-        texts,
-        str(folder),
-        str(scratch),
-        source.model_type,
-        source.config,
-        source.training,
-        prompt,
-    )
-    copying.train(ranks, training)

@@ -35,6 +35,7 @@ from components.optim.loop import (
     TrainingLoop,
     build_adamw,
 )
+from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 
@@ -107,18 +108,22 @@ def check_architecture(where: str, model_type: str, config: dict[str, Any]) -> N
     )
 
 
-def train(ranks: Ranks, training: LlmTraining) -> None:
-    """Trains the LLM and, on the first rank, writes the finished folder to ``training.out``."""
+def train(ranks: Ranks, training: LlmTraining, device: str = "cpu") -> None:
+    """Trains the LLM on ``device`` and, on the first rank, writes the finished folder to
+    ``training.out``.
+    """
     settings = training.settings
     prompt = training.prompt.template.replace("{speech}", " ")
     # The tokenizer sees the prompt once for every 20 texts, so that its words become units.
     num_prompts = len(training.texts) // 20 + 1
     tokenizer = build_tokenizer([*training.texts, *[prompt] * num_prompts], settings.units)
-    model = build_llm(training.model_type, training.config, tokenizer, settings.seed).train()
+    model = build_llm(training.model_type, training.config, tokenizer, settings.seed)
+    model = model.to(device).train()
     builder = PromptBuilder(tokenizer, training.prompt, "lower")
     optimiser = build_adamw(model, settings.learning_rate, settings.weight_decay)
-    loop = TrainingLoop(ranks, model, optimiser, _loop_settings(training))
-    loop.run(CopyObjective(training, model, builder))
+    precision = Precision(settings.precision, device)
+    loop = TrainingLoop(ranks, model, optimiser, _loop_settings(training), precision)
+    loop.run(CopyObjective(training, model, builder, precision))
     if ranks.rank == 0:
         model.eval().save_pretrained(training.out)
         tokenizer.save_pretrained(training.out)
@@ -188,16 +193,15 @@ def speech_embeddings(
     )
     is_blended = random.random(num_frames) < 0.3
     weights = np.where(is_blended, random.uniform(0, 0.5, num_frames), 0.0)
-    weight = torch.from_numpy(weights).float()[:, None]  # (frames, 1)
-    noise = torch.from_numpy(random.standard_normal(tuple(clean.shape))).float() * (
-        0.2 * clean.detach().std()
-    )
+    weight = torch.from_numpy(weights).to(clean)[:, None]  # (frames, 1)
+    noise = torch.from_numpy(random.standard_normal(tuple(clean.shape))).to(clean)
+    noise = noise * (0.2 * clean.detach().std())
     return (1 - weight) * clean + weight * blended + noise
 
 
 def _embedded(embed: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
     """Embeddings of ``ids``, shape (ids, width)."""
-    embedded: torch.Tensor = embed(ids)
+    embedded: torch.Tensor = embed(ids.to(embed.weight.device))
     return embedded
 
 
@@ -209,8 +213,11 @@ class CopyObjective(Objective[CopyItem]):
 
     figure_names = ("correct", "targets")
 
-    def __init__(self, training: LlmTraining, model: Any, builder: PromptBuilder) -> None:
+    def __init__(
+        self, training: LlmTraining, model: Any, builder: PromptBuilder, precision: Precision
+    ) -> None:
         self.training, self.model, self.builder = training, model, builder
+        self.precision = precision
         self._accuracy = math.nan  # of the last step
         self._words = sorted({word for text in training.texts for word in text.lower().split()})
 
@@ -229,7 +236,8 @@ class CopyObjective(Objective[CopyItem]):
         torch.manual_seed(seed_of("dropout", self.training.settings.seed, step, first_task.seed))
         speech = [speech_embeddings(embed, ids, task) for task, ids in micro_batch]
         copies = collate(self.builder, [ids for _, ids in micro_batch], speech=speech)
-        output = predict_targets(self.model, interleave(embed, copies, speech))
+        with self.precision.autocast():
+            output = predict_targets(self.model, interleave(embed, copies, speech))
         figures = {"correct": output.num_correct, "targets": output.num_targets}
         return MicroBatchLoss(output.loss / batch.num_targets, figures)
 

@@ -6,7 +6,7 @@ compute. Both are a part of every key of the work cache, so an edit of code reco
 of a comment does not. What only schedules or displays (``SCHEDULING``) is left out.
 
 Imports count wherever they are, inside functions too; those under ``if TYPE_CHECKING`` never run
-and are left out. A string that names a module of the project (``"components.train.rank"``) counts
+and are left out. A string that names a module of the project (``"components.optim.rank"``) counts
 as an import of it, since registries import by name. Cost: 2 ms a module at first; the work cache
 stores digests of files by content, so a later process reads a small file for each module.
 """

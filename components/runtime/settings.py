@@ -150,7 +150,7 @@ class RuntimeSettings:
     engine: Annotated[
         Literal["", "ddp", "fsdp"],
         Field(
-            description="Training by torchrun (components/train/engine.py); default: processes of "
+            description="Training by torchrun (components/optim/engine.py); default: processes of "
             "this machine on the CPU, ddp where there are several GPUs."
         ),
     ] = ""

@@ -23,12 +23,13 @@ from typing import Any
 from components.config import catalogue
 from components.config.errors import InputError, LibrettoError
 from components.config.heads import check_ctc_heads
+from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
-from components.runtime.world_size import choose_ranks, count_gpus
+from components.runtime.world_size import choose_ranks, count_gpus, trained_section
 
 RUNS = Path("runs")
 NO_NOISE_HINT = (
@@ -133,10 +134,15 @@ def _check_ranks(params: Params) -> None:
     """Raises InputError as ``choose_ranks`` does where something will be trained on this machine;
     one without a GPU whose device is not set may compute frames for another one.
     """
-    if catalogue.projector(params.projector).weights is None and (
-        read_settings().device or count_gpus()
-    ):
+    if not read_settings().device and not count_gpus():
+        return
+    if catalogue.projector(params.projector).weights is None:
         choose_ranks(params.train)
+    for kind in ("encoder", "llm"):
+        name = getattr(params, kind)
+        for source in parts_of(catalogue.READERS[kind](name).source):
+            if isinstance(source, TrainedEncoderSource | TrainedLlmSource):
+                choose_ranks(source.training, trained_section(kind, name))
 
 
 def check_names(params: Params) -> None:

@@ -18,13 +18,14 @@ from components.config.projector import CtcCompressor, Projector, ReleasedWeight
 from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features
 from components.model.folders.description import has_ctc
+from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
-from components.train import RESULT_VERSION, emergence, engine
+from components.train import RESULT_VERSION, emergence
 from components.train.stage_cache import CODE, stage_keys
-from components.train.task import DATA, ENCODER, LLM, BridgeTask, lora_targets, train
+from components.train.task import DATA, ENCODER, LLM, BridgeTask, lora_targets
 from components.train.throughput import read_throughput
 
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -89,7 +90,7 @@ def _trained_bridge(stage: Stage, parameters: dict[str, Any], inputs: dict[str, 
     def run(folder: Path) -> None:
         keys = stage_keys(RESULT_VERSION, parameters, inputs)
         task = BridgeTask(folder, params.train, params.encoder, params.projector, params.llm, keys)
-        engine.run_ranks(train, task)
+        run_ranks(task)
         stage.facts["throughput"] = read_throughput(task.scratch)
 
     return cached_unit(

@@ -17,6 +17,7 @@ from components.config.training import Train
 from components.optim.ranks import Ranks
 from components.runtime.artifact import read_record
 from components.runtime.settings import device
+from components.runtime.world_size import BRIDGE, TrainingSection
 
 if TYPE_CHECKING:  # a stage starts without torch
     from components.model.model_folder import EncoderRunConfig
@@ -36,9 +37,20 @@ class BridgeTask:
     stage_keys: list[dict[str, Any]]  # of the ends of the stages in the work cache
 
     @property
+    def section(self) -> TrainingSection:
+        """The section ``train`` of the parameters."""
+        return BRIDGE
+
+    @property
     def scratch(self) -> Path:
         """Checkpoints, and files that the ranks exchange."""
         return self.folder / "resume"
+
+    def train(self, ranks: Ranks, rank_device: str = "") -> None:
+        """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime
+        settings).
+        """
+        train(ranks, self, rank_device)
 
 
 def lora_targets(encoder: EncoderEntry, llm: LlmEntry) -> dict[str, list[str]]:
@@ -61,8 +73,8 @@ def _encoder_run(settings: Train) -> EncoderRunConfig | None:
     return EncoderRunConfig(key["layer"], dtype, numerics.padding)
 
 
-def train(ranks: Ranks, task: BridgeTask, rank_device: str = "") -> None:
-    """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime settings)."""
+def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
+    """Trains as one of the ranks, on ``rank_device`` (empty: that of the runtime settings)."""
     from components.model.encoders.registry import read_traits
     from components.model.model_folder import ModelConfig, folder_digest
     from components.train import curriculum

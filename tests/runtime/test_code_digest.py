@@ -205,7 +205,7 @@ def test_an_edit_of_what_schedules_or_displays_recomputes_nothing(workspace: Wor
 
 def test_an_edit_of_the_dtypes_of_a_training_trains_anew(workspace: Workspace) -> None:
     before = workspace.digest(stage_cache.CODE)
-    assert build.train.__module__ == stage_cache.CODE
+    assert build.BridgeTask.__module__ == stage_cache.CODE
     workspace.edit("train/task.py", '"float32" if is_llm_tuned', '"float16" if is_llm_tuned')
     assert workspace.digest(stage_cache.CODE) != before
 

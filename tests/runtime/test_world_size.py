@@ -17,7 +17,7 @@ from components.config.training import Train
 from components.plan.recipe import expand, place_on_base, read_recipe
 from components.runtime import stage, world_size
 from components.runtime.stage import _check_ranks, run_stage
-from components.runtime.world_size import choose_ranks
+from components.runtime.world_size import choose_ranks, trained_section
 from tests.conftest import REPOSITORY
 from tests.errors import refused
 
@@ -84,6 +84,7 @@ def test_every_recipe_runs_on_one_to_eight_gpus(
         for gpus in (1, 2, 4, 8, 16):
             with_gpus(gpus)
             monkeypatch.delenv("LIBRETTO_ENGINE", raising=False)
+            _check_ranks(params)
             ranks = choose_ranks(settings)[1]
             assert ranks == min(gpus, settings.micro_batches)
             assert ranks >= min(gpus, 8) or not has_training
@@ -98,10 +99,16 @@ def test_every_recipe_runs_on_one_to_eight_gpus(
 def test_ranks_are_not_counted_where_nothing_trains(
     with_gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A released projector, and a machine without a GPU that computes frames for another one."""
+    """A released projector between published models, and a machine without a GPU that computes
+    frames for another one.
+    """
     with_gpus(8)
     monkeypatch.setenv("LIBRETTO_ENGINE", "ddp")
-    released = {"projector": "slam-asr-wavlm-large-vicuna-7b"}
+    released = {
+        "encoder": "wavlm-large",
+        "projector": "slam-asr-wavlm-large-vicuna-7b",
+        "llm": "vicuna-7b",
+    }
     with refused("train.micro_batches"):
         _check_ranks(read_params())
     _check_ranks(read_overridden_params(released, ""))
@@ -111,6 +118,44 @@ def test_ranks_are_not_counted_where_nothing_trains(
     monkeypatch.setenv("LIBRETTO_DEVICE", "cpu")
     with refused("train.micro_batches"):
         _check_ranks(read_params())
+
+
+@pytest.mark.parametrize(
+    ("trained", "owner"),
+    [
+        ({"encoder": "ctc-tiny", "llm": "vicuna-7b"}, "encoder 'ctc-tiny'"),
+        ({"encoder": "wavlm-large", "llm": "llama-tiny"}, "llm 'llama-tiny'"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_ranks_are_counted_where_an_encoder_or_llm_is_trained_here(
+    engine: str,
+    trained: dict[str, str],
+    owner: str,
+    with_gpus: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With two micro-batches, beside a bridge that has enough of them."""
+    params = read_overridden_params({"train.micro_batches": 8, **trained}, "")
+    with_gpus(8)
+    _check_ranks(params)  # two of the GPUs train it
+    monkeypatch.setenv("LIBRETTO_ENGINE", engine)
+    with refused("source.training.micro_batches", owner, "8 ranks", " 2 "):
+        _check_ranks(params)
+    with_gpus(2)
+    _check_ranks(params)
+
+
+def test_an_encoder_is_never_sharded(
+    with_gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(2)
+    monkeypatch.setenv("LIBRETTO_ENGINE", "fsdp")
+    settings = replace(read_params().train, micro_batches=2, precision="fp16")
+    section = trained_section("encoder", "conformer-ctc")
+    assert choose_ranks(settings, section)[0].name == "ddp"
+    with refused("train.precision"):
+        choose_ranks(settings)
 
 
 def test_too_many_ranks_stop_the_first_stage_and_not_the_training(

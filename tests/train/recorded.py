@@ -1,4 +1,4 @@
-"""A rank of ``components.train.rank`` that also leaves the gradients of its first step, summed over
+"""A rank of ``components.optim.rank`` that also leaves the gradients of its first step, summed over
 ranks, in the folder that ``GRADIENTS`` names; ``KILLED`` (rank:step) has a rank die.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from components.optim import rank
 from components.optim.ranks import Ranks, full_tensor
-from components.train import rank
 
 original = Ranks.clip_gradients
 
@@ -38,4 +38,4 @@ def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> 
 
 if __name__ == "__main__":
     Ranks.clip_gradients = clip  # type: ignore[method-assign]
-    sys.exit(rank.main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
+    sys.exit(rank.main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]))

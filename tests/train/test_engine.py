@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from components.config.errors import InputError, TransientError
+from components.optim import engine
 from components.runtime.hashing import folder_digests
-from components.train import engine
 from tests import world as tones
 
 Steps = Callable[..., tuple[list[list[torch.Tensor]], list[float]]]

@@ -1,5 +1,5 @@
-"""Starts the processes that train: those of this machine, or those of ``torchrun`` on one or
-several machines.
+"""Starts the processes that train an encoder, an LLM or a bridge: those of this machine, or those
+of ``torchrun`` on one or several machines.
 
 In: a task and the runtime settings (``LIBRETTO_ENGINE``, ``LIBRETTO_NODES``,
 ``LIBRETTO_RENDEZVOUS``). Out: what the task writes, the same but for rounding with every engine,
@@ -10,7 +10,7 @@ since the batch of a step depends on the parameters only. Cost: a few seconds to
               there are several, else one process. At most as many as micro-batches
 ``ddp``       torchrun; every rank has all weights, gradients are summed over ranks
 ``fsdp``      torchrun; the layers of the LLM are sharded over all ranks (FSDP2): for an LLM that is
-              too large for one GPU
+              too large for one GPU. As ``ddp`` for an encoder or an LLM that is trained here
 ============  ======================================================================================
 """
 
@@ -22,48 +22,61 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import TypeAdapter
 
 from components.config.errors import BY_KIND, InputError, LibrettoError, TransientError
-from components.config.training import Train
 from components.optim.ranks import Ranks, train_together
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import Engine
-from components.runtime.world_size import choose_ranks
+from components.runtime.world_size import RankSettings, TrainingSection, choose_ranks
 
-RANK_MODULE = "components.train.rank"  # the module that torchrun runs
+RANK_MODULE = "components.optim.rank"  # the module that torchrun runs
 TASK_FILE, ERROR_FOLDER = "task.json", "failed"
 
 logger = logging.getLogger(__name__)
 
 
 class RankTask(Protocol):
-    """What the ranks compute; plain data that can be written as JSON."""
+    """What the ranks compute: a dataclass at the top of a module, whose fields can be written as
+    JSON.
+    """
 
     @property
-    def settings(self) -> Train:
-        """The section ``train`` of the parameters."""
+    def section(self) -> TrainingSection:
+        """The settings of the training, as a message names them."""
+
+    @property
+    def settings(self) -> RankSettings:
+        """The settings of the training."""
 
     @property
     def scratch(self) -> Path:
         """Absolute path of the folder with checkpoints."""
 
+    def train(self, ranks: Ranks, rank_device: str = "") -> None:
+        """Trains as one of the ranks, on ``rank_device`` (by default that of the runtime
+        settings).
+        """
 
-def run_ranks(function: Callable[[Ranks, Any], None], task: RankTask) -> None:
-    """Runs ``function(ranks, task)`` with the engine of the runtime settings.
+
+def run_ranks(task: RankTask) -> None:
+    """Runs ``task.train`` on every rank, with the engine of the runtime settings.
 
     Raises InputError as ``choose_ranks`` does, what a rank raised, and TransientError where one was
     killed.
     """
-    chosen, num_processes = choose_ranks(task.settings)
+    chosen, num_processes = choose_ranks(task.settings, task.section)
     if chosen.name:
         _run_torchrun(task, chosen, num_processes)
     else:
-        train_together(function, (task,), num_processes, task.settings.threads)
+        train_together(_train, (task,), num_processes, task.settings.threads)
+
+
+def _train(ranks: Ranks, task: RankTask) -> None:
+    task.train(ranks)
 
 
 def _run_torchrun(task: RankTask, chosen: Engine, num_processes: int) -> None:
@@ -77,7 +90,8 @@ def _run_torchrun(task: RankTask, chosen: Engine, num_processes: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(task.settings.threads)}
     if has_other_nodes:
         logger.info(
-            "train: waits for %d nodes; start on each other node, in this folder: %s",
+            "%s: waits for %d nodes; start on each other node, in this folder: %s",
+            task.section.owner,
             chosen.nodes,
             " ".join(["python", *command[1:]]),
         )
@@ -125,6 +139,7 @@ def _torchrun_command(task: RankTask, chosen: Engine, num_processes: int) -> lis
         *rendezvous,
         "-m",
         RANK_MODULE,
+        f"{type(task).__module__}:{type(task).__qualname__}",
         chosen.name,
         str(task.scratch / TASK_FILE),
         init_method,
