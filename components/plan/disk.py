@@ -14,6 +14,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params
 from components.corpus.fetch.archive import Archive
+from components.plan.ctc_training import plan_encoder
 from components.plan.load import output_seconds
 from components.plan.machine import Machine, can_link, existing_parent
 from components.plan.networks import BYTES, CheckpointFiles, Networks
@@ -67,6 +68,8 @@ def list_disk_uses(
                 for checkpoint in networks.checkpoints
                 if checkpoint.stage == stage
             ]
+    if "encoder" not in up_to_date:
+        uses += _encoder_trainings(networks, audio, output_folders)
     if "train" not in up_to_date:
         num_stage_ends = sum(sum(counts.values()) for counts in networks.stages)
         work = output_folders[:1]
@@ -101,6 +104,22 @@ def _tars(
         num_values = output_s * stretch * encoder.frame_rate * encoder.width
         num_bytes = num_values * BYTES[dtype] + num_views * overhead
         uses.append(DiskUse(f"features, {role}", num_bytes, output_folders))
+    return uses
+
+
+def _encoder_trainings(
+    networks: Networks, audio: Sequence[AudioAmount], output_folders: tuple[Path, ...]
+) -> list[DiskUse]:
+    """Encoders that are trained here, and what their training writes."""
+    uses, work = [], output_folders[:1]
+    for encoder in networks.trained_encoders:
+        name, count = f"encoder {encoder.name}", encoder.num_parameters
+        example_bytes = plan_encoder(encoder, audio).example_bytes
+        uses += [
+            DiskUse(name, WEIGHT_BYTES * count, output_folders),
+            DiskUse(f"checkpoint of {name}", CHECKPOINT_BYTES * count, work),
+            DiskUse(f"log-mel for {name}, while it trains", example_bytes, work),
+        ]
     return uses
 
 

@@ -42,7 +42,7 @@ def list_stage_lengths(
 def _stage_length(
     stage: CurriculumStage, batch_s: float, audio: Sequence[AudioAmount]
 ) -> StageLength:
-    epoch_s = _epoch_seconds(stage.nonspeech_share, audio)
+    epoch_s = epoch_seconds(stage.nonspeech_share, audio)
     if stage.steps is not None:
         num_steps = stage.steps
     else:
@@ -53,7 +53,7 @@ def _stage_length(
     return StageLength(stage.name, num_steps, epochs, seconds, stage.nonspeech_share < 1)
 
 
-def _epoch_seconds(nonspeech_share: float, audio: Sequence[AudioAmount]) -> float:
+def epoch_seconds(nonspeech_share: float, audio: Sequence[AudioAmount]) -> float:
     """Seconds of an epoch: all training speech, and the share of non-speech beside it."""
     speech, nonspeech = (
         [amount for amount in audio if amount.role == role] for role in ("train", "nonspeech-train")

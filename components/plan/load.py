@@ -2,7 +2,8 @@
 assumptions behind them.
 
 In: networks, audio by source, parameters, a GPU of ``catalogue/gpu.yaml``. Out: peak bytes and
-hours, here of the stages that train nothing; ``components.plan.training`` has the one that does. A
+hours, here of the stages that train nothing; ``components.plan.training`` has the one that does,
+``components.plan.ctc_training`` that of an encoder. A
 forward pass costs 2 operations a parameter and token (Kaplan et al. 2020, arXiv 2001.08361, section
 2.1). Attention, convolutions and data loading are left out; the assumed share of the card's rate
 has to cover them. Cost: microseconds.
@@ -21,6 +22,7 @@ from components.config import catalogue
 from components.config.params import ConstraintSet, Params
 from components.config.schema import STRICT, Unit, parse_as
 from components.plan.networks import BYTES, Networks
+from components.plan.sizes import EncoderSize
 from components.plan.speech import AudioAmount, augmented_views
 
 # Share of the published matrix rate; docs/results/performance.md: 0.19 to 0.56 in features and full
@@ -132,9 +134,8 @@ def frozen_arithmetic(params: Params, dtype: str) -> str:
     return arithmetic if dtype == "float32" else dtype
 
 
-def encoder_bytes(networks: Networks, batch_seconds: float, dtype: str) -> float:
+def encoder_bytes(encoder: EncoderSize, batch_seconds: float, dtype: str) -> float:
     """Bytes of the encoder's weights and of what it computes for so many seconds at once."""
-    encoder = networks.encoder
     layer_bytes = LAYER_VALUES * encoder.token_rate * encoder.width * BYTES[dtype]
     weight_bytes = encoder.num_parameters * BYTES[dtype]
     return weight_bytes + batch_seconds * (FRONT_END_BYTES + layer_bytes)
@@ -150,7 +151,7 @@ def estimate_features(
         if amount.role != "noise"
     )
     batch_seconds = max(params.features.batch_seconds, networks.encoder.window_s)
-    peak_bytes = encoder_bytes(networks, batch_seconds, dtype) + LIBRARY_BYTES
+    peak_bytes = encoder_bytes(networks.encoder, batch_seconds, dtype) + LIBRARY_BYTES
     arithmetic = frozen_arithmetic(params, dtype)
     operations = {arithmetic: encoder_operations(networks, seconds)}
     return StageLoad("features", arithmetic, operations, 0.0, peak_bytes)
@@ -206,7 +207,7 @@ def estimate_decode(
     if params.features.mode == "live":
         seconds = sum(encoded_seconds(networks, amount) for amount in tested)
         encoding = encoder_operations(networks, seconds)
-        peak_bytes += encoder_bytes(networks, settings.batch_seconds, encoder_dtype)
+        peak_bytes += encoder_bytes(networks.encoder, settings.batch_seconds, encoder_dtype)
     whisper_operations, whisper_weight_bytes = _estimate_whisper(networks, tested)
     return StageLoad(
         "decode",

@@ -16,6 +16,7 @@ from components.config import catalogue
 from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.model_sources import (
+    CtcTraining,
     EncoderSource,
     FilterbankSource,
     HubSource,
@@ -49,6 +50,7 @@ MODULES = {
     "lora": "LoRA",
 }
 BASES = ("encoder", "projector", "llm")  # modules that are there whether or not they are trained
+NUM_MEL_BINS = 80  # of a Parakeet whose config does not say it
 CHARACTERS = 32  # units of a CTC head over characters: the alphabet, blank, delimiter
 
 
@@ -67,6 +69,18 @@ class CheckpointFiles:
 
 
 @dataclass(frozen=True)
+class TrainedEncoder:
+    """An encoder that is trained here."""
+
+    name: str  # catalogue entry, and part of a joined encoder
+    settings: CtcTraining
+    size: EncoderSize
+    num_parameters: int  # with its CTC head
+    num_units: int  # of the head
+    num_mel_bins: int
+
+
+@dataclass(frozen=True)
 class Networks:
     """All networks of a run, and the parameters by module: name → (trained in some stage, never
     trained).
@@ -79,6 +93,7 @@ class Networks:
     # parameters trained in each stage of the curriculum, by module of components.model.trainable
     stages: tuple[ModuleCounts, ...]
     checkpoints: tuple[CheckpointFiles, ...]
+    trained_encoders: tuple[TrainedEncoder, ...] = ()
 
     @property
     def num_trained(self) -> int:
@@ -131,19 +146,21 @@ def read_networks(params: Params, sizes: SizeReader | None = None) -> Networks:
         modules,
         tuple(sum_by_module(tensors, stage) for stage in stages),
         tuple(reader.checkpoints),
+        tuple(reader.trained_encoders),
     )
 
 
 @dataclass
 class _Reader:
-    """Reads networks, and collects their checkpoints and the parameters by the names that they have
-    in training.
+    """Reads networks, and collects their checkpoints, the encoders that are trained here, and the
+    parameters by the names that they have in training.
     """
 
     sizes: SizeReader
     targets: list[str]  # of the encoder's LoRA
     settings: Train
     checkpoints: list[CheckpointFiles] = field(default_factory=list)
+    trained_encoders: list[TrainedEncoder] = field(default_factory=list)
     tensors: dict[str, int] = field(default_factory=dict)  # parameters of each
 
     def encoder(self, name: str, source: EncoderSource, padding: str, side: str) -> EncoderSize:
@@ -166,7 +183,18 @@ class _Reader:
         files = source.files if isinstance(source, HubSource) else []
         if not {"tokenizer.json", "vocab.json"} & set(files):
             size = replace(size, decoder_parameters=0)  # components.decode can't read its text
-        if not isinstance(source, TrainedEncoderSource):
+        if isinstance(source, TrainedEncoderSource):
+            self.trained_encoders.append(
+                TrainedEncoder(
+                    name,
+                    source.training,
+                    size,
+                    counts.checkpoint_parameters,
+                    int(shape["vocab_size"]),
+                    int(source.config.get("num_mel_bins", NUM_MEL_BINS)),
+                )
+            )
+        else:
             checkpoint = _checkpoint("encoder", name, source, shape, counts.checkpoint_parameters)
             if shape.get("model_type") == "qwen":  # of a Qwen-Audio the encoder alone is written
                 written = size.num_parameters * BYTES["float32"]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import catalogue
+from components.config.model_sources import TrainedLlmSource
 from components.config.training import SHORT_EPOCHS
 from components.plan.length import sum_speech_epochs
 from components.plan.load import ASSUMPTIONS
@@ -32,7 +33,7 @@ def print_plan(plan: RunPlan) -> None:
     )
     for table in (_audio(plan), _downloads(plan), _disk(plan), _parameters(plan)):
         console.print(table)
-    if plan.lengths:
+    if plan.encoder_lengths or plan.lengths:
         console.print(_lengths(plan))
     console.print(_loads(plan))
     for remark in _remarks(plan):
@@ -63,10 +64,9 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
             f"Up to date by dvc.lock ({format_gb(sum(plan.up_to_date.values()))} GB): "
             f"{', '.join(plan.up_to_date)}."
         )
-    for kind, name in (("encoder", plan.params.encoder), ("llm", plan.params.llm)):
-        is_trained_here = catalogue.READERS[kind](name).source.kind in ("ctc", "copying")
-        if is_trained_here and kind not in plan.up_to_date:
-            yield f"The {kind} {name} is trained here, on the processor: its time is not counted."
+    llm = catalogue.llm(plan.params.llm)
+    if isinstance(llm.source, TrainedLlmSource) and "llm" not in plan.up_to_date:
+        yield f"The llm {plan.params.llm} is trained here: its time is not counted."
     if plan.other_loads:
         yield _compare_modes(plan)
     has_all_audio = all(amount.has_basis for amount in plan.audio)
@@ -181,7 +181,7 @@ def _parameters(plan: RunPlan) -> Table:
 
 def _lengths(plan: RunPlan) -> Table:
     table = _table("Training (estimates: full batches)", "stage", "steps", "epochs", "audio, hours")
-    for length in plan.lengths:
+    for length in (*plan.encoder_lengths, *plan.lengths):
         table.add_row(
             length.name,
             f"{length.num_steps:,}",
@@ -189,7 +189,7 @@ def _lengths(plan: RunPlan) -> Table:
             f"{length.seconds / 3600:,.1f}",
         )
     table.add_row(
-        "all",
+        "all of train",
         f"{sum(length.num_steps for length in plan.lengths):,}",
         f"{sum_speech_epochs(plan.lengths):,.2f}",
         f"{sum(length.seconds for length in plan.lengths) / 3600:,.1f}",

@@ -18,6 +18,7 @@ from components.config.params import Params
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source
+from components.plan.ctc_training import plan_encoder
 from components.plan.disk import (
     DiskSpace,
     DiskUse,
@@ -43,6 +44,7 @@ from components.plan.stage_status import up_to_date_stages
 from components.plan.training import estimate_train
 from components.runtime.world_size import choose_ranks, count_gpus
 
+BATCH_PARAMETERS = {"encoder": "source.training.batch_seconds of its entry"}
 LESS_TRAINING_MEMORY = (
     ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs "
     "(LIBRETTO_ENGINE=fsdp)"
@@ -75,6 +77,7 @@ class RunPlan:
     engine: str  # torchrun's, that trains here; empty where it trains without
     num_ranks: int
     num_gpus: int  # of this machine that may train
+    encoder_lengths: list[StageLength]  # of the encoders that are trained here
     lengths: list[StageLength]  # of the training's stages
     other_loads: list[StageLoad]  # with frames live instead of cached, or cached instead of live
 
@@ -123,6 +126,11 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         cards,
         *training_ranks(params, networks, up_to_date),
         count_gpus(),
+        [
+            plan_encoder(encoder, audio).length
+            for encoder in networks.trained_encoders
+            if "encoder" not in up_to_date
+        ],
         list_stage_lengths(params.train, networks, audio),
         _loads_of_other_mode(params, networks, audio, up_to_date),
     )
@@ -139,7 +147,7 @@ def check_plan(plan: RunPlan) -> None:
             f"The stage '{peak.stage}' needs about {needed_bytes / 1e9:,.1f} GB of memory, "
             f"{largest.name} has {largest.num_bytes / 1e9:,.1f} GB.",
             subject=peak.stage,
-            hint=f"Lower {peak.stage}.batch_seconds"
+            hint=f"Lower {BATCH_PARAMETERS.get(peak.stage, f'{peak.stage}.batch_seconds')}"
             f"{LESS_TRAINING_MEMORY if peak.stage == 'train' else ''}, use a smaller encoder or "
             "LLM, or plan for another card with --gpu.",
         )
@@ -176,6 +184,8 @@ def estimate_loads(
     encoder_dtype = catalogue.encoder(params.encoder).numerics.dtype
     dtype = catalogue.llm(params.llm).numerics.dtype
     loads = []
+    if "encoder" not in up_to_date:
+        loads += [plan_encoder(encoder, audio).load for encoder in networks.trained_encoders]
     if params.features.mode == "cached" and not _is_complete("features", up_to_date, ("noise",)):
         loads.append(estimate_features(params, networks, audio, encoder_dtype))
     # What is tuned as a whole has fp32 weights.

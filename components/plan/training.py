@@ -217,7 +217,7 @@ def _encoder_bytes(training: _Training) -> float:
     """Bytes of an encoder that computes live, and of what its layers store where it is tuned."""
     encoder, dtype = training.networks.encoder, training.encoder_dtype
     seconds = _micro_batch_seconds(training) * training.fill
-    num_bytes = encoder_bytes(training.networks, seconds, dtype)
+    num_bytes = encoder_bytes(encoder, seconds, dtype)
     if any(map(_tunes_encoder, training.networks.stages)):
         recomputes = training.settings.gradient_checkpointing
         num_values = seconds * encoder.token_rate * encoder.width

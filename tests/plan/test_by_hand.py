@@ -5,12 +5,13 @@ epochs, tokens, features, parameters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from components.config.params import read_overridden_params
 from components.plan import run
+from components.plan.ctc_training import plan_encoder
 from components.plan.machine import Machine
 from components.plan.recipe import expand, read_recipe
 from components.plan.run import RunPlan
@@ -171,3 +172,89 @@ def test_epochs_are_audio_over_the_audio_of_the_corpus(
     length = plan_of(recipe, "", machine).lengths[0]
     assert length.epochs == pytest.approx(num_steps * batch_s / SECONDS)
     assert length.seconds == num_steps * batch_s
+
+
+def conformer(layers: int, width: int, hidden: int, kernel: int, mel: int, channels: int) -> int:
+    """Parameters of Parakeet's Conformer: two feed-forward layers, attention with relative
+    positions, a convolution, five norms; before them three convolutions of stride 2.
+    """
+    feed_forward = 2 * (2 * width * hidden + hidden + width)
+    attention = 4 * (width + 1) * width + width * width + 2 * width
+    convolution = (width + 1) * 2 * width + (kernel + 1) * width + 2 * width + (width + 1) * width
+    front = 10 * channels + 2 * (10 * channels + (channels + 1) * channels)
+    front += (channels * mel // 8 + 1) * width
+    return front + layers * (feed_forward + attention + convolution + 5 * 2 * width)
+
+
+MLS_SECONDS = 3600 * (
+    44_659.74 + 1_966.51 + 1_554.24 + 1_076.58 + 917.68 + 247.38 + 160.96 + 103.65
+)
+
+
+@pytest.mark.parametrize("recipe", ["fathullah", "fathullah-strides"])
+def test_the_training_of_an_encoder_is_what_its_sizes_give(
+    recipe: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty epochs of MLS in batches of 600 s, 12.5 frames a second, 1,547 units: 6 operations a
+    parameter and frame, and 2 for the batches of batch norm.
+    """
+    monkeypatch.chdir(REPOSITORY)
+    plan = plan_of(recipe, "stack-linear-n3" if recipe != "fathullah" else "", machine)
+    parameters = conformer(18, 512, 2048, 11, 80, 256)
+    assert plan.networks.encoder.num_parameters == parameters
+    parameters += (512 + 1) * 1547
+    (length,), load = plan.encoder_lengths, plan.loads[0]
+    num_steps = math.ceil(20 * MLS_SECONDS / 600)
+    assert length.num_steps == pytest.approx(num_steps, rel=1e-4)  # hours as published
+    assert length.epochs == pytest.approx(20, rel=1e-4)
+    assert (load.stage, load.dtype) == ("encoder", "bfloat16")
+    operations = parameters * 12.5 * 600 * (6 * length.num_steps + 2 * 60)
+    assert load.total_operations == pytest.approx(operations)
+    assert load.estimate_hours(plan.gpus["h200"]) == pytest.approx(
+        operations / (0.3 * 989e12) / 3600
+    )
+    # weights, gradient and two moments in fp32; 600 s at once for batch norm
+    assert load.peak_bytes > parameters * 16
+    written = {use.name: use.num_bytes for use in plan.disk_uses}
+    assert written["encoder conformer-ctc"] == 4 * parameters
+    assert written["checkpoint of encoder conformer-ctc"] == 12 * parameters
+    nonspeech_s = sum(each.seconds for each in plan.audio if each.role == "nonspeech-train")
+    assert written["log-mel for encoder conformer-ctc, while it trains"] == pytest.approx(
+        (MLS_SECONDS + nonspeech_s) * 100 * 80 * 2, rel=1e-4
+    )
+
+
+def test_an_encoder_that_is_augmented_has_a_view_of_every_epoch(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speeds of 0.5 and 1 make it half as long again; 4 % of the utterances are non-speech."""
+    monkeypatch.chdir(REPOSITORY)
+    params = read_overridden_params({"encoder": "ctc-digits-augmented"}, "")
+    plain = run.plan_run(params, ["h200"], machine)
+    (encoder,) = plain.networks.trained_encoders
+    assert encoder.settings.augment
+    augment = replace(encoder.settings.augment, speed=[0.5, 1.0])
+    settings = replace(encoder.settings, augment=augment, precision="fp32")
+    plan = plan_encoder(replace(encoder, settings=settings), plain.audio)
+    speech = [each for each in plain.audio if each.role == "train"]
+    nonspeech = [each for each in plain.audio if each.role == "nonspeech-train"]
+    num_nonspeech = sum(each.num_utterances for each in speech) * 0.04 / 0.96
+    speech_s, nonspeech_s = (sum(each.seconds for each in part) for part in (speech, nonspeech))
+    mean_s = nonspeech_s / sum(each.num_utterances for each in nonspeech)
+    epoch_s = 1.5 * (speech_s + num_nonspeech * mean_s)
+    assert plan.length.num_steps == math.ceil(10 * epoch_s / 15)
+    assert plan.example_bytes == pytest.approx(10 * 1.5 * (speech_s + nonspeech_s) * 100 * 80 * 2)
+    assert plan.load.dtype == "float32"
+
+
+def test_a_finished_or_published_encoder_is_not_trained(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for recipe in ("slam-asr", "fathullah"):
+        if recipe == "fathullah":
+            monkeypatch.setattr(run, "up_to_date_stages", lambda params: {"encoder": 1})
+        plan = plan_of(recipe, "", machine)
+        assert not plan.encoder_lengths
+        assert "encoder" not in [load.stage for load in plan.loads]
+        assert not [use for use in plan.disk_uses if "log-mel" in use.name]
