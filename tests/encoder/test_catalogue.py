@@ -31,6 +31,8 @@ EXPECTED = {
     "ctc-smoke",
     "conformer-ctc",
     "conformer-ctc-tiny",
+    "parakeet-ctc-0-6b",
+    "parakeet-ctc-1-1b",
     "fbank",
     "whisper-tiny",
     "whisper-base",
@@ -54,7 +56,7 @@ EXPECTED = {
 # Of each hub checkpoint: width, layers, millions of parameters. Those of Whisper (without decoder
 # and positions), HuBERT and WavLM are in SLAM-ASR's table 4 (arXiv 2402.08846), wav2vec 2.0's in
 # 2006.11477, section 4.2, Qwen-Audio's in 2311.07919, section 3; AST has the form of DeiT-base,
-# 2012.12877, table 1.
+# 2012.12877, table 1. Parakeet's are the sizes of its published files, 2.44 and 4.25 GB.
 PUBLISHED = {
     "openai/whisper-tiny": (384, 4, 7.63),
     "openai/whisper-base": (512, 6, 19.82),
@@ -74,6 +76,8 @@ PUBLISHED = {
     "microsoft/wavlm-base": (768, 12, 94.38),
     "microsoft/wavlm-base-plus": (768, 12, 94.38),
     "microsoft/wavlm-large": (1024, 24, 315.45),
+    "nvidia/parakeet-ctc-0.6b": (1024, 24, 609),
+    "nvidia/parakeet-ctc-1.1b": (1024, 42, 1062),
 }
 # Bytes of some files of weights as published, with their headers.
 WEIGHTS = {
@@ -88,6 +92,8 @@ WITH_CTC = {
     "hubert-xlarge-ls960-ft",
     "wav2vec2-base-960h",
     "wav2vec2-large-960h-lv60-self",
+    "parakeet-ctc-0-6b",
+    "parakeet-ctc-1-1b",
 }
 
 
@@ -163,23 +169,23 @@ def test_the_files_of_a_source_are_a_complete_checkpoint(name: str) -> None:
             assert not any(file.endswith((".py", ".h5", ".msgpack")) for file in source.files)
             # The extractor of Qwen-Audio is written here.
             assert ("preprocessor_config.json" in source.files) == (name != "qwen-audio")
-            assert name not in WITH_CTC or {"vocab.json", "tokenizer_config.json"} <= set(
-                source.files
-            )
+            units = {"tokenizer.json" if "parakeet" in name else "vocab.json"}
+            assert name not in WITH_CTC or units | {"tokenizer_config.json"} <= set(source.files)
 
 
 @pytest.mark.parametrize("repo", sorted(hub_sources()))
 def test_the_shape_is_that_of_the_published_checkpoint(repo: str) -> None:
     source, (width, layers, millions) = hub_sources()[repo], PUBLISHED[repo]
     encoder = encoder_of(source)
-    assert (encoder.config.hidden_size, encoder.config.num_hidden_layers) == (width, layers)
+    config = getattr(encoder.config, "encoder_config", encoder.config)  # below a CTC head
+    assert (config.hidden_size, config.num_hidden_layers) == (width, layers)
     # Whisper's positions are not trained.
     fixed = 1500 * width if encoder.config.model_type == "whisper" else 0
     assert count_parameters(encoder) - fixed == pytest.approx(millions * 1e6, rel=0.02)
     assert source.shape.get("torch_dtype") in BYTES
     with_head = {catalogue.encoder(name).source.repo for name in WITH_CTC}
     assert (repo in with_head) == any(
-        name.startswith("lm_head.") for name, _ in encoder.named_parameters()
+        name.startswith(("lm_head.", "ctc_head.")) for name, _ in encoder.named_parameters()
     )
 
 
