@@ -7,12 +7,13 @@ milliseconds.
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -31,7 +32,10 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
+from transformers.models.parakeet.configuration_parakeet import ParakeetCTCConfig
 from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
+from transformers.models.parakeet.modeling_parakeet import ParakeetForCTC
+from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from components.config.entries import Prompt
 from components.config.projector import CtcCompressor, Linear, Projector
@@ -51,6 +55,7 @@ torch.set_num_threads(
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper"]
 TEXTS = [f"{one} {other}" for one in WORDS for other in WORDS]
+SUBWORDS = 60  # of a published Parakeet; its blank is the next unit
 PROMPT = Prompt("USER: {speech} Transcribe speech to text. ASSISTANT: ")
 
 # Wider random weights than the default: next-token scores that are not flat, as those of a trained
@@ -323,6 +328,8 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
             folder
         )
         ASTFeatureExtractor(num_mel_bins=AST["num_mel_bins"]).save_pretrained(folder)
+    elif family == "parakeet-published":
+        _fill_published_parakeet(folder, config)
     else:
         units = build_character_tokenizer(TEXTS, folder)
         if family == "parakeet":
@@ -347,6 +354,31 @@ def _fill(folder: Path, family: str, seed: int, config: dict[str, Any]) -> None:
             units.save_pretrained(folder)
         else:
             (folder / "vocab.json").unlink()
+
+
+def _fill_published_parakeet(folder: Path, config: dict[str, Any]) -> None:
+    """As NVIDIA's on the hub: subwords with the blank behind them, frames of 80 ms, a tokenizer of
+    the class that transformers had then, dropout that is for training alone.
+    """
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SUBWORDS, special_tokens=["<unk>"], show_progress=False
+    )
+    bpe.train_from_iterator(TEXTS, trainer)
+    bpe.add_special_tokens(["<pad>"])
+    units = ParakeetTokenizer(tokenizer_object=bpe, unk_token="<unk>", pad_token="<pad>")
+    units.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "ParakeetTokenizerFast"}
+    path.write_text(json.dumps(settings))
+    drop = {"layerdrop": 0.1, "dropout": 0.1}
+    shape = {**PARAKEET, **drop, "subsampling_factor": 8, "initializer_range": 0.3, **config}
+    network = ParakeetCTCConfig(
+        vocab_size=SUBWORDS + 1, pad_token_id=SUBWORDS, encoder_config=shape
+    )
+    ParakeetForCTC(network).save_pretrained(folder)
+    ParakeetFeatureExtractor(feature_size=shape["num_mel_bins"]).save_pretrained(folder)
 
 
 def joined(

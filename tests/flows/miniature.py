@@ -141,6 +141,8 @@ def encoder_family(source: EncoderSource) -> str:
         return {"ctc": "parakeet", "fbank": "fbank", "joined": "whisper-ast"}[source.kind]
     shape = shape_of(source)
     kind = shape["model_type"]
+    if kind == "parakeet_ctc":
+        return "parakeet-published"
     return "whisper" if kind in ("whisper", "qwen") else f"{kind}-{shape['feat_extract_norm']}-norm"
 
 

@@ -26,6 +26,7 @@ PAPERS = (
     "event-encoder",
     "fathullah",
     "laura",
+    "parakeet",
     "pham",
     "qwen-audio",
     "salmonn",

@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import ParakeetCTCConfig, ParakeetForCTC, ParakeetTokenizer
-from transformers.models.parakeet.feature_extraction_parakeet import ParakeetFeatureExtractor
 
 from components.model.encoders.ctc import CtcHead
 from components.model.encoders.ctc_head import read_ctc_head
@@ -21,42 +18,15 @@ from components.model.encoders.encoder import SpeechEncoder
 from components.model.encoders.registry import read_traits
 from components.runtime.artifact import recorded_digests
 from tests import world as tones
-from tests.checkpoints import PARAKEET, TEXTS
-
-NUM_UNITS = 60  # subwords; the blank is the next one
-LAYER_DROP = {"layerdrop": 0.1, "dropout": 0.1}  # in the published configuration
-
-
-def save_published(folder: Path, tokenizer_class: str = "ParakeetTokenizerFast") -> Path:
-    """Random weights with the files of the hub's repository."""
-    folder.mkdir(parents=True)
-    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=NUM_UNITS, special_tokens=["<unk>"], show_progress=False
-    )
-    bpe.train_from_iterator(TEXTS, trainer)
-    bpe.add_special_tokens(["<pad>"])
-    assert bpe.token_to_id("<pad>") == NUM_UNITS
-    units = ParakeetTokenizer(tokenizer_object=bpe, unk_token="<unk>", pad_token="<pad>")
-    units.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text())
-    path.write_text(json.dumps({**settings, "tokenizer_class": tokenizer_class}))
-    shape = {**PARAKEET, **LAYER_DROP, "subsampling_factor": 8, "initializer_range": 0.3}
-    torch.manual_seed(1)
-    config = ParakeetCTCConfig(
-        vocab_size=NUM_UNITS + 1, pad_token_id=NUM_UNITS, encoder_config=shape
-    )
-    ParakeetForCTC(config).save_pretrained(folder)
-    extractor = ParakeetFeatureExtractor(feature_size=PARAKEET["num_mel_bins"])
-    extractor.save_pretrained(folder)
-    return folder
+from tests.checkpoints import SUBWORDS, save_encoder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_published(tmp_path_factory.mktemp("published") / "parakeet")
+    folder = tmp_path_factory.mktemp("published") / "parakeet"
+    save_encoder(folder, "parakeet-published")
+    (folder / "inputs.json").unlink()
+    return folder
 
 
 def wave(seconds: float) -> np.ndarray:
@@ -79,14 +49,19 @@ def test_frames_are_those_of_the_encoder_below_the_head(folder: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer_class", ["ParakeetTokenizerFast", "ParakeetTokenizer"])
 def test_the_text_is_the_best_path_without_blanks(tokenizer_class: str, tmp_path: Path) -> None:
-    encoder = SpeechEncoder(save_published(tmp_path / "parakeet", tokenizer_class))
+    folder = save_encoder(tmp_path / "parakeet", "parakeet-published")
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    assert settings["tokenizer_class"] == "ParakeetTokenizerFast"
+    path.write_text(json.dumps({**settings, "tokenizer_class": tokenizer_class}))
+    encoder = SpeechEncoder(folder)
     frames = encoder([wave(3.0)])
     pieces = []
     with torch.no_grad():
         best = encoder.head(frames[0][None])[0].argmax(-1).tolist()
     vocabulary = {index: unit for unit, index in encoder.tokenizer.get_vocab().items()}
     for unit, _ in groupby(best):
-        if unit != NUM_UNITS:
+        if unit != SUBWORDS:
             pieces.append(vocabulary[unit])
     text = " ".join("".join(pieces).replace("▁", " ").split())
     assert len(set(best)) > 2
@@ -96,11 +71,11 @@ def test_the_text_is_the_best_path_without_blanks(tokenizer_class: str, tmp_path
 def test_units_and_blank_are_those_of_the_head(folder: Path) -> None:
     encoder = SpeechEncoder(folder)
     head = CtcHead(encoder)
-    assert head.blank == read_ctc_head(folder).blank == NUM_UNITS
+    assert head.blank == read_ctc_head(folder).blank == SUBWORDS
     units = head.encode("AMBER Birch")
-    assert units is not None and NUM_UNITS not in units
+    assert units is not None and SUBWORDS not in units
     # As in frames: every unit in two of them, then the blank.
-    path = [frame for unit in units for frame in (unit, unit, NUM_UNITS)]
+    path = [frame for unit in units for frame in (unit, unit, SUBWORDS)]
     assert encoder.tokenizer.decode(path) == "amber birch"
     assert head.encode("") == []
     assert head.encode("ÄÖ") is None  # no such units
@@ -116,8 +91,8 @@ def test_the_folder_is_an_entry_of_the_catalogue(
     shape = {
         "model_type": "parakeet_ctc",
         "architectures": ["ParakeetForCTC"],
-        "vocab_size": NUM_UNITS + 1,
-        "pad_token_id": NUM_UNITS,
+        "vocab_size": SUBWORDS + 1,
+        "pad_token_id": SUBWORDS,
         "encoder_config": {"hidden_size": 32, "num_hidden_layers": 2, "subsampling_factor": 8},
     }
     source = {"kind": "folder", "folder": folder.name, "shape": shape}

@@ -129,6 +129,33 @@ CELLS: dict[tuple[str, str], Hand] = {
     ("fathullah", ""): Hand(
         [100_000], 50, projector=(3 * 512 + 1) * D7, lora=lora(8, 32, *[SQUARE7] * 4)
     ),
+    ("fathullah", "end-to-end"): Hand(
+        [100_000], 50, projector=(3 * 512 + 1) * D7, lora=lora(8, 32, *[SQUARE7] * 4)
+    ),
+    # query, key and value are one matrix
+    ("fathullah", "bloom-560m"): Hand(
+        [100_000],
+        50,
+        projector=(3 * 512 + 1) * 1024,
+        lora=lora(8, 24, (1024, 3 * 1024), (1024, 1024)),
+    ),
+    ("fathullah", "bloom-1b7"): Hand(
+        [100_000],
+        50,
+        projector=(3 * 512 + 1) * 2048,
+        lora=lora(8, 24, (2048, 3 * 2048), (2048, 2048)),
+    ),
+    ("fathullah", "bloom-7b1"): Hand(
+        [100_000], 50, projector=(3 * 512 + 1) * D7, lora=lora(8, 30, (D7, 3 * D7), SQUARE7)
+    ),
+    ("parakeet", "parakeet-ctc-1-1b"): Hand(
+        [steps(3, 300)],
+        50,
+        12.5 * 1024,
+        2,
+        projector=(3 * 1024 + 1) * D7,
+        lora=lora(8, 32, *[SQUARE7] * 4),
+    ),
     ("fathullah-ranks", "r32"): Hand(
         [100_000], 50, projector=(3 * 512 + 1) * D7, lora=lora(32, 32, *[SQUARE7] * 4)
     ),
