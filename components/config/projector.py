@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, cast, get_args, get_type_hints
 
 from pydantic import Field, PositiveInt, model_validator
 
+from components.config.errors import InputError
 from components.config.schema import STRICT, Dropout, RuleError, Unit, parse_as
 
 Stack = Annotated[PositiveInt, Unit("frames"), Field(description="Joined into one token.")]
@@ -217,6 +218,33 @@ class CtcCompressor(Attention):
     hidden: FeedForwardWidth
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatedCrossAttention(Attention):
+    """Stack ``stack`` frames → linear; blocks inside the LLM attend to the result and start as the
+    identity (Gated-XATT-FFN: Flamingo, arXiv 2204.14198, section 3.1.2; in speech recognition, Li
+    et al., arXiv 2306.16007).
+    """
+
+    kind: Literal["gated-cross-attention"]
+    stack: Stack
+    layers: Annotated[
+        PositiveInt, Field(description="Number of blocks, spread evenly over the LLM's layers.")
+    ]
+    hidden: FeedForwardWidth
+
+    def layer_indices(self, num_layers: int) -> list[int]:
+        """The layers of an LLM, of ``num_layers``, before which the blocks are; raises InputError
+        where it has fewer layers than there are blocks.
+        """
+        if self.layers > num_layers:
+            raise InputError(
+                f"The bridge has {self.layers} blocks, the LLM {num_layers} layers.",
+                subject="projector",
+                hint=f"Set 'layers' of the bridge's entry to {num_layers} or less.",
+            )
+        return [index * num_layers // self.layers for index in range(self.layers)]
+
+
 AnyProjector = Annotated[
     Linear
     | StackLinear
@@ -227,13 +255,29 @@ AnyProjector = Annotated[
     | WindowQFormer
     | SegmentQFormer
     | CrossAttention
-    | CtcCompressor,
+    | CtcCompressor
+    | GatedCrossAttention,
     Field(discriminator="kind"),
 ]
 PROJECTOR_KINDS: dict[str, type[Projector]] = {
     get_args(get_type_hints(member)["kind"])[0]: member
     for member in get_args(get_args(AnyProjector)[0])
 }
+
+
+def check_llm_fit(entry: Projector, num_layers: int, *, is_packed: bool) -> None:
+    """Raises InputError where the blocks of a bridge do not fit an LLM of ``num_layers`` layers, or
+    utterances that are packed into one row.
+    """
+    if not isinstance(entry, GatedCrossAttention):
+        return
+    entry.layer_indices(num_layers)
+    if is_packed:
+        raise InputError(
+            f"A bridge of kind '{entry.kind}' attends to one utterance in each row of the LLM.",
+            subject="train.packing",
+            hint="Set train.packing to false.",
+        )
 
 
 def parse_projector(data: Mapping[str, Any], where: str) -> Projector:

@@ -34,6 +34,7 @@ from components.model.model_folder import (
     write_trained,
 )
 from components.model.trainable import plain_name, select_parameters
+from components.optim.sharding import decoder_layers
 
 
 class SpeechLLM(nn.Module):
@@ -56,6 +57,7 @@ class SpeechLLM(nn.Module):
         self.projector = build_projector(
             config.projector, config.encoder_width, embedding.embedding_dim
         )
+        self.projector.insert_into(decoder_layers(llm.base_model))
         self.matching = MatchingHead(embedding.embedding_dim)
         self.has_matching_head = True  # whether it is a trained one; training or the folder says so
         # Of the embeddings as the checkpoint has them: tuning the LLM does not move the goal.
@@ -70,7 +72,8 @@ class SpeechLLM(nn.Module):
         """
         speech = self.project(batch)  # B of (speech tokens, H)
         inputs = self.embed(batch, speech)  # (B, T, H)
-        output = predict_targets(self.llm, inputs)  # logits (N, vocabulary)
+        with self.projector.attend(speech):
+            output = predict_targets(self.llm, inputs)  # logits (N, vocabulary)
         if matching is None or not (matching.mse or matching.cosine):
             return output
         texts = [self._embed_text(ids[:-1], speech[0].dtype) for ids in batch.labels or ()]
@@ -82,7 +85,11 @@ class SpeechLLM(nn.Module):
         return self.projector(batch.frames) if batch.speech is None else batch.speech
 
     def embed(self, batch: SpeechBatch, speech: Sequence[torch.Tensor]) -> LlmInputs:
-        """What the LLM reads: ``speech``, each (speech tokens, H), within the embedded text."""
+        """What the LLM reads: ``speech``, each (speech tokens, H), within the embedded text; the
+        text alone where the bridge brings the speech into the LLM's layers.
+        """
+        if not self.projector.is_in_prompt:
+            speech = [vectors[:0] for vectors in speech]
         return interleave(self.llm.get_input_embeddings(), batch, speech)
 
     def _embed_text(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -109,6 +109,9 @@ def count_bridge(entry: Projector, encoder_width: int, llm_width: int) -> Bridge
         tuple(bridge.count_tokens(max(1, num_frames)) for num_frames in range(most_frames + 1)),
         layer_sizes(bridge).parameters,
         layer_sizes(matching).parameters,
+        bridge.is_in_prompt,
+        len(bridge.blocks_in_llm()),
+        count_parameters(bridge.blocks_in_llm()),
     )
 
 

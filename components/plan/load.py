@@ -162,7 +162,7 @@ def count_tokens(networks: Networks, speech_seconds: float) -> float:
     transcript and its end.
     """
     text = speech_seconds * TEXT_TOKENS
-    return networks.speech_tokens(speech_seconds) + text + PROMPT_TOKENS + 1
+    return networks.prompt_speech_tokens(speech_seconds) + text + PROMPT_TOKENS + 1
 
 
 def mean_seconds(audio: Sequence[AudioAmount], role: str) -> float:
@@ -187,6 +187,7 @@ def estimate_decode(
 ) -> StageLoad:
     """The stage decode: every constraint set on all that is tested."""
     settings, llm, num_bytes = params.decode, networks.llm, BYTES[dtype]
+    block_bytes = networks.bridge.block_parameters * BYTES["float32"]
     tested = [amount for amount in audio if amount.role in TESTED_ROLES]
     longest_s = max((amount.mean_s for amount in tested), default=1.0)
     operations, weight_bytes, peak_bytes = 0.0, 0.0, 0.0
@@ -194,15 +195,17 @@ def estimate_decode(
         for amount in tested:
             tokens = count_tokens(networks, amount.mean_s)
             tokens += rules.beams * amount.mean_s * TEXT_TOKENS
-            operations += 2 * llm.num_parameters * amount.num_utterances * tokens
+            operations += 2 * networks.sequence_parameters * amount.num_utterances * tokens
             steps = generation_steps(amount, amount.num_utterances, settings.batch_seconds)
-            weight_bytes += steps * llm.num_parameters * num_bytes
+            weight_bytes += steps * (llm.num_parameters * num_bytes + block_bytes)
         num_rows = rules.beams * max(1.0, settings.batch_seconds / longest_s)
         most_tokens = _most_tokens(rules, LONGEST * longest_s)
-        row_tokens = networks.speech_tokens(longest_s) + PROMPT_TOKENS + most_tokens
+        row_tokens = networks.prompt_speech_tokens(longest_s) + PROMPT_TOKENS + most_tokens
         cache_bytes = num_rows * row_tokens * llm.num_layers * llm.kv_width * num_bytes
         peak_bytes = max(peak_bytes, cache_bytes + num_rows * llm.vocabulary_size * LOGIT_BYTES)
-    peak_bytes += llm.num_parameters * num_bytes + _whisper_bytes(networks) + LIBRARY_BYTES
+    peak_bytes += (
+        llm.num_parameters * num_bytes + block_bytes + _whisper_bytes(networks) + LIBRARY_BYTES
+    )
     encoding = 0.0
     if params.features.mode == "live":
         seconds = sum(encoded_seconds(networks, amount) for amount in tested)

@@ -106,6 +106,17 @@ class Networks:
         """
         return self.bridge.tokens_of(max(1, round(self.encoder.count_frames(seconds))))
 
+    def prompt_speech_tokens(self, seconds: float) -> int:
+        """Tokens of them that are part of the LLM's sequence: all or none."""
+        return self.speech_tokens(seconds) if self.bridge.is_in_prompt else 0
+
+    @property
+    def sequence_parameters(self) -> int:
+        """Parameters that run for each token of the LLM's sequence: its own, and those of blocks
+        that the bridge has in it.
+        """
+        return self.llm.num_parameters + self.bridge.block_parameters
+
 
 def read_networks(params: Params, sizes: SizeReader | None = None) -> Networks:
     """The networks of the names in ``params``, read with ``sizes`` or a reader of its own.

@@ -15,6 +15,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.heads import check_ctc_heads
 from components.config.params import Params
+from components.config.projector import check_llm_fit
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source
@@ -165,6 +166,11 @@ def check_networks(params: Params, networks: Networks) -> None:
         projector = catalogue.projector(params.projector)
         model = StartedModel(projector, *sizes, params.train.text_case)
         check_start(find_start(params.train.start), model)
+    check_llm_fit(
+        catalogue.projector(params.projector),
+        networks.llm.num_layers,
+        is_packed=bool(networks.stages) and params.train.packing,
+    )
     if networks.stages and params.train.packing and not networks.llm.has_position_ids:
         raise InputError(
             f"llm '{params.llm}' has no position ids: it would mix up sequences that are packed "

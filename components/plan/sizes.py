@@ -96,6 +96,9 @@ class BridgeSize:
     num_tokens: tuple[int, ...]
     bridge: dict[str, int]  # parameters of each tensor
     matching: dict[str, int]  # parameters of each tensor
+    is_in_prompt: bool = True  # whether its tokens are part of the LLM's sequence
+    num_blocks: int = 0  # that run in the LLM, for every token of its sequence
+    block_parameters: int = 0  # of all of them
 
     def tokens_of(self, num_frames: int) -> int:
         """Tokens that the bridge makes of an utterance; beyond the listed lengths by its period."""

@@ -93,6 +93,8 @@ def estimate_train(
         list_stage_lengths(settings, networks, audio),
     )
     is_live = params.features.mode == "live"
+    blocks = networks.bridge.block_parameters
+    step_bytes = networks.llm.num_parameters * BYTES[dtype] + blocks * BYTES["float32"]
     peak_bytes = _llm_bytes(training) + _state_bytes(networks, num_sharing) + LIBRARY_BYTES
     if is_live:
         peak_bytes += _encoder_bytes(training)
@@ -100,7 +102,7 @@ def estimate_train(
         "train",
         training.compute_dtype,
         _operations(training, is_live),
-        _dev_steps(training, audio) * networks.llm.num_parameters * BYTES[dtype],
+        _dev_steps(training, audio) * step_bytes,
         peak_bytes,
     )
 
@@ -113,9 +115,11 @@ def _operations(training: _Training, is_live: bool) -> dict[str, float]:
     for length, counts in zip(training.lengths, networks.stages, strict=True):
         num_utterances = length.seconds / mean_s
         tokens = num_utterances * count_tokens(networks, mean_s)
-        llm_parameters = networks.llm.num_parameters
-        llm += tokens * ((4 + 2 * recomputes) * llm_parameters + 2 * counts.get("llm", 0))
-        llm += 6 * num_utterances * networks.speech_tokens(mean_s) * counts.get("projector", 0)
+        projector = counts.get("projector", 0)
+        blocks = min(projector, networks.bridge.block_parameters)  # tuned ones, in the LLM
+        llm += tokens * (4 + 2 * recomputes) * networks.sequence_parameters
+        llm += tokens * 2 * (counts.get("llm", 0) + blocks)
+        llm += 6 * num_utterances * networks.speech_tokens(mean_s) * (projector - blocks)
         if is_live:
             forward = encoder_operations(networks, num_utterances * mean_s * training.fill)
             if _tunes_encoder(counts):
@@ -189,7 +193,8 @@ def _llm_bytes(training: _Training) -> float:
         copied = layer if recomputes else llm.layer_parameters
         weight_bytes += copied * BYTES[training.compute_dtype]
     num_tokens = seconds / training.mean_s * count_tokens(training.networks, training.mean_s)
-    num_values = num_tokens * llm.width * _stored_values(llm.num_layers, recomputes)
+    num_layers = llm.num_layers + training.networks.bridge.num_blocks
+    num_values = num_tokens * llm.width * _stored_values(num_layers, recomputes)
     logit_bytes = seconds * TEXT_TOKENS * llm.vocabulary_size * LOGIT_BYTES
     return weight_bytes + num_values * BYTES[training.compute_dtype] + logit_bytes
 

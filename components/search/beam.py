@@ -54,7 +54,9 @@ def search(
     inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
         evidence = _matched_evidence(model, speech)
-    output = _generate(model, inputs, durations_s, constraints, evidence or (), is_synchronous)
+    output = _generate(
+        model, speech, inputs, durations_s, constraints, evidence or (), is_synchronous
+    )
     texts = _distinct_texts(output, model.builder.eos, constraints)
     gate = constraints.silence_gate
     if not (gate and evidence is not None):
@@ -87,6 +89,7 @@ def _matched_evidence(model: SpeechLLM, speech: Sequence[torch.Tensor]) -> list[
 
 def _generate(
     model: SpeechLLM,
+    speech: Sequence[torch.Tensor],
     inputs: LlmInputs,
     durations_s: Sequence[float],
     constraints: ConstraintSet,
@@ -116,13 +119,14 @@ def _generate(
     with warnings.catch_warnings():
         # The warning says that no-repeat counts new tokens only, which is intended.
         warnings.filterwarnings("ignore", message=".*no_repeat_ngram_size.*")
-        return model.llm.generate(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.attention_mask,
-            generation_config=config,
-            logits_processor=processors,
-            synced_gpus=is_synchronous,
-        )
+        with model.projector.attend(speech):
+            return model.llm.generate(
+                inputs_embeds=inputs.embeddings,
+                attention_mask=inputs.attention_mask,
+                generation_config=config,
+                logits_processor=processors,
+                synced_gpus=is_synchronous,
+            )
 
 
 def _distinct_texts(output: Any, eos: int, constraints: ConstraintSet) -> list[list[list[int]]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from components.config.errors import InputError
+from components.config.projector import check_llm_fit
 from components.config.training import SHORT_EPOCHS, Train
 from components.features.frames import FrameSource
 from components.model.encoders.encoder import SpeechEncoder
@@ -24,7 +25,7 @@ from components.model.speech_llm import SpeechLLM, load_tuned_encoder
 from components.model.trainable import format_table
 from components.optim import recomputation
 from components.optim.ranks import Ranks
-from components.optim.sharding import shard
+from components.optim.sharding import decoder_layers, shard
 from components.runtime.hashing import seed_of
 from components.runtime.unit_cache import Key
 from components.train.curve import read_stage_rows, write_curve
@@ -68,6 +69,8 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
     sources = _role_sources(training, model.encoder)
     _warn_of_short_training(ranks, settings, sources.speech)
     _check_frame_counts(ranks, sources.speech, model.projector.stride)
+    num_layers = len(decoder_layers(model.llm.base_model))
+    check_llm_fit(training.model.projector, num_layers, is_packed=settings.packing)
     if settings.packing:
         check_packing(model.llm)
     if settings.gradient_checkpointing:

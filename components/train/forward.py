@@ -216,7 +216,7 @@ class TokenCounter:
         frames = sum(source.num_frames(part, epoch) for part in recordings_of(utterance))
         prompt = len(self._builder.before) + len(self._builder.after)
         text = self._count_transcript(utterance.text if is_speech else "")
-        return prompt + text + self._projector.count_tokens(frames)
+        return prompt + text + self._projector.count_prompt_tokens(frames)
 
     def _count_transcript(self, text: str) -> int:
         if text not in self._transcript_tokens:

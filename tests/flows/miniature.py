@@ -49,7 +49,7 @@ SMALL = {
     "name": "stage",
     "seconds": 3,
 }
-NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "stack": 3}
+NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "layers": 2, "stack": 3}
 # Utterances of small shard, by role and source.
 LAYOUT = {
     "train": {"tones": [4, 3]},

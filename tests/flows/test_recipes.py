@@ -27,6 +27,7 @@ PAPERS = (
     "fathullah",
     "laura",
     "parakeet",
+    "li-",
     "pham",
     "qwen-audio",
     "salmonn",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.config.projector import parse_projector
 from components.model.speech_llm import SpeechLLM
 from components.optim.ranks import Ranks, full_tensor, is_sharded, train_together
 from components.optim.sharding import decoder_layers, shard
@@ -21,10 +22,12 @@ SEARCH = replace(GREEDY, beams=2, max_tokens=12)
 
 
 FAMILIES = ("llama", "phi", "bloom", "qwen2", "gpt_neox")
+GATED = "gated-cross-attention"  # a bridge with blocks in a Llama, whose layers are shared
+ENTRY = {"kind": GATED, "stack": 2, "layers": 2, "width": 16, "heads": 2, "hidden": 24}
 
 
 def compute(ranks: Ranks, folder: str) -> None:
-    for family in FAMILIES:
+    for family in (*FAMILIES, GATED):
         compute_one(ranks, Path(folder) / family, family)
 
 
@@ -71,9 +74,14 @@ def compute_sharded(ranks: Ranks, folder: str) -> None:
 def test_a_sharded_llm_computes_and_searches_as_one_that_is_not(tmp_path: Path) -> None:
     for family in FAMILIES:
         joined(tmp_path / family, family).save(tmp_path / family / "bridge")
+    model = joined(tmp_path / GATED, projector=parse_projector(ENTRY, GATED))
+    with torch.no_grad():
+        for name, parameter in model.projector.blocks.named_parameters():
+            parameter.fill_(1.0) if "gate" in name else parameter.mul_(3)
+    model.save(tmp_path / GATED / "bridge")
     train_together(compute, (str(tmp_path),), 1, 1)
     train_together(compute_sharded, (str(tmp_path),), 2, 1)
-    for family in FAMILIES:
+    for family in (*FAMILIES, GATED):
         single, *parts = [
             torch.load(tmp_path / family / f"{name}.pt", weights_only=True)
             for name in ("1-0", "2-0", "2-1")

@@ -12,6 +12,7 @@ import pytest
 from components.config.params import read_overridden_params
 from components.plan import run
 from components.plan.ctc_training import plan_encoder
+from components.plan.load import PROMPT_TOKENS, TEXT_TOKENS, count_tokens
 from components.plan.machine import Machine
 from components.plan.recipe import expand, read_recipe
 from components.plan.run import RunPlan
@@ -51,6 +52,13 @@ class Hand:
     lora: int = 0
     encoder_lora: int = 0
     seconds: float = SECONDS  # that have frames
+
+
+def gated(blocks: int, llm: int, width: int, hidden: int) -> int:
+    """Parameters of blocks of gated cross-attention (Flamingo, section 3.1.2): four matrices of the
+    attention, two of the feed-forward network, two norms and two gates.
+    """
+    return blocks * (4 * llm * width + 2 * llm * hidden + 2 * 2 * llm + 2)
 
 
 D7, D13 = 4096, 5120  # widths of the LLMs of 7 B and 13 B parameters
@@ -125,6 +133,12 @@ CELLS: dict[tuple[str, str], Hand] = {
     ("qwen-audio-form", ""): Hand([6_000, 30_000], 120, projector=linear(5, 1280, 2048, D7)),
     ("laura-form", ""): Hand([4_000, 32_000], 120, projector=linear(5, 1024, 2048, 2048)),
     ("event-encoder", "whisper"): Hand([12_000, 4_000], 120, projector=linear(5, 1280, 2048, D13)),
+    # two of 50 frames a second stacked, none of which is in the prompt
+    ("li-gated-cross-attention", ""): Hand(
+        [steps(1, 300), steps(2, 300)],
+        300,
+        projector=(2 * 1024 + 1) * D7 + gated(8, D7, 1024, 4096),
+    ),
     # frames of 80 ms, three stacked: 150 // 3
     ("fathullah", ""): Hand(
         [100_000], 50, projector=(3 * 512 + 1) * D7, lora=lora(8, 32, *[SQUARE7] * 4)
@@ -186,6 +200,17 @@ def test_a_plan_is_what_its_sizes_give(
         assert modules["projector"][0] == hand.projector
     assert modules["LoRA"][0] == hand.lora or not hand.lora
     assert modules["encoder LoRA"][0] == hand.encoder_lora
+
+
+def test_blocks_in_the_llm_run_for_its_text_and_the_speech_takes_no_part_of_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    networks = plan_of("li-gated-cross-attention", "", machine).networks
+    blocks = gated(8, D7, 1024, 4096)
+    assert networks.sequence_parameters == networks.llm.num_parameters + blocks
+    assert networks.prompt_speech_tokens(CLIP_S) == 0
+    assert count_tokens(networks, CLIP_S) == CLIP_S * TEXT_TOKENS + PROMPT_TOKENS + 1
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,28 @@ def test_an_exported_model_has_the_texts_of_the_stage_decode(
     assert len(set(rows.values())) > 1
 
 
+def test_an_exported_bridge_inside_the_llm_has_the_texts_of_the_stage_decode(
+    models: Path, tmp_path: Path
+) -> None:
+    entry = {"kind": "gated-cross-attention", "stack": 3, "layers": 2, "width": 32, "heads": 2}
+    Path("catalogue/projector.yaml").write_text(yaml.safe_dump({"small": {**entry, "hidden": 32}}))
+    save_bridge()
+    tones.run_features()
+    tones.run("decode")
+    rows = {
+        row.utterance_id: row.text
+        for row in read_hypotheses(Path("data/decode/dev/tones-dev.parquet"))
+        if row.system == "free"
+    }
+    assert len(set(rows.values())) > 1
+    export(tmp_path / "exported")
+    transcriber = Transcriber.load(tmp_path / "exported", constraints="free")
+    for item in list_utterances(Path("data/shards/dev")):
+        path = tmp_path / f"{item.id}.flac"
+        path.write_bytes(read_payload(item))
+        assert transcriber(path).text == rows[item.id]
+
+
 def test_the_folder_has_the_trained_files_and_their_pins(models: Path, tmp_path: Path) -> None:
     lines = export(tmp_path / "out")
     names = {

@@ -17,6 +17,7 @@ from components.audio.sound import RATE, read_waveform
 from components.config import catalogue
 from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses
+from components.model.bridges.gated_cross_attention import GatedCrossAttentionBridge
 from components.model.llms.causal import load_llm
 from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
@@ -44,7 +45,11 @@ def save_bridge(width: int = 32) -> None:
     torch.manual_seed(1)
     model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
     with torch.no_grad():
-        model.projector.linear2.weight *= 6
+        if isinstance(model.projector, GatedCrossAttentionBridge):
+            for name, parameter in model.projector.blocks.named_parameters():
+                parameter.fill_(1.0) if "gate" in name else parameter.mul_(3)
+        else:
+            model.projector.linear2.weight *= 6
     model.add_lora(2, 4, 0.0, LORA["llama"], 1)
     model.save(empty_folder(WORKSPACE.bridge))
     write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ class Bridge(nn.Module, ABC):
     """The interface that training, search and plan use."""
 
     stride: float  # frames of the encoder per token
+    is_in_prompt = True  # whether its tokens are part of the LLM's sequence
 
     @property
     def period(self) -> int:
@@ -33,9 +35,28 @@ class Bridge(nn.Module, ABC):
         depends on what the frames are.
         """
 
+    def count_prompt_tokens(self, frames: int) -> int:
+        """Tokens that an utterance of so many frames adds to the LLM's sequence."""
+        return self.count_tokens(frames) if self.is_in_prompt else 0
+
     @abstractmethod
     def forward(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Each (frames, encoder width) → (tokens, H)."""
+
+    def insert_into(self, layers: nn.ModuleList) -> None:
+        """Connects the blocks of the bridge, where it has some, to the decoder layers of an LLM;
+        the weights of these stay as they are.
+        """
+
+    def attend(self, speech: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+        """While it is open, the blocks in the LLM attend to ``speech``, each (tokens, H); without
+        blocks nothing changes.
+        """
+        return nullcontext()
+
+    def blocks_in_llm(self) -> nn.ModuleList:
+        """The blocks that run at every position of the LLM's sequence; empty for most kinds."""
+        return nn.ModuleList()
 
 
 class WindowedBridge(Bridge):
