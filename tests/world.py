@@ -116,6 +116,7 @@ def settings() -> tuple[dict[str, Any], dict[str, Any]]:
         "batch_seconds": 5,
         "window_shards": 2,
         "weight_decay": 0.01,
+        "matching": {"weight": 0.3, "mse": 1.0, "cosine": 1.0},
         "lora": {"rank": 2, "alpha": 4, "dropout": 0.1, "learning_rate": 0.005},
         "curriculum": [
             {
