@@ -13,7 +13,8 @@ is not run again, and one that still runs is waited for. A cell that fails is a 
 others go on, and the exit code is 1; it is 75 if a worker was killed, and then the cells that were
 not done are still queued.
 
-The table also has the published figures of the recipe's source. Cells that differ in ``train.seed``
+The table also has the published figures of the recipe's source, with a row for each system that
+no cell computes. Cells that differ in ``train.seed``
 alone come once more, as mean and range. The first cell is the baseline: for each other one the
 difference of word error rates follows with its interval and the p-value of the matched-pairs test,
 from the errors of each utterance in DVC's cache.
@@ -39,7 +40,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from components.config.errors import InputError, LibrettoError, TransientError, nearest
 from components.config.params import NAMES
 from components.plan import recipe as recipes
-from components.plan.recipe import Recipe, RecipeCell
+from components.plan.recipe import Figures, Recipe, RecipeCell
 from components.runtime.devices import visible_gpus
 from components.runtime.tables import format_table
 from flows import experiments
@@ -103,6 +104,7 @@ def expand_cells(recipe_name: str, names: Names, only: str = "") -> dict[str, Re
                 f"There is no cell '{only}'.", subject=only, hint=nearest(only, cell_names)
             )
         cells = [cell for cell in cells if (cell.name or recipe_name) == only]
+    recipes.list_other_systems(recipe)
     cells = recipes.place_on_base(recipe, cells)
     for cell in cells:
         recipes.check_cell(cell)
@@ -190,7 +192,9 @@ def compare(
     for run in runs:
         if isinstance(error := run.result(raise_on_failure=False), TransientError):
             raise error
-    comparison = collect_results(cells)
+    is_whole = bool(recipe) and not only
+    other_systems = recipes.list_other_systems(recipes.read_recipe(recipe)) if is_whole else {}
+    comparison = collect_results(cells, other_systems)
     create_table_artifact(
         comparison.rows, key="comparison", description=f"{recipe or 'names'}, side by side"
     )
@@ -211,13 +215,15 @@ def list_devices(jobs: int) -> list[str]:
     return [devices[index % len(devices)] for index in range(jobs or len(devices))]
 
 
-def collect_results(cells: dict[str, RecipeCell]) -> RecipeComparison:
-    """The results of the cells as DVC has them now."""
+def collect_results(cells: dict[str, RecipeCell], other_systems: Figures) -> RecipeComparison:
+    """The results of the cells as DVC has them now, and rows of other systems, of which there
+    are published figures alone.
+    """
     commits, names = experiments.list_results(), list(cells)
     rows, failed = build_table(names, commits)
     differences, remark = compare_to_first(names, failed, commits)
     return RecipeComparison(
-        add_published(rows, cells),
+        add_published(rows, cells, other_systems),
         failed,
         summarize_seeds(cells, commits),
         differences,

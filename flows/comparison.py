@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.params import read_params
-from components.plan.recipe import RecipeCell
+from components.plan.recipe import Figures, RecipeCell
 from flows.differences import UTTERANCES, list_differences, read_errors
 from flows.experiments import read_committed, read_failure
 from flows.results import (
@@ -63,9 +63,12 @@ def _figures(scores: Mapping[str, Any], training: Mapping[str, Any]) -> Row:
     return row
 
 
-def add_published(rows: Sequence[Row], cells: Mapping[str, RecipeCell]) -> list[Row]:
+def add_published(
+    rows: Sequence[Row], cells: Mapping[str, RecipeCell], other_systems: Figures | None = None
+) -> list[Row]:
     """The rows with the published figures of their cells: a column for each set that has any, "-"
-    if a cell has none.
+    if a cell has none. A row follows for each of ``other_systems``, which are no cell, with its
+    published word error rates by set and nothing else.
     """
     published = {
         name: {
@@ -77,15 +80,21 @@ def add_published(rows: Sequence[Row], cells: Mapping[str, RecipeCell]) -> list[
         }
         for name, cell in cells.items()
     }
+    published |= {
+        name: {f"{test_set} published": figure for test_set, figure in figures.items()}
+        for name, figures in (other_systems or {}).items()
+    }
     columns = list(dict.fromkeys(column for figures in published.values() for column in figures))
 
     def format_figure(name: str, column: str) -> str:
         figures = published[name]
         return f"{figures[column]:.2f}" if column in figures else "-"
 
+    more_rows = [{"experiment": name, "state": "published"} for name in other_systems or {}]
+    all_rows = [*rows, *more_rows]
     return [
         row | {column: format_figure(name, column) for column in columns}
-        for row, name in zip(rows, cells, strict=True)
+        for row, name in zip(all_rows, published, strict=True)
     ]
 
 

@@ -5,7 +5,8 @@
 ``grid`` or ``cells`` (overrides by cell name). Every combination of a grid is a cell; an axis of it
 is a parameter with a list of values, or a name with overrides by name. A parameter is named as
 ``dvc exp run -S`` names it; an element of a list by its position (``train.curriculum.0.steps``).
-``published`` has the figures of the source, which are printed next to ours. ``base: params.yaml``
+``published`` has the figures of the source, which are printed next to ours; its
+``other_systems`` are rows of the table that no cell computes. ``base: params.yaml``
 is for overrides that count from what ``params.yaml`` says, whatever that is.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,7 @@ class Published:
     grade: Literal["read", "secondary", "not checked"]
     wer: Figures = field(default_factory=dict)  # percent
     perplexity: Figures = field(default_factory=dict)  # of a word, of the LLM alone
+    other_systems: Figures = field(default_factory=dict)  # percent, of systems that are no cell
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,12 @@ def expand(recipe: Recipe) -> list[RecipeCell]:
                 subject=name,
                 hint=nearest(name, cells),
             )
+    for name in published.other_systems.keys() & cells.keys():
+        raise InputError(
+            f"'{name}' is a cell, and among the other systems.",
+            subject=name,
+            hint="Move its figures to 'wer', or name the other system differently.",
+        )
     return [
         RecipeCell(name, own, published.wer.get(name, {}), published.perplexity.get(name, {}))
         for name, own in cells.items()
@@ -226,8 +234,23 @@ def check_cell(cell: RecipeCell) -> None:
         cell.overrides, f"cell '{cell.name}'" if cell.name else "overrides"
     )
     check_names(params)
+    _check_test_sets((*cell.wer, *cell.perplexity), params)
+
+
+def list_other_systems(recipe: Recipe) -> Figures:
+    """Published word error rates in percent of systems that are no cell, by system and test set;
+    raises InputError for a set that the first cell does not test.
+    """
+    other_systems = recipe.published.other_systems if recipe.published else {}
+    if other_systems:
+        params = read_overridden_params(expand(recipe)[0].overrides, "other systems")
+        _check_test_sets([name for figures in other_systems.values() for name in figures], params)
+    return other_systems
+
+
+def _check_test_sets(names: Iterable[str], params: Params) -> None:
     tested = _list_test_sets(params)
-    for name in (*cell.wer, *cell.perplexity):
+    for name in names:
         if name not in tested:
             raise InputError(
                 f"Figures are published for '{name}', which is no test set of the corpus "

@@ -81,6 +81,27 @@ CELLS: dict[tuple[str, str], Hand] = {
     ("slam-asr-table-4", "wavlm-large"): Hand(
         [steps(3, 300)], 120, 50 * 1024, 4, linear(5, 1024, 2048, D7)
     ),
+    ("slam-asr-table-5", "slam-asr"): Hand(
+        [steps(3, 300)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)
+    ),
+    ("slam-asr-table-5", "yu"): Hand([steps(3, 200)], 80, 50 * 1280, seconds=FULL),
+    ("slam-asr-table-5", "salmonn"): Hand(
+        [steps(3, 200)],
+        88,
+        50 * (1280 + 768),
+        2,
+        lora=lora(8, 40, SQUARE13, SQUARE13),
+        seconds=FULL,
+    ),
+    ("slam-asr-table-5", "qwen-audio-form"): Hand(
+        [6_000, 30_000], 120, projector=linear(5, 1280, 2048, D7)
+    ),
+    ("slam-asr-table-6", "slam-asr"): Hand(
+        [steps(3, 300)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)
+    ),
+    ("slam-asr-table-6", "whisper-large-v2"): Hand(
+        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
+    ),
     ("slam-asr-table-7", "frozen"): Hand(
         [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2048), seconds=FULL
     ),

@@ -20,6 +20,7 @@ from components.config.params import read_overridden_params
 from components.plan import recipe
 from components.plan.recipe import Recipe, RecipeCell
 from flows import compare
+from flows.comparison import add_published
 from tests.conftest import REPOSITORY as ROOT
 from tests.errors import refused
 
@@ -105,6 +106,45 @@ def test_published_figures_of_no_cell_or_no_set_stop(
     )
     assert compare.main(["paper", "--dry-run"]) == 2
     assert subject in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("others", "subject"),
+    [("{a: {test-clean: 2.0}}", "'a'"), ("{zipformer: {test-clear: 2.0}}", "'test-clear'")],
+)
+def test_others_that_are_a_cell_or_of_no_set_stop(
+    root: Path, others: str, subject: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        PUBLISHED.replace("CELL", "a").replace("SET", "test-clean") + f"  other_systems: {others}\n"
+    )
+    (root / "flows/recipes/paper.yaml").write_text(text)
+    assert compare.main(["paper", "--dry-run"]) == 2
+    assert subject in capsys.readouterr().err
+
+
+def test_others_are_rows_with_published_figures_alone() -> None:
+    cells = {"paper-a": RecipeCell("a", {}, {"test-clean": 1.5})}
+    rows = add_published(
+        [{"experiment": "paper-a", "state": "done", "test-clean/free": "1.62"}],
+        cells,
+        {"zipformer": {"test-clean": 2.0, "test-other": 4.4}},
+    )
+    assert rows == [
+        {
+            "experiment": "paper-a",
+            "state": "done",
+            "test-clean/free": "1.62",
+            "test-clean published": "1.50",
+            "test-other published": "-",
+        },
+        {
+            "experiment": "zipformer",
+            "state": "published",
+            "test-clean published": "2.00",
+            "test-other published": "4.40",
+        },
+    ]
 
 
 def test_a_recipe_without_grid_or_cells_is_one_experiment() -> None:
