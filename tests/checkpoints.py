@@ -38,7 +38,7 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetForCTC
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from components.config.entries import Prompt
-from components.config.projector import CtcCompressor, Linear, Projector
+from components.config.projector import CtcCompressor, DiscreteUnits, Linear, Projector
 from components.encoder import ctc, folders
 from components.encoder.tokenizers import build_character_tokenizer
 from components.llm import copying
@@ -413,6 +413,8 @@ def joined(
     torch.manual_seed(7)
     model = SpeechLLM(shape, *load_llm(llm, "float32", "cpu"))
     model.use_ctc_head_of(encoder)
+    if isinstance(projector, DiscreteUnits):
+        model.projector.set_centroids(torch.randn(projector.units, width))
     if projector is None:
         with torch.no_grad():
             model.projector.linear2.weight *= 6

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, cast, get_args, get_type_hints
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from components.config.errors import InputError
-from components.config.schema import STRICT, Dropout, RuleError, Unit, parse_as
+from components.config.schema import STRICT, Dropout, RuleError, Seed, Unit, parse_as
 
 Stack = Annotated[PositiveInt, Unit("frames"), Field(description="Joined into one token.")]
 HiddenWidth = Annotated[PositiveInt, Field(description="Width between two linear layers.")]
@@ -245,6 +245,23 @@ class GatedCrossAttention(Attention):
         return [index * num_layers // self.layers for index in range(self.layers)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiscreteUnits(Projector):
+    """Frames → the nearest k-means centroid, runs collapsed → an embedding for each unit, one
+    before and one after them (SpeechGPT, arXiv 2305.11000).
+    """
+
+    kind: Literal["discrete-units"]
+    units: Annotated[PositiveInt, Field(description="Centroids; the vocabulary grows by two more.")]
+    hours: Annotated[
+        PositiveFloat, Unit("h"), Field(description="Most training speech that k-means reads.")
+    ]
+    iterations: Annotated[
+        PositiveInt, Unit("passes"), Field(description="Most passes of k-means over that speech.")
+    ]
+    seed: Annotated[Seed, Field(description="Seed of the utterances and the first centroids.")]
+
+
 AnyProjector = Annotated[
     Linear
     | StackLinear
@@ -256,7 +273,8 @@ AnyProjector = Annotated[
     | SegmentQFormer
     | CrossAttention
     | CtcCompressor
-    | GatedCrossAttention,
+    | GatedCrossAttention
+    | DiscreteUnits,
     Field(discriminator="kind"),
 ]
 PROJECTOR_KINDS: dict[str, type[Projector]] = {

@@ -14,7 +14,7 @@ from components.config import catalogue
 from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.heads import check_ctc_weight
-from components.config.projector import CtcCompressor, Projector, ReleasedWeights
+from components.config.projector import CtcCompressor, DiscreteUnits, Projector, ReleasedWeights
 from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features
 from components.model.folders.description import has_ctc
@@ -25,7 +25,7 @@ from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.train import RESULT_VERSION, emergence
 from components.train.stage_cache import CODE, stage_keys
-from components.train.task import DATA, ENCODER, LLM, BridgeTask, lora_targets
+from components.train.task import DATA, ENCODER, LLM, UNITS, BridgeTask, lora_targets
 from components.train.throughput import read_throughput
 
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -59,6 +59,9 @@ def work(stage: Stage) -> None:
         inputs["start"] = digest_start(settings.start)
     if isinstance(projector, CtcCompressor):
         _check_ctc_frames()
+    if isinstance(projector, DiscreteUnits):
+        _check_units(settings)
+        inputs["units"] = recorded_digests(UNITS)
     if projector.weights is None:
         unit = _trained_bridge(stage, parameters, inputs)
     else:
@@ -147,6 +150,17 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
             hint="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
         )
     check_ctc_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
+
+
+def _check_units(settings: Train) -> None:
+    """Raises InputError where the encoder is to be tuned through discrete units."""
+    if part := settings.tuned_encoder_part:
+        raise InputError(
+            f"train: '{part}' is to be tuned, but no gradient passes the nearest centroid of a "
+            "frame.",
+            subject=part,
+            hint="Take it out of train.curriculum, or name a projector of another kind.",
+        )
 
 
 def _check_ctc_frames() -> None:

@@ -18,6 +18,7 @@ from components.config.errors import InputError
 from components.config.projector import check_llm_fit
 from components.config.training import SHORT_EPOCHS, Train
 from components.features.frames import FrameSource
+from components.model.bridges.discrete import DiscreteUnitsBridge, read_centroids
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import check_packing, load_llm
 from components.model.model_folder import ModelConfig
@@ -44,6 +45,7 @@ class BridgeTraining:
     data: Path
     encoder: Path
     llm: Path
+    units: Path  # of the stage units; read where the bridge needs centroids
     out: Path
     scratch: Path
     device: str
@@ -106,6 +108,8 @@ def _build_model(training: BridgeTraining) -> SpeechLLM:
     torch.manual_seed(seed_of("bridge", training.settings.seed))
     model = SpeechLLM(training.model, llm, tokenizer, encoder).to(training.device)
     model.use_ctc_head_of(training.encoder)
+    if isinstance(model.projector, DiscreteUnitsBridge):
+        model.projector.set_centroids(read_centroids(training.units))
     model.has_matching_head = bool(training.settings.matching.weight)
     return model
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a stage starts without torch
     from components.model.model_folder import EncoderRunConfig
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
+UNITS = Path("models/units")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
         DATA,
         ENCODER,
         LLM,
+        UNITS,
         task.folder,
         task.scratch,
         rank_device or device(),

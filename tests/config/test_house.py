@@ -34,6 +34,7 @@ ORDER = (
     "encoder",
     "llm",
     "features",
+    "units",
     "train",
     "decode",
     "score",
@@ -56,6 +57,7 @@ MODELS = {
     "encoder",
     "llm",
     "features",
+    "units",
     "train",
     "decode",
     "plan",
@@ -293,7 +295,7 @@ def import_without(blocked: list[str], rooms: set[str], more: str = "no other") 
 def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
     import_without(
         ["dvc", "prefect", "webdataset", "jiwer"],
-        {"model", "features", "train", "encoder", "llm", "decode", "shards", "transcribe"},
+        {"model", "features", "units", "train", "encoder", "llm", "decode", "shards", "transcribe"},
         "bench",
     )
 
@@ -307,6 +309,7 @@ def test_a_stage_starts_without_torch() -> None:
         "llm.build",
         "train.build",
         "features.extract",
+        "units.build",
         "decode.run",
         "shards.build",
         "transcribe.__main__",

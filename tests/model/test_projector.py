@@ -20,6 +20,7 @@ from components.config.params import read_params
 from components.config.projector import PROJECTOR_KINDS, Projector, parse_projector
 from components.model.bridges.bridge import Bridge
 from components.model.bridges.compressor import Compressor
+from components.model.bridges.discrete import DiscreteUnitsBridge
 from components.model.bridges.registry import BRIDGES, build_projector
 from components.model.encoders.ctc_head import CtcHeadWeights
 from components.model.lora import check_gradients
@@ -71,9 +72,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "ctc-compressor-blanks": {"kind": "ctc-compressor", "way": "drop-blank", **LAYERS},
     "gated-cross-attention": {"kind": "gated-cross-attention", "stack": 2, **LAYERS},
     "gated-cross-attention-960-ms": {"kind": "gated-cross-attention", "stack": 48, **LAYERS},
+    "discrete-units": {
+        "kind": "discrete-units",
+        "units": 5,
+        "hours": 1.0,
+        "iterations": 2,
+        "seed": 1,
+    },
 }
 BY_SPEECH = {
-    "ctc-compressor"
+    "ctc-compressor",
+    "discrete-units",
 }  # how many tokens come out of these hangs on what is heard: told is the most
 WIDTH, LLM_WIDTH = 12, 10
 LENGTHS = [*range(1, 101), *range(101, 2000, 61), 1999, 2000]
@@ -87,12 +96,14 @@ def entry(name: str) -> Projector:
 
 def bridge(name: str, width: int = WIDTH, llm_width: int = LLM_WIDTH) -> Bridge:
     """A new bridge as search has it: dropout is off. One that reads CTC units reads four, the first
-    of them the blank.
+    of them the blank; one of discrete units has random centroids.
     """
     torch.manual_seed(0)
     made = build_projector(entry(name), width, llm_width).eval()
     if isinstance(made, Compressor):
         made.set_ctc_head(CtcHeadWeights(torch.randn(4, width), torch.zeros(4), 0))
+    if isinstance(made, DiscreteUnitsBridge):
+        made.set_centroids(torch.randn_like(made.centroids))
     return made
 
 

@@ -17,6 +17,7 @@ from components.model.bridges.convolution import (
     Conv1dTransformerProjector,
     DwsMlpProjector,
 )
+from components.model.bridges.discrete import DiscreteUnitsBridge
 from components.model.bridges.gated_cross_attention import GatedCrossAttentionBridge
 from components.model.bridges.qformer import (
     build_cross_attention,
@@ -42,6 +43,7 @@ BRIDGES: dict[type[entries.Projector], Callable[[Any, int, int], Bridge]] = {
     entries.CrossAttention: build_cross_attention,
     entries.CtcCompressor: Compressor,
     entries.GatedCrossAttention: GatedCrossAttentionBridge,
+    entries.DiscreteUnits: DiscreteUnitsBridge,
 }
 
 

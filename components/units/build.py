@@ -1,0 +1,59 @@
+"""The stage: frames of the role train → ``models/units``, the centroids of discrete units.
+
+Only a bridge of the kind ``discrete-units`` needs them: for every other kind the folder has its
+record alone, and nothing is computed. The centroids are one unit of the work cache: a fit that is
+killed starts again. Cost: see ``components.units.fit``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.config import catalogue
+from components.config.projector import DiscreteUnits
+from components.runtime.artifact import empty_folder, read_record, write_record
+from components.runtime.settings import device
+from components.runtime.stage import Stage
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests
+from components.units import RESULT_VERSION
+
+DATA, ENCODER, OUT = Path("data"), Path("models/encoder"), Path("models/units")
+
+
+def work(stage: Stage) -> None:
+    """Writes the folder; raises InputError where the speech has fewer frames than there are
+    units.
+    """
+    entry = catalogue.projector(stage.params.projector)
+    folder = empty_folder(OUT)
+    if not isinstance(entry, DiscreteUnits):
+        write_record(folder, "units", parameters=None, inputs={})
+        return
+    parameters = {name: getattr(entry, name) for name in ("units", "hours", "iterations", "seed")}
+    inputs = {"train": _frames_digest()}
+    key = {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}
+    unit = cached_unit(
+        "units", key, lambda scratch: _fit(scratch, entry), code="components.units.fit"
+    )
+    link_files(unit, folder)
+    write_record(
+        folder,
+        "units",
+        parameters=parameters,
+        inputs=inputs,
+        outputs=unit_digests(unit),
+        libraries=("torch", "transformers"),
+    )
+
+
+def _frames_digest() -> dict[str, Any]:
+    """What the frames depend on: stored ones by their files, live ones by the shards."""
+    record = read_record(DATA / "features" / "train")
+    return {"key": record["key"], "files": record["outputs"] or record["inputs"]["shards"]}
+
+
+def _fit(folder: Path, entry: DiscreteUnits) -> None:
+    from components.units import fit
+
+    fit.fit_units(folder, DATA, ENCODER, device(), entry)
