@@ -49,7 +49,7 @@ SMALL = {
     "name": "stage",
     "seconds": 3,
 }
-NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "layers": 2, "stack": 3}
+NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "layers": 2, "stack": 3, "units": 12}
 # Utterances of small shard, by role and source.
 LAYOUT = {
     "train": {"tones": [4, 3]},
@@ -100,6 +100,8 @@ def miniature(cell: RecipeCell) -> Miniature:
         "projector": "small",
         "llm": "tiny",
     }
+    if raw["features"]["layer"] != "last":
+        raw["features"]["layer"] = 1  # the tiny encoders have few
     sources = {
         role: {name: {"kind": "clips", "rooms": name == "rooms"} for name in counts}
         for role, counts in LAYOUT.items()

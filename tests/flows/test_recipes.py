@@ -116,7 +116,7 @@ def test_a_shape_runs_from_features_to_metrics(
     for role in LAYOUT:
         if role != "noise":
             world.run("features", role)
-    for stage in ("train", "decode", "score"):
+    for stage in ("units", "train", "decode", "score"):
         world.run(stage)
     trained = json.loads(Path("metrics/train.json").read_text())["steps"]
     released = "weights" in small.entries["projector"]

@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 # of their publishers count them.
 PUBLISHED = {
     "huggyllama/llama-7b": (4096, 32, 6_738.4),
+    "huggyllama/llama-13b": (5120, 40, 13_015.9),
     "meta-llama/Llama-2-7b-hf": (4096, 32, 6_738.4),
     "meta-llama/Llama-2-7b-chat-hf": (4096, 32, 6_738.4),
     "lmsys/vicuna-7b-v1.5": (4096, 32, 6_738.4),

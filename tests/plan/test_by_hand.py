@@ -134,6 +134,8 @@ CELLS: dict[tuple[str, str], Hand] = {
         2,
         lora=lora(2, 32, *[SQUARE7] * 4),
     ),
+    # at most one for each of 600 frames, start and end; an embedding for each unit and these two
+    ("speechgpt", ""): Hand([steps(0.5, 2000), steps(3, 2000)], 602, 50 * 768, 2, (1000 + 2) * D13),
     ("speechbrain-1b", ""): Hand(
         [steps(1, 2000)],
         120,
