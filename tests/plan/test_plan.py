@@ -440,6 +440,19 @@ def test_networks_that_can_not_do_what_is_asked_stop_the_plan() -> None:
     assert caught.value.subject == "train.packing"
     assert "llama-tiny" in str(caught.value)
     assert caught.value.hint
+    blocks = {"projector": "gated-cross-attention", "llm": "vicuna-7b"}
+    unpacked = read_overridden_params(blocks, "overrides")
+    networks = read_networks(unpacked)
+    check_networks(unpacked, networks)
+    small = replace(networks, llm=replace(networks.llm, num_layers=7))
+    packed = read_overridden_params({**blocks, "train.packing": True}, "overrides")
+    for params, sizes, subject in (
+        (packed, networks, "train.packing"),
+        (unpacked, small, "projector"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check_networks(params, sizes)
+        assert caught.value.subject == subject
     compressed = read_overridden_params({"projector": "ctc-compressor"}, "overrides")
     check_networks(compressed, networks)
     with pytest.raises(InputError) as caught:

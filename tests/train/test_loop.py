@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
@@ -125,12 +126,27 @@ def test_half_precision_has_fp32_weights_and_is_close_to_fp32(
     assert {tensor.dtype for tensor in weights().values()} == {torch.float32}
 
 
+GATED = {"kind": "gated-cross-attention", "stack": 3, "layers": 2, "width": 16, "heads": 2}
+IN_LLM = {"small": {**GATED, "hidden": 16}}  # a bridge with blocks in the LLM
+
+
 @pytest.mark.parametrize(
-    "form", [{"train.packing": True}, {"train.micro_batches": 1}, {"train.micro_batches": 5}]
+    ("form", "bridge"),
+    [
+        ({"train.packing": True}, None),
+        ({"train.micro_batches": 1}, None),
+        ({"train.micro_batches": 5}, None),
+        ({"train.micro_batches": 5, "train.gradient_checkpointing": True}, IN_LLM),
+    ],
 )
 def test_packing_and_accumulation_give_the_same_gradients(
-    form: dict[str, Any], world: Path, monkeypatch: pytest.MonkeyPatch
+    form: dict[str, Any],
+    bridge: dict[str, Any] | None,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if bridge:
+        Path("catalogue/projector.yaml").write_text(yaml.safe_dump(bridge))
     seen: list[list[torch.Tensor]] = []
     original = Ranks.clip_gradients
 
@@ -376,6 +392,17 @@ def test_a_family_that_packs_wrongly_is_refused_before_the_first_step(
     before_step(lambda *_: pytest.fail("a step was made"))
     with pytest.raises(InputError, match=r"Bloom.*train\.packing"):
         tones.run("train")
+
+
+def test_packing_is_refused_by_a_bridge_in_the_llm_before_the_first_step(
+    world: Path, before_step: Callable[..., None]
+) -> None:
+    Path("catalogue/projector.yaml").write_text(yaml.safe_dump(IN_LLM))
+    tones.change("params.yaml", {"train.packing": True})
+    before_step(lambda *_: pytest.fail("a step was made"))
+    with pytest.raises(InputError) as caught:
+        tones.run("train")
+    assert caught.value.subject == "train.packing"
 
 
 @pytest.fixture
