@@ -6,8 +6,8 @@ the result returns as the branch ``retrain``. By the rule in flows/promotion.py 
 promoted to a version of the DVC artifact ``bridge``; the model before it stays a version of its
 own:
 
-    dvc artifacts get . bridge --rev v1.0.0      # its bridge
-    git checkout bridge@v1.0.0 && dvc checkout   # all that it was trained with
+    dvc artifacts get . bridge --rev v1.0.0      # its bridge alone
+    git checkout bridge@v1.0.0 && dvc checkout   # all that it was trained with (or dvc pull)
 """
 
 from __future__ import annotations

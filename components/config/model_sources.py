@@ -254,6 +254,18 @@ def shape_of(source: CheckpointSource) -> dict[str, Any]:
     return source.shape if isinstance(source, HubSource | LocalSource) else {}
 
 
+def foreign_parts(source: CheckpointSource) -> dict[str, HubSource | LocalSource]:
+    """The sources of what was trained elsewhere, by the subfolder that its files belong into; empty
+    for the folder itself.
+    """
+    parts = source.parts if isinstance(source, JoinedSource) else {"": source}
+    return {
+        part: part_source
+        for part, part_source in parts.items()
+        if isinstance(part_source, HubSource | LocalSource)
+    }
+
+
 def parts_of(source: CheckpointSource) -> list[CheckpointSource]:
     """The source, and those that it joins."""
     return [source, *(source.parts.values() if isinstance(source, JoinedSource) else ())]

@@ -8,7 +8,7 @@ encoder's own text needs no LLM. Cost: loading, then the search.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from components.config.entries import EncoderNumerics
 from components.config.params import ConstraintSet
 from components.model.folders.description import has_ctc_for_layer
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.text.hypothesis import Hypothesis
 
 if TYPE_CHECKING:  # the stage starts its workers without torch
@@ -57,8 +58,9 @@ class Decoder:
         numerics: EncoderNumerics | None = None,
         llm_dtype: str | None = None,
     ) -> None:
-        self.folders, self.device, self.layer = folders, device, layer
-        self.has_ctc = has_ctc_for_layer(folders.encoder, layer)
+        self.folders = replace(folders, encoder=open_checkpoint(folders.encoder))
+        self.device, self.layer = device, layer
+        self.has_ctc = has_ctc_for_layer(self.folders.encoder, layer)
         self._numerics, self._llm_dtype = numerics, llm_dtype
 
     @cached_property
@@ -118,7 +120,7 @@ class Decoder:
         from components.model.model_folder import read_model_config
 
         config = read_model_config(self.folders.bridge)
-        llm, tokenizer = load_llm(self.folders.llm, config.llm_dtype, self.device)
+        llm, tokenizer = load_llm(open_checkpoint(self.folders.llm), config.llm_dtype, self.device)
         builder = PromptBuilder(tokenizer, config.prompt, config.text_case)
         return llm, builder, tokenizer.bos_token_id
 

@@ -27,6 +27,7 @@ from components.model.folders.description import (
     has_ctc_for_layer,
     has_own_decoder,
 )
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
@@ -44,9 +45,10 @@ def work(stage: Stage) -> None:
     was trained on.
     """
     out, settings, layer = empty_folder(OUT), stage.params.decode, _layer()
-    has_evidence = has_acoustic_evidence(WORKSPACE.encoder, layer, WORKSPACE.bridge)
+    encoder = open_checkpoint(WORKSPACE.encoder)
+    has_evidence = has_acoustic_evidence(encoder, layer, WORKSPACE.bridge)
     settings = replace(settings, sets=enforceable_sets(settings.sets, has_evidence))
-    jobs = _jobs(settings, layer)
+    jobs = _jobs(settings, encoder, layer)
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as bar:
         for job, unit in fan_out(decode_shard, jobs, uses_gpu=True):
@@ -118,12 +120,12 @@ def _model_digests() -> dict[str, Any]:
     }
 
 
-def _jobs(settings: Decode, layer: int | str) -> list[DecodeJob]:
+def _jobs(settings: Decode, encoder: Path, layer: int | str) -> list[DecodeJob]:
     """All jobs of the stage, by role, system, source and shard."""
     systems: dict[str, ConstraintSet | None] = dict(settings.sets)
-    if has_ctc_for_layer(WORKSPACE.encoder, layer):
+    if has_ctc_for_layer(encoder, layer):
         systems[CTC] = None
-    if has_own_decoder(WORKSPACE.encoder):
+    if has_own_decoder(encoder):
         systems[WHISPER] = None
     model = data_digest(_model_digests())
     features = {role: read_record(DATA / "features" / role) for role in ROLES}

@@ -14,12 +14,13 @@ from components.config.model_sources import (
     FilterbankSource,
     JoinedSource,
     TrainedEncoderSource,
+    foreign_parts,
 )
 from components.config.schema import non_default_fields
 from components.encoder import RESULT_VERSION, folders
 from components.encoder.task import NONSPEECH, SHARDS, EncoderTask
-from components.model.folders.description import read_config
 from components.model.folders.folder import cache_checkpoint
+from components.model.folders.linked_checkpoint import link_checkpoint
 from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.stage import Stage
@@ -44,30 +45,32 @@ def work(stage: Stage) -> None:
         outputs=outputs,
         libraries=("torch", "transformers"),
     )
+    link_checkpoint(OUT)  # links what came from elsewhere, now that the work cache has it
     logger.info("encoder: '%s' in %s", name, OUT)
 
 
 def build_folder(
-    name: str, source: EncoderSource, folder: Path
+    name: str, source: EncoderSource, folder: Path, *, is_complete: bool = False
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Links the encoder of a source into ``folder``, which is emptied once all files are in the
-    work cache. Returns the digest of each file, and the inputs that the encoder was computed from.
+    work cache: what was made here, and what was trained elsewhere if it ``is_complete``. Returns
+    the digest of each file, linked or not, and the inputs that the encoder was computed from.
 
     Raises InputError as the source requires: for a checkpoint that is missing or incomplete, an
     architecture that does not work, a corpus without speech to train on.
     """
     unit, inputs = _cached_encoder(name, source)
-    part_units = {}
+    units, outputs = {"": unit}, dict[str, str]()
     parts = source.parts if isinstance(source, JoinedSource) else {}
     for part, part_source in parts.items():
-        part_units[part], inputs[part] = _cached_encoder(f"{name}.{part}", part_source)
-    link_files(unit, empty_folder(folder))
-    outputs = unit_digests(unit)
-    for part, part_unit in part_units.items():
-        (folder / part).mkdir()
-        link_files(part_unit, folder / part)
-        digests = unit_digests(part_unit)
-        outputs |= {f"{part}/{file}": digest for file, digest in digests.items()}
+        units[part], inputs[part] = _cached_encoder(f"{name}.{part}", part_source)
+    empty_folder(folder)
+    for part, unit in units.items():
+        if is_complete or part not in foreign_parts(source):
+            link_files(unit, folder / part)
+        outputs |= {
+            Path(part, file).as_posix(): digest for file, digest in unit_digests(unit).items()
+        }
     return outputs, inputs
 
 
@@ -90,23 +93,8 @@ def _cached_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, A
             code="components.encoder.folders",
         )
     else:
-        unit = _audio_encoder(where, cache_checkpoint("encoder", name, source, RESULT_VERSION))
+        unit = cache_checkpoint("encoder", name, source)
     return unit, {}
-
-
-def _audio_encoder(where: str, checkpoint: Path) -> Path:
-    """The unit of the audio encoder of a Qwen-Audio ``checkpoint``; another one is returned as it
-    is.
-    """
-    if read_config(checkpoint).get("model_type") != "qwen":
-        return checkpoint
-    from components.encoder.qwen_audio import write_encoder
-
-    return _cached_folder(
-        {"qwen-audio": unit_digests(checkpoint)},
-        lambda folder: write_encoder(where, checkpoint, folder),
-        code="components.encoder.qwen_audio",
-    )
 
 
 def _cached_folder(key: dict[str, Any], write: Callable[[Path], None], *, code: str) -> Path:

@@ -39,6 +39,7 @@ from components.features.waveforms import (
     uses_noise,
     view_folder,
 )
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.pool import fan_out
@@ -210,7 +211,8 @@ def compute_frames(job: FeatureJob, utterances: list[IndexedUtterance]) -> dict[
     """Frames of each utterance of a job by its id, shape (frames, width), in the stored dtype."""
     settings, numerics = job.settings, job.numerics
     digest = data_digest(job.key["encoder"])
-    encoder = _encoder(ENCODER, digest, device(), settings.layer, numerics)
+    folder = open_checkpoint(ENCODER)
+    encoder = _encoder(folder, digest, device(), settings.layer, numerics)
     view = (
         AugmentedView(build_augmentation(job.augment, NOISE), job.view)
         if job.augment

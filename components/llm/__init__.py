@@ -3,7 +3,5 @@ trained here to copy and correct text.
 """
 
 # A part of the keys of the work cache: raise it if the same inputs give other weights although no
-# code has changed; and for an edit of how components.model.folders.folder fills a unit (fill_unit,
-# remove_code), since the key of a checkpoint that was trained elsewhere depends on the code that
-# converts weights alone.
+# code has changed.
 RESULT_VERSION = 1

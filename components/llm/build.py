@@ -14,6 +14,7 @@ from components.config.schema import non_default_fields
 from components.llm import RESULT_VERSION
 from components.llm.task import LlmTask
 from components.model.folders.folder import cache_checkpoint
+from components.model.folders.linked_checkpoint import link_checkpoint
 from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.hashing import data_digest
@@ -33,13 +34,14 @@ def work(stage: Stage) -> None:
     """
     name = stage.params.llm
     entry = catalogue.llm(name)
+    is_trained_here = isinstance(entry.source, TrainedLlmSource)
     if isinstance(entry.source, TrainedLlmSource):
         unit, inputs = _trained_llm(name, entry.source, entry.prompt)
-        link_files(unit, empty_folder(OUT))
     else:
-        unit, inputs = cache_checkpoint("llm", name, entry.source, RESULT_VERSION), {}
-        link_files(unit, empty_folder(OUT))
-        _check_prompt(name, entry.prompt)
+        unit, inputs = cache_checkpoint("llm", name, entry.source), {}
+    empty_folder(OUT)
+    if is_trained_here:
+        link_files(unit, OUT)
     write_record(
         OUT,
         "llm",
@@ -48,16 +50,19 @@ def work(stage: Stage) -> None:
         outputs=unit_digests(unit),
         libraries=("torch", "transformers", "tokenizers"),
     )
+    checkpoint = link_checkpoint(OUT)  # links what came from elsewhere
+    if not is_trained_here:
+        _check_prompt(name, entry.prompt, checkpoint)
     logger.info("llm: '%s' in %s", name, OUT)
 
 
-def _check_prompt(name: str, prompt: Prompt) -> None:
+def _check_prompt(name: str, prompt: Prompt, checkpoint: Path) -> None:
     """Raises InputError, before hours of features, where prompt and tokenizer do not fit."""
     from components.model.llms.causal import load_tokenizer
     from components.model.llms.prompt import PromptBuilder
 
     try:
-        PromptBuilder(load_tokenizer(OUT), prompt)
+        PromptBuilder(load_tokenizer(checkpoint), prompt)
     except InputError as error:
         raise InputError(f"llm '{name}': {error.args[0]}", subject=name, hint=error.hint) from None
 

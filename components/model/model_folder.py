@@ -21,7 +21,7 @@ from components.config.errors import InputError
 from components.config.projector import Projector, parse_projector
 from components.config.schema import non_default_fields
 from components.model import lora
-from components.model.folders.description import MATCHING
+from components.model.folders.description import BASES_HINT, MATCHING, PROJECTOR
 from components.model.trainable import plain_name
 from components.optim.ranks import full_tensor, is_sharded
 from components.runtime.artifact import recorded_digests
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from components.model.speech_llm import SpeechLLM
 
 CONFIG = "config.json"
-PROJECTOR = "projector.safetensors"
 LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, by the base they adapt
 
 
@@ -94,7 +93,7 @@ def check_base(folder: Path, config: ModelConfig, encoder: Path, llm: Path) -> N
             raise InputError(
                 f"{folder} was trained on another {name} than {base}.",
                 subject=str(folder),
-                hint="Run 'dvc repro'.",
+                hint=BASES_HINT,
             )
 
 

@@ -21,6 +21,7 @@ from components.model.bridges.compressor import Compressor
 from components.model.bridges.registry import build_projector
 from components.model.encoders.ctc_head import read_ctc_head
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.llms.batch import LlmInputs, SpeechBatch, SpeechOutput, interleave
 from components.model.llms.causal import load_llm, predict_targets
 from components.model.llms.prompt import PromptBuilder
@@ -193,6 +194,7 @@ class SpeechLLM(nn.Module):
         """
         config = read_model_config(folder)
         check_base(folder, config, encoder, llm)
+        encoder, llm = open_checkpoint(encoder), open_checkpoint(llm)
         base, tokenizer = load_llm(llm, dtype or config.llm_dtype, device)
         model = cls(config, base, tokenizer, load_tuned_encoder(config, encoder, device))
         model.use_ctc_head_of(encoder)

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from components.config.projector import Projector
-from components.encoder.qwen_audio import whisper_shape
 from components.model.bridges.registry import build_projector
 from components.model.encoders.registry import FAMILIES, family_of
 from components.model.folders.architecture import build_network, count_parameters
+from components.model.folders.qwen_audio import whisper_shape
 from components.model.matching import MatchingHead
 from components.optim.sharding import decoder_layers
 from components.plan.sizes import (

@@ -59,7 +59,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise InputError(
-            f"{folder} is missing or incomplete.", subject=str(folder), hint="Run 'dvc repro'."
+            f"{folder} is missing or incomplete.",
+            subject=str(folder),
+            hint="Run 'dvc pull' if a remote has it, else 'dvc repro'.",
         )
     return cast("dict[str, Any]", json.loads(path.read_text()))
 

@@ -3,7 +3,8 @@
 In: the name of a module. Out: one digest of its static import closure, from the syntax trees
 without docstrings, comments and descriptions of fields, and the versions of the libraries that
 compute. Both are a part of every key of the work cache, so an edit of code recomputes and an edit
-of a comment does not. What only schedules or displays (``SCHEDULING``) is left out.
+of a comment does not. What only schedules or displays (``SCHEDULING``), or finds files by their
+digests (``FINDING``), is left out.
 
 Imports count wherever they are, inside functions too; those under ``if TYPE_CHECKING`` never run
 and are left out. A string that names a module of the project (``"components.optim.rank"``) counts
@@ -36,6 +37,8 @@ RUNTIME = f"{PACKAGE}.runtime."  # how and where: libraries that it imports comp
 SCHEDULING = frozenset(
     RUNTIME + name for name in ("devices", "logs", "pool", "progress", "ray_pool")
 )
+# Finds the files of a checkpoint by their digests, which are in the keys of those who read them.
+FINDING = frozenset({f"{PACKAGE}.model.folders.linked_checkpoint"})
 # Distributions whose version can change a result, by the name that they are imported by.
 COMPUTING_LIBRARIES = {
     "espeakng_loader": "espeakng-loader",
@@ -79,7 +82,7 @@ def code_digest(module: str) -> CodeDigest:
     while names:
         name = names.pop()
         file = source_file(name)
-        if file is None or name in closure or name in SCHEDULING:
+        if file is None or name in closure or name in SCHEDULING | FINDING:
             continue
         digest = _module_digest(file)
         closure[name] = digest.tree

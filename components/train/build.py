@@ -18,6 +18,7 @@ from components.config.projector import CtcCompressor, DiscreteUnits, Projector,
 from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features
 from components.model.folders.description import has_ctc
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.hashing import file_digest
@@ -116,7 +117,10 @@ def _released_bridge(
         "llm": recorded_digests(LLM),
         "released": file_digest(path),
     }
-    source = released.ReleasedBridge(path, ENCODER, LLM, projector, llm, settings.text_case)
+    encoder_folder, llm_folder = open_checkpoint(ENCODER), open_checkpoint(LLM)
+    source = released.ReleasedBridge(
+        path, encoder_folder, llm_folder, projector, llm, settings.text_case
+    )
     config = non_default_fields(source.model_config())
     return inputs, cached_unit(
         "train",
@@ -149,7 +153,7 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
             subject="lora.targets",
             hint="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
         )
-    check_ctc_weight(f"encoder '{name}'", has_ctc(ENCODER), settings.ctc_weight)
+    check_ctc_weight(f"encoder '{name}'", has_ctc(open_checkpoint(ENCODER)), settings.ctc_weight)
 
 
 def _check_units(settings: Train) -> None:
@@ -167,7 +171,8 @@ def _check_ctc_frames() -> None:
     """Raises InputError where the CTC head can't read the layer of the frames."""
     from components.model.encoders.ctc_head import check_ctc
 
-    check_ctc(ENCODER, read_record(DATA / "features" / "train")["key"]["layer"])
+    layer = read_record(DATA / "features" / "train")["key"]["layer"]
+    check_ctc(open_checkpoint(ENCODER), layer)
 
 
 def _link_outputs(unit: Path) -> None:

@@ -14,6 +14,7 @@ from components.config import catalogue
 from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
 from components.config.schema import parse_as
 from components.config.training import Train
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.ranks import Ranks
 from components.runtime.artifact import read_record
 from components.runtime.settings import device
@@ -85,10 +86,11 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
     llm = catalogue.llm_in_training(task.llm, settings)
     # In fp32 where it is tuned without LoRA, as the encoder.
     is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
+    encoder_folder, llm_folder = open_checkpoint(ENCODER), open_checkpoint(LLM)
     config = ModelConfig(
-        folder_digest(ENCODER),
-        read_traits(ENCODER).width,
-        folder_digest(LLM),
+        folder_digest(encoder_folder),
+        read_traits(encoder_folder).width,
+        folder_digest(llm_folder),
         "float32" if is_llm_tuned else llm.numerics.dtype,
         catalogue.projector(task.projector),
         llm.prompt,
@@ -97,8 +99,8 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
     )
     training = curriculum.BridgeTraining(
         DATA,
-        ENCODER,
-        LLM,
+        encoder_folder,
+        llm_folder,
         UNITS,
         task.folder,
         task.scratch,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import llm
 from components.config.errors import InputError
 from components.config.model_sources import (
     EncoderSource,
@@ -130,7 +129,7 @@ def _sources(base: EncoderBase | LlmBase) -> Iterator[Any]:
 def _link_source(stage: str, name: str, source: Any, folder: Path) -> dict[str, str]:
     """Links the files of a source into a folder; returns their digests by name."""
     if stage == "encoder":
-        return build_folder(name, source, folder)[0]
-    unit = cache_checkpoint("llm", name, source, llm.RESULT_VERSION)
+        return build_folder(name, source, folder, is_complete=True)[0]
+    unit = cache_checkpoint("llm", name, source)
     link_files(unit, folder)
     return unit_digests(unit)

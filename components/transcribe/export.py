@@ -23,6 +23,7 @@ from components.config.params import Params, read_params
 from components.config.schema import non_default_fields
 from components.decode.decoder import WORKSPACE
 from components.model.folders.description import MATCHING
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.unit_cache import check_disk_space, link_file
@@ -212,7 +213,7 @@ def _copy_bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
 
 def _link_base(stage: str, source: Path, folder: Path) -> dict[str, str]:
     """Links the files of a base; returns the digest of each, by its path in the export."""
-    outputs = recorded_digests(source)
+    outputs, source = recorded_digests(source), open_checkpoint(source)
     for name in outputs:
         link_file((source / name).resolve(), folder / name)
     write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from components.config.model_sources import FETCHED
 from components.config.params import ConstraintSet, read_params
 from components.config.schema import STRICT, non_default_fields, parse_as
 from components.decode.decoder import WORKSPACE, ModelFolders
-from components.model.folders.description import has_ctc_for_layer
+from components.model.folders.description import BASES_HINT, PROJECTOR, has_ctc_for_layer
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.runtime.hashing import data_digest, file_digest
 from components.text.hypothesis import CTC
@@ -123,7 +124,8 @@ def workspace_setup() -> Setup:
             hint="Run 'dvc repro', or set them back.",
         )
     search = SearchConfig(params.decode.batch_seconds, params.decode.sets)
-    return Setup(WORKSPACE, features, search)
+    folders = replace(WORKSPACE, encoder=open_checkpoint(WORKSPACE.encoder))
+    return Setup(folders, features, search)
 
 
 def export_setup(folder: Path) -> Setup:
@@ -183,6 +185,12 @@ def read_description(folder: Path) -> ExportDescription:
     try:
         data: Any = json.loads(path.read_text())
     except (OSError, ValueError):
+        if (folder / PROJECTOR).is_file():
+            raise InputError(
+                f"{folder} is a bridge alone, without its encoder and its LLM.",
+                subject=str(folder),
+                hint=f"{BASES_HINT} The model of the workspace needs no --model.",
+            ) from None
         raise InputError(
             f"{folder} is no exported model: it has no readable {DESCRIPTION}.",
             subject=str(folder),

@@ -12,6 +12,7 @@ from typing import Any
 
 from components.config import catalogue
 from components.config.projector import DiscreteUnits
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.settings import device
 from components.runtime.stage import Stage
@@ -56,4 +57,4 @@ def _frames_digest() -> dict[str, Any]:
 def _fit(folder: Path, entry: DiscreteUnits) -> None:
     from components.units import fit
 
-    fit.fit_units(folder, DATA, ENCODER, device(), entry)
+    fit.fit_units(folder, DATA, open_checkpoint(ENCODER), device(), entry)

@@ -20,9 +20,9 @@ from components.config.entries import EncoderEntry
 from components.config.model_sources import EncoderSource, parts_of, shape_of
 from components.config.params import read_params
 from components.config.schema import parse_as
-from components.encoder.qwen_audio import whisper_shape
 from components.model.folders.architecture import build_network, count_parameters
 from components.model.folders.folder import DTYPE_KEYS
+from components.model.folders.qwen_audio import whisper_shape
 from tests.conftest import REPOSITORY
 
 # The encoders of the papers, and those trained or written here.

@@ -18,6 +18,7 @@ from components.encoder import ctc
 from components.encoder.examples import compute_examples, plan_batches
 from components.encoder.tokenizers import build_character_tokenizer
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import read_record, recorded_digests
 from components.runtime.hashing import folder_digests
@@ -337,16 +338,16 @@ def checkpoint(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_pickles_and_code_of_a_local_checkpoint_are_not_copied(checkpoint: Path) -> None:
     tones.run("encoder")
-    names = {path.name for path in tones.ENCODER.iterdir()}
+    names = {path.name for path in open_checkpoint(tones.ENCODER).iterdir()}
     copied = {
         path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")
     }
     assert names == copied | {"inputs.json"}
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == (
+    assert (open_checkpoint(tones.ENCODER) / "model.safetensors").read_bytes() == (
         checkpoint / "model.safetensors"
     ).read_bytes()
     assert str(checkpoint.parent) not in (tones.ENCODER / "inputs.json").read_text()
-    SpeechEncoder(tones.ENCODER)
+    SpeechEncoder(open_checkpoint(tones.ENCODER))
 
 
 def test_an_edited_local_checkpoint_is_copied_again(checkpoint: Path) -> None:
@@ -354,7 +355,7 @@ def test_an_edited_local_checkpoint_is_copied_again(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "note": 1}))
     tones.run("encoder")
-    assert json.loads((tones.ENCODER / "config.json").read_text())["note"] == 1
+    assert json.loads((open_checkpoint(tones.ENCODER) / "config.json").read_text())["note"] == 1
 
 
 def test_an_incomplete_local_checkpoint_is_refused(

@@ -15,8 +15,9 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from components.config.errors import InputError
-from components.encoder.qwen_audio import whisper_tensors
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.linked_checkpoint import open_checkpoint
+from components.model.folders.qwen_audio import whisper_tensors
 from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import folder_digests
 from components.shards.reader import list_utterances, read_audio, read_frames
@@ -29,12 +30,11 @@ SOURCE = "tiny.source"
 def built_encoder(source: dict[str, Any]) -> SpeechEncoder:
     tones.change("catalogue/encoder.yaml", {SOURCE: source})
     tones.run("encoder")
+    folder = open_checkpoint(tones.ENCODER)
     assert recorded_digests(tones.ENCODER) == {
-        name: digest
-        for name, digest in folder_digests(tones.ENCODER).items()
-        if name != "inputs.json"
+        name: digest for name, digest in folder_digests(folder).items() if name != "inputs.json"
     }
-    return SpeechEncoder(tones.ENCODER)
+    return SpeechEncoder(folder)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from components.config.errors import InputError
 from components.config.model_sources import CopyingTraining
 from components.llm import copying
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.llms.causal import load_llm
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import read_record, recorded_digests
@@ -260,9 +261,9 @@ def test_pickles_and_code_of_a_local_checkpoint_are_not_copied(checkpoint: Path)
     copied = {
         path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".safetensors")
     }
-    assert {path.name for path in tones.LLM.iterdir()} == copied | {"inputs.json"}
+    assert {path.name for path in open_checkpoint(tones.LLM).iterdir()} == copied | {"inputs.json"}
     assert str(checkpoint.parent) not in (tones.LLM / "inputs.json").read_text()
-    llm, tokenizer = load_llm(tones.LLM, "float32", "cpu")
+    llm, tokenizer = load_llm(open_checkpoint(tones.LLM), "float32", "cpu")
     assert llm.config.model_type == "phi"
     assert tokenizer.decode(tokenizer("amber").input_ids) == "amber"
 

@@ -14,6 +14,7 @@ import yaml
 
 from components.config import catalogue
 from components.config.errors import InputError
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.llms.causal import load_llm
 from components.model.llms.prompt import PromptBuilder
 from tests import world as tones
@@ -49,7 +50,7 @@ def test_five_lines_and_a_folder_add_a_local_llm(local_llm: Path) -> None:
     )
     assert completed.returncode == 0, completed.stderr
     entry = catalogue.llm("my-llm")
-    llm, tokenizer = load_llm(tones.LLM, entry.numerics.dtype, "cpu")
+    llm, tokenizer = load_llm(open_checkpoint(tones.LLM), entry.numerics.dtype, "cpu")
     assert llm.config.model_type == "qwen3"
     builder = PromptBuilder(tokenizer, entry.prompt)
     assert tokenizer.decode([*builder.before, *builder.after]) == entry.prompt.template.replace(

@@ -34,7 +34,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path) -> P
 
 
 def taken() -> Path:
-    return cache_local_checkpoint("llm", "some", "llm", 1)
+    return cache_local_checkpoint("llm", "some", "llm")
 
 
 def pickled(folder: Path, parts: int = 1, **saving: Any) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ from components.config import catalogue
 from components.config.errors import InputError, TransientError
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders import hub as client
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.folders.pins import select_files
 from components.model.llms.causal import load_llm
 from components.runtime import unit_cache as work
@@ -120,18 +121,21 @@ def nothing_kept(digest: str) -> bool:
 def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> None:
     tones.run("encoder")
     source, names = hub.repositories[ENCODER], set(catalogue.encoder("tiny").source.files)
-    assert {path.name for path in tones.ENCODER.iterdir()} == names | {"inputs.json"}
+    assert {path.name for path in open_checkpoint(tones.ENCODER).iterdir()} == names | {
+        "inputs.json"
+    }
     assert all(
-        (tones.ENCODER / name).read_bytes() == (source / name).read_bytes() for name in names
+        (open_checkpoint(tones.ENCODER) / name).read_bytes() == (source / name).read_bytes()
+        for name in names
     )
     assert recorded_digests(tones.ENCODER).keys() == names
-    there, here = SpeechEncoder(source), SpeechEncoder(tones.ENCODER)
+    there, here = SpeechEncoder(source), SpeechEncoder(open_checkpoint(tones.ENCODER))
     sound = tones.tone("amber birch", 1)
     assert torch.equal(there([sound])[0], here([sound])[0])
     assert here.has_ctc and there.decode_ctc(there([sound])) == here.decode_ctc(here([sound]))
     cached = storage(ENCODER) / "snapshots" / REVISION / "model.safetensors"
     assert cached.resolve().name == etag(source / "model.safetensors")
-    assert cached.resolve().samefile(tones.ENCODER / "model.safetensors"), (
+    assert cached.resolve().samefile(open_checkpoint(tones.ENCODER) / "model.safetensors"), (
         "one copy of the weights on the disk"
     )
     assert not {each.path.rpartition("/")[2] for each in hub.requests} & {
@@ -143,7 +147,8 @@ def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> Non
 def test_an_llm_is_fetched_whole(hub: Hub) -> None:
     tones.run("llm")
     (there, units), (here, same) = (
-        load_llm(folder, "float32", "cpu") for folder in (hub.repositories[LLM], tones.LLM)
+        load_llm(folder, "float32", "cpu")
+        for folder in (hub.repositories[LLM], open_checkpoint(tones.LLM))
     )
     assert all(
         torch.equal(one, other)
@@ -175,7 +180,7 @@ def test_another_revision_or_list_of_files_is_another_unit(hub: Hub) -> None:
     (hub.repositories[LLM] / "NOTICE").write_text("of the authors")
     pinned("llm", files=[*catalogue.llm("tiny").source.files, "NOTICE"])
     tones.run("llm")
-    assert (tones.LLM / "NOTICE").is_file()
+    assert (open_checkpoint(tones.LLM) / "NOTICE").is_file()
     assert len(hub.bodies("model.safetensors")) == 1, "the weights are in the cache already"
     pinned("llm", revision="f" * 40)
     with refused(None, "llm 'tiny'", LLM, "f" * 40, "components.llm pin tiny"):
@@ -188,7 +193,7 @@ def test_a_cut_connection_is_continued(hub: Hub) -> None:
     ranges = [each.range for each in hub.bodies("model.safetensors")]
     starts = [int(each.removeprefix("bytes=").removesuffix("-") or 0) for each in ranges]
     assert len(starts) == 3 and 0 == starts[0] < starts[1] < starts[2]
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == (
+    assert (open_checkpoint(tones.ENCODER) / "model.safetensors").read_bytes() == (
         hub.repositories[ENCODER] / "model.safetensors"
     ).read_bytes()
 
@@ -202,7 +207,7 @@ def test_a_later_run_goes_on_where_a_download_stopped(hub: Hub) -> None:
     tones.run("encoder")
     bodies = [(each.range, each.status) for each in hub.bodies("model.safetensors")]
     assert bodies == [("", 200), ("bytes=49152-", 206)], "12 chunks had arrived"
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == (
+    assert (open_checkpoint(tones.ENCODER) / "model.safetensors").read_bytes() == (
         hub.repositories[ENCODER] / "model.safetensors"
     ).read_bytes()
 
@@ -218,7 +223,9 @@ def test_bytes_of_another_hash_stop_and_are_removed(file: str, hub: Hub) -> None
     assert not tones.ENCODER.exists()
     hub.damaged = set()
     tones.run("encoder")
-    assert (tones.ENCODER / file).read_bytes() == (hub.repositories[ENCODER] / file).read_bytes()
+    assert (open_checkpoint(tones.ENCODER) / file).read_bytes() == (
+        hub.repositories[ENCODER] / file
+    ).read_bytes()
 
 
 def test_a_cache_that_was_damaged_is_fetched_anew(hub: Hub) -> None:
@@ -232,7 +239,7 @@ def test_a_cache_that_was_damaged_is_fetched_anew(hub: Hub) -> None:
     with refused(None, "model.safetensors", error=TransientError):
         tones.run("encoder")
     tones.run("encoder")
-    assert (tones.ENCODER / "model.safetensors").read_bytes() == data
+    assert (open_checkpoint(tones.ENCODER) / "model.safetensors").read_bytes() == data
 
 
 @pytest.mark.parametrize("token", ["", SECRET])
@@ -374,7 +381,7 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written_as_whole(
             tones.run("encoder")
     assert nothing_kept(etag(hub.repositories[ENCODER] / "model.safetensors"))
     tones.run("encoder")
-    SpeechEncoder(tones.ENCODER)
+    SpeechEncoder(open_checkpoint(tones.ENCODER))
 
 
 def test_a_cache_of_somebody_else_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -571,14 +578,14 @@ def test_torch_weights_of_a_hub_are_converted(hub: Hub) -> None:
     files = [file for file in catalogue.llm("tiny").source.files if file != "model.safetensors"]
     pinned("llm", files=[*files, "pytorch_model.bin"])
     tones.run("llm")
-    assert {path.name for path in tones.LLM.iterdir()} == {
+    assert {path.name for path in open_checkpoint(tones.LLM).iterdir()} == {
         *files,
         "model.safetensors",
         "inputs.json",
     }
-    converted = load_file(tones.LLM / "model.safetensors")
+    converted = load_file(open_checkpoint(tones.LLM) / "model.safetensors")
     assert converted.keys() == tensors.keys() and all(
         torch.equal(converted[name], tensors[name]) for name in tensors
     )
-    load_llm(tones.LLM, "float32", "cpu")
+    load_llm(open_checkpoint(tones.LLM), "float32", "cpu")
     assert json.loads((tones.LLM / "inputs.json").read_text())["parameters"]["revision"] == REVISION

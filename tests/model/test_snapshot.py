@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from components.config import catalogue
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.llms.causal import load_llm
 from components.model.llms.prompt import PromptBuilder
 from tests import world as tones
@@ -99,8 +100,8 @@ def test_an_encoder_of_the_cache_gives_the_frames_of_its_checkpoint(
         yaml.safe_dump(entries, sort_keys=False)
     )  # the first part sets the rate
     tones.run("encoder")
-    assert torch.equal(SpeechEncoder(tones.ENCODER)(sound)[0], wanted)
-    assert not list(tones.ENCODER.rglob("*.bin"))
+    assert torch.equal(SpeechEncoder(open_checkpoint(tones.ENCODER))(sound)[0], wanted)
+    assert not list(open_checkpoint(tones.ENCODER).rglob("*.bin"))
 
 
 @pytest.mark.parametrize("family", LLMS)
@@ -120,9 +121,11 @@ def test_an_llm_of_the_cache_is_its_checkpoint_and_takes_its_prompt(
     )
     tones.run("llm")
     (there, units), (here, same) = (
-        load_llm(folder, "float32", "cpu") for folder in (checkpoint, tones.LLM)
+        load_llm(folder, "float32", "cpu") for folder in (checkpoint, open_checkpoint(tones.LLM))
     )
-    assert json.loads((tones.LLM / "config.json").read_text())["model_type"] == family
+    assert (
+        json.loads((open_checkpoint(tones.LLM) / "config.json").read_text())["model_type"] == family
+    )
     tokens = torch.arange(3, 40)[None]
     assert torch.equal(here(tokens).logits, there(tokens).logits)
     builder, wanted = (PromptBuilder(each, catalogue.llm("tiny").prompt) for each in (same, units))

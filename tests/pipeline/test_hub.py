@@ -1,5 +1,5 @@
 """Checkpoints of a hub under ``dvc``: with other training data they are linked again unchanged,
-without the hub, and no stage after them runs.
+without the hub, and no stage after them runs; ``dvc push`` leaves their files out.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from tests.checkpoints import save_encoder, save_llm
 from tests.corpus.clips import clip, put
 from tests.model.hub_server import REVISION, Hub, serving
 
-from .project import Project, create_project
+from .project import Project, create_project, digest
 
 SPEECH, SILENCE = ("train", "dev", "test"), ("nonspeech-train", "nonspeech-test")
-OUTPUTS = ("models/encoder", "models/llm", "data/features/dev")
+MODELS = ("models/encoder", "models/llm")
+OUTPUTS = (*MODELS, "data/features/dev")
 
 
 def record(root: Path, role: str, num_clips: int) -> None:
@@ -92,3 +93,48 @@ def test_other_training_data_relink_a_hub_checkpoint_without_a_request(tmp_path:
     after = project.hashes()
     assert after["data/shards/train"] != before["data/shards/train"]
     assert {name: after[name] for name in OUTPUTS} == {name: before[name] for name in OUTPUTS}
+
+
+@pytest.mark.slow
+def test_files_of_a_hub_are_not_pushed_and_a_pulled_clone_fetches_them(tmp_path: Path) -> None:
+    project = create_project(tmp_path / "project", tmp_path / "work")
+    root = tmp_path / "recordings"
+    for role in (*SPEECH, *SILENCE):
+        record(root, role, 2)
+    stages = ("llm", "features@dev")
+    with serving() as hub:
+        hub.repositories = {
+            "acme/encoder": save_encoder(tmp_path / "hub/encoder"),
+            "acme/llm": save_llm(tmp_path / "hub/llm"),
+        }
+        add_entries(project, hub)
+        settings = {
+            "LIBRETTO_ROOT_FEW": str(root),
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": hub.address,
+            "NO_PROXY": "127.0.0.1",
+        }
+        project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
+        project.dvc("repro", *stages, **settings)
+        project.dvc("remote", "add", "--default", "storage", str(tmp_path / "remote"))
+        project.run("git", "add", "-A")
+        project.run("git", "commit", "-qm", "run")
+        project.dvc("push")
+        published = {
+            digest(path) for folder in hub.repositories.values() for path in folder.iterdir()
+        }
+        remote = {digest(path) for path in (tmp_path / "remote").rglob("*") if path.is_file()}
+        assert digest(project.folder / "models/encoder/inputs.json") in remote
+        assert not published & remote
+
+        project.run("git", "clone", "-q", str(project.folder), str(tmp_path / "clone"))
+        clone = Project(tmp_path / "clone", tmp_path / "clone-work")
+        settings["HF_HOME"] = str(tmp_path / "clone-hf")
+        clone.dvc("pull", "--with-deps", *stages, **settings)
+        assert clone.ran(clone.dvc("repro", *stages, **settings)) == set()
+        clone.set(features__batch_seconds=clone.params()["features"]["batch_seconds"] / 2)
+        assert clone.ran(clone.dvc("repro", *stages, **settings)) == {"features@dev"}
+        assert len(hub.bodies("model.safetensors")) == 3  # two of the first clone, the encoder
+    assert {name: clone.hashes()[name] for name in MODELS} == {
+        name: project.hashes()[name] for name in MODELS
+    }

@@ -212,7 +212,7 @@ def test_an_edit_of_the_dtypes_of_a_training_trains_anew(workspace: Workspace) -
 
 CHECKPOINT = """
 from components.model.folders.folder import cache_local_checkpoint
-print(cache_local_checkpoint("llm", "own", "own", 1))
+print(cache_local_checkpoint("llm", "own", "own"))
 """
 
 
@@ -228,6 +228,15 @@ def test_a_checkpoint_depends_on_the_conversion_of_weights_and_not_on_the_client
     assert workspace.python("-c", CHECKPOINT) == before
     workspace.edit("model/folders/conversion.py", "\nimport ", "\nSIZE = 1\nimport ")
     assert workspace.python("-c", CHECKPOINT) != before
+
+
+def test_what_reads_a_checkpoint_does_not_depend_on_the_client_of_the_hub(
+    workspace: Workspace,
+) -> None:
+    modules = ("components.features.extract", "components.decode.shard", stage_cache.CODE)
+    before = {module: workspace.digest(module) for module in modules}
+    workspace.edit("model/folders/hub.py", "\nimport ", "\nSIZE = 1\nimport ")
+    assert {module: workspace.digest(module) for module in modules} == before
 
 
 def test_a_record_of_another_parser_is_not_read(workspace: Workspace) -> None:

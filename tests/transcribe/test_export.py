@@ -217,7 +217,7 @@ def test_the_matching_head_is_exported_if_the_search_needs_it(models: Path, tmp_
 def test_bases_are_linked_and_not_copied(models: Path, tmp_path: Path) -> None:
     export(Path("out"), True)
     for name in ("encoder/model.safetensors", "llm/model.safetensors"):
-        assert Path("out", name).samefile(Path("models", name))
+        assert Path("out", name).samefile(Path("models/linked", name))
     setup = load_setup(Path("out"))
     assert (setup.folders.encoder, setup.folders.llm) == (
         Path("out/encoder").resolve(),
@@ -299,11 +299,11 @@ def test_a_hub_base_is_read_from_the_folder_of_checkpoints_if_it_is_the_same(
     export(tmp_path / "out")
     requests: list[str] = []
 
-    def fetch(stage: str, name: str, source: Any, version: int) -> Path:
+    def fetch(stage: str, name: str, source: Any) -> Path:
         if source.kind == "hub":
             requests.append(source.repo)
             raise InputError("the hub was asked")
-        return original(stage, name, source, version)
+        return original(stage, name, source)
 
     from components.transcribe import bases
 

@@ -18,6 +18,7 @@ from components.config import catalogue
 from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.model.bridges.gated_cross_attention import GatedCrossAttentionBridge
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.llms.causal import load_llm
 from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
@@ -43,7 +44,7 @@ def save_bridge(width: int = 32) -> None:
         "lower",
     )
     torch.manual_seed(1)
-    model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
+    model = SpeechLLM(shape, *load_llm(open_checkpoint(tones.LLM), "float32", "cpu"))
     with torch.no_grad():
         if isinstance(model.projector, GatedCrossAttentionBridge):
             for name, parameter in model.projector.blocks.named_parameters():

@@ -12,7 +12,14 @@ from typing import Any
 
 from components.config.errors import InputError
 
+PROJECTOR = "projector.safetensors"  # of a bridge
 MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
+# For a bridge of another commit than the encoder and the LLM beside it.
+BASES_HINT = (
+    "'git checkout bridge@vN.0.0 && dvc pull models/bridge models/encoder models/llm' brings a "
+    "promoted bridge with what it was trained on ('dvc checkout' without a remote); 'dvc repro' "
+    "trains what params.yaml says."
+)
 
 
 def unsupported_folder(folder: Path, reason: object) -> InputError:

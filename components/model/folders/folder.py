@@ -19,9 +19,10 @@ from typing import Any
 
 from components.config.errors import InputError
 from components.config.model_sources import HubSource, LocalSource
+from components.runtime.artifact import RECORD
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
-from components.runtime.unit_cache import cached_unit, check_disk_space
+from components.runtime.unit_cache import cached_unit, check_disk_space, unit_digests
 
 # Suffixes of the files taken from a local folder: weights and plain descriptions, never code.
 ACCEPTED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -29,26 +30,43 @@ ACCEPTED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 DTYPE_KEYS = ("dtype", "torch_dtype")
 # torch's own weights, in one file or in parts.
 PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")
-# Model types of which only some tensors are used (components/encoder/qwen_audio.py).
+# Model types of which only some tensors are used (components/model/folders/qwen_audio.py).
 TENSORS_ONLY = ("qwen",)
 # The code that a unit depends on: what a display or the client of the hub does changes no weights.
-# The stage's RESULT_VERSION stands for the code of this module.
+# RESULT_VERSION stands for the code of this module: raise it for an edit of how a unit is filled
+# (fill_unit, remove_code).
+RESULT_VERSION = 1
 CODE = "components.model.folders.conversion"
 # These say which part has which tensor.
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 
 
-def cache_checkpoint(stage: str, name: str, source: HubSource | LocalSource, version: int) -> Path:
-    """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; ``version`` is the
-    stage's RESULT_VERSION.
+def cache_checkpoint(stage: str, name: str, source: HubSource | LocalSource) -> Path:
+    """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; as an encoder, a
+    Qwen-Audio is its audio encoder alone.
     """
     if isinstance(source, LocalSource):
-        unit = cache_local_checkpoint(stage, name, source.folder, version)
+        unit = cache_local_checkpoint(stage, name, source.folder)
     else:
-        unit = _cache_hub_checkpoint(stage, name, source, version)
+        unit = _cache_hub_checkpoint(stage, name, source)
     config = json.loads((unit / "config.json").read_text())
     check_shape(config, source.shape, f"{stage} '{name}'")
+    if stage == "encoder" and config.get("model_type") in TENSORS_ONLY:
+        return _cache_audio_encoder(f"{stage} '{name}'", unit)
     return unit
+
+
+def _cache_audio_encoder(where: str, checkpoint: Path) -> Path:
+    """The unit of the audio encoder of a Qwen-Audio ``checkpoint``."""
+
+    def write(unit: Path) -> None:
+        # torch is imported only where something is converted.
+        from components.model.folders.qwen_audio import write_encoder
+
+        write_encoder(where, checkpoint, unit)
+
+    key = {"version": RESULT_VERSION, "qwen-audio": unit_digests(checkpoint)}
+    return cached_unit("encoder", key, write, code="components.model.folders.qwen_audio")
 
 
 def check_shape(config: dict[str, Any], shape: dict[str, Any], where: str) -> None:
@@ -81,7 +99,7 @@ def _transformers_value(config: dict[str, Any], key: str) -> Any:
     return getattr(CONFIG_MAPPING[kind](**config), key, None)
 
 
-def _cache_hub_checkpoint(stage: str, name: str, source: HubSource, version: int) -> Path:
+def _cache_hub_checkpoint(stage: str, name: str, source: HubSource) -> Path:
     """The unit of a checkpoint on the hub."""
 
     def write(unit: Path) -> None:
@@ -97,7 +115,7 @@ def _cache_hub_checkpoint(stage: str, name: str, source: HubSource, version: int
         fill_unit(unit, fetch(entry), entry.where)
 
     key = {
-        "version": version,
+        "version": RESULT_VERSION,
         "repo": source.repo,
         "revision": source.revision,
         "files": sorted(source.files),
@@ -105,7 +123,7 @@ def _cache_hub_checkpoint(stage: str, name: str, source: HubSource, version: int
     return cached_unit(stage, key, write, code=CODE)
 
 
-def cache_local_checkpoint(stage: str, name: str, folder: str, version: int) -> Path:
+def cache_local_checkpoint(stage: str, name: str, folder: str) -> Path:
     """The unit of the checkpoint ``folder`` below LIBRETTO_MODELS; raises InputError where it is
     not there.
     """
@@ -120,20 +138,20 @@ def cache_local_checkpoint(stage: str, name: str, folder: str, version: int) -> 
     files = digest_files(path, where)
     return cached_unit(
         stage,
-        {"version": version, "files": files},
+        {"version": RESULT_VERSION, "files": files},
         lambda unit: fill_unit(unit, {file: path / file for file in files}, where),
         code=CODE,
     )
 
 
 def digest_files(folder: Path, where: str) -> dict[str, str]:
-    """SHA-256 of each file taken from a checkpoint's folder; raises InputError, which names it
-    ``where``, for one without weights or configuration.
+    """SHA-256 of each file taken from a checkpoint's folder, without the record of a stage that
+    made it; raises InputError, which names it ``where``, for one without weights or configuration.
     """
     files = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix in ACCEPTED_SUFFIXES and path.is_file()
+        if path.suffix in ACCEPTED_SUFFIXES and path.is_file() and path.name != RECORD
     ]
     if not any(path.suffix == ".safetensors" for path in files):
         files += [path for path in sorted(folder.iterdir()) if PICKLED.fullmatch(path.name)]
