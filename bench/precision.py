@@ -30,6 +30,7 @@ from components.features.encoding import encode, to_stored_dtype
 from components.features.frames import FrameSource
 from components.model.encoders.arithmetic import use_arithmetic
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.speech_llm import SpeechLLM
 from components.runtime.progress import progress
 from components.runtime.settings import device as default_device
@@ -56,7 +57,7 @@ class ComputedFrames:
         self._numerics = params.features.numerics(catalogue.encoder(params.encoder))
         self._arithmetic, self._device = arithmetic, torch.device(device)
         self._encoder = SpeechEncoder(
-            WORKSPACE.encoder,
+            open_checkpoint(WORKSPACE.encoder),
             device,
             self._numerics.dtype,
             params.features.layer,
@@ -80,7 +81,8 @@ def decode_by_llm(
     or SINGLE.
     """
     model = SpeechLLM.load(WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm, device, precision)
-    source = FrameSource(role, WORKSPACE.encoder, device, DATA, model.encoder)
+    encoder = open_checkpoint(WORKSPACE.encoder)
+    source = FrameSource(role, encoder, device, DATA, model.encoder)
     return _decode(model, source, f"{role}, {precision}", rules, batch_seconds)
 
 
