@@ -69,3 +69,16 @@ def test_a_pulled_result_is_used_on_another_cpu_and_nothing_is_trained(
     assert {name: other.hashes()[name] for name in MODELS} == {
         name: pushed.hashes()[name] for name in MODELS
     }
+
+
+@pytest.mark.slow
+def test_a_promoted_bridge_says_what_brings_its_encoder_and_llm(
+    pushed: Project, tmp_path: Path
+) -> None:
+    other = clone(pushed, tmp_path)
+    recording = str(write_recording(pushed, tmp_path / "recording.flac"))
+    other.dvc("artifacts", "get", ".", "bridge", "--rev", "v1.0.0", "-o", "promoted")
+    error = transcribe(other, "--model", "promoted", recording, check=False)
+    command = next(part for part in error.split("'") if part.startswith("git checkout"))
+    other.run("sh", "-c", command.replace("vN.0.0", "v1.0.0"))
+    assert transcribe(other, recording) == transcribe(pushed, recording)
