@@ -73,13 +73,16 @@ def test_an_encoder_made_here_needs_no_links(joined: Path) -> None:
 def test_another_encoder_replaces_the_links(joined: Path, tmp_path: Path) -> None:
     """Whether a stage writes it, or ``dvc checkout`` brings it."""
     shutil.copytree(joined, tmp_path / "before")
-    save_encoder(tmp_path / "local/ast", "ast")
-    run({"kind": "folder", "folder": "ast"})
-    complete = open_checkpoint(joined)
-    assert files(joined) == set() and files(complete) == recorded_digests(joined).keys()
+    save_encoder(tmp_path / "local/another", "whisper", seed=2)
+    run({"kind": "joined", "parts": {"speech": {**FOREIGN, "folder": "another"}, "mel": MEL}})
+    weights = [(open_checkpoint(joined) / "speech/model.safetensors").read_bytes()]
     shutil.rmtree(joined)
     shutil.copytree(tmp_path / "before", joined)
-    assert files(open_checkpoint(joined)) == recorded_digests(joined).keys()
+    weights.append((open_checkpoint(joined) / "speech/model.safetensors").read_bytes())
+    assert weights == [
+        (tmp_path / f"local/{name}/model.safetensors").read_bytes()
+        for name in ("another", "whisper")
+    ]
 
 
 def test_a_lost_file_that_was_made_here_is_named(joined: Path) -> None:
