@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from components.audio.sound import RATE, encode_flac
+from components.config import catalogue
 from components.config.params import read_params
+from components.decode.decoder import WORKSPACE
 from components.features.frames import FrameSource
+from components.model.model_folder import ModelConfig, folder_digest
+from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.stage import Stage
 from components.search.constraints import GREEDY
@@ -233,3 +238,25 @@ def copy(template: Path, folder: Path) -> Path:
     """A workspace of its own with the files of ``template``."""
     shutil.copytree(template, folder)
     return folder
+
+
+def save_bridge(seed: int = 1) -> None:
+    """A bridge with random weights over the checkpoints of the current folder."""
+    from components.model.llms.causal import load_llm
+
+    shape = ModelConfig(
+        folder_digest(ENCODER),
+        32,
+        folder_digest(LLM),
+        "float32",
+        catalogue.projector("small"),
+        catalogue.llm("tiny").prompt,
+        "lower",
+    )
+    torch.manual_seed(seed)
+    model = SpeechLLM(shape, *load_llm(LLM, "float32", "cpu"))
+    with torch.no_grad():
+        model.projector.linear2.weight *= 6
+    model.add_lora(2, 4, 0.0, LORA["llama"], seed)
+    model.save(empty_folder(WORKSPACE.bridge))
+    write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from components.config.augment import Augment
+from components.config.ctc import Ctc
 from components.config.entries import EncoderEntry, EncoderNumerics, Padding
 from components.config.errors import InputError, nearest
 from components.config.schema import (
@@ -37,6 +38,7 @@ from components.config.training import Train, needs_live_features
 from components.config.yaml_files import read_yaml
 
 PARAMS = Path("params.yaml")
+CALIBRATED = "calibrated"  # in place of the figure of a limit
 NAMES = ("corpus", "encoder", "projector", "llm")
 
 
@@ -127,19 +129,36 @@ class ConstraintSet:
         ),
     ]
     max_unsupported_units: Annotated[
-        NonNegativeInt,
+        NonNegativeInt | Literal["calibrated"],
         Unit("letters with CTC, else tokens"),
-        Field(description="Most in a row that the encoder does not support."),
+        Field(
+            description="Most in a row that the encoder does not support; calibrated: of dev, by "
+            "the stage ctc."
+        ),
     ]
     silence_gate: Annotated[
-        Share,
+        Share | Literal["calibrated"],
         Field(description="Evidence for speech below which the empty transcript competes."),
     ]
 
     @property
     def needs_acoustic_evidence(self) -> bool:
         """Whether a limit compares the text with what the encoder recognises."""
-        return self.max_unsupported_units > 0 or self.silence_gate > 0
+        return bool(self.max_unsupported_units or self.silence_gate)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a limit is the one that the stage ``ctc`` calculates from dev."""
+        return CALIBRATED in (self.max_unsupported_units, self.silence_gate)
+
+    def calibrate(self, max_unsupported_units: int, silence_gate: float) -> ConstraintSet:
+        """The same set with these figures in place of ``calibrated``."""
+        units, gate = self.max_unsupported_units, self.silence_gate
+        return replace(
+            self,
+            max_unsupported_units=max_unsupported_units if units == CALIBRATED else units,
+            silence_gate=silence_gate if gate == CALIBRATED else gate,
+        )
 
     def without_acoustic_limits(self) -> ConstraintSet:
         """The same set with those limits off, for a model without acoustic evidence."""
@@ -237,6 +256,7 @@ class Params:
     llm: Annotated[str, _entry_of("llm")]
     shards: Shards
     features: Features
+    ctc: Ctc
     train: Train
     decode: Decode
     score: Score

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config.entries import EncoderNumerics
 from components.config.params import ConstraintSet
-from components.model.folders.description import has_ctc_for_layer
+from components.model.folders.description import has_head, has_trained_head
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.text.hypothesis import Hypothesis
 
@@ -24,20 +24,25 @@ if TYPE_CHECKING:  # the stage starts its workers without torch
     import torch
 
     from components.decode.whisper import WhisperDecoder
+    from components.model.encoders.ctc import HeadSource
     from components.model.encoders.encoder import SpeechEncoder
     from components.model.speech_llm import SpeechLLM
 
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Where the three parts of a trained model are."""
+    """Where the parts of a trained model are; ``ctc`` is that of the stage ``ctc``, and None counts
+    as one without a trained head.
+    """
 
     bridge: Path
     encoder: Path
     llm: Path
+    ctc: Path | None = None
 
 
-WORKSPACE = ModelFolders(Path("models/bridge"), Path("models/encoder"), Path("models/llm"))
+HEAD = Path("models/ctc")
+WORKSPACE = ModelFolders(Path("models/bridge"), Path("models/encoder"), Path("models/llm"), HEAD)
 
 
 class Decoder:
@@ -60,7 +65,7 @@ class Decoder:
     ) -> None:
         self.folders = replace(folders, encoder=open_checkpoint(folders.encoder))
         self.device, self.layer = device, layer
-        self.has_ctc = has_ctc_for_layer(self.folders.encoder, layer)
+        self.has_ctc = has_head(self.folders.encoder, layer, folders.ctc)
         self._numerics, self._llm_dtype = numerics, llm_dtype
 
     @cached_property
@@ -84,10 +89,11 @@ class Decoder:
     @cached_property
     def encoder(self) -> SpeechEncoder:
         """The tuned encoder, else the one of the encoder folder."""
+        return self.tuned_encoder or self._load_encoder()
+
+    def _load_encoder(self) -> SpeechEncoder:
         from components.model.encoders.encoder import SpeechEncoder
 
-        if self.tuned_encoder:
-            return self.tuned_encoder
         folder, numerics = self.folders.encoder, self._numerics
         if numerics is None:
             return SpeechEncoder(folder, self.device, layer=self.layer)
@@ -100,11 +106,40 @@ class Decoder:
             numerics.gpu_arithmetic,
         )
 
-    def load(self, *, with_llm: bool) -> None:
-        """Loads the encoder now, and bridge and LLM if asked for; raises InputError if they do not
-        belong together.
+    @cached_property
+    def head_reads_other_frames(self) -> bool:
+        """Whether the CTC head reads other frames than the bridge: a trained head reads those of
+        the encoder as it was before the bridge tuned it.
         """
-        _ = (self.model if with_llm else None), self.encoder
+        from components.model.model_folder import read_model_config
+
+        return (
+            has_trained_head(self.folders.ctc)
+            and read_model_config(self.folders.bridge).encoder_run is not None
+        )
+
+    @cached_property
+    def head_encoder(self) -> SpeechEncoder:
+        """The encoder whose frames the CTC head reads."""
+        return self._load_encoder() if self.head_reads_other_frames else self.encoder
+
+    @cached_property
+    def head(self) -> HeadSource:
+        """The CTC head of the run: the encoder's own, or the one that the stage ``ctc`` trained;
+        raises InputError if there is neither.
+        """
+        from components.model.encoders.trained_head import TrainedHead
+
+        folder = self.folders.ctc
+        if folder is None or not has_trained_head(folder):
+            return self.encoder
+        return TrainedHead.load(folder, self.device)
+
+    def load(self, *, with_llm: bool) -> None:
+        """Loads now what a transcription needs: with bridge and LLM, or the CTC head alone; raises
+        InputError if they do not belong together.
+        """
+        _ = (self.model, self.encoder) if with_llm else (self.head_encoder, self.head)
 
     @cached_property
     def _whisper(self) -> WhisperDecoder:
@@ -130,21 +165,24 @@ class Decoder:
         durations_s: Sequence[float],
         constraints: ConstraintSet | None,
         utterance_ids: Sequence[str] = (),
+        head_frames: Sequence[torch.Tensor] | None = None,
     ) -> list[Hypothesis]:
         """The hypothesis of each utterance from its frames, each (frames, encoder width);
-        ``utterance_ids`` are for a prompt that is drawn by them.
+        ``utterance_ids`` are for a prompt that is drawn by them. ``head_frames`` are those that the
+        CTC head reads, where they are others.
 
-        ``constraints`` is None for the encoder's own text by CTC; raises InputError if the encoder
-        has no CTC head.
+        ``constraints`` is None for the text of the CTC head; raises InputError if there is none.
         """
+        from components.model.encoders.ctc import CtcHead
         from components.search.acoustic_evidence import ctc_evidence
         from components.search.beam import search
 
+        head_frames = frames if head_frames is None else head_frames
         if constraints is None:
-            return [Hypothesis(text) for text in self.encoder.decode_ctc(frames)]
+            return [Hypothesis(text) for text in CtcHead(self.head).decode(head_frames)]
         needs_ctc = self.has_ctc and constraints.needs_acoustic_evidence
         evidence = (
-            ctc_evidence(self.encoder, frames, self.model.builder.decode) if needs_ctc else None
+            ctc_evidence(self.head, head_frames, self.model.builder.decode) if needs_ctc else None
         )
         return search(
             self.model, frames, durations_s, constraints, evidence, utterance_ids=utterance_ids

@@ -3,9 +3,9 @@
 
 The unit is one shard under one system; batches are formed inside it, by length. An utterance is
 decoded in one piece, however long it is; only components.transcribe cuts at pauses. Beside the
-constraint sets there is the system of the encoder's own CTC and, if the encoder is a complete
-Whisper, that of its own decoder. Cost at embedded size: 900 utterances and clips under two beam-4
-sets and CTC in about 25 s on two cores.
+constraint sets there is the system of the CTC head (the encoder's own, or the one of the stage
+``ctc``) and, if the encoder is a complete Whisper, that of its own decoder. Cost at embedded size:
+900 utterances and clips under two beam-4 sets and CTC in about 25 s on two cores.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from typing import Any
 from components.config import catalogue
 from components.config.params import ConstraintSet, Decode
 from components.decode import RESULT_VERSION
-from components.decode.decoder import WORKSPACE
+from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, UNIT, DecodeJob, decode_shard, speed_by_system
 from components.model.folders.description import (
+    LIMITS,
+    AcousticLimits,
     has_acoustic_evidence,
-    has_ctc_for_layer,
+    has_head,
     has_own_decoder,
+    has_trained_head,
+    read_limits,
 )
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
@@ -46,8 +50,9 @@ def work(stage: Stage) -> None:
     """
     out, settings, layer = empty_folder(OUT), stage.params.decode, _layer()
     encoder = open_checkpoint(WORKSPACE.encoder)
-    has_evidence = has_acoustic_evidence(encoder, layer, WORKSPACE.bridge)
-    settings = replace(settings, sets=enforceable_sets(settings.sets, has_evidence))
+    has_evidence = has_acoustic_evidence(encoder, layer, WORKSPACE.bridge, HEAD)
+    sets = enforceable_sets(settings.sets, has_evidence, read_limits(HEAD))
+    settings = replace(settings, sets=sets)
     jobs = _jobs(settings, encoder, layer)
     units = {}
     with progress(stage.label(), "hypotheses", len(jobs), "shards") as bar:
@@ -89,21 +94,30 @@ def work(stage: Stage) -> None:
 
 
 def enforceable_sets(
-    sets: Mapping[str, ConstraintSet], has_evidence: bool
+    sets: Mapping[str, ConstraintSet], has_evidence: bool, limits: AcousticLimits | None = None
 ) -> dict[str, ConstraintSet]:
-    """The constraint sets that can be enforced: without acoustic evidence the limits that need it
-    are switched off, and a log message says so.
+    """The constraint sets with figures, as they can be enforced: ``limits`` in place of limits that
+    are to be calibrated. Without acoustic evidence the limits that need it are switched off, as are
+    those to be calibrated without ``limits``; a log message says so.
     """
-    if has_evidence:
-        return dict(sets)
+    enforceable = {}
     for name, constraints in sets.items():
-        if constraints.needs_acoustic_evidence:
+        if limits is not None:
+            constraints = constraints.calibrate(limits.max_unsupported_units, limits.silence_gate)
+        if not has_evidence and constraints.needs_acoustic_evidence:
             log.warning(
-                "decode: %s: max_unsupported_units and silence_gate are off: the encoder has no "
-                "CTC head for these frames, and the bridge has no trained matching head",
+                "decode: %s: max_unsupported_units and silence_gate are off: there is no CTC head "
+                "for these frames, and the bridge has no trained matching head",
                 name,
             )
-    return {name: constraints.without_acoustic_limits() for name, constraints in sets.items()}
+            constraints = constraints.without_acoustic_limits()
+        elif constraints.needs_calibration:
+            log.warning(
+                "decode: %s: limits that are 'calibrated' are off: they need a CTC head", name
+            )
+            constraints = constraints.calibrate(0, 0)
+        enforceable[name] = constraints
+    return enforceable
 
 
 def _layer() -> int | str:
@@ -113,17 +127,24 @@ def _layer() -> int | str:
 
 
 def _model_digests() -> dict[str, Any]:
-    return {
+    """Digests of the parts of the model; of the stage ``ctc`` where it trained a head (calibrated
+    limits are in the constraint sets).
+    """
+    digests = {
         "bridge": recorded_digests(WORKSPACE.bridge),
         "encoder": recorded_digests(WORKSPACE.encoder),
         "llm": recorded_digests(WORKSPACE.llm),
     }
+    if has_trained_head(HEAD):
+        files = recorded_digests(HEAD)
+        digests["ctc"] = {name: digest for name, digest in files.items() if name != LIMITS}
+    return digests
 
 
 def _jobs(settings: Decode, encoder: Path, layer: int | str) -> list[DecodeJob]:
     """All jobs of the stage, by role, system, source and shard."""
     systems: dict[str, ConstraintSet | None] = dict(settings.sets)
-    if has_ctc_for_layer(encoder, layer):
+    if has_head(encoder, layer, HEAD):
         systems[CTC] = None
     if has_own_decoder(encoder):
         systems[WHISPER] = None

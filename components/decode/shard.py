@@ -27,7 +27,7 @@ from components.shards.reader import (
     read_audio,
     read_description,
 )
-from components.text.hypothesis import LLM_ONLY, WHISPER, Hypothesis
+from components.text.hypothesis import CTC, LLM_ONLY, WHISPER, Hypothesis
 
 if TYPE_CHECKING:  # the stage starts its workers without torch
     from components.features.frames import FrameSource
@@ -71,20 +71,24 @@ class ShardDecoder:
 
     def __init__(self, decoder: Decoder, data: Path = DATA) -> None:
         self.decoder, self.data = decoder, data
-        self._frames: dict[str, FrameSource] = {}
+        self._frames: dict[tuple[str, bool], FrameSource] = {}
         self._recordings: dict[str, dict[tuple[str, str], IndexedUtterance]] = {}
         self._languages: dict[tuple[str, str, str], str] = {}  # by role, source and utterance
 
-    def frames(self, role: str) -> FrameSource:
-        """The frames of a role; raises InputError if they are of another encoder or layer."""
+    def frames(self, role: str, *, of_head: bool = False) -> FrameSource:
+        """The frames of a role that the bridge reads, or those ``of_head`` that the CTC head reads;
+        raises InputError if they are of another encoder or layer.
+        """
         from components.features.frames import FrameSource
 
-        if role not in self._frames:
-            decoder = self.decoder
-            self._frames[role] = FrameSource(
-                role, decoder.folders.encoder, decoder.device, self.data, decoder.tuned_encoder
+        decoder = self.decoder
+        key = role, of_head and decoder.head_reads_other_frames
+        if key not in self._frames:
+            encoder = None if key[1] else decoder.tuned_encoder
+            self._frames[key] = FrameSource(
+                role, decoder.folders.encoder, decoder.device, self.data, encoder
             )
-        return self._frames[role]
+        return self._frames[key]
 
     def recording(self, role: str, utterance: IndexedUtterance) -> IndexedUtterance:
         """The utterance in the audio shards of its role."""
@@ -107,7 +111,7 @@ class ShardDecoder:
 
     def decode(self, job: DecodeJob, throughput: DecodeTiming) -> list[Hypothesis]:
         """The hypotheses of a job, in the order of its shard."""
-        source = self.frames(job.role)
+        source = self.frames(job.role, of_head=job.system == CTC)
         utterances = [
             utterance
             for utterance in source.utterances
@@ -142,11 +146,19 @@ class ShardDecoder:
             waveforms = [read_audio(self.recording(job.role, utterance)) for utterance in batch]
             return self.decoder.decode_by_whisper(waveforms)
         durations_s = [utterance.duration_s for utterance in batch]
+        is_ctc, head_frames = job.constraints is None, None
+        if (
+            job.constraints
+            and job.constraints.needs_acoustic_evidence
+            and self.decoder.head_reads_other_frames
+        ):
+            head_frames = self.frames(job.role, of_head=True).frames(batch)
         return self.decoder.decode(
-            self.frames(job.role).frames(batch),
+            self.frames(job.role, of_head=is_ctc).frames(batch),
             durations_s,
             job.constraints,
             [utterance.id for utterance in batch],
+            head_frames,
         )
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from components.config import catalogue
 from components.config.model_sources import TrainedLlmSource
 from components.config.training import SHORT_EPOCHS
+from components.plan.head import count_head_parameters
 from components.plan.length import sum_speech_epochs
 from components.plan.load import ASSUMPTIONS
 from components.plan.recipe import suggest_recipe
@@ -67,6 +68,15 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
     llm = catalogue.llm(plan.params.llm)
     if isinstance(llm.source, TrainedLlmSource) and "llm" not in plan.up_to_date:
         yield f"The llm {plan.params.llm} is trained here: its time is not counted."
+    if count_head_parameters(plan.params, plan.networks):
+        hours = min(
+            plan.params.ctc.hours,
+            sum(amount.seconds for amount in plan.audio if amount.role == "train") / 3600,
+        )
+        yield (
+            f"{plan.params.encoder} has no CTC head for these frames: the stage ctc trains one on "
+            f"{hours:,.0f} h of speech, {plan.params.ctc.epochs} times."
+        )
     if plan.other_loads:
         yield _compare_modes(plan)
     has_all_audio = all(amount.has_basis for amount in plan.audio)
@@ -174,8 +184,12 @@ def _parameters(plan: RunPlan) -> Table:
     for module, counts in modules.items():
         if any(counts):
             table.add_row(module, *map(format_millions, counts))
+    num_head = count_head_parameters(plan.params, plan.networks)
+    if num_head:
+        table.add_row("CTC head", format_millions(num_head), "")
+    num_trained = plan.networks.num_trained + num_head
     num_frozen = sum(frozen for _, frozen in modules.values())
-    table.add_row("all", format_millions(plan.networks.num_trained), format_millions(num_frozen))
+    table.add_row("all", format_millions(num_trained), format_millions(num_frozen))
     return table
 
 

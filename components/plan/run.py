@@ -30,6 +30,7 @@ from components.plan.disk import (
     list_downloaded,
     sum_by_disk,
 )
+from components.plan.head import estimate_head
 from components.plan.length import StageLength, list_stage_lengths
 from components.plan.load import (
     Gpu,
@@ -194,6 +195,9 @@ def estimate_loads(
         loads += [plan_encoder(encoder, audio).load for encoder in networks.trained_encoders]
     if params.features.mode == "cached" and not _is_complete("features", up_to_date, ("noise",)):
         loads.append(estimate_features(params, networks, audio, encoder_dtype))
+    head = None if "ctc" in up_to_date else estimate_head(params, networks, audio, encoder_dtype)
+    if head is not None:
+        loads.append(head)
     # What is tuned as a whole has fp32 weights.
     encoder_dtype = "float32" if networks.modules["encoder"][0] else encoder_dtype
     dtype = "float32" if networks.modules["LLM"][0] else dtype

@@ -177,11 +177,13 @@ def _snapshot(name: str, names: tuple[str, ...]) -> dict[str, Any]:
     for key, value in values.items():
         entry = catalogue.raw_entry(key, value)
         entries[key] = {part: content for part, content in entry.items() if part != "card"}
+    limits = {"sets": params.raw["decode"]["sets"]} if name == "ctc" else {}  # to be calibrated
     return {
         "names": values,
         "section": None if name in NAMES else params.raw.get(name),
         "prompt": params.raw["train"].get("prompt") if name == "score" else None,  # of an echo
         "entries": entries,
+        **limits,
     }
 
 

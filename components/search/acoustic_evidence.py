@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import CtcHead
+from components.model.encoders.ctc import CtcHead, HeadSource
 from components.model.matching import MatchingHead
 
 # Cosine of a token's embedding and the speech that it attends to, from which on the token is
@@ -109,13 +109,25 @@ class CtcEvidence:
             row = np.zeros(len(self._ctc_letters) + 1, np.int32)
             previous_text, unsupported = "", 0
         for letter in text[len(previous_text) :]:
-            match, previous_length = row[:-1] + (self._ctc_letters == ord(letter)), row[-1]
-            longest = np.concatenate([row[:1], np.maximum(row[1:], match)])
-            row = np.maximum.accumulate(longest)
+            previous_length = row[-1]
+            row = _extend_row(row, self._ctc_letters == ord(letter))
             unsupported = 0 if row[-1] > previous_length else unsupported + 1
         return PrefixState(unsupported, tokens, text, row)
 
-    def speech_probability(self, tokens: Sequence[int]) -> float:
+    def count_unsupported(self, text: str) -> int:
+        """Most letters of a text in a row that are not supported: the smallest limit that allows
+        it, however the LLM's tokens divide it.
+        """
+        row: np.ndarray = np.zeros(len(self._ctc_letters) + 1, np.int32)
+        unsupported = most = 0
+        for letter in letters(text):
+            previous_length = row[-1]
+            row = _extend_row(row, self._ctc_letters == ord(letter))
+            unsupported = 0 if row[-1] > previous_length else unsupported + 1
+            most = max(most, unsupported)
+        return most
+
+    def speech_probability(self, tokens: Sequence[int] = ()) -> float:
         """1 - P(all frames are blank)."""
         return -float(np.expm1(self._log_all_blank))
 
@@ -142,6 +154,15 @@ class CtcEvidence:
             reduction="sum",
         )
         return -float(loss)
+
+
+def _extend_row(row: np.ndarray, is_match: np.ndarray) -> np.ndarray:
+    """``PrefixState.row`` after one more letter; ``is_match`` says where the CTC text has it,
+    (letters of the CTC text,).
+    """
+    longest = np.concatenate([row[:1], np.maximum(row[1:], row[:-1] + is_match)])
+    next_row: np.ndarray = np.maximum.accumulate(longest)
+    return next_row
 
 
 class MatchedEvidence:
@@ -192,12 +213,15 @@ class MatchedEvidence:
 
 
 def ctc_evidence(
-    encoder: Any, frames: Sequence[torch.Tensor], decode_tokens: Callable[[tuple[int, ...]], str]
-) -> list[Evidence]:
-    """Evidence of utterances from the CTC head of their encoder and their last-layer frames, each
-    (frames, width). ``decode_tokens`` turns tokens of the LLM into text.
+    source: HeadSource,
+    frames: Sequence[torch.Tensor],
+    decode_tokens: Callable[[tuple[int, ...]], str],
+) -> list[CtcEvidence]:
+    """Evidence of utterances from a CTC head and the frames that it reads, each (frames, width).
+    ``decode_tokens`` turns tokens of the LLM into text.
     """
-    head, ctc_texts = CtcHead(encoder), encoder.decode_ctc(frames)
+    head = CtcHead(source)
+    ctc_texts = head.decode(frames)
     cached_decode = lru_cache(maxsize=100_000)(decode_tokens)
     return [
         CtcEvidence(scores.cpu(), ctc_text, head, cached_decode)

@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from components.model.encoders.ctc import CtcHead, count_min_frames
+from components.model.encoders.ctc import CtcHead, HeadSource, count_min_frames
 from components.text.joining import Word, estimate_word_times
 
 
@@ -72,14 +71,14 @@ def _unit_span(path: np.ndarray, emitted: np.ndarray, state: int) -> UnitSpan:
 
 
 class Aligner:
-    """Word times from the CTC head of a ``SpeechEncoder``.
+    """Word times from a CTC head whose frames have the rate ``frame_rate`` a second.
 
-    Raises InputError if the encoder has no CTC head.
+    Raises InputError for an encoder without a CTC head.
     """
 
-    def __init__(self, encoder: Any) -> None:
-        self.head = CtcHead(encoder)
-        self._output_layer, self._frame_rate = encoder.head, encoder.frame_rate
+    def __init__(self, source: HeadSource, frame_rate: float) -> None:
+        self.head = CtcHead(source)
+        self._frame_rate = frame_rate
         self._delimiter = self._read_delimiter()
 
     @torch.inference_mode()
@@ -87,10 +86,7 @@ class Aligner:
         """Of each unit at each frame: last-layer frames, (frames, width), to (frames, units),
         float32.
         """
-        encoder = self.head.encoder
-        batch = frames.to(encoder.device, encoder.dtype)[None]  # (1, frames, width)
-        logits = self._output_layer(batch)[0].float()  # (frames, units)
-        scores: np.ndarray = logits.log_softmax(-1).cpu().numpy()
+        scores: np.ndarray = self.head.log_probabilities([frames])[0].cpu().numpy()
         return scores
 
     def __call__(self, frames: torch.Tensor, text: str) -> list[Word]:

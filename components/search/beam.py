@@ -58,7 +58,7 @@ def search(
         model, speech, inputs, durations_s, constraints, evidence or (), is_synchronous
     )
     texts = _distinct_texts(output, model.builder.eos, constraints)
-    gate = constraints.silence_gate
+    gate = float(constraints.silence_gate)
     if not (gate and evidence is not None):
         scored = _score_texts(model, speech, texts, templates)
     else:

@@ -202,7 +202,9 @@ def logits_processors(
         processors.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
     if constraints.max_unsupported_units:
         processors.append(
-            AcousticAgreementProcessor(evidence, constraints.max_unsupported_units, eos, ignored)
+            AcousticAgreementProcessor(
+                evidence, int(constraints.max_unsupported_units), eos, ignored
+            )
         )
     processors.append(TokenLimits(*token_limits(constraints, durations_s), eos, device))
     if constraints.eos_threshold:

@@ -21,7 +21,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import Params, read_params
 from components.config.schema import non_default_fields
-from components.decode.decoder import WORKSPACE
+from components.decode.decoder import HEAD, WORKSPACE
 from components.model.folders.description import MATCHING
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
@@ -29,7 +29,7 @@ from components.runtime.hashing import data_digest, file_digest
 from components.runtime.unit_cache import check_disk_space, link_file
 from components.transcribe import card
 from components.transcribe.bases import is_trained_by_stage
-from components.transcribe.setup import DESCRIPTION, FOLDERS, FORMAT, Setup, workspace_setup
+from components.transcribe.setup import DESCRIPTION, FORMAT, Setup, workspace_setup
 
 ADAPTERS = ("lora", "encoder-lora")
 BASE_FOLDERS = {"encoder": WORKSPACE.encoder, "llm": WORKSPACE.llm}
@@ -112,6 +112,7 @@ def _write_folder(
 ) -> dict[str, str]:
     """Writes all files of an export; returns their digests, of all but card and description."""
     files = _copy_bridge(folder, _title(bases["llm"]), setup)
+    files |= _copy_head(folder, setup)
     for stage in included:
         files |= _link_base(stage, BASE_FOLDERS[stage], folder / stage)
     description = {
@@ -155,7 +156,7 @@ def _check_secrets(folder: Path) -> None:
     texts = [
         path
         for path in folder.rglob("*")
-        if path.suffix in (".json", ".md") and path.relative_to(folder).parts[0] not in FOLDERS[1:]
+        if path.suffix in (".json", ".md") and path.relative_to(folder).parts[0] not in BASE_FOLDERS
     ]
     try:
         for path in texts:
@@ -209,6 +210,17 @@ def _copy_bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
             target.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         digests[f"bridge/{name}"] = file_digest(target)
     return digests
+
+
+def _copy_head(folder: Path, setup: Setup) -> dict[str, str]:
+    """Copies the CTC head that was trained on the frames, if there is one; returns the digest of
+    each file.
+    """
+    for name in setup.head_files:
+        target = folder / HEAD.name / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(HEAD / name, target)
+    return {f"{HEAD.name}/{name}": digest for name, digest in setup.head_files.items()}
 
 
 def _link_base(stage: str, source: Path, folder: Path) -> dict[str, str]:

@@ -19,8 +19,16 @@ from components.config.errors import InputError, nearest
 from components.config.model_sources import FETCHED
 from components.config.params import ConstraintSet, read_params
 from components.config.schema import STRICT, non_default_fields, parse_as
-from components.decode.decoder import WORKSPACE, ModelFolders
-from components.model.folders.description import BASES_HINT, PROJECTOR, has_ctc_for_layer
+from components.decode.decoder import HEAD, WORKSPACE, ModelFolders
+from components.decode.run import enforceable_sets
+from components.model.folders.description import (
+    BASES_HINT,
+    LIMITS,
+    PROJECTOR,
+    has_head,
+    has_trained_head,
+    read_limits,
+)
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.runtime.hashing import data_digest, file_digest
@@ -30,8 +38,8 @@ from components.transcribe.bases import EncoderBase, LlmBase, base_folder
 DESCRIPTION = "libretto.json"  # of an exported folder
 FORMAT = 2  # of the description: raised when an older reader would misunderstand it
 FORMAT_1_NAMES = {"max_unheard": "max_unsupported_units"}  # of a constraint set, and the name now
-# folders of an export; encoder and llm only if it contains its bases
-FOLDERS = ("bridge", "encoder", "llm")
+# Folders of an export: ctc only if a head was trained, encoder and llm only if it has its bases.
+FOLDERS = ("bridge", "ctc", "encoder", "llm")
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,8 @@ class Setup:
 
     @property
     def has_ctc(self) -> bool:
-        """Whether the encoder has a CTC head for the layer of the frames."""
-        return has_ctc_for_layer(self.folders.encoder, self.features.layer)
+        """Whether a CTC head reads the frames: the encoder's own, or a trained one."""
+        return has_head(self.folders.encoder, self.features.layer, self.folders.ctc)
 
     def constraints(self, name: str) -> ConstraintSet | None:
         """The constraint set of that name, None for the encoder's own text; raises InputError for
@@ -90,6 +98,15 @@ class Setup:
                 hint=nearest(name, [*self.decode.sets, CTC]),
             )
         return None if name == CTC else self.decode.sets[name]
+
+    @property
+    def head_files(self) -> dict[str, str]:
+        """Digests of the files of the head that the stage ``ctc`` trained; none if it did not."""
+        folder = self.folders.ctc
+        if folder is None or not has_trained_head(folder):
+            return {}
+        files = recorded_digests(folder)
+        return {name: digest for name, digest in files.items() if name != LIMITS}
 
     def default_set(self) -> str:
         """The name of the set that is used if none is named: ``constrained``, else the first."""
@@ -123,7 +140,8 @@ def workspace_setup() -> Setup:
             subject=str(WORKSPACE.bridge),
             hint="Run 'dvc repro', or set them back.",
         )
-    search = SearchConfig(params.decode.batch_seconds, params.decode.sets)
+    sets = enforceable_sets(params.decode.sets, True, read_limits(HEAD))
+    search = SearchConfig(params.decode.batch_seconds, sets)
     folders = replace(WORKSPACE, encoder=open_checkpoint(WORKSPACE.encoder))
     return Setup(folders, features, search)
 
@@ -142,7 +160,7 @@ def export_setup(folder: Path) -> Setup:
         base_folder(stage, base, folder / stage, _files_below(description.files, stage))
         for stage, base in (("encoder", description.encoder), ("llm", description.llm))
     )
-    folders = ModelFolders(folder / "bridge", encoder, llm)
+    folders = ModelFolders(folder / "bridge", encoder, llm, folder / "ctc")
     return Setup(folders, description.features, description.decode)
 
 
@@ -161,8 +179,9 @@ def _transcript_fields(folder: Path | None) -> dict[str, Any]:
         return fields
     setup = workspace_setup()
     folders = (WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm)
+    head = {str(HEAD): setup.head_files} if setup.head_files else {}
     return {
-        "files": {str(path): recorded_digests(path) for path in folders},
+        "files": {**{str(path): recorded_digests(path) for path in folders}, **head},
         "features": non_default_fields(setup.features),
         "decode": non_default_fields(setup.decode),
     }

@@ -82,7 +82,7 @@ class Transcriber:
         self.system = constraints or setup.default_set()
         self.constraints = setup.constraints(self.system)
         if self.constraints and not has_acoustic_evidence(
-            folders.encoder, self.features.layer, folders.bridge
+            folders.encoder, self.features.layer, folders.bridge, folders.ctc
         ):
             self.constraints = self.constraints.without_acoustic_limits()
         self.segment_seconds = segment_seconds
@@ -105,13 +105,16 @@ class Transcriber:
         )
         if self.constraints is None and not self.decoder.has_ctc:
             raise InputError(
-                f"{folders.encoder} has no CTC head for the layer of the model's frames.",
+                f"{folders.encoder} has no CTC head for the layer of the model's frames, and none "
+                "was trained.",
                 subject=CTC,
                 hint="Name a constraint set.",
             )
         self.decoder.load(with_llm=self.constraints is not None)
-        self.encoder = self.decoder.encoder
-        self.aligner = Aligner(self.encoder) if self.decoder.has_ctc else None
+        has_llm, has_ctc = self.constraints is not None, self.decoder.has_ctc
+        self.encoder = self.decoder.encoder if has_llm else self.decoder.head_encoder
+        self.head_encoder = self.decoder.head_encoder if has_ctc else self.encoder
+        self.aligner = Aligner(self.decoder.head, self.encoder.frame_rate) if has_ctc else None
 
     @classmethod
     def load(
@@ -125,10 +128,10 @@ class Transcriber:
         """The model of an exported folder, or of the workspace that is the current folder.
 
         ``device`` is torch's name of one (default: that of the runtime settings), ``constraints`` a
-        constraint set of the model, or ``ctc`` for the encoder's own text, ``segment_seconds`` the
-        longest segment, ``batch_seconds`` the audio in a batch (default: as the model says). Raises
-        InputError if the model is incomplete and for an unknown set; TransientError if a base
-        checkpoint has to be fetched and the network fails.
+        constraint set of the model, or ``ctc`` for the text of the CTC head, ``segment_seconds``
+        the longest segment, ``batch_seconds`` the audio in a batch (default: as the model says).
+        Raises InputError if the model is incomplete and for an unknown set; TransientError if a
+        base checkpoint has to be fetched and the network fails.
         """
         return cls(
             load_setup(Path(folder) if folder is not None else None),
@@ -235,11 +238,17 @@ class Transcriber:
         if not frames:
             return results
         durations_s = [batch[index].segment.seconds for index in frames]
-        hypotheses = self.decoder.decode(list(frames.values()), durations_s, self.constraints)
-        for index, hypothesis in zip(frames, hypotheses, strict=True):
-            words = (
-                self.aligner(frames[index], hypothesis.text) if self.aligner is not None else None
-            )
+        head_frames = list(frames.values())
+        if self.head_encoder is not self.encoder:
+            waveforms = [batch[index].samples for index in frames]
+            batching = self.features.numerics.batching
+            encoded = encode(self.head_encoder, waveforms, batching)
+            head_frames = [self._as_decoded(segment_frames) for segment_frames in encoded]
+        hypotheses = self.decoder.decode(
+            list(frames.values()), durations_s, self.constraints, head_frames=head_frames
+        )
+        for index, own_frames, hypothesis in zip(frames, head_frames, hypotheses, strict=True):
+            words = self.aligner(own_frames, hypothesis.text) if self.aligner is not None else None
             results[index] = SegmentHypothesis(batch[index].segment, hypothesis, words)
         return results
 

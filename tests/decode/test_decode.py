@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from components.audio.sound import RATE
-from components.config import catalogue
 from components.config.params import read_params
 from components.corpus.build import work as build_corpus
 from components.corpus.scan import write_scans
@@ -27,9 +26,8 @@ from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DecodeJob, DecodeTiming, ShardDecoder, _shard_decoder
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
-from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
-from components.runtime.artifact import empty_folder, read_record, write_record
+from components.runtime.artifact import read_record, write_record
 from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from components.search.acoustic_evidence import ctc_evidence
@@ -42,33 +40,12 @@ from components.shards.reader import (
 )
 from components.text.hypothesis import Hypothesis
 from tests import world as tones
-from tests.checkpoints import LORA, save_encoder, save_llm
+from tests.checkpoints import save_encoder, save_llm
 from tests.errors import refused
+from tests.world import save_bridge
 
 OUT = Path("data/decode")
 ROLES = ("dev", "test", "nonspeech-test")
-
-
-def save_bridge(seed: int = 1) -> None:
-    """A bridge with random weights over the world's checkpoints."""
-    from components.model.llms.causal import load_llm
-
-    shape = ModelConfig(
-        folder_digest(tones.ENCODER),
-        32,
-        folder_digest(tones.LLM),
-        "float32",
-        catalogue.projector("small"),
-        catalogue.llm("tiny").prompt,
-        "lower",
-    )
-    torch.manual_seed(seed)
-    model = SpeechLLM(shape, *load_llm(tones.LLM, "float32", "cpu"))
-    with torch.no_grad():
-        model.projector.linear2.weight *= 6
-    model.add_lora(2, 4, 0.0, LORA["llama"], seed)
-    model.save(empty_folder(WORKSPACE.bridge))
-    write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
 
 
 @pytest.fixture(autouse=True)

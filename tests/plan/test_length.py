@@ -109,8 +109,8 @@ def test_cached_and_live_frames_are_planned_side_by_side(
     live = run.plan_run(
         read_overridden_params({**values, "features.mode": "live"}, ""), machine=machine
     )
-    assert [load.stage for load in cached.loads] == ["features", "train", "decode"]
-    assert [load.stage for load in live.loads] == ["train", "decode"]
+    assert [load.stage for load in cached.loads] == ["features", "ctc", "train", "decode"]
+    assert [load.stage for load in live.loads] == ["ctc", "train", "decode"]
     assert cached.other_loads == live.loads and live.other_loads == cached.loads
     once = cached.loads[0].total_operations
     # live: three epochs of the same audio, and what is tested

@@ -54,7 +54,8 @@ def test_the_path_is_the_likeliest_of_all_that_give_the_text(
 
 @pytest.fixture
 def aligner(tmp_path: Path) -> Aligner:
-    return Aligner(SpeechEncoder(save_encoder(tmp_path / "encoder")))
+    encoder = SpeechEncoder(save_encoder(tmp_path / "encoder"))
+    return Aligner(encoder, encoder.frame_rate)
 
 
 def certain(aligner: Aligner, said: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
@@ -76,7 +77,7 @@ def test_words_stand_where_their_letters_are(
 ) -> None:
     frames = certain(aligner, "__aamm_ber_ |_birrch__", monkeypatch)
     words = aligner(frames, "amber birch")
-    rate = aligner.head.encoder.frame_rate
+    rate = aligner._frame_rate
     assert [(word.text, round(word.start * rate), round(word.end * rate)) for word in words] == [
         ("amber", 2, 10),
         ("birch", 14, 20),
@@ -90,7 +91,7 @@ def test_what_the_head_does_not_know_is_left_out(
     aligner: Aligner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = certain(aligner, "__amber______ birch__", monkeypatch)
-    rate = aligner.head.encoder.frame_rate
+    rate = aligner._frame_rate
     words = aligner(frames, "7 Amber, 4 % birch! 99")
     assert [word.text for word in words] == ["7", "Amber,", "4", "%", "birch!", "99"]
     times = [time * rate for word in words for time in (word.start, word.end)]
@@ -104,7 +105,7 @@ def test_a_text_that_does_not_fit_is_spread_over_the_time(aligner: Aligner) -> N
         assert [word.text for word in words] == text.split()
         assert (words[0].start, words[-1].end) == (
             0,
-            pytest.approx(12 / aligner.head.encoder.frame_rate),
+            pytest.approx(12 / aligner._frame_rate),
         )
         assert {word.score for word in words} == {None}
     assert aligner(torch.zeros(12, 32), " ") == []
@@ -114,7 +115,7 @@ def test_a_text_that_does_not_fit_is_spread_over_the_time(aligner: Aligner) -> N
 def test_times_lie_inside_the_recording_in_order(family: str, tmp_path: Path) -> None:
     encoder = SpeechEncoder(save_encoder(tmp_path / "encoder", family))
     samples = tone("amber birch cedar", 1)
-    words = Aligner(encoder)(encoder([samples])[0], "amber birch cedar")
+    words = Aligner(encoder, encoder.frame_rate)(encoder([samples])[0], "amber birch cedar")
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert min(times) >= 0 and max(times) <= len(samples) / 16_000 + 0.1
@@ -123,7 +124,8 @@ def test_times_lie_inside_the_recording_in_order(family: str, tmp_path: Path) ->
 def test_subwords_that_mark_beginnings_need_nothing_between_words(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder")
     units = build_subword_tokenizer(TEXTS, 32)
-    aligner = Aligner(SpeechEncoder(folder))
+    encoder = SpeechEncoder(folder)
+    aligner = Aligner(encoder, encoder.frame_rate)
     letters = aligner._target(
         [aligner.head.encode_in_vocabulary(word) for word in ("amber", "birch")]
     )[0]

@@ -7,8 +7,8 @@ encoder's forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -46,12 +46,30 @@ def sum_loss_per_frame(
     return (losses / num_frames.to(losses.device)).sum()
 
 
-class CtcHead:
-    """The CTC head of a ``SpeechEncoder``, which must have one, and its units."""
+class HeadSource(Protocol):
+    """What has a CTC head: a ``SpeechEncoder``, or a ``TrainedHead``."""
 
-    def __init__(self, encoder: Any) -> None:
-        self.encoder, self.tokenizer = encoder, encoder.tokenizer
-        self.blank = int(encoder.model.config.pad_token_id)
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def head(self) -> Any:
+        """Frames, (…, width) → scores of units, (…, units)."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The units."""
+
+    @property
+    def blank(self) -> int:
+        """Id of the blank unit."""
+
+
+class CtcHead:
+    """The CTC head of a ``SpeechEncoder`` that has one, or a ``TrainedHead``, and its units."""
+
+    def __init__(self, source: HeadSource) -> None:
+        self.source, self.tokenizer, self.blank = source, source.tokenizer, source.blank
         letters = "".join(unit for unit in self.tokenizer.get_vocab() if not unit.startswith("<"))
         # Many heads have units of one case only; transcripts are converted to it.
         has_upper, has_lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
@@ -73,22 +91,36 @@ class CtcHead:
 
     @torch.inference_mode()
     def log_probabilities(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Log-probabilities of the units at each last-layer frame: utterances (frames, width) →
-        (frames, units), fp32, each utterance computed alone.
+        """Log-probabilities of the units at each frame: utterances (frames, width) → (frames,
+        units), fp32, each utterance computed alone.
         """
-        encoder = self.encoder
-        scores = []
+        return [scores.float().log_softmax(-1) for scores in self._scores(frames)]
+
+    @torch.inference_mode()
+    def decode(self, frames: Sequence[torch.Tensor]) -> list[str]:
+        """Greedy text of frames, each (frames, width): the best unit of each frame, repeats joined,
+        blanks dropped.
+        """
+        texts = [""] * len(frames)
+        indices = [index for index, utterance in enumerate(frames) if len(utterance)]
+        scores = self._scores([frames[index] for index in indices])
+        for index, utterance_scores in zip(indices, scores, strict=True):
+            text = self.tokenizer.decode(utterance_scores.argmax(-1).tolist())
+            texts[index] = " ".join(text.split())
+        return texts
+
+    def _scores(self, frames: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Scores of the units of each utterance, (frames, units)."""
+        source = self.source
         for utterance in frames:
-            logits = encoder.head(utterance.to(encoder.device, encoder.dtype)[None])[0]
-            scores.append(logits.float().log_softmax(-1))  # (frames, units)
-        return scores
+            yield source.head(utterance.to(source.device, source.dtype)[None])[0]
 
     def loss(
         self, frames: Sequence[torch.Tensor], targets: Sequence[Sequence[int]]
     ) -> torch.Tensor:
         """``sum_loss_per_frame`` of last-layer frames, each (frames, width), against unit ids."""
         padded = torch.nn.utils.rnn.pad_sequence(list(frames), batch_first=True)  # (B, T, width)
-        logits = self.encoder.head(padded.to(self.encoder.dtype))  # (B, T, units)
+        logits = self.source.head(padded.to(self.source.dtype))  # (B, T, units)
         num_frames = torch.tensor([len(utterance) for utterance in frames])  # (B,)
         ids = [torch.tensor(target, dtype=torch.long) for target in targets]
         return sum_loss_per_frame(logits, num_frames, ids, self.blank)

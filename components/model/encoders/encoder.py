@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.model.encoders.arithmetic import use_arithmetic
+from components.model.encoders.ctc import CtcHead
 from components.model.encoders.ctc_head import HEADS
 from components.model.encoders.registry import load_family
 from components.model.folders.description import has_ctc, unsupported_folder
@@ -162,17 +163,14 @@ class SpeechEncoder(torch.nn.Module):
         with torch.inference_mode(not is_tuned), use_arithmetic(arithmetic, self.device):
             return self.family.encode(waveforms, self.layer) if len(waveforms) else []
 
-    @torch.inference_mode()
+    @property
+    def blank(self) -> int:
+        """Id of the blank unit of the CTC head; raises InputError without one."""
+        assert self.head is not None
+        return int(self.model.config.pad_token_id)
+
     def decode_ctc(self, frames: Sequence[torch.Tensor]) -> list[str]:
-        """Greedy CTC text of last-layer frames, each (frames, width): the best unit of each frame,
-        repeats joined, blanks dropped.
+        """Greedy CTC text of last-layer frames, each (frames, width); raises InputError without a
+        CTC head.
         """
-        head, tokenizer, texts = self.head, self.tokenizer, []
-        assert tokenizer is not None  # it comes with the head
-        for utterance in frames:
-            units = torch.zeros(0, dtype=torch.long)
-            if len(utterance):
-                scores = head(utterance.to(self.device, self.dtype)[None])  # (1, frames, units)
-                units = scores.argmax(-1)[0]  # (frames,)
-            texts.append(tokenizer.decode(units.tolist()))
-        return [" ".join(text.split()) for text in texts]
+        return CtcHead(self).decode(frames)

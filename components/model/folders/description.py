@@ -7,6 +7,7 @@ Starts without torch, and costs milliseconds.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ BASES_HINT = (
     "promoted bridge with what it was trained on ('dvc checkout' without a remote); 'dvc repro' "
     "trains what params.yaml says."
 )
+# Of the stage ctc: a head that was trained on frames, and limits that were calculated from dev.
+TRAINED_HEAD, LIMITS = "head.safetensors", "limits.json"
+
+
+@dataclass(frozen=True)
+class AcousticLimits:
+    """Limits of acoustic evidence that (almost) all dev utterances meet (``components.ctc``)."""
+
+    max_unsupported_units: int  # letters
+    silence_gate: float
 
 
 def unsupported_folder(folder: Path, reason: object) -> InputError:
@@ -48,15 +59,33 @@ def has_ctc(folder: Path) -> bool:
 
 
 def has_ctc_for_layer(encoder: Path, layer: int | str) -> bool:
-    """Whether frames of that layer are those that the encoder's CTC head reads."""
+    """Whether frames of that layer are those that the encoder's own CTC head reads."""
     return layer == "last" and has_ctc(encoder)
 
 
-def has_acoustic_evidence(encoder: Path, layer: int | str, bridge: Path) -> bool:
-    """Whether a search can have acoustic evidence: from CTC on the layer that frames come from, or
-    from a trained matching head.
+def has_trained_head(ctc: Path | None) -> bool:
+    """Whether the folder of the stage ``ctc`` has a head that was trained on frames."""
+    return ctc is not None and (ctc / TRAINED_HEAD).is_file()
+
+
+def has_head(encoder: Path, layer: int | str, ctc: Path | None) -> bool:
+    """Whether a CTC head reads the frames of that layer: the encoder's own, or a trained one."""
+    return has_trained_head(ctc) or has_ctc_for_layer(encoder, layer)
+
+
+def has_acoustic_evidence(
+    encoder: Path, layer: int | str, bridge: Path, ctc: Path | None = None
+) -> bool:
+    """Whether a search can have acoustic evidence: from a CTC head, or else from a trained matching
+    head.
     """
-    return has_ctc_for_layer(encoder, layer) or (bridge / MATCHING).is_file()
+    return has_head(encoder, layer, ctc) or (bridge / MATCHING).is_file()
+
+
+def read_limits(ctc: Path | None) -> AcousticLimits | None:
+    """The limits in the folder of the stage ``ctc``; None where it calculated none."""
+    path = ctc and ctc / LIMITS
+    return AcousticLimits(**json.loads(path.read_text())) if path and path.is_file() else None
 
 
 def has_own_decoder(folder: Path) -> bool:

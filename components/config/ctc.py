@@ -1,0 +1,58 @@
+"""The section ``ctc`` of ``params.yaml``: the CTC head of an encoder that has none for its frames.
+
+In: plain data. Out: typed, checked settings (see ``components.config.params``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from components.config.schema import STRICT, Seed, Share, Unit
+
+KERNEL = 9  # frames that the hidden layer looks at: 0.18 s at 50 Hz, about two characters
+
+
+@dataclass(frozen=True)
+class Ctc:
+    """The head that is trained on frozen frames, and how limits of the search are calibrated."""
+
+    __pydantic_config__ = STRICT
+    seed: Annotated[Seed, Field(description="Seed of weights, order and the drawn utterances.")]
+    threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
+    epochs: Annotated[
+        NonNegativeInt, Field(description="Passes over the drawn speech; 0: no head is trained.")
+    ]
+    hours: Annotated[
+        PositiveFloat, Unit("h"), Field(description="Most speech of the train role that is drawn.")
+    ]
+    nonspeech_share: Annotated[
+        float, Field(ge=0, lt=1, description="Share of utterances that are non-speech.")
+    ]
+    batch_seconds: Annotated[
+        PositiveFloat, Unit("s"), Field(description="Audio in a step's batch, padding counted.")
+    ]
+    micro_batches: Annotated[
+        PositiveInt,
+        Field(description="Parts of a step's batch, whatever the number of processes."),
+    ]
+    hidden: Annotated[
+        NonNegativeInt,
+        Field(description="Width of the layer below the units; 0: one linear layer alone."),
+    ]
+    subwords: Annotated[
+        PositiveInt, Field(description="Units where characters outnumber the frames.")
+    ]
+    learning_rate: Annotated[
+        PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
+    ]
+    warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
+    checkpoint_every: Annotated[
+        PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")
+    ]
+    calibration: Annotated[
+        Share,
+        Field(description="Share of dev utterances that a limit which is 'calibrated' may fail."),
+    ]

@@ -1,0 +1,153 @@
+"""The stage: frames → ``models/ctc``, the CTC head that reads them.
+
+An encoder with a head of its own for this layer needs none: the folder then has only its record,
+and nothing is computed. Otherwise a head is trained on the frozen frames. Where the encoder is
+tuned with the bridge, these are the frames of the encoder as it came: the head is then the baseline
+of what training adds, and nothing waits for the bridge. If a constraint set has a limit that is
+``calibrated``, the folder has the limits that dev gives. Cost: on two cores 2 minutes for 8 h of
+cached frames of the smallest encoder; live frames cost a pass of the encoder in each epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from components.config.ctc import Ctc
+from components.config.errors import InputError
+from components.ctc import RESULT_VERSION
+from components.model.folders.description import has_ctc_for_layer, read_limits
+from components.optim.ranks import Ranks, train_together
+from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
+from components.runtime.settings import device, workers
+from components.runtime.stage import Stage
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests
+
+DATA, ENCODER, OUT = Path("data"), Path("models/encoder"), Path("models/ctc")
+# Settings that have no effect on the weights.
+NOT_OF_TRAINING = ("calibration", "checkpoint_every")
+log = logging.getLogger(__name__)
+
+
+def work(stage: Stage) -> None:
+    """Writes the folder; raises InputError where there is no speech to train on, and where most
+    transcripts have more units than frames.
+    """
+    settings = stage.params.ctc
+    has_own_head = has_ctc_for_layer(ENCODER, _record("train")["key"]["layer"])
+    head = None if has_own_head or not settings.epochs else _trained_head(settings)
+    has_head = has_own_head or head is not None
+    sets = stage.params.decode.sets.values()
+    needs_limits = has_head and any(constraints.needs_calibration for constraints in sets)
+    units = [head] if head else []
+    if needs_limits:
+        units.append(_limits(settings, head))
+    folder = empty_folder(OUT)
+    outputs: dict[str, str] = {}
+    for unit in units:
+        link_files(unit, folder)
+        outputs |= unit_digests(unit)
+    kind = "own" if has_own_head else "trained" if head else "none"
+    write_record(
+        folder,
+        "ctc",
+        parameters={
+            **(_training_settings(settings) if head else {}),
+            **({"calibration": settings.calibration} if needs_limits else {}),
+        },
+        inputs=_training_inputs() if head else {"encoder": recorded_digests(ENCODER)},
+        outputs=outputs,
+        libraries=("torch", "transformers"),
+        head=kind,
+    )
+    _report(stage, kind)
+
+
+def _report(stage: Stage, kind: str) -> None:
+    """Says which head there is, and the limits that were calculated."""
+    heads = {
+        "own": "the encoder has a CTC head of its own",
+        "trained": "a CTC head is trained on the frames of the encoder",
+        "none": "no CTC head: ctc.epochs is 0",
+    }
+    log.info("ctc: %s", heads[kind])
+    if limits := read_limits(OUT):
+        stage.facts["limits"] = asdict(limits)
+        log.info(
+            "ctc: limits of dev: max_unsupported_units %d, silence_gate %.6g",
+            limits.max_unsupported_units,
+            limits.silence_gate,
+        )
+
+
+def _record(role: str) -> dict[str, Any]:
+    return read_record(DATA / "features" / role)
+
+
+def _frames_digest(role: str) -> dict[str, Any]:
+    """What the frames of a role depend on: stored ones by their files, live ones by the shards."""
+    record = _record(role)
+    return {"key": record["key"], "files": record["outputs"] or record["inputs"]["shards"]}
+
+
+def _training_settings(settings: Ctc) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name not in NOT_OF_TRAINING}
+
+
+def _training_inputs() -> dict[str, Any]:
+    return {role: _frames_digest(role) for role in ("train", "nonspeech-train")}
+
+
+def _trained_head(settings: Ctc) -> Path:
+    """The unit of the trained head."""
+
+    def train(folder: Path) -> None:
+        name = device()
+        # On a GPU one process is enough: a step takes milliseconds.
+        num_processes = min(workers(), settings.micro_batches) if name == "cpu" else 1
+        train_together(_train, (folder, settings, name), num_processes, settings.threads)
+
+    key = {
+        "version": RESULT_VERSION,
+        "settings": _training_settings(settings),
+        "inputs": _training_inputs(),
+    }
+    return cached_unit("ctc", key, train, code="components.ctc.training")
+
+
+def _train(ranks: Ranks, folder: Path, settings: Ctc, device_name: str) -> None:
+    from components.ctc import training
+
+    training.train(
+        ranks,
+        training.HeadTraining(DATA, ENCODER, folder, folder / "resume", device_name, settings),
+    )
+
+
+def _limits(settings: Ctc, head: Path | None) -> Path:
+    """The unit of the limits; ``head`` is the trained head, None for the encoder's own."""
+
+    def calibrate(folder: Path) -> None:
+        import torch
+
+        from components.ctc import calibration
+
+        torch.set_num_threads(settings.threads)
+        calibration.calibrate(folder, DATA, ENCODER, head, device(), settings.calibration)
+
+    if not any(name.endswith(".tar") for name in _frames_digest("dev")["files"]):
+        raise InputError(
+            "ctc: a limit is 'calibrated', and the corpus has no utterance in its role dev.",
+            subject="decode.sets",
+            hint="Give the role a source, or write a figure.",
+        )
+    key = {
+        "version": RESULT_VERSION,
+        "share": settings.calibration,
+        "head": unit_digests(head) if head else "own",  # that of the frames' encoder
+        "threads": settings.threads,
+        "dev": _frames_digest("dev"),
+    }
+    return cached_unit("ctc", key, calibrate, code="components.ctc.calibration")

@@ -1,0 +1,259 @@
+"""Training of a CTC head (Graves et al. 2006) on frozen frames.
+
+In: frames of the train role, with non-speech that has an empty target, cached or live. Out: a
+folder with the head and its tokenizer. Units are lower-case characters; subwords where transcripts
+have more characters than frames. Cost: three forward passes of a network below a million parameters
+for each frame.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from components.config.ctc import Ctc
+from components.config.errors import InputError
+from components.encoder.tokenizers import build_character_tokenizer, build_subword_tokenizer
+from components.features.frames import FrameSource
+from components.model.encoders.ctc import count_min_frames, sum_loss_per_frame
+from components.model.encoders.registry import read_traits
+from components.model.encoders.trained_head import FrameClassifier, save_head
+from components.optim.loop import (
+    LoopSettings,
+    MicroBatchLoss,
+    Objective,
+    StepBatch,
+    StepResult,
+    TrainingLoop,
+    build_adamw,
+)
+from components.optim.ranks import Ranks
+from components.runtime.hashing import seed_of
+from components.shards.order import form_batches, shuffle_in_windows
+from components.shards.reader import IndexedUtterance, prefetch
+
+# Characters are given up where more transcripts than this share have more of them than frames.
+COARSE_SHARE = 0.01
+WEIGHT_DECAY = 0.01  # AdamW's default (Loshchilov and Hutter 2019)
+CLIP = 1.0  # of the gradient's norm, as train.clip
+PREFETCH_STEPS = 100  # for which, and as many more, tars are fetched ahead of time
+WINDOW_SHARDS = 8  # among which utterances are shuffled, as train.window_shards
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """What a process needs to know to train a head; plain data."""
+
+    data: Path
+    encoder: Path
+    out: Path  # folder of the finished head
+    scratch: Path  # folder of checkpoints
+    device: str
+    settings: Ctc
+
+
+@dataclass(frozen=True)
+class HeadBatch:
+    """Utterances of one step."""
+
+    epoch: int
+    indices: list[int]  # of speech, then of non-speech
+
+
+def train(ranks: Ranks, training: HeadTraining) -> None:
+    """Trains the head and, on the first rank, writes it to ``training.out``.
+
+    Raises InputError where the train role has no utterance, and where most transcripts have more
+    subwords than frames.
+    """
+    settings, scratch = training.settings, training.scratch / f"rank-{ranks.rank}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    where = (training.encoder, training.device, training.data)
+    speech = FrameSource("train", *where)
+    nonspeech = FrameSource("nonspeech-train", *where, speech.encoder)
+    utterances = draw_utterances(speech.utterances, settings)
+    texts = [utterance.text.lower() for utterance in utterances]
+    tokenizer, targets = build_targets(speech, utterances, texts, scratch, settings)
+    items = [
+        *(HeadItem(speech, *pair) for pair in zip(utterances, targets, strict=True)),
+        *(HeadItem(nonspeech, utterance, []) for utterance in nonspeech.utterances),
+    ]
+    plan = plan_batches(items, len(utterances), settings)
+    torch.manual_seed(seed_of("ctc-head", settings.seed))
+    width = read_traits(training.encoder).width
+    head = FrameClassifier(width, settings.hidden, len(tokenizer)).to(training.device)
+    optimiser = build_adamw(head, settings.learning_rate, WEIGHT_DECAY)
+    loop = LoopSettings(
+        stage="ctc",
+        task="CTC head",
+        num_steps=len(plan),
+        warmup=settings.warmup,
+        decay="cosine",
+        clip=CLIP,
+        micro_batches=settings.micro_batches,
+        checkpoint_every=settings.checkpoint_every,
+        checkpoint=training.scratch / "checkpoint",
+    )
+    TrainingLoop(ranks, head, optimiser, loop).run(HeadObjective(head, items, plan))
+    if ranks.rank == 0:
+        save_head(training.out, head, tokenizer)
+    ranks.barrier()
+
+
+@dataclass(frozen=True)
+class HeadItem:
+    """An utterance, where its frames come from, and its units."""
+
+    source: FrameSource
+    utterance: IndexedUtterance
+    target: list[int]
+
+
+def draw_utterances(
+    utterances: Sequence[IndexedUtterance], settings: Ctc
+) -> list[IndexedUtterance]:
+    """At most ``settings.hours`` of speech, drawn at random, in the order of the shards; raises
+    InputError where there is none.
+    """
+    if not utterances:
+        raise InputError(
+            "ctc: the corpus has no utterance in its role train to train a CTC head on.",
+            subject="ctc",
+            hint="Give the role a source, name an encoder with a CTC head, or set ctc.epochs to 0.",
+        )
+    random = np.random.default_rng(seed_of("ctc-utterances", settings.seed))
+    order = random.permutation(len(utterances))
+    ends_s = np.cumsum([utterances[index].duration_s for index in order])
+    num_drawn = max(1, int(np.searchsorted(ends_s, 3600 * settings.hours, side="right")))
+    return [utterances[index] for index in sorted(order[:num_drawn])]
+
+
+def build_targets(
+    source: FrameSource,
+    utterances: Sequence[IndexedUtterance],
+    texts: Sequence[str],
+    scratch: Path,
+    settings: Ctc,
+) -> tuple[Any, list[list[int]]]:
+    """The tokenizer and the units of each text; raises InputError where most texts have more
+    subwords than frames.
+    """
+    num_frames = [source.num_frames(utterance, 0) for utterance in utterances]
+
+    def encode(tokenizer: Any) -> tuple[list[list[int]], float]:
+        targets = [list(tokenizer(text).input_ids) if text else [] for text in texts]
+        num_long = sum(
+            count < count_min_frames(target)
+            for count, target in zip(num_frames, targets, strict=True)
+        )
+        return targets, num_long / len(texts)
+
+    tokenizer = build_character_tokenizer(texts, scratch)
+    targets, share = encode(tokenizer)
+    if share > COARSE_SHARE:
+        logger.info("ctc: %.0f %% of transcripts have too many characters: subwords", 100 * share)
+        tokenizer = build_subword_tokenizer(texts, settings.subwords)
+        targets, share = encode(tokenizer)
+    if share > 0.5:
+        raise InputError(
+            f"ctc: {share:.0%} of the transcripts have more subwords than frames.",
+            subject="ctc.subwords",
+            hint="Raise ctc.subwords, or set ctc.epochs to 0: then there is no CTC baseline.",
+        )
+    return tokenizer, targets
+
+
+def plan_batches(items: Sequence[HeadItem], num_speech: int, settings: Ctc) -> list[HeadBatch]:
+    """The batches of all epochs; ``items`` are speech, ``num_speech`` of them, and then
+    non-speech.
+    """
+    share = settings.nonspeech_share
+    num_nonspeech = round(num_speech * share / (1 - share))
+    speech = [item.utterance for item in items[:num_speech]]
+    plan = []
+    for epoch in range(settings.epochs):
+        seed = seed_of("ctc-batches", settings.seed, epoch)
+        durations_s = [item.source.duration_s(item.utterance, epoch) for item in items]
+        random = np.random.default_rng(seed)
+        drawn = random.permutation(len(items) - num_speech)[:num_nonspeech]
+        nonspeech = [num_speech + int(index) for index in drawn]
+        groups = shuffle_in_windows(speech, settings.seed, epoch, WINDOW_SHARDS)
+        for number, group in enumerate(groups):
+            members = [*group, *nonspeech[number :: len(groups)]]
+            batches = form_batches(
+                members, durations_s, settings.batch_seconds, seed_of(seed, number)
+            )
+            plan += [HeadBatch(epoch, batch) for batch in batches]
+    return plan
+
+
+@dataclass
+class HeadObjective(Objective[int]):
+    """CTC loss / frames, averaged over the utterances of a planned batch, whose items are indices
+    of ``items``.
+    """
+
+    head: FrameClassifier
+    items: Sequence[HeadItem]
+    plan: Sequence[HeadBatch]
+    _loss: float = field(default=math.nan, init=False)  # of the last step
+    _has_prefetched: bool = field(default=False, init=False)
+    figure_names = ("loss",)
+
+    def batch(self, step: int) -> StepBatch[int]:
+        """The planned batch."""
+        batch = self.plan[step]
+        return StepBatch(batch.indices, len(batch.indices), epoch=batch.epoch)
+
+    def before_step(self, step: int) -> None:
+        """Every ``PREFETCH_STEPS`` steps the reader prefetches."""
+        if step % PREFETCH_STEPS == 0 or not self._has_prefetched:
+            upcoming = self.plan[step : step + 2 * PREFETCH_STEPS]
+            prefetch(
+                item.source.locate(item.utterance, batch.epoch)
+                for batch in upcoming
+                for item in map(self.items.__getitem__, batch.indices)
+            )
+            self._has_prefetched = True
+
+    def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
+        """CTC loss, divided by the utterances of the step."""
+        items = [self.items[index] for index in micro_batch]
+        frames = _read_frames(items, batch.epoch)
+        num_frames = torch.tensor([len(utterance) for utterance in frames])  # (B,)
+        padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)  # (B, T, width)
+        is_frame = torch.arange(padded.shape[1])[None] < num_frames[:, None]  # (B, T)
+        total = sum_loss_per_frame(
+            self.head(padded, is_frame.to(padded.device)),
+            num_frames,
+            [torch.tensor(item.target, dtype=torch.long) for item in items],
+        )
+        loss = total / batch.num_utterances
+        return MicroBatchLoss(loss, {"loss": loss.item()})
+
+    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> None:
+        """Keeps the loss for the progress display."""
+        self._loss = result.figures["loss"]
+
+    def note(self) -> str:
+        """The loss."""
+        return f"loss {self._loss:.3f}"
+
+
+def _read_frames(items: Sequence[HeadItem], epoch: int) -> list[torch.Tensor]:
+    """The frames of each item, (frames, width), in their order."""
+    frames: dict[int, torch.Tensor] = {}
+    for source in {id(item.source): item.source for item in items}.values():
+        indices = [index for index, item in enumerate(items) if item.source is source]
+        read = source.frames([items[index].utterance for index in indices], epoch)
+        frames |= zip(indices, read, strict=True)
+    return [frames[index] for index in range(len(items))]

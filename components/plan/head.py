@@ -1,0 +1,75 @@
+"""The CTC head that the stage ``ctc`` trains on frozen frames: its parameters, memory and hours on
+one accelerator.
+
+In: parameters, networks, audio by source. Out: a count, and a load; none where the encoder has a
+head of its own. Operations a parameter and frame as in components.plan.training. Cost:
+microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.config.ctc import KERNEL
+from components.config.params import Params
+from components.plan.load import (
+    LIBRARY_BYTES,
+    StageLoad,
+    encoded_seconds,
+    encoder_bytes,
+    encoder_operations,
+    sum_by_dtype,
+)
+from components.plan.networks import BYTES, CHARACTERS, Networks
+from components.plan.speech import AudioAmount
+
+DTYPE = "float32"  # of the head
+STORED_VALUES = 4  # of a frame and unit of the hidden layer, for the backward pass
+
+
+def count_head_parameters(params: Params, networks: Networks) -> int:
+    """Parameters of the head (``components.model.encoders.trained_head``) over characters; 0 where
+    none is trained.
+    """
+    if not params.ctc.epochs or (networks.encoder.has_ctc and params.features.layer == "last"):
+        return 0
+    width, hidden = networks.encoder.width, params.ctc.hidden
+    layers = hidden * (width + 1) + hidden * (KERNEL * hidden + 1) if hidden else 0
+    return 2 * width + layers + CHARACTERS * ((hidden or width) + 1)
+
+
+def estimate_head(
+    params: Params, networks: Networks, audio: Sequence[AudioAmount], encoder_dtype: str
+) -> StageLoad | None:
+    """The stage ctc; None where no head is trained. Limits that are calibrated add a pass over dev,
+    which is counted where frames are live.
+    """
+    settings, num_parameters = params.ctc, count_head_parameters(params, networks)
+    if not num_parameters:
+        return None
+    speech = [amount for amount in audio if amount.role == "train"]
+    num_seconds = sum(amount.seconds for amount in speech)
+    share = min(1.0, 3600 * settings.hours / num_seconds) if num_seconds else 0.0
+    passes = share * settings.epochs / (1 - settings.nonspeech_share)
+    frames = num_seconds * passes * networks.encoder.frame_rate
+    step_frames = settings.batch_seconds * networks.encoder.frame_rate / settings.micro_batches
+    frame_values = 2 * networks.encoder.width + STORED_VALUES * settings.hidden
+    peak_bytes = LIBRARY_BYTES + BYTES[DTYPE] * (4 * num_parameters + step_frames * frame_values)
+    encoding = 0.0
+    if params.features.mode == "live":
+        encoding = passes * sum(encoded_seconds(networks, amount) for amount in speech)
+        if any(constraints.needs_calibration for constraints in params.decode.sets.values()):
+            dev = [amount for amount in audio if amount.role == "dev"]
+            encoding += sum(encoded_seconds(networks, amount) for amount in dev)
+        batch_seconds = max(settings.batch_seconds, networks.encoder.window_s)
+        peak_bytes += encoder_bytes(networks, batch_seconds, encoder_dtype)
+    return StageLoad(
+        "ctc",
+        DTYPE,
+        sum_by_dtype(
+            (DTYPE, 6 * num_parameters * frames),
+            (encoder_dtype, encoder_operations(networks, encoding)),
+        ),
+        0.0,
+        peak_bytes,
+    )
