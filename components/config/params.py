@@ -138,7 +138,7 @@ class ConstraintSet:
     ]
     silence_gate: Annotated[
         Share | Literal["calibrated"],
-        Field(description="Evidence for speech below which the empty transcript competes."),
+        Field(description="Speech evidence below which silence competes; calibrated: of dev."),
     ]
 
     @property

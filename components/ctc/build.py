@@ -57,7 +57,10 @@ def work(stage: Stage) -> None:
             **(_training_settings(settings) if head else {}),
             **({"calibration": settings.calibration} if needs_limits else {}),
         },
-        inputs=_training_inputs() if head else {"encoder": recorded_digests(ENCODER)},
+        inputs={
+            **(_training_inputs() if head else {"encoder": recorded_digests(ENCODER)}),
+            **({"dev": _frames_digest("dev")} if needs_limits else {}),
+        },
         outputs=outputs,
         libraries=("torch", "transformers"),
         head=kind,

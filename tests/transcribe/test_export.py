@@ -22,6 +22,7 @@ from components.config.params import read_params
 from components.config.schema import non_default_fields
 from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses
+from components.model.folders.description import read_limits
 from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.shards.reader import list_utterances, read_payload
@@ -212,6 +213,35 @@ def test_the_matching_head_is_exported_if_the_search_needs_it(models: Path, tmp_
     free = Transcriber.load(tmp_path / "without", constraints="free")
     assert free.constraints is not None and free.constraints.max_unsupported_units == 0
     assert free(0.1 * np.random.default_rng(1).standard_normal(16000)).seconds == 1
+
+
+def test_a_trained_ctc_head_is_exported_with_the_limits_of_dev(
+    models: Path, tmp_path: Path
+) -> None:
+    """It has the texts of the stage decode and times of words; nothing of the matching head."""
+    limited = {"decode.sets.free.max_unsupported_units": "calibrated"}
+    small = {"features.layer": 1, "ctc.hidden": 8, "ctc.epochs": 20, "ctc.batch_seconds": 5}
+    tones.change("params.yaml", {**small, **limited})
+    tones.run_features()
+    tones.run("ctc")
+    tones.run("decode")
+    rows = read_hypotheses(Path("data/decode/dev/tones-dev.parquet"))
+    export(tmp_path / "out")
+    assert not (tmp_path / "out/bridge/matching.safetensors").exists()
+    units = read_description(tmp_path / "out").decode.sets["free"].max_unsupported_units
+    limits = read_limits(WORKSPACE.ctc)
+    assert limits and units == limits.max_unsupported_units
+    for system in ("free", "ctc"):
+        transcriber = Transcriber.load(tmp_path / "out", constraints=system)
+        texts = {row.utterance_id: row.text for row in rows if row.system == system}
+        for item in list_utterances(Path("data/shards/dev")):
+            transcript = transcriber(read_payload(item))
+            assert transcript.text == texts[item.id]
+            assert len(transcript.words or ()) == len(texts[item.id].split())
+    assert model_keys(tmp_path / "out") and model_keys(None)
+    (tmp_path / "out/ctc/head.safetensors").unlink()
+    with refused("ctc/head.safetensors"):
+        load_setup(tmp_path / "out")
 
 
 def test_bases_are_linked_and_not_copied(models: Path, tmp_path: Path) -> None:
