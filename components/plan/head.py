@@ -18,6 +18,8 @@ from components.plan.load import (
     encoded_seconds,
     encoder_bytes,
     encoder_operations,
+    frozen_arithmetic,
+    output_seconds,
     sum_by_dtype,
 )
 from components.plan.networks import BYTES, CHARACTERS, Networks
@@ -51,7 +53,8 @@ def estimate_head(
     num_seconds = sum(amount.seconds for amount in speech)
     share = min(1.0, 3600 * settings.hours / num_seconds) if num_seconds else 0.0
     passes = share * settings.epochs / (1 - settings.nonspeech_share)
-    frames = num_seconds * passes * networks.encoder.frame_rate
+    frame_seconds = sum(output_seconds(networks, amount) for amount in speech) * passes
+    frames = frame_seconds * networks.encoder.frame_rate
     step_frames = settings.batch_seconds * networks.encoder.frame_rate / settings.micro_batches
     frame_values = 2 * networks.encoder.width + STORED_VALUES * settings.hidden
     peak_bytes = LIBRARY_BYTES + BYTES[DTYPE] * (4 * num_parameters + step_frames * frame_values)
@@ -62,13 +65,13 @@ def estimate_head(
             dev = [amount for amount in audio if amount.role == "dev"]
             encoding += sum(encoded_seconds(networks, amount) for amount in dev)
         batch_seconds = max(settings.batch_seconds, networks.encoder.window_s)
-        peak_bytes += encoder_bytes(networks, batch_seconds, encoder_dtype)
+        peak_bytes += encoder_bytes(networks.encoder, batch_seconds, encoder_dtype)
     return StageLoad(
         "ctc",
         DTYPE,
         sum_by_dtype(
             (DTYPE, 6 * num_parameters * frames),
-            (encoder_dtype, encoder_operations(networks, encoding)),
+            (frozen_arithmetic(params, encoder_dtype), encoder_operations(networks, encoding)),
         ),
         0.0,
         peak_bytes,
