@@ -25,7 +25,7 @@ from components.model.speech_llm import SpeechLLM
 from components.optim.loop import TrainingLoop
 from components.runtime.artifact import read_record
 from components.runtime.hashing import folder_digests
-from components.search.acoustic_evidence import ctc_evidence, letters
+from components.search.acoustic_evidence import CtcEvidence, ctc_evidence, letters
 from components.search.beam import search
 from components.text.wer import compute_wer
 from tests import world as tones
@@ -177,7 +177,10 @@ def test_what_does_not_shape_the_head_trains_nothing(
     tones.run("ctc")
     expected = weights()
     monkeypatch.setattr(training, "train", None)
-    tones.change("params.yaml", {"decode.sets.free.beams": 3, "train.seed": 9})
+    tones.change(
+        "params.yaml",
+        {"decode.sets.free.beams": 3, "ctc.calibration": 0.2, "ctc.checkpoint_every": 7},
+    )
     tones.run("ctc")
     assert weights() == expected
     tones.change("params.yaml", CALIBRATED)
@@ -233,6 +236,17 @@ def test_limits_are_those_of_brute_force(world: Path) -> None:
     assert limits.max_unsupported_units == min(passing)
     gates = [p for p in probabilities if sum(q < p for q in probabilities) <= 0.4 * len(runs)]
     assert limits.silence_gate == pytest.approx(max(gates), rel=1e-5)
+
+
+def test_unsupported_letters_are_those_of_brute_force() -> None:
+    random = np.random.default_rng(5)
+    runs = []
+    for _ in range(60):
+        text, ctc_text = ("".join(random.choice([*"abc "], 14)) for _ in range(2))
+        evidence = CtcEvidence(torch.zeros(1, 2), ctc_text, None, None)  # type: ignore[arg-type]
+        runs.append(evidence.count_unsupported(text))
+        assert runs[-1] == brute_force(text, ctc_text), (text, ctc_text)
+    assert len(set(runs)) > 4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 1.0])
@@ -294,10 +308,9 @@ def test_limits_without_a_head_are_off(world: Path, caplog: pytest.LogCaptureFix
 
 def test_the_baseline_of_a_tuned_encoder_is_that_of_the_encoder_as_it_came(world: Path) -> None:
     put_headless(mode="live")
-    tones.change(
-        "params.yaml",
-        {"train.curriculum.1.tune": ["projector", "encoder"], "train.full.encoder": 0.1},
-    )
+    tuned_encoder = {"train.curriculum.1.tune": ["projector", "encoder"], "train.full.encoder": 0.1}
+    learnt = {"ctc.epochs": 20, "ctc.hidden": 24, "ctc.learning_rate": 0.01}
+    tones.change("params.yaml", {**tuned_encoder, **learnt})
     tones.run("ctc")
     tones.run("train")
     limited = {"decode.sets.greedy.max_unsupported_units": 1}
@@ -307,13 +320,15 @@ def test_the_baseline_of_a_tuned_encoder_is_that_of_the_encoder_as_it_came(world
     model = SpeechLLM.load(WORKSPACE.bridge, tones.ENCODER, tones.LLM, "cpu")
     tuned = FrameSource("test", ENCODER, "cpu", encoder=model.encoder)
     rules = read_params().decode.sets["greedy"]
-    own_texts, texts = [], []
+    own_texts, tuned_texts, texts = [], [], []
     for item in source.utterances:
         frames, tuned_frames = source.frames([item]), tuned.frames([item])
         assert not torch.allclose(frames[0], tuned_frames[0], atol=0.1)
         own_texts.append(CtcHead(head).decode(frames)[0])
+        tuned_texts.append(CtcHead(head).decode(tuned_frames)[0])
         evidence = ctc_evidence(head, frames, model.builder.decode)
         texts.append(search(model, tuned_frames, [item.duration_s], rules, evidence)[0].text)
+    assert own_texts != tuned_texts
     assert (texts_of("ctc"), texts_of("greedy")) == (own_texts, texts)
 
 
