@@ -29,8 +29,8 @@ package; the modules `flows` and `bench` exist in a checkout only. Exit codes: 0
 failure, 2 for a wrong parameter or input, 75 for what may pass (network, lost worker, GPU in use).
 """
 STAGES = (
-    *("corpus", "splits", "shards", "encoder", "llm", "features", "ctc", "units", "train", "decode"),
-    *("score", "report"),
+    *("corpus", "splits", "shards", "encoder", "llm", "features", "ctc", "units"),
+    *("train", "decode", "score", "report"),
 )
 MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("python -m components.transcribe batch", "components.transcribe", ("batch",)),

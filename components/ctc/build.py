@@ -4,9 +4,8 @@ An encoder with a head of its own for this layer needs none: the folder then has
 and nothing is computed. Otherwise a head is trained on the frozen frames. Where the encoder is
 tuned with the bridge, these are the frames of the encoder as it came: the head is then the baseline
 of what training adds, and nothing waits for the bridge. If a constraint set has a limit that is
-``calibrated``, the folder has the limits that dev gives. Cost: for 8 h of
-cached frames of the smallest encoder 161 s of CPU; live frames cost a pass of the encoder in each
-epoch.
+``calibrated``, the folder has the limits that dev gives. Cost: 161 s of a core for 8 h of cached
+frames of the smallest encoder; live frames cost a pass of the encoder in each epoch.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from components.config.ctc import Ctc
 from components.config.errors import InputError
 from components.ctc import RESULT_VERSION
 from components.model.folders.description import has_ctc_for_layer, read_limits
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
 from components.runtime.settings import device, workers
@@ -37,7 +37,8 @@ def work(stage: Stage) -> None:
     transcripts have more units than frames.
     """
     settings = stage.params.ctc
-    has_own_head = has_ctc_for_layer(ENCODER, _record("train")["key"]["layer"])
+    layer = _record("train")["key"]["layer"]
+    has_own_head = has_ctc_for_layer(open_checkpoint(ENCODER), layer)
     head = None if has_own_head or not settings.epochs else _trained_head(settings)
     has_head = has_own_head or head is not None
     sets = stage.params.decode.sets.values()
@@ -108,10 +109,10 @@ def _trained_head(settings: Ctc) -> Path:
     """The unit of the trained head."""
 
     def train(folder: Path) -> None:
-        name = device()
+        name, encoder = device(), open_checkpoint(ENCODER)
         # On a GPU one process is enough: a step takes milliseconds.
         num_processes = min(workers(), settings.micro_batches) if name == "cpu" else 1
-        train_together(_train, (folder, settings, name), num_processes, settings.threads)
+        train_together(_train, (folder, encoder, settings, name), num_processes, settings.threads)
 
     key = {
         "version": RESULT_VERSION,
@@ -121,12 +122,12 @@ def _trained_head(settings: Ctc) -> Path:
     return cached_unit("ctc", key, train, code="components.ctc.training")
 
 
-def _train(ranks: Ranks, folder: Path, settings: Ctc, device_name: str) -> None:
+def _train(ranks: Ranks, folder: Path, encoder: Path, settings: Ctc, device_name: str) -> None:
     from components.ctc import training
 
     training.train(
         ranks,
-        training.HeadTraining(DATA, ENCODER, folder, folder / "resume", device_name, settings),
+        training.HeadTraining(DATA, encoder, folder, folder / "resume", device_name, settings),
     )
 
 
@@ -139,7 +140,8 @@ def _limits(settings: Ctc, head: Path | None) -> Path:
         from components.ctc import calibration
 
         torch.set_num_threads(settings.threads)
-        calibration.calibrate(folder, DATA, ENCODER, head, device(), settings.calibration)
+        encoder = open_checkpoint(ENCODER)
+        calibration.calibrate(folder, DATA, encoder, head, device(), settings.calibration)
 
     if not any(name.endswith(".tar") for name in _frames_digest("dev")["files"]):
         raise InputError(

@@ -140,10 +140,24 @@ def workspace_setup() -> Setup:
             subject=str(WORKSPACE.bridge),
             hint="Run 'dvc repro', or set them back.",
         )
+    _check_head()
     sets = enforceable_sets(params.decode.sets, True, read_limits(HEAD))
     search = SearchConfig(params.decode.batch_seconds, sets)
     folders = replace(WORKSPACE, encoder=open_checkpoint(WORKSPACE.encoder))
     return Setup(folders, features, search)
+
+
+def _check_head() -> None:
+    """Raises InputError where a trained CTC head reads frames of another encoder."""
+    if not has_trained_head(HEAD):
+        return
+    key = read_record(HEAD)["inputs"]["train"]["key"]
+    if key["encoder"] != recorded_digests(WORKSPACE.encoder):
+        raise InputError(
+            f"{HEAD} was trained on frames of another encoder than {WORKSPACE.encoder} has.",
+            subject=str(HEAD),
+            hint=BASES_HINT,
+        )
 
 
 def export_setup(folder: Path) -> Setup:

@@ -297,7 +297,18 @@ def import_without(blocked: list[str], rooms: set[str], more: str = "no other") 
 def test_what_runs_on_the_gpu_imports_without_the_pipeline() -> None:
     import_without(
         ["dvc", "prefect", "webdataset", "jiwer"],
-        {"model", "features", "ctc", "units", "train", "encoder", "llm", "decode", "shards", "transcribe"},
+        {
+            "model",
+            "features",
+            "ctc",
+            "units",
+            "train",
+            "encoder",
+            "llm",
+            "decode",
+            "shards",
+            "transcribe",
+        },
         "bench",
     )
 

@@ -239,6 +239,10 @@ def test_a_trained_ctc_head_is_exported_with_the_limits_of_dev(
             assert transcript.text == texts[item.id]
             assert len(transcript.words or ()) == len(texts[item.id].split())
     assert model_keys(tmp_path / "out") and model_keys(None)
+    record = json.loads((WORKSPACE.encoder / RECORD).read_text())
+    (WORKSPACE.encoder / RECORD).write_text(json.dumps({**record, "outputs": {"other": "0"}}))
+    with refused("models/ctc"):
+        load_setup(None)
     (tmp_path / "out/ctc/head.safetensors").unlink()
     with refused("ctc/head.safetensors"):
         load_setup(tmp_path / "out")

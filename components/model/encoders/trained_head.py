@@ -2,7 +2,7 @@
 them: the network, its folder, and the choice between it and the encoder's own.
 
 In: frames, (frames, width). Out: scores of characters or subwords, (frames, units). Cost: below a
-million parameters; 0.02 % of a large encoder's time.
+million parameters, where a large encoder has 300.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ PROJECTOR = "projector.safetensors"  # of a bridge
 MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
 # For a bridge of another commit than the encoder and the LLM beside it.
 BASES_HINT = (
-    "'git checkout bridge@vN.0.0 && dvc pull models/bridge models/encoder models/llm' brings a "
-    "promoted bridge with what it was trained on ('dvc checkout' without a remote); 'dvc repro' "
-    "trains what params.yaml says."
+    "'git checkout bridge@vN.0.0 && dvc pull models/bridge models/encoder models/llm models/ctc' "
+    "brings a promoted bridge with what it was trained on ('dvc checkout' without a remote); 'dvc "
+    "repro' trains what params.yaml says."
 )
 # Of the stage ctc: a head that was trained on frames, and limits that were calculated from dev.
 TRAINED_HEAD, LIMITS = "head.safetensors", "limits.json"
