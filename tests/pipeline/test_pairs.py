@@ -113,10 +113,9 @@ def test_a_pair_runs_by_its_names_from_end_to_end(
     project = run_pair(llm, encoder)
     models, data = project.folder / "models", project.folder / "data"
     for name, model_type in (("llm", llm.family), ("encoder", encoder.model_type)):
-        assert json.loads((models / name / "config.json").read_text())["model_type"] == model_type
-        assert not [
-            path.name for path in (models / name).iterdir() if path.suffix in (".bin", ".py")
-        ]
+        checkpoint = models / "linked" / name
+        assert json.loads((checkpoint / "config.json").read_text())["model_type"] == model_type
+        assert not [path.name for path in checkpoint.iterdir() if path.suffix in (".bin", ".py")]
     for role in ("train", "dev", "test", "nonspeech-test"):
         frames = [read_frames(utterance) for utterance in list_utterances(data / "features" / role)]
         assert frames and all(
