@@ -17,6 +17,7 @@ import yaml
 from components.config import catalogue
 from components.config.errors import InputError
 from components.model.folders.architecture import build_network
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import empty_folder, write_record
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
@@ -82,7 +83,7 @@ def test_a_checkpoint_of_another_width_than_its_entry_says_stops_the_stage(
     assert not OUT[kind].exists()
     shaped(kind, {"model_type": config["model_type"], **right})
     tones.run(kind)
-    assert (OUT[kind] / "config.json").is_file()
+    assert (open_checkpoint(OUT[kind]) / "config.json").is_file()
 
 
 @pytest.mark.parametrize("kind", OUT)

@@ -26,6 +26,7 @@ WAVLM = [family for family in ENCODER_LORA if family.startswith("wavlm")]
 FAMILY = {
     "ctc": "parakeet",
     "conformer-ctc": "parakeet",
+    "parakeet-ctc": "parakeet",
     "whisper": "whisper",
     "whisper-large-v2-ast": "whisper-ast",
     "qwen-audio": "whisper",
