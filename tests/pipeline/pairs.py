@@ -49,7 +49,6 @@ class TinyEncoder:
     model_type: str
     width: int  # a different one for each, so that another encoder's folder is noticed
     pickled: bool = False
-    ctc: bool = False
     kind: str = "encoder"  # of the catalogue
 
     @property
@@ -63,9 +62,7 @@ VICUNA = TinyLlm("vicuna-7b", "llama", "sentencepiece", parts=2)
 QWEN = TinyLlm("qwen2-5-0-5b", "qwen2", "qwen")
 WHISPER = TinyEncoder("whisper-tiny", "whisper", "whisper", 48)
 HUBERT = TinyEncoder("hubert-base", "hubert-group-norm", "hubert", 32, pickled=True)
-HUBERT_CTC = TinyEncoder(
-    "hubert-large-ls960-ft", "hubert-layer-norm", "hubert", 40, pickled=True, ctc=True
-)
+HUBERT_CTC = TinyEncoder("hubert-large-ls960-ft", "hubert-layer-norm", "hubert", 40, pickled=True)
 
 
 def publish(folder: Path, model: TinyLlm | TinyEncoder) -> Path:
