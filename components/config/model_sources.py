@@ -19,7 +19,15 @@ from pydantic import (
 )
 
 from components.config.augment import AddedNoise, Band, SpecAugment, SpeedFactors
-from components.config.schema import STRICT, DecibelLimits, RuleError, Seed, Share, Unit
+from components.config.schema import (
+    STRICT,
+    DecibelLimits,
+    PrecisionName,
+    RuleError,
+    Seed,
+    Share,
+    Unit,
+)
 
 # What is fetched of a hub's repository: weights and plain descriptions at its top, and torch's own
 # weights, which are converted without running what is in them. Never code (.py), other pickles, or
@@ -93,7 +101,7 @@ class CtcTraining:
         ),
     ] = 0
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"],
+        PrecisionName,
         Field(description="Precision of the arithmetic; weights stay in fp32."),
     ] = "fp32"
 
@@ -125,7 +133,7 @@ class CopyingTraining:
         PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")
     ]
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"],
+        PrecisionName,
         Field(description="Precision of the arithmetic; weights stay in fp32."),
     ] = "fp32"
 

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -72,6 +72,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # Share of values that dropout sets to 0; all of them would leave nothing.
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
+PrecisionName = Literal["fp32", "bf16", "fp16"]  # of the arithmetic
 # Least and most.
 DecibelLimits = Annotated[
     list[Annotated[float, Field(ge=-100, le=100)]],

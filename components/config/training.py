@@ -19,7 +19,7 @@ from pydantic import (
 
 from components.config.augment import SpecAugment
 from components.config.entries import Prompt
-from components.config.schema import STRICT, Dropout, RuleError, Seed, Share, Unit
+from components.config.schema import STRICT, Dropout, PrecisionName, RuleError, Seed, Share, Unit
 
 SHORT_EPOCHS = 0.5  # of a whole training; below, half of the speech is not seen once
 Part = Literal["projector", "lora", "llm", "encoder-lora", "encoder"]
@@ -195,7 +195,7 @@ class Train:
         bool, Field(description="Whether the sequences of a part share one row without padding.")
     ]
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"],
+        PrecisionName,
         Field(description="Precision of the arithmetic; trained weights stay in fp32."),
     ]
     gradient_checkpointing: Annotated[

@@ -18,6 +18,7 @@ from typing import Any
 from components.config.ctc import Ctc
 from components.config.errors import InputError
 from components.ctc import RESULT_VERSION
+from components.features.key import digest_frames
 from components.model.folders.description import has_ctc_for_layer, read_limits
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.ranks import Ranks, train_together
@@ -27,6 +28,7 @@ from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 
 DATA, ENCODER, OUT = Path("data"), Path("models/encoder"), Path("models/ctc")
+FEATURES = DATA / "features"
 # Settings that have no effect on the weights.
 NOT_OF_TRAINING = ("calibration", "checkpoint_every")
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def work(stage: Stage) -> None:
     transcripts have more units than frames.
     """
     settings = stage.params.ctc
-    layer = _record("train")["key"]["layer"]
+    layer = read_record(FEATURES / "train")["key"]["layer"]
     has_own_head = has_ctc_for_layer(open_checkpoint(ENCODER), layer)
     head = None if has_own_head or not settings.epochs else _trained_head(settings)
     has_head = has_own_head or head is not None
@@ -61,7 +63,7 @@ def work(stage: Stage) -> None:
         },
         inputs={
             **(_training_inputs() if head else {"encoder": recorded_digests(ENCODER)}),
-            **({"dev": _frames_digest("dev")} if needs_limits else {}),
+            **({"dev": digest_frames(FEATURES / "dev")} if needs_limits else {}),
         },
         outputs=outputs,
         libraries=("torch", "transformers"),
@@ -87,22 +89,12 @@ def _report(stage: Stage, kind: str) -> None:
         )
 
 
-def _record(role: str) -> dict[str, Any]:
-    return read_record(DATA / "features" / role)
-
-
-def _frames_digest(role: str) -> dict[str, Any]:
-    """What the frames of a role depend on: stored ones by their files, live ones by the shards."""
-    record = _record(role)
-    return {"key": record["key"], "files": record["outputs"] or record["inputs"]["shards"]}
-
-
 def _training_settings(settings: Ctc) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name not in NOT_OF_TRAINING}
 
 
 def _training_inputs() -> dict[str, Any]:
-    return {role: _frames_digest(role) for role in ("train", "nonspeech-train")}
+    return {role: digest_frames(FEATURES / role) for role in ("train", "nonspeech-train")}
 
 
 def _trained_head(settings: Ctc) -> Path:
@@ -143,7 +135,7 @@ def _limits(settings: Ctc, head: Path | None) -> Path:
         encoder = open_checkpoint(ENCODER)
         calibration.calibrate(folder, DATA, encoder, head, device(), settings.calibration)
 
-    if not any(name.endswith(".tar") for name in _frames_digest("dev")["files"]):
+    if not any(name.endswith(".tar") for name in digest_frames(FEATURES / "dev")["files"]):
         raise InputError(
             "ctc: a limit is 'calibrated', and the corpus has no utterance in its role dev.",
             subject="decode.sets",
@@ -154,6 +146,6 @@ def _limits(settings: Ctc, head: Path | None) -> Path:
         "share": settings.calibration,
         "head": unit_digests(head) if head else "own",  # that of the frames' encoder
         "threads": settings.threads,
-        "dev": _frames_digest("dev"),
+        "dev": digest_frames(FEATURES / "dev"),
     }
     return cached_unit("ctc", key, calibrate, code="components.ctc.calibration")

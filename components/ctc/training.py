@@ -36,7 +36,7 @@ from components.optim.loop import (
 )
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
-from components.shards.order import form_batches, shuffle_in_windows
+from components.shards.order import draw_hours, form_batches, shuffle_in_windows
 from components.shards.reader import IndexedUtterance, prefetch
 
 # Characters are given up where more transcripts than this share have more of them than frames. A
@@ -134,11 +134,7 @@ def draw_utterances(
             subject="ctc",
             hint="Give the role a source, name an encoder with a CTC head, or set ctc.epochs to 0.",
         )
-    random = np.random.default_rng(seed_of("ctc-utterances", settings.seed))
-    order = random.permutation(len(utterances))
-    ends_s = np.cumsum([utterances[index].duration_s for index in order])
-    num_drawn = max(1, int(np.searchsorted(ends_s, 3600 * settings.hours, side="right")))
-    return [utterances[index] for index in sorted(order[:num_drawn])]
+    return draw_hours(utterances, settings.hours, "ctc-utterances", settings.seed)
 
 
 def build_targets(

@@ -97,14 +97,7 @@ class Decoder:
         folder, numerics = self.folders.encoder, self._numerics
         if numerics is None:
             return SpeechEncoder(folder, self.device, layer=self.layer)
-        return SpeechEncoder(
-            folder,
-            self.device,
-            numerics.dtype,
-            self.layer,
-            numerics.padding,
-            numerics.gpu_arithmetic,
-        )
+        return SpeechEncoder.load(folder, self.device, numerics, self.layer)
 
     @cached_property
     def head_reads_other_frames(self) -> bool:

@@ -22,6 +22,7 @@ from components.decode import RESULT_VERSION
 from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, UNIT, DecodeJob, decode_shard, speed_by_system
+from components.features.key import frame_files
 from components.model.folders.description import (
     LIMITS,
     AcousticLimits,
@@ -164,7 +165,7 @@ def _jobs(settings: Decode, encoder: Path, layer: int | str) -> list[DecodeJob]:
             "batch_seconds": settings.batch_seconds,
             "exact": settings.exact,
         }
-        files = features[role]["outputs"] or features[role]["inputs"]["shards"]
+        files = frame_files(features[role])
         tars = sorted((name, digest) for name, digest in files.items() if name.endswith(".tar"))
         for system, constraints in role_systems.items():
             key |= {"system": system, "constraints": constraints and asdict(constraints)}

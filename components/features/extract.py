@@ -202,9 +202,7 @@ def _encoder(
     """The encoder of this worker process; ``_digest`` of its files loads another one anew."""
     from components.model.encoders.encoder import SpeechEncoder
 
-    return SpeechEncoder(
-        folder, device_name, numerics.dtype, layer, numerics.padding, numerics.gpu_arithmetic
-    )
+    return SpeechEncoder.load(folder, device_name, numerics, layer)
 
 
 def compute_frames(job: FeatureJob, utterances: list[IndexedUtterance]) -> dict[str, np.ndarray]:

@@ -67,14 +67,7 @@ class FrameSource:
         if encoder is not None:
             self._check(encoder, numerics.padding)
         elif self.is_live:
-            encoder = SpeechEncoder(
-                folder,
-                device,
-                numerics.dtype,
-                self.layer,
-                numerics.padding,
-                numerics.gpu_arithmetic,
-            )
+            encoder = SpeechEncoder.load(folder, device, numerics, self.layer)
         self.encoder = encoder
         self._augment = (
             parse_as(Augment, augment, f"{self._features}: augment") if augment else None

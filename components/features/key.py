@@ -48,6 +48,20 @@ def noise_inputs(noise: Path) -> dict[str, Any]:
     return {"files": record["outputs"], "rooms": record.get("rooms", [])}
 
 
+def frame_files(record: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that frames come from, by their names, of the record of a features
+    folder: of stored frames their tars, of live ones the shards.
+    """
+    files: dict[str, str] = record["outputs"] or record["inputs"]["shards"]
+    return files
+
+
+def digest_frames(folder: Path) -> dict[str, Any]:
+    """What the frames of the features folder ``folder`` depend on: their key and their files."""
+    record = read_record(folder)
+    return {"key": record["key"], "files": frame_files(record)}
+
+
 def check_key(features: Path, encoder: Path, shards: Path, noise: Path) -> dict[str, Any]:
     """The record of a features folder; raises InputError if encoder, shards or (if used) noise are
     not those that it was computed from.

@@ -26,6 +26,22 @@ def split_by_length(
     return short, len(utterances) - len(short)
 
 
+def draw_hours(
+    utterances: Sequence[IndexedUtterance], hours: float, *seed: object
+) -> list[IndexedUtterance]:
+    """Utterances drawn at random, in their given order: at most ``hours`` of speech, and at least
+    one utterance where there is any. The draw depends on the seed and the ids alone, not on the
+    layout of the shards.
+    """
+    order = sorted(
+        range(len(utterances)),
+        key=lambda index: seed_of(*seed, utterances[index].source, utterances[index].id),
+    )
+    ends_s = np.cumsum([utterances[index].duration_s for index in order])
+    num_drawn = max(1, int(np.searchsorted(ends_s, 3600 * hours, side="right")))
+    return [utterances[index] for index in sorted(order[:num_drawn])]
+
+
 def shuffle_in_windows(
     utterances: Sequence[IndexedUtterance], seed: int, epoch: int, num_shards: int
 ) -> list[list[int]]:

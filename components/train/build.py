@@ -17,6 +17,7 @@ from components.config.heads import check_ctc_weight
 from components.config.projector import CtcCompressor, DiscreteUnits, Projector, ReleasedWeights
 from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features
+from components.features.key import digest_frames
 from components.model.folders.description import has_ctc
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.engine import run_ranks
@@ -135,11 +136,7 @@ def _input_digests() -> dict[str, Any]:
     base checkpoints.
     """
     digests: dict[str, Any] = {"encoder": recorded_digests(ENCODER), "llm": recorded_digests(LLM)}
-    for role in ROLES:
-        record = read_record(DATA / "features" / role)
-        files = record["outputs"] or record["inputs"]["shards"]
-        digests[role] = {"key": record["key"], "files": files}
-    return digests
+    return digests | {role: digest_frames(DATA / "features" / role) for role in ROLES}
 
 
 def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:

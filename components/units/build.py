@@ -8,18 +8,19 @@ killed starts again. Cost: see ``components.units.fit``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from components.config import catalogue
 from components.config.projector import DiscreteUnits
+from components.features.key import digest_frames
 from components.model.folders.linked_checkpoint import open_checkpoint
-from components.runtime.artifact import empty_folder, read_record, write_record
+from components.runtime.artifact import empty_folder, write_record
 from components.runtime.settings import device
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.units import RESULT_VERSION
 
 DATA, ENCODER, OUT = Path("data"), Path("models/encoder"), Path("models/units")
+FEATURES = DATA / "features" / "train"
 
 
 def work(stage: Stage) -> None:
@@ -32,7 +33,7 @@ def work(stage: Stage) -> None:
         write_record(folder, "units", parameters=None, inputs={})
         return
     parameters = {name: getattr(entry, name) for name in ("units", "hours", "iterations", "seed")}
-    inputs = {"train": _frames_digest()}
+    inputs = {"train": digest_frames(FEATURES)}
     key = {"version": RESULT_VERSION, "parameters": parameters, "inputs": inputs}
     unit = cached_unit(
         "units", key, lambda scratch: _fit(scratch, entry), code="components.units.fit"
@@ -46,12 +47,6 @@ def work(stage: Stage) -> None:
         outputs=unit_digests(unit),
         libraries=("torch", "transformers"),
     )
-
-
-def _frames_digest() -> dict[str, Any]:
-    """What the frames depend on: stored ones by their files, live ones by the shards."""
-    record = read_record(DATA / "features" / "train")
-    return {"key": record["key"], "files": record["outputs"] or record["inputs"]["shards"]}
 
 
 def _fit(folder: Path, entry: DiscreteUnits) -> None:

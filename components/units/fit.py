@@ -22,6 +22,7 @@ from components.features.frames import FrameSource
 from components.model.bridges.discrete import CENTROIDS
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
+from components.shards.order import draw_hours
 from components.shards.reader import IndexedUtterance
 from components.units.kmeans import fit_centroids
 
@@ -47,7 +48,7 @@ def fit_units(folder: Path, data: Path, encoder: Path, device: str, entry: Discr
             subject="projector",
             hint="Name a projector of fewer units, or a corpus with more speech.",
         )
-    frames = read_sample(source, sample)  # (frames, encoder width)
+    frames = read_sample(source, sample, num_frames)  # (frames, encoder width)
     with progress("units", "k-means", entry.iterations, "passes") as bar:
         centroids = fit_centroids(
             frames, entry.units, entry.iterations, seed_of("k-means", entry.seed), bar.advance
@@ -58,21 +59,17 @@ def fit_units(folder: Path, data: Path, encoder: Path, device: str, entry: Discr
 def choose_utterances(
     utterances: Sequence[IndexedUtterance], hours: float, seed: int
 ) -> list[IndexedUtterance]:
-    """So many hours of the utterances, or all of them, drawn by their ids and sorted by them."""
-    chosen, duration_s = [], 0.0
-    drawn = sorted(
-        utterances, key=lambda utterance: seed_of("units", seed, utterance.source, utterance.id)
-    )
-    for utterance in drawn:
-        if duration_s >= hours * 3600:
-            break
-        chosen.append(utterance)
-        duration_s += utterance.duration_s
-    return sorted(chosen, key=lambda utterance: (utterance.source, utterance.id))
+    """At most so many hours of the utterances, drawn by their ids and sorted by them."""
+    drawn = draw_hours(utterances, hours, "units", seed)
+    return sorted(drawn, key=lambda utterance: (utterance.source, utterance.id))
 
 
-def read_sample(source: FrameSource, sample: Sequence[IndexedUtterance]) -> torch.Tensor:
-    """The frames of all utterances one after the other, (frames, encoder width), in fp32."""
+def read_sample(
+    source: FrameSource, sample: Sequence[IndexedUtterance], num_frames: int
+) -> torch.Tensor:
+    """The frames of all utterances one after the other, (``num_frames``, encoder width), in
+    fp32.
+    """
     frames = torch.empty(0)
     num_read = 0
     with progress("units", "frames", len(sample), "utterances") as bar:
@@ -80,8 +77,7 @@ def read_sample(source: FrameSource, sample: Sequence[IndexedUtterance]) -> torc
             group = sample[start : start + READ_UTTERANCES]
             part = torch.cat(source.frames(group, VIEW))  # (frames of the group, width)
             if not num_read:
-                total = sum(source.num_frames(utterance, VIEW) for utterance in sample)
-                frames = part.new_empty(total, part.shape[1])
+                frames = part.new_empty(num_frames, part.shape[1])
             frames[num_read : num_read + len(part)] = part
             num_read += len(part)
             bar.advance(len(group))

@@ -5,12 +5,18 @@ budget.
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.shards.index import IndexEntry
-from components.shards.order import batch_by_length, form_batches, shuffle_in_windows
+from components.shards.order import (
+    batch_by_length,
+    draw_hours,
+    form_batches,
+    shuffle_in_windows,
+)
 from components.shards.reader import IndexedUtterance
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=9)  # utterances of each shard
@@ -139,3 +145,31 @@ def test_batch_by_length_returns_all_items_longest_first(
     assert all(
         len(batch) == 1 or len(batch) * most <= budget for batch, most in zip(batches, longest)
     )
+
+
+@any_time
+@given(SIZES, st.integers(0, 20), st.integers(0, 2**40))
+def test_drawn_hours_are_at_most_those_asked_for_in_the_given_order(
+    sizes: list[int], seconds: int, seed: int
+) -> None:
+    items = located(sizes)  # of one second each
+    drawn = draw_hours(items, (seconds + 0.5) / 3600, "test", seed)
+    assert len(drawn) == min(len(items), max(1, seconds))
+    assert drawn == [item for item in items if item in drawn]
+
+
+@any_time
+@given(SIZES, st.integers(0, 2**40), st.randoms())
+def test_the_same_utterances_are_drawn_in_whatever_order_they_are_given(
+    sizes: list[int], seed: int, random: Random
+) -> None:
+    items = located(sizes)
+    shuffled = random.sample(items, len(items))
+    assert {item.id for item in draw_hours(shuffled, 4 / 3600, seed)} == {
+        item.id for item in draw_hours(items, 4 / 3600, seed)
+    }
+
+
+def test_another_seed_draws_other_utterances() -> None:
+    items = located([6] * 9)
+    assert draw_hours(items, 4 / 3600, 1) != draw_hours(items, 4 / 3600, 2)

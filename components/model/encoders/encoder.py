@@ -17,6 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from components.audio.sound import RATE
+from components.config.entries import EncoderNumerics
 from components.config.errors import InputError
 from components.model.encoders.arithmetic import use_arithmetic
 from components.model.encoders.ctc import CtcHead
@@ -65,6 +66,13 @@ class SpeechEncoder(torch.nn.Module):
             self.tokenizer = read_tokenizer() if self.has_ctc else None
         except (OSError, ValueError) as error:
             raise unsupported_folder(folder, error) from None
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: str, numerics: EncoderNumerics, layer: int | str
+    ) -> SpeechEncoder:
+        """The encoder of a catalogue entry; raises as the constructor."""
+        return cls(folder, device, numerics.dtype, layer, numerics.padding, numerics.gpu_arithmetic)
 
     @property
     def width(self) -> int:
