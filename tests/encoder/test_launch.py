@@ -26,6 +26,7 @@ from tests.checkpoints import LLMS, PARAKEET, TEXTS
 from tests.encoder.test_ctc import AUGMENT, SHARDS, TRAINING, Killed, training_in
 from tests.errors import refused
 from tests.llm.test_copying import TRAINING as COPYING
+from tests.train.recorded import record_ranks
 
 Launch = Callable[..., dict[str, str]]
 SOURCES: dict[str, dict[str, Any]] = {
@@ -42,21 +43,12 @@ SOURCES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path, world: Path) -> Launch:
     """Trains the encoder or LLM in a work cache of its own; returns the digests of its files."""
-    monkeypatch.setattr(engine, "RANK_MODULE", "tests.train.recorded")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
     def train(stage: str, name: str, ranks: int) -> dict[str, str]:
         tones.change(f"catalogue/{stage}.yaml", {"tiny.source": SOURCES[stage]})
         folder = tmp_path / f"{stage}-{name}-{ranks}"
         folder.mkdir(exist_ok=True)
-        settings = {
-            "LIBRETTO_WORK": folder / "work",
-            "LIBRETTO_ENGINE": name,
-            "LIBRETTO_WORKERS": ranks,
-            "GRADIENTS": folder,
-        }
-        for key, value in settings.items():
-            monkeypatch.setenv(key, str(value))
+        record_ranks(monkeypatch, folder, name, ranks)
         tones.run(stage)
         return folder_digests(Path("models") / stage)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from .project import Project, create_project, digest
 SPEECH, SILENCE = ("train", "dev", "test"), ("nonspeech-train", "nonspeech-test")
 MODELS = ("models/encoder", "models/llm")
 OUTPUTS = (*MODELS, "data/features/dev")
+RECORDINGS = "recordings"
 
 
 def record(root: Path, role: str, num_clips: int) -> None:
@@ -60,30 +63,38 @@ def add_entries(project: Project, hub: Hub) -> None:
     project.set(corpus="few", encoder="few", llm="few")
 
 
-@pytest.mark.slow
-def test_other_training_data_relink_a_hub_checkpoint_without_a_request(tmp_path: Path) -> None:
-    project = create_project(tmp_path / "project", tmp_path / "work")
-    root = tmp_path / "recordings"
+@contextmanager
+def hub_project(folder: Path) -> Iterator[tuple[Project, Hub, dict[str, str]]]:
+    """A project that uses recordings and the checkpoints of a hub, its corpus scanned; the hub,
+    which serves within the context; and the settings of every command.
+    """
+    project = create_project(folder / "project", folder / "work")
     for role in (*SPEECH, *SILENCE):
-        record(root, role, 2)
+        record(folder / RECORDINGS, role, 2)
     with serving() as hub:
         hub.repositories = {
-            "acme/encoder": save_encoder(tmp_path / "remote/encoder"),
-            "acme/llm": save_llm(tmp_path / "remote/llm"),
+            "acme/encoder": save_encoder(folder / "hub/encoder"),
+            "acme/llm": save_llm(folder / "hub/llm"),
         }
         add_entries(project, hub)
         settings = {
-            "LIBRETTO_ROOT_FEW": str(root),
-            "HF_HOME": str(tmp_path / "hf"),
+            "LIBRETTO_ROOT_FEW": str(folder / RECORDINGS),
+            "HF_HOME": str(folder / "hf"),
             "HF_ENDPOINT": hub.address,
             "NO_PROXY": "127.0.0.1",
         }
         project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
+        yield project, hub, settings
+
+
+@pytest.mark.slow
+def test_other_training_data_relink_a_hub_checkpoint_without_a_request(tmp_path: Path) -> None:
+    with hub_project(tmp_path) as (project, hub, settings):
         first = project.ran(project.dvc("repro", "llm", "features@dev", **settings))
         assert {"encoder", "llm", "shards@train", "features@dev"} <= first
         assert len(hub.bodies("model.safetensors")) == 2
     before = project.hashes()
-    record(root, "train", 3)
+    record(tmp_path / RECORDINGS, "train", 3)
     project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
     # The hub has stopped by now, and the HF cache is not needed either.
     output = project.dvc(
@@ -97,24 +108,8 @@ def test_other_training_data_relink_a_hub_checkpoint_without_a_request(tmp_path:
 
 @pytest.mark.slow
 def test_files_of_a_hub_are_not_pushed_and_a_pulled_clone_fetches_them(tmp_path: Path) -> None:
-    project = create_project(tmp_path / "project", tmp_path / "work")
-    root = tmp_path / "recordings"
-    for role in (*SPEECH, *SILENCE):
-        record(root, role, 2)
     stages = ("llm", "features@dev")
-    with serving() as hub:
-        hub.repositories = {
-            "acme/encoder": save_encoder(tmp_path / "hub/encoder"),
-            "acme/llm": save_llm(tmp_path / "hub/llm"),
-        }
-        add_entries(project, hub)
-        settings = {
-            "LIBRETTO_ROOT_FEW": str(root),
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_ENDPOINT": hub.address,
-            "NO_PROXY": "127.0.0.1",
-        }
-        project.run(sys.executable, "-m", "components.corpus", "scan", **settings)
+    with hub_project(tmp_path) as (project, hub, settings):
         project.dvc("repro", *stages, **settings)
         project.dvc("remote", "add", "--default", "storage", str(tmp_path / "remote"))
         project.run("git", "add", "-A")

@@ -10,16 +10,34 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from components.optim import rank
+from components.optim import engine, rank
 from components.optim.ranks import Ranks, full_tensor
 
+if TYPE_CHECKING:
+    import pytest
+
 original = Ranks.clip_gradients
-
-
 calls = itertools.count()
+
+
+def record_ranks(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, ranks: int) -> None:
+    """Has the next training start ``ranks`` of these by the engine ``name``, with its work cache
+    and its gradients in ``folder``.
+    """
+    monkeypatch.setattr(engine, "RANK_MODULE", __name__)
+    settings = {
+        "PYTHONPATH": Path(__file__).parents[2],
+        "LIBRETTO_WORK": folder / "work",
+        "LIBRETTO_ENGINE": name,
+        "LIBRETTO_WORKERS": ranks,
+        "GRADIENTS": folder,
+    }
+    for key, value in settings.items():
+        monkeypatch.setenv(key, str(value))
 
 
 def clip(self: Ranks, parameters: Sequence[torch.nn.Parameter], most: float) -> float:

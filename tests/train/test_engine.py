@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file
 
 from components.config.errors import InputError, TransientError
-from components.optim import engine
 from components.runtime.hashing import folder_digests
 from tests import world as tones
+from tests.train.recorded import record_ranks
 
 Steps = Callable[..., tuple[list[list[torch.Tensor]], list[float]]]
 LORA_RATE = 0.001  # of params.yaml, the recipe's
@@ -34,22 +34,13 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path, world: Pa
     """Trains with an engine on so many ranks: (gradients of the first step on each rank, loss of
     each step).
     """
-    monkeypatch.setattr(engine, "RANK_MODULE", "tests.train.recorded")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
     def train(
         name: str, ranks: int, suffix: str = "", *, again: bool = False
     ) -> tuple[list[list[torch.Tensor]], list[float]]:
         folder = tmp_path / f"{name}-{ranks}-{suffix or again}"
         folder.mkdir(exist_ok=again)
-        settings = {
-            "LIBRETTO_WORK": folder / "work",
-            "LIBRETTO_ENGINE": name,
-            "LIBRETTO_WORKERS": ranks,
-            "GRADIENTS": folder,
-        }
-        for key, value in settings.items():
-            monkeypatch.setenv(key, str(value))
+        record_ranks(monkeypatch, folder, name, ranks)
         tones.run("train")
         with Path("metrics/curve.csv").open(newline="") as stream:
             losses = [float(row["loss"]) for row in csv.DictReader(stream)]
@@ -104,15 +95,20 @@ def test_two_ranks_follow_one_process(
 
 @pytest.mark.slow
 def test_a_sharded_llm_is_tuned_in_full(steps: Steps) -> None:
-    """After a stage in which it was frozen: the shards' gradients, moments, checkpoints and saved
-    weights are those of one process.
+    """Over eight ranks, after a stage in which it was frozen: the shards' gradients, moments,
+    checkpoints and saved weights are those of one process.
     """
     tones.change(
-        "params.yaml", {"train.curriculum.1.tune": ["projector", "llm"], "train.full.llm": 1e-3}
+        "params.yaml",
+        {
+            "train.micro_batches": 8,
+            "train.curriculum.1.tune": ["projector", "llm"],
+            "train.full.llm": 1e-3,
+        },
     )
     _, expected = steps("ddp", 1)
     tuned = load_file("models/bridge/llm.safetensors")
-    _, losses = steps("fsdp", 2)
+    _, losses = steps("fsdp", 8)
     assert losses == pytest.approx(expected, abs=1e-3)
     sharded = load_file("models/bridge/llm.safetensors")
     assert tuned.keys() == sharded.keys()
