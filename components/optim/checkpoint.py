@@ -110,6 +110,13 @@ def load(
     parameters = trainable_parameters(network)
     buffers = {name: buffer for name, buffer in network.named_buffers() if buffer.numel()}
     _check(folder, tensors, {"parameter": parameters, "buffer": buffers})
+    # AdamW counts the steps on the CPU unless it is fused or captured in a CUDA graph: its kernel
+    # then reads the count on the device of the parameter (torch.optim.Optimizer.load_state_dict).
+    has_step_on_device = {
+        parameter: bool(group.get("fused") or group.get("capturable"))
+        for group in (optimiser.param_groups if optimiser is not None else ())
+        for parameter in group["params"]
+    }
     with torch.no_grad():
         for key, tensor in tensors.items():
             kind, _, name = key.partition(".")
@@ -119,9 +126,11 @@ def load(
                 buffers[name].copy_(tensor)
             elif optimiser is not None:
                 parameter = parameters[name]
-                optimiser.state[parameter][kind] = (
-                    tensor if kind == "step" else _distributed_like(parameter, tensor)
-                )
+                if kind != "step":
+                    tensor = _distributed_like(parameter, tensor)
+                elif has_step_on_device[parameter]:
+                    tensor = tensor.to(parameter.device)
+                optimiser.state[parameter][kind] = tensor
     state: dict[str, Any] = json.loads((folder / STATE).read_text())
     return state
 

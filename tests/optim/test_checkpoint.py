@@ -77,6 +77,36 @@ def test_a_saved_checkpoint_does_not_follow_the_training(tmp_path: Path) -> None
     assert same(state_of(module), before)
 
 
+@pytest.mark.parametrize("kind", ["fused", "capturable"])
+def test_a_count_of_steps_is_restored_where_the_optimiser_reads_it(
+    kind: str, tmp_path: Path
+) -> None:
+    """On the device ``meta`` in place of a GPU: torch's own rule is the reference."""
+    module = build_network()
+    optimiser = optimiser_of(module)
+    train(module, optimiser, range(3))
+    checkpoint.save(tmp_path / "last", module, optimiser, {})
+
+    resumed = build_network().to("meta")
+    restored, reference = optimiser_of(resumed), optimiser_of(resumed)
+    assert all(parameter.device.type == "meta" for parameter in resumed.parameters())
+    for other in (restored, reference):
+        other.param_groups[0][kind] = True
+    saved = optimiser.state_dict()
+    saved["param_groups"][0][kind] = True
+    reference.load_state_dict(saved)
+    checkpoint.load(tmp_path / "last", resumed, restored)
+    for parameter, moments in reference.state.items():
+        assert moments["step"].device.type == "meta"
+        for name, tensor in moments.items():
+            own = restored.state[parameter][name]
+            assert (own.device, own.dtype) == (tensor.device, tensor.dtype), name
+
+    restored = optimiser_of(resumed)  # neither fused nor captured: the count remains on the CPU
+    checkpoint.load(tmp_path / "last", resumed, restored)
+    assert {str(moments["step"]) for moments in restored.state.values()} == {"tensor(3.)"}
+
+
 def test_weights_only_are_saved_and_read_without_an_optimiser(tmp_path: Path) -> None:
     module = build_network()
     checkpoint.save(tmp_path / "best", module, None, {"wer": 0.5})
