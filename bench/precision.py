@@ -65,6 +65,10 @@ class ComputedFrames:
         )
         self.utterances = list_utterances(DATA / "shards" / role)
 
+    def frame_duration_s(self, utterance: IndexedUtterance) -> float:
+        """Seconds that the frames of an utterance last."""
+        return self._encoder.count_frames(utterance.num_samples) / self._encoder.frame_rate
+
     def frames(self, batch: Sequence[IndexedUtterance]) -> list[torch.Tensor]:
         """Frames of each utterance, (frames, width), as they would be stored."""
         with use_arithmetic(self._arithmetic, self._device):
@@ -103,7 +107,7 @@ def _decode(
     batch_seconds: float,
 ) -> Texts:
     utterances = source.utterances
-    durations_s = [utterance.duration_s for utterance in utterances]
+    durations_s = [source.frame_duration_s(utterance) for utterance in utterances]
     batches: Sequence[Sequence[Any]] = [[utterance] for utterance in utterances]
     if batch_seconds:
         batches = batch_by_length(utterances, durations_s, batch_seconds)

@@ -184,7 +184,7 @@ def plan_batches(items: Sequence[HeadItem], num_speech: int, settings: Ctc) -> l
     plan = []
     for epoch in range(settings.epochs):
         seed = seed_of("ctc-batches", settings.seed, epoch)
-        durations_s = [item.source.duration_s(item.utterance, epoch) for item in items]
+        durations_s = [item.source.frame_duration_s(item.utterance, epoch) for item in items]
         random = np.random.default_rng(seed)
         drawn = random.permutation(len(items) - num_speech)[:num_nonspeech]
         nonspeech = [num_speech + int(index) for index in drawn]

@@ -119,7 +119,11 @@ class ShardDecoder:
         ]
         prefetch([source.locate(utterance) for utterance in utterances])
         hypotheses: dict[str, Hypothesis] = {}
-        durations_s = [utterance.duration_s for utterance in utterances]
+        reads_frames = job.system not in (LLM_ONLY, WHISPER)
+        durations_s = [
+            source.frame_duration_s(utterance) if reads_frames else utterance.duration_s
+            for utterance in utterances
+        ]
         for batch in batch_by_length(utterances, durations_s, job.settings.batch_seconds):
             started = time.perf_counter()
             for utterance, hypothesis in zip(batch, self._decode_batch(job, batch), strict=True):

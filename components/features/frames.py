@@ -28,6 +28,7 @@ from components.features.waveforms import (
     view_folder,
 )
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.encoders.registry import read_traits
 from components.shards.reader import IndexedUtterance, list_utterances, read_frames
 
 
@@ -69,6 +70,7 @@ class FrameSource:
         elif self.is_live:
             encoder = SpeechEncoder.load(folder, device, numerics, self.layer)
         self.encoder = encoder
+        self._traits = encoder.traits if encoder else read_traits(folder, numerics.padding)
         self._augment = (
             parse_as(Augment, augment, f"{self._features}: augment") if augment else None
         )
@@ -109,6 +111,14 @@ class FrameSource:
     def duration_s(self, utterance: IndexedUtterance, epoch: int | None = None) -> float:
         """Seconds of an utterance in an epoch; reads nothing."""
         return self._view_of(epoch).num_samples(utterance) / RATE
+
+    def frame_duration_s(self, utterance: IndexedUtterance, epoch: int | None = None) -> float:
+        """Seconds that the frames of an utterance last in an epoch, by which batches are formed:
+        more than ``duration_s`` where the frames of a filled window are all used.
+        """
+        if not self._traits.uses_full_window:
+            return self.duration_s(utterance, epoch)
+        return self.num_frames(utterance, epoch) / self._traits.frame_rate
 
     def num_frames(self, utterance: IndexedUtterance, epoch: int | None = None) -> int:
         """Number of frames of an utterance in an epoch, without computing any."""

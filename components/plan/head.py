@@ -55,7 +55,10 @@ def estimate_head(
     passes = share * settings.epochs / (1 - settings.nonspeech_share)
     frame_seconds = sum(output_seconds(networks, amount) for amount in speech) * passes
     frames = frame_seconds * networks.encoder.frame_rate
-    step_frames = settings.batch_seconds * networks.encoder.frame_rate / settings.micro_batches
+    step_s = settings.batch_seconds / settings.micro_batches
+    if networks.encoder.traits.uses_full_window:
+        step_s = max(step_s, networks.encoder.window_s)
+    step_frames = step_s * networks.encoder.frame_rate
     frame_values = 2 * networks.encoder.width + STORED_VALUES * settings.hidden
     peak_bytes = LIBRARY_BYTES + BYTES[DTYPE] * (4 * num_parameters + step_frames * frame_values)
     encoding = 0.0

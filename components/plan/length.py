@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.config.training import CurriculumStage, Train
-from components.plan.load import count_tokens, mean_seconds
+from components.plan.load import count_tokens, mean_seconds, output_seconds
 from components.plan.networks import Networks
 from components.plan.speech import AudioAmount
 
@@ -35,14 +35,24 @@ def list_stage_lengths(
     """
     if not networks.stages:
         return []
-    batch_s = step_seconds(settings, networks, mean_seconds(audio, "train"))
-    return [_stage_length(stage, batch_s, audio) for stage in settings.curriculum]
+    mean_s = mean_seconds(audio, "train")
+    # Both with full windows, where an encoder fills them up: batches are formed by these.
+    batch_s = step_seconds(settings, networks, mean_s)
+    batch_s *= networks.encoder.frame_duration_s(mean_s) / mean_s
+    frames = [replace(amount, seconds=output_seconds(networks, amount)) for amount in audio]
+    return [_stage_length(stage, batch_s, audio, frames) for stage in settings.curriculum]
 
 
 def _stage_length(
-    stage: CurriculumStage, batch_s: float, audio: Sequence[AudioAmount]
+    stage: CurriculumStage,
+    batch_s: float,
+    audio: Sequence[AudioAmount],
+    frames: Sequence[AudioAmount],
 ) -> StageLength:
-    epoch_s = epoch_seconds(stage.nonspeech_share, audio)
+    """The length of a stage; ``batch_s`` and ``frames`` are seconds of frames, those of ``audio``
+    are seconds of the recordings.
+    """
+    epoch_s = epoch_seconds(stage.nonspeech_share, frames)
     if stage.steps is not None:
         num_steps = stage.steps
     else:
@@ -50,6 +60,8 @@ def _stage_length(
         num_steps = math.ceil(stage.epochs * epoch_s / batch_s)
     seconds = num_steps * batch_s
     epochs = seconds / epoch_s if epoch_s else 0.0
+    if epoch_s:
+        seconds *= epoch_seconds(stage.nonspeech_share, audio) / epoch_s
     return StageLength(stage.name, num_steps, epochs, seconds, stage.nonspeech_share < 1)
 
 
@@ -75,7 +87,7 @@ def step_seconds(settings: Train, networks: Networks, mean_s: float) -> float:
     """Seconds of audio in a step that is full under the budgets of seconds and of tokens. Padding
     counts in the first, packed or not.
     """
-    num_utterances = settings.batch_seconds / mean_s
+    num_utterances = networks.encoder.utterances_per_batch(mean_s, settings.batch_seconds)
     if settings.batch_tokens:
         num_utterances = min(num_utterances, settings.batch_tokens / count_tokens(networks, mean_s))
     return max(1.0, num_utterances) * mean_s

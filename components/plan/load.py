@@ -172,9 +172,12 @@ def mean_seconds(audio: Sequence[AudioAmount], role: str) -> float:
     return sum(amount.seconds for amount in amounts) / num_utterances or 1.0
 
 
-def generation_steps(amount: AudioAmount, num_utterances: int, batch_seconds: float) -> float:
+def generation_steps(
+    networks: Networks, amount: AudioAmount, num_utterances: int, batch_seconds: float
+) -> float:
     """Steps of generation for so many utterances of a source, batch by batch."""
-    num_batches = math.ceil(num_utterances * amount.mean_s / batch_seconds)
+    per_batch = networks.encoder.utterances_per_batch(amount.mean_s, batch_seconds)
+    num_batches = math.ceil(num_utterances / per_batch - 1e-9)  # no batch more by rounding
     return num_batches * (LONGEST * amount.mean_s * TEXT_TOKENS + 1 if amount.has_speech else 1)
 
 
@@ -196,9 +199,12 @@ def estimate_decode(
             tokens = count_tokens(networks, amount.mean_s)
             tokens += rules.beams * amount.mean_s * TEXT_TOKENS
             operations += 2 * networks.sequence_parameters * amount.num_utterances * tokens
-            steps = generation_steps(amount, amount.num_utterances, settings.batch_seconds)
+            steps = generation_steps(
+                networks, amount, amount.num_utterances, settings.batch_seconds
+            )
             weight_bytes += steps * (llm.num_parameters * num_bytes + block_bytes)
-        num_rows = rules.beams * max(1.0, settings.batch_seconds / longest_s)
+        per_batch = networks.encoder.utterances_per_batch(longest_s, settings.batch_seconds)
+        num_rows = rules.beams * per_batch
         most_tokens = _most_tokens(rules, LONGEST * longest_s)
         row_tokens = networks.prompt_speech_tokens(longest_s) + PROMPT_TOKENS + most_tokens
         cache_bytes = num_rows * row_tokens * llm.num_layers * llm.kv_width * num_bytes

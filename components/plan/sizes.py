@@ -42,6 +42,23 @@ class EncoderSize:
         samples = round(seconds * RATE)
         return self.traits.count_output_samples(samples) / self.traits.hop
 
+    def frame_duration_s(self, seconds: float) -> float:
+        """Seconds that the frames of an utterance of so many seconds last, by which batches are
+        formed: full windows, where their padding has frames too.
+        """
+        if not self.traits.uses_full_window:
+            return seconds
+        return self.window_s * max(1, math.ceil(seconds / self.window_s))
+
+    def utterances_per_batch(self, seconds: float, batch_seconds: float) -> float:
+        """Utterances of so many seconds in a full batch, at least one; a whole number of them where
+        their windows are full, since these have one length.
+        """
+        if not seconds:
+            return 1.0
+        count = batch_seconds / self.frame_duration_s(seconds)
+        return max(1.0, math.floor(count) if self.traits.uses_full_window else count)
+
     @property
     def num_layers(self) -> int:
         """Layers, of joined encoders those of the first; 0 for a filterbank."""

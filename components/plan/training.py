@@ -111,9 +111,10 @@ def _operations(training: _Training, is_live: bool) -> dict[str, float]:
     """Operations by dtype: of the LLM and the bridge, and of an encoder that computes live."""
     settings, networks, mean_s = training.settings, training.networks, training.mean_s
     recomputes = settings.gradient_checkpointing
+    step_s = step_seconds(settings, networks, mean_s)
     llm, frozen, tuned = 0.0, 0.0, 0.0  # operations of the LLM, of a frozen and of a tuned encoder
     for length, counts in zip(training.lengths, networks.stages, strict=True):
-        num_utterances = length.seconds / mean_s
+        num_utterances = length.num_steps * step_s / mean_s
         tokens = num_utterances * count_tokens(networks, mean_s)
         projector = counts.get("projector", 0)
         blocks = min(projector, networks.bridge.block_parameters)  # tuned ones, in the LLM
@@ -149,6 +150,7 @@ def _dev_steps(training: _Training, audio: Sequence[AudioAmount]) -> float:
     )
     return num_checkpoints * sum(
         generation_steps(
+            training.networks,
             amount,
             min(selection.utterances, amount.num_utterances),
             2 * settings.batch_seconds,

@@ -135,8 +135,9 @@ def _role_sources(training: BridgeTraining, tuned_encoder: SpeechEncoder | None)
 def _warn_of_short_training(ranks: Ranks, settings: Train, speech: FrameSource) -> None:
     """Logs a warning where all stages together see less than half of the speech once."""
     total_s = sum(utterance.duration_s for utterance in speech.utterances)
+    frames_s = sum(speech.frame_duration_s(utterance, 0) for utterance in speech.utterances)
     epochs = sum(
-        stage.epochs or (stage.steps or 0) * settings.batch_seconds / max(total_s, 1e-9)
+        stage.epochs or (stage.steps or 0) * settings.batch_seconds / max(frames_s, 1e-9)
         for stage in settings.curriculum
         if stage.nonspeech_share < 1
     )

@@ -42,6 +42,14 @@ def count_short_utterances(frame_counts: Sequence[int], stride: float) -> int:
 
 
 @dataclass(frozen=True)
+class EpochDurations:
+    """Seconds of all utterances in an epoch."""
+
+    audio_s: Sequence[float]  # that are concatenated up to a length
+    frames_s: Sequence[float]  # that batches are formed by: those of filled windows are more
+
+
+@dataclass(frozen=True)
 class PlannedStep:
     """The batch of a step."""
 
@@ -94,23 +102,24 @@ def plan_steps(
     nonspeech: Sequence[IndexedUtterance],
     settings: Train,
     stage: CurriculumStage,
-    epoch_durations: Callable[[int], Sequence[float]] | None = None,
+    epoch_durations: Callable[[int], EpochDurations] | None = None,
     count_tokens: CountTokens | None = None,
 ) -> list[PlannedStep]:
     """The batch of each step, as indices of ``[*speech, *nonspeech]``.
 
     Epochs follow each other until the stage has its length; in each, non-speech is spread evenly in
     its share. With a share of 1 there is no speech, and an epoch is all non-speech once. Of a part
-    of an epoch the first batches are taken, at least one. ``epoch_durations(epoch)`` are seconds of
-    all utterances, by default those of the recordings; ``count_tokens`` is for the budget in
-    tokens.
+    of an epoch the first batches are taken, at least one. ``epoch_durations(epoch)`` are those of
+    ``[*speech, *nonspeech]``, by default the seconds of the recordings; ``count_tokens`` is for the
+    budget in tokens.
     """
     utterances = [*speech, *nonspeech]
     share = stage.nonspeech_share
     has_speech = share < 1
     base, offset = (speech, 0) if has_speech else (nonspeech, len(speech))
     num_nonspeech = round(len(speech) * share / (1 - share)) if has_speech else 0
-    recorded = [utterance.duration_s for utterance in utterances]
+    recorded_s = [utterance.duration_s for utterance in utterances]
+    recorded = EpochDurations(recorded_s, recorded_s)
 
     def batches_of(epoch: int) -> list[list[Indices]]:
         """All batches of an epoch, in their order."""
@@ -120,13 +129,16 @@ def plan_steps(
         groups = shuffle_in_windows(
             base, seed_of(settings.seed, stage.name), epoch, settings.window_shards
         )
-        durations_s = epoch_durations(epoch) if epoch_durations else recorded
+        durations = epoch_durations(epoch) if epoch_durations else recorded
         for group_index, group in enumerate(groups):
             indices = [offset + index for index in group]
             members: list[Indices] = [(index,) for index in indices]
             if has_speech:
                 members = draw_concatenations(
-                    indices, durations_s, settings.concatenate, seed_of("strung", seed, group_index)
+                    indices,
+                    durations.audio_s,
+                    settings.concatenate,
+                    seed_of("strung", seed, group_index),
                 )
             members += [(index,) for index in extra[group_index :: len(groups)]]
             token_counts = {}
@@ -136,7 +148,7 @@ def plan_steps(
                     is_speech = member[0] < len(speech)
                     token_counts[member] = count_tokens(utterance, is_speech, epoch)
             group_seed = seed_of(seed, group_index)
-            batches += _batches(members, durations_s, settings, group_seed, token_counts)
+            batches += _batches(members, durations.frames_s, settings, group_seed, token_counts)
         return batches
 
     steps: list[PlannedStep] = []

@@ -94,7 +94,7 @@ def dev_errors(
     """
     prefetch([source.locate(utterance) for utterance in utterances])
     total = WordErrors()
-    durations_s = [utterance.duration_s for utterance in utterances]
+    durations_s = [source.frame_duration_s(utterance) for utterance in utterances]
     batches = list(batch_by_length(utterances, durations_s, batch_seconds))
     for batch, is_real in ranks.assigned_items(batches):
         hypotheses = search(

@@ -27,7 +27,7 @@ from components.runtime.unit_cache import Key
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance
 from components.train import stage_cache
-from components.train.data import plan_steps
+from components.train.data import EpochDurations, plan_steps
 from components.train.encoder_ctc import EncoderCtcLoss
 from components.train.forward import ForwardPass, TokenCounter
 from components.train.objective import StageContext, StageObjective
@@ -146,22 +146,26 @@ class StageTraining:
             ctc_loss,
         )
 
-        def durations_s(epoch: int) -> list[float]:
-            return [
-                source.duration_s(utterance, epoch)
-                for source, utterances in (
-                    (sources.speech, speech),
-                    (sources.nonspeech, nonspeech),
-                )
-                for utterance in utterances
-            ]
+        items = [(sources.speech, utterance) for utterance in speech]
+        items += [(sources.nonspeech, utterance) for utterance in nonspeech]
+
+        def epoch_durations(epoch: int) -> EpochDurations:
+            return EpochDurations(
+                [source.duration_s(utterance, epoch) for source, utterance in items],
+                [source.frame_duration_s(utterance, epoch) for source, utterance in items],
+            )
 
         token_counter = None
         if self.context.settings.batch_tokens:
             token_counter = TokenCounter(self.context.model, sources.speech, sources.nonspeech)
             self._log_long_utterances(token_counter, speech, nonspeech)
         steps = plan_steps(
-            speech, nonspeech, self.context.settings, self.context.stage, durations_s, token_counter
+            speech,
+            nonspeech,
+            self.context.settings,
+            self.context.stage,
+            epoch_durations,
+            token_counter,
         )
         return StageObjective(
             self.context, forward, [*speech, *nonspeech], len(speech), steps, sources.dev

@@ -411,6 +411,30 @@ def test_live_features_are_decoded_too() -> None:
     assert len(same) > len([row for row, _ in pairs if row.tokens]) / 2
 
 
+@pytest.mark.parametrize(("padding", "largest"), [("window", 7), ("full-window", 2)])
+def test_full_windows_fill_a_batch(
+    padding: str, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven utterances of about a second: two windows of 30 s are in a batch of 70 s."""
+    save_encoder(tones.ENCODER, "whisper")
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.padding": padding})
+    tones.change("params.yaml", {"decode.batch_seconds": 70})
+    tones.write_shards("test", {"tones-test": [7]})
+    tones.run_features()
+    save_bridge()
+    sizes: list[int] = []
+    decode = Decoder.decode
+
+    def decode_and_count(self: Decoder, frames: Any, *arguments: Any) -> list[Hypothesis]:
+        sizes.append(len(frames))
+        return decode(self, frames, *arguments)
+
+    monkeypatch.setattr(Decoder, "decode", decode_and_count)
+    tones.run("decode")
+    assert max(sizes) == largest
+    assert len(read_hypotheses(OUT / "test/tones-test.parquet")) == 2 * 7
+
+
 def recording(name: str, seconds: float, texts: dict[str, str]) -> None:
     """Adds a recording of so many seconds, with its text, to a folder of recordings."""
     samples = 0.1 * np.random.default_rng(len(texts)).standard_normal(int(seconds * RATE)).astype(

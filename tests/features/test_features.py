@@ -371,6 +371,29 @@ def test_padding_of_the_encoder_counts_in_a_batch(
     assert sum(sizes) == 12
 
 
+@pytest.mark.parametrize("mode", ["cached", "live"])
+@pytest.mark.parametrize(
+    ("family", "padding", "seconds"),
+    [("whisper", "full-window", 30), ("whisper", "window", 0), ("whisper-ast", "full-window", 30)],
+)
+def test_frames_of_a_full_window_last_as_long_as_it(
+    family: str,
+    padding: str,
+    seconds: float,
+    mode: str,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode_with(family, padding=padding)
+    tones.change("params.yaml", {"features.mode": mode})
+    computed_again("dev", tmp_path, monkeypatch)
+    source = tones.frame_source("dev")
+    for utterance, frames in zip(source.utterances, source.frames(source.utterances), strict=True):
+        assert source.frame_duration_s(utterance) == (seconds or utterance.duration_s)
+        assert len(frames) / 50 == pytest.approx(source.frame_duration_s(utterance), abs=0.02)
+
+
 def keys() -> dict[str, object]:
     return {role: read_record(OUT / role)["key"] for role in ("train", "dev")}
 

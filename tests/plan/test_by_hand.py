@@ -22,6 +22,7 @@ UTTERANCES = 28_539 + 104_014 + 148_688  # of LibriSpeech's three training subse
 SECONDS = (100.6 + 363.6 + 496.7) * 3600
 TAR = 2_000  # bytes of an utterance besides its frames: headers, padding, JSON
 FULL = UTTERANCES * 30  # seconds, where each utterance is 30 s of Whisper
+FULL_STEPS = math.ceil(3 * UTTERANCES / 16)  # three epochs of 16 utterances in a step, 480 s
 CLIP_S = 12  # of the utterance whose tokens are counted
 
 
@@ -68,10 +69,10 @@ CELLS: dict[tuple[str, str], Hand] = {
     ("slam-asr", ""): Hand([steps(3, 300)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)),
     ("slam-asr", "slam-llm"): Hand([steps(3, 150)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)),
     ("slam-asr-table-2", "whisper-tiny-tinyllama"): Hand(
-        [steps(3, 200)], 300, 50 * 384, 2, linear(5, 384, 2048, 2048), seconds=FULL
+        [FULL_STEPS], 300, 50 * 384, 2, linear(5, 384, 2048, 2048), seconds=FULL
     ),
     ("slam-asr-table-3", "phi-2"): Hand(
-        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2560), seconds=FULL
+        [FULL_STEPS], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2560), seconds=FULL
     ),
     # log-mel: 100 frames a second, ten stacked
     ("slam-asr-table-4", "fbank"): Hand(
@@ -84,9 +85,9 @@ CELLS: dict[tuple[str, str], Hand] = {
     ("slam-asr-table-5", "slam-asr"): Hand(
         [steps(3, 300)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)
     ),
-    ("slam-asr-table-5", "yu"): Hand([steps(3, 200)], 80, 50 * 1280, seconds=FULL),
+    ("slam-asr-table-5", "yu"): Hand([FULL_STEPS], 80, 50 * 1280, seconds=FULL),
     ("slam-asr-table-5", "salmonn"): Hand(
-        [steps(3, 200)],
+        [FULL_STEPS],
         88,
         50 * (1280 + 768),
         2,
@@ -100,32 +101,30 @@ CELLS: dict[tuple[str, str], Hand] = {
         [steps(3, 300)], 120, 50 * 1280, 2, linear(5, 1280, 2048, D7)
     ),
     ("slam-asr-table-6", "whisper-large-v2"): Hand(
-        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
+        [FULL_STEPS], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
     ),
     ("slam-asr-table-7", "frozen"): Hand(
-        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2048), seconds=FULL
+        [FULL_STEPS], 300, 50 * 1280, 2, linear(5, 1280, 2048, 2048), seconds=FULL
     ),
-    ("slam-asr-table-7", "tuned"): Hand(
-        [steps(3, 200)], 300, projector=linear(5, 1280, 2048, 2048)
-    ),
+    ("slam-asr-table-7", "tuned"): Hand([FULL_STEPS], 300, projector=linear(5, 1280, 2048, 2048)),
     ("slam-asr-table-8", "vicuna-7b"): Hand(
-        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
+        [FULL_STEPS], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
     ),
     ("slam-asr-table-10", "random"): Hand(
-        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
+        [FULL_STEPS], 300, 50 * 1280, 2, linear(5, 1280, 2048, D7), seconds=FULL
     ),
     # Whisper and AST side by side; a vector for 17 frames: 1,500 = 88 · 17 + 4, and 4 is no half
     ("salmonn-asr", ""): Hand(
-        [steps(3, 200)],
+        [FULL_STEPS],
         88,
         50 * (1280 + 768),
         2,
         lora=lora(8, 40, SQUARE13, SQUARE13),
         seconds=FULL,
     ),
-    ("yu-segment-qformer", "segment-qformer"): Hand([steps(3, 200)], 80, 50 * 1280, seconds=FULL),
+    ("yu-segment-qformer", "segment-qformer"): Hand([FULL_STEPS], 80, 50 * 1280, seconds=FULL),
     ("yu-segment-qformer", "fc"): Hand(
-        [steps(3, 200)], 300, 50 * 1280, 2, linear(5, 1280, 2048, D13), seconds=FULL
+        [FULL_STEPS], 300, 50 * 1280, 2, linear(5, 1280, 2048, D13), seconds=FULL
     ),
     ("speech-llama", "ctc-compressor"): Hand(
         [steps(1, 300), steps(2, 300)],

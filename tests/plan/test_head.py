@@ -44,6 +44,21 @@ def test_an_encoder_with_a_head_trains_none() -> None:
     assert count_head_parameters(changed(inner, epochs=0), networks) == 0
 
 
+def test_full_windows_have_frames_however_short_the_speech_is() -> None:
+    """Three passes over 1,000 utterances of 10 s; a micro-batch has a window at least."""
+    names = {"encoder": "whisper-tiny", "projector": "linear"}
+    params = read_overridden_params({**names, "features.padding": "full-window"}, "")
+    networks = read_networks(params)
+    num_parameters = count_head_parameters(params, networks)
+    small = changed(params, batch_seconds=20.0, micro_batches=1)
+    load = estimate_head(small, networks, [audio(10 / 3.6)], "float32")
+    assert load and load.total_operations == pytest.approx(
+        6 * num_parameters * 3 * 1_000 * 1_500 / 0.95
+    )
+    values = 4 * num_parameters + 1_500 * (2 * networks.encoder.width + 4 * params.ctc.hidden)
+    assert load.peak_bytes == pytest.approx(1e9 + 4 * values)
+
+
 def test_no_more_speech_is_counted_than_is_drawn() -> None:
     """Live frames cost the encoder for that speech alone."""
     params = changed(read_overridden_params({**HEADLESS, "features.mode": "live"}, ""), hours=20)

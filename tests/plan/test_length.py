@@ -66,6 +66,25 @@ def test_nonspeech_makes_an_epoch_longer(lengths: Lengths) -> None:
     assert sum_speech_epochs([length]) == 0
 
 
+def test_full_windows_are_counted_in_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 windows in 480 s: 10,000 utterances, and a fifth of non-speech beside them, each a window
+    however short it is; the audio is that of the recordings.
+    """
+    monkeypatch.chdir(REPOSITORY)
+    stage = read_overridden_params({}, "").raw["train"]["curriculum"][0]
+    values = {
+        "encoder": "whisper-tiny",
+        "features.padding": "full-window",
+        "train.curriculum": [{**stage, "steps": None, "epochs": 2, "nonspeech_share": 0.2}],
+        "train.batch_seconds": 480,
+    }
+    params = read_overridden_params(values, "overrides")
+    (length,) = list_stage_lengths(params.train, read_networks(params), SPEECH)
+    assert length.num_steps == 2 * 12_500 / 16 + 0.5
+    assert length.epochs == pytest.approx(2, rel=1e-3)
+    assert length.seconds == pytest.approx(2 * 45_000, rel=1e-3)
+
+
 def test_a_budget_in_tokens_makes_steps_shorter(lengths: Lengths) -> None:
     """An utterance of 4 s has 33.3 tokens of speech, 14.8 of text, 20 of the prompt, and the end:
     345.7 of these are five of them.

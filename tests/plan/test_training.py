@@ -13,7 +13,13 @@ import pytest
 from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_overridden_params, read_params
-from components.plan.load import StageLoad, frozen_arithmetic, read_gpu
+from components.plan.load import (
+    StageLoad,
+    estimate_decode,
+    frozen_arithmetic,
+    generation_steps,
+    read_gpu,
+)
 from components.plan.networks import Networks, read_networks
 from components.plan.speech import AudioAmount
 from components.plan.training import estimate_train
@@ -151,6 +157,62 @@ def test_gradient_checkpointing_stores_a_vector_a_token_and_layer(estimate: Esti
         * networks.llm.width
         * (17 * networks.llm.num_layers - (networks.llm.num_layers + 17))
     )
+
+
+def test_full_windows_fill_the_batches(estimate: Estimate) -> None:
+    """480 s are 16 windows of 30 s, 100 utterances of dev are four batches of 32: not as many as
+    the 4 s of each would allow.
+    """
+    whisper = {"encoder": "whisper-tiny", "train__batch_seconds": 480}
+    _, cut = estimate(**whisper)
+    load, full = estimate(**whisper, features__padding="full-window")
+    assert cut.encoder.utterances_per_batch(4.0, 480) == 120
+    assert full.encoder.utterances_per_batch(4.0, 480) == 16
+    assert full.encoder.utterances_per_batch(4.0, 470) == 15
+    assert full.encoder.utterances_per_batch(31.0, 50) == 1
+    tokens = 200 * 16 * (300 + 4 * 3.7 + 20 + 1)
+    encoded_s = 200 * 16 * 30
+    assert load.total_operations == pytest.approx(
+        4 * full.llm.num_parameters * tokens
+        + 6 * full.modules["projector"][0] * 200 * 16 * 300
+        + 2 * full.encoder.num_parameters * 50 * encoded_s
+    )
+    dev = SPEECH[1]
+    steps = 2 * 4 * 3.7 + 1  # the longest transcript of a batch, and its end
+    assert generation_steps(full, dev, 100, 960) == pytest.approx(4 * steps)
+    assert generation_steps(cut, dev, 100, 960) == pytest.approx(steps)
+
+
+def test_decoding_full_windows_takes_the_memory_of_those_in_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight windows of 30 s in 240 s, four beams each: 32 rows of 300 tokens, the prompt and the
+    text, whatever the utterances last.
+    """
+    monkeypatch.chdir(REPOSITORY)
+    names = {"encoder": "whisper-tiny", "projector": "linear", "llm": "tinyllama"}
+    names |= {"features.padding": "full-window", "decode.batch_seconds": 240}
+    params = read_overridden_params(names, "overrides")
+    rules = replace(
+        params.decode.sets["constrained"], beams=4, max_tokens=100, max_tokens_per_second=0.0
+    )
+    settings = replace(params.decode, sets={"constrained": rules})
+    params, networks = replace(params, decode=settings), read_networks(params)
+    peaks = [
+        estimate_decode(
+            params,
+            networks,
+            [AudioAmount("test", "voices", 100 * mean_s, 100, "settings")],
+            "float16",
+            "float32",
+        ).peak_bytes
+        for mean_s in (1.5, 12.0)
+    ]
+    llm = networks.llm
+    row_bytes = (300 + 20 + 100) * llm.num_layers * llm.kv_width * 2 + llm.vocabulary_size * 12
+    whisper = networks.encoder.num_parameters + networks.encoder.decoder_parameters
+    bytes_besides = llm.num_parameters * 2 + whisper * 4 + 1e9
+    assert peaks == [pytest.approx(32 * row_bytes + bytes_besides)] * 2
 
 
 def test_budgets_cut_a_step(estimate: Estimate) -> None:

@@ -15,7 +15,7 @@ from components.features.frames import FrameSource
 from components.runtime.hashing import folder_digests
 from components.shards.order import split_by_length
 from components.shards.reader import IndexedUtterance
-from components.train.data import plan_steps
+from components.train.data import EpochDurations, plan_steps
 from tests import world as tones
 from tests.features.test_waveforms import ALL, augment, put_noise, run
 
@@ -115,7 +115,13 @@ def test_a_batch_respects_its_budget_by_the_lengths_of_its_epoch(drawn: Path) ->
 
     settings = read_params().train
     stage = CurriculumStage("any", ["projector"], 0.01, 0, "constant", 0.25, [], 60)
-    steps = plan_steps(speech.utterances, silence.utterances, settings, stage, lengths)
+    steps = plan_steps(
+        speech.utterances,
+        silence.utterances,
+        settings,
+        stage,
+        lambda epoch: EpochDurations(lengths(epoch), lengths(epoch)),
+    )
     sizes = [
         max(lengths(step.epoch)[index] for (index,) in step.members) * len(step.members)
         for step in steps

@@ -35,6 +35,7 @@ from components.train.curve import COLUMNS
 from components.train.data import PlannedStep, plan_steps
 from components.train.selection import selection_utterances
 from tests import world as tones
+from tests.checkpoints import save_encoder
 from tests.errors import refused
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -595,6 +596,46 @@ def test_a_batch_respects_its_budget_with_padding(
             max(items[index].duration_s for (index,) in step.members) * len(step.members)
             <= settings.batch_seconds
         )
+
+
+@pytest.mark.parametrize(("padding", "largest"), [("window", 12), ("full-window", 3)])
+def test_full_windows_fill_a_batch_of_training_and_of_dev(
+    padding: str,
+    largest: int,
+    world: Path,
+    before_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twelve utterances of about a second, of which 90 s have three windows of 30 s; dev has six
+    windows in twice as much, and seven utterances.
+    """
+    save_encoder(tones.ENCODER, "whisper")
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.padding": padding})
+    tones.write_shards("dev", {"tones-dev": [7]})
+    stage = read_params().raw["train"]["curriculum"][0]
+    tones.change(
+        "params.yaml",
+        {
+            "train.curriculum": [{**stage, "steps": 4}],
+            "train.batch_seconds": 90,
+            "train.window_shards": 3,
+            "train.selection.utterances": 7,
+        },
+    )
+    tones.run_features()
+    sizes: list[int] = []
+    before_step(lambda objective, step, examples: sizes.append(len(examples)))
+    dev_sizes: list[int] = []
+    search = selection.search
+
+    def search_and_count(model: SpeechLLM, frames: Any, *arguments: Any, **options: Any) -> Any:
+        dev_sizes.append(len(frames))
+        return search(model, frames, *arguments, **options)
+
+    monkeypatch.setattr(selection, "search", search_and_count)
+    tones.run("train")
+    assert max(sizes) == largest
+    assert max(dev_sizes) == min(7, 2 * largest)
 
 
 def test_utterances_as_long_as_the_limit_are_trained_on(

@@ -69,12 +69,12 @@ class CheckpointFamily(Family):
         """
 
     @classmethod
-    def read_traits(cls, folder: Path) -> EncoderTraits:
+    def read_traits(cls, folder: Path, padding: str = "window") -> EncoderTraits:
         """The traits of the encoder in ``folder`` by its ``config.json`` alone: with log-mel at
-        100 Hz and the padding ``window``, which a loaded encoder may not have. Raises InputError
-        where there is no such file.
+        100 Hz, which a loaded encoder may not have. ``padding`` is Whisper's, as in ``__init__``.
+        Raises InputError where there is no such file.
         """
-        return cls.describe(read_settings(folder))
+        return cls.describe(read_settings(folder), padding=padding)
 
     @staticmethod
     def encoder_of(network: Any) -> nn.Module:

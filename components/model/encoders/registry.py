@@ -59,17 +59,17 @@ def _parts(folder: Path) -> list[Path]:
     return [folder / part for part in read_config(folder)["parts"]]
 
 
-def read_traits(folder: Path) -> EncoderTraits:
+def read_traits(folder: Path, padding: str = "window") -> EncoderTraits:
     """The traits of the encoder in a folder by its configuration, without its weights: those of a
-    checkpoint as ``CheckpointFamily.read_traits`` gives them. Raises InputError where the folder is
-    none or of no known family.
+    checkpoint as ``CheckpointFamily.read_traits`` gives them. ``padding`` is Whisper's. Raises
+    InputError where the folder is none or of no known family.
     """
     model_type = _model_type(folder)
     if model_type == JOINED:
-        return join_traits([read_traits(part) for part in _parts(folder)])
+        return join_traits([read_traits(part, padding) for part in _parts(folder)])
     if model_type == FBANK:
         return FilterbankFamily.read_traits(folder)
-    return FAMILIES[model_type].read_traits(folder)
+    return FAMILIES[model_type].read_traits(folder, padding)
 
 
 def load_family(folder: Path, device: torch.device, dtype: torch.dtype, padding: str) -> Family:
