@@ -106,6 +106,7 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         micro_batches=settings.micro_batches,
         checkpoint_every=settings.checkpoint_every,
         checkpoint=training.scratch / "checkpoint",
+        path="ctc",
     )
     TrainingLoop(ranks, head, optimiser, loop).run(HeadObjective(head, items, plan))
     if ranks.rank == 0:

@@ -183,6 +183,7 @@ def _loop_settings(training: EncoderTraining, num_steps: int) -> LoopSettings:
         micro_batches=settings.micro_batches,
         checkpoint_every=settings.checkpoint_every,
         checkpoint=Path(training.scratch) / "checkpoint",
+        path="source.training",
     )
 
 

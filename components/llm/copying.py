@@ -142,6 +142,7 @@ def _loop_settings(training: LlmTraining) -> LoopSettings:
         micro_batches=settings.micro_batches,
         checkpoint_every=settings.checkpoint_every,
         checkpoint=Path(training.scratch) / "checkpoint",
+        path="source.training",
     )
 
 

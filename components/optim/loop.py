@@ -19,12 +19,16 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from components.config.errors import InputError
 from components.optim import checkpoint
 from components.optim.precision import Precision
 from components.optim.ranks import Ranks, split_micro_batches
 from components.runtime.progress import progress
 
 Item = TypeVar("Item")  # one element of a batch, such as an utterance
+# The loss scale of fp16 starts at 65,536 and is halved by each overflow: after so many in a row the
+# gradients themselves overflow.
+MAX_SKIPPED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class LoopSettings:
     checkpoint_every: int  # steps; the last step has a checkpoint too
     checkpoint: Path  # folder
     decay_steps: int = 0  # end of the learning rate's course; 0: with the last step
+    path: str = "train"  # dotted, of the settings of the training, for messages
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,12 @@ class Objective(ABC, Generic[Item]):
     """What a loop minimises. ``batch`` and ``loss`` are required; the other methods are hooks that
     do nothing unless a training needs them.
 
-    ``figure_names`` are the keys of ``MicroBatchLoss.figures``.
+    ``figure_names`` are the keys of ``MicroBatchLoss.figures``. ``is_overflow_fatal``: a loss that
+    is not finite ends the training in fp16 too, where the loss scaler would skip its step.
     """
 
     figure_names: tuple[str, ...] = ()
+    is_overflow_fatal = False
 
     @abstractmethod
     def batch(self, step: int) -> StepBatch[Item]:
@@ -94,6 +101,14 @@ class Objective(ABC, Generic[Item]):
 
     def check_gradients(self) -> None:
         """Is called after the backward passes of the first step, where this rank had any."""
+
+    def divergence_error(
+        self, reason: str, step: int, loss: float, items: Sequence[Item], batch: StepBatch[Item]
+    ) -> InputError | None:
+        """The error for a loss or gradients that are not finite, on every rank; None for that of
+        the loop. ``items`` are those whose loss it is, all of ``batch`` for gradients.
+        """
+        return None
 
     def after_step(self, step: int, batch: StepBatch[Item], result: StepResult) -> None:
         """Is called after a step."""
@@ -128,9 +143,13 @@ class TrainingLoop:
         groups = self.optimiser.param_groups
         self._peaks = [group["lr"] for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._num_skipped = 0  # steps in a row
 
     def run(self, objective: Objective[Item]) -> None:
-        """Makes all steps, from the newest checkpoint on where there is one."""
+        """Makes all steps, from the newest checkpoint on where there is one.
+
+        Raises InputError as ``step`` does, and where ``MAX_SKIPPED_STEPS`` in a row overflow fp16.
+        """
         settings = self.settings
         first_step = self._resume(objective)
         self.ranks.barrier()
@@ -142,7 +161,9 @@ class TrainingLoop:
                         bar.end(reason)
                     break
                 batch = objective.batch(step)
-                objective.after_step(step, batch, self.step(objective, batch, step))
+                result = self.step(objective, batch, step)
+                objective.after_step(step, batch, result)
+                self._check_skipped(step, result)
                 num_steps_done = step + 1
                 is_last = num_steps_done == settings.num_steps
                 if is_last or num_steps_done % settings.checkpoint_every == 0:
@@ -151,7 +172,11 @@ class TrainingLoop:
                     bar.advance(1, objective.note())
 
     def step(self, objective: Objective[Item], batch: StepBatch[Item], step: int) -> StepResult:
-        """One optimiser step on ``batch``; all ranks call it with the same one."""
+        """One optimiser step on ``batch``; all ranks call it with the same one.
+
+        Raises InputError on all ranks, before a weight changes, where the loss or the gradients are
+        not finite and no loss scaler skips the step.
+        """
         started = time.monotonic()
         settings = self.settings
         objective.before_step(step)
@@ -162,25 +187,80 @@ class TrainingLoop:
         self.optimiser.zero_grad()
 
         names = objective.figure_names
+        micro_batches = split_micro_batches(batch.items, settings.micro_batches)
         sums = torch.zeros(len(names), dtype=torch.float64)
-        assigned = self.ranks.assigned_items(
-            split_micro_batches(batch.items, settings.micro_batches)
-        )
-        for micro_batch, is_real in assigned:
+        losses = torch.zeros(len(micro_batches), dtype=torch.float64)
+        assigned = self.ranks.assigned_items(list(enumerate(micro_batches)))
+        for (index, micro_batch), is_real in assigned:
             loss = objective.loss(micro_batch, batch, step)
             self.precision.backward(loss.total if is_real else loss.total * 0.0)
-            sums += is_real * torch.tensor(
-                [loss.figures[name] for name in names], dtype=torch.float64
-            )
+            if is_real:
+                sums += torch.tensor([loss.figures[name] for name in names], dtype=torch.float64)
+                losses[index] = loss.total.detach()
+        # One exchange; afterwards every rank knows all losses, so that all raise the same error and
+        # none waits for another.
+        totals = self.ranks.sum(torch.cat([sums, losses])).tolist()
+        self._check_losses(objective, step, totals[len(names) :], micro_batches, batch)
         if assigned and step == 0:
             objective.check_gradients()
 
         self.ranks.sum_gradients(self._parameters)
-        is_applied = self.precision.step(
-            self.optimiser, lambda: self.ranks.clip_gradients(self._parameters, settings.clip)
-        )
-        figures = dict(zip(names, self.ranks.sum(sums).tolist(), strict=True))
+
+        def clip() -> None:
+            norm = self.ranks.clip_gradients(self._parameters, settings.clip)
+            if not (math.isfinite(norm) or self.precision.has_scaler):
+                loss, reason = sum(totals[len(names) :]), f"the norm of the gradients is {norm}"
+                raise self._divergence_error(objective, reason, step, loss, batch.items, batch)
+
+        is_applied = self.precision.step(self.optimiser, clip)
+        figures = dict(zip(names, totals[: len(names)], strict=True))
         return StepResult(figures, is_applied, time.monotonic() - started)
+
+    def _check_losses(
+        self,
+        objective: Objective[Item],
+        step: int,
+        losses: Sequence[float],
+        micro_batches: Sequence[list[Item]],
+        batch: StepBatch[Item],
+    ) -> None:
+        """Raises InputError for the first micro-batch whose loss is not finite, unless the step
+        will be skipped.
+        """
+        if self.precision.has_scaler and not objective.is_overflow_fatal:
+            return
+        for loss, micro_batch in zip(losses, micro_batches, strict=True):
+            if not math.isfinite(loss):
+                reason = f"the loss is {loss}"
+                raise self._divergence_error(objective, reason, step, loss, micro_batch, batch)
+
+    def _check_skipped(self, step: int, result: StepResult) -> None:
+        self._num_skipped = 0 if result.is_applied else self._num_skipped + 1
+        if self._num_skipped >= MAX_SKIPPED_STEPS:
+            raise self._error(
+                f"gradients overflow fp16 in {self._num_skipped} steps in a row", step
+            )
+
+    def _divergence_error(
+        self,
+        objective: Objective[Item],
+        reason: str,
+        step: int,
+        loss: float,
+        items: Sequence[Item],
+        batch: StepBatch[Item],
+    ) -> InputError:
+        error = objective.divergence_error(reason, step, loss, items, batch)
+        return error or self._error(reason, step)
+
+    def _error(self, reason: str, step: int) -> InputError:
+        settings, path = self.settings, self.settings.path
+        precision = "" if self.precision.name == "fp32" else f", or set {path}.precision to fp32"
+        return InputError(
+            f"{settings.stage}: {reason} at step {step} of '{settings.task}'.",
+            subject=f"{path}.learning_rate",
+            hint=f"Lower {path}.learning_rate{precision}.",
+        )
 
     def _resume(self, objective: Objective[Item]) -> int:
         """Restores the newest checkpoint; returns the number of steps that are done."""

@@ -21,8 +21,14 @@ class Precision:
     """The arithmetic of one optimiser; ``name`` is ``fp32``, ``bf16`` or ``fp16``."""
 
     def __init__(self, name: str, device: str) -> None:
+        self.name = name
         self._kind, self._half = torch.device(device).type, HALVES.get(name)
         self._scaler = torch.amp.GradScaler(self._kind) if name == "fp16" else None
+
+    @property
+    def has_scaler(self) -> bool:
+        """Whether a step that is not finite is skipped, since the loss is scaled."""
+        return self._scaler is not None
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which a loss is computed."""

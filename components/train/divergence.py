@@ -16,13 +16,11 @@ from statistics import median
 from typing import Any
 
 from components.config.errors import InputError
+from components.optim.loop import MAX_SKIPPED_STEPS
 
 STOPPED = "stopped.json"
 WINDOW = 100  # steps; a spike is measured against their median loss
 MIN_STEPS = 10  # before a spike can be detected
-# The loss scale of fp16 starts at 65,536 and is halved by each overflow: after so many in a row the
-# gradients themselves overflow.
-MAX_SKIPPED_STEPS = 20
 MAX_NAMED_UTTERANCES = 5  # in a message; all are in the file
 
 
@@ -33,16 +31,16 @@ class DivergenceGuard:
         self._folder, self._stage, self._spike = folder, stage, spike
 
     def non_finite(
-        self, step: int, loss: float, micro_batch: Sequence[str], batch: Sequence[str]
+        self, reason: str, step: int, loss: float, suspects: Sequence[str], batch: Sequence[str]
     ) -> InputError:
-        """The error for a loss that is not a finite number; ``micro_batch`` and ``batch`` are ids
-        of utterances.
+        """The error for a loss or gradients that are not finite numbers; ``suspects`` and ``batch``
+        are ids of utterances.
         """
         return self._error(
-            f"the loss is {loss}",
+            reason,
             step,
             loss,
-            micro_batch,
+            suspects,
             batch,
             "Lower the learning rate, or set numerics.dtype of the LLM to float32 or bfloat16.",
         )

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from components.config.errors import InputError
 from components.config.training import CurriculumStage, Train
 from components.features.frames import FrameSource
 from components.model.lora import check_gradients
@@ -70,6 +69,9 @@ class StageObjective(Objective[TrainingExample]):
     among them.
     """
 
+    # A loss that is not finite comes from values inside the LLM, which a scale of the loss does not
+    # change, and it would be a gap in the curve.
+    is_overflow_fatal = True
     # fields of StepLoss
     figure_names = ("cross_entropy", "matching", "num_correct", "ctc", "num_tokens", "num_padding")
 
@@ -131,16 +133,23 @@ class StageObjective(Objective[TrainingExample]):
     def loss(
         self, micro_batch: list[TrainingExample], batch: StepBatch[TrainingExample], step: int
     ) -> MicroBatchLoss:
-        """The loss of a micro-batch; raises InputError where it is not a finite number."""
+        """The loss of a micro-batch."""
         loss = self.forward.loss(
             micro_batch, step, batch.epoch, batch.num_targets, batch.num_utterances
         )
-        if not torch.isfinite(loss.total):
-            raise self._guard.non_finite(
-                step, loss.total.item(), _ids(micro_batch), _ids(batch.items)
-            )
         figures = {name: getattr(loss, name) for name in self.figure_names}
         return MicroBatchLoss(loss.total, figures)
+
+    def divergence_error(
+        self,
+        reason: str,
+        step: int,
+        loss: float,
+        items: Sequence[TrainingExample],
+        batch: StepBatch[TrainingExample],
+    ) -> InputError:
+        """The error that names the utterances; they are written to a file too."""
+        return self._guard.non_finite(reason, step, loss, _ids(items), _ids(batch.items))
 
     def check_gradients(self) -> None:
         """Raises InputError where something that the stage tunes has no gradient."""

@@ -170,6 +170,14 @@ def test_two_ranks_train_the_same_bits(
     assert weights() == expected
 
 
+def test_a_training_that_diverges_stops_and_writes_no_head(world: Path) -> None:
+    put_headless()
+    tones.change("params.yaml", {"ctc.learning_rate": 1e30, "ctc.warmup": 0})
+    with refused("ctc.learning_rate", "ctc: ", " at step "):
+        tones.run("ctc")
+    assert not OUT.exists()
+
+
 def test_what_does_not_shape_the_head_trains_nothing(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

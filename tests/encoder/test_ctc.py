@@ -180,6 +180,17 @@ def test_utterances_over_the_limit_are_left_out_and_counted(
         ctc.train(Ranks(), training_in(tmp_path / "none", max_seconds=0.01))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_diverges_stops_and_writes_no_encoder(
+    precision: str, world: Path, tmp_path: Path
+) -> None:
+    training = training_in(tmp_path / "out", learning_rate=1e30, warmup=0, precision=precision)
+    with pytest.raises(InputError, match=r"encoder: .* (nan|inf) at step \d") as stopped:
+        ctc.train(Ranks(), training)
+    assert "source.training.learning_rate" in stopped.value.hint
+    assert not list((tmp_path / "out").iterdir())
+
+
 COARSE = {"subsampling_factor": 8}
 
 

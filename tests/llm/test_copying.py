@@ -97,6 +97,14 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
     assert folder_digests(tmp_path / "killed") == folder_digests(tmp_path / "undisturbed")
 
 
+def test_a_training_that_diverges_stops_and_writes_no_llm(tmp_path: Path) -> None:
+    training = training_in(tmp_path / "out", learning_rate=1e30, warmup=0)
+    with pytest.raises(InputError, match=r"llm: .* (nan|inf) at step \d") as stopped:
+        copying.train(Ranks(), training)
+    assert "source.training.learning_rate" in stopped.value.hint
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     for processes in (1, 2):

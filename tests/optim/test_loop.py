@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from components.config.errors import InputError
 from components.optim import loop as loops
 from components.optim.loop import (
+    MAX_SKIPPED_STEPS,
     LoopSettings,
     MicroBatchLoss,
     Objective,
@@ -23,6 +26,7 @@ from components.optim.loop import (
     build_adamw,
     learning_rate_factor,
 )
+from components.optim.precision import Precision
 from components.optim.ranks import Ranks, train_together
 from components.runtime.progress import Progress
 
@@ -177,6 +181,89 @@ def test_two_processes_have_the_weights_and_figures_of_one(tmp_path: Path) -> No
     for weights, figures in results[1:]:
         assert figures == results[0][1]
         assert all(torch.equal(weights[name], results[0][0][name]) for name in weights)
+
+
+BAD_ITEM = 6  # of the batches of steps 2 to 6; in step 2 the last of its five items
+
+
+class BadItem(SquaredError):
+    """The loss of one item, or its gradient alone, is multiplied by ``factor``."""
+
+    def __init__(self, network: torch.nn.Module, factor: float, gradient: bool = False) -> None:
+        super().__init__(network)
+        self.factor, self.gradient = factor, gradient
+
+    def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
+        loss = super().loss(micro_batch, batch, step)
+        if BAD_ITEM not in micro_batch:
+            return loss
+        if not self.gradient:
+            return MicroBatchLoss(loss.total * self.factor, loss.figures)
+        loss.total.register_hook(lambda gradient: gradient * self.factor)
+        return loss
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_what_is_not_finite_stops_the_run_before_a_weight_changes(
+    precision: str, factor: float, gradient: bool, tmp_path: Path
+) -> None:
+    network, loop = build(tmp_path)
+    loop.precision = Precision(precision, "cpu")
+    objective = BadItem(network, factor, gradient)
+    value = "norm of the gradients is (nan|inf)" if gradient else f"loss is {factor}"
+    with pytest.raises(InputError, match=rf"train: the {value} at step 2 of 'test'") as stopped:
+        loop.run(objective)
+    assert "train.learning_rate" in stopped.value.hint
+    assert ("train.precision" in stopped.value.hint) == (precision != "fp32")
+    assert len(objective.results) == 2
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+
+
+def test_the_loss_scaler_skips_a_step_that_is_not_finite(tmp_path: Path) -> None:
+    network, loop = build(tmp_path)
+    loop.precision = Precision("fp16", "cpu")
+    objective = BadItem(network, float("inf"))
+    loop.run(objective)
+    assert [result.is_applied for result in objective.results] == [
+        step not in range(2, 7) for step in range(8)
+    ]
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+    objective.is_overflow_fatal = True
+    with pytest.raises(InputError, match="the loss is inf at step 2"):
+        loop.step(objective, objective.batch(2), 2)
+
+
+def test_overflows_in_a_row_end_a_run_that_learns_nothing(tmp_path: Path) -> None:
+    network, loop = build(tmp_path)
+    loop.precision = Precision("fp16", "cpu")
+    loop.settings = replace(loop.settings, num_steps=40)
+    objective = SquaredError(network)
+    network.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(InputError, match=rf"{MAX_SKIPPED_STEPS} steps in a row") as stopped:
+        loop.run(objective)
+    assert "train.precision" in stopped.value.hint
+    assert len(objective.results) == MAX_SKIPPED_STEPS
+
+
+def train_bad_item(ranks: Ranks, folder: str, gradient: bool) -> None:
+    network, loop = build(Path(folder), ranks)
+    try:
+        loop.run(BadItem(network, float("nan"), gradient))
+    except InputError as error:
+        (Path(folder) / f"{ranks.rank}.txt").write_text(str(error))
+        ranks.barrier()  # returns where every rank has stopped
+        raise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [False, True])
+def test_all_ranks_stop_at_the_loss_of_one(gradient: bool, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nan at step 2 of 'test'"):
+        train_together(train_bad_item, (str(tmp_path), gradient), 2, 1)
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
