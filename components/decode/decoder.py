@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from components.config.entries import EncoderNumerics
 from components.config.params import ConstraintSet
-from components.model.folders.description import has_head, has_trained_head
+from components.model.folders.description import (
+    has_head,
+    has_trained_head,
+    has_untuned_evidence,
+    tunes_encoder,
+)
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.text.hypothesis import Hypothesis
 
@@ -26,6 +31,7 @@ if TYPE_CHECKING:  # the stage starts its workers without torch
     from components.decode.whisper import WhisperDecoder
     from components.model.encoders.ctc import HeadSource
     from components.model.encoders.encoder import SpeechEncoder
+    from components.model.encoders.trained_head import TrainedHead
     from components.model.speech_llm import SpeechLLM
 
 
@@ -81,17 +87,15 @@ class Decoder:
     @property
     def tuned_encoder(self) -> SpeechEncoder | None:
         """The encoder of the bridge; None if it was not tuned."""
-        from components.model.model_folder import read_model_config
-
-        is_tuned = read_model_config(self.folders.bridge).encoder_run is not None
-        return self.model.encoder if is_tuned else None
+        return self.model.encoder if tunes_encoder(self.folders.bridge) else None
 
     @cached_property
     def encoder(self) -> SpeechEncoder:
         """The tuned encoder, else the one of the encoder folder."""
-        return self.tuned_encoder or self._load_encoder()
+        return self.tuned_encoder or self._untuned_encoder
 
-    def _load_encoder(self) -> SpeechEncoder:
+    @cached_property
+    def _untuned_encoder(self) -> SpeechEncoder:
         from components.model.encoders.encoder import SpeechEncoder
 
         folder, numerics = self.folders.encoder, self._numerics
@@ -101,32 +105,48 @@ class Decoder:
 
     @cached_property
     def head_reads_other_frames(self) -> bool:
-        """Whether the CTC head reads other frames than the bridge: a trained head reads those of
-        the encoder as it was before the bridge tuned it.
+        """Whether the system ``ctc`` reads other frames than the bridge: a trained head reads those
+        of the encoder as it was before the bridge tuned it.
         """
-        from components.model.model_folder import read_model_config
+        return has_trained_head(self.folders.ctc) and tunes_encoder(self.folders.bridge)
 
-        return (
-            has_trained_head(self.folders.ctc)
-            and read_model_config(self.folders.bridge).encoder_run is not None
-        )
+    @cached_property
+    def evidence_reads_other_frames(self) -> bool:
+        """Whether acoustic evidence is that of other frames than the bridge reads: of an encoder
+        with a head of its own too, where limits were calibrated on the encoder as it came.
+        """
+        return has_untuned_evidence(self.folders.bridge, self.folders.ctc)
 
     @cached_property
     def head_encoder(self) -> SpeechEncoder:
-        """The encoder whose frames the CTC head reads."""
-        return self._load_encoder() if self.head_reads_other_frames else self.encoder
+        """The encoder whose frames the system ``ctc`` reads."""
+        return self._untuned_encoder if self.head_reads_other_frames else self.encoder
 
     @cached_property
-    def head(self) -> HeadSource:
-        """The CTC head of the run: the encoder's own, or the one that the stage ``ctc`` trained;
-        raises InputError if there is neither.
-        """
+    def evidence_encoder(self) -> SpeechEncoder:
+        """The encoder whose frames give the acoustic evidence."""
+        return self._untuned_encoder if self.evidence_reads_other_frames else self.encoder
+
+    @cached_property
+    def _trained_head(self) -> TrainedHead | None:
         from components.model.encoders.trained_head import TrainedHead
 
         folder = self.folders.ctc
         if folder is None or not has_trained_head(folder):
-            return self.encoder
+            return None
         return TrainedHead.load(folder, self.device)
+
+    @property
+    def head(self) -> HeadSource:
+        """The CTC head of the system ``ctc``: the encoder's own, or the one that the stage ``ctc``
+        trained; raises InputError if there is neither.
+        """
+        return self._trained_head or self.encoder
+
+    @property
+    def evidence_head(self) -> HeadSource:
+        """The CTC head of the acoustic evidence; raises InputError if there is none."""
+        return self._trained_head or self.evidence_encoder
 
     def load(self, *, with_llm: bool) -> None:
         """Loads now what a transcription needs: with bridge and LLM, or the CTC head alone; raises
@@ -162,7 +182,7 @@ class Decoder:
     ) -> list[Hypothesis]:
         """The hypothesis of each utterance from its frames, each (frames, encoder width);
         ``utterance_ids`` are for a prompt that is drawn by them. ``head_frames`` are those that the
-        CTC head reads, where they are others.
+        CTC head or the evidence reads, where they are others.
 
         ``constraints`` is None for the text of the CTC head; raises InputError if there is none.
         """
@@ -175,7 +195,9 @@ class Decoder:
             return [Hypothesis(text) for text in CtcHead(self.head).decode(head_frames)]
         needs_ctc = self.has_ctc and constraints.needs_acoustic_evidence
         evidence = (
-            ctc_evidence(self.head, head_frames, self.model.builder.decode) if needs_ctc else None
+            ctc_evidence(self.evidence_head, head_frames, self.model.builder.decode)
+            if needs_ctc
+            else None
         )
         return search(
             self.model, frames, durations_s, constraints, evidence, utterance_ids=utterance_ids

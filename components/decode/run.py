@@ -24,12 +24,11 @@ from components.decode.hypotheses import read_hypotheses, write_hypotheses
 from components.decode.shard import DATA, UNIT, DecodeJob, decode_shard, speed_by_system
 from components.features.key import frame_files
 from components.model.folders.description import (
-    LIMITS,
     AcousticLimits,
+    evidence_files,
     has_acoustic_evidence,
     has_head,
     has_own_decoder,
-    has_trained_head,
     read_limits,
 )
 from components.model.folders.linked_checkpoint import open_checkpoint
@@ -128,17 +127,16 @@ def _layer() -> int | str:
 
 
 def _model_digests() -> dict[str, Any]:
-    """Digests of the parts of the model; of the stage ``ctc`` where it trained a head (calibrated
-    limits are in the constraint sets).
+    """Digests of the parts of the model; of the stage ``ctc`` what the search depends on beside the
+    constraint sets.
     """
     digests = {
         "bridge": recorded_digests(WORKSPACE.bridge),
         "encoder": recorded_digests(WORKSPACE.encoder),
         "llm": recorded_digests(WORKSPACE.llm),
     }
-    if has_trained_head(HEAD):
-        files = recorded_digests(HEAD)
-        digests["ctc"] = {name: digest for name, digest in files.items() if name != LIMITS}
+    if files := evidence_files(WORKSPACE.bridge, HEAD):
+        digests["ctc"] = files
     return digests
 
 

@@ -75,16 +75,16 @@ class ShardDecoder:
         self._recordings: dict[str, dict[tuple[str, str], IndexedUtterance]] = {}
         self._languages: dict[tuple[str, str, str], str] = {}  # by role, source and utterance
 
-    def frames(self, role: str, *, of_head: bool = False) -> FrameSource:
-        """The frames of a role that the bridge reads, or those ``of_head`` that the CTC head reads;
-        raises InputError if they are of another encoder or layer.
+    def frames(self, role: str, *, untuned: bool = False) -> FrameSource:
+        """The frames of a role that the bridge reads, or those of the encoder before the bridge
+        tuned it; raises InputError if they are of another encoder or layer.
         """
         from components.features.frames import FrameSource
 
         decoder = self.decoder
-        key = role, of_head and decoder.head_reads_other_frames
+        key = role, untuned
         if key not in self._frames:
-            encoder = None if key[1] else decoder.tuned_encoder
+            encoder = None if untuned else decoder.tuned_encoder
             self._frames[key] = FrameSource(
                 role, decoder.folders.encoder, decoder.device, self.data, encoder
             )
@@ -111,7 +111,7 @@ class ShardDecoder:
 
     def decode(self, job: DecodeJob, throughput: DecodeTiming) -> list[Hypothesis]:
         """The hypotheses of a job, in the order of its shard."""
-        source = self.frames(job.role, of_head=job.system == CTC)
+        source = self._frames_of(job)
         utterances = [
             utterance
             for utterance in source.utterances
@@ -143,6 +143,11 @@ class ShardDecoder:
             for utterance in utterances
         ]
 
+    def _frames_of(self, job: DecodeJob) -> FrameSource:
+        """The frames that the system of a job reads."""
+        is_ctc = job.system == CTC
+        return self.frames(job.role, untuned=is_ctc and self.decoder.head_reads_other_frames)
+
     def _decode_batch(self, job: DecodeJob, batch: Sequence[IndexedUtterance]) -> list[Hypothesis]:
         if job.system == LLM_ONLY:
             return self.decoder.score_references([utterance.text for utterance in batch])
@@ -150,15 +155,15 @@ class ShardDecoder:
             waveforms = [read_audio(self.recording(job.role, utterance)) for utterance in batch]
             return self.decoder.decode_by_whisper(waveforms)
         durations_s = [utterance.duration_s for utterance in batch]
-        is_ctc, head_frames = job.constraints is None, None
+        head_frames = None
         if (
             job.constraints
             and job.constraints.needs_acoustic_evidence
-            and self.decoder.head_reads_other_frames
+            and self.decoder.evidence_reads_other_frames
         ):
-            head_frames = self.frames(job.role, of_head=True).frames(batch)
+            head_frames = self.frames(job.role, untuned=True).frames(batch)
         return self.decoder.decode(
-            self.frames(job.role, of_head=is_ctc).frames(batch),
+            self._frames_of(job).frames(batch),
             durations_s,
             job.constraints,
             [utterance.id for utterance in batch],

@@ -23,8 +23,8 @@ from components.decode.decoder import HEAD, WORKSPACE, ModelFolders
 from components.decode.run import enforceable_sets
 from components.model.folders.description import (
     BASES_HINT,
-    LIMITS,
     PROJECTOR,
+    evidence_files,
     has_head,
     has_trained_head,
     read_limits,
@@ -101,12 +101,10 @@ class Setup:
 
     @property
     def head_files(self) -> dict[str, str]:
-        """Digests of the files of the head that the stage ``ctc`` trained; none if it did not."""
-        folder = self.folders.ctc
-        if folder is None or not has_trained_head(folder):
-            return {}
-        files = recorded_digests(folder)
-        return {name: digest for name, digest in files.items() if name != LIMITS}
+        """Digests of the files of the stage ``ctc`` that transcripts depend on; none where the
+        encoder's own head reads the frames of the bridge.
+        """
+        return evidence_files(self.folders.bridge, self.folders.ctc)
 
     def default_set(self) -> str:
         """The name of the set that is used if none is named: ``constrained``, else the first."""
@@ -143,7 +141,13 @@ def workspace_setup() -> Setup:
     _check_head()
     sets = enforceable_sets(params.decode.sets, True, read_limits(HEAD))
     search = SearchConfig(params.decode.batch_seconds, sets)
-    folders = replace(WORKSPACE, encoder=open_checkpoint(WORKSPACE.encoder))
+    # Limits that no set asks for any more decide nothing.
+    needs_limits = any(limits.needs_calibration for limits in params.decode.sets.values())
+    folders = replace(
+        WORKSPACE,
+        encoder=open_checkpoint(WORKSPACE.encoder),
+        ctc=HEAD if needs_limits or has_trained_head(HEAD) else None,
+    )
     return Setup(folders, features, search)
 
 

@@ -113,8 +113,12 @@ class Transcriber:
         self.decoder.load(with_llm=self.constraints is not None)
         has_llm, has_ctc = self.constraints is not None, self.decoder.has_ctc
         self.encoder = self.decoder.encoder if has_llm else self.decoder.head_encoder
-        self.head_encoder = self.decoder.head_encoder if has_ctc else self.encoder
-        self.aligner = Aligner(self.decoder.head, self.encoder.frame_rate) if has_ctc else None
+        # Times of the LLM's words come from the frames that its evidence comes from.
+        self.head_encoder = self.decoder.evidence_encoder if has_llm else self.encoder
+        self.aligner: Aligner | None = None
+        if has_ctc:
+            head = self.decoder.evidence_head if has_llm else self.decoder.head
+            self.aligner = Aligner(head, self.encoder.frame_rate)
 
     @classmethod
     def load(

@@ -27,7 +27,11 @@ from components.runtime.artifact import read_record
 from components.runtime.hashing import folder_digests
 from components.search.acoustic_evidence import CtcEvidence, ctc_evidence, letters
 from components.search.beam import search
+from components.shards.reader import list_utterances, read_payload
 from components.text.wer import compute_wer
+from components.transcribe import Transcriber
+from components.transcribe.export import export
+from components.transcribe.setup import model_keys
 from tests import world as tones
 from tests.checkpoints import save_encoder
 from tests.errors import refused
@@ -338,6 +342,61 @@ def test_the_baseline_of_a_tuned_encoder_is_that_of_the_encoder_as_it_came(world
         texts.append(search(model, tuned_frames, [item.duration_s], rules, evidence)[0].text)
     assert own_texts != tuned_texts
     assert (texts_of("ctc"), texts_of("greedy")) == (own_texts, texts)
+
+
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_calibrated_limits_bind_the_evidence_that_they_were_calculated_from(
+    is_calibrated: bool, world: Path, tmp_path: Path
+) -> None:
+    """An encoder with a head of its own that the bridge tunes: ``ctc`` reads the tuned frames,
+    calibrated limits those of the encoder as it came, and figures the tuned ones; the same in the
+    stage decode, in transcribe and in an export.
+    """
+    tones.change(
+        "params.yaml",
+        {
+            "features.mode": "live",
+            "train.curriculum.1.tune": ["projector", "encoder"],
+            "train.full.encoder": 0.1,
+            "decode.sets.greedy.max_unsupported_units": "calibrated" if is_calibrated else 1,
+            "decode.sets.greedy.max_tokens": 40,
+            "ctc.calibration": 1.0,
+        },
+    )
+    tones.run_features()
+    for stage in ("ctc", "train", "decode"):
+        tones.run(stage)
+    assert read_record(OUT)["head"] == "own" and bool(read_limits(OUT)) == is_calibrated
+    untuned, source = SpeechEncoder(ENCODER), FrameSource("test", ENCODER, "cpu")
+    model = SpeechLLM.load(WORKSPACE.bridge, tones.ENCODER, tones.LLM, "cpu")
+    assert model.encoder is not None
+    tuned = FrameSource("test", ENCODER, "cpu", encoder=model.encoder)
+    sets = read_record(Path("data/decode"))["parameters"]["sets"]
+    rules = parse_as(ConstraintSet, sets["greedy"], "greedy")
+    ctc_texts: list[str] = []
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for item in source.utterances:
+        frames, tuned_frames = source.frames([item]), tuned.frames([item])
+        ctc_texts += CtcHead(model.encoder).decode(tuned_frames)
+        for of_untuned, (head, own) in {
+            True: (untuned, frames),
+            False: (model.encoder, tuned_frames),
+        }.items():
+            evidence = ctc_evidence(head, own, model.builder.decode)
+            found = search(model, tuned_frames, [item.duration_s], rules, evidence)
+            texts[of_untuned].append(found[0].text)
+    assert texts[True] != texts[False]
+    assert (texts_of("ctc"), texts_of("greedy")) == (ctc_texts, texts[is_calibrated])
+    export(tmp_path / "out", with_bases=True)
+    assert (tmp_path / "out/ctc/limits.json").exists() == is_calibrated
+    recordings = list_utterances(Path("data/shards/test"))
+    for folder in (None, tmp_path / "out"):
+        transcriber = Transcriber.load(folder, constraints="greedy")
+        transcripts = [transcriber(read_payload(item)).text for item in recordings]
+        assert transcripts == texts[is_calibrated]
+        ctc = Transcriber.load(folder, constraints="ctc")
+        assert [ctc(read_payload(item)).text for item in recordings] == ctc_texts
+    assert model_keys(tmp_path / "out") and model_keys(None)
 
 
 def texts_of(system: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
+from components.runtime.artifact import recorded_digests
 
 PROJECTOR = "projector.safetensors"  # of a bridge
 MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
@@ -86,6 +87,33 @@ def read_limits(ctc: Path | None) -> AcousticLimits | None:
     """The limits in the folder of the stage ``ctc``; None where it calculated none."""
     path = ctc and ctc / LIMITS
     return AcousticLimits(**json.loads(path.read_text())) if path and path.is_file() else None
+
+
+def tunes_encoder(bridge: Path) -> bool:
+    """Whether the bridge in this folder was trained together with its encoder."""
+    config = json.loads((bridge / "config.json").read_text())
+    return bool(config.get("encoder_run") or config.get("hearing"))  # older folders: hearing
+
+
+def has_untuned_evidence(bridge: Path, ctc: Path | None) -> bool:
+    """Whether acoustic evidence comes from the encoder as it was before the bridge tuned it:
+    a trained head reads those frames, and limits in the folder of the stage ``ctc`` are theirs.
+    """
+    has_limits = ctc is not None and (ctc / LIMITS).is_file()
+    return (has_trained_head(ctc) or has_limits) and tunes_encoder(bridge)
+
+
+def evidence_files(bridge: Path, ctc: Path | None) -> dict[str, str]:
+    """Digests of the files of the stage ``ctc`` that a search depends on, by name: those of a
+    trained head, and the limits where they decide which frames give the evidence. The figures of
+    limits are in the constraint sets.
+    """
+    if ctc is None:
+        return {}
+    if has_trained_head(ctc):
+        files = recorded_digests(ctc)
+        return {name: digest for name, digest in files.items() if name != LIMITS}
+    return recorded_digests(ctc) if has_untuned_evidence(bridge, ctc) else {}
 
 
 def has_own_decoder(folder: Path) -> bool:
