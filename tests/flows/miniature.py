@@ -48,6 +48,8 @@ SMALL = {
     "max_tokens": TOKENS,
     "name": "stage",
     "seconds": 3,
+    "seed": 1,
+    "full": {"encoder": 0.0001, "llm": 0.0001},
 }
 NARROW = {"hidden": 24, "width": WIDTH, "heads": 2, "layers": 2, "stack": 3, "units": 12}
 # Utterances of small shard, by role and source.
@@ -94,6 +96,10 @@ def miniature(cell: RecipeCell) -> Miniature:
     raw = copy.deepcopy(params.raw)
     for stage in raw["train"]["curriculum"]:  # some have epochs
         stage |= {"steps": STEPS, "epochs": None}
+        stage.setdefault("decay_steps", None)
+    # No loss, or a term without a weight, is another shape; another weight is not.
+    for name, weight in raw["train"]["matching"].items():
+        raw["train"]["matching"][name] = float(weight > 0)
     raw = _small(raw) | {
         "corpus": "tones",
         "encoder": "tiny",
@@ -163,10 +169,7 @@ def _tokenizer(name: str, source: LlmSource) -> str:
 def _small(data: Any) -> Any:
     """Parameters with the values of SMALL in place of those that it names."""
     if isinstance(data, dict):
-        return {
-            key: SMALL[key] if key in SMALL and not isinstance(value, dict) else _small(value)
-            for key, value in data.items()
-        }
+        return {key: SMALL[key] if key in SMALL else _small(value) for key, value in data.items()}
     return [_small(item) for item in data] if isinstance(data, list) else data
 
 
