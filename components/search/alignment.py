@@ -89,21 +89,23 @@ class Aligner:
         scores: np.ndarray = self.head.log_probabilities([frames])[0].cpu().numpy()
         return scores
 
-    def __call__(self, frames: torch.Tensor, text: str) -> list[Word]:
-        """The words of a text, in seconds from the first frame.
+    def __call__(self, frames: torch.Tensor, text: str, duration_s: float = math.inf) -> list[Word]:
+        """The words of a text, in seconds from the first frame, none after ``duration_s``: the
+        length of the audio, after which there may be frames of padding.
 
         If the text has more units than there are frames, the words are spread over the duration and
         have no score.
         """
+        duration_s = min(len(frames) / self._frame_rate, duration_s)
+        frames = frames[: math.ceil(round(duration_s * self._frame_rate, 6))]  # (frames, width)
         words = text.split()
         units = [self.head.encode_in_vocabulary(word) for word in words]
         target, ranges = self._target(units)
-        duration_s = len(frames) / self._frame_rate
         spans = viterbi(self.log_probabilities(frames), target, self.head.blank)
         if spans is None or not any(units):
             return estimate_word_times(text, 0.0, duration_s)
         aligned = [
-            self._word(word, [spans[index] for index in indices])
+            self._word(word, [spans[index] for index in indices], duration_s)
             for word, indices in zip(words, ranges, strict=True)
         ]
         return _fill_gaps(words, aligned, duration_s)
@@ -128,15 +130,16 @@ class Aligner:
             target += word_units
         return target, ranges
 
-    def _word(self, text: str, spans: Sequence[UnitSpan]) -> Word | None:
-        """A word with its times; its score is the geometric mean of its frames' probabilities."""
+    def _word(self, text: str, spans: Sequence[UnitSpan], duration_s: float) -> Word | None:
+        """A word with its times; its score is the geometric mean of its frames' probabilities. The
+        last frame may be longer than the audio.
+        """
         if not spans:
             return None
         num_frames = sum(span.end - span.start for span in spans)
         score = math.exp(sum(span.score for span in spans) / num_frames)
-        return Word(
-            text, spans[0].start / self._frame_rate, spans[-1].end / self._frame_rate, score
-        )
+        end_s = min(spans[-1].end / self._frame_rate, duration_s)
+        return Word(text, spans[0].start / self._frame_rate, end_s, score)
 
 
 def _fill_gaps(

@@ -252,8 +252,10 @@ class Transcriber:
             list(frames.values()), durations_s, self.constraints, head_frames=head_frames
         )
         for index, own_frames, hypothesis in zip(frames, head_frames, hypotheses, strict=True):
-            words = self.aligner(own_frames, hypothesis.text) if self.aligner is not None else None
-            results[index] = SegmentHypothesis(batch[index].segment, hypothesis, words)
+            segment, words = batch[index].segment, None
+            if self.aligner is not None:
+                words = self.aligner(own_frames, hypothesis.text, segment.seconds)
+            results[index] = SegmentHypothesis(segment, hypothesis, words)
         return results
 
     def _encode(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:

@@ -111,6 +111,25 @@ def test_a_text_that_does_not_fit_is_spread_over_the_time(aligner: Aligner) -> N
     assert aligner(torch.zeros(12, 32), " ") == []
 
 
+def test_no_word_is_in_the_frames_behind_the_audio(aligner: Aligner) -> None:
+    """Of 20 frames, twelve and a half are audio: what the head says of the others does not count,
+    and a word that it can't write ends with the audio.
+    """
+    rate = aligner._frame_rate
+    frames = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    end_s = 12.5 / rate
+    cut = aligner(frames[:13], "amber 42", end_s)
+    words = aligner(frames, "amber 42", end_s)
+    assert words == cut
+    assert (words[1].text, words[1].end) == ("42", end_s)
+    assert words[0].end <= words[1].start <= end_s
+    for text in ("amber birch " * 30, "123 456"):
+        assert aligner(frames, text, end_s)[-1].end == pytest.approx(end_s)
+    (word,) = aligner(frames, "amber birch"[:5], 5 / rate)
+    assert word.end <= 5 / rate
+    assert aligner(frames, "amber 42", 99.0) == aligner(frames, "amber 42")
+
+
 @pytest.mark.parametrize("family", ["parakeet", "hubert-layer-norm"])
 def test_times_lie_inside_the_recording_in_order(family: str, tmp_path: Path) -> None:
     encoder = SpeechEncoder(save_encoder(tmp_path / "encoder", family))

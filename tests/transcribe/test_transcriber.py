@@ -287,6 +287,20 @@ def test_without_a_ctc_head_a_transcript_has_no_words() -> None:
     assert transcript.text.split()
 
 
+def test_full_windows_give_no_time_behind_the_recording() -> None:
+    """The frames of the silence that fills a window up are the bridge's; no word is in them."""
+    save_encoder(tones.ENCODER, "whisper")
+    tones.change("catalogue/encoder.yaml", {"tiny.numerics.padding": "full-window"})
+    tones.change("params.yaml", {"ctc.epochs": 1, "ctc.hidden": 8, "ctc.batch_seconds": 90})
+    tones.run_features()
+    save_bridge()
+    tones.run("ctc")
+    audio = tones.tone("amber birch cedar", 1)
+    transcript = Transcriber.load()(audio)
+    assert transcript.words
+    assert max(word.end for word in transcript.words) <= len(audio) / RATE
+
+
 def test_another_base_than_the_bridge_was_trained_on_is_refused() -> None:
     save_encoder(tones.ENCODER, seed=2)
     with refused(str(WORKSPACE.bridge)):
