@@ -16,11 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Variants that are measured: the query is the text embedding or the LLM's hidden state of the
-# transcript at a middle layer; the value is the projected speech or a linear map of it.
-QUERY = "embeddings"
-VALUE = "speech"
-
 # Width of query and key. At the width of a 7B LLM the two would have more parameters than the
 # projector, and they are not used after training.
 MAX_WIDTH = 256
@@ -41,8 +36,6 @@ class MatchingHead(nn.Module):
         super().__init__()
         self.query = nn.Linear(width, min(width, MAX_WIDTH), bias=False)
         self.key = nn.Linear(width, min(width, MAX_WIDTH), bias=False)
-        if VALUE == "projected":
-            self.value = nn.Linear(width, width, bias=False)
 
     def attend(self, text: torch.Tensor, speech: torch.Tensor) -> torch.Tensor:
         """Text (tokens, H) and speech (frames, H) → the speech at the length of the text, (tokens,
@@ -53,8 +46,7 @@ class MatchingHead(nn.Module):
         query = self.query(nn.functional.layer_norm(text, text.shape[-1:]))  # (tokens, width)
         key = self.key(nn.functional.layer_norm(speech, speech.shape[-1:]))  # (frames, width)
         scores = query @ key.T / math.sqrt(query.shape[-1])  # (tokens, frames)
-        value = self.value(speech) if VALUE == "projected" else speech  # (frames, H)
-        return torch.softmax(scores, -1) @ value  # (tokens, H)
+        return torch.softmax(scores, -1) @ speech  # (tokens, H)
 
     def forward(
         self,
@@ -62,7 +54,6 @@ class MatchingHead(nn.Module):
         speech: Sequence[torch.Tensor],
         weights: MatchingWeights,
         scale: float,
-        queries: Sequence[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Sum over text tokens of ``mse`` · mean squared error / ``scale`` + ``cosine`` · (1 -
         cosine), shape (); 0 where no utterance has text.
@@ -72,8 +63,8 @@ class MatchingHead(nn.Module):
         those of another.
         """
         pairs = [
-            (text.detach(), self.attend(query.detach(), vectors))
-            for text, query, vectors in zip(texts, queries or texts, speech, strict=True)
+            (text.detach(), self.attend(text.detach(), vectors))
+            for text, vectors in zip(texts, speech, strict=True)
             if len(text)
         ]
         if not pairs:

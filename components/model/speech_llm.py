@@ -25,7 +25,7 @@ from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.llms.batch import LlmInputs, SpeechBatch, SpeechOutput, interleave
 from components.model.llms.causal import load_llm, predict_targets
 from components.model.llms.prompt import PromptBuilder
-from components.model.matching import QUERY, MatchingHead, MatchingWeights, mean_square
+from components.model.matching import MatchingHead, MatchingWeights, mean_square
 from components.model.model_folder import (
     LORA,
     ModelConfig,
@@ -78,8 +78,7 @@ class SpeechLLM(nn.Module):
         if matching is None or not (matching.mse or matching.cosine):
             return output
         texts = [self._embed_text(ids[:-1], speech[0].dtype) for ids in batch.labels or ()]
-        queries = self._text_states(texts) if QUERY == "states" else texts
-        loss = self.matching(texts, speech, matching, self.embedding_scale, queries)  # ()
+        loss = self.matching(texts, speech, matching, self.embedding_scale)  # ()
         return replace(output, matching_loss=loss)
 
     def project(self, batch: SpeechBatch) -> Sequence[torch.Tensor]:
@@ -98,18 +97,6 @@ class SpeechLLM(nn.Module):
         """Embeddings of a transcript, (tokens,) → (tokens, H)."""
         embeddings: torch.Tensor = self.llm.get_input_embeddings()(ids.to(self.device))
         return embeddings.to(dtype)
-
-    @torch.no_grad()
-    def _text_states(self, texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Hidden states of the transcripts alone at the middle layer, (tokens, H) each. Padding is
-        behind them, where a causal LLM doesn't see it.
-        """
-        if not max(map(len, texts)):
-            return list(texts)
-        padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)  # (B, T, H)
-        states = self.llm(inputs_embeds=padded, output_hidden_states=True).hidden_states
-        middle = states[len(states) // 2]  # (B, T, H)
-        return [row[: len(text)] for row, text in zip(middle, texts, strict=True)]
 
     @property
     def device(self) -> torch.device:
