@@ -24,9 +24,12 @@ from transformers import (
     ParakeetForCTC,
 )
 
+from components.audio.augmentation import perturbed_length
+from components.audio.sound import RATE
 from components.config.errors import InputError
 from components.config.model_sources import CtcTraining
 from components.encoder.examples import (
+    FRAMES_PER_SECOND,
     CtcExample,
     CtcExamples,
     compute_examples,
@@ -139,26 +142,44 @@ def train(ranks: Ranks, training: EncoderTraining, device: str = "cpu") -> None:
 def _training_utterances(
     ranks: Ranks, training: EncoderTraining
 ) -> tuple[list[IndexedUtterance], list[IndexedUtterance]]:
-    """Speech and non-speech of at most ``max_seconds``; raises InputError where no speech is short
-    enough.
+    """Speech and non-speech of at most ``max_seconds``, and of at least two frames of the encoder;
+    raises InputError where no speech is left.
     """
-    longest_s = training.settings.max_seconds or math.inf
-    utterances = list_utterances(Path(training.shards))
-    speech, num_long = split_by_length(utterances, longest_s)
-    if not speech:
-        raise InputError(
-            f"encoder: none of {len(utterances)} utterances has at most {longest_s:g} s.",
-            subject="encoder",
-            hint="Raise source.training.max_seconds of its entry, or add a source.",
-        )
-    if num_long and ranks.rank == 0:
-        logger.warning(
-            "encoder: %d of %d utterances are longer than %g s and left out",
-            num_long,
-            len(utterances),
-            longest_s,
-        )
-    nonspeech, _ = split_by_length(list_utterances(Path(training.nonspeech)), longest_s)
+    settings = training.settings
+    longest_s = settings.max_seconds or math.inf
+    fastest = max(settings.augment.speed) if settings.augment else 1.0
+    # Of one log-mel frame the extractor has no variance, of one frame of the encoder batch norm.
+    num_mel_frames = int(training.config.get("subsampling_factor", 8)) + 1
+    shortest_s = num_mel_frames / FRAMES_PER_SECOND * fastest
+
+    def is_long_enough(utterance: IndexedUtterance) -> bool:
+        num_samples = perturbed_length(utterance.num_samples, fastest)
+        return num_samples // (RATE // FRAMES_PER_SECOND) >= num_mel_frames
+
+    roles: list[list[IndexedUtterance]] = []
+    for folder, kind in (
+        (training.shards, "utterances"),
+        (training.nonspeech, "non-speech clips"),
+    ):
+        listed = list_utterances(Path(folder))
+        short, num_long = split_by_length(listed, longest_s)
+        members = list(filter(is_long_enough, short))
+        if not roles and not members:
+            raise InputError(
+                f"encoder: none of {len(listed)} utterances has at least {shortest_s:g} s and at "
+                f"most {longest_s:g} s.",
+                subject="encoder",
+                hint="Raise source.training.max_seconds of its entry, or add a source.",
+            )
+        for number, bound in (
+            (num_long, f"longer than {longest_s:g} s"),
+            (len(short) - len(members), f"shorter than {shortest_s:g} s"),
+        ):
+            if number and ranks.rank == 0:
+                text = "encoder: %d of %d %s are %s and left out"
+                logger.warning(text, number, len(listed), kind, bound)
+        roles.append(members)
+    speech, nonspeech = roles
     return speech, nonspeech
 
 

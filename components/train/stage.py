@@ -181,7 +181,7 @@ class StageTraining:
         speech, num_long = split_by_length(
             sources.speech.utterances, longest / sources.speech.max_stretch
         )
-        nonspeech, _ = split_by_length(
+        nonspeech, num_long_nonspeech = split_by_length(
             sources.nonspeech.utterances, longest / sources.nonspeech.max_stretch
         )
         if (share < 1 and not speech) or (share and not nonspeech):
@@ -190,13 +190,18 @@ class StageTraining:
                 subject=self.context.stage.name,
                 hint="Raise train.max_seconds or add a source.",
             )
-        if num_long and self.context.ranks.rank == 0:
-            logger.warning(
-                "train: %d of %d utterances are longer than %s s and left out",
-                num_long,
-                len(sources.speech.utterances),
-                longest,
-            )
+        for number, source, kind in (
+            (num_long, sources.speech, "utterances"),
+            (num_long_nonspeech if share else 0, sources.nonspeech, "non-speech clips"),
+        ):
+            if number and self.context.ranks.rank == 0:
+                logger.warning(
+                    "train: %d of %d %s are longer than %s s and left out",
+                    number,
+                    len(source.utterances),
+                    kind,
+                    longest,
+                )
         return speech, nonspeech
 
     def _log_long_utterances(

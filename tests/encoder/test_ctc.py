@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
+from components.audio.sound import encode_flac
 from components.config.augment import AddedNoise, Band, SpecAugment
 from components.config.errors import InputError
 from components.config.model_sources import CtcAugment, CtcTraining
@@ -22,7 +23,9 @@ from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import read_record, recorded_digests
 from components.runtime.hashing import folder_digests
+from components.shards.index import INDEX, write_index
 from components.shards.reader import list_utterances, read_audio
+from components.shards.writer import TarMember, write_tar
 from tests import world as tones
 from tests.checkpoints import PARAKEET, TEXTS, save_encoder
 
@@ -178,6 +181,50 @@ def test_utterances_over_the_limit_are_left_out_and_counted(
     assert not [record for record in caplog.records if record.name == ctc.__name__]
     with pytest.raises(InputError, match=r"12 utterances.*0\.01 s.*training\.max_seconds"):
         ctc.train(Ranks(), training_in(tmp_path / "none", max_seconds=0.01))
+
+
+def put_short(role: str, text: str, lengths: list[int]) -> None:
+    """A source of clips of so many samples beside those of the role."""
+    folder = SHARDS / role / "short"
+    folder.mkdir()
+    members = [
+        TarMember(
+            f"short-{length:06d}", encode_flac(tones.hiss(1)[:length]), length, 0, text, "", "en"
+        )
+        for length in lengths
+    ]
+    write_index(folder / INDEX, write_tar(folder / "short-000000.tar", members, "flac"))
+
+
+@pytest.mark.parametrize("augment", [None, AUGMENT])
+def test_clips_of_less_than_two_frames_are_left_out_and_counted(
+    augment: CtcAugment | None, world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MUSAN has clips of 0.03 s: of one log-mel frame the extractor makes nan, and of one frame of
+    the encoder (up to 799 samples) batch norm can't be trained.
+    """
+    batches = {"batch_seconds": 0.1, "micro_batches": 5, "augment": augment}  # a clip each
+    put_short("train", "a", [170, 479, 799])
+    put_short("nonspeech-train", "", [100, 170, 319, 480])
+    num_speech, num_clips = (
+        len(list_utterances(SHARDS / role)) for role in ("train", "nonspeech-train")
+    )
+    ctc.train(Ranks(), training_in(tmp_path / "out", **batches))
+    limit = "0.0625 s" if augment else "0.05 s"  # the fastest view is the shortest
+    assert f"3 of {num_speech} utterances are shorter than {limit}" in caplog.text
+    assert f"4 of {num_clips} non-speech clips are shorter than {limit}" in caplog.text
+    encoder = SpeechEncoder(tmp_path / "out")
+    frames = encoder([read_audio(utterance) for utterance in list_utterances(SHARDS / "dev")])
+    assert all(torch.isfinite(utterance_frames).all() for utterance_frames in frames)
+
+
+def test_the_shortest_clips_that_are_trained_on_have_two_frames(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_short("train", "a", [800, 801])
+    put_short("nonspeech-train", "", [800, 959])
+    ctc.train(Ranks(), training_in(tmp_path / "out", batch_seconds=0.1, micro_batches=5))
+    assert "left out" not in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

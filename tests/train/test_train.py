@@ -385,6 +385,18 @@ def test_utterances_over_the_limit_are_skipped_and_counted(
     assert "3 of 12" in caplog.text
 
 
+def test_non_speech_over_the_limit_is_counted_too(
+    world: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = list_utterances(Path("data/shards/nonspeech-train"))
+    limit = sorted(clip.duration_s for clip in clips)[1]
+    tones.change("params.yaml", {"train.max_seconds": limit})
+    tones.run("train")
+    over = sum(clip.duration_s > limit for clip in clips)
+    # The first of the two stages has no non-speech.
+    assert caplog.text.count(f"{over} of {len(clips)} non-speech clips are longer") == 1
+
+
 def test_nothing_to_train_on_stops_with_a_hint(world: Path) -> None:
     tones.change("params.yaml", {"train.max_seconds": 0.1})
     with pytest.raises(InputError) as stopped:
