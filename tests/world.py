@@ -18,11 +18,13 @@ import yaml
 from components.audio.sound import RATE, encode_flac
 from components.config import catalogue
 from components.config.params import read_params
-from components.decode.decoder import WORKSPACE
+from components.decode.decoder import HEAD, WORKSPACE
 from components.features.frames import FrameSource
+from components.model.folders.description import has_ctc_for_layer
+from components.model.folders.linked_checkpoint import open_checkpoint
 from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
-from components.runtime.artifact import empty_folder, write_record
+from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.stage import Stage
 from components.search.constraints import GREEDY
 from components.shards.index import INDEX, write_index
@@ -260,3 +262,16 @@ def save_bridge(seed: int = 1) -> None:
     model.add_lora(2, 4, 0.0, LORA["llama"], seed)
     model.save(empty_folder(WORKSPACE.bridge))
     write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
+    save_head_record()
+
+
+def save_head_record() -> None:
+    """``models/ctc`` of a stage that had nothing to train: the encoder has a head, or none."""
+    has_own = has_ctc_for_layer(open_checkpoint(ENCODER), read_params().features.layer)
+    write_record(
+        empty_folder(HEAD),
+        "ctc",
+        parameters={},
+        inputs={"encoder": recorded_digests(ENCODER)},
+        head="own" if has_own else "none",
+    )

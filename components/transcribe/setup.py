@@ -17,7 +17,7 @@ from components.config import catalogue
 from components.config.entries import EncoderNumerics
 from components.config.errors import InputError, nearest
 from components.config.model_sources import FETCHED
-from components.config.params import ConstraintSet, read_params
+from components.config.params import ConstraintSet, Params, read_params
 from components.config.schema import STRICT, non_default_fields, parse_as
 from components.decode.decoder import HEAD, WORKSPACE, ModelFolders
 from components.decode.run import enforceable_sets
@@ -25,6 +25,7 @@ from components.model.folders.description import (
     BASES_HINT,
     PROJECTOR,
     evidence_files,
+    has_ctc_for_layer,
     has_head,
     has_trained_head,
     read_limits,
@@ -120,7 +121,7 @@ def load_setup(folder: Path | None) -> Setup:
 
 def workspace_setup() -> Setup:
     """The model of the current folder, as ``params.yaml`` says; raises InputError if the bridge was
-    trained on other frames.
+    trained on other frames, and if the CTC head is missing or for other frames.
     """
     params = read_params()
     record = read_record(WORKSPACE.bridge)
@@ -138,7 +139,7 @@ def workspace_setup() -> Setup:
             subject=str(WORKSPACE.bridge),
             hint="Run 'dvc repro', or set them back.",
         )
-    _check_head()
+    _check_head(params, features)
     sets = enforceable_sets(params.decode.sets, True, read_limits(HEAD))
     search = SearchConfig(params.decode.batch_seconds, sets)
     # Limits that no set asks for any more decide nothing.
@@ -151,16 +152,42 @@ def workspace_setup() -> Setup:
     return Setup(folders, features, search)
 
 
-def _check_head() -> None:
-    """Raises InputError where a trained CTC head reads frames of another encoder."""
-    if not has_trained_head(HEAD):
-        return
-    key = read_record(HEAD)["inputs"]["train"]["key"]
-    if key["encoder"] != recorded_digests(WORKSPACE.encoder):
+def _check_head(params: Params, features: FeatureConfig) -> None:
+    """Raises InputError where the folder of the stage ``ctc`` is missing, or its head or limits are
+    not those of the encoder, the frames and the share that the workspace has now.
+
+    Without this, limits in letters would act on tokens of the matching head, or on evidence that
+    they do not belong to.
+    """
+    record, encoder = read_record(HEAD), recorded_digests(WORKSPACE.encoder)
+    inputs, head = record["inputs"], record["head"]
+    keys = [inputs[role]["key"] for role in ("train", "dev") if role in inputs]
+    encoders = [inputs["encoder"]] if "encoder" in inputs else []
+    if any(digests != encoder for digests in (*encoders, *(key["encoder"] for key in keys))):
         raise InputError(
-            f"{HEAD} was trained on frames of another encoder than {WORKSPACE.encoder} has.",
+            f"{HEAD} was made with another encoder than {WORKSPACE.encoder} has.",
             subject=str(HEAD),
             hint=BASES_HINT,
+        )
+    frames = (features.layer, non_default_fields(features.numerics))
+    has_own_head = has_ctc_for_layer(open_checkpoint(WORKSPACE.encoder), features.layer)
+    if (head == "own") != has_own_head or any(
+        (key["layer"], key["numerics"]) != frames for key in keys
+    ):
+        raise InputError(
+            f"{HEAD} is for other frames than params.yaml and the catalogue say (layer, numerics).",
+            subject=str(HEAD),
+            hint="Run 'dvc repro', or set them back.",
+        )
+    needs_limits = any(limits.needs_calibration for limits in params.decode.sets.values())
+    share = record["parameters"].get("calibration")  # None: there are no limits
+    if needs_limits and head != "none" and share != params.ctc.calibration:
+        actual = "has no limits" if share is None else f"has limits of the share {share:g}"
+        raise InputError(
+            f"{HEAD} {actual}, but a limit is 'calibrated' and ctc.calibration is "
+            f"{params.ctc.calibration:g}.",
+            subject="ctc.calibration",
+            hint="Run 'dvc repro ctc', or set them back.",
         )
 
 

@@ -383,8 +383,8 @@ def test_calibrated_limits_bind_the_evidence_that_they_were_calculated_from(
             False: (model.encoder, tuned_frames),
         }.items():
             evidence = ctc_evidence(head, own, model.builder.decode)
-            found = search(model, tuned_frames, [item.duration_s], rules, evidence)
-            texts[of_untuned].append(found[0].text)
+            hypotheses = search(model, tuned_frames, [item.duration_s], rules, evidence)
+            texts[of_untuned].append(hypotheses[0].text)
     assert texts[True] != texts[False]
     assert (texts_of("ctc"), texts_of("greedy")) == (ctc_texts, texts[is_calibrated])
     export(tmp_path / "out", with_bases=True)

@@ -133,7 +133,7 @@ def test_speech_becomes_units_and_the_exported_model_transcribes_as_decode_does(
 ) -> None:
     """Embeddings alone, then all of the LLM, then LoRA; decode, save, load, export, transcribe."""
     use_units(["projector"], ["projector", "llm"], ["projector", "lora"])
-    for stage in ("units", "train", "decode"):
+    for stage in ("ctc", "units", "train", "decode"):
         tones.run(stage)
     saved = load_file(BRIDGE / "projector.safetensors")
     fitted = load_file("models/units/centroids.safetensors")["centroids"]

@@ -20,7 +20,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.params import read_params
 from components.config.schema import non_default_fields
-from components.decode.decoder import WORKSPACE
+from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.model.folders.description import read_limits
 from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
@@ -200,6 +200,7 @@ def test_the_matching_head_is_exported_if_the_search_needs_it(models: Path, tmp_
     searches without those limits.
     """
     tones.change("params.yaml", {"features.layer": 1, "decode.sets.free.max_unsupported_units": 2})
+    tones.save_head_record()
     export(tmp_path / "out")
     assert load_file(tmp_path / "out/bridge/matching.safetensors").keys() == {
         "query.weight",
@@ -246,6 +247,46 @@ def test_a_trained_ctc_head_is_exported_with_the_limits_of_dev(
     (tmp_path / "out/ctc/head.safetensors").unlink()
     with refused("ctc/head.safetensors"):
         load_setup(tmp_path / "out")
+
+
+def test_without_the_folder_of_the_stage_ctc_nothing_is_transcribed(
+    models: Path, tmp_path: Path
+) -> None:
+    """As after 'dvc pull' of bridge, encoder and LLM alone: limits of letters would act on tokens
+    of the matching head.
+    """
+    shutil.rmtree(HEAD)
+    with refused("models/ctc", "dvc pull"):
+        Transcriber.load()
+    with refused("models/ctc", "dvc pull"):
+        export(tmp_path / "out")
+
+
+CALIBRATED = {"decode.sets.free.max_unsupported_units": "calibrated"}
+SMALL_HEAD = {"features.layer": 1, "ctc.hidden": 8, "ctc.epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("before", "path", "after", "subject"),
+    [
+        (SMALL_HEAD, "params.yaml", {"features.layer": 2}, "models/ctc"),
+        (SMALL_HEAD, "catalogue/encoder.yaml", {"tiny.numerics.dtype": "bfloat16"}, "models/ctc"),
+        (CALIBRATED, "catalogue/encoder.yaml", {"tiny.numerics.dtype": "bfloat16"}, "models/ctc"),
+        (CALIBRATED, "params.yaml", {"ctc.calibration": 0.5}, "ctc.calibration"),
+        ({}, "params.yaml", CALIBRATED, "ctc.calibration"),
+        ({}, "params.yaml", {"features.layer": 1}, "models/ctc"),
+    ],
+)
+def test_a_head_and_limits_of_other_settings_are_refused(
+    before: dict[str, Any], path: str, after: dict[str, Any], subject: str, models: Path
+) -> None:
+    tones.change("params.yaml", before)
+    tones.run_features()
+    tones.run("ctc")
+    assert load_setup(None).has_ctc
+    tones.change(path, after)
+    with refused(subject, "dvc repro"):
+        load_setup(None)
 
 
 def test_bases_are_linked_and_not_copied(models: Path, tmp_path: Path) -> None:

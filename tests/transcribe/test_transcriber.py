@@ -54,6 +54,7 @@ def save_bridge(width: int = 32) -> None:
     model.add_lora(2, 4, 0.0, LORA["llama"], 1)
     model.save(empty_folder(WORKSPACE.bridge))
     write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
+    tones.save_head_record()
 
 
 @pytest.fixture(autouse=True)
