@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from components.config.errors import InputError, LibrettoError, nearest
-from components.config.params import PARAMS, parse_params
+from components.config.params import PARAMS, parse_params, resolve_key
+from components.config.yaml_files import read_yaml
 from components.plan.recipe import (
     DEFAULT,
     FOLDER,
@@ -35,7 +36,11 @@ from components.runtime.s3 import write_atomically
 from components.runtime.stage import check_names
 
 TITLE = "# Recipe: {} ('libretto use' puts on another one)\n#\n"
-TITLE_PATTERN = r"# Recipe: (?P<name>\S+)( --only (?P<only>\S+))? \('libretto use'.*\n#\n"
+ON_TOP = " on other parameters"  # than the default
+TITLE_PATTERN = (
+    r"# Recipe: (?P<title>(?P<name>\S+)( --only (?P<only>\S+))?(?P<on_top>" + ON_TOP + r")?) "
+    r"\('libretto use'.*\n#\n"
+)
 
 
 def build_parser(prog: str = "libretto use") -> argparse.ArgumentParser:
@@ -63,7 +68,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto use") -> 
     if not options.recipe:
         print("\n".join(recipe_lines()))
         return 0
+    read_yaml(PARAMS)  # raises a readable error
     old = PARAMS.read_text(encoding="utf-8")
+    if options.on_top and options.recipe == DEFAULT:
+        raise InputError(
+            f"The recipe '{DEFAULT}' is every parameter: there is nothing to put on top.",
+            subject="--on-top",
+            hint=f"'libretto use {DEFAULT}' without it goes back to the default.",
+        )
     new = render(options.recipe, options.only, old if options.on_top else "")
     if not options.on_top:
         check_unchanged(old)
@@ -73,7 +85,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "libretto use") -> 
         return 0
     write_atomically(PARAMS, new.encode())
     print(
-        f"{PARAMS} has the recipe '{options.recipe}' now. 'dvc repro' runs it; commit the file "
+        f"{PARAMS} has the recipe '{_read_title(new)}' now. 'dvc repro' runs it; commit the file "
         f"for flows that run in a clone. 'libretto use {DEFAULT}' goes back to the default."
     )
     return 0
@@ -99,7 +111,8 @@ def _summary(path: Path) -> str:
 
 def render(name: str, only: str, base: str = "") -> str:
     """The text of ``params.yaml`` with the parameters of a recipe's cell, comments kept; ``base``
-    is the text that the recipe is put on, by default what the recipe says.
+    is the text that the recipe is put on, by default what the recipe says. The title says where
+    that text is not the default.
 
     Raises InputError for an unknown recipe or cell, one of several that is not chosen, an unknown
     parameter or entry, and a wrong value.
@@ -109,7 +122,9 @@ def render(name: str, only: str, base: str = "") -> str:
     if recipe.base == "params.yaml":
         base = base or PARAMS.read_text(encoding="utf-8")
     title = f"{name} --only {cell.name}" if cell.name else name
-    body = _without_title(base) if base else read_default()
+    default = read_default()
+    body = _without_title(base) if base else default
+    title += ON_TOP if body != default else ""
     text = TITLE.format(title) + apply_overrides(body, cell.overrides)
     check_names(parse_params(yaml.safe_load(text), f"recipe '{title}'"))
     return text
@@ -144,8 +159,7 @@ def check_unchanged(text: str) -> None:
     """Raises InputError if ``params.yaml`` has changes that are neither committed nor those of the
     recipe that its first line names.
     """
-    done = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(PARAMS)], check=False)
-    if done.returncode and text != _rendered_anew(text):
+    if text not in (_committed_text(), _rendered_anew(text)):
         raise InputError(
             f"{PARAMS} has changes that are not committed, or is not in Git.",
             subject=str(PARAMS),
@@ -153,10 +167,27 @@ def check_unchanged(text: str) -> None:
         )
 
 
+def _committed_text() -> str | None:
+    """``params.yaml`` of the last commit; None where that has none. ``git diff`` would not see a
+    file that Git ignores.
+    """
+    try:
+        done = subprocess.run(
+            ["git", "show", f"HEAD:./{PARAMS}"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:  # there is no Git
+        return None
+    return None if done.returncode else done.stdout
+
+
 def _rendered_anew(text: str) -> str:
     """What the recipe in the first line of ``text`` gives; empty where it names none."""
     match = re.match(TITLE_PATTERN, text)
-    if not match:
+    if not match or match["on_top"]:
         return ""
     try:
         if read_recipe(match["name"]).base == "params.yaml":  # any text would be what it gives
@@ -164,6 +195,11 @@ def _rendered_anew(text: str) -> str:
         return render(match["name"], match["only"] or "")
     except LibrettoError:  # the recipe was renamed or removed since
         return ""
+
+
+def _read_title(text: str) -> str:
+    match = re.match(TITLE_PATTERN, text)
+    return match["title"] if match else ""
 
 
 def _without_title(text: str) -> str:
@@ -195,7 +231,8 @@ def print_cost(text: str) -> None:
 
 def apply_overrides(text: str, overrides: Mapping[str, Any]) -> str:
     """The YAML text with some parameters set, named as ``dvc exp run -S`` names them (an element of
-    a list by its position); comments and layout of the rest are kept.
+    a list by its position); comments and layout of the rest are kept. Raises InputError for a name
+    whose section or position ``text`` does not have.
     """
     if not overrides:
         return text
@@ -211,10 +248,12 @@ def apply_overrides(text: str, overrides: Mapping[str, Any]) -> str:
     )
     document = editor.load(text)
     for name, value in overrides.items():
-        *parents, key = (int(part) if part.isdigit() else part for part in name.split("."))
+        *parents, last = name.split(".")
         node = document
         for parent in parents:
-            node = node[parent]
+            node = node[resolve_key(node, parent, name)]
+        # A new key of a section may be one that the file leaves out; its check comes later.
+        key = last if isinstance(node, Mapping) else resolve_key(node, last, name)
         node[key] = copy.deepcopy(value)
     stream = io.StringIO()
     editor.dump(document, stream)

@@ -316,12 +316,14 @@ def _set(data: Any, key: str, value: Any) -> None:
     """Sets one dotted key in plain data; a member of a list has its position as key."""
     *parents, last = key.split(".")
     for part in parents:
-        data = data[_step(data, part, key)]
-    data[_step(data, last, key)] = value
+        data = data[resolve_key(data, part, key)]
+    data[resolve_key(data, last, key)] = value
 
 
-def _step(data: Any, part: str, key: str) -> str | int:
-    """The key or position of one part of a dotted key; raises InputError where there is none."""
+def resolve_key(data: Any, part: str, key: str) -> str | int:
+    """The key in a mapping, or the position in a list, that ``part`` of the dotted ``key`` names;
+    raises InputError where there is none.
+    """
     if isinstance(data, list):
         if part.isdecimal() and int(part) < len(data):
             return int(part)

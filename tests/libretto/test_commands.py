@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,88 @@ def test_a_recipe_replaces_another_one_and_the_default_comes_back(
     assert run_command(["use", "embedded"]) == 0
     assert Path("params.yaml").read_text() == before
     assert not changed_lines(workspace)
+
+
+def test_a_file_that_git_does_not_see_is_not_written_over(workspace: Path) -> None:
+    """Ignored, or assumed to be unchanged: 'git diff' is silent about both."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    changed = Path("params.yaml").read_text().replace("spike: 0 ", "spike: 7 ")
+    Path("params.yaml").write_text(changed)
+    subprocess.run([*git, "update-index", "--assume-unchanged", "params.yaml"], check=True)
+    assert run_command(["use", "slam-asr"]) == 2
+    subprocess.run([*git, "rm", "-q", "--cached", "params.yaml"], check=True)
+    Path(".gitignore").write_text("params.yaml\n")
+    subprocess.run([*git, "commit", "-qm", "ignored"], check=True)
+    assert run_command(["use", "slam-asr"]) == 2
+    shutil.rmtree(".git")
+    assert run_command(["use", "slam-asr"]) == 2
+    assert Path("params.yaml").read_text() == changed
+    Path("params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    assert run_command(["use", "slam-asr"]) == 0, "nothing is lost of a recipe"
+
+
+def remove_set(text: str) -> str:
+    params = yaml.safe_load(text)
+    del params["decode"]["sets"]["constrained"]
+    return yaml.safe_dump(params)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "edit", "subject"),
+    [
+        ("smoke", str, "train.curriculum.1.steps"),
+        ("slam-asr", remove_set, "decode.sets.constrained."),
+        ("mistyped", str, "trian.seed"),
+        ("scalar", str, "llm.rank"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_changes_nothing(
+    recipe: str,
+    edit: Callable[[str], str],
+    subject: str,
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("flows/recipes/mistyped.yaml").write_text("overrides: {trian.seed: 2}\n")
+    Path("flows/recipes/scalar.yaml").write_text("overrides: {llm.rank: 2}\n")
+    assert run_command(["use", "slam-asr"]) == 0  # one stage of training
+    text = edit(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(text)
+    assert run_command(["use", recipe, "--on-top"]) == 2
+    assert subject in capsys.readouterr().err
+    assert Path("params.yaml").read_text() == text
+    if recipe in ("mistyped", "scalar"):
+        Path("params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+        assert run_command(["use", recipe]) == 2
+
+
+def test_a_file_that_is_not_yaml_is_named(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("params.yaml").write_text("llm: [\n")
+    assert run_command(["use", "slam-asr", "--on-top"]) == 2
+    Path("params.yaml").unlink()
+    assert run_command(["use", "slam-asr"]) == 2
+    assert capsys.readouterr().err.count("params.yaml") >= 2
+
+
+def test_the_title_of_a_recipe_on_top_is_not_that_of_the_recipe_alone(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = Path("params.yaml").read_text().replace("spike: 0 ", "spike: 7 ")
+    Path("params.yaml").write_text(changed)
+    assert run_command(["use", "embedded", "--on-top"]) == 2
+    assert Path("params.yaml").read_text() == changed
+    for recipe in ("slam-asr", "slam-asr"):
+        assert run_command(["use", recipe, "--on-top"]) == 0
+        assert "'slam-asr on other parameters'" in capsys.readouterr().out
+        first, *rest = Path("params.yaml").read_text().splitlines()
+        assert first.startswith("# Recipe: slam-asr on other parameters ")
+        assert not any(line.startswith("# Recipe:") for line in rest)
+    assert run_command(["use", "smoke"]) == 2, "the change would be lost"
+    subprocess.run(["git", "checkout", "-q", "params.yaml"], check=True)
+    assert run_command(["use", "slam-asr", "--on-top"]) == 0
+    assert Path("params.yaml").read_text().startswith("# Recipe: slam-asr ('libretto")
 
 
 def test_numbers_are_written_as_numbers(workspace: Path) -> None:
