@@ -163,7 +163,7 @@ def check_networks(params: Params, networks: Networks) -> None:
     if networks.stages and params.train.start:
         from components.train.warm_start import StartedModel, check_start, find_start
 
-        sizes = networks.encoder.width, networks.llm.vocabulary_size
+        sizes = networks.encoder.width, networks.llm.width, networks.llm.vocabulary_size
         projector = catalogue.projector(params.projector)
         model = StartedModel(projector, *sizes, params.train.text_case)
         check_start(find_start(params.train.start), model)

@@ -14,9 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+
 from components.config.errors import InputError
 from components.config.projector import Projector
 from components.config.training import Lora
+from components.model.bridges.registry import build_projector
+from components.model.folders.description import PROJECTOR
 from components.model.model_folder import (
     CONFIG,
     LORA,
@@ -62,28 +67,53 @@ class StartedModel:
 
     projector: Projector
     encoder_width: int
+    llm_width: int
     vocabulary_size: int  # of the LLM
     text_case: str
 
 
 def check_start(path: Path, model: StartedModel) -> None:
-    """Raises InputError where a bridge folder can't start this model; a released file is checked
-    when it is read.
+    """Raises InputError where a bridge folder or a released file can't start this model. Cost:
+    headers; a released file is read.
     """
     if path.is_file():
+        read_projector(path, model.projector, model.encoder_width, model.llm_width)
         return
     start = read_model_config(path)
-    before = StartedModel(
-        _plain(start.projector),
-        start.encoder_width,
-        start.vocabulary_size or model.vocabulary_size,
-        start.text_case,
+    before = replace(
+        model,
+        projector=_plain(start.projector),
+        encoder_width=start.encoder_width,
+        vocabulary_size=start.vocabulary_size or model.vocabulary_size,
+        text_case=start.text_case,
     )
     now = replace(model, projector=_plain(model.projector))
     for field in fields(StartedModel):
         own, other = getattr(now, field.name), getattr(before, field.name)
         if own != other:
             raise _differs(path, field.name.replace("_", " "), other, own)
+    _check_shapes(path, model)
+
+
+def _check_shapes(path: Path, model: StartedModel) -> None:
+    """Raises InputError where a tensor of the start's projector has another shape: of one with the
+    same entry and the same encoder width, the LLM is of another width. Of each tensor the header is
+    read.
+    """
+    with torch.device("meta"):
+        bridge = build_projector(model.projector, model.encoder_width, model.llm_width)
+    expected = bridge.state_dict()
+    with safe_open(path / PROJECTOR, "pt") as weights:
+        for name in sorted(expected.keys() & set(weights.keys())):
+            shape = tuple(weights.get_slice(name).get_shape())
+            if shape != tuple(expected[name].shape):
+                raise InputError(
+                    f"train.start: {path} was trained for an LLM of another width: {name} has the "
+                    f"shape {shape}; an LLM {model.llm_width} wide needs "
+                    f"{tuple(expected[name].shape)}.",
+                    subject="train.start",
+                    hint="Name a bridge for an LLM of this width, or set train.start to null.",
+                )
 
 
 @dataclass(frozen=True)
@@ -130,14 +160,14 @@ def load_start(model: SpeechLLM, path: Path, adapters: Mapping[str, Adapter]) ->
     ``adapters`` are those that the training tunes, by the side they are on (llm, encoder). Raises
     InputError for weights that do not fit, and for LoRA of another size, scale or other layers.
     """
-    config = model.config
-    size = model.llm.get_input_embeddings().num_embeddings
-    check_start(path, StartedModel(config.projector, config.encoder_width, size, config.text_case))
+    config, width = model.config, model.llm.config.hidden_size
     if path.is_file():
-        width = model.llm.config.hidden_size
         tensors = read_projector(path, config.projector, config.encoder_width, width)
         model.projector.load_state_dict(tensors)
         return
+    size = model.llm.get_input_embeddings().num_embeddings
+    own = StartedModel(config.projector, config.encoder_width, width, size, config.text_case)
+    check_start(path, own)
     _check_tuned(path, config, has_encoder=model.encoder is not None)
     for side, adapter in adapters.items():
         _check_adapter(path, path / LORA[side], adapter)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from safetensors.torch import load_file
 
 from components.config import catalogue
 from components.config.params import read_params
+from components.config.projector import parse_projector
+from components.model.model_folder import read_model_config
 from components.runtime.artifact import read_record
 from components.train.warm_start import StartedModel, check_start, find_start
 from tests import world as tones
 from tests.errors import refused
-from tests.train.test_released import HIDDEN, STACK, release
+from tests.train.test_released import HIDDEN, LLM_WIDTH, STACK, release
 
 BRIDGE = Path("models/bridge")
 ADAPTER = "lora/adapter_model.safetensors"
@@ -108,6 +111,23 @@ def test_a_start_for_another_network_is_refused(field: str, value: int | str, mo
         start("first")
 
 
+@pytest.mark.parametrize("name", ["first", "released/model.pt"])
+def test_a_start_for_an_llm_of_another_width_is_refused_by_the_plan(
+    name: str, models: Path
+) -> None:
+    """The vocabulary is the same, as that of TinyLlama and of LLaMA-7B."""
+    projector = read_model_config(BRIDGE).projector
+    if name != "first":
+        projector = parse_projector({"kind": "linear", "stack": STACK, "hidden": HIDDEN}, name)
+        release(models / name)
+    config = read_model_config(models / "first")
+    width, size = config.encoder_width, config.vocabulary_size
+    own = StartedModel(projector, width, LLM_WIDTH, size, config.text_case)
+    check_start(find_start(name), own)
+    with refused(None, str(2 * LLM_WIDTH)):
+        check_start(find_start(name), replace(own, llm_width=2 * LLM_WIDTH))
+
+
 def test_a_start_of_another_projector_is_refused(models: Path) -> None:
     tones.change("catalogue/projector.yaml", {"small.hidden": 7})
     with refused("train.start", "hidden=7"):
@@ -129,5 +149,5 @@ def test_a_folder_of_an_earlier_version_does_not_say_its_vocabulary(models: Path
     del config["vocabulary_size"]
     path.write_text(json.dumps(config))
     projector = catalogue.projector("small")
-    model = StartedModel(projector, config["encoder_width"], 5, config["text_case"])
+    model = StartedModel(projector, config["encoder_width"], LLM_WIDTH, 5, config["text_case"])
     check_start(find_start("first"), model)
