@@ -57,6 +57,8 @@ class ModelConfig:
     # Only where the encoder is tuned; the frames of a frozen one may come from anywhere.
     encoder_run: EncoderRunConfig | None = None
     vocabulary_size: int = 0  # of the LLM's embeddings; folders of earlier versions do not say
+    # Of the frames that become discrete units; None for bridges of other kinds.
+    units_layer: int | str | None = None
 
 
 def folder_digest(folder: Path) -> str:

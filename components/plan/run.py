@@ -165,7 +165,7 @@ def check_networks(params: Params, networks: Networks) -> None:
 
         sizes = networks.encoder.width, networks.llm.width, networks.llm.vocabulary_size
         projector = catalogue.projector(params.projector)
-        model = StartedModel(projector, *sizes, params.train.text_case)
+        model = StartedModel(projector, *sizes, params.train.text_case, layer=params.features.layer)
         check_start(find_start(params.train.start), model)
     check_llm_fit(
         catalogue.projector(params.projector),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import catalogue
 from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
+from components.config.projector import DiscreteUnits, Projector
 from components.config.schema import parse_as
 from components.config.training import Train
 from components.model.folders.linked_checkpoint import open_checkpoint
@@ -75,6 +76,14 @@ def _encoder_run(settings: Train) -> EncoderRunConfig | None:
     return EncoderRunConfig(key["layer"], dtype, numerics.padding)
 
 
+def _units_layer(projector: Projector) -> int | str | None:
+    """The layer of the frames that become discrete units; None for a bridge of another kind."""
+    if not isinstance(projector, DiscreteUnits):
+        return None
+    layer: int | str = read_record(DATA / "features" / "train")["key"]["layer"]
+    return layer
+
+
 def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
     """Trains as one of the ranks, on ``rank_device`` (empty: that of the runtime settings)."""
     from components.model.encoders.registry import read_traits
@@ -86,16 +95,18 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
     llm = catalogue.llm_in_training(task.llm, settings)
     # In fp32 where it is tuned without LoRA, as the encoder.
     is_llm_tuned = any("llm" in stage.tune for stage in settings.curriculum)
+    projector = catalogue.projector(task.projector)
     encoder_folder, llm_folder = open_checkpoint(ENCODER), open_checkpoint(LLM)
     config = ModelConfig(
         folder_digest(encoder_folder),
         read_traits(encoder_folder).width,
         folder_digest(llm_folder),
         "float32" if is_llm_tuned else llm.numerics.dtype,
-        catalogue.projector(task.projector),
+        projector,
         llm.prompt,
         settings.text_case,
         _encoder_run(settings),
+        units_layer=_units_layer(projector),
     )
     training = curriculum.BridgeTraining(
         DATA,

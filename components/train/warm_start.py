@@ -3,8 +3,9 @@
 In: a name below ``LIBRETTO_MODELS``: the folder of a bridge, of an exported model (its ``bridge``
 is taken), or a ``model.pt`` of SLAM-LLM. Out: its weights in a model that is built over its base
 checkpoints. The encoder may be another one of the same width, and the LLM another one of the same
-width and vocabulary: a bridge then starts nearer to them than at random. What was tuned of the base
-checkpoints themselves needs the same ones. Cost: reading the files.
+width and vocabulary: a bridge then starts nearer to them than at random. Discrete units need the
+same encoder and layer, and what was tuned of the base checkpoints themselves needs the same ones.
+Cost: reading the files.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from components.config.errors import InputError
-from components.config.projector import Projector
+from components.config.projector import DiscreteUnits, Projector
 from components.config.training import Lora
 from components.model.bridges.registry import build_projector
 from components.model.folders.description import PROJECTOR
@@ -70,6 +72,8 @@ class StartedModel:
     llm_width: int
     vocabulary_size: int  # of the LLM
     text_case: str
+    encoder: str = ""  # digest of its files; empty where they are not there yet
+    layer: int | str | None = None  # of the frames that become discrete units; None: none do
 
 
 def check_start(path: Path, model: StartedModel) -> None:
@@ -87,12 +91,32 @@ def check_start(path: Path, model: StartedModel) -> None:
         vocabulary_size=start.vocabulary_size or model.vocabulary_size,
         text_case=start.text_case,
     )
+    if isinstance(model.projector, DiscreteUnits):
+        _check_units(path, start, model)
     now = replace(model, projector=_plain(model.projector))
     for field in fields(StartedModel):
         own, other = getattr(now, field.name), getattr(before, field.name)
         if own != other:
             raise _differs(path, field.name.replace("_", " "), other, own)
     _check_shapes(path, model)
+
+
+def _check_units(path: Path, start: ModelConfig, model: StartedModel) -> None:
+    """Raises InputError where the centroids of a start are of the frames of another encoder or
+    layer: they are taken from the start with their embeddings and never trained.
+    """
+    for name, before, now in (
+        ("encoder", start.encoder, model.encoder),
+        ("layer", start.units_layer, model.layer),
+    ):
+        if now not in ("", None) and before is not None and before != now:
+            raise InputError(
+                f"train.start: {path} has the discrete units of another {name}: {before}, not "
+                f"{now}.",
+                subject="train.start",
+                hint="Name a bridge that was trained on frames of this encoder and this layer, or "
+                "set train.start to null.",
+            )
 
 
 def _check_shapes(path: Path, model: StartedModel) -> None:
@@ -166,8 +190,18 @@ def load_start(model: SpeechLLM, path: Path, adapters: Mapping[str, Adapter]) ->
         model.projector.load_state_dict(tensors)
         return
     size = model.llm.get_input_embeddings().num_embeddings
-    own = StartedModel(config.projector, config.encoder_width, width, size, config.text_case)
+    own = StartedModel(
+        config.projector,
+        config.encoder_width,
+        width,
+        size,
+        config.text_case,
+        config.encoder,
+        config.units_layer,
+    )
     check_start(path, own)
+    if config.units_layer is not None and read_model_config(path).units_layer is None:
+        _check_centroids(path, model)
     _check_tuned(path, config, has_encoder=model.encoder is not None)
     for side, adapter in adapters.items():
         _check_adapter(path, path / LORA[side], adapter)
@@ -179,6 +213,20 @@ def load_start(model: SpeechLLM, path: Path, adapters: Mapping[str, Adapter]) ->
             subject="train.start",
             hint="Name a bridge for an encoder and an LLM of these widths.",
         ) from None
+
+
+def _check_centroids(path: Path, model: SpeechLLM) -> None:
+    """Raises InputError where a start that does not say of which layer its units are has other
+    centroids than the model.
+    """
+    own = model.projector.state_dict()["centroids"].cpu()
+    if not torch.equal(load_file(path / PROJECTOR)["centroids"], own):
+        raise InputError(
+            f"train.start: {path} does not say of which layer its discrete units are, and its "
+            "centroids are not those of models/units.",
+            subject="train.start",
+            hint="Name a bridge whose config.json has units_layer, or set train.start to null.",
+        )
 
 
 def _check_tuned(path: Path, config: ModelConfig, *, has_encoder: bool) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from components.config.projector import DiscreteUnits
 from components.decode.hypotheses import read_hypotheses
 from components.model.bridges.discrete import DiscreteUnitsBridge
 from components.model.bridges.registry import build_projector
+from components.model.model_folder import read_model_config
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import RECORD
 from components.shards.reader import list_utterances, read_payload
+from components.train.warm_start import StartedModel, check_start
 from components.transcribe.export import export
 from tests import world as tones
-from tests.checkpoints import frames_of
+from tests.checkpoints import frames_of, save_encoder
 from tests.conftest import REPOSITORY
 from tests.errors import refused
 
@@ -179,6 +182,63 @@ def test_a_training_starts_from_a_bridge_with_its_centroids(
     tones.change("params.yaml", {"train.start": "first"})
     tones.run("train")
     assert torch.equal(load_file(BRIDGE / "projector.safetensors")["centroids"], before)
+
+
+def start_from_units(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bridge of discrete units of the last layer, and a training that is to start from it."""
+    use_units(["projector"])
+    for stage in ("units", "train"):
+        tones.run(stage)
+    shutil.copytree(BRIDGE, world / "starts/first")
+    monkeypatch.setenv("LIBRETTO_MODELS", str(world / "starts"))
+    tones.change("params.yaml", {"train.start": "first"})
+    return world / "starts/first"
+
+
+def test_a_start_with_units_of_another_layer_is_refused(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the training, and by the plan, which knows of no encoder's files."""
+    start = start_from_units(world, monkeypatch)
+    config = read_model_config(start)
+    assert config.units_layer == "last"
+    planned = StartedModel(
+        config.projector, 32, 32, config.vocabulary_size, config.text_case, layer="last"
+    )
+    check_start(start, planned)
+    with refused("train.start", "last", "1"):
+        check_start(start, replace(planned, layer=1))
+    tones.change("params.yaml", {"features.layer": 1})
+    tones.run_features()
+    tones.run("units")
+    with refused("train.start", "last", "1"):
+        tones.run("train")
+
+
+def test_a_start_with_units_of_another_encoder_is_refused(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = start_from_units(world, monkeypatch)
+    save_encoder(tones.ENCODER, seed=2)
+    tones.run_features()
+    tones.run("units")
+    with refused("train.start", read_model_config(start).encoder):
+        tones.run("train")
+
+
+def test_a_start_that_does_not_say_its_layer_has_to_have_the_same_centroids(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = start_from_units(world, monkeypatch)
+    config = json.loads((start / "config.json").read_text())
+    del config["units_layer"]
+    (start / "config.json").write_text(json.dumps(config))
+    tones.run("train")
+    tones.change("params.yaml", {"features.layer": 1})
+    tones.run_features()
+    tones.run("units")
+    with refused("train.start", "units_layer"):
+        tones.run("train")
 
 
 def test_what_can_not_be_trained_through_units_stops_before_the_training(
