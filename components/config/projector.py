@@ -298,6 +298,19 @@ def check_llm_fit(entry: Projector, num_layers: int, *, is_packed: bool) -> None
         )
 
 
+def check_tuned_encoder(entry: Projector, part: str | None) -> None:
+    """Raises InputError where ``part`` of the encoder is to be tuned through a bridge that no
+    gradient passes; None: it is frozen.
+    """
+    if part and entry.weights is None and isinstance(entry, DiscreteUnits):
+        raise InputError(
+            f"train: '{part}' is to be tuned, but no gradient passes the nearest centroid of a "
+            "frame.",
+            subject=part,
+            hint="Take it out of train.curriculum, or name a projector of another kind.",
+        )
+
+
 def parse_projector(data: Mapping[str, Any], where: str) -> Projector:
     """The typed entry of its kind; raises InputError that names ``where``, the key and the nearest
     known kind or key, or the range.

@@ -15,7 +15,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.heads import check_ctc_heads
 from components.config.params import Params
-from components.config.projector import check_llm_fit
+from components.config.projector import check_llm_fit, check_tuned_encoder
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source
@@ -160,6 +160,7 @@ def check_networks(params: Params, networks: Networks) -> None:
     would find it hours later.
     """
     check_ctc_heads(params, networks.encoder.has_ctc)
+    check_tuned_encoder(catalogue.projector(params.projector), params.train.tuned_encoder_part)
     if networks.stages and params.train.start:
         from components.train.warm_start import StartedModel, check_start, find_start
 

@@ -25,6 +25,7 @@ from components.config.errors import InputError, LibrettoError
 from components.config.heads import check_ctc_heads
 from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
 from components.config.params import NAMES, Params, read_params
+from components.config.projector import check_tuned_encoder
 from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
@@ -153,6 +154,7 @@ def check_names(params: Params) -> None:
         catalogue.READERS[key](getattr(params, key))
     _check_noise(params)
     check_ctc_heads(params)
+    check_tuned_encoder(catalogue.projector(params.projector), params.train.tuned_encoder_part)
 
 
 def _check_noise(params: Params) -> None:

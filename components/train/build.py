@@ -14,7 +14,13 @@ from components.config import catalogue
 from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.heads import check_ctc_weight
-from components.config.projector import CtcCompressor, DiscreteUnits, Projector, ReleasedWeights
+from components.config.projector import (
+    CtcCompressor,
+    DiscreteUnits,
+    Projector,
+    ReleasedWeights,
+    check_tuned_encoder,
+)
 from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features
 from components.features.key import digest_frames
@@ -62,7 +68,7 @@ def work(stage: Stage) -> None:
     if isinstance(projector, CtcCompressor):
         _check_ctc_frames()
     if isinstance(projector, DiscreteUnits):
-        _check_units(settings)
+        check_tuned_encoder(projector, settings.tuned_encoder_part)
         inputs["units"] = recorded_digests(UNITS)
     if projector.weights is None:
         unit = _trained_bridge(stage, parameters, inputs)
@@ -151,17 +157,6 @@ def _check_encoder(name: str, settings: Train, targets: list[str]) -> None:
             hint="Name them in its entry of catalogue/encoder.yaml, or tune 'encoder'.",
         )
     check_ctc_weight(f"encoder '{name}'", has_ctc(open_checkpoint(ENCODER)), settings.ctc_weight)
-
-
-def _check_units(settings: Train) -> None:
-    """Raises InputError where the encoder is to be tuned through discrete units."""
-    if part := settings.tuned_encoder_part:
-        raise InputError(
-            f"train: '{part}' is to be tuned, but no gradient passes the nearest centroid of a "
-            "frame.",
-            subject=part,
-            hint="Take it out of train.curriculum, or name a projector of another kind.",
-        )
 
 
 def _check_ctc_frames() -> None:

@@ -4,6 +4,7 @@ not fit. The machine is given as values: free disk, memory and cores of this one
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,9 +24,12 @@ from components.plan.disk import DiskUse
 from components.plan.load import StageLoad, read_gpu
 from components.plan.machine import Disk, Machine, Memory
 from components.plan.networks import read_networks
+from components.plan.recipe import format_value
 from components.plan.run import RunPlan, check_networks, check_plan, plan_run
 from components.plan.stage_status import up_to_date_stages
+from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
+from tests.errors import refused
 
 Run = Callable[..., tuple[int, str, str]]  # arguments → exit code, output, errors
 LARGE = Machine("large machine", 1e12, 2, (Path("/work"),), (Disk((Path("/"),), 1e15),))
@@ -428,6 +432,24 @@ def test_ranks_matter_to_no_plan_without_a_training(monkeypatch: pytest.MonkeyPa
         "overrides",
     )
     assert plan_run(released, machine=LARGE).engine == ""
+
+
+@pytest.mark.parametrize("part", ["encoder", "encoder-lora"])
+def test_an_encoder_that_is_tuned_through_discrete_units_stops_the_plan(
+    part: str, command: Run
+) -> None:
+    """And each stage, by the same check before its work."""
+    tuned = {"projector": "speechgpt-units", "features.mode": "live"}
+    tuned["train.curriculum.0.tune"] = ["projector", part]
+    params = read_overridden_params(tuned, "overrides")
+    with refused(part):
+        check_names(params)
+    with refused(part):
+        check_networks(params, read_networks(params))
+    options = [("-S", f"{key}={format_value(value)}") for key, value in tuned.items()]
+    code, _, errors = command(*itertools.chain(*options))
+    assert code == 2
+    assert f"'{part}'" in errors
 
 
 def test_networks_that_can_not_do_what_is_asked_stop_the_plan() -> None:
