@@ -91,6 +91,12 @@ COMMANDS = {
             needs_workspace=True,
         ),
         Subcommand(
+            "fetch-models",
+            "fetch the files of encoder and LLM that this machine lacks",
+            "libretto.checkpoints",
+            needs_workspace=True,
+        ),
+        Subcommand(
             "scan",
             "record which files a corpus consists of",
             "components.corpus.__main__",

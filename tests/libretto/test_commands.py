@@ -64,6 +64,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "score",
         "compare",
         "fetch",
+        "fetch-models",
         "scan",
         "clean",
     } <= COMMANDS.keys()

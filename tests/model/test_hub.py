@@ -22,6 +22,7 @@ from huggingface_hub import constants, file_download
 
 from components.config import catalogue
 from components.config.errors import InputError, TransientError
+from components.encoder import build
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders import hub as client
 from components.model.folders.linked_checkpoint import open_checkpoint
@@ -30,6 +31,7 @@ from components.model.llms.causal import load_llm
 from components.runtime import unit_cache as work
 from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import folder_digests
+from libretto.commands import run_command
 from tests import world as tones
 from tests.checkpoints import save_encoder, save_llm
 from tests.conftest import REPOSITORY
@@ -142,6 +144,47 @@ def test_an_encoder_is_fetched_whole_and_linked(hub: Hub, tmp_path: Path) -> Non
         "modeling.py",
         "README.md",
     }
+
+
+def test_a_pulled_clone_fetches_what_it_lacks_and_trains_nothing(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder of a hub joined with one that was trained here, and an LLM of a hub; the work
+    cache and the HF cache are empty.
+    """
+    Path("dvc.yaml").touch()
+    own = save_encoder(tmp_path / "own", "parakeet", seed=2)
+    (own / "inputs.json").unlink()
+
+    def trained_encoder(name: str, source: object) -> tuple[Path, dict[str, Any]]:
+        def copy(folder: Path) -> None:
+            shutil.copytree(own, folder, dirs_exist_ok=True)
+
+        return work.cached_unit("encoder", {"name": name}, copy, code="tests.errors"), {}
+
+    monkeypatch.setattr(build, "_trained_encoder", trained_encoder)
+    catalogue_entries = yaml.safe_load((REPOSITORY / "catalogue/encoder.yaml").read_text())
+    parts = {
+        "speech": yaml.safe_load(Path("catalogue/encoder.yaml").read_text())["tiny"]["source"],
+        "own": catalogue_entries["ctc-tiny"]["source"],
+    }
+    tones.change("catalogue/encoder.yaml", {"tiny.source": {"kind": "joined", "parts": parts}})
+    for stage in ("encoder", "llm"):
+        tones.run(stage)
+    complete = folder_digests(open_checkpoint(tones.ENCODER))
+    before = [folder_digests(folder) for folder in (tones.ENCODER, tones.LLM)]
+    assert (tones.ENCODER / "own/model.safetensors").is_file()
+    for folder in (Path("models/linked"), work.work_root(), tmp_path / "hf"):
+        shutil.rmtree(folder)
+    monkeypatch.setattr(build, "_trained_encoder", None)
+    assert run_command(["fetch-models"]) == 0
+    assert "models/linked/llm" in capsys.readouterr().out
+    assert [folder_digests(folder) for folder in (tones.ENCODER, tones.LLM)] == before
+    num_requests = len(hub.requests)
+    hub.status = 503  # offline from here
+    assert folder_digests(open_checkpoint(tones.ENCODER)) == complete
+    assert load_llm(open_checkpoint(tones.LLM), "float32", "cpu")
+    assert run_command(["fetch-models"]) == 0 and len(hub.requests) == num_requests
 
 
 def test_an_llm_is_fetched_whole(hub: Hub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -96,5 +97,18 @@ def test_a_lost_file_that_was_made_here_is_named(joined: Path) -> None:
 def test_other_weights_at_the_source_are_refused(joined: Path, tmp_path: Path) -> None:
     shutil.rmtree(joined.parent / "linked")
     save_encoder(tmp_path / "local/whisper", "whisper", seed=2)
-    with refused(str(joined)):
+    with refused(str(joined), "dvc repro -f -s encoder"):
         open_checkpoint(joined)
+
+
+def test_the_way_out_of_other_weights_trains_no_part_again(joined: Path, tmp_path: Path) -> None:
+    """Of a part that was trained here and whose work cache is lost, 'dvc repro -f' makes others."""
+    record = json.loads((joined / RECORD).read_text())
+    (joined / "mel/model.safetensors").write_bytes(b"trained here")
+    record["outputs"]["mel/model.safetensors"] = "0" * 64
+    (joined / RECORD).write_text(json.dumps(record))
+    shutil.rmtree(joined.parent / "linked")
+    save_encoder(tmp_path / "local/whisper", "whisper", seed=2)
+    with pytest.raises(InputError) as error:
+        open_checkpoint(joined)
+    assert error.value.hint and "dvc repro" not in error.value.hint

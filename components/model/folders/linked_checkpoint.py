@@ -78,10 +78,15 @@ def _link(folder: Path, record: dict[str, Any], linked: Path) -> None:
             hint=f"'dvc checkout {folder}' or 'dvc pull {folder}' brings it back.",
         )
     if {**foreign, **own} != digests:
+        # Where the work cache lacks a part that was trained here, the stage trains it again.
+        has_own_weights = any(name.endswith(".safetensors") for name in own)
+        stage = f"dvc repro -f -s {record['stage']}"
         raise InputError(
             f"{folder}: its source has other files now than those that it was made with.",
             subject=str(folder),
-            hint=f"Put them back, or run 'dvc repro -f -s {record['stage']}', then 'dvc repro'.",
+            hint="Put them back; new files are a new entry of the catalogue."
+            if has_own_weights
+            else f"Put them back, or run '{stage}', then 'dvc repro'.",
         )
     partial = empty_folder(linked.with_name(f"{linked.name}.partial"))
     for name in own:
