@@ -23,7 +23,7 @@ from components.config.schema import non_default_fields
 from components.model import lora
 from components.model.folders.description import BASES_HINT, MATCHING, PROJECTOR
 from components.model.trainable import plain_name
-from components.optim.ranks import full_tensor, is_sharded
+from components.optim.ranks import gather_tensors
 from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import data_digest
 
@@ -103,11 +103,12 @@ def write_trained(model: SpeechLLM, folder: Path, *, is_writer: bool) -> None:
     """Writes what was trained of ``model`` and its configuration. With a sharded LLM all ranks call
     it, and the one that ``is_writer`` writes.
     """
-    tuned = {
-        plain_name(name): full_tensor(parameter.detach()).cpu().contiguous()
+    parameters = (
+        (plain_name(name), parameter)
         for name, parameter in model.named_parameters()
-        if plain_name(name) in model.tuned_names and (is_writer or is_sharded(parameter))
-    }
+        if plain_name(name) in model.tuned_names
+    )
+    tuned = gather_tensors(parameters, is_writer=is_writer)
     if not is_writer:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ so that a killed process leaves the old one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
-from components.optim.ranks import full_tensor, is_sharded
+from components.optim.ranks import gather_tensors, is_sharded
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
@@ -43,19 +44,13 @@ def save(
 
     All ranks call it where the LLM is sharded, since each holds a part of it; one of them writes.
     """
-    gathered = {
-        name: full_tensor(tensor.detach()).cpu()
-        for name, tensor in _tensors(network, optimiser).items()
-        if write or is_sharded(tensor)
-    }
+    gathered = gather_tensors(_tensors(network, optimiser).items(), is_writer=write)
     if not write:
         return
     new, old = _sibling(folder, "new"), _sibling(folder, "old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in gathered.items()}, new / TENSORS
-    )
+    save_file(gathered, new / TENSORS)
     (new / STATE).write_text(json.dumps(state))
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)  # of a run that was killed before it was removed
@@ -90,11 +85,12 @@ def _sibling(folder: Path, suffix: str) -> Path:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` holds a complete checkpoint; one that a killed process left half renamed
-    is put back.
+    is put back. All ranks may call it at the same time.
     """
-    old = _sibling(folder, "old")
-    if not folder.exists() and old.exists():
-        old.rename(folder)
+    if not folder.exists():
+        # There is none, or another rank has just renamed it.
+        with contextlib.suppress(FileNotFoundError):
+            _sibling(folder, "old").rename(folder)
     return folder.exists()
 
 

@@ -125,6 +125,32 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def gather_tensors(
+    tensors: Iterable[tuple[str, torch.Tensor]], *, is_writer: bool
+) -> dict[str, torch.Tensor]:
+    """Full tensors by name, on the CPU and as safetensors writes them: contiguous, none in the
+    memory of another. Tensors of the CPU are not copied otherwise.
+
+    All ranks must call it with the same names in the same order. The result is empty on a rank that
+    is not ``is_writer``: it gathers one sharded tensor at a time and drops it, since all of a large
+    LLM on each rank of a machine are more than its memory.
+    """
+    gathered: dict[str, torch.Tensor] = {}
+    addresses: set[int] = set()
+    for name, tensor in tensors:
+        if not (is_writer or is_sharded(tensor)):
+            continue
+        complete = full_tensor(tensor.detach())
+        if is_writer:
+            gathered[name] = complete.cpu().contiguous()
+            address = gathered[name].untyped_storage().data_ptr()
+            if address in addresses:
+                gathered[name] = gathered[name].clone()
+            addresses.add(address)
+        del complete  # before the next one is gathered
+    return gathered
+
+
 def _buckets(grads: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Gradients of one dtype and device in groups of at most ``BUCKET_SIZE`` values, so that the
     copy is small.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from components.config.errors import InputError
-from components.optim import checkpoint
+from components.optim import checkpoint, ranks
 from components.runtime.hashing import folder_digests
 
 
@@ -152,6 +153,76 @@ def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_overwritten(
     assert folder_digests(tmp_path) == digests
 
 
+class GatheredTensors:
+    """Stands for a network whose parameters are all sharded: what is gathered, and how many
+    gathered tensors are in memory when the next one is.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.most_alive, self._references = 0, list[weakref.ref[torch.Tensor]]()
+        monkeypatch.setattr(ranks, "is_sharded", lambda tensor: True)
+        monkeypatch.setattr(ranks, "full_tensor", self.gather)
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        complete = tensor.clone()
+        self.shapes.append(tuple(complete.shape))
+        self._references.append(weakref.ref(complete))
+        alive = sum(reference() is not None for reference in self._references)
+        self.most_alive = max(self.most_alive, alive)
+        return complete
+
+
+def test_a_rank_that_does_not_write_has_one_gathered_tensor_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build_network()
+    optimiser = optimiser_of(module)
+    train(module, optimiser, range(2))
+    shapes, most_alive = {}, {}
+    for write in (False, True):
+        with monkeypatch.context() as patch:
+            gathered = GatheredTensors(patch)
+            checkpoint.save(tmp_path / "last", module, optimiser, {}, write=write)
+        shapes[write], most_alive[write] = gathered.shapes, gathered.most_alive
+        assert (tmp_path / "last").exists() == write
+    assert most_alive[False] == 1
+    assert shapes[False] == shapes[True]  # the same tensors in the same order, or ranks would hang
+    assert most_alive[True] == len(shapes[True])
+
+
+def test_the_writer_copies_only_tensors_that_share_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build_network()
+    memory = torch.arange(8.0)
+    module.register_buffer("first", memory)
+    module.register_buffer("same", memory.view(2, 4))
+    module.register_buffer("part", memory[2:5])
+    module.register_buffer("turned", torch.arange(6.0).view(2, 3).T)
+    original, written = checkpoint.save_file, dict[str, torch.Tensor]()
+
+    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        written.update(tensors)
+        original(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    checkpoint.save(tmp_path / "last", module, None, {})
+    own = {
+        name: tensor.data_ptr()
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+    }
+    copied = {
+        name.partition(".")[2]
+        for name, tensor in written.items()
+        if tensor.data_ptr() != own[name.partition(".")[2]]
+    }
+    assert copied == {"same", "part", "turned"}
+    saved = checkpoint.load_file(tmp_path / "last" / checkpoint.TENSORS)
+    for name in ("first", "same", "part", "turned"):
+        assert torch.equal(saved[f"buffer.{name}"], module.get_buffer(name))
+
+
 class Killed(Exception):
     """Stands for a kill."""
 
@@ -202,6 +273,25 @@ def test_a_kill_while_saving_leaves_a_complete_checkpoint(
     checkpoint.save(folder, module, None, {"step": 3})
     assert checkpoint.has_checkpoint(folder)
     assert checkpoint.load(folder, module, None) == {"step": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_two_ranks_put_a_half_renamed_checkpoint_back_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "last"
+    checkpoint.save(folder, build_network(), None, {"step": 1})
+    folder.rename(tmp_path / "last.old")
+    original = Path.rename
+
+    def rename_after_another_rank(path: Path, target: Path) -> Path:
+        original(path, target)
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_after_another_rank)
+    assert checkpoint.has_checkpoint(folder)
+    monkeypatch.undo()
+    assert checkpoint.load(folder, build_network(), None) == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
