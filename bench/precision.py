@@ -62,6 +62,7 @@ class ComputedFrames:
             self._numerics.dtype,
             params.features.layer,
             self._numerics.padding,
+            arithmetic,
         )
         self.utterances = list_utterances(DATA / "shards" / role)
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCTC, AutoTokenizer, HubertConfig
 
+from components.model.encoders.arithmetic import use_arithmetic
 from components.model.encoders.convolutional import MaskedFamily
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.encoders.filterbank import FilterbankFamily
@@ -440,6 +442,34 @@ def test_a_folder_that_lacks_a_file_is_refused(missing: str, tmp_path: Path) -> 
 def test_the_tokenizer_spells_what_it_was_given(folders: dict[str, Path]) -> None:
     units = AutoTokenizer.from_pretrained(folders["parakeet"], local_files_only=True)
     assert units.decode(units("amber juniper").input_ids, group_tokens=False) == "amber juniper"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("name", "has_tf32"), [("float32", False), ("tf32", True)])
+def test_convolutions_and_products_on_a_gpu_are_in_one_arithmetic(
+    name: str, has_tf32: bool
+) -> None:
+    """torch's default is TF32 for convolutions alone; it is back afterwards, also after an
+    error.
+    """
+
+    def read_settings() -> list[str]:
+        operations: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+        return [operation.fp32_precision for operation in operations]
+
+    default, own = read_settings(), ["tf32" if has_tf32 else "ieee"] * 2
+    assert default == ["none", "tf32"]
+    with pytest.raises(KeyError), use_arithmetic(name, torch.device("cuda")):
+        assert read_settings() == own
+        with use_arithmetic("tf32", torch.device("cuda")):
+            assert read_settings() == ["tf32"] * 2
+        assert read_settings() == own
+        raise KeyError
+    assert read_settings() == default
+    # The older interface reads what it did before.
+    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    with use_arithmetic(name, torch.device("cpu")):
+        assert read_settings() == default
 
 
 @pytest.mark.parametrize("arithmetic", ["tf32", "bfloat16"])
