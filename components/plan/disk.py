@@ -16,7 +16,7 @@ from components.config.params import Params
 from components.corpus.fetch.archive import Archive
 from components.plan.ctc_training import plan_encoder
 from components.plan.load import output_seconds
-from components.plan.machine import Machine, can_link, existing_parent
+from components.plan.machine import Machine, can_clone, can_link, existing_parent
 from components.plan.networks import BYTES, CheckpointFiles, Networks
 from components.plan.speech import BYTES_PER_SECOND, AudioAmount, augmented_views
 from components.runtime.settings import models_root, root_setting
@@ -127,11 +127,13 @@ def _checkpoint_folders(
     checkpoint: CheckpointFiles, output_folders: tuple[Path, ...]
 ) -> tuple[Path, ...]:
     """Where a checkpoint takes up space besides its origin: not in the work cache where it is
-    linked from there unchanged.
+    linked or cloned from there unchanged.
     """
-    origin = hub_folder() if checkpoint.repo else models_root()
-    is_linked = can_link(existing_parent(origin), output_folders[0])
-    return output_folders[1:] if is_linked and not checkpoint.converted_bytes else output_folders
+    if checkpoint.repo:
+        is_shared = can_link(existing_parent(hub_folder()), output_folders[0])
+    else:  # files of the user are never linked
+        is_shared = can_clone(existing_parent(models_root()), output_folders[0])
+    return output_folders[1:] if is_shared and not checkpoint.converted_bytes else output_folders
 
 
 def hub_folder() -> Path:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from components.config.errors import InputError
 from components.runtime.settings import device, work_root, workers
+from components.runtime.unit_cache import FICLONE
 
-FICLONE = 0x40049409  # ioctl_ficlone(2)
 # Prints [cache folder, link types]; DVC's own command line takes three times as long to start.
 DVC_CACHE = """
 import json, sys

@@ -20,6 +20,8 @@ from components.model.folders.folder import (
     fill_unit,
 )
 from components.model.llms.causal import load_llm
+from components.runtime.hashing import file_digest
+from components.runtime.unit_cache import unit_digests
 from tests.checkpoints import save_llm
 from tests.errors import refused
 
@@ -146,7 +148,24 @@ def test_a_part_that_is_missing_is_named(checkpoint: Path) -> None:
 def test_of_safetensors_and_torch_weights_the_safetensors_are_taken(checkpoint: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"not read")
     assert "pytorch_model.bin" not in digest_files(checkpoint, "some")
-    assert (taken() / "model.safetensors").samefile(checkpoint / "model.safetensors")
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    assert (taken() / "model.safetensors").read_bytes() == weights
+
+
+def test_weights_written_over_in_the_folder_of_the_user_change_no_finished_unit(
+    checkpoint: Path,
+) -> None:
+    """Of the same size, in place, as root may write into a read-only file too."""
+    path = checkpoint / "model.safetensors"
+    before, mode = path.read_bytes(), path.stat().st_mode
+    unit = taken()
+    assert path.stat().st_mode == mode
+    after = before[:-4] + bytes([before[-4] ^ 1]) + before[-3:]
+    with path.open("r+b") as stream:
+        stream.write(after)
+    assert (unit / path.name).read_bytes() == before
+    assert file_digest(unit / path.name) == unit_digests(unit)[path.name]
+    assert (taken() / path.name).read_bytes() == after
 
 
 def edit(path: Path, **changed: Any) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from components.config.errors import InputError
 from components.config.params import read_params
+from components.plan import disk
 from components.plan.disk import DiskSpace, DiskUse, check_space, sum_by_disk
 from components.plan.machine import (
     Disk,
@@ -23,6 +24,7 @@ from components.plan.machine import (
     find_output_folders,
     read_machine,
 )
+from components.plan.networks import CheckpointFiles
 from components.plan.run import plan_run
 from tests.conftest import REPOSITORY
 
@@ -145,6 +147,22 @@ def test_bytes_add_up_by_disk(machine: Machine) -> None:
         DiskSpace(Path("/a"), 110, 1.0),
         DiskSpace(Path("/a/b"), 100, 2.0),
     ]
+
+
+def test_a_local_checkpoint_is_counted_in_the_work_cache_and_a_hub_one_is_linked(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of the user are copied, whatever can be linked."""
+    for name in ("models", "hub"):
+        (tmp_path / name).mkdir()
+    work.mkdir(exist_ok=True)
+    monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(disk, "hub_folder", lambda: tmp_path / "hub")
+    folders = (work, tmp_path)
+    own = CheckpointFiles("llm", "llm 'mine'", "", (), "", 5, 0)
+    assert disk._checkpoint_folders(own, folders) == folders[can_clone(tmp_path, work) :]
+    published = replace(own, repo="somebody/llm")
+    assert disk._checkpoint_folders(published, folders) == folders[1:]
 
 
 def test_a_disk_that_is_too_small_stops(tmp_path: Path) -> None:

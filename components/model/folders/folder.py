@@ -1,10 +1,12 @@
 """Checkpoints in HF form that were trained elsewhere: local ones and those of a model hub → units
 of the work cache.
 
-A unit has weights as safetensors and plain descriptions, and names no code to run. Weights are
-linked into it where the file system allows, else copied; torch's own ``pytorch_model*.bin`` are
-converted. Cost: the files are read once for their digests; a conversion writes the weights anew. A
-finished unit costs nothing and needs no network.
+A unit has weights as safetensors and plain descriptions, and names no code to run. Weights of a hub
+are linked into it where the file system allows, else copied; torch's own ``pytorch_model*.bin`` are
+converted. Weights of a local folder are copied, since their owner may write into them: they take
+their size on the disk again, except on a file system with clones. Cost: the files are read once for
+their digests; a conversion writes the weights anew. A finished unit costs nothing and needs no
+network.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from components.config.model_sources import HubSource, LocalSource
 from components.runtime.artifact import RECORD
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
-from components.runtime.unit_cache import cached_unit, check_disk_space, unit_digests
+from components.runtime.unit_cache import cached_unit, check_disk_space, copy_file, unit_digests
 
 # Suffixes of the files taken from a local folder: weights and plain descriptions, never code.
 ACCEPTED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -138,8 +140,11 @@ def cache_local_checkpoint(stage: str, name: str, folder: str) -> Path:
     files = digest_files(path, where)
     return cached_unit(
         stage,
-        {"version": RESULT_VERSION, "files": files},
-        lambda unit: fill_unit(unit, {file: path / file for file in files}, where),
+        # Units without this entry have links to files of the user.
+        {"version": RESULT_VERSION, "files": files, "copied": True},
+        lambda unit: fill_unit(
+            unit, {file: path / file for file in files}, where, uses_links=False
+        ),
         code=CODE,
     )
 
@@ -171,9 +176,10 @@ def check_all_files(names: set[str], where: str) -> None:
         )
 
 
-def fill_unit(unit: Path, files: dict[str, Path], where: str) -> None:
+def fill_unit(unit: Path, files: dict[str, Path], where: str, *, uses_links: bool = True) -> None:
     """Writes a complete checkpoint out of ``files`` (path by name) into ``unit``; ``where`` names
-    it in errors.
+    it in errors. Safetensors are hard links with ``uses_links``, which makes the files read-only,
+    else copies or clones.
 
     Raises InputError for weights that are more than tensors, for a model that exists as remote code
     only, for a part that is missing, and where the disk is full.
@@ -190,7 +196,8 @@ def fill_unit(unit: Path, files: dict[str, Path], where: str) -> None:
             elif name == PICKLED_INDEX and pickled:
                 (unit / INDEX).write_text(_safetensors_index(path))
             elif name.endswith(".safetensors"):
-                _link(path, unit / name)
+                link_or_copy = _link if uses_links else copy_file
+                link_or_copy(path, unit / name)
             elif name.endswith("config.json"):
                 text = remove_code(path, f"{where}: {name}")
                 (unit / name).write_text(text, encoding="utf-8")
