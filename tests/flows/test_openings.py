@@ -24,6 +24,7 @@ EMBEDDED = {
     "llms",
     "digits",
     "embedded-ablation",
+    "embedded-matching",
 }  # on a processor, in minutes or a few hours
 HEADINGS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
 PLANNED = sorted(
