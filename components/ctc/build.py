@@ -10,6 +10,7 @@ frames of the smallest encoder; live frames cost a pass of the encoder in each e
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from components.config.ctc import Ctc
 from components.config.errors import InputError
-from components.ctc import RESULT_VERSION
+from components.ctc import RESULT_VERSION, SHARE_WITHOUT_PATH, TARGETS
 from components.features.key import digest_frames
 from components.model.folders.description import has_ctc_for_layer, read_limits
 from components.model.folders.linked_checkpoint import open_checkpoint
@@ -73,13 +74,19 @@ def work(stage: Stage) -> None:
 
 
 def _report(stage: Stage, kind: str) -> None:
-    """Says which head there is, and the limits that were calculated."""
+    """Says which head there is, what share of transcripts its training could not use, and the
+    limits that were calculated.
+    """
     heads = {
         "own": "the encoder has a CTC head of its own",
         "trained": "a CTC head is trained on the frames of the encoder",
         "none": "no CTC head: ctc.epochs is 0",
     }
     log.info("ctc: %s", heads[kind])
+    if (path := OUT / TARGETS).is_file():
+        share = json.loads(path.read_text())[SHARE_WITHOUT_PATH]
+        stage.facts[SHARE_WITHOUT_PATH] = share
+        log.warning("ctc: %.0f %% of transcripts have no path in its training", 100 * share)
     if limits := read_limits(OUT):
         stage.facts["limits"] = asdict(limits)
         log.info(

@@ -8,6 +8,7 @@ for each frame.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import torch
 
 from components.config.ctc import Ctc
 from components.config.errors import InputError
+from components.ctc import SHARE_WITHOUT_PATH, TARGETS
 from components.encoder.tokenizers import build_character_tokenizer, build_subword_tokenizer
 from components.features.frames import FrameSource
 from components.model.encoders.ctc import count_min_frames, sum_loss_per_frame
@@ -85,7 +87,7 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
     utterances = draw_utterances(speech.utterances, settings)
     texts = [utterance.text.lower() for utterance in utterances]
     tokenizer, targets = build_targets(
-        speech, utterances, texts, scratch, settings, ranks.rank == 0
+        speech, utterances, texts, training.out, scratch, settings, ranks.rank == 0
     )
     items = [
         *(HeadItem(speech, *pair) for pair in zip(utterances, targets, strict=True)),
@@ -142,12 +144,14 @@ def build_targets(
     source: FrameSource,
     utterances: Sequence[IndexedUtterance],
     texts: Sequence[str],
+    out: Path,
     scratch: Path,
     settings: Ctc,
     is_first: bool = True,
 ) -> tuple[Any, list[list[int]]]:
-    """The tokenizer and the units of each text; the first rank logs where they are subwords. Raises
-    InputError where most texts have more subwords than frames.
+    """The tokenizer and the units of each text. The first rank logs where they are subwords, and
+    writes ``TARGETS`` to ``out`` where many texts have more of them than frames. Raises InputError
+    where most have.
     """
     num_frames = [source.num_frames(utterance, 0) for utterance in utterances]
 
@@ -166,6 +170,14 @@ def build_targets(
             logger.info("ctc: %.0f %% of transcripts have too many characters", 100 * share)
         tokenizer = build_subword_tokenizer(texts, settings.subwords)
         targets, share = encode(tokenizer)
+        if COARSE_SHARE < share <= 0.5 and is_first:
+            logger.warning(
+                "ctc: %.0f %% of transcripts have more subwords than frames, and their loss counts "
+                "nothing: raise ctc.subwords",
+                100 * share,
+            )
+            record = json.dumps({SHARE_WITHOUT_PATH: round(share, 4)})
+            (out / TARGETS).write_text(record + "\n")
     if share > 0.5:
         raise InputError(
             f"ctc: {share:.0%} of the transcripts have more subwords than frames.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from components.config.params import ConstraintSet, read_params
 from components.config.schema import parse_as
 from components.ctc import calibration, training
-from components.ctc.build import ENCODER, OUT
+from components.ctc.build import ENCODER, OUT, work
 from components.decode.decoder import WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.features.frames import FrameSource
@@ -25,9 +26,10 @@ from components.model.speech_llm import SpeechLLM
 from components.optim.loop import TrainingLoop
 from components.runtime.artifact import read_record
 from components.runtime.hashing import folder_digests
+from components.runtime.stage import Stage
 from components.search.acoustic_evidence import CtcEvidence, ctc_evidence, letters
 from components.search.beam import search
-from components.shards.reader import list_utterances, read_payload
+from components.shards.reader import IndexedUtterance, list_utterances, read_payload
 from components.text.wer import compute_wer
 from components.transcribe import Transcriber
 from components.transcribe.export import export
@@ -130,6 +132,40 @@ def test_transcripts_that_are_too_long_for_characters_get_subwords(world: Path) 
     tones.change("params.yaml", {"ctc.subwords": 1})
     with refused("ctc.subwords"):
         tones.run("ctc")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_transcripts_without_a_path_are_counted_in_log_and_record(
+    share: float, world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record says it too where the head comes from the work cache."""
+    put_headless()
+    utterances = FrameSource("train", ENCODER, "cpu", Path("data")).utterances
+    num_long = math.ceil(share * len(utterances))
+    long = {utterance.id for utterance in utterances[:num_long]}
+    num_frames = FrameSource.num_frames
+    texts = {utterance.id: len(utterance.text) for utterance in utterances}
+
+    def short_frames(self: FrameSource, utterance: IndexedUtterance, epoch: int) -> int:
+        """One frame; with characters all transcripts have too many of them."""
+        if utterance.id in long:
+            return 1
+        return min(texts.get(utterance.id, 99) - 1, num_frames(self, utterance, epoch))
+
+    monkeypatch.setattr(FrameSource, "num_frames", short_frames)
+    tones.change("params.yaml", {"ctc.subwords": 60})
+    for _ in range(2):
+        caplog.clear()
+        stage = Stage("ctc", read_params(), "")
+        work(stage)
+        facts = stage.facts
+        if share > training.COARSE_SHARE:
+            expected = num_long / len(utterances)
+            assert facts["transcripts_without_path"] == pytest.approx(expected, abs=1e-4)
+            assert f"{100 * expected:.0f} % of transcripts" in caplog.text
+        else:
+            assert "transcripts_without_path" not in facts
+            assert not (OUT / "targets.json").exists()
 
 
 def weights() -> dict[str, str]:
