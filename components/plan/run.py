@@ -20,6 +20,7 @@ from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source
 from components.plan.ctc_training import plan_encoder
+from components.plan.discrete_units import estimate_units
 from components.plan.disk import (
     DiskSpace,
     DiskUse,
@@ -46,7 +47,10 @@ from components.plan.stage_status import up_to_date_stages
 from components.plan.training import estimate_train
 from components.runtime.world_size import choose_ranks, count_gpus
 
-BATCH_PARAMETERS = {"encoder": "source.training.batch_seconds of its entry"}
+SIZE_PARAMETERS = {  # by which the memory of a stage grows, where it is not its batch_seconds
+    "encoder": "source.training.batch_seconds of its entry",
+    "units": "hours of the projector's entry",
+}
 LESS_TRAINING_MEMORY = (
     ", raise train.micro_batches, switch train.gradient_checkpointing on, share the LLM among GPUs "
     "(LIBRETTO_ENGINE=fsdp)"
@@ -149,7 +153,7 @@ def check_plan(plan: RunPlan) -> None:
             f"The stage '{peak.stage}' needs about {needed_bytes / 1e9:,.1f} GB of memory, "
             f"{largest.name} has {largest.num_bytes / 1e9:,.1f} GB.",
             subject=peak.stage,
-            hint=f"Lower {BATCH_PARAMETERS.get(peak.stage, f'{peak.stage}.batch_seconds')}"
+            hint=f"Lower {SIZE_PARAMETERS.get(peak.stage, f'{peak.stage}.batch_seconds')}"
             f"{LESS_TRAINING_MEMORY if peak.stage == 'train' else ''}, use a smaller encoder or "
             "LLM, or plan for another card with --gpu.",
         )
@@ -199,6 +203,9 @@ def estimate_loads(
     head = None if "ctc" in up_to_date else estimate_head(params, networks, audio, encoder_dtype)
     if head is not None:
         loads.append(head)
+    units = estimate_units(params, networks, audio, encoder_dtype)
+    if units is not None and "units" not in up_to_date:
+        loads.append(units)
     # What is tuned as a whole has fp32 weights.
     encoder_dtype = "float32" if networks.modules["encoder"][0] else encoder_dtype
     dtype = "float32" if networks.modules["LLM"][0] else dtype
