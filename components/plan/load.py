@@ -75,6 +75,7 @@ class StageLoad:
     operations: dict[str, float]  # by dtype
     weight_bytes: float  # that are read, one token after another
     peak_bytes: float  # of memory, in one process
+    max_processes: int | None = None  # on one machine; None: as many as workers
 
     @property
     def total_operations(self) -> float:

@@ -38,7 +38,7 @@ class Memory:
 
     name: str
     num_bytes: float
-    num_processes: int = 1  # that hold the weights side by side
+    num_processes: int = 1  # that may compute side by side, each with weights of its own
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from components.plan.head import count_head_parameters
 from components.plan.length import sum_speech_epochs
 from components.plan.load import ASSUMPTIONS
 from components.plan.recipe import suggest_recipe
-from components.plan.run import RunPlan, has_memory
+from components.plan.run import RunPlan, count_processes, has_memory
 
 PLAIN_WIDTH = 120  # columns where the output is no terminal
 TEXT_COLUMNS = ("source", "by", "from", "in")  # the others have figures, aligned to the right
@@ -217,7 +217,9 @@ def _loads(plan: RunPlan) -> Table:
     table.add_row("peak memory, GB", *(format_gb(load.peak_bytes) for load in plan.loads))
     for memory in plan.memories:
         verdicts = ["fits" if has_memory(load, memory) else "TOO LARGE" for load in plan.loads]
-        processes = f", {memory.num_processes} processes" if memory.num_processes > 1 else ""
+        counts = {count_processes(load, memory) for load in plan.loads} - {1}
+        count_range = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
+        processes = f", {count_range} processes" if counts else ""
         table.add_row(f"{memory.name}: {format_gb(memory.num_bytes)} GB{processes}", *verdicts)
     for name, gpu in plan.gpus.items():
         times = []

@@ -45,6 +45,7 @@ from components.plan.networks import CheckpointFiles, Networks, read_networks
 from components.plan.speech import AudioAmount, list_audio
 from components.plan.stage_status import up_to_date_stages
 from components.plan.training import estimate_train
+from components.runtime.stage import list_trained_here
 from components.runtime.world_size import choose_ranks, count_gpus
 
 SIZE_PARAMETERS = {  # by which the memory of a stage grows, where it is not its batch_seconds
@@ -92,12 +93,17 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
     """The plan of these parameters, on the cards ``gpus`` or (none named) on ``machine``, by
     default this one.
 
-    Raises InputError for an unknown card and for networks that can't do what the parameters ask.
+    Raises InputError for an unknown card, for networks that can't do what the parameters ask, and
+    as ``choose_ranks`` does for each network that is trained here.
     """
     cards = {name: read_gpu(name) for name in gpus or catalogue.names("gpu")}
     networks, audio = read_networks(params), list_audio(params.corpus)
     up_to_date = up_to_date_stages(params)
     check_networks(params, networks)
+    ranks = training_ranks(params, networks, up_to_date)
+    for kind, settings, section in list_trained_here(params):
+        if kind not in up_to_date:
+            choose_ranks(settings, section)
     archives = [] if _is_complete("corpus", up_to_date) else _archives(params)
     checkpoints = [
         checkpoint
@@ -117,7 +123,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         Download(checkpoint.name, checkpoint.repo, checkpoint.num_bytes)
         for checkpoint in checkpoints
     ]
-    num_processes = max(1, min(machine.num_workers, params.train.micro_batches))
+    num_processes = max(1, machine.num_workers)
     return RunPlan(
         params,
         audio,
@@ -130,7 +136,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         [Memory(name, cards[name].memory * 1e9) for name in gpus]
         or [Memory(machine.name, machine.memory_bytes, num_processes)],
         cards,
-        *training_ranks(params, networks, up_to_date),
+        *ranks,
         count_gpus(),
         [
             plan_encoder(encoder, audio).length
@@ -145,10 +151,14 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
 def check_plan(plan: RunPlan) -> None:
     """Raises InputError where a disk, or the memory of all that it may run on, is too small."""
     check_space(plan.disk_spaces)
-    peak = max(plan.loads, key=lambda load: load.peak_bytes, default=None)
+    largest = max(plan.memories, key=lambda memory: memory.num_bytes)
+    peak = max(
+        plan.loads,
+        key=lambda load: load.peak_bytes * count_processes(load, largest),
+        default=None,
+    )
     if peak and not any(has_memory(peak, memory) for memory in plan.memories):
-        largest = max(plan.memories, key=lambda memory: memory.num_bytes)
-        needed_bytes = peak.peak_bytes * largest.num_processes
+        needed_bytes = peak.peak_bytes * count_processes(peak, largest)
         raise InputError(
             f"The stage '{peak.stage}' needs about {needed_bytes / 1e9:,.1f} GB of memory, "
             f"{largest.name} has {largest.num_bytes / 1e9:,.1f} GB.",
@@ -197,22 +207,26 @@ def estimate_loads(
     dtype = catalogue.llm(params.llm).numerics.dtype
     loads = []
     if "encoder" not in up_to_date:
-        loads += [plan_encoder(encoder, audio).load for encoder in networks.trained_encoders]
+        loads += [
+            replace(plan_encoder(encoder, audio).load, max_processes=encoder.settings.micro_batches)
+            for encoder in networks.trained_encoders
+        ]
     if params.features.mode == "cached" and not _is_complete("features", up_to_date, ("noise",)):
         loads.append(estimate_features(params, networks, audio, encoder_dtype))
     head = None if "ctc" in up_to_date else estimate_head(params, networks, audio, encoder_dtype)
     if head is not None:
-        loads.append(head)
+        loads.append(replace(head, max_processes=params.ctc.micro_batches))
     units = estimate_units(params, networks, audio, encoder_dtype)
     if units is not None and "units" not in up_to_date:
-        loads.append(units)
+        loads.append(replace(units, max_processes=1))  # k-means is one process
     # What is tuned as a whole has fp32 weights.
     encoder_dtype = "float32" if networks.modules["encoder"][0] else encoder_dtype
     dtype = "float32" if networks.modules["LLM"][0] else dtype
     if _has_training(networks, up_to_date):
         engine, num_ranks = training_ranks(params, networks, up_to_date)
         num_sharing = num_ranks if engine == "fsdp" else 1
-        loads.append(estimate_train(params, networks, audio, dtype, encoder_dtype, num_sharing))
+        load = estimate_train(params, networks, audio, dtype, encoder_dtype, num_sharing)
+        loads.append(replace(load, max_processes=params.train.micro_batches))
     if "decode" not in up_to_date:
         loads.append(estimate_decode(params, networks, audio, dtype, encoder_dtype))
     return loads
@@ -258,7 +272,14 @@ def training_ranks(
 
 def has_memory(load: StageLoad, memory: Memory) -> bool:
     """Whether a memory is large enough for a stage, in all processes."""
-    return load.peak_bytes * memory.num_processes <= memory.num_bytes
+    return load.peak_bytes * count_processes(load, memory) <= memory.num_bytes
+
+
+def count_processes(load: StageLoad, memory: Memory) -> int:
+    """Processes of a stage that share a memory: ranks of a training are no more than its
+    micro-batches.
+    """
+    return min(memory.num_processes, load.max_processes or memory.num_processes)
 
 
 def _archives(params: Params) -> list[Archive]:

@@ -30,7 +30,13 @@ from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
-from components.runtime.world_size import choose_ranks, count_gpus, trained_section
+from components.runtime.world_size import (
+    RankSettings,
+    TrainingSection,
+    choose_ranks,
+    count_gpus,
+    trained_section,
+)
 
 RUNS = Path("runs")
 NO_NOISE_HINT = (
@@ -139,11 +145,19 @@ def _check_ranks(params: Params) -> None:
         return
     if catalogue.projector(params.projector).weights is None:
         choose_ranks(params.train)
-    for kind in ("encoder", "llm"):
-        name = getattr(params, kind)
-        for source in parts_of(catalogue.READERS[kind](name).source):
-            if isinstance(source, TrainedEncoderSource | TrainedLlmSource):
-                choose_ranks(source.training, trained_section(kind, name))
+    for _, settings, section in list_trained_here(params):
+        choose_ranks(settings, section)
+
+
+def list_trained_here(params: Params) -> list[tuple[str, RankSettings, TrainingSection]]:
+    """The encoder and the LLM where they are trained here: kind, settings, and where these are."""
+    return [
+        (kind, source.training, trained_section(kind, name))
+        for kind in ("encoder", "llm")
+        for name in [getattr(params, kind)]
+        for source in parts_of(catalogue.READERS[kind](name).source)
+        if isinstance(source, TrainedEncoderSource | TrainedLlmSource)
+    ]
 
 
 def check_names(params: Params) -> None:

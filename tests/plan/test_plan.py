@@ -25,7 +25,13 @@ from components.plan.load import StageLoad, read_gpu
 from components.plan.machine import Disk, Machine, Memory
 from components.plan.networks import read_networks
 from components.plan.recipe import format_value
-from components.plan.run import RunPlan, check_networks, check_plan, plan_run
+from components.plan.run import (
+    RunPlan,
+    check_networks,
+    check_plan,
+    count_processes,
+    plan_run,
+)
 from components.plan.stage_status import up_to_date_stages
 from components.runtime.stage import check_names
 from tests.conftest import REPOSITORY
@@ -179,7 +185,30 @@ def test_memory_counts_each_process_of_a_machine() -> None:
         check_plan(replace(plan, memories=[Memory("small machine", 1.5 * peak_bytes, 2)]))
     assert "small machine" in str(caught.value)
     many = planned(machine=replace(LARGE, num_workers=64))
-    assert [memory.num_processes for memory in many.memories] == [2]  # as many as micro-batches
+    [memory] = many.memories
+    assert count_processes(load_of("train", many), memory) == 2  # as many as micro-batches
+
+
+@pytest.mark.parametrize(("own", "workers", "expected"), [(8, 64, 8), (8, 4, 4), (1, 64, 1)])
+def test_memory_of_an_encoder_that_is_trained_here_counts_its_own_micro_batches(
+    own: int, workers: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = read_networks(read_overridden_params({}, ""))
+    [encoder] = networks.trained_encoders
+    changed = replace(encoder, settings=replace(encoder.settings, micro_batches=own))
+    monkeypatch.setattr(
+        "components.plan.run.read_networks",
+        lambda params: replace(networks, trained_encoders=(changed,)),
+    )
+    plan = planned(machine=replace(LARGE, num_workers=workers))
+    load = load_of("encoder", plan)
+    large, small = (
+        Memory("machine", factor * expected * load.peak_bytes, workers) for factor in (1.01, 0.99)
+    )
+    plan = replace(plan, loads=[load])
+    check_plan(replace(plan, memories=[large]))
+    with refused("encoder"):
+        check_plan(replace(plan, memories=[small]))
 
 
 def test_more_steps_a_larger_llm_and_a_slower_card_take_longer() -> None:
@@ -409,6 +438,30 @@ def test_more_ranks_than_micro_batches_stop_the_plan(monkeypatch: pytest.MonkeyP
         planned()
     assert caught.value.subject == "train.micro_batches"
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("trained", "owner"),
+    [
+        ({"encoder": "ctc-tiny", "llm": "vicuna-7b"}, "encoder 'ctc-tiny'"),
+        ({"encoder": "wavlm-large", "llm": "llama-tiny"}, "llm 'llama-tiny'"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_more_ranks_than_micro_batches_of_what_is_trained_here_stop_the_plan(
+    engine: str, trained: dict[str, str], owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a bridge that has enough: else the stage would stop after corpus and shards."""
+    monkeypatch.setenv("LIBRETTO_WORKERS", "8")
+    changed = {**trained, "projector": "linear", "train.micro_batches": 8}
+    params = read_overridden_params(changed, "")
+    plan_run(params, machine=LARGE)
+    monkeypatch.setenv("LIBRETTO_ENGINE", engine)
+    with refused("source.training.micro_batches", owner, "8 ranks", " 2 "):
+        plan_run(params, machine=LARGE)
+    kind = owner.partition(" ")[0]  # one that is up to date is not trained again
+    monkeypatch.setattr("components.plan.run.up_to_date_stages", lambda params: {kind: 1})
+    plan_run(params, machine=LARGE)
 
 
 def test_ranks_share_the_llm(monkeypatch: pytest.MonkeyPatch, command: Run) -> None:
