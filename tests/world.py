@@ -233,7 +233,7 @@ def run_features() -> None:
 
 def frame_source(role: str) -> FrameSource:
     """The frames of a role, as train and decode read them."""
-    return FrameSource(role, ENCODER, "cpu")
+    return FrameSource(role, open_checkpoint(ENCODER), "cpu")
 
 
 def copy(template: Path, folder: Path) -> Path:

@@ -304,6 +304,7 @@ def test_full_windows_give_no_time_behind_the_recording() -> None:
 
 def test_another_base_than_the_bridge_was_trained_on_is_refused() -> None:
     save_encoder(tones.ENCODER, seed=2)
+    tones.save_head_record()
     with refused(str(WORKSPACE.bridge)):
         Transcriber.load()
 
