@@ -140,6 +140,10 @@ class ConstraintSet:
         Share | Literal["calibrated"],
         Field(description="Speech evidence below which silence competes; calibrated: of dev."),
     ]
+    context: Annotated[
+        str,
+        Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
+    ] = ""
 
     @property
     def needs_acoustic_evidence(self) -> bool:

@@ -120,7 +120,8 @@ def work(stage: Stage) -> None:
     """
     params = stage.params
     prompt = params.train.prompt or catalogue.llm(params.llm).prompt
-    phrases = collect_phrases(prompt.template, *prompt.variants)
+    contexts = [constraints.context for constraints in params.decode.sets.values()]
+    phrases = collect_phrases(prompt.template, *prompt.variants, *contexts)
     scorer = _Scorer(params.score.text_form, params.score.resamples, phrases)
     inputs = {"decode": recorded_digests(HYPOTHESES), "systems": _system_digests()}
     out = empty_folder(OUT)

@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 
 from components.config.params import ConstraintSet
 from components.model.llms.batch import LlmInputs, SpeechBatch, collate
+from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import Evidence, MatchedEvidence
 from components.search.constraints import logits_processors, token_limits
@@ -48,8 +49,9 @@ def search(
 
     Raises ValueError if a set needs evidence, none is given and the matching head was not trained.
     """
-    templates = model.builder.choose_templates(utterance_ids) or [0] * len(frames)
-    batch = collate(model.builder, None, frames, template_index=templates)
+    builder = model.builder.with_context(constraints.context)
+    templates = builder.choose_templates(utterance_ids) or [0] * len(frames)
+    batch = collate(builder, None, frames, template_index=templates)
     speech = model.project(batch)  # B of (speech tokens, H)
     inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
@@ -60,7 +62,7 @@ def search(
     texts = _distinct_texts(output, model.builder.eos, constraints)
     gate = float(constraints.silence_gate)
     if not (gate and evidence is not None):
-        scored = _score_texts(model, speech, texts, templates)
+        scored = _score_texts(model, builder, speech, texts, templates)
     else:
         texts = [
             _add_empty_text(beams, own.speech_probability(beams[0]) < gate)
@@ -69,7 +71,7 @@ def search(
         scored = [
             _rank_by_agreement(hypotheses, own, gate)
             for hypotheses, own in zip(
-                _score_texts(model, speech, texts, templates), evidence, strict=True
+                _score_texts(model, builder, speech, texts, templates), evidence, strict=True
             )
         ]
     limits = token_limits(constraints, durations_s)[1]
@@ -187,6 +189,7 @@ def _best(hypotheses: list[Hypothesis], limit: int) -> Hypothesis:
 
 def _score_texts(
     model: SpeechLLM,
+    builder: PromptBuilder,
     speech: Sequence[torch.Tensor],
     texts: Sequence[Sequence[list[int]]],
     templates: Sequence[int],
@@ -199,7 +202,7 @@ def _score_texts(
         utterances = [index for index, beams in enumerate(texts) if len(beams) > rank]
         tokens = [texts[index][rank] for index in utterances]
         batch = collate(
-            model.builder,
+            builder,
             tokens,
             speech=[speech[index] for index in utterances],
             template_index=[templates[index] for index in utterances],

@@ -114,6 +114,15 @@ def test_the_figures_are_those_of_the_texts() -> None:
         }
 
 
+def test_words_of_a_context_of_the_search_are_an_echo_where_nobody_says_them() -> None:
+    kinds = {
+        context: run_score(context=context)["nonspeech"]["ctc"]["insertion_kinds"]
+        for context in ("", "thank you")
+    }
+    assert kinds["thank you"]["echo"] == kinds[""]["echo"] + 1
+    assert kinds["thank you"]["text"] == kinds[""]["text"] - 1
+
+
 def test_the_text_form_is_a_parameter() -> None:
     folded, exact = run_score("casefold"), run_score("as-is")
     assert exact["clean"]["free"]["text_form"] == "as-is"

@@ -5,6 +5,7 @@ catalogue that lists the sets.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from components.runtime.artifact import write_record
 from components.runtime.stage import Stage
 from components.score.build import METRICS
 from components.score.build import work as run
+from components.search.constraints import GREEDY
 from components.text.hypothesis import Hypothesis
 
 # id, speaker, reference, text of the system "free", text of the system "ctc".
@@ -71,9 +73,9 @@ def write_set(name: str, hypotheses: list[Hypothesis]) -> None:
     write_record(Path("data/decode"), "decode", parameters={}, inputs={})
 
 
-def run_score(form: str = "casefold", resamples: int = 200) -> dict:
-    """Runs the stage and returns ``metrics/score.json``."""
-    decode = SimpleNamespace(sets={"free": None})
+def run_score(form: str = "casefold", resamples: int = 200, context: str = "") -> dict:
+    """Runs the stage after a search in ``context``; returns ``metrics/score.json``."""
+    decode = SimpleNamespace(sets={"free": replace(GREEDY, context=context)})
     params = SimpleNamespace(
         corpus="embedded",
         llm="plain",

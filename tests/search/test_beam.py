@@ -10,12 +10,14 @@ import torch
 
 from components.config.entries import Prompt
 from components.config.params import ConstraintSet
+from components.config.projector import Linear, Projector
 from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM
 from components.search.beam import search, token_limits
 from components.search.constraints import GREEDY
 from components.text.hypothesis import Hypothesis
 from tests.checkpoints import LLMS, frames_of, joined
+from tests.model.test_gated_cross_attention import ENTRY as GATED
 
 FREE = replace(GREEDY, beams=4, max_tokens=12)
 SETS = {
@@ -190,6 +192,30 @@ def test_a_prompt_that_is_drawn_is_that_of_the_utterance_in_every_batch(tmp_path
         (alone,) = search(model, frames[index : index + 1], seconds[index : index + 1], FREE)
         assert found.tokens == alone.tokens
         assert found.score == pytest.approx(alone.score, rel=1e-4)
+
+
+@pytest.mark.parametrize("projector", [Linear("linear", 2, 24), GATED])
+def test_a_context_is_read_before_the_speech_in_every_template(
+    projector: Projector, tmp_path: Path
+) -> None:
+    """Texts and scores are those of a model whose templates have it; another text in its place
+    gives other scores.
+    """
+    prompt = Prompt("USER: {speech} amber: ", variants=["{speech} birch cedar: "], search="drawn")
+    full = Prompt(
+        "USER: delta {speech} amber: ", variants=["delta {speech} birch cedar: "], search="drawn"
+    )
+    model = joined(tmp_path, prompt=prompt, projector=projector)
+    frames, ids = frames_of([3, 22, 9, 14]), ["a-1", "b-2", "c-3", "d-4"]
+
+    def find(context: str) -> list[Hypothesis]:
+        constraints = replace(FREE, context=context)
+        return search(model, frames, seconds_of(frames), constraints, utterance_ids=ids)
+
+    found, without, other = find("delta"), find(""), find("cedar cedar")
+    model.builder = PromptBuilder(model.tokenizer, full)
+    assert found == find("")
+    assert len({tuple(each.score for each in texts) for texts in (found, without, other)}) == 3
 
 
 def test_the_fewest_tokens_never_exceed_the_most() -> None:

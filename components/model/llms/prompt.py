@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from components.config.entries import Prompt
 from components.config.errors import InputError
 from components.runtime.hashing import seed_of
 
+SPEECH = "{speech}"  # in a template: the position of the projected frames
 # How ChatML and the Llama 3 family write their special tokens.
 SPECIAL = re.compile(r"<\|[^<>|]+\|>")
 
@@ -39,6 +41,7 @@ class PromptBuilder:
         vocabulary_size: int | None = None,
     ) -> None:
         self._tokenizer, self._case, self._vocabulary_size = tokenizer, text_case, vocabulary_size
+        self._prompt = prompt
         templates = (prompt.template, *prompt.variants)
         for token in dict.fromkeys(SPECIAL.findall("".join(templates))):
             self._special_id(token, "template")
@@ -58,16 +61,33 @@ class PromptBuilder:
         # Where prompt and transcript are tokenized as one string, the text that precedes the
         # transcript, and its ids.
         is_attached = prompt.transcript == "attached"
-        self._prefix = prompt.template.partition("{speech}")[2] if is_attached else ""
+        self._prefix = prompt.template.partition(SPEECH)[2] if is_attached else ""
         self._prefix_ids = self._plain_ids(self._prefix) if self._prefix else []
         prompt_ids = [token for sides in self.templates for ids in sides for token in ids]
         self._check_vocabulary([*prompt_ids, self.eos], "the prompt and its end")
+
+    def with_context(self, text: str) -> PromptBuilder:
+        """The same with ``text`` before the speech: a sentence about the recordings adapts an LLM
+        to them without training (Li et al. 2023, arXiv 2306.16007).
+        """
+        if not text:
+            return self
+
+        def insert(template: str) -> str:
+            return template.replace(SPEECH, f"{text} {SPEECH}")
+
+        prompt = replace(
+            self._prompt,
+            template=insert(self._prompt.template),
+            variants=[insert(variant) for variant in self._prompt.variants],
+        )
+        return PromptBuilder(self._tokenizer, prompt, self._case, self._vocabulary_size)
 
     def _split(self, template: str, bos_position: str) -> tuple[list[int], list[int]]:
         """Ids before and after the speech, with the BOS ``first``, ``after-speech`` or nowhere."""
         before, after = (
             list(self._tokenizer(part, add_special_tokens=False).input_ids)
-            for part in template.split("{speech}")
+            for part in template.split(SPEECH)
         )
         part = {"first": before, "after-speech": after}.get(bos_position)
         bos = self._tokenizer.bos_token_id
