@@ -28,6 +28,9 @@ from libretto.pipeline import build_environment
 RESULT_FILES = ("params.yaml", "dvc.lock", "metrics/")
 POLL_S = 5.0  # between two reads of the queue, each of which takes 0.3 s
 START_S = 60.0  # in which a worker must have started
+# Until a worker counts as killed: one that runs on a busy machine may miss a ping, which waits a
+# second for its answer.
+PINGS = 5
 QUEUED, RUNNING = "Queued", "Running"
 
 
@@ -92,7 +95,7 @@ def fail_orphans(names: Sequence[str]) -> list[str]:
     """Marks those of ``names`` as failed that count as running although there is no worker; returns
     them.
     """
-    if count_workers():
+    if has_worker():
         return []
     orphans = [
         name for name, state in list_unfinished().items() if state == RUNNING and name in names
@@ -100,6 +103,11 @@ def fail_orphans(names: Sequence[str]) -> list[str]:
     if orphans:
         run(*DVC, "queue", "kill", *orphans)
     return orphans
+
+
+def has_worker() -> bool:
+    """Whether a worker of DVC answers any of several pings."""
+    return any(count_workers() for _ in range(PINGS))
 
 
 def count_workers() -> int:
@@ -156,7 +164,7 @@ def wait_for(name: str) -> None:
     while name in list_unfinished():
         time.sleep(POLL_S)
         if time.monotonic() - checked > START_S:
-            if not count_workers() and name in list_unfinished():
+            if not has_worker() and name in list_unfinished():
                 fail_orphans([name])
                 raise TransientError(
                     f"'{name}': its worker was killed.",
