@@ -7,6 +7,7 @@ for ever; ``fail_orphans`` marks it as failed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from dvc.repo import Repo
 from dvc.repo.experiments.refs import ExpRefInfo
@@ -28,9 +30,6 @@ from libretto.pipeline import build_environment
 RESULT_FILES = ("params.yaml", "dvc.lock", "metrics/")
 POLL_S = 5.0  # between two reads of the queue, each of which takes 0.3 s
 START_S = 60.0  # in which a worker must have started
-# Until a worker counts as killed: one that runs on a busy machine may miss a ping, which waits a
-# second for its answer.
-PINGS = 5
 QUEUED, RUNNING = "Queued", "Running"
 
 
@@ -106,8 +105,19 @@ def fail_orphans(names: Sequence[str]) -> list[str]:
 
 
 def has_worker() -> bool:
-    """Whether a worker of DVC answers any of several pings."""
-    return any(count_workers() for _ in range(PINGS))
+    """Whether a worker of this queue runs on this machine: one that does not answer may be at work.
+
+    On a busy machine a worker of dvc-task 0.40 takes its own unanswered request for an empty queue;
+    it then answers nobody and ends with its experiment.
+    """
+    with Repo() as repo:
+        folder = repo.experiments.celery_queue.wdir
+    name = f"dvc-exp-{hashlib.sha256(folder.encode()).hexdigest()[:6]}-"  # as DVC names them
+    return any(
+        argument.startswith(name)
+        for process in psutil.process_iter(["cmdline"])
+        for argument in process.info["cmdline"] or ()
+    )
 
 
 def count_workers() -> int:
