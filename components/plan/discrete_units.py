@@ -16,6 +16,7 @@ from components.config.projector import DiscreteUnits
 from components.plan.load import (
     LIBRARY_BYTES,
     StageLoad,
+    drawn_share,
     encoded_seconds,
     encoder_bytes,
     encoder_operations,
@@ -39,8 +40,7 @@ def estimate_units(
     if not isinstance(entry, DiscreteUnits):
         return None
     speech = [amount for amount in audio if amount.role == "train"]
-    num_seconds = sum(amount.seconds for amount in speech)
-    share = min(1.0, 3600 * entry.hours / num_seconds) if num_seconds else 0.0
+    share = drawn_share(speech, entry.hours)
     frame_seconds = share * sum(output_seconds(networks, amount) for amount in speech)
     num_values = frame_seconds * encoder.frame_rate * encoder.width
     peak_bytes = LIBRARY_BYTES + BYTES["float32"] * num_values

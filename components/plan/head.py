@@ -15,6 +15,7 @@ from components.config.params import Params
 from components.plan.load import (
     LIBRARY_BYTES,
     StageLoad,
+    drawn_share,
     encoded_seconds,
     encoder_bytes,
     encoder_operations,
@@ -50,8 +51,7 @@ def estimate_head(
     if not num_parameters:
         return None
     speech = [amount for amount in audio if amount.role == "train"]
-    num_seconds = sum(amount.seconds for amount in speech)
-    share = min(1.0, 3600 * settings.hours / num_seconds) if num_seconds else 0.0
+    share = drawn_share(speech, settings.hours)
     passes = share * settings.epochs / (1 - settings.nonspeech_share)
     frame_seconds = sum(output_seconds(networks, amount) for amount in speech) * passes
     frames = frame_seconds * networks.encoder.frame_rate

@@ -166,6 +166,12 @@ def count_tokens(networks: Networks, speech_seconds: float) -> float:
     return networks.prompt_speech_tokens(speech_seconds) + text + PROMPT_TOKENS + 1
 
 
+def drawn_share(speech: Sequence[AudioAmount], hours: float) -> float:
+    """The share of ``speech`` that at most so many hours are (``components.shards.order``)."""
+    num_seconds = sum(amount.seconds for amount in speech)
+    return min(1.0, 3600 * hours / num_seconds) if num_seconds else 0.0
+
+
 def mean_seconds(audio: Sequence[AudioAmount], role: str) -> float:
     """Seconds of an utterance of a role, on average; 1 where the role has none."""
     amounts = [amount for amount in audio if amount.role == role]
