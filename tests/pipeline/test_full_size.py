@@ -147,6 +147,11 @@ def test_any_number_of_ranks_trains_the_same(full_size: FullSize, tmp_path: Path
         project = full_size.project.copy(tmp_path / f"{ranks}", tmp_path / f"work-{ranks}")
         # Steps that move the weights: the recipe has made three of the thousand of its warm-up.
         project.set(train__curriculum__0__warmup=0, train__curriculum__0__learning_rate=0.01)
+        # In fp32: where rounding turns a value of bfloat16, its error is 4e-3 and not 1e-7.
+        catalogue = project.folder / "catalogue/llm.yaml"
+        entries = yaml.safe_load(catalogue.read_text())
+        entries[PHI.name]["numerics"]["dtype"] = "float32"
+        catalogue.write_text(yaml.safe_dump(entries, sort_keys=False))
         arguments = ("--encoder", ENCODER.name, "--projector", "linear", "--llm", PHI.name)
         variables = full_size.variables | {"LIBRETTO_WORKERS": str(ranks)}
         project.run(sys.executable, "-m", "components.train", *arguments, **variables)
@@ -157,10 +162,8 @@ def test_any_number_of_ranks_trains_the_same(full_size: FullSize, tmp_path: Path
         for ranks in (2, 8):
             difference = (weights[ranks][name] - tensor).abs()
             assert difference.mean() < 1e-4, (ranks, name)
-    # AdamW divides by the size of the gradient, so rounding grows with each step of 0.01: on an
-    # Intel Xeon with AVX-512 the sixth loss of two ranks was 1.2e-3 from that of one.
-    assert losses[2] == pytest.approx(losses[1], rel=5e-3)
-    assert losses[8] == pytest.approx(losses[1], rel=5e-3)
+    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[8] == pytest.approx(losses[1], rel=1e-3)
 
 
 def curve(project: Project) -> list[float]:
