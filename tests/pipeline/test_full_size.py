@@ -162,8 +162,8 @@ def test_any_number_of_ranks_trains_the_same(full_size: FullSize, tmp_path: Path
         for ranks in (2, 8):
             difference = (weights[ranks][name] - tensor).abs()
             assert difference.mean() < 1e-4, (ranks, name)
-    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
-    assert losses[8] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[2] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[8] == pytest.approx(losses[1], rel=1e-5)
 
 
 def curve(project: Project) -> list[float]:
