@@ -17,9 +17,7 @@ PYTHONS := python3.11 python3 python3.12
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
 run: setup .dvc/plots.html  ## the embedded pipeline, end to end, then its result table
-	python -m components.plan
-	dvc repro
-	python -m components.score table
+	python -m libretto run
 
 use: setup  ## puts a recipe into params.yaml: make use RECIPE=slam-asr; lists them without one
 	python -m libretto use $(RECIPE)

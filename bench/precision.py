@@ -22,8 +22,9 @@ from typing import Any, get_args
 import torch
 
 from components.config import catalogue
+from components.config.decoding import ConstraintSet
 from components.config.entries import Arithmetic
-from components.config.params import ConstraintSet, read_params
+from components.config.params import read_params
 from components.decode.decoder import WORKSPACE
 from components.decode.shard import DATA
 from components.features.encoding import encode, to_stored_dtype

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
-from libretto.pipeline import build_environment
+from libretto.environment import build_environment
 
 DVC = (sys.executable, "-m", "dvc")
 POLL_S = 2.0  # without output, after which progress is read

@@ -5,6 +5,7 @@ their word error rates.
 
     python -m flows.compare <recipe> [--only CELL] [--jobs N] [--again] [--dry-run]
     python -m flows.compare --llm llama-tiny phi-tiny
+    python -m flows.compare --show
 
 Everything is checked before any work. Experiments run in copies of the last commit and the changes
 on top of it, one at a time or one a GPU; they share the DVC cache and the work cache, so a cell
@@ -37,14 +38,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from components.config.errors import InputError, LibrettoError, TransientError, nearest
+from components.config.errors import InputError, TransientError, nearest
 from components.config.params import NAMES
 from components.plan import recipe as recipes
 from components.plan.recipe import Figures, Recipe, RecipeCell
 from components.runtime.devices import visible_gpus
 from components.runtime.tables import format_table
-from flows import experiments
-from flows.compare_options import PROG, build_parser
+from flows import compare_options, experiments
+from flows.compare_options import PROG
 from flows.comparison import (
     Row,
     add_published,
@@ -52,6 +53,7 @@ from flows.comparison import (
     compare_to_first,
     summarize_seeds,
 )
+from flows.run_names import dated_name
 
 # Cells that are waited for at once: more than run.
 WATCHERS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=8)
@@ -162,7 +164,12 @@ def run_cell(name: str, done: bool) -> State:
     return Completed(message=f"dvc exp apply {name}")
 
 
-@flow(name="compare", task_runner=WATCHERS, persist_result=False)
+@flow(
+    name="compare",
+    flow_run_name=dated_name("compare"),
+    task_runner=WATCHERS,
+    persist_result=False,
+)
 def compare(
     recipe: str = "",
     names: dict[str, list[str]] | None = None,
@@ -232,33 +239,25 @@ def collect_results(cells: dict[str, RecipeCell], other_systems: Figures) -> Rec
     )
 
 
-def _parse_options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
-    parser = build_parser(prog)
-    options = parser.parse_args(arguments)
-    if not options.recipe and not any(getattr(options, name) for name in NAMES):
-        parser.error("name a recipe, or names to compare such as --llm A B")
-    return options
+def run_comparison(options: argparse.Namespace) -> int:
+    """Compares as the command line says; returns the exit code."""
+    names: dict[str, Any] = {name: values for name in NAMES if (values := getattr(options, name))}
+    # Before Prefect starts, so that a wrong name stops at once.
+    cells = expand_cells(options.recipe, names, options.only)
+    if options.dry_run:
+        for name, cell in cells.items():
+            print(shlex.join(["dvc", *experiments.build_command(name, cell)]))
+        return 0
+    comparison = compare(
+        options.recipe, names, options.only, options.jobs, options.again, not options.no_plan
+    )
+    print(comparison.format_text())
+    return FAILED if comparison.failed else 0
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Compares from the command line; returns the exit code."""
-    options = _parse_options(arguments, prog)
-    names: dict[str, Any] = {name: values for name in NAMES if (values := getattr(options, name))}
-    try:
-        # Before Prefect starts, so that a wrong name stops at once.
-        cells = expand_cells(options.recipe, names, options.only)
-        if options.dry_run:
-            for name, cell in cells.items():
-                print(shlex.join(["dvc", *experiments.build_command(name, cell)]))
-            return 0
-        comparison = compare(
-            options.recipe, names, options.only, options.jobs, options.again, not options.no_plan
-        )
-    except LibrettoError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return error.exit_code
-    print(comparison.format_text())
-    return FAILED if comparison.failed else 0
+    return compare_options.main(arguments, prog, run_comparison)
 
 
 if __name__ == "__main__":

@@ -64,15 +64,15 @@ def read_parameters() -> dict[str, Any]:
         f"{file}: {key}": value
         for file, sections in files
         for name, section in sections.items()
-        for key, value in _flatten(name, section)
+        for key, value in flatten(name, section)
     }
 
 
-def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
+def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted keys, below ``name``, and values of nested mappings."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flatten(f"{name}.{key}", item)
+            yield from flatten(f"{name}.{key}", item)
     else:
         yield name, value
 

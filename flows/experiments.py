@@ -24,7 +24,7 @@ from components.config.errors import InputError, TransientError
 from components.config.params import read_overridden_params
 from components.plan.recipe import RecipeCell
 from flows.command import DVC, run
-from libretto.pipeline import build_environment
+from libretto.environment import build_environment
 
 # Files in which the commit of an experiment may differ from the one that it is based on.
 RESULT_FILES = ("params.yaml", "dvc.lock", "metrics/")

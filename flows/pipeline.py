@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
@@ -35,6 +35,7 @@ from flows.old_names import refuse_old_names
 from flows.progress import StageProgress
 from flows.reproduction import RAN, Reproduction
 from flows.results import SCORE, list_texts, list_word_errors
+from flows.run_names import dated_name
 
 REPORT = Path("data/report/index.html")
 MESSAGE = "Result of the pipeline"  # of the commit
@@ -150,16 +151,27 @@ def publish(before: dict[str, Any]) -> None:
     if REPORT.is_file():
         copy = work_root() / "reports" / f"{file_digest(REPORT)[:12]}.html"
         link_file(REPORT, copy)  # a clone is removed
-        create_link_artifact(
-            copy.as_uri(),
-            link_text=str(copy),
+        # The server's page can't link to a file of this machine: browsers refuse that.
+        create_markdown_artifact(
+            f"{describe_scores()}\n\nOne page, to be opened in a browser of this machine:\n\n"
+            f"`{copy}`",
             key="report",
-            description="One page; open it in a browser of this machine",
+            description="Where the report is",
         )
 
 
+def describe_scores() -> str:
+    """The word error rates as a line for each set; empty where nothing was scored."""
+    if not SCORE.is_file():
+        return ""
+    lines: dict[str, list[str]] = {}
+    for row in list_word_errors(json.loads(SCORE.read_text())):
+        lines.setdefault(row["set"], []).append(f"{row['system']} {row['WER %']}")
+    return "\n".join(f"- **{name}**, WER %: {', '.join(rates)}" for name, rates in lines.items())
+
+
 @refuse_old_names({"here": "in_workspace"})
-@flow(name="pipeline")
+@flow(name="pipeline", flow_run_name=dated_name("pipeline"))
 def pipeline(
     targets: Sequence[str] = (),
     in_workspace: bool = False,

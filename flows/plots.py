@@ -26,8 +26,14 @@ TEMPLATE = """<!DOCTYPE html>
 <title>DVC plots</title>
 <script>
 JAVASCRIPT
+const viewport = {name: "viewport", content: "width=device-width, initial-scale=1"};
+document.head.append(Object.assign(document.createElement("meta"), viewport));
 </script>
-<style>table {border-spacing: 15px;}</style>
+<style>
+body {display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: 1rem; font-family: sans-serif;}
+body > div {max-width: 100%; overflow-x: auto;}
+table {border-spacing: 15px;}
+</style>
 </head>
 <body>
 {plot_divs}

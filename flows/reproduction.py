@@ -43,6 +43,7 @@ class Reproduction:
         self._lines: Iterator[str] = iter(())
         # Outcome and stage of a heading that was read while the stage before was followed.
         self._heading: tuple[str, str] | None = None
+        self._heading_line = ""
 
     def follow(self, stage: str, log: Log, on_progress: OnProgress) -> str:
         """Waits until ``stage`` is done and returns how: RAN, UP_TO_DATE or CACHED.
@@ -56,18 +57,20 @@ class Reproduction:
         outcome = UP_TO_DATE  # DVC prints nothing of a stage that it need not check
         if self._heading and self._heading[1] == stage:
             outcome, self._heading = self._heading[0], None
+            log(self._heading_line)
         last_line = ""
         while self._heading is None and (line := next(self._lines, None)) is not None:
             if not line:
                 self._report(stage, on_progress)
                 continue
+            heading = self._parse_heading(line)
+            if heading and heading[1] != stage:
+                self._heading, self._heading_line = heading, line  # in the log of that stage
+                continue
             last_line = line
             log(line)
-            heading = self._parse_heading(line)
-            if heading and heading[1] == stage:
+            if heading:
                 outcome = heading[0]
-            elif heading:
-                self._heading = heading
         if self._heading is None:
             self._finish(stage, last_line)
         return outcome

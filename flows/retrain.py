@@ -32,6 +32,7 @@ from flows.experiments import read_committed
 from flows.pipeline import RETRIES, check_plan, publish, push, reproduce, run_command
 from flows.promotion import RunOutcome, Verdict, judge, list_versions, promote
 from flows.results import SCORE
+from flows.run_names import dated_name
 
 BRANCH = "retrain"  # the last attempt, promoted or not
 SOURCES = "data/sources"
@@ -69,7 +70,11 @@ def decide(system: str, guarded: Sequence[str]) -> Verdict:
     return judge(old, new, system, guarded, read_params().score.resamples)
 
 
-@flow(name="retrain", persist_result=False)
+@flow(
+    name="retrain",
+    flow_run_name=dated_name("retrain"),
+    persist_result=False,
+)
 def retrain(
     guarded: Sequence[str] = (),
     system: str = "constrained",

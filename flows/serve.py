@@ -121,18 +121,22 @@ def find_process(folder: Path, name: str) -> int:
     return process_id if f"prefect\0{name}\0".encode() in command else 0
 
 
-def stop_process(folder: Path, name: str) -> None:
+def stop_process(folder: Path, name: str) -> bool:
     """Ends the server or worker that was started here: asks it to, and kills it after ``GRACE_S``
-    seconds.
+    seconds. Returns whether it ran.
     """
     end = time.monotonic() + GRACE_S
-    if process_id := find_process(folder, name):
+    process_id = find_process(folder, name)
+    was_running = bool(process_id)
+    if was_running:
+        print(f"ending the {name}, at most {GRACE_S} s", flush=True)
         os.kill(process_id, signal.SIGTERM)
     while process_id := find_process(folder, name):
         if time.monotonic() > end:
             os.kill(process_id, signal.SIGKILL)
         time.sleep(0.2)
     (folder / f"{name}.pid").unlink(missing_ok=True)
+    return was_running
 
 
 def create_pool(log: Path) -> str:
@@ -152,7 +156,8 @@ def create_pool(log: Path) -> str:
 
 
 def start_services(url: str, host: str = "", port: int = 0) -> None:
-    """Starts what the server at ``url`` lacks, and with a ``host`` the server itself.
+    """Starts what the server at ``url`` lacks, and with a ``host`` the server itself; prints a line
+    for each step, since the first start takes minutes on a slow machine.
 
     Raises TransientError if no server answers, and InputError if Prefect refuses a deployment.
     """
@@ -164,11 +169,14 @@ def start_services(url: str, host: str = "", port: int = 0) -> None:
             raise TransientError(
                 f"No server answers at {url}.", subject=url, hint="Start it, or leave out --server."
             )
+        print(f"starting Prefect's server at {url} (log: {folder / 'server.log'})", flush=True)
         start_server(host, port, folder)
+    print(f"creating the deployments of prefect.yaml in the pool '{POOL}'", flush=True)
     pool_type = create_pool(folder / "deploy.log")
     run_prefect("deploy", "--all", log=folder / "deploy.log")
     create_crash_rule()
     if pool_type == PROCESSES and not find_process(folder, "worker"):
+        print(f"starting a worker (log: {folder / 'worker.log'})", flush=True)
         start_process(folder, "worker", "start", "--pool", POOL, "--type", PROCESSES)
     elif pool_type != PROCESSES:
         print(
@@ -179,9 +187,12 @@ def start_services(url: str, host: str = "", port: int = 0) -> None:
 
 
 def stop_services() -> None:
-    """Ends worker and server; a run is ended with its worker, and is marked so."""
+    """Ends worker and server; a run is ended with its worker, and is marked so. Prints what
+    ended.
+    """
     for name in ("worker", "server"):
-        stop_process(work_root() / "serve", name)
+        has_ended = stop_process(work_root() / "serve", name)
+        print(f"the {name} has ended" if has_ended else f"no {name} of this machine runs")
 
 
 def run_prefect(*arguments: str, log: Path) -> None:
@@ -227,7 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LibrettoError as error:
         print(f"serve: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"export PREFECT_API_URL={url}\n{url.removesuffix('/api')}")
+    print(f"The page: {url.removesuffix('/api')}. For commands of Prefect in this shell:")
+    print(f"export PREFECT_API_URL={url}")
     return 0
 
 

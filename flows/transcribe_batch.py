@@ -22,6 +22,7 @@ from components.transcribe.batch import SHARD_SIZE
 from components.transcribe.transcript import FAILED
 from flows.old_names import refuse_old_names
 from flows.pipeline import RETRIES, run_command
+from flows.run_names import dated_name
 
 
 @task(**RETRIES)
@@ -38,7 +39,11 @@ def transcribe(arguments: Sequence[str]) -> tuple[int, str]:
 
 
 @refuse_old_names({"within": "source"})
-@flow(name="transcribe-batch", persist_result=False)
+@flow(
+    name="transcribe-batch",
+    flow_run_name=dated_name("transcribe-batch"),
+    persist_result=False,
+)
 def transcribe_batch(
     source: str,
     out: str,
@@ -74,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--model",
         type=Path,
         metavar="DIR",
-        help="an exported folder (default: the model of this workspace)",
+        help="an exported folder (default: ., the model of this workspace)",
     )
     parser.add_argument(
         "--set",

@@ -17,6 +17,8 @@ from importlib import import_module
 from components.transcribe.version import version_line
 from libretto.workspace import check_checkout, check_workspace
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
 
 @dataclass(frozen=True)
 class Subcommand:
@@ -28,7 +30,6 @@ class Subcommand:
     summary: str
     module: str
     prefix: tuple[str, ...] = ()  # arguments that the function takes before those of the user
-    parser_module: str = ""  # of ``build_parser``, if it is not in ``module``
     needs_workspace: bool = False
     needs_checkout: bool = False  # the packages ``flows`` and ``bench``, which no wheel holds
 
@@ -39,7 +40,7 @@ class Subcommand:
 
     def build_parser(self) -> argparse.ArgumentParser:
         """The parser of its arguments; raises ImportError if its module is not installed."""
-        module = import_module(self.parser_module or self.module)
+        module = import_module(self.module)
         parser: argparse.ArgumentParser = module.build_parser(*self.prefix, prog=self.prog)
         return parser
 
@@ -78,8 +79,14 @@ COMMANDS = {
         Subcommand(
             "compare",
             "run experiments and print their results side by side",
-            "flows.compare",
-            parser_module="flows.compare_options",
+            "flows.compare_options",
+            needs_workspace=True,
+            needs_checkout=True,
+        ),
+        Subcommand(
+            "restore",
+            "put the workspace back after an experiment that stopped",
+            "flows.restoration",
             needs_workspace=True,
             needs_checkout=True,
         ),
@@ -95,6 +102,16 @@ COMMANDS = {
             "fetch the files of encoder and LLM that this machine lacks",
             "libretto.checkpoints",
             needs_workspace=True,
+        ),
+        *(
+            Subcommand(
+                kind,
+                "compare the weights of a package with those of the hub",
+                "libretto.verification",
+                prefix=(kind,),
+                needs_workspace=True,
+            )
+            for kind in ("encoder", "llm")
         ),
         Subcommand(
             "scan",
@@ -130,6 +147,9 @@ def run_command(arguments: Sequence[str]) -> int:
     except LibrettoError as error:
         print(f"{command.name}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{command.name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -167,6 +167,26 @@ def check_unchanged(text: str) -> None:
         )
 
 
+def find_original(text: str) -> str:
+    """The text of ``params.yaml`` before an experiment wrote its values into ``text``: that of the
+    last commit where it has the same recipe, else what the recipe in the first line gives.
+
+    Raises InputError where neither is there.
+    """
+    committed = _committed_text()
+    if committed is not None and _read_title(committed) == _read_title(text):
+        return committed
+    original = _rendered_anew(text)
+    if not original:
+        raise InputError(
+            f"What {PARAMS} said before is in no commit, and its first line names no recipe that "
+            "gives it.",
+            subject=str(PARAMS),
+            hint=f"'git diff {PARAMS}' shows what changed: correct it and run again.",
+        )
+    return original
+
+
 def _committed_text() -> str | None:
     """``params.yaml`` of the last commit; None where that has none. ``git diff`` would not see a
     file that Git ignores.

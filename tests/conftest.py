@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import components  # noqa: F401  before transformers: torchaudio may have to load without its compiled part
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SWITCHES = [
     "--no-sandbox",
@@ -90,7 +92,6 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def bucket_server() -> Iterator[Any]:
     """An S3 server on loopback with its proxy, for the tests of a module."""
-    pytest.importorskip("s3fs", reason="the extra 's3' is not installed")
     from tests.bucket import served
 
     with served() as bucket:

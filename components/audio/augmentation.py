@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from components.audio.sound import RATE, is_silent, resample
 from components.config.augment import Augment
 from components.runtime.hashing import seed_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ClipReader(Protocol):
@@ -115,12 +118,14 @@ def add_reverberation(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     """
     if is_silent(samples):
         return samples
-    fft_size = 1 << (len(samples) + len(response) - 2).bit_length()
+    from torchaudio.functional import fftconvolve
+
     direct = int(np.abs(response).argmax())
-    spectrum = np.fft.rfft(samples.astype(np.float64), fft_size) * np.fft.rfft(
-        response.astype(np.float64), fft_size
-    )
-    reverberant = np.fft.irfft(spectrum, fft_size)[direct : direct + len(samples)]
+    # to a power of two, at which the Fourier transform is several times as fast
+    fft_size = 1 << (len(samples) + len(response) - 2).bit_length()
+    padded = np.pad(response, (0, fft_size + 1 - len(samples) - len(response)))
+    convolved = fftconvolve(_as_tensor(samples), _as_tensor(padded)).numpy()
+    reverberant = convolved[direct : direct + len(samples)]
     gain = _gain(_power(samples), _power(reverberant))
     scaled: np.ndarray = (reverberant * gain).astype(np.float32)
     return scaled
@@ -133,8 +138,11 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
     """
     if is_silent(samples) or is_silent(noise):
         return samples
-    gain = np.float32(_gain(_power(samples), _power(noise)) * 10 ** (-snr_db / 20))
-    noisy: np.ndarray = samples + noise * gain
+    import torch
+    from torchaudio.functional import add_noise as mix
+
+    mixed = mix(_as_tensor(samples), _as_tensor(noise), torch.tensor(snr_db, dtype=torch.float64))
+    noisy: np.ndarray = mixed.numpy().astype(np.float32)
     return noisy
 
 
@@ -166,6 +174,13 @@ def limit_to_full_scale(samples: np.ndarray) -> np.ndarray:
     """The waveform, scaled down if its peak is over full scale."""
     peak = np.abs(samples).max(initial=0.0)
     return samples if peak <= 1 else samples / peak
+
+
+def _as_tensor(samples: np.ndarray) -> torch.Tensor:
+    """In double precision: the power of a long clip has more digits than float32."""
+    import torch
+
+    return torch.from_numpy(np.asarray(samples, np.float64))
 
 
 def _power(samples: np.ndarray) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from components.audio.sound import RATE, BrokenSound, is_silent, read_waveform
 from components.audio.tempo import change_tempo
 from components.config.errors import InputError
 from components.runtime.hashing import seed_of
-from components.runtime.s3 import RemotePath, local_path_or_bytes
+from components.runtime.s3 import StoredFile, local_path_or_bytes
 
 PINK_CORNER_HZ = 20  # pink noise gets no louder below it: nobody hears that
 NO_RATIO = "no ratio: silence has no ratio to noise"
@@ -29,7 +28,7 @@ NO_RATIO = "no ratio: silence has no ratio to noise"
 def apply_condition(
     samples: np.ndarray,
     condition: Condition,
-    noise_paths: Sequence[Path | RemotePath] | None,
+    noise_paths: Sequence[StoredFile] | None,
     recording: str,
 ) -> np.ndarray:
     """A recording under a condition, float32 at 16 kHz.
@@ -65,7 +64,7 @@ def apply_condition(
     )
 
 
-def read_clip(path: Path | RemotePath) -> np.ndarray:
+def read_clip(path: StoredFile) -> np.ndarray:
     """A file that was intact when it was listed, mono float32 at 16 kHz.
 
     Raises InputError if it no longer is.
@@ -81,7 +80,7 @@ def read_clip(path: Path | RemotePath) -> np.ndarray:
 
 
 def _draw_noise(
-    paths: Sequence[Path | RemotePath] | None,
+    paths: Sequence[StoredFile] | None,
     num_samples: int,
     num_parts: int,
     random: np.random.Generator,

@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from components.config.schema import STRICT, Seed, Share, Unit
 
 KERNEL = 9  # frames that the hidden layer looks at: 0.18 s at 50 Hz, about two characters
+BLOCK_KERNEL = 11  # steps that a convolution of a block looks at: 0.44 s at 25 Hz, about a word
 
 
 @dataclass(frozen=True)

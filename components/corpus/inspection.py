@@ -22,7 +22,7 @@ from components.corpus import RESULT_VERSION
 from components.runtime.hashing import seed_of
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
-from components.runtime.s3 import RemotePath, as_path
+from components.runtime.s3 import RemotePath, StoredFile, as_path
 from components.runtime.unit_cache import cached_unit
 
 CHUNK = 128  # files inspected together: one unit of the work cache, some seconds of work
@@ -70,7 +70,7 @@ def _inspect_chunk(root: str, paths: list[str]) -> dict[str, InspectedFile]:
     """The results of one chunk, from the work cache as long as path, size and modification time of
     all its files are the same.
     """
-    stamps = [[path, *_stamp(as_path(root) / path)] for path in paths]
+    stamps = [[path, *stamp(as_path(root) / path)] for path in paths]
     key = {
         "version": RESULT_VERSION,
         "libsndfile": soundfile.__libsndfile_version__,
@@ -86,7 +86,7 @@ def _inspect_chunk(root: str, paths: list[str]) -> dict[str, InspectedFile]:
     return {path: InspectedFile(**row) for path, row in rows.items()}
 
 
-def _stamp(path: Path | RemotePath) -> tuple[int, int]:
+def stamp(path: Path | RemotePath) -> tuple[int, int]:
     """(bytes, modification time in ns); zeros for a file that cannot be read."""
     try:
         status = path.stat()
@@ -95,12 +95,17 @@ def _stamp(path: Path | RemotePath) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def inspect_file(path: Path | RemotePath) -> InspectedFile:
+def inspect_file(file: StoredFile) -> InspectedFile:
     """Reads and decodes one file in full."""
     try:
-        data = path.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         return InspectedFile(f"unreadable: {error.strerror}")
+    return inspect_bytes(data)
+
+
+def inspect_bytes(data: bytes) -> InspectedFile:
+    """Decodes the bytes of one file in full."""
     if not data:
         return InspectedFile("empty: the file has no bytes")
     try:

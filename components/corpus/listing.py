@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +54,20 @@ def check_recordings(
     recordings: Sequence[ListedRecording],
     existing_paths: Iterable[str],
     rules: AcceptanceRules,
+    inspected: Mapping[str, InspectedFile] | None = None,
 ) -> tuple[list[Utterance], list[Reject]]:
     """Every recording of the source ``name`` as accepted or rejected, each sorted by id.
 
-    ``existing_paths`` are the paths below ``root`` at which there are files. Two recordings that
+    ``existing_paths`` are the paths below ``root`` at which there are files; ``inspected`` is what
+    they contain, where that is known: they are inspected otherwise. Two recordings that
     name one file are both refused, since it is unknown which is right; of two files with one id the
     first by path is accepted.
     """
     faults = _listing_faults(recordings, set(existing_paths), rules)
     pairs = list(zip(recordings, faults, strict=True))
-    paths = sorted({recording.path for recording, fault in pairs if not fault})
-    inspected = inspect_files(name, root, paths)
+    if inspected is None:
+        paths = sorted({recording.path for recording, fault in pairs if not fault})
+        inspected = inspect_files(name, root, paths)
     accepted, rejected = [], []
     for recording, fault in pairs:
         file = inspected.get(recording.path, InspectedFile())

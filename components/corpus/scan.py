@@ -2,7 +2,7 @@
 
 In: the sources of a corpus by role. Out: ``data/sources/<corpus>/<role>/<source>.json`` with
 relative paths, sizes and digests. The stage depends on them: moving a data root changes nothing,
-new data changes just that file. A scan opens transcripts and tables, never audio.
+new data changes just that file. A scan opens transcripts and tables, and audio only in tars.
 """
 
 from __future__ import annotations

@@ -8,25 +8,37 @@ from the catalogue entry (``kind`` included), so that an unknown key stops befor
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+
+from pydantic import Field
 
 from components.config.errors import InputError, nearest
 from components.config.schema import parse_as
 from components.corpus.manifest import Reject
-from components.runtime.s3 import RemotePath
+from components.runtime.s3 import StoredFile
 from components.text.utterance import Utterance
 
 T = TypeVar("T")
 
+SpeakerPrefix = Annotated[
+    str,
+    Field(
+        description="Put before each speaker, where two corpora use the same names for different "
+        "people."
+    ),
+]
+
 KINDS = {  # kind, which is also the name of its module → class in that module
     "spoken": "SpokenSource",
+    "kokoro": "KokoroSource",
+    "piper": "PiperSource",
     "synthetic": "SyntheticSource",
     "librispeech": "LibriSpeechSource",
     "table": "TableSource",
     "connected": "ConnectedSource",
     "mls": "MlsSource",
     "clips": "ClipsSource",
+    "webdataset": "WebdatasetSource",
     "altered": "AlteredSource",
 }
 
@@ -46,7 +58,7 @@ class CorpusSource(Protocol):
         id.
         """
 
-    def locate(self, path: str) -> Path | RemotePath:
+    def locate(self, path: str) -> StoredFile:
         """The file of a relative path of the manifest; a generated source generates it again if it
         is gone.
         """
@@ -96,6 +108,27 @@ def parse_settings(cls: type[T], name: str, role: str, settings: dict[str, Any])
     the source and the key.
     """
     return parse_as(cls, settings, f"catalogue/corpus.yaml: source '{name}' ({role})")
+
+
+def check_split(name: str, split: str, role: str) -> None:
+    """Raises InputError if a source that generates speech of a split is in another role."""
+    if split != role:
+        raise InputError(
+            f"source '{name}' of split '{split}' is in the role '{role}'.",
+            subject=name,
+            hint="Sentences and voices differ by split: set split and role to the same.",
+        )
+
+
+def check_room_role(name: str, role: str) -> None:
+    """Raises InputError if impulse responses of rooms are in another role than noise."""
+    if role != "noise":
+        raise InputError(
+            f"source '{name}': rooms are no sound by themselves, so the role '{role}' has no use "
+            "for them.",
+            subject=name,
+            hint="List them in the role noise.",
+        )
 
 
 def build_source(name: str, role: str, settings: dict[str, Any]) -> CorpusSource:

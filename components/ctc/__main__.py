@@ -1,4 +1,4 @@
-"""``python -m components.ctc``."""
+"""``python -m components.ctc --projector NAME``."""
 
 from components.runtime.stage import Stage, run_stage
 
@@ -11,4 +11,4 @@ def work(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage("ctc", work)
+    run_stage("ctc", work, names=("projector",))

@@ -3,7 +3,8 @@
 An encoder with a head of its own for this layer needs none: the folder then has only its record,
 and nothing is computed. Otherwise a head is trained on the frozen frames. Where the encoder is
 tuned with the bridge, these are the frames of the encoder as it came: the head is then the baseline
-of what training adds, and nothing waits for the bridge. If a constraint set has a limit that is
+of what training adds, and nothing waits for the bridge. A bridge of CTC embeddings reads the head,
+whose units are then tokens of the LLM. If a constraint set has a limit that is
 ``calibrated``, the folder has the limits that dev gives. Cost: 161 s of a core for 8 h of cached
 frames of the smallest encoder; live frames cost a pass of the encoder in each epoch.
 """
@@ -12,12 +13,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.config import catalogue
+from components.config.augment import SpecAugment
 from components.config.ctc import Ctc
 from components.config.errors import InputError
+from components.config.projector import CtcEmbeddings
 from components.ctc import RESULT_VERSION, SHARE_WITHOUT_PATH, TARGETS
 from components.features.key import digest_frames
 from components.model.folders.description import has_ctc_for_layer, read_limits
@@ -29,6 +33,7 @@ from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 
 DATA, ENCODER, OUT = Path("data"), Path("models/encoder"), Path("models/ctc")
+LLM = Path("models/llm")
 FEATURES = DATA / "features"
 # Settings that have no effect on the weights.
 NOT_OF_TRAINING = ("calibration", "checkpoint_every")
@@ -41,8 +46,18 @@ def work(stage: Stage) -> None:
     """
     settings = stage.params.ctc
     layer = read_record(FEATURES / "train")["key"]["layer"]
-    has_own_head = has_ctc_for_layer(open_checkpoint(ENCODER), layer)
-    head = None if has_own_head or not settings.epochs else _trained_head(settings)
+    projector = catalogue.projector(stage.params.projector)
+    bridge = projector if isinstance(projector, CtcEmbeddings) else None
+    has_own_head = not bridge and has_ctc_for_layer(open_checkpoint(ENCODER), layer)
+    if bridge and not settings.epochs:
+        raise InputError(
+            f"The projector '{stage.params.projector}' reads frames by a CTC head, and ctc.epochs "
+            "is 0.",
+            subject="ctc.epochs",
+            hint="Raise it, or name a projector of another kind.",
+        )
+    plan = HeadPlan(settings, stage.params.train.spec_augment, bridge)
+    head = None if has_own_head or not settings.epochs else _trained_head(plan)
     has_head = has_own_head or head is not None
     sets = stage.params.decode.sets.values()
     needs_limits = has_head and any(constraints.needs_calibration for constraints in sets)
@@ -59,11 +74,11 @@ def work(stage: Stage) -> None:
         folder,
         "ctc",
         parameters={
-            **(_training_settings(settings) if head else {}),
+            **(plan.key() if head else {}),
             **({"calibration": settings.calibration} if needs_limits else {}),
         },
         inputs={
-            **(_training_inputs() if head else {"encoder": recorded_digests(ENCODER)}),
+            **(plan.inputs() if head else {"encoder": recorded_digests(ENCODER)}),
             **({"dev": digest_frames(FEATURES / "dev")} if needs_limits else {}),
         },
         outputs=outputs,
@@ -96,38 +111,63 @@ def _report(stage: Stage, kind: str) -> None:
         )
 
 
-def _training_settings(settings: Ctc) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name not in NOT_OF_TRAINING}
+@dataclass(frozen=True)
+class HeadPlan:
+    """What the weights of a trained head depend on."""
+
+    settings: Ctc
+    spec_augment: SpecAugment
+    bridge: CtcEmbeddings | None  # which gives the head its sizes, and the LLM's tokens as units
+
+    def key(self) -> dict[str, Any]:
+        """The settings, as plain data."""
+        settings = asdict(self.settings)
+        key = {name: value for name, value in settings.items() if name not in NOT_OF_TRAINING}
+        if self.spec_augment.enabled:
+            key["spec_augment"] = asdict(self.spec_augment)
+        if self.bridge:
+            sizes = ("units", "stride", "hidden", "blocks")
+            key |= {name: getattr(self.bridge, name) for name in sizes}
+        return key
+
+    def inputs(self) -> dict[str, Any]:
+        """Digests of the frames, and of the LLM where its tokens are the units."""
+        inputs: dict[str, Any] = {
+            role: digest_frames(FEATURES / role) for role in ("train", "nonspeech-train")
+        }
+        return {**inputs, "llm": recorded_digests(LLM)} if self.bridge else inputs
 
 
-def _training_inputs() -> dict[str, Any]:
-    return {role: digest_frames(FEATURES / role) for role in ("train", "nonspeech-train")}
-
-
-def _trained_head(settings: Ctc) -> Path:
+def _trained_head(plan: HeadPlan) -> Path:
     """The unit of the trained head."""
+    settings = plan.settings
 
     def train(folder: Path) -> None:
         name, encoder = device(), open_checkpoint(ENCODER)
         # On a GPU one process is enough: a step takes milliseconds.
         num_processes = min(workers(), settings.micro_batches) if name == "cpu" else 1
-        train_together(_train, (folder, encoder, settings, name), num_processes, settings.threads)
+        llm = open_checkpoint(LLM) if plan.bridge else None
+        arguments = (folder, encoder, llm, plan, name)
+        train_together(_train, arguments, num_processes, settings.threads)
 
-    key = {
-        "version": RESULT_VERSION,
-        "settings": _training_settings(settings),
-        "inputs": _training_inputs(),
-    }
+    key = {"version": RESULT_VERSION, "settings": plan.key(), "inputs": plan.inputs()}
     return cached_unit("ctc", key, train, code="components.ctc.training")
 
 
-def _train(ranks: Ranks, folder: Path, encoder: Path, settings: Ctc, device_name: str) -> None:
+def _train(
+    ranks: Ranks, folder: Path, encoder: Path, llm: Path | None, plan: HeadPlan, device_name: str
+) -> None:
     from components.ctc import training
 
-    training.train(
-        ranks,
-        training.HeadTraining(DATA, encoder, folder, folder / "resume", device_name, settings),
+    resume, settings = folder / "resume", plan.settings
+    bridge, masks = plan.bridge, plan.spec_augment
+    sizes = training.HeadSizes(settings.hidden, settings.subwords)
+    if bridge:
+        sizes = training.HeadSizes(bridge.hidden, bridge.units, bridge.blocks, bridge.stride)
+    head = training.HeadTraining(
+        DATA, encoder, llm, folder, resume, device_name, settings, sizes, masks
     )
+    training.train(ranks, head)
 
 
 def _limits(settings: Ctc, head: Path | None) -> Path:

@@ -2,8 +2,8 @@
 
 In: frames of the train role, with non-speech that has an empty target, cached or live. Out: a
 folder with the head and its tokenizer. Units are lower-case characters; subwords where transcripts
-have more characters than frames. Cost: three forward passes of a network below a million parameters
-for each frame.
+have more characters than frames; tokens of the LLM where a bridge reads the head. Cost: three
+forward passes of a network of a million parameters for each frame.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from components.config.augment import SpecAugment
 from components.config.ctc import Ctc
 from components.config.errors import InputError
 from components.ctc import SHARE_WITHOUT_PATH, TARGETS
-from components.encoder.tokenizers import build_character_tokenizer, build_subword_tokenizer
+from components.encoder.tokenizers import (
+    build_character_tokenizer,
+    build_llm_tokenizer,
+    build_subword_tokenizer,
+)
 from components.features.frames import FrameSource
 from components.model.encoders.ctc import count_min_frames, sum_loss_per_frame
 from components.model.encoders.registry import read_traits
 from components.model.encoders.trained_head import FrameClassifier, save_head
+from components.model.folders.description import TOKENS
+from components.model.llms.causal import load_tokenizer
+from components.model.spec_augment import mask_frames
 from components.optim.loop import (
     LoopSettings,
     MicroBatchLoss,
@@ -54,15 +62,28 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class HeadSizes:
+    """The network, as ``FrameClassifier`` takes it, and how many units it has at most."""
+
+    hidden: int
+    units: int  # subwords or tokens
+    blocks: int = 0
+    stride: int = 1
+
+
+@dataclass(frozen=True)
 class HeadTraining:
     """What a process needs to know to train a head; plain data."""
 
     data: Path
     encoder: Path
+    llm: Path | None  # whose tokens are the units; None: characters or subwords
     out: Path  # folder of the finished head
     scratch: Path  # folder of checkpoints
     device: str
     settings: Ctc
+    sizes: HeadSizes
+    spec_augment: SpecAugment  # of the frames
 
 
 @dataclass(frozen=True)
@@ -87,7 +108,7 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
     utterances = draw_utterances(speech.utterances, settings)
     texts = [utterance.text.lower() for utterance in utterances]
     tokenizer, targets = build_targets(
-        speech, utterances, texts, training.out, scratch, settings, ranks.rank == 0
+        speech, utterances, texts, training, scratch, ranks.rank == 0
     )
     items = [
         *(HeadItem(speech, *pair) for pair in zip(utterances, targets, strict=True)),
@@ -96,7 +117,9 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
     plan = plan_batches(items, len(utterances), settings)
     torch.manual_seed(seed_of("ctc-head", settings.seed))
     width = read_traits(training.encoder).width
-    head = FrameClassifier(width, settings.hidden, len(tokenizer)).to(training.device)
+    sizes = training.sizes
+    head = FrameClassifier(width, sizes.hidden, len(tokenizer), sizes.blocks, sizes.stride)
+    head.to(training.device)
     optimiser = build_adamw(head, settings.learning_rate, WEIGHT_DECAY)
     loop = LoopSettings(
         stage="ctc",
@@ -110,7 +133,8 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         checkpoint=training.scratch / "checkpoint",
         path="ctc",
     )
-    TrainingLoop(ranks, head, optimiser, loop).run(HeadObjective(head, items, plan))
+    objective = HeadObjective(head, items, plan, settings.seed, training.spec_augment)
+    TrainingLoop(ranks, head, optimiser, loop).run(objective)
     if ranks.rank == 0:
         save_head(training.out, head, tokenizer)
     ranks.barrier()
@@ -144,45 +168,55 @@ def build_targets(
     source: FrameSource,
     utterances: Sequence[IndexedUtterance],
     texts: Sequence[str],
-    out: Path,
+    training: HeadTraining,
     scratch: Path,
-    settings: Ctc,
     is_first: bool = True,
 ) -> tuple[Any, list[list[int]]]:
     """The tokenizer and the units of each text. The first rank logs where they are subwords, and
-    writes ``TARGETS`` to ``out`` where many texts have more of them than frames. Raises InputError
-    where most have.
+    writes to ``training.out`` ``TARGETS`` where many texts have more of them than frames, and
+    ``TOKENS`` where they are tokens of the LLM. Raises InputError where most have.
     """
-    num_frames = [source.num_frames(utterance, 0) for utterance in utterances]
+    sizes, out = training.sizes, training.out
+    steps = [max(1, source.num_frames(item, 0) // sizes.stride) for item in utterances]
 
     def encode(tokenizer: Any) -> tuple[list[list[int]], float]:
         targets = [list(tokenizer(text).input_ids) if text else [] for text in texts]
         num_long = sum(
-            count < count_min_frames(target)
-            for count, target in zip(num_frames, targets, strict=True)
+            count < count_min_frames(target) for count, target in zip(steps, targets, strict=True)
         )
         return targets, num_long / len(texts)
 
-    tokenizer = build_character_tokenizer(texts, scratch)
-    targets, share = encode(tokenizer)
-    if share > COARSE_SHARE:
+    if training.llm:
+        llm_tokenizer = load_tokenizer(training.llm)
+        tokenizer, tokens = build_llm_tokenizer(texts, llm_tokenizer, sizes.units)
         if is_first:
-            logger.info("ctc: %.0f %% of transcripts have too many characters", 100 * share)
-        tokenizer = build_subword_tokenizer(texts, settings.subwords)
+            (out / TOKENS).write_text(json.dumps(tokens) + "\n")
         targets, share = encode(tokenizer)
-        if COARSE_SHARE < share <= 0.5 and is_first:
-            logger.warning(
-                "ctc: %.0f %% of transcripts have more subwords than frames, and their loss counts "
-                "nothing: raise ctc.subwords",
-                100 * share,
-            )
-            record = json.dumps({SHARE_WITHOUT_PATH: round(share, 4)})
-            (out / TARGETS).write_text(record + "\n")
+    else:
+        tokenizer = build_character_tokenizer(texts, scratch)
+        targets, share = encode(tokenizer)
+        if share > COARSE_SHARE:
+            if is_first:
+                logger.info("ctc: %.0f %% of transcripts have too many characters", 100 * share)
+            tokenizer = build_subword_tokenizer(texts, sizes.units)
+            targets, share = encode(tokenizer)
+    setting = "units of the projector's entry" if training.llm else "ctc.subwords"
+    if COARSE_SHARE < share <= 0.5 and is_first:
+        logger.warning(
+            "ctc: %.0f %% of transcripts have more units than frames, and their loss counts "
+            "nothing: raise %s",
+            100 * share,
+            setting,
+        )
+        record = json.dumps({SHARE_WITHOUT_PATH: round(share, 4)})
+        (out / TARGETS).write_text(record + "\n")
     if share > 0.5:
         raise InputError(
-            f"ctc: {share:.0%} of the transcripts have more subwords than frames.",
-            subject="ctc.subwords",
-            hint="Raise ctc.subwords, or set ctc.epochs to 0: then there is no CTC baseline.",
+            f"ctc: {share:.0%} of the transcripts have more units than frames.",
+            subject="projector" if training.llm else "ctc.subwords",
+            hint=f"Raise {setting}."
+            if training.llm
+            else f"Raise {setting}, or set ctc.epochs to 0: then there is no CTC baseline.",
         )
     return tokenizer, targets
 
@@ -220,6 +254,8 @@ class HeadObjective(Objective[int]):
     head: FrameClassifier
     items: Sequence[HeadItem]
     plan: Sequence[HeadBatch]
+    seed: int  # of the masks
+    spec_augment: SpecAugment
     _loss: float = field(default=math.nan, init=False)  # of the last step
     _has_prefetched: bool = field(default=False, init=False)
     figure_names = ("loss",)
@@ -243,13 +279,20 @@ class HeadObjective(Objective[int]):
     def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
         """CTC loss, divided by the utterances of the step."""
         items = [self.items[index] for index in micro_batch]
-        frames = _read_frames(items, batch.epoch)
+        frames = [
+            mask_frames(
+                utterance,
+                self.spec_augment,
+                seed_of("ctc-masks", self.seed, item.utterance.id, batch.epoch),
+            )
+            for item, utterance in zip(items, _read_frames(items, batch.epoch), strict=True)
+        ]
         num_frames = torch.tensor([len(utterance) for utterance in frames])  # (B,)
         padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)  # (B, T, width)
         is_frame = torch.arange(padded.shape[1])[None] < num_frames[:, None]  # (B, T)
         total = sum_loss_per_frame(
             self.head(padded, is_frame.to(padded.device)),
-            num_frames,
+            num_frames.div(self.head.stride, rounding_mode="floor").clamp(min=1),
             [torch.tensor(item.target, dtype=torch.long) for item in items],
         )
         loss = total / batch.num_utterances

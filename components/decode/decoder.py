@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.config.decoding import ConstraintSet
 from components.config.entries import EncoderNumerics
-from components.config.params import ConstraintSet
 from components.model.folders.description import (
     has_head,
     has_trained_head,

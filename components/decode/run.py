@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.params import ConstraintSet, Decode
+from components.config.decoding import ConstraintSet, Decode
 from components.decode import RESULT_VERSION
 from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
@@ -51,7 +51,8 @@ def work(stage: Stage) -> None:
     out, settings, layer = empty_folder(OUT), stage.params.decode, _layer()
     encoder = open_checkpoint(WORKSPACE.encoder)
     has_evidence = has_acoustic_evidence(encoder, layer, WORKSPACE.bridge, HEAD)
-    sets = enforceable_sets(settings.sets, has_evidence, read_limits(HEAD))
+    has_ctc = has_head(encoder, layer, HEAD)
+    sets = enforceable_sets(settings.sets, has_evidence, read_limits(HEAD), has_ctc)
     settings = replace(settings, sets=sets)
     jobs = _jobs(settings, encoder, layer)
     units = {}
@@ -94,16 +95,23 @@ def work(stage: Stage) -> None:
 
 
 def enforceable_sets(
-    sets: Mapping[str, ConstraintSet], has_evidence: bool, limits: AcousticLimits | None = None
+    sets: Mapping[str, ConstraintSet],
+    has_evidence: bool,
+    limits: AcousticLimits | None = None,
+    has_ctc: bool = True,
 ) -> dict[str, ConstraintSet]:
     """The constraint sets with figures, as they can be enforced: ``limits`` in place of limits that
     are to be calibrated. Without acoustic evidence the limits that need it are switched off, as are
-    those to be calibrated without ``limits``; a log message says so.
+    those to be calibrated without ``limits``, and ``ctc_weight`` without a CTC head; a log message
+    says so.
     """
     enforceable = {}
     for name, constraints in sets.items():
         if limits is not None:
             constraints = constraints.calibrate(limits.max_unsupported_units, limits.silence_gate)
+        if constraints.ctc_weight and not has_ctc:
+            log.warning("decode: %s: ctc_weight is off: no CTC head reads these frames", name)
+            constraints = replace(constraints, ctc_weight=0.0)
         if not has_evidence and constraints.needs_acoustic_evidence:
             log.warning(
                 "decode: %s: max_unsupported_units and silence_gate are off: there is no CTC head "

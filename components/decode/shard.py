@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.config.params import ConstraintSet, Decode
+from components.config.decoding import ConstraintSet, Decode
 from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import write_hypotheses
 from components.runtime.settings import device

@@ -8,13 +8,16 @@ seconds.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ParakeetTokenizer, Wav2Vec2CTCTokenizer
 
 BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
+WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # before the first unit of a word, as in SentencePiece
 
 
 def build_character_tokenizer(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
@@ -47,3 +50,43 @@ def build_subword_tokenizer(texts: Sequence[str], num_units: int) -> ParakeetTok
     )
     bpe.train_from_iterator(texts, trainer)
     return ParakeetTokenizer(tokenizer_object=bpe, pad_token=BLANK, unk_token=UNKNOWN)
+
+
+def build_llm_tokenizer(
+    texts: Sequence[str], llm_tokenizer: Any, num_units: int
+) -> tuple[ParakeetTokenizer, list[int]]:
+    """A tokenizer whose units are tokens of an LLM, the blank first and an unknown unit second, and
+    the token ids of the others.
+
+    Units are the tokens of a space and of single characters of ``texts``, at the start of a word
+    and within it, then the tokens that the LLM itself divides ``texts`` into, most frequent first,
+    and then others of its vocabulary: ``num_units`` in all, if that has so many. A word becomes the
+    longest unit that it begins with, and so on. A character without a token of its own is unknown.
+    """
+    words = Counter(word for text in texts for word in text.split())
+    pieces: dict[str, int] = {}  # of the LLM's tokens that are whole characters, by their text
+    special = {*llm_tokenizer.all_special_ids, *llm_tokenizer.added_tokens_decoder}
+    for index in sorted(set(range(len(llm_tokenizer))) - special):
+        piece = llm_tokenizer.decode([index])
+        if piece == " " or (piece.strip(" ") and piece.count(" ") == piece.startswith(" ")):
+            pieces.setdefault(piece, index)
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for index in llm_tokenizer(f" {word}", add_special_tokens=False).input_ids:
+            counts[llm_tokenizer.decode([index])] += count
+    characters = sorted(set("".join(words)))
+    single = [start + character for start in (" ", "") for character in ("", *characters)]
+    frequent = [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    candidates = dict.fromkeys([*single, *frequent, *pieces])
+    chosen = [piece for piece in candidates if piece in pieces][: num_units - 2]
+    units = [BLANK, UNKNOWN, *(piece.replace(" ", WORD_START) for piece in chosen)]
+    longest_match = models.WordPiece(
+        {unit: index for index, unit in enumerate(units)},
+        unk_token=UNKNOWN,
+        continuing_subword_prefix="",
+    )
+    tokenizer = Tokenizer(longest_match)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
+    tokenizer.decoder = decoders.Metaspace(replacement=WORD_START)
+    wrapped = ParakeetTokenizer(tokenizer_object=tokenizer, pad_token=BLANK, unk_token=UNKNOWN)
+    return wrapped, [pieces[piece] for piece in chosen]

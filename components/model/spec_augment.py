@@ -1,33 +1,37 @@
 """SpecAugment (Park et al. 2019, arXiv 1904.08779) on anything of time × width: log-mel or an
 encoder's frames.
 
-In: one utterance, settings, a seed. Out: a copy with stretches of time and of width set to zero.
-Cost: that of the copy.
+In: one utterance, settings, a seed. Out: a copy with stretches of time and of width set to zero, by
+torchaudio's masks. Cost: that of a copy for each mask.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from components.config.augment import SpecAugment
 
+TIME, WIDTH = 0, 1  # axes of frames
+
 
 def mask_frames(frames: torch.Tensor, settings: SpecAugment, seed: int) -> torch.Tensor:
     """(frames, width) → the same with stretches of time and of width set to zero, drawn from
-    ``seed``.
+    ``seed``; at most half of the time with each mask.
     """
     if not settings.enabled:
         return frames
-    random = np.random.default_rng(seed)
-    frames = frames.clone()
+    from torchaudio.functional import mask_along_axis
+
     length, width = frames.shape
-    for _ in range(settings.time_masks):
-        span = int(random.integers(0, min(settings.time_frames, length // 2) + 1))
-        start = int(random.integers(0, length - span + 1))
-        frames[start : start + span] = 0
-    for _ in range(settings.width_masks):
-        span = int(random.integers(0, int(settings.width_share * width) + 1))
-        start = int(random.integers(0, width - span + 1))
-        frames[:, start : start + span] = 0
+    longest_time = min(settings.time_frames, length // 2)
+    longest_width = int(settings.width_share * width)
+    # torchaudio draws from torch's generator, whose state belongs to the training.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for longest, axis in [
+            *[(longest_time, TIME)] * settings.time_masks,
+            *[(longest_width, WIDTH)] * settings.width_masks,
+        ]:
+            # its masks are shorter than what it is given
+            frames = mask_along_axis(frames, longest + 1, 0.0, axis)
     return frames

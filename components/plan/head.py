@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components.config import catalogue
 from components.config.ctc import KERNEL
 from components.config.params import Params
+from components.config.projector import CtcEmbeddings
 from components.plan.load import (
     LIBRARY_BYTES,
     StageLoad,
@@ -28,12 +30,15 @@ from components.plan.speech import AudioAmount
 
 DTYPE = "float32"  # of the head
 STORED_VALUES = 4  # of a frame and unit of the hidden layer, for the backward pass
+BLOCK_VALUES = 3  # times as many of a block: its gate and its feed-forward module are twice as wide
 
 
 def count_head_parameters(params: Params, networks: Networks) -> int:
-    """Parameters of the head (``components.model.encoders.trained_head``) over characters; 0 where
-    none is trained.
+    """Parameters of the head (``components.model.encoders.trained_head``) over characters, or of
+    the one that the bridge consists of; 0 where none is trained.
     """
+    if isinstance(catalogue.projector(params.projector), CtcEmbeddings):
+        return sum(networks.bridge.bridge.values())
     if not params.ctc.epochs or (networks.encoder.has_ctc and params.features.layer == "last"):
         return 0
     width, hidden = networks.encoder.width, params.ctc.hidden
@@ -54,12 +59,17 @@ def estimate_head(
     share = drawn_share(speech, settings.hours)
     passes = share * settings.epochs / (1 - settings.nonspeech_share)
     frame_seconds = sum(output_seconds(networks, amount) for amount in speech) * passes
-    frames = frame_seconds * networks.encoder.frame_rate
+    bridge = catalogue.projector(params.projector)
+    stride, hidden = 1, settings.hidden
+    if isinstance(bridge, CtcEmbeddings):
+        stride = bridge.stride
+        hidden = BLOCK_VALUES * bridge.blocks * bridge.hidden // stride
+    steps = frame_seconds * networks.encoder.frame_rate / stride
     step_s = settings.batch_seconds / settings.micro_batches
     if networks.encoder.traits.uses_full_window:
         step_s = max(step_s, networks.encoder.window_s)
     step_frames = step_s * networks.encoder.frame_rate
-    frame_values = 2 * networks.encoder.width + STORED_VALUES * settings.hidden
+    frame_values = 2 * networks.encoder.width + STORED_VALUES * hidden
     peak_bytes = LIBRARY_BYTES + BYTES[DTYPE] * (4 * num_parameters + step_frames * frame_values)
     encoding = 0.0
     if params.features.mode == "live":
@@ -73,7 +83,7 @@ def estimate_head(
         "ctc",
         DTYPE,
         sum_by_dtype(
-            (DTYPE, 6 * num_parameters * frames),
+            (DTYPE, 6 * num_parameters * steps),
             (frozen_arithmetic(params, encoder_dtype), encoder_operations(networks, encoding)),
         ),
         0.0,

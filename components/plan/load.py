@@ -19,7 +19,8 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat
 
 from components.config import catalogue
-from components.config.params import ConstraintSet, Params
+from components.config.decoding import ConstraintSet
+from components.config.params import Params
 from components.config.schema import STRICT, Unit, parse_as
 from components.plan.networks import BYTES, Networks
 from components.plan.sizes import EncoderSize
@@ -31,6 +32,10 @@ MATRIX_SHARE = 0.3
 # Share of the published bandwidth when one token after another is generated;
 # docs/results/performance.md: 0.02 to 0.13, most of it waiting.
 BANDWIDTH_SHARE = 0.1
+# Operations a second of one core in float32, from the seconds of the embedded run in
+# docs/results/embedded.md, two processes of one thread: 17 to 46 GFlop/s in features and training.
+CORE_RATE = 30e9
+CORE_DECODE_RATE = 4e9  # when one token after another is generated: 3 to 6 GFlop/s, mostly overhead
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
 PROMPT_TOKENS = 20  # of the templates in catalogue/llm.yaml, about
 WINDOW_S = 30.0  # that Whisper's decoder takes at once (Radford et al. 2022, arXiv 2212.04356, 2.1)
@@ -94,6 +99,11 @@ class StageLoad:
         )
         seconds += self.weight_bytes / (gpu.bandwidth * 1e12 * BANDWIDTH_SHARE)
         return seconds / 3600
+
+    def estimate_core_hours(self) -> float:
+        """Hours of one core; larger networks than those of the embedded run take less."""
+        rate = CORE_DECODE_RATE if self.stage == "decode" else CORE_RATE
+        return self.total_operations / rate / 3600
 
 
 def read_gpu(name: str) -> Gpu:

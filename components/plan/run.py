@@ -19,6 +19,7 @@ from components.config.projector import check_llm_fit, check_tuned_encoder
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source
+from components.model.folders.package import is_converted
 from components.plan.ctc_training import plan_encoder
 from components.plan.discrete_units import estimate_units
 from components.plan.disk import (
@@ -108,19 +109,19 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
     checkpoints = [
         checkpoint
         for checkpoint in networks.checkpoints
-        if checkpoint.repo and checkpoint.stage not in up_to_date and not _is_fetched(checkpoint)
+        if checkpoint.stage not in up_to_date and not _is_here(checkpoint)
     ]
     if machine is None:
         roots = [folder for archive in archives for folder in archive_folders(archive)]
         machine = read_machine(find_output_folders(), [*roots, hub_folder()])
     folders = machine.output_folders
-    uses = list_downloaded(archives, checkpoints)
+    uses = list_downloaded(archives, checkpoints, folders[0])
     uses += list_disk_uses(params, networks, audio, up_to_date, folders)
     downloads = [
         Download(archive.folder, archive.url, archive.entry.bytes or 0) for archive in archives
     ]
     downloads += [
-        Download(checkpoint.name, checkpoint.repo, checkpoint.num_bytes)
+        Download(checkpoint.name, checkpoint.origin, checkpoint.num_bytes)
         for checkpoint in checkpoints
     ]
     num_processes = max(1, machine.num_workers)
@@ -134,7 +135,7 @@ def plan_run(params: Params, gpus: Sequence[str] = (), machine: Machine | None =
         up_to_date,
         estimate_loads(params, networks, audio, up_to_date),
         [Memory(name, cards[name].memory * 1e9) for name in gpus]
-        or [Memory(machine.name, machine.memory_bytes, num_processes)],
+        or [Memory(machine.name, machine.memory_bytes, num_processes, machine.is_processor)],
         cards,
         *ranks,
         count_gpus(),
@@ -296,8 +297,14 @@ def _archives(params: Params) -> list[Archive]:
     ]
 
 
-def _is_fetched(checkpoint: CheckpointFiles) -> bool:
-    """Whether all files of a checkpoint are in the cache of the hub's library."""
+def _is_here(checkpoint: CheckpointFiles) -> bool:
+    """Whether nothing of a checkpoint is to be fetched: of a local folder, all files in the cache
+    of the hub's library, or a package that is converted already.
+    """
+    if checkpoint.package:
+        return is_converted(checkpoint.stage, checkpoint.package)
+    if not checkpoint.repo:
+        return True
     from huggingface_hub import try_to_load_from_cache
 
     if not checkpoint.revision or not checkpoint.files:

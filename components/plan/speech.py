@@ -154,10 +154,13 @@ def _published(archive: Archive, folder: str) -> Amount | None:
 
 
 def _from_scan(scan: Path) -> Amount | None:
-    """The sound files of a committed scan, their seconds by their sizes; None where there are
-    none.
+    """The recordings of a committed scan with their seconds, where it says them (of tars); else its
+    sound files, their seconds by their sizes; None where there are none.
     """
-    files = json.loads(scan.read_text()).get("files", []) if scan.is_file() else []
+    content = json.loads(scan.read_text()) if scan.is_file() else {}
+    if "seconds" in content:
+        return Amount(content["seconds"], content["recordings"])
+    files = content.get("files", [])
     sizes = [(PurePosixPath(path).suffix.lower(), num_bytes) for path, num_bytes in files]
     seconds = [
         num_bytes / BYTES_PER_SECOND.get(suffix, COMPRESSED_BYTES_PER_SECOND)

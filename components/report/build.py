@@ -116,6 +116,7 @@ def page_context(
     condition_charts = error_curves.draw_conditions(experiment, sources)
     duration_charts = error_curves.draw_durations(experiment.groups, experiment.systems, conditions)
     return {
+        "verdict": tables.verdict_lines(scores),
         "word_errors": tables.word_error_rows(scores),
         "forms": tables.form_rows(scores),
         "form_names": list(FORMS),

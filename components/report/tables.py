@@ -15,12 +15,14 @@ from urllib.parse import urlencode
 from components.report.charts import draw_interval
 from components.report.experiment import Experiment, Scores
 from components.text.forms import FORMS
+from components.text.hypothesis import CTC
 
 Figures = Mapping[str, Any]
 COUNTS = ("substitutions", "deletions", "insertions", "words")
+MAX_VERDICTS = 6  # sentences above the tables
 MAX_SPEAKERS = 100  # rows; a corpus may have thousands of speakers, each with every system
 # Minimum of each level of the heat maps: insertions per 100 words, and percent of clips with text.
-LEVELS = {"insertions": (0.0, 1e-9, 0.5, 1.0, 2.0, 5.0), "text": (0.0, 1e-9, 1.0, 5.0, 20.0, 50.0)}
+LEVELS = {"insertions": (0.0, 1e-9, 0.1, 0.3, 1.0, 3.0), "text": (0.0, 1e-9, 1.0, 5.0, 20.0, 50.0)}
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def word_error_rows(scores: Scores) -> list[dict[str, Any]]:
                 "wer": percent(figures["wer"]),
                 "interval": _interval(figures),
                 "by": figures.get("interval_by", ""),
+                "maximum": percent(maximum),  # the right end of all pictures
                 "picture": draw_interval(figures["wer"], *bounds, maximum) if bounds else "",
                 "counts": [_count(figures, key) for key in COUNTS],
                 "cer": percent(figures.get("cer")),
@@ -84,6 +87,42 @@ def word_error_rows(scores: Scores) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def verdict_lines(scores: Scores) -> list[str]:
+    """A sentence for each of the first ``MAX_VERDICTS`` sets: of speech the system with the fewest
+    errors, beside the encoder's own CTC, of non-speech who writes least and most.
+    """
+    lines = []
+    for name, systems in list(scores.items())[:MAX_VERDICTS]:
+        rates = {
+            system: figures["wer"] if "wer" in figures else figures["text_rate"]
+            for system, figures in systems.items()
+            if "wer" in figures or "text_rate" in figures
+        }
+        if not rates:
+            continue
+        best = min(rates, key=lambda system: rates[system])
+        worst = max(rates, key=lambda system: rates[system])
+        figures = systems[best]
+        if "wer" in figures:
+            interval = _interval(figures)
+            interval_text = f" (95 % interval {interval})" if interval else ""
+            own = CTC in rates and best != CTC
+            baseline_text = f"; the encoder's own CTC has {percent(rates[CTC])} %" if own else ""
+            lines.append(
+                f"{name}: {best} has the fewest errors, {percent(rates[best])} % of "
+                f"{figures.get('words', 0):,} words"
+                f"{interval_text}{baseline_text}."
+            )
+        else:
+            spread = (
+                f"{percent(rates[best])} % ({best}) to {percent(rates[worst])} % ({worst})"
+                if rates[best] < rates[worst]
+                else f"{percent(rates[best])} % in all systems"
+            )
+            lines.append(f"{name}, without speech: clips with text {spread}.")
+    return lines
 
 
 def _with_figure(scores: Scores, key: str) -> list[tuple[str, str, dict[str, Any]]]:

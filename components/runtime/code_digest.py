@@ -44,6 +44,7 @@ COMPUTING_LIBRARIES = {
     "espeakng_loader": "espeakng-loader",
     "jiwer": "jiwer",
     "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
     "peft": "peft",
     "pyarrow": "pyarrow",
     "rapidfuzz": "RapidFuzz",
@@ -51,6 +52,7 @@ COMPUTING_LIBRARIES = {
     "soxr": "soxr",
     "tokenizers": "tokenizers",
     "torch": "torch",
+    "torchaudio": "torchaudio",
     "transformers": "transformers",
 }
 

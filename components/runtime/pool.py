@@ -32,7 +32,11 @@ Result = TypeVar("Result")
 def die_with_parent() -> None:
     """Makes the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that
     no orphan continues to write.
+
+    Ctrl-C, which the terminal sends to all processes, is the parent's to handle: a worker that
+    handled it too would print a traceback.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 

@@ -1,5 +1,5 @@
 """Paths in a bucket of S3 (``s3://bucket/key``), with the methods of ``pathlib.Path`` that this
-project needs for folders of recordings and tars. The extra ``s3`` installs s3fs, which they use.
+project needs for folders of recordings and tars, over s3fs.
 
 Address and keys come from the environment alone, as with all clients of S3 (``AWS_ENDPOINT_URL``,
 ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE`` …). A request whose failure may pass (an error of the server,
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from components.config.errors import InputError, TransientError
 from components.runtime.settings import has_bucket, s3_timeout, s3_tries
@@ -158,9 +158,36 @@ class RemotePath:
         return with_retries(lambda: request(_filesystem()), self.url)
 
 
-def local_path_or_bytes(path: Path | RemotePath) -> Path | bytes:
-    """What components.audio reads: the path of a local file, or the bytes of one in a bucket."""
-    return path.read_bytes() if isinstance(path, RemotePath) else path
+class StoredFile(Protocol):
+    """What has the bytes of a recording: a path, on this machine or in a bucket, or a range."""
+
+    def read_bytes(self) -> bytes:
+        """All of its bytes; raises FileNotFoundError where there is no such file."""
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """A part of a file, such as a member of a tar."""
+
+    file: Path | RemotePath
+    start: int  # byte
+    end: int  # byte, exclusive
+
+    def __str__(self) -> str:
+        return f"{self.file}, bytes {self.start} to {self.end}"
+
+    def read_bytes(self) -> bytes:
+        """The bytes of the range; fewer where the file ends earlier. Cost: one request."""
+        if isinstance(self.file, RemotePath):
+            return self.file.read_bytes(self.start, self.end)
+        with self.file.open("rb") as stream:
+            stream.seek(self.start)
+            return stream.read(self.end - self.start)
+
+
+def local_path_or_bytes(file: StoredFile) -> Path | bytes:
+    """What components.audio reads: the path of a local file, or the bytes of anything else."""
+    return file if isinstance(file, Path) else file.read_bytes()
 
 
 def as_path(value: str | Path) -> Path | RemotePath:
@@ -177,12 +204,12 @@ def as_path(value: str | Path) -> Path | RemotePath:
     return RemotePath(text.rstrip("/"))
 
 
-def read_verified(path: Path | RemotePath, digest: str) -> bytes | None:
-    """The file, or None where it has another SHA-256; a file of a bucket is read a second time
+def read_verified(file: StoredFile, digest: str) -> bytes | None:
+    """The file, or None where it has another SHA-256; what may be in a bucket is read a second time
     before it counts as changed.
     """
-    for _ in range(2 if isinstance(path, RemotePath) else 1):
-        data = path.read_bytes()
+    for _ in range(1 if isinstance(file, Path) else 2):
+        data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() == digest:
             return data
     return None
@@ -252,15 +279,9 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 @lru_cache(maxsize=1)
 def _filesystem() -> Any:
-    """s3fs without its own retries; raises InputError where it is not installed."""
-    try:
-        from s3fs import S3FileSystem
-    except ModuleNotFoundError:
-        raise InputError(
-            "A path begins with s3://, but s3fs is not installed.",
-            subject="s3fs",
-            hint="Install the extra 's3' (pip install '.[s3]').",
-        ) from None
+    """s3fs without its own retries."""
+    from s3fs import S3FileSystem
+
     limits = {
         "connect_timeout": s3_timeout(),
         "read_timeout": s3_timeout(),

@@ -27,6 +27,7 @@ import torch
 
 from components.model.encoders.ctc import CtcHead, HeadSource
 from components.model.matching import MatchingHead
+from components.search.ctc_prefixes import CtcPrefixes
 
 # Cosine of a token's embedding and the speech that it attends to, from which on the token is
 # supported. Measured with the default bridge: on synthetic non-speech no token reaches 0.30; on
@@ -135,6 +136,29 @@ class CtcEvidence:
     def _log_all_blank(self) -> float:
         """Log-probability that no frame holds a unit."""
         return float(self._scores[:, self._head.blank].sum()) if len(self._scores) else 0.0
+
+    def log_joint(self, prefix: Sequence[int], candidates: Sequence[int], eos: int) -> list[float]:
+        """What each candidate token adds to the log-probability that the text begins as the LLM
+        has written it; with ``eos`` the text ends there. The sum over the tokens of a hypothesis is
+        the log-probability of its text.
+        """
+        units = self._units(prefix)
+        self._prefixes.forget([units])
+        longer = [self._units((*prefix, token)) for token in candidates if token != eos]
+        before, *after = self._prefixes.log_prefix([units, *longer])
+        values = iter(after)
+        return [
+            (self._prefixes.log_whole(units) if token == eos else next(values)) - before
+            for token in candidates
+        ]
+
+    def _units(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The units of the head of a text."""
+        return tuple(self._head.encode_in_vocabulary(self._decode_tokens(tuple(tokens))))
+
+    @cached_property
+    def _prefixes(self) -> CtcPrefixes:
+        return CtcPrefixes(self._scores, self._head.blank)
 
     def log_agreement(self, tokens: Sequence[int], text: str) -> float:
         """log P(text | frames), summed over all CTC paths (Graves et al. 2006, equation 3).

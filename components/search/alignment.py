@@ -2,76 +2,48 @@
 2006, section 4.1).
 
 In: last-layer frames of an utterance and its text, from any model. Out: the words with their
-seconds, and the confidence of the head in each. Viterbi finds the most probable path of blanks and
-units. Units that the head lacks (digits, for a head of letters) are left out; a word of such units
-alone fills the gap between its neighbours. Written here because torchaudio's ``forced_align`` is
-compiled code that a CPU build of torch does not load. Cost: frames × units of one text, about 20 ms
-for 20 s of speech.
+seconds, and the confidence of the head in each. torchaudio's ``forced_align`` finds the most
+probable path of blanks and units (``components.runtime.torchaudio_extension``). Units that the head
+lacks (digits, for a head of letters) are left out; a word of such units alone fills the gap between
+its neighbours. Cost: frames × units of one text, at most 20 ms for 20 s of speech.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from components.model.encoders.ctc import CtcHead, HeadSource, count_min_frames
 from components.text.joining import Word, estimate_word_times
 
-
-@dataclass(frozen=True)
-class UnitSpan:
-    """The frames that one unit covers on a path."""
-
-    start: int  # frame
-    end: int  # frame, exclusive
-    score: float  # sum of the unit's log-probabilities over these frames
+if TYPE_CHECKING:
+    from torchaudio.functional import TokenSpan
 
 
-def viterbi(scores: np.ndarray, target: Sequence[int], blank: int = 0) -> list[UnitSpan] | None:
-    """The spans of ``target``'s units on the most probable of all paths that collapse to it; None
-    if there are too few frames.
+def align_units(
+    scores: torch.Tensor, target: Sequence[int], blank: int = 0
+) -> list[TokenSpan] | None:
+    """The frames and the mean log-probability of ``target``'s units on the most probable of all
+    paths that collapse to it; None if there are too few frames.
 
     ``scores`` are log-probabilities, (frames, units).
     """
     if not target:
         return []
-    num_frames = len(scores)
-    if num_frames < count_min_frames(target):
+    if len(scores) < count_min_frames(target):
         return None
-    units = np.full(2 * len(target) + 1, blank)  # of the states: blank, unit, blank, …, blank
-    units[1::2] = target
-    emitted = np.asarray(scores, np.float64)[:, units]  # (frames, states)
-    # A unit may follow the unit before it without a blank if the two differ.
-    can_skip = np.concatenate([[False, False], (units[2:] != blank) & (units[2:] != units[:-2])])
-    best = np.full(len(units), -np.inf)  # (states,)
-    best[:2] = emitted[0, :2]
-    steps = np.zeros(emitted.shape, np.int8)  # (frames, states): how many states a path advanced
-    for frame in range(1, num_frames):
-        from_one = np.concatenate([[-np.inf], best[:-1]])
-        from_two = np.where(can_skip, np.concatenate([[-np.inf, -np.inf], best[:-2]]), -np.inf)
-        choices = np.stack([best, from_one, from_two])  # (3, states)
-        steps[frame] = choices.argmax(axis=0)
-        best = choices.max(axis=0) + emitted[frame]
-    state = int(best[-2:].argmax()) + len(units) - 2
-    path: np.ndarray = np.empty(num_frames, np.int64)
-    for frame in range(num_frames - 1, -1, -1):
-        path[frame] = state
-        state -= int(steps[frame, state])
-    return [_unit_span(path, emitted, state) for state in range(1, len(units), 2)]
+    from torchaudio.functional import forced_align, merge_tokens
 
-
-def _unit_span(path: np.ndarray, emitted: np.ndarray, state: int) -> UnitSpan:
-    """The frames of ``path``, (frames,), that are in one state."""
-    frames = np.flatnonzero(path == state)
-    return UnitSpan(int(frames[0]), int(frames[-1]) + 1, float(emitted[frames, state].sum()))
+    units, unit_scores = forced_align(scores[None], torch.tensor([list(target)]), blank=blank)
+    spans: list[TokenSpan] = merge_tokens(units[0], unit_scores[0], blank)
+    return spans
 
 
 class Aligner:
-    """Word times from a CTC head whose frames have the rate ``frame_rate`` a second.
+    """Word times from a CTC head and frames of the rate ``frame_rate`` a second.
 
     Raises InputError for an encoder without a CTC head.
     """
@@ -79,15 +51,15 @@ class Aligner:
     def __init__(self, source: HeadSource, frame_rate: float) -> None:
         self.head = CtcHead(source)
         self._frame_rate = frame_rate
+        self._step_rate = frame_rate / source.stride  # of the rows of scores
         self._delimiter = self._read_delimiter()
 
     @torch.inference_mode()
-    def log_probabilities(self, frames: torch.Tensor) -> np.ndarray:
+    def log_probabilities(self, frames: torch.Tensor) -> torch.Tensor:
         """Of each unit at each frame: last-layer frames, (frames, width), to (frames, units),
-        float32.
+        float32, on the CPU.
         """
-        scores: np.ndarray = self.head.log_probabilities([frames])[0].cpu().numpy()
-        return scores
+        return self.head.log_probabilities([frames])[0].cpu()
 
     def __call__(self, frames: torch.Tensor, text: str, duration_s: float = math.inf) -> list[Word]:
         """The words of a text, in seconds from the first frame, none after ``duration_s``: the
@@ -101,7 +73,7 @@ class Aligner:
         words = text.split()
         units = [self.head.encode_in_vocabulary(word) for word in words]
         target, ranges = self._target(units)
-        spans = viterbi(self.log_probabilities(frames), target, self.head.blank)
+        spans = align_units(self.log_probabilities(frames), target, self.head.blank)
         if spans is None or not any(units):
             return estimate_word_times(text, 0.0, duration_s)
         aligned = [
@@ -130,16 +102,16 @@ class Aligner:
             target += word_units
         return target, ranges
 
-    def _word(self, text: str, spans: Sequence[UnitSpan], duration_s: float) -> Word | None:
+    def _word(self, text: str, spans: Sequence[TokenSpan], duration_s: float) -> Word | None:
         """A word with its times; its score is the geometric mean of its frames' probabilities. The
         last frame may be longer than the audio.
         """
         if not spans:
             return None
-        num_frames = sum(span.end - span.start for span in spans)
-        score = math.exp(sum(span.score for span in spans) / num_frames)
-        end_s = min(spans[-1].end / self._frame_rate, duration_s)
-        return Word(text, spans[0].start / self._frame_rate, end_s, score)
+        num_frames = sum(map(len, spans))
+        score = math.exp(sum(span.score * len(span) for span in spans) / num_frames)
+        end_s = min(spans[-1].end / self._step_rate, duration_s)
+        return Word(text, spans[0].start / self._step_rate, end_s, score)
 
 
 def _fill_gaps(

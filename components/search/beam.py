@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from components.config.params import ConstraintSet
+from components.config.decoding import ConstraintSet
 from components.model.llms.batch import LlmInputs, SpeechBatch, collate
 from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM
@@ -56,6 +56,7 @@ def search(
     inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
         evidence = _matched_evidence(model, speech)
+        constraints = replace(constraints, ctc_weight=0.0)  # the matching head has no CTC paths
     output = _generate(
         model, speech, inputs, durations_s, constraints, evidence or (), is_synchronous
     )

@@ -15,13 +15,16 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from components.config.params import ConstraintSet
-from components.search.acoustic_evidence import Evidence, PrefixState
+from components.config.decoding import ConstraintSet
+from components.search.acoustic_evidence import CtcEvidence, Evidence, PrefixState
 
 FORBIDDEN = float("-inf")
 # Next tokens that acoustic agreement examines in each beam, likeliest first, until it has as many
 # as beam search can use.
 MAX_CANDIDATES = 64
+# Those whose probability under CTC is added, of each beam: the others of the LLM are less likely
+# by a factor of thousands.
+JOINT_CANDIDATES = 24
 GREEDY = ConstraintSet(
     beams=1,
     max_tokens=100,
@@ -90,6 +93,43 @@ class LikelyEnd:
         scores = scores.clone()
         scores[is_unlikely & continuations.isfinite().any(-1), self.eos] = FORBIDDEN
         return scores
+
+
+class JointScore:
+    """Adds ``weight`` times the log-probability under CTC to that of the LLM: joint decoding (Hori
+    et al. 2017, arXiv 1706.02737, section 3.1, where the two weights have the sum 1).
+
+    In each beam the likeliest tokens of the LLM and the end of sequence compete, and all others are
+    forbidden.
+    """
+
+    def __init__(
+        self, evidence: Sequence[CtcEvidence], weight: float, eos: int, ignored: set[int]
+    ) -> None:
+        self.evidence, self.weight, self.eos = evidence, weight, eos
+        self._ignored = ignored
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores``, log-probabilities, of the candidates, with those of CTC."""
+        beams = len(scores) // len(self.evidence)
+        best = scores.topk(min(JOINT_CANDIDATES, scores.shape[-1]), dim=-1)
+        joint = torch.full_like(scores, FORBIDDEN)
+        pairs = zip(best.indices.tolist(), best.values.isfinite().tolist(), strict=True)
+        for row, (tokens, is_possible) in enumerate(pairs):
+            prefix = [token for token in input_ids[row].tolist() if token not in self._ignored]
+            if self.eos in prefix:  # this beam has ended
+                joint[row] = scores[row]
+                continue
+            candidates = [self.eos] + [
+                token
+                for token, possible in zip(tokens, is_possible, strict=True)
+                if possible and token != self.eos and token not in self._ignored
+            ]
+            added = self.evidence[row // beams].log_joint(prefix, candidates, self.eos)
+            joint[row, candidates] = scores[row, candidates] + self.weight * torch.tensor(
+                added, dtype=scores.dtype, device=scores.device
+            )
+        return joint
 
 
 class AcousticAgreementProcessor:
@@ -195,11 +235,16 @@ def logits_processors(
     """
     processors: list[Callable[..., torch.Tensor]] = []
     has_penalty = constraints.repetition_penalty != 1
-    if constraints.beams == 1 and (has_penalty or constraints.eos_threshold):
+    if constraints.beams == 1 and (
+        has_penalty or constraints.eos_threshold or constraints.ctc_weight
+    ):
         processors.append(LogProbabilities())
     if has_penalty:
         # Not through the generation config: that spares as many tokens as the batch has padding.
         processors.append(RepetitionPenaltyLogitsProcessor(constraints.repetition_penalty))
+    if constraints.ctc_weight:
+        of_ctc = [own for own in evidence if isinstance(own, CtcEvidence)]
+        processors.append(JointScore(of_ctc, constraints.ctc_weight, eos, ignored))
     if constraints.max_unsupported_units:
         processors.append(
             AcousticAgreementProcessor(

@@ -24,7 +24,7 @@ from components.runtime.artifact import empty_folder, read_record, write_record
 from components.runtime.hashing import file_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
-from components.runtime.s3 import RemotePath, read_verified
+from components.runtime.s3 import StoredFile, read_verified
 from components.runtime.stage import Stage
 from components.shards import RESULT_VERSION
 from components.shards.index import INDEX, read_index, write_index
@@ -96,14 +96,14 @@ def write_shard(job: ShardJob) -> Path:
     return cached_tar("shards", job.key(), job.name, job.remote, fill, code=__name__)
 
 
-def _member(utterance: Utterance, path: Path | RemotePath) -> TarMember:
+def _member(utterance: Utterance, file: StoredFile) -> TarMember:
     try:
-        data = read_verified(path, utterance.sha256)
+        data = read_verified(file, utterance.sha256)
     except (FileNotFoundError, IsADirectoryError):
         data = None
     if data is None:
         raise InputError(
-            f"{path} is missing, or changed since the manifest was written.",
+            f"{file} is missing, or changed since the manifest was written.",
             subject=utterance.id,
             hint="Run 'python -m components.corpus scan', then 'dvc repro'.",
         )

@@ -6,15 +6,15 @@ Cost: limited by the disk; an hour of 16 kHz FLAC is about 60 MB.
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.shards.index import IndexEntry, read_member_ranges
+
+OWNER = "libretto"  # of every member, user and group: the same on every machine
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,17 @@ def write_tar(path: Path, members: Iterable[TarMember], payload: str) -> list[In
     """Writes one tar and returns its index entries, in the order of ``members``; ``payload`` is the
     file ending of the payloads, ``flac`` or ``npy``.
     """
+    from webdataset import TarWriter
+
     # without the payloads and places in the tar, which are read from the finished tar
     rows: list[dict[str, Any]] = []
-    # The standard library's writer: webdataset's own writes the time of day and imports torch.
-    with tarfile.open(path, "w") as archive:
+    with (
+        path.open("wb") as stream,  # not the name: webdataset opens a name that has a ':' as a URL
+        TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER, mode=0o444) as tar,
+    ):
         for member in members:
-            text = json.dumps(describe(member), ensure_ascii=False, sort_keys=True).encode()
-            for ending, data in sorted({payload: member.payload, "json": text}.items()):
-                archive.addfile(_header(f"{member.id}.{ending}", len(data)), io.BytesIO(data))
+            text = json.dumps(describe(member), ensure_ascii=False, sort_keys=True)
+            tar.write({"__key__": member.id, payload: member.payload, "json": text.encode()})
             rows.append(_row(member))
     ranges = read_member_ranges(path)
     entries = []
@@ -70,13 +73,6 @@ def write_tar(path: Path, members: Iterable[TarMember], payload: str) -> list[In
             )
         )
     return entries
-
-
-def _header(name: str, size: int) -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)
-    header.size, header.mtime, header.mode = size, 0, 0o444
-    header.uname = header.gname = "libretto"
-    return header
 
 
 def _row(member: TarMember) -> dict[str, Any]:

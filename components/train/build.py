@@ -16,6 +16,7 @@ from components.config.errors import InputError
 from components.config.heads import check_ctc_weight
 from components.config.projector import (
     CtcCompressor,
+    CtcEmbeddings,
     DiscreteUnits,
     Projector,
     ReleasedWeights,
@@ -33,7 +34,7 @@ from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 from components.train import RESULT_VERSION, emergence
 from components.train.stage_cache import CODE, stage_keys
-from components.train.task import DATA, ENCODER, LLM, UNITS, BridgeTask, lora_targets
+from components.train.task import CTC, DATA, ENCODER, LLM, UNITS, BridgeTask, lora_targets
 from components.train.throughput import read_throughput
 
 OUT, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -70,6 +71,8 @@ def work(stage: Stage) -> None:
     if isinstance(projector, DiscreteUnits):
         check_tuned_encoder(projector, settings.tuned_encoder_part)
         inputs["units"] = recorded_digests(UNITS)
+    if isinstance(projector, CtcEmbeddings):
+        inputs["ctc"] = recorded_digests(CTC)
     if projector.weights is None:
         unit = _trained_bridge(stage, parameters, inputs)
     else:

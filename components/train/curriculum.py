@@ -18,6 +18,7 @@ from components.config.errors import InputError
 from components.config.projector import check_llm_fit
 from components.config.training import SHORT_EPOCHS, Train
 from components.features.frames import FrameSource
+from components.model.bridges.ctc_embeddings import CtcEmbeddingsBridge, read_token_head
 from components.model.bridges.discrete import DiscreteUnitsBridge, read_centroids
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import check_packing, load_llm
@@ -46,6 +47,7 @@ class BridgeTraining:
     encoder: Path
     llm: Path
     units: Path  # of the stage units; read where the bridge needs centroids
+    ctc: Path  # of the stage ctc; read where the bridge needs its head
     out: Path
     scratch: Path
     device: str
@@ -110,6 +112,8 @@ def _build_model(training: BridgeTraining) -> SpeechLLM:
     model.use_ctc_head_of(training.encoder)
     if isinstance(model.projector, DiscreteUnitsBridge):
         model.projector.set_centroids(read_centroids(training.units))
+    if isinstance(model.projector, CtcEmbeddingsBridge):
+        model.projector.set_head(*read_token_head(training.ctc))
     model.has_matching_head = bool(training.settings.matching.weight)
     return model
 

@@ -16,6 +16,7 @@ import torch
 
 from components.config.training import Train
 from components.features.frames import FrameSource
+from components.model.frame_noise import add_noise
 from components.model.llms.batch import SpeechBatch, collate
 from components.model.matching import MatchingWeights
 from components.model.spec_augment import mask_frames
@@ -166,10 +167,17 @@ class ForwardPass:
     def _masked_frames(
         self, examples: list[TrainingExample], epoch: int, frames: list[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Frames of every utterance: those of its recordings, masked, one after the other."""
-        seed = self._seeds("mask", epoch)
+        """Frames of every utterance: those of its recordings, with noise and masks, one after the
+        other.
+        """
+        settings = self.settings
+        mask_seed, noise_seed = self._seeds("mask", epoch), self._seeds("noise", epoch)
         masked = (
-            mask_frames(recording, self.settings.spec_augment, seed(item.id))
+            mask_frames(
+                add_noise(recording, settings.frame_noise, noise_seed(item.id)),
+                settings.spec_augment,
+                mask_seed(item.id),
+            )
             for recording, (item, _) in zip(frames, separate_recordings(examples), strict=True)
         )
         return [torch.cat([next(masked) for _ in recordings_of(item)]) for item, _ in examples]

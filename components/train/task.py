@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import catalogue
 from components.config.entries import EncoderEntry, EncoderNumerics, LlmEntry
-from components.config.projector import DiscreteUnits, Projector
+from components.config.projector import CtcEmbeddings, DiscreteUnits, Projector
 from components.config.schema import parse_as
 from components.config.training import Train
 from components.model.folders.linked_checkpoint import open_checkpoint
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a stage starts without torch
 
 DATA, ENCODER, LLM = Path("data"), Path("models/encoder"), Path("models/llm")
 UNITS = Path("models/units")
+CTC = Path("models/ctc")
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def _encoder_run(settings: Train) -> EncoderRunConfig | None:
 
 
 def _units_layer(projector: Projector) -> int | str | None:
-    """The layer of the frames that become discrete units; None for a bridge of another kind."""
-    if not isinstance(projector, DiscreteUnits):
+    """The layer of the frames that become units; None for a bridge of another kind."""
+    if not isinstance(projector, DiscreteUnits | CtcEmbeddings):
         return None
     layer: int | str = read_record(DATA / "features" / "train")["key"]["layer"]
     return layer
@@ -113,6 +114,7 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
         encoder_folder,
         llm_folder,
         UNITS,
+        CTC,
         task.folder,
         task.scratch,
         rank_device or device(),

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from components.config.errors import InputError
-from components.config.projector import DiscreteUnits, Projector
+from components.config.projector import CtcEmbeddings, DiscreteUnits, Projector
 from components.config.training import Lora
 from components.model.bridges.registry import build_projector
 from components.model.folders.description import PROJECTOR
@@ -73,7 +73,7 @@ class StartedModel:
     vocabulary_size: int  # of the LLM
     text_case: str
     encoder: str = ""  # digest of its files; empty where they are not there yet
-    layer: int | str | None = None  # of the frames that become discrete units; None: none do
+    layer: int | str | None = None  # of the frames that become units; None: none do
 
 
 def check_start(path: Path, model: StartedModel) -> None:
@@ -91,7 +91,7 @@ def check_start(path: Path, model: StartedModel) -> None:
         vocabulary_size=start.vocabulary_size or model.vocabulary_size,
         text_case=start.text_case,
     )
-    if isinstance(model.projector, DiscreteUnits):
+    if isinstance(model.projector, DiscreteUnits | CtcEmbeddings):
         _check_units(path, start, model)
     now = replace(model, projector=_plain(model.projector))
     for field in fields(StartedModel):
@@ -102,8 +102,8 @@ def check_start(path: Path, model: StartedModel) -> None:
 
 
 def _check_units(path: Path, start: ModelConfig, model: StartedModel) -> None:
-    """Raises InputError where the centroids of a start are of the frames of another encoder or
-    layer: they are taken from the start with their embeddings and never trained.
+    """Raises InputError where the centroids or the CTC head of a start are of the frames of another
+    encoder or layer: they are taken from the start.
     """
     for name, before, now in (
         ("encoder", start.encoder, model.encoder),
@@ -111,8 +111,7 @@ def _check_units(path: Path, start: ModelConfig, model: StartedModel) -> None:
     ):
         if now not in ("", None) and before is not None and before != now:
             raise InputError(
-                f"train.start: {path} has the discrete units of another {name}: {before}, not "
-                f"{now}.",
+                f"train.start: {path} has the units of another {name}: {before}, not {now}.",
                 subject="train.start",
                 hint="Name a bridge that was trained on frames of this encoder and this layer, or "
                 "set train.start to null.",

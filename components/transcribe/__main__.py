@@ -24,6 +24,8 @@ from components.runtime.progress import progress
 from components.runtime.s3 import write_atomically
 from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE
 from components.transcribe.inputs import AudioInput, list_inputs, output_paths, with_stdin_in_file
+from components.transcribe.notices import describe_missing_text, describe_voices
+from components.transcribe.published import PUBLISHED, exported_folder, published_model
 from components.transcribe.transcript import FAILED, Failure, Transcript
 
 if TYPE_CHECKING:  # a wrong parameter is refused before torch is loaded
@@ -31,7 +33,7 @@ if TYPE_CHECKING:  # a wrong parameter is refused before torch is loaded
     from components.transcribe.transcriber import Transcriber
 
 SET_HELP = "a constraint set of the model, or ctc (default: constrained)"
-MODEL_HELP = "an exported folder (default: the model of this workspace)"
+MODEL_HELP = "an exported folder; . is the model of this workspace (default: {default})"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
@@ -76,7 +78,10 @@ def _add_transcribe_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|FOLDER|-",
         help="any file that libsndfile reads; - is standard input",
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
+    default = f"{PUBLISHED}, if it is there, else ."
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help=MODEL_HELP.format(default=default)
+    )
     parser.add_argument("--format", choices=FORMATS, default="txt")
     parser.add_argument("--set", default="", metavar="NAME", help=SET_HELP)
     parser.add_argument(
@@ -116,14 +121,18 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
+    model = exported_folder(options.model) if options.model else published_model()
+    _print_notice(f"loading the model of {model or 'this workspace'}")
     from transformers.utils import logging
 
     from components.transcribe.transcriber import Transcriber
 
     logging.disable_progress_bar()  # ours shows rate and time left
     transcriber = Transcriber.load(
-        options.model, "", options.set, options.segment_seconds, options.batch_seconds
+        model, "", options.set, options.segment_seconds, options.batch_seconds
     )
+    if notice := describe_voices(transcriber.generated_speech):
+        _print_notice(notice)
     write = _writer(options, len(inputs), paths, stream)
     num_failed = 0
     with with_stdin_in_file(inputs) as files:
@@ -133,19 +142,31 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
                 print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
             else:
                 write(result)
+                if notice := describe_missing_text(result):
+                    _print_notice(f"{result.name}: {notice}")
     return FAILED if num_failed else 0
+
+
+def _print_notice(sentence: str) -> None:
+    """A line on standard error: standard output has texts alone."""
+    print(f"transcribe: {sentence}", file=sys.stderr, flush=True)
 
 
 def _results(
     transcriber: Transcriber, inputs: Sequence[AudioInput]
 ) -> Iterator[Transcript | Failure]:
-    lengths = {audio_input.name: audio_input.seconds() for audio_input in inputs}
+    lengths = _lengths(inputs)
     task = f"{len(inputs)} recordings"
     with progress("transcribe", task, sum(lengths.values()), "s of audio") as bar:
         for result in transcriber.stream(map(_recording, inputs), bar.advance):
             skipped_s = lengths[result.name] if isinstance(result, Failure) else result.silent
             bar.advance(skipped_s, result.name)
             yield result
+
+
+def _lengths(inputs: Sequence[AudioInput]) -> dict[str, float]:
+    """Seconds of each input by its name, for the progress."""
+    return {audio_input.name: audio_input.seconds() for audio_input in inputs}
 
 
 def _recording(audio_input: AudioInput) -> Recording:
@@ -203,7 +224,7 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="a folder, or s3://bucket/prefix; a batch that was started there continues",
     )
-    parser.add_argument("--model", default="", metavar="DIR", help=MODEL_HELP)
+    parser.add_argument("--model", default="", metavar="DIR", help=MODEL_HELP.format(default="."))
     parser.add_argument("--set", default="", metavar="NAME", help=SET_HELP)
     parser.add_argument(
         "--shard",

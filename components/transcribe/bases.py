@@ -16,10 +16,13 @@ from typing import Any
 from components.config.errors import InputError
 from components.config.model_sources import (
     EncoderSource,
+    ForeignSource,
     HubSource,
     LlmSource,
     LocalSource,
+    PackageSource,
     parts_of,
+    source_name,
 )
 from components.config.schema import STRICT
 from components.encoder.build import build_folder
@@ -105,7 +108,7 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
         if data_digest(outputs) == base.digest:
             write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
             return
-        refused.append(getattr(source, "folder", "") or getattr(source, "repo", base.name))
+        refused.append(source_name(source) if isinstance(source, ForeignSource) else base.name)
         for name in outputs:
             (folder / name).unlink()
     raise InputError(
@@ -119,8 +122,9 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
 def _sources(base: EncoderBase | LlmBase) -> Iterator[Any]:
     """Where a base may be: local folders with one of its names, then its own source."""
     source = base.source
-    if isinstance(source, HubSource) and setting("LIBRETTO_MODELS"):
-        for name in (base.name, source.repo.rpartition("/")[2], source.repo):
+    if isinstance(source, HubSource | PackageSource) and setting("LIBRETTO_MODELS"):
+        origin = source_name(source)
+        for name in (base.name, origin.rpartition("/")[2], origin):
             if (models_root() / name).is_dir():
                 yield LocalSource("folder", name, source.shape)
     yield source

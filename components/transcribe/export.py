@@ -121,6 +121,7 @@ def _write_folder(
         "features": asdict(setup.features),
         "decode": asdict(setup.decode),
         "files": files,
+        **({"generated_speech": True} if setup.generated_speech else {}),
     }
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / DESCRIPTION).write_text(
@@ -239,9 +240,10 @@ def _summary(stage: str, base: dict[str, Any], is_included: bool) -> str:
             f"{stage} '{base['name']}': in the folder; whoever passes it on passes this "
             "checkpoint on, under its own licence"
         )
-    where = (
-        f"{source['repo']} at {source['revision']}"
-        if source["kind"] == "hub"
-        else f"LIBRETTO_MODELS/{source.get('folder', '')}"
-    )
+    if source["kind"] == "hub":
+        where = f"{source['repo']} at {source['revision']}"
+    elif source["kind"] == "package":
+        where = ", ".join(f"{wheel['package']}=={wheel['version']}" for wheel in source["wheels"])
+    else:
+        where = f"LIBRETTO_MODELS/{source.get('folder', '')}"
     return f"{stage} '{base['name']}': not in the folder; read from {where} when it is loaded"

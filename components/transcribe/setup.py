@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.config import catalogue
+from components.config.decoding import ConstraintSet
 from components.config.entries import EncoderNumerics
 from components.config.errors import InputError, nearest
 from components.config.model_sources import FETCHED
-from components.config.params import ConstraintSet, Params, read_params
+from components.config.params import Params, read_params
 from components.config.schema import STRICT, non_default_fields, parse_as
 from components.decode.decoder import HEAD, WORKSPACE, ModelFolders
 from components.decode.run import enforceable_sets
@@ -35,6 +36,7 @@ from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.runtime.hashing import data_digest, file_digest
 from components.text.hypothesis import CTC
 from components.transcribe.bases import EncoderBase, LlmBase, base_folder
+from components.transcribe.notices import check_model_folders, has_generated_speech
 
 DESCRIPTION = "libretto.json"  # of an exported folder
 FORMAT = 2  # of the description: raised when an older reader would misunderstand it
@@ -73,6 +75,7 @@ class ExportDescription:
     features: FeatureConfig
     decode: SearchConfig
     files: dict[str, str]  # SHA-256 by relative path, of all but the card and this file
+    generated_speech: bool = False  # all training speech had generated voices
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Setup:
     folders: ModelFolders
     features: FeatureConfig
     decode: SearchConfig
+    generated_speech: bool = False  # all training speech had generated voices
 
     @property
     def has_ctc(self) -> bool:
@@ -116,7 +120,10 @@ def load_setup(folder: Path | None) -> Setup:
     """The setup of an exported folder, or of the workspace if ``folder`` is None; raises InputError
     if it is incomplete.
     """
-    return workspace_setup() if folder is None else export_setup(folder)
+    if folder is not None:
+        return export_setup(folder)
+    check_model_folders(WORKSPACE.encoder, WORKSPACE.llm, WORKSPACE.bridge)
+    return workspace_setup()
 
 
 def workspace_setup() -> Setup:
@@ -149,7 +156,7 @@ def workspace_setup() -> Setup:
         encoder=open_checkpoint(WORKSPACE.encoder),
         ctc=HEAD if needs_limits or has_trained_head(HEAD) else None,
     )
-    return Setup(folders, features, search)
+    return Setup(folders, features, search, has_generated_speech(params.corpus))
 
 
 def _check_head(params: Params, features: FeatureConfig) -> None:
@@ -206,7 +213,7 @@ def export_setup(folder: Path) -> Setup:
         for stage, base in (("encoder", description.encoder), ("llm", description.llm))
     )
     folders = ModelFolders(folder / "bridge", encoder, llm, folder / "ctc")
-    return Setup(folders, description.features, description.decode)
+    return Setup(folders, description.features, description.decode, description.generated_speech)
 
 
 def model_keys(folder: Path | None) -> tuple[str, str]:
@@ -221,6 +228,7 @@ def _transcript_fields(folder: Path | None) -> dict[str, Any]:
     """All that shapes the transcripts of a model, as plain data."""
     if folder is not None:
         fields: dict[str, Any] = non_default_fields(read_description(folder))
+        fields.pop("generated_speech", None)  # it shapes no transcript
         return fields
     setup = workspace_setup()
     folders = (WORKSPACE.bridge, WORKSPACE.encoder, WORKSPACE.llm)

@@ -26,6 +26,7 @@ from components.config.params import (
 )
 from components.config.projector import parse_projector
 from components.config.schema import non_default_fields, parse_as
+from components.config.yaml_files import parse_yaml, read_yaml
 from components.corpus.source import KINDS as CORPUS_KINDS
 from components.corpus.source import build_source
 from components.plan.__main__ import main as run_plan
@@ -173,7 +174,7 @@ def test_every_number_of_a_corpus_source_has_a_range() -> None:
                     for value in ("many", *(() if is_decibel else (-1,))):
                         with pytest.raises(InputError, match=rf"\b{keys[-1]}|{keys[0]}"):
                             build_source(name, role, changed({keys: value}, settings))
-    without_numbers = {"librispeech", "mls", "table"}
+    without_numbers = {"mls", "table", "webdataset"}
     assert {kind for kind, _ in tested} == CORPUS_KINDS.keys() - without_numbers
 
 
@@ -539,3 +540,17 @@ def test_what_equals_its_default_is_no_part_of_a_key() -> None:
         "rate": 0.25,
         "parts": [{"width": 1}],
     }
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "one: {x: 1, y: 2, x: 1}\n"])
+def test_a_key_that_is_given_twice_stops(text: str, tmp_path: Path) -> None:
+    """YAML would take the last one, and DVC refuses both: with less of a reason, after minutes."""
+    (tmp_path / "llm.yaml").write_text(text)
+    with pytest.raises(InputError) as stopped:
+        read_yaml(tmp_path / "llm.yaml")
+    assert stopped.value.subject == str(tmp_path / "llm.yaml")
+
+
+def test_a_merged_key_may_be_given_again() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: [*b, *a], y: 4}\n"
+    assert parse_yaml(text)["c"] == {"x": 3, "y": 4}

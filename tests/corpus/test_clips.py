@@ -8,7 +8,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
@@ -158,3 +160,25 @@ def test_real_non_speech_is_accepted(recordings: Path, monkeypatch: pytest.Monke
     rows, rejected = clips("nonspeech-test", folders=["nonspeech"]).list_utterances()
     assert not rejected
     assert Counter(row.path.split("/")[1] for row in rows) == classes
+
+
+def test_a_synthetic_room_is_a_decaying_response(work: Path) -> None:
+    settings = {
+        "kind": "synthetic",
+        "rooms": True,
+        "clips": 5,
+        "seed": 1,
+        "seconds": [0.3, 0.3],
+        "level_db": [-3, -3],
+    }
+    source = build_source("rooms", "noise", settings)
+    rows, _ = source.list_utterances()
+    for row in rows:
+        response, rate = soundfile.read(source.locate(row.path))
+        assert len(response) == 0.3 * rate
+        assert np.abs(response).argmax() == 0
+        energy = np.cumsum(response[1:] ** 2)
+        assert energy[-1] == pytest.approx(0.5 * response[0] ** 2, rel=0.05)
+        assert energy[len(energy) // 2] > 0.9 * energy[-1]  # 30 of 60 dB
+    with refused("rooms", "nonspeech-train"):
+        build_source("rooms", "nonspeech-train", settings)

@@ -100,6 +100,15 @@ def test_rate_and_channels_must_be_those_expected(root: Path) -> None:
     assert [row.id for row in accepted] == ["1-10-0000"]
 
 
+def test_folds_of_speakers_are_apart_and_whole(root: Path) -> None:
+    write_librispeech(root, {"3-30-0000": "FIFTH", "10-40-0000": "SIXTH"})
+    folds = [libri(speaker_fold=[fold, 2]).list_utterances() for fold in (0, 1)]
+    speakers = [{row.speaker for row in accepted} for accepted, _ in folds]
+    assert speakers == [{"1", "2"}, {"10", "3"}]
+    rows = [row.id for accepted, _ in folds for row in accepted]
+    assert sorted(rows) == [row.id for row in libri().list_utterances()[0]]
+
+
 def test_moving_the_root_changes_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +151,7 @@ def test_folders_that_are_links_are_followed(root: Path, tmp_path: Path) -> None
         ({"subsets": []}, "libri-train", ".flac 'libri'"),
         ({"root": "other"}, "other", "LIBRETTO_ROOT_OTHER"),
         ({"rate": "high"}, "rate", "high"),
+        ({"speaker_fold": [2, 2]}, "speaker_fold", "2"),
     ],
 )
 def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, parts: str) -> None:

@@ -4,6 +4,7 @@ and test.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from components.audio.sound import RATE
 from components.corpus.generation import espeak
 from components.corpus.generation.grammar import WORDS, split_of
+from components.corpus.generation.prose import read_prose, transcribe_prose
 from components.corpus.source import build_source
 from components.corpus.sources.spoken import list_voices, voice_family
 from tests.errors import refused
@@ -122,3 +124,54 @@ def test_a_split_in_another_role_stops() -> None:
 def test_a_voice_that_the_library_refuses_stops() -> None:
     with refused("xx-none+f1"):
         espeak.Espeak().speak("hello", "xx-none", "f1", 175, 50, 50, 1)
+
+
+def prose(split: str, **changed: Any) -> list[Any]:
+    settings = {**SETTINGS, "split": split, "texts": "prose", **changed}
+    return build_source("some", split, settings).list_utterances()[0]
+
+
+def test_prose_is_read_whole_before_a_sentence_comes_again(work: Path) -> None:
+    rows = prose("train", utterances=150)
+    assert len({row.text for row in rows}) == 150
+    assert all(split_of(row.text) == "train" for row in rows)
+    assert all(re.fullmatch("[a-z]+('[a-z]+)*( [a-z]+('[a-z]+)*)*", row.text) for row in rows)
+    assert {row.text for row in prose("train", utterances=150, seed=2)} != {r.text for r in rows}
+    few = len(read_prose("dev"))
+    with refused("some", str(few)):
+        prose("dev", utterances=few + 1)
+
+
+def test_prose_of_the_splits_is_apart() -> None:
+    parts = {split: set(read_prose(split)) for split in ("train", "dev", "test")}
+    assert sum(map(len, parts.values())) == 20_000
+    assert len(set().union(*parts.values())) == 20_000
+    assert min(map(len, parts.values())) > 1_800
+
+
+def test_an_accent_is_heard(work: Path) -> None:
+    """The same sentences by the same voices in two accents."""
+    american, scottish = (
+        {row.text: row for row in prose("dev", utterances=10, accents=[accent])}
+        for accent in ("en-us", "en-gb-scotland")
+    )
+    assert american.keys() == scottish.keys()
+    assert [row.speaker for row in american.values()] == [r.speaker for r in scottish.values()]
+    assert all(row.sha256 != scottish[text].sha256 for text, row in american.items())
+    with refused("accents.0", "en-au"):
+        prose("dev", accents=["en-au"])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("Call me Ishmael.", "call me ishmael"),
+        (
+            "Aye, 'tis the whale's; the hollow-cheeked captain!",
+            "aye tis the whale's the hollow cheeked captain",
+        ),
+        ("-- 'quoted' --", "quoted"),
+    ],
+)
+def test_a_transcript_of_prose_has_words_alone(sentence: str, words: str) -> None:
+    assert transcribe_prose(sentence) == words

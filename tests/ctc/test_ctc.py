@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.config.params import ConstraintSet, read_params
+from components.config.decoding import ConstraintSet
+from components.config.params import read_params
 from components.config.schema import parse_as
 from components.ctc import calibration, training
 from components.ctc.build import ENCODER, OUT, work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from components.corpus.scan import write_scans
 from components.decode import shard
 from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import read_hypotheses, write_hypotheses
+from components.decode.run import enforceable_sets
 from components.decode.shard import DecodeJob, DecodeTiming, ShardDecoder, _shard_decoder
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.llms.causal import load_llm
@@ -32,6 +34,7 @@ from components.runtime.hashing import folder_digests
 from components.runtime.stage import Stage
 from components.search.acoustic_evidence import ctc_evidence
 from components.search.beam import search
+from components.search.constraints import GREEDY
 from components.shards.reader import (
     IndexedUtterance,
     list_utterances,
@@ -318,6 +321,20 @@ def test_acoustic_limits_are_off_without_evidence(
     [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert warning.name.startswith("components.decode") and "free" in warning.getMessage()
     assert read_record(Path("data/decode"))["parameters"]["sets"]["free"]["silence_gate"] == 0
+
+
+@pytest.mark.parametrize(
+    ("has_evidence", "has_ctc", "weight", "units"),
+    [(True, True, 0.5, 3), (True, False, 0.0, 3), (False, False, 0.0, 0)],
+)
+def test_joint_decoding_is_off_without_a_ctc_head(
+    has_evidence: bool, has_ctc: bool, weight: float, units: int
+) -> None:
+    """A matching head serves the limits, and no weight of CTC."""
+    asked = replace(GREEDY, ctc_weight=0.5, max_unsupported_units=3)
+    found = enforceable_sets({"free": asked}, has_evidence, has_ctc=has_ctc)["free"]
+    assert (found.ctc_weight, found.max_unsupported_units) == (weight, units)
+    assert not asked.without_acoustic_limits().needs_acoustic_evidence
 
 
 def test_a_complete_whisper_decodes_by_its_own_decoder() -> None:

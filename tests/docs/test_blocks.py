@@ -80,9 +80,24 @@ def reference() -> ModuleType:
     return module
 
 
+def check_pip(arguments: list[str]) -> str:
+    """Why pip would refuse its arguments: a file that is not there, or an unknown option."""
+    from pip._internal.commands import create_command
+
+    options, _ = create_command(arguments[0]).parse_args(arguments[1:])
+    files = [*options.requirements, *options.editables]
+    missing = [name for name in files if not (REPOSITORY / name).exists()]
+    return f"no such file: {missing}" if missing else ""
+
+
 def check(words: list[str], reference: ModuleType) -> str:
     """Why a command would be refused; empty if its program accepts it."""
+    words = [words[0].removeprefix(".venv/bin/").replace("python3", "python"), *words[1:]]
     program, *arguments = words
+    if words[:3] == ["python", "-m", "venv"]:
+        return "" if arguments[2:] == [".venv"] else "a name that 'make' does not know"
+    if program == "pip":
+        return check_pip(arguments)
     try:
         if program in ("python", "pytest", "libretto"):
             return check_python(words, reference)

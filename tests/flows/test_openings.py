@@ -25,6 +25,7 @@ EMBEDDED = {
     "digits",
     "embedded-ablation",
     "embedded-matching",
+    "human",
 }  # on a processor, in minutes or a few hours
 HEADINGS = ("Source", "WER", "GPUs", "Hours", "Memory", "Disk", "Ours")
 PLANNED = sorted(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -131,6 +132,27 @@ def test_both_experiments_are_in_one_chart_without_a_network(recorded: None) -> 
         assert len({color for _, color in lines}) == len({path for path, _ in lines}) == 2, (
             "a line each, in a colour of its own"
         )
+
+
+def test_loss_and_word_errors_on_dev_are_drawn_too(recorded: None) -> None:
+    """Steps without a word error rate have no point: an empty cell is no zero."""
+    import vl_convert
+
+    dvc("exp", "apply", "early")
+    dag = yaml.safe_load(Path("dvc.yaml").read_text())
+    dag["plots"] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    Path("dvc.yaml").write_text(yaml.safe_dump(dag))
+    shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
+    plots.install()
+    dvc("plots", "show")
+    charts = PlotPage(Path("dvc_plots/index.html").read_text()).charts()
+    by_title = {chart["title"]["text"]: chart for chart in charts}
+    assert len(by_title) == 3
+    for title, num_points in (("Loss in training", 0), ("Word error rate on dev in training", 1)):
+        drawn = vl_convert.vegalite_to_svg(
+            by_title[title], vl_version=plots.VEGA_LITE, allowed_base_urls=[]
+        )
+        assert drawn.count('aria-roledescription="point"') == num_points
 
 
 def test_metrics_and_comparison_have_the_step_of_the_jump(recorded: None) -> None:

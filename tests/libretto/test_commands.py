@@ -18,8 +18,8 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.runtime.stage import error_path
 from components.text.forms import FORMS
-from libretto import pipeline, recipes, scores
-from libretto.commands import COMMANDS, run_command
+from libretto import environment, pipeline, recipes, scores
+from libretto.commands import COMMANDS, INTERRUPTED, run_command
 from libretto.workspace import check_checkout
 from tests.conftest import REPOSITORY
 
@@ -36,7 +36,7 @@ HELP = """
 import sys
 for name in {blocked}:
     sys.modules[name] = None
-from libretto.commands import COMMANDS, run_command
+from libretto.commands import COMMANDS, INTERRUPTED, run_command
 assert not any(run_command([name, "--help"]) for name in COMMANDS)
 """
 
@@ -414,9 +414,7 @@ def test_run_returns_what_a_failed_stage_recorded(
     workspace: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DVC returns 255 for every failure; the error record tells whether trying again can help."""
-    monkeypatch.setattr(
-        pipeline.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 255)
-    )
+    monkeypatch.setattr(pipeline, "call_dvc", lambda *_: 255)
     assert pipeline.main(["--no-plan"]) == 255
     path = error_path("train")
     path.parent.mkdir(parents=True)
@@ -426,6 +424,40 @@ def test_run_returns_what_a_failed_stage_recorded(
     assert pipeline.main(["--no-plan"]) == 255
 
 
+def test_run_stops_before_the_plan_without_a_repository(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the folder of a downloaded archive, or where Git is not installed."""
+    monkeypatch.setattr("components.plan.__main__.main", lambda *_: pytest.fail("planned"))
+    monkeypatch.setattr(pipeline, "call_dvc", lambda *_: pytest.fail("ran"))
+    shutil.rmtree(".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workspace.parent))
+    assert run_command(["run"]) == 2
+    assert str(workspace) in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert run_command(["run"]) == 2
+
+
+def test_a_failed_run_names_the_way_back(
+    workspace: Path, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DVC has removed what the stage wrote before, metrics too."""
+    monkeypatch.setattr(pipeline, "call_dvc", lambda *_: 255)
+    assert run_command(["run", "--no-plan"]) == 255
+    assert "libretto restore" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_has_no_traceback(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: str) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "call_dvc", interrupt)
+    assert run_command(["run", "--no-plan"]) == INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_run_starts_the_interpreter_that_runs_it() -> None:
-    first = pipeline.build_environment()["PATH"].split(os.pathsep)[0]
+    first = environment.build_environment()["PATH"].split(os.pathsep)[0]
     assert first == str(Path(sys.executable).parent)

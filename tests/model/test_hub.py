@@ -43,22 +43,6 @@ ENCODER, LLM = "acme/parakeet-tiny", "acme/llama-tiny"
 
 
 @pytest.fixture
-def project(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with parameters and a catalogue, and neither corpus nor shards: a hub model needs
-    none.
-    """
-    folder = tmp_path / "project"
-    (folder / "catalogue").mkdir(parents=True)
-    monkeypatch.chdir(folder)
-    params, entries = tones.settings()
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    for kind, content in entries.items():
-        Path(f"catalogue/{kind}.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("LIBRETTO_WORKERS", "1")
-    return folder
-
-
-@pytest.fixture
 def hub(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with an encoder and an LLM, to which the catalogue points; a HF cache of one's own."""
     for name in (

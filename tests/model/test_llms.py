@@ -84,7 +84,8 @@ def form_of(name: str) -> str:
 
 def family_of(name: str) -> str:
     entry = catalogue.llm(name)
-    return entry.card["family"] if entry.source.kind == "hub" else entry.source.model_type
+    is_trained_elsewhere = entry.source.kind in ("hub", "package")
+    return entry.card["family"] if is_trained_elsewhere else entry.source.model_type
 
 
 @pytest.fixture(scope="module")

@@ -79,9 +79,18 @@ SMALL: dict[str, dict[str, Any]] = {
         "iterations": 2,
         "seed": 1,
     },
+    "ctc-embeddings": {
+        "kind": "ctc-embeddings",
+        "units": 7,
+        "stride": 2,
+        "hidden": 8,
+        "blocks": 2,
+        "temperature": 1.5,
+    },
 }
 BY_SPEECH = {
     "ctc-compressor",
+    "ctc-embeddings",
     "discrete-units",
 }  # how many tokens come out of these hangs on what is heard: told is the most
 WIDTH, LLM_WIDTH = 12, 10
@@ -104,6 +113,7 @@ def bridge(name: str, width: int = WIDTH, llm_width: int = LLM_WIDTH) -> Bridge:
         made.set_ctc_head(CtcHeadWeights(torch.randn(4, width), torch.zeros(4), 0))
     if isinstance(made, DiscreteUnitsBridge):
         made.set_centroids(torch.randn_like(made.centroids))
+    made.read_embeddings(torch.nn.Embedding(20, llm_width))
     return made
 
 

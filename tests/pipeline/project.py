@@ -131,6 +131,7 @@ def create_project(folder: Path, work: Path) -> Project:
     for name in listed.stdout.splitlines():
         if (
             name not in ("dvc.lock", "metrics/score.json", "metrics/train.json")
+            and not name.startswith("models/human/")  # it would be the one that transcribes
             and (ROOT / name).is_file()
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from components.plan.load import StageLoad, read_gpu
 from components.plan.machine import Disk, Machine, Memory
 from components.plan.networks import read_networks
 from components.plan.recipe import format_value
+from components.plan.report import estimate_hours_here
 from components.plan.run import (
     RunPlan,
     check_networks,
@@ -88,6 +89,32 @@ def test_the_default_fits_and_is_shown(
     assert (code, errors) == (0, "")
     for name in ("spoken-train", "projector", "LoRA", "h200", "ctc-tiny", "large machine"):
         assert name in output
+
+
+def test_minutes_of_this_processor_are_near_those_of_the_embedded_run(
+    command: Run, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cores took these seconds, least and most (docs/results/embedded.md). Cards are listed
+    where the processor would take hours.
+    """
+    here = replace(machine, is_processor=True)
+    monkeypatch.setattr("components.plan.run.read_machine", lambda *folders: here)
+    plan = planned(machine=here)
+    seconds = {
+        load.stage: 3600 * estimate_hours_here(load, plan.memories[0]) for load in plan.loads
+    }
+    measured = {"encoder": (240, 369), "features": (56, 82), "train": (78, 107), "decode": (23, 50)}
+    assert seconds.keys() == measured.keys()
+    for stage, (least, most) in measured.items():
+        assert least / 2 < seconds[stage] < 2 * most, stage
+    many = planned(machine=replace(here, num_workers=64))  # a training has two micro-batches
+    hours = {load.stage: estimate_hours_here(load, many.memories[0]) for load in many.loads}
+    assert 3600 * hours["train"] == pytest.approx(seconds["train"])
+    assert 3600 * hours["features"] == pytest.approx(seconds["features"] / 32)
+    _, output, _ = command()
+    assert f"{machine.name}: time" in output and "h200" not in output
+    _, output, _ = command(*(f"-S{name}={value}" for name, value in PAPER.items()))
+    assert f"{machine.name}: time" in output and "h200" in output
 
 
 def test_the_command_reads_this_machine(tmp_path: Path) -> None:

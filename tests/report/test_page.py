@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +472,34 @@ def test_the_picture_for_the_readme(folder: Path, tmp_path: Path) -> None:
     assert width == 1200 and 500 < height < 3000
     missing = subprocess.run([*command, folder / "nowhere.html", picture], capture_output=True)
     assert missing.returncode == 1 and b"nowhere.html" in missing.stderr
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_levels_of_the_heat_map_differ(opened: Callable[..., Any], scheme: str) -> None:
+    """From each other, and the lowest one from the page."""
+    page = opened(color_scheme=scheme)
+    cell = page.locator(".heat td").first
+    tones = [page.evaluate("getComputedStyle(document.body).backgroundColor")]
+    for level in range(1, 6):
+        cell.evaluate("(node, level) => { node.className = `n h${level}`; }", level)
+        tones.append(cell.evaluate("node => getComputedStyle(node).backgroundColor"))
+    levels = [luminance(tone) + 0.05 for tone in tones]
+    for one, other in pairwise(levels):
+        assert max(one, other) / min(one, other) >= 1.12
+
+
+def test_a_phone_shows_that_a_table_goes_on_and_cuts_no_filter(
+    opened: Callable[..., Any],
+) -> None:
+    page = opened(viewport={"width": 390, "height": 844})
+    wide = [
+        box
+        for box in page.locator(".box").all()
+        if box.evaluate("node => node.scrollWidth > node.clientWidth + 1")
+    ]
+    assert wide
+    for box in wide:
+        shade = box.evaluate("node => getComputedStyle(node).backgroundAttachment")
+        assert {"local", "scroll"} <= set(shade.split(", "))
+    for control in page.locator("#filters select, #filters input[type=search]").all():
+        assert control.evaluate("node => node.clientWidth") > 250

@@ -17,6 +17,7 @@ import pytest
 
 from components.report.experiment import read_experiment
 from components.report.page import json_block
+from components.report.tables import heat_maps, verdict_lines
 from components.runtime.stage import RUNS
 from components.shards.index import INDEX
 from tests.errors import refused
@@ -455,3 +456,47 @@ def test_systems_and_sets_come_in_the_order_of_the_hypotheses() -> None:
     assert len(NONSPEECH) == sum(
         utterance.set == "nonspeech" for utterance in experiment.utterances
     )
+
+
+def test_the_first_sentences_name_the_best_system_of_each_set() -> None:
+    def speech(wer: float) -> dict[str, Any]:
+        return {"wer": wer, "wer_low": wer / 2, "wer_high": 2 * wer, "words": 1000}
+
+    scores = {
+        "clean": {"free": speech(0.03), "constrained": speech(0.02), "ctc": speech(0.1)},
+        "own": {"free": speech(0.03), "ctc": speech(0.01)},
+        "noise": {"free": {"text_rate": 0.5}, "ctc": {"text_rate": 0.0}},
+        "same": {"free": {"text_rate": 0.0}, "ctc": {"text_rate": 0.0}},
+        "alone": {"llm": {"perplexity": 12.0}},
+    }
+    clean, own, noise, same = verdict_lines(scores)
+    assert all(word in clean for word in ("clean", "constrained", "2.00", "1.00 to 4.00", "10.00"))
+    assert "free" not in clean and "3.00" not in clean
+    assert "ctc" in own and "1.00" in own and "CTC" not in own
+    assert "0.00 % (ctc) to 50.00 % (free)" in noise
+    assert "0.00" in same and "free" not in same
+    page = ReportPage(run_report())
+    figures = json.loads(Path("metrics/score.json").read_text())["clean"]
+    best = min(figures, key=lambda system: figures[system]["wer"])
+    assert f"clean: {best} has" in page.text
+
+
+def test_the_pictures_of_the_intervals_have_an_axis() -> None:
+    page = ReportPage(run_report())
+    scores = json.loads(Path("metrics/score.json").read_text())
+    most = max(
+        figures["wer_high"]
+        for systems in scores.values()
+        for figures in systems.values()
+        if "wer_high" in figures
+    )
+    assert f"{100 * most:.2f} %" in page.text
+
+
+def test_small_rates_of_insertions_have_tones_of_their_own() -> None:
+    scores = {
+        f"set {count}": {"free": {"insertions": count, "words": 10_000}}
+        for count in (0, 3, 20, 50, 200, 400)
+    }
+    [heat_map] = heat_maps(scores, {})
+    assert [cells[0].level for _, _, cells in heat_map.rows if cells[0]] == [0, 1, 2, 3, 4, 5]

@@ -60,6 +60,10 @@ def killed_once(folder: Path, number: int) -> int:
     return number
 
 
+def ignores_interrupts(_: int) -> bool:
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def visible_devices(_: int) -> tuple[int, str]:
     time.sleep(0.5)  # so that every worker gets one
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
@@ -81,6 +85,14 @@ def test_every_unit_comes_once_with_its_result(
         (number, number**2) for number in range(9)
     ]
     assert (os.getpid() in {process for _, (_, process) in results}) == (workers == 1)
+
+
+def test_a_worker_leaves_interrupts_to_the_process_that_started_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C reaches all of them: each would print a traceback."""
+    monkeypatch.setenv("LIBRETTO_WORKERS", "2")
+    assert all(is_ignored for _, is_ignored in fan_out(ignores_interrupts, range(2)))
 
 
 def test_one_unit_or_one_gpu_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

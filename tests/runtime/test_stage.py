@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.runtime.stage import error_path
+from components.runtime.stage import INTERRUPTED, error_path
 from tests.conftest import REPOSITORY
 
 # A stage that edits files while it runs, raises the error that TASK names, or writes an output with
 # its record.
 SCRIPT = """
-import json, os
+import json, os, time
 from dataclasses import asdict
 from pathlib import Path
 from components.config import errors
@@ -34,6 +35,9 @@ def work(stage):
         text = Path(name).read_text()
         assert old in text
         Path(name).write_text(text.replace(old, new, 1))
+    if "waits" in task:
+        print("waiting", flush=True)
+        time.sleep(600)
     if "error" in task:
         error = getattr(errors, task["error"])
         raise error("clip-7.wav is broken.", subject="clip-7", hint="Mend it.")
@@ -113,6 +117,27 @@ def test_a_run_leaves_its_record_and_nothing_of_it_in_the_output(project: Path, 
     assert record["started"].startswith("20")
     assert {"host", "python", "revision", "dirty"} <= record.keys()
     assert not error_path("shards").exists()
+
+
+def test_an_interrupted_stage_says_how_to_go_on_and_has_no_traceback(project: Path) -> None:
+    command = [sys.executable, "stage.py", *START]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TASK": '{"waits": true}'}
+    with subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "waiting\n":
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED == 130
+    assert "shards" in errors and len(errors.strip().splitlines()) == 1
+    assert records() == []
 
 
 def test_runtime_settings_do_not_enter_the_record_of_the_output(

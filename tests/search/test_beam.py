@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.config.decoding import ConstraintSet
 from components.config.entries import Prompt
-from components.config.params import ConstraintSet
 from components.config.projector import Linear, Projector
 from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.config.params import ConstraintSet
+from components.config.decoding import ConstraintSet
 from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import (
     CtcEvidence,

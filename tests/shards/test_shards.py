@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 import time
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -47,6 +48,7 @@ from components.shards.reader import (
     read_payload,
 )
 from components.shards.store import stored_tar
+from components.shards.writer import TarMember, describe, write_tar
 from components.text.utterance import Utterance
 from tests.bucket import KEY, SECRET, Bucket
 from tests.corpus.clips import clip, put
@@ -276,6 +278,47 @@ def test_webdataset_reads_the_same_members() -> None:
     for sample, item in zip(samples, items, strict=True):
         assert sample["flac"] == read_payload(item)
         assert json.loads(sample["json"]) == read_description(item)
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=120)
+
+
+def standard_tar(members: list[TarMember], payload: str) -> bytes:
+    """The tar as the standard library writes it, with the header fields that are documented."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for member in members:
+            text = json.dumps(describe(member), ensure_ascii=False, sort_keys=True).encode()
+            for ending, data in sorted({payload: member.payload, "json": text}.items()):
+                header = tarfile.TarInfo(f"{member.id}.{ending}")
+                header.size, header.mode = len(data), 0o444
+                header.uname = header.gname = "libretto"
+                archive.addfile(header, io.BytesIO(data))
+    return stream.getvalue()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    ids=st.lists(NAMES, unique=True, max_size=4),
+    text=NAMES,
+    size=st.integers(0, 2_000),
+    payload=st.sampled_from(["flac", "npy"]),
+)
+def test_a_tar_of_any_ids_is_the_same_to_the_byte(
+    ids: list[str], text: str, size: int, payload: str
+) -> None:
+    """Ids with dots, slashes, spaces, umlauts, and longer than the 100 bytes of a header."""
+    members = [TarMember(name, bytes(size), size, 0, text, "_", "") for name in ids]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a:b-000000.tar"
+        entries = write_tar(path, members, payload)
+        data = path.read_bytes()
+    assert data == standard_tar(members, payload)
+    assert [entry.id for entry in entries] == ids
+    assert all(data[entry.offset :][: entry.size] == bytes(size) for entry in entries)
+    assert [
+        json.loads(data[entry.json_offset :][: entry.json_size])["id"] for entry in entries
+    ] == ids
 
 
 def test_the_index_has_the_offset_of_every_member() -> None:

@@ -57,6 +57,7 @@ ALL_ON = {
     "train.selection.patience": 2,
     "train.spec_augment.enabled": True,
     "train.spec_augment.time_frames": 3,
+    "train.frame_noise": 0.3,
     "train.lora.dropout": 0.2,
 }
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -64,6 +65,7 @@ def everything_on() -> None:
         {
             "train.spec_augment.enabled": True,
             "train.spec_augment.time_frames": 3,
+            "train.frame_noise": 0.3,
             "train.lora.dropout": 0.2,
         },
     )
@@ -121,6 +123,12 @@ def test_a_kill_inside_a_checkpoint_changes_nothing_either(
     with pytest.raises(Killed):
         trained()
     assert trained() == undisturbed
+
+
+def test_noise_reaches_the_frames_that_the_bridge_learns_from(world: Path) -> None:
+    plain = trained()
+    tones.change("params.yaml", {"train.frame_noise": 0.5})
+    assert trained()["projector.safetensors"] != plain["projector.safetensors"]
 
 
 def test_training_on_stored_features_reads_no_weights_of_the_encoder(world: Path) -> None:
@@ -697,6 +705,32 @@ def test_masking_sets_stretches_within_bounds_to_zero(length: int) -> None:
     assert max(widths) > 0
     assert length == 1 or max(times) > 0
     assert frames.min() >= 1
+
+
+def test_masks_are_as_long_and_as_often_as_drawn_whole_numbers() -> None:
+    """Against draws of whole numbers up to the longest, the longest included: the shares that are
+    masked agree to 1 % of all frames (measured over 1,500 utterances: 0.6 %).
+    """
+    frames, settings = torch.ones(40, 32), augment(time_frames=9, width_share=0.25)
+    shares = np.zeros((2, 2))  # (torchaudio, whole numbers) × (time, width)
+    for seed in range(1_500):
+        is_masked = mask_frames(frames, settings, seed) == 0
+        shares[0] += is_masked.all(1).float().mean().item(), is_masked.all(0).float().mean().item()
+        random = np.random.default_rng(seed)
+        drawn = np.zeros((40, 32), bool)
+        for count, longest, axis in ((settings.time_masks, 9, 0), (settings.width_masks, 8, 1)):
+            for _ in range(count):
+                span = int(random.integers(0, longest + 1))
+                start = int(random.integers(0, drawn.shape[axis] - span + 1))
+                np.swapaxes(drawn, 0, axis)[start : start + span] = True
+        shares[1] += drawn.all(1).mean(), drawn.all(0).mean()
+    np.testing.assert_allclose(*shares / 1_500, atol=0.01)
+
+
+def test_masks_leave_the_generator_of_the_training() -> None:
+    before = torch.get_rng_state()
+    mask_frames(torch.ones(40, 32), augment(), 1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_live_features_are_trained_on_as_cached_ones(world: Path) -> None:

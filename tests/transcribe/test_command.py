@@ -23,8 +23,11 @@ from components.audio.sound import RATE
 from components.text.joining import Word
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
+from components.transcribe.export import export
 from components.transcribe.formats import FORMATS, captions
 from components.transcribe.inputs import list_inputs, output_paths
+from components.transcribe.published import PUBLISHED, exported_folder, published_model
+from components.transcribe.setup import DESCRIPTION
 from components.transcribe.transcript import Passage, Transcript
 from tests import world as tones
 from tests.conftest import REPOSITORY
@@ -309,3 +312,75 @@ def test_progress_goes_to_standard_error_and_its_file(
     last = json.loads((tmp_path / "progress").read_text().splitlines()[-1])
     assert last["stage"] == "transcribe"
     assert last["done"] == pytest.approx(last["total"], abs=0.1) and last["total"] > 50
+
+
+def test_a_long_recording_without_text_costs_a_line(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of sound, not of silence; the exit code is that of success."""
+    results = [
+        Transcript("talk", 13.0, 1.0, []),
+        Transcript("silence", 13.0, 12.0, []),
+        Transcript("short", 2.0, 0.0, []),
+        transcript(),
+    ]
+    monkeypatch.setattr(Transcriber, "stream", lambda self, *_: iter(results))
+    names = [str(folder / name) for name in GOOD]
+    lengths = dict.fromkeys([result.name for result in results], 1.0)
+    monkeypatch.setattr("components.transcribe.__main__._lengths", lambda inputs: lengths)
+    assert main([*names, "--set", "ctc"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "no text" in line and "talk" in line and "12.0 s" in line]
+    assert not [line for line in lines if "silence:" in line or "short:" in line]
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("spoken", True), ("table", False)])
+def test_a_model_of_generated_voices_says_so(
+    kind: str,
+    is_said: bool,
+    model: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In its workspace, and where it was exported to."""
+    tones.change("catalogue/corpus.yaml", {"tones.train.tones.kind": kind})
+    export(tmp_path / "exported", with_bases=True)
+    for arguments in ([], ["--model", str(tmp_path / "exported")]):
+        capsys.readouterr()
+        assert main([str(folder / "a.flac"), "--set", "ctc", *arguments]) == 0
+        printed = capsys.readouterr()
+        assert ("espeak-ng" in printed.err) == is_said
+        assert "espeak-ng" not in printed.out
+
+
+def test_the_published_model_is_taken_where_none_is_named(
+    model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its workspace, and from any other folder that is no workspace; a point names the model of
+    the workspace.
+    """
+    name, ctc = str(folder / "a.flac"), ("--set", "ctc")
+    assert main([name, *ctc]) == 0
+    (own, messages) = capsys.readouterr()
+    assert "models/human" not in messages
+    export(Path("models/human"), with_bases=True)
+    for arguments, model_name in (((), "models/human"), (("--model", "."), "this workspace")):
+        assert main([name, *ctc, *arguments]) == 0
+        text, messages = capsys.readouterr()
+        assert model_name in messages and text == own
+
+
+def test_without_a_workspace_the_checkout_has_the_published_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert published_model() in (None, REPOSITORY / PUBLISHED)
+    (tmp_path / "params.yaml").touch()
+    assert published_model() is None
+    (tmp_path / PUBLISHED).mkdir(parents=True)
+    (tmp_path / PUBLISHED / DESCRIPTION).touch()
+    assert published_model() == PUBLISHED
+    assert exported_folder(Path()) is None
+    assert exported_folder(PUBLISHED) == PUBLISHED
+    assert exported_folder(tmp_path / "models") == tmp_path / "models"

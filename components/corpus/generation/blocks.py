@@ -9,6 +9,8 @@ the state of a library after earlier utterances never reaches another chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,16 +41,22 @@ class GeneratedBlock:
 
 
 def generate_blocks(
-    name: str, plans: Sequence[Any], chunk: int, generate: ChunkGenerator, key: dict[str, Any]
+    name: str,
+    plans: Sequence[Any],
+    chunk: int,
+    generate: ChunkGenerator,
+    key: dict[str, Any],
+    block_size: int = BLOCK,
 ) -> list[Path]:
     """The folder of each block of ``plans``, generated where the work cache does not have it.
 
-    ``name`` is that of the source, ``chunk`` the utterances that one process generates. Raises
-    RuntimeError if such a process fails.
+    ``name`` is that of the source, ``chunk`` the utterances that one process generates,
+    ``block_size`` those of a unit. Raises what ``generate`` raises, and RuntimeError if its process
+    dies.
     """
     blocks = [
-        GeneratedBlock(plans[start : start + BLOCK], chunk, generate, key)
-        for start in range(0, len(plans), BLOCK)
+        GeneratedBlock(plans[start : start + block_size], chunk, generate, key)
+        for start in range(0, len(plans), block_size)
     ]
     with progress("corpus", name, len(plans), "utterances") as bar:
         folders = {}
@@ -62,19 +70,17 @@ def _generate_block(block: GeneratedBlock) -> Path:
     key = {**block.key, "chunk": block.chunk, "plans": [asdict(plan) for plan in block.plans]}
 
     def fill(folder: Path) -> None:
-        context = get_context("fork")
         for start in range(0, len(block.plans), block.chunk):
             chunk_plans = block.plans[start : start + block.chunk]
-            process = context.Process(
-                target=_write_chunk, args=(chunk_plans, block.generate, folder)
-            )
-            process.start()
-            process.join()
-            if process.exitcode != 0:
+            with ProcessPoolExecutor(1, get_context("fork")) as pool:
+                task = pool.submit(_write_chunk, chunk_plans, block.generate, folder)
+            try:
+                task.result()  # raises what the process raised
+            except BrokenProcessPool as error:
                 raise RuntimeError(
-                    f"generating {chunk_plans[0].id} and the utterances after it failed (exit code "
-                    f"{process.exitcode})"
-                )
+                    f"the process that generates {chunk_plans[0].id} and the utterances after it "
+                    "died"
+                ) from error
 
     return cached_unit("audio", key, fill, code=block.generate.__module__)
 

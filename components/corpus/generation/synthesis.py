@@ -1,5 +1,5 @@
-"""Synthesis of non-speech sounds: textbook recipes (filtered noise, damped resonances, additive
-tones, sweeps), drawn at random.
+"""Synthesis of non-speech sounds, and of rooms: textbook recipes (filtered noise, damped
+resonances, additive tones, sweeps), drawn at random.
 
 In: a random generator and a number of samples at 16 kHz. Out: float64, shape (samples,), at any
 level; ``synthesise_clip`` brings one or two of them to a level, as float32. The same generator
@@ -31,6 +31,23 @@ def synthesise_clip(seed: int, duration_s: float, level_db: float) -> np.ndarray
     floor = random.standard_normal(count) * 10 ** (random.uniform(-75, -50) / 20)
     clip: np.ndarray = np.clip(sound + floor, -1, 1).astype(np.float32)
     return clip
+
+
+def synthesise_room(seed: int, duration_s: float, level_db: float) -> np.ndarray:
+    """An impulse response of a room, float32 at 16 kHz, shape (samples,): the direct sound, then
+    coloured noise that decays by 60 dB until the end, with ``level_db`` times its energy.
+    """
+    random = np.random.default_rng(seed)
+    count = int(duration_s * RATE)
+    gap = int(random.uniform(0.001, 0.008) * RATE)  # until the first reflection: 0.3 to 3 m
+    decay = 10.0 ** (-3 * np.arange(count) / count)
+    reflections = _coloured(random, random.standard_normal(count)) * decay
+    reflections[:gap] = 0
+    energy = float(np.sum(reflections**2)) + 1e-9
+    response: np.ndarray = reflections * np.sqrt(10 ** (level_db / 10) / energy)
+    response[0] = 1.0
+    scaled: np.ndarray = (response / np.abs(response).max()).astype(np.float32)
+    return scaled
 
 
 def _unit(sound: np.ndarray) -> np.ndarray:

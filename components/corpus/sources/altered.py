@@ -46,7 +46,7 @@ from components.corpus.source import CorpusSource, build_source, parse_settings
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
-from components.runtime.s3 import RemotePath
+from components.runtime.s3 import StoredFile
 from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests
 from components.text.utterance import Utterance
 
@@ -105,8 +105,8 @@ class AlteredBlock:
 
     condition: Condition
     originals: list[Utterance]
-    paths: list[Path | RemotePath]  # of the originals
-    noise_paths: list[Path | RemotePath] | None  # None: noise is generated
+    paths: list[StoredFile]  # of the originals
+    noise_paths: list[StoredFile] | None  # None: noise is generated
     refuses_silence: bool
     key: dict[str, Any]
 

@@ -23,6 +23,7 @@ from components.config.schema import STRICT, Unit
 from components.corpus.files import FileSource, build_scan, list_sizes_below
 from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings
 from components.corpus.manifest import Reject
+from components.corpus.source import check_room_role
 from components.corpus.sources.table import unique_ids
 from components.text.utterance import Utterance
 
@@ -79,13 +80,8 @@ class ClipsSource(FileSource[ClipsSettings]):
                 subject=name,
                 hint="List speech as kind 'table', or give it another role.",
             )
-        if self.settings.rooms and role != "noise":
-            raise InputError(
-                f"source '{name}': rooms are no sound by themselves, so the role '{role}' has "
-                "no use for them.",
-                subject=name,
-                hint="List them in the role noise.",
-            )
+        if self.settings.rooms:
+            check_room_role(name, role)
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

@@ -4,19 +4,20 @@ transcripts.
 In: ``<root>/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`` and
 ``<speaker>-<chapter>.trans.txt`` beside them (a line: id, space, text), as on
 https://www.openslr.org/12; Multilingual LibriSpeech has another layout (kind ``mls``). Out: every
-recording and every transcript, accepted or rejected. Files of other names are ignored. Cost: that
+recording and every transcript of the speakers that the settings name, accepted or rejected. Files
+of other names are ignored. Cost: that
 of ``components.corpus.inspection``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
@@ -36,6 +37,13 @@ AUDIO, TEXT = ".flac", ".trans.txt"
 NAME = re.compile(r"(\w+)-(\w+)-\w+", re.ASCII)  # speaker, chapter, utterance
 
 
+def check_fold(fold: list[int]) -> list[int]:
+    """The pair, where its first number is below the second."""
+    if fold[0] >= fold[1]:
+        raise ValueError(f"the fold {fold[0]} is not below the number of folds, {fold[1]}")
+    return fold
+
+
 @dataclass(frozen=True)
 class LibriSpeechSettings:
     """Settings of a source of kind ``librispeech``."""
@@ -48,6 +56,15 @@ class LibriSpeechSettings:
     rate: Annotated[
         PositiveInt, Unit("Hz"), Field(description="A file of another rate is refused.")
     ] = RATE
+    speaker_fold: Annotated[
+        list[NonNegativeInt],
+        Field(min_length=2, max_length=2),
+        AfterValidator(check_fold),
+        Field(
+            description="[fold, number of folds]: only the speakers whose place in the sorted list "
+            "of all is the fold, modulo the number; both count from 0."
+        ),
+    ] = field(default_factory=lambda: [0, 1])
 
 
 class LibriSpeechSource(FileSource[LibriSpeechSettings]):
@@ -101,9 +118,12 @@ class LibriSpeechSource(FileSource[LibriSpeechSettings]):
             for recording in self._read_transcripts(path)
         ]
         transcribed = {recording.path for recording in recordings}
-        return recordings + [
+        recordings += [
             self._list_recording(path, None) for path in sorted(audio_paths - transcribed)
         ]
+        fold, num_folds = self.settings.speaker_fold
+        speakers = sorted({recording.speaker for recording in recordings})[fold::num_folds]
+        return [recording for recording in recordings if recording.speaker in set(speakers)]
 
     def _read_transcripts(self, path: str) -> list[ListedRecording]:
         folder = PurePosixPath(path).parent

@@ -1,9 +1,10 @@
-"""The embedded corpus (kind ``spoken``): sentences of a small grammar, synthesised by espeak-ng in
-many voices.
+"""The embedded corpus (kind ``spoken``): sentences of a small grammar, or of old prose, synthesised
+by espeak-ng in many voices.
 
 In: settings. Out: 16 kHz FLAC in the work cache and manifest rows, the same bytes on every run on
-one CPU type. Train, dev and test share neither sentences (``generation.grammar``) nor voices:
-variants are divided by family (``f1`` … ``f5`` are one), and effect voices serve training only.
+one CPU type. Train, dev and test share neither sentences (``generation.grammar``,
+``generation.prose``) nor voices: variants are divided by family (``f1`` … ``f5`` are one), and
+effect voices serve training only.
 Cost: 12,000 utterances in about 35 s on two cores.
 """
 
@@ -11,30 +12,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
-from components.audio.sound import RATE, resample
-from components.config.augment import SpeedFactors
+from components.audio.sound import resample
 from components.config.errors import InputError
-from components.config.schema import STRICT, DecibelLimits, Seed, Unit, check_order
+from components.config.schema import STRICT, Seed, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.generation import espeak
-from components.corpus.generation.blocks import (
-    generate_blocks,
-    list_block_utterances,
-    locate_generated,
-)
+from components.corpus.generation.blocks import generate_blocks
+from components.corpus.generation.generated_source import GeneratedAudio
 from components.corpus.generation.grammar import MAX_DRAWS, draw_sentence
-from components.corpus.manifest import Reject
-from components.corpus.source import parse_settings
+from components.corpus.generation.noise_floor import add_floor
+from components.corpus.generation.prose import shuffle_prose, transcribe_prose
+from components.corpus.generation.voice_settings import Accents, FloorLevel, MarginSeconds, Tempo
+from components.corpus.source import check_split, parse_settings
 from components.runtime.hashing import data_digest, seed_of
-from components.text.utterance import Utterance
 
 # Not the voice of a plain speaker: in training they add variety, in a test they would measure an
 # effect.
@@ -50,10 +48,9 @@ EFFECTS = {
     "Tweaky",
 }
 SPLIT_FAMILIES = {"test": 13, "dev": 8}  # single voices each; all other families are train
-SPEECH_LEVEL = 0.9  # of espeak-ng's own level
 
-# Measured mean duration in seconds of the texts of the grammar, at TEXT_SPEED words a minute.
-TEXT_SECONDS, TEXT_SPEED = {"sentences": 2.13, "digits": 1.05}, 192.5
+# Measured mean duration in seconds of the texts, at TEXT_SPEED words a minute.
+TEXT_SECONDS, TEXT_SPEED = {"sentences": 2.13, "digits": 1.05, "prose": 4.6}, 192.5
 
 
 EspeakLimits = Annotated[
@@ -86,29 +83,22 @@ class SpokenSettings:
     ]
     pitch: Annotated[EspeakLimits, Field(description="Lowest and highest, of espeak-ng.")]
     pitch_range: Annotated[EspeakLimits, Field(description="Lowest and highest, of espeak-ng.")]
-    tempo: Annotated[
-        SpeedFactors,
-        Field(description="Of tempo and pitch together, by resampling; one is drawn."),
-    ]
-    margin_seconds: Annotated[
-        list[NonNegativeFloat],
-        Field(min_length=2, max_length=2),
-        AfterValidator(check_order),
-        Unit("s"),
-        Field(description="Shortest and longest noise floor before and after."),
-    ]
-    floor_db: Annotated[
-        DecibelLimits, Field(description="Level of the recording's noise floor, of full scale.")
-    ]
+    tempo: Tempo
+    margin_seconds: MarginSeconds
+    floor_db: FloorLevel
     chunk: Annotated[
         PositiveInt,
         Unit("utterances"),
         Field(description="That one process synthesises; it shapes the audio."),
     ]
     texts: Annotated[
-        Literal["sentences", "digits"],
-        Field(description="digits: strings of one to seven, as people say numbers."),
+        Literal["sentences", "digits", "prose"],
+        Field(
+            description="Of the grammar, or digits: strings of one to seven, as people say "
+            "numbers; or prose: 20,000 sentences of old books, each once before one comes again."
+        ),
     ] = "sentences"
+    accents: Accents = field(default_factory=lambda: ["en-us"])
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,8 @@ class SpokenUtterancePlan:
     """
 
     id: str
-    text: str
+    text: str  # as it is read
+    accent: str
     variant: str
     speed: int
     pitch: int
@@ -155,18 +146,13 @@ def list_voices(split: str) -> list[str]:
     return sorted(variant for name in names for variant in families[name])
 
 
-class SpokenSource:
+class SpokenSource(GeneratedAudio[SpokenUtterancePlan]):
     """A source of kind ``spoken``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
         self.name, self.role = name, role
         self.settings = parse_settings(SpokenSettings, name, role, settings)
-        if self.settings.split != role:
-            raise InputError(
-                f"source '{name}' of split '{self.settings.split}' is in the role '{role}'.",
-                subject=name,
-                hint="Sentences and voices differ by split: set split and role to the same.",
-            )
+        check_split(name, self.settings.split, role)
 
     def scan(self) -> dict[str, Any]:
         """Version and voices of espeak-ng, with a digest."""
@@ -184,29 +170,15 @@ class SpokenSource:
         ) + 2 * float(np.mean(settings.margin_seconds))
         return settings.utterances * utterance_s, settings.utterances
 
-    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """All utterances, generated where the work cache does not have them; no rejects."""
-        plans = self._plan_utterances()
-        plan_by_id = {plan.id: plan for plan in plans}
+    def _describe(self, plan: SpokenUtterancePlan) -> dict[str, Any]:
+        return {
+            "split": self.role,
+            "speaker": f"espeak-{plan.variant}",
+            "language": "en",
+            "text": transcribe_prose(plan.text),
+        }
 
-        def describe(utterance_id: str) -> dict[str, Any]:
-            plan = plan_by_id[utterance_id]
-            return {
-                "split": self.role,
-                "speaker": f"espeak-{plan.variant}",
-                "language": "en",
-                "text": plan.text,
-            }
-
-        return list_block_utterances(self._generate(plans), describe), []
-
-    def locate(self, path: str) -> Path:
-        """The file of a path of the manifest, generated again if it is gone."""
-        return locate_generated(
-            path, lambda: self._generate(self._plan_utterances()), code=__name__
-        )
-
-    def _generate(self, plans: list[SpokenUtterancePlan]) -> list[Path]:
+    def _generate(self, plans: Sequence[SpokenUtterancePlan]) -> list[Path]:
         key = {"kind": "spoken", "version": RESULT_VERSION, "scan": self.scan()["digest"]}
         return generate_blocks(self.name, plans, self.settings.chunk, synthesise_chunk, key)
 
@@ -227,11 +199,14 @@ class SpokenSource:
     def _plan_utterances(self) -> list[SpokenUtterancePlan]:
         settings = self.settings
         variants = list_voices(settings.split)[: settings.voices or None]
+        prose = []
+        if settings.texts == "prose":
+            prose = shuffle_prose(self.name, self.role, settings.seed, settings.utterances)
         plans: list[SpokenUtterancePlan] = []
         drawn_texts: set[str] = set()
         for number in range(settings.utterances):
             random = np.random.default_rng(seed_of("spoken", settings.split, settings.seed, number))
-            text = self._draw_text(random, drawn_texts)
+            text = prose[number % len(prose)] if prose else self._draw_text(random, drawn_texts)
             drawn_texts.add(text)
             variant = variants[int(random.integers(len(variants)))]
             plans.append(_draw_plan(f"{self.name}-{number:06d}", text, variant, settings, random))
@@ -265,6 +240,7 @@ def _draw_plan(
         after=draw_real(settings.margin_seconds),
         floor_db=draw_real(settings.floor_db),
         noise_seed=int(random.integers(2**62)),
+        accent=settings.accents[int(random.integers(len(settings.accents)))],
     )
 
 
@@ -277,7 +253,7 @@ def synthesise_chunk(plans: Sequence[SpokenUtterancePlan]) -> list[np.ndarray]:
 def _synthesise(library: espeak.Espeak, plan: SpokenUtterancePlan) -> np.ndarray:
     speech = library.speak(
         plan.text,
-        "en-us",
+        plan.accent,
         plan.variant,
         plan.speed,
         plan.pitch,
@@ -285,8 +261,4 @@ def _synthesise(library: espeak.Espeak, plan: SpokenUtterancePlan) -> np.ndarray
         plan.noise_seed % 2**31,
     )
     samples = resample(speech, round(espeak.RATE * plan.tempo))
-    padded: np.ndarray = np.pad(samples, (int(plan.before * RATE), int(plan.after * RATE)))
-    noise = np.random.default_rng(plan.noise_seed).standard_normal(len(padded), dtype=np.float32)
-    floor_gain = np.float32(10 ** (plan.floor_db / 20))
-    samples_with_floor: np.ndarray = padded * np.float32(SPEECH_LEVEL) + noise * floor_gain
-    return samples_with_floor
+    return add_floor(samples, plan.before, plan.after, plan.floor_db, plan.noise_seed)

@@ -20,16 +20,11 @@ from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT, DecibelLimits, Seed, Unit, check_order
 from components.corpus import RESULT_VERSION
-from components.corpus.generation.blocks import (
-    generate_blocks,
-    list_block_utterances,
-    locate_generated,
-)
-from components.corpus.generation.synthesis import SOUNDS, synthesise_clip
-from components.corpus.manifest import Reject
-from components.corpus.source import parse_settings
+from components.corpus.generation.blocks import generate_blocks
+from components.corpus.generation.generated_source import GeneratedAudio
+from components.corpus.generation.synthesis import SOUNDS, synthesise_clip, synthesise_room
+from components.corpus.source import check_room_role, parse_settings
 from components.runtime.hashing import data_digest, seed_of
-from components.text.utterance import Utterance
 
 CHUNK = 100  # clips that a process generates; no state leaks here, so it does not shape the audio
 
@@ -50,8 +45,19 @@ class SyntheticSettings:
         Field(description="Shortest and longest clip."),
     ]
     level_db: Annotated[
-        DecibelLimits, Field(description="Root mean square of a clip, of full scale.")
+        DecibelLimits,
+        Field(
+            description="Root mean square of a clip, of full scale; of a room: energy of all "
+            "reflections, of the direct sound."
+        ),
     ]
+    rooms: Annotated[
+        bool,
+        Field(
+            description="Whether they are impulse responses of rooms, as of the kind `clips`; "
+            "`seconds` is then the time in which the sound decays by 60 dB."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class SyntheticClipPlan:
     level_db: float
 
 
-class SyntheticSource:
+class SyntheticSource(GeneratedAudio[SyntheticClipPlan]):
     """A source of kind ``synthetic``."""
 
     def __init__(self, name: str, role: str, settings: dict[str, Any]) -> None:
@@ -78,6 +84,8 @@ class SyntheticSource:
                 subject=name,
                 hint="Put it into nonspeech-train, nonspeech-test or noise.",
             )
+        if self.settings.rooms:
+            check_room_role(name, role)
 
     def scan(self) -> dict[str, Any]:
         """The names of the sounds as a digest: nothing else is read."""
@@ -87,20 +95,17 @@ class SyntheticSource:
         """(seconds of audio, approximate; number of clips)."""
         return self.settings.clips * float(np.mean(self.settings.seconds)), self.settings.clips
 
-    def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
-        """All clips, generated where the work cache does not have them; no rejects."""
-        description = {"split": self.role, "speaker": "", "language": "", "text": ""}
-        return list_block_utterances(self._generate(), lambda name: description), []
+    def _describe(self, plan: SyntheticClipPlan) -> dict[str, Any]:
+        return {"split": self.role, "speaker": "", "language": "", "text": ""}
 
-    def locate(self, path: str) -> Path:
-        """The file of a path of the manifest, generated again if it is gone."""
-        return locate_generated(path, self._generate, code=__name__)
+    def _generate(self, plans: Sequence[SyntheticClipPlan]) -> list[Path]:
+        key: dict[str, Any] = {"kind": "synthetic", "version": RESULT_VERSION}
+        if self.settings.rooms:
+            key["rooms"] = True
+        generate = synthesise_rooms if self.settings.rooms else synthesise_chunk
+        return generate_blocks(self.name, plans, CHUNK, generate, key)
 
-    def _generate(self) -> list[Path]:
-        key = {"kind": "synthetic", "version": RESULT_VERSION}
-        return generate_blocks(self.name, self._plan_clips(), CHUNK, synthesise_chunk, key)
-
-    def _plan_clips(self) -> list[SyntheticClipPlan]:
+    def _plan_utterances(self) -> list[SyntheticClipPlan]:
         settings, plans = self.settings, []
         for number in range(settings.clips):
             random = np.random.default_rng(seed_of("synthetic", settings.seed, number))
@@ -116,3 +121,8 @@ class SyntheticSource:
 def synthesise_chunk(plans: Sequence[SyntheticClipPlan]) -> list[np.ndarray]:
     """Samples of each plan, float32 at 16 kHz."""
     return [synthesise_clip(plan.seed, plan.seconds, plan.level_db) for plan in plans]
+
+
+def synthesise_rooms(plans: Sequence[SyntheticClipPlan]) -> list[np.ndarray]:
+    """Impulse response of each plan, float32 at 16 kHz."""
+    return [synthesise_room(plan.seed, plan.seconds, plan.level_db) for plan in plans]

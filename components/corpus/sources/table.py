@@ -27,6 +27,7 @@ from components.config.schema import STRICT
 from components.corpus.files import FileSource, build_scan, read_sizes
 from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings
 from components.corpus.manifest import Reject
+from components.corpus.source import SpeakerPrefix
 from components.runtime.s3 import RemotePath
 from components.text.utterance import Utterance
 
@@ -56,13 +57,7 @@ class TableSettings:
     language: Annotated[
         str, Field(description="Of every row, where no column has the language.")
     ] = ""
-    speaker_prefix: Annotated[
-        str,
-        Field(
-            description="Put before each speaker, where two corpora use the same names for "
-            "different people."
-        ),
-    ] = ""
+    speaker_prefix: SpeakerPrefix = ""
     where: Annotated[
         dict[str, list[str | int]],
         Field(description="Takes the rows whose column has one of these values."),

@@ -48,6 +48,9 @@ class Bridge(nn.Module, ABC):
         the weights of these stay as they are.
         """
 
+    def read_embeddings(self, embedding: nn.Embedding) -> None:
+        """Shows the bridge the LLM's input embeddings, where it makes its vectors of them."""
+
     def attend(self, speech: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
         """While it is open, the blocks in the LLM attend to ``speech``, each (tokens, H); without
         blocks nothing changes.

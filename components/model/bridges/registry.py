@@ -17,6 +17,7 @@ from components.model.bridges.convolution import (
     Conv1dTransformerProjector,
     DwsMlpProjector,
 )
+from components.model.bridges.ctc_embeddings import CtcEmbeddingsBridge
 from components.model.bridges.discrete import DiscreteUnitsBridge
 from components.model.bridges.gated_cross_attention import GatedCrossAttentionBridge
 from components.model.bridges.qformer import (
@@ -44,6 +45,7 @@ BRIDGES: dict[type[entries.Projector], Callable[[Any, int, int], Bridge]] = {
     entries.CtcCompressor: Compressor,
     entries.GatedCrossAttention: GatedCrossAttentionBridge,
     entries.DiscreteUnits: DiscreteUnitsBridge,
+    entries.CtcEmbeddings: CtcEmbeddingsBridge,
 }
 
 

@@ -54,7 +54,7 @@ class HeadSource(Protocol):
 
     @property
     def head(self) -> Any:
-        """Frames, (…, width) → scores of units, (…, units)."""
+        """Frames, (B, T, width) → scores of units, (B, T // stride, units)."""
 
     @property
     def tokenizer(self) -> Any:
@@ -63,6 +63,10 @@ class HeadSource(Protocol):
     @property
     def blank(self) -> int:
         """Id of the blank unit."""
+
+    @property
+    def stride(self) -> int:
+        """Frames for each row of scores."""
 
 
 class CtcHead:
@@ -91,8 +95,8 @@ class CtcHead:
 
     @torch.inference_mode()
     def log_probabilities(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Log-probabilities of the units at each frame: utterances (frames, width) → (frames,
-        units), fp32, each utterance computed alone.
+        """Log-probabilities of the units at each step of ``stride`` frames: utterances (frames,
+        width) → (steps, units), fp32, each utterance computed alone.
         """
         return [scores.float().log_softmax(-1) for scores in self._scores(frames)]
 

@@ -172,6 +172,11 @@ class SpeechEncoder(torch.nn.Module):
             return self.family.encode(waveforms, self.layer) if len(waveforms) else []
 
     @property
+    def stride(self) -> int:
+        """Frames for each row of scores of the CTC head."""
+        return 1
+
+    @property
     def blank(self) -> int:
         """Id of the blank unit of the CTC head; raises InputError without one."""
         assert self.head is not None

@@ -1,8 +1,8 @@
 """A CTC head that the stage ``ctc`` trained on the frozen frames of an encoder that has none for
 them: the network, its folder, and the choice between it and the encoder's own.
 
-In: frames, (frames, width). Out: scores of characters or subwords, (frames, units). Cost: below a
-million parameters, where a large encoder has 300.
+In: frames, (frames, width). Out: scores of characters or subwords, (frames, units), or of every
+``stride`` frames. Cost: a few million parameters at most, where a large encoder has 300.
 """
 
 from __future__ import annotations
@@ -13,41 +13,113 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
 from transformers import AutoTokenizer
 
-from components.config.ctc import KERNEL
+from components.config.ctc import BLOCK_KERNEL, KERNEL
 from components.model.folders.description import TRAINED_HEAD, unsupported_folder
 
 
-class FrameClassifier(torch.nn.Module):
-    """Layer norm, a hidden layer, a convolution over neighbouring frames, scores of units; without
-    the two in the middle where ``hidden`` is 0.
-
-    Frames of self-supervised encoders spread a sound over neighbours, which one linear layer can't
-    collect.
+class ConvolutionBlock(nn.Module):
+    """The convolution module of the Conformer, then one feed-forward module (Gulati et al. 2020,
+    sections 2.2 and 2.3), with layer norm in place of batch norm: an utterance gets the same scores
+    in any batch.
     """
 
-    def __init__(self, width: int, hidden: int, num_units: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = torch.nn.LayerNorm(width)
-        self.hidden: torch.nn.Linear | None = None
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(
+            width, width, BLOCK_KERNEL, padding=BLOCK_KERNEL // 2, groups=width
+        )
+        self.context_norm = nn.LayerNorm(width)
+        self.pointwise = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, values: torch.Tensor, is_step: torch.Tensor | None) -> torch.Tensor:
+        """(B, steps, width) → the same shape; ``is_step`` as in ``FrameClassifier``."""
+        gated = functional.glu(self.gate(self.norm(values)), -1)
+        if is_step is not None:
+            gated = gated * is_step[..., None]
+        context = self.context_norm(self.depthwise(gated.mT).mT)
+        values = values + self.pointwise(functional.silu(context))
+        outcome: torch.Tensor = values + self.feed_forward(values)
+        return outcome
+
+
+class FrameClassifier(nn.Module):
+    """Layer norm, a hidden layer, a convolution over neighbouring frames, or ``blocks`` of them,
+    scores of units; the first and the last alone where ``hidden`` is 0.
+
+    Frames of self-supervised encoders spread a sound over neighbours, which one linear layer can't
+    collect. ``stride`` frames side by side are one step; frames that fill no step are dropped.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, num_units: int, blocks: int = 0, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.norm = nn.LayerNorm(width)
+        self.hidden: nn.Linear | None = None
+        self.blocks: nn.ModuleList | None = None
         if hidden:
-            self.hidden = torch.nn.Linear(width, hidden)
-            self.context = torch.nn.Conv1d(hidden, hidden, KERNEL, padding=KERNEL // 2)
-        self.output = torch.nn.Linear(hidden or width, num_units)
+            self.hidden = nn.Linear(width * stride, hidden)
+            if blocks:
+                self.blocks = nn.ModuleList(ConvolutionBlock(hidden) for _ in range(blocks))
+                self.last_norm = nn.LayerNorm(hidden)
+            else:
+                self.context = nn.Conv1d(hidden, hidden, KERNEL, padding=KERNEL // 2)
+        self.output = nn.Linear(hidden or width * stride, num_units)
+
+    def count_steps(self, frames: int) -> int:
+        """Steps of an utterance of so many frames, at least one."""
+        return max(1, frames // self.stride)
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames, (B, T, width) → scores, (B, T, units). ``is_frame``, (B, T), is false for
-        padding, which then changes no score of a frame.
+        """Frames, (B, T, width) → scores, (B, T // stride, units). ``is_frame``, (B, T), is false
+        for padding, which then changes no score of a frame.
         """
-        values = self.norm(frames)
-        if self.hidden is not None:
-            values = torch.nn.functional.gelu(self.hidden(values))  # (B, T, hidden)
-            if is_frame is not None:
-                values = values * is_frame[..., None]
-            values = torch.nn.functional.gelu(self.context(values.mT).mT)
+        values, is_step = self._stack(self.norm(frames), is_frame)
+        if self.hidden is None:
+            return self._score(values)
+        values = self.hidden(values)  # (B, steps, hidden)
+        if self.blocks is not None:
+            for block in self.blocks:
+                values = block(values, is_step)
+            return self._score(self.last_norm(values))
+        values = functional.gelu(values)
+        if is_step is not None:
+            values = values * is_step[..., None]
+        return self._score(functional.gelu(self.context(values.mT).mT))
+
+    def _score(self, values: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.output(values)
         return scores
+
+    def _stack(
+        self, values: torch.Tensor, is_frame: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``stride`` frames side by side: (B, T, width) → (B, steps, stride · width), and which
+        steps are whole, (B, steps). An utterance shorter than one step is filled up with zeros.
+        """
+        if self.stride == 1:
+            return values, is_frame
+        if is_frame is not None:
+            values = values * is_frame[..., None]
+        if (missing := self.stride - values.shape[1]) > 0:
+            values = functional.pad(values, (0, 0, 0, missing))
+        batch, length, width = values.shape
+        steps = length // self.stride
+        stacked = values[:, : steps * self.stride].reshape(batch, steps, self.stride * width)
+        if is_frame is None:
+            return stacked, None
+        counts = (is_frame.sum(1) // self.stride).clamp(min=1)  # (B,)
+        return stacked, torch.arange(steps, device=counts.device) < counts[:, None]
 
 
 class TrainedHead:
@@ -60,6 +132,11 @@ class TrainedHead:
         self.head = head.eval().requires_grad_(False).to(device)
         self.tokenizer, self.device = tokenizer, torch.device(device)
 
+    @property
+    def stride(self) -> int:
+        """Frames of the encoder for each row of scores."""
+        return self.head.stride
+
     @classmethod
     def load(cls, folder: Path, device: str) -> TrainedHead:
         """The head of a folder; raises InputError where its files do not make one."""
@@ -67,13 +144,26 @@ class TrainedHead:
             AutoTokenizer.from_pretrained, folder, local_files_only=True, trust_remote_code=False
         )
         try:
-            tensors = load_file(folder / TRAINED_HEAD)
-            hidden = len(tensors["hidden.bias"]) if "hidden.bias" in tensors else 0
-            head = FrameClassifier(len(tensors["norm.bias"]), hidden, len(tensors["output.bias"]))
-            head.load_state_dict(tensors)
-            return cls(head, read_tokenizer(), device)
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            return cls(read_head(folder), read_tokenizer(), device)
+        except (OSError, ValueError) as error:
             raise unsupported_folder(folder, error) from None
+
+
+def read_head(folder: Path) -> FrameClassifier:
+    """The network of a folder, whose sizes are those of its tensors; raises InputError where they
+    do not make one.
+    """
+    try:
+        tensors = load_file(folder / TRAINED_HEAD)
+        width, num_units = len(tensors["norm.bias"]), len(tensors["output.bias"])
+        hidden = len(tensors["hidden.bias"]) if "hidden.bias" in tensors else 0
+        first = tensors["hidden.weight"] if hidden else tensors["output.weight"]
+        blocks = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+        head = FrameClassifier(width, hidden, num_units, blocks, first.shape[1] // width)
+        head.load_state_dict(tensors)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise unsupported_folder(folder, error) from None
+    return head
 
 
 def save_head(folder: Path, head: FrameClassifier, tokenizer: Any) -> None:

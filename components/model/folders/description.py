@@ -24,6 +24,7 @@ BASES_HINT = (
 )
 # Of the stage ctc: a head that was trained on frames, and limits that were calculated from dev.
 TRAINED_HEAD, LIMITS = "head.safetensors", "limits.json"
+TOKENS = "tokens.json"  # beside a head whose units are tokens of an LLM: their ids
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
-from components.config.model_sources import HubSource, LocalSource
+from components.config.model_sources import ForeignSource, HubSource, LocalSource, PackageSource
+from components.model.folders.package import cache_package_checkpoint
 from components.runtime.artifact import RECORD
 from components.runtime.hashing import file_digest
 from components.runtime.settings import models_root
@@ -43,12 +44,14 @@ CODE = "components.model.folders.conversion"
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 
 
-def cache_checkpoint(stage: str, name: str, source: HubSource | LocalSource) -> Path:
-    """The unit of the catalogue entry ``name``, of kind ``hub`` or ``folder``; as an encoder, a
-    Qwen-Audio is its audio encoder alone.
+def cache_checkpoint(stage: str, name: str, source: ForeignSource) -> Path:
+    """The unit of the catalogue entry ``name``, of kind ``hub``, ``folder`` or ``package``; as an
+    encoder, a Qwen-Audio is its audio encoder alone.
     """
     if isinstance(source, LocalSource):
         unit = cache_local_checkpoint(stage, name, source.folder)
+    elif isinstance(source, PackageSource):
+        unit = cache_package_checkpoint(stage, name, source)
     else:
         unit = _cache_hub_checkpoint(stage, name, source)
     config = json.loads((unit / "config.json").read_text())

@@ -4,7 +4,7 @@ In: ``models/encoder`` or ``models/llm``. It has what was made here, which ``dvc
 record of all files. Files that were trained elsewhere are not in it, since some licences forbid
 passing them on. Out: the folder itself if it has all files, else ``models/linked/<stage>``, with
 links into the work cache. Cost: a look at each file; where the work cache lacks them, the files are
-read from LIBRETTO_MODELS or the hub again.
+read from LIBRETTO_MODELS, the hub or the package index again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
-from components.config.model_sources import EncoderSource, LlmSource, LocalSource, foreign_parts
+from components.config.model_sources import (
+    EncoderSource,
+    LlmSource,
+    foreign_parts,
+    source_name,
+)
 from components.config.schema import parse_as
 from components.model.folders.folder import cache_checkpoint
 from components.runtime.artifact import RECORD, empty_folder, read_record, recorded_digests
@@ -107,6 +112,5 @@ def _foreign_units(folder: Path, record: dict[str, Any]) -> dict[str, Path]:
     source = parse_as(SOURCES[stage], record["parameters"], f"{folder / RECORD}: parameters")
     units = {}
     for part, part_source in foreign_parts(source).items():
-        name = part_source.folder if isinstance(part_source, LocalSource) else part_source.repo
-        units[part] = cache_checkpoint(stage, name, part_source)
+        units[part] = cache_checkpoint(stage, source_name(part_source), part_source)
     return units
