@@ -283,6 +283,13 @@ class CtcEmbeddings(Projector):
         PositiveFloat,
         Field(description="Of the head's softmax: above 1 the LLM sees more of the other units."),
     ] = 1.0
+    segmentation: Annotated[
+        Literal["llm", "head"],
+        Field(
+            description="Of transcripts: as the LLM's tokenizer divides words, or in units of the "
+            "head, which the LLM then copies one by one."
+        ),
+    ] = "llm"
 
 
 AnyProjector = Annotated[

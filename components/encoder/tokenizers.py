@@ -16,8 +16,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ParakeetTokenizer, Wav2Vec2CTCTokenizer
 
-BLANK, DELIMITER, UNKNOWN = "<pad>", "|", "<unk>"
-WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # before the first unit of a word, as in SentencePiece
+from components.model.llms.segmentation import UNKNOWN, build_longest_match, write_unit
+
+BLANK, DELIMITER = "<pad>", "|"
 
 
 def build_character_tokenizer(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
@@ -61,7 +62,8 @@ def build_llm_tokenizer(
     Units are the tokens of a space and of single characters of ``texts``, at the start of a word
     and within it, then the tokens that the LLM itself divides ``texts`` into, most frequent first,
     and then others of its vocabulary: ``num_units`` in all, if that has so many. A word becomes the
-    longest unit that it begins with, and so on. A character without a token of its own is unknown.
+    longest unit that it begins with, and so on. A word with a character that no token has is
+    unknown.
     """
     words = Counter(word for text in texts for word in text.split())
     pieces: dict[str, int] = {}  # of the LLM's tokens that are whole characters, by their text
@@ -79,14 +81,6 @@ def build_llm_tokenizer(
     frequent = [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     candidates = dict.fromkeys([*single, *frequent, *pieces])
     chosen = [piece for piece in candidates if piece in pieces][: num_units - 2]
-    units = [BLANK, UNKNOWN, *(piece.replace(" ", WORD_START) for piece in chosen)]
-    longest_match = models.WordPiece(
-        {unit: index for index, unit in enumerate(units)},
-        unk_token=UNKNOWN,
-        continuing_subword_prefix="",
-    )
-    tokenizer = Tokenizer(longest_match)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
-    tokenizer.decoder = decoders.Metaspace(replacement=WORD_START)
+    tokenizer = build_longest_match([BLANK, UNKNOWN, *map(write_unit, chosen)])
     wrapped = ParakeetTokenizer(tokenizer_object=tokenizer, pad_token=BLANK, unk_token=UNKNOWN)
     return wrapped, [pieces[piece] for piece in chosen]

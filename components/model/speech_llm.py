@@ -52,11 +52,15 @@ class SpeechLLM(nn.Module):
         embedding = llm.get_input_embeddings()
         self.config = replace(config, vocabulary_size=embedding.num_embeddings)
         self.llm, self.tokenizer = llm, tokenizer
-        self.builder = PromptBuilder(
-            tokenizer, config.prompt, config.text_case, embedding.num_embeddings
-        )
         self.projector = build_projector(
             config.projector, config.encoder_width, embedding.embedding_dim
+        )
+        self.builder = PromptBuilder(
+            tokenizer,
+            config.prompt,
+            config.text_case,
+            embedding.num_embeddings,
+            self.projector.list_target_tokens,
         )
         self.projector.insert_into(decoder_layers(llm.base_model))
         self.projector.read_embeddings(embedding)

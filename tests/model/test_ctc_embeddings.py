@@ -184,6 +184,21 @@ def test_a_training_starts_from_the_head_and_a_stage_of_lora_leaves_it(speech: P
     tones.run("decode")
 
 
+def test_an_entry_can_have_transcripts_in_the_units_of_the_head(speech: Path) -> None:
+    entry = {"small": {**ENTRY, "segmentation": "head"}}
+    Path("catalogue/projector.yaml").write_text(json.dumps(entry))
+    tones.run("train")
+    builder = SpeechLLM.load(WORKSPACE.bridge, ENCODER, LLM, "cpu").builder
+    head, tokens = build_llm_tokenizer(
+        [utterance.text for utterance in tones.frame_source("train").utterances],
+        load_tokenizer(LLM),
+        ENTRY["units"],
+    )
+    text = tones.frame_source("train").utterances[0].text
+    assert builder.encode(text) == [tokens[unit - NO_TOKEN] for unit in head(text).input_ids]
+    assert builder.decode(builder.encode(text)) == text
+
+
 def test_other_weights_of_the_head_are_another_bridge(speech: Path) -> None:
     tones.run("train")
     first = (WORKSPACE.bridge / "projector.safetensors").read_bytes()

@@ -51,6 +51,10 @@ class Bridge(nn.Module, ABC):
     def read_embeddings(self, embedding: nn.Embedding) -> None:
         """Shows the bridge the LLM's input embeddings, where it makes its vectors of them."""
 
+    def list_target_tokens(self) -> list[int]:
+        """Ids of the tokens that the LLM writes transcripts in; none: those of its tokenizer."""
+        return []
+
     def attend(self, speech: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
         """While it is open, the blocks in the LLM attend to ``speech``, each (tokens, H); without
         blocks nothing changes.

@@ -58,6 +58,7 @@ class CtcEmbeddingsBridge(Bridge):
         super().__init__()
         self.stride = float(entry.stride)  # the least: the number of runs depends on the speech
         self.temperature = entry.temperature
+        self._writes_units = entry.segmentation == "head"
         self.head = FrameClassifier(
             encoder_width, entry.hidden, entry.units, entry.blocks, entry.stride
         )
@@ -85,6 +86,10 @@ class CtcEmbeddingsBridge(Bridge):
             )
         self.head.load_state_dict(head.state_dict())
         self.tokens.copy_(torch.tensor(tokens))
+
+    def list_target_tokens(self) -> list[int]:
+        """The tokens of the units, where the entry has transcripts in them."""
+        return self.tokens.tolist() if self._writes_units else []
 
     def count_tokens(self, frames: int) -> int:
         """Vectors of so many frames at most: one for each step of the head."""

@@ -9,7 +9,7 @@ their names; in a transcript the same letters are plain text.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AddedToken
 
 from components.config.entries import Prompt
 from components.config.errors import InputError
+from components.model.llms.segmentation import Segmentation
 from components.runtime.hashing import seed_of
 
 SPEECH = "{speech}"  # in a template: the position of the projected frames
@@ -27,7 +28,8 @@ SPECIAL = re.compile(r"<\|[^<>|]+\|>")
 
 class PromptBuilder:
     """Token ids around the speech, and targets, for one tokenizer; an LLM of ``vocabulary_size``
-    embeddings reads them.
+    embeddings reads them. ``list_target_tokens`` gives the tokens that transcripts are written in
+    at present, none for those of the tokenizer.
 
     Raises InputError where the tokenizer does not know a special token that the prompt names, or
     has no end of sequence, or where the prompt has a token that the LLM has no embedding of.
@@ -39,8 +41,11 @@ class PromptBuilder:
         prompt: Prompt,
         text_case: str = "as-is",
         vocabulary_size: int | None = None,
+        list_target_tokens: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         self._tokenizer, self._case, self._vocabulary_size = tokenizer, text_case, vocabulary_size
+        self._list_target_tokens = list_target_tokens
+        self._segmentations: dict[tuple[int, ...], Segmentation] = {}
         self._prompt = prompt
         templates = (prompt.template, *prompt.variants)
         for token in dict.fromkeys(SPECIAL.findall("".join(templates))):
@@ -81,7 +86,9 @@ class PromptBuilder:
             template=insert(self._prompt.template),
             variants=[insert(variant) for variant in self._prompt.variants],
         )
-        return PromptBuilder(self._tokenizer, prompt, self._case, self._vocabulary_size)
+        return PromptBuilder(
+            self._tokenizer, prompt, self._case, self._vocabulary_size, self._list_target_tokens
+        )
 
     def _split(self, template: str, bos_position: str) -> tuple[list[int], list[int]]:
         """Ids before and after the speech, with the BOS ``first``, ``after-speech`` or nowhere."""
@@ -135,6 +142,12 @@ class PromptBuilder:
         """
         words = " ".join(text.split())
         words = words.lower() if self._case == "lower" else words
+        if tokens := tuple(self._list_target_tokens()):
+            if tokens not in self._segmentations:
+                self._segmentations[tokens] = Segmentation(self._tokenizer, tokens)
+            target = self._segmentations[tokens](words)
+            self._check_vocabulary(target, f"'{text[:40]}'")
+            return target
         ids = self._plain_ids(self._prefix + words) if words else self._prefix_ids
         if ids[: len(self._prefix_ids)] != self._prefix_ids:
             raise InputError(
