@@ -26,7 +26,7 @@ test: setup  ## what needs no server, no accelerator and little time
 	python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not gpu"
 
 test-slow: setup  ## servers, trainings, kills; three at once on two cores, since servers and kills wait for most of their time
-	python -m pytest -n 3 --dist loadfile -m "slow and not gpu"
+	python -m pytest -n 3 --dist loadfile --verbose --durations=20 -m "slow and not gpu"
 
 serve: setup  ## server, worker and deployments of prefect.yaml on this machine
 	python -m flows.serve

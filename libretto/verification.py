@@ -17,12 +17,6 @@ from components.config import catalogue
 from components.config.errors import InputError, LibrettoError, TransientError
 from components.config.model_sources import PackageSource
 
-# Stored in a checkpoint of the hub although they are another tensor again.
-TIED = ("proj_out.weight", "lm_head.weight")
-# Of a tensor's root mean square. 4 bits for blocks of 32 normal values give about 0.08: steps of a
-# fifteenth of their range, 4 standard deviations, and a deviation of a step / sqrt(12).
-MAX_DEVIATION = 0.16
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -94,6 +88,7 @@ def compare_tensors(folder: Path, published: Path) -> Comparison:
     dtype of the former.
     """
     from components.model.folders.tensor_digests import read_tensor, tensor_files
+    from components.model.folders.weight_samples import TIED
 
     files, published_files = tensor_files(folder), tensor_files(published)
     unmatched = [name for name in sorted(files.keys() ^ published_files.keys()) if name not in TIED]
@@ -113,6 +108,8 @@ def compare_tensors(folder: Path, published: Path) -> Comparison:
 
 def _report(comparison: Comparison, original: str, is_quantised: bool) -> int:
     """Prints a comparison; returns 0 where the weights are those of the hub."""
+    from components.model.folders.weight_samples import MAX_DEVIATION
+
     print(f"{comparison.num_equal} tensors equal those of {original} after rounding")
     deviations = comparison.deviations
     largest = max(deviations, key=lambda name: deviations[name], default="")

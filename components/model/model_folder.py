@@ -2,13 +2,15 @@
 
 ``projector.safetensors``, ``matching.safetensors``, LoRA in PEFT's format (``lora`` of the LLM,
 ``encoder-lora``), ``llm.safetensors`` and ``encoder.safetensors`` with those parameters of a base
-checkpoint that were tuned themselves, and ``config.json``, which pins encoder and LLM by digest.
+checkpoint that were tuned themselves, and ``config.json``, which pins encoder and LLM by digest;
+``base-weights.json`` has a few of their values.
 Costs reading or writing these files.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ from components.config.projector import Projector, parse_projector
 from components.config.schema import non_default_fields
 from components.model import lora
 from components.model.folders.description import BASES_HINT, MATCHING, PROJECTOR
+from components.model.folders.linked_checkpoint import open_checkpoint
+from components.model.folders.weight_samples import MAX_DEVIATION, measure_deviation
 from components.model.trainable import plain_name
 from components.optim.ranks import gather_tensors
 from components.runtime.artifact import recorded_digests
@@ -30,6 +34,7 @@ from components.runtime.hashing import data_digest
 if TYPE_CHECKING:
     from components.model.speech_llm import SpeechLLM
 
+log = logging.getLogger(__name__)
 CONFIG = "config.json"
 LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, by the base they adapt
 
@@ -88,15 +93,26 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 def check_base(folder: Path, config: ModelConfig, encoder: Path, llm: Path) -> None:
     """Raises InputError where the model of ``folder`` was trained on other base checkpoints than
-    the folders ``encoder`` and ``llm``.
+    the folders ``encoder`` and ``llm``. The same weights in another rounding are accepted, and a
+    log message says so.
     """
     for name, base, digest in (("encoder", encoder, config.encoder), ("llm", llm, config.llm)):
-        if folder_digest(base) != digest:
+        if folder_digest(base) == digest:
+            continue
+        deviation = measure_deviation(folder, name, open_checkpoint(base))
+        if deviation > MAX_DEVIATION:
             raise InputError(
                 f"{folder} was trained on another {name} than {base}.",
                 subject=str(folder),
                 hint=BASES_HINT,
             )
+        log.warning(
+            "%s: the weights of %s are those of its %s in another rounding: they differ by %.2g %%",
+            folder,
+            base,
+            name,
+            100 * deviation,
+        )
 
 
 def write_trained(model: SpeechLLM, folder: Path, *, is_writer: bool) -> None:

@@ -1,9 +1,9 @@
 """The base checkpoints of an exported model: where they come from, and where they are found again.
 
 In: the source of a base, as in the catalogue, and the digest of its files. Out: a folder with just
-these files: in the export itself, else a checkpoint of that name below LIBRETTO_MODELS, else what
-the hub has at the pinned commit, linked into the work cache. Cost: as the stages ``encoder`` and
-``llm``; a base that was found once costs nothing.
+these files, or with the same weights in another rounding: in the export itself, else a checkpoint
+of that name below LIBRETTO_MODELS, else what the hub has at the pinned commit, linked into the work
+cache. Cost: as the stages ``encoder`` and ``llm``; a base that was found once costs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config.errors import InputError
+from components.config.errors import InputError, LibrettoError
 from components.config.model_sources import (
     EncoderSource,
     ForeignSource,
@@ -27,6 +27,7 @@ from components.config.model_sources import (
 from components.config.schema import STRICT
 from components.encoder.build import build_folder
 from components.model.folders.folder import cache_checkpoint
+from components.model.folders.weight_samples import MAX_DEVIATION, measure_deviation
 from components.runtime.artifact import write_record
 from components.runtime.hashing import data_digest
 from components.runtime.settings import models_root, setting
@@ -90,27 +91,36 @@ def base_folder(
     return cached_unit(
         "base",
         {"stage": stage, "digest": base.digest},
-        lambda folder: _fill(stage, base, folder),
-        code="components.runtime.artifact",  # the key fixes the files, so only their record
+        lambda folder: _fill(stage, base, folder, exported.parent / "bridge"),
+        code="components.runtime.artifact",  # the key fixes the weights, so only their record
     )
 
 
-def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path) -> None:
-    """Links the files of a base into a folder; raises InputError if all sources have others."""
-    refused = []
+def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path, bridge: Path) -> None:
+    """Links the files of a base into a folder, or others with the same weights in another rounding;
+    raises InputError if all sources have other weights.
+    """
+    refused: list[str] = []
+    rounded: list[Any] = []  # sources
     for source in _sources(base):
         try:
             outputs = _link_source(stage, base.name, source, folder)
-        except InputError:
-            if source is base.source:
+        except LibrettoError:
+            if source is base.source and not rounded:
                 raise
             continue  # a local folder with that name may contain anything
         if data_digest(outputs) == base.digest:
             write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
             return
+        if measure_deviation(bridge, stage, folder) <= MAX_DEVIATION:
+            rounded.append(source)
         refused.append(source_name(source) if isinstance(source, ForeignSource) else base.name)
         for name in outputs:
             (folder / name).unlink()
+    if rounded:
+        outputs = _link_source(stage, base.name, rounded[0], folder)
+        write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
+        return
     raise InputError(
         f"{stage} '{base.name}': the files of {', '.join(refused)} are not those that the bridge "
         "was trained on.",

@@ -23,7 +23,7 @@ build_source(name, settings["split"], settings).list_utterances()
 def generate(name: str, settings: dict[str, Any]) -> None:
     """Fills the work cache with a source; the test is skipped where there is no package index."""
     command = [sys.executable, "-c", SCRIPT, name, json.dumps(settings)]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     if "TransientError" in run.stderr:
         pytest.skip(f"no package index: {run.stderr[-300:]}")
     assert run.returncode == 0, run.stderr[-3000:]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from components.config import catalogue
 from components.config.errors import InputError
@@ -23,6 +23,8 @@ from components.config.schema import non_default_fields
 from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.model.folders.description import read_limits
+from components.model.folders.linked_checkpoint import open_checkpoint
+from components.model.folders.weight_samples import write_base_samples
 from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.shards.reader import list_utterances, read_payload
@@ -392,6 +394,34 @@ def test_a_hub_base_is_read_from_the_folder_of_checkpoints_if_it_is_the_same(
     shutil.rmtree(models / "llm")
     with pytest.raises(InputError, match="the hub was asked"):
         load_setup(tmp_path / "out")
+
+
+def test_a_base_in_another_rounding_is_loaded_and_named(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_base_samples(
+        WORKSPACE.bridge, open_checkpoint(WORKSPACE.encoder), open_checkpoint(WORKSPACE.llm)
+    )
+    write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
+    export(tmp_path / "out")
+    item = list_utterances(Path("data/shards/test"))[0]
+    text = Transcriber.load(tmp_path / "out")(read_payload(item)).text
+    weights = models / "llm/model.safetensors"
+    tensors = load_file(weights)
+
+    def store(scale: float) -> None:
+        changed = {name: (tensor * scale).half() for name, tensor in tensors.items()}
+        weights.unlink()
+        save_file(changed, weights, {"format": "pt"})
+        shutil.rmtree(Path(os.environ["LIBRETTO_WORK"]) / "base")
+
+    store(1.0)
+    transcriber = Transcriber.load(tmp_path / "out")
+    assert "another rounding" in caplog.text
+    assert transcriber(read_payload(item)).text == text != ""
+    store(1.5)
+    with refused("tiny", "llm"):
+        Transcriber.load(tmp_path / "out")
 
 
 def test_the_description_is_read_strictly(models: Path, tmp_path: Path) -> None:
