@@ -12,8 +12,9 @@ from .project import Project
 
 
 @pytest.mark.slow
-def test_a_folder_of_recordings_gives_a_word_error_rate(smoke: Project) -> None:
-    done = smoke.run(sys.executable, "examples/own_recordings.py", PYTHONPATH=str(smoke.folder))
+def test_a_folder_of_recordings_gives_a_word_error_rate(smoke: Project, tmp_path: Path) -> None:
+    project = smoke.copy(tmp_path / "project")
+    done = project.run(sys.executable, "examples/own_recordings.py", PYTHONPATH=str(project.folder))
     rates = re.search(r"WER ([0-9.]+) % of (\d+) words", done.stdout)
     assert rates
     assert int(rates[2]) == 27

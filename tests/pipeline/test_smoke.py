@@ -82,20 +82,21 @@ def test_counts_add_up_from_manifest_to_hypotheses(smoke: Project) -> None:
                     )
 
 
-def test_a_second_repro_does_nothing_and_leaves_git_clean(smoke: Project) -> None:
-    assert "Data and pipelines are up to date" in smoke.dvc("repro")
-    changed = smoke.run("git", "status", "--porcelain").stdout.split()
+def test_a_second_repro_does_nothing_and_leaves_git_clean(smoke: Project, tmp_path: Path) -> None:
+    project = smoke.copy(tmp_path / "project")
+    assert "Data and pipelines are up to date" in project.dvc("repro")
+    changed = project.run("git", "status", "--porcelain").stdout.split()
     assert set(changed[1::2]) <= {"dvc.lock", "metrics/"}, changed
 
 
-def test_runtime_settings_leave_the_status_clean(smoke: Project) -> None:
+def test_runtime_settings_leave_the_status_clean(smoke: Project, tmp_path: Path) -> None:
     settings = {
         "LIBRETTO_WORKERS": "1",
         "LIBRETTO_DEVICE": "cpu",
         "LIBRETTO_WORK_GB": "7",
         "LIBRETTO_MODELS": "/nowhere",
     }
-    assert "up to date" in smoke.dvc("status", **settings)
+    assert "up to date" in smoke.copy(tmp_path / "project").dvc("status", **settings)
 
 
 def test_provenance_does_not_depend_on_the_machine(smoke: Project) -> None:
