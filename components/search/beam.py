@@ -106,7 +106,7 @@ def _generate(
         num_beams=beams,
         num_return_sequences=beams,
         max_new_tokens=max(token_limits(constraints, durations_s)[1]) + 1,
-        length_penalty=constraints.length_penalty,
+        length_penalty=constraints.length_penalty if beams > 1 else None,  # greedy search has none
         no_repeat_ngram_size=constraints.no_repeat_ngram or None,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
