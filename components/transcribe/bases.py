@@ -27,7 +27,6 @@ from components.config.model_sources import (
 from components.config.schema import STRICT
 from components.encoder.build import build_folder
 from components.model.folders.folder import cache_checkpoint
-from components.model.folders.weight_samples import MAX_DEVIATION, measure_deviation
 from components.runtime.artifact import write_record
 from components.runtime.hashing import data_digest
 from components.runtime.settings import models_root, setting
@@ -100,6 +99,8 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path, bridge: Path) -
     """Links the files of a base into a folder, or others with the same weights in another rounding;
     raises InputError if all sources have other weights.
     """
+    from components.model.folders.weight_samples import MAX_DEVIATION, measure_deviation
+
     refused: list[str] = []
     rounded: list[Any] = []  # sources
     for source in _sources(base):

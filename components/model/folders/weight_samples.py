@@ -76,21 +76,21 @@ def measure_deviation(bridge: Path, side: str, checkpoint: Path) -> float:
     if not (bridge / SAMPLES_FILE).is_file():
         return math.inf
     expected: Samples = json.loads((bridge / SAMPLES_FILE).read_text())[side]
-    found = read_samples(checkpoint)
+    own = read_samples(checkpoint)
     if {name: entry["shape"] for name, entry in expected.items()} != {
-        name: entry["shape"] for name, entry in found.items()
+        name: entry["shape"] for name, entry in own.items()
     }:
         return math.inf
     squares = [
-        _mean_square_difference(expected[name]["values"], found[name]["values"]) for name in found
+        _mean_square_difference(expected[name]["values"], own[name]["values"]) for name in own
     ]
     return math.sqrt(sum(squares) / max(1, len(squares)))
 
 
-def _mean_square_difference(expected: list[float], found: list[float]) -> float:
+def _mean_square_difference(expected: list[float], own: list[float]) -> float:
     """Of the values of one tensor, in units of their mean square."""
     scale = sum(value**2 for value in expected)
-    difference = sum((own - other) ** 2 for own, other in zip(expected, found, strict=True))
+    difference = sum((a - b) ** 2 for a, b in zip(expected, own, strict=True))
     if difference == 0:
         return 0.0
     return difference / scale if scale else math.inf
