@@ -2,8 +2,8 @@
 
 ``projector.safetensors``, ``matching.safetensors``, LoRA in PEFT's format (``lora`` of the LLM,
 ``encoder-lora``), ``llm.safetensors`` and ``encoder.safetensors`` with those parameters of a base
-checkpoint that were tuned themselves, and ``config.json``, which pins encoder and LLM by digest;
-``base-weights.json`` has a few of their values.
+checkpoint that were tuned themselves, and ``config.json``, which pins encoder and LLM by digest. An
+export has a few of their values, too (``base-weights.json``).
 Costs reading or writing these files.
 """
 

@@ -21,7 +21,6 @@ from components.features.frames import FrameSource
 from components.model.bridges.ctc_embeddings import CtcEmbeddingsBridge, read_token_head
 from components.model.bridges.discrete import DiscreteUnitsBridge, read_centroids
 from components.model.encoders.encoder import SpeechEncoder
-from components.model.folders.weight_samples import write_base_samples
 from components.model.llms.causal import check_packing, load_llm
 from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM, load_tuned_encoder
@@ -99,7 +98,6 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
 
     model.save(training.out / "bridge", is_writer=ranks.rank == 0)
     if ranks.rank == 0:
-        write_base_samples(training.out / "bridge", training.encoder, training.llm)
         write_tables(tables, training.out / "bridge" / TABLE)
         write_curve(training.out / "curve.csv", read_stage_rows(training.scratch))
     ranks.barrier()

@@ -113,6 +113,7 @@ def _write_folder(
     """Writes all files of an export; returns their digests, of all but card and description."""
     files = _copy_bridge(folder, _title(bases["llm"]), setup)
     files |= _copy_head(folder, setup)
+    files |= _write_samples(folder / "bridge", [stage for stage in bases if stage not in included])
     for stage in included:
         files |= _link_base(stage, BASE_FOLDERS[stage], folder / stage)
     description = {
@@ -129,6 +130,18 @@ def _write_folder(
         encoding="utf-8",
     )
     return files
+
+
+def _write_samples(bridge: Path, stages: Sequence[str]) -> dict[str, str]:
+    """Writes some values of the bases that are not in the export, so that the same weights in
+    another rounding can be told from others; returns the digest of the file, by its path.
+    """
+    from components.model.folders.weight_samples import SAMPLES_FILE, write_base_samples
+
+    if not stages:
+        return {}
+    write_base_samples(bridge, {stage: open_checkpoint(BASE_FOLDERS[stage]) for stage in stages})
+    return {f"bridge/{SAMPLES_FILE}": file_digest(bridge / SAMPLES_FILE)}
 
 
 def _check_training(params: Params) -> None:

@@ -67,7 +67,7 @@ def test_the_deviation_is_that_of_the_rounding(
 ) -> None:
     torch.manual_seed(2)
     base = save(tmp_path / "base", weights())
-    write_base_samples(tmp_path, base, base)
+    write_base_samples(tmp_path, {"encoder": base, "llm": base})
     other = save(tmp_path / "other", {name: change(value) for name, value in weights().items()})
     deviation = measure_deviation(tmp_path, "llm", other)
     assert least <= deviation <= most
@@ -92,13 +92,13 @@ def test_other_weights_names_and_shapes_are_another_base(
     tmp_path: Path, other: dict[str, torch.Tensor]
 ) -> None:
     base = save(tmp_path / "base", weights())
-    write_base_samples(tmp_path, base, base)
+    write_base_samples(tmp_path, {"encoder": base, "llm": base})
     assert measure_deviation(tmp_path, "encoder", save(tmp_path / "other", other)) > MAX_DEVIATION
 
 
 def test_a_tied_tensor_may_be_stored_or_not(tmp_path: Path) -> None:
     base = save(tmp_path / "base", weights())
-    write_base_samples(tmp_path, base, base)
+    write_base_samples(tmp_path, {"encoder": base, "llm": base})
     tied = {**weights(), "lm_head.weight": weights()["embed.weight"]}
     assert measure_deviation(tmp_path, "llm", save(tmp_path / "other", tied)) == 0
 

@@ -283,7 +283,6 @@ def test_the_model_folder_has_the_model_and_its_record_only(world: Path, work: P
         path.relative_to(BRIDGE).as_posix(): path for path in BRIDGE.rglob("*") if path.is_file()
     }
     assert set(files) == {
-        "base-weights.json",
         "config.json",
         "inputs.json",
         "parameters.json",

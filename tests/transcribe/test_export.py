@@ -23,8 +23,6 @@ from components.config.schema import non_default_fields
 from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.model.folders.description import read_limits
-from components.model.folders.linked_checkpoint import open_checkpoint
-from components.model.folders.weight_samples import write_base_samples
 from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
 from components.runtime.hashing import file_digest
 from components.shards.reader import list_utterances, read_payload
@@ -165,6 +163,7 @@ def test_the_folder_has_the_trained_files_and_their_pins(models: Path, tmp_path:
     assert names == {
         "README.md",
         DESCRIPTION,
+        "bridge/base-weights.json",
         "bridge/config.json",
         "bridge/projector.safetensors",
         "bridge/lora/adapter_config.json",
@@ -357,8 +356,10 @@ def test_a_file_too_many_or_too_few_is_refused(models: Path, tmp_path: Path) -> 
 
 def test_another_checkpoint_of_that_name_is_refused(models: Path, tmp_path: Path) -> None:
     export(tmp_path / "out")
-    config = models / "llm/generation_config.json"
-    config.write_text(config.read_text() + " ")
+    weights = models / "llm/model.safetensors"
+    tensors = {name: tensor.flip(0) for name, tensor in load_file(weights).items()}
+    weights.unlink()
+    save_file(tensors, weights, {"format": "pt"})
     with refused("tiny", "llm"):
         Transcriber.load(tmp_path / "out")
 
@@ -399,10 +400,6 @@ def test_a_hub_base_is_read_from_the_folder_of_checkpoints_if_it_is_the_same(
 def test_a_base_in_another_rounding_is_loaded_and_named(
     models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_base_samples(
-        WORKSPACE.bridge, open_checkpoint(WORKSPACE.encoder), open_checkpoint(WORKSPACE.llm)
-    )
-    write_record(WORKSPACE.bridge, "train", parameters=None, inputs={})
     export(tmp_path / "out")
     item = list_utterances(Path("data/shards/test"))[0]
     text = Transcriber.load(tmp_path / "out")(read_payload(item)).text
