@@ -23,9 +23,10 @@ from components.config.errors import InputError
 from components.config.projector import Projector, parse_projector
 from components.config.schema import non_default_fields
 from components.model import lora
+from components.model.base_record import measure_base_deviation
 from components.model.folders.description import BASES_HINT, MATCHING, PROJECTOR
 from components.model.folders.linked_checkpoint import open_checkpoint
-from components.model.folders.weight_samples import MAX_DEVIATION, measure_deviation
+from components.model.folders.weight_samples import MAX_DEVIATION
 from components.model.trainable import plain_name
 from components.optim.ranks import gather_tensors
 from components.runtime.artifact import recorded_digests
@@ -93,13 +94,13 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 def check_base(folder: Path, config: ModelConfig, encoder: Path, llm: Path) -> None:
     """Raises InputError where the model of ``folder`` was trained on other base checkpoints than
-    the folders ``encoder`` and ``llm``. The same weights in another rounding are accepted, and a
-    log message says so.
+    the folders ``encoder`` and ``llm``. The same weights in another rounding, with the same
+    settings and tokenizer, are accepted, and a log message says so.
     """
     for name, base, digest in (("encoder", encoder, config.encoder), ("llm", llm, config.llm)):
         if folder_digest(base) == digest:
             continue
-        deviation = measure_deviation(folder, name, open_checkpoint(base))
+        deviation = measure_base_deviation(folder, name, open_checkpoint(base))
         if deviation > MAX_DEVIATION:
             raise InputError(
                 f"{folder} was trained on another {name} than {base}.",

@@ -87,9 +87,11 @@ def base_folder(
             subject=base.name,
             hint="Export the model again: the export then contains it.",
         )
+    # With the local folders: one that comes later may have the base without another rounding.
+    local = [source.folder for source in _sources(base) if isinstance(source, LocalSource)]
     return cached_unit(
         "base",
-        {"stage": stage, "digest": base.digest},
+        {"stage": stage, "digest": base.digest, "local": local},
         lambda folder: _fill(stage, base, folder, exported.parent / "bridge"),
         code="components.runtime.artifact",  # the key fixes the weights, so only their record
     )
@@ -99,7 +101,8 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path, bridge: Path) -
     """Links the files of a base into a folder, or others with the same weights in another rounding;
     raises InputError if all sources have other weights.
     """
-    from components.model.folders.weight_samples import MAX_DEVIATION, measure_deviation
+    from components.model.base_record import measure_base_deviation
+    from components.model.folders.weight_samples import MAX_DEVIATION
 
     refused: list[str] = []
     rounded: list[Any] = []  # sources
@@ -113,7 +116,7 @@ def _fill(stage: str, base: EncoderBase | LlmBase, folder: Path, bridge: Path) -
         if data_digest(outputs) == base.digest:
             write_record(folder, stage, parameters=None, inputs={}, outputs=outputs)
             return
-        if measure_deviation(bridge, stage, folder) <= MAX_DEVIATION:
+        if measure_base_deviation(bridge, stage, folder) <= MAX_DEVIATION:
             rounded.append(source)
         refused.append(source_name(source) if isinstance(source, ForeignSource) else base.name)
         for name in outputs:

@@ -113,7 +113,7 @@ def _write_folder(
     """Writes all files of an export; returns their digests, of all but card and description."""
     files = _copy_bridge(folder, _title(bases["llm"]), setup)
     files |= _copy_head(folder, setup)
-    files |= _write_samples(folder / "bridge", [stage for stage in bases if stage not in included])
+    files |= _write_bases(folder / "bridge", [stage for stage in bases if stage not in included])
     for stage in included:
         files |= _link_base(stage, BASE_FOLDERS[stage], folder / stage)
     description = {
@@ -132,16 +132,16 @@ def _write_folder(
     return files
 
 
-def _write_samples(bridge: Path, stages: Sequence[str]) -> dict[str, str]:
-    """Writes some values of the bases that are not in the export, so that the same weights in
-    another rounding can be told from others; returns the digest of the file, by its path.
+def _write_bases(bridge: Path, stages: Sequence[str]) -> dict[str, str]:
+    """Writes what tells the bases that are not in the export, in another rounding too, from others;
+    returns the digest of the file, by its path.
     """
-    from components.model.folders.weight_samples import SAMPLES_FILE, write_base_samples
+    from components.model.base_record import BASES_FILE, write_bases
 
     if not stages:
         return {}
-    write_base_samples(bridge, {stage: open_checkpoint(BASE_FOLDERS[stage]) for stage in stages})
-    return {f"bridge/{SAMPLES_FILE}": file_digest(bridge / SAMPLES_FILE)}
+    write_bases(bridge, {stage: open_checkpoint(BASE_FOLDERS[stage]) for stage in stages})
+    return {f"bridge/{BASES_FILE}": file_digest(bridge / BASES_FILE)}
 
 
 def _check_training(params: Params) -> None:

@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 
 from components.model.folders.weight_samples import (
     MAX_DEVIATION,
-    SAMPLES_FILE,
     measure_deviation,
-    write_base_samples,
+    read_samples,
 )
 
 SHAPES = {
@@ -67,9 +66,8 @@ def test_the_deviation_is_that_of_the_rounding(
 ) -> None:
     torch.manual_seed(2)
     base = save(tmp_path / "base", weights())
-    write_base_samples(tmp_path, {"encoder": base, "llm": base})
     other = save(tmp_path / "other", {name: change(value) for name, value in weights().items()})
-    deviation = measure_deviation(tmp_path, "llm", other)
+    deviation = measure_deviation(read_samples(base), other)
     assert least <= deviation <= most
     tensors = {name: change(value).float() for name, value in weights().items()}
     exact = [
@@ -92,18 +90,10 @@ def test_other_weights_names_and_shapes_are_another_base(
     tmp_path: Path, other: dict[str, torch.Tensor]
 ) -> None:
     base = save(tmp_path / "base", weights())
-    write_base_samples(tmp_path, {"encoder": base, "llm": base})
-    assert measure_deviation(tmp_path, "encoder", save(tmp_path / "other", other)) > MAX_DEVIATION
+    assert measure_deviation(read_samples(base), save(tmp_path / "other", other)) > MAX_DEVIATION
 
 
 def test_a_tied_tensor_may_be_stored_or_not(tmp_path: Path) -> None:
     base = save(tmp_path / "base", weights())
-    write_base_samples(tmp_path, {"encoder": base, "llm": base})
     tied = {**weights(), "lm_head.weight": weights()["embed.weight"]}
-    assert measure_deviation(tmp_path, "llm", save(tmp_path / "other", tied)) == 0
-
-
-def test_a_bridge_without_samples_has_no_other_base(tmp_path: Path) -> None:
-    base = save(tmp_path / "base", weights())
-    assert measure_deviation(tmp_path, "llm", base) == math.inf
-    assert not (tmp_path / SAMPLES_FILE).exists()
+    assert measure_deviation(read_samples(base), save(tmp_path / "other", tied)) == 0

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_the_folder_has_the_trained_files_and_their_pins(models: Path, tmp_path:
     assert names == {
         "README.md",
         DESCRIPTION,
-        "bridge/base-weights.json",
+        "bridge/bases.json",
         "bridge/config.json",
         "bridge/projector.safetensors",
         "bridge/lora/adapter_config.json",
@@ -354,13 +355,53 @@ def test_a_file_too_many_or_too_few_is_refused(models: Path, tmp_path: Path) -> 
         Transcriber.load(tmp_path / "out")
 
 
-def test_another_checkpoint_of_that_name_is_refused(models: Path, tmp_path: Path) -> None:
-    export(tmp_path / "out")
+def flip_weights(models: Path) -> None:
     weights = models / "llm/model.safetensors"
     tensors = {name: tensor.flip(0) for name, tensor in load_file(weights).items()}
     weights.unlink()
     save_file(tensors, weights, {"format": "pt"})
-    with refused("tiny", "llm"):
+
+
+def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Replaces a linked file by a changed copy."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.unlink()
+    path.write_text(json.dumps(data))
+
+
+def swap_tokens(models: Path) -> None:
+    def swap(data: dict[str, Any]) -> None:
+        vocabulary = data["model"]["vocab"]
+        first, second = sorted(vocabulary, key=vocabulary.get)[-2:]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+
+    change_json(models / "llm/tokenizer.json", swap)
+
+
+def change_epsilon(models: Path) -> None:
+    change_json(models / "llm/config.json", lambda data: data.update(rms_norm_eps=0.5))
+
+
+def change_mel_window(models: Path) -> None:
+    change_json(models / "encoder/preprocessor_config.json", lambda data: data.update(n_fft=320))
+
+
+@pytest.mark.parametrize(
+    ("change", "side"),
+    [
+        (flip_weights, "llm"),
+        (swap_tokens, "llm"),
+        (change_epsilon, "llm"),
+        (change_mel_window, "encoder"),
+    ],
+)
+def test_another_checkpoint_of_that_name_is_refused(
+    models: Path, tmp_path: Path, change: Callable[[Path], None], side: str
+) -> None:
+    export(tmp_path / "out")
+    change(models)
+    with refused("tiny", side):
         Transcriber.load(tmp_path / "out")
 
 

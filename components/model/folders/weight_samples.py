@@ -1,16 +1,13 @@
 """A few values of every tensor of a checkpoint: whether another one has the same weights, up to how
 they were rounded.
 
-In: folders with safetensors. Out: ``base-weights.json`` in an exported bridge, and how far the
-weights of a checkpoint are from it. A bridge that was trained over 4-bit weights of a package also
-loads over those of the hub. Cost: a few values of each tensor are read, not the files.
+In: folders with safetensors. Out: the samples as plain data, and how far the weights of a
+checkpoint are from them. Cost: a few values of each tensor are read, not the files.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from safetensors import safe_open
 
 from components.model.folders.tensor_digests import tensor_files
 
-SAMPLES_FILE = "base-weights.json"
 NUM_VALUES = 8  # of a tensor: 2,000 of a small LLM tell a deviation to a few percent of itself
 DIGITS = 5  # of a value: bfloat16 has three
 # Stored in some checkpoints although they are another tensor again.
@@ -63,22 +59,11 @@ def _round(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def write_base_samples(folder: Path, bases: Mapping[str, Path]) -> None:
-    """Writes ``base-weights.json`` of the checkpoints of a bridge, by their side (encoder, llm)."""
-    samples = {side: read_samples(checkpoint) for side, checkpoint in bases.items()}
-    (folder / SAMPLES_FILE).write_text(json.dumps(samples, sort_keys=True) + "\n")
-
-
-def measure_deviation(bridge: Path, side: str, checkpoint: Path) -> float:
-    """How far ``checkpoint`` is from the base of the bridge in the folder ``bridge``: root mean
-    square over all sampled values, each divided by that of its tensor. Infinite where the bridge
-    has no samples of it, and for tensors of other names or shapes.
+def measure_deviation(expected: Samples, checkpoint: Path) -> float:
+    """How far the weights of ``checkpoint`` are from the samples ``expected``: root mean square
+    over all sampled values, each divided by that of its tensor. Infinite for tensors of other names
+    or shapes.
     """
-    if not (bridge / SAMPLES_FILE).is_file():
-        return math.inf
-    expected: Samples | None = json.loads((bridge / SAMPLES_FILE).read_text()).get(side)
-    if expected is None:
-        return math.inf
     own = read_samples(checkpoint)
     if {name: entry["shape"] for name, entry in expected.items()} != {
         name: entry["shape"] for name, entry in own.items()
