@@ -30,16 +30,20 @@ MODULES = {
 def load(
     folder: str | Path | None = None, *, constraints: str = "", device: str = ""
 ) -> Transcriber:
-    """Loads a model: that of an exported folder, or of the workspace that is the current folder.
+    """Loads a model: that of an exported folder, or, with ".", of the workspace that is the current
+    folder. Where none is named it is the one that ``libretto transcribe`` takes: ``models/human``,
+    or else that of the workspace.
 
     ``constraints`` names a constraint set of the model, or ``ctc`` for the encoder's own text
     (default: ``constrained``). ``device`` is a device name of torch (default: the runtime setting).
     Raises InputError if the model is incomplete or the set is unknown, TransientError if a base
     checkpoint could not be fetched.
     """
+    from components.transcribe.published import exported_folder, published_model
     from components.transcribe.transcriber import Transcriber
 
-    return Transcriber.load(folder, device, constraints)
+    named = exported_folder(Path(folder)) if folder else published_model()
+    return Transcriber.load(named, device, constraints)
 
 
 def __getattr__(name: str) -> Any:

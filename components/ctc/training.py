@@ -200,7 +200,10 @@ def build_targets(
                 logger.info("ctc: %.0f %% of transcripts have too many characters", 100 * share)
             tokenizer = build_subword_tokenizer(texts, sizes.units)
             targets, share = encode(tokenizer)
-    setting = "units of the projector's entry" if training.llm else "ctc.subwords"
+    if training.llm:
+        setting, or_none = "units of the projector's entry", ""
+    else:
+        setting, or_none = "ctc.subwords", ", or set ctc.epochs to 0: there is then no CTC baseline"
     if COARSE_SHARE < share <= 0.5 and is_first:
         logger.warning(
             "ctc: %.0f %% of transcripts have more units than frames, and their loss counts "
@@ -214,9 +217,7 @@ def build_targets(
         raise InputError(
             f"ctc: {share:.0%} of the transcripts have more units than frames.",
             subject="projector" if training.llm else "ctc.subwords",
-            hint=f"Raise {setting}."
-            if training.llm
-            else f"Raise {setting}, or set ctc.epochs to 0: then there is no CTC baseline.",
+            hint=f"Raise {setting}{or_none}.",
         )
     return tokenizer, targets
 

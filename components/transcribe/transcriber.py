@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from components.audio.segments import (
 from components.audio.sound import RATE, BrokenSound
 from components.config.errors import InputError
 from components.decode.decoder import Decoder
+from components.decode.run import enforceable_sets
 from components.features.encoding import encode, is_storable, largest_magnitude, to_stored_dtype
 from components.model.folders.description import has_acoustic_evidence, has_head
 from components.model.model_folder import CONFIG
@@ -82,12 +83,14 @@ class Transcriber:
         self.generated_speech = setup.generated_speech
         self.system = constraints or setup.default_set()
         self.constraints = setup.constraints(self.system)
-        if self.constraints and not has_acoustic_evidence(
-            folders.encoder, self.features.layer, folders.bridge, folders.ctc
-        ):
-            self.constraints = self.constraints.without_acoustic_limits()
-        if self.constraints and not has_head(folders.encoder, self.features.layer, folders.ctc):
-            self.constraints = replace(self.constraints, ctc_weight=0.0)
+        if self.constraints:
+            encoder, layer = folders.encoder, self.features.layer
+            sets = enforceable_sets(
+                {self.system: self.constraints},
+                has_acoustic_evidence(encoder, layer, folders.bridge, folders.ctc),
+                has_ctc=has_head(encoder, layer, folders.ctc),
+            )
+            self.constraints = sets[self.system]
         self.segment_seconds = segment_seconds
         self.batch_seconds = batch_seconds or setup.decode.batch_seconds
         if not (4 * OVERLAP_SECONDS <= segment_seconds < math.inf and self.batch_seconds > 0):

@@ -29,6 +29,7 @@ from components.transcribe.inputs import list_inputs, output_paths
 from components.transcribe.published import PUBLISHED, exported_folder, published_model
 from components.transcribe.setup import DESCRIPTION
 from components.transcribe.transcript import Passage, Transcript
+from libretto import load
 from tests import world as tones
 from tests.conftest import REPOSITORY
 from tests.errors import refused
@@ -369,6 +370,9 @@ def test_the_published_model_is_taken_where_none_is_named(
         assert main([name, *ctc, *arguments]) == 0
         text, messages = capsys.readouterr()
         assert model_name in messages and text == own
+    for named, bridge in ((None, "models/human/bridge"), (".", "models/bridge")):
+        folders = load(named, constraints="ctc").decoder.folders
+        assert folders.bridge.resolve() == Path(bridge).resolve()
 
 
 def test_without_a_workspace_the_checkout_has_the_published_model(
