@@ -22,7 +22,7 @@ from components.config.errors import InputError
 from components.config.params import Params, read_params
 from components.config.schema import non_default_fields
 from components.decode.decoder import HEAD, WORKSPACE
-from components.model.folders.description import MATCHING
+from components.model.folders.description import MATCHING, PROJECTOR, TRAINED_HEAD
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
 from components.runtime.hashing import data_digest, file_digest
@@ -228,13 +228,28 @@ def _copy_bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
 
 def _copy_head(folder: Path, setup: Setup) -> dict[str, str]:
     """Copies the CTC head that was trained on the frames, if there is one; returns the digest of
-    each file.
+    each file. Weights that the bridge has too are not stored again.
     """
-    for name in setup.head_files:
+    files = dict(setup.head_files)
+    if TRAINED_HEAD in files and _is_head_of_bridge():
+        del files[TRAINED_HEAD]
+    for name in files:
         target = folder / HEAD.name / name
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(HEAD / name, target)
-    return {f"{HEAD.name}/{name}": digest for name, digest in setup.head_files.items()}
+    return {f"{HEAD.name}/{name}": digest for name, digest in files.items()}
+
+
+def _is_head_of_bridge() -> bool:
+    """Whether the bridge reads the trained head, and left it as it was."""
+    import torch
+    from safetensors.torch import load_file
+
+    from components.model.encoders.trained_head import read_bridge_head
+
+    own = load_file(HEAD / TRAINED_HEAD)
+    other = read_bridge_head(WORKSPACE.bridge / PROJECTOR)
+    return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
 def _link_base(stage: str, source: Path, folder: Path) -> dict[str, str]:

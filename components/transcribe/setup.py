@@ -25,6 +25,7 @@ from components.decode.run import enforceable_sets
 from components.model.folders.description import (
     BASES_HINT,
     PROJECTOR,
+    TOKENS,
     evidence_files,
     has_ctc_for_layer,
     has_head,
@@ -178,7 +179,9 @@ def _check_head(params: Params, features: FeatureConfig) -> None:
         )
     frames = (features.layer, non_default_fields(features.numerics))
     has_own_head = has_ctc_for_layer(open_checkpoint(WORKSPACE.encoder), features.layer)
-    if (head == "own") != has_own_head or any(
+    # Of a bridge that reads a head over tokens: the encoder's own is not used.
+    needs_own_head = has_own_head and not (HEAD / TOKENS).is_file()
+    if (head == "own") != needs_own_head or any(
         (key["layer"], key["numerics"]) != frames for key in keys
     ):
         raise InputError(

@@ -30,7 +30,10 @@ from components.model.encoders.trained_head import FrameClassifier, TrainedHead
 from components.model.llms.causal import load_tokenizer
 from components.model.speech_llm import SpeechLLM
 from components.search.alignment import Aligner
+from components.shards.reader import list_utterances, read_payload
 from components.text.wer import compute_wer
+from components.transcribe import Transcriber
+from components.transcribe.export import export
 from tests import world as tones
 from tests.checkpoints import save_llm
 from tests.errors import refused
@@ -182,6 +185,24 @@ def test_a_training_starts_from_the_head_and_a_stage_of_lora_leaves_it(speech: P
     for name, tensor in head.state_dict().items():
         assert torch.equal(model.projector.head.state_dict()[name], tensor), name
     tones.run("decode")
+
+
+@pytest.mark.parametrize("tuned", ["lora", "projector"])
+def test_an_export_has_the_head_once_unless_the_bridge_tuned_it(
+    speech: Path, tmp_path: Path, tuned: str
+) -> None:
+    stages = {f"train.curriculum.{stage}.tune": [tuned] for stage in (0, 1)}
+    tones.change("params.yaml", {**stages, "decode.sets.free.ctc_weight": 0.5})
+    tones.run("train")
+    export(tmp_path / "out", with_bases=True)
+    assert (tmp_path / "out/ctc/head.safetensors").is_file() == (tuned == "projector")
+    recording = read_payload(list_utterances(Path("data/shards/train"))[0])
+    for constraints in ("free", "ctc"):
+        texts = [
+            Transcriber.load(folder, constraints=constraints)(recording).text
+            for folder in (None, tmp_path / "out")
+        ]
+        assert texts[0] == texts[1], constraints
 
 
 def test_an_entry_can_have_transcripts_in_the_units_of_the_head(speech: Path) -> None:

@@ -18,7 +18,12 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from components.config.ctc import BLOCK_KERNEL, KERNEL
-from components.model.folders.description import TRAINED_HEAD, unsupported_folder
+from components.model.folders.description import (
+    HEAD_PREFIX,
+    PROJECTOR,
+    TRAINED_HEAD,
+    unsupported_folder,
+)
 
 
 class ConvolutionBlock(nn.Module):
@@ -150,11 +155,11 @@ class TrainedHead:
 
 
 def read_head(folder: Path) -> FrameClassifier:
-    """The network of a folder, whose sizes are those of its tensors; raises InputError where they
-    do not make one.
+    """The network of a folder, whose sizes are those of its tensors, which an export has in the
+    bridge beside the folder; raises InputError where they do not make one.
     """
     try:
-        tensors = load_file(folder / TRAINED_HEAD)
+        tensors = _read_tensors(folder)
         width, num_units = len(tensors["norm.bias"]), len(tensors["output.bias"])
         hidden = len(tensors["hidden.bias"]) if "hidden.bias" in tensors else 0
         first = tensors["hidden.weight"] if hidden else tensors["output.weight"]
@@ -164,6 +169,20 @@ def read_head(folder: Path) -> FrameClassifier:
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise unsupported_folder(folder, error) from None
     return head
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    own, bridge = folder / TRAINED_HEAD, folder.parent / "bridge" / PROJECTOR
+    return load_file(own) if own.is_file() or not bridge.is_file() else read_bridge_head(bridge)
+
+
+def read_bridge_head(projector: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the head in the projector of a bridge that reads one, by their names in it."""
+    return {
+        name.removeprefix(HEAD_PREFIX): tensor
+        for name, tensor in load_file(projector).items()
+        if name.startswith(HEAD_PREFIX)
+    }
 
 
 def save_head(folder: Path, head: FrameClassifier, tokenizer: Any) -> None:

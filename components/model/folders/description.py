@@ -25,6 +25,7 @@ BASES_HINT = (
 # Of the stage ctc: a head that was trained on frames, and limits that were calculated from dev.
 TRAINED_HEAD, LIMITS = "head.safetensors", "limits.json"
 TOKENS = "tokens.json"  # beside a head whose units are tokens of an LLM: their ids
+HEAD_PREFIX = "head."  # of the tensors of such a head in the projector of the bridge that reads it
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def has_ctc_for_layer(encoder: Path, layer: int | str) -> bool:
 
 
 def has_trained_head(ctc: Path | None) -> bool:
-    """Whether the folder of the stage ``ctc`` has a head that was trained on frames."""
-    return ctc is not None and (ctc / TRAINED_HEAD).is_file()
+    """Whether the folder of the stage ``ctc`` has a head that was trained on frames. In an export
+    the bridge has the weights of one over tokens.
+    """
+    return ctc is not None and any((ctc / name).is_file() for name in (TRAINED_HEAD, TOKENS))
 
 
 def has_head(encoder: Path, layer: int | str, ctc: Path | None) -> bool:
