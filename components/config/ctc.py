@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from components.config.schema import STRICT, Seed, Share, Unit
+from components.config.schema import STRICT, PrecisionName, Seed, Share, Unit
 
 KERNEL = 9  # frames that the hidden layer looks at: 0.18 s at 50 Hz, about two characters
 BLOCK_KERNEL = 11  # steps that a convolution of a block looks at: 0.44 s at 25 Hz, about a word
@@ -50,6 +50,10 @@ class Ctc:
         PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
+    precision: Annotated[
+        PrecisionName,
+        Field(description="Precision of the arithmetic; trained weights stay in fp32."),
+    ]
     checkpoint_every: Annotated[
         PositiveInt, Unit("steps"), Field(description="Interval of checkpoints.")
     ]

@@ -279,6 +279,13 @@ class CtcEmbeddings(Projector):
     blocks: Annotated[
         PositiveInt, Field(description="Blocks of a convolution and a feed-forward module.")
     ]
+    is_conditioned: Annotated[
+        bool,
+        Field(
+            description="Whether units are scored between the blocks too, and blocks above read "
+            "them (self-conditioned CTC, arXiv 2104.02724)."
+        ),
+    ] = False
     temperature: Annotated[
         PositiveFloat,
         Field(description="Of the head's softmax: above 1 the LLM sees more of the other units."),
@@ -312,34 +319,6 @@ PROJECTOR_KINDS: dict[str, type[Projector]] = {
     get_args(get_type_hints(member)["kind"])[0]: member
     for member in get_args(get_args(AnyProjector)[0])
 }
-
-
-def check_llm_fit(entry: Projector, num_layers: int, *, is_packed: bool) -> None:
-    """Raises InputError where the blocks of a bridge do not fit an LLM of ``num_layers`` layers, or
-    utterances that are packed into one row.
-    """
-    if not isinstance(entry, GatedCrossAttention):
-        return
-    entry.layer_indices(num_layers)
-    if is_packed:
-        raise InputError(
-            f"A bridge of kind '{entry.kind}' attends to one utterance in each row of the LLM.",
-            subject="train.packing",
-            hint="Set train.packing to false.",
-        )
-
-
-def check_tuned_encoder(entry: Projector, part: str | None) -> None:
-    """Raises InputError where ``part`` of the encoder is to be tuned through a bridge that no
-    gradient passes; None: it is frozen.
-    """
-    if part and entry.weights is None and isinstance(entry, DiscreteUnits):
-        raise InputError(
-            f"train: '{part}' is to be tuned, but no gradient passes the nearest centroid of a "
-            "frame.",
-            subject=part,
-            hint="Take it out of train.curriculum, or name a projector of another kind.",
-        )
 
 
 def parse_projector(data: Mapping[str, Any], where: str) -> Projector:

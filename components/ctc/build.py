@@ -126,7 +126,7 @@ class HeadPlan:
         if self.spec_augment.enabled:
             key["spec_augment"] = asdict(self.spec_augment)
         if self.bridge:
-            sizes = ("units", "stride", "hidden", "blocks")
+            sizes = ("units", "stride", "hidden", "blocks", "is_conditioned")
             key |= {name: getattr(self.bridge, name) for name in sizes}
         return key
 
@@ -163,7 +163,9 @@ def _train(
     bridge, masks = plan.bridge, plan.spec_augment
     sizes = training.HeadSizes(settings.hidden, settings.subwords)
     if bridge:
-        sizes = training.HeadSizes(bridge.hidden, bridge.units, bridge.blocks, bridge.stride)
+        sizes = training.HeadSizes(
+            bridge.hidden, bridge.units, bridge.blocks, bridge.stride, bridge.is_conditioned
+        )
     head = training.HeadTraining(
         DATA, encoder, llm, folder, resume, device_name, settings, sizes, masks
     )

@@ -44,6 +44,7 @@ from components.optim.loop import (
     TrainingLoop,
     build_adamw,
 )
+from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 from components.shards.order import draw_hours, form_batches, shuffle_in_windows
@@ -54,6 +55,7 @@ from components.shards.reader import IndexedUtterance, prefetch
 # embedded ones. Subwords of a small vocabulary are its words, and tell less of the frames.
 COARSE_SHARE = 0.1
 WEIGHT_DECAY = 0.01  # AdamW's default (Loshchilov and Hutter 2019)
+BETWEEN_SHARE = 0.5  # of the loss, from the scores between blocks (Nozaki and Komatsu 2021)
 CLIP = 1.0  # of the gradient's norm, as train.clip
 PREFETCH_STEPS = 100  # for which, and as many more, tars are fetched ahead of time
 WINDOW_SHARDS = 8  # among which utterances are shuffled, as train.window_shards
@@ -69,6 +71,7 @@ class HeadSizes:
     units: int  # subwords or tokens
     blocks: int = 0
     stride: int = 1
+    is_conditioned: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,15 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
     torch.manual_seed(seed_of("ctc-head", settings.seed))
     width = read_traits(training.encoder).width
     sizes = training.sizes
-    head = FrameClassifier(width, sizes.hidden, len(tokenizer), sizes.blocks, sizes.stride)
-    head.to(training.device)
+    head = FrameClassifier(
+        width,
+        sizes.hidden,
+        len(tokenizer),
+        sizes.blocks,
+        sizes.stride,
+        is_conditioned=sizes.is_conditioned,
+    ).to(training.device)
+    precision = Precision(settings.precision, training.device)
     optimiser = build_adamw(head, settings.learning_rate, WEIGHT_DECAY)
     loop = LoopSettings(
         stage="ctc",
@@ -133,8 +143,8 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         checkpoint=training.scratch / "checkpoint",
         path="ctc",
     )
-    objective = HeadObjective(head, items, plan, settings.seed, training.spec_augment)
-    TrainingLoop(ranks, head, optimiser, loop).run(objective)
+    objective = HeadObjective(head, items, plan, settings.seed, training.spec_augment, precision)
+    TrainingLoop(ranks, head, optimiser, loop, precision).run(objective)
     if ranks.rank == 0:
         save_head(training.out, head, tokenizer)
     ranks.barrier()
@@ -257,6 +267,7 @@ class HeadObjective(Objective[int]):
     plan: Sequence[HeadBatch]
     seed: int  # of the masks
     spec_augment: SpecAugment
+    precision: Precision
     _loss: float = field(default=math.nan, init=False)  # of the last step
     _has_prefetched: bool = field(default=False, init=False)
     figure_names = ("loss",)
@@ -291,12 +302,15 @@ class HeadObjective(Objective[int]):
         num_frames = torch.tensor([len(utterance) for utterance in frames])  # (B,)
         padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)  # (B, T, width)
         is_frame = torch.arange(padded.shape[1])[None] < num_frames[:, None]  # (B, T)
-        total = sum_loss_per_frame(
-            self.head(padded, is_frame.to(padded.device)),
-            num_frames.div(self.head.stride, rounding_mode="floor").clamp(min=1),
-            [torch.tensor(item.target, dtype=torch.long) for item in items],
-        )
-        loss = total / batch.num_utterances
+        with self.precision.autocast():
+            scores = self.head.score_layers(padded, is_frame.to(padded.device))
+        num_steps = num_frames.div(self.head.stride, rounding_mode="floor").clamp(min=1)
+        targets = [torch.tensor(item.target, dtype=torch.long) for item in items]
+        *between, last = [sum_loss_per_frame(each, num_steps, targets) for each in scores]
+        if between:
+            share = BETWEEN_SHARE
+            last = (1 - share) * last + share * torch.stack(between).mean()
+        loss = last / batch.num_utterances
         return MicroBatchLoss(loss, {"loss": loss.item()})
 
     def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> None:

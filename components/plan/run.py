@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from components.config import catalogue
+from components.config.bridge_rules import check_llm_fit, check_tuned_encoder
 from components.config.errors import InputError
 from components.config.heads import check_ctc_heads
 from components.config.params import Params
-from components.config.projector import check_llm_fit, check_tuned_encoder
 from components.corpus.fetch.archive import Archive
 from components.corpus.fetch.installation import required_archives
 from components.corpus.source import build_source

@@ -23,11 +23,11 @@ from types import FrameType
 from typing import Any
 
 from components.config import catalogue
+from components.config.bridge_rules import check_tuned_encoder
 from components.config.errors import InputError, LibrettoError
 from components.config.heads import check_ctc_heads
 from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
 from components.config.params import NAMES, Params, read_params
-from components.config.projector import check_tuned_encoder
 from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root

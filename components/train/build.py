@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
+from components.config.bridge_rules import check_tuned_encoder
 from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.heads import check_ctc_weight
@@ -20,7 +21,6 @@ from components.config.projector import (
     DiscreteUnits,
     Projector,
     ReleasedWeights,
-    check_tuned_encoder,
 )
 from components.config.schema import non_default_fields
 from components.config.training import Train, needs_live_features

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from components.config.bridge_rules import check_llm_fit
 from components.config.errors import InputError
-from components.config.projector import check_llm_fit
 from components.config.training import SHORT_EPOCHS, Train
 from components.features.frames import FrameSource
 from components.model.bridges.ctc_embeddings import CtcEmbeddingsBridge, read_token_head

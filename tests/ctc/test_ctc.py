@@ -107,10 +107,17 @@ def test_a_trained_head_reads_what_it_has_learnt(world: Path) -> None:
     assert not any(head.decode(noise.frames(noise.utterances, 0)))
 
 
-@pytest.mark.parametrize("hidden", [0, 8])
-def test_the_scores_of_a_frame_do_not_depend_on_padding(hidden: int) -> None:
-    torch.manual_seed(1)
-    network = FrameClassifier(6, hidden, 5).eval()
+@pytest.mark.parametrize(
+    "network",
+    [
+        FrameClassifier(6, 0, 5),
+        FrameClassifier(6, 8, 5),
+        FrameClassifier(6, 8, 5, blocks=4),
+        FrameClassifier(6, 8, 5, blocks=4, is_conditioned=True),
+    ],
+)
+def test_the_scores_of_a_frame_do_not_depend_on_padding(network: FrameClassifier) -> None:
+    network.eval()
     frames = [torch.randn(length, 6) for length in (12, 30)]
     padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
     is_frame = torch.arange(30)[None] < torch.tensor([12, 30])[:, None]

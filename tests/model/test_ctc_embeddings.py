@@ -113,6 +113,24 @@ def test_a_high_temperature_blends_the_tokens() -> None:
     assert not torch.allclose(cold(frames)[0][0], table[:5].mean(0), atol=1e-2)
 
 
+def test_blocks_of_a_conditioned_head_read_the_scores_below_them() -> None:
+    """By the formula: after two of three blocks the probabilities, times a matrix, are added."""
+    torch.manual_seed(1)
+    head = FrameClassifier(6, 8, 7, 3, is_conditioned=True).eval()
+    assert head.blocks is not None and head.condition is not None and head.hidden is not None
+    frames = torch.randn(1, 9, 6)
+    values = head.hidden(head.norm(frames))
+    values = head.blocks[1](head.blocks[0](values, None), None)
+    between = head.output(head.last_norm(values))
+    exponentials = between.exp()
+    weights = exponentials / exponentials.sum(-1, keepdim=True)
+    values = values + weights @ head.condition.weight.T + head.condition.bias
+    last = head.output(head.last_norm(head.blocks[2](values, None)))
+    scores = head.score_layers(frames)
+    torch.testing.assert_close(scores, [between, last])
+    torch.testing.assert_close(head(frames), last)
+
+
 def test_a_head_of_other_sizes_is_refused() -> None:
     made, _ = bridge()
     with refused("projector", "units"):
@@ -140,10 +158,11 @@ def test_units_are_tokens_of_the_llm_and_spell_every_text(tmp_path: Path, form: 
         assert tokenizer.decode(ids) == text
 
 
-@pytest.fixture
-def speech(world: Path) -> Path:
+@pytest.fixture(params=[False, True])
+def speech(world: Path, request: pytest.FixtureRequest) -> Path:
     """A world whose bridge reads a head over tokens; the head is trained."""
-    Path("catalogue/projector.yaml").write_text(json.dumps({"small": ENTRY}))
+    entry = {**ENTRY, "blocks": 3, "is_conditioned": True} if request.param else ENTRY
+    Path("catalogue/projector.yaml").write_text(json.dumps({"small": entry}))
     tones.change("params.yaml", HEAD)
     tones.run("ctc")
     return world
@@ -206,8 +225,10 @@ def test_an_export_has_the_head_once_unless_the_bridge_tuned_it(
 
 
 def test_an_entry_can_have_transcripts_in_the_units_of_the_head(speech: Path) -> None:
-    entry = {"small": {**ENTRY, "segmentation": "head"}}
-    Path("catalogue/projector.yaml").write_text(json.dumps(entry))
+    (entry,) = json.loads(Path("catalogue/projector.yaml").read_text()).values()
+    Path("catalogue/projector.yaml").write_text(
+        json.dumps({"small": {**entry, "segmentation": "head"}})
+    )
     tones.run("train")
     builder = SpeechLLM.load(WORKSPACE.bridge, ENCODER, LLM, "cpu").builder
     head, tokens = build_llm_tokenizer(

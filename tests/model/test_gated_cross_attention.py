@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 
+from components.config.bridge_rules import check_llm_fit
 from components.config.errors import InputError
-from components.config.projector import GatedCrossAttention, check_llm_fit
+from components.config.projector import GatedCrossAttention
 from components.model.bridges.gated_cross_attention import GatedBlock
 from components.model.lora import check_gradients
 from components.model.speech_llm import SpeechLLM

@@ -60,7 +60,12 @@ class CtcEmbeddingsBridge(Bridge):
         self.temperature = entry.temperature
         self._writes_units = entry.segmentation == "head"
         self.head = FrameClassifier(
-            encoder_width, entry.hidden, entry.units, entry.blocks, entry.stride
+            encoder_width,
+            entry.hidden,
+            entry.units,
+            entry.blocks,
+            entry.stride,
+            is_conditioned=entry.is_conditioned,
         )
         # The LLM's ids of the units from the third one on; the first ones before there is a head.
         self.register_buffer("tokens", torch.arange(entry.units - NO_TOKEN))

@@ -25,6 +25,8 @@ from components.model.folders.description import (
     unsupported_folder,
 )
 
+CONDITION_EVERY = 2  # blocks
+
 
 class ConvolutionBlock(nn.Module):
     """The convolution module of the Conformer, then one feed-forward module (Gulati et al. 2020,
@@ -61,11 +63,21 @@ class FrameClassifier(nn.Module):
     scores of units; the first and the last alone where ``hidden`` is 0.
 
     Frames of self-supervised encoders spread a sound over neighbours, which one linear layer can't
-    collect. ``stride`` frames side by side are one step; frames that fill no step are dropped.
+    collect. ``stride`` frames side by side are one step; frames that fill no step are dropped. With
+    ``is_conditioned`` the units are also scored after every ``CONDITION_EVERY`` blocks, and the
+    blocks above read these probabilities: self-conditioned CTC (Nozaki and Komatsu 2021, arXiv
+    2104.02724, section 3), by which a unit can depend on its neighbours.
     """
 
     def __init__(
-        self, width: int, hidden: int, num_units: int, blocks: int = 0, stride: int = 1
+        self,
+        width: int,
+        hidden: int,
+        num_units: int,
+        blocks: int = 0,
+        stride: int = 1,
+        *,
+        is_conditioned: bool = False,
     ) -> None:
         super().__init__()
         self.stride = stride
@@ -80,6 +92,7 @@ class FrameClassifier(nn.Module):
             else:
                 self.context = nn.Conv1d(hidden, hidden, KERNEL, padding=KERNEL // 2)
         self.output = nn.Linear(hidden or width * stride, num_units)
+        self.condition = nn.Linear(num_units, hidden) if is_conditioned else None
 
     def count_steps(self, frames: int) -> int:
         """Steps of an utterance of so many frames, at least one."""
@@ -89,22 +102,36 @@ class FrameClassifier(nn.Module):
         """Frames, (B, T, width) → scores, (B, T // stride, units). ``is_frame``, (B, T), is false
         for padding, which then changes no score of a frame.
         """
+        return self.score_layers(frames, is_frame)[-1]
+
+    def score_layers(
+        self, frames: torch.Tensor, is_frame: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """The scores of ``forward``, last, after those between the blocks of a conditioned head,
+        each of the same shape.
+        """
         values, is_step = self._stack(self.norm(frames), is_frame)
         if self.hidden is None:
-            return self._score(values)
+            return [self.output(values)]
         values = self.hidden(values)  # (B, steps, hidden)
         if self.blocks is not None:
-            for block in self.blocks:
-                values = block(values, is_step)
-            return self._score(self.last_norm(values))
+            return self._score_blocks(values, is_step)
         values = functional.gelu(values)
         if is_step is not None:
             values = values * is_step[..., None]
-        return self._score(functional.gelu(self.context(values.mT).mT))
+        return [self.output(functional.gelu(self.context(values.mT).mT))]
 
-    def _score(self, values: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.output(values)
-        return scores
+    def _score_blocks(
+        self, values: torch.Tensor, is_step: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        scores: list[torch.Tensor] = []
+        for number, block in enumerate(self.blocks or (), 1):
+            values = block(values, is_step)
+            is_between = number % CONDITION_EVERY == 0 and number < len(self.blocks or ())
+            if self.condition is not None and is_between:
+                scores.append(self.output(self.last_norm(values)))
+                values = values + self.condition(scores[-1].softmax(-1))
+        return [*scores, self.output(self.last_norm(values))]
 
     def _stack(
         self, values: torch.Tensor, is_frame: torch.Tensor | None
@@ -164,7 +191,14 @@ def read_head(folder: Path) -> FrameClassifier:
         hidden = len(tensors["hidden.bias"]) if "hidden.bias" in tensors else 0
         first = tensors["hidden.weight"] if hidden else tensors["output.weight"]
         blocks = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-        head = FrameClassifier(width, hidden, num_units, blocks, first.shape[1] // width)
+        head = FrameClassifier(
+            width,
+            hidden,
+            num_units,
+            blocks,
+            first.shape[1] // width,
+            is_conditioned="condition.weight" in tensors,
+        )
         head.load_state_dict(tensors)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise unsupported_folder(folder, error) from None
