@@ -286,6 +286,13 @@ class CtcEmbeddings(Projector):
             "them (self-conditioned CTC, arXiv 2104.02724)."
         ),
     ] = False
+    start: Annotated[
+        Literal["random", "decoder"],
+        Field(
+            description="First values of the head: random, or what the decoder of the same Whisper "
+            "reads of a frame; 'hidden' is then the width of the frames."
+        ),
+    ] = "random"
     temperature: Annotated[
         PositiveFloat,
         Field(description="Of the head's softmax: above 1 the LLM sees more of the other units."),

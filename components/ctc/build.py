@@ -126,7 +126,7 @@ class HeadPlan:
         if self.spec_augment.enabled:
             key["spec_augment"] = asdict(self.spec_augment)
         if self.bridge:
-            sizes = ("units", "stride", "hidden", "blocks", "is_conditioned")
+            sizes = ("units", "stride", "hidden", "blocks", "is_conditioned", "start")
             key |= {name: getattr(self.bridge, name) for name in sizes}
         return key
 
@@ -164,7 +164,12 @@ def _train(
     sizes = training.HeadSizes(settings.hidden, settings.subwords)
     if bridge:
         sizes = training.HeadSizes(
-            bridge.hidden, bridge.units, bridge.blocks, bridge.stride, bridge.is_conditioned
+            bridge.hidden,
+            bridge.units,
+            bridge.blocks,
+            bridge.stride,
+            bridge.is_conditioned,
+            bridge.start,
         )
     head = training.HeadTraining(
         DATA, encoder, llm, folder, resume, device_name, settings, sizes, masks

@@ -23,6 +23,7 @@ from components.config.augment import SpecAugment
 from components.config.ctc import Ctc
 from components.config.errors import InputError
 from components.ctc import SHARE_WITHOUT_PATH, TARGETS
+from components.ctc.decoder_start import FIRST_UNIT, start_from_decoder
 from components.encoder.tokenizers import (
     build_character_tokenizer,
     build_llm_tokenizer,
@@ -34,6 +35,7 @@ from components.model.encoders.registry import read_traits
 from components.model.encoders.trained_head import FrameClassifier, save_head
 from components.model.folders.description import TOKENS
 from components.model.llms.causal import load_tokenizer
+from components.model.llms.segmentation import read_unit
 from components.model.spec_augment import mask_frames
 from components.optim.loop import (
     LoopSettings,
@@ -72,6 +74,7 @@ class HeadSizes:
     blocks: int = 0
     stride: int = 1
     is_conditioned: bool = False
+    start: str = "random"
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,11 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         sizes.blocks,
         sizes.stride,
         is_conditioned=sizes.is_conditioned,
-    ).to(training.device)
+    )
+    if sizes.start == "decoder":
+        units = tokenizer.convert_ids_to_tokens(range(FIRST_UNIT, len(tokenizer)))
+        start_from_decoder(head, training.encoder, speech.layer, list(map(read_unit, units)))
+    head.to(training.device)
     precision = Precision(settings.precision, training.device)
     optimiser = build_adamw(head, settings.learning_rate, WEIGHT_DECAY)
     loop = LoopSettings(

@@ -47,6 +47,11 @@ class ConvolutionBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
+    def list_output_parameters(self) -> list[nn.Parameter]:
+        """The parameters without which the block is the identity."""
+        modules = (self.pointwise, self.feed_forward[-1])
+        return [parameter for module in modules for parameter in module.parameters()]
+
     def forward(self, values: torch.Tensor, is_step: torch.Tensor | None) -> torch.Tensor:
         """(B, steps, width) → the same shape; ``is_step`` as in ``FrameClassifier``."""
         gated = functional.glu(self.gate(self.norm(values)), -1)

@@ -35,6 +35,11 @@ def write_unit(piece: str) -> str:
     return piece.replace(" ", WORD_START)
 
 
+def read_unit(unit: str) -> str:
+    """The text of a unit: what ``write_unit`` was given."""
+    return unit.replace(WORD_START, " ")
+
+
 class Segmentation:
     """Divides text into the tokens ``tokens`` of an LLM; a word that they can't write has those
     that the LLM's tokenizer gives it.
