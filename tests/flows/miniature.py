@@ -26,11 +26,12 @@ from components.model.bridges.registry import build_projector
 from components.plan.recipe import RecipeCell
 from components.runtime.artifact import write_record
 from tests import world
-from tests.checkpoints import save_encoder, save_llm
+from tests.checkpoints import save_encoder, save_llm, save_tokenizer
 
 STEPS = 2  # of small stage of a curriculum
 TOKENS = 4  # most in a hypothesis
 WIDTH = 32  # of every network
+WHISPER_TOKENS = 400  # of a Whisper with its tokenizer
 # Parameters that have the same value in all miniatures, in whatever section.
 SMALL = {
     "batch_seconds": 5,
@@ -140,7 +141,15 @@ def _narrow(entry: dict[str, Any]) -> dict[str, Any]:
     released = (
         {"weights": {**entry["weights"], "file": "released.pt"}} if "weights" in entry else {}
     )
-    return {key: NARROW.get(key, value) for key, value in entry.items() if key != "card"} | released
+    narrow = {key: NARROW.get(key, value) for key, value in entry.items() if key != "card"}
+    return narrow | released | ({"hidden": WIDTH} if starts_from_decoder(entry) else {})
+
+
+def starts_from_decoder(entry: dict[str, Any]) -> bool:
+    """Whether the head of a bridge begins with matrices of the encoder's own decoder, which is then
+    as wide, and a system beside the LLM.
+    """
+    return entry.get("start") == "decoder"
 
 
 def encoder_family(source: EncoderSource) -> str:
@@ -185,7 +194,12 @@ def write_workspace(small: Miniature, shards: Path, folder: Path) -> None:
     ``LIBRETTO_MODELS`` is ``folder/models``.
     """
     shutil.copytree(shards, folder / "data/shards")
-    save_encoder(folder / world.ENCODER, small.encoder)
+    if starts_from_decoder(small.entries["projector"]):
+        save_encoder(folder / world.ENCODER, small.encoder, vocab_size=WHISPER_TOKENS)
+        save_tokenizer(folder / world.ENCODER)
+        write_record(folder / world.ENCODER, "encoder", parameters=None, inputs={})
+    else:
+        save_encoder(folder / world.ENCODER, small.encoder)
     save_llm(folder / world.LLM, small.llm, form=small.tokenizer)
     (folder / "params.yaml").write_text(yaml.safe_dump(small.params, sort_keys=False))
     (folder / "catalogue").mkdir()

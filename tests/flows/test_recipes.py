@@ -19,7 +19,15 @@ from flows import compare
 from tests import world
 
 from .conftest import ROOT
-from .miniature import LAYOUT, STEPS, Miniature, miniature, write_shards, write_workspace
+from .miniature import (
+    LAYOUT,
+    STEPS,
+    Miniature,
+    miniature,
+    starts_from_decoder,
+    write_shards,
+    write_workspace,
+)
 
 # Of a paper, so their size and price must be in the opening; the others run on two cores.
 PAPERS = (
@@ -135,10 +143,11 @@ def test_a_shape_runs_from_features_to_metrics(
     } == tuned & {"llm", "encoder"}
     scores = json.loads(Path("metrics/score.json").read_text())
     systems = set(small.params["decode"]["sets"])
+    beside = {"ctc", "whisper"} if starts_from_decoder(small.entries["projector"]) else {"ctc"}
     for source in [*LAYOUT["dev"], *LAYOUT["test"]]:
         llm_scores = scores[source].pop("llm", None)
         assert (llm_scores is not None) == small.params["decode"]["perplexity"]
         assert llm_scores is None or llm_scores["perplexity"] > 1
-        assert set(scores[source]) == systems | {"ctc"}, "the baseline beside the LLM"
+        assert set(scores[source]) == systems | beside, "the baselines beside the LLM"
         assert all(score["words"] > 0 and score["wer"] >= 0 for score in scores[source].values())
     assert all(systems <= set(scores[source]) for source in LAYOUT["nonspeech-test"])
