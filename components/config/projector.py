@@ -293,6 +293,9 @@ class CtcEmbeddings(Projector):
             "reads of a frame; 'hidden' is then the width of the frames."
         ),
     ] = "random"
+    dropout: Annotated[
+        Dropout, Field(description="Of what a block adds, while the stage ctc trains the head.")
+    ] = 0.0
     temperature: Annotated[
         PositiveFloat,
         Field(description="Of the head's softmax: above 1 the LLM sees more of the other units."),

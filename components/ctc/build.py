@@ -35,6 +35,8 @@ from components.runtime.unit_cache import cached_unit, link_files, unit_digests
 DATA, ENCODER, OUT = Path("data"), Path("models/encoder"), Path("models/ctc")
 LLM = Path("models/llm")
 FEATURES = DATA / "features"
+# Of the entry of a bridge that reads the head.
+OF_HEAD = ("units", "stride", "hidden", "blocks", "is_conditioned", "start", "dropout")
 # Settings that have no effect on the weights.
 NOT_OF_TRAINING = ("calibration", "checkpoint_every")
 log = logging.getLogger(__name__)
@@ -126,8 +128,7 @@ class HeadPlan:
         if self.spec_augment.enabled:
             key["spec_augment"] = asdict(self.spec_augment)
         if self.bridge:
-            sizes = ("units", "stride", "hidden", "blocks", "is_conditioned", "start")
-            key |= {name: getattr(self.bridge, name) for name in sizes}
+            key |= {name: getattr(self.bridge, name) for name in OF_HEAD}
         return key
 
     def inputs(self) -> dict[str, Any]:
@@ -170,6 +171,7 @@ def _train(
             bridge.stride,
             bridge.is_conditioned,
             bridge.start,
+            bridge.dropout,
         )
     head = training.HeadTraining(
         DATA, encoder, llm, folder, resume, device_name, settings, sizes, masks

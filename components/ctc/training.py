@@ -75,6 +75,7 @@ class HeadSizes:
     stride: int = 1
     is_conditioned: bool = False
     start: str = "random"
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         sizes.blocks,
         sizes.stride,
         is_conditioned=sizes.is_conditioned,
+        dropout=sizes.dropout,
     )
     if sizes.start == "decoder":
         units = tokenizer.convert_ids_to_tokens(range(FIRST_UNIT, len(tokenizer)))
@@ -150,6 +152,7 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         checkpoint=training.scratch / "checkpoint",
         path="ctc",
     )
+    head.train()
     objective = HeadObjective(head, items, plan, settings.seed, training.spec_augment, precision)
     TrainingLoop(ranks, head, optimiser, loop, precision).run(objective)
     if ranks.rank == 0:
@@ -297,6 +300,7 @@ class HeadObjective(Objective[int]):
 
     def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
         """CTC loss, divided by the utterances of the step."""
+        torch.manual_seed(seed_of("ctc-dropout", self.seed, step, micro_batch[0]))
         items = [self.items[index] for index in micro_batch]
         frames = [
             mask_frames(

@@ -34,8 +34,9 @@ class ConvolutionBlock(nn.Module):
     in any batch.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.gate = nn.Linear(width, 2 * width)
         self.depthwise = nn.Conv1d(
@@ -58,8 +59,8 @@ class ConvolutionBlock(nn.Module):
         if is_step is not None:
             gated = gated * is_step[..., None]
         context = self.context_norm(self.depthwise(gated.mT).mT)
-        values = values + self.pointwise(functional.silu(context))
-        outcome: torch.Tensor = values + self.feed_forward(values)
+        values = values + self.dropout(self.pointwise(functional.silu(context)))
+        outcome: torch.Tensor = values + self.dropout(self.feed_forward(values))
         return outcome
 
 
@@ -71,7 +72,8 @@ class FrameClassifier(nn.Module):
     collect. ``stride`` frames side by side are one step; frames that fill no step are dropped. With
     ``is_conditioned`` the units are also scored after every ``CONDITION_EVERY`` blocks, and the
     blocks above read these probabilities: self-conditioned CTC (Nozaki and Komatsu 2021, arXiv
-    2104.02724, section 3), by which a unit can depend on its neighbours.
+    2104.02724, section 3), by which a unit can depend on its neighbours. ``dropout`` is that of
+    what each module of a block adds.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class FrameClassifier(nn.Module):
         stride: int = 1,
         *,
         is_conditioned: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stride = stride
@@ -92,7 +95,9 @@ class FrameClassifier(nn.Module):
         if hidden:
             self.hidden = nn.Linear(width * stride, hidden)
             if blocks:
-                self.blocks = nn.ModuleList(ConvolutionBlock(hidden) for _ in range(blocks))
+                self.blocks = nn.ModuleList(
+                    ConvolutionBlock(hidden, dropout) for _ in range(blocks)
+                )
                 self.last_norm = nn.LayerNorm(hidden)
             else:
                 self.context = nn.Conv1d(hidden, hidden, KERNEL, padding=KERNEL // 2)
