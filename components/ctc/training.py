@@ -317,7 +317,9 @@ class HeadObjective(Objective[int]):
             scores = self.head.score_layers(padded, is_frame.to(padded.device))
         num_steps = num_frames.div(self.head.stride, rounding_mode="floor").clamp(min=1)
         targets = [torch.tensor(item.target, dtype=torch.long) for item in items]
-        *between, last = [sum_loss_per_frame(each, num_steps, targets) for each in scores]
+        *between, last = [
+            sum_loss_per_frame(layer_scores, num_steps, targets) for layer_scores in scores
+        ]
         if between:
             share = BETWEEN_SHARE
             last = (1 - share) * last + share * torch.stack(between).mean()
