@@ -61,7 +61,11 @@ def _describe(side: str, checkpoint: Path) -> dict[str, Any]:
 
 def _traits(side: str, checkpoint: Path) -> dict[str, Any]:
     """What two equal bases share exactly, as plain data."""
-    traits: dict[str, Any] = {"settings": _plain_settings(read_settings(checkpoint).to_dict())}
+    settings = read_settings(checkpoint)
+    # Published files also have keys that no code of transformers reads.
+    known = type(settings)().to_dict().keys()
+    read = {name: value for name, value in settings.to_dict().items() if name in known}
+    traits: dict[str, Any] = {"settings": _plain_settings(read)}
     if side == "encoder":
         traits["extractor"] = _plain_settings(read_extractor(checkpoint).to_dict())
     else:

@@ -454,6 +454,7 @@ def test_a_base_in_another_rounding_is_loaded_and_named(
         shutil.rmtree(Path(os.environ["LIBRETTO_WORK"]) / "base")
 
     store(1.0)
+    change_json(models / "llm/config.json", lambda data: data.update(is_llama_config=True))
     transcriber = Transcriber.load(tmp_path / "out")
     assert "another rounding" in caplog.text
     assert transcriber(read_payload(item)).text == text != ""
