@@ -63,9 +63,9 @@ def _traits(side: str, checkpoint: Path) -> dict[str, Any]:
     """What two equal bases share exactly, as plain data."""
     settings = read_settings(checkpoint)
     # Published files also have keys that no code of transformers reads.
-    known = type(settings)().to_dict().keys()
-    read = {name: value for name, value in settings.to_dict().items() if name in known}
-    traits: dict[str, Any] = {"settings": _plain_settings(read)}
+    fields = type(settings)().to_dict().keys()
+    values = {name: value for name, value in settings.to_dict().items() if name in fields}
+    traits: dict[str, Any] = {"settings": _plain_settings(values)}
     if side == "encoder":
         traits["extractor"] = _plain_settings(read_extractor(checkpoint).to_dict())
     else:
