@@ -83,6 +83,13 @@ class ConstraintSet:
             "of the LLM; 0: off."
         ),
     ] = 0.0
+    ctc_texts: Annotated[
+        NonNegativeInt,
+        Field(
+            description="Texts of a prefix beam search of the CTC head, among which the LLM before "
+            "training chooses; 0: the LLM writes the text."
+        ),
+    ] = 0
     context: Annotated[
         str,
         Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
@@ -91,7 +98,8 @@ class ConstraintSet:
     @property
     def needs_acoustic_evidence(self) -> bool:
         """Whether the search compares the text with what the encoder recognises."""
-        return bool(self.max_unsupported_units or self.silence_gate or self.ctc_weight)
+        uses_ctc = self.ctc_weight or self.ctc_texts
+        return bool(self.max_unsupported_units or self.silence_gate or uses_ctc)
 
     @property
     def needs_calibration(self) -> bool:
@@ -109,7 +117,12 @@ class ConstraintSet:
 
     def without_acoustic_limits(self) -> ConstraintSet:
         """The same set without what needs acoustic evidence, for a model that has none."""
-        return replace(self, max_unsupported_units=0, silence_gate=0, ctc_weight=0.0)
+        without_ctc = self.without_ctc()
+        return replace(without_ctc, max_unsupported_units=0, silence_gate=0)
+
+    def without_ctc(self) -> ConstraintSet:
+        """The same set without what needs a CTC head."""
+        return replace(self, ctc_weight=0.0, ctc_texts=0)
 
 
 # Names of hypotheses that are no constraint sets.

@@ -109,9 +109,11 @@ def enforceable_sets(
     for name, constraints in sets.items():
         if limits is not None:
             constraints = constraints.calibrate(limits.max_unsupported_units, limits.silence_gate)
-        if constraints.ctc_weight and not has_ctc:
-            log.warning("decode: %s: ctc_weight is off: no CTC head reads these frames", name)
-            constraints = replace(constraints, ctc_weight=0.0)
+        if (constraints.ctc_weight or constraints.ctc_texts) and not has_ctc:
+            log.warning(
+                "decode: %s: ctc_weight and ctc_texts are off: no CTC head reads these frames", name
+            )
+            constraints = constraints.without_ctc()
         if not has_evidence and constraints.needs_acoustic_evidence:
             log.warning(
                 "decode: %s: max_unsupported_units and silence_gate are off: there is no CTC head "

@@ -27,6 +27,7 @@ import torch
 
 from components.model.encoders.ctc import CtcHead, HeadSource
 from components.model.matching import MatchingHead
+from components.search.ctc_beam import list_likely_texts
 from components.search.ctc_prefixes import CtcPrefixes
 
 # Cosine of a token's embedding and the speech that it attends to, from which on the token is
@@ -151,6 +152,16 @@ class CtcEvidence:
             (self._prefixes.log_whole(units) if token == eos else next(values)) - before
             for token in candidates
         ]
+
+    def list_likely_texts(self, count: int) -> dict[str, float]:
+        """At most so many texts of a prefix beam search of the head, the likeliest first, and their
+        log-probabilities; those of one spelling are added.
+        """
+        texts: dict[str, float] = {}
+        for units, value in list_likely_texts(self._scores, self._head.blank, count):
+            text = self._head.write(units)
+            texts[text] = float(np.logaddexp(texts[text], value)) if text in texts else value
+        return texts
 
     def _units(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """The units of the head of a text."""

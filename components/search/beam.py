@@ -21,8 +21,9 @@ from components.config.decoding import ConstraintSet
 from components.model.llms.batch import LlmInputs, SpeechBatch, collate
 from components.model.llms.prompt import PromptBuilder
 from components.model.speech_llm import SpeechLLM
-from components.search.acoustic_evidence import Evidence, MatchedEvidence
+from components.search.acoustic_evidence import CtcEvidence, Evidence, MatchedEvidence
 from components.search.constraints import logits_processors, token_limits
+from components.search.rescoring import choose_texts
 from components.text.hypothesis import Hypothesis
 
 MIN_SCORE = -1e8  # transformers gives a beam that was never reached -1e9
@@ -49,6 +50,9 @@ def search(
 
     Raises ValueError if a set needs evidence, none is given and the matching head was not trained.
     """
+    if constraints.ctc_texts and evidence is not None:
+        of_ctc = [own for own in evidence if isinstance(own, CtcEvidence)]
+        return choose_texts(model, of_ctc, constraints)
     builder = model.builder.with_context(constraints.context)
     templates = builder.choose_templates(utterance_ids) or [0] * len(frames)
     batch = collate(builder, None, frames, template_index=templates)
@@ -56,7 +60,7 @@ def search(
     inputs = model.embed(batch, speech)  # (B, T, H)
     if evidence is None and constraints.needs_acoustic_evidence:
         evidence = _matched_evidence(model, speech)
-        constraints = replace(constraints, ctc_weight=0.0)  # the matching head has no CTC paths
+        constraints = constraints.without_ctc()  # the matching head has no CTC paths
     output = _generate(
         model, speech, inputs, durations_s, constraints, evidence or (), is_synchronous
     )

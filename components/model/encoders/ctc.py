@@ -93,6 +93,11 @@ class CtcHead:
         ids = self.tokenizer(self.change_case(text)).input_ids if text else []
         return [unit for unit in ids if unit not in (self.tokenizer.unk_token_id, self.blank)]
 
+    def write(self, units: Sequence[int]) -> str:
+        """The text of units that are neither blanks nor repeats of a path."""
+        separated = [index for unit in units for index in (unit, self.blank)]
+        return " ".join(self.tokenizer.decode(separated).split())
+
     @torch.inference_mode()
     def log_probabilities(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Log-probabilities of the units at each step of ``stride`` frames: utterances (frames,

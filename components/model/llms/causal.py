@@ -116,6 +116,22 @@ def score_text(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
     return -float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
 
+def score_texts(llm: Any, start: int, texts: Sequence[Sequence[int]]) -> list[float]:
+    """Sums of the natural log-probabilities of the ids of each text behind ``start``, in one batch;
+    the end of sequence is not counted.
+    """
+    rows = [torch.tensor([start, *ids], device=llm.device) for ids in texts]
+    lengths = torch.tensor([len(row) for row in rows], device=llm.device)
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
+    mask = torch.arange(tokens.shape[1], device=llm.device)[None] < lengths[:, None]
+    logits = llm(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().mT, tokens[:, 1:], reduction="none"
+    )  # (B, T - 1)
+    scores: list[float] = (-(losses * mask[:, 1:]).sum(1)).tolist()
+    return scores
+
+
 def compute_hidden_states(
     llm: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
 ) -> torch.Tensor:

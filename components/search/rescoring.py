@@ -1,0 +1,52 @@
+"""The texts of a CTC head, of which the LLM before training chooses one: rescoring of an n-best
+list.
+
+In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
+texts as its alternatives. A score is the log-probability under the LLM without the adapters of the
+bridge, which has not heard the speech, plus ``ctc_weight`` times that under CTC. Nothing is
+generated, so no text is longer than what the head hears. Cost: a pass of the LLM over each text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+
+from components.config.decoding import ConstraintSet
+from components.model.llms.causal import score_texts
+from components.model.speech_llm import SpeechLLM
+from components.search.acoustic_evidence import CtcEvidence
+from components.text.hypothesis import Hypothesis
+
+
+@torch.inference_mode()
+def choose_texts(
+    model: SpeechLLM, evidence: Sequence[CtcEvidence], constraints: ConstraintSet
+) -> list[Hypothesis]:
+    """The best of ``constraints.ctc_texts`` texts of each utterance."""
+    wrapper = model.lora_wrappers.get("llm")
+    with wrapper.disable_adapter() if wrapper else nullcontext():
+        return [_choose(model, own, constraints) for own in evidence]
+
+
+def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet) -> Hypothesis:
+    texts = evidence.list_likely_texts(constraints.ctc_texts)
+    tokenizer = model.tokenizer
+    # In the tokens of the LLM, as it has read texts: those of the head divide words otherwise.
+    ids = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    scores = score_texts(model.llm, start, ids)
+    ranked = sorted(
+        (
+            Hypothesis(text, tokens, score + constraints.ctc_weight * log_probability)
+            for (text, log_probability), tokens, score in zip(
+                texts.items(), ids, scores, strict=True
+            )
+        ),
+        key=lambda hypothesis: hypothesis.score,
+        reverse=True,
+    )
+    return replace(ranked[0], alternatives=ranked[1:])
