@@ -313,6 +313,7 @@ LIVE = {("features", "mode"): "live", ("train", "curriculum", 0, "tune"): ["enco
         ({("decode", "batch_seconds"): 0}, ""),
         ({("score", "resamples"): -1}, ""),
         ({("score", "resamples"): 50}, ""),  # too few to say anything of the outer 2.5 %
+        ({("decode", "sets", "free", "ctc_texts"): 8}, ""),  # the LLM alone would choose among them
         ({("decode", "sets", "free"): REMOVED}, "decode.sets"),
         ({("decode", "sets", "ctc"): RAW["decode"]["sets"]["free"]}, "decode.sets"),
     ],
