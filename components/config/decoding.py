@@ -95,13 +95,6 @@ class ConstraintSet:
         Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
     ] = ""
 
-    @model_validator(mode="after")
-    def check_rescoring(self) -> Self:
-        """Without the head's share the LLM would choose the shortest text."""
-        if self.ctc_texts and not self.ctc_weight:
-            raise RuleError("ctc_texts", "it needs a ctc_weight above 0.", "Set ctc_weight to 1.")
-        return self
-
     @property
     def needs_acoustic_evidence(self) -> bool:
         """Whether the search compares the text with what the encoder recognises."""
@@ -130,6 +123,13 @@ class ConstraintSet:
     def without_ctc(self) -> ConstraintSet:
         """The same set without what needs a CTC head."""
         return replace(self, ctc_weight=0.0, ctc_texts=0)
+
+    @model_validator(mode="after")
+    def check_rescoring(self) -> Self:
+        """Without the head's share the LLM would choose the shortest text."""
+        if self.ctc_texts and not self.ctc_weight:
+            raise RuleError("ctc_texts", "it needs a ctc_weight above 0.", "Set ctc_weight to 1.")
+        return self
 
 
 # Names of hypotheses that are no constraint sets.
