@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from components.config.schema import STRICT, PrecisionName, Seed, Share, Unit
 
@@ -50,6 +50,10 @@ class Ctc:
         PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
+    consistency: Annotated[
+        NonNegativeFloat,
+        Field(description="Weight of the divergence between two masked copies; 0: one copy."),
+    ]
     precision: Annotated[
         PrecisionName,
         Field(description="Precision of the arithmetic; trained weights stay in fp32."),

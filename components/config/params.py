@@ -162,6 +162,18 @@ class Params:
             )
         return self
 
+    @model_validator(mode="after")
+    def check_consistency(self) -> Self:
+        """Two copies of an utterance that no mask changes would be the same."""
+        if self.ctc.consistency and not self.train.spec_augment.enabled:
+            raise RuleError(
+                "ctc.consistency",
+                f"{self.ctc.consistency:g} weighs two masked copies of an utterance, and "
+                "train.spec_augment is off.",
+                "Set train.spec_augment.enabled to true, or ctc.consistency to 0.",
+            )
+        return self
+
 
 def read_params(path: Path = PARAMS) -> Params:
     """The typed parameters; raises InputError naming the file and the key that is wrong."""

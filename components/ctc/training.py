@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +23,32 @@ from components.config.ctc import Ctc
 from components.config.errors import InputError
 from components.ctc import SHARE_WITHOUT_PATH, TARGETS
 from components.ctc.decoder_start import FIRST_UNIT, start_from_decoder
+from components.ctc.objective import HeadBatch, HeadItem, HeadObjective
 from components.encoder.tokenizers import (
     build_character_tokenizer,
     build_llm_tokenizer,
     build_subword_tokenizer,
 )
 from components.features.frames import FrameSource
-from components.model.encoders.ctc import count_min_frames, sum_loss_per_frame
+from components.model.encoders.ctc import count_min_frames
 from components.model.encoders.registry import read_traits
 from components.model.encoders.trained_head import FrameClassifier, save_head
 from components.model.folders.description import TOKENS
 from components.model.llms.causal import load_tokenizer
 from components.model.llms.segmentation import read_unit
-from components.model.spec_augment import mask_frames
-from components.optim.loop import (
-    LoopSettings,
-    MicroBatchLoss,
-    Objective,
-    StepBatch,
-    StepResult,
-    TrainingLoop,
-    build_adamw,
-)
+from components.optim.loop import LoopSettings, TrainingLoop, build_adamw
 from components.optim.precision import Precision
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
 from components.shards.order import draw_hours, form_batches, shuffle_in_windows
-from components.shards.reader import IndexedUtterance, prefetch
+from components.shards.reader import IndexedUtterance
 
 # Characters are given up where more transcripts than this share have more of them than frames. A
 # transcript that has (of a fast speaker) counts nothing in the loss; at 25 Hz these are 4 % of the
 # embedded ones. Subwords of a small vocabulary are its words, and tell less of the frames.
 COARSE_SHARE = 0.1
 WEIGHT_DECAY = 0.01  # AdamW's default (Loshchilov and Hutter 2019)
-BETWEEN_SHARE = 0.5  # of the loss, from the scores between blocks (Nozaki and Komatsu 2021)
 CLIP = 1.0  # of the gradient's norm, as train.clip
-PREFETCH_STEPS = 100  # for which, and as many more, tars are fetched ahead of time
 WINDOW_SHARDS = 8  # among which utterances are shuffled, as train.window_shards
 
 logger = logging.getLogger(__name__)
@@ -91,14 +80,6 @@ class HeadTraining:
     settings: Ctc
     sizes: HeadSizes
     spec_augment: SpecAugment  # of the frames
-
-
-@dataclass(frozen=True)
-class HeadBatch:
-    """Utterances of one step."""
-
-    epoch: int
-    indices: list[int]  # of speech, then of non-speech
 
 
 def train(ranks: Ranks, training: HeadTraining) -> None:
@@ -153,20 +134,19 @@ def train(ranks: Ranks, training: HeadTraining) -> None:
         path="ctc",
     )
     head.train()
-    objective = HeadObjective(head, items, plan, settings.seed, training.spec_augment, precision)
+    objective = HeadObjective(
+        head,
+        items,
+        plan,
+        settings.seed,
+        training.spec_augment,
+        settings.consistency,
+        precision,
+    )
     TrainingLoop(ranks, head, optimiser, loop, precision).run(objective)
     if ranks.rank == 0:
         save_head(training.out, head, tokenizer)
     ranks.barrier()
-
-
-@dataclass(frozen=True)
-class HeadItem:
-    """An utterance, where its frames come from, and its units."""
-
-    source: FrameSource
-    utterance: IndexedUtterance
-    target: list[int]
 
 
 def draw_utterances(
@@ -264,82 +244,3 @@ def plan_batches(items: Sequence[HeadItem], num_speech: int, settings: Ctc) -> l
             )
             plan += [HeadBatch(epoch, batch) for batch in batches]
     return plan
-
-
-@dataclass
-class HeadObjective(Objective[int]):
-    """CTC loss / frames, averaged over the utterances of a planned batch, whose items are indices
-    of ``items``.
-    """
-
-    head: FrameClassifier
-    items: Sequence[HeadItem]
-    plan: Sequence[HeadBatch]
-    seed: int  # of the masks
-    spec_augment: SpecAugment
-    precision: Precision
-    _loss: float = field(default=math.nan, init=False)  # of the last step
-    _has_prefetched: bool = field(default=False, init=False)
-    figure_names = ("loss",)
-
-    def batch(self, step: int) -> StepBatch[int]:
-        """The planned batch."""
-        batch = self.plan[step]
-        return StepBatch(batch.indices, len(batch.indices), epoch=batch.epoch)
-
-    def before_step(self, step: int) -> None:
-        """Every ``PREFETCH_STEPS`` steps the reader prefetches."""
-        if step % PREFETCH_STEPS == 0 or not self._has_prefetched:
-            upcoming = self.plan[step : step + 2 * PREFETCH_STEPS]
-            prefetch(
-                item.source.locate(item.utterance, batch.epoch)
-                for batch in upcoming
-                for item in map(self.items.__getitem__, batch.indices)
-            )
-            self._has_prefetched = True
-
-    def loss(self, micro_batch: list[int], batch: StepBatch[int], step: int) -> MicroBatchLoss:
-        """CTC loss, divided by the utterances of the step."""
-        torch.manual_seed(seed_of("ctc-dropout", self.seed, step, micro_batch[0]))
-        items = [self.items[index] for index in micro_batch]
-        frames = [
-            mask_frames(
-                utterance,
-                self.spec_augment,
-                seed_of("ctc-masks", self.seed, item.utterance.id, batch.epoch),
-            )
-            for item, utterance in zip(items, _read_frames(items, batch.epoch), strict=True)
-        ]
-        num_frames = torch.tensor([len(utterance) for utterance in frames])  # (B,)
-        padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)  # (B, T, width)
-        is_frame = torch.arange(padded.shape[1])[None] < num_frames[:, None]  # (B, T)
-        with self.precision.autocast():
-            scores = self.head.score_layers(padded, is_frame.to(padded.device))
-        num_steps = num_frames.div(self.head.stride, rounding_mode="floor").clamp(min=1)
-        targets = [torch.tensor(item.target, dtype=torch.long) for item in items]
-        *between, last = [
-            sum_loss_per_frame(layer_scores, num_steps, targets) for layer_scores in scores
-        ]
-        if between:
-            share = BETWEEN_SHARE
-            last = (1 - share) * last + share * torch.stack(between).mean()
-        loss = last / batch.num_utterances
-        return MicroBatchLoss(loss, {"loss": loss.item()})
-
-    def after_step(self, step: int, batch: StepBatch[int], result: StepResult) -> None:
-        """Keeps the loss for the progress display."""
-        self._loss = result.figures["loss"]
-
-    def note(self) -> str:
-        """The loss."""
-        return f"loss {self._loss:.3f}"
-
-
-def _read_frames(items: Sequence[HeadItem], epoch: int) -> list[torch.Tensor]:
-    """The frames of each item, (frames, width), in their order."""
-    frames: dict[int, torch.Tensor] = {}
-    for source in {id(item.source): item.source for item in items}.values():
-        indices = [index for index, item in enumerate(items) if item.source is source]
-        read = source.frames([items[index].utterance for index in indices], epoch)
-        frames |= zip(indices, read, strict=True)
-    return [frames[index] for index in range(len(items))]

@@ -68,7 +68,8 @@ def estimate_head(
     step_s = settings.batch_seconds / settings.micro_batches
     if networks.encoder.traits.uses_full_window:
         step_s = max(step_s, networks.encoder.window_s)
-    step_frames = step_s * networks.encoder.frame_rate
+    copies = 2 if settings.consistency else 1
+    step_frames = step_s * networks.encoder.frame_rate * copies
     frame_values = 2 * networks.encoder.width + STORED_VALUES * hidden
     peak_bytes = LIBRARY_BYTES + BYTES[DTYPE] * (4 * num_parameters + step_frames * frame_values)
     encoding = 0.0
@@ -83,7 +84,7 @@ def estimate_head(
         "ctc",
         DTYPE,
         sum_by_dtype(
-            (DTYPE, 6 * num_parameters * steps),
+            (DTYPE, 6 * num_parameters * steps * copies),
             (frozen_arithmetic(params, encoder_dtype), encoder_operations(networks, encoding)),
         ),
         0.0,

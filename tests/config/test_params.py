@@ -295,6 +295,8 @@ LIVE = {("features", "mode"): "live", ("train", "curriculum", 0, "tune"): ["enco
         ),
         ({**LIVE, ("features", "mode"): "cached"}, "features.mode"),
         ({("train", "ctc_weight"): 0.3}, ""),
+        ({("ctc", "consistency"): -0.2}, ""),
+        ({("ctc", "consistency"): 0.2}, ""),  # of copies that no mask changes
         ({**LIVE, ("train", "ctc_weight"): 0.3, ("features", "layer"): 2}, "features.layer"),
         ({("shards", "utterances"): 0}, ""),
         ({("features", "batch_seconds"): 0}, ""),

@@ -70,3 +70,14 @@ def test_no_more_speech_is_counted_than_is_drawn() -> None:
     ]
     assert operations[1] == pytest.approx(2 * operations[0])
     assert operations[2] == pytest.approx(operations[1])
+
+
+def test_two_copies_of_an_utterance_cost_twice_as_much() -> None:
+    params = read_overridden_params(HEADLESS, "")
+    networks = read_networks(params)
+    once, twice = (
+        estimate_head(changed(params, consistency=weight), networks, [audio(10)], "float32")
+        for weight in (0, 0.2)
+    )
+    assert once and twice and twice.total_operations == pytest.approx(2 * once.total_operations)
+    assert twice.peak_bytes > once.peak_bytes
