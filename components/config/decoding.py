@@ -86,8 +86,8 @@ class ConstraintSet:
     ctc_texts: Annotated[
         NonNegativeInt,
         Field(
-            description="Texts of a prefix beam search of the CTC head, among which the LLM before "
-            "training chooses; 0: the LLM writes the text."
+            description="Prefixes that a prefix beam search of the CTC head keeps, among which the "
+            "LLM before training chooses; 0: the LLM writes the text."
         ),
     ] = 0
     context: Annotated[

@@ -28,7 +28,7 @@ import torch
 from components.model.encoders.ctc import CtcHead, HeadSource
 from components.model.matching import MatchingHead
 from components.search.ctc_beam import list_likely_texts
-from components.search.ctc_prefixes import CtcPrefixes
+from components.search.ctc_prefixes import CtcPrefixes, Units
 
 # Cosine of a token's embedding and the speech that it attends to, from which on the token is
 # supported. Measured with the default bridge: on synthetic non-speech no token reaches 0.30; on
@@ -153,12 +153,23 @@ class CtcEvidence:
             for token in candidates
         ]
 
-    def list_likely_texts(self, count: int) -> dict[str, float]:
+    def list_likely_texts(
+        self, count: int, score_texts: Callable[[Sequence[str]], Sequence[float]] | None = None
+    ) -> dict[str, float]:
         """At most so many texts of a prefix beam search of the head, the likeliest first, and their
-        log-probabilities; those of one spelling are added.
+        log-probabilities; those of one spelling are added. ``score_texts`` judges the prefixes
+        without their last words, which may go on.
         """
+
+        def judge(prefixes: Sequence[Units]) -> Sequence[float]:
+            texts = [self._head.write(units).rpartition(" ")[0] for units in prefixes]
+            return score_texts(texts) if score_texts else [0.0] * len(texts)
+
         texts: dict[str, float] = {}
-        for units, value in list_likely_texts(self._scores, self._head.blank, count):
+        likely = list_likely_texts(
+            self._scores, self._head.blank, count, judge if score_texts else None
+        )
+        for units, value in likely:
             text = self._head.write(units)
             texts[text] = float(np.logaddexp(texts[text], value)) if text in texts else value
         return texts

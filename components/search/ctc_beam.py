@@ -1,14 +1,18 @@
 """Prefix beam search of CTC: the likeliest texts of a head, each summed over its paths.
 
-In: log-probabilities of the units at each step of one utterance. Out: texts as units, best first,
-with natural logarithms of their probabilities (Hannun et al. 2014, arXiv 1408.2873, algorithm 1,
-without a language model). Cost: microseconds for each prefix, step and likely unit, on one core.
+In: log-probabilities of the units at each step of one utterance, and what judges texts beside the
+head, if anything does. Out: texts as units, the likeliest of the head first, with natural
+logarithms of their probabilities (Hannun et al. 2014, arXiv 1408.2873, algorithm 1). There a
+language model scores each word as it ends; here it scores all prefixes together, every few units:
+few large batches cost a neural one less. Cost: microseconds for each prefix, step and likely unit,
+on one core, beside the judge.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,30 +22,48 @@ from components.search.ctc_prefixes import Units
 # many at most a search of some dozens of prefixes keeps one.
 MIN_LOG_PROBABILITY = -7.0
 MAX_UNITS = 12
+# Units by which the best prefix grows until the beam is judged again: about four words, in which a
+# few dozen prefixes hold every combination of four or five pairs of likely units.
+JUDGED_UNITS = 6
 IMPOSSIBLE = -math.inf
 
+# Scores of prefixes, to be added to the logarithms of their probabilities.
+Judge = Callable[[Sequence[Units]], Sequence[float]]
+# Of each prefix: log-probability of the paths that end in the blank, and in its last unit.
+Beam = dict[Units, tuple[float, float]]
 
-def list_likely_texts(scores: torch.Tensor, blank: int, width: int) -> list[tuple[Units, float]]:
-    """At most ``width`` texts of ``scores``, (steps, units), and their log-probabilities. Of a
-    beam that kept every prefix the figures would be exact; here they are lower.
+
+def list_likely_texts(
+    scores: torch.Tensor, blank: int, width: int, judge: Judge | None = None
+) -> list[tuple[Units, float]]:
+    """At most ``width`` texts of ``scores``, (steps, units), and their log-probabilities under the
+    head. Of a beam that kept every prefix the figures would be exact; here they are lower.
+
+    ``width`` prefixes are kept at each step: the best by their probability and by the score of
+    ``judge``, which a longer prefix has from the one that it grew from until it is judged itself.
     """
-    # Of each prefix: log-probability of the paths that end in the blank, and in its last unit.
-    beam: dict[Units, tuple[float, float]] = {(): (0.0, IMPOSSIBLE)}
+    beam: Beam = {(): (0.0, IMPOSSIBLE)}
+    judged: dict[Units, float] = {(): 0.0}
+    num_judged = 0  # units of the best prefix when the beam was judged
     count = min(MAX_UNITS, scores.shape[1])
     values, units = (rows.tolist() for rows in scores.double().topk(count, dim=-1))
     for step_values, step_units in zip(values, units, strict=True):
         steps = list(zip(step_units, step_values, strict=True))
         likely = [pair for pair in steps if pair[1] > MIN_LOG_PROBABILITY] or steps[:1]
-        beam = _keep_best(_extend(beam, likely, blank), width)
+        longer = _extend(beam, likely, blank)
+        judged = {prefix: judged[prefix if prefix in beam else prefix[:-1]] for prefix in longer}
+        beam = _keep_best(longer, judged, width)
+        num_units = len(next(iter(beam)))
+        if judge and num_units >= num_judged + JUDGED_UNITS:
+            judged = dict(zip(beam, judge(list(beam)), strict=True))
+            num_judged = num_units
     ranked = sorted(beam.items(), key=lambda item: -_add(*item[1]))
     return [(prefix, _add(*ends)) for prefix, ends in ranked]
 
 
-def _extend(
-    beam: dict[Units, tuple[float, float]], likely: list[tuple[int, float]], blank: int
-) -> dict[Units, tuple[float, float]]:
+def _extend(beam: Beam, likely: list[tuple[int, float]], blank: int) -> Beam:
     """The prefixes after one more step, of which ``likely`` are the units and their scores."""
-    longer: dict[Units, tuple[float, float]] = defaultdict(lambda: (IMPOSSIBLE, IMPOSSIBLE))
+    longer: Beam = defaultdict(lambda: (IMPOSSIBLE, IMPOSSIBLE))
 
     def add(
         prefix: Units, *, after_blank: float = IMPOSSIBLE, after_unit: float = IMPOSSIBLE
@@ -64,10 +86,8 @@ def _extend(
     return longer
 
 
-def _keep_best(
-    beam: dict[Units, tuple[float, float]], width: int
-) -> dict[Units, tuple[float, float]]:
-    ranked = sorted(beam.items(), key=lambda item: -_add(*item[1]))
+def _keep_best(beam: Beam, judged: dict[Units, float], width: int) -> Beam:
+    ranked = sorted(beam.items(), key=lambda item: -_add(*item[1]) - judged[item[0]])
     return dict(ranked[:width])
 
 

@@ -1,10 +1,11 @@
-"""The texts of a CTC head, of which the LLM before training chooses one: rescoring of an n-best
-list.
+"""The texts of a CTC head, of which the LLM before training chooses one: it takes part in the
+prefix beam search, and rescores the list that is its result.
 
 In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
 texts as its alternatives. A score is the log-probability under the LLM without the adapters of the
 bridge, which has not heard the speech, plus ``ctc_weight`` times that under CTC. Nothing is
-generated, so no text is longer than what the head hears. Cost: a pass of the LLM over each text.
+generated, so no text is longer than what the head hears. Cost: a pass of the LLM over the last
+words of each prefix, every few words.
 """
 
 from __future__ import annotations
@@ -33,20 +34,27 @@ def choose_texts(
 
 
 def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet) -> Hypothesis:
-    texts = evidence.list_likely_texts(constraints.ctc_texts)
-    tokenizer = model.tokenizer
-    # In the tokens of the LLM, as it has read texts: those of the head divide words otherwise.
-    ids = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    tokenizer, weight = model.tokenizer, constraints.ctc_weight
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    scores = score_texts(model.llm, start, ids)
-    ranked = sorted(
-        (
-            Hypothesis(text, tokens, score + constraints.ctc_weight * log_probability)
-            for (text, log_probability), tokens, score in zip(
-                texts.items(), ids, scores, strict=True
-            )
-        ),
-        key=lambda hypothesis: hypothesis.score,
-        reverse=True,
-    )
-    return replace(ranked[0], alternatives=ranked[1:])
+
+    def tokenise(text: str) -> list[int]:
+        # In the tokens of the LLM, as it has read texts: those of the head divide words otherwise.
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    def score(texts: Sequence[str]) -> dict[str, float]:
+        different = list(dict.fromkeys(texts))
+        ids = [tokenise(text) for text in different]
+        return dict(zip(different, score_texts(model.llm, start, ids), strict=True))
+
+    def score_beside_ctc(texts: Sequence[str]) -> list[float]:
+        scores = score(texts)
+        return [scores[text] / weight for text in texts]
+
+    likely = evidence.list_likely_texts(constraints.ctc_texts, score_beside_ctc)
+    scores = score(list(likely))
+    hypotheses = [
+        Hypothesis(text, tokenise(text), scores[text] + weight * log_probability)
+        for text, log_probability in likely.items()
+    ]
+    best, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.score, reverse=True)
+    return replace(best, alternatives=others)

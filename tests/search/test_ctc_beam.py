@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.encoder.tokenizers import build_subword_tokenizer
+from components.model.encoders.ctc import CtcHead
 from components.model.llms.causal import score_text, score_texts
 from components.search.acoustic_evidence import CtcEvidence
 from components.search.beam import search
 from components.search.constraints import GREEDY
 from components.search.ctc_beam import list_likely_texts
-from tests.checkpoints import frames_of, joined
+from components.search.ctc_prefixes import Units
+from tests.checkpoints import LLMS, frames_of, joined
 from tests.search.test_ctc_prefixes import STEPS, random_scores, sum_paths
 
 
@@ -30,6 +35,42 @@ def test_a_wide_beam_lists_all_texts_with_the_sums_of_their_paths(seed: int, ste
     assert [value for _, value in texts] == sorted((value for _, value in texts), reverse=True)
     narrow = list_likely_texts(scores, 0, 3)
     assert len(narrow) == min(3, len(sums))
+    judged = list_likely_texts(
+        scores, 0, 10_000, lambda prefixes: [float(len(p)) for p in prefixes]
+    )
+    assert judged == texts, "of all prefixes a judge changes none"
+
+
+def certain(unit: int, units: int) -> list[float]:
+    """Log-probabilities of a step with that unit alone."""
+    return [0.0 if other == unit else -50.0 for other in range(units)]
+
+
+def even(first: int, second: int, units: int, share: float = 0.5) -> list[float]:
+    """Log-probabilities of a step with two units, the first of that share."""
+    values = {first: math.log(share), second: math.log(1 - share)}
+    return [values.get(other, -50.0) for other in range(units)]
+
+
+def test_a_judge_keeps_a_beginning_that_the_head_thinks_less_likely() -> None:
+    """The first of eight units is 1 or 2; each of four later ones is 9 or 10, which alone make more
+    texts than the beam has room for.
+    """
+    units = 12
+    steps = [even(1, 2, units, 0.7), *(certain(unit, units) for unit in (3, 4, 5, 6, 7, 8))]
+    for unit in (9, 9, 9, 9):
+        steps += [even(unit, unit + 1, units), certain(0, units)]
+    scores, seen = torch.tensor(steps), []
+
+    def judge(prefixes: Sequence[Units]) -> list[float]:
+        seen.extend(prefixes)
+        return [3.0 if prefix[0] == 2 else 0.0 for prefix in prefixes]
+
+    assert {text[0] for text, _ in list_likely_texts(scores, 0, 4)} == {1}
+    judged = list_likely_texts(scores, 0, 4, judge)
+    assert {text[0] for text, _ in judged} == {2}
+    assert judged[0][1] == pytest.approx(math.log(0.3 / 2**4)), "its figures are the head's"
+    assert {len(prefix) for prefix in seen} == {6}
 
 
 class ChosenEvidence(CtcEvidence):
@@ -38,7 +79,7 @@ class ChosenEvidence(CtcEvidence):
     def __init__(self, texts: dict[str, float]) -> None:
         self.texts = texts
 
-    def list_likely_texts(self, count: int) -> dict[str, float]:
+    def list_likely_texts(self, count: int, score_texts: object = None) -> dict[str, float]:
         return dict(list(self.texts.items())[:count])
 
 
@@ -64,9 +105,43 @@ def test_the_llm_before_training_chooses_among_the_texts_of_the_head(tmp_path: P
     assert first.text == "amber birch" and not first.alternatives
 
 
-def test_texts_in_one_batch_have_the_scores_that_they_have_alone(tmp_path: Path) -> None:
-    llm = joined(tmp_path).llm
-    texts = [[5, 6, 7], [8], [], [9, 10, 11, 12]]
+@pytest.mark.parametrize("family", LLMS)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [[5, 6, 7], [8], [], [9, 10, 11, 12]],
+        [[5, 6, 7, 8, 9], [5, 6, 7, 10], [5, 6, 7]],  # a beginning of all is computed once
+        [[5, 6, 7], [5, 6, 7]],
+        [[]],
+    ],
+)
+def test_texts_in_one_batch_have_the_scores_of_each_alone(
+    family: str, texts: list[list[int]], tmp_path: Path
+) -> None:
+    llm = joined(tmp_path, family).llm
     with torch.inference_mode():
         together = score_texts(llm, 3, texts)
-        assert together == pytest.approx([score_text(llm, 3, ids) for ids in texts], abs=1e-4)
+        for ids, score in zip(texts, together, strict=True):
+            row = torch.tensor([[3, *ids]])
+            log_probs = llm(input_ids=row).logits[0].log_softmax(-1)
+            alone = sum(float(log_probs[index, token]) for index, token in enumerate(ids))
+            assert score == pytest.approx(alone, abs=1e-4)
+
+
+def test_prefixes_are_judged_by_the_words_that_are_finished() -> None:
+    """Words of one letter: the last may go on."""
+    tokenizer = build_subword_tokenizer(["a b c d e f g h"], 30)
+    words = ["a", "b", "c", "d", "e", "f", "g", "h"]
+    ids = [tokenizer(word).input_ids[-1] for word in words]
+    size = len(tokenizer)
+    rows = [row for unit in ids for row in (certain(unit, size), certain(0, size))]
+    head = CtcHead(SimpleNamespace(tokenizer=tokenizer, blank=0))  # type: ignore[arg-type]
+    seen: list[str] = []
+
+    def score(texts: Sequence[str]) -> list[float]:
+        seen.extend(texts)
+        return [0.0] * len(texts)
+
+    evidence = CtcEvidence(torch.tensor(rows), " ".join(words), head, lambda tokens: "")
+    assert next(iter(evidence.list_likely_texts(2, score))) == " ".join(words)
+    assert "a b c d e" in seen and " ".join(words) not in seen

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from components.config.errors import InputError
@@ -86,7 +87,7 @@ def predict_targets(llm: Any, inputs: LlmInputs) -> SpeechOutput:
     logits = llm.get_output_embeddings()(selected).float()  # (N, vocabulary)
     log_probs = logits.log_softmax(-1)  # (N, vocabulary)
     return SpeechOutput(
-        loss=torch.nn.functional.nll_loss(log_probs, targets.ids, reduction="sum"),
+        loss=functional.nll_loss(log_probs, targets.ids, reduction="sum"),
         matching_loss=logits.new_zeros(()),
         token_log_probs=log_probs.detach().gather(1, targets.ids[:, None])[:, 0],  # (N,)
         row_index=targets.rows,
@@ -109,27 +110,45 @@ def score_text(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
             subject="decode.perplexity",
             hint="Set decode.perplexity to false, or take another LLM.",
         )
-    if not ids:
-        return 0.0
-    tokens = torch.tensor([[bos, *ids]], device=llm.device)
-    logits = llm(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-    return -float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+    return score_texts(llm, bos, [ids])[0]
 
 
 def score_texts(llm: Any, start: int, texts: Sequence[Sequence[int]]) -> list[float]:
     """Sums of the natural log-probabilities of the ids of each text behind ``start``, in one batch;
-    the end of sequence is not counted.
+    the end of sequence is not counted. What all texts begin with is computed once.
     """
-    rows = [torch.tensor([start, *ids], device=llm.device) for ids in texts]
-    lengths = torch.tensor([len(row) for row in rows], device=llm.device)
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
-    mask = torch.arange(tokens.shape[1], device=llm.device)[None] < lengths[:, None]
-    logits = llm(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits[:, :-1]
-    losses = torch.nn.functional.cross_entropy(
-        logits.float().mT, tokens[:, 1:], reduction="none"
-    )  # (B, T - 1)
-    scores: list[float] = (-(losses * mask[:, 1:]).sum(1)).tolist()
+    rows = [[start, *ids] for ids in texts]
+    shared = _shared_prefix(rows)
+    prefix = torch.tensor([shared], device=llm.device)  # (1, P)
+    output = llm(input_ids=prefix, use_cache=True)
+    logits = output.logits.float()  # (1, P, vocabulary)
+    score = -float(functional.cross_entropy(logits[0, :-1], prefix[0, 1:], reduction="sum"))
+    endings = [torch.tensor(row[len(shared) :], dtype=torch.long) for row in rows]
+    lengths = torch.tensor([len(ending) for ending in endings], device=llm.device)
+    tokens = torch.nn.utils.rnn.pad_sequence(endings, batch_first=True).to(llm.device)  # (B, T)
+    if not tokens.shape[1]:
+        return [score] * len(rows)
+    is_token = torch.arange(tokens.shape[1], device=llm.device)[None] < lengths[:, None]
+    mask = torch.cat([torch.ones_like(prefix).expand(len(rows), -1), is_token.long()], 1)
+    cache = output.past_key_values
+    cache.batch_repeat_interleave(len(rows))
+    after = llm(input_ids=tokens, attention_mask=mask, past_key_values=cache).logits[:, :-1]
+    first = logits[:, -1:].expand(len(rows), -1, -1)
+    losses = functional.cross_entropy(
+        torch.cat([first, after.float()], 1).mT, tokens, reduction="none"
+    )  # (B, T)
+    scores: list[float] = (score - (losses * is_token).sum(1)).tolist()
     return scores
+
+
+def _shared_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """The ids that all rows begin with."""
+    first, last = min(rows), max(rows)
+    count = next(
+        (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
+        min(len(first), len(last)),
+    )
+    return first[:count]
 
 
 def compute_hidden_states(
