@@ -3,7 +3,8 @@ prefix beam search, and rescores the list that is its result.
 
 In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
 texts as its alternatives. A score is the log-probability under the LLM without the adapters of the
-bridge, which has not heard the speech, plus ``ctc_weight`` times that under CTC. Nothing is
+bridge, which has not heard the speech, behind ``context``, plus ``ctc_weight`` times that under
+CTC. Nothing is
 generated, so no text is longer than what the head hears. Cost: a pass of the LLM over the last
 words of each prefix, every few words.
 """
@@ -35,16 +36,18 @@ def choose_texts(
 
 def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet) -> Hypothesis:
     tokenizer, weight = model.tokenizer, constraints.ctc_weight
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
     def tokenise(text: str) -> list[int]:
         # In the tokens of the LLM, as it has read texts: those of the head divide words otherwise.
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    before = [start, *tokenise(constraints.context)]
+
     def score(texts: Sequence[str]) -> dict[str, float]:
         different = list(dict.fromkeys(texts))
         ids = [tokenise(text) for text in different]
-        return dict(zip(different, score_texts(model.llm, start, ids), strict=True))
+        return dict(zip(different, score_texts(model.llm, before, ids), strict=True))
 
     def score_beside_ctc(texts: Sequence[str]) -> list[float]:
         scores = score(texts)

@@ -83,21 +83,24 @@ class ChosenEvidence(CtcEvidence):
         return dict(list(self.texts.items())[:count])
 
 
-def test_the_llm_before_training_chooses_among_the_texts_of_the_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("context", ["", "cedar birch"])
+def test_the_llm_before_training_chooses_among_the_texts_of_the_head(
+    context: str, tmp_path: Path
+) -> None:
     model = joined(tmp_path)
     texts = {"amber birch": -3.0, "amber": -2.0, "birch cedar amber": -9.0, "": -30.0}
-    constraints = replace(GREEDY, ctc_texts=4, ctc_weight=2.0)
+    constraints = replace(GREEDY, ctc_texts=4, ctc_weight=2.0, context=context)
     (hypothesis,) = search(model, frames_of([40]), [1.0], constraints, [ChosenEvidence(texts)])
     ranked = [hypothesis, *hypothesis.alternatives]
-    scores = {
-        text: score_text(
-            model.llm,
-            model.tokenizer.bos_token_id,
-            model.tokenizer(text, add_special_tokens=False).input_ids,
+
+    def score_behind_context(text: str) -> float:
+        ids, before = (
+            model.tokenizer(part, add_special_tokens=False).input_ids for part in (text, context)
         )
-        + 2 * value
-        for text, value in texts.items()
-    }
+        bos = model.tokenizer.bos_token_id
+        return score_text(model.llm, bos, [*before, *ids]) - score_text(model.llm, bos, before)
+
+    scores = {text: score_behind_context(text) + 2 * value for text, value in texts.items()}
     assert [one.text for one in ranked] == sorted(scores, key=lambda text: -scores[text])
     assert [one.score for one in ranked] == pytest.approx(sorted(scores.values(), reverse=True))
     one_text = replace(constraints, ctc_texts=1)
@@ -106,6 +109,7 @@ def test_the_llm_before_training_chooses_among_the_texts_of_the_head(tmp_path: P
 
 
 @pytest.mark.parametrize("family", LLMS)
+@pytest.mark.parametrize("before", [[3], [3, 13, 14, 5]])
 @pytest.mark.parametrize(
     "texts",
     [
@@ -116,14 +120,14 @@ def test_the_llm_before_training_chooses_among_the_texts_of_the_head(tmp_path: P
     ],
 )
 def test_texts_in_one_batch_have_the_scores_of_each_alone(
-    family: str, texts: list[list[int]], tmp_path: Path
+    family: str, before: list[int], texts: list[list[int]], tmp_path: Path
 ) -> None:
     llm = joined(tmp_path, family).llm
     with torch.inference_mode():
-        together = score_texts(llm, 3, texts)
+        together = score_texts(llm, before, texts)
         for ids, score in zip(texts, together, strict=True):
-            row = torch.tensor([[3, *ids]])
-            log_probs = llm(input_ids=row).logits[0].log_softmax(-1)
+            row = torch.tensor([[*before, *ids]])
+            log_probs = llm(input_ids=row).logits[0, len(before) - 1 :].log_softmax(-1)
             alone = sum(float(log_probs[index, token]) for index, token in enumerate(ids))
             assert score == pytest.approx(alone, abs=1e-4)
 

@@ -110,19 +110,23 @@ def score_text(llm: Any, bos: int | None, ids: Sequence[int]) -> float:
             subject="decode.perplexity",
             hint="Set decode.perplexity to false, or take another LLM.",
         )
-    return score_texts(llm, bos, [ids])[0]
+    return score_texts(llm, [bos], [ids])[0]
 
 
-def score_texts(llm: Any, start: int, texts: Sequence[Sequence[int]]) -> list[float]:
-    """Sums of the natural log-probabilities of the ids of each text behind ``start``, in one batch;
-    the end of sequence is not counted. What all texts begin with is computed once.
+def score_texts(llm: Any, before: Sequence[int], texts: Sequence[Sequence[int]]) -> list[float]:
+    """Sums of the natural log-probabilities of the ids of each text behind those of ``before``, of
+    which there is one at least, in one batch; the end of sequence is not counted. What all texts
+    begin with is computed once.
     """
-    rows = [[start, *ids] for ids in texts]
+    rows = [[*before, *ids] for ids in texts]
     shared = _shared_prefix(rows)
     prefix = torch.tensor([shared], device=llm.device)  # (1, P)
     output = llm(input_ids=prefix, use_cache=True)
     logits = output.logits.float()  # (1, P, vocabulary)
-    score = -float(functional.cross_entropy(logits[0, :-1], prefix[0, 1:], reduction="sum"))
+    first = len(before)  # position of the first token that counts
+    score = -float(
+        functional.cross_entropy(logits[0, first - 1 : -1], prefix[0, first:], reduction="sum")
+    )
     endings = [torch.tensor(row[len(shared) :], dtype=torch.long) for row in rows]
     lengths = torch.tensor([len(ending) for ending in endings], device=llm.device)
     tokens = torch.nn.utils.rnn.pad_sequence(endings, batch_first=True).to(llm.device)  # (B, T)
@@ -133,9 +137,9 @@ def score_texts(llm: Any, start: int, texts: Sequence[Sequence[int]]) -> list[fl
     cache = output.past_key_values
     cache.batch_repeat_interleave(len(rows))
     after = llm(input_ids=tokens, attention_mask=mask, past_key_values=cache).logits[:, :-1]
-    first = logits[:, -1:].expand(len(rows), -1, -1)
+    at_end = logits[:, -1:].expand(len(rows), -1, -1)
     losses = functional.cross_entropy(
-        torch.cat([first, after.float()], 1).mT, tokens, reduction="none"
+        torch.cat([at_end, after.float()], 1).mT, tokens, reduction="none"
     )  # (B, T)
     scores: list[float] = (score - (losses * is_token).sum(1)).tolist()
     return scores
