@@ -116,6 +116,31 @@ class CurriculumStage:
             )
         return self
 
+    reads: Annotated[
+        Literal["speech", "text"],
+        Field(
+            description="What the LLM reads: speech in its prompt, or transcripts alone, as a "
+            "language model does."
+        ),
+    ] = "speech"
+
+    @model_validator(mode="after")
+    def check_text(self) -> Self:
+        """Text alone trains the LLM, and non-speech has none."""
+        if self.reads == "text" and not {"lora", "llm"}.issuperset(self.tune):
+            raise RuleError(
+                "tune",
+                f"stage '{self.name}' reads text, of which encoder and projector learn nothing.",
+                "Tune lora or llm.",
+            )
+        if self.reads == "text" and self.nonspeech_share:
+            raise RuleError(
+                "nonspeech_share",
+                f"stage '{self.name}' reads text, and non-speech has none.",
+                "Set it to 0.",
+            )
+        return self
+
     @model_validator(mode="after")
     def check_parts(self) -> Self:
         """LoRA of a network and all its weights are not tuned in one stage."""
@@ -254,6 +279,12 @@ class Train:
         """The first part of the encoder that a stage tunes; None where it stays frozen in all."""
         parts = (part for stage in self.curriculum for part in stage.tune)
         return next((part for part in parts if part in ("encoder", "encoder-lora")), None)
+
+    @property
+    def has_text_adapter(self) -> bool:
+        """Whether the LLM's LoRA has read text alone since it was there."""
+        reads = [stage.reads for stage in self.curriculum if "lora" in stage.tune]
+        return set(reads) == {"text"} and self.start is None
 
     @model_validator(mode="after")
     def check_losses(self) -> Self:

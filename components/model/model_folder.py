@@ -65,6 +65,8 @@ class ModelConfig:
     vocabulary_size: int = 0  # of the LLM's embeddings; folders of earlier versions do not say
     # Of the frames that become discrete units; None for bridges of other kinds.
     units_layer: int | str | None = None
+    # Whether the LLM's LoRA has read transcripts alone: it then scores texts in rescoring.
+    has_text_adapter: bool = False
 
 
 def folder_digest(folder: Path) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from components.config import catalogue
-from components.config.bridge_rules import check_llm_fit, check_tuned_encoder
+from components.config.bridge_rules import check_curriculum, check_llm_fit
 from components.config.errors import InputError
 from components.config.heads import check_ctc_heads
 from components.config.params import Params
@@ -175,7 +175,7 @@ def check_networks(params: Params, networks: Networks) -> None:
     would find it hours later.
     """
     check_ctc_heads(params, networks.encoder.has_ctc)
-    check_tuned_encoder(catalogue.projector(params.projector), params.train.tuned_encoder_part)
+    check_curriculum(catalogue.projector(params.projector), params.train)
     if networks.stages and params.train.start:
         from components.train.warm_start import StartedModel, check_start, find_start
 

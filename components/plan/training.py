@@ -113,8 +113,14 @@ def _operations(training: _Training, is_live: bool) -> dict[str, float]:
     recomputes = settings.gradient_checkpointing
     step_s = step_seconds(settings, networks, mean_s)
     llm, frozen, tuned = 0.0, 0.0, 0.0  # operations of the LLM, of a frozen and of a tuned encoder
-    for length, counts in zip(training.lengths, networks.stages, strict=True):
+    stages = zip(settings.curriculum, training.lengths, networks.stages, strict=True)
+    for stage, length, counts in stages:
         num_utterances = length.num_steps * step_s / mean_s
+        if stage.reads == "text":
+            tokens = num_utterances * mean_s * TEXT_TOKENS
+            llm += tokens * (4 + 2 * recomputes) * networks.sequence_parameters
+            llm += tokens * 2 * counts.get("llm", 0)
+            continue
         tokens = num_utterances * count_tokens(networks, mean_s)
         projector = counts.get("projector", 0)
         blocks = min(projector, networks.bridge.block_parameters)  # tuned ones, in the LLM

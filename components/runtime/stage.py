@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from components.config import catalogue
-from components.config.bridge_rules import check_tuned_encoder
+from components.config.bridge_rules import check_curriculum
 from components.config.errors import InputError, LibrettoError
 from components.config.heads import check_ctc_heads
 from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
@@ -192,7 +192,7 @@ def check_names(params: Params) -> None:
         catalogue.READERS[key](getattr(params, key))
     _check_noise(params)
     check_ctc_heads(params)
-    check_tuned_encoder(catalogue.projector(params.projector), params.train.tuned_encoder_part)
+    check_curriculum(catalogue.projector(params.projector), params.train)
 
 
 def _check_noise(params: Params) -> None:

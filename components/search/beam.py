@@ -52,7 +52,8 @@ def search(
     """
     if constraints.ctc_texts and evidence is not None:
         of_ctc = [own for own in evidence if isinstance(own, CtcEvidence)]
-        return choose_texts(model, of_ctc, constraints)
+        uses_adapter = model.config.has_text_adapter
+        return choose_texts(model, of_ctc, constraints, uses_adapter=uses_adapter)
     builder = model.builder.with_context(constraints.context)
     templates = builder.choose_templates(utterance_ids) or [0] * len(frames)
     batch = collate(builder, None, frames, template_index=templates)

@@ -1,10 +1,10 @@
-"""The texts of a CTC head, of which the LLM before training chooses one: it takes part in the
+"""The texts of a CTC head, of which the LLM as a language model chooses one: it takes part in the
 prefix beam search, and rescores the list that is its result.
 
 In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
-texts as its alternatives. A score is the log-probability under the LLM without the adapters of the
-bridge, which has not heard the speech, behind ``context``, plus ``ctc_weight`` times that under
-CTC. Nothing is
+texts as its alternatives. A score is the log-probability under the LLM, which does not hear the
+speech, behind ``context``, plus ``ctc_weight`` times that under CTC. The LLM is the one before
+training, or with LoRA that has read transcripts alone (``train.curriculum.*.reads``). Nothing is
 generated, so no text is longer than what the head hears. Cost: a pass of the LLM over the last
 words of each prefix, every few words.
 """
@@ -26,27 +26,27 @@ from components.text.hypothesis import Hypothesis
 
 @torch.inference_mode()
 def choose_texts(
-    model: SpeechLLM, evidence: Sequence[CtcEvidence], constraints: ConstraintSet
+    model: SpeechLLM,
+    evidence: Sequence[CtcEvidence],
+    constraints: ConstraintSet,
+    *,
+    uses_adapter: bool = False,
 ) -> list[Hypothesis]:
-    """The best of ``constraints.ctc_texts`` texts of each utterance."""
-    wrapper = model.lora_wrappers.get("llm")
+    """The best of ``constraints.ctc_texts`` texts of each utterance; ``uses_adapter``: under the
+    LLM with its LoRA, which has read transcripts alone.
+    """
+    wrapper = None if uses_adapter else model.lora_wrappers.get("llm")
     with wrapper.disable_adapter() if wrapper else nullcontext():
         return [_choose(model, own, constraints) for own in evidence]
 
 
 def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet) -> Hypothesis:
-    tokenizer, weight = model.tokenizer, constraints.ctc_weight
-
-    def tokenise(text: str) -> list[int]:
-        # In the tokens of the LLM, as it has read texts: those of the head divide words otherwise.
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    before = [start, *tokenise(constraints.context)]
+    builder, weight = model.builder, constraints.ctc_weight
+    before = [builder.text_start, *builder.encode_alone(constraints.context)]
 
     def score(texts: Sequence[str]) -> dict[str, float]:
         different = list(dict.fromkeys(texts))
-        ids = [tokenise(text) for text in different]
+        ids = [builder.encode_alone(text) for text in different]
         return dict(zip(different, score_texts(model.llm, before, ids), strict=True))
 
     def score_beside_ctc(texts: Sequence[str]) -> list[float]:
@@ -56,8 +56,8 @@ def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet)
     likely = evidence.list_likely_texts(constraints.ctc_texts, score_beside_ctc)
     scores = score(list(likely))
     hypotheses = [
-        Hypothesis(text, tokenise(text), scores[text] + weight * log_probability)
+        Hypothesis(text, builder.encode_alone(text), scores[text] + weight * log_probability)
         for text, log_probability in likely.items()
     ]
-    best, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.score, reverse=True)
-    return replace(best, alternatives=others)
+    hypotheses.sort(key=lambda hypothesis: hypothesis.score, reverse=True)
+    return replace(hypotheses[0], alternatives=hypotheses[1:])

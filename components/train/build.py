@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.bridge_rules import check_tuned_encoder
+from components.config.bridge_rules import check_curriculum
 from components.config.entries import LlmEntry
 from components.config.errors import InputError
 from components.config.heads import check_ctc_weight
@@ -66,10 +66,10 @@ def work(stage: Stage) -> None:
         from components.train.warm_start import digest_start
 
         inputs["start"] = digest_start(settings.start)
+    check_curriculum(projector, settings)
     if isinstance(projector, CtcCompressor):
         _check_ctc_frames()
     if isinstance(projector, DiscreteUnits):
-        check_tuned_encoder(projector, settings.tuned_encoder_part)
         inputs["units"] = recorded_digests(UNITS)
     if isinstance(projector, CtcEmbeddings):
         inputs["ctc"] = recorded_digests(CTC)

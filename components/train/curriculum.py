@@ -21,6 +21,7 @@ from components.features.frames import FrameSource
 from components.model.bridges.ctc_embeddings import CtcEmbeddingsBridge, read_token_head
 from components.model.bridges.discrete import DiscreteUnitsBridge, read_centroids
 from components.model.encoders.encoder import SpeechEncoder
+from components.model.encoders.trained_head import TrainedHead
 from components.model.llms.causal import check_packing, load_llm
 from components.model.model_folder import ModelConfig
 from components.model.speech_llm import SpeechLLM, load_tuned_encoder
@@ -70,7 +71,7 @@ def train(ranks: Ranks, training: BridgeTraining) -> None:
     if settings.start:
         load_start(model, find_start(settings.start), parts.adapters())
         model.has_matching_head = bool(settings.matching.weight)
-    sources = _role_sources(training, model.encoder)
+    sources = _role_sources(ranks, training, model.encoder)
     _warn_of_short_training(ranks, settings, sources.speech)
     _check_frame_counts(ranks, sources.speech, model.projector.stride)
     num_layers = len(decoder_layers(model.llm.base_model))
@@ -118,7 +119,9 @@ def _build_model(training: BridgeTraining) -> SpeechLLM:
     return model
 
 
-def _role_sources(training: BridgeTraining, tuned_encoder: SpeechEncoder | None) -> RoleSources:
+def _role_sources(
+    ranks: Ranks, training: BridgeTraining, tuned_encoder: SpeechEncoder | None
+) -> RoleSources:
     """Frames of the roles, computed by one encoder where they are live."""
 
     def source(role: str, encoder: SpeechEncoder | None) -> FrameSource:
@@ -133,7 +136,15 @@ def _role_sources(training: BridgeTraining, tuned_encoder: SpeechEncoder | None)
             subject="dev",
             hint="Give the role a source.",
         )
-    return RoleSources(speech, nonspeech, dev)
+    reads_text = any(stage.reads == "text" for stage in training.settings.curriculum)
+    if reads_text and ranks.is_sharded:
+        raise InputError(
+            "train: a stage reads text, whose checkpoints ranks that share an LLM can't rescore.",
+            subject="train.curriculum",
+            hint="Train it in processes that each hold the LLM, or let the stage read speech.",
+        )
+    head = TrainedHead.load(training.ctc, training.device) if reads_text else None
+    return RoleSources(speech, nonspeech, dev, head)
 
 
 def _warn_of_short_training(ranks: Ranks, settings: Train, speech: FrameSource) -> None:

@@ -17,7 +17,7 @@ import torch
 from components.config.training import Train
 from components.features.frames import FrameSource
 from components.model.frame_noise import add_noise
-from components.model.llms.batch import SpeechBatch, collate
+from components.model.llms.batch import SpeechBatch, collate, collate_texts
 from components.model.matching import MatchingWeights
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM
@@ -57,6 +57,7 @@ class ForwardPass:
     speech: FrameSource
     nonspeech: FrameSource
     encoder_ctc: EncoderCtcLoss | None  # the encoder's own loss, where it is on
+    reads_text: bool = False  # transcripts alone: no frames are read
     _replacements: list[int] = field(init=False)  # tokens that may replace corrupted ones
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class ForwardPass:
 
     def prefetch(self, upcoming: Sequence[tuple[int, Sequence[TrainingExample]]]) -> None:
         """Tells the reader what is read next: of each step its epoch and its examples."""
+        if self.reads_text:
+            return
         pieces = (
             (epoch, utterance, is_speech)
             for epoch, examples in upcoming
@@ -88,8 +91,14 @@ class ForwardPass:
 
     def count_targets(self, examples: Sequence[TrainingExample]) -> int:
         """Tokens that the examples of a step are trained on, ends of sequence included."""
-        target = self.model.builder.encode
-        return sum(len(target(self.transcript(example))) + 1 for example in examples)
+        return sum(map(len, self._batch_targets(examples)))
+
+    def _batch_targets(self, examples: Sequence[TrainingExample]) -> list[list[int]]:
+        """The tokens of each example that are predicted."""
+        builder, texts = self.model.builder, map(self.transcript, examples)
+        if self.reads_text:
+            return [builder.encode_alone(text) for text in texts]
+        return [[*builder.encode(text), builder.eos] for text in texts]
 
     def loss(
         self,
@@ -105,8 +114,10 @@ class ForwardPass:
         settings = self.settings
         first_id = examples[0][0].id
         torch.manual_seed(seed_of("dropout", settings.seed, self.label, step, first_id))
-        frames = self._frames(examples, epoch)  # of each recording: (frames, encoder width)
+        # Of each recording: (frames, encoder width)
+        frames = [] if self.reads_text else self._frames(examples, epoch)
         weights, weight = settings.matching, settings.matching.weight
+        weight = 0.0 if self.reads_text else weight
         with self.precision.autocast():
             output = self.model(
                 self._batch(examples, frames, step, epoch),
@@ -133,6 +144,10 @@ class ForwardPass:
     def _batch(
         self, examples: list[TrainingExample], frames: list[torch.Tensor], step: int, epoch: int
     ) -> SpeechBatch:
+        if self.reads_text:
+            embedding = self.model.llm.get_input_embeddings().weight
+            targets = self._batch_targets(examples)
+            return collate_texts(self.model.builder, targets, embedding[:0])
         targets = [self.model.builder.encode(self.transcript(example)) for example in examples]
         return collate(
             self.model.builder,

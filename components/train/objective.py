@@ -20,6 +20,7 @@ from typing import Any
 from components.config.errors import InputError
 from components.config.training import CurriculumStage, Train
 from components.features.frames import FrameSource
+from components.model.encoders.trained_head import TrainedHead
 from components.model.lora import check_gradients
 from components.model.speech_llm import SpeechLLM
 from components.optim import recomputation
@@ -66,7 +67,8 @@ class StageObjective(Objective[TrainingExample]):
     """Batches, loss, checks and checkpoint selection of a stage.
 
     ``utterances`` are speech, ``num_speech`` of them, and then non-speech; ``steps`` hold indices
-    among them.
+    among them. ``head`` is the CTC head whose texts the selection rescores, where the stage reads
+    text.
     """
 
     # A loss that is not finite comes from values inside the LLM, which a scale of the loss does not
@@ -83,6 +85,7 @@ class StageObjective(Objective[TrainingExample]):
         num_speech: int,
         steps: list[PlannedStep],
         dev: FrameSource,
+        head: TrainedHead | None = None,
     ) -> None:
         self.context, self.forward, self.steps = context, forward, steps
         self._utterances, self._num_speech = utterances, num_speech
@@ -91,7 +94,7 @@ class StageObjective(Objective[TrainingExample]):
         )
         self._throughput = Throughput(context.folder)
         self._selection = CheckpointSelection(
-            context.ranks, context.model, dev, context.settings, context.folder / BEST
+            context.ranks, context.model, dev, context.settings, context.folder / BEST, head
         )
         self._curve: list[dict[str, Any]] = []
         self._has_prefetched = False

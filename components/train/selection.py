@@ -2,12 +2,13 @@
 don't predict it well enough.
 
 In: the model at a checkpoint, and frames of dev. Out: the checkpoint with the lowest error rate so
-far. Cost: greedy decoding of ``train.selection.utterances`` utterances of each dev source.
+far. Cost: greedy decoding of ``train.selection.utterances`` utterances of each dev source, or
+rescoring of what a CTC head hears in them, where the LLM reads text alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,40 @@ import torch
 
 from components.config.training import Selection, Train
 from components.features.frames import FrameSource
+from components.model.encoders.trained_head import TrainedHead
 from components.model.speech_llm import SpeechLLM
 from components.optim import checkpoint
 from components.optim.ranks import Ranks
 from components.runtime.hashing import seed_of
+from components.search.acoustic_evidence import ctc_evidence
 from components.search.beam import search
 from components.search.constraints import GREEDY
+from components.search.rescoring import choose_texts
 from components.shards.order import batch_by_length
 from components.shards.reader import IndexedUtterance, prefetch
 from components.text.wer import WordErrors, count_word_errors
+
+# Few prefixes: which checkpoint is best shows with them too, and dev is decoded often.
+RESCORING = replace(GREEDY, ctc_texts=8, ctc_weight=1.0)
 
 
 class CheckpointSelection:
     """Saves the checkpoint with the lowest dev word error rate to ``folder``."""
 
     def __init__(
-        self, ranks: Ranks, model: SpeechLLM, dev: FrameSource, settings: Train, folder: Path
+        self,
+        ranks: Ranks,
+        model: SpeechLLM,
+        dev: FrameSource,
+        settings: Train,
+        folder: Path,
+        head: TrainedHead | None = None,
     ) -> None:
         self.best: dict[str, Any] | None = None  # step and wer of the selected checkpoint
         self.num_checks_without_gain = 0  # since then
         self._ranks, self._model, self._dev = ranks, model, dev
         self._settings, self._folder = settings, folder
+        self._head = head  # whose texts an LLM that has read text alone rescores
 
     def check(self, num_steps_done: int) -> float:
         """Decodes dev and returns its word error rate. All ranks call it, decode a share each and
@@ -45,7 +59,8 @@ class CheckpointSelection:
         settings = self._settings
         utterances = selection_utterances(self._dev, settings.selection, settings.seed)
         batch_seconds = settings.batch_seconds * 2
-        wer = dev_errors(self._model, self._dev, utterances, batch_seconds, self._ranks).wer
+        arguments = (self._model, self._dev, utterances, batch_seconds, self._ranks, self._head)
+        wer = dev_errors(*arguments).wer
         if self.best is None or wer < self.best["wer"]:
             self.num_checks_without_gain = 0
             self.best = {"step": num_steps_done, "wer": wer}
@@ -88,23 +103,29 @@ def dev_errors(
     utterances: list[IndexedUtterance],
     batch_seconds: float,
     ranks: Ranks,
+    head: TrainedHead | None = None,
 ) -> WordErrors:
-    """Word errors of greedy search over ``utterances``, case-folded, the same on every rank; each
-    rank decodes its share of the batches.
+    """Word errors of greedy search over ``utterances``, or of rescoring of the texts of ``head``,
+    case-folded, the same on every rank; each rank decodes its share of the batches.
     """
     prefetch([source.locate(utterance) for utterance in utterances])
     total = WordErrors()
     durations_s = [source.frame_duration_s(utterance) for utterance in utterances]
     batches = list(batch_by_length(utterances, durations_s, batch_seconds))
     for batch, is_real in ranks.assigned_items(batches):
-        hypotheses = search(
-            model,
-            source.frames(batch),
-            [utterance.duration_s for utterance in batch],
-            GREEDY,
-            utterance_ids=[utterance.id for utterance in batch],
-            is_synchronous=ranks.is_sharded,
-        )
+        frames = source.frames(batch)
+        if head:
+            evidence = ctc_evidence(head, frames, model.builder.decode)
+            hypotheses = choose_texts(model, evidence, RESCORING, uses_adapter=True)
+        else:
+            hypotheses = search(
+                model,
+                frames,
+                [utterance.duration_s for utterance in batch],
+                GREEDY,
+                utterance_ids=[utterance.id for utterance in batch],
+                is_synchronous=ranks.is_sharded,
+            )
         if is_real:
             total += count_word_errors(
                 [utterance.text for utterance in batch],

@@ -16,6 +16,7 @@ import torch
 from components.config.errors import InputError
 from components.config.training import CurriculumStage
 from components.features.frames import FrameSource
+from components.model.encoders.trained_head import TrainedHead
 from components.optim import checkpoint
 from components.optim.loop import (
     LoopSettings,
@@ -39,11 +40,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RoleSources:
-    """Frames of the roles that a training reads."""
+    """Frames of the roles that a training reads, and what reads those of dev."""
 
     speech: FrameSource
     nonspeech: FrameSource
     dev: FrameSource
+    head: TrainedHead | None = None  # that dev is decoded with, where a stage reads text
 
 
 class StageTraining:
@@ -144,6 +146,7 @@ class StageTraining:
             sources.speech,
             sources.nonspeech,
             ctc_loss,
+            self.context.stage.reads == "text",
         )
 
         items = [(sources.speech, utterance) for utterance in speech]
@@ -167,8 +170,9 @@ class StageTraining:
             epoch_durations,
             token_counter,
         )
+        head = sources.head if self.context.stage.reads == "text" else None
         return StageObjective(
-            self.context, forward, [*speech, *nonspeech], len(speech), steps, sources.dev
+            self.context, forward, [*speech, *nonspeech], len(speech), steps, sources.dev, head
         )
 
     def _training_utterances(

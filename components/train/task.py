@@ -108,6 +108,7 @@ def train(ranks: Ranks, task: BridgeTask, rank_device: str) -> None:
         settings.text_case,
         _encoder_run(settings),
         units_layer=_units_layer(projector),
+        has_text_adapter=settings.has_text_adapter,
     )
     training = curriculum.BridgeTraining(
         DATA,

@@ -288,6 +288,17 @@ LIVE = {("features", "mode"): "live", ("train", "curriculum", 0, "tune"): ["enco
         ({("train", "concatenate", "share"): 0.5}, "train.concatenate.seconds"),
         ({("train", "text_mask"): 1.0}, ""),
         ({("train", "curriculum", 0, "tune"): []}, ""),
+        (
+            {("train", "curriculum", 0, "reads"): "text"},  # the projector learns nothing of it
+            "train.curriculum.0.tune",
+        ),
+        (
+            {
+                ("train", "curriculum", 1, "reads"): "text",
+                ("train", "curriculum", 1, "tune"): ["lora"],
+            },
+            "train.curriculum.1.nonspeech_share",
+        ),
         ({("train", "curriculum", 0, "tune"): ["lora", "llm"]}, ""),
         (
             {**LIVE, ("train", "curriculum", 0, "tune"): ["encoder", "encoder-lora"]},

@@ -84,6 +84,18 @@ def test_operations_are_those_of_the_formulas(estimate: Estimate) -> None:
     )  # of half of the steps
 
 
+def test_a_stage_of_text_costs_the_llm_its_transcripts_alone(estimate: Estimate) -> None:
+    """Of the second stage: 1,000 utterances of 14.8 tokens, and gradients of all its weights."""
+    load, networks = estimate(
+        train__curriculum__1__reads="text",
+        train__curriculum__1__tune=["llm"],
+        train__curriculum__1__nonspeech_share=0.0,
+    )
+    other = estimate()[0].total_operations / 2
+    llm = networks.llm.num_parameters
+    assert load.total_operations - other == pytest.approx(6 * llm * 1_000 * 4 * 3.7)
+
+
 def test_a_tuned_encoder_costs_a_backward_pass_and_its_own_gradients(estimate: Estimate) -> None:
     frozen, networks = estimate()
     forward = 2 * networks.encoder.num_parameters * 25 * 4_000  # of one of the two stages

@@ -1,7 +1,8 @@
 """What the joined model reads and what it returns: the batch, the LLM's inputs, the output.
 
 ``collate`` makes the one ``SpeechBatch`` of training (with labels), search (the prompt alone) and
-scoring (labels, and speech that is projected already); ``interleave`` puts the projected speech
+scoring (labels, and speech that is projected already), ``collate_texts`` that of texts without
+speech; ``interleave`` puts the projected speech
 between the embeddings of the prompt. In shapes, B is the number of utterances, T the length of the
 LLM's sequences, H the width of the LLM, N the number of target tokens. Costs nothing beside the
 LLM.
@@ -129,6 +130,23 @@ def collate(
         input_ids=input_ids,
         labels=labels,
         is_packed=is_packed,
+    )
+
+
+def collate_texts(
+    builder: PromptBuilder, texts: Sequence[Sequence[int]], nothing: torch.Tensor
+) -> SpeechBatch:
+    """The batch of some texts alone, as a language model reads them: every token of them is a
+    target, and no end of sequence. ``nothing`` is the speech of each, (0, H).
+    """
+    ids = tuple(_ids(text) for text in texts)
+    return SpeechBatch(
+        frames=(),
+        speech=(nothing,) * len(ids),
+        prompts=((_ids([builder.text_start]), _ids([])),),
+        prompt_index=(0,) * len(ids),
+        input_ids=ids,
+        labels=ids,
     )
 
 

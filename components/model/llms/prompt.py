@@ -140,8 +140,7 @@ class PromptBuilder:
         Raises InputError where the first of them would be joined with the end of the template,
         which search reads alone, and for a token that the LLM has no embedding of.
         """
-        words = " ".join(text.split())
-        words = words.lower() if self._case == "lower" else words
+        words = self._normalise(text)
         if tokens := tuple(self._list_target_tokens()):
             if tokens not in self._segmentations:
                 self._segmentations[tokens] = Segmentation(self._tokenizer, tokens)
@@ -159,6 +158,22 @@ class PromptBuilder:
         target = ids[len(self._prefix_ids) :]
         self._check_vocabulary(target, f"'{text[:40]}'")
         return target
+
+    def encode_alone(self, text: str) -> list[int]:
+        """Token ids of a text by itself, behind ``text_start``: in the LLM's own tokens, as it has
+        read texts, whatever transcripts are written in.
+        """
+        return self._plain_ids(self._normalise(text))
+
+    @property
+    def text_start(self) -> int:
+        """The id before a text by itself: BOS, or the end of sequence where there is none."""
+        bos: int | None = self._tokenizer.bos_token_id
+        return self.eos if bos is None else bos
+
+    def _normalise(self, text: str) -> str:
+        words = " ".join(text.split())
+        return words.lower() if self._case == "lower" else words
 
     def _plain_ids(self, text: str) -> list[int]:
         """Ids of ``text``, special tokens split: '</s>' in a transcript is four characters that
