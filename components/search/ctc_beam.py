@@ -25,6 +25,9 @@ MAX_UNITS = 12
 # Units by which the best prefix grows until the beam is judged again: about four words, in which a
 # few dozen prefixes hold every combination of four or five pairs of likely units.
 JUDGED_UNITS = 6
+# A prefix whose score is so far below the best one is dropped, however few there are: where the
+# head is sure, few are kept, and the judge reads few.
+MARGIN = 12.0
 IMPOSSIBLE = -math.inf
 
 # Scores of prefixes, to be added to the logarithms of their probabilities.
@@ -34,13 +37,18 @@ Beam = dict[Units, tuple[float, float]]
 
 
 def list_likely_texts(
-    scores: torch.Tensor, blank: int, width: int, judge: Judge | None = None
+    scores: torch.Tensor,
+    blank: int,
+    width: int,
+    judge: Judge | None = None,
+    margin: float = MARGIN,
 ) -> list[tuple[Units, float]]:
     """At most ``width`` texts of ``scores``, (steps, units), and their log-probabilities under the
     head. Of a beam that kept every prefix the figures would be exact; here they are lower.
 
     ``width`` prefixes are kept at each step: the best by their probability and by the score of
     ``judge``, which a longer prefix has from the one that it grew from until it is judged itself.
+    Those that are more than ``margin`` below the best are dropped.
     """
     beam: Beam = {(): (0.0, IMPOSSIBLE)}
     judged: dict[Units, float] = {(): 0.0}
@@ -52,7 +60,7 @@ def list_likely_texts(
         likely = [pair for pair in steps if pair[1] > MIN_LOG_PROBABILITY] or steps[:1]
         longer = _extend(beam, likely, blank)
         judged = {prefix: judged[prefix if prefix in beam else prefix[:-1]] for prefix in longer}
-        beam = _keep_best(longer, judged, width)
+        beam = _keep_best(longer, judged, width, margin)
         num_units = len(next(iter(beam)))
         if judge and num_units >= num_judged + JUDGED_UNITS:
             judged = dict(zip(beam, judge(list(beam)), strict=True))
@@ -86,9 +94,12 @@ def _extend(beam: Beam, likely: list[tuple[int, float]], blank: int) -> Beam:
     return longer
 
 
-def _keep_best(beam: Beam, judged: dict[Units, float], width: int) -> Beam:
-    ranked = sorted(beam.items(), key=lambda item: -_add(*item[1]) - judged[item[0]])
-    return dict(ranked[:width])
+def _keep_best(beam: Beam, judged: dict[Units, float], width: int, margin: float) -> Beam:
+    scores = {prefix: _add(*ends) + judged[prefix] for prefix, ends in beam.items()}
+    worst = max(scores.values()) - margin
+    kept = [prefix for prefix, score in scores.items() if score >= worst]
+    kept.sort(key=scores.__getitem__, reverse=True)
+    return {prefix: beam[prefix] for prefix in kept[:width]}
 
 
 def _add(first: float, second: float) -> float:

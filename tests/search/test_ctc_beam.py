@@ -30,15 +30,22 @@ from tests.search.test_ctc_prefixes import STEPS, random_scores, sum_paths
 def test_a_wide_beam_lists_all_texts_with_the_sums_of_their_paths(seed: int, steps: int) -> None:
     scores = random_scores(seed, steps).clamp(min=-6.5)  # no unit of a step is left out
     sums = sum_paths(scores)
-    texts = list_likely_texts(scores, 0, 10_000)
+    texts = list_likely_texts(scores, 0, 10_000, margin=math.inf)
     assert {units: math.exp(value) for units, value in texts} == pytest.approx(sums, abs=1e-9)
     assert [value for _, value in texts] == sorted((value for _, value in texts), reverse=True)
-    narrow = list_likely_texts(scores, 0, 3)
+    narrow = list_likely_texts(scores, 0, 3, margin=math.inf)
     assert len(narrow) == min(3, len(sums))
-    judged = list_likely_texts(
-        scores, 0, 10_000, lambda prefixes: [float(len(p)) for p in prefixes]
-    )
-    assert judged == texts, "of all prefixes a judge changes none"
+
+    def judge(prefixes: Sequence[Units]) -> list[float]:
+        return [float(len(prefix)) for prefix in prefixes]
+
+    likely = list_likely_texts(scores, 0, 10_000, judge, margin=math.inf)
+    assert likely == texts, "it only chooses what is kept"
+
+
+def test_prefixes_far_below_the_best_are_dropped() -> None:
+    steps = [even(1, 2, 4, 0.9), even(2, 3, 4, 1 - math.exp(-13))]
+    assert [text for text, _ in list_likely_texts(torch.tensor(steps), 0, 9)] == [(1, 2), (2,)]
 
 
 def certain(unit: int, units: int) -> list[float]:
