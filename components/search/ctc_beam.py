@@ -97,9 +97,9 @@ def _extend(beam: Beam, likely: list[tuple[int, float]], blank: int) -> Beam:
 def _keep_best(beam: Beam, judged: dict[Units, float], width: int, margin: float) -> Beam:
     scores = {prefix: _add(*ends) + judged[prefix] for prefix, ends in beam.items()}
     worst = max(scores.values()) - margin
-    kept = [prefix for prefix, score in scores.items() if score >= worst]
-    kept.sort(key=scores.__getitem__, reverse=True)
-    return {prefix: beam[prefix] for prefix in kept[:width]}
+    prefixes = [prefix for prefix, score in scores.items() if score >= worst]
+    prefixes.sort(key=scores.__getitem__, reverse=True)
+    return {prefix: beam[prefix] for prefix in prefixes[:width]}
 
 
 def _add(first: float, second: float) -> float:
