@@ -248,8 +248,9 @@ def _training(params: Params) -> str:
     """What was tuned, in which stages, and the best checkpoints."""
     lines = ["## Training", ""]
     for stage in params.train.curriculum:
+        source = " on transcripts alone" if stage.reads == "text" else ""
         lines.append(
-            f"- {stage.name}: {', '.join(stage.tune)}, {stage.steps} steps, learning rate "
+            f"- {stage.name}: {', '.join(stage.tune)}{source}, {stage.steps} steps, learning rate "
             f"{stage.learning_rate:g}"
         )
     for modules in [stage["modules"] for stage in _read(TABLE) or ()][-1:]:
