@@ -90,6 +90,14 @@ class ConstraintSet:
             "LLM before training chooses; 0: the LLM writes the text."
         ),
     ] = 0
+    word_bonus: Annotated[
+        NonNegativeFloat,
+        Unit("natural logarithm"),
+        Field(
+            description="Added to the score of a text for each word, where the LLM chooses among "
+            "the texts of the CTC head: it finds longer texts less likely."
+        ),
+    ] = 0.0
     context: Annotated[
         str,
         Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
@@ -122,7 +130,7 @@ class ConstraintSet:
 
     def without_ctc(self) -> ConstraintSet:
         """The same set without what needs a CTC head."""
-        return replace(self, ctc_weight=0.0, ctc_texts=0)
+        return replace(self, ctc_weight=0.0, ctc_texts=0, word_bonus=0.0)
 
     @model_validator(mode="after")
     def check_rescoring(self) -> Self:

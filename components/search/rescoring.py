@@ -3,7 +3,8 @@ prefix beam search, and rescores the list that is its result.
 
 In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
 texts as its alternatives. A score is the log-probability under the LLM, which does not hear the
-speech, behind ``context``, plus ``ctc_weight`` times that under CTC. The LLM is the one before
+speech, behind ``context``, plus ``ctc_weight`` times that under CTC, plus ``word_bonus`` for each
+word. The LLM is the one before
 training, or with LoRA that has read transcripts alone (``train.curriculum.*.reads``). Nothing is
 generated, so no text is longer than what the head hears. Cost: a pass of the LLM over the last
 words of each prefix, every few words.
@@ -47,7 +48,11 @@ def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet)
     def score(texts: Sequence[str]) -> dict[str, float]:
         different = list(dict.fromkeys(texts))
         ids = [builder.encode_alone(text) for text in different]
-        return dict(zip(different, score_texts(model.llm, before, ids), strict=True))
+        values = score_texts(model.llm, before, ids)
+        return {
+            text: value + constraints.word_bonus * len(text.split())
+            for text, value in zip(different, values, strict=True)
+        }
 
     def score_beside_ctc(texts: Sequence[str]) -> list[float]:
         scores = score(texts)

@@ -90,13 +90,13 @@ class ChosenEvidence(CtcEvidence):
         return dict(list(self.texts.items())[:count])
 
 
-@pytest.mark.parametrize("context", ["", "cedar birch"])
+@pytest.mark.parametrize(("context", "bonus"), [("", 0.0), ("cedar birch", 0.0), ("", 5.0)])
 def test_the_llm_before_training_chooses_among_the_texts_of_the_head(
-    context: str, tmp_path: Path
+    context: str, bonus: float, tmp_path: Path
 ) -> None:
     model = joined(tmp_path)
     texts = {"amber birch": -3.0, "amber": -2.0, "birch cedar amber": -9.0, "": -30.0}
-    constraints = replace(GREEDY, ctc_texts=4, ctc_weight=2.0, context=context)
+    constraints = replace(GREEDY, ctc_texts=4, ctc_weight=2.0, word_bonus=bonus, context=context)
     (hypothesis,) = search(model, frames_of([40]), [1.0], constraints, [ChosenEvidence(texts)])
     ranked = [hypothesis, *hypothesis.alternatives]
 
@@ -107,7 +107,10 @@ def test_the_llm_before_training_chooses_among_the_texts_of_the_head(
         bos = model.tokenizer.bos_token_id
         return score_text(model.llm, bos, [*before, *ids]) - score_text(model.llm, bos, before)
 
-    scores = {text: score_behind_context(text) + 2 * value for text, value in texts.items()}
+    scores = {
+        text: score_behind_context(text) + 2 * value + bonus * len(text.split())
+        for text, value in texts.items()
+    }
     assert [one.text for one in ranked] == sorted(scores, key=lambda text: -scores[text])
     assert [one.score for one in ranked] == pytest.approx(sorted(scores.values(), reverse=True))
     one_text = replace(constraints, ctc_texts=1)
