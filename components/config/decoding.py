@@ -87,7 +87,7 @@ class ConstraintSet:
         NonNegativeInt,
         Field(
             description="Prefixes that a prefix beam search of the CTC head keeps, among which the "
-            "LLM before training chooses; 0: the LLM writes the text."
+            "LLM chooses, which does not hear the speech; 0: the LLM writes the text."
         ),
     ] = 0
     word_bonus: Annotated[
@@ -100,7 +100,10 @@ class ConstraintSet:
     ] = 0.0
     context: Annotated[
         str,
-        Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
+        Field(
+            description="About the recordings; the LLM reads it before the speech, or before a "
+            "text that it rescores; empty: none."
+        ),
     ] = ""
 
     @property

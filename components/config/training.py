@@ -104,6 +104,14 @@ class CurriculumStage:
         Field(description="Where linear and cosine decay reach 0, if not at the end of the stage."),
     ] = None
 
+    reads: Annotated[
+        Literal["speech", "text"],
+        Field(
+            description="What the LLM reads: speech in its prompt, or transcripts alone, as a "
+            "language model does."
+        ),
+    ] = "speech"
+
     @model_validator(mode="after")
     def check_length(self) -> Self:
         """A stage has one length."""
@@ -115,14 +123,6 @@ class CurriculumStage:
                 "Give it steps or epochs; the other is left out or null.",
             )
         return self
-
-    reads: Annotated[
-        Literal["speech", "text"],
-        Field(
-            description="What the LLM reads: speech in its prompt, or transcripts alone, as a "
-            "language model does."
-        ),
-    ] = "speech"
 
     @model_validator(mode="after")
     def check_text(self) -> Self:

@@ -4,10 +4,9 @@ prefix beam search, and rescores the list that is its result.
 In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
 texts as its alternatives. A score is the log-probability under the LLM, which does not hear the
 speech, behind ``context``, plus ``ctc_weight`` times that under CTC, plus ``word_bonus`` for each
-word. The LLM is the one before
-training, or with LoRA that has read transcripts alone (``train.curriculum.*.reads``). Nothing is
-generated, so no text is longer than what the head hears. Cost: a pass of the LLM over the last
-words of each prefix, every few words.
+word. The LLM is the one before training, or with LoRA that has read transcripts alone
+(``train.curriculum.*.reads``). Nothing is generated, so no text is longer than what the head hears.
+Cost: a pass of the LLM over the last words of each prefix, every few words.
 """
 
 from __future__ import annotations
