@@ -100,10 +100,7 @@ class ConstraintSet:
     ] = 0.0
     context: Annotated[
         str,
-        Field(
-            description="About the recordings; the LLM reads it before the speech, or before a "
-            "text that it rescores; empty: none."
-        ),
+        Field(description="About the recordings; the LLM reads it before the speech; empty: none."),
     ] = ""
 
     @property
