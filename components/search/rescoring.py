@@ -4,7 +4,8 @@ prefix beam search, and rescores the list that is its result.
 In: the model and the evidence of its CTC head. Out: a hypothesis for each utterance, with the other
 texts as its alternatives. A score is the log-probability under the LLM, which does not hear the
 speech, behind ``context``, plus ``ctc_weight`` times that under CTC, plus ``word_bonus`` for each
-word. The LLM is the one before training, or with LoRA that has read transcripts alone
+word. Where the head gives speech a probability below ``silence_gate``, no word has a bonus and the
+empty text is among the texts. The LLM is the one before training, or with LoRA that has read transcripts alone
 (``train.curriculum.*.reads``). Nothing is generated, so no text is longer than what the head hears.
 Cost: a pass of the LLM over the last words of each prefix, every few words.
 """
@@ -42,6 +43,8 @@ def choose_texts(
 
 def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet) -> Hypothesis:
     builder, weight = model.builder, constraints.ctc_weight
+    is_silent = evidence.speech_probability() < float(constraints.silence_gate)
+    bonus = 0.0 if is_silent else constraints.word_bonus  # it would outweigh the empty text
     before = [builder.text_start, *builder.encode_alone(constraints.context)]
 
     def score(texts: Sequence[str]) -> dict[str, float]:
@@ -49,7 +52,7 @@ def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet)
         ids = [builder.encode_alone(text) for text in different]
         values = score_texts(model.llm, before, ids)
         return {
-            text: value + constraints.word_bonus * len(text.split())
+            text: value + bonus * len(text.split())
             for text, value in zip(different, values, strict=True)
         }
 
@@ -58,6 +61,8 @@ def _choose(model: SpeechLLM, evidence: CtcEvidence, constraints: ConstraintSet)
         return [scores[text] / weight for text in texts]
 
     likely = evidence.list_likely_texts(constraints.ctc_texts, score_beside_ctc)
+    if is_silent:
+        likely.setdefault("", evidence.log_agreement((), ""))
     scores = score(list(likely))
     hypotheses = [
         Hypothesis(text, builder.encode_alone(text), scores[text] + weight * log_probability)

@@ -83,8 +83,14 @@ def test_a_judge_keeps_a_beginning_that_the_head_thinks_less_likely() -> None:
 class ChosenEvidence(CtcEvidence):
     """Evidence whose head has these texts."""
 
-    def __init__(self, texts: dict[str, float]) -> None:
-        self.texts = texts
+    def __init__(self, texts: dict[str, float], speech: float = 1.0) -> None:
+        self.texts, self.speech = texts, speech
+
+    def speech_probability(self, tokens: Sequence[int] = ()) -> float:
+        return self.speech
+
+    def log_agreement(self, tokens: Sequence[int], text: str) -> float:
+        return math.log1p(-self.speech)  # of the empty text
 
     def list_likely_texts(self, count: int, score_texts: object = None) -> dict[str, float]:
         return dict(list(self.texts.items())[:count])
@@ -116,6 +122,22 @@ def test_the_llm_before_training_chooses_among_the_texts_of_the_head(
     one_text = replace(constraints, ctc_texts=1)
     (first,) = search(model, frames_of([40]), [1.0], one_text, [ChosenEvidence(texts)])
     assert first.text == "amber birch" and not first.alternatives
+
+
+@pytest.mark.parametrize("listed", [{"amber": -1.0}, {"amber": -1.0, "": -1.6}])
+def test_where_the_head_hardly_hears_speech_no_bonus_outweighs_silence(
+    listed: dict[str, float], tmp_path: Path
+) -> None:
+    """The probability of speech is 0.8: below a gate of 0.9, not below one of 0.7."""
+    model = joined(tmp_path)
+
+    def best(gate: float) -> str:
+        rules = replace(GREEDY, ctc_texts=4, ctc_weight=2.0, word_bonus=50.0, silence_gate=gate)
+        evidence = ChosenEvidence(listed, speech=0.8)
+        (hypothesis,) = search(model, frames_of([40]), [1.0], rules, [evidence])
+        return hypothesis.text
+
+    assert (best(0.0), best(0.7), best(0.9)) == ("amber", "amber", "")
 
 
 @pytest.mark.parametrize("family", LLMS)
