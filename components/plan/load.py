@@ -25,6 +25,7 @@ from components.config.schema import STRICT, Unit, parse_as
 from components.plan.networks import BYTES, Networks
 from components.plan.sizes import EncoderSize
 from components.plan.speech import AudioAmount, augmented_views
+from components.search.ctc_beam import JUDGED_UNITS
 
 # Share of the published matrix rate; docs/results/performance.md: 0.19 to 0.56 in features and full
 # training batches.
@@ -37,6 +38,9 @@ BANDWIDTH_SHARE = 0.1
 CORE_RATE = 30e9
 CORE_DECODE_RATE = 4e9  # when one token after another is generated: 3 to 6 GFlop/s, mostly overhead
 TEXT_TOKENS = 3.7  # a second of speech: LibriSpeech's 2.7 words, 1.35 tokens each
+# How often the LLM reads the tokens of a text in rescoring, for each prefix, padding counted: twice
+# in part (docs/guide/search.md, ctc_texts). Of 22 s of read English with 32 prefixes: 1.64.
+RESCORED_SHARE = 1.64
 PROMPT_TOKENS = 20  # of the templates in catalogue/llm.yaml, about
 WINDOW_S = 30.0  # that Whisper's decoder takes at once (Radford et al. 2022, arXiv 2212.04356, 2.1)
 LONGEST = 2.0  # the longest transcript of a batch, in means; assumed
@@ -80,6 +84,7 @@ class StageLoad:
     operations: dict[str, float]  # by dtype
     weight_bytes: float  # that are read, one token after another
     peak_bytes: float  # of memory, in one process
+    generated: float = 0.0  # of the operations: for one token after another
     max_processes: int | None = None  # on one machine; None: as many as workers
 
     @property
@@ -102,8 +107,8 @@ class StageLoad:
 
     def estimate_core_hours(self) -> float:
         """Hours of one core; larger networks than those of the embedded run take less."""
-        rate = CORE_DECODE_RATE if self.stage == "decode" else CORE_RATE
-        return self.total_operations / rate / 3600
+        in_batches = self.total_operations - self.generated
+        return (in_batches / CORE_RATE + self.generated / CORE_DECODE_RATE) / 3600
 
 
 def read_gpu(name: str) -> Gpu:
@@ -210,22 +215,25 @@ def estimate_decode(
     block_bytes = networks.bridge.block_parameters * BYTES["float32"]
     tested = [amount for amount in audio if amount.role in TESTED_ROLES]
     longest_s = max((amount.mean_s for amount in tested), default=1.0)
-    operations, weight_bytes, peak_bytes = 0.0, 0.0, 0.0
+    generated, rescored, weight_bytes, peak_bytes = 0.0, 0.0, 0.0, 0.0
     for rules in settings.sets.values():
         for amount in tested:
+            if rules.ctc_texts:
+                rescored += _rescoring_operations(networks, rules, amount)
+                num_passes = _rescoring_passes(amount)
+                weight_bytes += num_passes * llm.num_parameters * num_bytes
+                continue
             tokens = count_tokens(networks, amount.mean_s)
             tokens += rules.beams * amount.mean_s * TEXT_TOKENS
-            operations += 2 * networks.sequence_parameters * amount.num_utterances * tokens
+            generated += 2 * networks.sequence_parameters * amount.num_utterances * tokens
             steps = generation_steps(
                 networks, amount, amount.num_utterances, settings.batch_seconds
             )
             weight_bytes += steps * (llm.num_parameters * num_bytes + block_bytes)
-        per_batch = networks.encoder.utterances_per_batch(longest_s, settings.batch_seconds)
-        num_rows = rules.beams * per_batch
-        most_tokens = _most_tokens(rules, LONGEST * longest_s)
-        row_tokens = networks.prompt_speech_tokens(longest_s) + PROMPT_TOKENS + most_tokens
+        num_rows, row_tokens, row_logits = _search_rows(networks, params, rules, longest_s)
         cache_bytes = num_rows * row_tokens * llm.num_layers * llm.kv_width * num_bytes
-        peak_bytes = max(peak_bytes, cache_bytes + num_rows * llm.vocabulary_size * LOGIT_BYTES)
+        logit_bytes = num_rows * row_logits * llm.vocabulary_size * LOGIT_BYTES
+        peak_bytes = max(peak_bytes, cache_bytes + logit_bytes)
     peak_bytes += (
         llm.num_parameters * num_bytes + block_bytes + _whisper_bytes(networks) + LIBRARY_BYTES
     )
@@ -239,13 +247,42 @@ def estimate_decode(
         "decode",
         dtype,
         sum_by_dtype(
-            (dtype, operations),
+            (dtype, generated + rescored),
             (frozen_arithmetic(params, encoder_dtype), encoding),
             ("float32", whisper_operations),
         ),
         weight_bytes + whisper_weight_bytes,
         peak_bytes,
+        generated,
     )
+
+
+def _search_rows(
+    networks: Networks, params: Params, rules: ConstraintSet, longest_s: float
+) -> tuple[float, float, float]:
+    """What the LLM has in memory at once: rows, tokens of each, and logits of each."""
+    if rules.ctc_texts:  # the texts of one utterance
+        text_tokens = LONGEST * longest_s * TEXT_TOKENS
+        return rules.ctc_texts, text_tokens, min(text_tokens, LONGEST * JUDGED_UNITS)
+    per_batch = networks.encoder.utterances_per_batch(longest_s, params.decode.batch_seconds)
+    most_tokens = _most_tokens(rules, LONGEST * longest_s)
+    row_tokens = networks.prompt_speech_tokens(longest_s) + PROMPT_TOKENS + most_tokens
+    return rules.beams * per_batch, row_tokens, 1
+
+
+def _rescoring_operations(networks: Networks, rules: ConstraintSet, amount: AudioAmount) -> float:
+    """Of the LLM where it chooses among the texts of the CTC head; none for non-speech."""
+    if not amount.has_speech:
+        return 0.0
+    tokens = RESCORED_SHARE * rules.ctc_texts * TEXT_TOKENS * amount.seconds
+    return 2 * networks.llm.num_parameters * tokens
+
+
+def _rescoring_passes(amount: AudioAmount) -> float:
+    """Of the LLM: two each time it judges, of the words that all texts share and of the others."""
+    if not amount.has_speech:
+        return 0.0
+    return 2 * (amount.seconds * TEXT_TOKENS / JUDGED_UNITS + amount.num_utterances)
 
 
 def _most_tokens(rules: ConstraintSet, speech_seconds: float) -> float:

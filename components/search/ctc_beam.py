@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # the plan reads the figures below without torch
+    import torch
 
-from components.search.ctc_prefixes import Units
+    from components.search.ctc_prefixes import Units
 
 # Units of a step that lengthen a prefix: others are less likely than one in a thousand, and of so
 # many at most a search of some dozens of prefixes keeps one.
@@ -31,9 +33,9 @@ MARGIN = 12.0
 IMPOSSIBLE = -math.inf
 
 # Scores of prefixes, to be added to the logarithms of their probabilities.
-Judge = Callable[[Sequence[Units]], Sequence[float]]
+Judge = Callable[[Sequence["Units"]], Sequence[float]]
 # Of each prefix: log-probability of the paths that end in the blank, and in its last unit.
-Beam = dict[Units, tuple[float, float]]
+Beam = dict["Units", tuple[float, float]]
 
 
 def list_likely_texts(

@@ -5,9 +5,9 @@ In: the model and the evidence of its CTC head. Out: a hypothesis for each utter
 texts as its alternatives. A score is the log-probability under the LLM, which does not hear the
 speech, behind ``context``, plus ``ctc_weight`` times that under CTC, plus ``word_bonus`` for each
 word. Where the head gives speech a probability below ``silence_gate``, no word has a bonus and the
-empty text is among the texts. The LLM is the one before training, or with LoRA that has read transcripts alone
-(``train.curriculum.*.reads``). Nothing is generated, so no text is longer than what the head hears.
-Cost: a pass of the LLM over the last words of each prefix, every few words.
+empty text is among the texts. The LLM is the one before training, or with LoRA that has read
+transcripts alone (``train.curriculum.*.reads``). Nothing is generated, so no text is longer than
+what the head hears. Cost: a pass of the LLM over the last words of each prefix, every few words.
 """
 
 from __future__ import annotations

@@ -227,6 +227,33 @@ def test_decoding_full_windows_takes_the_memory_of_those_in_a_batch(
     assert peaks == [pytest.approx(32 * row_bytes + bytes_besides)] * 2
 
 
+def test_rescoring_is_counted_by_the_prefixes_that_the_llm_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the LLM alone, in batches: no text is generated, and non-speech has no texts."""
+    monkeypatch.chdir(REPOSITORY)
+    params = read_overridden_params({"encoder": "hubert-xlarge", "llm": "tinyllama"}, "overrides")
+    free = params.decode.sets["free"]
+    networks = read_networks(params)
+
+    def estimate(role: str, **changes: float) -> StageLoad:
+        settings = replace(params.decode, sets={"free": replace(free, **changes)})
+        amount = AudioAmount(role, "voices", 1200.0, 100, "settings")
+        own = replace(params, decode=settings)
+        return estimate_decode(own, networks, [amount], "float16", "float32")
+
+    rescoring = estimate("test", ctc_texts=32, ctc_weight=1.0)
+    assert rescoring.generated == 0
+    tokens = 1.64 * 32 * 3.7 * 1200
+    assert rescoring.total_operations == pytest.approx(2 * networks.llm.num_parameters * tokens)
+    assert rescoring.estimate_core_hours() == pytest.approx(
+        rescoring.total_operations / 30e9 / 3600
+    )
+    assert estimate("nonspeech-test", ctc_texts=32, ctc_weight=1.0).total_operations == 0
+    generation = estimate("test")
+    assert generation.generated == generation.total_operations > 0
+
+
 def test_budgets_cut_a_step(estimate: Estimate) -> None:
     load = estimate()[0]
     half = estimate(train__batch_tokens=279)[0]  # of 558
