@@ -6,16 +6,13 @@ written as 16-bit FLAC. Cost: limited by decoding and resampling on the worker p
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from components.audio.sound import RATE, encode_flac, read_waveform
+from components.audio.sound import read_stored
 from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.manifest import read_manifest
@@ -107,15 +104,10 @@ def _member(utterance: Utterance, file: StoredFile) -> TarMember:
             subject=utterance.id,
             hint="Run 'python -m components.corpus scan', then 'dvc repro'.",
         )
-    info = soundfile.info(io.BytesIO(data))
-    if (info.format, info.samplerate, info.channels) == ("FLAC", RATE, 1):
-        num_samples = info.frames
-    else:
-        waveform = read_waveform(data)
-        data, num_samples = encode_flac(waveform), len(waveform)
+    stored, num_samples = read_stored(data)
     return TarMember(
         utterance.id,
-        data,
+        stored or data,
         num_samples,
         0,
         utterance.text,
