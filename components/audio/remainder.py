@@ -1,38 +1,77 @@
-"""Sound behind the end at which libsndfile stops: a second stream of an Ogg or FLAC file, samples
-that a stale length leaves out.
+"""Whether a sound file holds what its header tells: no less, where libsndfile does not notice, and
+no sound behind it, at which libsndfile stops: a second stream of an Ogg or FLAC file, samples that
+a stale length leaves out.
 
-In: a binary stream of a file. Out: whether it holds more than its header tells. Nothing is decoded.
-Cost: one pass over the page or chunk headers; over the bytes of a FLAC.
+In: a binary stream of a file. Out: a word. Nothing is decoded. Cost: one pass over the page or
+chunk headers; over the bytes of a FLAC.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal
 
+from components.audio.container import PIPED_WAV_SIZE
+
+Length = Literal["right", "shorter", "longer"]
 TAIL = 4096  # bytes that are no chunk, as of tags that players append
 BLOCK = 1 << 20  # bytes that are searched at once
 FLAC_TAIL = 1 << 18  # bytes from the end in which a frame begins; a frame has some 10 kB
 FLAC_START = b"fLaC\0\0\0\x22"  # with the header of its first block, which has 34 bytes
 FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+SPHERE_FIELD = re.compile(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d+)", re.MULTILINE)
+UNKNOWN_AU = 0xFFFFFFFF  # length in its header
+WAV_FORMS, AIFF_FORMS = (b"RIFF", b"RIFX", b"RF64"), (b"AIFF", b"AIFC")
 
 
-def holds_more_sound(stream: BinaryIO) -> bool:
-    """Whether a WAV, AIFF, FLAC or Ogg file goes on with sound behind the end that its header
-    tells; False for files of other forms.
+def compare_length(stream: BinaryIO) -> Length:
+    """How much a WAV, W64, AIFF, CAF, AU, SPHERE, FLAC or Ogg file holds, compared with its header;
+    ``right`` for files of other forms, and where the header does not tell.
     """
-    form, kind = stream.read(4), stream.read(8)[4:]
+    head = stream.read(24)
+    form, kind = head[:4], head[8:12]
     if form == b"OggS":
-        return _is_chained_ogg(stream)
+        return "longer" if _is_chained_ogg(stream) else "right"
     if form == b"fLaC":
-        return _is_joined_flac(stream) or _is_longer_flac(stream)
-    if form in (b"RIFF", b"RF64", b"RIFX") and kind == b"WAVE":
-        return _has_more_chunks(stream, "big" if form == b"RIFX" else "little")
-    if form == b"FORM" and kind in (b"AIFF", b"AIFC"):
-        return _has_more_chunks(stream, "big")
-    return False
+        is_longer = _is_joined_flac(stream) or _is_longer_flac(stream)
+        return "longer" if is_longer else "right"
+    if form in WAV_FORMS and kind == b"WAVE":
+        return _compare_chunks(stream, 12, 8, _big_chunk if form == b"RIFX" else _little_chunk)
+    if form == b"FORM" and kind in AIFF_FORMS:
+        return _compare_chunks(stream, 12, 8, _big_chunk)
+    if form == b"caff":
+        return _compare_chunks(stream, 8, 12, _caf_chunk)
+    if form == b"riff":
+        return _compare_chunks(stream, 40, 24, _w64_chunk)
+    if form == b".snd":
+        start, length = struct.unpack(">II", head[4:12])
+        return "right" if length == UNKNOWN_AU else _compare_end(stream, start + length)
+    if head.startswith(b"NIST_1A"):
+        return _compare_sphere(stream)
+    return "right"
+
+
+def _compare_end(stream: BinaryIO, end: int) -> Length:
+    """``end`` is the position behind the last sample by the header."""
+    if stream.seek(0, io.SEEK_END) < end:
+        return "shorter"
+    return "longer" if _has_bytes(stream, end) else "right"
+
+
+def _compare_sphere(stream: BinaryIO) -> Length:
+    """The header is text, 1,024 bytes in most files, and holds its own length (NIST)."""
+    stream.seek(8)
+    length = stream.read(8).strip()
+    num_header = int(length) if length.isdigit() else 1024
+    stream.seek(0)
+    fields = {name: int(value) for name, value in SPHERE_FIELD.findall(stream.read(num_header))}
+    if len(fields) < 3:
+        return "right"
+    num_samples = fields[b"sample_count"] * fields[b"channel_count"]
+    return _compare_end(stream, num_header + num_samples * fields[b"sample_n_bytes"])
 
 
 def _is_chained_ogg(stream: BinaryIO) -> bool:
@@ -50,25 +89,57 @@ def _is_chained_ogg(stream: BinaryIO) -> bool:
     return False
 
 
-def _has_more_chunks(stream: BinaryIO, order: Literal["little", "big"]) -> bool:
-    """Whether what follows the samples of a WAV or AIFF is no chunk."""
+def _little_chunk(head: bytes) -> tuple[bytes, int, int]:
+    """Name, bytes of content, and bytes to the next chunk."""
+    name, length = struct.unpack("<4sI", head)
+    return name, length, length + length % 2
+
+
+def _big_chunk(head: bytes) -> tuple[bytes, int, int]:
+    name, length = struct.unpack(">4sI", head)
+    return name, length, length + length % 2
+
+
+def _caf_chunk(head: bytes) -> tuple[bytes, int, int]:
+    name, length = struct.unpack(">4sq", head)
+    return name, length, length
+
+
+def _w64_chunk(head: bytes) -> tuple[bytes, int, int]:
+    """A GUID begins with the name; the length counts the head, and chunks begin at eight bytes."""
+    name, length = struct.unpack("<4s12xQ", head)
+    return name, length - 24, (length + 7) // 8 * 8 - 24
+
+
+def _compare_chunks(
+    stream: BinaryIO,
+    position: int,
+    num_head: int,
+    parse: Callable[[bytes], tuple[bytes, int, int]],
+) -> Length:
     size = stream.seek(0, io.SEEK_END)
-    position, long_size = 12, 0
+    long_size = 0
     stream.seek(position)
-    while len(head := stream.read(8)) == 8:
-        name, length = head[:4], int.from_bytes(head[4:], order)
+    while len(head := stream.read(num_head)) == num_head:
+        name, length, step = parse(head)
+        start = position + num_head
         if name == b"ds64":  # of RF64: sizes of 64 bits (EBU Tech 3306)
-            long_size = int.from_bytes(stream.read(16)[8:], order)
-        elif name == b"data" and length == 0xFFFFFFFF:
-            length = long_size
-        is_chunk = all(0x20 <= byte < 0x7F for byte in name) and position + 8 + length <= size
-        if name in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-            return True
-        if not is_chunk:
-            return name not in (b"data", b"SSND") and _has_bytes(stream, position)
-        position += 8 + length + length % 2
+            long_size = int.from_bytes(stream.read(16)[8:], "little")
+        elif name == b"data" and parse is _little_chunk and long_size and length == 0xFFFFFFFF:
+            length = step = long_size
+        if name in (*WAV_FORMS, b"FORM", b"caff", b"riff"):
+            return "longer"
+        if name in (b"data", b"SSND"):
+            is_told = length > 0 and not (parse is _little_chunk and length >= PIPED_WAV_SIZE)
+            if not is_told:  # it was written to a pipe, or is empty
+                return "right"
+            if start + length > size:
+                return "shorter"
+        elif not all(0x20 <= byte < 0x7F for byte in name) or not 0 <= length <= size - start:
+            return "longer" if _has_bytes(stream, position) else "right"
+        position = start + step
         stream.seek(position)
-    return False
+    return "right"
 
 
 def _has_bytes(stream: BinaryIO, position: int) -> bool:

@@ -29,7 +29,7 @@ from components.audio.container import (
     count_mp3_frames,
     ends_inside_ogg,
 )
-from components.audio.remainder import holds_more_sound
+from components.audio.remainder import compare_length
 
 RATE = 16_000  # Hz; what every encoder of the catalogue takes
 SILENCE = 1e-4  # peak of full scale (-80 dB) below which a file is silent
@@ -161,8 +161,9 @@ def resample(samples: np.ndarray, rate: int, target: int = RATE) -> np.ndarray:
 
 def round_to_16_bits(samples: np.ndarray) -> np.ndarray:
     """The samples as they come back from 16-bit FLAC (``encode_flac``), float32."""
-    clipped = np.clip(samples, -1.0, 1.0).astype(np.float32)
-    rounded: np.ndarray = np.rint(clipped * np.float32(32767)) / np.float32(32768)
+    full_scale = np.float32(1 << 15)
+    rounded: np.ndarray = np.rint(samples * full_scale).clip(-full_scale, full_scale - 1)
+    rounded /= full_scale
     return rounded
 
 
@@ -320,11 +321,12 @@ def _min_samples(file: soundfile.SoundFile, source: Path | bytes) -> int:
     not intact.
     """
     num_frames: int = file.frames
-    if SHORTENED.search(file.extra_info) or _is_cut_ogg(source):
-        raise BrokenSound(TRUNCATED)
     with _open_stream(source) as stream:
-        if holds_more_sound(stream):
-            raise BrokenSound(LONGER)
+        length = compare_length(stream)
+    if length == "longer":
+        raise BrokenSound(LONGER)
+    if length == "shorter" or SHORTENED.search(file.extra_info) or _is_cut_ogg(source):
+        raise BrokenSound(TRUNCATED)
     if file.subtype != "MPEG_LAYER_III":
         return num_frames
     with _open_stream(source) as stream:
