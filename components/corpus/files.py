@@ -108,12 +108,14 @@ def read_sizes(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
 
 def read_lines(root: Path | RemotePath, path: str) -> Iterator[str]:
     """The lines of a text file below ``root`` that are not blank, one by one: those of English MLS
-    are 2 GB. Raises InputError if the file is not UTF-8.
+    are 2 GB. A line ends at a line feed alone, since texts hold other separators; a byte order mark
+    is no text. Raises InputError if the file is not UTF-8.
     """
     try:
-        with (root / path).open(encoding="utf-8") as stream:
+        with (root / path).open(encoding="utf-8-sig", newline="\n") as stream:
             for line in stream:
-                yield from (part for part in line.splitlines() if part.strip())
+                if line.strip():
+                    yield line.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise InputError(
             f"{path}: not UTF-8 text.", subject=path, hint="Use the file as published."

@@ -175,4 +175,4 @@ class ClipsSource(FileSource[ClipsSettings]):
     def _read_annotations(self, path: str) -> list[list[str]]:
         # "replace": only names and Y or N are used
         text = (self._root / path).read_text(encoding="utf-8", errors="replace")
-        return [line.split() for line in text.splitlines()]
+        return [line.split() for line in text.removeprefix("\ufeff").split("\n")]
