@@ -111,7 +111,11 @@ class RemotePath:
         each thousand files.
         """
         infos = self._request(lambda system: system.find(self.url, detail=True))
-        return {RemotePath(f"{SCHEME}{name}"): info["size"] for name, info in infos.items()}
+        return {
+            RemotePath(f"{SCHEME}{name}"): info["size"]
+            for name, info in infos.items()
+            if not name.endswith("/")  # what a console writes to show an empty folder
+        }
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
         """The files at any depth whose name matches."""

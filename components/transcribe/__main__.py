@@ -2,11 +2,12 @@
 [--out DIR]``: recordings to text.
 
 Text goes to standard output, or to one file for each recording below ``--out``; progress and
-failures go to standard error, one line for each failed file. The exit code is 0 if all files gave
-text, 1 if some gave none, 2 for a wrong parameter or model, 75 if a base checkpoint could not be
-fetched. ``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model
-into a folder of its own; ``python -m components.transcribe batch IN OUT`` fills a table from a
-folder or bucket (components/transcribe/batch.py).
+failures go to standard error, one line for each failed file, and for each recording of a folder
+that is left out. The exit code is 0 if all gave text, 1 if some gave none or were left out, 2 for a
+wrong parameter or model, 75 if a base checkpoint could not be fetched.
+``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model into a
+folder of its own; ``python -m components.transcribe batch IN OUT`` fills a table from a folder or
+bucket (components/transcribe/batch.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -107,7 +108,11 @@ def _add_transcribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
-    inputs = list_inputs(options.inputs)
+    listing = list_inputs(options.inputs)
+    inputs = listing.inputs
+    _print_left_out(listing.left_out)
+    if not inputs:
+        return FAILED
     if options.format in ONE_PER_FILE and len(inputs) > 1 and options.out is None:
         raise InputError(
             f"{len(inputs)} recordings as {options.format} need a file each.",
@@ -144,7 +149,12 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
                 write(result)
                 if notice := describe_missing_text(result):
                     _print_notice(f"{result.name}: {notice}")
-    return FAILED if num_failed else 0
+    return FAILED if num_failed or listing.left_out else 0
+
+
+def _print_left_out(left_out: Mapping[str, str]) -> None:
+    for name, reason in left_out.items():
+        print(f"{name}: left out: {reason}", file=sys.stderr, flush=True)
 
 
 def _print_notice(sentence: str) -> None:
@@ -244,12 +254,14 @@ def _batch(options: argparse.Namespace) -> int:
     summary = run(
         options.source, options.target, options.model, options.set, options.shard, options.again
     )
+    _print_left_out(summary.left_out)
     num_texts = summary.num_recordings - summary.num_failed
     print(
         f"{options.target}: {summary.num_recordings} recordings, {num_texts} with a transcript, "
-        f"{summary.num_failed} without (the column 'failure' has the reason)"
+        f"{summary.num_failed} without (the column 'failure' has the reason), "
+        f"{len(summary.left_out)} left out"
     )
-    return FAILED if summary.num_failed else 0
+    return FAILED if summary.num_failed or summary.left_out else 0
 
 
 DESCRIPTIONS = {
