@@ -86,14 +86,15 @@ def write_shard(job: ShardJob) -> Path:
     def fill(folder: Path) -> None:
         source = build_source(job.source, job.role, job.settings)
         members = (
-            _member(utterance, source.locate(utterance.path)) for utterance in job.utterances
+            _member(job.role, utterance, source.locate(utterance.path))
+            for utterance in job.utterances
         )
         write_index(folder / INDEX, write_tar(folder / job.name, members, "flac"))
 
     return cached_tar("shards", job.key(), job.name, job.remote, fill, code=__name__)
 
 
-def _member(utterance: Utterance, file: StoredFile) -> TarMember:
+def _member(role: str, utterance: Utterance, file: StoredFile) -> TarMember:
     try:
         data = read_verified(file, utterance.sha256)
     except (FileNotFoundError, IsADirectoryError):
@@ -102,7 +103,7 @@ def _member(utterance: Utterance, file: StoredFile) -> TarMember:
         raise InputError(
             f"{file} is missing, or changed since the manifest was written.",
             subject=utterance.id,
-            hint="Run 'python -m components.corpus scan', then 'dvc repro'.",
+            hint=f"'dvc repro -f -s corpus@{role}' inspects the role anew; then 'dvc repro'.",
         )
     stored, num_samples = read_stored(data)
     return TarMember(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from components.corpus.build import count_rows
 from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
 from tests.errors import refused
@@ -103,6 +104,14 @@ def test_what_is_no_file_is_rejected_and_links_multiply_nothing(root: Path) -> N
         r"own/caf\xe9.wav": "wrong name",
     }
     clips(folders=["own"]).scan()
+
+
+def test_recordings_under_two_paths_are_counted(root: Path) -> None:
+    for name in ("a.wav", "deep/a.wav", "b.wav"):
+        put(root / "own" / name, clip(form="WAV"))
+    put(root / "own/c.wav", clip(form="WAV", seed=9))
+    counts = count_rows(*clips(folders=["own"]).list_utterances())
+    assert (counts["found"], counts["kept"], counts["repeated"]) == (4, 4, 2)
 
 
 def test_a_folder_that_cannot_be_read_stops_the_scan(

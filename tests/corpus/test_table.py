@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components.config.errors import InputError
 from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
 from tests.errors import refused
@@ -225,6 +226,12 @@ def test_the_scan_sees_the_text_and_the_files(root: Path) -> None:
 def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, parts: str) -> None:
     with refused(subject, *parts.split()):
         table(root, **changed).scan()
+
+
+@pytest.mark.parametrize("changed", [{"where": {"lang": ["en", False]}}, {"language": False}])
+def test_a_bare_no_of_yaml_is_named(root: Path, changed: dict) -> None:
+    with pytest.raises(InputError, match="quotes"):
+        table(root, **changed)
 
 
 def test_text_is_refused_in_a_role_without_speech(root: Path) -> None:

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
@@ -63,7 +63,7 @@ class TableSettings:
     ] = ""
     speaker_prefix: SpeakerPrefix = ""
     where: Annotated[
-        dict[str, list[str | int]],
+        dict[str, list[str | StrictInt]],
         Field(description="Takes the rows whose column has one of these values."),
     ] = field(default_factory=dict)
 
