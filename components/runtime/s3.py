@@ -227,7 +227,8 @@ def write_atomically(path: Path | RemotePath, data: bytes) -> None:
         path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # A name may have 255 bytes, so none is made of it that is longer.
+    partial = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.partial")
     partial.write_bytes(data)
     partial.replace(path)
 

@@ -23,7 +23,7 @@ from components.audio.segments import MAX_SECONDS
 from components.config.errors import InputError, LibrettoError
 from components.runtime.progress import progress
 from components.runtime.s3 import write_atomically
-from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE
+from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE, escape_for
 from components.transcribe.inputs import AudioInput, list_inputs, output_paths, with_stdin_in_file
 from components.transcribe.notices import describe_missing_text, describe_voices
 from components.transcribe.published import PUBLISHED, exported_folder, published_model
@@ -145,10 +145,12 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
             if isinstance(result, Failure):
                 num_failed += 1
                 print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
-            else:
-                write(result)
-                if notice := describe_missing_text(result):
-                    _print_notice(f"{result.name}: {notice}")
+                continue
+            if notice := write(result):
+                num_failed += 1
+                print(f"{result.name}: {notice}", file=sys.stderr, flush=True)
+            if notice := describe_missing_text(result):
+                _print_notice(f"{result.name}: {notice}")
     return FAILED if num_failed or listing.left_out else 0
 
 
@@ -188,17 +190,31 @@ def _recording(audio_input: AudioInput) -> Recording:
 
 def _writer(
     options: argparse.Namespace, num_inputs: int, paths: dict[str, Path], stream: TextIO
-) -> Callable[[Transcript], None]:
-    """What writes a transcript to its file in ``paths``, or to ``stream`` if there are none."""
+) -> Callable[[Transcript], str]:
+    """What writes a transcript to its file in ``paths``, or to ``stream`` if there are none, and
+    returns why it could not, or an empty string.
+    """
     to_text, head = FORMATS[options.format], HEADS.get(options.format, "")
 
-    def to_file(transcript: Transcript) -> None:
-        write_atomically(paths[transcript.name], (head + to_text(transcript)).encode())
+    def to_file(transcript: Transcript) -> str:
+        path = paths[transcript.name]
+        try:
+            write_atomically(path, (head + to_text(transcript)).encode())
+        except OSError as error:
+            return f"{path} can't be written: {error.strerror}"
+        return ""
 
-    def to_stream(transcript: Transcript) -> None:
+    def to_stream(transcript: Transcript) -> str:
         name = f"{transcript.name}\t" if options.format == "txt" and num_inputs > 1 else ""
-        stream.write(name + to_text(transcript))
+        text = name + to_text(transcript)
+        shown = escape_for(stream, text)
+        stream.write(shown)
         stream.flush()
+        if shown == text:
+            return ""
+        return (
+            f"{stream.encoding} lacks letters of it, which are escaped; set PYTHONIOENCODING=utf-8"
+        )
 
     if paths:
         return to_file

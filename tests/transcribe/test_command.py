@@ -236,6 +236,35 @@ def test_a_folder_of_other_formats_alone_is_no_success(
     assert "memo.m4a" in capsys.readouterr().err
 
 
+def test_the_longest_names_are_written_and_what_cannot_be_costs_one_line(
+    model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for name in ("a.wav", f"{'b' * 250}.wav", "c.wav"):
+        shutil.copyfile(folder / "a.flac", many / name)
+    out = tmp_path / "out"
+    assert main([str(many), "--set", "ctc", "--out", str(out)]) == 0
+    assert {path.stem for path in out.iterdir()} == {"a", "b" * 250, "c"}
+    capsys.readouterr()
+    assert main([str(many), "--set", "ctc", "--format", "json", "--out", str(out)]) == 1
+    assert {path.stem[:2] for path in out.glob("*.json")} == {"a", "c"}
+    failures = [line for line in capsys.readouterr().err.splitlines() if "b.json" in line]
+    assert len(failures) == 1
+
+
+def test_letters_that_a_terminal_lacks_are_escaped(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(folder / "a.flac", folder / "ž.flac")
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, encoding="latin-1"))
+    assert main([str(folder / "ž.flac"), str(folder / "a.flac"), "--set", "ctc"]) == 1
+    first, second = buffer.getvalue().decode("latin-1").splitlines()
+    assert r"\u017e.flac" in first and "a.flac" in second
+    assert "latin-1" in capsys.readouterr().err
+
+
 def test_two_texts_never_share_a_file(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
