@@ -34,6 +34,9 @@ MP3_RATES = {
     12_000: (2, 0, 1),
     8_000: (2, 0, 2),
 }
+# tags: ID3v2, and an APE tag that has a header (flag 0x20)
+MP3_TAG = rb"ID3.{7}|APETAGEX.{15}[\x20-\x3f\x60-\x7f\xa0-\xbf\xe0-\xff].{8}"
+SKIPPED_BLOCK = 4096  # bytes that are searched at once for what comes next
 MP3_HEAD = 50  # bytes of a frame within which the count of a Xing or Info header ends
 # flags, of which 1 says that the number of frames follows; then that number
 MP3_COUNT = re.compile(rb"(?:Xing|Info)(.{4})(.{4})", re.DOTALL)
@@ -73,6 +76,11 @@ def count_mp3_frames(stream: BinaryIO, sample_rate: int) -> Mp3Frames:
     have.
     """
     version, bits, rate_index = MP3_RATES[sample_rate]
+    third = bytes(b for b in range(256) if b & 0x0C == rate_index << 2 and 0 < b >> 4 < 15)
+    frame = (
+        rb"\xff[" + bytes([0xE2 | bits << 3, 0xE3 | bits << 3]) + rb"][" + re.escape(third) + rb"]"
+    )
+    frame_or_tag = re.compile(frame + rb"|" + MP3_TAG, re.DOTALL)
     size = stream.seek(0, io.SEEK_END)
     position = num_frames = num_declared = 0
     stream.seek(0)
@@ -90,6 +98,8 @@ def count_mp3_frames(stream: BinaryIO, sample_rate: int) -> Mp3Frames:
                 num_declared = int.from_bytes(header[2]) if header[1][3] & 1 else 0
             else:
                 num_frames += 1
+        elif not length:
+            length = _skipped_length(head + stream.read(SKIPPED_BLOCK), frame_or_tag)
         position += length
         stream.seek(position)
     samples_per_frame = 1152 if version == 1 else 576
@@ -97,13 +107,19 @@ def count_mp3_frames(stream: BinaryIO, sample_rate: int) -> Mp3Frames:
 
 
 def _tag_length(head: bytes) -> int:
-    """Bytes to the end of the tag (ID3v2, APE) that starts here; 1 if none does."""
+    """Bytes to the end of the tag (ID3v2, APE) that starts here; 0 if none does."""
     if head[:3] == b"ID3" and len(head) >= 10:
         return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
     # The APE tag's header is at its start, its footer at its end.
     if head[:8] == b"APETAGEX" and len(head) >= 32 and head[23] & 0x20:
         return 32 + int.from_bytes(head[12:16], "little")
-    return 1
+    return 0
+
+
+def _skipped_length(block: bytes, frame_or_tag: re.Pattern[bytes]) -> int:
+    """Bytes from the start of ``block`` to the next frame or tag, at least one."""
+    match = frame_or_tag.search(block, 1)
+    return match.start() if match else max(1, len(block) - MP3_HEAD)
 
 
 def corrected_wav_header(stream: BinaryIO) -> bytes:

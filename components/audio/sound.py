@@ -1,10 +1,12 @@
 """Reading, checking and writing sound files: anything that libsndfile reads → mono float32 at 16
-kHz.
+kHz. Every reader of recordings uses it, so that all hear the same.
 
 In: a path or the bytes of a file. Out: samples, shape (samples,), or FLAC bytes. A file that is
-truncated, or whose length cannot be trusted, raises BrokenSound with the reason
-(``components.audio.container`` reads what libsndfile does not tell). Cost: about 3,700 s of FLAC a
-second on one core; resampling 7,000 s a second.
+truncated, that goes on behind the end that its header tells, or whose length cannot be trusted,
+raises BrokenSound with the reason (``container`` and ``remainder`` read what libsndfile does not
+tell). Channels are averaged; where that cancels most of the sound, the loudest one counts. What is
+beyond full scale is clipped, as it is in shards. Cost: about 3,700 s of FLAC a second on one core,
+half of that with several channels; resampling 7,000 s a second.
 """
 
 from __future__ import annotations
@@ -27,10 +29,22 @@ from components.audio.container import (
     count_mp3_frames,
     ends_inside_ogg,
 )
+from components.audio.remainder import compare_length
 
 RATE = 16_000  # Hz; what every encoder of the catalogue takes
 SILENCE = 1e-4  # peak of full scale (-80 dB) below which a file is silent
 BLOCK_SECONDS = 60  # of a long file, read at once: a few MB
+BLOCK_VALUES = 1 << 22  # samples of all channels that are decoded at once: 16 MB
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz: below telephones, and twice what studios use
+MAX_CHANNELS = 64
+MAX_SECONDS = 4 * 3600  # of a file that is decoded as one utterance: 1 GB in memory
+# Of full scale. Lossy codings decode to twice full scale at most; integers in a file of floats are
+# 128 times and more, and would be noise if they were clipped.
+MAX_PEAK = 8.0
+# Power of the mean of the channels, relative to the loudest channel, below which that one counts.
+# Two channels of which one is silent have 0.25; six of which the centre alone has speech, 0.03;
+# opposite phases 0.
+CANCELLED = 0.2
 MP3_TOLERANCE = 2  # MPEG frames, about 0.05 s, by which an estimated length may be off
 UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile gives as the length if it is not known
 # libsndfile shortens a truncated WAV, AIFF, AU, W64 or RF64 and says so only in its log.
@@ -44,8 +58,8 @@ ENDLESS = (
     "show: re-encode it into a file"
 )
 LONGER = (
-    "longer than its header tells, as an MP3 joined from several, or of changing bitrate "
-    "without a header: re-encode it"
+    "longer than its header tells, as one joined from several files, written to while it was "
+    "copied, or an MP3 of changing bitrate without a header: re-encode it"
 )
 
 
@@ -63,12 +77,20 @@ class Sound:
 
 
 def decode_file(source: Path | bytes) -> Sound:
-    """The complete file at its own rate, channels averaged.
+    """The complete file at its own rate, mono.
 
-    Raises BrokenSound with the reason: unreadable, empty, truncated, of unknown length, not finite.
+    Raises BrokenSound with the reason: unreadable, empty, truncated, of unknown length or longer
+    than it tells, not finite, far beyond full scale, too long for an utterance.
     """
+    channel = _choose_channel(source)
     with _open_sound(source) as file:
-        return _decode_all(file, _min_samples(file, source))
+        if file.frames > MAX_SECONDS * file.samplerate:
+            raise BrokenSound(
+                f"too long: {file.frames / file.samplerate / 3600:.1f} h where an utterance has at "
+                f"most {MAX_SECONDS / 3600:g} h; cut it"
+            )
+        blocks = list(_mono_blocks(file, channel, _min_samples(file, source), BLOCK_SECONDS))
+        return Sound(np.concatenate(blocks), file.samplerate, file.channels)
 
 
 def read_duration_s(source: Path | bytes) -> float:
@@ -84,21 +106,34 @@ def read_waveform(source: Path | bytes) -> np.ndarray:
     return resample(sound.samples, sound.rate)
 
 
-def stream_blocks(source: Path | bytes, block_s: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
-    """The file as ``read_waveform`` gives it, in blocks of about ``block_s`` seconds: hours of it
-    take the memory of one block.
-
-    A file of one block has the bits of ``read_waveform``; a longer one is resampled block by block,
-    which differs by rounding. A WAV that was written to a pipe is read as far as it goes
-    (``read_waveform`` refuses it, since a cut in it does not show). Raises BrokenSound as
-    ``decode_file`` does; a fault behind the first block is raised after that block.
+def read_stored(source: Path | bytes) -> tuple[bytes | None, int]:
+    """What shards store of a file: FLAC bytes, mono at 16 kHz, or None where that is the file
+    itself, and the number of samples; raises BrokenSound.
     """
+    with _open_sound(source) as file:
+        if _is_stored_as_it_is(file):
+            return None, file.frames
+    waveform = read_waveform(source)
+    return encode_flac(waveform), len(waveform)
+
+
+def stream_blocks(source: Path | bytes, block_s: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
+    """The file as shards store it, mono float32 at 16 kHz, in blocks of about ``block_s`` seconds:
+    hours of it take the memory of one block.
+
+    A longer file is resampled block by block, which differs by rounding. A WAV that was written to
+    a pipe is read as far as it goes (``read_waveform`` refuses it, since a cut in it does not
+    show). Raises BrokenSound as ``decode_file`` does, but for the length; a fault behind the first
+    block is raised after that block.
+    """
+    channel = _choose_channel(source, allows_piped=True)
     with _open_sound(source, allows_piped=True) as file:
-        min_samples, block_samples = _min_samples(file, source), int(block_s * file.samplerate)
-        if file.frames > block_samples:
-            yield from _stream_resampled(file, min_samples, block_samples)
-        else:
-            yield resample(_decode_all(file, min_samples).samples, file.samplerate)
+        is_stored = _is_stored_as_it_is(file)
+        blocks = _mono_blocks(file, channel, _min_samples(file, source), block_s)
+        for block in _resample_blocks(
+            blocks, file.samplerate, file.frames <= block_s * file.samplerate
+        ):
+            yield block if is_stored else round_to_16_bits(block)
 
 
 def read_excerpt(data: bytes, start: int, num_samples: int) -> np.ndarray:
@@ -124,6 +159,14 @@ def resample(samples: np.ndarray, rate: int, target: int = RATE) -> np.ndarray:
     return resampled.astype(np.float32)
 
 
+def round_to_16_bits(samples: np.ndarray) -> np.ndarray:
+    """The samples as they come back from 16-bit FLAC (``encode_flac``), float32."""
+    full_scale = np.float32(1 << 15)
+    rounded: np.ndarray = np.rint(samples * full_scale).clip(-full_scale, full_scale - 1)
+    rounded /= full_scale
+    return rounded
+
+
 def is_silent(samples: np.ndarray) -> bool:
     """Whether no sample is louder than -80 dB of full scale."""
     return bool(np.abs(samples).max(initial=0.0) < SILENCE)
@@ -146,6 +189,7 @@ def _open_sound(source: Path | bytes, allows_piped: bool = False) -> Iterator[so
             _sndfile_input(source, allows_piped) as sndfile_input,
             _open_sndfile(sndfile_input) as file,
         ):
+            _check_form(file)
             yield file
     except (OSError, RuntimeError) as error:
         raise BrokenSound(f"unreadable: {_reason(error)}") from None
@@ -201,31 +245,75 @@ def _corrected_header(source: Path | bytes) -> bytes:
         return corrected_wav_header(stream)
 
 
-def _decode_all(file: soundfile.SoundFile, min_samples: int) -> Sound:
-    samples = file.read(dtype="float32", always_2d=True)  # (samples, channels)
-    if len(samples) < min_samples:
-        raise BrokenSound(TRUNCATED)
-    if len(samples) == 0:
-        raise BrokenSound("empty: no samples")
-    return Sound(_to_mono(samples), file.samplerate, file.channels)
+def _is_stored_as_it_is(file: soundfile.SoundFile) -> bool:
+    return (file.format, file.samplerate, file.channels) == ("FLAC", RATE, 1)
 
 
-def _stream_resampled(
-    file: soundfile.SoundFile, min_samples: int, block_samples: int
+def _check_form(file: soundfile.SoundFile) -> None:
+    """Raises BrokenSound for a rate or a number of channels that no recording of speech has."""
+    if not MIN_RATE <= file.samplerate <= MAX_RATE:
+        raise BrokenSound(
+            f"wrong rate: {file.samplerate} Hz where {MIN_RATE} to {MAX_RATE} are possible"
+        )
+    if file.channels > MAX_CHANNELS:
+        raise BrokenSound(
+            f"too many channels: {file.channels} where at most {MAX_CHANNELS} are possible"
+        )
+
+
+def _read_blocks(file: soundfile.SoundFile, block_s: float) -> Iterator[np.ndarray]:
+    """What libsndfile decodes, each (samples, channels). The samples are counted here: some codings
+    can't be sought, and tell no end.
+    """
+    most = BLOCK_VALUES // file.channels
+    count = max(1, min(most, int(block_s * file.samplerate)))
+    while len(samples := file.read(count, dtype="float32", always_2d=True)):
+        yield samples
+
+
+def _choose_channel(source: Path | bytes, *, allows_piped: bool = False) -> int | None:
+    """The channel that counts where the mean of all cancels most of the sound; else None. Decodes
+    the file where it has several.
+    """
+    with _open_sound(source, allows_piped) as file:
+        if file.channels == 1:
+            return None
+        powers, power_of_mean = np.zeros(file.channels), 0.0
+        for samples in _read_blocks(file, BLOCK_SECONDS):
+            powers += np.square(samples, dtype=np.float64).sum(axis=0)
+            power_of_mean += float(np.square(samples.mean(axis=1), dtype=np.float64).sum())
+    loudest = int(powers.argmax())
+    return loudest if power_of_mean < CANCELLED * powers[loudest] else None
+
+
+def _mono_blocks(
+    file: soundfile.SoundFile, channel: int | None, min_samples: int, block_s: float
 ) -> Iterator[np.ndarray]:
-    resampler = (
-        None
-        if file.samplerate == RATE
-        else soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32", quality="HQ")
-    )
-    num_read, is_last = 0, False
-    while not is_last:
-        samples = file.read(block_samples, dtype="float32", always_2d=True)
-        num_read, is_last = num_read + len(samples), len(samples) < block_samples
-        if is_last and num_read < min_samples:
-            raise BrokenSound(TRUNCATED)
-        mono = _to_mono(samples)
-        yield mono if resampler is None else resampler.resample_chunk(mono, last=is_last)
+    """Blocks of shape (samples,), within full scale; raises BrokenSound where the file ends before
+    ``min_samples``.
+    """
+    num_read = 0
+    for samples in _read_blocks(file, block_s):
+        num_read += len(samples)
+        yield _to_mono(samples, channel)
+    if num_read < min_samples:
+        raise BrokenSound(TRUNCATED)
+    if not num_read:
+        raise BrokenSound("empty: no samples")
+
+
+def _resample_blocks(
+    blocks: Iterator[np.ndarray], rate: int, is_one_block: bool
+) -> Iterator[np.ndarray]:
+    """The blocks at 16 kHz; a single one as ``resample`` gives it."""
+    if is_one_block or rate == RATE:
+        for block in blocks:
+            yield resample(block, rate)
+        return
+    resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def _min_samples(file: soundfile.SoundFile, source: Path | bytes) -> int:
@@ -233,7 +321,11 @@ def _min_samples(file: soundfile.SoundFile, source: Path | bytes) -> int:
     not intact.
     """
     num_frames: int = file.frames
-    if SHORTENED.search(file.extra_info) or _is_cut_ogg(source):
+    with _open_stream(source) as stream:
+        length = compare_length(stream)
+    if length == "longer":
+        raise BrokenSound(LONGER)
+    if length == "shorter" or SHORTENED.search(file.extra_info) or _is_cut_ogg(source):
         raise BrokenSound(TRUNCATED)
     if file.subtype != "MPEG_LAYER_III":
         return num_frames
@@ -254,13 +346,23 @@ def _is_cut_ogg(source: Path | bytes) -> bool:
         return ends_inside_ogg(stream)
 
 
-def _to_mono(samples: np.ndarray) -> np.ndarray:
-    """The mean of the channels of samples, shape (samples, channels) → (samples,); raises
-    BrokenSound if a sample is not finite.
+def _to_mono(samples: np.ndarray, channel: int | None) -> np.ndarray:
+    """One channel of samples, (samples, channels), or the mean of all (None), within full scale,
+    shape (samples,); raises BrokenSound if a sample is not finite or far beyond full scale.
     """
-    mono: np.ndarray = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if samples.shape[1] == 1:
+        mono = samples[:, 0]
+    else:
+        mono = samples.mean(axis=1) if channel is None else samples[:, channel]
     if not np.isfinite(mono).all():
         raise BrokenSound("not finite: holds NaN or infinite samples")
+    peak = float(np.abs(mono).max(initial=0.0))
+    if peak > MAX_PEAK:
+        raise BrokenSound(
+            f"too loud: a sample is {peak:,.0f} times full scale, as of integers in a file of "
+            "floats; divide them by their full scale"
+        )
+    mono = np.clip(mono, -1.0, 1.0) if peak > 1 else mono
     contiguous: np.ndarray = np.ascontiguousarray(mono)
     return contiguous
 

@@ -121,6 +121,13 @@ def _input_error(cls: Any, errors: Sequence[ErrorDetails], where: str) -> InputE
     if isinstance(rule, RuleError):
         key = ".".join(part for part in (key, rule.key) if part)
         return InputError(f"{where}: '{key}': {rule}", subject=key, hint=rule.hint)
+    if isinstance(error["input"], bool) and error["type"] == "string_type":
+        return InputError(
+            f"{where}: '{key}' is no text but {str(error['input']).lower()}: YAML reads the bare "
+            "words no, yes, on and off so.",
+            subject=key,
+            hint="Put the word in quotes.",
+        )
     message = str(rule) if rule else error["msg"]
     return InputError(
         f"{where}: '{key}': {message} (value: {error['input']!r}).",

@@ -81,12 +81,16 @@ def check_ids(
 
 
 def count_rows(accepted: list[Utterance], rejected: list[Reject]) -> dict[str, Any]:
-    """Counts of one source: found, kept, rejected by reason, and the hours kept."""
+    """Counts of one source: found, kept, of these recordings that another kept one equals byte by
+    byte, rejected by reason, and the hours kept.
+    """
+    digests = {utterance.sha256 for utterance in accepted}
     num_by_reason = Counter(reject.reason.partition(":")[0] for reject in rejected)
     hours = sum(utterance.duration_s for utterance in accepted) / 3600
     return {
         "found": len(accepted) + len(rejected),
         "kept": len(accepted),
+        "repeated": len(accepted) - len(digests),
         "rejected": dict(sorted(num_by_reason.items())),
         "hours": round(hours, 3),
     }
@@ -95,11 +99,12 @@ def count_rows(accepted: list[Utterance], rejected: list[Reject]) -> dict[str, A
 def _log_counts(label: str, name: str, counts: dict[str, Any]) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts["rejected"].items())
     logger.info(
-        "%s: %s: %d found, %d kept, %d rejected%s, %.3f h",
+        "%s: %s: %d found, %d kept%s, %d rejected%s, %.3f h",
         label,
         name,
         counts["found"],
         counts["kept"],
+        f" ({counts['repeated']} of them twice)" if counts["repeated"] else "",
         sum(counts["rejected"].values()),
         f" ({reasons})" if reasons else "",
         counts["hours"],

@@ -7,19 +7,21 @@ for ``data/sources``. Audio is never opened here. Cost: one listing of the folde
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, Protocol, TypeVar
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
 from components.corpus.source import parse_settings
 from components.runtime.data_roots import data_root
+from components.runtime.folders import list_folder, printable
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.s3 import RemotePath, StoredFile
 
+log = logging.getLogger(__name__)
 # hint where a folder is missing
 FETCH_HINT = "What is published comes with 'python -m components.corpus fetch'."
 
@@ -79,22 +81,25 @@ def list_sizes_below(
     """Size in bytes of each file at any depth of ``folder``, by its path relative to ``root``, in
     sorted order.
 
-    Only paths for which ``accepts(path)`` is true are listed. Links to folders are followed; a
-    folder that does not exist has no files.
+    Only paths for which ``accepts(path)`` is true are listed, among them those that can't be read,
+    with 0 bytes: their inspection says why. Links to folders are followed, each folder once; a
+    folder that does not exist has no files. Raises InputError for a folder that can't be read.
     """
-    if isinstance(root, RemotePath):
-        sizes = {
-            path.relative_to(root).as_posix(): size
-            for path, size in (root / folder).file_sizes().items()
-        }
-        return {path: sizes[path] for path in sorted(sizes) if accepts(path)}
-    files = (
-        Path(parent, name)
-        for parent, _, names in os.walk(root / folder, followlinks=True)
-        for name in names
-    )
-    pairs = ((file.relative_to(root).as_posix(), file) for file in files)
-    return dict(sorted((path, file.stat().st_size) for path, file in pairs if accepts(path)))
+    listing = list_folder(root / folder)
+    for path, reason in listing.unreadable.items():
+        raise InputError(
+            f"{root / folder / path}: {reason}.",
+            subject=str(root / folder / path),
+            hint="Make it readable, or move it out of the data root.",
+        )
+    for path, reason in listing.repeated.items():
+        log.warning("%s: left out: %s", root / folder / path, reason)
+    sizes = listing.sizes | dict.fromkeys(listing.faults, 0)
+    sizes = {
+        printable(path): size if path == printable(path) else 0 for path, size in sizes.items()
+    }
+    below = "" if folder == "." else f"{PurePosixPath(folder)}/"
+    return {f"{below}{path}": sizes[path] for path in sorted(sizes) if accepts(f"{below}{path}")}
 
 
 def read_sizes(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
@@ -108,12 +113,14 @@ def read_sizes(root: Path | RemotePath, paths: Iterable[str]) -> dict[str, int]:
 
 def read_lines(root: Path | RemotePath, path: str) -> Iterator[str]:
     """The lines of a text file below ``root`` that are not blank, one by one: those of English MLS
-    are 2 GB. Raises InputError if the file is not UTF-8.
+    are 2 GB. A line ends at a line feed alone, since texts hold other separators; a byte order mark
+    is no text. Raises InputError if the file is not UTF-8.
     """
     try:
-        with (root / path).open(encoding="utf-8") as stream:
+        with (root / path).open(encoding="utf-8-sig", newline="\n") as stream:
             for line in stream:
-                yield from (part for part in line.splitlines() if part.strip())
+                if line.strip():
+                    yield line.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise InputError(
             f"{path}: not UTF-8 text.", subject=path, hint="Use the file as published."

@@ -19,6 +19,7 @@ import soundfile
 
 from components.audio.sound import BrokenSound, decode_file, is_silent
 from components.corpus import RESULT_VERSION
+from components.runtime.folders import DANGLING, NOT_REGULAR, NOT_TEXT
 from components.runtime.hashing import seed_of
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
@@ -96,12 +97,22 @@ def stamp(path: Path | RemotePath) -> tuple[int, int]:
 
 
 def inspect_file(file: StoredFile) -> InspectedFile:
-    """Reads and decodes one file in full."""
+    """Reads and decodes one file in full. What is no regular file is not opened: a pipe would wait
+    for ever.
+    """
+    if isinstance(file, Path) and not file.is_file():
+        return InspectedFile(_describe_missing(file))
     try:
         data = file.read_bytes()
     except OSError as error:
         return InspectedFile(f"unreadable: {error.strerror}")
     return inspect_bytes(data)
+
+
+def _describe_missing(path: Path) -> str:
+    if path.exists():
+        return NOT_REGULAR
+    return DANGLING if path.is_symlink() else NOT_TEXT
 
 
 def inspect_bytes(data: bytes) -> InspectedFile:

@@ -191,4 +191,4 @@ def _value(values: dict[str, Any], name: str | None) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return " ".join(line.strip() for line in text.split("\n") if line.strip())

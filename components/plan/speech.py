@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from components.audio.endings import ENDINGS
 from components.config import catalogue
 from components.config.params import Features
 from components.corpus.build import OUT
@@ -25,7 +26,6 @@ from components.corpus.source import (
     GeneratedSource,
     build_source,
 )
-from components.corpus.sources.clips import SUFFIXES
 from components.features.waveforms import role_augment
 from components.runtime.artifact import RECORD
 
@@ -165,6 +165,6 @@ def _from_scan(scan: Path) -> Amount | None:
     seconds = [
         num_bytes / BYTES_PER_SECOND.get(suffix, COMPRESSED_BYTES_PER_SECOND)
         for suffix, num_bytes in sizes
-        if suffix in SUFFIXES
+        if suffix in ENDINGS
     ]
     return Amount(sum(seconds), len(seconds)) if seconds else None

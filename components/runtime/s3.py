@@ -111,7 +111,11 @@ class RemotePath:
         each thousand files.
         """
         infos = self._request(lambda system: system.find(self.url, detail=True))
-        return {RemotePath(f"{SCHEME}{name}"): info["size"] for name, info in infos.items()}
+        return {
+            RemotePath(f"{SCHEME}{name}"): info["size"]
+            for name, info in infos.items()
+            if not name.endswith("/")  # what a console writes to show an empty folder
+        }
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
         """The files at any depth whose name matches."""
@@ -223,7 +227,8 @@ def write_atomically(path: Path | RemotePath, data: bytes) -> None:
         path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # A name may have 255 bytes, so none is made of it that is longer.
+    partial = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.partial")
     partial.write_bytes(data)
     partial.replace(path)
 

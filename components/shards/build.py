@@ -6,16 +6,13 @@ written as 16-bit FLAC. Cost: limited by decoding and resampling on the worker p
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from components.audio.sound import RATE, encode_flac, read_waveform
+from components.audio.sound import read_stored
 from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.manifest import read_manifest
@@ -89,14 +86,15 @@ def write_shard(job: ShardJob) -> Path:
     def fill(folder: Path) -> None:
         source = build_source(job.source, job.role, job.settings)
         members = (
-            _member(utterance, source.locate(utterance.path)) for utterance in job.utterances
+            _member(job.role, utterance, source.locate(utterance.path))
+            for utterance in job.utterances
         )
         write_index(folder / INDEX, write_tar(folder / job.name, members, "flac"))
 
     return cached_tar("shards", job.key(), job.name, job.remote, fill, code=__name__)
 
 
-def _member(utterance: Utterance, file: StoredFile) -> TarMember:
+def _member(role: str, utterance: Utterance, file: StoredFile) -> TarMember:
     try:
         data = read_verified(file, utterance.sha256)
     except (FileNotFoundError, IsADirectoryError):
@@ -105,17 +103,12 @@ def _member(utterance: Utterance, file: StoredFile) -> TarMember:
         raise InputError(
             f"{file} is missing, or changed since the manifest was written.",
             subject=utterance.id,
-            hint="Run 'python -m components.corpus scan', then 'dvc repro'.",
+            hint=f"'dvc repro -f -s corpus@{role}' inspects the role anew; then 'dvc repro'.",
         )
-    info = soundfile.info(io.BytesIO(data))
-    if (info.format, info.samplerate, info.channels) == ("FLAC", RATE, 1):
-        num_samples = info.frames
-    else:
-        waveform = read_waveform(data)
-        data, num_samples = encode_flac(waveform), len(waveform)
+    stored, num_samples = read_stored(data)
     return TarMember(
         utterance.id,
-        data,
+        stored or data,
         num_samples,
         0,
         utterance.text,

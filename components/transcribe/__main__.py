@@ -2,11 +2,12 @@
 [--out DIR]``: recordings to text.
 
 Text goes to standard output, or to one file for each recording below ``--out``; progress and
-failures go to standard error, one line for each failed file. The exit code is 0 if all files gave
-text, 1 if some gave none, 2 for a wrong parameter or model, 75 if a base checkpoint could not be
-fetched. ``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model
-into a folder of its own; ``python -m components.transcribe batch IN OUT`` fills a table from a
-folder or bucket (components/transcribe/batch.py).
+failures go to standard error, one line for each failed file, and for each recording of a folder
+that is left out. The exit code is 0 if all gave text, 1 if some gave none or were left out, 2 for a
+wrong parameter or model, 75 if a base checkpoint could not be fetched.
+``python -m components.transcribe export DIR [--with-bases]`` writes the workspace's model into a
+folder of its own; ``python -m components.transcribe batch IN OUT`` fills a table from a folder or
+bucket (components/transcribe/batch.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,7 +23,7 @@ from components.audio.segments import MAX_SECONDS
 from components.config.errors import InputError, LibrettoError
 from components.runtime.progress import progress
 from components.runtime.s3 import write_atomically
-from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE
+from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE, escape_for
 from components.transcribe.inputs import AudioInput, list_inputs, output_paths, with_stdin_in_file
 from components.transcribe.notices import describe_missing_text, describe_voices
 from components.transcribe.published import PUBLISHED, exported_folder, published_model
@@ -107,7 +108,11 @@ def _add_transcribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
-    inputs = list_inputs(options.inputs)
+    listing = list_inputs(options.inputs)
+    inputs = listing.inputs
+    _print_left_out(listing.left_out)
+    if not inputs:
+        return FAILED
     if options.format in ONE_PER_FILE and len(inputs) > 1 and options.out is None:
         raise InputError(
             f"{len(inputs)} recordings as {options.format} need a file each.",
@@ -140,11 +145,18 @@ def _transcribe(options: argparse.Namespace, stream: TextIO) -> int:
             if isinstance(result, Failure):
                 num_failed += 1
                 print(f"{result.name}: {result.reason}", file=sys.stderr, flush=True)
-            else:
-                write(result)
-                if notice := describe_missing_text(result):
-                    _print_notice(f"{result.name}: {notice}")
-    return FAILED if num_failed else 0
+                continue
+            if notice := write(result):
+                num_failed += 1
+                print(f"{result.name}: {notice}", file=sys.stderr, flush=True)
+            if notice := describe_missing_text(result):
+                _print_notice(f"{result.name}: {notice}")
+    return FAILED if num_failed or listing.left_out else 0
+
+
+def _print_left_out(left_out: Mapping[str, str]) -> None:
+    for name, reason in left_out.items():
+        print(f"{name}: left out: {reason}", file=sys.stderr, flush=True)
 
 
 def _print_notice(sentence: str) -> None:
@@ -178,17 +190,31 @@ def _recording(audio_input: AudioInput) -> Recording:
 
 def _writer(
     options: argparse.Namespace, num_inputs: int, paths: dict[str, Path], stream: TextIO
-) -> Callable[[Transcript], None]:
-    """What writes a transcript to its file in ``paths``, or to ``stream`` if there are none."""
+) -> Callable[[Transcript], str]:
+    """What writes a transcript to its file in ``paths``, or to ``stream`` if there are none, and
+    returns why it could not, or an empty string.
+    """
     to_text, head = FORMATS[options.format], HEADS.get(options.format, "")
 
-    def to_file(transcript: Transcript) -> None:
-        write_atomically(paths[transcript.name], (head + to_text(transcript)).encode())
+    def to_file(transcript: Transcript) -> str:
+        path = paths[transcript.name]
+        try:
+            write_atomically(path, (head + to_text(transcript)).encode())
+        except OSError as error:
+            return f"{path} can't be written: {error.strerror}"
+        return ""
 
-    def to_stream(transcript: Transcript) -> None:
+    def to_stream(transcript: Transcript) -> str:
         name = f"{transcript.name}\t" if options.format == "txt" and num_inputs > 1 else ""
-        stream.write(name + to_text(transcript))
+        text = name + to_text(transcript)
+        shown = escape_for(stream, text)
+        stream.write(shown)
         stream.flush()
+        if shown == text:
+            return ""
+        return (
+            f"{stream.encoding} lacks letters of it, which are escaped; set PYTHONIOENCODING=utf-8"
+        )
 
     if paths:
         return to_file
@@ -244,12 +270,14 @@ def _batch(options: argparse.Namespace) -> int:
     summary = run(
         options.source, options.target, options.model, options.set, options.shard, options.again
     )
+    _print_left_out(summary.left_out)
     num_texts = summary.num_recordings - summary.num_failed
     print(
         f"{options.target}: {summary.num_recordings} recordings, {num_texts} with a transcript, "
-        f"{summary.num_failed} without (the column 'failure' has the reason)"
+        f"{summary.num_failed} without (the column 'failure' has the reason), "
+        f"{len(summary.left_out)} left out"
     )
-    return FAILED if summary.num_failed else 0
+    return FAILED if summary.num_failed or summary.left_out else 0
 
 
 DESCRIPTIONS = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -63,6 +63,7 @@ class BatchSummary:
 
     num_recordings: int
     num_failed: int  # recordings without text
+    left_out: dict[str, str]  # reason by the name of a recording or folder that is not read
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def run(
     with _locked(target_path):
         key, *older_keys = model_keys(folder)
         _check_settings(target_path, {"model": key, "set": constraints}, older_keys)
-        listing = _listing(source_path, target_path, shard_size, again)
+        sizes, left_out = list_files(source_path)
+        listing = _listing(sizes, source_path, target_path, shard_size, again)
         shards: dict[int, list[str]] = {}
         for recording in listing:
             shards.setdefault(recording.shard, []).append(recording.file)
@@ -113,7 +115,7 @@ def run(
             if number not in finished
         ]
         _transcribe_shards(jobs, len(listing))
-        return _summary(target_path, listing)
+        return _summary(target_path, listing, left_out)
 
 
 def _absolute(name: str) -> AnyPath:
@@ -162,12 +164,11 @@ def _check_settings(target: AnyPath, settings: dict[str, str], older_keys: Seque
 
 
 def _listing(
-    source: AnyPath, target: AnyPath, shard_size: int, again: bool
+    sizes: Mapping[str, int], source: AnyPath, target: AnyPath, shard_size: int, again: bool
 ) -> list[BatchRecording]:
-    """The recordings that were listed before and the new ones, written before any of them is
-    transcribed.
+    """The recordings that were listed before and the new ones of ``sizes``, written before any of
+    them is transcribed.
     """
-    sizes = list_files(source)
     listing = read_listing(target)
     removed = sorted({recording.file for recording in listing} - sizes.keys())
     if removed:
@@ -250,7 +251,9 @@ def _transcriber(model: str, constraints: str) -> Transcriber:
     return Transcriber.load(model or None, device(), constraints)
 
 
-def _summary(target: AnyPath, listing: Sequence[BatchRecording]) -> BatchSummary:
+def _summary(
+    target: AnyPath, listing: Sequence[BatchRecording], left_out: dict[str, str]
+) -> BatchSummary:
     """Counts of the finished parts; raises InputError if they do not have each recording once."""
     rows = [
         row
@@ -264,4 +267,4 @@ def _summary(target: AnyPath, listing: Sequence[BatchRecording]) -> BatchSummary
             hint="Another program wrote there: remove the parts that do not belong, then run "
             "again.",
         )
-    return BatchSummary(len(rows), sum(failure is not None for _, failure in rows))
+    return BatchSummary(len(rows), sum(failure is not None for _, failure in rows), left_out)

@@ -11,6 +11,7 @@ import html
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TextIO
 
 from components.text.joining import Word
 from components.transcribe.transcript import Passage, Transcript
@@ -103,6 +104,12 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
 }
 HEADS = {"tsv": TSV_HEAD}
 ONE_PER_FILE = ("srt", "vtt")  # formats of which a file has one transcript only
+
+
+def escape_for(stream: TextIO, text: str) -> str:
+    """The text as ``stream`` can write it: a letter that its encoding lacks becomes its number."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -1,8 +1,8 @@
 """The recordings that a command line names: files, folders and standard input, and the file for the
 text of each.
 
-In: paths, ``-`` among them. Out: sources in their order, folders searched and sorted. In a folder
-those files count whose ending libsndfile knows. Cost: reading the headers, for the length.
+In: paths, ``-`` among them. Out: inputs in their order, folders searched and sorted, and what is
+left out of the folders, with the reason. Cost: reading the headers, for the length.
 """
 
 from __future__ import annotations
@@ -16,24 +16,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-import soundfile
-
+from components.audio.endings import (
+    ENDINGS,
+    UNREADABLE,
+    is_recording,
+    is_unreadable_recording,
+)
 from components.audio.sound import BrokenSound, read_duration_s
 from components.config.errors import InputError
+from components.runtime.folders import list_folder, printable
+from components.runtime.s3 import RemotePath
 
 STDIN = "-"
-ENDINGS = {
-    *(f".{name.lower()}" for name in soundfile.available_formats()),
-    ".opus",
-    ".oga",
-    ".mp2",
-    ".mp3",
-    ".aif",
-    ".aifc",
-    ".snd",
-    ".wave",
-}
-ENDINGS -= {".raw"}  # it has no header, so its rate is unknown
 
 
 @dataclass(frozen=True)
@@ -52,47 +46,77 @@ class AudioInput:
             return 0.0
 
 
-def list_inputs(names: Sequence[str]) -> list[AudioInput]:
-    """The inputs that a command line names, each once; raises InputError for a path that does not
-    exist and for a folder without sound.
+@dataclass(frozen=True)
+class InputListing:
+    """What a command line names: what is transcribed, and why the rest of it is left out."""
+
+    inputs: list[AudioInput]
+    left_out: dict[str, str]  # reason by the name of a file or folder
+
+
+def list_inputs(names: Sequence[str]) -> InputListing:
+    """The inputs that a command line names, each once. A file of a folder counts where its ending
+    is that of a recording and no part of its path is hidden.
+
+    Raises InputError for a path that does not exist and for a folder without recordings.
     """
     inputs: dict[str, AudioInput] = {}
+    left_out: dict[str, str] = {}
     for name in names:
-        for audio_input in _inputs_of(name):
+        listing = _inputs_of(name)
+        for audio_input in listing.inputs:
             inputs.setdefault(audio_input.name, audio_input)
-    return list(inputs.values())
+        left_out |= listing.left_out
+    return InputListing(list(inputs.values()), left_out)
 
 
-def _inputs_of(name: str) -> list[AudioInput]:
+def _inputs_of(name: str) -> InputListing:
     path = Path(name)
     if name == STDIN:
-        return [AudioInput(STDIN, None, Path("stdin"))]
+        return InputListing([AudioInput(STDIN, None, Path("stdin"))], {})
     if path.is_dir():
-        files = sorted(
-            file for file in path.rglob("*") if is_sound(file.relative_to(path)) and file.is_file()
+        files, left_out = list_recordings(path)
+        return InputListing(
+            [AudioInput(printable(f"{path / file}"), path / file, Path(file)) for file in files],
+            left_out,
         )
-        if not files:
-            raise InputError(
-                f"{name} contains no sound file.",
-                subject=name,
-                hint=f"Known endings: {', '.join(sorted(ENDINGS))}.",
-            )
-        return [AudioInput(printable(str(file)), file, file.relative_to(path)) for file in files]
     if not path.exists():
         raise InputError(
             f"{name} is neither a file nor a folder.", subject=name, hint="Check the path."
         )
-    return [AudioInput(printable(name), path, Path(path.name))]
+    return InputListing([AudioInput(printable(name), path, Path(path.name))], {})
 
 
-def printable(name: str) -> str:
-    """A path's name as valid text: a byte that is no UTF-8 becomes its number."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def list_recordings(folder: Path | RemotePath) -> tuple[dict[str, int], dict[str, str]]:
+    """Bytes of each recording of a folder or bucket, by its path below it, and the reason for each
+    that can't be read, by its name; raises InputError if there is none of both.
+    """
+    listing = list_folder(folder)
+    sizes = {
+        file: size
+        for file, size in listing.sizes.items()
+        if is_recording(PurePath(file)) and not _is_hidden(file)
+    }
+    unread = {file: UNREADABLE for file in listing.sizes if is_unreadable_recording(PurePath(file))}
+    faults = {
+        file: reason for file, reason in listing.faults.items() if is_recording(PurePath(file))
+    }
+    left_out = {
+        printable(f"{folder}/{file}").rstrip("/"): reason
+        for file, reason in {**unread, **faults, **listing.unreadable, **listing.repeated}.items()
+        if not _is_hidden(file)
+    }
+    if not sizes and not left_out:
+        raise InputError(
+            f"{folder} contains no sound file.",
+            subject=str(folder),
+            hint=f"Known endings: {', '.join(sorted(ENDINGS))}.",
+        )
+    return sizes, left_out
 
 
-def is_sound(path: PurePath) -> bool:
-    """Whether a path below a folder counts as a recording: a known ending, and no hidden part."""
-    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
+def _is_hidden(file: str) -> bool:
+    return any(part.startswith(".") for part in PurePath(file).parts)
 
 
 def output_paths(inputs: Sequence[AudioInput], folder: Path, ending: str) -> dict[str, Path]:

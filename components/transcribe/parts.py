@@ -11,15 +11,15 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config.errors import InputError
+from components.runtime.folders import NOT_TEXT, printable
 from components.runtime.s3 import RemotePath, write_atomically
-from components.transcribe.inputs import ENDINGS, is_sound, printable
+from components.transcribe.inputs import list_recordings
 from components.transcribe.transcript import Failure, Transcript
 
 LISTING, PART = "listing.parquet", re.compile(r"part-(\d+)\.parquet")
@@ -58,35 +58,15 @@ class BatchRecording:
     shard: int
 
 
-def list_files(source: AnyPath) -> dict[str, int]:
-    """Bytes of each recording at any depth, by its path below ``source``, in sorted order; raises
-    InputError if there is none, or if a name is not valid UTF-8.
+def list_files(source: AnyPath) -> tuple[dict[str, int], dict[str, str]]:
+    """Bytes of each recording at any depth, by its path below ``source``, in sorted order, and the
+    reason for each that is left out, by its name; raises InputError if there is none of both.
     """
-    if isinstance(source, RemotePath):
-        sizes = {
-            path.relative_to(source).as_posix(): size for path, size in source.file_sizes().items()
-        }
-    else:
-        sizes = {
-            path.relative_to(source).as_posix(): path.stat().st_size
-            for path in source.rglob("*")
-            if path.is_file()
-        }
-    recordings = {name: sizes[name] for name in sorted(sizes) if is_sound(PurePosixPath(name))}
-    if not recordings:
-        raise InputError(
-            f"{source} contains no sound file.",
-            subject=str(source),
-            hint=f"Known endings: {', '.join(sorted(ENDINGS))}.",
-        )
-    for name in recordings:
-        if (printed := printable(name)) != name:
-            raise InputError(
-                f"{source}: the name of {printed} is not valid UTF-8, which parquet needs.",
-                subject=printed,
-                hint="Rename the file.",
-            )
-    return recordings
+    sizes, left_out = list_recordings(source)
+    for file in [file for file in sizes if printable(file) != file]:  # parquet holds text alone
+        del sizes[file]
+        left_out[printable(f"{source}/{file}")] = NOT_TEXT
+    return sizes, left_out
 
 
 def read_listing(target: AnyPath) -> list[BatchRecording]:

@@ -8,7 +8,7 @@ passage only. Times are seconds from the beginning of the recording.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.audio.segments import Segment
@@ -125,25 +125,63 @@ def join_segments(
     words = join_words(
         timed_words, shared[: len(hypotheses)], MEASURED if is_measured else ESTIMATED
     )
-    middles = [(span[0] + span[1]) / 2 if span else None for span in shared]
-    passages = []
-    for index, (hypothesis, own_words) in enumerate(zip(hypotheses, words, strict=True)):
-        start, end = bounds[index]
-        next_start = middles[index + 1] if index + 1 < len(hypotheses) else None
-        passages.append(
-            Passage(
-                middles[index] or start,
-                next_start or end,
-                " ".join(word.text for word in own_words),
-                hypothesis.hypothesis.score,
-                own_words if hypothesis.words is not None else [],
-            )
+    words = _put_in_order(words)
+    starts, ends = _bounds_of_passages(bounds, shared, words)
+    passages = [
+        Passage(
+            starts[index],
+            ends[index],
+            " ".join(word.text for word in own_words),
+            hypothesis.hypothesis.score,
+            own_words if hypothesis.words is not None else [],
         )
+        for index, (hypothesis, own_words) in enumerate(zip(hypotheses, words, strict=True))
+    ]
     covered_s = sum(end - start for start, end in bounds) - sum(
         span[1] - span[0] for span in shared if span
     )
     duration_s = num_samples / RATE
     return Transcript(name, duration_s, max(0.0, duration_s - covered_s), passages)
+
+
+def _put_in_order(words: Sequence[Sequence[Word]]) -> list[list[Word]]:
+    """The words of the passages with times that never go backwards: of an overlap each word has
+    been timed twice, and the words that are kept come from both.
+    """
+    in_order: list[list[Word]] = []
+    time = 0.0
+    for own_words in words:
+        in_order.append([])
+        for word in own_words:
+            start = max(time, word.start)
+            time = max(start, word.end)
+            in_order[-1].append(replace(word, start=start, end=time))
+    return in_order
+
+
+def _bounds_of_passages(
+    bounds: Sequence[tuple[float, float]],
+    shared: Sequence[tuple[float, float] | None],
+    words: Sequence[Sequence[Word]],
+) -> tuple[list[float], list[float]]:
+    """Starts and ends of the passages: those of the segments, within an overlap its middle, moved
+    as far as the words need; each begins where the one before it ends, or later.
+    """
+    starts, ends = [start for start, _ in bounds], [end for _, end in bounds]
+    for index, own_words in enumerate(words):
+        span = shared[index]
+        if span:
+            starts[index] = ends[index - 1] = (span[0] + span[1]) / 2
+        if own_words and index:
+            starts[index] = min(starts[index], own_words[0].start)
+    for index, own_words in enumerate(words):
+        if index:
+            last = words[index - 1][-1].end if words[index - 1] else starts[index - 1]
+            ends[index - 1] = max(last, min(ends[index - 1], starts[index]))
+            starts[index] = max(starts[index], ends[index - 1])
+        if own_words:
+            ends[index] = max(ends[index], own_words[-1].end)
+    return starts, ends
 
 
 def _timed_words(hypothesis: SegmentHypothesis) -> list[Word]:

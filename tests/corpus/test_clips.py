@@ -4,6 +4,7 @@ passes for it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from components.corpus.build import count_rows
 from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
 from tests.errors import refused
@@ -83,6 +85,48 @@ def test_a_changed_annotation_changes_the_scan(root: Path) -> None:
     lines = root / "musan/music/fma/ANNOTATIONS"
     lines.write_bytes(lines.read_bytes().replace(b" N ", b" Y "))
     assert clips(**music).scan()["digest"] != before
+
+
+def test_what_is_no_file_is_rejected_and_links_multiply_nothing(root: Path) -> None:
+    own = root / "own"
+    put(own / "good.wav", clip(form="WAV"))
+    (own / "again").symlink_to(own)
+    (own / "gone.wav").symlink_to("nowhere")
+    (own / "itself.wav").symlink_to("itself.wav")
+    os.mkfifo(own / "pipe.wav")
+    (Path(os.fsdecode(os.fsencode(own) + b"/caf\xe9.wav"))).write_bytes(clip(form="WAV"))
+    rows, rejected = clips(folders=["own"]).list_utterances()
+    assert [row.path for row in rows] == ["own/good.wav"]
+    assert {row.path: row.reason.partition(":")[0] for row in rejected} == {
+        "own/gone.wav": "missing file",
+        "own/itself.wav": "missing file",
+        "own/pipe.wav": "no regular file",
+        r"own/caf\xe9.wav": "wrong name",
+    }
+    clips(folders=["own"]).scan()
+
+
+def test_recordings_under_two_paths_are_counted(root: Path) -> None:
+    for name in ("a.wav", "deep/a.wav", "b.wav"):
+        put(root / "own" / name, clip(form="WAV"))
+    put(root / "own/c.wav", clip(form="WAV", seed=9))
+    counts = count_rows(*clips(folders=["own"]).list_utterances())
+    assert (counts["found"], counts["kept"], counts["repeated"]) == (4, 4, 2)
+
+
+def test_a_folder_that_cannot_be_read_stops_the_scan(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str):
+        if os.fspath(path).endswith("deep"):  # as for another user: root may read anything
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with refused(str(root / "musan/noise/free-sound/deep"), "Permission denied"):
+        clips().scan()
 
 
 def test_too_short_and_too_long_clips_are_rejected(root: Path) -> None:

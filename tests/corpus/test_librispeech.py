@@ -54,6 +54,13 @@ def test_every_recording_is_accepted_with_its_text(root: Path) -> None:
     assert not rejected
 
 
+def test_a_byte_order_mark_is_no_text(root: Path) -> None:
+    for path in root.rglob("*.trans.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    accepted, rejected = libri().list_utterances()
+    assert {row.id: row.text for row in accepted} == GOOD and not rejected
+
+
 def test_recordings_and_transcripts_that_do_not_match_are_rejected(root: Path) -> None:
     write_librispeech(
         root, {"3-30-0000": "WORDS", "3-30-0001": None, "3-30-0002": "", "3-30-0003": "SAME"}

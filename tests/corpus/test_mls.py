@@ -73,6 +73,25 @@ def mls(role: str = "train", **changed):
     )
 
 
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029", "\r"])
+def test_a_line_ends_at_a_line_feed_alone(mark: str, root: Path) -> None:
+    """What Python calls a line separator too may stand in a transcript."""
+    texts = {**GOOD, "1_10_000001": f"jak{mark}się masz"}
+    write_mls(root, texts)
+    path = next(root.rglob("transcripts.txt"))
+    for content in (path.read_bytes(), path.read_bytes().replace(b"\n", b"\r\n")):
+        path.write_bytes(content)
+        accepted, rejected = mls().list_utterances()
+        assert {row.id: row.text for row in accepted} == texts and not rejected
+
+
+def test_a_byte_order_mark_is_no_text(root: Path) -> None:
+    path = next(root.rglob("transcripts.txt"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    accepted, rejected = mls().list_utterances()
+    assert {row.id for row in accepted} == GOOD.keys() and not rejected
+
+
 def reasons(rejected) -> dict[str, str]:
     return {row.id: row.reason.partition(":")[0] for row in rejected}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components.config.errors import InputError
 from components.corpus.source import build_source
 from tests.corpus.clips import BROKEN, clip, put
 from tests.errors import refused
@@ -137,6 +138,32 @@ def test_part_of_a_table(root: Path) -> None:
     ] == ["a", "b"]
 
 
+def test_paths_may_be_relative_to_a_folder_of_their_own(root: Path) -> None:
+    """As those of a Common Voice release, which lie in ``clips``."""
+    write_table(table_of(root), [(row[0].removeprefix("audio/"), *row[1:4]) for row in ROWS])
+    accepted, rejected = table(root, folder="audio").list_utterances()
+    assert {row.path for row in accepted} == {f"sub/{row[0]}" for row in ROWS} and not rejected
+    assert len(table(root).list_utterances()[1]) == len(ROWS)
+
+
+def test_absolute_paths_and_names_that_begin_with_dots_are_taken(root: Path) -> None:
+    put(root / "sub" / "..dots.wav", clip())
+    put(root.parent / "outside.wav", clip())
+    rows = [
+        (str(root / "sub" / ROWS[0][0]), "absolute", "", "en"),
+        ("..dots.wav", "dots", "", "en"),
+        (str(root.parent / "outside.wav"), "outside", "", "en"),
+        ("../../outside.wav", "outside too", "", "en"),
+    ]
+    write_table(table_of(root), rows)
+    accepted, rejected = table(root).list_utterances()
+    assert {row.path: row.text for row in accepted} == {
+        f"sub/{ROWS[0][0]}": "absolute",
+        "sub/..dots.wav": "dots",
+    }
+    assert [row.reason for row in rejected] == ["wrong path: it leads out of the data root"] * 2
+
+
 def test_a_constant_language_and_a_prefix_for_speakers(root: Path) -> None:
     accepted, _ = table(root, columns={}, language="xx", speaker_prefix="club-").list_utterances()
     assert {row.language for row in accepted} == {"xx"}
@@ -199,6 +226,12 @@ def test_the_scan_sees_the_text_and_the_files(root: Path) -> None:
 def test_a_wrong_setting_is_named(root: Path, changed: dict, subject: str, parts: str) -> None:
     with refused(subject, *parts.split()):
         table(root, **changed).scan()
+
+
+@pytest.mark.parametrize("changed", [{"where": {"lang": ["en", False]}}, {"language": False}])
+def test_a_bare_no_of_yaml_is_named(root: Path, changed: dict) -> None:
+    with pytest.raises(InputError, match="quotes"):
+        table(root, **changed)
 
 
 def test_text_is_refused_in_a_role_without_speech(root: Path) -> None:

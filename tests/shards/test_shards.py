@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from components.audio.sound import read_waveform
 from components.config.catalogue import ROLES
+from components.config.errors import InputError
 from components.config.params import Shards
 from components.corpus.build import work as build_corpus
 from components.corpus.manifest import MANIFEST, read_manifest, read_rejects, write_rows
@@ -383,6 +384,31 @@ def test_a_recording_that_differs_from_the_manifest_is_refused(
         run(stage())
     with refused("data/shards/test"):
         list_utterances(OUT)
+
+
+def test_a_recording_replaced_by_one_of_its_size_is_mended_by_the_named_command(
+    work: Path, tmp_path: Path
+) -> None:
+    """The scan knows sizes alone, so that DVC sees no change: the stage corpus has to run by
+    force.
+    """
+    shutil.rmtree("data/corpus/test")
+    write_scans("small")
+    params = SimpleNamespace(corpus="small")
+    corpus = Stage("corpus", params, "test")  # type: ignore[arg-type]
+    build_corpus(corpus)
+    run(stage())
+    path = recording("e", tmp_path)
+    before = path.read_bytes()
+    put(path, clip(rate=16_000, form="WAV", seed=99, seconds=soundfile.info(path).duration))
+    assert len(path.read_bytes()) == len(before) and path.read_bytes() != before
+    shutil.rmtree(work)  # the finished shards of the old one
+    with pytest.raises(InputError, match="corpus@test"):
+        run(stage())
+    build_corpus(corpus)
+    run(stage())
+    item = next(item for item in list_utterances(OUT) if item.id == "e")
+    assert np.abs(read_audio(item) - read_waveform(path)).max() <= 2**-15
 
 
 def damaged(item: IndexedUtterance, data: bytes) -> IndexedUtterance:

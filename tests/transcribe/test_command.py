@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -198,17 +199,83 @@ def test_texts_have_the_folders_of_their_recordings(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("command", [[], ["batch"]])
+def test_recordings_of_a_folder_that_are_left_out_are_named(
+    command: list[str],
+    model: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of other formats, links that lead nowhere, pipes; what is no recording is not."""
+    talks = tmp_path / "mixed"
+    talks.mkdir()
+    for name in ("a.flac", "A.SPH", "memo.m4a", "talk.WEBM", "notes.txt", ".hidden.m4a"):
+        shutil.copyfile(folder / "a.flac", talks / name)
+    (talks / "gone.wav").symlink_to("nowhere")
+    os.mkfifo(talks / "pipe.ogg")
+    target = [str(tmp_path / "table")] if command else []
+    assert main([*command, str(talks), *target, "--set", "ctc"]) == 1
+    printed = capsys.readouterr()
+    left_out = {line.partition(":")[0] for line in printed.err.splitlines() if "left out" in line}
+    assert left_out == {
+        str(talks / name) for name in ("gone.wav", "memo.m4a", "pipe.ogg", "talk.WEBM")
+    }
+    if command:
+        assert "2 recordings, 2 with a transcript, 0 without" in printed.out
+        assert "4 left out" in printed.out
+    else:
+        assert len(printed.out.splitlines()) == 2
+
+
+def test_a_folder_of_other_formats_alone_is_no_success(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "memo.m4a").write_bytes(b"1")
+    assert main([str(tmp_path)]) == 1
+    assert "memo.m4a" in capsys.readouterr().err
+
+
+def test_the_longest_names_are_written_and_what_cannot_be_costs_one_line(
+    model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for name in ("a.wav", f"{'b' * 250}.wav", "c.wav"):
+        shutil.copyfile(folder / "a.flac", many / name)
+    out = tmp_path / "out"
+    assert main([str(many), "--set", "ctc", "--out", str(out)]) == 0
+    assert {path.stem for path in out.iterdir()} == {"a", "b" * 250, "c"}
+    capsys.readouterr()
+    assert main([str(many), "--set", "ctc", "--format", "json", "--out", str(out)]) == 1
+    assert {path.stem[:2] for path in out.glob("*.json")} == {"a", "c"}
+    failures = [line for line in capsys.readouterr().err.splitlines() if "b.json" in line]
+    assert len(failures) == 1
+
+
+def test_letters_that_a_terminal_lacks_are_escaped(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(folder / "a.flac", folder / "ž.flac")
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, encoding="latin-1"))
+    assert main([str(folder / "ž.flac"), str(folder / "a.flac"), "--set", "ctc"]) == 1
+    first, second = buffer.getvalue().decode("latin-1").splitlines()
+    assert r"\u017e.flac" in first and "a.flac" in second
+    assert "latin-1" in capsys.readouterr().err
+
+
 def test_two_texts_never_share_a_file(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.wav").touch()
     with refused(str(tmp_path / "one/a.wav"), str(tmp_path / "two/a.wav")):
         output_paths(
-            list_inputs([str(tmp_path / "one"), str(tmp_path / "two")]), Path("out"), "txt"
+            list_inputs([str(tmp_path / "one"), str(tmp_path / "two")]).inputs, Path("out"), "txt"
         )
-    above = output_paths(list_inputs([str(tmp_path)]), Path("out"), "txt")
+    above = output_paths(list_inputs([str(tmp_path)]).inputs, Path("out"), "txt")
     assert sorted(above.values()) == [Path("out/one/a.txt"), Path("out/two/a.txt")]
-    assert len(list_inputs([str(tmp_path), str(tmp_path / "one/a.wav")])) == 2
+    assert len(list_inputs([str(tmp_path), str(tmp_path / "one/a.wav")]).inputs) == 2
 
 
 def test_a_kill_leaves_no_half_text(

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.joints import cut_pauses, frame_energy
 from components.audio.segments import FRAME_SAMPLES, Segment, stream_segments
 from components.audio.sound import RATE, read_waveform
 from components.text.hypothesis import Hypothesis
 from components.text.joining import Word
+from components.transcribe.formats import captions
 from components.transcribe.transcript import SegmentHypothesis, join_segments
 
 MINUTES = 44  # 31 of them stay where the pauses are cut out
@@ -104,3 +107,41 @@ def test_at_most_one_word_in_a_hundred_joints_is_missing_or_doubled(
     assert joints >= 100
     assert overlapping / joints < 0.1 if pauses else overlapping / joints > 0.5
     assert num_missing + num_doubled <= joints / 100
+
+
+@st.composite
+def timed_hypotheses(draw: st.DrawFn) -> list[SegmentHypothesis]:
+    """Segments, some of which overlap, and words whose times are off by up to half a second."""
+    hypotheses, end = [], 0
+    for _ in range(draw(st.integers(1, 5))):
+        overlaps = bool(hypotheses) and draw(st.booleans())
+        start = end - RATE if overlaps else end + draw(st.integers(0, RATE))
+        end = start + draw(st.integers(3 * RATE, 10 * RATE))
+        seconds = (end - start) / RATE
+        times = draw(st.lists(st.floats(0, seconds), max_size=8).map(sorted))
+        words = [
+            Word(draw(st.sampled_from("abc")), time, min(seconds, time + draw(st.floats(0, 0.5))))
+            for time in times
+        ]
+        text = " ".join(word.text for word in words)
+        segment = Segment(start, end, overlaps)
+        hypotheses.append(SegmentHypothesis(segment, Hypothesis(text), words))
+    return hypotheses
+
+
+@given(timed_hypotheses())
+@settings(max_examples=200, deadline=None)
+def test_times_never_go_backwards_and_words_lie_in_their_passage(
+    hypotheses: list[SegmentHypothesis],
+) -> None:
+    joined = join_segments("talk", hypotheses[-1].segment.end, hypotheses)
+    passages = joined.segments
+    times = [time for word in joined.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    bounds = [time for passage in passages for time in (passage.start, passage.end)]
+    assert bounds == sorted(bounds)
+    for passage in passages:
+        for word in passage.words:
+            assert passage.start <= word.start <= word.end <= passage.end
+    shown = [time for caption in captions(joined) for time in (caption.start, caption.end)]
+    assert shown == sorted(shown)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from components.audio.endings import is_recording
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
 from components.config.schema import STRICT, Unit
@@ -26,8 +27,6 @@ from components.corpus.manifest import Reject
 from components.corpus.source import check_room_role
 from components.corpus.sources.table import unique_ids
 from components.text.utterance import Utterance
-
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class ClipsSource(FileSource[ClipsSettings]):
         return sizes
 
     def _is_selected(self, path: str) -> bool:
-        is_sound = path.lower().endswith(SUFFIXES)
+        is_sound = is_recording(PurePosixPath(path))
         return (
             is_sound
             and fnmatchcase(PurePosixPath(path).name, self.settings.only)
@@ -175,4 +174,4 @@ class ClipsSource(FileSource[ClipsSettings]):
     def _read_annotations(self, path: str) -> list[list[str]]:
         # "replace": only names and Y or N are used
         text = (self._root / path).read_text(encoding="utf-8", errors="replace")
-        return [line.split() for line in text.splitlines()]
+        return [line.split() for line in text.removeprefix("\ufeff").split("\n")]

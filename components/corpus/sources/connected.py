@@ -108,7 +108,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
                 )
         selected = sorted(
             (
-                (path_below_root(table, row["path"]), row)
+                (path_below_root(self._root, table, row["path"]), row)
                 for row in rows
                 if row["speaker"] in self.settings.speakers
                 and first <= _take_number(table, row) <= last

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import posixpath
 import re
 from collections import Counter
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError, nearest
@@ -53,13 +54,16 @@ class TableSettings:
     kind: Literal["table"]
     root: Annotated[str, Field(description="Name of the data root.")]
     table: Annotated[str, Field(description="Path of the .tsv or .csv below the root.")]
+    folder: Annotated[
+        str, Field(description="Folder of the paths, relative to that of the table.")
+    ] = ""
     columns: TableColumns = TableColumns()
     language: Annotated[
         str, Field(description="Of every row, where no column has the language.")
     ] = ""
     speaker_prefix: SpeakerPrefix = ""
     where: Annotated[
-        dict[str, list[str | int]],
+        dict[str, list[str | StrictInt]],
         Field(description="Takes the rows whose column has one of these values."),
     ] = field(default_factory=dict)
 
@@ -133,8 +137,9 @@ class TableSource(FileSource[TableSettings]):
         """The file of each row, relative to the root; empty if the cell is empty or leads out of
         the root.
         """
+        table, folder = self.settings.table, self.settings.folder
         return [
-            path_below_root(self.settings.table, row[self.settings.columns.path])
+            path_below_root(self._root, table, row[self.settings.columns.path], folder)
             for row in self._rows
         ]
 
@@ -199,7 +204,7 @@ def read_rows(root: Path | RemotePath, table: str) -> list[TableRow]:
         )
     is_tsv = path.suffix == ".tsv"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with path.open(encoding="utf-8-sig", newline="\n") as stream:
             reader = csv.reader(
                 stream,
                 delimiter="\t" if is_tsv else ",",
@@ -247,12 +252,19 @@ def check_column(table: str, rows: list[TableRow], column: str | None) -> None:
         )
 
 
-def path_below_root(table: str, path: str) -> str:
-    """``path``, which is relative to the table's folder, as relative to the root; empty if it is
-    not below the root.
+def path_below_root(root: Path | RemotePath, table: str, path: str, folder: str = "") -> str:
+    """``path`` as relative to the root: an absolute one, or one relative to ``folder`` in the
+    folder of the table. Empty if it is not below the root.
     """
-    joined = posixpath.normpath(posixpath.join(posixpath.dirname(table), path))
-    return "" if not path or joined.startswith(("/", "..")) else joined
+    if not path:
+        return ""
+    if path.startswith("/") and isinstance(root, Path):
+        roots = (Path(os.path.abspath(root)), root.resolve())
+        absolute = Path(os.path.normpath(path))
+        below = [absolute.relative_to(base) for base in roots if absolute.is_relative_to(base)]
+        return below[0].as_posix() if below else ""
+    joined = posixpath.normpath(posixpath.join(posixpath.dirname(table), folder, path))
+    return "" if joined == ".." or joined.startswith(("/", "../")) else joined
 
 
 def unique_ids(paths: list[str]) -> dict[str, str]:
