@@ -11,7 +11,8 @@ import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 OGG_TAIL = 1 << 17  # bytes from the end; a page is at most 65,307
 # An MP3 has no length of its own. Its first frame may be a header (Xing, Info) that counts the
@@ -153,3 +154,19 @@ def _first_sample_of_piped_wav(stream: BinaryIO, size: int) -> int:
         position += declared_size + declared_size % 2
         stream.seek(position)
     return 0
+
+
+class FileWithHeader(io.FileIO):
+    """A file whose first bytes are replaced by ``header``."""
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        super().__init__(path)
+        self._header = header
+
+    def readinto(self, buffer: Any) -> int:
+        """As that of a file."""
+        position = self.tell()
+        count = super().readinto(buffer) or 0
+        part = self._header[position : position + count]
+        buffer[: len(part)] = part
+        return count

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal
 
-from components.audio.container import PIPED_WAV_SIZE
+from components.audio.container import PIPED_WAV_SIZE, ends_inside_ogg
 
 Length = Literal["right", "shorter", "longer"]
 TAIL = 4096  # bytes that are no chunk, as of tags that players append
@@ -34,7 +34,10 @@ def compare_length(stream: BinaryIO) -> Length:
     head = stream.read(24)
     form, kind = head[:4], head[8:12]
     if form == b"OggS":
-        return "longer" if _is_chained_ogg(stream) else "right"
+        if _is_chained_ogg(stream):
+            return "longer"
+        stream.seek(0)
+        return "shorter" if ends_inside_ogg(stream) else "right"
     if form == b"fLaC":
         is_longer = _is_joined_flac(stream) or _is_longer_flac(stream)
         return "longer" if is_longer else "right"
@@ -130,8 +133,8 @@ def _compare_chunks(
         if name in (*WAV_FORMS, b"FORM", b"caff", b"riff"):
             return "longer"
         if name in (b"data", b"SSND"):
-            is_told = length > 0 and not (parse is _little_chunk and length >= PIPED_WAV_SIZE)
-            if not is_told:  # it was written to a pipe, or is empty
+            has_length = length > 0 and not (parse is _little_chunk and length >= PIPED_WAV_SIZE)
+            if not has_length:  # it was written to a pipe, or is empty
                 return "right"
             if start + length > size:
                 return "shorter"

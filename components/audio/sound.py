@@ -18,16 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
 from components.audio.container import (
+    FileWithHeader,
     corrected_wav_header,
     count_mp3_frames,
-    ends_inside_ogg,
 )
 from components.audio.remainder import compare_length
 
@@ -41,9 +41,8 @@ MAX_SECONDS = 4 * 3600  # of a file that is decoded as one utterance: 1 GB in me
 # Of full scale. Lossy codings decode to twice full scale at most; integers in a file of floats are
 # 128 times and more, and would be noise if they were clipped.
 MAX_PEAK = 8.0
-# Power of the mean of the channels, relative to the loudest channel, below which that one counts.
-# Two channels of which one is silent have 0.25; six of which the centre alone has speech, 0.03;
-# opposite phases 0.
+# Power of the mean of the channels by that of the loudest, below which that one counts: 0.25 if one
+# of two is silent, 0.03 if of six the centre alone has speech, 0 in opposite phases.
 CANCELLED = 0.2
 MP3_TOLERANCE = 2  # MPEG frames, about 0.05 s, by which an estimated length may be off
 UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile gives as the length if it is not known
@@ -53,14 +52,10 @@ SHORTENED = re.compile(
 )
 # reasons
 TRUNCATED = "truncated: the file ends before the length that its header gives"
-ENDLESS = (
-    "length not in the header, as of a FLAC written to a pipe, so that a cut would not "
-    "show: re-encode it into a file"
-)
-LONGER = (
-    "longer than its header tells, as one joined from several files, written to while it was "
-    "copied, or an MP3 of changing bitrate without a header: re-encode it"
-)
+ENDLESS = "length not in the header, so that a cut would not show, as of a FLAC written to a pipe: "
+ENDLESS += "re-encode it into a file"
+LONGER = "longer than its header tells, as one joined from several files, or an MP3 of changing "
+LONGER += "bitrate without a header: re-encode it"
 
 
 class BrokenSound(ValueError):
@@ -204,7 +199,7 @@ def _sndfile_input(source: Path | bytes, allows_piped: bool) -> Iterator[bytes |
     if isinstance(source, bytes):
         yield io.BytesIO(header + source[len(header) :])
     elif header:
-        with _FileWithHeader(source, header) as stream:
+        with FileWithHeader(source, header) as stream:
             yield stream
     else:
         yield os.fsencode(source)
@@ -219,21 +214,6 @@ def _open_sndfile(sndfile_input: bytes | io.IOBase) -> soundfile.SoundFile:
         file.close()
         raise BrokenSound(ENDLESS)
     return file
-
-
-class _FileWithHeader(io.FileIO):
-    """A file whose first bytes are replaced by ``header``."""
-
-    def __init__(self, path: Path, header: bytes) -> None:
-        super().__init__(path)
-        self._header = header
-
-    def readinto(self, buffer: Any) -> int:
-        position = self.tell()
-        count = super().readinto(buffer) or 0
-        part = self._header[position : position + count]
-        buffer[: len(part)] = part
-        return count
 
 
 def _open_stream(source: Path | bytes) -> BinaryIO:
@@ -325,7 +305,7 @@ def _min_samples(file: soundfile.SoundFile, source: Path | bytes) -> int:
         length = compare_length(stream)
     if length == "longer":
         raise BrokenSound(LONGER)
-    if length == "shorter" or SHORTENED.search(file.extra_info) or _is_cut_ogg(source):
+    if length == "shorter" or SHORTENED.search(file.extra_info):
         raise BrokenSound(TRUNCATED)
     if file.subtype != "MPEG_LAYER_III":
         return num_frames
@@ -339,11 +319,6 @@ def _min_samples(file: soundfile.SoundFile, source: Path | bytes) -> int:
     if mp3.num_declared:
         return num_frames
     return min(num_frames, (mp3.num_frames - MP3_TOLERANCE) * mp3.samples_per_frame)
-
-
-def _is_cut_ogg(source: Path | bytes) -> bool:
-    with _open_stream(source) as stream:
-        return ends_inside_ogg(stream)
 
 
 def _to_mono(samples: np.ndarray, channel: int | None) -> np.ndarray:

@@ -207,10 +207,10 @@ def _writer(
     def to_stream(transcript: Transcript) -> str:
         name = f"{transcript.name}\t" if options.format == "txt" and num_inputs > 1 else ""
         text = name + to_text(transcript)
-        shown = escape_for(stream, text)
-        stream.write(shown)
+        escaped = escape_for(stream, text)
+        stream.write(escaped)
         stream.flush()
-        if shown == text:
+        if escaped == text:
             return ""
         return (
             f"{stream.encoding} lacks letters of it, which are escaped; set PYTHONIOENCODING=utf-8"
