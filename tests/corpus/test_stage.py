@@ -205,6 +205,7 @@ def test_the_stage_runs_by_the_names_of_params_yaml(house: Path, tmp_path: Path)
     assert run_record["clean"] == {
         "found": 3,
         "kept": 2,
+        "repeated": 0,
         "rejected": {"missing transcript": 1},
         "hours": 0.0,
     }

@@ -241,11 +241,11 @@ def test_the_longest_names_are_written_and_what_cannot_be_costs_one_line(
 ) -> None:
     many = tmp_path / "many"
     many.mkdir()
-    for name in ("a.wav", f"{'b' * 250}.wav", "c.wav"):
+    for name in ("a.wav", f"{'b' * 251}.wav", "c.wav"):
         shutil.copyfile(folder / "a.flac", many / name)
     out = tmp_path / "out"
     assert main([str(many), "--set", "ctc", "--out", str(out)]) == 0
-    assert {path.stem for path in out.iterdir()} == {"a", "b" * 250, "c"}
+    assert {path.stem for path in out.iterdir()} == {"a", "b" * 251, "c"}
     capsys.readouterr()
     assert main([str(many), "--set", "ctc", "--format", "json", "--out", str(out)]) == 1
     assert {path.stem[:2] for path in out.glob("*.json")} == {"a", "c"}
