@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.runtime.folders import DANGLING, LISTED_TWICE, NOT_REGULAR, list_folder
+from components.runtime.s3 import RemotePath
 
 
 def test_files_are_listed_with_their_sizes_in_order(tmp_path: Path) -> None:
@@ -62,3 +63,14 @@ def test_a_folder_that_cannot_be_read_is_named(
     listing = list_folder(tmp_path)
     assert listing.sizes == {"open/a.wav": 1}
     assert listing.unreadable == {"closed": "unreadable: Permission denied"}
+
+
+def test_the_marker_of_a_folder_in_a_bucket_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a console writes, as s3fs lists it."""
+
+    class Bucket:
+        def find(self, url: str, detail: bool) -> dict[str, dict[str, int]]:
+            return {"bucket/noise.wav/": {"size": 0}, "bucket/noise.wav/a.wav": {"size": 5}}
+
+    monkeypatch.setattr("components.runtime.s3._filesystem", Bucket)
+    assert list_folder(RemotePath("s3://bucket")).sizes == {"noise.wav/a.wav": 5}
