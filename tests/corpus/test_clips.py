@@ -15,6 +15,7 @@ import soundfile
 
 from components.corpus.build import count_rows
 from components.corpus.source import build_source
+from tests.closed_folders import close_folders
 from tests.corpus.clips import BROKEN, clip, put
 from tests.errors import refused
 
@@ -117,14 +118,7 @@ def test_recordings_under_two_paths_are_counted(root: Path) -> None:
 def test_a_folder_that_cannot_be_read_stops_the_scan(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scandir = os.scandir
-
-    def refuse(path: str):
-        if os.fspath(path).endswith("deep"):  # as for another user: root may read anything
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    close_folders(monkeypatch, "deep")
     with refused(str(root / "musan/noise/free-sound/deep"), "Permission denied"):
         clips().scan()
 

@@ -9,6 +9,7 @@ import pytest
 
 from components.runtime.folders import DANGLING, LISTED_TWICE, NOT_REGULAR, list_folder
 from components.runtime.s3 import RemotePath
+from tests.closed_folders import close_folders
 
 
 def test_files_are_listed_with_their_sizes_in_order(tmp_path: Path) -> None:
@@ -52,14 +53,7 @@ def test_a_folder_that_cannot_be_read_is_named(
     (tmp_path / "closed").mkdir()
     (tmp_path / "open").mkdir()
     (tmp_path / "open/a.wav").write_bytes(b"1")
-    scandir = os.scandir
-
-    def refuse(path: str):
-        if os.fspath(path).endswith("closed"):  # as for another user: root may read anything
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    close_folders(monkeypatch, "closed")
     listing = list_folder(tmp_path)
     assert listing.sizes == {"open/a.wav": 1}
     assert listing.unreadable == {"closed": "unreadable: Permission denied"}
