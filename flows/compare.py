@@ -141,6 +141,7 @@ def queue_cells(cells: dict[str, RecipeCell], again: bool) -> set[str]:
     are to run again.
     """
     experiments.fail_orphans(list(cells))
+    experiments.end_idle_workers()
     commits, unfinished = experiments.list_results(), experiments.list_unfinished()
     done = {
         name
@@ -154,11 +155,11 @@ def queue_cells(cells: dict[str, RecipeCell], again: bool) -> set[str]:
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def run_cell(name: str, done: bool) -> State:
+def run_cell(name: str, done: bool, devices: Sequence[str]) -> State:
     """Waits for one experiment of the queue; Failed with the last line of its stage."""
     if done:
         return Completed(name="Cached", message="done before")
-    experiments.wait_for(name)
+    experiments.wait_for(name, devices)
     if name not in experiments.list_results():
         return Failed(message=experiments.read_failure(name))
     return Completed(message=f"dvc exp apply {name}")
@@ -186,11 +187,11 @@ def compare(
     cells = expand_cells(recipe, names or {}, only)
     if plan:
         check_plans(cells)
-    done = queue_cells(cells, again)
+    done, devices = queue_cells(cells, again), list_devices(jobs)
     try:
         if len(done) < len(cells):
-            experiments.start_workers(list_devices(jobs))
-        runs = [run_cell.submit(name, name in done, return_state=False) for name in cells]
+            experiments.start_workers(devices)
+        runs = [run_cell.submit(name, name in done, devices, return_state=False) for name in cells]
         for run in runs:
             run.wait()
     except BaseException:

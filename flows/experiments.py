@@ -7,9 +7,11 @@ for ever; ``fail_orphans`` marks it as failed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,15 +33,19 @@ RESULT_FILES = ("params.yaml", "dvc.lock", "metrics/")
 POLL_S = 5.0  # between two reads of the queue, each of which takes 0.3 s
 START_S = 60.0  # in which a worker must have started
 QUEUED, RUNNING = "Queued", "Running"
+_STARTING = threading.Lock()
 
 
 def list_unfinished() -> dict[str, str]:
-    """The experiments that are not done, by name: QUEUED or RUNNING."""
+    """The experiments that are not done, by name: QUEUED or RUNNING.
+
+    One that a worker took and gave back as it ended is in DVC's queue twice: it is queued.
+    """
     with Repo() as repo:
         queue = repo.experiments.celery_queue
         return {
-            **{entry.name: QUEUED for entry in queue.iter_queued()},
             **{entry.name: RUNNING for entry in queue.iter_active()},
+            **{entry.name: QUEUED for entry in queue.iter_queued()},
         }
 
 
@@ -110,14 +116,31 @@ def has_worker() -> bool:
     On a busy machine a worker of dvc-task 0.40 takes its own unanswered request for an empty queue;
     it then answers nobody and ends with its experiment.
     """
+    return bool(_list_workers())
+
+
+def _list_workers() -> list[psutil.Process]:
     with Repo() as repo:
         folder = repo.experiments.celery_queue.wdir
     name = f"dvc-exp-{hashlib.sha256(folder.encode()).hexdigest()[:6]}-"  # as DVC names them
-    return any(
-        argument.startswith(name)
+    return [
+        process
         for process in psutil.process_iter(["cmdline"])
-        for argument in process.info["cmdline"] or ()
-    )
+        if any(argument.startswith(name) for argument in process.info["cmdline"] or ())
+    ]
+
+
+def end_idle_workers() -> None:
+    """Ends the workers of an empty queue: one that ends by itself, ten seconds after the queue was
+    empty, can take an experiment with it that is queued at that moment.
+    """
+    if list_unfinished():
+        return
+    workers = _list_workers()
+    for process in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()  # a worker of Celery ends its work first
+    psutil.wait_procs(workers, timeout=START_S)
 
 
 def count_workers() -> int:
@@ -166,22 +189,27 @@ def _start_worker(count: int, variables: Mapping[str, str]) -> None:
         )
 
 
-def wait_for(name: str) -> None:
+def wait_for(name: str, devices: Sequence[str]) -> None:
     """Waits until the experiment has ended, well or not; raises TransientError if its worker was
     killed.
+
+    A worker that ends while an experiment is queued leaves it there: workers are started again.
     """
-    checked = time.monotonic()
     while name in list_unfinished():
         time.sleep(POLL_S)
-        if time.monotonic() - checked > START_S:
-            if not has_worker() and name in list_unfinished():
-                fail_orphans([name])
-                raise TransientError(
-                    f"'{name}': its worker was killed.",
-                    subject=name,
-                    hint="Run again: finished units are in the work cache.",
-                )
-            checked = time.monotonic()
+        with _STARTING:  # by one watcher at a time
+            if has_worker():
+                continue
+            state = list_unfinished().get(name)  # its worker may have ended with it
+            if state == QUEUED:
+                start_workers(devices)
+        if state == RUNNING:
+            fail_orphans([name])
+            raise TransientError(
+                f"'{name}': its worker was killed.",
+                subject=name,
+                hint="Run again: finished units are in the work cache.",
+            )
 
 
 def cancel(names: Sequence[str]) -> None:
