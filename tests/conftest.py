@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import components  # noqa: F401  before transformers: torchaudio may have to load without its compiled part
+from components.runtime.instruction_set import pin_instruction_set
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+pin_instruction_set()  # as stages do: tests compare their own results with those of stages
 SWITCHES = [
     "--no-sandbox",
     "--disable-gpu",

@@ -30,8 +30,7 @@ from pydantic import TypeAdapter
 from components.config.errors import BY_KIND, InputError, LibrettoError, TransientError
 from components.optim.ranks import Ranks, train_together
 from components.runtime.pool import die_with_parent
-from components.runtime.settings import Engine
-from components.runtime.world_size import RankSettings, TrainingSection, choose_ranks
+from components.runtime.world_size import Engine, RankSettings, TrainingSection, choose_ranks
 
 RANK_MODULE = "components.optim.rank"  # the module that torchrun runs
 TASK_FILE, ERROR_FOLDER = "task.json", "failed"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.config.errors import InputError, TransientError
+from components.runtime.instruction_set import pinned_variables
 from components.runtime.logs import configure_logging
 from components.runtime.settings import ray_address
 
@@ -133,7 +134,7 @@ def _connect() -> Any:
             # which 'ray start' ran.
             ray.init(
                 address=ray_address(),
-                runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
+                runtime_env={"env_vars": {"PYTHONPATH": _python_path(), **pinned_variables()}},
                 log_to_driver=False,
                 logging_level="ERROR",
             )

@@ -158,6 +158,13 @@ class RuntimeSettings:
     rendezvous: Annotated[
         str, Field(description="host:port of the first of them, where the ranks connect.")
     ] = ""
+    instructions: Annotated[
+        Literal["avx2", "compatible", "native"],
+        Field(
+            description="Instructions of the CPU that stages compute with: avx2, compatible (MKL's "
+            "own for the CPUs of all makers, slower), or native: all that the machine has."
+        ),
+    ] = "avx2"
     progress: Annotated[
         Path | None, Field(description="File to which progress goes as JSON lines.")
     ] = None
@@ -306,31 +313,6 @@ def gpu_share() -> float:
             hint="Set it to a count or a share, such as 1 or 0.5.",
         )
     return float(uses_gpu) if share is None else share
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How training is distributed over processes; ``name`` is empty where nothing is set."""
-
-    name: str
-    nodes: int
-    rendezvous: str  # host:port
-
-
-def engine() -> Engine:
-    """The engine of training; raises InputError where several machines have no engine, or no
-    address at which their ranks connect.
-    """
-    settings = read_settings()
-    has_port = settings.rendezvous.rpartition(":")[2].isdecimal()
-    if settings.nodes > 1 and not (settings.engine and has_port):
-        raise InputError(
-            f"LIBRETTO_NODES={settings.nodes}: the machines need an engine and a rendezvous.",
-            subject="LIBRETTO_NODES",
-            hint="Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_RENDEZVOUS to host:port of the "
-            "first of them.",
-        )
-    return Engine(settings.engine, settings.nodes, settings.rendezvous)
 
 
 def device() -> str:

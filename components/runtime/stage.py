@@ -29,6 +29,7 @@ from components.config.heads import check_ctc_heads
 from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
+from components.runtime.instruction_set import pin_instruction_set
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
@@ -131,7 +132,8 @@ def _run(
     name: str, work: Callable[[Stage], None], argument_names: dict[str, str | None], role: str
 ) -> None:
     started = time.time()
-    read_settings()  # a wrong one stops the stage before hours of work, not after
+    # A wrong setting stops the stage before hours of work, not after.
+    instructions = pin_instruction_set()
     before = _snapshot(name, tuple(argument_names))
     for key, value in argument_names.items():
         if value is not None and value != before["names"][key]:
@@ -142,7 +144,7 @@ def _run(
                 hint="Somebody or an experiment changed it after DVC read it: correct it and run "
                 "again.",
             )
-    stage = Stage(name, read_params(), role)
+    stage = Stage(name, read_params(), role, {"instructions": instructions})
     check_names(stage.params)
     for kind in ("encoder", "llm"):  # before hours of work, not after
         catalogue.check_pinned(kind, getattr(stage.params, kind))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from components.config.errors import InputError
-from components.runtime.settings import Engine, device, engine, workers
+from components.runtime.settings import device, read_settings, workers
 
 
 class RankSettings(Protocol):
@@ -28,6 +28,31 @@ class RankSettings(Protocol):
     @property
     def precision(self) -> str:
         """fp32, bf16 or fp16."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How training is distributed over processes; ``name`` is empty where nothing is set."""
+
+    name: str
+    nodes: int
+    rendezvous: str  # host:port
+
+
+def engine() -> Engine:
+    """The engine of training; raises InputError where several machines have no engine, or no
+    address at which their ranks connect.
+    """
+    settings = read_settings()
+    has_port = settings.rendezvous.rpartition(":")[2].isdecimal()
+    if settings.nodes > 1 and not (settings.engine and has_port):
+        raise InputError(
+            f"LIBRETTO_NODES={settings.nodes}: the machines need an engine and a rendezvous.",
+            subject="LIBRETTO_NODES",
+            hint="Set LIBRETTO_ENGINE to ddp or fsdp, and LIBRETTO_RENDEZVOUS to host:port of the "
+            "first of them.",
+        )
+    return Engine(settings.engine, settings.nodes, settings.rendezvous)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 
 from components.config.errors import InputError
 from components.runtime import data_roots as roots
-from components.runtime import settings
+from components.runtime import settings, world_size
 from components.runtime.s3 import as_path
 from tests.errors import refused
 
@@ -194,7 +194,7 @@ def test_a_wrong_value_names_its_variable(
 def test_an_old_name_stops_and_names_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRETTO_MEETING", "host:29500")
     with pytest.raises(InputError) as stopped:
-        settings.engine()
+        settings.read_settings()
     assert stopped.value.subject == "LIBRETTO_MEETING"
     assert "LIBRETTO_RENDEZVOUS" in stopped.value.hint
 
@@ -213,10 +213,10 @@ def test_several_machines_need_an_engine_where_they_train(monkeypatch: pytest.Mo
     monkeypatch.setenv("LIBRETTO_NODES", "2")
     assert settings.workers() >= 1
     with refused("LIBRETTO_NODES", "LIBRETTO_ENGINE"):
-        settings.engine()
+        world_size.engine()
     monkeypatch.setenv("LIBRETTO_ENGINE", "ddp")
     monkeypatch.setenv("LIBRETTO_RENDEZVOUS", "host:29500")
-    assert settings.engine() == settings.Engine("ddp", 2, "host:29500")
+    assert world_size.engine() == world_size.Engine("ddp", 2, "host:29500")
 
 
 def test_there_is_always_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
