@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
 .ONESHELL:
-.PHONY: run use test test-slow serve stop lint docs reference setup
+.PHONY: run use test test-slow reproduce serve stop lint docs reference setup
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
@@ -27,6 +27,9 @@ test: setup  ## what needs no server, no accelerator and little time
 
 test-slow: setup  ## servers, trainings, kills; three at once on two cores, since servers and kills wait for most of their time
 	python -m pytest -n 3 --dist loadfile --verbose --durations=20 -m "slow and not gpu"
+
+reproduce: setup  ## whether the last commit gives one dvc.lock however it is run, at smoke size
+	python -m bench.reproduce
 
 serve: setup  ## server, worker and deployments of prefect.yaml on this machine
 	python -m flows.serve
