@@ -41,6 +41,7 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+	bandit --quiet --recursive --severity-level medium --configfile pyproject.toml components libretto flows bench
 
 docs: setup  ## the documentation site, docs/_build/html; a warning is an error
 	python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html docs docs/_build/html
@@ -65,7 +66,9 @@ setup:  ## .venv, built again only where requirements.lock differs from what it 
 	    fi
 	    echo "making .venv with $$($$python --version) …"
 	    $$python -m venv --clear .venv
-	    .venv/bin/python -m pip install --quiet -r requirements.lock
+	    install=".venv/bin/python -m pip install --quiet --no-deps"
+	    $$install -r requirements-cpu.lock 2>/dev/null || $$install -r requirements-cuda.lock
+	    $$install -r requirements.lock
 	    cp requirements.lock .venv/requirements.lock
 	fi
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .  # the command `libretto`

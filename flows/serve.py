@@ -10,6 +10,7 @@ cache, ``serve/``.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ SILENCE_S = 3 * HEARTBEAT_S  # without a heartbeat, after which a run counts as 
 GRACE_S = 45
 START_S = 120  # in which the server must answer; the first start creates its database
 RULE = "Runs without a sign of life have crashed"
+PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
@@ -40,10 +42,34 @@ def build_address(host: str, port: int) -> str:
     return f"http://{host}:{port}/api"
 
 
+def require_password(host: str) -> None:
+    """Has the server and its clients use the password of ``PASSWORD``; raises InputError where
+    there is none and ``host`` is not loopback: whoever reaches a server may run flows.
+    """
+    password = os.environ.get(PASSWORD, "")
+    if password:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", password)
+    elif not is_loopback(host):
+        raise InputError(
+            f"The server would be open to everybody who reaches {host}.",
+            subject="--host",
+            hint=f"Set {PASSWORD} to name:password, and PREFECT_API_AUTH_STRING too for workers "
+            "on other machines, or leave out --host.",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or the name ``localhost`` is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def is_up(url: str) -> bool:
     """Whether a Prefect server answers at ``url``."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
+        with urllib.request.urlopen(f"{url}/health", timeout=5):  # http, see above # nosec B310
             return True
     except (urllib.error.URLError, OSError):
         return False
@@ -225,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="where the server listens; anything but loopback is open to that network",
+        help=f"where the server listens; beyond loopback it needs a password, {PASSWORD}",
     )
     parser.add_argument("--port", type=int, default=4200)
     options = parser.parse_args(arguments)
@@ -233,6 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stop:
             stop_services()
             return 0
+        if not options.server:
+            require_password(options.host)
         url = options.server or build_address(options.host, options.port)
         start_services(url, *(() if options.server else (options.host, options.port)))
     except LibrettoError as error:

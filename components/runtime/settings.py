@@ -111,8 +111,9 @@ class RuntimeSettings:
     openslr: Annotated[
         str,
         Field(
+            pattern="^(https?://.+)?$",  # a file:// would be read, and deleted where it is wrong
             description="Address of a mirror of https://www.openslr.org/resources; default: each "
-            "archive's own address."
+            "archive's own address.",
         ),
     ] = ""
     models: Annotated[

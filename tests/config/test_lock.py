@@ -16,13 +16,18 @@ PINNED = [
 ]
 
 
+LOCKS = ("requirements.lock", "requirements-cuda.lock", "requirements-cpu.lock")
+
+
+def entries(name: str) -> list[list[str]]:
+    """A requirement and its options, for each distribution of a lock."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+
+
 def locked() -> dict[str, str]:
-    lines = [
-        line
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
-    return dict(normal(line) for line in lines)
+    """Versions of an environment with the torch of a package index."""
+    return dict(normal(requirement) for lock in LOCKS[:2] for requirement, *_ in entries(lock))
 
 
 def normal(requirement: str) -> tuple[str, str]:
@@ -42,3 +47,17 @@ def test_lock_holds_plain_versions_only() -> None:
         assert re.fullmatch(r"[0-9][A-Za-z0-9.]*", version), (
             f"{name}=={version}: a build tag or an address is of one machine only"
         )
+
+
+def test_both_builds_of_torch_have_one_version() -> None:
+    ((requirement, *_),) = entries("requirements-cpu.lock")
+    assert requirement == f"torch=={locked()['torch']}+cpu"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_file_has_a_hash(name: str) -> None:
+    """pip then refuses a file that differs, and any distribution that is not here."""
+    for requirement, *options in entries(name):
+        assert options, requirement
+        for option in options:
+            assert re.fullmatch("--hash=sha256:[0-9a-f]{64}", option), requirement

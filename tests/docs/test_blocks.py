@@ -32,7 +32,7 @@ DIRECTIVE = re.compile(r"\{[\w-]+\}")  # of the site
 OPERATORS = {"&&", "||", ";", "|"}
 OTHER_PROGRAMS = {
     *("git", "export", "source", "cd", "ffmpeg", "docker", "helm", "prefect", "ray", "pip"),
-    "pre-commit",
+    *("pre-commit", "uv"),
 }
 # Run as they are; each takes seconds.
 CHEAP = (

@@ -180,7 +180,13 @@ def test_all_numbers_are_tested() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("FANOUT", "rai"), ("ENGINE", "dpp"), ("STORE", "/a/folder"), ("GPUS", "1.5")],
+    [
+        ("FANOUT", "rai"),
+        ("ENGINE", "dpp"),
+        ("STORE", "/a/folder"),
+        ("GPUS", "1.5"),
+        ("OPENSLR", "file:///a/folder"),
+    ],
 )
 def test_a_wrong_value_names_its_variable(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch

@@ -55,7 +55,9 @@ class ArchiveCollection:
     """The archives of one data root."""
 
     __pydantic_config__ = STRICT
-    address: Annotated[str, Field(description="URL of the folder of the files.")]
+    address: Annotated[
+        str, Field(pattern="^https?://", description="URL of the folder of the files.")
+    ]
     openslr: Annotated[
         PositiveInt,
         Field(description="Number at OpenSLR, by which a mirror names its folder."),

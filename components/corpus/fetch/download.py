@@ -65,7 +65,7 @@ def _attempt(archive: Archive, part: Path) -> str:
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
     request = urllib.request.Request(archive.url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # http # nosec B310
             start, total = _content_range(response)
             _check_size(archive, total)
             bar_context = progress("corpus", f"fetching {archive.file}", (total or 0) / 1e6, "MB")
