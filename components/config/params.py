@@ -28,6 +28,7 @@ from components.config.decoding import Decode
 from components.config.entries import EncoderEntry, EncoderNumerics, Padding
 from components.config.errors import InputError, nearest
 from components.config.schema import (
+    ENTRY_NAME,
     STRICT,
     RuleError,
     Unit,
@@ -124,7 +125,7 @@ class Report:
 
 
 def _entry_of(kind: str) -> Any:
-    return Field(description=f"Name of an entry of catalogue/{kind}.yaml.")
+    return Field(pattern=ENTRY_NAME, description=f"Name of an entry of catalogue/{kind}.yaml.")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ RENAMED_KEYS = {
     "takes": "take_range",
 }
 
+# Of an entry of the catalogue. DVC puts it into commands that a shell runs, and takes a dot for the
+# border of a key.
+ENTRY_NAME = r"^[A-Za-z0-9_-]+$"
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
