@@ -72,10 +72,6 @@ def check_order(limits: Limits) -> Limits:
     return limits
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-# Share of values that dropout sets to 0; all of them would leave nothing.
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0)]
 PrecisionName = Literal["fp32", "bf16", "fp16"]  # of the arithmetic
 # Least and most.
 DecibelLimits = Annotated[
