@@ -68,7 +68,10 @@ class Features:
     ]
     layer: Annotated[
         LayerIndex | Literal["last"],
-        Field(description="Hidden state of the encoder; last also serves its CTC head."),
+        Field(
+            description="Hidden state of the encoder; last, and the highest number, is its "
+            "output, behind a final norm. Only last serves its CTC head."
+        ),
     ]
     padding: Annotated[
         Padding | None,
