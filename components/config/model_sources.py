@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from components.config.augment import AddedNoise, Band, SpecAugment, SpeedFactors
+from components.config.network_sizes import find_wrong_size
 from components.config.packages import ConverterName, Wheel, check_members
 from components.config.ranges import (
     BatchSeconds,
@@ -150,8 +151,15 @@ class CheckpointSource:
     kind: str
 
 
+def _check_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    if wrong := find_wrong_size(settings):
+        raise wrong
+    return settings
+
+
+NetworkSettings = Annotated[dict[str, Any], AfterValidator(_check_sizes)]
 Shape = Annotated[
-    dict[str, Any],
+    NetworkSettings,
     Field(description="What its config.json must contain; plans are made from it."),
 ]
 
@@ -256,7 +264,7 @@ class TrainedEncoderSource(CheckpointSource):
 
     kind: Literal["ctc"]
     config: Annotated[
-        dict[str, Any], Field(min_length=1, description="Architecture of the network.")
+        NetworkSettings, Field(min_length=1, description="Architecture of the network.")
     ]
     training: CtcTraining
 
@@ -266,7 +274,7 @@ class FilterbankSource(CheckpointSource):
     """Log-mel without an encoder."""
 
     kind: Literal["fbank"]
-    config: Annotated[dict[str, Any], Field(min_length=1, description="Settings of the log-mel.")]
+    config: Annotated[NetworkSettings, Field(min_length=1, description="Settings of the log-mel.")]
 
 
 @dataclass(frozen=True)
@@ -286,7 +294,7 @@ class TrainedLlmSource(CheckpointSource):
 
     kind: Literal["copying"]
     config: Annotated[
-        dict[str, Any], Field(min_length=1, description="Settings of the architecture.")
+        NetworkSettings, Field(min_length=1, description="Settings of the architecture.")
     ]
     training: CopyingTraining
     model_type: Annotated[str, Field(description="Name of an architecture of transformers.")] = ""
