@@ -290,5 +290,5 @@ def test_a_letter_that_the_limit_of_tokens_cuts_is_dropped(tmp_path: Path) -> No
     assert text(2) == "a"
     assert text(3) == "a\ufffdb"
     assert text(4) == "a\ufffdb", "one in the middle is the text's own"
-    likely_tokens(model, [a, first_byte, model.builder.eos])
+    likely_tokens(model, [a, first_byte, model.builder.eos, b])
     assert text(9) == "a\ufffd", "the LLM has ended it so"
