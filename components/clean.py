@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from components.config.errors import LibrettoError
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.logs import configure_logging
 from components.runtime.settings import work_root
 from components.runtime.unit_cache import trim
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     configure_logging()
     limit_gb = build_parser(prog).parse_args(arguments).limit_gb
     try:
-        num_dropped, size = trim(None if limit_gb is None else int(limit_gb * 1e9))
+        with translate_os_errors():
+            num_dropped, size = trim(None if limit_gb is None else int(limit_gb * 1e9))
     except LibrettoError as error:
         sys.stderr.write(f"clean: {error}\n")
         return error.exit_code

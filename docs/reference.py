@@ -160,7 +160,7 @@ def ranges_of(info: FieldInfo) -> list[str]:
         ranges.append("not empty" if info.annotation is str else several)
     for item in info.metadata:
         ranges += [
-            f"{sign} {getattr(item, name):g}"
+            f"{sign} {written_limit(getattr(item, name))}"
             for name, sign in COMPARISONS.items()
             if getattr(item, name, None) is not None
         ]
@@ -168,6 +168,11 @@ def ranges_of(info: FieldInfo) -> list[str]:
         if typing.get_origin(info.annotation) is not dict:
             ranges += ranges_of(FieldInfo.from_annotation(member))
     return ranges
+
+
+def written_limit(value: float) -> str:
+    """The end of a range: a large one is easier to read with commas, a larger one as a power."""
+    return f"{value:,}" if isinstance(value, int) and value <= 10**10 else f"{value:g}"
 
 
 def values_at(data: Any, keys: Sequence[str]) -> list[Any]:

@@ -24,6 +24,7 @@ from components.config.errors import TransientError
 from components.runtime.hashing import data_digest
 from components.runtime.settings import work_root
 from flows.command import run
+from flows.untracked import describe_untracked
 
 RESULT = ["dvc.lock", "metrics", "data/sources"]  # what Git tracks of a result
 
@@ -92,7 +93,8 @@ def clone_workspace(log: Callable[[str], None]) -> Iterator[CloneLocation]:
     """Changes into a clone of the current workspace, which is removed in the end: save the result
     before.
 
-    ``log`` gets a line on what is cloned. Raises InputError outside a Git repository.
+    ``log`` gets a line on what is cloned, and on what is not. Raises InputError outside a Git
+    repository.
     """
     workspace = Path.cwd()
     revision = run(
@@ -104,6 +106,8 @@ def clone_workspace(log: Callable[[str], None]) -> Iterator[CloneLocation]:
     )
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         log(f"the workspace has changes that are not committed: this runs {revision} without them")
+    if untracked := describe_untracked():
+        log(untracked)
     parent = work_root() / "clones"
     parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent)

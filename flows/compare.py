@@ -54,6 +54,7 @@ from flows.comparison import (
     summarize_seeds,
 )
 from flows.run_names import dated_name
+from flows.untracked import describe_untracked
 
 # Cells that are waited for at once: more than run.
 WATCHERS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=8)
@@ -148,6 +149,8 @@ def queue_cells(cells: dict[str, RecipeCell], again: bool) -> set[str]:
         for name, cell in cells.items()
         if not again and experiments.is_done(cell, commits.get(name))
     }
+    if len(done) < len(cells) and (untracked := describe_untracked()):
+        get_run_logger().warning(untracked)
     experiments.enqueue(
         {name: cell for name, cell in cells.items() if name not in done | unfinished.keys()}
     )

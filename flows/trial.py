@@ -9,10 +9,12 @@ of the stages that depend on the values, and about 10 s of DVC.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 
 from flows.command import DVC, run
 from flows.overview import format_overview
+from flows.untracked import describe_untracked
 from libretto.environment import call_dvc
 
 
@@ -32,6 +34,8 @@ def run_experiment(assignments: Sequence[str], targets: Sequence[str]) -> int:
     """Runs ``targets`` (default: all stages) with these values in a copy; returns DVC's exit
     code.
     """
+    if untracked := describe_untracked():
+        print(untracked, file=sys.stderr)
     names = run(*DVC, "exp", "list", "--name-only").split()
     name = name_experiment(assignments, names)
     options = [part for assignment in assignments for part in ("-S", assignment)]

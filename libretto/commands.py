@@ -133,6 +133,7 @@ def run_command(arguments: Sequence[str]) -> int:
     command = COMMANDS[arguments[0]]
     is_help = any(argument in ("-h", "--help") for argument in arguments[1:])
     from components.config.errors import LibrettoError
+    from components.runtime.file_systems import translate_os_errors
 
     try:
         if command.needs_checkout:
@@ -143,7 +144,8 @@ def run_command(arguments: Sequence[str]) -> int:
         if command.needs_workspace and not is_help:
             check_workspace(command.name)
         function = import_module(command.module).main
-        return int(function([*command.prefix, *arguments[1:]], prog=command.prog) or 0)
+        with translate_os_errors():
+            return int(function([*command.prefix, *arguments[1:]], prog=command.prog) or 0)
     except LibrettoError as error:
         print(f"{command.name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,17 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from components.config.schema import (
-    STRICT,
-    DecibelLimits,
-    RuleError,
-    Seed,
-    Share,
-    Unit,
-    check_order,
-)
+from components.config.ranges import Masks, NonNegativeInt, Seed, Share, Views
+from components.config.schema import STRICT, DecibelLimits, RuleError, Unit, check_order
 
 # A limit below 500 Hz leaves no speech; one of 8,000 Hz removes nothing at 16 kHz.
 FrequencyLimits = Annotated[
@@ -69,7 +62,7 @@ class Augment:
     __pydantic_config__ = STRICT
     seed: Annotated[Seed, Field(description="Seed of the random draws.")]
     views: Annotated[
-        PositiveInt,
+        Views,
         Field(description="Versions of an utterance that are stored, with cached features."),
     ]
     speed: Annotated[SpeedFactors, Field(description="Factors of tempo and pitch together.")]
@@ -102,13 +95,13 @@ class SpecAugment:
 
     __pydantic_config__ = STRICT
     enabled: Annotated[bool, Field(description="Whether masks are applied.")]
-    time_masks: Annotated[NonNegativeInt, Field(description="Masks over time, per utterance.")]
+    time_masks: Annotated[Masks, Field(description="Masks over time, per utterance.")]
     time_frames: Annotated[
         NonNegativeInt,
         Unit("frames of the encoder"),
         Field(description="Longest mask over time."),
     ]
-    width_masks: Annotated[NonNegativeInt, Field(description="Masks over width, per utterance.")]
+    width_masks: Annotated[Masks, Field(description="Masks over width, per utterance.")]
     width_share: Annotated[
         Share, Field(description="Longest mask over width, as a share of the width.")
     ]

@@ -7,6 +7,7 @@ reads it. Cost: milliseconds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from components.config.entries import EncoderEntry, LlmEntry, LoraTargets
 from components.config.errors import InputError, nearest
 from components.config.model_sources import HubSource, parts_of
 from components.config.projector import Projector, parse_projector
-from components.config.schema import parse_as
+from components.config.schema import ENTRY_NAME, parse_as
 from components.config.training import Train
 from components.config.yaml_files import read_yaml
 
@@ -35,7 +36,16 @@ class Corpus:
 
 
 def _load(kind: str) -> dict[str, Any]:
-    return read_yaml(FOLDER / f"{kind}.yaml")
+    path = FOLDER / f"{kind}.yaml"
+    entries = read_yaml(path)
+    for name in entries:  # it is a part of commands that DVC gives to a shell
+        if not re.fullmatch(ENTRY_NAME, str(name)):
+            raise InputError(
+                f"{path}: {name!r} is no name of an entry.",
+                subject=str(name),
+                hint="Rename it: letters, digits, hyphens and underscores.",
+            )
+    return entries
 
 
 def names(kind: str) -> list[str]:
@@ -54,8 +64,8 @@ def raw_entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def corpus(name: str) -> Corpus:
-    """The sources by role of a corpus; raises InputError for an unknown role or a source without a
-    kind.
+    """The sources by role of a corpus; raises InputError for an unknown role, and for a source
+    without a kind or whose name is none.
     """
     entry = {role: sources for role, sources in raw_entry("corpus", name).items() if role != "card"}
     for role, sources in entry.items():
@@ -64,6 +74,12 @@ def corpus(name: str) -> Corpus:
                 f"corpus '{name}': unknown role '{role}'.", subject=role, hint=nearest(role, ROLES)
             )
         for source, settings in (sources or {}).items():
+            if not re.fullmatch(r"\w[\w.-]*", str(source)):  # it is the name of a folder
+                raise InputError(
+                    f"corpus '{name}', {role}: {source!r} is no name of a source.",
+                    subject=str(source),
+                    hint="Rename it: letters, digits, hyphens, underscores and dots.",
+                )
             if not isinstance(settings, dict) or "kind" not in settings:
                 raise InputError(
                     f"corpus '{name}', {role}, source '{source}': 'kind' missing.",

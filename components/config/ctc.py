@@ -8,9 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from components.config.schema import STRICT, PrecisionName, Seed, Share, Unit
+from components.config.ranges import (
+    BatchSeconds,
+    EpochsOrNone,
+    LearningRate,
+    LossWeight,
+    MicroBatches,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    Threads,
+    Vocabulary,
+    WidthOrNone,
+)
+from components.config.schema import STRICT, PrecisionName, Unit
 
 KERNEL = 9  # frames that the hidden layer looks at: 0.18 s at 50 Hz, about two characters
 BLOCK_KERNEL = 11  # steps that a convolution of a block looks at: 0.44 s at 25 Hz, about a word
@@ -22,9 +37,9 @@ class Ctc:
 
     __pydantic_config__ = STRICT
     seed: Annotated[Seed, Field(description="Seed of weights, order and the drawn utterances.")]
-    threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
+    threads: Annotated[Threads, Field(description="Threads of a process.")]
     epochs: Annotated[
-        NonNegativeInt, Field(description="Passes over the drawn speech; 0: no head is trained.")
+        EpochsOrNone, Field(description="Passes over the drawn speech; 0: no head is trained.")
     ]
     hours: Annotated[
         PositiveFloat, Unit("h"), Field(description="Most speech of the train role that is drawn.")
@@ -33,25 +48,25 @@ class Ctc:
         float, Field(ge=0, lt=1, description="Share of utterances that are non-speech.")
     ]
     batch_seconds: Annotated[
-        PositiveFloat, Unit("s"), Field(description="Audio in a step's batch, padding counted.")
+        BatchSeconds, Unit("s"), Field(description="Audio in a step's batch, padding counted.")
     ]
     micro_batches: Annotated[
-        PositiveInt,
+        MicroBatches,
         Field(description="Parts of a step's batch, whatever the number of processes."),
     ]
     hidden: Annotated[
-        NonNegativeInt,
+        WidthOrNone,
         Field(description="Width of the layer below the units; 0: one linear layer alone."),
     ]
     subwords: Annotated[
-        PositiveInt, Field(description="Units where characters outnumber the frames.")
+        Vocabulary, Field(description="Units where characters outnumber the frames.")
     ]
     learning_rate: Annotated[
-        PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
+        LearningRate, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
     consistency: Annotated[
-        NonNegativeFloat,
+        LossWeight,
         Field(description="Weight of the divergence between two masked copies; 0: one copy."),
     ]
     precision: Annotated[

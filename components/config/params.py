@@ -13,21 +13,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from components.config.augment import Augment
 from components.config.ctc import Ctc
 from components.config.decoding import Decode
 from components.config.entries import EncoderEntry, EncoderNumerics, Padding
 from components.config.errors import InputError, nearest
+from components.config.ranges import (
+    BatchSeconds,
+    LayerIndex,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Resamples,
+    Threads,
+)
 from components.config.schema import (
+    ENTRY_NAME,
     STRICT,
     RuleError,
     Unit,
@@ -63,17 +67,20 @@ class Features:
         Field(description="cached: computed once; live: inside train and decode, nothing stored."),
     ]
     layer: Annotated[
-        Annotated[int, Field(ge=0)] | Literal["last"],
-        Field(description="Hidden state of the encoder; last also serves its CTC head."),
+        LayerIndex | Literal["last"],
+        Field(
+            description="Hidden state of the encoder; last, and the highest number, is its "
+            "output, behind a final norm. Only last serves its CTC head."
+        ),
     ]
     padding: Annotated[
         Padding | None,
         Field(description="Of Whisper, in place of numerics.padding of the encoder's entry."),
     ]
     batch_seconds: Annotated[
-        PositiveFloat, Unit("s"), Field(description="Audio in a batch, padding counted.")
+        BatchSeconds, Unit("s"), Field(description="Audio in a batch, padding counted.")
     ]
-    threads: Annotated[PositiveInt, Field(description="Threads of a worker process.")]
+    threads: Annotated[Threads, Field(description="Threads of a worker process.")]
     remote: Annotated[
         bool, Field(description="Whether tars go to the store, not to the stage's folder.")
     ]
@@ -95,7 +102,7 @@ class Score:
         Field(description="Form of both texts that are compared (components/text/forms.py)."),
     ]
     resamples: Annotated[
-        NonNegativeInt,
+        Resamples,
         Field(description="Bootstrap samples of speakers, for intervals; 0: no intervals."),
     ]
 
@@ -124,7 +131,7 @@ class Report:
 
 
 def _entry_of(kind: str) -> Any:
-    return Field(description=f"Name of an entry of catalogue/{kind}.yaml.")
+    return Field(pattern=ENTRY_NAME, description=f"Name of an entry of catalogue/{kind}.yaml.")
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, cast, get_args, get_type_hints
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from components.config.errors import InputError
-from components.config.schema import STRICT, Dropout, RuleError, Seed, Unit, parse_as
+from components.config.ranges import (
+    Dropout,
+    Frames,
+    Layers,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Vocabulary,
+    Width,
+)
+from components.config.schema import STRICT, RuleError, Unit, parse_as
 
-Stack = Annotated[PositiveInt, Unit("frames"), Field(description="Joined into one token.")]
-HiddenWidth = Annotated[PositiveInt, Field(description="Width between two linear layers.")]
+Stack = Annotated[Frames, Unit("frames"), Field(description="Joined into one token.")]
+HiddenWidth = Annotated[Width, Field(description="Width between two linear layers.")]
 FeedForwardWidth = Annotated[
-    PositiveInt, Field(description="Width inside the feed-forward part of a layer.")
+    Width, Field(description="Width inside the feed-forward part of a layer.")
 ]
-NumLayers = Annotated[PositiveInt, Field(description="Number of layers.")]
-Width = Annotated[PositiveInt, Field(description="Width of attention; a multiple of the heads.")]
-NumHeads = Annotated[PositiveInt, Field(description="Heads of attention.")]
-Segment = Annotated[PositiveInt, Unit("frames"), Field(description="Length of a segment.")]
-Queries = Annotated[PositiveInt, Field(description="Tokens of each segment, however short it is.")]
+NumLayers = Annotated[Layers, Field(description="Number of layers.")]
+AttentionWidth = Annotated[Width, Field(description="Of attention; a multiple of the heads.")]
+NumHeads = Annotated[Layers, Field(description="Heads of attention.")]
+Segment = Annotated[Frames, Unit("frames"), Field(description="Length of a segment.")]
+Queries = Annotated[Frames, Field(description="Tokens of each segment, however short it is.")]
 DropoutRate = Annotated[Dropout, Field(description="Of all its layers, in training.")]
 
 
@@ -95,8 +105,8 @@ class Convolution(Projector):
     ``stride`` frames.
     """
 
-    kernel: Annotated[PositiveInt, Unit("frames"), Field(description="Frames of one token.")]
-    stride: Annotated[PositiveInt, Unit("frames"), Field(description="Distance of two tokens.")]
+    kernel: Annotated[Frames, Unit("frames"), Field(description="Frames of one token.")]
+    stride: Annotated[Frames, Unit("frames"), Field(description="Distance of two tokens.")]
 
     @model_validator(mode="after")
     def check_stride(self) -> Self:
@@ -135,7 +145,7 @@ class Conv1dTransformer(Convolution):
     """Conv1d → ``layers`` transformer encoder layers → linear (Pham et al., arXiv 2406.17272)."""
 
     kind: Literal["conv1d-transformer"]
-    width: Width
+    width: AttentionWidth
     heads: NumHeads
     hidden: FeedForwardWidth
     layers: NumLayers
@@ -152,7 +162,7 @@ class Conv1dTransformer(Convolution):
 class Attention(Projector):
     """What all kinds with attention have."""
 
-    width: Width
+    width: AttentionWidth
     heads: NumHeads
     dropout: DropoutRate = 0.0
 
@@ -228,7 +238,7 @@ class GatedCrossAttention(Attention):
     kind: Literal["gated-cross-attention"]
     stack: Stack
     layers: Annotated[
-        PositiveInt, Field(description="Number of blocks, spread evenly over the LLM's layers.")
+        Layers, Field(description="Number of blocks, spread evenly over the LLM's layers.")
     ]
     hidden: FeedForwardWidth
 
@@ -252,7 +262,7 @@ class DiscreteUnits(Projector):
     """
 
     kind: Literal["discrete-units"]
-    units: Annotated[PositiveInt, Field(description="Centroids; the vocabulary grows by two more.")]
+    units: Annotated[Vocabulary, Field(description="Centroids; the vocabulary grows by two more.")]
     hours: Annotated[
         PositiveFloat, Unit("h"), Field(description="Most training speech that k-means reads.")
     ]
@@ -271,13 +281,13 @@ class CtcEmbeddings(Projector):
 
     kind: Literal["ctc-embeddings"]
     units: Annotated[
-        PositiveInt,
+        Vocabulary,
         Field(description="Tokens of the LLM that are units: all letters, then the most frequent."),
     ]
-    stride: Annotated[PositiveInt, Field(description="Frames side by side in a step of the head.")]
-    hidden: Annotated[PositiveInt, Field(description="Width of the head's layers.")]
+    stride: Annotated[Frames, Field(description="Frames side by side in a step of the head.")]
+    hidden: Annotated[Width, Field(description="Width of the head's layers.")]
     blocks: Annotated[
-        PositiveInt, Field(description="Blocks of a convolution and a feed-forward module.")
+        Layers, Field(description="Blocks of a convolution and a feed-forward module.")
     ]
     is_conditioned: Annotated[
         bool,

@@ -36,6 +36,10 @@ RENAMED_KEYS = {
     "takes": "take_range",
 }
 
+# Of an entry of the catalogue. DVC puts it into commands that a shell runs, and takes a dot for the
+# border of a key.
+ENTRY_NAME = r"^[A-Za-z0-9_-]+$"
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -68,10 +72,6 @@ def check_order(limits: Limits) -> Limits:
     return limits
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-# Share of values that dropout sets to 0; all of them would leave nothing.
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0)]
 PrecisionName = Literal["fp32", "bf16", "fp16"]  # of the arithmetic
 # Least and most.
 DecibelLimits = Annotated[

@@ -8,22 +8,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from components.config.augment import SpecAugment
 from components.config.entries import Prompt
-from components.config.schema import STRICT, Dropout, PrecisionName, RuleError, Seed, Share, Unit
+from components.config.ranges import (
+    BatchSeconds,
+    Dropout,
+    LearningRate,
+    LossWeight,
+    MicroBatches,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PartialEpochs,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    Steps,
+    Threads,
+    WeightDecay,
+    Width,
+)
+from components.config.schema import STRICT, PrecisionName, RuleError, Unit
 
 SHORT_EPOCHS = 0.5  # of a whole training; below, half of the speech is not seen once
 Part = Literal["projector", "lora", "llm", "encoder-lora", "encoder"]
-LearningRate = Annotated[PositiveFloat, Field(description="Peak learning rate.")]
+PeakRate = Annotated[LearningRate, Field(description="Peak learning rate.")]
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,10 @@ class Matching:
 
     __pydantic_config__ = STRICT
     weight: Annotated[
-        NonNegativeFloat, Field(description="Weight beside cross-entropy; 0: no such loss.")
+        LossWeight, Field(description="Weight beside cross-entropy; 0: no such loss.")
     ]
-    mse: Annotated[NonNegativeFloat, Field(description="Weight of the squared distance in it.")]
-    cosine: Annotated[NonNegativeFloat, Field(description="Weight of 1 - cosine in it.")]
+    mse: Annotated[LossWeight, Field(description="Weight of the squared distance in it.")]
+    cosine: Annotated[LossWeight, Field(description="Weight of 1 - cosine in it.")]
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,10 @@ class Lora:
     """Low-rank adapters (arXiv 2106.09685)."""
 
     __pydantic_config__ = STRICT
-    rank: Annotated[PositiveInt, Field(description="Rank of the two factors.")]
-    alpha: Annotated[PositiveInt, Field(description="The update is scaled by alpha / rank.")]
+    rank: Annotated[Width, Field(description="Rank of the two factors.")]
+    alpha: Annotated[Width, Field(description="The update is scaled by alpha / rank.")]
     dropout: Annotated[Dropout, Field(description="Dropout before the first factor.")]
-    learning_rate: LearningRate
+    learning_rate: PeakRate
     targets: Annotated[
         list[str] | None,
         Field(
@@ -61,8 +72,8 @@ class Full:
     """Learning rates of parts that are tuned with all their weights."""
 
     __pydantic_config__ = STRICT
-    encoder: LearningRate
-    llm: LearningRate
+    encoder: PeakRate
+    llm: PeakRate
 
 
 @dataclass(frozen=True)
@@ -89,17 +100,17 @@ class CurriculumStage:
         Field(description="Patterns of parameter names that stay fixed although a part is tuned."),
     ]
     steps: Annotated[
-        PositiveInt | None, Field(description="Optimiser steps; null where epochs are given.")
+        Steps | None, Field(description="Optimiser steps; null where epochs are given.")
     ] = None
     epochs: Annotated[
-        PositiveFloat | None,
+        PartialEpochs | None,
         Field(
             description="Passes over the training speech (over non-speech where a stage has "
             "nothing else), the last one in part; null where steps are given."
         ),
     ] = None
     decay_steps: Annotated[
-        PositiveInt | None,
+        Steps | None,
         Unit("steps"),
         Field(description="Where linear and cosine decay reach 0, if not at the end of the stage."),
     ] = None
@@ -200,12 +211,12 @@ class Train:
     seed: Annotated[
         Seed, Field(description="Seed of weights, order, dropout and the dev utterances.")
     ]
-    threads: Annotated[PositiveInt, Field(description="Threads of a process.")]
+    threads: Annotated[Threads, Field(description="Threads of a process.")]
     text_case: Annotated[
         Literal["lower", "as-is"], Field(description="Letter case of the targets.")
     ]
     batch_seconds: Annotated[
-        PositiveFloat, Unit("s"), Field(description="Audio in a step's batch, padding counted.")
+        BatchSeconds, Unit("s"), Field(description="Audio in a step's batch, padding counted.")
     ]
     batch_tokens: Annotated[
         NonNegativeInt,
@@ -213,7 +224,7 @@ class Train:
         Field(description="Most in a step's batch, padding counted; 0: no limit."),
     ]
     micro_batches: Annotated[
-        PositiveInt,
+        MicroBatches,
         Field(description="Parts of a step's batch, whatever the number of processes."),
     ]
     packing: Annotated[
@@ -236,19 +247,19 @@ class Train:
     max_seconds: Annotated[
         PositiveFloat, Unit("s"), Field(description="Longer training utterances are left out.")
     ]
-    weight_decay: Annotated[NonNegativeFloat, Field(description="Weight decay of AdamW.")]
+    weight_decay: Annotated[WeightDecay, Field(description="Weight decay of AdamW.")]
     clip: Annotated[PositiveFloat, Field(description="Largest norm of the gradient.")]
     matching: Matching
     lora: Annotated[Lora, Field(description="Of the LLM.")]
     encoder_lora: Lora
     full: Full
     ctc_weight: Annotated[
-        NonNegativeFloat,
+        LossWeight,
         Field(description="Weight of the encoder's CTC loss in stages that tune it; 0: none."),
     ]
     spec_augment: SpecAugment
     frame_noise: Annotated[
-        NonNegativeFloat,
+        LossWeight,
         Field(
             description="Noise on the frames that the bridge reads in training, in standard "
             "deviations of each of their values; 0: none."

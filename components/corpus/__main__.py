@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from components.config import catalogue
 from components.config.errors import LibrettoError
 from components.config.params import read_params
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.logs import configure_logging
 from components.runtime.stage import Stage, run_stage
 
@@ -58,15 +59,16 @@ def main(arguments: Sequence[str], prog: str = "") -> int:
     options = build_parser(command, prog=prog).parse_args(arguments[1:])
     configure_logging()
     try:
-        corpus = options.corpus or read_params().corpus
-        if command == "scan":
-            from components.corpus.scan import write_scans
+        with translate_os_errors():
+            corpus = options.corpus or read_params().corpus
+            if command == "scan":
+                from components.corpus.scan import write_scans
 
-            write_scans(corpus)
-        else:
-            from components.corpus.fetch.installation import fetch_corpus
+                write_scans(corpus)
+            else:
+                from components.corpus.fetch.installation import fetch_corpus
 
-            fetch_corpus(corpus, options.role)
+                fetch_corpus(corpus, options.role)
     except LibrettoError as error:
         print(f"corpus {command}: {error}", file=sys.stderr)
         return error.exit_code

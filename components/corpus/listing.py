@@ -20,6 +20,10 @@ from components.text.utterance import Utterance
 
 SILENT = "silent: nothing is louder than -80 dB of full scale"  # reason in the speech roles
 
+# s. An encoder's first frame needs 25 ms, and features.augment.speed may halve a recording; without
+# a frame it would stop the stage features for its role.
+SHORTEST_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class ListedRecording:
@@ -37,7 +41,7 @@ class ListedRecording:
 class AcceptanceRules:
     """What a source requires of its recordings.
 
-    Silence is refused in the speech roles only. Speech has no limits of length here:
+    Silence is refused in the speech roles only. Speech has no upper limit of length here:
     ``train.max_seconds`` leaves long utterances out of training, and evaluation is never shortened.
     """
 
@@ -139,11 +143,14 @@ def _sound_fault(file: InspectedFile, rules: AcceptanceRules) -> str:
     if rules.needs_mono and file.channels != 1:
         return f"stereo: {file.channels} channels where one is expected"
     duration_s = file.samples / file.rate
-    if not rules.min_seconds <= duration_s <= rules.max_seconds:
-        is_short = duration_s < rules.min_seconds
-        bound = f"at least {rules.min_seconds:g}" if is_short else f"at most {rules.max_seconds:g}"
+    # Noise is mixed into speech, an encoder never reads it alone.
+    min_seconds = max(rules.min_seconds, 0 if rules.role == "noise" else SHORTEST_SECONDS)
+    if not min_seconds <= duration_s <= rules.max_seconds:
+        is_short = duration_s < min_seconds
+        bound = f"at least {min_seconds:g}" if is_short else f"at most {rules.max_seconds:g}"
         size = "short" if is_short else "long"
-        return f"too {size}: {duration_s:.2f} s where {bound} are required"
+        length = f"{duration_s:.2f} s" if duration_s >= 0.01 else f"{file.samples} samples"
+        return f"too {size}: {length} where {bound} s are required"
     if file.is_silent and rules.role in SPEECH_ROLES:
         return SILENT
     return ""

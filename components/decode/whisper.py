@@ -20,6 +20,7 @@ from components.audio.sound import RATE
 from components.model.encoders.family import split_windows
 from components.model.folders.description import unsupported_folder
 from components.model.folders.pretrained import read_extractor
+from components.text.hypothesis import drop_cut_letter
 
 MAX_TOKENS = 224  # of a window: half of the decoder's positions, as in Whisper's own code
 
@@ -60,13 +61,14 @@ class WhisperDecoder:
         features = self._extractor(
             waveform, sampling_rate=RATE, return_tensors="pt"
         ).input_features.to(self._device)  # (1, mel bins, mel frames)
+        limit = min(MAX_TOKENS, int(self._network.config.max_target_positions) - 8)
         is_multilingual = getattr(self._network.generation_config, "is_multilingual", False)
         token_ids = self._network.generate(
             input_features=features,
             do_sample=False,
             num_beams=1,
-            max_new_tokens=min(MAX_TOKENS, int(self._network.config.max_target_positions) - 8),
+            max_new_tokens=limit,
             **({"task": "transcribe"} if is_multilingual else {}),
         )  # (1, tokens)
         text: str = self._tokenizer.decode(token_ids[0].tolist(), skip_special_tokens=True)
-        return text
+        return drop_cut_letter(text) if token_ids.shape[1] >= limit else text

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from components.config.errors import InputError, nearest
 
+ADAPTER_SETTINGS = "adapter_config.json"
+# Of PEFT's settings: regular expressions, or ranks by one.
+NAME_PATTERNS = ("rank_pattern", "alpha_pattern", "layers_pattern", "exclude_modules")
 MAX_NAMES_LISTED = 3  # in an error; the others are counted
 
 
@@ -77,7 +81,7 @@ def write_adapter(wrapper: Any, folder: Path) -> None:
     # Without the embeddings: to decide about them PEFT would ask a hub whether the vocabulary grew.
     wrapper.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_SETTINGS
     config = json.loads(path.read_text())
     # PEFT has them as a set, whose order differs from run to run.
     config["target_modules"] = sorted(config["target_modules"])
@@ -85,11 +89,44 @@ def write_adapter(wrapper: Any, folder: Path) -> None:
 
 
 def read_adapter(network: Any, folder: Path) -> Any:
-    """PEFT's wrapper around ``network``, adapted as ``folder`` says."""
+    """PEFT's wrapper around ``network``, adapted as ``folder`` says; raises InputError where it
+    is no adapter in the form of ``write_adapter``.
+    """
     from peft import PeftModel
 
-    with ignore_peft_warnings():
-        return PeftModel.from_pretrained(network, str(folder))
+    _check_adapter(folder)
+    try:
+        with ignore_peft_warnings():
+            return PeftModel.from_pretrained(network, str(folder))
+    except Exception as error:  # of any type: shapes, safetensors, settings of PEFT
+        raise _unfit_adapter(folder, str(error)) from None
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raises InputError for a rank that the weights do not have, whose matrices could take all
+    memory, and for patterns of names, whose matching may never end.
+    """
+    try:
+        settings = json.loads((folder / ADAPTER_SETTINGS).read_text())
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+            names = [name for name in weights.keys() if ".lora_A" in name]  # noqa: SIM118
+            ranks = {weights.get_slice(name).get_shape()[0] for name in names}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unfit_adapter(folder, str(error)) from None
+    if not isinstance(settings, dict) or ranks != {settings.get("r")}:
+        raise _unfit_adapter(folder, f"its rank is not that of its weights, {sorted(ranks)}.")
+    targets = settings.get("target_modules")
+    has_patterns = any(settings.get(key) for key in NAME_PATTERNS)
+    if has_patterns or not isinstance(targets, list):
+        raise _unfit_adapter(folder, "it names layers by patterns, not in a list.")
+
+
+def _unfit_adapter(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"{folder} does not load as an adapter: {reason}",
+        subject=str(folder),
+        hint="Take another copy of the model: adapters are read as they were written here.",
+    )
 
 
 @contextmanager

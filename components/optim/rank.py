@@ -24,6 +24,7 @@ from components.config.errors import LibrettoError
 from components.optim.engine import RankTask, record_error
 from components.optim.ranks import Ranks
 from components.optim.sharding import local_device
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.logs import configure_logging
 from components.runtime.pool import die_with_parent
 from components.runtime.settings import device
@@ -51,7 +52,8 @@ def main(task_type: str, engine: str, task_path: Path, init_method: str) -> int:
         timeout=TIMEOUT,
     )
     try:
-        task.train(Ranks(rank, world_size, is_sharded=engine == "fsdp"), rank_device)
+        with translate_os_errors():
+            task.train(Ranks(rank, world_size, is_sharded=engine == "fsdp"), rank_device)
     except LibrettoError as error:
         record_error(error, task.scratch, rank)
         logger.error("%s, rank %d: %s", task.section.owner, rank, error)

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from components.config import catalogue
 from components.config.decoding import ConstraintSet
 from components.config.params import Params
+from components.config.ranges import PositiveFloat
 from components.config.schema import STRICT, Unit, parse_as
 from components.plan.networks import BYTES, Networks
 from components.plan.sizes import EncoderSize

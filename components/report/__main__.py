@@ -6,6 +6,7 @@ import sys
 
 from components.config.errors import LibrettoError
 from components.config.params import NAMES
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.logs import configure_logging
 from components.runtime.stage import Stage, run_stage
 
@@ -23,7 +24,8 @@ if __name__ == "__main__":
 
         configure_logging()
         try:
-            write_comparison(sys.argv[2:])
+            with translate_os_errors():
+                write_comparison(sys.argv[2:])
         except LibrettoError as error:
             print(f"report: {error}", file=sys.stderr)
             sys.exit(error.exit_code)

@@ -20,17 +20,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import AfterValidator, ConfigDict, Field
 
 from components.config.errors import InputError
+from components.config.ranges import (
+    Machines,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Processes,
+)
 from components.config.schema import Unit, parse_as
 
 PREFIX = "LIBRETTO_"
@@ -124,7 +123,7 @@ class RuntimeSettings:
         str, Field(description="cpu, cuda, cuda:1 …; default: the GPU when there is one.")
     ] = ""
     workers: Annotated[
-        NonNegativeInt | None,
+        Processes | None,
         Field(description="Worker processes on this machine; default: the processor's cores."),
     ] = None
     fanout: Annotated[
@@ -155,7 +154,7 @@ class RuntimeSettings:
             "this machine on the CPU, ddp where there are several GPUs."
         ),
     ] = ""
-    nodes: Annotated[PositiveInt, Field(description="Machines that train together.")] = 1
+    nodes: Annotated[Machines, Field(description="Machines that train together.")] = 1
     rendezvous: Annotated[
         str, Field(description="host:port of the first of them, where the ranks connect.")
     ] = ""

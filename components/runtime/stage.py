@@ -9,6 +9,7 @@ differs between two equal runs (host, times) goes to ``runs/``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ from components.config.errors import InputError, LibrettoError
 from components.config.heads import check_ctc_heads
 from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
 from components.config.params import NAMES, Params, read_params
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.hashing import data_digest
 from components.runtime.instruction_set import pin_instruction_set
 from components.runtime.logs import configure_logging
@@ -84,8 +86,9 @@ def run_stage(
     configure_logging()
     end_at_interrupt(name)
     try:
-        error_path(name).unlink(missing_ok=True)
-        _run(name, work, {key: options[key] for key in names}, options.get("role", ""))
+        with translate_os_errors():
+            error_path(name).unlink(missing_ok=True)
+            _run(name, work, {key: options[key] for key in names}, options.get("role", ""))
     except LibrettoError as error:
         record = {
             "stage": name,
@@ -120,12 +123,11 @@ def end_at_interrupt(name: str) -> None:
 
 
 def _write_error(name: str, record: dict[str, str]) -> None:
-    try:
+    # Without a work cache to write to, standard error has the message.
+    with contextlib.suppress(LibrettoError, OSError):
         path = error_path(name)
-    except LibrettoError:  # there is no work cache to write to: standard error has the message
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1))
 
 
 def _run(

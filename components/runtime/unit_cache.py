@@ -126,8 +126,9 @@ def check_disk_space(needed: int, folder: Path, where: str) -> Iterator[None]:
 
 def _disk_full_error(needed: int, folder: Path, existing: Path, where: str) -> InputError:
     free = shutil.disk_usage(existing).free
+    amount = f"{needed:,} bytes are needed, " if needed else ""  # 0: it is not known beforehand
     return InputError(
-        f"{where}: {existing}: the disk is full: {needed:,} bytes are needed, {free:,} are free.",
+        f"{where}: {existing}: the disk is full: {amount}{free:,} are free.",
         subject=str(folder),
         hint="Free some space ('python -m components.clean' drops old units of the work cache), "
         "then run again: finished work stays.",

@@ -5,6 +5,7 @@ figures.
 import sys
 
 from components.config.errors import LibrettoError
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.stage import Stage, run_stage
 
 
@@ -20,7 +21,8 @@ if __name__ == "__main__":
         from components.score.table import print_tables
 
         try:
-            print_tables()
+            with translate_os_errors():
+                print_tables()
         except LibrettoError as error:
             print(f"score: {error}", file=sys.stderr)
             sys.exit(error.exit_code)

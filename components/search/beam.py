@@ -24,7 +24,7 @@ from components.model.speech_llm import SpeechLLM
 from components.search.acoustic_evidence import CtcEvidence, Evidence, MatchedEvidence
 from components.search.constraints import logits_processors, token_limits
 from components.search.rescoring import choose_texts
-from components.text.hypothesis import Hypothesis
+from components.text.hypothesis import Hypothesis, drop_cut_letter
 
 MIN_SCORE = -1e8  # transformers gives a beam that was never reached -1e9
 
@@ -187,8 +187,14 @@ def _rank_by_agreement(
 
 def _best(hypotheses: list[Hypothesis], limit: int) -> Hypothesis:
     """The first of an n-best list, with the rest as its alternatives; ``limit`` is the most tokens
-    that it may have.
+    that it may have. The limit may cut a letter: its bytes are tokens in many vocabularies.
     """
+    hypotheses = [
+        replace(hypothesis, text=drop_cut_letter(hypothesis.text))
+        if len(hypothesis.tokens) >= limit
+        else hypothesis
+        for hypothesis in hypotheses
+    ]
     best = hypotheses[0]
     return replace(best, alternatives=hypotheses[1:], at_limit=len(best.tokens) >= limit)
 

@@ -172,4 +172,4 @@ def work(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage("splits", work, names=("corpus",))
+    run_stage("splits", work)

@@ -7,11 +7,15 @@ system and the utterance. ``components.decode.hypotheses`` writes and reads it a
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 CTC = "ctc"  # the system that is the encoder's own text
 WHISPER = "whisper"  # the system that is Whisper's own decoder
 LLM_ONLY = "llm"  # no text: the log-probability of the reference under the LLM without speech
+
+# What tokenizers write for a letter of which some bytes are missing: once, or for each byte.
+CUT_LETTER = re.compile("\ufffd{1,3}$")
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,8 @@ class Hypothesis:
     reference: str = ""
     duration_s: float = 0.0  # of the audio
     at_limit: bool = False  # as many tokens as its constraint set allows: it may be cut off
+
+
+def drop_cut_letter(text: str) -> str:
+    """A text that a limit of tokens has cut, without the letter that it was cut in."""
+    return CUT_LETTER.sub("", text).rstrip()

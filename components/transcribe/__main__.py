@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from components.audio.segments import MAX_SECONDS
 from components.config.errors import InputError, LibrettoError
+from components.runtime.file_systems import translate_os_errors
 from components.runtime.progress import progress
 from components.runtime.s3 import write_atomically
 from components.transcribe.formats import FORMATS, HEADS, ONE_PER_FILE, escape_for
@@ -44,13 +45,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
     parser = build_parser(action, prog=prog)
     options = parser.parse_args(arguments[1:] if action else arguments)
     try:
-        if action == "export":
-            return _export(options)
-        if action == "batch":
-            if options.shard < 1:
-                parser.error("--shard is at least 1")
-            return _batch(options)
-        return _transcribe(options, sys.stdout)
+        if action == "batch" and options.shard < 1:
+            parser.error("--shard is at least 1")
+        with translate_os_errors():
+            if action == "export":
+                return _export(options)
+            if action == "batch":
+                return _batch(options)
+            return _transcribe(options, sys.stdout)
     except LibrettoError as error:
         print(f"transcribe: {error}", file=sys.stderr)
         return error.exit_code

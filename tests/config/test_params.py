@@ -133,6 +133,8 @@ def test_every_number_is_finite(value: float, tmp_path: Path) -> None:
         assert refusal({keys: value}, tmp_path).subject == dotted(keys)
 
 
+# Outside of any range.
+NO_NUMBERS = ("many", float("nan"), float("inf"), 10**40)
 PARSERS = {
     "encoder": partial(parse_as, EncoderEntry),
     "llm": partial(parse_as, LlmEntry),
@@ -151,7 +153,7 @@ def test_every_number_of_the_catalogue_has_a_range(kind: str) -> None:
             if UNTYPED & set(keys):
                 continue
             tested.add(keys)
-            for value in ("many", *(() if {"level_db", "snr_db"} & set(keys) else (-1,))):
+            for value in (*NO_NUMBERS, *(() if {"level_db", "snr_db"} & set(keys) else (-1,))):
                 with pytest.raises(InputError) as stopped:
                     PARSERS[kind](changed({keys: value}, entry), name)
                 assert stopped.value.subject in (dotted(keys), dotted(keys[:-1]))
@@ -171,7 +173,7 @@ def test_every_number_of_a_corpus_source_has_a_range() -> None:
                     tested.add((kind, keys))
                     # Levels and ratios in decibels may be negative.
                     is_decibel = any(str(key).endswith("_db") for key in keys)
-                    for value in ("many", *(() if is_decibel else (-1,))):
+                    for value in (*NO_NUMBERS, *(() if is_decibel else (-1,))):
                         with pytest.raises(InputError, match=rf"\b{keys[-1]}|{keys[0]}"):
                             build_source(name, role, changed({keys: value}, settings))
     without_numbers = {"mls", "table", "webdataset"}

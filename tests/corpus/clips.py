@@ -45,6 +45,8 @@ BROKEN = {
     "the start of a FLAC": (".flac", clip()[:60], "truncated|unreadable|empty"),
     "a wrong rate": (".flac", clip(rate=8_000), "wrong rate"),
     "two channels": (".flac", clip(channels=2), "stereo"),
+    "one sample": (".flac", clip(seconds=1 / 16_000), "too short"),
+    "less than a frame": (".wav", clip(form="WAV", seconds=0.02), "too short"),
     "silence": (".flac", clip(level=0.0), "silent"),
     "NaN": (".wav", not_finite(), "not finite"),
 }

@@ -251,9 +251,8 @@ def test_every_layer_can_be_taken_and_no_other(family: str, folders: dict[str, P
     assert {each.shape for each in taken} == {last.shape}
     assert not any(close(taken[one], taken[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
     # Families that normalise their output do so behind the last layer; transformers gives that as a
-    # state for some.
-    if family in ("parakeet", "whisper"):
-        assert close(taken[2], last)
+    # state for some alone.
+    assert torch.equal(taken[2], last)
     for layer in (3, -1):
         with refused(None, f"layer {layer}", "0 to 2", "'last'"):
             SpeechEncoder(folders[family], layer=layer)

@@ -262,3 +262,33 @@ def test_a_padding_token_that_is_the_end_changes_nothing(tmp_path: Path) -> None
     texts = [found.tokens for found in search(one, frames, seconds, FREE)]
     assert texts == [found.tokens for found in search(other, frames, seconds, FREE)]
     assert len({len(tokens) for tokens in texts}) > 2
+
+
+def likely_tokens(model: SpeechLLM, likely: list[int]) -> SpeechLLM:
+    """Makes tokens likelier than all others, each than the next."""
+    with torch.no_grad():
+        for rank, token in enumerate(likely):
+            model.llm.lm_head.bias[token] = 1000.0 - 100 * rank
+    return model
+
+
+def test_a_letter_that_the_limit_of_tokens_cuts_is_dropped(tmp_path: Path) -> None:
+    model = joined(tmp_path, "phi")
+    a, first_byte, b, other_byte = (
+        model.tokenizer.convert_tokens_to_ids(piece) for piece in ("a", "Ã", "b", "ä")
+    )  # a byte-level vocabulary writes the bytes 0xC3 and 0xE4 so
+    likely_tokens(model, [a, first_byte, b, other_byte])
+    frames = frames_of([9])
+
+    def text(max_tokens: int) -> str:
+        constraints = replace(GREEDY, max_tokens=max_tokens, no_repeat_ngram=1)
+        [found] = search(model, frames, seconds_of(frames), constraints)
+        assert found.at_limit == (len(found.tokens) == max_tokens)
+        return found.text
+
+    assert text(1) == "a"
+    assert text(2) == "a"
+    assert text(3) == "a\ufffdb"
+    assert text(4) == "a\ufffdb", "one in the middle is the text's own"
+    likely_tokens(model, [a, first_byte, model.builder.eos, b])
+    assert text(9) == "a\ufffd", "the LLM has ended it so"

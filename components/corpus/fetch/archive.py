@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from components.config import catalogue
+from components.config.ranges import NonNegativeFloat, NonNegativeInt, NumBytes, PositiveInt
 from components.config.schema import STRICT, parse_as
 from components.runtime.settings import openslr_mirror
 
@@ -34,7 +35,7 @@ class ArchiveEntry:
             "these names."
         ),
     ]
-    bytes: Annotated[NonNegativeInt | None, Field(description="Size; null: not known.")] = None
+    bytes: Annotated[NumBytes | None, Field(description="Size; null: not known.")] = None
     md5: Annotated[str, Field(description="Digest, 32 hex digits.")] = ""
     hours: Annotated[
         NonNegativeFloat | dict[str, NonNegativeFloat] | None,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field
 
 from components.config.augment import SpeedFactors
+from components.config.ranges import PauseSeconds, TempoFactor
 from components.config.schema import DecibelLimits, Unit, check_order
 from components.corpus.generation.espeak import ACCENTS
 
@@ -17,13 +18,13 @@ Tempo = Annotated[
     SpeedFactors, Field(description="Of tempo and pitch together, by resampling; one is drawn.")
 ]
 Speed = Annotated[
-    list[PositiveFloat],
+    list[TempoFactor],
     Field(min_length=2, max_length=2),
     AfterValidator(check_order),
     Field(description="Lowest and highest, 1 for the model's own."),
 ]
 MarginSeconds = Annotated[
-    list[NonNegativeFloat],
+    list[PauseSeconds],
     Field(min_length=2, max_length=2),
     AfterValidator(check_order),
     Unit("s"),

@@ -37,7 +37,8 @@ from components.audio.distortion import apply_condition, read_clip
 from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
-from components.config.schema import STRICT, Seed, Unit
+from components.config.ranges import Seed
+from components.config.schema import STRICT, Unit
 from components.corpus import RESULT_VERSION
 from components.corpus.generation.blocks import locate_generated
 from components.corpus.listing import SILENT

@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 
 from components.audio.endings import is_recording
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
+from components.config.ranges import NonNegativeFloat, PositiveFloat
 from components.config.schema import STRICT, Unit
 from components.corpus.files import FileSource, build_scan, list_sizes_below
 from components.corpus.listing import AcceptanceRules, ListedRecording, check_recordings

@@ -21,11 +21,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import soundfile
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field
 
 from components.audio.sound import RATE, BrokenSound, encode_flac, is_silent, read_waveform
 from components.config.errors import InputError, nearest
-from components.config.schema import STRICT, Seed, Unit, check_order
+from components.config.ranges import GeneratedClips, NonNegativeInt, PauseSeconds, Seed, WordsInRow
+from components.config.schema import STRICT, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.files import FileSource, build_scan, check_speech_role, read_sizes
 from components.corpus.listing import SILENT
@@ -67,14 +68,14 @@ class ConnectedSettings:
         AfterValidator(check_order),
         Field(description="First and last take, both used."),
     ]
-    utterances: Annotated[PositiveInt, Field(description="Of each speaker.")]
+    utterances: Annotated[GeneratedClips, Field(description="Of each speaker.")]
     words: Annotated[
-        tuple[PositiveInt, PositiveInt],
+        tuple[WordsInRow, WordsInRow],
         AfterValidator(check_order),
         Field(description="Fewest and most in an utterance."),
     ]
     pause_seconds: Annotated[
-        tuple[NonNegativeFloat, NonNegativeFloat],
+        tuple[PauseSeconds, PauseSeconds],
         AfterValidator(check_order),
         Unit("s"),
         Field(description="Shortest and longest, before, between and after words."),

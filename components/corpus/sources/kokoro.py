@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from components.audio.sound import resample
-from components.config.schema import STRICT, Seed
+from components.config.ranges import GeneratedClips, Seed
+from components.config.schema import STRICT
 from components.corpus.generation import espeak, kokoro
 from components.corpus.generation.blocks import ChunkGenerator
 from components.corpus.generation.neural_voice import (
@@ -47,10 +48,10 @@ class KokoroSettings:
         Literal["train", "dev", "test"],
         Field(description="Equals the role: sentences and voices differ by split."),
     ]
-    utterances: Annotated[PositiveInt, Field(description="Number of utterances.")]
+    utterances: Annotated[GeneratedClips, Field(description="Number of utterances.")]
     seed: Annotated[Seed, Field(description="Seed of all random draws.")]
     voices: Annotated[
-        PositiveInt, Field(description="Number of mixtures, each of which is a speaker.")
+        GeneratedClips, Field(description="Number of mixtures, each of which is a speaker.")
     ]
     speed: Speed
     tempo: Tempo

@@ -17,10 +17,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field
 
 from components.audio.sound import RATE
 from components.config.errors import InputError
+from components.config.ranges import NonNegativeInt, SampleRate
 from components.config.schema import STRICT, Unit
 from components.corpus.files import (
     FileSource,
@@ -54,7 +55,7 @@ class LibriSpeechSettings:
     subsets: Annotated[list[str], Field(description="Folders below the root.")]
     language: Annotated[str, Field(description="Of every utterance.")] = "en"
     rate: Annotated[
-        PositiveInt, Unit("Hz"), Field(description="A file of another rate is refused.")
+        SampleRate, Unit("Hz"), Field(description="A file of another rate is refused.")
     ] = RATE
     speaker_fold: Annotated[
         list[NonNegativeInt],

@@ -18,10 +18,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from components.audio.sound import RATE
 from components.config.errors import InputError, nearest
+from components.config.ranges import SampleRate
 from components.config.schema import STRICT, Unit
 from components.corpus.files import (
     FETCH_HINT,
@@ -66,7 +67,7 @@ class MlsSettings:
         Field(description="Of train: these parts alone; both together are the ten hours."),
     ] = field(default_factory=list)
     rate: Annotated[
-        PositiveInt, Unit("Hz"), Field(description="A file of another rate is refused.")
+        SampleRate, Unit("Hz"), Field(description="A file of another rate is refused.")
     ] = RATE
 
 

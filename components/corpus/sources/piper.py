@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from components.audio.sound import resample
-from components.config.schema import STRICT, Seed
+from components.config.ranges import GeneratedClips, Seed
+from components.config.schema import STRICT
 from components.corpus.generation import espeak, piper
 from components.corpus.generation.blocks import ChunkGenerator
 from components.corpus.generation.neural_voice import (
@@ -43,7 +44,7 @@ class PiperSettings:
         Literal["train"],
         Field(description="Equals the role: a test would hear the voice of training."),
     ]
-    utterances: Annotated[PositiveInt, Field(description="Number of utterances.")]
+    utterances: Annotated[GeneratedClips, Field(description="Number of utterances.")]
     seed: Annotated[Seed, Field(description="Seed of all random draws.")]
     speed: Speed
     tempo: Tempo

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field
 
 from components.audio.sound import resample
 from components.config.errors import InputError
-from components.config.schema import STRICT, Seed, Unit, check_order
+from components.config.ranges import GeneratedClips, NonNegativeInt, PositiveInt, Seed
+from components.config.schema import STRICT, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.generation import espeak
 from components.corpus.generation.blocks import generate_blocks
@@ -70,7 +71,7 @@ class SpokenSettings:
         Literal["train", "dev", "test"],
         Field(description="Equals the role: sentences and voices differ by split."),
     ]
-    utterances: Annotated[PositiveInt, Field(description="Number of utterances.")]
+    utterances: Annotated[GeneratedClips, Field(description="Number of utterances.")]
     seed: Annotated[Seed, Field(description="Seed of all random draws.")]
     words_per_class: Annotated[NonNegativeInt, Field(description="Of the grammar; 0: all.")]
     voices: Annotated[NonNegativeInt, Field(description="Of the split's voices; 0: all.")]

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field
 
 from components.config.catalogue import SPEECH_ROLES
 from components.config.errors import InputError
-from components.config.schema import STRICT, DecibelLimits, Seed, Unit, check_order
+from components.config.ranges import ClipSeconds, GeneratedClips, Seed
+from components.config.schema import STRICT, DecibelLimits, Unit, check_order
 from components.corpus import RESULT_VERSION
 from components.corpus.generation.blocks import generate_blocks
 from components.corpus.generation.generated_source import GeneratedAudio
@@ -35,10 +36,10 @@ class SyntheticSettings:
 
     __pydantic_config__ = STRICT
     kind: Literal["synthetic"]
-    clips: Annotated[PositiveInt, Field(description="Number of clips.")]
+    clips: Annotated[GeneratedClips, Field(description="Number of clips.")]
     seed: Annotated[Seed, Field(description="Seed of all random draws.")]
     seconds: Annotated[
-        list[PositiveFloat],
+        list[ClipSeconds],
         Field(min_length=2, max_length=2),
         AfterValidator(check_order),
         Unit("s"),

@@ -31,7 +31,8 @@ class SpeechEncoder(torch.nn.Module):
     """An encoder on one device: frozen, until some of its parameters are made trainable.
 
     ``layer`` is a hidden state, 0 (the input of the first layer) to the number of layers, or
-    ``last`` (the encoder's output); ``padding`` is Whisper's: ``window`` (30 s), ``full-window`` or
+    ``last`` (the encoder's output). The highest number is ``last``, behind the final norm of the
+    families that have one; ``padding`` is Whisper's: ``window`` (30 s), ``full-window`` or
     ``none``; ``gpu_arithmetic`` is that of a frozen encoder on a GPU. Raises InputError for a
     folder that is no encoder and for a layer that it does not have.
     """
@@ -59,6 +60,8 @@ class SpeechEncoder(torch.nn.Module):
             raise InputError(
                 f"{folder} has no layer {layer}.", subject="features.layer", hint=f"Known: {valid}."
             )
+        # transformers' last hidden state is before the final norm in some families and versions.
+        self._hidden_state = "last" if layer == layers else layer
         read_tokenizer = partial(
             AutoTokenizer.from_pretrained, folder, local_files_only=True, trust_remote_code=False
         )
@@ -135,7 +138,7 @@ class SpeechEncoder(torch.nn.Module):
         sound = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
         with torch.enable_grad():
             self.requires_grad_(True)
-            total = self.family.encode([sound], self.layer)[0].float().sum()
+            total = self.family.encode([sound], self._hidden_state)[0].float().sum()
             gradients = torch.autograd.grad(total, list(names.values()), allow_unused=True)
         for parameter, is_trainable in was_trainable.items():
             parameter.requires_grad_(is_trainable)
@@ -169,7 +172,7 @@ class SpeechEncoder(torch.nn.Module):
         )
         arithmetic = "float32" if is_tuned else self._arithmetic
         with torch.inference_mode(not is_tuned), use_arithmetic(arithmetic, self.device):
-            return self.family.encode(waveforms, self.layer) if len(waveforms) else []
+            return self.family.encode(waveforms, self._hidden_state) if len(waveforms) else []
 
     @property
     def stride(self) -> int:

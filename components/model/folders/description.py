@@ -48,9 +48,11 @@ def unsupported_folder(folder: Path, reason: object) -> InputError:
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` as plain data; raises InputError where there is none."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        config: Any = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise unsupported_folder(folder, error) from None
+    if not isinstance(config, dict):
+        raise unsupported_folder(folder, "config.json has no settings by name.")
     return config
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from components.config.errors import InputError
 from components.config.model_sources import ForeignSource, HubSource, LocalSource, PackageSource
+from components.config.network_sizes import check_network_sizes
 from components.model.folders.package import cache_package_checkpoint
 from components.runtime.artifact import RECORD
 from components.runtime.hashing import file_digest
@@ -184,8 +185,9 @@ def fill_unit(unit: Path, files: dict[str, Path], where: str, *, uses_links: boo
     it in errors. Safetensors are hard links with ``uses_links``, which makes the files read-only,
     else copies or clones.
 
-    Raises InputError for weights that are more than tensors, for a model that exists as remote code
-    only, for a part that is missing, and where the disk is full.
+    Raises InputError for weights that are damaged or more than tensors, for a model that exists as
+    remote code only or has sizes that no network has, for a part that is missing, and where the
+    disk is full.
     """
     check_all_files(set(files), where)
     pickled = [name for name in files if PICKLED.fullmatch(name)]
@@ -207,6 +209,11 @@ def fill_unit(unit: Path, files: dict[str, Path], where: str, *, uses_links: boo
             else:
                 shutil.copyfile(path, unit / name)
     _check_parts(unit, where)
+    for path in sorted(unit.glob("*.safetensors")):
+        # torch is imported only where a unit is filled.
+        from components.model.folders.weights import check_weights
+
+        check_weights(path, f"{where}: {path.name}")
 
 
 def _check_parts(unit: Path, where: str) -> None:
@@ -265,6 +272,14 @@ def remove_code(path: Path, where: str) -> str:
         raise InputError(
             f"{where} is not JSON.", subject=where, hint="Take another copy of the checkpoint."
         ) from None
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{where} has no settings by name.",
+            subject=where,
+            hint="Take another copy of the checkpoint.",
+        )
+    if path.name == "config.json":
+        check_network_sizes(config, where)
     if "auto_map" not in config:
         return text
     del config["auto_map"]

@@ -17,7 +17,8 @@ import torch
 from transformers import AutoConfig, AutoFeatureExtractor
 
 from components.audio.sound import RATE
-from components.model.folders.description import unsupported_folder
+from components.config.network_sizes import check_network_sizes
+from components.model.folders.description import read_config, unsupported_folder
 
 # By their names in the catalogue.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -29,11 +30,12 @@ FIXED = ("embed_positions.weight",)  # Whisper's sinusoids: training does not ch
 
 def read_settings(folder: Path) -> Any:
     """``config.json`` as transformers reads it: with the architecture's defaults, which the file
-    leaves out. Raises InputError where there is none.
+    leaves out. Raises InputError where there is none, or sizes that no network has.
     """
+    check_network_sizes(read_config(folder), str(folder / "config.json"))
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any type: the classes of transformers check their settings
         raise unsupported_folder(folder, error) from None
 
 
@@ -45,7 +47,7 @@ def read_extractor(folder: Path) -> Any:
         return AutoFeatureExtractor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any type, as above
         raise unsupported_folder(folder, error) from None
 
 
@@ -63,6 +65,7 @@ def read_network(
     """The network that ``loader`` (a class of transformers) reads, frozen, on the device; raises
     InputError where weights of ``part`` (a prefix of their names) are not in the folder.
     """
+    check_network_sizes(read_config(folder), str(folder / "config.json"))
     try:
         network, loading = loader.from_pretrained(
             folder,
@@ -71,7 +74,7 @@ def read_network(
             dtype=dtype,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of any type: shapes, safetensors, settings
         raise unsupported_folder(folder, error) from None
     missing = sorted(
         name

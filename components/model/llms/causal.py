@@ -7,6 +7,7 @@ the weights once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from components.config.errors import InputError
+from components.config.network_sizes import check_network_sizes
 from components.model.folders.pretrained import DTYPES
 from components.model.llms.batch import LlmInputs, SpeechOutput
 from components.model.llms.sentencepiece import tokenizer_folder
@@ -36,7 +38,7 @@ def load_tokenizer(folder: Path) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(
                 readable_folder, local_files_only=True, trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises Exception itself for a damaged file
         raise _unfit(folder, error) from None
     tokenizer.name_or_path = str(folder)
     return tokenizer
@@ -46,6 +48,8 @@ def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:
     """(model, tokenizer), frozen; raises InputError where the folder does not load."""
     tokenizer = load_tokenizer(folder)
     try:
+        config = folder / "config.json"
+        check_network_sizes(json.loads(config.read_text()), str(config))
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
@@ -53,7 +57,9 @@ def load_llm(folder: Path, dtype: str, device: str) -> tuple[Any, Any]:
             trust_remote_code=False,
             dtype=DTYPES[dtype],
         )
-    except (OSError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of any type: shapes, safetensors, settings
         raise _unfit(folder, error) from None
     for setting in HEAD_SETTINGS:
         if getattr(model.config, setting, None) not in (None, 1):
