@@ -3,7 +3,7 @@
 DVC removes the outputs of a stage before it runs the stage. So the work of a killed stage is stored
 here: a unit (a shard, a training) is computed once for its key and linked into the output. A key
 has one writer at a time (file lock). A unit is written in a folder beside its own and renamed when
-it is complete, so nothing incomplete is ever taken for finished.
+it is complete and on the disk, so nothing incomplete is ever taken for finished.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from components.config.errors import InputError
 from components.runtime.code_digest import code_digest
+from components.runtime.durability import rename
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.settings import work_bytes, work_root
 
@@ -93,7 +94,7 @@ def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: 
             compute(folder)
             shutil.rmtree(folder / "resume", ignore_errors=True)
             _seal(folder, {**key, "code": code_digest(code)._asdict()})
-        folder.rename(path)
+        rename(folder, path)
     return path
 
 
