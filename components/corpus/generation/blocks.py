@@ -22,6 +22,7 @@ from components.audio.sound import RATE, encode_flac
 from components.config.errors import InputError
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
+from components.runtime.signals import die_with_parent
 from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests, unit_path_of
 from components.text.utterance import Utterance
 
@@ -72,7 +73,7 @@ def _generate_block(block: GeneratedBlock) -> Path:
     def fill(folder: Path) -> None:
         for start in range(0, len(block.plans), block.chunk):
             chunk_plans = block.plans[start : start + block.chunk]
-            with ProcessPoolExecutor(1, get_context("fork")) as pool:
+            with ProcessPoolExecutor(1, get_context("fork"), initializer=die_with_parent) as pool:
                 task = pool.submit(_write_chunk, chunk_plans, block.generate, folder)
             try:
                 task.result()  # raises what the process raised
