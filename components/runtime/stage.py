@@ -28,6 +28,7 @@ from components.config.model_sources import TrainedEncoderSource, TrainedLlmSour
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
 from components.runtime.logs import configure_logging
+from components.runtime.pins import release_pins, share_pins
 from components.runtime.settings import read_settings, work_root
 from components.runtime.signals import end_early
 from components.runtime.unit_cache import trim
@@ -120,6 +121,7 @@ def _run(
                 hint="Somebody or an experiment changed it after DVC read it: correct it and run "
                 "again.",
             )
+    share_pins()
     stage = Stage(name, read_params(), role)
     check_names(stage.params)
     for kind in ("encoder", "llm"):  # before hours of work, not after
@@ -136,6 +138,7 @@ def _run(
             "the work cache.",
         )
     _record(stage, before, started)
+    release_pins()
     trim()
 
 

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from components.runtime.durability import DIGESTS, find_fault, sync_tree, write_digests
-from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
+from components.runtime.unit_cache import (
+    Key,
+    cached_unit,
+    finished_unit,
+    link_file,
+    link_files,
+    lock,
+    unit_path,
+)
 
 CODE = "components.train.task"  # the module that computes the stages and the bridge
 # In the folder of a stage: rows of the curve, selected checkpoint, number of planned steps; DONE
@@ -66,11 +74,16 @@ def restore(key: Key, folder: Path) -> bool:
     """Links the stage of this key into ``folder`` where a training has finished it and ``folder``
     does not have it; returns whether it did.
     """
-    unit = None if (folder / DONE).is_file() else finished_unit("curriculum", key, CODE)
-    if unit is None:
+    if (folder / DONE).is_file():
         return False
-    shutil.rmtree(folder, ignore_errors=True)
-    link_files(unit, folder)
+    path = unit_path("curriculum", key, CODE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path):  # nobody drops it before it is linked
+        unit = finished_unit("curriculum", key, CODE)
+        if unit is None:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        link_files(unit, folder)
     (folder / DONE).touch()
     return True
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from components.audio.sound import RATE, encode_flac
 from components.config.errors import InputError
+from components.runtime.pins import pin
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.signals import die_with_parent
@@ -122,7 +123,9 @@ def locate_generated(path: str, regenerate: Callable[[], Any], *, code: str) -> 
     Raises InputError if the source does not generate that file.
     """
     unit, _, name = path.partition("/")
-    file = unit_path_of("audio", unit, code) / name
+    folder = unit_path_of("audio", unit, code)
+    pin(folder)
+    file = folder / name
     if not file.is_file():
         regenerate()
     if not file.is_file():
