@@ -36,7 +36,16 @@ RUNTIME = f"{PACKAGE}.runtime."  # how and where: libraries that it imports comp
 # Modules that decide where and in which order units run, or show that they do: not what they give.
 SCHEDULING = frozenset(
     RUNTIME + name
-    for name in ("devices", "logs", "pins", "pool", "progress", "ray_pool", "signals")
+    for name in (
+        "devices",
+        "logs",
+        "pins",
+        "pool",
+        "processor",
+        "progress",
+        "ray_pool",
+        "signals",
+    )
 )
 # Finds the files of a checkpoint by their digests, which are in the keys of those who read them.
 FINDING = frozenset({f"{PACKAGE}.model.folders.linked_checkpoint"})

@@ -24,6 +24,7 @@ from components.runtime.code_digest import code_digest
 from components.runtime.durability import rename
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.pins import drop_dead_pins, is_pinned, pin
+from components.runtime.processor import processor_of
 from components.runtime.settings import work_bytes, work_root
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -38,14 +39,17 @@ Key = dict[str, Any]
 
 def unit_path(stage: str, key: Key, code: str) -> Path:
     """The folder of the unit of this key, finished or not; ``code`` names the module whose code
-    computes it (``components.encoder.ctc``): it and all that it imports are a part of the key.
+    computes it (``components.encoder.ctc``): it and all that it imports are a part of the key, and
+    so is the type of processor where that decides the bits.
     """
     return unit_path_of(stage, data_digest(key), code)
 
 
 def unit_path_of(stage: str, key_digest: str, code: str) -> Path:
-    """The folder of the unit whose key has this digest, for the code as it is now."""
-    name = f"{key_digest}-{data_digest(code_digest(code))[:16]}"
+    """The folder of the unit whose key has this digest, for the code, the libraries and the type of
+    processor as they are now.
+    """
+    name = f"{key_digest}-{data_digest([code_digest(code), processor_of(code)])[:16]}"
     return work_root() / stage / key_digest[:2] / name
 
 
@@ -100,7 +104,8 @@ def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: 
         with check_disk_space(0, folder, stage):
             compute(folder)
             shutil.rmtree(folder / "resume", ignore_errors=True)
-            _seal(folder, {**key, "code": code_digest(code)._asdict()})
+            made_by = {"code": code_digest(code)._asdict(), "processor": processor_of(code)}
+            _seal(folder, {**key, **made_by})
         rename(folder, path)
     return path
 
