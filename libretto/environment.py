@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+from components.runtime.signals import end_with
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # idle OpenMP threads that spin slow down the other workers
@@ -21,11 +25,13 @@ ENVIRONMENT = {
 
 def call_dvc(*arguments: str) -> int:
     """Runs a command of DVC in this terminal; returns its exit code. Ctrl-C reaches DVC and its
-    stage too: they end by themselves, and this waits for them.
+    stage too: they end by themselves, and this waits for them. They also end when this process is
+    killed.
     """
     sys.stdout.flush()
     command = [sys.executable, "-m", "dvc", *arguments]
-    with subprocess.Popen(command, env=build_environment()) as process:
+    follow = partial(end_with, os.getpid(), signal.SIGTERM)
+    with subprocess.Popen(command, env=build_environment(), preexec_fn=follow) as process:
         while True:
             with contextlib.suppress(KeyboardInterrupt):
                 return process.wait()

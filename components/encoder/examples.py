@@ -9,6 +9,7 @@ about as much as FLAC; in memory a block of utterances, and some bytes for each 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from array import array
@@ -28,11 +29,13 @@ from components.config.augment import Augment, Rooms
 from components.config.errors import InputError
 from components.config.model_sources import CtcTraining
 from components.optim.ranks import Ranks
+from components.runtime.durability import DIGESTS, find_fault, sync_tree, write_digests
 from components.runtime.hashing import seed_of
 from components.runtime.progress import progress
 from components.shards.order import form_batches, shuffle_in_windows
 from components.shards.reader import IndexedUtterance, ShardClip, read_audio
 
+logger = logging.getLogger(__name__)
 FRAMES_PER_SECOND = 100  # of the log-mel
 MEL, UNITS, LENGTHS = "mel.f16", "units.i32", "lengths.npy"  # files of a rank's examples
 BLOCK_SIZE = 256  # utterances in memory at once: 160 MB of audio and log-mel at 20 s each
@@ -150,8 +153,12 @@ def compute_examples(
             if not path.name.endswith(f"-of-{ranks.world_size}"):  # of another number of ranks
                 shutil.rmtree(path)
     path = _part_path(scratch, ranks.rank, ranks.world_size)
-    if not (path / LENGTHS).is_file():
+    fault = find_fault(path)
+    if fault and (path / DIGESTS).is_file():  # without them a run was killed while it wrote
+        logger.warning("encoder: %s is computed again: damaged: %s", path, fault)
+    if fault:
         path.mkdir(exist_ok=True)
+        (path / DIGESTS).unlink(missing_ok=True)
         _write_part(ranks, utterances, extractor, tokenizer, path, training)
     ranks.barrier()
     durations_s = None
@@ -203,10 +210,9 @@ def _write_part(
                 unit_file.write(np.array(units, np.int32).tobytes())
                 lengths.append((len(mel), len(units)))
                 bar.advance()
-    new = path / f"{LENGTHS}.new"
-    with new.open("wb") as stream:
-        np.save(stream, np.array(lengths, np.int64).reshape(-1, 2))
-    new.rename(path / LENGTHS)
+    np.save(path / LENGTHS, np.array(lengths, np.int64).reshape(-1, 2))
+    write_digests(path, (MEL, UNITS, LENGTHS))
+    sync_tree(path)
 
 
 def _view_reader(

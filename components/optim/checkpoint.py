@@ -1,16 +1,17 @@
 """Checkpoints of a training in progress: tensors as safetensors, counters as JSON, never a pickle.
 
 Randomness needs no state here: every draw is seeded by what it is for (seed, epoch, step,
-utterance), so the step number restores it. A checkpoint is written beside the old one and renamed,
-so that a killed process leaves the old one.
+utterance), so the step number restores it. A checkpoint is written beside the old ones, read back
+from the disk and renamed, so that neither a kill nor a loss of power leaves half of one. The one
+before it stays in ``<folder>.old``, for the case that the newest is damaged later. Cost: the disk
+space of two, one digest of the tensors and one reading.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from components.config.errors import InputError
 from components.optim.ranks import gather_tensors, is_sharded
+from components.runtime.durability import (
+    drop_from_memory,
+    find_fault,
+    sync_folder,
+    sync_tree,
+    write_digests,
+)
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 _ADAM = ("exp_avg", "exp_avg_sq", "step")
@@ -40,23 +48,65 @@ def save(
     write: bool = True,
 ) -> None:
     """Writes trainable parameters, buffers, the moments of ``optimiser`` and ``state`` (plain data)
-    to ``folder``.
+    to ``folder``; what was there becomes the checkpoint before it.
 
     All ranks call it where the LLM is sharded, since each holds a part of it; one of them writes.
+    Raises InputError where the disk gives back other bytes than were written.
     """
     gathered = gather_tensors(_tensors(network, optimiser).items(), is_writer=write)
     if not write:
         return
     new, old = _sibling(folder, "new"), _sibling(folder, "old")
-    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
+    # ``folder`` was read back when it was written, so the one before it is no longer needed.
+    shutil.rmtree(old, ignore_errors=True)
     new.mkdir(parents=True)
     save_file(gathered, new / TENSORS)
     (new / STATE).write_text(json.dumps(state))
+    write_digests(new, (TENSORS, STATE))
+    _check_written(new)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)  # of a run that was killed before it was removed
         folder.rename(old)
     new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def _check_written(folder: Path) -> None:
+    """Raises InputError where the files of a new checkpoint are not on the disk as written."""
+    sync_tree(folder)
+    for name in (TENSORS, STATE):
+        drop_from_memory(folder / name)
+    if fault := find_fault(folder):
+        raise InputError(
+            f"{folder}: the checkpoint is damaged as soon as it is written: {fault}.",
+            subject=str(folder),
+            hint="Check the disk, or set LIBRETTO_WORK to a folder on another one; the checkpoint "
+            "before it stays.",
+        )
+
+
+def recover(folder: Path, fault_of_state: Callable[[dict[str, Any]], str]) -> tuple[bool, str]:
+    """Puts the newest intact checkpoint whose state has no fault to ``folder``, where there is one;
+    returns whether there is, and what was wrong with newer ones. One rank calls it.
+    """
+    faults = []
+    for candidate in (folder, _sibling(folder, "old")):
+        if not candidate.exists():
+            continue
+        fault = find_fault(candidate) or fault_of_state(_read_state(candidate))
+        if fault:
+            faults.append(f"{candidate} ({fault})")
+            continue
+        if candidate != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            candidate.rename(folder)
+        return True, " and ".join(faults)
+    return False, " and ".join(faults)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE).read_text())
+    return state
 
 
 def _tensors(
@@ -83,21 +133,10 @@ def _sibling(folder: Path, suffix: str) -> Path:
     return folder.with_name(f"{folder.name}.{suffix}")
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` holds a complete checkpoint; one that a killed process left half renamed
-    is put back. All ranks may call it at the same time.
-    """
-    if not folder.exists():
-        # There is none, or another rank has just renamed it.
-        with contextlib.suppress(FileNotFoundError):
-            _sibling(folder, "old").rename(folder)
-    return folder.exists()
-
-
 def load(
     folder: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer | None
 ) -> dict[str, Any]:
-    """Restores what ``save`` wrote and returns its ``state``.
+    """Restores what ``save`` wrote and returns its ``state``; ``recover`` has checked the files.
 
     Raises InputError, before anything is restored, where parameters or buffers of the network
     differ from the saved ones by name or by shape.
@@ -127,8 +166,7 @@ def load(
                 elif has_step_on_device[parameter]:
                     tensor = tensor.to(parameter.device)
                 optimiser.state[parameter][kind] = tensor
-    state: dict[str, Any] = json.loads((folder / STATE).read_text())
-    return state
+    return _read_state(folder)
 
 
 def _check(

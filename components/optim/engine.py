@@ -22,6 +22,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +30,7 @@ from pydantic import TypeAdapter
 
 from components.config.errors import BY_KIND, InputError, LibrettoError, TransientError
 from components.optim.ranks import Ranks, train_together
-from components.runtime.pool import die_with_parent
+from components.runtime.signals import die_with_parent
 from components.runtime.world_size import Engine, RankSettings, TrainingSection, choose_ranks
 
 RANK_MODULE = "components.optim.rank"  # the module that torchrun runs
@@ -86,7 +87,12 @@ def _run_torchrun(task: RankTask, chosen: Engine, num_processes: int) -> None:
     task_path.write_bytes(TypeAdapter(type(task)).dump_json(task, indent=1))
     has_other_nodes = chosen.nodes > 1
     command = _torchrun_command(task, chosen, num_processes)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(task.settings.threads)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(task.settings.threads),
+        # What ends a stage is the stage's to handle: torchrun's handlers print a traceback.
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
+    }
     if has_other_nodes:
         logger.info(
             "%s: waits for %d nodes; start on each other node, in this folder: %s",
@@ -100,7 +106,9 @@ def _run_torchrun(task: RankTask, chosen: Engine, num_processes: int) -> None:
             "NCCL_SOCKET_IFNAME": "lo",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         }
-    process = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent)
+    process = subprocess.run(
+        command, env=environment, check=False, preexec_fn=partial(die_with_parent, os.getpid())
+    )
     errors = sorted(
         (_read_error(path) for path in error_folder.glob("*.json")),
         key=lambda error: not isinstance(error, InputError),

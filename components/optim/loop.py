@@ -9,6 +9,7 @@ with the same bits, because an objective draws all randomness from seeds that co
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from components.optim.precision import Precision
 from components.optim.ranks import Ranks, split_micro_batches
 from components.runtime.progress import progress
 
+logger = logging.getLogger(__name__)
 Item = TypeVar("Item")  # one element of a batch, such as an utterance
 # The loss scale of fp16 starts at 65,536 and is halved by each overflow: after so many in a row the
 # gradients themselves overflow.
@@ -116,6 +118,12 @@ class Objective(ABC, Generic[Item]):
     def checkpoint_state(self, num_steps_done: int) -> dict[str, Any]:
         """Plain data that a checkpoint keeps for ``restore_state``. All ranks call it."""
         return {}
+
+    def find_state_fault(self, state: dict[str, Any]) -> str:
+        """Why ``restore_state`` can't take up a state, since files that belong to it are damaged;
+        empty where it can. The first rank calls it.
+        """
+        return ""
 
     def restore_state(self, state: dict[str, Any]) -> None:
         """Takes up what ``checkpoint_state`` returned."""
@@ -263,14 +271,33 @@ class TrainingLoop:
         )
 
     def _resume(self, objective: Objective[Item]) -> int:
-        """Restores the newest checkpoint; returns the number of steps that are done."""
-        if not checkpoint.has_checkpoint(self.settings.checkpoint):
+        """Restores the newest intact checkpoint; returns the number of steps that are done."""
+        if not self._recover_checkpoint(objective):
             return 0
         state = checkpoint.load(self.settings.checkpoint, self.network, self.optimiser)
         self.precision.restore(state.pop("scaler", None))
         num_steps_done = int(state.pop("step"))
         objective.restore_state(state)
         return num_steps_done
+
+    def _recover_checkpoint(self, objective: Objective[Item]) -> bool:
+        """Whether there is a checkpoint to restore. The first rank looks, so that all ranks take
+        the same one; it says what is damaged.
+        """
+        settings, is_there = self.settings, False
+        if self.ranks.rank == 0:
+            is_there, faults = checkpoint.recover(settings.checkpoint, objective.find_state_fault)
+            if faults:
+                logger.warning(
+                    "%s: '%s' %s: damaged: %s",
+                    settings.stage,
+                    settings.task,
+                    "continues from an older checkpoint"
+                    if is_there
+                    else "starts again from the first step",
+                    faults,
+                )
+        return bool(self.ranks.sum(torch.tensor([int(is_there)])).item())
 
     def _save_checkpoint(self, objective: Objective[Item], num_steps_done: int) -> None:
         state = {

@@ -26,9 +26,10 @@ from components.optim.ranks import Ranks
 from components.optim.sharding import local_device
 from components.runtime.file_systems import translate_os_errors
 from components.runtime.logs import configure_logging
-from components.runtime.pool import die_with_parent
 from components.runtime.settings import device
+from components.runtime.signals import die_with_parent, is_started_by
 
+LAUNCHER = "torch"  # torchrun, or python -m torch.distributed.run
 # For the slowest rank: loading an LLM from a shared disk is slow.
 TIMEOUT = timedelta(hours=2)
 
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 def main(task_type: str, engine: str, task_path: Path, init_method: str) -> int:
     """Trains as one rank; returns the exit code."""
     die_with_parent()
+    if not is_started_by(LAUNCHER):  # it died before the kernel was asked
+        return 1
     configure_logging()
     task = read_task(task_type, task_path)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

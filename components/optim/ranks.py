@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.config.errors import LibrettoError, TransientError
 from components.runtime.logs import configure_logging
-from components.runtime.pool import die_with_parent
+from components.runtime.signals import die_with_parent
 
 if TYPE_CHECKING:  # the process that starts the ranks need not load torch
     import torch

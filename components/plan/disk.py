@@ -24,7 +24,9 @@ from components.runtime.settings import models_root, root_setting
 # Bytes of an utterance besides its audio or frames: headers and padding of two members, JSON.
 TAR_BYTES = 2_000
 WEIGHT_BYTES = 4.0  # of a trained parameter: fp32
-CHECKPOINT_BYTES = 12.0  # of a trained parameter: its fp32 weight and AdamW's two moments
+# Of a trained parameter: its fp32 weight and AdamW's two moments, in the newest checkpoint and
+# in the one before it.
+CHECKPOINT_BYTES = 24.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def list_disk_uses(
         work = output_folders[:1]
         uses += [
             DiskUse("bridge", WEIGHT_BYTES * networks.num_trained, output_folders),
-            DiskUse("checkpoint of its training", CHECKPOINT_BYTES * networks.num_trained, work),
+            DiskUse("checkpoints of its training", CHECKPOINT_BYTES * networks.num_trained, work),
             DiskUse("ends of its stages", WEIGHT_BYTES * num_stage_ends, work),
         ]
     return [use for use in uses if use.num_bytes]
@@ -117,7 +119,7 @@ def _encoder_trainings(
         example_bytes = plan_encoder(encoder, audio).example_bytes
         uses += [
             DiskUse(name, WEIGHT_BYTES * count, output_folders),
-            DiskUse(f"checkpoint of {name}", CHECKPOINT_BYTES * count, work),
+            DiskUse(f"checkpoints of {name}", CHECKPOINT_BYTES * count, work),
             DiskUse(f"log-mel for {name}, while it trains", example_bytes, work),
         ]
     return uses

@@ -35,7 +35,17 @@ MODULE_NAME = re.compile(rf"{PACKAGE}(\.\w+)+")
 RUNTIME = f"{PACKAGE}.runtime."  # how and where: libraries that it imports compute no result
 # Modules that decide where and in which order units run, or show that they do: not what they give.
 SCHEDULING = frozenset(
-    RUNTIME + name for name in ("devices", "logs", "pool", "progress", "ray_pool")
+    RUNTIME + name
+    for name in (
+        "devices",
+        "logs",
+        "pins",
+        "pool",
+        "processor",
+        "progress",
+        "ray_pool",
+        "signals",
+    )
 )
 # Finds the files of a checkpoint by their digests, which are in the keys of those who read them.
 FINDING = frozenset({f"{PACKAGE}.model.folders.linked_checkpoint"})

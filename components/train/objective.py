@@ -227,6 +227,10 @@ class StageObjective(Objective[TrainingExample]):
                 reason,
             )
 
+    def find_state_fault(self, state: dict[str, Any]) -> str:
+        """What is wrong with the weights that a state has selected; empty where nothing is."""
+        return self._selection.find_fault(state["best"])
+
     def restore_state(self, state: dict[str, Any]) -> None:
         """Takes up what ``checkpoint_state`` returned."""
         self._curve = state["curve"]

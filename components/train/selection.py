@@ -70,6 +70,19 @@ class CheckpointSelection:
             self.num_checks_without_gain += 1
         return wer
 
+    def find_fault(self, best: dict[str, Any] | None) -> str:
+        """Puts the saved weights of ``best``, which an earlier run selected, to the folder; returns
+        why that is not possible, empty where it is. The first rank calls it.
+        """
+        if best is None:
+            return ""
+
+        def fault_of_state(state: dict[str, Any]) -> str:
+            return "" if state == best else f"it is of step {state.get('step')}"
+
+        has_best, faults = checkpoint.recover(self._folder, fault_of_state)
+        return "" if has_best else faults or f"{self._folder} is missing"
+
     def stop_reason(self) -> str:
         """Why the training stops: ``train.selection.patience`` checks without a lower error rate.
         Empty where it goes on.

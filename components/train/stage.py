@@ -83,15 +83,27 @@ class StageTraining:
 
     def restore(self, key: Key) -> None:
         """Takes the finished stage from the work cache, where a training whose curriculum was the
-        same up to its end left it.
+        same up to its end left it. A finished stage with damaged files is trained again.
         """
-        if self.context.ranks.rank == 0 and stage_cache.restore(key, self.context.folder):
-            logger.info(
-                "train: stage '%s' is taken from the work cache, where a training with the same "
-                "beginning left it",
-                self.context.stage.name,
-            )
+        if self.context.ranks.rank == 0:
+            self._drop_damaged()
+            if stage_cache.restore(key, self.context.folder):
+                logger.info(
+                    "train: stage '%s' is taken from the work cache, where a training with the "
+                    "same beginning left it",
+                    self.context.stage.name,
+                )
+                self._drop_damaged()
         self.context.ranks.barrier()
+
+    def _drop_damaged(self) -> None:
+        if fault := stage_cache.drop_damaged(self.context.folder):
+            logger.warning(
+                "train: stage '%s' was finished and is trained again: damaged: %s (%s)",
+                self.context.stage.name,
+                self.context.folder,
+                fault,
+            )
 
     def store(self, key: Key) -> None:
         """Stores the finished stage in the work cache, for trainings that begin like this one."""
@@ -111,7 +123,7 @@ class StageTraining:
             if ranks.rank == 0:
                 objective.write_curve()
                 (folder / STEPS).write_text(f"{len(objective.steps)}\n")
-                (folder / DONE).touch()
+                stage_cache.finish(folder)
             ranks.barrier()
         checkpoint.load(folder / BEST, self.context.model, None)
         return int((folder / STEPS).read_text())

@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.runtime.unit_cache import Key, cached_unit, finished_unit, link_file, link_files
+from components.runtime.durability import DIGESTS, find_fault, sync_tree, write_digests
+from components.runtime.unit_cache import (
+    Key,
+    cached_unit,
+    finished_unit,
+    link_file,
+    link_files,
+    lock,
+    unit_path,
+)
 
 CODE = "components.train.task"  # the module that computes the stages and the bridge
 # In the folder of a stage: rows of the curve, selected checkpoint, number of planned steps; DONE
@@ -45,15 +54,36 @@ def stage_keys(version: int, parameters: Mapping[str, Any], inputs: Mapping[str,
     return keys
 
 
+def finish(folder: Path) -> None:
+    """Marks the stage of a folder as finished, once all its files are on the disk."""
+    best = [f"{BEST}/{path.name}" for path in sorted((folder / BEST).iterdir())]
+    write_digests(folder, [CURVE, STEPS, *best])
+    sync_tree(folder)
+    (folder / DONE).touch()
+
+
+def drop_damaged(folder: Path) -> str:
+    """Removes a finished stage whose files are damaged; returns what is wrong with them."""
+    fault = find_fault(folder) if (folder / DONE).is_file() else ""
+    if fault:
+        shutil.rmtree(folder)
+    return fault
+
+
 def restore(key: Key, folder: Path) -> bool:
     """Links the stage of this key into ``folder`` where a training has finished it and ``folder``
     does not have it; returns whether it did.
     """
-    unit = None if (folder / DONE).is_file() else finished_unit("curriculum", key, CODE)
-    if unit is None:
+    if (folder / DONE).is_file():
         return False
-    shutil.rmtree(folder, ignore_errors=True)
-    link_files(unit, folder)
+    path = unit_path("curriculum", key, CODE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path):  # nobody drops it before it is linked
+        unit = finished_unit("curriculum", key, CODE)
+        if unit is None:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        link_files(unit, folder)
     (folder / DONE).touch()
     return True
 
@@ -62,7 +92,10 @@ def store(key: Key, folder: Path) -> None:
     """Stores the finished stage of ``folder`` under its key."""
 
     def fill(unit: Path) -> None:
-        for path in (folder / CURVE, folder / STEPS, *(folder / BEST).iterdir()):
+        for path in (
+            *(folder / name for name in (CURVE, STEPS, DIGESTS)),
+            *(folder / BEST).iterdir(),
+        ):
             link_file(path, unit / path.relative_to(folder))
 
     cached_unit("curriculum", key, fill, code=CODE)

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.runtime.durability import replaced_file
+
 FILE = "throughput.json"
 SUMS = ("steps", "seconds", "audio_seconds", "tokens", "padding")
 
@@ -20,7 +22,7 @@ class Throughput:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        stored = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        stored = _read(self._path)
         self._sums = {name: stored.get(name, 0) for name in SUMS}
 
     def add(self, duration_s: float, audio_s: float, num_tokens: int, num_padding: int) -> None:
@@ -53,11 +55,18 @@ class Throughput:
     def save(self) -> None:
         """Writes sums and rates to the folder of the stage."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps({**self._sums, **self.rates()}))
+        with replaced_file(self._path) as path:
+            path.write_text(json.dumps({**self._sums, **self.rates()}))
 
 
 def read_throughput(scratch: Path) -> dict[str, Any]:
     """Sums and rates of the stages of a training in ``scratch``, by stage."""
-    return {
-        path.parent.name: json.loads(path.read_text()) for path in sorted(scratch.glob(f"*/{FILE}"))
-    }
+    return {path.parent.name: _read(path) for path in sorted(scratch.glob(f"*/{FILE}"))}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What ``save`` wrote; nothing where it is missing or damaged: no result depends on it."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}

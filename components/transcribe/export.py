@@ -25,6 +25,7 @@ from components.decode.decoder import HEAD, WORKSPACE
 from components.model.folders.description import MATCHING, PROJECTOR, TRAINED_HEAD
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
+from components.runtime.durability import rename
 from components.runtime.hashing import data_digest, file_digest
 from components.runtime.unit_cache import check_disk_space, link_file
 from components.transcribe import card
@@ -71,9 +72,12 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
     with check_disk_space(0, partial, str(folder)):
         files = _write_folder(partial, setup, bases, included, text)
         _check_secrets(partial)
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+        rename(folder, old)
+    rename(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
     return [
         f"{folder}: {len(files)} files",
         *(_summary(stage, bases[stage], stage in included) for stage in bases),

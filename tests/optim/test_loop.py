@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -136,6 +137,67 @@ def test_learning_rates_follow_the_schedule_and_the_peak_of_their_group(tmp_path
     assert rates == [[0.2 * factor, 0.02 * factor] for factor in factors]
 
 
+def flip_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def halve(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def write_empty_object(file: Path) -> None:
+    file.write_text("{}")
+
+
+DAMAGES = [flip_bit, halve, empty, write_empty_object, Path.unlink]
+NAMES = ["tensors.safetensors", "state.json", "digests.json"]
+NEWEST, BOTH = ("checkpoint",), ("checkpoint", "checkpoint.old")
+
+
+@pytest.mark.parametrize(
+    ("folders", "name", "damage"),
+    [
+        *((NEWEST, name, damage) for name in NAMES for damage in DAMAGES),
+        (BOTH, "tensors.safetensors", flip_bit),
+        (BOTH, "state.json", empty),
+    ],
+)
+def test_a_run_with_damaged_checkpoints_says_so_and_ends_with_the_same_bits(
+    folders: tuple[str, ...],
+    name: str,
+    damage: Callable[[Path], None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Killed after checkpoints of steps 3 and 6."""
+    network, loop = build(tmp_path / "undisturbed")
+    loop.run(SquaredError(network))
+    killed, loop = build(tmp_path)
+    with pytest.raises(Killed):
+        loop.run(SquaredError(killed, kill_at=7))
+    for folder in folders:
+        damage(tmp_path / folder / name)
+    resumed, loop = build(tmp_path)
+    objective = SquaredError(resumed)
+    loop.run(objective)
+    assert len(objective.results) == (5 if len(folders) == 1 else 8)
+    assert torch.equal(resumed.weight, network.weight)
+    assert torch.equal(resumed.bias, network.bias)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert all(str(tmp_path / folder) in line for folder in folders)
+    # What was damaged is gone: the next run has nothing to say.
+    caplog.clear()
+    _, loop = build(tmp_path)
+    loop.run(SquaredError(resumed))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("step", [1, 3, 4, 7])
 def test_a_killed_run_resumes_to_the_same_bits(step: int, tmp_path: Path) -> None:
     network, loop = build(tmp_path / "undisturbed")
@@ -168,6 +230,19 @@ def train(ranks: Ranks, folder: str) -> None:
     loop.run(objective)
     figures = [result.figures["items"] for result in objective.results]
     torch.save([network.state_dict(), figures], Path(folder) / f"{ranks.rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_checkpoint_where_the_newest_is_damaged(tmp_path: Path) -> None:
+    arguments = (str(tmp_path),)
+    train_together(train, arguments, 2, 1)
+    expected = torch.load(tmp_path / "0.pt", weights_only=True)[0]
+    flip_bit(tmp_path / "checkpoint" / "tensors.safetensors")
+    train_together(train, arguments, 2, 1)
+    for rank in range(2):
+        weights, figures = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert len(figures) == 2  # from step 6 of 8
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -291,7 +291,7 @@ def test_the_training_of_an_encoder_is_what_its_sizes_give(
     assert load.peak_bytes > parameters * 16
     written = {use.name: use.num_bytes for use in plan.disk_uses}
     assert written["encoder conformer-ctc"] == 4 * parameters
-    assert written["checkpoint of encoder conformer-ctc"] == 12 * parameters
+    assert written["checkpoints of encoder conformer-ctc"] == 24 * parameters
     nonspeech_s = sum(each.seconds for each in plan.audio if each.role == "nonspeech-train")
     assert written["log-mel for encoder conformer-ctc, while it trains"] == pytest.approx(
         (MLS_SECONDS + nonspeech_s) * 100 * 80 * 2, rel=1e-4

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.runtime.stage import INTERRUPTED, error_path
+from components.runtime.signals import INTERRUPTED
+from components.runtime.stage import error_path
 from tests.conftest import REPOSITORY
 
 # A stage that edits files while it runs, raises the error that TASK names, or writes an output with

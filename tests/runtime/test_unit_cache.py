@@ -18,6 +18,7 @@ import pytest
 from components.config.errors import InputError
 from components.runtime import unit_cache as cache
 from components.runtime.code_digest import code_digest
+from components.runtime.pins import release_pins
 from components.runtime.unit_cache import cached_unit, finished_unit, link_files, trim, unit_digests
 from tests.conftest import REPOSITORY
 
@@ -217,17 +218,22 @@ def test_a_unit_is_copied_where_links_are_not_possible(
 
 
 def aged(number: int, hours: float, size: int = 1000) -> Path:
-    """A unit of about ``size`` bytes, last used so many hours ago."""
+    """A unit of about ``size`` bytes, last used so many hours ago by a process that has ended."""
     unit = cached_unit(
         "stage",
         {"number": number},
         lambda folder: (folder / "data").write_bytes(bytes(size)),
         code=CODE,
     )
-    then = time.time() - 3600 * hours
-    for path in (*unit.iterdir(), unit):
-        os.utime(path, (then, then))
+    release_pins()
+    age(unit, hours)
     return unit
+
+
+def age(unit: Path, hours: float) -> None:
+    then = time.time() - 3600 * hours
+    for path in (*unit.rglob("*"), unit):
+        os.utime(path, (then, then))
 
 
 def test_a_full_cache_drops_the_least_recently_used_unit() -> None:
@@ -260,6 +266,77 @@ def test_a_unit_that_is_being_computed_stays_however_long_it_takes() -> None:
         assert (folder / "resume" / "checkpoint").exists()
 
     cached_unit("stage", KEY, compute, code=CODE)
+
+
+# Takes the unit of number 0, in a process of its own that ends, as a worker of this one does; then
+# waits.
+TAKER = """
+import subprocess, sys
+from components.runtime.pins import share_pins
+
+TAKE = (
+    "from components.runtime.unit_cache import cached_unit;"
+    "cached_unit('stage', {'number': 0}, None, code='components.runtime.unit_cache')"
+)
+share_pins()
+subprocess.run([sys.executable, "-c", TAKE], check=True)
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_unit_that_a_stage_uses_stays_until_the_stage_ends(is_killed: bool, work: Path) -> None:
+    """However long ago it took it, and whatever the limit is."""
+    used, unused = aged(0, 9), aged(1, 9)
+    with subprocess.Popen(
+        [sys.executable, "-c", TAKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as stage:
+        assert stage.stdout is not None
+        assert stage.stdout.readline() == "taken\n"
+        age(used, 9)
+        assert trim(0)[0] == 1
+        assert (used.exists(), unused.exists()) == (True, False)
+        if is_killed:
+            stage.kill()
+        stage.communicate()
+    assert trim(0) == (1, 0)
+    assert not used.exists()
+    files = [path.relative_to(work) for path in work.rglob("*") if path.is_file()]
+    assert {path.parts[0] for path in files} == {"code"}, "no lock, no pin piles up"
+
+
+def test_what_a_killed_writer_left_goes_last_and_after_a_week(
+    start, tmp_path: Path, work: Path
+) -> None:
+    """A training that somebody may want to go on with; its checkpoints may be hours apart."""
+    process = start("first")
+    wait_for(tmp_path / "computed")
+    [partial] = work.glob("*/??/*.partial")
+    aged(0, 9)
+    age(partial, 24 * 30)
+    assert trim(0)[0] == 1
+    assert (partial / "resume/step-3").exists(), "its writer still runs"
+    process.kill()
+    process.wait()
+    age(partial, 24 * 6)
+    finished = aged(0, 9)
+    assert trim(0)[0] == 1
+    assert (partial.exists(), finished.exists()) == (True, False)
+    age(partial, 24 * 8)
+    finished = aged(0, 9)
+    assert trim(partial_size := size_of(partial))[0] == 1, "the finished unit goes first"
+    assert (partial.exists(), finished.exists()) == (True, False)
+    assert trim(partial_size - 1) == (1, 0)
+    assert not partial.exists()
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def test_the_limit_is_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ errors and kills.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from safetensors.torch import load_file
 from components.config.errors import InputError, TransientError
 from components.runtime.hashing import folder_digests
 from tests import world as tones
+from tests.conftest import REPOSITORY
+from tests.runtime.test_pool import is_running
 from tests.train.recorded import record_ranks
 
 Steps = Callable[..., tuple[list[list[torch.Tensor]], list[float]]]
@@ -208,3 +212,53 @@ def test_wrong_settings_are_refused(
         tones.run("train")
     assert stopped.value.subject == subject
     assert stopped.value.hint
+
+
+STAGE = """
+from components.runtime.signals import end_early
+from tests import world
+
+end_early("train")
+world.run("train")
+"""
+
+
+def find_ranks(folder: Path) -> list[int]:
+    """Ids of torchrun and its ranks in a workspace."""
+    processes = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            is_rank = b"components.optim.rank" in (entry / "cmdline").read_bytes()
+            if is_rank and (entry / "cwd").resolve() == folder:
+                processes.append(int(entry.name))
+    return processes
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_ended_takes_its_ranks_along_without_a_traceback(
+    world: Path, work: Path, tmp_path: Path
+) -> None:
+    tones.change("params.yaml", {"train.curriculum.0.steps": 3000, "train.selection.every": 20})
+    settings = {"LIBRETTO_ENGINE": "ddp", "LIBRETTO_WORKERS": "2", "PYTHONPATH": str(REPOSITORY)}
+    with (
+        (tmp_path / "errors").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", STAGE],
+            env={**os.environ, **settings},
+            stderr=errors,
+            start_new_session=True,
+        ) as stage,
+    ):
+        deadline = time.monotonic() + 120
+        while not any(work.rglob("last/state.json")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        ranks = find_ranks(world.resolve())
+        os.killpg(stage.pid, signal.SIGTERM)
+        assert stage.wait(10) == 143
+    assert len(ranks) == 3
+    deadline = time.monotonic() + 10
+    while any(map(is_running, ranks)):
+        assert time.monotonic() < deadline, "ranks outlived their stage"
+        time.sleep(0.1)
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+    assert any(work.rglob("last/state.json"))

@@ -23,6 +23,7 @@ from components.corpus.fetch.extraction import extract, md5_of
 from components.corpus.scan import list_sources
 from components.corpus.source import CorpusSource, build_source, collect_folders
 from components.runtime.data_roots import data_root, local_root
+from components.runtime.durability import rename
 from components.runtime.unit_cache import lock
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def install_archive(archive: Archive) -> str:
         if not is_from_user and not fetched.is_file():
             part = work_folder / f"{archive.file}.part"
             download(archive, part)
-            part.rename(fetched)
+            rename(part, fetched)
         packed = user_file if is_from_user else fetched
         check_file(archive, packed, is_from_user)
         _extract_into(archive, packed, work_folder / f"{archive.file}.unpacked", folder)
@@ -153,7 +154,7 @@ def _extract_into(archive: Archive, packed: Path, work_folder: Path, folder: Pat
         extracted = extract(archive, packed, work_folder)
         mark = {"file": archive.file, "md5": archive.entry.md5}
         (extracted / MARK).write_text(json.dumps(mark) + "\n")
-        extracted.rename(folder)
+        rename(extracted, folder)
     finally:
         shutil.rmtree(work_folder)
 

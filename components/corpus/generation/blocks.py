@@ -20,8 +20,10 @@ import numpy as np
 
 from components.audio.sound import RATE, encode_flac
 from components.config.errors import InputError
+from components.runtime.pins import pin
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
+from components.runtime.signals import die_with_parent
 from components.runtime.unit_cache import cached_unit, key_digest_of, unit_digests, unit_path_of
 from components.text.utterance import Utterance
 
@@ -72,7 +74,7 @@ def _generate_block(block: GeneratedBlock) -> Path:
     def fill(folder: Path) -> None:
         for start in range(0, len(block.plans), block.chunk):
             chunk_plans = block.plans[start : start + block.chunk]
-            with ProcessPoolExecutor(1, get_context("fork")) as pool:
+            with ProcessPoolExecutor(1, get_context("fork"), initializer=die_with_parent) as pool:
                 task = pool.submit(_write_chunk, chunk_plans, block.generate, folder)
             try:
                 task.result()  # raises what the process raised
@@ -121,7 +123,9 @@ def locate_generated(path: str, regenerate: Callable[[], Any], *, code: str) -> 
     Raises InputError if the source does not generate that file.
     """
     unit, _, name = path.partition("/")
-    file = unit_path_of("audio", unit, code) / name
+    folder = unit_path_of("audio", unit, code)
+    pin(folder)
+    file = folder / name
     if not file.is_file():
         regenerate()
     if not file.is_file():

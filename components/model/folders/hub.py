@@ -26,6 +26,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from components.config.errors import InputError, TransientError
 from components.model.folders.hub_entry import TIMEOUT_S, HubEntry, translate_errors
+from components.runtime.durability import rename
 from components.runtime.progress import Progress, progress
 from components.runtime.unit_cache import check_disk_space, lock
 
@@ -148,7 +149,7 @@ def _download(entry: HubEntry, file: str, metadata: HfFileMetadata, bar: Progres
                     expected_size=metadata.size,
                 )
             _check_hash(entry, file, partial, blob.name)
-            partial.rename(blob)
+            rename(partial, blob)
         if not pointer.exists():
             pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     return pointer

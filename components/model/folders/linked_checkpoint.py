@@ -24,6 +24,7 @@ from components.config.model_sources import (
 from components.config.schema import parse_as
 from components.model.folders.folder import cache_checkpoint
 from components.runtime.artifact import RECORD, empty_folder, read_record, recorded_digests
+from components.runtime.durability import rename
 from components.runtime.unit_cache import link_file, link_files, lock, unit_digests
 
 LINKED = "linked"  # beside the folders of encoder and LLM: no output of DVC, ignored by git
@@ -101,7 +102,7 @@ def _link(folder: Path, record: dict[str, Any], linked: Path) -> None:
     (partial / RECORD).unlink(missing_ok=True)  # a hub's file of that name
     shutil.copyfile(folder / RECORD, partial / RECORD)
     shutil.rmtree(linked, ignore_errors=True)
-    partial.rename(linked)
+    rename(partial, linked)
 
 
 def _foreign_units(folder: Path, record: dict[str, Any]) -> dict[str, Path]:

@@ -1,0 +1,93 @@
+"""What decides the bits of a unit beside code, inputs and parameters: the type of the processor.
+
+In: the module that computes a unit, the runtime setting ``LIBRETTO_DEVICE``, ``/proc/cpuinfo``.
+Out: a text for the key of the unit, by its kind:
+
+===========================  =======================================================================
+bytes, counts, copies        empty: equal everywhere (``EXACT``)
+audio, shards                the type of the CPU: resampling, synthesis and the FLAC encoder use its
+                             vector instructions, on a machine with a GPU too
+frames, trainings, decoding  the type of the CPU where they run on it, else ``cuda``: on GPUs a
+                             tolerance is promised and no bits, so a training may change its GPU
+===========================  =======================================================================
+
+torch is not asked, since it takes seconds to load. Cost: one small file, once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+from components.runtime.code_digest import code_digest
+from components.runtime.settings import device
+
+CPU_FILE = Path("/proc/cpuinfo")
+# Modules whose units hold what is equal on every processor: files as they came, tensors that are
+# copied or cast one by one, lengths and counts.
+EXACT = frozenset(
+    {
+        "components.corpus.inspection",
+        "components.corpus.sources.webdataset",
+        "components.encoder.folders",
+        "components.model.folders.conversion",
+        "components.model.folders.gguf_conversion",
+        "components.model.folders.qwen_audio",
+        "components.model.folders.whisper_conversion",
+        "components.plan.counts",
+        "components.train.released",
+    }
+)
+ON_CPU = "components.corpus."  # modules that compute on the CPU, whatever the device is
+# Vector instructions between which libraries choose when they run, by their names in cpuinfo.
+INSTRUCTIONS = (
+    *("avx", "avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimdhp", "asimddp", "sve", "sve2", "i8mm", "bf16"),
+)
+# Who made it: a library of matrix products takes other instructions on each.
+MAKERS = ("vendor_id", "CPU implementer", "CPU part")
+# Variables by which torch, MKL, oneDNN and NumPy take other instructions than the CPU has.
+OVERRIDES = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_MAX_CPU_ISA",
+)
+
+
+def processor_of(code: str) -> str:
+    """What decides the bits of a unit that the module ``code`` computes; empty where nothing
+    does.
+    """
+    libraries = code_digest(code).libraries
+    if code in EXACT or not libraries:
+        return ""
+    if "torch" in libraries and not code.startswith(ON_CPU):
+        name = device().partition(":")[0]
+        if name != "cpu":
+            return name
+    return cpu_type()
+
+
+def cpu_type() -> str:
+    """Architecture, maker and vector instructions of this CPU, and what overrides them."""
+    overrides = [f"{name}={os.environ[name]}" for name in OVERRIDES if os.environ.get(name)]
+    return " ".join([*_read_cpu(CPU_FILE), *overrides])
+
+
+@cache
+def _read_cpu(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text().partition("\n\n")[0].splitlines()
+    except OSError:  # not Linux
+        return (platform.machine(), platform.processor())
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in pairs}
+    features = set(f"{facts.get('flags', '')} {facts.get('Features', '')}".split())
+    makers = [facts[name] for name in MAKERS if name in facts]
+    return (platform.machine(), *makers, *(name for name in INSTRUCTIONS if name in features))
