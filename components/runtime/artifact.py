@@ -12,8 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from components.config.errors import InputError
+from components.config.errors import REPAIR, InputError
 from components.runtime.hashing import folder_digests
+from components.runtime.integrity import find_damage
 
 RECORD = "inputs.json"
 
@@ -69,3 +70,25 @@ def read_record(folder: Path) -> dict[str, Any]:
 def recorded_digests(folder: Path) -> dict[str, str]:
     """Digest of each file of an output folder, by relative path, as its record has it."""
     return cast("dict[str, str]", read_record(folder)["outputs"])
+
+
+def checked_digests(folder: Path) -> dict[str, str]:
+    """``recorded_digests`` of a model's folder, after its files were compared with them
+    (``components.runtime.integrity``); raises InputError, which names the file, where one differs.
+    """
+    digests = recorded_digests(folder)
+    check_files(folder, digests)
+    return digests
+
+
+def check_files(folder: Path, digests: dict[str, str]) -> None:
+    """Raises InputError, which names the file, where one of ``folder`` is missing or has another
+    SHA-256 than stated.
+    """
+    damaged = find_damage(folder, digests)
+    if damaged:
+        raise InputError(
+            f"{folder / damaged} is missing, or has another content than {folder / RECORD} says.",
+            subject=str(folder / damaged),
+            hint=REPAIR,
+        )
