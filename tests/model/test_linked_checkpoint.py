@@ -11,7 +11,7 @@ import pytest
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.linked_checkpoint import open_checkpoint
-from components.runtime.artifact import RECORD, recorded_digests
+from components.runtime.artifact import RECORD, read_record, recorded_digests
 from components.runtime.hashing import file_digest, folder_digests
 from components.runtime.unit_cache import list_units
 from tests import world as tones
@@ -121,7 +121,7 @@ def test_other_weights_at_the_source_are_refused(joined: Path, tmp_path: Path) -
 
 def test_the_way_out_of_other_weights_trains_no_part_again(joined: Path, tmp_path: Path) -> None:
     """Of a part that was trained here and whose work cache is lost, 'dvc repro -f' makes others."""
-    record = json.loads((joined / RECORD).read_text())
+    record = read_record(joined)
     (joined / "mel/model.safetensors").write_bytes(b"trained here")
     digest = file_digest(joined / "mel/model.safetensors")
     record["outputs"]["mel/model.safetensors"] = digest

@@ -5,7 +5,6 @@ folder.
 from __future__ import annotations
 
 import io
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.runtime.artifact import write_record
+from components.runtime.artifact import recorded_digests, write_record
 from components.shards.index import INDEX, IndexEntry, read_index, write_index
 from components.shards.prefetch import tar_prefetcher
 from components.shards.reader import (
@@ -202,9 +201,8 @@ def test_a_damaged_tar_of_a_bucket_is_noticed(
     """
     monkeypatch.setenv("LIBRETTO_STORE", "s3://recordings/tars")
     item = build_role(tmp_path / "role", "flac")[1]
-    record = json.loads((tmp_path / "role/inputs.json").read_text())
-    digest = record["outputs"]["set/set-000000.tar"]
-    (tmp_path / "role/inputs.json").write_text(json.dumps({**record, "remote": True}))
+    write_record(tmp_path / "role", "shards", parameters=None, inputs={}, remote=True)
+    digest = recorded_digests(tmp_path / "role")["set/set-000000.tar"]
     data = item.tar.read_bytes()
     item.tar.unlink()
     stored_tar(digest).write_bytes(data)
