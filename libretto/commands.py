@@ -120,7 +120,7 @@ COMMANDS = {
             prefix=("scan",),
             needs_workspace=True,
         ),
-        Subcommand("clean", "trim the work cache", "components.clean"),
+        Subcommand("clean", "trim the work cache, or remove what is damaged", "components.clean"),
         Subcommand("completion", "print a completion script for a shell", "libretto.completion"),
     )
 }

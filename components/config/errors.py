@@ -9,6 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# The way out where a file of this project is damaged.
+REPAIR = (
+    "'libretto clean --verify' (or python -m components.clean --verify) removes what is damaged; "
+    "'dvc repro' then makes it again."
+)
+
 
 class LibrettoError(Exception):
     """Base of all errors that a user can act on.

@@ -32,7 +32,13 @@ from components.model.folders.description import (
     read_limits,
 )
 from components.model.folders.linked_checkpoint import open_checkpoint
-from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
+from components.runtime.artifact import (
+    checked_digests,
+    empty_folder,
+    read_record,
+    recorded_digests,
+    write_record,
+)
 from components.runtime.hashing import data_digest
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
@@ -141,10 +147,11 @@ def _model_digests() -> dict[str, Any]:
     constraint sets.
     """
     digests = {
-        "bridge": recorded_digests(WORKSPACE.bridge),
+        "bridge": checked_digests(WORKSPACE.bridge),
         "encoder": recorded_digests(WORKSPACE.encoder),
         "llm": recorded_digests(WORKSPACE.llm),
     }
+    checked_digests(HEAD)  # the search reads its files
     if files := evidence_files(WORKSPACE.bridge, HEAD):
         digests["ctc"] = files
     return digests

@@ -8,28 +8,16 @@ with an empty file. Cost: 0.1 s, and the import of torch where the device is a G
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.config.errors import InputError
+from components.runtime.dvc_cache import read_dvc_cache
 from components.runtime.settings import device, work_root, workers
 from components.runtime.unit_cache import FICLONE
-
-# Prints [cache folder, link types]; DVC's own command line takes three times as long to start.
-DVC_CACHE = """
-import json, sys
-from dvc.config import Config
-folder = sys.argv[1]
-cache = Config(folder)["cache"]
-print(json.dumps([cache.get("dir", folder + "/cache"), cache.get("type", ["reflink", "copy"])]))
-"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,7 @@ def find_output_folders() -> tuple[Path, ...]:
     A finished unit is in the work cache, a stage links or copies it into the workspace, and DVC
     moves it into its cache and links or copies it back by the link types of its configuration.
     """
-    cache_folder, link_types = _read_dvc_cache()
+    cache_folder, link_types = read_dvc_cache()
     work, workspace, cache = existing_parent(work_root()), Path.cwd(), existing_parent(cache_folder)
     has_links, has_clones = can_link(workspace, cache), can_clone(workspace, cache)
     # DVC moves an output into its cache as a clone, as a hard link only where that type is the
@@ -111,23 +99,6 @@ def find_output_folders() -> tuple[Path, ...]:
     if not needs_no_copy:
         folders.append(workspace)
     return tuple(folders)
-
-
-def _read_dvc_cache() -> tuple[Path, list[str]]:
-    """DVC's cache folder and its link types, the preferred one first."""
-    folder = Path.cwd() / ".dvc"
-    done = subprocess.run(
-        [sys.executable, "-c", DVC_CACHE, folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode or not folder.is_dir():
-        reason = (done.stderr.strip().splitlines() or ["it is missing"])[-1]
-        raise InputError(
-            f"{folder / 'config'} can't be read: {reason}.",
-            subject=str(folder),
-            hint="Run from the root of the repository.",
-        )
-    cache_folder, link_types = json.loads(done.stdout)
-    return Path(cache_folder), link_types
 
 
 def can_link(source: Path, target: Path) -> bool:

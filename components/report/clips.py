@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.config.errors import InputError
+from components.config.errors import REPAIR, InputError
 from components.report.experiment import ScoredUtterance, UtteranceKey
 from components.shards.reader import IndexedUtterance, list_utterances, read_payload
 
@@ -58,6 +58,6 @@ def _read_flac(item: IndexedUtterance) -> bytes:
             f"{item.folder / item.entry.shard}, utterance '{item.entry.id}': the index points to "
             "bytes that are not FLAC.",
             subject=item.entry.id,
-            hint="Run 'dvc repro -f shards'.",
+            hint=REPAIR,
         )
     return data

@@ -49,6 +49,13 @@ def pin_instruction_set() -> str:
     return name
 
 
+def current_set() -> str:
+    """The name of the set that this process computes with, by its variables."""
+    return next(
+        (name for name, values in VARIABLES.items() if values.items() <= os.environ.items()), NATIVE
+    )
+
+
 def pinned_variables() -> dict[str, str]:
     """The variables as this process has them, for workers that do not inherit them."""
     return {name: os.environ[name] for name in _AVX2 if name in os.environ}

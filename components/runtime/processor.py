@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from components.runtime.code_digest import code_digest
+from components.runtime.instruction_set import NATIVE, VARIABLES, current_set
 from components.runtime.settings import device
 
 CPU_FILE = Path("/proc/cpuinfo")
@@ -50,14 +51,8 @@ INSTRUCTIONS = (
 )
 # Who made it: a library of matrix products takes other instructions on each.
 MAKERS = ("vendor_id", "CPU implementer", "CPU part")
-# Variables by which torch, MKL, oneDNN and NumPy take other instructions than the CPU has.
-OVERRIDES = (
-    "ATEN_CPU_CAPABILITY",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "NPY_DISABLE_CPU_FEATURES",
-    "ONEDNN_MAX_CPU_ISA",
-)
+# Variables by which libraries take other instructions than the CPU has.
+OVERRIDES = (*VARIABLES["avx2"], "MKL_ENABLE_INSTRUCTIONS")
 
 
 def processor_of(code: str) -> str:
@@ -75,19 +70,27 @@ def processor_of(code: str) -> str:
 
 
 def cpu_type() -> str:
-    """Architecture, maker and vector instructions of this CPU, and what overrides them."""
+    """Architecture, maker and vector instructions of this CPU, and what overrides them; where a
+    stage has set its instructions, these instead of those that the CPU has.
+    """
+    architecture, makers, instructions = _read_cpu(CPU_FILE)
+    chosen = current_set()
+    if chosen != NATIVE:
+        return " ".join([architecture, *(makers if chosen == "avx2" else ()), chosen])
     overrides = [f"{name}={os.environ[name]}" for name in OVERRIDES if os.environ.get(name)]
-    return " ".join([*_read_cpu(CPU_FILE), *overrides])
+    return " ".join([architecture, *makers, *instructions, *overrides])
 
 
 @cache
-def _read_cpu(file: Path) -> tuple[str, ...]:
+def _read_cpu(file: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Architecture, makers and vector instructions."""
     try:
         lines = file.read_text().partition("\n\n")[0].splitlines()
     except OSError:  # not Linux
-        return (platform.machine(), platform.processor())
+        return platform.machine(), (platform.processor(),), ()
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     facts = {name.strip(): value.strip() for name, value in pairs}
     features = set(f"{facts.get('flags', '')} {facts.get('Features', '')}".split())
-    makers = [facts[name] for name in MAKERS if name in facts]
-    return (platform.machine(), *makers, *(name for name in INSTRUCTIONS if name in features))
+    makers = tuple(facts[name] for name in MAKERS if name in facts)
+    instructions = tuple(name for name in INSTRUCTIONS if name in features)
+    return platform.machine(), makers, instructions

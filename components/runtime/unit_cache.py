@@ -3,7 +3,8 @@
 DVC removes the outputs of a stage before it runs the stage. So the work of a killed stage is stored
 here: a unit (a shard, a training) is computed once for its key and linked into the output. A key
 has one writer at a time (file lock). A unit is written in a folder beside its own and renamed when
-it is complete and on the disk, so nothing incomplete is ever taken for finished.
+it is complete and on the disk, so nothing incomplete is ever taken for finished; a unit whose bytes
+no longer have the digests of its record is dropped and made again.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from components.config.errors import InputError
+from components.config.errors import REPAIR, InputError
 from components.runtime.code_digest import code_digest
 from components.runtime.durability import rename
+from components.runtime.dvc_cache import drop_damaged_objects
 from components.runtime.hashing import data_digest, file_digest
+from components.runtime.integrity import find_damage, forget_folder
 from components.runtime.pins import drop_dead_pins, is_pinned, pin
 from components.runtime.processor import processor_of
 from components.runtime.settings import work_bytes, work_root
 
 FICLONE = 0x40049409  # ioctl_ficlone(2)
+UNIT_NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}")  # key and code
 UNIT = "unit.json"  # the key of a unit and the sizes and digests of its files
 PARTIAL = ".partial"  # behind the name of a unit that is being computed
 USED_S = 3600  # after its last use, in which a unit is not dropped
@@ -35,6 +41,7 @@ USED_S = 3600  # after its last use, in which a unit is not dropped
 # is started again within days, and its checkpoints may be hours apart.
 PARTIAL_AGE_S = 7 * 24 * 3600
 Key = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def unit_path(stage: str, key: Key, code: str) -> Path:
@@ -59,26 +66,72 @@ def key_digest_of(unit: Path) -> str:
 
 
 def finished_unit(stage: str, key: Key, code: str) -> Path | None:
-    """The finished unit of this key; None where it is missing or incomplete."""
+    """The finished unit of this key; None where it is missing, incomplete or damaged."""
     path = unit_path(stage, key, code)
     if not path.is_dir():
         return None
-    with contextlib.suppress(FileNotFoundError, ValueError):  # of its record
-        files = json.loads((path / UNIT).read_text())["files"]
-        if all(
-            (path / name).is_file() and (path / name).stat().st_size == size
-            for name, (size, _) in files.items()
-        ):
-            os.utime(path)
-            return path
-    shutil.rmtree(path)  # damaged, or removed in part: computed again
+    damage = find_unit_damage(path)
+    if not damage:
+        os.utime(path)
+        return path
+    log.info("%s: %s is damaged: the unit is dropped and made again", stage, path / damage)
+    drop_unit(path)
     return None
 
 
+def find_unit_damage(unit: Path, *, anew: bool = False) -> str:
+    """The first file of a unit that is damaged, by its path in the unit; empty where all are right.
+    With ``anew`` all are read, also those that were right before.
+    """
+    try:
+        files = _unit_files(unit)
+    except InputError:
+        return UNIT
+    digests = {name: digest for name, (_, digest) in files.items()}
+    sizes = {name: size for name, (size, _) in files.items()}
+    return find_damage(unit, digests, sizes, anew=anew)
+
+
+def list_units() -> list[Path]:
+    """The finished units of the work cache, damaged ones too."""
+    return [path for path in sorted(work_root().glob("*/??/*")) if UNIT_NAME.fullmatch(path.name)]
+
+
+def drop_unit(unit: Path) -> None:
+    """Removes a damaged unit. It is remembered until the unit is made again: objects of DVC's cache
+    with the same damage are then removed, since DVC would put them in the place of the new files.
+    """
+    _damage_mark(unit).touch()
+    _remove(unit)
+
+
+def _remove(unit: Path) -> None:
+    shutil.rmtree(unit, ignore_errors=True)  # another process drops it too
+    forget_folder(unit)
+
+
+def _damage_mark(unit: Path) -> Path:
+    return unit.with_suffix(".damaged")
+
+
 def unit_digests(unit: Path) -> dict[str, str]:
-    """SHA-256 of each file of a finished unit, as its record has it."""
-    files = json.loads((unit / UNIT).read_text())["files"]
-    return {name: digest for name, (_, digest) in files.items()}
+    """SHA-256 of each file of a finished unit, as its record has it; raises InputError where the
+    record is damaged.
+    """
+    return {name: digest for name, (_, digest) in _unit_files(unit).items()}
+
+
+def _unit_files(unit: Path) -> dict[str, tuple[int, str]]:
+    """Size in bytes and SHA-256 of each file of a unit, by its path in the unit."""
+    path = unit / UNIT
+    try:
+        record = json.loads(path.read_bytes())["files"]
+        files = {name: (int(size), str(digest)) for name, (size, digest) in record.items()}
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+            raise ValueError("a file outside the unit")
+        return files
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path} is missing or damaged.", subject=str(path), hint=REPAIR) from None
 
 
 def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: str) -> Path:
@@ -107,6 +160,10 @@ def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: 
             made_by = {"code": code_digest(code)._asdict(), "processor": processor_of(code)}
             _seal(folder, {**key, **made_by})
         rename(folder, path)
+        if _damage_mark(path).is_file():
+            for file in drop_damaged_objects(path / name for name in unit_digests(path)):
+                log.info("%s: %s of DVC's cache was damaged too and is removed", stage, file)
+            _damage_mark(path).unlink()
     return path
 
 
@@ -222,7 +279,7 @@ def _drop(path: Path) -> bool:
         with FileLock(f"{unit}.lock", timeout=0):
             if is_pinned(unit):
                 return False
-            shutil.rmtree(path, ignore_errors=True)  # another process drops it too
+            _remove(path)
     except Timeout:
         return False
     return not path.exists()

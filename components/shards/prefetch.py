@@ -20,6 +20,7 @@ from components.runtime.s3 import read_verified
 from components.runtime.settings import read_ahead_bytes
 from components.shards.store import stored_tar
 
+REWRITE = "Remove it there, then run 'dvc repro -f shards' (or features) to write it again."
 STREAMS = 4  # tars that are fetched at once: enough for a network's bandwidth, few requests at once
 
 
@@ -97,7 +98,7 @@ def _read_tar(digest: str) -> bytes:
     raise InputError(
         f"{stored_tar(digest)} has another content than its name says.",
         subject=digest,
-        hint="Remove it there, then run 'dvc repro -f shards' (or features) to write it again.",
+        hint=REWRITE,
     )
 
 

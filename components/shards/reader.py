@@ -2,14 +2,17 @@
 in a tar.
 
 A role's folder has a folder for each source: ``<role>/<source>/index.parquet`` and tars. Nothing is
-unpickled: payloads are FLAC, or ``.npy`` read with ``allow_pickle=False``. Cost: one read of a file
-for each utterance, or one request if its tar is in a bucket and not prefetched.
+unpickled: payloads are FLAC, or ``.npy`` with numbers alone. What is read has the checksum of the
+index, or the read stops. Cost: one read of a file for each utterance, or one request if its tar is
+in a bucket and not prefetched.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,12 +22,23 @@ from typing import Any
 import numpy as np
 
 from components.audio.sound import BrokenSound, read_excerpt, read_waveform
-from components.config.errors import InputError
+from components.config.errors import REPAIR, InputError
 from components.runtime.artifact import RECORD, read_record
 from components.runtime.s3 import RemotePath
-from components.shards.index import INDEX, IndexEntry, read_index
-from components.shards.prefetch import tar_prefetcher
+from components.shards.index import (
+    INDEX,
+    NO_CHECKSUM,
+    IndexEntry,
+    member_checksum,
+    read_index,
+)
+from components.shards.prefetch import REWRITE, tar_prefetcher
 from components.shards.store import stored_tar
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataclass(frozen=True)
@@ -86,16 +100,27 @@ def list_utterances(role_folder: Path, below: str = "") -> list[IndexedUtterance
 
 
 def read_payload(utterance: IndexedUtterance) -> bytes:
-    """The bytes of an utterance's payload; raises InputError if the tar is missing or shorter than
-    its index says.
+    """The bytes of an utterance's payload; raises InputError if the tar is missing, shorter than
+    its index says, or has other bytes there.
     """
-    return _read_range(utterance, utterance.entry.offset, utterance.entry.size)
+    entry = utterance.entry
+    return _read_range(utterance, entry.offset, entry.size, entry.checksum)
 
 
 def read_description(utterance: IndexedUtterance) -> dict[str, Any]:
-    """The ``.json`` member of an utterance; raises InputError as ``read_payload`` does."""
+    """The ``.json`` member of an utterance, as ``components.shards.writer.describe`` has it; raises
+    InputError as ``read_payload`` does, and for anything else in its place.
+    """
     entry = utterance.entry
-    member: dict[str, Any] = json.loads(_read_range(utterance, entry.json_offset, entry.json_size))
+    data = _read_range(utterance, entry.json_offset, entry.json_size, entry.json_checksum)
+    try:
+        member = json.loads(data)
+    except (ValueError, RecursionError):
+        member = None
+    if not isinstance(member, dict) or not all(
+        isinstance(member.get(key), str) for key in ("id", "text", "speaker", "language")
+    ):
+        raise _damaged(utterance, "the index points to bytes that are no description of it")
     return member
 
 
@@ -104,7 +129,9 @@ def prefetch(utterances: Iterable[IndexedUtterance]) -> None:
     on this machine.
     """
     tars = dict.fromkeys((utterance.folder, utterance.entry.shard) for utterance in utterances)
-    digests = [stored[shard] for folder, shard in tars if (stored := _stored_digests(folder))]
+    digests = [
+        digest for folder, shard in tars if (digest := _stored_digests(folder).get(shard, ""))
+    ]
     if digests:
         tar_prefetcher().prefetch(digests)
 
@@ -135,30 +162,51 @@ def _recorded_digests(record: Path, _mtime_ns: int, below: str) -> dict[str, str
     }
 
 
-def _read_range(utterance: IndexedUtterance, offset: int, size: int) -> bytes:
-    path: Path | RemotePath = utterance.tar
-    digest = _stored_digests(utterance.folder).get(utterance.entry.shard)
-    try:
-        if digest:
-            path = stored_tar(digest)
-            data = tar_prefetcher().read(digest, offset, size)
-        else:
-            with utterance.tar.open("rb") as stream:
-                stream.seek(offset)
-                data = stream.read(size)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing; it contains utterance '{utterance.id}'.",
-            subject=utterance.id,
-            hint="Run 'dvc repro'.",
-        ) from None
+def _read_range(utterance: IndexedUtterance, offset: int, size: int, checksum: int) -> bytes:
+    """Bytes of the utterance's tar that have ``checksum``, if there is one; those of a bucket are
+    read a second time before they count as damaged.
+    """
+    digest = _stored_digests(utterance.folder).get(utterance.entry.shard, "")
+    path: Path | RemotePath = stored_tar(digest) if digest else utterance.tar
+    for _ in range(2 if digest else 1):
+        try:
+            if digest:
+                data = tar_prefetcher().read(digest, offset, size)
+            else:
+                data = _read_local_range(utterance.tar, offset, size)
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} is missing; it contains utterance '{utterance.id}'.",
+                subject=utterance.id,
+                hint="Run 'dvc repro'.",
+            ) from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise _damaged(utterance, f"it can't be read: {reason}", digest) from None
+        if len(data) == size and checksum in (NO_CHECKSUM, member_checksum(data)):
+            return data
     if len(data) != size:
-        raise InputError(
-            f"{path} ends inside utterance '{utterance.id}'.",
-            subject=utterance.id,
-            hint="Run 'dvc repro -f shards'.",
-        )
-    return data
+        raise _damaged(utterance, f"it ends before byte {offset + size} of its {INDEX}", digest)
+    reason = f"bytes {offset} to {offset + size} differ from the checksum of its {INDEX}"
+    raise _damaged(utterance, reason, digest)
+
+
+def _read_local_range(tar: Path, offset: int, size: int) -> bytes:
+    """Bytes of a file, none where the range does not lie in it: a wrong index costs no memory."""
+    with tar.open("rb") as stream:
+        if offset + size > os.fstat(stream.fileno()).st_size:
+            return b""
+        stream.seek(offset)
+        return stream.read(size)
+
+
+def _damaged(utterance: IndexedUtterance, reason: str, digest: str = "") -> InputError:
+    """``digest`` is that of the tar if it is in a bucket."""
+    return InputError(
+        f"{stored_tar(digest) if digest else utterance.tar}, utterance '{utterance.id}': {reason}.",
+        subject=utterance.id,
+        hint=REWRITE if digest else REPAIR,
+    )
 
 
 def read_audio(utterance: IndexedUtterance) -> np.ndarray:
@@ -169,14 +217,10 @@ def read_audio(utterance: IndexedUtterance) -> np.ndarray:
     try:
         waveform = read_waveform(read_payload(utterance))
     except BrokenSound as error:
-        raise _broken_audio(utterance, error) from None
+        raise _damaged(utterance, str(error)) from None
     if len(waveform) != utterance.num_samples:
-        raise InputError(
-            f"{utterance.tar}, utterance '{utterance.id}': {len(waveform)} samples, not the "
-            f"{utterance.num_samples} of the index.",
-            subject=utterance.id,
-            hint="Run 'dvc repro -f shards'.",
-        )
+        reason = f"{len(waveform)} samples, not the {utterance.num_samples} of its {INDEX}"
+        raise _damaged(utterance, reason)
     return waveform
 
 
@@ -187,22 +231,10 @@ def read_audio_part(utterance: IndexedUtterance, start: int, count: int) -> np.n
     try:
         waveform = read_excerpt(read_payload(utterance), start, count)
     except BrokenSound as error:
-        raise _broken_audio(utterance, error) from None
+        raise _damaged(utterance, str(error)) from None
     if len(waveform) != count:
-        raise InputError(
-            f"{utterance.tar}, utterance '{utterance.id}' ends before sample {start + count}.",
-            subject=utterance.id,
-            hint="Run 'dvc repro -f shards'.",
-        )
+        raise _damaged(utterance, f"it ends before sample {start + count}")
     return waveform
-
-
-def _broken_audio(utterance: IndexedUtterance, error: BrokenSound) -> InputError:
-    return InputError(
-        f"{utterance.tar}, utterance '{utterance.id}': {error}.",
-        subject=utterance.id,
-        hint="Run 'dvc repro -f shards'.",
-    )
 
 
 @dataclass(frozen=True)
@@ -226,22 +258,21 @@ class ShardClip:
 def read_frames(utterance: IndexedUtterance) -> np.ndarray:
     """Features of an utterance, shape (frames, width), in the dtype in which they are stored.
 
-    Raises InputError if the bytes are no array of as many frames as the index says.
+    Raises InputError if the bytes are no array of floats with as many frames as the index says.
     """
+    data = read_payload(utterance)
+    stream = io.BytesIO(data)
     try:
-        frames: np.ndarray = np.load(io.BytesIO(read_payload(utterance)), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise _broken_features(utterance, str(error).rstrip(".")) from None
-    if len(frames) != utterance.entry.frames:
-        raise _broken_features(
-            utterance, f"{len(frames)} frames, not the {utterance.entry.frames} of the index"
-        )
-    return frames
-
-
-def _broken_features(utterance: IndexedUtterance, reason: str) -> InputError:
-    return InputError(
-        f"{utterance.tar}, utterance '{utterance.id}': {reason}.",
-        subject=utterance.id,
-        hint="Run 'dvc repro -f features'.",
-    )
+        read_header = _HEADERS[np.lib.format.read_magic(stream)]
+        shape, is_fortran, dtype = read_header(stream)
+    except Exception:  # NumPy parses Python's syntax here and raises what its parser raises
+        raise _damaged(utterance, "its bytes are no NumPy array") from None
+    num_bytes = dtype.itemsize * math.prod(shape)
+    is_plain = dtype in (np.float16, np.float32) and len(shape) == 2
+    if not is_plain or num_bytes != len(data) - stream.tell():
+        raise _damaged(utterance, "its bytes are no array of floats (frames × width)")
+    if shape[0] != utterance.entry.frames:
+        reason = f"{shape[0]} frames, not the {utterance.entry.frames} of its {INDEX}"
+        raise _damaged(utterance, reason)
+    values: np.ndarray = np.frombuffer(data, dtype, offset=stream.tell())
+    return values.reshape(shape, order="F" if is_fortran else "C").copy(order="K")

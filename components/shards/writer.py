@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shards.index import IndexEntry, read_member_ranges
+from components.shards.index import IndexEntry, member_checksum, read_member_ranges
 
 OWNER = "libretto"  # of every member, user and group: the same on every machine
 
@@ -54,9 +54,9 @@ def write_tar(path: Path, members: Iterable[TarMember], payload: str) -> list[In
         TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER, mode=0o444) as tar,
     ):
         for member in members:
-            text = json.dumps(describe(member), ensure_ascii=False, sort_keys=True)
-            tar.write({"__key__": member.id, payload: member.payload, "json": text.encode()})
-            rows.append(_row(member))
+            text = json.dumps(describe(member), ensure_ascii=False, sort_keys=True).encode()
+            tar.write({"__key__": member.id, payload: member.payload, "json": text})
+            rows.append(_row(member, text))
     ranges = read_member_ranges(path)
     entries = []
     for row in rows:
@@ -75,7 +75,7 @@ def write_tar(path: Path, members: Iterable[TarMember], payload: str) -> list[In
     return entries
 
 
-def _row(member: TarMember) -> dict[str, Any]:
+def _row(member: TarMember, description: bytes) -> dict[str, Any]:
     return {
         "id": member.id,
         "samples": member.num_samples,
@@ -83,4 +83,6 @@ def _row(member: TarMember) -> dict[str, Any]:
         "text": member.text,
         "text_length": len(member.text),
         "speaker": member.speaker,
+        "checksum": member_checksum(member.payload),
+        "json_checksum": member_checksum(description),
     }

@@ -28,7 +28,13 @@ from components.features.key import digest_frames
 from components.model.folders.description import has_ctc
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.engine import run_ranks
-from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
+from components.runtime.artifact import (
+    checked_digests,
+    empty_folder,
+    read_record,
+    recorded_digests,
+    write_record,
+)
 from components.runtime.hashing import file_digest
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
@@ -70,9 +76,9 @@ def work(stage: Stage) -> None:
     if isinstance(projector, CtcCompressor):
         _check_ctc_frames()
     if isinstance(projector, DiscreteUnits):
-        inputs["units"] = recorded_digests(UNITS)
+        inputs["units"] = checked_digests(UNITS)
     if isinstance(projector, CtcEmbeddings):
-        inputs["ctc"] = recorded_digests(CTC)
+        inputs["ctc"] = checked_digests(CTC)
     if projector.weights is None:
         unit = _trained_bridge(stage, parameters, inputs)
     else:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import catalogue
-from components.config.errors import InputError
+from components.config.errors import REPAIR, InputError
 from components.config.params import Params, read_params
 from components.config.schema import non_default_fields
 from components.decode.decoder import HEAD, WORKSPACE
@@ -218,7 +218,7 @@ def _copy_bridge(folder: Path, llm: str, setup: Setup) -> dict[str, str]:
             raise InputError(
                 f"{WORKSPACE.bridge / name} is not what the stage train wrote.",
                 subject=name,
-                hint="Run 'dvc repro'.",
+                hint=REPAIR,
             )
         # PEFT writes the local path of the LLM into its configuration.
         if target.name == "adapter_config.json" and target.parent.name in ADAPTERS:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.config import catalogue
 from components.config.errors import InputError
-from components.runtime.artifact import RECORD
+from components.runtime.artifact import RECORD, check_files, recorded_digests
 from components.transcribe.transcript import Transcript
 
 GENERATED_KINDS = {"spoken"}  # of sources whose voices espeak-ng generates
@@ -43,8 +43,9 @@ def describe_missing_text(transcript: Transcript) -> str:
 
 
 def check_model_folders(*folders: Path) -> None:
-    """Raises InputError where a folder of the workspace's model is missing: DVC removes what a
-    stage wrote before the stage runs again, so an experiment that stops leaves a gap.
+    """Raises InputError where a folder of the workspace's model is missing, or a file in it is
+    damaged: DVC removes what a stage wrote before the stage runs again, so an experiment that stops
+    leaves a gap.
     """
     for folder in folders:
         if not (folder / RECORD).is_file():
@@ -54,3 +55,5 @@ def check_model_folders(*folders: Path) -> None:
                 hint="After an experiment that stopped, 'libretto restore' brings it back; else "
                 "'dvc pull' if a remote has it, or 'dvc repro'.",
             )
+        digests = recorded_digests(folder).items()  # of files elsewhere too
+        check_files(folder, {name: digest for name, digest in digests if (folder / name).is_file()})

@@ -123,7 +123,7 @@ def load_setup(folder: Path | None) -> Setup:
     """
     if folder is not None:
         return export_setup(folder)
-    check_model_folders(WORKSPACE.encoder, WORKSPACE.llm, WORKSPACE.bridge)
+    check_model_folders(WORKSPACE.encoder, WORKSPACE.llm, WORKSPACE.bridge, HEAD)
     return workspace_setup()
 
 

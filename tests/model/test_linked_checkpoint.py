@@ -11,10 +11,12 @@ import pytest
 from components.config.errors import InputError
 from components.model.encoders.encoder import SpeechEncoder
 from components.model.folders.linked_checkpoint import open_checkpoint
-from components.runtime.artifact import RECORD, recorded_digests
-from components.runtime.hashing import folder_digests
+from components.runtime.artifact import RECORD, read_record, recorded_digests
+from components.runtime.hashing import file_digest, folder_digests
+from components.runtime.unit_cache import list_units
 from tests import world as tones
 from tests.checkpoints import save_encoder
+from tests.damage import flip_bit
 from tests.errors import refused
 
 MEL = {"kind": "fbank", "config": {"feature_size": 20}}
@@ -61,7 +63,7 @@ def test_a_checkpoint_is_complete_wherever_its_files_are(
 def test_linked_files_outlive_the_work_cache(joined: Path, work: Path) -> None:
     complete = open_checkpoint(joined)
     shutil.rmtree(work)
-    assert open_checkpoint(joined) == complete and not work.exists()
+    assert open_checkpoint(joined) == complete and not list_units()
     assert SpeechEncoder(complete).width == 20 + 32
 
 
@@ -86,6 +88,22 @@ def test_another_encoder_replaces_the_links(joined: Path, tmp_path: Path) -> Non
     ]
 
 
+def test_damaged_links_are_made_again(joined: Path, tmp_path: Path) -> None:
+    """And with them the unit, which is the same file."""
+    weights = open_checkpoint(joined) / "speech/model.safetensors"
+    flip_bit(weights, keeps_time=False)
+    assert open_checkpoint(joined) / "speech/model.safetensors" == weights
+    assert weights.read_bytes() == (tmp_path / "local/whisper/model.safetensors").read_bytes()
+
+
+def test_a_damaged_file_that_was_made_here_is_named(joined: Path) -> None:
+    name = "mel/preprocessor_config.json"
+    assert name in recorded_digests(joined)
+    flip_bit(joined / name, keeps_time=False)
+    with refused(str(joined / name), "clean --verify"):
+        open_checkpoint(joined)
+
+
 def test_a_lost_file_that_was_made_here_is_named(joined: Path) -> None:
     shutil.rmtree(joined.parent / "linked")
     shutil.rmtree(joined / "mel")
@@ -103,9 +121,10 @@ def test_other_weights_at_the_source_are_refused(joined: Path, tmp_path: Path) -
 
 def test_the_way_out_of_other_weights_trains_no_part_again(joined: Path, tmp_path: Path) -> None:
     """Of a part that was trained here and whose work cache is lost, 'dvc repro -f' makes others."""
-    record = json.loads((joined / RECORD).read_text())
+    record = read_record(joined)
     (joined / "mel/model.safetensors").write_bytes(b"trained here")
-    record["outputs"]["mel/model.safetensors"] = "0" * 64
+    digest = file_digest(joined / "mel/model.safetensors")
+    record["outputs"]["mel/model.safetensors"] = digest
     (joined / RECORD).write_text(json.dumps(record))
     shutil.rmtree(joined.parent / "linked")
     save_encoder(tmp_path / "local/whisper", "whisper", seed=2)

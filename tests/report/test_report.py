@@ -19,7 +19,7 @@ from components.report.experiment import read_experiment
 from components.report.page import json_block
 from components.report.tables import heat_maps, verdict_lines
 from components.runtime.stage import RUNS
-from components.shards.index import INDEX
+from components.shards.index import INDEX, NO_CHECKSUM, read_index, write_index
 from tests.errors import refused
 from tests.report import finished
 from tests.report.finished import (
@@ -328,6 +328,14 @@ def overwrite_flac(shards: Path) -> None:
     tar.write_bytes(tar.read_bytes().replace(b"fLaC", b"fLaX"))
 
 
+def overwrite_unchecked_flac(shards: Path) -> None:
+    """As ``overwrite_flac``, beside an index that has no checksums."""
+    overwrite_flac(shards)
+    index = shards / "clean" / INDEX
+    entries = [replace(entry, checksum=NO_CHECKSUM) for entry in read_index(index)]
+    write_index(index, entries)
+
+
 def remove_record(shards: Path) -> None:
     (shards / "inputs.json").unlink()
 
@@ -337,7 +345,8 @@ def remove_record(shards: Path) -> None:
     [
         (remove_tar, "c-4", ["clean-000000.tar"]),
         (write_fewer_utterances, "c-4", ["data/shards/test/clean"]),
-        (overwrite_flac, "c-4", ["clean-000000.tar", "FLAC"]),
+        (overwrite_flac, "c-4", ["clean-000000.tar", INDEX]),
+        (overwrite_unchecked_flac, "c-4", ["clean-000000.tar", "FLAC"]),
         (remove_record, "data/shards/test", []),
         (lambda shards: (shards / "clean" / INDEX).unlink(), "c-4", ["data/shards/test/clean"]),
     ],

@@ -14,6 +14,8 @@ import pytest
 
 from components.runtime import code_digest as digests
 from components.runtime import processor
+from components.runtime.hashing import data_digest
+from components.runtime.instruction_set import VARIABLES
 from components.runtime.unit_cache import UNIT, cached_unit, finished_unit, unit_path
 from tests.conftest import REPOSITORY
 
@@ -25,6 +27,7 @@ ON_CPU = (
 )
 BYTES = ("components.model.folders.conversion", "components.corpus.inspection")
 XEON = "vendor_id : GenuineIntel\nflags : fpu avx avx2 fma avx512f avx512vl avx512bw avx512dq\n\n"
+HASWELL = "vendor_id : GenuineIntel\nflags : fpu avx avx2 fma\n\n"
 EPYC = "vendor_id : AuthenticAMD\nflags : fpu avx avx2 fma\n\n"
 
 
@@ -39,7 +42,7 @@ def _machine(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def move_to(cpu: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = folder / f"cpuinfo-{len(cpu)}"
+    file = folder / f"cpuinfo-{data_digest(cpu)[:8]}"
     file.write_text(cpu * 2)
     monkeypatch.setattr(processor, "CPU_FILE", file)
 
@@ -59,6 +62,25 @@ def test_what_is_computed_in_floats_is_made_anew_on_another_cpu(
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # as on a CPU without vectors
     assert not set(others) & set(paths(ON_DEVICE + ON_CPU))
     assert paths(BYTES) == same
+
+
+def test_instructions_that_a_stage_sets_count_in_place_of_those_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MKL heeds AVX2 on the CPUs of one maker alone."""
+    modules = ON_DEVICE + ON_CPU
+
+    def paths_of(name: str, cpu: str) -> list[Path]:
+        for variable, value in VARIABLES[name].items():
+            monkeypatch.setenv(variable, value)
+        move_to(cpu, tmp_path, monkeypatch)
+        return paths(modules)
+
+    assert paths_of("avx2", XEON) == paths_of("avx2", HASWELL)
+    assert not set(paths_of("avx2", XEON)) & set(paths_of("avx2", EPYC))
+    compatible = paths_of("compatible", XEON)
+    assert compatible == paths_of("compatible", EPYC)
+    assert not set(compatible) & set(paths_of("avx2", XEON))
 
 
 def test_what_runs_on_a_gpu_does_not_depend_on_the_cpu(

