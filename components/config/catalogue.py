@@ -39,7 +39,7 @@ def _load(kind: str) -> dict[str, Any]:
     path = FOLDER / f"{kind}.yaml"
     entries = read_yaml(path)
     for name in entries:  # it is a part of commands that DVC gives to a shell
-        if not re.fullmatch(ENTRY_NAME, str(name)):
+        if not (isinstance(name, str) and re.fullmatch(ENTRY_NAME, name)):
             raise InputError(
                 f"{path}: {name!r} is no name of an entry.",
                 subject=str(name),
@@ -60,7 +60,17 @@ def raw_entry(kind: str, name: str) -> dict[str, Any]:
         raise InputError(
             f"No {kind} is called '{name}'.", subject=kind, hint=nearest(name, entries)
         )
+    if not isinstance(entries[name], dict):
+        raise _no_mapping(f"catalogue/{kind}.yaml: {name}", name)
     return cast("dict[str, Any]", entries[name])
+
+
+def _no_mapping(where: str, name: str) -> InputError:
+    return InputError(
+        f"{where}: keys with values are expected.",
+        subject=name,
+        hint="'git diff catalogue' shows what changed.",
+    )
 
 
 def corpus(name: str) -> Corpus:
@@ -71,8 +81,12 @@ def corpus(name: str) -> Corpus:
     for role, sources in entry.items():
         if role not in ROLES:
             raise InputError(
-                f"corpus '{name}': unknown role '{role}'.", subject=role, hint=nearest(role, ROLES)
+                f"corpus '{name}': unknown role '{role}'.",
+                subject=str(role),
+                hint=nearest(str(role), ROLES),
             )
+        if sources is not None and not isinstance(sources, dict):
+            raise _no_mapping(f"corpus '{name}', {role}", role)
         for source, settings in (sources or {}).items():
             if not re.fullmatch(r"\w[\w.-]*", str(source)):  # it is the name of a folder
                 raise InputError(

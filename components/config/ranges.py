@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 # Generators of random numbers take 32 bits.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-NumBytes = Annotated[int, Field(gt=0, le=10**15)]
+NumBytes = Annotated[int, Field(gt=0, le=10**18)]
 # A limit of values in single precision, which ends at 3.4e38.
 LargestValue = Annotated[float, Field(gt=0, le=3.4e38)]
 

@@ -52,8 +52,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             hint="Run from the root of the repository.",
         )
     try:
-        data = parse_yaml(path.read_text())
-    except yaml.YAMLError as error:
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: of bytes that are no UTF-8, and of dates that are none.
         raise InputError(
             f"{path}: not valid YAML: {error}", subject=str(path), hint="Correct this line."
         ) from None

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from components.config.errors import InputError
+from components.corpus.tar_headers import BoundedTarInfo
 from components.runtime.s3 import RemotePath
 
 METADATA = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
@@ -44,7 +45,7 @@ def read_members(tar: Path | RemotePath, stream: BinaryIO) -> list[tarfile.TarIn
     """
     members: list[tarfile.TarInfo] = []
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=BoundedTarInfo) as archive:
             for member in archive:
                 if member.size < 0:  # would lead back to a member that was read
                     raise tarfile.ReadError("negative size")

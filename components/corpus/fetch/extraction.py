@@ -8,6 +8,7 @@ archive a second and core, if the disk is fast enough.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
 import stat
 import tarfile
@@ -17,12 +18,16 @@ from pathlib import Path, PurePosixPath
 
 from components.config.errors import InputError
 from components.corpus.fetch.archive import Archive
+from components.corpus.tar_headers import BoundedTarInfo
 from components.runtime.progress import progress
 
 READ_SIZE = 1 << 20  # bytes read at a time
 # What the libraries raise for a file that is not a complete archive, or that needs a password.
 EXTRACTION_ERRORS = (
     tarfile.TarError,
+    ValueError,
+    OverflowError,
+    lzma.LZMAError,
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -103,7 +108,7 @@ def _extract_tar(archive: Archive, packed: Path, folder: Path) -> None:
     check_free_space(archive, folder, size)  # the least that FLAC and noise unpack to
     with (
         packed.open("rb") as stream,
-        tarfile.open(fileobj=stream, mode="r:*") as tar,
+        tarfile.open(fileobj=stream, mode="r:*", tarinfo=BoundedTarInfo) as tar,
         progress("corpus", f"unpacking {archive.file}", size / 1e6, "MB") as bar,
     ):
         # Python 3.11.3 and older have no filters

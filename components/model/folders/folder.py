@@ -100,9 +100,12 @@ def _transformers_value(config: dict[str, Any], key: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
     kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         return None
-    return getattr(CONFIG_MAPPING[kind](**config), key, None)
+    try:
+        return getattr(CONFIG_MAPPING[kind](**config), key, None)
+    except Exception:  # of any type: a class of transformers refuses the settings
+        return None
 
 
 def _cache_hub_checkpoint(stage: str, name: str, source: HubSource) -> Path:
@@ -220,7 +223,15 @@ def _check_parts(unit: Path, where: str) -> None:
     """Raises InputError where the index of the weights names a part that is not in ``unit``."""
     if not (unit / INDEX).exists():
         return
-    parts = set(json.loads((unit / INDEX).read_text())["weight_map"].values())
+    try:
+        index = json.loads((unit / INDEX).read_text(encoding="utf-8"))
+        parts = {str(part) for part in index["weight_map"].values()}
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        raise InputError(
+            f"{where}: {INDEX} is no index of weights.",
+            subject=where,
+            hint="Take another copy of the checkpoint.",
+        ) from None
     missing = sorted(part for part in parts if not (unit / part).exists())
     if missing:
         raise InputError(
@@ -265,10 +276,10 @@ def remove_code(path: Path, where: str) -> str:
 
     Raises InputError where transformers has no class of its own for it.
     """
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         config = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # ValueError: of the encoding, too
         raise InputError(
             f"{where} is not JSON.", subject=where, hint="Take another copy of the checkpoint."
         ) from None
