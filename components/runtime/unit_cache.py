@@ -81,6 +81,11 @@ def unit_digests(unit: Path) -> dict[str, str]:
     return {name: digest for name, (_, digest) in files.items()}
 
 
+def unit_libraries(unit: Path) -> set[str]:
+    """The libraries whose versions are a part of a finished unit's key: those that made it."""
+    return set(json.loads((unit / UNIT).read_text())["key"]["code"]["libraries"])
+
+
 def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: str) -> Path:
     """The finished unit of ``key``; calls ``compute(folder)`` to fill it if it does not exist.
 
