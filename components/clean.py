@@ -1,5 +1,5 @@
-"""``python -m components.clean [--limit-gb N]``: removes the oldest finished units of the work
-cache until it is no larger than a limit.
+"""``python -m components.clean [--limit-gb N]``: removes the units of the work cache that were used
+longest ago, and nobody uses now, until it is no larger than a limit.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from components.config.errors import LibrettoError
 from components.runtime.logs import configure_logging
-from components.runtime.settings import work_root
-from components.runtime.unit_cache import trim
+from components.runtime.settings import work_bytes, work_root
+from components.runtime.unit_cache import PARTIAL_AGE_S, trim
 
 logger = logging.getLogger("components.clean")  # __name__ is __main__ for python -m
 PROG = "python -m components.clean"
@@ -38,11 +38,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     configure_logging()
     limit_gb = build_parser(prog).parse_args(arguments).limit_gb
     try:
-        num_dropped, size = trim(None if limit_gb is None else int(limit_gb * 1e9))
+        limit = work_bytes() if limit_gb is None else int(limit_gb * 1e9)
+        num_dropped, size = trim(limit)
     except LibrettoError as error:
         sys.stderr.write(f"clean: {error}\n")
         return error.exit_code
     logger.info("%s: %d units dropped, %.2f GB left", work_root(), num_dropped, size / 1e9)
+    if size > limit:
+        logger.info(
+            "What is left is in use, was used within the last hour, or is what a run that was "
+            "killed within the last %d days left.",
+            PARTIAL_AGE_S // 86400,
+        )
     return 0
 
 

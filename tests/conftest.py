@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import components  # noqa: F401  before transformers: torchaudio may have to load without its compiled part
+from components.runtime.pins import release_pins
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SWITCHES = [
@@ -22,6 +23,15 @@ SWITCHES = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _release_pins() -> Iterator[None]:
+    """What a test has taken from a work cache is no longer in use after it: a process has one
+    cache, the tests have many.
+    """
+    yield
+    release_pins()
 
 
 @pytest.fixture
