@@ -1,5 +1,6 @@
-"""``python -m components.clean [--limit-gb N | --verify]``: removes the oldest finished units of
-the work cache until it is no larger than a limit; or what is damaged of all that was computed.
+"""``python -m components.clean [--limit-gb N | --verify]``: removes the units of the work cache
+that were used longest ago, and nobody uses now, until it is no larger than a limit; or what is
+damaged of all that was computed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from components.config.errors import LibrettoError
 from components.runtime.dvc_cache import read_dvc_cache
 from components.runtime.file_systems import translate_os_errors
 from components.runtime.logs import configure_logging
-from components.runtime.settings import work_root
-from components.runtime.unit_cache import trim
+from components.runtime.settings import work_bytes, work_root
+from components.runtime.unit_cache import PARTIAL_AGE_S, trim
 from components.runtime.verification import (
     Inodes,
     verify_objects,
@@ -59,12 +60,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         with translate_os_errors():
             if options.verify:
                 return _verify()
-            limit = None if options.limit_gb is None else int(options.limit_gb * 1e9)
+            limit = work_bytes() if options.limit_gb is None else int(options.limit_gb * 1e9)
             num_dropped, size = trim(limit)
     except LibrettoError as error:
         sys.stderr.write(f"clean: {error}\n")
         return error.exit_code
     logger.info("%s: %d units dropped, %.2f GB left", work_root(), num_dropped, size / 1e9)
+    if size > limit:
+        logger.info(
+            "What is left is in use, was used within the last hour, or is what a run that was "
+            "killed within the last %d days left.",
+            PARTIAL_AGE_S // 86400,
+        )
     return 0
 
 

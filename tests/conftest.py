@@ -12,6 +12,7 @@ import pytest
 
 import components  # noqa: F401  before transformers: torchaudio may have to load without its compiled part
 from components.runtime.instruction_set import pin_instruction_set
+from components.runtime.pins import release_pins
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 pin_instruction_set()  # as stages do: tests compare their own results with those of stages
@@ -24,6 +25,15 @@ SWITCHES = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _release_pins() -> Iterator[None]:
+    """What a test has taken from a work cache is no longer in use after it: a process has one
+    cache, the tests have many.
+    """
+    yield
+    release_pins()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from components.model.folders.linked_checkpoint import link_checkpoint
 from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.stage import Stage
-from components.runtime.unit_cache import cached_unit, link_files, unit_digests
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests, unit_libraries
 from components.shards.reader import list_utterances
 
 OUT = Path("models/encoder")
@@ -36,14 +36,14 @@ def work(stage: Stage) -> None:
     """Runs the stage; raises InputError where the entry or its checkpoint can't be used."""
     name = stage.params.encoder
     source = catalogue.encoder(name).source
-    outputs, inputs = build_folder(name, source, OUT)
+    outputs, inputs, libraries = build_folder(name, source, OUT)
     write_record(
         OUT,
         "encoder",
         parameters=non_default_fields(source),
         inputs=inputs,
         outputs=outputs,
-        libraries=("torch", "transformers"),
+        libraries=tuple(sorted(libraries & {"torch", "transformers"})),
     )
     link_checkpoint(OUT)  # links what came from elsewhere, now that the work cache has it
     logger.info("encoder: '%s' in %s", name, OUT)
@@ -51,10 +51,11 @@ def work(stage: Stage) -> None:
 
 def build_folder(
     name: str, source: EncoderSource, folder: Path, *, is_complete: bool = False
-) -> tuple[dict[str, str], dict[str, Any]]:
+) -> tuple[dict[str, str], dict[str, Any], set[str]]:
     """Links the encoder of a source into ``folder``, which is emptied once all files are in the
     work cache: what was made here, and what was trained elsewhere if it ``is_complete``. Returns
-    the digest of each file, linked or not, and the inputs that the encoder was computed from.
+    the digest of each file, linked or not, the inputs that the encoder was computed from, and the
+    libraries that made it.
 
     Raises InputError as the source requires: for a checkpoint that is missing or incomplete, an
     architecture that does not work, a corpus without speech to train on.
@@ -71,7 +72,7 @@ def build_folder(
         outputs |= {
             Path(part, file).as_posix(): digest for file, digest in unit_digests(unit).items()
         }
-    return outputs, inputs
+    return outputs, inputs, set().union(*map(unit_libraries, units.values()))
 
 
 def _cached_encoder(name: str, source: EncoderSource) -> tuple[Path, dict[str, Any]]:

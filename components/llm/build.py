@@ -19,12 +19,13 @@ from components.optim.engine import run_ranks
 from components.runtime.artifact import empty_folder, write_record
 from components.runtime.hashing import data_digest
 from components.runtime.stage import Stage
-from components.runtime.unit_cache import cached_unit, link_files, unit_digests
+from components.runtime.unit_cache import cached_unit, link_files, unit_digests, unit_libraries
 from components.shards.reader import list_utterances
 
 OUT = Path("models/llm")
 SHARDS = Path("data/shards/train")
 
+LIBRARIES = {"torch", "transformers", "tokenizers"}  # of the record, where they made the LLM
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +49,7 @@ def work(stage: Stage) -> None:
         parameters=non_default_fields(entry.source),
         inputs=inputs,
         outputs=unit_digests(unit),
-        libraries=("torch", "transformers", "tokenizers"),
+        libraries=tuple(sorted(unit_libraries(unit) & LIBRARIES)),
     )
     checkpoint = link_checkpoint(OUT)  # links what came from elsewhere
     if not is_trained_here:

@@ -32,6 +32,7 @@ from components.runtime.hashing import data_digest
 from components.runtime.instruction_set import pin_instruction_set
 from components.runtime.logs import configure_logging
 from components.runtime.pins import release_pins, share_pins
+from components.runtime.processor import cpu_type
 from components.runtime.settings import read_settings, work_root
 from components.runtime.signals import end_early
 from components.runtime.unit_cache import trim
@@ -227,6 +228,7 @@ def _record(stage: Stage, snapshot: dict[str, Any], started: float) -> None:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 2),
         "host": platform.node(),
+        "cpu": cpu_type(),
         "python": platform.python_version(),
         **_git_state(),
         **stage.facts,

@@ -134,6 +134,11 @@ def _unit_files(unit: Path) -> dict[str, tuple[int, str]]:
         raise InputError(f"{path} is missing or damaged.", subject=str(path), hint=REPAIR) from None
 
 
+def unit_libraries(unit: Path) -> set[str]:
+    """The libraries whose versions are a part of a finished unit's key: those that made it."""
+    return set(json.loads((unit / UNIT).read_text())["key"]["code"]["libraries"])
+
+
 def cached_unit(stage: str, key: Key, compute: Callable[[Path], None], *, code: str) -> Path:
     """The finished unit of ``key``; calls ``compute(folder)`` to fill it if it does not exist.
 

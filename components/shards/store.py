@@ -18,7 +18,7 @@ from typing import Any
 from components.runtime.hashing import file_digest
 from components.runtime.s3 import RemotePath
 from components.runtime.settings import store_url
-from components.runtime.unit_cache import Key, cached_unit, link_file, unit_digests
+from components.runtime.unit_cache import Key, cached_unit, link_file, lock, unit_digests
 
 STORED = "stored.json"
 
@@ -86,10 +86,13 @@ def _remove_if_not_stored(unit: Path) -> bool:
     """Whether the unit's tar was moved to a store and this store does not have it; the unit is then
     removed.
     """
-    record = _stored_record(unit)
-    if not record or _is_stored(record["sha256"], record["bytes"]):
+    if not _stored_record(unit):
         return False
-    shutil.rmtree(unit)
+    with lock(unit):  # another process may have written it anew
+        record = _stored_record(unit)
+        if not record or _is_stored(record["sha256"], record["bytes"]):
+            return False
+        shutil.rmtree(unit)
     return True
 
 

@@ -360,6 +360,9 @@ def test_the_command_cleans(work: Path) -> None:
     assert unit.exists()
     assert clean("--limit-gb", "0") == f"{work}: 1 units dropped, 0.00 GB left\n"
     assert not unit.exists()
+    aged(0, 0)
+    lines = clean("--limit-gb", "0").splitlines()
+    assert lines[0].startswith(f"{work}: 0 units dropped") and len(lines) == 2, "why it stays"
 
 
 def test_the_record_of_a_unit_has_its_key() -> None:
