@@ -40,7 +40,7 @@ def _load(kind: str) -> dict[str, Any]:
 
 def names(kind: str) -> list[str]:
     """Names of all entries of one kind (``corpus``, ``encoder``, ``projector``, ``llm``)."""
-    return sorted(_load(kind))
+    return sorted(map(str, _load(kind)))
 
 
 def raw_entry(kind: str, name: str) -> dict[str, Any]:
@@ -57,12 +57,15 @@ def corpus(name: str) -> Corpus:
     """The sources by role of a corpus; raises InputError for an unknown role or a source without a
     kind.
     """
-    entry = {role: sources for role, sources in raw_entry("corpus", name).items() if role != "card"}
+    raw = raw_entry("corpus", name)
+    _check_mapping(raw, f"corpus '{name}'")
+    entry = {role: sources for role, sources in raw.items() if role != "card"}
     for role, sources in entry.items():
         if role not in ROLES:
             raise InputError(
                 f"corpus '{name}': unknown role '{role}'.", subject=role, hint=nearest(role, ROLES)
             )
+        _check_mapping(sources or {}, f"corpus '{name}', {role}")
         for source, settings in (sources or {}).items():
             if not isinstance(settings, dict) or "kind" not in settings:
                 raise InputError(
@@ -71,6 +74,15 @@ def corpus(name: str) -> Corpus:
                     hint="Add it: components/corpus/sources has a module for each kind.",
                 )
     return Corpus({role: dict(entry.get(role) or {}) for role in ROLES})
+
+
+def _check_mapping(data: Any, where: str) -> None:
+    if not isinstance(data, Mapping):
+        raise InputError(
+            f"{where}: keys with values are expected, not {type(data).__name__}.",
+            subject=where,
+            hint="'git diff catalogue/corpus.yaml' shows what changed.",
+        )
 
 
 def names_of_rooms(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:

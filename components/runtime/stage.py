@@ -29,6 +29,7 @@ from components.config.heads import check_ctc_heads
 from components.config.model_sources import TrainedEncoderSource, TrainedLlmSource, parts_of
 from components.config.params import NAMES, Params, read_params
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import read_json
 from components.runtime.logs import configure_logging
 from components.runtime.settings import read_settings, work_root
 from components.runtime.unit_cache import trim
@@ -247,6 +248,15 @@ def _record(stage: Stage, snapshot: dict[str, Any], started: float) -> None:
         **stage.facts,
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The record of a run in ``runs/``; raises InputError where it is damaged."""
+    keys = {"stage": str, "started": str, "seconds": int | float}
+    record: dict[str, Any] = read_json(
+        path, keys=keys, hint="Remove it: it has the times of one run alone."
+    )
+    return record
 
 
 def _git_state() -> dict[str, Any]:
