@@ -115,7 +115,7 @@ def _word_errors(scores: Mapping[str, Any]) -> Table:
             name,
             system,
             format_rate(figures),
-            *(str(figures[key]) for key in COUNTS),
+            *(str(figures.get(key, "")) for key in COUNTS),
             f"{100 * figures['cer']:.2f}" if "cer" in figures else "",
             str(figures.get("at_limit", "")),
             figures.get("text_form", ""),
@@ -146,7 +146,7 @@ def _nonspeech(scores: Mapping[str, Any]) -> Table:
             name,
             system,
             f"{100 * figures['text_rate']:.1f}",
-            str(figures["clips"]),
+            str(figures.get("clips", "")),
             f"{figures['characters_a_minute']:.1f}" if has_rate else "",
             *(str(kinds.get(kind, "")) for kind in CLIP_KINDS),
         )
