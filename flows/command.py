@@ -5,7 +5,6 @@ stage reports besides its output.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import shlex
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
+from components.runtime.json_files import parse_json
 from libretto.environment import build_environment
 
 DVC = (sys.executable, "-m", "dvc")
@@ -103,7 +103,11 @@ class Command:
         """The last line of progress (components.runtime.progress), if there is one."""
         lines = self._progress.read_text().splitlines(keepends=True)
         complete = [line for line in lines[-2:] if line.endswith("\n")]
-        return json.loads(complete[-1]) if complete else None
+        if not complete:
+            return None
+        where, hint = str(self._progress), "Remove it: it has the progress of a run alone."
+        line: dict[str, Any] = parse_json(complete[-1], where, hint=hint)
+        return line
 
     def wait(self) -> int:
         """Waits until the command has ended; returns its exit code."""

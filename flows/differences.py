@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from components.runtime.parquet import parse_table
+from components.score.figures import UTTERANCES as UTTERANCE_COLUMNS
 from components.score.significance import ALPHA, compare
 
 UTTERANCES = Path("data/score/utterances.parquet")
@@ -31,6 +32,7 @@ COLUMNS = [
     "insertions",
     "words",
 ]
+SCHEMA = pa.schema([UTTERANCE_COLUMNS.field(name) for name in COLUMNS])
 OTHER_UTTERANCES = (
     "other utterances"  # in place of a difference: the two transcribed different ones
 )
@@ -55,7 +57,7 @@ ErrorsBySystem = Mapping[tuple[str, str], UtteranceErrors]  # by (set, system)
 
 
 def collect_errors(table: pa.Table) -> dict[tuple[str, str], UtteranceErrors]:
-    """Errors by (set, system) of the sets of speech in a table of utterances."""
+    """Errors by (set, system) of the sets of speech in a table with the columns of ``SCHEMA``."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.select(COLUMNS).to_pylist():
         if not row["role"].startswith("nonspeech"):
@@ -83,7 +85,8 @@ def read_errors(revision: str) -> dict[tuple[str, str], UtteranceErrors] | None:
 
     try:
         with dvc.api.open(str(UTTERANCES), rev=revision, mode="rb") as stream:
-            return collect_errors(pq.read_table(pa.BufferReader(stream.read())))
+            source = pa.BufferReader(stream.read())
+            return collect_errors(parse_table(source, f"{UTTERANCES} of {revision}", SCHEMA))
     except (DvcException, FileNotFoundError):
         return None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import subprocess
 import threading
 import time
@@ -25,6 +24,7 @@ from dvc.repo.experiments.refs import ExpRefInfo
 from components.config.errors import InputError, TransientError
 from components.config.params import read_overridden_params
 from components.plan.recipe import RecipeCell
+from components.runtime.json_files import parse_json
 from flows.command import DVC, run
 from libretto.environment import build_environment
 
@@ -64,7 +64,8 @@ def read_committed(revision: str, file: Path) -> Any:
     """The content of a JSON file in a commit; None if the commit has no such file."""
     if not run("git", "ls-tree", "--name-only", revision, "--", str(file)):
         return None
-    return json.loads(run("git", "show", f"{revision}:{file}"))
+    text = run("git", "show", f"{revision}:{file}")
+    return parse_json(text, f"{file} of {revision}", hint="Score that revision again.")
 
 
 def is_done(cell: RecipeCell, revision: str | None) -> bool:

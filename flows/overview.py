@@ -7,7 +7,6 @@ Out: text, a row for each. Cost: 30 ms an experiment.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from components.config.errors import InputError, nearest
 from components.config.params import PARAMS
 from components.runtime.tables import format_table
+from components.score.figures import read_scores
 from flows.command import run
 from flows.dag import flatten
 from flows.experiments import list_results, read_committed
@@ -42,7 +42,7 @@ def format_overview(names: Sequence[str] = (), system: str = "") -> str:
             )
     scores: dict[str, Scores] = {}
     if SCORE.is_file():
-        scores["workspace"] = json.loads(SCORE.read_text())
+        scores["workspace"] = read_scores(SCORE)
     for name in names or commits:
         scores[name] = read_committed(commits[name], SCORE) or {}
     systems = list(dict.fromkeys(key for sets in scores.values() for key in _list_systems(sets)))

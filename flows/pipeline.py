@@ -10,7 +10,6 @@ and its progress with the time left is an artifact. Cost: docs/guide/deployments
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from components.runtime.hashing import file_digest
 from components.runtime.settings import work_root
 from components.runtime.stage import error_path
 from components.runtime.unit_cache import link_file
+from components.score.figures import read_scores
 from flows import dag
 from flows.clone import CloneLocation, clone_workspace, commit_result, lock_workspace
 from flows.command import DVC, Command, run
@@ -138,7 +138,7 @@ def publish(before: dict[str, Any]) -> None:
     of the last run, as artifacts.
     """
     if SCORE.is_file():
-        scores = json.loads(SCORE.read_text())
+        scores = read_scores(SCORE)
         create_table_artifact(
             list_word_errors(scores), key="score", description="Word errors, with 95 % intervals"
         )
@@ -165,7 +165,7 @@ def describe_scores() -> str:
     if not SCORE.is_file():
         return ""
     lines: dict[str, list[str]] = {}
-    for row in list_word_errors(json.loads(SCORE.read_text())):
+    for row in list_word_errors(read_scores(SCORE)):
         lines.setdefault(row["set"], []).append(f"{row['system']} {row['WER %']}")
     return "\n".join(f"- **{name}**, WER %: {', '.join(rates)}" for name, rates in lines.items())
 

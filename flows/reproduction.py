@@ -7,13 +7,13 @@ stage).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.config.errors import BY_KIND, LibrettoError
+from components.runtime.json_files import read_json
 from components.runtime.stage import error_path
 from flows.command import DVC, Command
 
@@ -135,5 +135,8 @@ def read_error(stage: str, last_line: str) -> LibrettoError:
             subject=stage,
             hint="See the log of this task run.",
         )
-    record = json.loads(file.read_text())
-    return BY_KIND[record["kind"]](f"{stage}: {record['message']}", subject=record["subject"])
+    keys = {"kind": str, "message": str, "subject": str}
+    record = read_json(file, keys=keys, hint="See the log of this task run.")
+    return BY_KIND.get(record["kind"], LibrettoError)(
+        f"{stage}: {record['message']}", subject=record["subject"]
+    )

@@ -13,21 +13,21 @@ own:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
-import pyarrow.parquet as pq
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from components.config.errors import BY_CODE, LibrettoError
 from components.config.params import read_params
+from components.runtime.parquet import read_table
+from components.score.figures import read_scores
 from flows import dag
 from flows.clone import clone_workspace
 from flows.command import run
-from flows.differences import UTTERANCES, collect_errors, read_errors
+from flows.differences import SCHEMA, UTTERANCES, collect_errors, read_errors
 from flows.experiments import read_committed
 from flows.pipeline import RETRIES, check_plan, publish, push, reproduce, run_command
 from flows.promotion import RunOutcome, Verdict, judge, list_versions, promote
@@ -65,7 +65,7 @@ def decide(system: str, guarded: Sequence[str]) -> Verdict:
     errors = read_errors(revision) if scores else None
     if errors is None:
         return Verdict(True, f"{revision} has no scores to compare with", [])
-    new = RunOutcome(collect_errors(pq.read_table(UTTERANCES)), json.loads(SCORE.read_text()))
+    new = RunOutcome(collect_errors(read_table(UTTERANCES, SCHEMA)), read_scores(SCORE))
     old = RunOutcome(errors, scores)
     return judge(old, new, system, guarded, read_params().score.resamples)
 

@@ -8,7 +8,6 @@ KEY=VALUE`` it runs an experiment in a copy of the workspace instead, which stay
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -105,7 +104,8 @@ def recorded_exit_code(start_s: float, is_copy: bool = False) -> int:
     """The exit code of the latest error that a stage of this workspace recorded since ``start_s``
     (seconds since the epoch), or of any workspace where it ran in a copy; 0 if there is none.
     """
-    from components.config.errors import BY_KIND
+    from components.config.errors import BY_KIND, LibrettoError
+    from components.runtime.json_files import read_json
     from components.runtime.stage import error_path
 
     folder = error_path("any").parents[1]
@@ -114,4 +114,5 @@ def recorded_exit_code(start_s: float, is_copy: bool = False) -> int:
     if not records:
         return 0
     latest = max(records, key=lambda path: path.stat().st_mtime)
-    return BY_KIND[json.loads(latest.read_text(encoding="utf-8"))["kind"]].exit_code
+    kind = read_json(latest, keys={"kind": str})["kind"]
+    return BY_KIND.get(kind, LibrettoError).exit_code

@@ -50,7 +50,7 @@ def _load(kind: str) -> dict[str, Any]:
 
 def names(kind: str) -> list[str]:
     """Names of all entries of one kind (``corpus``, ``encoder``, ``projector``, ``llm``)."""
-    return sorted(_load(kind))
+    return sorted(map(str, _load(kind)))
 
 
 def raw_entry(kind: str, name: str) -> dict[str, Any]:

@@ -129,6 +129,12 @@ def _input_error(cls: Any, errors: Sequence[ErrorDetails], where: str) -> InputE
             hint="Put the word in quotes.",
         )
     message = str(rule) if rule else error["msg"]
+    if not key:  # all of the data is of another kind
+        return InputError(
+            f"{where}: {message} (value: {error['input']!r}).",
+            subject=where,
+            hint="Keys with values are expected.",
+        )
     return InputError(
         f"{where}: '{key}': {message} (value: {error['input']!r}).",
         subject=key,

@@ -10,6 +10,7 @@ import yaml
 
 from components.config.errors import InputError
 
+MAX_DEPTH = 50  # of lists and mappings in each other; the deepest of this project have eight
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key <<
 
 
@@ -32,11 +33,25 @@ def refuse_repeated_keys(node: yaml.Node | None) -> None:
             refuse_repeated_keys(value)
 
 
+def _refuse_depth(text: str) -> None:
+    """Raises yaml.YAMLError where lists and mappings are nested deeper than ``MAX_DEPTH``: PyYAML's
+    composer calls itself for each level, and the process would end without a word.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            raise yaml.YAMLError(f"nested too deeply in line {line}")
+
+
 @lru_cache(maxsize=16)
 def parse_yaml(text: str) -> Any:
     """The data of a YAML text; raises yaml.YAMLError, also where a key is given twice. All callers
     share one result: it must not be changed.
     """
+    _refuse_depth(text)
     refuse_repeated_keys(yaml.compose(text, Loader=yaml.CSafeLoader))
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
@@ -53,8 +68,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         )
     try:
         data = parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: of bytes that are no UTF-8, and of dates that are none.
+    except (UnicodeDecodeError, RecursionError, OSError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(
+            f"{path} can't be read: {reason}.",
+            subject=str(path),
+            hint=f"'git diff {path}' shows what changed.",
+        ) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date without such a day
         raise InputError(
             f"{path}: not valid YAML: {error}", subject=str(path), hint="Correct this line."
         ) from None

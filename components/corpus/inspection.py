@@ -21,6 +21,7 @@ from components.audio.sound import BrokenSound, decode_file, is_silent
 from components.corpus import RESULT_VERSION
 from components.runtime.folders import DANGLING, NOT_REGULAR, NOT_TEXT
 from components.runtime.hashing import seed_of
+from components.runtime.json_files import read_json
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath, StoredFile, as_path
@@ -83,7 +84,7 @@ def _inspect_chunk(root: str, paths: list[str]) -> dict[str, InspectedFile]:
         rows = {path: asdict(inspect_file(as_path(root) / path)) for path in paths}
         (folder / RESULTS).write_text(json.dumps(rows, indent=0))
 
-    rows = json.loads((cached_unit("corpus", key, compute, code=__name__) / RESULTS).read_text())
+    rows = read_json(cached_unit("corpus", key, compute, code=__name__) / RESULTS)
     return {path: InspectedFile(**row) for path, row in rows.items()}
 
 

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from components.config.errors import REPAIR, InputError
+from components.runtime.parquet import open_writer, read_table
 from components.text.utterance import Utterance
 
 MANIFEST = "manifest.parquet"
@@ -55,7 +56,7 @@ def write_rows(path: Path, row_type: type, rows: Sequence[Any]) -> None:
     Raises KeyError for a field that is neither ``str`` nor ``int``.
     """
     schema = _schema(row_type)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with open_writer(path, schema) as writer:
         for start in range(0, max(len(rows), 1), ROW_GROUP):
             group = rows[start : start + ROW_GROUP]
             columns = {name: [getattr(row, name) for row in group] for name in schema.names}
@@ -63,10 +64,21 @@ def write_rows(path: Path, row_type: type, rows: Sequence[Any]) -> None:
 
 
 def read_manifest(folder: Path) -> list[Utterance]:
-    """The accepted utterances of one source, in manifest order (by id)."""
-    return [Utterance(**row) for row in pq.read_table(folder / MANIFEST).to_pylist()]
+    """The accepted utterances of one source, in manifest order (by id); raises InputError where the
+    manifest is missing or damaged.
+    """
+    path = folder / MANIFEST
+    rows = [Utterance(**row) for row in read_table(path, _schema(Utterance)).to_pylist()]
+    for row in rows:
+        if row.sample_rate <= 0 or row.samples < 0:
+            raise InputError(
+                f"{path}, utterance '{row.id}': {row.samples} samples at {row.sample_rate} Hz.",
+                subject=str(path),
+                hint=REPAIR,
+            )
+    return rows
 
 
 def read_rejects(folder: Path) -> list[Reject]:
-    """The rejects of one source."""
-    return [Reject(**row) for row in pq.read_table(folder / REJECTS).to_pylist()]
+    """The rejects of one source; raises InputError where their file is missing or damaged."""
+    return [Reject(**row) for row in read_table(folder / REJECTS, _schema(Reject)).to_pylist()]

@@ -17,6 +17,7 @@ from components.config import catalogue
 from components.config.errors import InputError
 from components.corpus.source import CorpusSource, build_source
 from components.runtime.artifact import empty_folder
+from components.runtime.json_files import parse_json, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +76,22 @@ def write_scans(corpus: str) -> None:
     logger.info("%s: %d sources", SCANS / corpus, sum(map(len, texts.values())))
 
 
+def read_scan(path: Path) -> dict[str, Any]:
+    """The content of a scan; raises InputError where it is missing or damaged."""
+    content: dict[str, Any] = read_json(path, hint=RESCAN_HINT)
+    types = {"files": list[tuple[str, int]], "seconds": float | int, "recordings": int}
+    present = {key: kind for key, kind in types.items() if key in content}
+    parse_json(json.dumps(content), str(path), keys=present, hint=RESCAN_HINT)
+    return content
+
+
 def check_scan(corpus: str, role: str, name: str, scan: dict[str, Any]) -> None:
     """Raises InputError if the committed scan of a source is missing or differs from ``scan``."""
     path = SCANS / corpus / role / f"{name}.json"
     if not path.is_file():
         raise InputError(f"{path} is missing.", subject=name, hint=RESCAN_HINT)
-    committed = path.read_text(encoding="utf-8")
-    if committed != format_scan(scan):
-        changes = _describe_changes(json.loads(committed), scan)
+    if path.read_bytes() != format_scan(scan).encode():
+        changes = _describe_changes(read_scan(path), scan)
         raise InputError(
             f"source '{name}' differs from {path}: {changes}.", subject=name, hint=RESCAN_HINT
         )

@@ -11,7 +11,6 @@ frames of the smallest encoder; live frames cost a pass of the encoder in each e
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from components.model.folders.description import has_ctc_for_layer, read_limits
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.optim.ranks import Ranks, train_together
 from components.runtime.artifact import empty_folder, read_record, recorded_digests, write_record
+from components.runtime.json_files import read_json
 from components.runtime.settings import device, workers
 from components.runtime.stage import Stage
 from components.runtime.unit_cache import cached_unit, link_files, unit_digests
@@ -101,7 +101,7 @@ def _report(stage: Stage, kind: str) -> None:
     }
     log.info("ctc: %s", heads[kind])
     if (path := OUT / TARGETS).is_file():
-        share = json.loads(path.read_text())[SHARE_WITHOUT_PATH]
+        share = read_json(path, keys={SHARE_WITHOUT_PATH: float})[SHARE_WITHOUT_PATH]
         stage.facts[SHARE_WITHOUT_PATH] = share
         log.warning("ctc: %.0f %% of transcripts have no path in its training", 100 * share)
     if limits := read_limits(OUT):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from components.runtime.parquet import read_table, write_table
 from components.text.hypothesis import Hypothesis
 
 SCHEMA = pa.schema(
@@ -36,22 +36,30 @@ SCHEMA = pa.schema(
 def write_hypotheses(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
     """Writes the hypotheses in their order; the same hypotheses give the same bytes."""
     rows = [_to_row(hypothesis) for hypothesis in hypotheses]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:
-    """The hypotheses in the order in which they were written: by system, then as in the shards."""
-    return [_from_row(row) for row in pq.read_table(path).to_pylist()]
+    """The hypotheses in the order in which they were written: by system, then as in the shards.
+    Raises InputError where the file is missing or damaged.
+    """
+    table = read_table(
+        path, SCHEMA, optional=("at_limit", "others"), nullable=("others", "reference", "text")
+    )
+    return [_from_row(row) for row in table.to_pylist()]
 
 
 def read_alternatives(path: Path) -> dict[tuple[str, str], list[Hypothesis]]:
     """The alternatives of each hypothesis by system and utterance id; empty where the file or the
-    column does not exist.
+    column does not exist. Raises InputError where the file is damaged.
     """
-    if not path.is_file() or "others" not in pq.read_schema(path).names:
+    if not path.is_file():
         return {}
-    rows = pq.read_table(path, columns=["system", "id", "others"]).to_pylist()
-    return {(row["system"], row["id"]): _alternatives(row["others"]) for row in rows}
+    schema = pa.schema([SCHEMA.field(name) for name in ("system", "id", "others")])
+    rows = read_table(path, schema, optional=("others",), nullable=("others",)).to_pylist()
+    return {
+        (row["system"], row["id"]): _alternatives(row["others"]) for row in rows if "others" in row
+    }
 
 
 def _to_row(hypothesis: Hypothesis) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def _from_row(row: dict[str, Any]) -> Hypothesis:
         text=row["text"],
         tokens=row["tokens"],
         score=row["score"],
-        alternatives=_alternatives(row["others"]),
+        alternatives=_alternatives(row.get("others")),
         system=row["system"],
         utterance_id=row["id"],
         speaker=row["speaker"],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from components.config.decoding import ConstraintSet, Decode
 from components.decode.decoder import WORKSPACE, Decoder
 from components.decode.hypotheses import write_hypotheses
+from components.runtime.json_files import read_json
 from components.runtime.settings import device
 from components.runtime.unit_cache import cached_unit
 from components.shards.order import batch_by_length
@@ -200,7 +201,7 @@ def speed_by_system(units: Mapping[DecodeJob, Path]) -> dict[str, float]:
     """
     sums: dict[str, list[float]] = {}
     for job, unit in units.items():
-        throughput = DecodeTiming(**json.loads((unit / TIMING).read_text()))
+        throughput = read_json(unit / TIMING, DecodeTiming)
         total = sums.setdefault(job.system, [0.0, 0.0])
         total[0], total[1] = total[0] + throughput.audio, total[1] + throughput.seconds
     return {

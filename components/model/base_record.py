@@ -19,6 +19,7 @@ from components.model.folders.pretrained import read_extractor, read_settings
 from components.model.folders.weight_samples import measure_deviation, read_samples
 from components.model.llms.causal import load_tokenizer
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import read_json
 
 BASES_FILE = "bases.json"
 # Settings without effect on the frames or the logits of a frozen network: how it was stored, and
@@ -48,8 +49,8 @@ def measure_base_deviation(bridge: Path, side: str, checkpoint: Path) -> float:
     """
     if not (bridge / BASES_FILE).is_file():
         return math.inf
-    expected = json.loads((bridge / BASES_FILE).read_text()).get(side)
-    if expected is None:
+    expected = read_json(bridge / BASES_FILE, dict[str, dict[str, Any]]).get(side)
+    if expected is None or "weights" not in expected:
         return math.inf
     weights, own = expected.pop("weights"), _traits(side, checkpoint)
     return measure_deviation(weights, checkpoint) if own == expected else math.inf

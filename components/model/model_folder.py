@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.entries import Prompt
-from components.config.errors import InputError
+from components.config.errors import REPAIR, InputError
 from components.config.projector import Projector, parse_projector
-from components.config.schema import non_default_fields
+from components.config.schema import non_default_fields, parse_as
 from components.model import lora
 from components.model.base_record import measure_base_deviation
 from components.model.folders.description import BASES_HINT, MATCHING, PROJECTOR
@@ -31,12 +31,22 @@ from components.model.trainable import plain_name
 from components.optim.ranks import gather_tensors
 from components.runtime.artifact import recorded_digests
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import read_json
 
 if TYPE_CHECKING:
     from components.model.speech_llm import SpeechLLM
 
 log = logging.getLogger(__name__)
 CONFIG = "config.json"
+KEYS = {
+    "encoder": str,
+    "encoder_width": int,
+    "llm": str,
+    "llm_dtype": str,
+    "text_case": str,
+    "projector": dict[str, Any],
+    "prompt": dict[str, Any],
+}
 LORA = {"llm": "lora", "encoder": "encoder-lora"}  # folders of adapters, by the base they adapt
 
 
@@ -75,23 +85,30 @@ def folder_digest(folder: Path) -> str:
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """What the ``config.json`` of a model folder says; raises InputError for a projector entry
-    that is not valid.
+    """What the ``config.json`` of a model folder says; raises InputError where it is missing,
+    damaged or not valid.
     """
-    data = json.loads((folder / CONFIG).read_text())
+    path = folder / CONFIG
+    data = read_json(path, keys=KEYS)
     # Names of older folders: hearing for encoder_run, others for the variants of the prompt.
     encoder_run = data.pop("hearing", None) or data.pop("encoder_run", None)
-    prompt = dict(data["prompt"])
+    prompt = data["prompt"]
     if "others" in prompt:
         prompt["variants"] = prompt.pop("others")
-    return ModelConfig(
-        **{
-            **data,
-            "projector": parse_projector(data["projector"], f"{folder / CONFIG}: projector"),
-            "prompt": Prompt(**prompt),
-            "encoder_run": EncoderRunConfig(**encoder_run) if encoder_run else None,
-        }
-    )
+    data |= {
+        "projector": parse_projector(data["projector"], f"{path}: projector"),
+        "prompt": parse_as(Prompt, prompt, f"{path}: prompt"),
+        "encoder_run": encoder_run
+        and parse_as(EncoderRunConfig, encoder_run, f"{path}: encoder_run"),
+    }
+    unknown = sorted(data.keys() - {field.name for field in fields(ModelConfig)})
+    if unknown:
+        raise InputError(
+            f"{path} is damaged, or written by another version: unknown key '{unknown[0]}'.",
+            subject=str(path),
+            hint=REPAIR,
+        )
+    return ModelConfig(**data)
 
 
 def check_base(folder: Path, config: ModelConfig, encoder: Path, llm: Path) -> None:

@@ -8,7 +8,6 @@ Cost: as components.plan.size_reader.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +38,7 @@ from components.plan.tuning import (
     sum_by_module,
     tuned_names,
 )
+from components.runtime.json_files import read_json
 from components.runtime.settings import models_root
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a value
@@ -280,13 +280,11 @@ def _config(kind: str, name: str, source: ForeignSource) -> dict[str, Any]:
         catalogue.check_pinned(kind, name.partition(".")[0])
         path = fetch(HubEntry(kind, name, replace(source, files=["config.json"])))["config.json"]
     try:
-        shape: dict[str, Any] = json.loads(path.read_text())
+        shape: dict[str, Any] = read_json(path, hint="")
         return shape
-    except (OSError, ValueError) as error:
+    except InputError as error:
         raise InputError(
-            f"{kind} '{name}': {path} can't be read: {error}.",
-            subject=name,
-            hint="Put the checkpoint there.",
+            f"{kind} '{name}': {error}", subject=name, hint="Put the checkpoint there."
         ) from None
 
 

@@ -8,7 +8,6 @@ a network that was never planned, since torch and transformers are imported for 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from components.config.projector import Projector
 from components.config.schema import non_default_fields
 from components.plan.sizes import BridgeSize, EncoderCounts, LlmCounts
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import read_json
 from components.runtime.unit_cache import cached_unit
 
 FILE = "counts.json"  # of a unit of the work cache
@@ -36,7 +36,11 @@ class SizeReader:
         package.
         """
         if committed is None:
-            committed = json.loads(COMMITTED.read_text()) if COMMITTED.is_file() else {}
+            committed = (
+                read_json(COMMITTED, hint="Install the package again.")
+                if COMMITTED.is_file()
+                else {}
+            )
         self._committed = committed
         self.figures: dict[str, Any] = {}  # all that was read, by the digest of its key
 
@@ -88,6 +92,6 @@ class SizeReader:
         figures = self._committed.get(digest)
         if figures is None:
             unit = cached_unit("plan", key, write, code="components.plan.counts")
-            figures = json.loads((unit / FILE).read_text())
+            figures = read_json(unit / FILE)
         self.figures[digest] = figures
         return adapter.validate_python(figures)

@@ -7,7 +7,6 @@ based on. No audio is opened and no data root is needed. Cost: reading manifests
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from components.config.params import Features
 from components.corpus.build import OUT
 from components.corpus.fetch.archive import Archive, list_archives
 from components.corpus.manifest import MANIFEST, read_manifest
-from components.corpus.scan import SCANS
+from components.corpus.scan import SCANS, read_scan
 from components.corpus.source import (
     CorpusSource,
     DerivedSource,
@@ -27,7 +26,7 @@ from components.corpus.source import (
     build_source,
 )
 from components.features.waveforms import role_augment
-from components.runtime.artifact import RECORD
+from components.runtime.artifact import RECORD, read_record
 
 MEAN_S = 10.0  # seconds of an utterance where their number is not known; LibriSpeech has 12.3
 # Bytes of a second of 16 kHz speech by file format: 16-bit PCM; FLAC as train-clean-100 (6.39 GB
@@ -119,7 +118,7 @@ def _from_manifest(role: str, name: str, settings: dict[str, Any]) -> Amount | N
     record, manifest = OUT / role / RECORD, OUT / role / name / MANIFEST
     if not (record.is_file() and manifest.is_file()):
         return None
-    if json.loads(record.read_text())["parameters"].get(name) != settings:
+    if (read_record(record.parent)["parameters"] or {}).get(name) != settings:
         return None
     utterances = read_manifest(manifest.parent)
     seconds = sum(utterance.duration_s for utterance in utterances)
@@ -157,7 +156,7 @@ def _from_scan(scan: Path) -> Amount | None:
     """The recordings of a committed scan with their seconds, where it says them (of tars); else its
     sound files, their seconds by their sizes; None where there are none.
     """
-    content = json.loads(scan.read_text()) if scan.is_file() else {}
+    content = read_scan(scan) if scan.is_file() else {}
     if "seconds" in content:
         return Amount(content["seconds"], content["recordings"])
     files = content.get("files", [])

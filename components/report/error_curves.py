@@ -13,8 +13,9 @@ from typing import Any
 
 from components.audio.condition import CONDITION_KINDS, condition_of
 from components.report.charts import Axis, Chart, Point, Series, draw_chart
-from components.report.experiment import Experiment, Scores
+from components.report.experiment import Experiment
 from components.report.training_curves import ERROR_RATE
+from components.score.figures import Scores
 
 Sources = Mapping[str, Mapping[str, Any]]  # settings of each set, from the catalogue
 

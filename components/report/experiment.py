@@ -11,38 +11,22 @@ The counts of ``score`` are used as they are; nothing is scored again. The n-bes
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from components.config.errors import InputError
 from components.decode.hypotheses import read_alternatives
+from components.runtime.csv_files import read_csv
+from components.runtime.parquet import read_table
+from components.score.figures import COUNTS, UTTERANCES, Scores, read_scores
 from components.score.insertions import TEXT
 from components.text.hypothesis import LLM_ONLY, Hypothesis
 from components.text.wer import WordErrors
 
-COLUMNS = (
-    "set",
-    "role",
-    "system",
-    "id",
-    "speaker",
-    "language",
-    "seconds",
-    "reference",
-    "text",
-    "substitutions",
-    "deletions",
-    "insertions",
-    "words",
-    "kind",
-)
+# Columns that lack values where there is nothing to say.
+NULLABLE = set(UTTERANCES.names) - {"set", "role", "system", "id", "seconds"}
 RESCORE = "Run 'dvc repro -f score'."
-Scores = dict[str, dict[str, dict[str, Any]]]  # set → system → figures
 UtteranceKey = tuple[str, str]  # set, id of the utterance
 
 
@@ -130,7 +114,7 @@ def read_experiment(root: Path, label: str = "") -> Experiment:
     table = _find(root, "data/score/utterances.parquet", "utterances.parquet")
     experiment = Experiment(
         label,
-        json.loads(scores.read_text()),
+        read_scores(scores),
         _read_utterances(table, root / "data" / "decode"),
         _read_csv(table.with_name("groups.csv")),
         _read_csv(table.with_name("speakers.csv")),
@@ -167,21 +151,15 @@ def _find(root: Path, *names: str) -> Path:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return read_csv(path) if path.is_file() else []
 
 
 def _read_utterances(path: Path, hypotheses: Path) -> list[ScoredUtterance]:
     """The rows of ``utterances.parquet``, one utterance for all its systems."""
-    table = pq.read_table(path)
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path} has no column '{missing[0]}'.", subject=str(path), hint=RESCORE)
+    table = read_table(path, UTTERANCES, optional=COUNTS[4:], nullable=NULLABLE)
     utterances: dict[UtteranceKey, ScoredUtterance] = {}
     n_best: dict[tuple[str, str], dict[tuple[str, str], list[Hypothesis]]] = {}
-    for row in table.select(COLUMNS).to_pylist():
+    for row in table.to_pylist():
         system, role, name = row["system"], row["role"], row["set"]
         if system == LLM_ONLY:
             continue

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.runtime.artifact import read_record
+from components.runtime.stage import read_run
 
 MAX_INPUTS = 100  # of an artifact on the page; a large corpus has thousands of tars
 DIGEST_DIGITS = 16  # hexadecimal digits of a hash on the page: enough to tell two apart
@@ -83,7 +84,7 @@ def run_times(runs: Path) -> list[list[str]]:
     """
     latest: dict[str, dict[str, Any]] = {}
     for path in sorted(runs.glob("*/*.json")):
-        record = json.loads(path.read_text())
+        record = read_run(path)
         if record["started"] >= latest.get(record["stage"], {"started": ""})["started"]:
             latest[record["stage"]] = record
     return [

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from components.report.charts import draw_interval
-from components.report.experiment import Experiment, Scores
+from components.report.experiment import Experiment
+from components.score.figures import Scores
 from components.text.forms import FORMS
 from components.text.hypothesis import CTC
 

@@ -5,20 +5,29 @@ In: ``metrics/curve.csv`` and ``metrics/train.json``. Out: charts; a column with
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from components.report.charts import Axis, Chart, Point, Series, draw_chart
+from components.runtime.csv_files import read_csv
+from components.runtime.json_files import read_json
 
 LOSS = Axis("cross-entropy, nats a token", minimum=0)
 ACCURACY = Axis("% of target tokens", minimum=0, maximum=100)
 ERROR_RATE = Axis("word error rate, %", minimum=0)
 TABLE_ROWS = 12  # of a chart's table, evenly spaced over the steps
+DRAWN = ("loss", "accuracy", "dev_wer")  # columns
 Marks = Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class _Jump:
+    """The shape of ``jump`` in ``metrics/train.json``, as far as it is read."""
+
+    step: int | None
 
 
 def draw_training(curve: Path, summary: Path) -> list[Chart]:
@@ -26,8 +35,7 @@ def draw_training(curve: Path, summary: Path) -> list[Chart]:
 
     The start of each later stage is marked; in the chart of the accuracy its jump, if there is one.
     """
-    with curve.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(curve, ("stage",), counts=("step",), optional_numbers=DRAWN)
     if not rows:
         return []
     stage_starts = [
@@ -35,7 +43,7 @@ def draw_training(curve: Path, summary: Path) -> list[Chart]:
         for previous, row in pairwise(rows)
         if previous["stage"] != row["stage"]
     ]
-    jump_step = json.loads(summary.read_text())["jump"]["step"]
+    jump_step = read_json(summary, keys={"jump": _Jump})["jump"]["step"]
     jumps = [(jump_step, f"jump at {jump_step}")] if jump_step is not None else []
     x_axis = Axis("optimiser step", minimum=0, maximum=len(rows))
     return [

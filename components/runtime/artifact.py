@@ -48,13 +48,18 @@ def write_record(
         "parameters": parameters,
         "inputs": inputs,
         "libraries": {name: version(name) for name in libraries},
-        "outputs": folder_digests(folder) if outputs is None else outputs,
+        "outputs": _digests_of(folder) if outputs is None else outputs,
         **facts,
     }
     record[DIGEST] = data_digest(json.loads(json.dumps(record)))
     (folder / RECORD).write_text(
         json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     )
+
+
+def _digests_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a folder without its record, which may be an earlier one."""
+    return {name: digest for name, digest in folder_digests(folder).items() if name != RECORD}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ reads a damaged file stops with InputError, whatever the damage. Cost: that of p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -56,7 +57,7 @@ def parse_json(
             if key not in content:
                 raise _damaged(where, f"it has no '{key}'", hint)
             try:
-                _adapter(key_type).validate_python(content[key], strict=True)
+                _adapter(key_type).validate_json(json.dumps(content[key]), strict=True)
             except ValidationError as error:
                 raise _damaged(where, _describe(error, key), hint) from None
     except ValidationError as error:

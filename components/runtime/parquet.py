@@ -38,20 +38,39 @@ def read_table(
     schema: pa.Schema,
     *,
     optional: Collection[str] = (),
+    nullable: Collection[str] = (),
     hint: str = REPAIR,
 ) -> pa.Table:
     """The columns of ``schema`` from a file, those named in ``optional`` only where it has them;
     further columns are not read. The metadata of its schema is that of the file.
 
     Raises InputError, with ``hint``, where the file is missing or damaged, or lacks a column, has
-    one of another type or with missing values.
+    one of another type, or one without all values that is not among ``nullable``.
     """
+    try:
+        source = path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+        return parse_table(
+            source, str(path), schema, optional=optional, nullable=nullable, hint=hint
+        )
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing.", subject=str(path), hint=hint) from None
+    except OSError as error:
+        raise _damaged(str(path), error.strerror or str(error), hint) from None
+
+
+def parse_table(
+    source: Any,
+    path: str,
+    schema: pa.Schema,
+    *,
+    optional: Collection[str] = (),
+    nullable: Collection[str] = (),
+    hint: str = REPAIR,
+) -> pa.Table:
+    """``read_table`` of a stream or a path; errors name ``path``."""
     names = [name for name in schema.names if name not in optional]
     try:
-        data = None if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
-        with pq.ParquetFile(
-            path if data is None else data, page_checksum_verification=True
-        ) as file:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             stored = file.schema_arrow
             missing = [name for name in names if name not in stored.names]
             if missing:
@@ -64,17 +83,17 @@ def read_table(
             table = file.read(columns=names)
         table.validate(full=True)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing.", subject=str(path), hint=hint) from None
+        raise
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
         raise _damaged(path, str(error).splitlines()[0] if str(error) else "", hint) from None
     for name in names:
-        if table[name].null_count:
+        if name not in nullable and table[name].null_count:
             raise _damaged(path, f"the column '{name}' lacks values", hint)
     return table.select(names)
 
 
-def _damaged(path: Path | RemotePath, reason: str, hint: str) -> InputError:
+def _damaged(path: str, reason: str, hint: str) -> InputError:
     reason = f": {reason.rstrip('.')}" if reason else ""
     return InputError(
-        f"{path} is damaged, or written by another version{reason}.", subject=str(path), hint=hint
+        f"{path} is damaged, or written by another version{reason}.", subject=path, hint=hint
     )

@@ -184,7 +184,7 @@ def _file() -> dict[str, str]:
         )
     pairs = (
         line.split("=", 1)
-        for line in path.read_text().splitlines()
+        for line in path.read_text("utf-8", "surrogateescape").splitlines()
         if "=" in line and not line.startswith("#")
     )
     return {key.strip(): value.strip() for key, value in pairs if value.strip()}

@@ -30,6 +30,7 @@ from components.config.params import NAMES, Params, read_params
 from components.runtime.file_systems import translate_os_errors
 from components.runtime.hashing import data_digest
 from components.runtime.instruction_set import pin_instruction_set
+from components.runtime.json_files import read_json
 from components.runtime.logs import configure_logging
 from components.runtime.pins import release_pins, share_pins
 from components.runtime.processor import cpu_type
@@ -234,6 +235,15 @@ def _record(stage: Stage, snapshot: dict[str, Any], started: float) -> None:
         **stage.facts,
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The record of a run in ``runs/``; raises InputError where it is damaged."""
+    keys = {"stage": str, "started": str, "seconds": int | float}
+    record: dict[str, Any] = read_json(
+        path, keys=keys, hint="Remove it: it has the times of one run alone."
+    )
+    return record
 
 
 def _git_state() -> dict[str, Any]:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.config import catalogue
 from components.runtime.artifact import empty_folder, recorded_digests, write_record
 from components.runtime.hashing import folder_digests
+from components.runtime.parquet import open_writer
 from components.runtime.stage import Stage
+from components.score.figures import COUNTS, UTTERANCES
 from components.score.insertions import LlmPhrases, collect_phrases
 from components.score.metrics import (
     ErrorCounts,
@@ -74,22 +75,6 @@ ATTRIBUTES = {
     "reference": "reference",
     "text": "text",
 }
-COUNTS = ("substitutions", "deletions", "insertions", "words", "character_errors", "characters")
-UTTERANCES = pa.schema(
-    [
-        ("set", pa.string()),
-        ("role", pa.string()),
-        ("system", pa.string()),
-        ("id", pa.string()),
-        ("speaker", pa.string()),
-        ("language", pa.string()),
-        ("seconds", pa.float64()),
-        ("reference", pa.string()),
-        ("text", pa.string()),
-        *((name, pa.int64()) for name in COUNTS),
-        ("kind", pa.string()),
-    ]
-)
 Rows = list[tuple[Any, ...]]
 
 
@@ -132,7 +117,7 @@ def work(stage: Stage) -> None:
     scores: dict[str, dict[str, Any]] = {}
     speakers: Rows = [SPEAKER_COLUMNS]
     groups: Rows = [GROUP_COLUMNS]
-    with pq.ParquetWriter(out / "utterances.parquet", UTTERANCES, compression="zstd") as writer:
+    with open_writer(out / "utterances.parquet", UTTERANCES) as writer:
         for decoded in sets:
             scores[decoded.name] = {}
             for system, hypotheses in decoded.systems.items():

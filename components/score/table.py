@@ -6,7 +6,6 @@ In: ``metrics/score.json`` and ``runs/``. Out: tables on standard output. Cost: 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config.errors import InputError
-from components.runtime.stage import RUNS
+from components.runtime.stage import RUNS, read_run
 from components.score.build import METRICS
+from components.score.figures import read_scores
 from components.score.insertions import CLIP_KINDS, KINDS
 
 ARTIFACTS = {
@@ -41,7 +41,7 @@ def print_tables() -> None:
     """Prints all tables; raises InputError if nothing was scored yet."""
     if not METRICS.is_file():
         raise InputError(f"{METRICS} is missing.", subject=str(METRICS), hint="Run 'dvc repro'.")
-    scores = json.loads(METRICS.read_text())
+    scores = read_scores(METRICS)
     console = Console(width=None if Console().is_terminal else WIDTH)
     console.print(_word_errors(scores))
     incomplete = [
@@ -115,10 +115,10 @@ def _word_errors(scores: Mapping[str, Any]) -> Table:
             name,
             system,
             format_rate(figures),
-            *(str(figures[key]) for key in COUNTS),
+            *(str(figures.get(key, "")) for key in COUNTS),
             f"{100 * figures['cer']:.2f}" if "cer" in figures else "",
             str(figures.get("at_limit", "")),
-            figures["text_form"],
+            figures.get("text_form", ""),
         )
     return table
 
@@ -146,7 +146,7 @@ def _nonspeech(scores: Mapping[str, Any]) -> Table:
             name,
             system,
             f"{100 * figures['text_rate']:.1f}",
-            str(figures["clips"]),
+            str(figures.get("clips", "")),
             f"{figures['characters_a_minute']:.1f}" if has_rate else "",
             *(str(kinds.get(kind, "")) for kind in CLIP_KINDS),
         )
@@ -157,7 +157,7 @@ def stage_seconds() -> dict[str, float]:
     """Seconds of the latest run of each stage, from ``runs/``, in the order of their start."""
     latest: dict[str, tuple[str, float]] = {}
     for path in RUNS.glob("*/*.json"):
-        record = json.loads(path.read_text())
+        record = read_run(path)
         if record["started"] >= latest.get(record["stage"], ("", 0.0))[0]:
             latest[record["stage"]] = (record["started"], record["seconds"])
     return {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.runtime.hashing import file_digest
+from components.runtime.json_files import read_json
 from components.runtime.s3 import RemotePath
 from components.runtime.settings import store_url
 from components.runtime.unit_cache import Key, cached_unit, link_file, lock, unit_digests
@@ -79,7 +80,10 @@ def bytes_of(unit: Path, name: str) -> int:
 def _stored_record(unit: Path) -> dict[str, Any]:
     """The record of a tar that the unit moved to the store; empty if the unit has its tar."""
     stored = unit / STORED
-    return json.loads(stored.read_text()) if stored.is_file() else {}
+    if not stored.is_file():
+        return {}
+    record: dict[str, Any] = read_json(stored, keys={"sha256": str, "bytes": int})
+    return record
 
 
 def _remove_if_not_stored(unit: Path) -> bool:

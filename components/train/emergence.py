@@ -26,7 +26,6 @@ split is a jump where
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from components.runtime.csv_files import read_csv
 
 RISE = 0.2  # of accuracy: a third of the paper's jumps, and far above the noise of batches
 JUMP_FLOOR = 0.5  # accuracy: text alone predicts less (figure 4: about 0.4)
@@ -95,8 +96,10 @@ def summarise(curve: Path) -> dict[str, Any]:
     A figure that does not exist is None. A stage whose name is twice in the curriculum has one
     best, and epochs and hours of both.
     """
-    with curve.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    numbers = ("accuracy", "epoch", "audio_s")
+    rows = read_csv(
+        curve, ("stage",), counts=("step",), numbers=numbers, optional_numbers=("dev_wer",)
+    )
     accuracy = [float(row["accuracy"]) for row in rows]
     lengths = _stage_lengths(rows)
     jump = find_jump(accuracy)

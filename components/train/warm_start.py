@@ -10,7 +10,6 @@ Cost: reading the files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from components.model.model_folder import (
 from components.model.speech_llm import SpeechLLM
 from components.runtime.artifact import RECORD
 from components.runtime.hashing import file_digest, folder_digests
+from components.runtime.json_files import read_json
 from components.runtime.settings import models_root
 from components.train.released import read_projector
 
@@ -147,11 +147,20 @@ class Adapter:
     targets: list[str]
 
 
+ADAPTER = {
+    "r": int,
+    "lora_alpha": int | float,
+    "lora_dropout": int | float,
+    "target_modules": list[str],
+}
+RECOPY = "Take another copy of the start."
+
+
 def _check_adapter(path: Path, folder: Path, adapter: Adapter) -> None:
     """Raises InputError where a start has an adapter that is not as the training asks."""
     if not folder.is_dir():
         return
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = read_json(folder / "adapter_config.json", keys=ADAPTER, hint=RECOPY)
     settings = adapter.settings
     for name, before, now in (
         ("LoRA rank", config["r"], settings.rank),

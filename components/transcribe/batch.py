@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from components.config.errors import InputError, TransientError
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import parse_json
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import RemotePath, as_path, write_atomically
@@ -151,7 +152,8 @@ def _check_settings(target: AnyPath, settings: dict[str, str], older_keys: Seque
     if not path.is_file():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
-    recorded = json.loads(path.read_text())
+    hint = "Name another folder, or remove this file: it says what the batch was started with."
+    recorded = parse_json(path.read_bytes(), str(path), dict[str, str], hint=hint)
     if recorded.get("model") in older_keys:
         recorded["model"] = settings["model"]
     if recorded != settings:

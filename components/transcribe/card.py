@@ -8,7 +8,6 @@ this machine and values of its environment are not among them. Cost: millisecond
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from components.config.errors import InputError
 from components.config.model_sources import HubSource, JoinedSource, LocalSource, PackageSource
 from components.config.params import Params
 from components.runtime.artifact import RECORD, read_record, recorded_digests
+from components.runtime.json_files import read_json
 from components.transcribe.bases import is_trained_by_stage
 from components.transcribe.version import package_version, source_commit
 
@@ -97,9 +97,9 @@ def is_scored(bridge: dict[str, str]) -> bool:
     """
     if not all((folder / RECORD).is_file() for folder in (DECODED, SCORED)):
         return False
-    decoded_bridge: dict[str, str] = read_record(DECODED)["inputs"]["model"]["bridge"]
-    scored: dict[str, str] = read_record(SCORED)["inputs"]["decode"]
-    return decoded_bridge == bridge and scored == recorded_digests(DECODED)
+    decoded = (read_record(DECODED)["inputs"].get("model") or {}).get("bridge")
+    scored = read_record(SCORED)["inputs"].get("decode")
+    return bool(decoded == bridge and scored == recorded_digests(DECODED))
 
 
 def check_secrets(text: str) -> None:
@@ -116,7 +116,7 @@ def check_secrets(text: str) -> None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _sources(entry: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import RECORD, read_record, recorded_digests, write_record
 from components.runtime.durability import rename
 from components.runtime.hashing import data_digest, file_digest
+from components.runtime.json_files import read_json
 from components.runtime.unit_cache import check_disk_space, link_file
 from components.transcribe import card
 from components.transcribe.bases import is_trained_by_stage
@@ -53,7 +54,7 @@ def export(folder: Path, with_bases: bool = False) -> list[str]:
             hint="Name another folder.",
         )
     params, setup = read_params(), workspace_setup()
-    config = json.loads((WORKSPACE.bridge / "config.json").read_text())
+    config = read_json(WORKSPACE.bridge / "config.json", keys={"encoder": str, "llm": str})
     entries: dict[str, Any] = {
         "encoder": catalogue.encoder(params.encoder),
         "llm": catalogue.llm(params.llm),

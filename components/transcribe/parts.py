@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.runtime.folders import NOT_TEXT, printable
+from components.runtime.parquet import read_table, write_table
 from components.runtime.s3 import RemotePath, write_atomically
 from components.transcribe.inputs import list_recordings
 from components.transcribe.transcript import Failure, Transcript
 
 LISTING, PART = "listing.parquet", re.compile(r"part-(\d+)\.parquet")
+RELIST = "Name another folder for the batch, or remove this one: it is written anew."
+REDO = "Remove it: the same command transcribes its recordings again."
 AnyPath = Path | RemotePath
 _WORD = pa.struct(
     [("text", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("score", pa.float64())]
@@ -74,8 +76,8 @@ def read_listing(target: AnyPath) -> list[BatchRecording]:
     path = target / LISTING
     if not path.is_file():
         return []
-    rows = pq.read_table(pa.BufferReader(path.read_bytes())).to_pylist()
-    return [BatchRecording(**row) for row in rows]
+    table = read_table(path, LISTING_SCHEMA, hint=RELIST)
+    return [BatchRecording(**row) for row in table.to_pylist()]
 
 
 def write_listing(target: AnyPath, recordings: Sequence[BatchRecording]) -> None:
@@ -122,8 +124,8 @@ def write_part(target: AnyPath, shard: int, results: Sequence[Transcript | Failu
 
 def read_failures(target: AnyPath, shard: int) -> list[tuple[str, str | None]]:
     """(file, failure) of each recording of a shard; failure is None for one with a transcript."""
-    data = pa.BufferReader(part_path(target, shard).read_bytes())
-    table = pq.read_table(data, columns=["file", "failure"])
+    schema = pa.schema([PART_SCHEMA.field(name) for name in ("file", "failure")])
+    table = read_table(part_path(target, shard), schema, nullable=("failure",), hint=REDO)
     return [(row["file"], row["failure"]) for row in table.to_pylist()]
 
 
@@ -137,5 +139,5 @@ def _row(result: Transcript | Failure) -> dict[str, Any]:
 def _as_parquet(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     """A table as bytes; the same rows give the same bytes."""
     stream = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream, compression="zstd")
+    write_table(stream, pa.Table.from_pylist(list(rows), schema=schema))
     return stream.getvalue()

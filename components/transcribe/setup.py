@@ -259,7 +259,7 @@ def read_description(folder: Path) -> ExportDescription:
     path = folder / DESCRIPTION
     try:
         data: Any = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         if (folder / PROJECTOR).is_file():
             raise InputError(
                 f"{folder} is a bridge alone, without its encoder and its LLM.",

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from components.runtime import settings
 from components.runtime.code_digest import (
@@ -221,7 +223,7 @@ def test_a_checkpoint_depends_on_the_conversion_of_weights_and_not_on_the_client
 ) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own/config.json").write_text("{}")
-    (tmp_path / "own/model.safetensors").write_bytes(b"weights")
+    save_file({"weight": np.zeros(2, np.float32)}, tmp_path / "own/model.safetensors")
     monkeypatch.setenv("LIBRETTO_MODELS", str(tmp_path))
     before = workspace.python("-c", CHECKPOINT)
     workspace.edit("model/folders/hub.py", "\nimport ", "\nSIZE = 1\nimport ")

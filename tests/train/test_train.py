@@ -23,6 +23,7 @@ from components.config.errors import InputError
 from components.config.params import read_params
 from components.config.training import CurriculumStage, Train
 from components.features.frames import FrameSource
+from components.model.encoders.encoder import SpeechEncoder
 from components.model.model_folder import read_model_config
 from components.model.spec_augment import mask_frames
 from components.model.speech_llm import SpeechLLM
@@ -37,6 +38,7 @@ from components.train.data import PlannedStep, plan_steps
 from components.train.selection import selection_utterances
 from tests import world as tones
 from tests.checkpoints import save_encoder
+from tests.damage import flip_bit
 from tests.errors import refused
 
 BRIDGE, CURVE = Path("models/bridge"), Path("metrics/curve.csv")
@@ -131,9 +133,17 @@ def test_noise_reaches_the_frames_that_the_bridge_learns_from(world: Path) -> No
     assert trained()["projector.safetensors"] != plain["projector.safetensors"]
 
 
-def test_training_on_stored_features_reads_no_weights_of_the_encoder(world: Path) -> None:
-    (tones.ENCODER / "model.safetensors").write_bytes(b"no weights")
+def test_training_on_stored_features_loads_no_encoder(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpeechEncoder, "__init__", lambda *_, **__: pytest.fail("loaded"))
     assert trained()
+
+
+def test_training_refuses_a_damaged_encoder(world: Path) -> None:
+    flip_bit(tones.ENCODER / "model.safetensors", keeps_time=False)
+    with refused(str(tones.ENCODER / "model.safetensors")):
+        trained()
 
 
 def test_a_finished_training_comes_from_the_work_cache(

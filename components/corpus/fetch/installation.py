@@ -24,6 +24,7 @@ from components.corpus.scan import list_sources
 from components.corpus.source import CorpusSource, build_source, collect_folders
 from components.runtime.data_roots import data_root, local_root
 from components.runtime.durability import rename
+from components.runtime.json_files import read_json
 from components.runtime.unit_cache import lock
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,9 @@ def _extract_into(archive: Archive, packed: Path, work_folder: Path, folder: Pat
         shutil.rmtree(work_folder)
 
 
+REFETCH = "Move the folder away and fetch again; or remove this file, if the folder is right."
+
+
 def _recognise(archive: Archive, folder: Path) -> str:
     """What is known of a folder that exists; raises InputError if it came from another archive than
     that of the catalogue.
@@ -166,7 +170,7 @@ def _recognise(archive: Archive, folder: Path) -> str:
     mark = folder / MARK
     if not mark.is_file():
         return "exists, from elsewhere: taken as it is"
-    digest = json.loads(mark.read_text())["md5"]
+    digest = read_json(mark, keys={"md5": str}, hint=REFETCH)["md5"]
     if digest != archive.entry.md5:
         raise InputError(
             f"{archive.catalogue_entry}: {folder} was unpacked from an archive with MD5 {digest}, "

@@ -12,7 +12,6 @@ wheels; 0.5 to 0.7 s of one core for a second of speech.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from components.config.packages import Wheel
 from components.corpus.generation.espeak import TIE, Espeak
 from components.corpus.generation.synthesiser_files import fetch_files
+from components.runtime.json_files import read_json
 
 RATE = 24_000  # Hz, of the model's output
 VOICES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")  # of the wheel
@@ -113,7 +113,9 @@ class Kokoro:
         self._session: Any = onnxruntime.InferenceSession(
             str(folder / MODEL), options, providers=providers
         )
-        self._tokens: dict[str, int] = json.loads((folder / TOKENS).read_text())["vocab"]
+        self._tokens: dict[str, int] = read_json(folder / TOKENS, keys={"vocab": dict[str, int]})[
+            "vocab"
+        ]
         with np.load(folder / TABLES, allow_pickle=False) as tables:
             self._voices = np.stack([tables[name][:, 0] for name in VOICES])  # (voices, rows, 256)
 

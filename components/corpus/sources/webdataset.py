@@ -38,6 +38,7 @@ from components.corpus.sources.table import unique_ids
 from components.corpus.tar_listing import TarListing, TarSample, list_tar
 from components.corpus.tar_members import SampleFields
 from components.runtime.hashing import data_digest
+from components.runtime.json_files import read_json
 from components.runtime.pool import fan_out
 from components.runtime.progress import progress
 from components.runtime.s3 import FileRange, StoredFile, as_path
@@ -306,7 +307,7 @@ def read_listing(root: str, fields: SampleFields, path: str) -> TarListing:
         (folder / LISTING).write_text(json.dumps(asdict(list_tar(tar, fields)), indent=0))
 
     unit = cached_unit("corpus", key, compute, code=__name__)
-    content = json.loads((unit / LISTING).read_text())
+    content = read_json(unit / LISTING)
     samples = [
         TarSample(**{**sample, "file": InspectedFile(**sample["file"])})
         for sample in content.pop("samples")

@@ -11,7 +11,6 @@ LLM's whole vocabulary. Cost: the head, and a product with the table of units fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from components.config.projector import CtcEmbeddings
 from components.model.bridges.bridge import Bridge, pad_frames
 from components.model.encoders.trained_head import FrameClassifier, read_head
 from components.model.folders.description import TOKENS, TRAINED_HEAD
+from components.runtime.json_files import read_json
 
 NO_TOKEN = 2  # the blank and the unknown unit, which come first
 BLANK = 0
@@ -40,7 +40,7 @@ def read_token_head(folder: Path) -> tuple[FrameClassifier, list[int]]:
                 subject=str(folder / name),
                 hint="Run 'dvc repro ctc'.",
             )
-    return read_head(folder), json.loads((folder / TOKENS).read_text())
+    return read_head(folder), read_json(folder / TOKENS, list[int])
 
 
 class CtcEmbeddingsBridge(Bridge):

@@ -6,13 +6,13 @@ Starts without torch, and costs milliseconds.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.config.errors import InputError
 from components.runtime.artifact import recorded_digests
+from components.runtime.json_files import read_json
 
 PROJECTOR = "projector.safetensors"  # of a bridge
 MATCHING = "matching.safetensors"  # of a bridge whose matching head was trained
@@ -48,11 +48,11 @@ def unsupported_folder(folder: Path, reason: object) -> InputError:
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` as plain data; raises InputError where there is none."""
     try:
-        config: Any = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        config: dict[str, Any] = read_json(folder / "config.json", hint="")
+    except InputError as error:
         raise unsupported_folder(folder, error) from None
-    if not isinstance(config, dict):
-        raise unsupported_folder(folder, "config.json has no settings by name.")
+    if not isinstance(config.get("architectures") or [], list):
+        raise unsupported_folder(folder, "config.json: 'architectures' is no list.")
     return config
 
 
@@ -60,7 +60,9 @@ def has_ctc(folder: Path) -> bool:
     """Whether the folder's network ends in a CTC head; raises InputError where it has no
     ``config.json``.
     """
-    return any(name.endswith("ForCTC") for name in read_config(folder).get("architectures") or ())
+    return any(
+        str(name).endswith("ForCTC") for name in read_config(folder).get("architectures") or ()
+    )
 
 
 def has_ctc_for_layer(encoder: Path, layer: int | str) -> bool:
@@ -92,12 +94,12 @@ def has_acoustic_evidence(
 def read_limits(ctc: Path | None) -> AcousticLimits | None:
     """The limits in the folder of the stage ``ctc``; None where it calculated none."""
     path = ctc and ctc / LIMITS
-    return AcousticLimits(**json.loads(path.read_text())) if path and path.is_file() else None
+    return read_json(path, AcousticLimits) if path and path.is_file() else None
 
 
 def tunes_encoder(bridge: Path) -> bool:
     """Whether the bridge in this folder was trained together with its encoder."""
-    config = json.loads((bridge / "config.json").read_text())
+    config = read_json(bridge / "config.json")
     return bool(config.get("encoder_run") or config.get("hearing"))  # older folders: hearing
 
 

@@ -25,6 +25,7 @@ from components.config.network_sizes import check_network_sizes
 from components.model.folders.package import cache_package_checkpoint
 from components.runtime.artifact import RECORD
 from components.runtime.hashing import file_digest
+from components.runtime.json_files import read_json
 from components.runtime.settings import models_root
 from components.runtime.unit_cache import cached_unit, check_disk_space, copy_file, unit_digests
 
@@ -41,6 +42,7 @@ TENSORS_ONLY = ("qwen",)
 # (fill_unit, remove_code).
 RESULT_VERSION = 1
 CODE = "components.model.folders.conversion"
+RECOPY = "Take another copy of the checkpoint."
 # These say which part has which tensor.
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 
@@ -55,7 +57,7 @@ def cache_checkpoint(stage: str, name: str, source: ForeignSource) -> Path:
         unit = cache_package_checkpoint(stage, name, source)
     else:
         unit = _cache_hub_checkpoint(stage, name, source)
-    config = json.loads((unit / "config.json").read_text())
+    config = read_json(unit / "config.json", hint=RECOPY)
     check_shape(config, source.shape, f"{stage} '{name}'")
     if stage == "encoder" and config.get("model_type") in TENSORS_ONLY:
         return _cache_audio_encoder(f"{stage} '{name}'", unit)
@@ -120,7 +122,7 @@ def _cache_hub_checkpoint(stage: str, name: str, source: HubSource) -> Path:
         if source.shape:  # checked before gigabytes are fetched that it would refuse
             config_entry = replace(entry, source=replace(source, files=["config.json"]))
             config = fetch(config_entry)["config.json"]
-            check_shape(json.loads(config.read_text()), source.shape, entry.where)
+            check_shape(read_json(config, hint=RECOPY), source.shape, entry.where)
         fill_unit(unit, fetch(entry), entry.where)
 
     key = {
@@ -223,15 +225,7 @@ def _check_parts(unit: Path, where: str) -> None:
     """Raises InputError where the index of the weights names a part that is not in ``unit``."""
     if not (unit / INDEX).exists():
         return
-    try:
-        index = json.loads((unit / INDEX).read_text(encoding="utf-8"))
-        parts = {str(part) for part in index["weight_map"].values()}
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise InputError(
-            f"{where}: {INDEX} is no index of weights.",
-            subject=where,
-            hint="Take another copy of the checkpoint.",
-        ) from None
+    parts = set(_weight_map(unit / INDEX)["weight_map"].values())
     missing = sorted(part for part in parts if not (unit / part).exists())
     if missing:
         raise InputError(
@@ -249,9 +243,22 @@ def safetensors_name(name: str) -> str:
     return f"{name.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
 
 
+def _weight_map(path: Path) -> dict[str, Any]:
+    """An index of weights: in ``weight_map`` the file of each tensor, a plain name."""
+    index: dict[str, Any] = read_json(path, keys={"weight_map": dict[str, str]}, hint=RECOPY)
+    outside = [name for name in index["weight_map"].values() if Path(name).name != name]
+    if outside:
+        raise InputError(
+            f"{path} names a file outside its folder: '{outside[0]}'.",
+            subject=str(path),
+            hint=RECOPY,
+        )
+    return index
+
+
 def _safetensors_index(path: Path) -> str:
     """The index of torch's own weights, with the names of the converted parts."""
-    index = json.loads(path.read_text())
+    index = _weight_map(path)
     index["weight_map"] = {
         tensor: safetensors_name(part) for tensor, part in index["weight_map"].items()
     }
@@ -279,16 +286,10 @@ def remove_code(path: Path, where: str) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         config = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: of the encoding, too
-        raise InputError(
-            f"{where} is not JSON.", subject=where, hint="Take another copy of the checkpoint."
-        ) from None
-    if not isinstance(config, dict):
-        raise InputError(
-            f"{where} has no settings by name.",
-            subject=where,
-            hint="Take another copy of the checkpoint.",
-        )
+        if not isinstance(config, dict):
+            raise ValueError("no mapping")
+    except (ValueError, RecursionError):
+        raise InputError(f"{where} is no JSON mapping.", subject=where, hint=RECOPY) from None
     if path.name == "config.json":
         check_network_sizes(config, where)
     if "auto_map" not in config:

@@ -9,7 +9,6 @@ them only these tensors. Cost: the encoder in memory once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from components.config.errors import InputError
+from components.runtime.json_files import read_json
 
 PREFIX = "transformer.audio."
 SKIPPED_PREFIXES = ("proj.", "audio_bos_eos_token.")
@@ -80,7 +80,7 @@ def write_encoder(where: str, checkpoint: Path, folder: Path) -> None:
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    audio = json.loads((checkpoint / "config.json").read_text()).get("audio")
+    audio = read_json(checkpoint / "config.json").get("audio")
     if not audio:
         raise InputError(
             f"{where}: the checkpoint is a Qwen without an audio encoder.",
