@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from components.runtime.tables import format_table
+from flows.command import run
 from libretto.environment import build_environment
 
 ROOT = Path(__file__).parents[1]
@@ -74,9 +75,9 @@ RUNS = (
 )
 
 
-def run_pipeline(run: PipelineRun, base: Path, recipe: str) -> dict[str, Any]:
-    """The lock of the last commit, run in this way below the folder ``base``; raises SystemExit
-    with the output where the run fails.
+def run_pipeline(run: PipelineRun, base: Path, recipe: str, commit: str) -> dict[str, Any]:
+    """The lock of a commit, run in this way below the folder ``base``; raises SystemExit with the
+    output where the run fails.
     """
     clone = base / run.folder
     work = base / "work" / ("first" if run.is_warm else run.folder)
@@ -85,6 +86,7 @@ def run_pipeline(run: PipelineRun, base: Path, recipe: str) -> dict[str, Any]:
         variables["HOME"] = str(base / run.variables["HOME"])
         Path(variables["HOME"]).mkdir()
     _call(["git", "clone", "-q", str(ROOT), str(clone)], base, variables)
+    _call(["git", "checkout", "-q", commit], clone, variables)
     (clone / "dvc.lock").unlink(missing_ok=True)
     if recipe:
         _call([sys.executable, "-m", "libretto", "use", recipe], clone, variables)
@@ -141,17 +143,19 @@ def main() -> int:
     )
     options = parser.parse_args()
     expected = read_lock(ROOT) if options.committed else None
+    recipe = "" if options.committed else options.recipe
+    commit = run("git", "rev-parse", "HEAD")  # of all runs, whatever is committed meanwhile
     rows, is_equal = [], True
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
-        for run in RUNS[:1] if options.committed else RUNS:
+        for way in RUNS[:1] if options.committed else RUNS:
             started = time.monotonic()
-            lock = run_pipeline(run, Path(folder), "" if options.committed else options.recipe)
+            lock = run_pipeline(way, Path(folder), recipe, commit)
             difference = first_difference(lock, lock if expected is None else expected)
             expected = expected or lock
             is_equal = is_equal and not difference
             seconds = f"{time.monotonic() - started:.0f}"
-            rows.append({"run": run.name, "s": seconds, "lock": difference or "equal"})
-            print(f"{run.name}: {difference or 'equal'}", file=sys.stderr, flush=True)
+            rows.append({"run": way.name, "s": seconds, "lock": difference or "equal"})
+            print(f"{way.name}: {difference or 'equal'}", file=sys.stderr, flush=True)
     print(format_table(rows))
     return int(not is_equal)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from components.runtime.pins import release_pins
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 pin_instruction_set()  # as stages do: tests compare their own results with those of stages
+# A shell starts a job in the background with Ctrl-C ignored, and its processes inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 SWITCHES = [
     "--no-sandbox",
     "--disable-gpu",
