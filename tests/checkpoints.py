@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ from components.model.llms.prompt import PromptBuilder
 from components.model.matching import MatchingWeights
 from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
-from components.runtime.artifact import empty_folder, write_record
+from components.runtime.artifact import RECORD, empty_folder, read_record, write_record
+from components.runtime.hashing import file_digest
 
 torch.set_num_threads(
     1
@@ -475,3 +477,19 @@ def learn(model: SpeechLLM, family: str, frames: list[torch.Tensor], texts: list
         (output.loss / output.num_targets).backward()
         optimiser.step()
     return model.eval()
+
+
+def record_again(folder: Path, outputs: Mapping[str, str] | None = None) -> None:
+    """Writes the record of a folder whose files were changed; ``outputs`` adds digests to it."""
+    record = read_record(folder)
+    files = {path.name for path in folder.iterdir()} - {RECORD}
+    digests = {name: file_digest(folder / name) for name in sorted(files)}
+    (folder / RECORD).unlink()  # it may be a link
+    write_record(
+        folder,
+        record.pop("stage"),
+        parameters=record.pop("parameters"),
+        inputs=record.pop("inputs"),
+        outputs={**digests, **(outputs or {})},
+        **{key: value for key, value in record.items() if key not in ("libraries", "outputs")},
+    )

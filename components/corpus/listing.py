@@ -20,9 +20,9 @@ from components.text.utterance import Utterance
 
 SILENT = "silent: nothing is louder than -80 dB of full scale"  # reason in the speech roles
 
-# s. An encoder's first frame needs 25 ms, and features.augment.speed may halve a recording; without
-# a frame it would stop the stage features for its role.
-SHORTEST_SECONDS = 0.05
+# s. An encoder's first frame needs 25 ms; without one a recording would stop the stage features for
+# its role. In training, features.augment.speed may halve it.
+SHORTEST_SECONDS, SHORTEST_TRAINING_SECONDS = 0.025, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,13 @@ def _listing_faults(
     return [find_fault(recording) for recording in recordings]
 
 
+def _shortest_of(role: str) -> float:
+    """Seconds below which a recording has no frame, whatever the encoder is."""
+    if role == "noise":  # it is mixed into speech, an encoder never reads it alone
+        return 0.0
+    return SHORTEST_TRAINING_SECONDS if role.endswith("train") else SHORTEST_SECONDS
+
+
 def _sound_fault(file: InspectedFile, rules: AcceptanceRules) -> str:
     """Why an inspected file is refused, or an empty string."""
     if file.fault:
@@ -143,8 +150,7 @@ def _sound_fault(file: InspectedFile, rules: AcceptanceRules) -> str:
     if rules.needs_mono and file.channels != 1:
         return f"stereo: {file.channels} channels where one is expected"
     duration_s = file.samples / file.rate
-    # Noise is mixed into speech, an encoder never reads it alone.
-    min_seconds = max(rules.min_seconds, 0 if rules.role == "noise" else SHORTEST_SECONDS)
+    min_seconds = max(rules.min_seconds, _shortest_of(rules.role))
     if not min_seconds <= duration_s <= rules.max_seconds:
         is_short = duration_s < min_seconds
         bound = f"at least {min_seconds:g}" if is_short else f"at most {rules.max_seconds:g}"

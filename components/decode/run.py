@@ -33,6 +33,7 @@ from components.model.folders.description import (
 )
 from components.model.folders.linked_checkpoint import open_checkpoint
 from components.runtime.artifact import (
+    RECORD,
     checked_digests,
     empty_folder,
     read_record,
@@ -151,7 +152,8 @@ def _model_digests() -> dict[str, Any]:
         "encoder": recorded_digests(WORKSPACE.encoder),
         "llm": recorded_digests(WORKSPACE.llm),
     }
-    checked_digests(HEAD)  # the search reads its files
+    if (HEAD / RECORD).is_file():
+        checked_digests(HEAD)  # the search reads its files
     if files := evidence_files(WORKSPACE.bridge, HEAD):
         digests["ctc"] = files
     return digests

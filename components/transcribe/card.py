@@ -115,8 +115,8 @@ def check_secrets(text: str) -> None:
             )
 
 
-def _read(path: Path) -> Any:
-    return read_json(path) if path.is_file() else {}
+def _read(path: Path, shape: Any = dict[str, Any]) -> Any:
+    return read_json(path, shape) if path.is_file() else {}
 
 
 def _sources(entry: Any) -> list[Any]:
@@ -253,7 +253,7 @@ def _training(params: Params) -> str:
             f"- {stage.name}: {', '.join(stage.tune)}{source}, {stage.steps} steps, learning rate "
             f"{stage.learning_rate:g}"
         )
-    for modules in [stage["modules"] for stage in _read(TABLE) or ()][-1:]:
+    for modules in [stage["modules"] for stage in _read(TABLE, list[dict[str, Any]])][-1:]:
         trained, total = (
             sum(module[key] for module in modules) for key in ("trained", "parameters")
         )

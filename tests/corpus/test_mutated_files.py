@@ -34,8 +34,8 @@ FIELDS = WebdatasetSettings("webdataset", "tars", []).fields()
 MEMBERS = {"speech/a.flac": clip(seconds=0.1), "speech/a.txt": b"one two", "speech/a.json": b"{}"}
 
 
-# The one format of two files: libsndfile writes the second one, "._", into the current folder, where
-# it takes it for the header of any other sound that it reads from memory.
+# The one format of two files: libsndfile writes the second one, "._", into the current folder, and
+# takes it for the header of any other sound that it reads from memory there.
 SOUND_DESIGNER = "SD2"
 
 

@@ -152,7 +152,6 @@ def trained(world: Path) -> None:
 ENCODER_CONFIGS: list[tuple[dict, list[str]]] = [
     ({"hidden_size": 100, "num_attention_heads": 3}, ["100", "3"]),
     ({"hiden_size": 96}, ["'hiden_size'", "'hidden_size'"]),
-    ({"num_hidden_layers": -1}, ["'num_hidden_layers'", "-1"]),
     ({"hidden_size": "wide"}, ["int", "str"]),
     ({"conv_kernel_size": 8}, []),
     ({"subsampling_factor": 3}, ["subsampling_factor", "3"]),
@@ -180,6 +179,12 @@ def test_an_architecture_that_makes_no_sense_stops_before_it_is_trained(
     )
     with refused(None, f"{kind} 'tiny'", "source.config", *parts):
         tones.run(kind)
+
+
+def test_a_size_that_no_network_has_names_its_key_in_the_catalogue(trained: None) -> None:
+    tones.change("catalogue/encoder.yaml", {"tiny.source.config.num_hidden_layers": -1})
+    with refused(None, "encoder.yaml", "tiny", "'source.config.num_hidden_layers'", "-1"):
+        tones.run("encoder")
 
 
 def test_an_architecture_that_is_not_there_names_the_nearest(trained: None) -> None:

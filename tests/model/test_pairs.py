@@ -17,6 +17,7 @@ from components.model.model_folder import ModelConfig, folder_digest
 from components.model.speech_llm import SpeechLLM
 from components.search.beam import search
 from components.search.constraints import GREEDY
+from components.text.hypothesis import drop_cut_letter
 from tests.checkpoints import BOTH, ENCODERS, LLMS, PROMPT, learn, output_of, save_encoder, save_llm
 from tests.model.test_encoder import wave
 
@@ -95,7 +96,8 @@ def test_a_waveform_becomes_text_through_every_pair(
     for each in found:
         assert len(each.tokens) <= SEARCH.max_tokens
         assert model.builder.eos not in each.tokens
-        assert each.text == model.builder.decode(each.tokens)
+        text = model.builder.decode(each.tokens)
+        assert each.text == (drop_cut_letter(text) if each.at_limit else text)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -44,6 +44,7 @@ from components.train.data import (
 from components.train.forward import ForwardPass
 from components.train.objective import StageObjective
 from tests import world as tones
+from tests.checkpoints import record_again
 from tests.train.test_train import BRIDGE, CURVE, curve, stage_of, trained
 
 ALL_ON = {
@@ -233,6 +234,7 @@ def scaled(factor: float) -> None:
     save_file(
         {name: tensor * factor for name, tensor in load_file(path).items()}, path, {"format": "pt"}
     )
+    record_again(tones.LLM)
 
 
 def test_an_llm_whose_dtype_overflows_stops_with_a_hint(world: Path) -> None:

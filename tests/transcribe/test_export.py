@@ -38,6 +38,7 @@ from components.transcribe.__main__ import main
 from components.transcribe.export import _summary, export
 from components.transcribe.setup import DESCRIPTION, load_setup, model_keys, read_description
 from tests import world as tones
+from tests.checkpoints import record_again
 from tests.conftest import REPOSITORY
 from tests.errors import refused
 from tests.transcribe.test_transcriber import save_bridge
@@ -693,11 +694,7 @@ def test_a_folder_with_other_content_is_not_overwritten(
 
 
 def test_a_bridge_of_other_bases_is_not_exported(models: Path, tmp_path: Path) -> None:
-    record = Path("models/llm") / RECORD
-    data = json.loads(record.read_text())
-    data["outputs"]["more.json"] = "0"
-    record.unlink()
-    record.write_text(json.dumps(data))
+    record_again(Path("models/llm"), outputs={"more.json": "0"})
     with refused("llm"):
         export(tmp_path / "out")
 
