@@ -8,8 +8,11 @@ one pass over the frame headers of an MP3; a few kB of the others.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +46,23 @@ MP3_HEAD = 50  # bytes of a frame within which the count of a Xing or Info heade
 MP3_COUNT = re.compile(rb"(?:Xing|Info)(.{4})(.{4})", re.DOTALL)
 # bytes; what writes a WAV to a pipe cannot know the size and writes this or more, or 0
 PIPED_WAV_SIZE = 0x7FFFF000
+
+
+@contextmanager
+def path_without_fork(path: Path) -> Iterator[bytes]:
+    """A path to the file beside which there is no resource fork, valid within the block.
+
+    A Mac writes ``._talk.mp3`` beside ``talk.mp3`` on disks and servers of another kind. libsndfile
+    1.2.2 takes it for a part of an MP3, and then does not open it ("bad resource fork").
+    """
+    if not any(
+        os.path.lexists(path.parent / fork)
+        for fork in (f"._{path.name}", f".AppleDouble/{path.name}")
+    ):
+        yield os.fsencode(path)
+        return
+    with path.open("rb") as stream:
+        yield f"/proc/self/fd/{stream.fileno()}".encode()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ half of that with several channels; resampling 7,000 s a second.
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from components.audio.container import (
     FileWithHeader,
     corrected_wav_header,
     count_mp3_frames,
+    path_without_fork,
 )
 from components.audio.remainder import compare_length
 
@@ -202,7 +202,8 @@ def _sndfile_input(source: Path | bytes, allows_piped: bool) -> Iterator[bytes |
         with FileWithHeader(source, header) as stream:
             yield stream
     else:
-        yield os.fsencode(source)
+        with path_without_fork(source) as path:
+            yield path
 
 
 def _open_sndfile(sndfile_input: bytes | io.IOBase) -> soundfile.SoundFile:

@@ -357,6 +357,17 @@ TAG = b"ID3\4\0\0\0\0\x27\x08" + b"\xff\xfb\x90\xc4" * 1250  # 5,000 bytes that 
 MP3_RATES = [16_000, 44_100, 48_000]
 
 
+@pytest.mark.parametrize("fork", ["._talk.mp3", ".AppleDouble/talk.mp3"])
+def test_an_mp3_is_read_beside_its_resource_fork(fork: str, tmp_path: Path) -> None:
+    """A Mac writes one beside each file on a disk or server of another kind."""
+    data = mp3(1, 16_000, "CONSTANT")
+    (tmp_path / "talk.mp3").write_bytes(data)
+    (tmp_path / fork).parent.mkdir(exist_ok=True)
+    (tmp_path / fork).write_bytes(bytes.fromhex("0005160700020000") + bytes(4088))
+    assert np.array_equal(decode_file(tmp_path / "talk.mp3").samples, decode_file(data).samples)
+    assert block_by_block(tmp_path / "talk.mp3") == 16_000
+
+
 @pytest.mark.parametrize("rate", MP3_RATES)
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 def test_an_mp3_with_a_header_is_complete_or_refused(rate: int, mode: str, tmp_path: Path) -> None:
