@@ -32,7 +32,7 @@ Steps = Annotated[int, Field(gt=0, le=10**8)]
 Epochs = Annotated[int, Field(gt=0, le=10**4)]  # batches of all are listed in memory
 EpochsOrNone = Annotated[int, Field(ge=0, le=10**4)]
 PartialEpochs = Annotated[float, Field(gt=0, le=1e5)]
-LearningRate = Annotated[float, Field(gt=0, le=1e9)]  # a training that diverges says so
+LearningRate = Annotated[float, Field(gt=0, le=1e30)]  # a training that diverges says so
 WeightDecay = Annotated[float, Field(ge=0, le=10)]
 BatchSeconds = Annotated[float, Field(gt=0, le=1e5)]  # 28 hours
 MicroBatches = Annotated[int, Field(gt=0, le=10**4)]

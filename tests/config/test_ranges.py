@@ -22,6 +22,9 @@ LACKING = {str(RAW["corpus"]), "train.concatenate.seconds"}
 # The largest of these need more memory than this machine has.
 COSTLY = ("batch_seconds", "beams", "max_tokens", "probability")
 
+# A training that diverges stops at its first steps and says so, whatever the rate.
+LEARNING_RATES = {"learning_rate", "projector_learning_rate", "full"}
+
 
 @pytest.fixture(autouse=True)
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +46,8 @@ def test_odd_numbers_are_taken_or_refused_with_their_key() -> None:
     for keys in numbers(RAW):
         for value in ODD_VALUES:
             is_taken = is_accepted(keys, value)
-            assert not (is_taken and abs(value) >= 10**12), keys
+            has_limit = not LEARNING_RATES & set(keys)
+            assert not (is_taken and has_limit and abs(value) >= 10**12), keys
             assert not (is_taken and value < 0 and keys not in NEGATIVE), keys
 
 
