@@ -54,6 +54,16 @@ BY_KIND = {error.kind: error for error in _ERRORS}  # as an ``error.json`` names
 BY_CODE = {error.exit_code: error for error in _ERRORS}
 
 
+def damaged_file(where: object, reason: str, hint: str = REPAIR) -> InputError:
+    """The error for a file of this project, ``where``, whose content is not what it writes."""
+    reason = f": {reason.rstrip('.')}" if reason else ""
+    return InputError(
+        f"{where} is damaged, or written by another version{reason}.",
+        subject=str(where),
+        hint=hint,
+    )
+
+
 def nearest(word: str, names: Iterable[str]) -> str:
     """A hint that names the name nearest to ``word``, or all names where none is near."""
     names = sorted(names)

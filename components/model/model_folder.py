@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.entries import Prompt
-from components.config.errors import REPAIR, InputError
+from components.config.errors import InputError, damaged_file
 from components.config.projector import Projector, parse_projector
 from components.config.schema import non_default_fields, parse_as
 from components.model import lora
@@ -103,11 +103,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     }
     unknown = sorted(data.keys() - {field.name for field in fields(ModelConfig)})
     if unknown:
-        raise InputError(
-            f"{path} is damaged, or written by another version: unknown key '{unknown[0]}'.",
-            subject=str(path),
-            hint=REPAIR,
-        )
+        raise damaged_file(path, f"unknown key '{unknown[0]}'")
     return ModelConfig(**data)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection
 from pathlib import Path
 
-from components.config.errors import REPAIR, InputError
+from components.config.errors import REPAIR, InputError, damaged_file
 
 
 def read_csv(
@@ -35,19 +35,19 @@ def read_csv(
     except FileNotFoundError:
         raise InputError(f"{path} is missing.", subject=str(path), hint=hint) from None
     except (OSError, ValueError, csv.Error) as error:
-        raise _damaged(path, str(error), hint) from None
+        raise damaged_file(path, str(error), hint) from None
     required = [*columns, *counts, *numbers, *optional_numbers]
     missing = [name for name in required if name not in names]
     if missing:
-        raise _damaged(path, f"it has no column '{missing[0]}'", hint)
+        raise damaged_file(path, f"it has no column '{missing[0]}'", hint)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise _damaged(path, f"line {number} has not one value for each column", hint)
+            raise damaged_file(path, f"line {number} has not one value for each column", hint)
         for name in [*counts, *numbers, *optional_numbers]:
             is_empty = name in optional_numbers and not row[name]
             is_right = _is_count(row[name]) if name in counts else _is_number(row[name])
             if not is_empty and not is_right:
-                raise _damaged(path, f"line {number}: {name} is '{row[name]}'", hint)
+                raise damaged_file(path, f"line {number}: {name} is '{row[name]}'", hint)
     return rows
 
 
@@ -60,11 +60,3 @@ def _is_number(text: str) -> bool:
         return not math.isinf(float(text))  # not a number is one that was not measured
     except ValueError:
         return False
-
-
-def _damaged(path: Path, reason: str, hint: str) -> InputError:
-    return InputError(
-        f"{path} is damaged, or written by another version: {reason.rstrip('.')}.",
-        subject=str(path),
-        hint=hint,
-    )

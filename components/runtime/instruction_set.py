@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 from components.runtime.settings import read_settings
@@ -65,7 +66,18 @@ def has_avx2() -> bool:
     """Whether this is an x86-64 CPU with AVX2 and FMA: torch takes its setting unchecked, and would
     be ended by the first instruction that is missing.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or not CPU_INFO.is_file():
-        return False
-    flags = next((line for line in CPU_INFO.read_text().splitlines() if line[:5] == "flags"), "")
-    return {"avx2", "fma"} <= set(flags.split())
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return is_x86 and {"avx2", "fma"} <= set(read_cpu(CPU_INFO).get("flags", "").split())
+
+
+@cache
+def read_cpu(file: Path) -> dict[str, str]:
+    """What the kernel says of the first processor of a machine, by name; empty where the system
+    has no such file.
+    """
+    try:
+        lines = file.read_text().partition("\n\n")[0].splitlines()
+    except OSError:  # not Linux
+        return {}
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from components.config.errors import REPAIR, InputError
+from components.config.errors import REPAIR, InputError, damaged_file
 
 Table = dict[str, Any]
 
@@ -55,13 +55,13 @@ def parse_json(
         content = _adapter(shape).validate_json(data, strict=True)
         for key, key_type in (keys or {}).items():
             if key not in content:
-                raise _damaged(where, f"it has no '{key}'", hint)
+                raise damaged_file(where, f"it has no '{key}'", hint)
             try:
                 _adapter(key_type).validate_json(json.dumps(content[key]), strict=True)
             except ValidationError as error:
-                raise _damaged(where, _describe(error, key), hint) from None
+                raise damaged_file(where, _describe(error, key), hint) from None
     except ValidationError as error:
-        raise _damaged(where, _describe(error), hint) from None
+        raise damaged_file(where, _describe(error), hint) from None
     return content
 
 
@@ -74,11 +74,3 @@ def _describe(error: ValidationError, key: str = "") -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     location = ".".join(part for part in (key, *map(str, first["loc"])) if part)
     return f"'{location}': {first['msg']}" if location else first["msg"]
-
-
-def _damaged(where: str, reason: str, hint: str) -> InputError:
-    return InputError(
-        f"{where} is damaged, or written by another version: {reason.rstrip('.')}.",
-        subject=where,
-        hint=hint,
-    )

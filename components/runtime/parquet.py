@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config.errors import REPAIR, InputError
+from components.config.errors import REPAIR, InputError, damaged_file
 
 if TYPE_CHECKING:
     from components.runtime.s3 import RemotePath
@@ -55,7 +55,7 @@ def read_table(
     except FileNotFoundError:
         raise InputError(f"{path} is missing.", subject=str(path), hint=hint) from None
     except OSError as error:
-        raise _damaged(str(path), error.strerror or str(error), hint) from None
+        raise damaged_file(str(path), error.strerror or str(error), hint) from None
 
 
 def parse_table(
@@ -74,26 +74,19 @@ def parse_table(
             stored = file.schema_arrow
             missing = [name for name in names if name not in stored.names]
             if missing:
-                raise _damaged(path, f"it has no column '{missing[0]}'", hint)
+                raise damaged_file(path, f"it has no column '{missing[0]}'", hint)
             names = [name for name in schema.names if name in stored.names]
             for name in names:
                 if stored.field(name).type != schema.field(name).type:
                     reason = f"the column '{name}' has the type {stored.field(name).type}"
-                    raise _damaged(path, f"{reason}, not {schema.field(name).type}", hint)
+                    raise damaged_file(path, f"{reason}, not {schema.field(name).type}", hint)
             table = file.read(columns=names)
         table.validate(full=True)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-        raise _damaged(path, str(error).splitlines()[0] if str(error) else "", hint) from None
+        raise damaged_file(path, str(error).splitlines()[0] if str(error) else "", hint) from None
     for name in names:
         if name not in nullable and table[name].null_count:
-            raise _damaged(path, f"the column '{name}' lacks values", hint)
+            raise damaged_file(path, f"the column '{name}' lacks values", hint)
     return table.select(names)
-
-
-def _damaged(path: str, reason: str, hint: str) -> InputError:
-    reason = f": {reason.rstrip('.')}" if reason else ""
-    return InputError(
-        f"{path} is damaged, or written by another version{reason}.", subject=path, hint=hint
-    )

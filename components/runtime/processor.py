@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import cache
-from pathlib import Path
 
 from components.runtime.code_digest import code_digest
-from components.runtime.instruction_set import NATIVE, VARIABLES, current_set
+from components.runtime.instruction_set import CPU_INFO, NATIVE, VARIABLES, current_set, read_cpu
 from components.runtime.settings import device
 
-CPU_FILE = Path("/proc/cpuinfo")
 # Modules whose units hold what is equal on every processor: files as they came, tensors that are
 # copied or cast one by one, lengths and counts.
 EXACT = frozenset(
@@ -73,7 +70,7 @@ def cpu_type() -> str:
     """Architecture, maker and vector instructions of this CPU, and what overrides them; where a
     stage has set its instructions, these instead of those that the CPU has.
     """
-    architecture, makers, instructions = _read_cpu(CPU_FILE)
+    architecture, makers, instructions = _describe_cpu()
     chosen = current_set()
     if chosen != NATIVE:
         return " ".join([architecture, *(makers if chosen == "avx2" else ()), chosen])
@@ -81,16 +78,11 @@ def cpu_type() -> str:
     return " ".join([architecture, *makers, *instructions, *overrides])
 
 
-@cache
-def _read_cpu(file: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+def _describe_cpu() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Architecture, makers and vector instructions."""
-    try:
-        lines = file.read_text().partition("\n\n")[0].splitlines()
-    except OSError:  # not Linux
+    facts = read_cpu(CPU_INFO)
+    if not facts:
         return platform.machine(), (platform.processor(),), ()
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in pairs}
     features = set(f"{facts.get('flags', '')} {facts.get('Features', '')}".split())
     makers = tuple(facts[name] for name in MAKERS if name in facts)
-    instructions = tuple(name for name in INSTRUCTIONS if name in features)
-    return platform.machine(), makers, instructions
+    return platform.machine(), makers, tuple(name for name in INSTRUCTIONS if name in features)

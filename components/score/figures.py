@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
-from components.config.errors import InputError
+from components.config.errors import damaged_file
 from components.runtime.json_files import parse_json, read_json
 
 Scores = dict[str, dict[str, dict[str, Any]]]  # set → system → figures
@@ -82,10 +82,6 @@ def _checked(scores: Scores, where: str) -> Scores:
     for name, systems in scores.items():
         for system, figures in systems.items():
             if not any(name in figures for name in MAIN_FIGURES):
-                raise InputError(
-                    f"{where} is damaged, or written by another version: figures of '{system}' on "
-                    f"{name} are missing.",
-                    subject=where,
-                    hint=RESCORE,
-                )
+                reason = f"figures of '{system}' on {name} are missing"
+                raise damaged_file(where, reason, RESCORE)
     return scores

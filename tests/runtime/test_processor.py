@@ -44,7 +44,7 @@ def _machine(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def move_to(cpu: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = folder / f"cpuinfo-{data_digest(cpu)[:8]}"
     file.write_text(cpu * 2)
-    monkeypatch.setattr(processor, "CPU_FILE", file)
+    monkeypatch.setattr(processor, "CPU_INFO", file)
 
 
 def paths(modules: tuple[str, ...]) -> list[Path]:
