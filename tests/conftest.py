@@ -17,9 +17,6 @@ from components.runtime.pins import release_pins
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 pin_instruction_set()  # as stages do: tests compare their own results with those of stages
-# A shell starts a job in the background with Ctrl-C ignored, and its processes inherit that.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 SWITCHES = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,6 +26,14 @@ SWITCHES = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+
+def pytest_configure() -> None:
+    """A shell starts a job in the background with Ctrl-C ignored, and processes inherit that; those
+    of the tests have Ctrl-C as in a terminal. No worker process of a test runs this.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
